@@ -1,0 +1,1 @@
+//! The macros of `eventbus`; use them through that crate.

@@ -1,0 +1,229 @@
+//! Aggregates: state folded from events, and the root that records new ones.
+
+use std::{fmt, ops::Deref};
+
+use super::{
+    event::{EncodeEvent, EventSet},
+    stream::{AggregateId, Version},
+};
+
+/// State that is folded from the events of one stream; made by `#[derive(Aggregate)]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an aggregate",
+    label = "not an aggregate",
+    note = "derive it: `#[derive(Default, Aggregate)]` and `#[aggregate(events(..))]`"
+)]
+pub trait Aggregate: Default + Send + Sync + 'static {
+    /// The durable name of the type: the struct's name unless `#[aggregate(type = "..")]` says otherwise.
+    const AGGREGATE_TYPE: &'static str;
+    /// The generated enum of its events.
+    type Event: EventSet + EncodeEvent + Clone + fmt::Debug;
+}
+
+/// How an aggregate changes with its events.
+///
+/// Pure: it runs at every load, so it decides nothing and cannot fail.
+#[diagnostic::on_unimplemented(
+    message = "aggregate `{Self}` does not say how to apply its events",
+    label = "`impl Apply` is missing",
+    note = "write `impl Apply for {Self} {{ fn apply(&mut self, event: &<Self as Aggregate>::Event) {{ match event {{ .. }} }} }}`"
+)]
+pub trait Apply: Aggregate {
+    /// Changes the state as `event` says.
+    fn apply(&mut self, event: &Self::Event);
+}
+
+/// Says that an aggregate lists an event; generated for each one.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "aggregate `{Self}` does not list event `{E}`",
+    label = "`{E}` says it belongs to this aggregate",
+    note = "add `{E}` to `#[aggregate(events(..))]` on `{Self}`, or name another aggregate in `#[event(aggregate = ..)]`"
+)]
+pub trait Lists<E>: Aggregate {}
+
+/// The aggregate type of an event that names its aggregate.
+#[doc(hidden)]
+#[must_use]
+pub const fn aggregate_type_of<A: Lists<E>, E>() -> &'static str {
+    A::AGGREGATE_TYPE
+}
+
+/// What can be recorded: one event of the aggregate, its enum, or a tuple, array, `Vec` or `Option` of them.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be recorded as `{E}`",
+    label = "not an event listed in `{E}`",
+    note = "record an event of the aggregate, or a tuple, array, `Vec` or `Option` of them; a decision that can refuse is unwrapped with `?` first"
+)]
+pub trait IntoEvents<E> {
+    /// Adds the events to `out`, in order.
+    fn into_events(self, out: &mut Vec<E>);
+}
+
+impl<E> IntoEvents<E> for () {
+    fn into_events(self, _out: &mut Vec<E>) {}
+}
+
+impl<E, T: IntoEvents<E>> IntoEvents<E> for Option<T> {
+    fn into_events(self, out: &mut Vec<E>) {
+        if let Some(events) = self {
+            events.into_events(out);
+        }
+    }
+}
+
+impl<E, T: IntoEvents<E>> IntoEvents<E> for Vec<T> {
+    fn into_events(self, out: &mut Vec<E>) {
+        for events in self {
+            events.into_events(out);
+        }
+    }
+}
+
+impl<E, T: IntoEvents<E>, const N: usize> IntoEvents<E> for [T; N] {
+    fn into_events(self, out: &mut Vec<E>) {
+        for events in self {
+            events.into_events(out);
+        }
+    }
+}
+
+macro_rules! tuple_of_events {
+    ($($T:ident)+) => {
+        impl<E, $($T: IntoEvents<E>),+> IntoEvents<E> for ($($T,)+) {
+            #[allow(non_snake_case, reason = "the parameters are named like their types")]
+            fn into_events(self, out: &mut Vec<E>) {
+                let ($($T,)+) = self;
+                $($T.into_events(out);)+
+            }
+        }
+    };
+}
+
+tuple_of_events!(A);
+tuple_of_events!(A B);
+tuple_of_events!(A B C);
+tuple_of_events!(A B C D);
+tuple_of_events!(A B C D F);
+tuple_of_events!(A B C D F G);
+tuple_of_events!(A B C D F G H);
+tuple_of_events!(A B C D F G H I);
+
+/// An aggregate with its identity, its version and the events recorded since it was loaded.
+///
+/// Derefs to the state for reading; the state changes only by [`record`](Self::record). `id`, `version`, `pending`,
+/// `record` and `state` shadow members of the state with those names.
+///
+/// # Examples
+/// ```
+/// # use eventbus::prelude::*;
+/// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate = Counter)]
+/// # struct Counted { by: u32 }
+/// # #[derive(Debug, Default, Aggregate)]
+/// # #[aggregate(events(Counted))]
+/// # struct Counter { total: u32 }
+/// # impl Apply for Counter {
+/// #     fn apply(&mut self, event: &CounterEvent) { let CounterEvent::Counted(e) = event; self.total += e.by; }
+/// # }
+/// let mut counter = AggregateRoot::<Counter>::new(AggregateId::new());
+/// counter.record(Counted { by: 2 }).record([Counted { by: 3 }, Counted { by: 4 }]);
+/// assert_eq!(counter.total, 9);
+/// assert_eq!(counter.pending().len(), 3);
+/// ```
+pub struct AggregateRoot<A: Aggregate> {
+    id: AggregateId,
+    version: Version,
+    state: A,
+    pending: Vec<A::Event>,
+}
+
+impl<A: Aggregate> AggregateRoot<A> {
+    /// Begins a new aggregate: default state, version 0, nothing recorded.
+    #[must_use]
+    pub fn new(id: AggregateId) -> Self {
+        Self {
+            id,
+            version: Version::NONE,
+            state: A::default(),
+            pending: Vec::new(),
+        }
+    }
+
+    /// The identity.
+    #[must_use]
+    pub const fn id(&self) -> &AggregateId {
+        &self.id
+    }
+
+    /// The number of stored events the state includes; recorded events count only once they are saved.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The state.
+    #[must_use]
+    pub const fn state(&self) -> &A {
+        &self.state
+    }
+
+    /// The events recorded and not saved yet.
+    #[must_use]
+    pub fn pending(&self) -> &[A::Event] {
+        &self.pending
+    }
+
+    /// Says that everything pending is stored, and the stream is now at `version`.
+    pub(crate) fn mark_saved(&mut self, version: Version) {
+        self.pending.clear();
+        self.version = version;
+    }
+}
+
+impl<A: Apply> AggregateRoot<A> {
+    /// Records events: applies them at once, so that the next decision sees them, and keeps them for the next save.
+    pub fn record(&mut self, events: impl IntoEvents<A::Event>) -> &mut Self {
+        let first = self.pending.len();
+        events.into_events(&mut self.pending);
+        for event in &self.pending[first..] {
+            self.state.apply(event);
+        }
+        self
+    }
+
+    /// Applies a stored event.
+    pub(crate) fn replay(&mut self, event: &A::Event, version: Version) {
+        self.state.apply(event);
+        self.version = version;
+    }
+}
+
+impl<A: Aggregate> Deref for AggregateRoot<A> {
+    type Target = A;
+    fn deref(&self) -> &A {
+        &self.state
+    }
+}
+
+impl<A: Aggregate + Clone> Clone for AggregateRoot<A> {
+    fn clone(&self) -> Self {
+        Self {
+            id: self.id.clone(),
+            version: self.version,
+            state: self.state.clone(),
+            pending: self.pending.clone(),
+        }
+    }
+}
+
+impl<A: Aggregate + fmt::Debug> fmt::Debug for AggregateRoot<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AggregateRoot")
+            .field("id", &self.id)
+            .field("version", &self.version)
+            .field("state", &self.state)
+            .field("pending", &self.pending)
+            .finish()
+    }
+}

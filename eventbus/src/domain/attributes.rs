@@ -1,0 +1,89 @@
+//! The free-form object that travels beside an event's own fields.
+
+use std::{fmt, sync::Arc};
+
+use serde_json::{Map, Value};
+
+/// What an application attaches to an event beside its fields: a JSON object, kept as the text it came in.
+///
+/// On the wire and in stores it is called `metadata`. Stores, relay and bus never decode it.
+///
+/// # Examples
+/// ```
+/// use eventbus::Attributes;
+/// let attributes = Attributes::parse(r#"{"channel":"web"}"#)?;
+/// assert_eq!(attributes.get("channel"), Some("web".into()));
+/// assert!(Attributes::parse("[1]").is_err());
+/// # Ok::<(), eventbus::InvalidAttributes>(())
+/// ```
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Attributes(Option<Arc<str>>);
+
+/// A text that is not a JSON object.
+#[derive(Debug, thiserror::Error)]
+#[error("event attributes are not a JSON object")]
+pub struct InvalidAttributes(#[from] serde_json::Error);
+
+impl Attributes {
+    /// Nothing attached.
+    pub const EMPTY: Self = Self(None);
+
+    /// Keeps `json` if it is an object.
+    ///
+    /// # Errors
+    /// [`InvalidAttributes`] if it is not valid JSON or not an object.
+    pub fn parse(json: &str) -> Result<Self, InvalidAttributes> {
+        if json == "{}" {
+            return Ok(Self::EMPTY);
+        }
+        let map: Map<String, Value> = serde_json::from_str(json)?;
+        Ok(if map.is_empty() {
+            Self::EMPTY
+        } else {
+            Self(Some(json.into()))
+        })
+    }
+
+    /// The object as JSON text, `{}` when nothing is attached.
+    #[must_use]
+    pub fn as_json(&self) -> &str {
+        self.0.as_deref().unwrap_or("{}")
+    }
+
+    /// Whether nothing is attached.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The value under `key`.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<Value> {
+        self.to_map().remove(key)
+    }
+
+    /// All values by key.
+    #[must_use]
+    pub fn to_map(&self) -> Map<String, Value> {
+        self.0
+            .as_deref()
+            .and_then(|json| serde_json::from_str(json).ok())
+            .unwrap_or_default()
+    }
+}
+
+impl From<Map<String, Value>> for Attributes {
+    fn from(map: Map<String, Value>) -> Self {
+        if map.is_empty() {
+            Self::EMPTY
+        } else {
+            Self(Some(Value::Object(map).to_string().into()))
+        }
+    }
+}
+
+impl fmt::Debug for Attributes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_json())
+    }
+}

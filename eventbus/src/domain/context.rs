@@ -1,0 +1,76 @@
+//! On whose behalf, and because of what, events are saved.
+
+use uuid::Uuid;
+
+use super::{attributes::Attributes, metadata::Metadata};
+
+/// On whose behalf, and because of what, events are saved; stamped on every event of a save.
+///
+/// # Examples
+/// ```
+/// use eventbus::EventContext;
+/// let context = EventContext::default().with_actor("user-7");
+/// assert_eq!(context.actor_id.as_deref(), Some("user-7"));
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct EventContext {
+    /// The conversation; a new one is begun by each save if none is given.
+    pub correlation_id: Option<Uuid>,
+    /// The event that directly caused these.
+    pub causation_id: Option<Uuid>,
+    /// The tenant they belong to.
+    pub tenant_id: Option<Uuid>,
+    /// Who caused them: a user, a service.
+    pub actor_id: Option<String>,
+    /// Anything else worth keeping.
+    pub attributes: Attributes,
+}
+
+impl EventContext {
+    /// Continues the conversation of an event that is being handled: same correlation and tenant, caused by it.
+    #[must_use]
+    pub fn caused_by(cause: &Metadata) -> Self {
+        Self {
+            correlation_id: Some(cause.correlation_id()),
+            causation_id: Some(cause.event_id().as_uuid()),
+            tenant_id: cause.tenant_id(),
+            actor_id: cause.actor_id().map(Into::into),
+            attributes: Attributes::EMPTY,
+        }
+    }
+
+    /// Says which conversation the events belong to.
+    #[must_use]
+    pub fn with_correlation(mut self, correlation_id: Uuid) -> Self {
+        self.correlation_id = Some(correlation_id);
+        self
+    }
+
+    /// Says which event directly caused them.
+    #[must_use]
+    pub fn with_causation(mut self, causation_id: Uuid) -> Self {
+        self.causation_id = Some(causation_id);
+        self
+    }
+
+    /// Says which tenant they belong to.
+    #[must_use]
+    pub fn with_tenant(mut self, tenant_id: Uuid) -> Self {
+        self.tenant_id = Some(tenant_id);
+        self
+    }
+
+    /// Says who caused them.
+    #[must_use]
+    pub fn with_actor(mut self, actor_id: impl Into<String>) -> Self {
+        self.actor_id = Some(actor_id.into());
+        self
+    }
+
+    /// Attaches anything else worth keeping.
+    #[must_use]
+    pub fn with_attributes(mut self, attributes: Attributes) -> Self {
+        self.attributes = attributes;
+        self
+    }
+}

@@ -1,0 +1,69 @@
+//! The one boxed error type, and the report type for `main`.
+
+use std::{error::Error as StdError, fmt};
+
+/// Any error that can cross threads; what backends hand over as the source of ours.
+pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
+
+/// The result of a `main` or of glue code that only reports what went wrong.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A report of any error, for `main` and glue code.
+///
+/// Every error converts into it with `?`; its `Debug` output is the message and its causes, so a `main` that returns
+/// [`eventbus::Result`](Result) ends readably. Operations of this crate return their own error enums instead.
+///
+/// # Examples
+/// ```
+/// fn port(text: &str) -> eventbus::Result<u16> {
+///     Ok(text.parse()?)
+/// }
+/// assert_eq!(format!("{:?}", port("x").unwrap_err()), "invalid digit found in string");
+/// ```
+pub struct Error(BoxError);
+
+impl Error {
+    /// The error that was converted into this report.
+    #[must_use]
+    pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        &*self.0
+    }
+}
+
+impl<E: Into<BoxError>> From<E> for Error {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Chain(&*self.0))
+    }
+}
+
+/// Writes an error and its causes, one per line; a cause that its parent's message already ends with is left out.
+pub(crate) struct Chain<'a>(pub(crate) &'a (dyn StdError + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = self.0.to_string();
+        f.write_str(&shown)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if !shown.ends_with(&text) {
+                write!(f, "\n  caused by: {text}")?;
+            }
+            shown = text;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

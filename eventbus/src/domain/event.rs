@@ -1,0 +1,265 @@
+//! What an event is, and what one can ask for.
+
+use super::{
+    codec::{Codec, DecodeError, EncodeError},
+    record::{Envelope, NewEvent, RecordedEvent},
+};
+
+/// One event type as the registry and the start-up checks see it; a constant of every event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EventDescriptor {
+    /// The durable wire name: `OrderCreated`.
+    pub event_type: &'static str,
+    /// The type of the aggregate it belongs to: `Order`.
+    pub aggregate_type: &'static str,
+    /// The version of the payload's shape, from 1.
+    pub schema_version: u32,
+    /// The path of the Rust type.
+    pub rust_type: &'static str,
+    /// Where the type is declared.
+    pub source: Source,
+}
+
+impl EventDescriptor {
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn new(
+        event_type: &'static str,
+        aggregate_type: &'static str,
+        schema_version: u32,
+        rust_type: &'static str,
+        source: Source,
+    ) -> Self {
+        Self {
+            event_type,
+            aggregate_type,
+            schema_version,
+            rust_type,
+            source,
+        }
+    }
+}
+
+/// A place in the source code, for start-up messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct Source {
+    /// The file, as the compiler saw it.
+    pub file: &'static str,
+    /// The line, from 1.
+    pub line: u32,
+}
+
+impl Source {
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn new(file: &'static str, line: u32) -> Self {
+        Self { file, line }
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// Which events someone asks for.
+#[derive(Debug, Clone, Copy)]
+pub enum EventFilter {
+    /// Every event, of whatever type.
+    All,
+    /// These types only.
+    Only(&'static [EventDescriptor]),
+}
+
+impl EventFilter {
+    /// Whether events of this wire name are asked for.
+    #[must_use]
+    pub fn matches(&self, event_type: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(events) => events.iter().any(|event| event.event_type == event_type),
+        }
+    }
+
+    /// The types asked for; empty when all are.
+    #[must_use]
+    pub const fn descriptors(&self) -> &'static [EventDescriptor] {
+        match self {
+            Self::All => &[],
+            Self::Only(events) => events,
+        }
+    }
+
+    /// The wire names asked for, sorted; empty when all are.
+    #[must_use]
+    pub fn event_types(&self) -> Vec<&'static str> {
+        let mut names: Vec<_> = self
+            .descriptors()
+            .iter()
+            .map(|event| event.event_type)
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Whether an event could be asked for by both; used while compiling projections.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn overlaps(&self, other: &Self) -> bool {
+        let (Self::Only(mine), Self::Only(theirs)) = (self, other) else {
+            return true;
+        };
+        let mut i = 0;
+        while i < mine.len() {
+            let mut j = 0;
+            while j < theirs.len() {
+                if same_text(mine[i].event_type, theirs[j].event_type) {
+                    return true;
+                }
+                j += 1;
+            }
+            i += 1;
+        }
+        false
+    }
+
+    /// Whether no earlier event has the wire name of the event at `index`; used while compiling aggregates.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn is_first(&self, index: usize) -> bool {
+        let Self::Only(events) = self else {
+            return true;
+        };
+        let mut i = 0;
+        while i < index {
+            if same_text(events[i].event_type, events[index].event_type) {
+                return false;
+            }
+            i += 1;
+        }
+        true
+    }
+}
+
+/// Whether two texts are equal; usable in constants.
+#[doc(hidden)]
+#[must_use]
+pub const fn same_text(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut i = 0;
+    while i < a.len() {
+        if a[i] != b[i] {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+/// What a handler, a projection method or a subscriber can ask for.
+///
+/// An event struct asks for itself; an enum of events (an aggregate's `OrderEvent`, or your own with
+/// `#[derive(DomainEvent)]`) for any of them; [`Envelope<E>`] for `E` with its metadata; [`RecordedEvent`] for every
+/// event of every type.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "not an event",
+    note = "an event is a struct or an enum of events with `#[derive(DomainEvent)]`, an aggregate's generated `..Event` enum, an `Envelope` of those, or `RecordedEvent` for every type"
+)]
+pub trait EventSet: Sized + Send + Sync + 'static {
+    /// The types asked for.
+    const EVENTS: EventFilter;
+
+    /// Decodes a recorded event.
+    ///
+    /// # Errors
+    /// [`DecodeError::UnknownType`] if it is none of the types asked for, [`DecodeError::Payload`] if its fields do not
+    /// fit.
+    fn decode(record: &RecordedEvent) -> Result<Self, DecodeError>;
+}
+
+impl EventSet for RecordedEvent {
+    const EVENTS: EventFilter = EventFilter::All;
+
+    fn decode(record: &RecordedEvent) -> Result<Self, DecodeError> {
+        Ok(record.clone())
+    }
+}
+
+impl<E: EventSet> EventSet for Envelope<E> {
+    const EVENTS: EventFilter = E::EVENTS;
+
+    fn decode(record: &RecordedEvent) -> Result<Self, DecodeError> {
+        Ok(Self::new(E::decode(record)?, record.clone()))
+    }
+}
+
+/// What can be appended: an event, or an enum of events.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "not an event",
+    note = "derive it: `#[derive(Serialize, Deserialize, DomainEvent)]`"
+)]
+pub trait EncodeEvent {
+    /// Encodes the event and gives it an id and a time.
+    ///
+    /// # Errors
+    /// [`EncodeError`] if its fields cannot be written as a JSON object, or one is named like a field of the wire's
+    /// envelope.
+    fn encode(&self) -> Result<NewEvent, EncodeError>;
+}
+
+/// A past-tense fact with a durable name; made by `#[derive(DomainEvent)]` on a struct.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "not an event struct",
+    note = "derive it: `#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]` and `#[event(aggregate = ..)]`"
+)]
+pub trait DomainEvent: EventSet + EncodeEvent {
+    /// The durable wire name: the struct's name unless `#[event(type = "..")]` says otherwise.
+    const EVENT_TYPE: &'static str;
+    /// The version of the payload's shape, from 1.
+    const SCHEMA_VERSION: u32;
+    /// The type of the aggregate it belongs to.
+    const AGGREGATE_TYPE: &'static str;
+    #[doc(hidden)]
+    const CODEC: Codec<Self>;
+    #[doc(hidden)]
+    const DESCRIPTOR: EventDescriptor;
+}
+
+/// The body of a derived `EventSet::decode` for a struct.
+#[doc(hidden)]
+pub fn decode_one<E: DomainEvent>(record: &RecordedEvent) -> Result<E, DecodeError> {
+    if record.event_type() == E::EVENT_TYPE {
+        E::CODEC.decode(record.event_type(), record.payload())
+    } else {
+        Err(unknown::<E>(record))
+    }
+}
+
+/// The body of a derived `EncodeEvent::encode` for a struct.
+#[doc(hidden)]
+pub fn encode_one<E: DomainEvent>(event: &E) -> Result<NewEvent, EncodeError> {
+    let payload = E::CODEC.encode(E::EVENT_TYPE, event)?;
+    Ok(NewEvent::new(
+        super::name::Name::from_static(E::EVENT_TYPE),
+        E::SCHEMA_VERSION,
+        payload,
+    ))
+}
+
+/// The error of a derived `EventSet::decode` when no type fits.
+#[doc(hidden)]
+pub fn unknown<E: EventSet>(record: &RecordedEvent) -> DecodeError {
+    DecodeError::UnknownType {
+        event_type: record.event_type().clone(),
+        known: E::EVENTS.event_types(),
+    }
+}

@@ -1,0 +1,264 @@
+//! Everything about an event but its own fields.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{
+    attributes::Attributes,
+    name::Name,
+    stream::{AggregateId, Position, StreamId, Version},
+};
+
+/// The identity of one event: a UUIDv7 made once, kept over every retry; what consumers deduplicate on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EventId(Uuid);
+
+impl EventId {
+    /// Makes a new id.
+    #[must_use]
+    #[allow(
+        clippy::new_without_default,
+        reason = "each call makes another id; a default would suggest one value"
+    )]
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// Reads an id from text, in any of the forms a UUID is written in.
+    ///
+    /// # Errors
+    /// [`InvalidUuid`] if `text` is not a UUID.
+    pub fn parse(text: &str) -> Result<Self, InvalidUuid> {
+        parse_uuid("event id", text).map(Self)
+    }
+
+    /// The id as a UUID.
+    #[must_use]
+    pub const fn as_uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+impl From<Uuid> for EventId {
+    fn from(id: Uuid) -> Self {
+        Self(id)
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A text that should have been a UUID.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid {what} `{value}`: not a UUID")]
+#[non_exhaustive]
+pub struct InvalidUuid {
+    /// Which id: `event id`, `tenant id`, …
+    pub what: &'static str,
+    /// Its first 40 characters, control characters escaped.
+    pub value: String,
+}
+
+/// Reads a UUID that is called `what` in errors (`"tenant id"`).
+///
+/// # Errors
+/// [`InvalidUuid`] if `text` is not a UUID.
+pub fn parse_uuid(what: &'static str, text: &str) -> Result<Uuid, InvalidUuid> {
+    Uuid::try_parse(text).map_err(|_| InvalidUuid {
+        what,
+        value: text.chars().take(40).flat_map(char::escape_debug).collect(),
+    })
+}
+
+/// Everything about an event but its own fields.
+///
+/// Handlers and projections take it as `&Metadata`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metadata {
+    event_id: EventId,
+    event_type: Name,
+    schema_version: u32,
+    stream: StreamId,
+    version: Version,
+    position: Option<Position>,
+    occurred_at: OffsetDateTime,
+    correlation_id: Uuid,
+    causation_id: Option<Uuid>,
+    tenant_id: Option<Uuid>,
+    actor_id: Option<Box<str>>,
+    attributes: Attributes,
+}
+
+impl Metadata {
+    /// Describes an event as a backend reads it: schema version 1, no position, its own conversation.
+    #[must_use]
+    pub fn new(
+        event_id: EventId,
+        event_type: Name,
+        stream: StreamId,
+        version: Version,
+        occurred_at: OffsetDateTime,
+    ) -> Self {
+        Self {
+            event_id,
+            event_type,
+            schema_version: 1,
+            stream,
+            version,
+            position: None,
+            occurred_at,
+            correlation_id: event_id.as_uuid(),
+            causation_id: None,
+            tenant_id: None,
+            actor_id: None,
+            attributes: Attributes::EMPTY,
+        }
+    }
+
+    /// Sets the version of the payload's shape.
+    #[must_use]
+    pub fn with_schema_version(mut self, schema_version: u32) -> Self {
+        self.schema_version = schema_version;
+        self
+    }
+
+    /// Sets the place in the store's total order.
+    #[must_use]
+    pub fn with_position(mut self, position: Option<Position>) -> Self {
+        self.position = position;
+        self
+    }
+
+    /// Sets the conversation.
+    #[must_use]
+    pub fn with_correlation_id(mut self, correlation_id: Uuid) -> Self {
+        self.correlation_id = correlation_id;
+        self
+    }
+
+    /// Sets the direct cause.
+    #[must_use]
+    pub fn with_causation_id(mut self, causation_id: Option<Uuid>) -> Self {
+        self.causation_id = causation_id;
+        self
+    }
+
+    /// Sets the tenant.
+    #[must_use]
+    pub fn with_tenant_id(mut self, tenant_id: Option<Uuid>) -> Self {
+        self.tenant_id = tenant_id;
+        self
+    }
+
+    /// Sets who caused the event.
+    #[must_use]
+    pub fn with_actor_id(mut self, actor_id: Option<impl Into<Box<str>>>) -> Self {
+        self.actor_id = actor_id.map(Into::into);
+        self
+    }
+
+    /// Sets the attached object.
+    #[must_use]
+    pub fn with_attributes(mut self, attributes: Attributes) -> Self {
+        self.attributes = attributes;
+        self
+    }
+
+    /// The identity of the event.
+    #[must_use]
+    pub const fn event_id(&self) -> EventId {
+        self.event_id
+    }
+
+    /// The durable wire name: `OrderCreated`.
+    #[must_use]
+    pub const fn event_type(&self) -> &Name {
+        &self.event_type
+    }
+
+    /// The version of the payload's shape, from 1.
+    #[must_use]
+    pub const fn schema_version(&self) -> u32 {
+        self.schema_version
+    }
+
+    /// The stream the event belongs to.
+    #[must_use]
+    pub const fn stream(&self) -> &StreamId {
+        &self.stream
+    }
+
+    /// The type of the aggregate: `Order`.
+    #[must_use]
+    pub const fn aggregate_type(&self) -> &Name {
+        self.stream.aggregate_type()
+    }
+
+    /// The id of the aggregate.
+    #[must_use]
+    pub const fn aggregate_id(&self) -> &AggregateId {
+        self.stream.aggregate_id()
+    }
+
+    /// The place in the stream, from 1.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The place in the store's total order; `None` for an event that no store of ours holds.
+    #[must_use]
+    pub const fn position(&self) -> Option<Position> {
+        self.position
+    }
+
+    /// When the event happened, UTC, in whole microseconds.
+    #[must_use]
+    pub const fn occurred_at(&self) -> OffsetDateTime {
+        self.occurred_at
+    }
+
+    /// The conversation the event belongs to.
+    #[must_use]
+    pub const fn correlation_id(&self) -> Uuid {
+        self.correlation_id
+    }
+
+    /// The event that directly caused this one.
+    #[must_use]
+    pub const fn causation_id(&self) -> Option<Uuid> {
+        self.causation_id
+    }
+
+    /// The tenant the event belongs to.
+    #[must_use]
+    pub const fn tenant_id(&self) -> Option<Uuid> {
+        self.tenant_id
+    }
+
+    /// Who caused the event.
+    #[must_use]
+    pub fn actor_id(&self) -> Option<&str> {
+        self.actor_id.as_deref()
+    }
+
+    /// What the application attached.
+    #[must_use]
+    pub const fn attributes(&self) -> &Attributes {
+        &self.attributes
+    }
+}
+
+/// The time now, UTC, in whole microseconds: what every store and the wire can keep.
+pub(crate) fn now() -> OffsetDateTime {
+    let now = OffsetDateTime::now_utc();
+    now.replace_nanosecond(now.nanosecond() / 1_000 * 1_000)
+        .unwrap_or(now)
+}

@@ -1,0 +1,12 @@
+//! Pure values and traits: what an event, a stream and an aggregate are. No I/O, no tasks, no clock but "now".
+
+pub(crate) mod aggregate;
+pub(crate) mod attributes;
+pub(crate) mod codec;
+pub(crate) mod context;
+pub(crate) mod error;
+pub(crate) mod event;
+pub(crate) mod metadata;
+pub(crate) mod name;
+pub(crate) mod record;
+pub(crate) mod stream;

@@ -1,0 +1,290 @@
+//! An event on its way: before append, after append, decoded.
+
+use std::{ops::Deref, sync::Arc};
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{
+    codec::{DecodeError, EncodeError},
+    context::EventContext,
+    event::{DomainEvent, EventSet},
+    metadata::{self, EventId, Metadata},
+    name::Name,
+    stream::{AggregateId, Position, StreamId, Version},
+};
+
+/// An event before append: encoded, with its id, without a place in a stream yet.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    event_id: EventId,
+    event_type: Name,
+    schema_version: u32,
+    occurred_at: OffsetDateTime,
+    payload: String,
+    context: EventContext,
+}
+
+impl NewEvent {
+    /// Wraps an encoded payload: a JSON object of the event's own fields. Makes the id and takes the time.
+    ///
+    /// Typed events are encoded by [`NewEvent::of`]; this one is for code that has only the wire form.
+    #[must_use]
+    pub fn new(event_type: Name, schema_version: u32, payload: impl Into<String>) -> Self {
+        Self {
+            event_id: EventId::new(),
+            event_type,
+            schema_version,
+            occurred_at: metadata::now(),
+            payload: payload.into(),
+            context: EventContext::default(),
+        }
+    }
+
+    /// Encodes a typed event.
+    ///
+    /// # Errors
+    /// [`EncodeError`] if its fields cannot be written as a JSON object, or one is named like a field of the wire's
+    /// envelope.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::{NewEvent, prelude::*};
+    /// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// #[event(aggregate_type = "Account")]
+    /// struct Deposited { cents: u64 }
+    ///
+    /// let event = NewEvent::of(&Deposited { cents: 120 })?;
+    /// assert_eq!(event.payload(), r#"{"cents":120}"#);
+    /// # Ok::<(), eventbus::EncodeError>(())
+    /// ```
+    pub fn of<E: DomainEvent>(event: &E) -> Result<Self, EncodeError> {
+        event.encode()
+    }
+
+    /// Uses this id: appending the same ids again is how a repeat is known.
+    #[must_use]
+    pub fn with_event_id(mut self, event_id: EventId) -> Self {
+        self.event_id = event_id;
+        self
+    }
+
+    /// Says when the event happened, kept to the microsecond.
+    #[must_use]
+    pub fn with_occurred_at(mut self, occurred_at: OffsetDateTime) -> Self {
+        let utc = occurred_at.to_offset(time::UtcOffset::UTC);
+        self.occurred_at = utc
+            .replace_nanosecond(utc.nanosecond() / 1_000 * 1_000)
+            .unwrap_or(utc);
+        self
+    }
+
+    /// Says on whose behalf, and because of what, the event is saved.
+    #[must_use]
+    pub fn with_context(mut self, context: EventContext) -> Self {
+        self.context = context;
+        self
+    }
+
+    /// The identity of the event.
+    #[must_use]
+    pub const fn event_id(&self) -> EventId {
+        self.event_id
+    }
+
+    /// The durable wire name.
+    #[must_use]
+    pub const fn event_type(&self) -> &Name {
+        &self.event_type
+    }
+
+    /// The version of the payload's shape, from 1.
+    #[must_use]
+    pub const fn schema_version(&self) -> u32 {
+        self.schema_version
+    }
+
+    /// When the event happened.
+    #[must_use]
+    pub const fn occurred_at(&self) -> OffsetDateTime {
+        self.occurred_at
+    }
+
+    /// The event's own fields: a JSON object.
+    #[must_use]
+    pub fn payload(&self) -> &str {
+        &self.payload
+    }
+
+    /// On whose behalf, and because of what, the event is saved.
+    #[must_use]
+    pub const fn context(&self) -> &EventContext {
+        &self.context
+    }
+
+    /// The conversation: the one given, else one that begins with this event.
+    #[must_use]
+    pub fn correlation_id(&self) -> Uuid {
+        self.context
+            .correlation_id
+            .unwrap_or(self.event_id.as_uuid())
+    }
+
+    /// Gives the event its place: what a store does when it appended it.
+    ///
+    /// Without a position it is also how an event is published by hand, with no store behind it.
+    #[must_use]
+    pub fn recorded_as(
+        self,
+        stream: StreamId,
+        version: Version,
+        position: Option<Position>,
+    ) -> RecordedEvent {
+        let correlation_id = self.correlation_id();
+        let context = self.context;
+        let metadata = Metadata::new(
+            self.event_id,
+            self.event_type,
+            stream,
+            version,
+            self.occurred_at,
+        )
+        .with_schema_version(self.schema_version)
+        .with_position(position)
+        .with_correlation_id(correlation_id)
+        .with_causation_id(context.causation_id)
+        .with_tenant_id(context.tenant_id)
+        .with_actor_id(context.actor_id)
+        .with_attributes(context.attributes);
+        RecordedEvent::new(metadata, self.payload)
+    }
+}
+
+/// An event after append: its metadata and its own fields, not decoded. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct RecordedEvent(Arc<Recorded>);
+
+#[derive(Debug)]
+struct Recorded {
+    metadata: Metadata,
+    payload: Box<str>,
+}
+
+impl RecordedEvent {
+    /// Puts together what a backend read; `payload` is the JSON object of the event's own fields.
+    #[must_use]
+    pub fn new(metadata: Metadata, payload: impl Into<Box<str>>) -> Self {
+        Self(Arc::new(Recorded {
+            metadata,
+            payload: payload.into(),
+        }))
+    }
+
+    /// Encodes an event that is published by hand, with no store behind it.
+    ///
+    /// # Errors
+    /// [`EncodeError`] as for [`NewEvent::of`].
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::{RecordedEvent, Version, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate_type = "Account")]
+    /// # struct Deposited { cents: u64 }
+    /// let record = RecordedEvent::of(&Deposited { cents: 120 }, AggregateId::new(), Version::FIRST)?;
+    /// assert_eq!(record.metadata().event_type(), "Deposited");
+    /// # Ok::<(), eventbus::EncodeError>(())
+    /// ```
+    pub fn of<E: DomainEvent>(
+        event: &E,
+        aggregate_id: AggregateId,
+        version: Version,
+    ) -> Result<Self, EncodeError> {
+        let stream = StreamId::new(Name::from_static(E::AGGREGATE_TYPE), aggregate_id);
+        Ok(NewEvent::of(event)?.recorded_as(stream, version, None))
+    }
+
+    /// Everything but the event's own fields.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        &self.0.metadata
+    }
+
+    /// The event's own fields: a JSON object, as it was given at save.
+    #[must_use]
+    pub fn payload(&self) -> &str {
+        &self.0.payload
+    }
+
+    /// The durable wire name.
+    #[must_use]
+    pub fn event_type(&self) -> &Name {
+        self.metadata().event_type()
+    }
+
+    /// The place in the store's total order, if a store of ours holds the event.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.metadata().position()
+    }
+
+    /// The place in the stream.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.metadata().version()
+    }
+
+    /// Decodes the event.
+    ///
+    /// # Errors
+    /// [`DecodeError::UnknownType`] if it is not one of `E`, [`DecodeError::Payload`] if its fields do not fit.
+    pub fn decode<E: EventSet>(&self) -> Result<E, DecodeError> {
+        E::decode(self)
+    }
+}
+
+impl PartialEq for RecordedEvent {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+            || (self.metadata() == other.metadata() && self.payload() == other.payload())
+    }
+}
+
+/// A decoded event together with its metadata; derefs to the event.
+#[derive(Debug, Clone)]
+pub struct Envelope<E> {
+    event: E,
+    record: RecordedEvent,
+}
+
+impl<E> Envelope<E> {
+    /// Puts an event and its record together.
+    pub(crate) const fn new(event: E, record: RecordedEvent) -> Self {
+        Self { event, record }
+    }
+
+    /// The event.
+    #[must_use]
+    pub const fn event(&self) -> &E {
+        &self.event
+    }
+
+    /// Everything but the event's own fields.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        self.record.metadata()
+    }
+
+    /// Gives the event away.
+    #[must_use]
+    pub fn into_event(self) -> E {
+        self.event
+    }
+}
+
+impl<E> Deref for Envelope<E> {
+    type Target = E;
+    fn deref(&self) -> &E {
+        &self.event
+    }
+}

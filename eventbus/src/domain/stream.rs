@@ -1,0 +1,268 @@
+//! Where events live: streams, versions, positions.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::name::{self, InvalidName, Name};
+
+/// The identity of one aggregate: text of 1–255 bytes without control characters.
+///
+/// [`AggregateId::new`] makes a UUIDv7; natural keys (`"12345"`, paths) are welcome. Cloning is cheap.
+///
+/// # Examples
+/// ```
+/// use eventbus::AggregateId;
+/// let made = AggregateId::new();
+/// let natural: AggregateId = "src/main.rs".parse()?;
+/// assert_ne!(made, natural);
+/// # Ok::<(), eventbus::InvalidName>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AggregateId(Arc<str>);
+
+impl AggregateId {
+    /// Makes a new id, a UUIDv7: later ids sort after earlier ones.
+    #[must_use]
+    #[allow(
+        clippy::new_without_default,
+        reason = "each call makes another id; a default would suggest one value"
+    )]
+    pub fn new() -> Self {
+        Uuid::now_v7().into()
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<Uuid> for AggregateId {
+    fn from(id: Uuid) -> Self {
+        let mut text = Uuid::encode_buffer();
+        Self((&*id.hyphenated().encode_lower(&mut text)).into())
+    }
+}
+
+impl FromStr for AggregateId {
+    type Err = InvalidName;
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        name::check("aggregate id", text)?;
+        Ok(Self(text.into()))
+    }
+}
+
+impl TryFrom<&str> for AggregateId {
+    type Error = InvalidName;
+    fn try_from(text: &str) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for AggregateId {
+    type Error = InvalidName;
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<AggregateId> for String {
+    fn from(id: AggregateId) -> Self {
+        id.as_str().into()
+    }
+}
+
+impl AsRef<str> for AggregateId {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl fmt::Display for AggregateId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for AggregateId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+/// One aggregate's sequence of events: the unit of consistency and order.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId {
+    aggregate_type: Name,
+    aggregate_id: AggregateId,
+}
+
+impl StreamId {
+    /// Names the stream of one aggregate.
+    #[must_use]
+    pub const fn new(aggregate_type: Name, aggregate_id: AggregateId) -> Self {
+        Self {
+            aggregate_type,
+            aggregate_id,
+        }
+    }
+
+    /// Names a stream by two texts, as a store reads them back.
+    ///
+    /// # Errors
+    /// [`InvalidName`] if one of them is empty, longer than 255 bytes or holds a control character.
+    pub fn parse(aggregate_type: &str, aggregate_id: &str) -> Result<Self, InvalidName> {
+        Ok(Self::new(
+            Name::new("aggregate type", aggregate_type)?,
+            aggregate_id.parse()?,
+        ))
+    }
+
+    /// The type of the aggregate: `Order`.
+    #[must_use]
+    pub const fn aggregate_type(&self) -> &Name {
+        &self.aggregate_type
+    }
+
+    /// The id of the aggregate.
+    #[must_use]
+    pub const fn aggregate_id(&self) -> &AggregateId {
+        &self.aggregate_id
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.aggregate_type, self.aggregate_id)
+    }
+}
+
+macro_rules! counter {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(u64);
+
+        impl $name {
+            /// Wraps the number.
+            #[must_use]
+            pub const fn new(number: u64) -> Self {
+                Self(number)
+            }
+
+            /// The number.
+            #[must_use]
+            pub const fn get(self) -> u64 {
+                self.0
+            }
+
+            /// The number for columns of signed 64 bits, which all our stores have; beyond their range it saturates.
+            #[must_use]
+            pub fn as_i64(self) -> i64 {
+                i64::try_from(self.0).unwrap_or(i64::MAX)
+            }
+        }
+
+        impl From<u64> for $name {
+            fn from(number: u64) -> Self {
+                Self(number)
+            }
+        }
+
+        impl PartialEq<u64> for $name {
+            fn eq(&self, number: &u64) -> bool {
+                self.0 == *number
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+counter! {
+    /// The number of events in a stream up to and including one of them: 0 is none, the first event is 1.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::Version;
+    /// assert_eq!(Version::NONE.next(), Version::FIRST);
+    /// ```
+    Version
+}
+
+impl Version {
+    /// No event yet.
+    pub const NONE: Self = Self(0);
+    /// The first event of a stream.
+    pub const FIRST: Self = Self(1);
+    /// Beyond every event: where reading backward from the end starts.
+    pub const MAX: Self = Self(i64::MAX as u64);
+
+    /// The version of the event after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// The version after `events` more events.
+    #[must_use]
+    pub const fn plus(self, events: usize) -> Self {
+        Self(self.0.saturating_add(events as u64))
+    }
+}
+
+counter! {
+    /// A place in the total order of one store: increasing, may have gaps; compare, never count.
+    Position
+}
+
+impl Position {
+    /// Before the first event of a store.
+    pub const START: Self = Self(0);
+}
+
+/// What an append demands of the stream before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpectedVersion {
+    /// Anything goes; never conflicts.
+    Any,
+    /// The stream has no events.
+    NoStream,
+    /// The stream has at least one event.
+    StreamExists,
+    /// The stream is at exactly this version; `Exact(Version::NONE)` is the same as `NoStream`.
+    Exact(Version),
+}
+
+impl ExpectedVersion {
+    /// Whether a stream at version `actual` fulfils the expectation.
+    #[must_use]
+    pub fn matches(self, actual: Version) -> bool {
+        match self {
+            Self::Any => true,
+            Self::NoStream => actual == Version::NONE,
+            Self::StreamExists => actual > Version::NONE,
+            Self::Exact(version) => actual == version,
+        }
+    }
+}
+
+impl fmt::Display for ExpectedVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any version"),
+            Self::NoStream => f.write_str("no stream"),
+            Self::StreamExists => f.write_str("an existing stream"),
+            Self::Exact(version) => write!(f, "version {version}"),
+        }
+    }
+}

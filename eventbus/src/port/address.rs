@@ -1,0 +1,59 @@
+//! How the address of a server appears in errors and logs.
+
+/// A connection URL as errors and logs may show it: without the password.
+///
+/// A text that is no URL is not shown at all, since nobody can tell where a password in it would be.
+///
+/// # Examples
+/// ```
+/// use eventbus::port::redacted;
+/// assert_eq!(redacted("redis://app:secret@db.example:6380/1"), "redis://app@db.example:6380/1");
+/// assert_eq!(redacted("redis://:secret@db.example"), "redis://db.example");
+/// assert_eq!(redacted("postgres://db/orders?password=secret"), "postgres://db/orders");
+/// assert_eq!(redacted("secret"), "<not a URL>");
+/// ```
+#[must_use]
+pub fn redacted(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return "<not a URL>".into();
+    };
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let (authority, path) = match rest.find('/') {
+        // a password may hold a slash that should have been escaped: the last `@` ends the user part
+        Some(slash) if !rest[slash..].contains('@') => rest.split_at(slash),
+        _ => match rest
+            .rfind('@')
+            .and_then(|at| rest[at..].find('/').map(|slash| at + slash))
+        {
+            Some(slash) => rest.split_at(slash),
+            None => (rest, ""),
+        },
+    };
+    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let user = user.split(':').next().unwrap_or_default();
+    let at = if user.is_empty() { "" } else { "@" };
+    format!("{scheme}://{user}{at}{host}{path}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::redacted;
+
+    #[test]
+    fn no_part_of_a_password_is_shown() {
+        for url in [
+            "redis://u:secret@h:1/0",
+            "redis://u:se/cret@h:1/0",
+            "redis://u:secr@et@h:1/0",
+            "redis://:secret@h:1/0",
+            "postgres://u@h/d?password=secret",
+            "u:secret@h",
+        ] {
+            let shown = redacted(url);
+            assert!(
+                !shown.contains("cret") && !shown.contains("secr"),
+                "{url} became {shown}"
+            );
+        }
+    }
+}

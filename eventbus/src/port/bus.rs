@@ -1,0 +1,304 @@
+//! The contract of an event bus.
+//!
+//! Guarantees: events published by one call keep their order; every consumer group gets every event at least once, in
+//! that order within one consumer; an event is acknowledged only after every handler of the group succeeded. Not
+//! guaranteed: delivery exactly once, or order across consumers of one group.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use super::{
+    BusStats, CheckpointError, Checkpoints, PublishRange, RangeOutcome, StreamInfo, Subscribers,
+};
+use crate::domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position};
+
+/// What a bus calls an entry; on Redis the entry id (`1795157844243-0`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MessageId(Arc<str>);
+
+impl MessageId {
+    /// Wraps the bus's own id.
+    pub fn new(id: impl Into<Arc<str>>) -> Self {
+        Self(id.into())
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// How far a consumer group has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GroupProgress {
+    /// Entries that no consumer of the group took over yet.
+    pub unread: u64,
+    /// Entries taken over and not acknowledged.
+    pub pending: u64,
+    /// Those of the pending entries whose handlers failed in this process.
+    pub failed: u64,
+}
+
+impl GroupProgress {
+    /// Whether nothing is left to do but what failed.
+    #[must_use]
+    pub const fn is_settled(&self) -> bool {
+        self.unread == 0 && self.pending <= self.failed
+    }
+}
+
+/// Transports published events to consumer groups; a bus only delivers, [`dispatch`](super::dispatch) runs handlers.
+///
+/// Implementations are shared between tasks and must pass the event-bus suite of `eventbus::testkit`.
+#[async_trait]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event bus",
+    label = "not an event bus",
+    note = "buses are `InMemoryEventBus` and `RedisEventBus`, or an `Arc` of one; did you forget to `.await?` its constructor?"
+)]
+pub trait EventBus: Send + Sync + 'static {
+    /// Where the events go; durable, part of the relay's checkpoint name.
+    fn destination(&self) -> &Name;
+
+    /// The group of subscribers that name none.
+    fn default_group(&self) -> &Name;
+
+    /// Publishes events, in order, in one round trip, and returns the id of each. Nothing to publish is no error.
+    ///
+    /// # Errors
+    /// [`PublishError`]; see [`PublishError::is_retryable`].
+    async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError>;
+
+    /// Publishes a range of a store's feed; the relay's only way out.
+    ///
+    /// The provided body publishes plainly: after a crash between publishing and the relay's checkpoint it repeats.
+    ///
+    /// # Errors
+    /// [`PublishError`] as for [`publish`](Self::publish).
+    async fn publish_range(&self, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
+        self.publish(range.events)
+            .await
+            .map(RangeOutcome::Published)
+    }
+
+    /// Gives a bus that keeps no progress of its own a place for that of its groups, and returns from where it needs
+    /// the feed again. `None`: it is durable itself, or nobody subscribed.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] if the progress cannot be read.
+    async fn resume_from(
+        &self,
+        checkpoints: Arc<dyn Checkpoints>,
+    ) -> Result<Option<Position>, CheckpointError> {
+        drop(checkpoints);
+        Ok(None)
+    }
+
+    /// The subscribers; adding one here is subscribing.
+    fn subscribers(&self) -> &Subscribers;
+
+    /// Consumes for every group that has subscribers, until [`stop_consuming`](Self::stop_consuming); also for groups
+    /// that get their first subscriber meanwhile.
+    ///
+    /// # Errors
+    /// [`ConsumeError`] if it cannot begin; what goes wrong later is retried and counted.
+    async fn start_consuming(&self) -> Result<(), ConsumeError>;
+
+    /// Asks the consumers to stop after the deliveries they are in; returns once they have stopped.
+    async fn stop_consuming(&self);
+
+    /// Whether [`start_consuming`](Self::start_consuming) is running.
+    fn is_consuming(&self) -> bool;
+
+    /// Stops consuming, waits for what is in flight up to `timeout`, and closes the bus.
+    ///
+    /// # Errors
+    /// [`ShutdownError`] if the deadline passed first; what was in flight stays pending and is delivered again.
+    async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError>;
+
+    /// What the bus counted since it was made.
+    fn stats(&self) -> BusStats;
+
+    /// What there is to know about the stream; `connected` is false when the bus cannot be asked.
+    async fn stream_info(&self) -> StreamInfo;
+
+    /// How far a consumer group has come.
+    ///
+    /// # Errors
+    /// [`ConsumeError::Unavailable`] if the bus cannot be asked.
+    async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError>;
+}
+
+/// Why events were not, or may not have been, published.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The bus could not be reached; nothing was published.
+    #[error("event bus `{destination}` unavailable")]
+    Unavailable {
+        /// Where the events should have gone.
+        destination: Name,
+        /// What the transport said.
+        source: BoxError,
+    },
+    /// The connection broke, or the server refused, after some were sent: some, all or none may be published.
+    #[error("outcome of publishing to `{destination}` unknown")]
+    OutcomeUnknown {
+        /// Where the events should have gone.
+        destination: Name,
+        /// What the transport said.
+        source: BoxError,
+    },
+    /// The bus refuses the events and always will; nothing was published.
+    #[error("event bus `{destination}` refuses the events")]
+    Refused {
+        /// Where the events should have gone.
+        destination: Name,
+        /// Why.
+        source: BoxError,
+    },
+    /// A relay publishes everything this store holds; publishing by hand too would repeat it all.
+    #[error(
+        "a relay publishes this store to `{destination}`; publishing by hand too would publish everything twice"
+    )]
+    OwnedByRelay {
+        /// Where the relay publishes.
+        destination: Name,
+    },
+    /// The bus holds as much as it may, and nobody consumes; nothing was published.
+    #[error("event bus `{destination}` is full and nobody consumes")]
+    Full {
+        /// Where the events should have gone.
+        destination: Name,
+    },
+    /// The bus was shut down; nothing was published.
+    #[error("event bus `{destination}` is shut down")]
+    ShutDown {
+        /// Where the events should have gone.
+        destination: Name,
+    },
+}
+
+impl PublishError {
+    /// Whether publishing again can succeed; after an unknown outcome it may repeat events.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable { .. } | Self::OutcomeUnknown { .. } | Self::Full { .. }
+        )
+    }
+}
+
+/// Why a bus does not consume.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConsumeError {
+    /// It consumes already.
+    #[error("event bus `{destination}` is consuming already")]
+    AlreadyConsuming {
+        /// The bus.
+        destination: Name,
+    },
+    /// It was shut down.
+    #[error("event bus `{destination}` is shut down")]
+    ShutDown {
+        /// The bus.
+        destination: Name,
+    },
+    /// It could not be reached.
+    #[error("event bus `{destination}` unavailable")]
+    Unavailable {
+        /// The bus.
+        destination: Name,
+        /// What the transport said.
+        source: BoxError,
+    },
+}
+
+/// A shutdown that did not finish in time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} was still busy after {timeout:?}; what it was handling is delivered again")]
+#[non_exhaustive]
+pub struct ShutdownError {
+    /// What was still busy.
+    pub what: String,
+    /// How long it was waited for.
+    pub timeout: Duration,
+}
+
+impl ShutdownError {
+    /// Names what was still busy.
+    pub fn new(what: impl Into<String>, timeout: Duration) -> Self {
+        Self {
+            what: what.into(),
+            timeout,
+        }
+    }
+}
+
+#[async_trait]
+impl<B: EventBus + ?Sized> EventBus for Arc<B> {
+    fn destination(&self) -> &Name {
+        (**self).destination()
+    }
+
+    fn default_group(&self) -> &Name {
+        (**self).default_group()
+    }
+
+    async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        (**self).publish(events).await
+    }
+
+    async fn publish_range(&self, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
+        (**self).publish_range(range).await
+    }
+
+    async fn resume_from(
+        &self,
+        checkpoints: Arc<dyn Checkpoints>,
+    ) -> Result<Option<Position>, CheckpointError> {
+        (**self).resume_from(checkpoints).await
+    }
+
+    fn subscribers(&self) -> &Subscribers {
+        (**self).subscribers()
+    }
+
+    async fn start_consuming(&self) -> Result<(), ConsumeError> {
+        (**self).start_consuming().await
+    }
+
+    async fn stop_consuming(&self) {
+        (**self).stop_consuming().await;
+    }
+
+    fn is_consuming(&self) -> bool {
+        (**self).is_consuming()
+    }
+
+    async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
+        (**self).shutdown(timeout).await
+    }
+
+    fn stats(&self) -> BusStats {
+        (**self).stats()
+    }
+
+    async fn stream_info(&self) -> StreamInfo {
+        (**self).stream_info().await
+    }
+
+    async fn progress(&self, group: &Name) -> Result<super::GroupProgress, ConsumeError> {
+        (**self).progress(group).await
+    }
+}

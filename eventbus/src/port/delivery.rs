@@ -1,0 +1,214 @@
+//! One event, handed over by a bus to the handlers of one group.
+
+use std::{fmt, time::Duration};
+
+use super::{MessageId, StateMap, TypeKey};
+use crate::domain::{
+    codec::DecodeError, error::BoxError, metadata::Metadata, name::Name, record::RecordedEvent,
+};
+
+/// One event, handed over by a bus to the handlers of one group. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    record: RecordedEvent,
+    group: Name,
+    attempt: u32,
+    message_id: Option<MessageId>,
+    state: StateMap,
+}
+
+impl Delivery {
+    /// Hands `record` over to `group` for the first time.
+    #[must_use]
+    pub fn new(record: RecordedEvent, group: Name) -> Self {
+        Self {
+            record,
+            group,
+            attempt: 1,
+            message_id: None,
+            state: StateMap::new(),
+        }
+    }
+
+    /// Says how often the event was handed over, this time included.
+    #[must_use]
+    pub fn with_attempt(mut self, attempt: u32) -> Self {
+        self.attempt = attempt;
+        self
+    }
+
+    /// Says what the bus calls the entry.
+    #[must_use]
+    pub fn with_message_id(mut self, message_id: MessageId) -> Self {
+        self.message_id = Some(message_id);
+        self
+    }
+
+    /// Gives the handlers their shared state.
+    #[must_use]
+    pub fn with_state(mut self, state: StateMap) -> Self {
+        self.state = state;
+        self
+    }
+
+    /// The event, not decoded.
+    #[must_use]
+    pub const fn record(&self) -> &RecordedEvent {
+        &self.record
+    }
+
+    /// Everything about the event but its own fields.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        self.record.metadata()
+    }
+
+    /// The consumer group, or the projection, it is handed over to.
+    #[must_use]
+    pub const fn group(&self) -> &Name {
+        &self.group
+    }
+
+    /// How often the event was handed over, this time included: 1 is the first try.
+    #[must_use]
+    pub const fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// What the bus calls the entry; `None` when it comes from a store's feed.
+    #[must_use]
+    pub const fn message_id(&self) -> Option<&MessageId> {
+        self.message_id.as_ref()
+    }
+
+    /// The shared state of the handlers.
+    #[must_use]
+    pub const fn state(&self) -> &StateMap {
+        &self.state
+    }
+}
+
+/// Why a handler did not handle an event, and what is to become of the delivery.
+///
+/// Every error converts into it with `?` and is retried; [`permanent`](Self::permanent) and
+/// [`retry_after`](Self::retry_after) ask for something else.
+///
+/// # Examples
+/// ```
+/// use eventbus::HandlerError;
+/// fn parse(text: &str) -> Result<u16, HandlerError> {
+///     text.parse().map_err(HandlerError::permanent) // trying again will not help
+/// }
+/// assert!(parse("x").unwrap_err().is_permanent());
+/// ```
+pub struct HandlerError {
+    kind: HandlerErrorKind,
+    source: BoxError,
+}
+
+/// What is to become of a delivery that a handler did not handle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HandlerErrorKind {
+    /// Try again, after the usual delay.
+    Retry,
+    /// Try again, after this delay.
+    RetryAfter(Duration),
+    /// Trying again will not help: straight to the dead letters.
+    Permanent,
+    /// The event could not be decoded: no try can help.
+    Undecodable,
+    /// The handler panicked.
+    Panicked,
+}
+
+impl HandlerError {
+    /// An error that no retry can mend.
+    pub fn permanent(error: impl Into<BoxError>) -> Self {
+        Self {
+            kind: HandlerErrorKind::Permanent,
+            source: error.into(),
+        }
+    }
+
+    /// An error that may be gone after `delay`.
+    pub fn retry_after(delay: Duration, error: impl Into<BoxError>) -> Self {
+        Self {
+            kind: HandlerErrorKind::RetryAfter(delay),
+            source: error.into(),
+        }
+    }
+
+    pub(crate) fn panicked(message: String) -> Self {
+        Self {
+            kind: HandlerErrorKind::Panicked,
+            source: message.into(),
+        }
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub fn undecodable(error: DecodeError) -> Self {
+        Self {
+            kind: HandlerErrorKind::Undecodable,
+            source: error.into(),
+        }
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub fn missing(key: TypeKey) -> Self {
+        Self {
+            kind: HandlerErrorKind::Permanent,
+            source: format!("`{}` is not there", key.name()).into(),
+        }
+    }
+
+    /// What is to become of the delivery.
+    #[must_use]
+    pub const fn kind(&self) -> HandlerErrorKind {
+        self.kind
+    }
+
+    /// Whether no retry can mend it.
+    #[must_use]
+    pub const fn is_permanent(&self) -> bool {
+        matches!(
+            self.kind,
+            HandlerErrorKind::Permanent | HandlerErrorKind::Undecodable
+        )
+    }
+
+    /// The error that the handler returned.
+    #[must_use]
+    pub fn get_ref(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        &*self.source
+    }
+}
+
+impl<E: Into<BoxError>> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        Self {
+            kind: HandlerErrorKind::Retry,
+            source: error.into(),
+        }
+    }
+}
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(f)?;
+        let mut cause = self.source.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.kind)
+    }
+}

@@ -1,0 +1,327 @@
+//! Running the handlers of a group for one delivery; shared by all buses.
+//!
+//! Keep: every handler of the group runs, also after another one failed; a panic is a failure of that delivery, never
+//! of the consumer.
+
+use std::{
+    fmt,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use tokio::sync::watch;
+
+use super::{BoxFuture, Delivery, HandlerError};
+use crate::domain::{event::EventFilter, name::Name};
+
+/// The function behind a subscriber.
+pub type HandleFn =
+    dyn for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), HandlerError>> + Send + Sync;
+
+/// Options of a handler, from its attribute.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HandlerOptions {
+    /// How often a failed delivery is tried again; the bus decides if `None`.
+    pub retries: Option<u32>,
+    /// How long one try may take.
+    pub timeout: Option<Duration>,
+    /// How many deliveries run at once.
+    pub concurrency: Option<u32>,
+}
+
+impl HandlerOptions {
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn new(
+        retries: Option<u32>,
+        timeout_ms: Option<u64>,
+        concurrency: Option<u32>,
+    ) -> Self {
+        let timeout = match timeout_ms {
+            Some(ms) => Some(Duration::from_millis(ms)),
+            None => None,
+        };
+        Self {
+            retries,
+            timeout,
+            concurrency,
+        }
+    }
+}
+
+/// Something that handles events: a handler, a projection, a closure.
+#[derive(Clone)]
+pub struct Subscriber {
+    name: Name,
+    events: EventFilter,
+    options: HandlerOptions,
+    handle: Arc<HandleFn>,
+}
+
+impl Subscriber {
+    /// Puts a subscriber together; `name` is what logs and dead letters call it.
+    pub fn new<F>(name: Name, events: EventFilter, handle: F) -> Self
+    where
+        F: for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), HandlerError>>
+            + Send
+            + Sync
+            + 'static,
+    {
+        Self {
+            name,
+            events,
+            options: HandlerOptions::default(),
+            handle: Arc::new(handle),
+        }
+    }
+
+    /// Sets the options from the handler's attribute.
+    #[must_use]
+    pub fn with_options(mut self, options: HandlerOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// What logs and dead letters call it.
+    #[must_use]
+    pub const fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Which events it handles.
+    #[must_use]
+    pub const fn events(&self) -> EventFilter {
+        self.events
+    }
+
+    /// The options from the handler's attribute.
+    #[must_use]
+    pub const fn options(&self) -> HandlerOptions {
+        self.options
+    }
+
+    async fn run(&self, delivery: &Delivery) -> Result<(), HandlerError> {
+        AssertUnwindSafe(async { (self.handle)(delivery).await })
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|panic| Err(HandlerError::panicked(panic_message(&*panic))))
+    }
+}
+
+impl fmt::Debug for Subscriber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscriber")
+            .field("name", &self.name)
+            .field("events", &self.events.event_types())
+            .finish()
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("handler panicked: {}", text.unwrap_or("(no message)"))
+}
+
+/// What came of a delivery.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Every handler that wants the event succeeded: acknowledge it.
+    Handled,
+    /// No handler of the group wants the event: acknowledge it, count it as skipped.
+    Skipped,
+    /// These handlers failed, the others succeeded: leave it pending.
+    Failed(Vec<Failure>),
+}
+
+/// A handler that failed, and its error.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Failure {
+    /// The name of the handler.
+    pub handler: Name,
+    /// Why it failed.
+    pub error: HandlerError,
+}
+
+/// Runs every subscriber that wants the event: those of its type first, then those of all types, in the order they
+/// subscribed.
+pub async fn dispatch(subscribers: &[Subscriber], delivery: &Delivery) -> Outcome {
+    let wanted = || {
+        subscribers
+            .iter()
+            .filter(|s| s.events.matches(delivery.record().event_type()))
+    };
+    let (typed, wildcard) = (
+        |s: &&Subscriber| !is_wildcard(s),
+        |s: &&Subscriber| is_wildcard(s),
+    );
+    let mut handled = false;
+    let mut failures = Vec::new();
+    for subscriber in wanted().filter(typed).chain(wanted().filter(wildcard)) {
+        handled = true;
+        if let Err(error) = subscriber.run(delivery).await {
+            let metadata = delivery.metadata();
+            tracing::warn!(
+                handler = %subscriber.name, group = %delivery.group(), event_type = %metadata.event_type(),
+                event_id = %metadata.event_id(), attempt = delivery.attempt(), error = %error, "handler failed"
+            );
+            failures.push(Failure {
+                handler: subscriber.name.clone(),
+                error,
+            });
+        }
+    }
+    match (handled, failures.is_empty()) {
+        (false, _) => Outcome::Skipped,
+        (true, true) => Outcome::Handled,
+        (true, false) => Outcome::Failed(failures),
+    }
+}
+
+fn is_wildcard(subscriber: &Subscriber) -> bool {
+    matches!(subscriber.events, EventFilter::All)
+}
+
+/// The subscribers of a bus, by consumer group. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Subscribers {
+    entries: Arc<RwLock<Vec<Entry>>>,
+    next_id: Arc<AtomicU64>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: u64,
+    group: Name,
+    subscriber: Subscriber,
+}
+
+impl Default for Subscribers {
+    fn default() -> Self {
+        Self {
+            entries: Arc::default(),
+            next_id: Arc::default(),
+            changed: watch::Sender::new(()),
+        }
+    }
+}
+
+impl Subscribers {
+    /// Adds a subscriber to a group, from the next delivery on.
+    pub fn add(&self, group: Name, subscriber: Subscriber) -> Subscription {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.write().push(Entry {
+            id,
+            group: group.clone(),
+            subscriber,
+        });
+        self.changed.send_replace(());
+        Subscription {
+            id,
+            group,
+            subscribers: self.clone(),
+        }
+    }
+
+    /// The groups that have subscribers, sorted.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Name> {
+        let mut groups: Vec<_> = self
+            .read()
+            .iter()
+            .map(|entry| entry.group.clone())
+            .collect();
+        groups.sort();
+        groups.dedup();
+        groups
+    }
+
+    /// The subscribers of a group, in the order they subscribed.
+    #[must_use]
+    pub fn of_group(&self, group: &Name) -> Vec<Subscriber> {
+        self.read()
+            .iter()
+            .filter(|entry| entry.group == *group)
+            .map(|entry| entry.subscriber.clone())
+            .collect()
+    }
+
+    /// How many there are, counted as the tutorial does: a projection of two types is two.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.read()
+            .iter()
+            .map(|entry| entry.subscriber.events.descriptors().len())
+            .sum()
+    }
+
+    /// How many want this type by name.
+    #[must_use]
+    pub fn count_of(&self, event_type: &str) -> usize {
+        let wants = |entry: &&Entry| {
+            !is_wildcard(&entry.subscriber) && entry.subscriber.events.matches(event_type)
+        };
+        self.read().iter().filter(wants).count()
+    }
+
+    /// How many want every event.
+    #[must_use]
+    pub fn wildcard_count(&self) -> usize {
+        self.read()
+            .iter()
+            .filter(|entry| is_wildcard(&entry.subscriber))
+            .count()
+    }
+
+    /// Watches for subscribers that come or go.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Vec<Entry>> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Entry>> {
+        self.entries.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A subscriber's place on a bus. Dropping it changes nothing; [`cancel`](Self::cancel) ends it.
+#[derive(Debug)]
+pub struct Subscription {
+    id: u64,
+    group: Name,
+    subscribers: Subscribers,
+}
+
+impl Subscription {
+    /// The consumer group it belongs to.
+    #[must_use]
+    pub const fn group(&self) -> &Name {
+        &self.group
+    }
+
+    /// Ends the subscription: no delivery begun from now on reaches the subscriber. Says whether it was still there.
+    pub fn cancel(&self) -> bool {
+        let mut entries = self.subscribers.write();
+        let before = entries.len();
+        entries.retain(|entry| entry.id != self.id);
+        let cancelled = entries.len() < before;
+        drop(entries);
+        self.subscribers.changed.send_replace(());
+        cancelled
+    }
+}

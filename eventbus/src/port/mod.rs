@@ -1,0 +1,38 @@
+//! What a backend implements, one small trait each, and the pieces that all backends share.
+//!
+//! Stores implement [`EventStore`], buses [`EventBus`]. A backend crate needs this module and the values at the root of
+//! the crate, nothing from the runtime; it is correct when the suites of `eventbus::testkit` pass.
+
+mod address;
+mod bus;
+mod checkpoint;
+mod delivery;
+mod dispatch;
+mod relay;
+mod retry;
+mod signal;
+mod state;
+mod stats;
+mod store;
+mod transaction;
+
+pub use address::redacted;
+pub use bus::{ConsumeError, EventBus, GroupProgress, MessageId, PublishError, ShutdownError};
+pub use checkpoint::{CheckpointError, Checkpoints};
+pub use delivery::{Delivery, HandlerError, HandlerErrorKind};
+pub use dispatch::{
+    Failure, HandleFn, HandlerOptions, Outcome, Subscriber, Subscribers, Subscription, dispatch,
+};
+pub use relay::{PublishRange, RangeOutcome};
+pub use retry::RetryPolicy;
+pub use signal::{AppendSignal, AppendWatch};
+pub use state::{Requirements, StateMap, TypeKey};
+pub use stats::{BusCounters, BusStats, GroupInfo, StreamInfo, StreamSummary};
+pub use store::{
+    AppendError, AppendEvents, Direction, EventStore, ReadError, ReadFeed, ReadStream,
+    RecordStream, check_ids,
+};
+pub use transaction::{FromTransaction, Transaction, TransactionSlot, Transactions};
+
+/// A boxed future that can move between threads.
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -1,0 +1,138 @@
+//! What handlers share with the application, and what they demand of it.
+
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    fmt,
+    sync::Arc,
+};
+
+/// A type, with its name for messages.
+#[derive(Clone, Copy)]
+pub struct TypeKey {
+    id: TypeId,
+    name: &'static str,
+}
+
+impl TypeKey {
+    /// The key of `T`.
+    #[must_use]
+    pub fn of<T: 'static>() -> Self {
+        Self {
+            id: TypeId::of::<T>(),
+            name: std::any::type_name::<T>(),
+        }
+    }
+
+    /// The path of the type.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+impl PartialEq for TypeKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for TypeKey {}
+
+impl fmt::Debug for TypeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// The values that handlers take as `State<T>`, one per type. Cloning is cheap.
+///
+/// # Examples
+/// ```
+/// use eventbus::port::StateMap;
+/// let state = StateMap::new().with(5_u32);
+/// assert_eq!(state.get::<u32>(), Some(5));
+/// assert_eq!(state.get::<i64>(), None);
+/// ```
+#[derive(Clone, Default)]
+pub struct StateMap(Arc<HashMap<TypeId, Stored>>);
+
+#[derive(Clone)]
+struct Stored {
+    name: &'static str,
+    value: Arc<dyn Any + Send + Sync>,
+}
+
+impl StateMap {
+    /// No values.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a value; a former one of the same type is replaced.
+    #[must_use]
+    pub fn with<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
+        let stored = Stored {
+            name: std::any::type_name::<T>(),
+            value: Arc::new(value),
+        };
+        Arc::make_mut(&mut self.0).insert(TypeId::of::<T>(), stored);
+        self
+    }
+
+    /// A clone of the value of this type.
+    #[must_use]
+    pub fn get<T: Clone + 'static>(&self) -> Option<T> {
+        self.0
+            .get(&TypeId::of::<T>())?
+            .value
+            .downcast_ref()
+            .cloned()
+    }
+
+    /// Whether there is a value of this type.
+    #[must_use]
+    pub fn contains(&self, key: TypeKey) -> bool {
+        self.0.contains_key(&key.id)
+    }
+}
+
+impl fmt::Debug for StateMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set()
+            .entries(self.0.values().map(|stored| stored.name))
+            .finish()
+    }
+}
+
+/// What a handler or projection demands of the application; checked once, at start.
+#[derive(Debug, Clone, Default)]
+pub struct Requirements {
+    states: Vec<TypeKey>,
+    transactions: Vec<TypeKey>,
+}
+
+impl Requirements {
+    /// Demands a `.state(T)`.
+    pub fn state<T: 'static>(&mut self) {
+        self.states.push(TypeKey::of::<T>());
+    }
+
+    /// Demands a store whose transactions are `T`.
+    pub fn transaction<T: 'static>(&mut self) {
+        self.transactions.push(TypeKey::of::<T>());
+    }
+
+    /// The state types demanded.
+    #[must_use]
+    pub fn states(&self) -> &[TypeKey] {
+        &self.states
+    }
+
+    /// The transaction types demanded.
+    #[must_use]
+    pub fn transactions(&self) -> &[TypeKey] {
+        &self.transactions
+    }
+}

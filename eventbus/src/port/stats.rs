@@ -1,0 +1,117 @@
+//! What a bus counts and shows.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $field:ident),+ $(,)?) => {
+        /// What a bus counted since it was made.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+        #[non_exhaustive]
+        pub struct BusStats {
+            $($(#[$doc])* pub $field: u64,)+
+        }
+
+        impl BusStats {
+            /// The counters by name, in the tutorial's order.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($field), self.$field)),+].into_iter()
+            }
+        }
+
+        /// The counters behind [`BusStats`], for buses.
+        #[derive(Debug, Default)]
+        pub struct BusCounters {
+            $($field: AtomicU64,)+
+        }
+
+        impl BusCounters {
+            $($(#[$doc])* pub fn $field(&self, more: u64) {
+                self.$field.fetch_add(more, Ordering::Relaxed);
+            })+
+
+            /// The counters as they are now.
+            #[must_use]
+            pub fn snapshot(&self) -> BusStats {
+                BusStats { $($field: self.$field.load(Ordering::Relaxed)),+ }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Events published by this bus.
+    events_published,
+    /// Events this bus took over for its handlers, repeats included.
+    events_consumed,
+    /// Deliveries all of whose handlers succeeded, or that no handler wanted.
+    events_processed_success,
+    /// Deliveries with a failed handler.
+    events_processed_failed,
+    /// Deliveries taken over from consumers that died.
+    messages_recovered,
+    /// Deliveries that used up their attempts.
+    messages_sent_to_dlq,
+    /// Errors of single handlers.
+    handler_errors,
+    /// Connections made anew after a loss.
+    reconnections,
+}
+
+/// What there is to know about a bus's stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct StreamInfo {
+    /// Whether the bus could be asked; everything else is empty when not.
+    pub connected: bool,
+    /// The stream itself.
+    pub stream: StreamSummary,
+    /// The consumer groups, sorted by name.
+    pub consumer_groups: Vec<GroupInfo>,
+    /// Entries handed over and not acknowledged, over all groups.
+    pub pending_messages: u64,
+    /// Entries in the dead letters.
+    pub dlq_messages: u64,
+    /// Consumers over all groups; on Redis names of dead ones are included.
+    pub active_consumers: u64,
+    /// What this bus counted.
+    pub stats: BusStats,
+}
+
+/// A bus's stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct StreamSummary {
+    /// Its name.
+    pub name: String,
+    /// Its number of entries.
+    pub length: u64,
+    /// The id of the oldest entry.
+    pub first_entry_id: Option<String>,
+    /// The id of the newest entry.
+    pub last_entry_id: Option<String>,
+}
+
+/// A consumer group of a bus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct GroupInfo {
+    /// Its name.
+    pub name: String,
+    /// Its consumers.
+    pub consumers: u64,
+    /// Entries handed over and not acknowledged.
+    pub pending: u64,
+}
+
+impl GroupInfo {
+    /// Puts the description of a group together.
+    pub fn new(name: impl Into<String>, consumers: u64, pending: u64) -> Self {
+        Self {
+            name: name.into(),
+            consumers,
+            pending,
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The contract of an event store.
+//!
+//! Guarantees: an append is all or nothing; versions of a stream are contiguous from 1; positions grow in version
+//! order within a stream; the feed neither skips nor repeats nor reorders, whatever writers do meanwhile. Not
+//! guaranteed: that positions are contiguous, or that two streams are ordered as their callers returned.
+
+use std::{pin::Pin, sync::Arc};
+
+use async_trait::async_trait;
+use futures_core::Stream;
+
+use super::{AppendSignal, Checkpoints, Transactions};
+use crate::domain::{
+    error::BoxError,
+    metadata::EventId,
+    record::{NewEvent, RecordedEvent},
+    stream::{ExpectedVersion, Position, StreamId, Version},
+};
+
+/// Recorded events, read page by page while they are consumed.
+pub type RecordStream<'a> =
+    Pin<Box<dyn Stream<Item = Result<RecordedEvent, ReadError>> + Send + 'a>>;
+
+/// Appends events to one stream, all or nothing.
+///
+/// Implementations are shared between tasks and must pass the event-store suite of `eventbus::testkit`.
+#[async_trait]
+pub trait AppendEvents: Send + Sync {
+    /// Appends `events` to `stream` if its version matches `expected`, and returns them as recorded.
+    ///
+    /// Appending event ids that are already in the stream returns their existing records and writes nothing, so an
+    /// unknown outcome is resolved by appending again. No events: nothing happens.
+    ///
+    /// # Errors
+    /// [`AppendError::Conflict`] if the stream is at another version; see [`AppendError::is_retryable`] for the rest.
+    async fn append(
+        &self,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError>;
+}
+
+/// Which way a stream is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From older to newer.
+    Forward,
+    /// From newer to older.
+    Backward,
+}
+
+/// Reads the events of one stream.
+#[async_trait]
+pub trait ReadStream: Send + Sync {
+    /// The events of `stream` from version `from` on, itself included, in the given direction.
+    ///
+    /// `Version::FIRST` forward is everything; `Version::MAX` backward is everything from the end. A stream without
+    /// events is empty, not an error. Pages are read as they are consumed: events appended meanwhile may be seen.
+    ///
+    /// # Errors
+    /// Each item may be a [`ReadError`]; the stream ends after it.
+    fn read_stream(
+        &self,
+        stream: &StreamId,
+        from: Version,
+        direction: Direction,
+    ) -> RecordStream<'_>;
+
+    /// The number of events in `stream`; 0 if there are none.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] if the store cannot be reached.
+    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError>;
+}
+
+/// Reads all events of a store in one total order.
+#[async_trait]
+pub trait ReadFeed: Send + Sync {
+    /// The events after position `after`, in position order, up to the end that is safe when it is reached.
+    ///
+    /// Never skips: an event that becomes visible later has a higher position than everything returned before.
+    ///
+    /// # Errors
+    /// Each item may be a [`ReadError`]; the stream ends after it.
+    fn read_all(&self, after: Position) -> RecordStream<'_>;
+
+    /// A position at or after the last event that is safe to read; nothing will appear at or before it any more.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] if the store cannot be reached.
+    async fn head(&self) -> Result<Position, ReadError>;
+
+    /// Signals every append made through this store in this process; others are found by polling [`head`](Self::head).
+    fn appended(&self) -> &AppendSignal;
+}
+
+/// A place where events are kept: the durable truth.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event store",
+    label = "not an event store",
+    note = "stores are `InMemoryEventStore`, `SqliteEventStore`, `PgEventStore`, or an `Arc` of one; did you forget to `.await?` its constructor?"
+)]
+pub trait EventStore: AppendEvents + ReadStream + ReadFeed + Checkpoints + 'static {
+    /// The store's own transactions, if handlers and projections can take part in them.
+    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
+        None
+    }
+}
+
+/// Why an append did not, or may not have, happened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// Another writer appended first; load the aggregate and decide again. Nothing was stored.
+    #[error("stream `{stream}` is at version {actual}, expected {expected}")]
+    Conflict {
+        /// The stream that was to be appended to.
+        stream: StreamId,
+        /// What the caller expected.
+        expected: ExpectedVersion,
+        /// Where the stream is.
+        actual: Version,
+    },
+    /// An event id is used by another event already, or twice in one append. Nothing was stored.
+    #[error("event id {event_id} is used by another event already (append to stream `{stream}`)")]
+    EventIdTaken {
+        /// The id.
+        event_id: EventId,
+        /// The stream that was to be appended to.
+        stream: StreamId,
+    },
+    /// The store refuses these events, for example a payload that is no JSON. Nothing was stored.
+    #[error("event store refuses events for stream `{stream}`")]
+    Refused {
+        /// The stream that was to be appended to.
+        stream: StreamId,
+        /// What the store said.
+        source: BoxError,
+    },
+    /// The store could not be reached; nothing was stored.
+    #[error("event store unavailable")]
+    Unavailable(#[source] BoxError),
+    /// The connection broke after sending; the events may or may not be stored.
+    #[error("append outcome unknown")]
+    OutcomeUnknown(#[source] BoxError),
+}
+
+impl AppendError {
+    /// Whether another writer was first.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict { .. })
+    }
+
+    /// Whether appending again *with the same event ids* can succeed.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::OutcomeUnknown(_))
+    }
+}
+
+/// Why events could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The store could not be reached.
+    #[error("event store unavailable")]
+    Unavailable(#[source] BoxError),
+    /// What the store holds is not an event: someone else wrote or damaged it.
+    #[error("event store holds a corrupt event at {place}")]
+    Corrupt {
+        /// Where: a stream and version, or a position.
+        place: String,
+        /// What is wrong with it.
+        source: BoxError,
+    },
+}
+
+/// Finds an event id that stands twice in one append; stores refuse it before sending.
+///
+/// # Errors
+/// [`AppendError::EventIdTaken`] with the first id that stands twice.
+pub fn check_ids(stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendError> {
+    let mut ids: Vec<_> = events.iter().map(NewEvent::event_id).collect();
+    ids.sort_unstable();
+    match ids.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(AppendError::EventIdTaken {
+            event_id: pair[0],
+            stream: stream.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+#[async_trait]
+impl<S: AppendEvents + ?Sized> AppendEvents for Arc<S> {
+    async fn append(
+        &self,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        (**self).append(stream, expected, events).await
+    }
+}
+
+#[async_trait]
+impl<S: ReadStream + ?Sized> ReadStream for Arc<S> {
+    fn read_stream(
+        &self,
+        stream: &StreamId,
+        from: Version,
+        direction: Direction,
+    ) -> RecordStream<'_> {
+        (**self).read_stream(stream, from, direction)
+    }
+
+    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
+        (**self).stream_version(stream).await
+    }
+}
+
+#[async_trait]
+impl<S: ReadFeed + ?Sized> ReadFeed for Arc<S> {
+    fn read_all(&self, after: Position) -> RecordStream<'_> {
+        (**self).read_all(after)
+    }
+
+    async fn head(&self) -> Result<Position, ReadError> {
+        (**self).head().await
+    }
+
+    fn appended(&self) -> &AppendSignal {
+        (**self).appended()
+    }
+}
+
+impl<S: EventStore + ?Sized> EventStore for Arc<S> {
+    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
+        (**self).transactions()
+    }
+}

@@ -1,0 +1,1 @@
+//! For authors of backends and applications: conformance suites, one per port.
