@@ -61,6 +61,7 @@ impl<S: EventStore> Subject<S> {
     }
 
     #[track_caller]
+    #[allow(clippy::needless_pass_by_value, reason = "reads like `assert_eq`")]
     pub(super) fn same<T: PartialEq + Debug>(&self, actual: T, wanted: T, what: impl Display) {
         if actual != wanted {
             self.fail(format_args!(
