@@ -23,4 +23,5 @@ pub use domain::{
     record::{Envelope, NewEvent, RecordedEvent},
     stream::{AggregateId, ExpectedVersion, Position, StreamId, Version},
 };
+pub use memory::InMemoryEventBus;
 pub use port::HandlerError;

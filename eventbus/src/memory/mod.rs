@@ -1,1 +1,5 @@
+//! Store and bus in memory: the readable reference.
 
+mod bus;
+
+pub use bus::InMemoryEventBus;

@@ -6,6 +6,7 @@
 mod address;
 mod bus;
 mod checkpoint;
+mod consuming;
 mod delivery;
 mod dispatch;
 mod relay;
@@ -19,6 +20,7 @@ mod transaction;
 pub use address::redacted;
 pub use bus::{ConsumeError, EventBus, GroupProgress, MessageId, PublishError, ShutdownError};
 pub use checkpoint::{CheckpointError, Checkpoints};
+pub use consuming::{Consuming, StopSignal};
 pub use delivery::{Delivery, HandlerError, HandlerErrorKind};
 pub use dispatch::{
     Failure, HandleFn, HandlerOptions, Outcome, Subscriber, Subscribers, Subscription, dispatch,
