@@ -25,10 +25,20 @@ pub use domain::{
     record::{Envelope, NewEvent, RecordedEvent},
     stream::{AggregateId, ExpectedVersion, Position, StreamId, Version},
 };
+pub use memory::{InMemoryEventBus, InMemoryEventStore};
 pub use port::{HandlerError, HandlerErrorKind};
 pub use runtime::{
+    app::{App, AppBuilder, Published, PublishedError, SettleError},
     definition::{Handler, HandlerDefinition, Projection, ProjectionDefinition, ProjectionKind},
     extract::{Attempt, FromDelivery, FromDeliveryRef, HandlerOutcome, State},
+    projection::{
+        Projected, ProjectionError, ProjectionGuard, Rebuild, RebuildError, RebuildProgress,
+        Rebuilt,
+    },
+    registry::{EventRegistry, UnknownEventType},
+    repository::{AggregateRepository, LoadError, Publication, SaveError, Saved, UpdateError},
+    start::{StartError, StartMistake},
+    subscription::{EventBusExt, EventHandler},
 };
 pub use uuid::Uuid;
 
