@@ -11,6 +11,8 @@ mod runtime;
 #[cfg_attr(docsrs, doc(cfg(feature = "testkit")))]
 pub mod testkit;
 
+pub use eventbus_derive::{Aggregate, DomainEvent, handler, projection};
+
 pub use domain::{
     aggregate::{Aggregate, AggregateRoot, Apply, IntoEvents},
     attributes::{Attributes, InvalidAttributes},
@@ -46,7 +48,7 @@ pub mod prelude {
 
     pub use crate::{
         Aggregate, AggregateId, AggregateRoot, Apply, Attempt, DomainEvent, Envelope, HandlerError,
-        Metadata, RecordedEvent, State,
+        Metadata, RecordedEvent, State, handler, projection,
     };
 }
 
@@ -59,7 +61,7 @@ pub mod __private {
         domain::{
             aggregate::{Lists, aggregate_type_of},
             codec::Codec,
-            event::{decode_one, encode_one, same_text, unknown},
+            event::{belongs_to, decode_one, decode_with, encode_one, encode_with, unknown},
         },
         port::{
             BoxFuture, Delivery, FromTransaction, HandlerOptions, Requirements, TransactionSlot,
@@ -68,7 +70,7 @@ pub mod __private {
             definition::{
                 EventRegistration, HandlerRegistration, Probe, WithDefault, WithoutDefault,
             },
-            extract::decode,
+            extract::decoded,
             projection::{ProjectionRegistration, ProjectionSlot},
         },
     };
