@@ -47,8 +47,9 @@ pub mod prelude {
     pub use serde::{Deserialize, Serialize};
 
     pub use crate::{
-        Aggregate, AggregateId, AggregateRoot, Apply, Attempt, DomainEvent, Envelope, HandlerError,
-        Metadata, RecordedEvent, State, handler, projection,
+        Aggregate, AggregateId, AggregateRepository, AggregateRoot, App, Apply, Attempt,
+        DomainEvent, Envelope, EventBusExt, HandlerError, Metadata, RecordedEvent, State, handler,
+        projection,
     };
 }
 

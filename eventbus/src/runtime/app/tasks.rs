@@ -18,6 +18,8 @@ use crate::{
 /// Relay, consumers and projections of an app; dropped, they are told to stop.
 pub(super) struct Tasks {
     cancel: CancellationToken,
+    /// Ends at once what did not stop in time.
+    abort: CancellationToken,
     tracker: TaskTracker,
     pub(super) relay: Option<watch::Receiver<RelayProgress>>,
 }
@@ -32,26 +34,29 @@ impl Tasks {
     ) -> Result<Self, BoxError> {
         let mut tasks = Self {
             cancel: CancellationToken::new(),
+            abort: CancellationToken::new(),
             tracker: TaskTracker::new(),
             relay: None,
         };
         if has_relay {
             let relay = Relay::prepare(Arc::clone(store), Arc::clone(bus)).await?;
             tasks.relay = Some(relay.progress());
-            tasks.tracker.spawn(relay.run(tasks.cancel.clone()));
+            tasks.spawn_one(relay.run(tasks.cancel.clone()));
         }
         if !plan.handlers.is_empty() {
-            tasks
-                .tracker
-                .spawn(consume(Arc::clone(bus), tasks.cancel.clone()));
+            tasks.spawn_one(consume(Arc::clone(bus), tasks.cancel.clone()));
         }
         for slot in &plan.projections {
-            tasks
-                .tracker
-                .spawn(slot.run(Arc::clone(store), state.clone(), tasks.cancel.clone()));
+            tasks.spawn_one(slot.run(Arc::clone(store), state.clone(), tasks.cancel.clone()));
         }
         tasks.tracker.close();
         Ok(tasks)
+    }
+
+    fn spawn_one(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let abort = self.abort.clone();
+        self.tracker
+            .spawn(async move { abort.run_until_cancelled(task).await });
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -69,6 +74,7 @@ impl Tasks {
         let bus_stopped = bus.shutdown(timeout).await;
         let left = deadline.saturating_duration_since(Instant::now());
         let tasks_stopped = tokio::time::timeout(left, self.tracker.wait()).await;
+        self.abort.cancel();
         bus_stopped?;
         tasks_stopped.map_err(|_| ShutdownError::new("the relay or a projection", timeout))
     }
@@ -89,9 +95,10 @@ async fn consume(bus: Arc<dyn EventBus>, cancel: CancellationToken) {
     };
     let mut attempt = 0;
     while !cancel.is_cancelled() {
+        let mut consuming = std::pin::pin!(bus.start_consuming());
         let stopped = tokio::select! {
-            stopped = bus.start_consuming() => stopped,
-            () = cancel.cancelled() => return bus.stop_consuming().await,
+            stopped = &mut consuming => stopped,
+            () = cancel.cancelled() => tokio::join!(bus.stop_consuming(), consuming).1,
         };
         match stopped {
             Err(error @ ConsumeError::Unavailable { .. }) => {
