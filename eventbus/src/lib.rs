@@ -23,4 +23,58 @@ pub use domain::{
     record::{Envelope, NewEvent, RecordedEvent},
     stream::{AggregateId, ExpectedVersion, Position, StreamId, Version},
 };
-pub use port::HandlerError;
+pub use memory::{InMemoryEventBus, InMemoryEventStore};
+pub use port::{HandlerError, HandlerErrorKind};
+pub use runtime::{
+    app::{App, AppBuilder, Published, PublishedError, SettleError},
+    definition::{Handler, HandlerDefinition, Projection, ProjectionDefinition, ProjectionKind},
+    extract::{Attempt, FromDelivery, FromDeliveryRef, HandlerOutcome, State},
+    projection::{
+        Projected, ProjectionError, ProjectionGuard, Rebuild, RebuildError, RebuildProgress,
+        Rebuilt,
+    },
+    registry::{EventRegistry, UnknownEventType},
+    repository::{AggregateRepository, LoadError, Publication, SaveError, Saved, UpdateError},
+    start::{StartError, StartMistake},
+    subscription::{EventBusExt, EventHandler},
+};
+pub use uuid::Uuid;
+
+/// What almost every file of an application needs.
+pub mod prelude {
+    pub use serde::{Deserialize, Serialize};
+
+    pub use crate::{
+        Aggregate, AggregateId, AggregateRoot, Apply, Attempt, DomainEvent, Envelope, HandlerError,
+        Metadata, RecordedEvent, State,
+    };
+}
+
+/// What generated code names; not for use by hand, and not covered by any promise of stability.
+#[doc(hidden)]
+pub mod __private {
+    pub use inventory;
+
+    pub use crate::{
+        domain::{
+            aggregate::{Lists, aggregate_type_of},
+            codec::Codec,
+            event::{decode_one, encode_one, same_text, unknown},
+        },
+        port::{
+            BoxFuture, Delivery, FromTransaction, HandlerOptions, Requirements, TransactionSlot,
+        },
+        runtime::{
+            definition::{
+                EventRegistration, HandlerRegistration, Probe, WithDefault, WithoutDefault,
+            },
+            extract::decode,
+            projection::{ProjectionRegistration, ProjectionSlot},
+        },
+    };
+
+    /// Demands that the future of a handler can move between threads, where the handler is declared.
+    pub fn must_be_send<F: Future + Send>(future: F) -> F {
+        future
+    }
+}

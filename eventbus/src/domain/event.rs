@@ -105,6 +105,51 @@ impl EventFilter {
         names
     }
 
+    /// How many types are asked for by all `filters` together; used while compiling projections.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn count(filters: &[Self]) -> usize {
+        let (mut total, mut i) = (0, 0);
+        while i < filters.len() {
+            total += filters[i].descriptors().len();
+            i += 1;
+        }
+        total
+    }
+
+    /// The types asked for by all `filters` together; `N` is their [`count`](Self::count).
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn collect<const N: usize>(filters: &[Self]) -> [EventDescriptor; N] {
+        let mut all = [EventDescriptor::new("", "", 1, "", Source::new("", 0)); N];
+        let (mut next, mut i) = (0, 0);
+        while i < filters.len() {
+            let events = filters[i].descriptors();
+            let mut j = 0;
+            while j < events.len() {
+                all[next] = events[j];
+                next += 1;
+                j += 1;
+            }
+            i += 1;
+        }
+        all
+    }
+
+    /// The union of `filters`, whose types are `all`: everything as soon as one of them asks for everything.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn union(filters: &[Self], all: &'static [EventDescriptor]) -> Self {
+        let mut i = 0;
+        while i < filters.len() {
+            if matches!(filters[i], Self::All) {
+                return Self::All;
+            }
+            i += 1;
+        }
+        Self::Only(all)
+    }
+
     /// Whether an event could be asked for by both; used while compiling projections.
     #[doc(hidden)]
     #[must_use]

@@ -89,8 +89,13 @@ pub trait EventBus: Send + Sync + 'static {
             .map(RangeOutcome::Published)
     }
 
+    /// Whether the bus keeps what was published, and how far each group has come, by itself.
+    fn is_durable(&self) -> bool {
+        true
+    }
+
     /// Gives a bus that keeps no progress of its own a place for that of its groups, and returns from where it needs
-    /// the feed again. `None`: it is durable itself, or nobody subscribed.
+    /// the feed again. `None`: it is durable, or nobody subscribed.
     ///
     /// # Errors
     /// [`CheckpointError`] if the progress cannot be read.
