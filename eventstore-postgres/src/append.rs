@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{AppendError, AppendEvents, ReadError, check_ids},
+    BoxError, EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Version,
+    port::{AppendError, AppendEvents, ReadError, check_ids, check_payloads},
 };
 use sqlx::Row;
 use tokio::time::{Instant, sleep};
@@ -42,6 +42,7 @@ impl AppendEvents for PgEventStore {
             return Ok(Vec::new());
         }
         check_ids(stream, &events)?;
+        check_payloads(stream, &events)?;
         let append = Append {
             stream,
             expected,
@@ -80,14 +81,8 @@ impl PgEventStore {
                 Err(Fault::Refused(source)) => return Err(append.refused(source)),
                 Err(fault) => return Err(effort.over(fault.into_source())),
             }
-            match self.resolve(append, &mut effort).await?.judge(append) {
+            match self.resolve(append, &mut effort).await?.judge(append)? {
                 Verdict::Stored(records) => return Ok(Settled::StoredBefore(records)),
-                Verdict::EventIdTaken(event_id) => {
-                    return Err(AppendError::EventIdTaken {
-                        event_id,
-                        stream: append.stream.clone(),
-                    });
-                }
                 Verdict::Conflict(actual) => return Err(effort.conflict(append, actual)),
                 Verdict::TryAgain => effort.pause(StillRefused.into()).await?,
             }
@@ -127,11 +122,7 @@ impl PgEventStore {
 
     /// Asks what the store holds of an append, until it says so or the time is over.
     async fn resolve(&self, append: Append<'_>, effort: &mut Effort) -> Result<Known, AppendError> {
-        let ids: Vec<_> = append
-            .events
-            .iter()
-            .map(|event| event.event_id().as_uuid())
-            .collect();
+        let ids: Vec<_> = append.ids().into_iter().map(EventId::as_uuid).collect();
         loop {
             let query = sqlx::query(self.statements.resolve.clone())
                 .bind(append.stream.aggregate_id().as_str())

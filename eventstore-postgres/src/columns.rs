@@ -4,7 +4,7 @@ use eventbus::{BoxError, NewEvent};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{pool::Query, record::is_object};
+use crate::pool::Query;
 
 /// The events of one or more appends, in order, one array per column.
 #[derive(Debug, Default)]
@@ -25,15 +25,12 @@ impl<'e> EventColumns<'e> {
     /// Adds the columns of one event.
     ///
     /// # Errors
-    /// What no column can hold, and what the server would take although it is no event.
+    /// What no column can hold.
     pub(crate) fn push(&mut self, event: &'e NewEvent) -> Result<(), BoxError> {
         let schema_version = i32::try_from(event.schema_version())
             .ok()
             .filter(|version| *version > 0)
             .ok_or_else(|| format!("schema version {} is out of range", event.schema_version()))?;
-        if !is_object(event.payload()) {
-            return Err("the payload is not a JSON object".into());
-        }
         let context = event.context();
         self.event_ids.push(event.event_id().as_uuid());
         self.event_types.push(event.event_type());

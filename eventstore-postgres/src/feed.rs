@@ -1,38 +1,48 @@
 //! Reading all events in one total order, without gaps.
 //!
-//! Keep: the safe bound and a page are two statements, in this order, and the bound is never carried to a later read.
+//! Keep: the safe bound and a page are two statements, in this order, so that the page's snapshot is the newer one.
 
 use async_trait::async_trait;
 use eventbus::{
     Position, RecordedEvent,
-    port::{AppendSignal, ReadError, ReadFeed, RecordStream},
+    port::{AppendSignal, Page, ReadError, ReadFeed, RecordStream, paged},
 };
-use futures_util::stream;
-use sqlx::{Row, postgres::PgRow};
+use sqlx::Row;
 
 use crate::{
-    read::{PAGE, PAGE_LIMIT},
-    record,
+    record::{PAGE, decode_page},
     store::PgEventStore,
 };
+
+/// Before every position: nothing is known, the bound must be exact.
+const NOWHERE: i64 = -1;
+
+/// Where a reader of the feed is.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    after: i64,
+    /// How far it is safe to read, once that was asked for.
+    bound: Option<i64>,
+    /// Whether the way to the bound took several pages: meanwhile it may have moved far.
+    is_long: bool,
+    /// Whether the bound is the second one, at which the reader ends.
+    is_final: bool,
+}
 
 #[async_trait]
 impl ReadFeed for PgEventStore {
     fn read_all(&self, after: Position) -> RecordStream<'_> {
-        let reader = FeedReader {
-            store: self,
-            cursor: after.as_i64(),
-            bound: after.as_i64(),
-            bounds_left: 1,
-            page: Vec::new().into_iter(),
+        let start = Place {
+            after: after.as_i64(),
+            bound: None,
+            is_long: false,
+            is_final: false,
         };
-        Box::pin(stream::try_unfold(reader, |mut reader| async move {
-            Ok(reader.next().await?.map(|event| (event, reader)))
-        }))
+        paged(start, move |place| self.feed_page(place))
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
-        let bound = self.safe_bound(i64::MIN).await?;
+        let bound = self.safe_bound(NOWHERE).await?;
         Ok(Position::new(u64::try_from(bound).unwrap_or(0)))
     }
 
@@ -42,68 +52,48 @@ impl ReadFeed for PgEventStore {
 }
 
 impl PgEventStore {
-    /// The last position that is safe to read; exact only where it is beyond `known`, which costs less.
+    /// The last position that is safe to read; exact only if it is after `known`, else cheaper.
     async fn safe_bound(&self, known: i64) -> Result<i64, ReadError> {
         let query = sqlx::query(self.statements.safe_bound.clone()).bind(known);
         let rows = self.connections.fetch_all(query).await?;
         let row = rows
             .first()
             .ok_or_else(|| ReadError::Unavailable("no answer".into()))?;
-        number(row)
-    }
-}
-
-/// The feed as it is being read: the page at hand, where the next one begins, and how far it is safe.
-struct FeedReader<'a> {
-    store: &'a PgEventStore,
-    cursor: i64,
-    bound: i64,
-    /// How often the bound may still be asked for: once, and once more if it took several pages to get there.
-    bounds_left: u8,
-    page: std::vec::IntoIter<PgRow>,
-}
-
-impl FeedReader<'_> {
-    async fn next(&mut self) -> Result<Option<RecordedEvent>, ReadError> {
-        loop {
-            if let Some(row) = self.page.next() {
-                return record::decode(&row, 0).map(Some);
-            }
-            if self.cursor >= self.bound && !self.move_bound().await? {
-                return Ok(None);
-            }
-            self.turn_page().await?;
-        }
+        row.try_get(0)
+            .map_err(|error| ReadError::Unavailable(error.into()))
     }
 
-    /// Asks how far it is safe to read now; false if that is no further.
-    async fn move_bound(&mut self) -> Result<bool, ReadError> {
-        if self.bounds_left == 0 {
-            return Ok(false);
-        }
-        self.bounds_left -= 1;
-        self.bound = self.store.safe_bound(self.cursor).await?;
-        Ok(self.cursor < self.bound)
-    }
-
-    async fn turn_page(&mut self) -> Result<(), ReadError> {
-        let query = sqlx::query(self.store.statements.read_page.clone())
-            .bind(self.cursor)
-            .bind(self.bound)
-            .bind(PAGE_LIMIT);
-        let rows = self.store.connections.fetch_all(query).await?;
-        self.cursor = match rows.last() {
-            Some(last) if rows.len() == PAGE => number(last)?,
-            // positions up to the bound that hold no event never will
-            _ => self.bound,
+    async fn feed_page(&self, place: Place) -> Result<Page<Place>, ReadError> {
+        let bound = match place.bound {
+            Some(bound) => bound,
+            None => self.safe_bound(place.after).await?,
         };
-        self.page = rows.into_iter();
-        Ok(())
+        if bound <= place.after {
+            return Ok((Vec::new(), None));
+        }
+        let query = sqlx::query(self.statements.read_page.clone())
+            .bind(place.after)
+            .bind(bound)
+            .bind(PAGE);
+        let rows = self.connections.fetch_all(query).await?;
+        let (events, is_last) = decode_page(&rows)?;
+        let last = events.last().and_then(RecordedEvent::position);
+        let next = match last {
+            Some(last) if !is_last => Some(Place {
+                after: last.as_i64(),
+                bound: Some(bound),
+                is_long: true,
+                ..place
+            }),
+            // positions up to the bound that hold no event never will
+            _ if place.is_long && !place.is_final => Some(Place {
+                after: bound,
+                bound: None,
+                is_final: true,
+                ..place
+            }),
+            _ => None,
+        };
+        Ok((events, next))
     }
-}
-
-/// The first column, a position.
-fn number(row: &PgRow) -> Result<i64, ReadError> {
-    row.try_get(0)
-        .map_err(|error| ReadError::Unavailable(error.into()))
 }

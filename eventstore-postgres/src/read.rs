@@ -3,18 +3,14 @@
 use async_trait::async_trait;
 use eventbus::{
     RecordedEvent, StreamId, Version,
-    port::{Direction, ReadError, ReadStream, RecordStream},
+    port::{Direction, Page, ReadError, ReadStream, RecordStream, paged},
 };
-use futures_util::stream;
-use sqlx::{Row, postgres::PgRow};
+use sqlx::Row;
 
-use crate::{record, store::PgEventStore};
-
-/// The most events read at once.
-pub(crate) const PAGE: usize = 1_000;
-
-/// [`PAGE`] as the limit of a statement.
-pub(crate) const PAGE_LIMIT: i64 = PAGE as i64;
+use crate::{
+    record::{PAGE, decode_page},
+    store::PgEventStore,
+};
 
 #[async_trait]
 impl ReadStream for PgEventStore {
@@ -24,16 +20,11 @@ impl ReadStream for PgEventStore {
         from: Version,
         direction: Direction,
     ) -> RecordStream<'_> {
-        let reader = StreamReader {
-            store: self,
-            stream: stream.clone(),
-            direction,
-            next: Some(from.as_i64()),
-            page: Vec::new().into_iter(),
-        };
-        Box::pin(stream::try_unfold(reader, |mut reader| async move {
-            Ok(reader.next().await?.map(|event| (event, reader)))
-        }))
+        let stream = stream.clone();
+        paged(from, move |from| {
+            let stream = stream.clone();
+            async move { self.stream_page(&stream, from, direction).await }
+        })
     }
 
     async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
@@ -54,54 +45,31 @@ impl ReadStream for PgEventStore {
     }
 }
 
-/// A stream that is being read: the page at hand, and where the next one begins.
-struct StreamReader<'a> {
-    store: &'a PgEventStore,
-    stream: StreamId,
-    direction: Direction,
-    /// `None` after the last page.
-    next: Option<i64>,
-    page: std::vec::IntoIter<PgRow>,
-}
-
-impl StreamReader<'_> {
-    async fn next(&mut self) -> Result<Option<RecordedEvent>, ReadError> {
-        loop {
-            if let Some(row) = self.page.next() {
-                return record::decode(&row, 0).map(Some);
-            }
-            let Some(from) = self.next else {
-                return Ok(None);
-            };
-            self.turn_page(from).await?;
-        }
-    }
-
-    async fn turn_page(&mut self, from: i64) -> Result<(), ReadError> {
-        let statements = &self.store.statements;
-        let sql = match self.direction {
-            Direction::Forward => &statements.read_forward,
-            Direction::Backward => &statements.read_backward,
+impl PgEventStore {
+    async fn stream_page(
+        &self,
+        stream: &StreamId,
+        from: Version,
+        direction: Direction,
+    ) -> Result<Page<Version>, ReadError> {
+        let sql = match direction {
+            Direction::Forward => &self.statements.read_forward,
+            Direction::Backward => &self.statements.read_backward,
         };
         let query = sqlx::query(sql.clone())
-            .bind(self.stream.aggregate_id().as_str())
-            .bind(self.stream.aggregate_type().as_str())
-            .bind(from)
-            .bind(PAGE_LIMIT);
-        let rows = self.store.connections.fetch_all(query).await?;
-        self.next = match rows.last() {
-            Some(last) if rows.len() == PAGE => {
-                let last: i64 = last
-                    .try_get(1)
-                    .map_err(|error| ReadError::Unavailable(error.into()))?;
-                match self.direction {
-                    Direction::Forward => last.checked_add(1),
-                    Direction::Backward => last.checked_sub(1),
-                }
-            }
+            .bind(stream.aggregate_id().as_str())
+            .bind(stream.aggregate_type().as_str())
+            .bind(from.as_i64())
+            .bind(PAGE);
+        let rows = self.connections.fetch_all(query).await?;
+        let (events, is_last) = decode_page(&rows)?;
+        let next = match events.last().map(RecordedEvent::version) {
+            Some(last) if !is_last => match direction {
+                Direction::Forward => Some(last.next()),
+                Direction::Backward => last.get().checked_sub(1).map(Version::new),
+            },
             _ => None,
         };
-        self.page = rows.into_iter();
-        Ok(())
+        Ok((events, next))
     }
 }

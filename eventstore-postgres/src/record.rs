@@ -10,6 +10,9 @@ use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+/// The most events read at once.
+pub(crate) const PAGE: i64 = 1_000;
+
 /// Midnight of 2000-01-01, from which the server counts, in microseconds since 1970.
 const SERVER_EPOCH: i128 = 946_684_800_000_000;
 
@@ -28,6 +31,21 @@ pub(crate) fn decode(row: &PgRow, first: usize) -> Result<RecordedEvent, ReadErr
         },
         source,
     })
+}
+
+/// Reads the events of a page, up to the first that is none: it is the error once it comes first.
+///
+/// Also tells whether there is nothing after the page.
+pub(crate) fn decode_page(rows: &[PgRow]) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
+    let mut events = Vec::with_capacity(rows.len());
+    for row in rows {
+        match decode(row, 0) {
+            Ok(event) => events.push(event),
+            Err(error) if events.is_empty() => return Err(error),
+            Err(_) => return Ok((events, false)),
+        }
+    }
+    Ok((events, rows.len() < PAGE as usize))
 }
 
 /// The columns of a row, taken one after the other in the order of `record.sql`.
@@ -83,7 +101,7 @@ impl<'r> Columns<'r> {
 }
 
 /// Whether a valid JSON text is an object.
-pub(crate) fn is_object(json: &str) -> bool {
+fn is_object(json: &str) -> bool {
     json.trim_start_matches([' ', '\t', '\n', '\r'])
         .starts_with('{')
 }
