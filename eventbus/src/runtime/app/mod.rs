@@ -201,8 +201,11 @@ impl App {
         let wanted = position.into().unwrap_or(Position::START);
         let mut relay = self.0.tasks.relay.clone().ok_or(PublishedError::NoRelay)?;
         let arrived = relay.wait_for(|relay| relay.position >= wanted || relay.stopped);
-        let now = match tokio::time::timeout(self.0.wait_timeout, arrived).await {
-            Ok(Ok(now)) => now.clone(),
+        let arrived = tokio::time::timeout(self.0.wait_timeout, arrived)
+            .await
+            .map(|now| now.map(|now| now.clone()));
+        let now = match arrived {
+            Ok(Ok(now)) => now,
             Ok(Err(_)) => return Err(PublishedError::NoRelay),
             Err(_) => return Err(self.not_published(&relay.borrow(), wanted)),
         };

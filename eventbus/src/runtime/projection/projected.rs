@@ -190,13 +190,16 @@ impl<P: Projection> Projected<P> {
             let name = P::definition().name;
             let arrived = progress
                 .wait_for(|progress| progress.position >= position || progress.stopped.is_some());
-            match tokio::time::timeout(timeout, arrived).await {
+            let arrived = tokio::time::timeout(timeout, arrived)
+                .await
+                .map(|now| now.map(|now| now.clone()));
+            match arrived {
                 Ok(Ok(now)) if now.position >= position => Ok(()),
-                Ok(Ok(now)) => Err(now.stopped.clone().unwrap_or(ProjectionError::NotRunning {
-                    name,
-                    known: Vec::new(),
-                })),
-                Ok(Err(_)) => Err(ProjectionError::NotRunning {
+                Ok(Ok(Progress {
+                    stopped: Some(stopped),
+                    ..
+                })) => Err(stopped),
+                Ok(_) => Err(ProjectionError::NotRunning {
                     name,
                     known: Vec::new(),
                 }),

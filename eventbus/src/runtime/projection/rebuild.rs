@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::{record::RecordedEvent, stream::Position},
-    port::{CheckpointError, EventStore, HandlerError, ReadError},
+    port::{CheckpointError, EventStore, HandlerError, ReadError, StateMap},
     runtime::definition::{Projection, ProjectionKind},
 };
 
@@ -227,7 +227,7 @@ impl<P: Projection> Projected<P> {
 /// A fold of a store's feed, from where it has come.
 struct Replay<'a> {
     store: &'a dyn EventStore,
-    state: crate::port::StateMap,
+    state: StateMap,
     report: Report<'a>,
     progress: RebuildProgress,
 }
@@ -246,13 +246,12 @@ impl Replay<'_> {
         let mut feed = self.store.read_all(self.progress.position);
         while let Some(record) = feed.try_next().await? {
             let position = record.position().unwrap_or(self.progress.position);
-            self.fold(projection, record)
-                .await
-                .map_err(|error| RebuildError::Failed {
-                    name: P::definition().name,
-                    position,
-                    error: error.to_string(),
-                })?;
+            let folded = fold(projection, record, &self.state).await;
+            folded.map_err(|error| RebuildError::Failed {
+                name: P::definition().name,
+                position,
+                error: error.to_string(),
+            })?;
             self.progress.position = position;
             self.progress.events += 1;
             if self.progress.events.is_multiple_of(REPORT_EVERY) {
@@ -263,17 +262,17 @@ impl Replay<'_> {
         self.progress.position = self.progress.position.max(target);
         Ok(())
     }
+}
 
-    async fn fold<P: Projection>(
-        &self,
-        projection: &mut P,
-        record: RecordedEvent,
-    ) -> Result<(), HandlerError> {
-        let definition = P::definition();
-        if !definition.events.matches(record.event_type()) {
-            return Ok(());
-        }
-        let delivery = feed_delivery(&definition, record, &self.state);
-        caught(projection.project_mut(&delivery)).await
+async fn fold<P: Projection>(
+    projection: &mut P,
+    record: RecordedEvent,
+    state: &StateMap,
+) -> Result<(), HandlerError> {
+    let definition = P::definition();
+    if !definition.events.matches(record.event_type()) {
+        return Ok(());
     }
+    let delivery = feed_delivery(&definition, record, state);
+    caught(projection.project_mut(&delivery)).await
 }
