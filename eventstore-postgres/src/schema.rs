@@ -107,5 +107,5 @@ mod tests {
     }
 
     /// Processes of two releases share one database: changing the number lets the feed skip.
-    const NAMESPACE_OF_EVENTBUS: u64 = 0;
+    const NAMESPACE_OF_EVENTBUS: u64 = 341769;
 }
