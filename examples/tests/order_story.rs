@@ -8,7 +8,10 @@ use common::{Database, run};
 
 fn story(arguments: &[&str]) -> String {
     let output = run(env!("CARGO_BIN_EXE_order-story"), arguments);
-    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (text, errors) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     assert!(output.status.success(), "{text}{errors}");
     assert_eq!(errors, "", "nothing is logged at the level of warnings");
     text.into_owned()
@@ -17,7 +20,9 @@ fn story(arguments: &[&str]) -> String {
 fn assert_lines_in_order(text: &str, lines: &[&str]) {
     let mut rest = text;
     for line in lines {
-        let at = rest.find(line).unwrap_or_else(|| panic!("`{line}` is missing, or too early, in\n{text}"));
+        let at = rest
+            .find(line)
+            .unwrap_or_else(|| panic!("`{line}` is missing, or too early, in\n{text}"));
         rest = &rest[at + line.len()..];
     }
 }
@@ -78,7 +83,11 @@ fn the_story_is_told_and_goes_on_in_the_same_file() {
             "equal      true",
         ],
     );
-    assert_eq!(second.matches("receipt    ").count(), 1, "the first order got its receipt already");
+    assert_eq!(
+        second.matches("receipt    ").count(),
+        1,
+        "the first order got its receipt already"
+    );
 }
 
 #[test]
@@ -86,19 +95,41 @@ fn on_servers_each_save_shows_its_position_and_its_redis_entry() {
     let database = Database::create();
     let redis = test_servers::private_redis();
     let text = story(&["--store", &database.url, "--bus", redis.url()]);
-    assert_lines_in_order(&text, &["store: postgres://", "bus:   redis://", "stored     version 1 at position 1"]);
-    let ids: Vec<_> = text.lines().filter_map(|line| line.trim().strip_prefix("published  ")).collect();
+    assert_lines_in_order(
+        &text,
+        &[
+            "store: postgres://",
+            "bus:   redis://",
+            "stored     version 1 at position 1",
+        ],
+    );
+    let ids: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("published  "))
+        .collect();
     assert_eq!(ids.len(), 2, "{text}");
-    let is_entry_id = |id: &&str| id.split_once('-').is_some_and(|(ms, seq)| ms.len() == 13 && seq.parse::<u64>().is_ok());
+    let is_entry_id = |id: &&str| {
+        id.split_once('-')
+            .is_some_and(|(ms, seq)| ms.len() == 13 && seq.parse::<u64>().is_ok())
+    };
     assert!(ids.iter().all(is_entry_id), "{ids:?}");
-    assert_lines_in_order(&text, &["receipt    front desk to cust-123", "equal      true"]);
+    assert_lines_in_order(
+        &text,
+        &["receipt    front desk to cust-123", "equal      true"],
+    );
 }
 
 #[test]
 fn a_store_that_is_not_there_is_named_without_its_password() {
-    let url = format!("postgres://app:secret@127.0.0.1:{}/orders", test_servers::closed_port());
+    let url = format!(
+        "postgres://app:secret@127.0.0.1:{}/orders",
+        test_servers::closed_port()
+    );
     let output = run(env!("CARGO_BIN_EXE_order-story"), &["--store", &url]);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
-    assert!(errors.contains("app@127.0.0.1") && !errors.contains("secret"), "{errors}");
+    assert!(
+        errors.contains("app@127.0.0.1") && !errors.contains("secret"),
+        "{errors}"
+    );
 }

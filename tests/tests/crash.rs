@@ -40,12 +40,18 @@ type Seen = Arc<Mutex<Vec<(String, u64)>>>;
 
 /// In the process that dies the handler never ends.
 #[handler(manual)]
-async fn thank(event: &Deposited, meta: &Metadata, State(seen): State<Option<Seen>>) -> Result<(), HandlerError> {
+async fn thank(
+    event: &Deposited,
+    meta: &Metadata,
+    State(seen): State<Option<Seen>>,
+) -> Result<(), HandlerError> {
     let Some(seen) = seen else {
         println!("in hand");
         return std::future::pending().await;
     };
-    seen.lock().map_err(|_| "poisoned")?.push((meta.aggregate_id().to_string(), event.cents));
+    seen.lock()
+        .map_err(|_| "poisoned")?
+        .push((meta.aggregate_id().to_string(), event.cents));
     Ok(())
 }
 
@@ -55,7 +61,9 @@ async fn backends(store: &str, bus: &str) -> (Arc<dyn EventStore>, Option<Arc<dy
     } else {
         Arc::new(SqliteEventStore::open(store).await.unwrap())
     };
-    let Some((redis_url, prefix)) = bus.split_once(' ') else { return (opened, None) };
+    let Some((redis_url, prefix)) = bus.split_once(' ') else {
+        return (opened, None);
+    };
     let config = RedisEventBusConfig {
         redis_url: redis_url.into(),
         stream_prefix: prefix.into(),
@@ -63,7 +71,10 @@ async fn backends(store: &str, bus: &str) -> (Arc<dyn EventStore>, Option<Arc<dy
         block_ms: 100,
         ..RedisEventBusConfig::default()
     };
-    (opened, Some(Arc::new(RedisEventBus::connect(config).await.unwrap())))
+    (
+        opened,
+        Some(Arc::new(RedisEventBus::connect(config).await.unwrap())),
+    )
 }
 
 async fn app(store: &str, bus: &str, seen: Option<Seen>) -> App {
@@ -78,11 +89,15 @@ async fn app(store: &str, bus: &str, seen: Option<Seen>) -> App {
 /// What the process that dies plays; does nothing in an ordinary run.
 #[tokio::test]
 async fn the_process_that_dies() {
-    let (Ok(store), Ok(bus)) = (env::var("CRASH_STORE"), env::var("CRASH_BUS")) else { return };
+    let (Ok(store), Ok(bus)) = (env::var("CRASH_STORE"), env::var("CRASH_BUS")) else {
+        return;
+    };
     let app = app(&store, &bus, None).await;
     let saved = app
         .repository::<Account>()
-        .upsert(&"ada".parse().unwrap(), |_| Ok::<_, eventbus::Never>(Deposited { cents: 5 }))
+        .upsert(&"ada".parse().unwrap(), |_| {
+            Ok::<_, eventbus::Never>(Deposited { cents: 5 })
+        })
         .await
         .unwrap();
     println!("saved at {}", saved.position.unwrap());
@@ -102,7 +117,9 @@ fn spawn(store: &str, bus: &str) -> Child {
 /// Lets the process save and take the event in hand, then kills it.
 fn save_and_die(store: &str, bus: &str) {
     let mut child = spawn(store, bus);
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let lines = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
     let mut awaited = vec!["saved at", "in hand"];
     for line in lines {
         awaited.retain(|text| !line.contains(text));
@@ -123,8 +140,16 @@ async fn the_next_start_handles(store: &str, bus: &str) {
     app.settled().await.unwrap();
     let mut handled = seen.lock().unwrap().clone();
     handled.dedup();
-    assert_eq!(*seen.lock().unwrap(), vec![("ada".to_owned(), 5); 2], "both deposits are thanked for");
-    let account = app.repository::<Account>().load(&"ada".parse().unwrap()).await.unwrap();
+    assert_eq!(
+        *seen.lock().unwrap(),
+        vec![("ada".to_owned(), 5); 2],
+        "both deposits are thanked for"
+    );
+    let account = app
+        .repository::<Account>()
+        .load(&"ada".parse().unwrap())
+        .await
+        .unwrap();
     assert_eq!(account.balance, 10);
     app.shutdown(Duration::from_secs(10)).await.unwrap();
 }
@@ -140,7 +165,11 @@ async fn on_sqlite_and_the_in_process_bus() {
 #[tokio::test]
 async fn on_postgres_and_redis() {
     let schema_url = postgres_database().await;
-    let bus = format!("{} {}", test_servers::redis_url(), test_servers::unique_name("crash"));
+    let bus = format!(
+        "{} {}",
+        test_servers::redis_url(),
+        test_servers::unique_name("crash")
+    );
     the_next_start_handles(&schema_url, &bus).await;
 }
 
@@ -148,7 +177,14 @@ async fn on_postgres_and_redis() {
 async fn postgres_database() -> String {
     use sqlx::{AssertSqlSafe, Connection, Executor};
     let name = test_servers::unique_name("crash");
-    let mut admin = sqlx::PgConnection::connect(test_servers::postgres_url()).await.unwrap();
-    admin.execute(sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))).await.unwrap();
+    let mut admin = sqlx::PgConnection::connect(test_servers::postgres_url())
+        .await
+        .unwrap();
+    admin
+        .execute(sqlx::raw_sql(AssertSqlSafe(format!(
+            "CREATE DATABASE {name}"
+        ))))
+        .await
+        .unwrap();
     test_servers::database_url_for(&name)
 }
