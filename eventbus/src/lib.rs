@@ -60,7 +60,7 @@ pub mod __private {
 
     pub use crate::{
         domain::{
-            aggregate::{Lists, aggregate_type_of},
+            aggregate::Lists,
             codec::Codec,
             event::{belongs_to, decode_one, decode_with, encode_one, encode_with, unknown},
         },

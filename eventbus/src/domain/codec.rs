@@ -56,10 +56,13 @@ pub struct Codec<E> {
     decode: fn(&str) -> Result<E, BoxError>,
 }
 
-impl<E: Payload> Codec<E> {
+impl<E> Codec<E> {
     /// The fields as serde writes them.
     #[must_use]
-    pub const fn json() -> Self {
+    pub const fn json() -> Self
+    where
+        E: Payload,
+    {
         Self {
             encode: E::to_json,
             decode: E::from_json,
@@ -68,15 +71,16 @@ impl<E: Payload> Codec<E> {
 
     /// An event without fields: `{}` in the store, `null` to serde.
     #[must_use]
-    pub const fn unit() -> Self {
+    pub const fn unit() -> Self
+    where
+        E: Payload,
+    {
         Self {
             encode: |_| Ok("{}".into()),
             decode: |_| E::from_json("null"),
         }
     }
-}
 
-impl<E> Codec<E> {
     pub(crate) fn encode(
         &self,
         event_type: &'static str,
