@@ -1,4 +1,5 @@
 //! What is the in-process bus's alone: checkpoints, back-pressure, letting go of old entries.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
     collections::{HashMap, HashSet},
