@@ -17,7 +17,10 @@ use crate::{
 };
 
 const OPTIONS: &[Known] = &[
-    Known::path("aggregate", "`aggregate = Order`, or `aggregate_type = \"Order\"` when it is in another crate"),
+    Known::path(
+        "aggregate",
+        "`aggregate = Order`, or `aggregate_type = \"Order\"` when it is in another crate",
+    ),
     Known::text("aggregate_type", "`aggregate_type = \"Order\"`"),
     Known::text("type", "`type = \"order.created\"`"),
     Known::number("version", "`version = 2`"),
