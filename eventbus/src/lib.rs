@@ -61,7 +61,7 @@ pub mod __private {
     pub use crate::{
         domain::{
             aggregate::Lists,
-            codec::Codec,
+            codec::{Codec, Payload},
             event::{belongs_to, decode_one, decode_with, encode_one, encode_with, unknown},
         },
         port::{

@@ -35,8 +35,8 @@ fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
         Aggregate::Name(name) => quote!(#name),
         Aggregate::Unknown => quote!(""),
     };
-    let codec = if *is_unit { quote!(unit) } else { quote!(json) };
-    let codec = quote_spanned!(ident.span()=> #krate::__private::Codec::<#ident>::#codec());
+    let codec = if *is_unit { quote!(UNIT) } else { quote!(JSON) };
+    let codec = quote_spanned!(ident.span()=> <#ident as #krate::__private::Payload>::#codec);
     let rust_name = text::name_of(ident);
     let source = crate::krate::source(krate, ident);
     let submit = complete.then(|| {
