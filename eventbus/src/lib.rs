@@ -1,4 +1,51 @@
-//! eventbus
+//! Event-sourced aggregates: annotate events and handlers, and the framework stores, publishes, delivers and replays
+//! them.
+//!
+//! ```standalone_crate
+//! use eventbus::prelude::*;
+//!
+//! #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+//! #[event(aggregate = Account)]
+//! struct Deposited { cents: u64 }
+//!
+//! #[derive(Debug, Default, Aggregate)]
+//! #[aggregate(events(Deposited))]
+//! struct Account { balance: u64 }
+//!
+//! impl Apply for Account {
+//!     fn apply(&mut self, AccountEvent::Deposited(deposited): &AccountEvent) {
+//!         self.balance += deposited.cents;
+//!     }
+//! }
+//!
+//! #[handler]
+//! async fn thank(event: &Deposited, meta: &Metadata) {
+//!     println!("thank you, {}, for {} cents", meta.aggregate_id(), event.cents);
+//! }
+//!
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> eventbus::Result<()> {
+//!     let app = App::builder().discover().start().await?; // in memory
+//!     let (accounts, ada) = (app.repository::<Account>(), "ada".parse()?);
+//!     accounts.upsert(&ada, |_| Ok::<_, eventbus::Never>(Deposited { cents: 120 })).await?;
+//!     assert_eq!(accounts.load(&ada).await?.balance, 120);
+//!     Ok(app.settled().await?)
+//! }
+//! ```
+//!
+//! # Where to look
+//! - Events and aggregates: [`DomainEvent`], [`Aggregate`], [`Apply`], [`AggregateRoot`].
+//! - Loading and saving: [`AggregateRepository`]; what a save reports: [`Saved`].
+//! - Reacting: [`handler`](macro@handler) and [`projection`](macro@projection); by hand: [`EventBusExt`], [`Projected`].
+//! - Putting it together: [`App`]. Without a store or bus it runs in memory, which is the app for tests.
+//! - Backends: crates `eventstore-sqlite`, `eventstore-postgres` and `eventbus-redis`; to write one, [`port`] and the
+//!   feature `testkit`.
+//!
+//! # Promises
+//! A save that returned is durable; a conflict stores nothing. The feed of a store skips, repeats and reorders nothing.
+//! What is stored is published in order, at least once; every consumer group gets every event at least once.
+//! Projections whose state is in memory are exact. Effects of handlers may be repeated after a crash: deduplicate by
+//! [`Metadata::event_id`] where that would hurt.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 extern crate self as eventbus;
@@ -18,7 +65,7 @@ pub use domain::{
     attributes::{Attributes, InvalidAttributes},
     codec::{DecodeError, EncodeError, EncodeFault, RESERVED_FIELDS},
     context::EventContext,
-    error::{BoxError, Error, Result},
+    error::{BoxError, Error, Never, Result},
     event::{DomainEvent, EncodeEvent, EventDescriptor, EventFilter, EventSet, Source},
     metadata::{EventId, InvalidUuid, Metadata, parse_uuid},
     name::{InvalidName, MAX_NAME_BYTES, Name, NameFault},

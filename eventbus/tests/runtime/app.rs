@@ -306,3 +306,21 @@ async fn dropping_the_last_clone_stops_everything() {
     drop(app);
     until("it stopped", async || !bus.is_consuming()).await;
 }
+
+#[tokio::test]
+async fn a_bus_can_be_given_to_the_next_app() {
+    let (bus, log) = (InMemoryEventBus::new(), Log::default());
+    for _ in 0..2 {
+        let app = App::builder()
+            .bus(bus.clone())
+            .state(log.clone())
+            .handler::<receipt>();
+        let app = app.start().await.unwrap();
+        assert_eq!(bus.subscriber_count(), 1);
+        drop(app);
+        until("the handlers are unsubscribed", async || {
+            bus.subscriber_count() == 0
+        })
+        .await;
+    }
+}

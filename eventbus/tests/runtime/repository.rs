@@ -269,6 +269,23 @@ async fn an_unknown_outcome_is_resolved_by_the_same_event_ids() {
 }
 
 #[tokio::test]
+async fn saving_again_after_an_outcome_that_stayed_unknown_stores_once() {
+    let store = FaultyStore::new(InMemoryEventStore::new());
+    let orders = AggregateRepository::<Order>::new(store.clone());
+    store.appends.next(Fault::LostReply, 4);
+    let mut order = orders.create(AggregateId::new());
+    order.record(created("ada", 1.0));
+    let error = orders.save(&mut order).await.unwrap_err();
+    assert_eq!(error.to_string(), "append outcome unknown");
+    let saved = orders.save(&mut order).await.unwrap();
+    assert_eq!(
+        (saved.version, saved.position.map(|p| p.get())),
+        (Version::FIRST, Some(1))
+    );
+    assert!(order.pending().is_empty());
+}
+
+#[tokio::test]
 async fn an_unavailable_store_fails_the_save_and_keeps_what_is_pending() {
     let store = FaultyStore::new(InMemoryEventStore::new());
     let orders = AggregateRepository::<Order>::new(store.clone());

@@ -11,8 +11,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::plan::Checked;
 use crate::{
     domain::error::BoxError,
-    port::{ConsumeError, EventBus, EventStore, RetryPolicy, ShutdownError, StateMap},
-    runtime::relay::{Relay, RelayProgress},
+    port::{
+        ConsumeError, EventBus, EventStore, RetryPolicy, ShutdownError, StateMap, Subscription,
+    },
+    runtime::{
+        definition::HandlerDefinition,
+        relay::{Relay, RelayProgress},
+        subscription::{group_of, handler_subscriber},
+    },
 };
 
 /// Relay, consumers and projections of an app; dropped, they are told to stop.
@@ -32,6 +38,7 @@ impl Tasks {
         state: &StateMap,
         has_relay: bool,
     ) -> Result<Self, BoxError> {
+        let subscriptions = Subscriptions::of(&plan.handlers, bus, state);
         let mut tasks = Self {
             cancel: CancellationToken::new(),
             abort: CancellationToken::new(),
@@ -44,7 +51,8 @@ impl Tasks {
             tasks.spawn_one(relay.run(tasks.cancel.clone()));
         }
         if !plan.handlers.is_empty() {
-            tasks.spawn_one(consume(Arc::clone(bus), tasks.cancel.clone()));
+            let consumer = consume(Arc::clone(bus), subscriptions, tasks.cancel.clone());
+            tasks.spawn_one(consumer);
         }
         for slot in &plan.projections {
             tasks.spawn_one(slot.run(Arc::clone(store), state.clone(), tasks.cancel.clone()));
@@ -86,8 +94,32 @@ impl Drop for Tasks {
     }
 }
 
+/// The places of an app's handlers on a bus, given up when nothing consumes for them any more.
+///
+/// Keep: never before that. A consumer of a group that nobody subscribes to acknowledges what it gets.
+struct Subscriptions(Vec<Subscription>);
+
+impl Subscriptions {
+    fn of(handlers: &[HandlerDefinition], bus: &Arc<dyn EventBus>, state: &StateMap) -> Self {
+        let subscribe = |handler: &HandlerDefinition| {
+            let group = group_of(handler, bus.default_group());
+            bus.subscribers()
+                .add(group, handler_subscriber(*handler, state))
+        };
+        Self(handlers.iter().map(subscribe).collect())
+    }
+}
+
+impl Drop for Subscriptions {
+    fn drop(&mut self) {
+        self.0
+            .iter()
+            .for_each(|subscription| drop(subscription.cancel()));
+    }
+}
+
 /// Consumes until cancelled; a bus that is away at first is tried again.
-async fn consume(bus: Arc<dyn EventBus>, cancel: CancellationToken) {
+async fn consume(bus: Arc<dyn EventBus>, _subscriptions: Subscriptions, cancel: CancellationToken) {
     let backoff = RetryPolicy {
         max_retries: u32::MAX,
         first_delay: Duration::from_millis(100),
