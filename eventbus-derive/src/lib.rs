@@ -8,6 +8,7 @@ mod aggregate;
 mod domain_event;
 mod handler;
 mod krate;
+mod misplaced;
 mod mistakes;
 mod options;
 mod parameters;

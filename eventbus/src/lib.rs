@@ -107,8 +107,8 @@ pub mod __private {
 
     pub use crate::{
         domain::{
-            aggregate::{Lists, aggregate_type_of},
-            codec::Codec,
+            aggregate::Lists,
+            codec::{Codec, Payload},
             event::{belongs_to, decode_one, decode_with, encode_one, encode_with, unknown},
         },
         port::{

@@ -9,16 +9,16 @@ use syn::{
 
 use super::model::{Listed, Model};
 use crate::{
-    krate,
+    krate, misplaced,
     mistakes::Mistakes,
     options::{Known, Options},
     text,
 };
 
 const OPTIONS: &[Known] = &[
-    Known::list("events", "events(OrderCreated, OrderShipped)"),
-    Known::text("type", "type = \"Order\""),
-    Known::ident("event", "event = OrderEvent"),
+    Known::list("events", "`events(OrderCreated, OrderShipped)`"),
+    Known::text("type", "`type = \"Order\"`"),
+    Known::ident("event", "`event = OrderEvent`"),
     krate::CRATE,
 ];
 
@@ -26,6 +26,7 @@ const OPTIONS: &[Known] = &[
 pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Model> {
     let options = Options::of_attributes("aggregate", OPTIONS, &input.attrs, mistakes);
     let krate = krate::path(&options, mistakes);
+    misplaced::check("aggregate", &input.data, mistakes);
     let aggregate_type = options.name("type", "an aggregate type", mistakes);
     let event = options.ident("event", mistakes);
     let listed = listed(input, &options, mistakes);
