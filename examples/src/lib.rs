@@ -92,7 +92,10 @@ pub async fn backends(example: &str) -> Result<(Arc<dyn EventStore>, Arc<dyn Eve
     let file = format!("{example}.db");
     let backends = <Arguments as clap::Parser>::parse().backends;
     println!("{}", backends.describe(&file)?);
-    Ok((backends.open_store(&file).await?, backends.open_bus(example).await?))
+    Ok((
+        backends.open_store(&file).await?,
+        backends.open_bus(example).await?,
+    ))
 }
 
 /// Prints a heading.
