@@ -14,6 +14,8 @@ mod options;
 mod parameters;
 mod projection;
 mod sets;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use proc_macro::TokenStream;
