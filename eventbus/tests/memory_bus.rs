@@ -364,3 +364,23 @@ async fn without_subscribers_the_newest_events_are_held_and_publishing_goes_on()
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_event_in_hand_of_a_group_without_handlers_is_not_acknowledged() {
+    use eventbus::port::{Delivery, Outcome, dispatch};
+    let event = NewEvent::new(Name::from_static("Counted"), 1, "{}");
+    let stream = StreamId::parse("Counter", "1").unwrap();
+    let record = event.recorded_as(stream, Version::FIRST, Some(Position::new(1)));
+    let delivery = Delivery::new(record, Name::from_static("default"));
+    assert!(matches!(
+        dispatch(&[], &delivery).await,
+        Outcome::Unattended
+    ));
+    let other = Subscriber::new(Name::from_static("other"), EventFilter::Only(&[]), |_| {
+        Box::pin(async { Ok(()) })
+    });
+    assert!(matches!(
+        dispatch(&[other], &delivery).await,
+        Outcome::Skipped
+    ));
+}

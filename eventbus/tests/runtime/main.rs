@@ -1,6 +1,7 @@
 //! What runs: repository, subscriptions, relay, projections, app; on the backends in memory.
 
 mod app;
+mod logs;
 mod orders;
 mod projections;
 mod relay;

@@ -27,6 +27,10 @@ impl TestSchema {
         Self(test_servers::unique_name("store"))
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.0
+    }
+
     pub(crate) fn config(&self) -> PgEventStoreConfig {
         PgEventStoreConfig {
             database_url: test_servers::postgres_url().into(),
@@ -127,15 +131,14 @@ pub(crate) async fn run(connection: &mut PgConnection, sql: &str) {
     connection.execute(sql).await.unwrap();
 }
 
-/// Waits until a backend waits for a lock in a statement that contains `text`, and returns its process id.
-pub(crate) async fn blocked_backend(connection: &mut PgConnection, text: &str) -> i32 {
-    let sql = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%' || $1 || '%'";
+/// Waits until a backend of this database waits for a lock in a statement on `schema`, and returns its process id.
+pub(crate) async fn blocked_backend(connection: &mut PgConnection, schema: &str) -> i32 {
+    let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
+               AND wait_event_type = 'Lock' AND query LIKE '%\"' || $1 || '\".events%'";
     within(async {
         loop {
-            let found = sqlx::query_scalar(sql)
-                .bind(text)
-                .fetch_optional(&mut *connection);
-            if let Some(pid) = found.await.unwrap() {
+            let found = sqlx::query_scalar(sql).bind(schema);
+            if let Some(pid) = found.fetch_optional(&mut *connection).await.unwrap() {
                 return pid;
             }
             tokio::task::yield_now().await;
