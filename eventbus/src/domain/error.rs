@@ -67,3 +67,15 @@ impl fmt::Display for Chain<'_> {
         Ok(())
     }
 }
+
+/// The refusal of a decision that cannot refuse: `Ok::<_, Never>(event)`.
+///
+/// # Examples
+/// ```
+/// use eventbus::Never;
+/// fn decide() -> Result<u8, Never> {
+///     Ok(5)
+/// }
+/// assert_eq!(decide(), Ok(5));
+/// ```
+pub type Never = std::convert::Infallible;

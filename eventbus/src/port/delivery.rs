@@ -139,7 +139,11 @@ impl HandlerError {
         }
     }
 
-    pub(crate) fn panicked(message: String) -> Self {
+    /// The error of a handler that panicked.
+    pub(crate) fn from_panic(panic: &(dyn std::any::Any + Send)) -> Self {
+        let text = (panic.downcast_ref::<&str>().copied())
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let message = format!("handler panicked: {}", text.unwrap_or("(no message)"));
         Self {
             kind: HandlerErrorKind::Panicked,
             source: message.into(),

@@ -110,7 +110,7 @@ impl Subscriber {
         AssertUnwindSafe(async { (self.handle)(delivery).await })
             .catch_unwind()
             .await
-            .unwrap_or_else(|panic| Err(HandlerError::panicked(panic_message(&*panic))))
+            .unwrap_or_else(|panic| Err(HandlerError::from_panic(&*panic)))
     }
 }
 
@@ -121,14 +121,6 @@ impl fmt::Debug for Subscriber {
             .field("events", &self.events.event_types())
             .finish()
     }
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("handler panicked: {}", text.unwrap_or("(no message)"))
 }
 
 /// What came of a delivery.

@@ -5,10 +5,12 @@
 
 mod address;
 mod bus;
+mod check;
 mod checkpoint;
 mod consuming;
 mod delivery;
 mod dispatch;
+mod page;
 mod relay;
 mod retry;
 mod signal;
@@ -19,20 +21,21 @@ mod transaction;
 
 pub use address::redacted;
 pub use bus::{ConsumeError, EventBus, GroupProgress, MessageId, PublishError, ShutdownError};
+pub use check::{InvalidPayload, check_ids, check_payloads, first_result};
 pub use checkpoint::{CheckpointError, Checkpoints};
 pub use consuming::{Consuming, StopSignal};
 pub use delivery::{Delivery, HandlerError, HandlerErrorKind};
 pub use dispatch::{
     Failure, HandleFn, HandlerOptions, Outcome, Subscriber, Subscribers, Subscription, dispatch,
 };
+pub use page::{Page, paged};
 pub use relay::{PublishRange, RangeOutcome};
 pub use retry::RetryPolicy;
 pub use signal::{AppendSignal, AppendWatch};
 pub use state::{Requirements, StateMap, TypeKey};
 pub use stats::{BusCounters, BusStats, GroupInfo, StreamInfo, StreamSummary};
 pub use store::{
-    AppendError, AppendEvents, Direction, EventStore, ReadError, ReadFeed, ReadStream,
-    RecordStream, check_ids,
+    AppendError, AppendEvents, Direction, EventStore, ReadError, ReadFeed, ReadStream, RecordStream,
 };
 pub use transaction::{FromTransaction, Transaction, TransactionSlot, Transactions};
 

@@ -177,22 +177,6 @@ pub enum ReadError {
     },
 }
 
-/// Finds an event id that stands twice in one append; stores refuse it before sending.
-///
-/// # Errors
-/// [`AppendError::EventIdTaken`] with the first id that stands twice.
-pub fn check_ids(stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendError> {
-    let mut ids: Vec<_> = events.iter().map(NewEvent::event_id).collect();
-    ids.sort_unstable();
-    match ids.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(AppendError::EventIdTaken {
-            event_id: pair[0],
-            stream: stream.clone(),
-        }),
-        None => Ok(()),
-    }
-}
-
 #[async_trait]
 impl<S: AppendEvents + ?Sized> AppendEvents for Arc<S> {
     async fn append(

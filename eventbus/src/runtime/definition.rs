@@ -9,7 +9,7 @@ use crate::{
 
 /// How a handler is called: the delivery is shared, the transaction exclusive.
 #[doc(hidden)]
-pub type HandlerCall =
+pub(crate) type HandlerCall =
     for<'d> fn(&'d Delivery, TransactionSlot<'d>) -> BoxFuture<'d, Result<(), HandlerError>>;
 
 /// An annotated function; made by `#[handler]` on the type of the function's name.

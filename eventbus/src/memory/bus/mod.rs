@@ -195,6 +195,10 @@ impl EventBus for InMemoryEventBus {
         }
     }
 
+    fn is_durable(&self) -> bool {
+        false
+    }
+
     /// Call it before the bus consumes and before the feed is published.
     async fn resume_from(
         &self,

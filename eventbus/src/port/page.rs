@@ -1,0 +1,32 @@
+//! Reading in pages, as one stream.
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{ReadError, RecordStream};
+use crate::domain::record::RecordedEvent;
+
+/// Some events, and where to read on; without that, the end is reached.
+pub type Page<C> = (Vec<RecordedEvent>, Option<C>);
+
+/// Turns page-wise reading into a stream: a page is read when the former one is consumed, none before the first poll.
+///
+/// `read_page` is given where to read on, first `start`. Ends after a page without continuation, or after an error.
+pub fn paged<'a, C, F, P>(start: C, read_page: F) -> RecordStream<'a>
+where
+    C: Send + 'a,
+    F: Fn(C) -> P + Send + 'a,
+    P: Future<Output = Result<Page<C>, ReadError>> + Send + 'a,
+{
+    stream::try_unfold(Some(start), move |from| {
+        let page = from.map(&read_page);
+        async move {
+            match page {
+                Some(page) => page.await.map(Some),
+                None => Ok(None),
+            }
+        }
+    })
+    .map_ok(|events| stream::iter(events).map(Ok))
+    .try_flatten()
+    .boxed()
+}

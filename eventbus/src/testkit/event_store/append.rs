@@ -1,0 +1,251 @@
+//! What an append stores.
+
+use time::{OffsetDateTime, macros::datetime};
+use uuid::Uuid;
+
+use super::subject::{Subject, event, events, positions_grow, stream, versions};
+use crate::{
+    Attributes, EventContext, ExpectedVersion, Name, NewEvent,
+    port::{AppendError, EventStore},
+};
+
+/// The first event of a stream has version 1, each next one the next version.
+pub async fn versions_start_at_one_and_are_contiguous<S: EventStore>(store: S) {
+    let store = Subject::new("versions_start_at_one_and_are_contiguous", store);
+    let stream = stream();
+    let mut all = store.add(&stream, ExpectedVersion::Any, &events(1)).await;
+    all.extend(store.add(&stream, ExpectedVersion::Any, &events(3)).await);
+    all.extend(store.add(&stream, ExpectedVersion::Any, &events(2)).await);
+    store.same(
+        versions(&all),
+        (1..=6).collect(),
+        "versions as returned by append",
+    );
+    store.holds(&stream, &all).await;
+}
+
+/// Later events have higher positions, within an append, a stream and the store.
+pub async fn positions_grow_in_append_order<S: EventStore>(store: S) {
+    let store = Subject::new("positions_grow_in_append_order", store);
+    let (one, two) = (stream(), stream());
+    let mut all = Vec::new();
+    for count in [1, 3, 2] {
+        for stream in [&one, &two] {
+            all.extend(
+                store
+                    .add(stream, ExpectedVersion::Any, &events(count))
+                    .await,
+            );
+        }
+    }
+    store.check(
+        positions_grow(&all),
+        format_args!("positions as returned by append: {all:#?}"),
+    );
+}
+
+/// What an append returns is what was given, with its place, and is what is read back: every field.
+pub async fn append_returns_what_is_read_back<S: EventStore>(store: S) {
+    let store = Subject::new("append_returns_what_is_read_back", store);
+    let stream = stream();
+    let attributes = r#"{ "z": [1,  2.50], "a":"\u00fc ü 漢", "big":18446744073709551617 }"#;
+    let full = EventContext {
+        correlation_id: Some(Uuid::now_v7()),
+        causation_id: Some(Uuid::from_u128(1)),
+        tenant_id: Some(Uuid::max()),
+        actor_id: Some("o'brien \"7\" %_\\ ünï 漢 🦀\n".into()),
+        attributes: store.ok(Attributes::parse(attributes), "parsing attributes"),
+    };
+    let plain = EventContext::default();
+    let partly = EventContext::default()
+        .with_tenant(Uuid::nil())
+        .with_actor("");
+    let given: Vec<_> = [full, plain, partly]
+        .into_iter()
+        .map(|context| event().with_context(context))
+        .chain([NewEvent::new(Name::from_static("order.naïve 漢"), 7, "{}")
+            .with_event_id(Uuid::from_u128(0x1234_5678_9abc_4def_8123_4567_89ab_cdef).into())])
+        .collect();
+
+    let recorded = store.add(&stream, ExpectedVersion::NoStream, &given).await;
+    store.same(recorded.len(), given.len(), "number of events returned");
+    for (given, recorded) in given.into_iter().zip(&recorded) {
+        let (context, metadata) = (given.context(), recorded.metadata());
+        store.same(metadata.event_id(), given.event_id(), "event id");
+        store.same(metadata.event_type(), given.event_type(), "event type");
+        store.same(
+            metadata.schema_version(),
+            given.schema_version(),
+            "schema version",
+        );
+        store.same(
+            metadata.correlation_id(),
+            given.correlation_id(),
+            "correlation id",
+        );
+        store.same(
+            metadata.causation_id(),
+            context.causation_id,
+            "causation id",
+        );
+        store.same(metadata.tenant_id(), context.tenant_id, "tenant id");
+        store.same(metadata.actor_id(), context.actor_id.as_deref(), "actor id");
+        store.same(metadata.attributes(), &context.attributes, "attributes");
+        let wanted = given.recorded_as(stream.clone(), recorded.version(), recorded.position());
+        store.same(
+            recorded,
+            &wanted,
+            "append returned something else than given",
+        );
+        store.same(
+            recorded.metadata().attributes().as_json(),
+            wanted.metadata().attributes().as_json(),
+            "attributes are not the same text",
+        );
+    }
+    store.holds(&stream, &recorded).await;
+}
+
+/// The bytes of a payload are kept: key order, white space, escapes, numbers of any size.
+pub async fn payloads_are_kept_byte_for_byte<S: EventStore>(store: S) {
+    let store = Subject::new("payloads_are_kept_byte_for_byte", store);
+    let stream = stream();
+    let payloads = [
+        "{}",
+        " {\n\t\"z\" : 1,\r\n \"a\":2 } ",
+        r#"{"a":1,"a":2,"":3}"#,
+        r#"{"text":"\u0000 \ud83e\udd80 \/ \" ' % ; -- ü 漢 🦀"}"#,
+        r#"{"n":[9007199254740993,18446744073709551617,-0.0,1.10,1E5,0.1000000000000000055511151231257827]}"#,
+        r#"{"deep":[[[[[[[[{"a":[null,true,false]}]]]]]]]]}"#,
+    ];
+    let given: Vec<_> = payloads
+        .iter()
+        .map(|payload| NewEvent::new(Name::from_static("Kept"), 1, *payload))
+        .collect();
+    let recorded = store.add(&stream, ExpectedVersion::NoStream, &given).await;
+    for (recorded, payload) in store.read(&stream).await.iter().zip(payloads) {
+        store.same(recorded.payload(), payload, "payload read back");
+    }
+    store.holds(&stream, &recorded).await;
+}
+
+/// When an event happened is kept to the microsecond, also long ago and far ahead.
+pub async fn times_are_kept_to_the_microsecond<S: EventStore>(store: S) {
+    let store = Subject::new("times_are_kept_to_the_microsecond", store);
+    let stream = stream();
+    let times = [
+        datetime!(2026-07-01 12:00:00.123_456 UTC),
+        datetime!(2026-07-01 12:00:00.000_001 UTC),
+        datetime!(1969-12-31 23:59:59.999_999 UTC),
+        datetime!(0001-01-01 00:00:00.000_001 UTC),
+        datetime!(9999-12-31 23:59:59.999_999 UTC),
+        datetime!(2026-07-01 12:00:00.123_456_789 +05:30),
+        OffsetDateTime::UNIX_EPOCH,
+    ];
+    let given: Vec<_> = times
+        .into_iter()
+        .map(|time| event().with_occurred_at(time))
+        .collect();
+    let recorded = store.add(&stream, ExpectedVersion::NoStream, &given).await;
+    for (given, recorded) in given.iter().zip(&recorded) {
+        store.same(
+            recorded.metadata().occurred_at(),
+            given.occurred_at(),
+            "time as returned by append",
+        );
+    }
+    store.holds(&stream, &recorded).await;
+}
+
+/// An append without events does nothing, whatever it expects.
+pub async fn empty_append_does_nothing<S: EventStore>(store: S) {
+    let store = Subject::new("empty_append_does_nothing", store);
+    let stream = stream();
+    for expected in [
+        ExpectedVersion::Any,
+        ExpectedVersion::NoStream,
+        ExpectedVersion::StreamExists,
+        ExpectedVersion::Exact(7.into()),
+    ] {
+        let recorded = store.add(&stream, expected, &[]).await;
+        store.same(recorded, Vec::new(), "events returned");
+    }
+    store.holds(&stream, &[]).await;
+}
+
+/// If one event of an append cannot be stored, none is, and the stream goes on as if it had never been tried.
+pub async fn several_events_are_stored_all_or_none<S: EventStore>(store: S) {
+    let store = Subject::new("several_events_are_stored_all_or_none", store);
+    let (stream, other) = (stream(), stream());
+    let elsewhere = store
+        .add(&other, ExpectedVersion::NoStream, &events(1))
+        .await;
+    let mut kept = store
+        .add(&stream, ExpectedVersion::NoStream, &events(1))
+        .await;
+
+    for place in 0..3 {
+        let mut bad = events(3);
+        bad[place] = event().with_event_id(elsewhere[0].metadata().event_id());
+        store.refused(&stream, ExpectedVersion::Any, &bad).await;
+        store.holds(&stream, &kept).await;
+        let mut bad = events(3);
+        bad[place] = NewEvent::new(Name::from_static("Broken"), 1, "{");
+        store.refused(&stream, ExpectedVersion::Any, &bad).await;
+        store.holds(&stream, &kept).await;
+    }
+    kept.extend(
+        store
+            .add(&stream, ExpectedVersion::Exact(1.into()), &events(3))
+            .await,
+    );
+    store.holds(&stream, &kept).await;
+}
+
+/// A payload that is not a JSON object is refused by name, and nothing of its append is stored.
+pub async fn payload_that_is_no_json_object_is_refused<S: EventStore>(store: S) {
+    let store = Subject::new("payload_that_is_no_json_object_is_refused", store);
+    let stream = stream();
+    for payload in [
+        "",
+        "not json",
+        "{",
+        "{'a':1}",
+        r#"{"a":1,}"#,
+        "{} {}",
+        "5",
+        "[1]",
+        "null",
+    ] {
+        let bad = NewEvent::new(Name::from_static("Broken"), 1, payload);
+        match store
+            .refused(&stream, ExpectedVersion::Any, &[event(), bad])
+            .await
+        {
+            AppendError::Refused { stream: named, .. } => {
+                store.same(&named, &stream, "the refusal names another stream");
+            }
+            other => store.fail(format_args!(
+                "payload `{payload}` is not refused: {other:?}"
+            )),
+        }
+    }
+    store.holds(&stream, &[]).await;
+}
+
+/// An append of a thousand events, and an event of a megabyte, are stored whole.
+pub async fn large_appends_are_stored_whole<S: EventStore>(store: S) {
+    let store = Subject::new("large_appends_are_stored_whole", store);
+    let stream = stream();
+    let mut all = store
+        .add(&stream, ExpectedVersion::NoStream, &events(1_000))
+        .await;
+    let payload = format!(r#"{{"text":"{}"}}"#, "ü".repeat(512 * 1024));
+    let large = NewEvent::new(Name::from_static("Large"), 1, payload);
+    all.extend(
+        store
+            .add(&stream, ExpectedVersion::Exact(1_000.into()), &[large])
+            .await,
+    );
+    store.holds(&stream, &all).await;
+}

@@ -1,0 +1,86 @@
+//! How far the readers of a feed have come.
+
+use super::subject::{Subject, events, stream};
+use crate::{ExpectedVersion, Name, Position, port::EventStore};
+
+async fn save<S: EventStore>(store: &Subject<S>, name: &Name, position: u64) {
+    let saved = store.save_checkpoint(name, position.into()).await;
+    store.ok(saved, format_args!("saving checkpoint {name}"));
+}
+
+async fn expect<S: EventStore>(store: &Subject<S>, name: &Name, position: Option<u64>) {
+    let loaded = store.load_checkpoint(name).await;
+    let loaded = store.ok(loaded, format_args!("loading checkpoint {name}"));
+    store.same(
+        loaded.map(Position::get),
+        position,
+        format_args!("checkpoint {name}"),
+    );
+}
+
+/// Who never saved a checkpoint has none, which is not the same as position 0.
+pub async fn unsaved_checkpoint_is_none<S: EventStore>(store: S) {
+    let store = Subject::new("unsaved_checkpoint_is_none", store);
+    let name = Name::from_static("reader");
+    expect(&store, &name, None).await;
+    store.add(&stream(), ExpectedVersion::Any, &events(3)).await;
+    expect(&store, &name, None).await;
+    save(&store, &name, 0).await;
+    expect(&store, &name, Some(0)).await;
+}
+
+/// A checkpoint is what was saved last, also if that is lower than before.
+pub async fn checkpoint_is_what_was_saved_last<S: EventStore>(store: S) {
+    let store = Subject::new("checkpoint_is_what_was_saved_last", store);
+    let name = Name::from_static("reader");
+    for position in [1, 7, 7, 3, 0, i64::MAX as u64, 2] {
+        save(&store, &name, position).await;
+        expect(&store, &name, Some(position)).await;
+    }
+}
+
+/// Each name has its own checkpoint, however it is spelled.
+pub async fn checkpoint_names_are_independent<S: EventStore>(store: S) {
+    let store = Subject::new("checkpoint_names_are_independent", store);
+    let long = "x".repeat(255);
+    let names = [
+        "reader",
+        "Reader",
+        "reader ",
+        "o'brien",
+        "%",
+        "_",
+        "a:b",
+        "漢字 ünï",
+        &long,
+    ];
+    let mut all = Vec::new();
+    for (name, position) in names.into_iter().zip(1..) {
+        let name = store.ok(Name::new("checkpoint", name), "naming a checkpoint");
+        expect(&store, &name, None).await;
+        save(&store, &name, position).await;
+        all.push((name, position));
+    }
+    for (name, position) in &all {
+        expect(&store, name, Some(*position)).await;
+    }
+}
+
+/// Readers save their checkpoints while others append and save theirs.
+pub async fn checkpoints_are_saved_beside_appends<S: EventStore>(store: S) {
+    let store = Subject::new("checkpoints_are_saved_beside_appends", store);
+    let stream = stream();
+    store
+        .at_once(8, |task| {
+            let (store, stream) = (store.clone(), stream.clone());
+            async move {
+                let name = store.ok(Name::new("checkpoint", format!("reader-{task}")), "naming");
+                for position in 1..=10 {
+                    store.add(&stream, ExpectedVersion::Any, &events(1)).await;
+                    save(&store, &name, position).await;
+                    expect(&store, &name, Some(position)).await;
+                }
+            }
+        })
+        .await;
+}

@@ -1,0 +1,250 @@
+//! Reading all events of a store in one order.
+
+use std::{collections::HashMap, time::Duration};
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use tokio::task::JoinHandle;
+
+use super::subject::{Subject, events, positions_grow, stream};
+use crate::{
+    ExpectedVersion, Position, RecordedEvent, StreamId, Version,
+    port::{AppendError, EventStore},
+};
+
+/// How long a reader waits for a signal before it looks again, as a poller does.
+const POLL: Duration = Duration::from_millis(20);
+
+/// The feed holds what comes after a position, itself excluded, in position order.
+pub async fn feed_starts_after_a_position<S: EventStore>(store: S) {
+    let store = Subject::new("feed_starts_after_a_position", store);
+    store.same(
+        store.feed(Position::START).await,
+        Vec::new(),
+        "an empty store",
+    );
+    let (one, two) = (stream(), stream());
+    let mut all = Vec::new();
+    for count in [2, 1, 3] {
+        all.extend(store.add(&one, ExpectedVersion::Any, &events(count)).await);
+        all.extend(store.add(&two, ExpectedVersion::Any, &events(1)).await);
+    }
+    store.same(&store.feed(Position::START).await, &all, "from the start");
+    for (i, event) in all.iter().enumerate() {
+        let after = event.position().unwrap_or_default();
+        let read = store.feed(after).await;
+        store.same(&*read, &all[i + 1..], format_args!("after {after}"));
+    }
+    for beyond in [i64::MAX as u64, u64::MAX] {
+        let read = store.feed(beyond.into()).await;
+        store.same(read, Vec::new(), "beyond the end");
+    }
+}
+
+/// A feed of many pages is read whole, each stream in the order of its versions.
+pub async fn long_feeds_are_read_whole<S: EventStore>(store: S) {
+    let store = Subject::new("long_feeds_are_read_whole", store);
+    let streams = [stream(), stream(), stream()];
+    let mut all = Vec::new();
+    for i in 0..50 {
+        let stream = &streams[i % 3];
+        all.extend(store.add(stream, ExpectedVersion::Any, &events(50)).await);
+    }
+    let feed = store.feed(Position::START).await;
+    store.check(positions_grow(&feed), "positions do not grow");
+    store.same(&feed, &all, "the feed");
+    let few = store.read_all(all[1_232].position().unwrap_or_default());
+    let few: Vec<_> = store.ok(few.take(3).try_collect().await, "reading three events");
+    store.same(&*few, &all[1_233..1_236], "three events from the middle");
+}
+
+/// Events appended while the feed is read do not break it: the reader goes on where it was, and misses none.
+pub async fn appends_do_not_break_an_open_feed<S: EventStore>(store: S) {
+    let store = Subject::new("appends_do_not_break_an_open_feed", store);
+    let stream = stream();
+    for _ in 0..3 {
+        store.add(&stream, ExpectedVersion::Any, &events(500)).await;
+    }
+    let mut open = store.read_all(Position::START);
+    let first = store.ok(open.next().await.transpose(), "the first event");
+    let append = store.append(&stream, ExpectedVersion::Any, events(500));
+    let appended = store.within("append beside an open read", append).await;
+    store.ok(appended, "append beside an open read");
+    let mut read: Vec<_> = first.into_iter().collect();
+    let rest: Vec<_> = store.ok(open.try_collect().await, "the rest");
+    read.extend(rest);
+    store.check(
+        read.len() >= 1_500,
+        format_args!("the reader saw {} of 1,500 events", read.len()),
+    );
+    let last = read.last().and_then(RecordedEvent::position);
+    read.extend(store.feed(last.unwrap_or_default()).await);
+    store.same(read, store.feed(Position::START).await, "events as read");
+}
+
+/// The head is at or after every event once nobody writes, and reading after it yields nothing.
+pub async fn head_is_at_or_after_the_last_event<S: EventStore>(store: S) {
+    let store = Subject::new("head_is_at_or_after_the_last_event", store);
+    let mut before = store.at_head().await;
+    let stream = stream();
+    for count in [1, 4] {
+        let recorded = store
+            .add(&stream, ExpectedVersion::Any, &events(count))
+            .await;
+        let last = recorded
+            .last()
+            .and_then(RecordedEvent::position)
+            .unwrap_or_default();
+        let first = recorded
+            .first()
+            .and_then(RecordedEvent::position)
+            .unwrap_or_default();
+        let head = store.at_head().await;
+        store.check(
+            first > before,
+            format_args!("{first} appeared below head {before}"),
+        );
+        store.check(
+            head >= last,
+            format_args!("head {head} is below event {last}"),
+        );
+        store.same(store.feed(head).await, Vec::new(), "after the head");
+        before = head;
+    }
+}
+
+/// A reader that follows while many write sees every event once, in order, each stream in the order of its versions.
+pub async fn feed_never_skips_repeats_or_reorders<S: EventStore>(store: S) {
+    let store = Subject::new("feed_never_skips_repeats_or_reorders", store);
+    let writers = write_concurrently(&store);
+    let seen = store
+        .within("following the feed", follow(&store, writers, false))
+        .await;
+    check_feed(&store, &seen).await;
+}
+
+/// What was read up to the head is final: a reader that goes on after the head misses nothing.
+pub async fn nothing_appears_at_or_below_the_head<S: EventStore>(store: S) {
+    let store = Subject::new("nothing_appears_at_or_below_the_head", store);
+    let writers = write_concurrently(&store);
+    let seen = store
+        .within("following the feed", follow(&store, writers, true))
+        .await;
+    check_feed(&store, &seen).await;
+}
+
+/// Eight writers on five streams, with refused appends among the accepted ones.
+fn write_concurrently<S: EventStore>(store: &Subject<S>) -> JoinHandle<()> {
+    let streams: [StreamId; 5] = std::array::from_fn(|_| stream());
+    let store = store.clone();
+    tokio::spawn(async move {
+        store
+            .at_once(8, |writer| {
+                let (store, streams) = (store.clone(), streams.clone());
+                async move { write(&store, &streams, writer).await }
+            })
+            .await;
+    })
+}
+
+async fn write<S: EventStore>(store: &Subject<S>, streams: &[StreamId], writer: usize) {
+    for i in 0..50 {
+        let stream = &streams[(writer + i) % streams.len()];
+        let given = events(1 + i % 3);
+        if i % 5 == 4 {
+            let version = store.ok(store.stream_version(stream).await, "asking for the version");
+            match store
+                .append(stream, ExpectedVersion::Exact(version), given)
+                .await
+            {
+                Ok(_) | Err(AppendError::Conflict { .. }) => {}
+                Err(other) => store.fail(format_args!("append failed: {other:?}")),
+            }
+        } else {
+            store.add(stream, ExpectedVersion::Any, &given).await;
+        }
+    }
+}
+
+/// Reads on and on until the writers are done and nothing is left.
+async fn follow<S: EventStore>(
+    store: &Subject<S>,
+    writers: JoinHandle<()>,
+    jump_to_head: bool,
+) -> Vec<RecordedEvent> {
+    let mut seen = Vec::new();
+    let mut after = Position::START;
+    let mut signal = store.appended().watch();
+    loop {
+        // asked before reading: what is appended later is not this round's business
+        let done = writers.is_finished();
+        let head = store.at_head().await;
+        let read = store.feed(after).await;
+        if let Some(last) = read.last().and_then(RecordedEvent::position) {
+            after = last;
+        }
+        if jump_to_head {
+            after = after.max(head);
+        }
+        if read.is_empty() && done {
+            store.ok(writers.await, "a writer");
+            return seen;
+        }
+        if read.is_empty() {
+            // either way it looks again
+            let _ = tokio::time::timeout(POLL, signal.appended()).await;
+        }
+        seen.extend(read);
+    }
+}
+
+async fn check_feed<S: EventStore>(store: &Subject<S>, seen: &[RecordedEvent]) {
+    store.check(positions_grow(seen), "positions do not grow");
+    let mut versions: HashMap<&StreamId, Version> = HashMap::new();
+    for event in seen {
+        let version = versions.entry(event.metadata().stream()).or_default();
+        let stream = event.metadata().stream();
+        store.same(
+            event.version(),
+            version.next(),
+            format_args!("next version of {stream} as seen"),
+        );
+        *version = event.version();
+    }
+    for (stream, version) in versions {
+        let stored = store.ok(store.stream_version(stream).await, "asking for the version");
+        store.same(
+            version,
+            stored,
+            format_args!("last version of {stream} as seen"),
+        );
+    }
+    let stored = store.feed(Position::START).await;
+    store.check(
+        stored == seen,
+        format_args!(
+            "{} events were seen, {} are stored",
+            seen.len(),
+            stored.len()
+        ),
+    );
+}
+
+/// An append wakes those who watch, and a signal from before they wait is not lost.
+pub async fn append_wakes_who_watches<S: EventStore>(store: S) {
+    let store = Subject::new("append_wakes_who_watches", store);
+    let stream = stream();
+    let mut early = store.appended().watch();
+    let mut waiting = store.appended().watch();
+    let waiter = tokio::spawn(async move { waiting.appended().await });
+    tokio::task::yield_now().await;
+    let recorded = store
+        .add(&stream, ExpectedVersion::NoStream, &events(1))
+        .await;
+    let woken = store.within("waking who waits", waiter).await;
+    store.ok(woken, "waking who waits");
+    store
+        .within("waking who waits later", early.appended())
+        .await;
+    let read = store.feed(Position::START).await;
+    store.same(read, recorded, "what the signal announced");
+}

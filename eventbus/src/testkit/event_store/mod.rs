@@ -1,0 +1,179 @@
+//! The conformance suite of event stores: one rule per function, each one `#[tokio::test]` of the backend.
+//!
+//! A backend calls [`event_store_conformance!`](crate::event_store_conformance) with an expression that makes a fresh,
+//! empty store; if what it stores outlives the process,
+//! [`event_store_reopen_conformance!`](crate::event_store_reopen_conformance) too. Its tests need `tokio` with
+//! `macros` and `rt-multi-thread`. A failure names the rule that is broken.
+//!
+//! Keep: a new rule goes into the list of its macro below, and is proved by breaking a store on purpose.
+
+mod append;
+mod checkpoint;
+mod expectation;
+mod feed;
+mod names;
+mod race;
+mod reopen;
+mod repeat;
+mod stream;
+mod subject;
+
+pub use append::*;
+pub use checkpoint::*;
+pub use expectation::*;
+pub use feed::*;
+pub use names::*;
+pub use race::*;
+pub use reopen::*;
+pub use repeat::*;
+pub use stream::*;
+
+/// Makes a module of tests, one per rule, that a store must pass.
+///
+/// The first argument is the module's name, the second a future of a fresh, empty store; it is evaluated once per
+/// rule, where the macro is called.
+///
+/// # Examples
+/// ```
+/// use eventbus::InMemoryEventStore;
+/// eventbus::event_store_conformance!(memory, async { InMemoryEventStore::new() });
+/// ```
+#[macro_export]
+macro_rules! event_store_conformance {
+    ($name:ident, $fresh_store:expr $(,)?) => {
+        mod $name {
+            #[allow(unused_imports, reason = "the expression may name anything of its place")]
+            use super::*;
+
+            $crate::event_store_conformance! {
+                @each $fresh_store;
+                versions_start_at_one_and_are_contiguous,
+                positions_grow_in_append_order,
+                append_returns_what_is_read_back,
+                payloads_are_kept_byte_for_byte,
+                times_are_kept_to_the_microsecond,
+                empty_append_does_nothing,
+                several_events_are_stored_all_or_none,
+                payload_that_is_no_json_object_is_refused,
+                large_appends_are_stored_whole,
+                no_stream_accepts_only_a_new_stream,
+                stream_exists_accepts_only_an_existing_stream,
+                exact_accepts_only_that_version,
+                exact_none_is_no_stream,
+                any_accepts_every_stream,
+                conflict_stores_nothing,
+                refused_events_can_be_appended_later,
+                repeat_returns_the_first_result,
+                repeat_is_known_at_every_expectation,
+                repeat_is_known_after_other_events,
+                repeat_does_not_overwrite,
+                concurrent_repeats_are_stored_once,
+                partly_known_ids_are_refused,
+                ids_of_another_stream_are_refused,
+                id_twice_in_one_append_is_refused,
+                any_never_conflicts,
+                one_writer_creates_the_stream,
+                one_writer_appends_at_a_version,
+                readers_never_see_half_an_append,
+                failing_appends_harm_no_other,
+                aggregate_types_do_not_mix,
+                natural_keys_are_kept_apart,
+                type_and_id_do_not_run_together,
+                reads_forward_from_a_version,
+                reads_backward_from_a_version,
+                missing_stream_is_empty,
+                long_streams_are_read_whole,
+                open_read_holds_up_no_writer,
+                feed_starts_after_a_position,
+                long_feeds_are_read_whole,
+                appends_do_not_break_an_open_feed,
+                head_is_at_or_after_the_last_event,
+                feed_never_skips_repeats_or_reorders,
+                nothing_appears_at_or_below_the_head,
+                append_wakes_who_watches,
+                unsaved_checkpoint_is_none,
+                checkpoint_is_what_was_saved_last,
+                checkpoint_names_are_independent,
+                checkpoints_are_saved_beside_appends,
+            }
+        }
+    };
+    (@each $fresh_store:expr; $($rule:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $rule() {
+                $crate::testkit::event_store::$rule($fresh_store.await).await;
+            }
+        )*
+    };
+}
+
+/// Makes a module of tests, one per rule, that a store must pass whose events outlive the process.
+///
+/// The second argument is a future of a place where no store is yet (a path, an address), the third an async closure
+/// that opens the store there; the rules close and open it several times.
+///
+/// # Examples
+/// ```ignore
+/// eventbus::event_store_reopen_conformance!(reopened, temporary_file(), async |path: PathBuf| open(&path).await);
+/// ```
+#[macro_export]
+macro_rules! event_store_reopen_conformance {
+    ($name:ident, $fresh_place:expr, $open:expr $(,)?) => {
+        mod $name {
+            #[allow(unused_imports, reason = "the expressions may name anything of their place")]
+            use super::*;
+
+            $crate::event_store_reopen_conformance! {
+                @each $fresh_place, $open;
+                events_and_checkpoints_survive_reopening,
+                repeats_are_known_after_reopening,
+                two_handles_are_one_store,
+            }
+        }
+    };
+    (@each $fresh_place:expr, $open:expr; $($rule:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $rule() {
+                $crate::testkit::event_store::$rule($fresh_place.await, $open).await;
+            }
+        )*
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    /// A rule that is not listed is never run, and one with a wrong name misleads.
+    #[test]
+    fn every_rule_is_listed_and_names_itself() {
+        let lists = include_str!("mod.rs");
+        let mut rules = 0;
+        for file in [
+            include_str!("append.rs"),
+            include_str!("checkpoint.rs"),
+            include_str!("expectation.rs"),
+            include_str!("feed.rs"),
+            include_str!("names.rs"),
+            include_str!("race.rs"),
+            include_str!("reopen.rs"),
+            include_str!("repeat.rs"),
+            include_str!("stream.rs"),
+        ] {
+            for rule in file.split("pub async fn ").skip(1) {
+                let name = rule.split(['<', '(']).next().unwrap();
+                assert!(
+                    lists.contains(&format!(" {name},\n")),
+                    "{name} is not listed"
+                );
+                let body = rule.split("\npub async fn").next().unwrap();
+                assert!(
+                    body.contains(&format!("\"{name}\"")),
+                    "{name} does not name itself"
+                );
+                rules += 1;
+            }
+        }
+        assert_eq!(rules, 51);
+    }
+}

@@ -1,0 +1,107 @@
+//! What is there after a store was closed and opened again.
+
+use super::subject::{Subject, events, stream, versions};
+use crate::{ExpectedVersion, Name, Position, port::EventStore};
+
+/// Events and checkpoints are there after reopening, and everything goes on where it was.
+pub async fn events_and_checkpoints_survive_reopening<P, S, O>(place: P, open: O)
+where
+    P: Clone,
+    S: EventStore,
+    O: AsyncFn(P) -> S,
+{
+    let rule = "events_and_checkpoints_survive_reopening";
+    let (one, two) = (stream(), stream());
+    let reader = Name::from_static("reader");
+
+    let store = Subject::new(rule, open(place.clone()).await);
+    let mut all = store.add(&one, ExpectedVersion::NoStream, &events(3)).await;
+    all.extend(store.add(&two, ExpectedVersion::NoStream, &events(1)).await);
+    store.ok(store.save_checkpoint(&reader, 3.into()).await, "saving");
+    drop(store);
+
+    for round in 1..=3 {
+        let store = Subject::new(rule, open(place.clone()).await);
+        store.same(&store.feed(Position::START).await, &all, "the feed");
+        let checkpoint = store.ok(store.load_checkpoint(&reader).await, "loading");
+        store.same(checkpoint, Some(3.into()), "the checkpoint");
+        store
+            .conflict(&one, ExpectedVersion::NoStream, 2 + round)
+            .await;
+        let head = store.at_head().await;
+        let next = store
+            .add(&one, ExpectedVersion::Exact((2 + round).into()), &events(1))
+            .await;
+        store.same(versions(&next), vec![3 + round], "the next version");
+        store.check(
+            next[0].position() > Some(head),
+            "the next event is not after the head",
+        );
+        all.extend(next);
+    }
+}
+
+/// Appending again after reopening, as one does whose connection broke, returns the first result.
+pub async fn repeats_are_known_after_reopening<P, S, O>(place: P, open: O)
+where
+    P: Clone,
+    S: EventStore,
+    O: AsyncFn(P) -> S,
+{
+    let rule = "repeats_are_known_after_reopening";
+    let (stream, given) = (stream(), events(2));
+    let store = Subject::new(rule, open(place.clone()).await);
+    let first = store.add(&stream, ExpectedVersion::NoStream, &given).await;
+    drop(store);
+    let store = Subject::new(rule, open(place).await);
+    for expected in [ExpectedVersion::NoStream, ExpectedVersion::Any] {
+        let again = store.add(&stream, expected, &given).await;
+        store.same(&again, &first, format_args!("repeat at {expected}"));
+    }
+    store.holds(&stream, &first).await;
+}
+
+/// Two handles on one store see each other's events and conflict with each other.
+pub async fn two_handles_are_one_store<P, S, O>(place: P, open: O)
+where
+    P: Clone,
+    S: EventStore,
+    O: AsyncFn(P) -> S,
+{
+    let rule = "two_handles_are_one_store";
+    let one = Subject::new(rule, open(place.clone()).await);
+    let two = Subject::new(rule, open(place).await);
+    let stream = stream();
+    let mut all = Vec::new();
+    for round in 0..10 {
+        let (writer, reader) = if round % 2 == 0 {
+            (&one, &two)
+        } else {
+            (&two, &one)
+        };
+        let expected = ExpectedVersion::Exact((round * 2).into());
+        all.extend(writer.add(&stream, expected, &events(2)).await);
+        reader.conflict(&stream, expected, round * 2 + 2).await;
+        reader.holds(&stream, &all).await;
+    }
+    let writers = one
+        .at_once(8, |task| {
+            let store = if task % 2 == 0 {
+                one.clone()
+            } else {
+                two.clone()
+            };
+            let stream = stream.clone();
+            async move {
+                for _ in 0..10 {
+                    store.add(&stream, ExpectedVersion::Any, &events(1)).await;
+                }
+            }
+        })
+        .await;
+    one.same(writers.len(), 8, "writers");
+    for store in [&one, &two] {
+        let stored = versions(&store.read(&stream).await);
+        store.same(stored, (1..=100).collect(), "versions at the end");
+    }
+}

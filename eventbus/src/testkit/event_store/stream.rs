@@ -1,0 +1,121 @@
+//! Reading one stream.
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+
+use super::subject::{Subject, events, stream, versions};
+use crate::{
+    ExpectedVersion, Version,
+    port::{Direction, EventStore},
+};
+
+/// Reading forward starts at the given version, itself included, and ends with the stream.
+pub async fn reads_forward_from_a_version<S: EventStore>(store: S) {
+    let store = Subject::new("reads_forward_from_a_version", store);
+    let (stream, other) = (stream(), stream());
+    store
+        .add(&other, ExpectedVersion::NoStream, &events(9))
+        .await;
+    let all = store
+        .add(&stream, ExpectedVersion::NoStream, &events(5))
+        .await;
+    for (from, wanted) in [
+        (Version::NONE, &all[..]),
+        (Version::FIRST, &all[..]),
+        (3.into(), &all[2..]),
+        (5.into(), &all[4..]),
+        (6.into(), &[]),
+        (Version::MAX, &[]),
+        (u64::MAX.into(), &[]),
+    ] {
+        let read = store.read_from(&stream, from, Direction::Forward).await;
+        store.same(&*read, wanted, format_args!("forward from {from}"));
+    }
+}
+
+/// Reading backward starts at the given version, itself included, or at the end, and ends with the first event.
+pub async fn reads_backward_from_a_version<S: EventStore>(store: S) {
+    let store = Subject::new("reads_backward_from_a_version", store);
+    let (stream, other) = (stream(), stream());
+    store
+        .add(&other, ExpectedVersion::NoStream, &events(9))
+        .await;
+    let mut all = store
+        .add(&stream, ExpectedVersion::NoStream, &events(5))
+        .await;
+    all.reverse();
+    for (from, wanted) in [
+        (Version::NONE, &[][..]),
+        (Version::FIRST, &all[4..]),
+        (3.into(), &all[2..]),
+        (5.into(), &all[..]),
+        (6.into(), &all[..]),
+        (Version::MAX, &all[..]),
+        (u64::MAX.into(), &all[..]),
+    ] {
+        let read = store.read_from(&stream, from, Direction::Backward).await;
+        store.same(&*read, wanted, format_args!("backward from {from}"));
+    }
+}
+
+/// A stream without events is empty and at version 0, not an error.
+pub async fn missing_stream_is_empty<S: EventStore>(store: S) {
+    let store = Subject::new("missing_stream_is_empty", store);
+    let stream = stream();
+    store.holds(&stream, &[]).await;
+    for direction in [Direction::Forward, Direction::Backward] {
+        for from in [Version::NONE, Version::FIRST, Version::MAX] {
+            let read = store.read_from(&stream, from, direction).await;
+            store.same(read, Vec::new(), format_args!("{direction:?} from {from}"));
+        }
+    }
+}
+
+/// A stream of many pages is read whole, both ways, from any version, and as far as one likes.
+pub async fn long_streams_are_read_whole<S: EventStore>(store: S) {
+    let store = Subject::new("long_streams_are_read_whole", store);
+    let (stream, other) = (stream(), stream());
+    let mut all = Vec::new();
+    for _ in 0..5 {
+        all.extend(store.add(&stream, ExpectedVersion::Any, &events(500)).await);
+        store.add(&other, ExpectedVersion::Any, &events(1)).await;
+    }
+    store.holds(&stream, &all).await;
+    let read = store
+        .read_from(&stream, 1_001.into(), Direction::Forward)
+        .await;
+    store.same(&*read, &all[1_000..], "forward from the middle");
+    let few = store.read_stream(&stream, 999.into(), Direction::Forward);
+    let few: Vec<_> = store.ok(few.take(3).try_collect().await, "reading three events");
+    store.same(&*few, &all[998..1_001], "three events from the middle");
+    all.reverse();
+    let read = store
+        .read_from(&stream, Version::MAX, Direction::Backward)
+        .await;
+    store.same(&*read, &*all, "backward from the end");
+}
+
+/// A reader that has stopped in the middle holds up no writer, and goes on where it was.
+pub async fn open_read_holds_up_no_writer<S: EventStore>(store: S) {
+    let store = Subject::new("open_read_holds_up_no_writer", store);
+    let stream = stream();
+    for _ in 0..3 {
+        store.add(&stream, ExpectedVersion::Any, &events(500)).await;
+    }
+    let mut open = store.read_stream(&stream, Version::FIRST, Direction::Forward);
+    let mut read = vec![store.ok(open.next().await.transpose(), "the first event")];
+    let append = store.append(&stream, ExpectedVersion::Exact(1_500.into()), events(3));
+    let appended = store.within("append beside an open read", append).await;
+    store.ok(appended, "append beside an open read");
+    let rest: Vec<_> = store.ok(open.try_collect().await, "the rest");
+    read.extend(rest.into_iter().map(Some));
+    let read: Vec<_> = read.into_iter().flatten().collect();
+    store.check(
+        read.len() >= 1_500,
+        format_args!("the reader saw {} of 1,500 events", read.len()),
+    );
+    store.same(
+        versions(&read),
+        (1..=read.len() as u64).collect(),
+        "versions as read",
+    );
+}
