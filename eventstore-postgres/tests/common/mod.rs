@@ -131,13 +131,18 @@ pub(crate) async fn run(connection: &mut PgConnection, sql: &str) {
     connection.execute(sql).await.unwrap();
 }
 
-/// Waits until a backend of this database waits for a lock in a statement on `schema`, and returns its process id.
+/// Waits until an append to `schema` waits for a lock, and returns the process id of its backend.
 pub(crate) async fn blocked_backend(connection: &mut PgConnection, schema: &str) -> i32 {
+    waiting_backend(connection, &format!("\"{schema}\".streams")).await
+}
+
+/// Waits until a backend of this database waits for a lock in a statement that contains `text`.
+pub(crate) async fn waiting_backend(connection: &mut PgConnection, text: &str) -> i32 {
     let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
-               AND wait_event_type = 'Lock' AND query LIKE '%\"' || $1 || '\".events%'";
+               AND wait_event_type = 'Lock' AND query LIKE '%' || $1 || '%'";
     within(async {
         loop {
-            let found = sqlx::query_scalar(sql).bind(schema);
+            let found = sqlx::query_scalar(sql).bind(text);
             if let Some(pid) = found.fetch_optional(&mut *connection).await.unwrap() {
                 return pid;
             }

@@ -44,9 +44,10 @@ const SLOW_DOWN: &str = "
         FOR EACH ROW EXECUTE FUNCTION commit_late();
     CREATE TABLE foreign_rows (number integer);";
 
-/// One backend in the middle of something, of those named so.
+/// A writer in the middle of something, or any follower.
 const KILL: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE datname = current_database() AND application_name = $1 AND state = 'active' ORDER BY random() LIMIT 1";
+    WHERE datname = current_database() AND application_name = $1
+      AND (state = 'active' OR application_name = 'follower') ORDER BY random() LIMIT 1";
 
 const FOREIGN: &str =
     "BEGIN; INSERT INTO foreign_rows VALUES (1); SELECT pg_sleep(0.1 + random()); COMMIT";
