@@ -1,5 +1,7 @@
 //! Positions that are drawn and not committed: what the feed shows meanwhile, step by step.
 
+#![allow(clippy::unwrap_used, reason = "as in any test")]
+
 mod common;
 
 use common::{TestDatabase, TestSchema, add, blocked_backend, feed, open, run, stream, within};

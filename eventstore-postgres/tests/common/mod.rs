@@ -3,7 +3,9 @@
 //! Keep: schemas and databases go with the value that made them, also when a test fails.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "as in any test")]
 
+pub(crate) mod held;
 pub(crate) mod proxy;
 
 use std::{

@@ -3,6 +3,8 @@
 //! A follower of the feed must see every event exactly once and in order. The same run is followed by readers that are
 //! known to be wrong; they must lose events, which proves that the run can tell.
 
+#![allow(clippy::unwrap_used, reason = "as in any test")]
+
 #[path = "../common/mod.rs"]
 mod common;
 mod readers;
