@@ -1,5 +1,7 @@
 //! Rows that are no events, because someone else wrote them: a typed error that names the place, after what is sound.
 
+#![allow(clippy::unwrap_used, reason = "as in any test")]
+
 mod common;
 
 use common::{TestSchema, add, event, open, run, stream};

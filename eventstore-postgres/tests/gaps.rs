@@ -1,8 +1,10 @@
 //! Positions that are drawn and not committed: what the feed shows meanwhile, step by step.
 
+#![allow(clippy::unwrap_used, reason = "as in any test")]
+
 mod common;
 
-use common::{TestSchema, add, blocked_backend, feed, open, run, stream, within};
+use common::{TestDatabase, TestSchema, add, blocked_backend, feed, open, run, stream, within};
 use eventbus::{
     ExpectedVersion, Name, NewEvent, Position,
     port::{AppendEvents as _, ReadFeed as _},
@@ -19,6 +21,19 @@ const SLOW: &str = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $
     CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON events DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW WHEN (NEW.event_type IN ('Slow', 'Doomed')) EXECUTE FUNCTION wait();
     SELECT pg_advisory_lock(hashtext(current_schema()))";
+
+const LET_GO: &str = "SELECT pg_advisory_unlock(hashtext(current_schema()))";
+
+/// Whoever looks at the locks waits before that, until the one who holds the gate opens it.
+const GATE: &str = "SET allow_system_table_mods = on;
+    CREATE FUNCTION gated_locks() RETURNS SETOF pg_locks LANGUAGE plpgsql AS $$ BEGIN
+        PERFORM pg_advisory_xact_lock_shared(4711, 1);
+        RETURN QUERY SELECT * FROM pg_lock_status();
+    END $$;
+    CREATE OR REPLACE VIEW pg_catalog.pg_locks AS SELECT * FROM eventbus.gated_locks();
+    SELECT pg_advisory_lock(4711, 1)";
+
+const OPEN_GATE: &str = "SELECT pg_advisory_unlock(4711, 1)";
 
 struct Slow {
     store: PgEventStore,
@@ -40,14 +55,6 @@ impl Slow {
             watcher,
             schema,
         }
-    }
-
-    async fn release(&mut self) {
-        run(
-            &mut self.holder,
-            "SELECT pg_advisory_unlock(hashtext(current_schema()))",
-        )
-        .await;
     }
 }
 
@@ -88,7 +95,7 @@ async fn overtaken(event_type: &'static str, before: usize, wanted: &[u64]) {
         let settled: Vec<_> = (1..=before as u64).collect();
         assert_eq!(positions(&slow.store).await, settled, "the feed has a gap");
         assert_eq!(head(&slow.store).await, before as u64);
-        slow.release().await;
+        run(&mut slow.holder, LET_GO).await;
     };
     let (_, ()) = within(async { tokio::join!(append, overtake) }).await;
     // an error arrives shortly before its transaction lets go
@@ -111,6 +118,40 @@ async fn the_very_first_event_is_not_skipped_either() {
 #[tokio::test]
 async fn a_position_that_was_rolled_back_holds_nobody_up() {
     overtaken("Doomed", 3, &[1, 2, 3, 5]).await;
+}
+
+/// An append that commits between the snapshot of a page and the look at the locks must not be stepped over: the look
+/// comes first, in a statement of its own.
+#[tokio::test]
+async fn an_append_that_commits_while_the_bound_is_asked_for_is_not_skipped() {
+    let database = TestDatabase::create("").await;
+    let store = open(database.config()).await;
+    let (mut holder, mut gate) = (database.connection().await, database.connection().await);
+    let mut watcher = database.connection().await;
+    run(&mut holder, SLOW).await;
+    let (first, second) = (stream(), stream());
+    let overtaken = store.append(&first, ExpectedVersion::Any, of_type("Slow"));
+    let read = async {
+        blocked_backend(&mut watcher, "eventbus").await;
+        add(&store, &second, 1).await;
+        run(&mut gate, GATE).await;
+        let reader = open(database.config()).await;
+        let commit = async {
+            common::waiting_backend(&mut watcher, "pg_locks").await;
+            run(&mut holder, LET_GO).await;
+            while stored(&mut watcher).await < 2 {}
+            run(&mut gate, OPEN_GATE).await;
+        };
+        tokio::join!(positions(&reader), commit).0
+    };
+    let (overtaken, read) = within(async { tokio::join!(overtaken, read) }).await;
+    assert_eq!(overtaken.unwrap()[0].position(), Some(Position::new(1)));
+    assert_eq!(read, [1, 2]);
+}
+
+async fn stored(connection: &mut PgConnection) -> i64 {
+    let count = sqlx::query_scalar("SELECT count(*) FROM events");
+    count.fetch_one(connection).await.unwrap()
 }
 
 #[tokio::test]

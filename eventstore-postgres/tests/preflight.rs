@@ -1,5 +1,7 @@
 //! A server or database that is not set up as it must be: refused by name, with the repair; each really broken.
 
+#![allow(clippy::unwrap_used, reason = "as in any test")]
+
 mod common;
 
 use common::{TestDatabase, add, feed, open, run, stream};

@@ -1,5 +1,7 @@
 //! A handler's parameter: the connection of the store's transaction.
 
+#![allow(clippy::unwrap_used, reason = "as in any test")]
+
 mod common;
 
 use common::{TestSchema, open, run};

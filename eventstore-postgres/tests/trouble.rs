@@ -1,71 +1,27 @@
 //! Appends and reads while the server, the network or other transactions make trouble.
 
+#![allow(clippy::unwrap_used, reason = "as in any test")]
+
 mod common;
 
 use std::time::{Duration, Instant};
 
 use common::{
-    TestSchema, add, blocked_backend, event, events, feed, open,
+    TestSchema, add, event, events, feed,
+    held::Held,
+    open,
     proxy::{Answers, Proxy},
     read, run, stream, within,
 };
 use eventbus::{
-    EventContext, ExpectedVersion, Name, NewEvent, RecordedEvent, StreamId, Version,
+    EventContext, ExpectedVersion, Name, NewEvent, Version,
     port::{
         AppendError, AppendEvents as _, Checkpoints as _, ReadError, ReadFeed as _, ReadStream as _,
     },
 };
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
-use sqlx::PgConnection;
 
 const SHORT: Duration = Duration::from_millis(300);
-
-/// A stream with one event, whose row somebody holds: appends to it are sent, and wait at the server.
-struct Held {
-    stream: StreamId,
-    holder: PgConnection,
-    watcher: PgConnection,
-    schema: TestSchema,
-}
-
-impl Held {
-    async fn new() -> Self {
-        let schema = TestSchema::new();
-        let (store, stream) = (open(schema.config()).await, stream());
-        add(&store, &stream, 1).await;
-        let mut holder = schema.connection().await;
-        run(&mut holder, "BEGIN; SELECT 1 FROM streams FOR UPDATE").await;
-        let watcher = schema.connection().await;
-        Self {
-            stream,
-            holder,
-            watcher,
-            schema,
-        }
-    }
-
-    async fn blocked(&mut self) -> i32 {
-        blocked_backend(&mut self.watcher, self.schema.name()).await
-    }
-
-    async fn release(&mut self) {
-        run(&mut self.holder, "ROLLBACK").await;
-    }
-
-    /// Checks that `appended`, and nothing else, is stored after the first event, and that a repeat says so.
-    async fn is_stored_once(&self, given: &[NewEvent], appended: &[RecordedEvent]) {
-        let store = open(self.schema.config()).await;
-        assert_eq!(read(&store, &self.stream).await[1..], *appended);
-        for expected in [ExpectedVersion::Any, ExpectedVersion::Exact(Version::FIRST)] {
-            let again = store
-                .append(&self.stream, expected, given.to_vec())
-                .await
-                .unwrap();
-            assert_eq!(again, appended, "at {expected}");
-        }
-        assert_eq!(feed(&store).await.len(), 1 + given.len());
-    }
-}
 
 #[tokio::test]
 async fn an_answer_that_was_lost_is_asked_for_again() {
@@ -177,6 +133,8 @@ async fn a_caller_who_gives_up_may_append_again() {
         appended = store.append(&stream, ExpectedVersion::Any, given.clone()) => panic!("{appended:?}"),
         _ = held.blocked() => {}
     }
+    // the statement still runs, and its connection was the only one
+    within(store.head()).await.unwrap();
     held.release().await;
     let appended = within(store.append(&stream, ExpectedVersion::Any, given.clone()))
         .await

@@ -25,11 +25,7 @@ impl AppendEvents for SqliteEventStore {
         }
         check_ids(stream, &events)?;
         check_payloads(stream, &events)?;
-        let append = Append {
-            stream: stream.clone(),
-            expected,
-            events,
-        };
+        let append = Append::new(stream, expected, events);
         self.writer().append(append).await
     }
 }
@@ -52,6 +48,14 @@ pub(crate) enum Placed {
 }
 
 impl Append {
+    pub(crate) fn new(stream: &StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
+        Self {
+            stream: stream.clone(),
+            expected,
+            events,
+        }
+    }
+
     /// How many events there are.
     pub(crate) fn len(&self) -> usize {
         self.events.len()

@@ -31,6 +31,7 @@ mod config;
 mod connection;
 mod error;
 mod feed;
+mod job;
 mod migrate;
 mod place;
 mod read;

@@ -17,7 +17,6 @@ pub(crate) const PAGE_EVENTS: i64 = 256;
 const PAGE_BYTES: usize = 1024 * 1024;
 
 /// Where reads happen.
-#[derive(Debug, Clone)]
 pub(crate) enum Readers {
     /// On read-only connections of their own, opened when first needed.
     Own(Arc<Pool>),
@@ -25,7 +24,6 @@ pub(crate) enum Readers {
     Shared(Arc<Writer>),
 }
 
-#[derive(Debug)]
 pub(crate) struct Pool {
     path: PathBuf,
     busy_timeout: Duration,
@@ -61,24 +59,28 @@ impl Pool {
 }
 
 impl Readers {
-    /// Runs `f` with a connection on a thread that may block.
+    /// Runs `f` with a connection.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         f: impl FnOnce(&Connection) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {
-        let result = match self.clone() {
-            Self::Shared(writer) => blocking(move || writer.with_connection(f)).await,
+        match self {
+            Self::Shared(writer) => {
+                let result = writer.visit(f).await;
+                result.map_err(|lost| ReadError::Unavailable(lost.into()))?
+            }
             Self::Own(pool) => {
+                let pool = Arc::clone(pool);
                 let turn = Arc::clone(&pool.turns).acquire_owned().await;
-                blocking(move || {
+                let result = blocking(move || {
                     let result = pool.with_connection(f);
                     drop(turn);
                     result
-                })
-                .await
+                });
+                let result = result.await;
+                result.map_err(|ended| ReadError::Unavailable(ended.into()))?
             }
-        };
-        result.map_err(|error| ReadError::Unavailable(error.into()))?
+        }
     }
 }
 

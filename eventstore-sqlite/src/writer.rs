@@ -21,11 +21,12 @@ use eventbus::{
     port::{AppendError, AppendSignal, CheckpointError},
 };
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::RecvError};
 
 use crate::{
     append::Append,
-    batch::{Batch, Job, Report},
+    batch::{Batch, Report},
+    job::Job,
 };
 
 /// How long a caller's task may be kept busy for others before a thread that may block takes over.
@@ -38,9 +39,9 @@ const BATCH: usize = 512;
 const BURST: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(1);
 
-#[derive(Debug)]
+/// The connection, and what is to be done with it.
 pub(crate) struct Writer {
-    queue: Mutex<VecDeque<Job>>,
+    queue: Mutex<Queue>,
     connection: Mutex<Connection>,
     busy_timeout: Duration,
     /// How long a commit takes lately: on a slow disk no task should wait for it.
@@ -48,9 +49,37 @@ pub(crate) struct Writer {
     appended: AppendSignal,
 }
 
+type Visit = Box<dyn FnOnce(&Connection) + Send>;
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    visits: Vec<Visit>,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.jobs.is_empty() && self.visits.is_empty()
+    }
+
+    fn take(&mut self) -> (Vec<Visit>, Vec<Job>) {
+        let jobs = self.jobs.len().min(BATCH);
+        (
+            std::mem::take(&mut self.visits),
+            self.jobs.drain(..jobs).collect(),
+        )
+    }
+
+    fn put_back(&mut self, batch: Batch) {
+        for job in batch.into_jobs().rev() {
+            self.jobs.push_front(job);
+        }
+    }
+}
+
 /// Where the connection is used: in a caller's task, which must not block for long, or on a thread that may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Context {
     Task,
     Thread,
 }
@@ -102,22 +131,35 @@ impl Writer {
         }
     }
 
-    /// Uses the connection for something else than a job; blocks until it is free.
-    pub(crate) fn with_connection<T>(self: &Arc<Self>, f: impl FnOnce(&Connection) -> T) -> T {
-        let connection = lock(&self.connection);
-        let result = f(&connection);
-        drop(connection);
-        self.drain(Place::Thread);
-        result
+    /// Uses the connection for something else than writing, between two transactions.
+    ///
+    /// # Errors
+    /// If `f` panicked.
+    pub(crate) async fn visit<T: Send + 'static>(
+        self: &Arc<Self>,
+        f: impl FnOnce(&Connection) -> T + Send + 'static,
+    ) -> Result<T, RecvError> {
+        let (done, answer) = oneshot::channel();
+        let visit = Box::new(move |connection: &Connection| {
+            // nobody may wait any more
+            let _ = done.send(f(connection));
+        });
+        lock(&self.queue).visits.push(visit);
+        self.start(false);
+        answer.await
     }
 
-    /// Queues a job, and sees to it that someone runs it. Nothing here waits: a caller that goes away afterwards
-    /// takes nothing with it but its own answer.
     fn submit(self: &Arc<Self>, job: Job, large: bool) {
-        lock(&self.queue).push_back(job);
+        lock(&self.queue).jobs.push_back(job);
+        self.start(large);
+    }
+
+    /// Sees to it that someone runs what was just queued. Nothing here waits: a caller that goes away afterwards
+    /// takes nothing with it but its own answer.
+    fn start(self: &Arc<Self>, large: bool) {
         let slow = self.commit_micros.load(Ordering::Relaxed) > INLINE.as_micros() as u64;
         if !(large || slow) {
-            if self.drain(Place::Task) {
+            if self.drain(Context::Task) {
                 return;
             }
         } else if try_lock(&self.connection).is_none() {
@@ -129,66 +171,67 @@ impl Writer {
         }
     }
 
-    /// Runs jobs until none is left, unless someone else has the connection. False if a thread has to go on.
-    fn drain(&self, place: Place) -> bool {
+    /// Runs what is queued until nothing is left, unless someone else has the connection. False if a thread has to
+    /// go on.
+    fn drain(&self, context: Context) -> bool {
         let started = Instant::now();
         loop {
             let Some(connection) = try_lock(&self.connection) else {
                 return true;
             };
-            self.wait_when_busy(&connection, place);
-            let burst = Instant::now();
-            while let Some(batch) = self.next_batch(place, started) {
-                let report = batch.run(&connection);
-                self.note(&report);
-                match report.busy {
-                    Some((batch, _)) if place == Place::Task => {
-                        self.put_back(batch);
-                        break;
-                    }
-                    Some((batch, error)) => batch.fail(error),
-                    None => {}
-                }
-                if burst.elapsed() > BURST {
+            self.wait_when_busy(&connection, context);
+            let mut burst = Instant::now();
+            while context == Context::Thread || started.elapsed() < INLINE {
+                if !self.run_next(&connection, context) {
                     break;
                 }
+                if burst.elapsed() > BURST {
+                    // not before the pause is over may anyone of this process begin another transaction
+                    std::thread::sleep(PAUSE);
+                    burst = Instant::now();
+                }
             }
-            self.wait_when_busy(&connection, Place::Task);
+            self.wait_when_busy(&connection, Context::Task);
             drop(connection);
             if lock(&self.queue).is_empty() {
                 return true;
             }
-            if place == Place::Task {
+            if context == Context::Task {
                 return false;
             }
-            std::thread::sleep(PAUSE);
         }
+    }
+
+    /// Runs the visits and the next batch of jobs; false if there is nothing to run, or it has to wait.
+    fn run_next(&self, connection: &Connection, context: Context) -> bool {
+        let (visits, jobs) = lock(&self.queue).take();
+        let idle = visits.is_empty() && jobs.is_empty();
+        for visit in visits {
+            visit(connection);
+        }
+        if let Some(batch) = Batch::of(jobs) {
+            let report = batch.run(connection);
+            self.note(&report);
+            match report.busy {
+                Some((batch, _)) if context == Context::Task => {
+                    lock(&self.queue).put_back(batch);
+                    return false;
+                }
+                Some((batch, error)) => batch.fail(error),
+                None => {}
+            }
+        }
+        !idle
     }
 
     /// On a thread SQLite may sleep until another process is done; in a task it gives up at once.
-    fn wait_when_busy(&self, connection: &Connection, place: Place) {
-        let timeout = match place {
-            Place::Task => Duration::ZERO,
-            Place::Thread => self.busy_timeout,
+    fn wait_when_busy(&self, connection: &Connection, context: Context) {
+        let timeout = match context {
+            Context::Task => Duration::ZERO,
+            Context::Thread => self.busy_timeout,
         };
         // it cannot fail; if it did, a busy database would be reported sooner or later than it should
         let _ = connection.busy_timeout(timeout);
-    }
-
-    fn next_batch(&self, place: Place, started: Instant) -> Option<Batch> {
-        if place == Place::Task && started.elapsed() > INLINE {
-            return None;
-        }
-        let mut queue = lock(&self.queue);
-        let jobs = queue.len().min(BATCH);
-        Batch::of(queue.drain(..jobs))
-    }
-
-    fn put_back(&self, batch: Batch) {
-        let mut queue = lock(&self.queue);
-        for job in batch.into_jobs().rev() {
-            queue.push_front(job);
-        }
     }
 
     fn note(&self, report: &Report) {
@@ -209,7 +252,7 @@ struct Rest(Arc<Writer>);
 
 impl Drop for Rest {
     fn drop(&mut self) {
-        self.0.drain(Place::Thread);
+        self.0.drain(Context::Thread);
     }
 }
 

@@ -1,5 +1,10 @@
 //! Callers that go away in the middle harm nobody, and what they left unknown is resolved by appending again.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "tests only, though not all functions are marked as such"
+)]
+
 mod common;
 
 use std::time::Duration;
@@ -101,7 +106,8 @@ fn a_runtime_that_ends_leaves_no_job_behind() {
         }
         ending.block_on(tokio::task::yield_now());
         ending.shutdown_background();
-        let append = store.append(&fresh_stream(), ExpectedVersion::NoStream, events(1));
+        let stream = fresh_stream();
+        let append = store.append(&stream, ExpectedVersion::NoStream, events(1));
         let patience = Duration::from_secs(30);
         let appended = lasting.block_on(async { tokio::time::timeout(patience, append).await });
         assert_eq!(appended.unwrap().unwrap().len(), 1);

@@ -1,5 +1,10 @@
 //! Rows that someone else wrote or damaged are reported with their place, never taken for events.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "tests only, though not all functions are marked as such"
+)]
+
 mod common;
 
 use common::{events, fresh_path, fresh_stream, open, read};

@@ -1,5 +1,10 @@
 //! What opening refuses, and that a refusal changes nothing.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "tests only, though not all functions are marked as such"
+)]
+
 mod common;
 
 use std::{fs, path::Path, time::Duration};

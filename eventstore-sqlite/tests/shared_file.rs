@@ -2,6 +2,11 @@
 //!
 //! Processes are this test binary again, told by environment variables to be a writer.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "tests only, though not all functions are marked as such"
+)]
+
 mod common;
 
 use std::{
@@ -78,7 +83,9 @@ fn acknowledge(events: &[NewEvent]) {
 
 /// The ids of a line; none if it is another line, or was cut off by the death of its writer.
 fn acknowledged(line: &str) -> Vec<String> {
-    let ids = line.strip_prefix("ack ").map(str::split_whitespace);
+    let ids = line
+        .split_once("ack ")
+        .map(|(_, ids)| ids.split_whitespace());
     ids.into_iter().flatten().map(Into::into).collect()
 }
 

@@ -1,6 +1,7 @@
 //! Killed with `kill -9` between saving and handling: the next start handles, on every pair of backends.
 //!
 //! The process that dies is this test binary again, told by its environment what to play.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
     env,

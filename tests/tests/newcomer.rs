@@ -1,4 +1,5 @@
 //! The README's quick start, copied into a crate of its own, becomes a running program unchanged.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
     fs,

@@ -1,4 +1,5 @@
 //! What the macros generate, seen from outside.
+#![allow(clippy::unwrap_used, reason = "in helpers of tests, as in tests")]
 
 mod domain;
 mod events;

@@ -175,6 +175,7 @@ fn a_projection_is_registered_with_its_default_if_it_has_one() {
         registered,
         [("elsewhere", true), ("rows", false), ("statistics", true)]
     );
-    assert!((&Probe::<Statistics>::new()).factory().is_some());
-    assert!((&Probe::<Rows>::new()).factory().is_none());
+    let (with, without) = (&Probe::<Statistics>::new(), &Probe::<Rows>::new());
+    assert!(with.factory().is_some());
+    assert!(without.factory().is_none());
 }

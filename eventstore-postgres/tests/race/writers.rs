@@ -47,7 +47,7 @@ pub(crate) async fn write(store: Arc<PgEventStore>, time: Duration) -> Notes {
         };
         let given = events(1 + (number % 3) as usize);
         notes.append(&store, &stream, expected, given.clone()).await;
-        if number % 50 == 0 {
+        if number.is_multiple_of(50) {
             notes.repeats += 1;
             notes.append(&store, &stream, expected, given).await;
         }

@@ -1,7 +1,10 @@
 //! Files for tests, in a directory of this process; directories of processes that are gone are removed.
 
 #![allow(dead_code, reason = "each test crate uses another part of it")]
-#![allow(clippy::unwrap_used, reason = "tests only, though not marked as such")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "tests only, though not all functions are marked as such"
+)]
 
 use std::{
     fs,

@@ -27,6 +27,7 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
             }
         }
     }
+    save(&shared, &group).await;
 }
 
 /// Handles what there is, at most one batch; says whether there was nothing more.

@@ -112,9 +112,9 @@ impl Subscriptions {
 
 impl Drop for Subscriptions {
     fn drop(&mut self) {
-        self.0
-            .iter()
-            .for_each(|subscription| drop(subscription.cancel()));
+        for subscription in &self.0 {
+            subscription.cancel();
+        }
     }
 }
 

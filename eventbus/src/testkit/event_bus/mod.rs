@@ -19,6 +19,14 @@ pub use show::*;
 #[doc(hidden)]
 pub type Bus = std::sync::Arc<dyn crate::port::EventBus>;
 
+/// Fails a rule that hangs.
+#[doc(hidden)]
+pub async fn within_a_minute(rule: &str, test: impl Future<Output = ()>) {
+    let minute = std::time::Duration::from_secs(60);
+    let ended = tokio::time::timeout(minute, test).await;
+    assert!(ended.is_ok(), "rule `{rule}` hangs");
+}
+
 /// Makes a module with one test per rule of the event-bus suite.
 ///
 /// `$fresh_bus` is a future of a bus on a stream of its own, evaluated once per test. `$another` makes, from a
@@ -86,9 +94,13 @@ macro_rules! event_bus_conformance {
         $(
             #[tokio::test(flavor = "multi_thread")]
             async fn $rule() {
-                let bus = $fresh_bus.await;
-                let other = ($another)(&bus).await;
-                $crate::testkit::event_bus::$rule(::std::sync::Arc::new(bus), ::std::sync::Arc::new(other)).await;
+                $crate::testkit::event_bus::within_a_minute(stringify!($rule), async {
+                    let bus = $fresh_bus.await;
+                    let other = ($another)(&bus).await;
+                    let (bus, other) = (::std::sync::Arc::new(bus), ::std::sync::Arc::new(other));
+                    $crate::testkit::event_bus::$rule(bus, other).await;
+                })
+                .await;
             }
         )*
     };
