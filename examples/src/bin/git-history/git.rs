@@ -3,6 +3,7 @@
 //! Keep: no answer depends on the user's settings or environment, else a second import would see another history.
 
 use std::{
+    collections::HashSet,
     io::{BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Output, Stdio},
@@ -119,6 +120,19 @@ impl Repository {
             command: "rev-list".into(),
             said: answer,
         })
+    }
+
+    /// As [`count`](Self::count), for when git itself cannot tell what to leave out.
+    pub fn count_except(
+        &self,
+        from: &[String],
+        without: &[String],
+        except: &HashSet<String>,
+    ) -> Result<u64, GitError> {
+        let asked = lines("", from) + &lines("^", without);
+        let answer = self.answer(&["rev-list", "--stdin"], &asked)?;
+        let new = answer.lines().filter(|commit| !except.contains(*commit));
+        Ok(new.count() as u64)
     }
 
     /// The commits reachable from HEAD and not from `without`, parents before children: one process, read as it prints.

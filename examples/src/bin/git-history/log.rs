@@ -1,6 +1,6 @@
 //! What `git log` prints, as commits with their file events.
 
-use std::io::{self, BufRead};
+use std::io::BufRead;
 
 use time::OffsetDateTime;
 
@@ -54,18 +54,18 @@ pub fn read(mut process: LogProcess, take: impl FnMut(ReadCommit) -> bool) -> Re
 }
 
 /// Tokens end in NUL; how many paths follow a change is known before they are read, so no path is ever misread.
-struct Parser<R> {
+pub struct Parser<R> {
     input: R,
     /// The hash that begins the next commit.
     next: Option<Vec<u8>>,
 }
 
 impl<R: BufRead> Parser<R> {
-    fn new(input: R) -> Self {
+    pub fn new(input: R) -> Self {
         Self { input, next: None }
     }
 
-    fn next_commit(&mut self) -> Result<Option<ReadCommit>, GitError> {
+    pub fn next_commit(&mut self) -> Result<Option<ReadCommit>, GitError> {
         let hash = match self.next.take() {
             Some(hash) => hash,
             None => match self.significant_token()? {
@@ -170,7 +170,7 @@ impl<R: BufRead> Parser<R> {
     }
 
     /// The next token that is not empty, without the line end that git puts before the first change of a commit.
-    fn significant_token(&mut self) -> io::Result<Option<Vec<u8>>> {
+    fn significant_token(&mut self) -> Result<Option<Vec<u8>>, GitError> {
         while let Some(mut token) = self.token()? {
             if token.first() == Some(&b'\n') {
                 token.remove(0);
@@ -182,13 +182,15 @@ impl<R: BufRead> Parser<R> {
         Ok(None)
     }
 
-    fn token(&mut self) -> io::Result<Option<Vec<u8>>> {
+    fn token(&mut self) -> Result<Option<Vec<u8>>, GitError> {
         let mut token = Vec::new();
         if self.input.read_until(0, &mut token)? == 0 {
             return Ok(None);
         }
-        token.pop_if(|last| *last == 0);
-        Ok(Some(token))
+        match token.pop() {
+            Some(0) => Ok(Some(token)),
+            _ => Err(cut_off()),
+        }
     }
 }
 

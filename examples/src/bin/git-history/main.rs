@@ -6,6 +6,13 @@
 //!
 //! Run it again and it imports what is new. Interrupt it or kill it, and the next run goes on where it stopped: nothing
 //! is lost, nothing is there twice. Read `domain` first; it is all that an application would have to be about.
+//!
+//! - What HEAD reaches is imported, parents before children. A merge counts as a commit, with those files only that
+//!   it changed itself; the others came with the commits that it merges.
+//! - How a file keeps its identity when it is renamed: `identity`.
+//! - History that was rewritten is refused, unless `--accept-rewrite`: events are facts, so what was imported stays, the
+//!   rewrite becomes an event itself, and what is missing is imported beside. So is another branch that was checked out.
+//! - A shallow clone is imported with a note. When it gets deeper it is refused: nothing can be put before events.
 
 mod domain;
 mod git;
@@ -16,6 +23,8 @@ mod progress;
 mod report;
 mod resume;
 mod signal;
+#[cfg(test)]
+mod tests;
 
 use std::{
     path::PathBuf,
@@ -25,7 +34,10 @@ use std::{
 };
 
 use clap::Parser;
-use eventbus::{App, Projected, Projection, port::EventStore};
+use eventbus::{
+    App, Projected, Projection,
+    port::{EventStore, redacted},
+};
 
 use crate::{
     domain::{Authors, HotFiles},
@@ -58,15 +70,18 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> eventbus::Result<ExitCode> {
     let arguments = Arguments::parse();
+    examples::log_warnings();
     let mut stop = Stop::on_signal();
     let repository = Arc::new(Repository::open(&arguments.path)?);
     if repository.is_shallow {
         println!("note: a shallow clone: its oldest commits look as if they added every file");
     }
-    let store = match &arguments.store {
-        Some(url) => examples::open_store(url).await?,
-        None => examples::open_store(&examples::in_target(FILE)?.to_string_lossy()).await?,
+    let url = match arguments.store {
+        Some(url) => url,
+        None => examples::in_target(FILE)?.to_string_lossy().into_owned(),
     };
+    println!("store: {}", redacted(&url));
+    let store = examples::open_store(&url).await?;
 
     let Some(imported) = stop.unless(replay(&store)).await else {
         return Ok(stopped());
@@ -147,11 +162,11 @@ async fn look_back(app: &App, top: usize) -> eventbus::Result<()> {
 }
 
 /// Rebuilds a projection from zero; the result must be what it was.
-async fn rebuild<P>(app: &App, name: &'static str, live: &P) -> eventbus::Result<()>
+async fn rebuild<P>(app: &App, name: &str, live: &P) -> eventbus::Result<()>
 where
     P: Projection + PartialEq,
 {
-    let mut progress = Progress::new("rebuilding", 0);
+    let mut progress = Progress::new(&format!("rebuilding {name}"), 0);
     let rebuilt = app
         .rebuild::<P>()
         .on_progress(|now| progress.reach(now.position.get(), now.target.get()))

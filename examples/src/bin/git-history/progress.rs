@@ -12,18 +12,18 @@ const QUIET: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
 pub struct Progress {
-    what: &'static str,
+    what: String,
     total: u64,
     done: u64,
-    said: (u64, Instant),
+    said: Option<(u64, Instant)>,
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
     /// Begins; nothing is shown yet.
-    pub fn new(what: &'static str, total: u64) -> Self {
+    pub fn new(what: &str, total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(total).with_message(what);
+            let bar = ProgressBar::new(total).with_message(what.to_owned());
             let template = "{msg:<20} {wide_bar} {human_pos}/{human_len} ({per_sec}, {eta})";
             match ProgressStyle::with_template(template) {
                 Ok(style) => bar.with_style(style),
@@ -31,10 +31,10 @@ impl Progress {
             }
         });
         Self {
-            what,
+            what: what.to_owned(),
             total,
             done: 0,
-            said: (0, Instant::now()),
+            said: None,
             bar,
         }
     }
@@ -49,12 +49,15 @@ impl Progress {
         self.total = total;
         self.done = done;
         let tenth = done * 10 / total.max(1);
+        let is_news = self.said.map_or(tenth > 0, |(said, at)| {
+            tenth > said && at.elapsed() >= QUIET
+        });
         if let Some(bar) = &self.bar {
             bar.set_length(total);
             bar.set_position(done);
-        } else if tenth > self.said.0 && self.said.1.elapsed() >= QUIET && done < total {
+        } else if is_news && done < total {
             println!("{}: {done} of {total}", self.what);
-            self.said = (tenth, Instant::now());
+            self.said = Some((tenth, Instant::now()));
         }
     }
 }

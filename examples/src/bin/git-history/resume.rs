@@ -160,12 +160,15 @@ pub async fn plan(
     if is_complete && appeared > 0 {
         return Err(PlanError::Deepened { appeared }.into());
     }
-    let skip = match is_complete {
-        true => HashSet::new(),
-        false => all_commits(store).await?,
+    let (skip, commits) = if is_complete {
+        (HashSet::new(), repository.count(head, &without)?)
+    } else {
+        let skip = all_commits(store).await?;
+        let commits = repository.count_except(head, &without, &skip)?;
+        (skip, commits)
     };
     Ok(Plan {
-        commits: repository.count(head, &without)?,
+        commits,
         without,
         skip,
         rewritten,
