@@ -1,5 +1,7 @@
 //! The example `git-history`, run as a program on real repositories.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod generate;
 mod program;
 
@@ -143,6 +145,76 @@ fn two_imports_at_once_store_nothing_twice() {
     }
     let last = repo.import("events.db", &[]).succeeded();
     assert_tables(&last, &generator);
+}
+
+#[test]
+#[cfg(unix)]
+fn half_a_commit_is_not_taken_for_a_whole_one() {
+    use std::os::unix::fs::PermissionsExt;
+    if !git_is_installed() {
+        return;
+    }
+    let (repo, generator) = generated(200);
+    // a git whose log breaks off between two changes of a commit
+    let bin = repo.beside("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let script = "#!/bin/sh\nPATH=${PATH#*:}\n\
+        case \" $* \" in *\" log \"*) git \"$@\" | head -c LENGTH; exit 9;; esac\nexec git \"$@\"\n";
+    let raw = [
+        "log",
+        "--reverse",
+        "--topo-order",
+        "-z",
+        "--raw",
+        "--no-abbrev",
+        "-M50%",
+    ];
+    let format = "--format=tformat:%H%x00%P%x00%an%x00%ae%x00%ct%x00%s";
+    let whole = repo.git(&[&raw[..], &["-l1000", "-c", "--combined-all-paths", format]].concat());
+    let length = whole
+        .match_indices("\0:100644")
+        .map(|(at, _)| at + 1)
+        .nth(60);
+    // what is shown for a byte that is not UTF-8 is longer than the byte
+    let shown = &whole[..length.unwrap()];
+    let length = shown.len() - 2 * shown.matches('\u{fffd}').count();
+    let git = bin.join("git");
+    std::fs::write(&git, script.replace("LENGTH", &length.to_string())).unwrap();
+    std::fs::set_permissions(&git, std::fs::Permissions::from_mode(0o755)).unwrap();
+
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let broken = repo.importing("events.db", &[]).env("PATH", path).output();
+    let broken = Run::of(broken.unwrap());
+    assert_eq!(broken.code, Some(1), "{broken:#?}");
+    assert!(broken.stderr.contains("`git log` failed"), "{broken:#?}");
+
+    let rest = repo.import("events.db", &[]).succeeded();
+    assert!(
+        rest.found() > 0 && rest.found() < generator.commits,
+        "{rest:#?}"
+    );
+    assert_tables(&rest, &generator);
+}
+
+#[test]
+fn postgres_keeps_it_as_well() {
+    if !git_is_installed() {
+        return;
+    }
+    let (repo, mut generator) = generated(300);
+    let database = common::Database::create();
+    let import = || {
+        let mut command = example();
+        command
+            .arg(&repo.path)
+            .args(["--top", "1000000", "--store", &database.url]);
+        Run::of(command.output().unwrap()).succeeded()
+    };
+    assert_eq!(import().imported().0, 300);
+    generator.commit_until(310).send(&repo);
+    let second = import();
+    assert_eq!((second.found(), second.imported().0), (300, 10));
+    assert_tables(&second, &generator);
 }
 
 #[test]
