@@ -146,19 +146,8 @@ impl Repository {
         command.args(["-c", "--combined-all-paths", "--no-relative", "--no-notes"]);
         command.args(["--ignore-submodules=none", "--encoding=UTF-8", "--no-color"]);
         command.arg(HEADER);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(not_installed)?;
         let asked = format!("{}\n{}", self.head, lines("^", without));
-        let said = child.stderr.take().map(read_aside);
-        if let Some(mut stdin) = child.stdin.take() {
-            // git that ends early says why by its status
-            let _ = stdin.write_all(asked.as_bytes());
-        }
-        Ok(LogProcess { child, said })
+        LogProcess::start(command, &asked)
     }
 
     /// What git prints, without the line end; its failure is an error.
@@ -217,6 +206,22 @@ pub struct LogProcess {
 }
 
 impl LogProcess {
+    /// Starts it and tells it what to print.
+    pub fn start(mut command: Command, asked: &str) -> Result<Self, GitError> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(not_installed)?;
+        let said = child.stderr.take().map(read_aside);
+        if let Some(mut stdin) = child.stdin.take() {
+            // git that ends early says why by its status
+            let _ = stdin.write_all(asked.as_bytes());
+        }
+        Ok(Self { child, said })
+    }
+
     /// What it prints; there is one reader.
     pub fn stdout(&mut self) -> Option<BufReader<ChildStdout>> {
         let stdout = self.child.stdout.take()?;

@@ -12,9 +12,10 @@ use tokio::sync::mpsc;
 
 use crate::{
     domain::{File, FileEvent, Kind, What},
+    git::LogProcess,
     identity,
     import::Importer,
-    log::{Oddity, Parser, ReadCommit},
+    log::{self, Oddity, Parser, ReadCommit},
     resume::{Imported, Plan},
     signal::Stop,
 };
@@ -265,6 +266,30 @@ fn output_that_is_cut_off_or_foreign_is_an_error() {
         .next_commit()
         .unwrap_err();
     assert!(error.to_string().contains("warning: something"), "{error}");
+}
+
+#[test]
+#[cfg(unix)]
+fn the_last_commit_counts_when_git_has_ended_well() {
+    let taken = |status: u8| {
+        let output = [printed(1, &["A a"]), printed(2, &["A b", "A c"])].concat();
+        let output = String::from_utf8(output).unwrap().replace('\0', "\\000");
+        let mut command = std::process::Command::new("sh");
+        command.args([
+            "-c",
+            &format!("printf '{output}'; echo why >&2; exit {status}"),
+        ]);
+        let mut taken = Vec::new();
+        let read = log::read(LogProcess::start(command, "").unwrap(), |commit| {
+            taken.push(commit.files.len());
+            true
+        });
+        (taken, read.map_err(|error| error.to_string()))
+    };
+    assert_eq!(taken(0), (vec![1, 2], Ok(())));
+    let (taken, read) = taken(9);
+    assert_eq!(taken, [1]);
+    assert_eq!(read.unwrap_err(), "`git log` failed: why (exit status: 9)");
 }
 
 #[test]
