@@ -13,7 +13,15 @@ fn story(arguments: &[&str]) -> String {
         String::from_utf8_lossy(&output.stderr),
     );
     assert!(output.status.success(), "{text}{errors}");
-    assert_eq!(errors, "", "nothing is logged at the level of warnings");
+    // the throw-away servers of the tests say of themselves that they do not sync
+    let logged: Vec<_> = errors
+        .lines()
+        .filter(|line| !line.contains("`fsync` is off"))
+        .collect();
+    assert!(
+        logged.is_empty(),
+        "nothing else is logged at the level of warnings: {logged:?}"
+    );
     text.into_owned()
 }
 
@@ -59,7 +67,6 @@ fn the_story_is_told_and_goes_on_in_the_same_file() {
             "A customer orders",
             "stored     version 1 at position 1",
             "published  ",
-            "receipt    99.99 from cust-123 for order ",
             "The first parcel leaves",
             "stored     version 2 at position 2",
             "A command that is refused",
@@ -74,6 +81,13 @@ fn the_story_is_told_and_goes_on_in_the_same_file() {
             "rebuilt    OrderStatistics { orders: 1, revenue: 99.99, parcels: 2 } from 3 events",
             "equal      true",
         ],
+    );
+    assert_eq!(
+        first
+            .matches("receipt    99.99 from cust-123 for order ")
+            .count(),
+        1,
+        "{first}"
     );
     let second = story(&["--store", file.path()]);
     assert_lines_in_order(
@@ -115,9 +129,9 @@ fn on_servers_each_save_shows_its_position_and_its_redis_entry() {
             .is_some_and(|(ms, seq)| ms.len() == 13 && seq.parse::<u64>().is_ok())
     };
     assert!(ids.iter().all(is_entry_id), "{ids:?}");
-    assert_lines_in_order(
-        &text,
-        &["receipt    99.99 from cust-123", "equal      true"],
+    assert!(
+        text.contains("receipt    99.99 from cust-123") && text.contains("equal      true"),
+        "{text}"
     );
 }
 
