@@ -50,6 +50,9 @@ fn five_thousand_commits_are_imported_once_each() {
     let commits = generator.commits;
     assert_eq!(first.imported(), (commits, commits + generator.file_events));
     assert_tables(&first, &generator);
+    let tree = repo.git(&["ls-tree", "-r", "-z", "HEAD"]);
+    let there = format!("{} still there)", tree.matches('\0').count());
+    assert!(first.stdout.contains(&there), "{there}\n{}", first.stdout);
     for note in [
         "5 path(s) are kept quoted",
         "1 path(s) are longer",
