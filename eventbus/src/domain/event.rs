@@ -192,7 +192,7 @@ impl EventFilter {
 /// Whether two texts are equal; usable in constants.
 #[doc(hidden)]
 #[must_use]
-pub const fn same_text(a: &str, b: &str) -> bool {
+pub(crate) const fn same_text(a: &str, b: &str) -> bool {
     let (a, b) = (a.as_bytes(), b.as_bytes());
     if a.len() != b.len() {
         return false;
@@ -279,6 +279,13 @@ pub trait DomainEvent: EventSet + EncodeEvent {
     const DESCRIPTOR: EventDescriptor;
 }
 
+/// Whether an event that says `named` belongs to `aggregate`; an event whose derive already failed says nothing.
+#[doc(hidden)]
+#[must_use]
+pub const fn belongs_to(named: &str, aggregate: &str) -> bool {
+    named.is_empty() || same_text(named, aggregate)
+}
+
 /// The body of a derived `EventSet::decode` for a struct.
 #[doc(hidden)]
 pub fn decode_one<E: DomainEvent>(record: &RecordedEvent) -> Result<E, DecodeError> {
@@ -292,10 +299,26 @@ pub fn decode_one<E: DomainEvent>(record: &RecordedEvent) -> Result<E, DecodeErr
 /// The body of a derived `EncodeEvent::encode` for a struct.
 #[doc(hidden)]
 pub fn encode_one<E: DomainEvent>(event: &E) -> Result<NewEvent, EncodeError> {
-    let payload = E::CODEC.encode(E::EVENT_TYPE, event)?;
+    encode_with(&E::DESCRIPTOR, &E::CODEC, event)
+}
+
+/// One arm of a derived `EventSet::decode` for an enum.
+#[doc(hidden)]
+pub fn decode_with<E>(codec: &Codec<E>, record: &RecordedEvent) -> Result<E, DecodeError> {
+    codec.decode(record.event_type(), record.payload())
+}
+
+/// One arm of a derived `EncodeEvent::encode` for an enum.
+#[doc(hidden)]
+pub fn encode_with<E>(
+    descriptor: &EventDescriptor,
+    codec: &Codec<E>,
+    event: &E,
+) -> Result<NewEvent, EncodeError> {
+    let payload = codec.encode(descriptor.event_type, event)?;
     Ok(NewEvent::new(
-        super::name::Name::from_static(E::EVENT_TYPE),
-        E::SCHEMA_VERSION,
+        super::name::Name::from_static(descriptor.event_type),
+        descriptor.schema_version,
         payload,
     ))
 }

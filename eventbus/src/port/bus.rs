@@ -268,6 +268,10 @@ impl<B: EventBus + ?Sized> EventBus for Arc<B> {
         (**self).publish_range(range).await
     }
 
+    fn is_durable(&self) -> bool {
+        (**self).is_durable()
+    }
+
     async fn resume_from(
         &self,
         checkpoints: Arc<dyn Checkpoints>,

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::{
-    domain::{event::EventSet, metadata::Metadata, record::RecordedEvent},
+    domain::{codec::DecodeError, metadata::Metadata, record::RecordedEvent},
     port::{Delivery, HandlerError, Requirements, TypeKey},
 };
 
@@ -118,14 +118,15 @@ impl HandlerOutcome for () {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: Into<HandlerError>> HandlerOutcome for Result<(), E> {
     fn into_outcome(self) -> Result<(), HandlerError> {
         self.map_err(Into::into)
     }
 }
 
-/// The decoded first parameter.
+/// The decoded first parameter, or the error as the bus understands it.
 #[doc(hidden)]
-pub fn decode<E: EventSet>(delivery: &Delivery) -> Result<E, HandlerError> {
-    E::decode(delivery.record()).map_err(HandlerError::undecodable)
+pub fn decoded<E>(event: Result<E, DecodeError>) -> Result<E, HandlerError> {
+    event.map_err(HandlerError::undecodable)
 }

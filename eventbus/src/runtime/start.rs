@@ -24,7 +24,7 @@ impl StartError {
         }
     }
 
-    /// The mistakes, in the order of the source places they name.
+    /// The mistakes: events, then names used twice, then what is missing.
     #[must_use]
     pub fn mistakes(&self) -> &[StartMistake] {
         &self.mistakes

@@ -272,3 +272,41 @@ pub(crate) fn unmet(
         });
     states.chain(transactions).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Source, port::TypeKey};
+
+    fn mistakes(offered: Option<TypeKey>) -> Vec<String> {
+        let mut requirements = Requirements::default();
+        requirements.transaction::<u8>();
+        let found = unmet(
+            "reserve",
+            Source::new("src/x.rs", 58),
+            &requirements,
+            &StateMap::new(),
+            offered,
+        );
+        found.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_transaction_of_another_store_is_told_from_one_that_is_not_run_yet() {
+        let other = "`reserve` (src/x.rs:58) takes part in transactions of type `u8`, but this store's are `u16`";
+        assert_eq!(mistakes(Some(TypeKey::of::<u16>())), [other]);
+        let none = "`reserve` (src/x.rs:58) takes part in transactions of type `u8`, but this store has none";
+        assert_eq!(mistakes(None), [none]);
+        let same = "`reserve` (src/x.rs:58) takes the store's transaction; this release does not run handlers in one yet";
+        assert_eq!(mistakes(Some(TypeKey::of::<u8>())), [same]);
+    }
+
+    #[test]
+    fn closures_have_names_that_logs_can_show() {
+        let closure = |_: RecordedEvent| async {};
+        fn name_of<H>(_: &H) -> Name {
+            type_name_of::<H>()
+        }
+        assert!(name_of(&closure).contains("closures_have_names_that_logs_can_show"));
+    }
+}

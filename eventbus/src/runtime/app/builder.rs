@@ -15,7 +15,6 @@ use crate::{
         definition::{Handler, HandlerDefinition, Projection},
         projection::{Projected, ProjectionSlot},
         start::{StartError, StartMistake},
-        subscription::{group_of, handler_subscriber},
     },
 };
 
@@ -149,11 +148,6 @@ impl AppBuilder {
         }
         .check()?;
         plan.log_routes();
-        for handler in &plan.handlers {
-            let group = group_of(handler, bus.default_group());
-            bus.subscribers()
-                .add(group, handler_subscriber(*handler, &self.state));
-        }
         let has_relay = self.relay && !consumes_only;
         let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, has_relay)
             .await

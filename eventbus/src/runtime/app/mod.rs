@@ -36,7 +36,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// flight.
 ///
 /// # Examples
-/// ```
+/// ```standalone_crate
 /// use eventbus::{App, prelude::*};
 /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 /// # #[event(aggregate = Counter)]

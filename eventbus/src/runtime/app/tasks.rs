@@ -11,13 +11,21 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::plan::Checked;
 use crate::{
     domain::error::BoxError,
-    port::{ConsumeError, EventBus, EventStore, RetryPolicy, ShutdownError, StateMap},
-    runtime::relay::{Relay, RelayProgress},
+    port::{
+        ConsumeError, EventBus, EventStore, RetryPolicy, ShutdownError, StateMap, Subscription,
+    },
+    runtime::{
+        definition::HandlerDefinition,
+        relay::{Relay, RelayProgress},
+        subscription::{group_of, handler_subscriber},
+    },
 };
 
 /// Relay, consumers and projections of an app; dropped, they are told to stop.
 pub(super) struct Tasks {
     cancel: CancellationToken,
+    /// Ends at once what did not stop in time.
+    abort: CancellationToken,
     tracker: TaskTracker,
     pub(super) relay: Option<watch::Receiver<RelayProgress>>,
 }
@@ -30,28 +38,33 @@ impl Tasks {
         state: &StateMap,
         has_relay: bool,
     ) -> Result<Self, BoxError> {
+        let subscriptions = Subscriptions::of(&plan.handlers, bus, state);
         let mut tasks = Self {
             cancel: CancellationToken::new(),
+            abort: CancellationToken::new(),
             tracker: TaskTracker::new(),
             relay: None,
         };
         if has_relay {
             let relay = Relay::prepare(Arc::clone(store), Arc::clone(bus)).await?;
             tasks.relay = Some(relay.progress());
-            tasks.tracker.spawn(relay.run(tasks.cancel.clone()));
+            tasks.spawn_one(relay.run(tasks.cancel.clone()));
         }
         if !plan.handlers.is_empty() {
-            tasks
-                .tracker
-                .spawn(consume(Arc::clone(bus), tasks.cancel.clone()));
+            let consumer = consume(Arc::clone(bus), subscriptions, tasks.cancel.clone());
+            tasks.spawn_one(consumer);
         }
         for slot in &plan.projections {
-            tasks
-                .tracker
-                .spawn(slot.run(Arc::clone(store), state.clone(), tasks.cancel.clone()));
+            tasks.spawn_one(slot.run(Arc::clone(store), state.clone(), tasks.cancel.clone()));
         }
         tasks.tracker.close();
         Ok(tasks)
+    }
+
+    fn spawn_one(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let abort = self.abort.clone();
+        self.tracker
+            .spawn(async move { abort.run_until_cancelled(task).await });
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -69,6 +82,7 @@ impl Tasks {
         let bus_stopped = bus.shutdown(timeout).await;
         let left = deadline.saturating_duration_since(Instant::now());
         let tasks_stopped = tokio::time::timeout(left, self.tracker.wait()).await;
+        self.abort.cancel();
         bus_stopped?;
         tasks_stopped.map_err(|_| ShutdownError::new("the relay or a projection", timeout))
     }
@@ -80,8 +94,32 @@ impl Drop for Tasks {
     }
 }
 
+/// The places of an app's handlers on a bus, given up when nothing consumes for them any more.
+///
+/// Keep: never before that. A consumer of a group that nobody subscribes to acknowledges what it gets.
+struct Subscriptions(Vec<Subscription>);
+
+impl Subscriptions {
+    fn of(handlers: &[HandlerDefinition], bus: &Arc<dyn EventBus>, state: &StateMap) -> Self {
+        let subscribe = |handler: &HandlerDefinition| {
+            let group = group_of(handler, bus.default_group());
+            bus.subscribers()
+                .add(group, handler_subscriber(*handler, state))
+        };
+        Self(handlers.iter().map(subscribe).collect())
+    }
+}
+
+impl Drop for Subscriptions {
+    fn drop(&mut self) {
+        for subscription in &self.0 {
+            subscription.cancel();
+        }
+    }
+}
+
 /// Consumes until cancelled; a bus that is away at first is tried again.
-async fn consume(bus: Arc<dyn EventBus>, cancel: CancellationToken) {
+async fn consume(bus: Arc<dyn EventBus>, _subscriptions: Subscriptions, cancel: CancellationToken) {
     let backoff = RetryPolicy {
         max_retries: u32::MAX,
         first_delay: Duration::from_millis(100),
@@ -89,9 +127,10 @@ async fn consume(bus: Arc<dyn EventBus>, cancel: CancellationToken) {
     };
     let mut attempt = 0;
     while !cancel.is_cancelled() {
+        let mut consuming = std::pin::pin!(bus.start_consuming());
         let stopped = tokio::select! {
-            stopped = bus.start_consuming() => stopped,
-            () = cancel.cancelled() => return bus.stop_consuming().await,
+            stopped = &mut consuming => stopped,
+            () = cancel.cancelled() => tokio::join!(bus.stop_consuming(), consuming).1,
         };
         match stopped {
             Err(error @ ConsumeError::Unavailable { .. }) => {

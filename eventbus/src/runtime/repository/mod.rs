@@ -193,8 +193,8 @@ impl<A: Apply> AggregateRepository<A> {
 
     /// Stores what `root` recorded, if nobody else stored events of it since it was loaded.
     ///
-    /// Afterwards nothing is pending. After an error everything still is; saving again with an unknown outcome is safe
-    /// only through [`update`](Self::update), which loads anew. Nothing recorded: nothing happens.
+    /// Afterwards nothing is pending; after an error everything still is. The events keep their ids, so saving again
+    /// after an unknown outcome stores them once. Nothing recorded: nothing happens.
     ///
     /// # Errors
     /// [`SaveError::Append`] with a conflict if another writer was first, or because the store could not be reached;
@@ -203,7 +203,7 @@ impl<A: Apply> AggregateRepository<A> {
         if root.pending().is_empty() {
             return Ok(Saved::nothing(root.version()));
         }
-        let events = self.encode(root.pending())?;
+        let events = self.encode(root)?;
         let records = self.append(root, events).await?;
         root.mark_saved(root.version().plus(records.len()));
         let publication = self.publisher.publish(&self.store, &records).await;
@@ -336,15 +336,18 @@ impl<A: Apply> AggregateRepository<A> {
     }
 
     /// Encodes the events of one save: one conversation, whoever began it.
-    fn encode(&self, pending: &[A::Event]) -> Result<Vec<NewEvent>, SaveError> {
+    fn encode(&self, root: &AggregateRoot<A>) -> Result<Vec<NewEvent>, SaveError> {
         let mut context = self.context.clone();
         context
             .correlation_id
             .get_or_insert_with(crate::Uuid::now_v7);
-        pending
-            .iter()
-            .map(|event| Ok(event.encode()?.with_context(context.clone())))
-            .collect()
+        let encode = |(event, id): (&A::Event, _)| {
+            Ok(event
+                .encode()?
+                .with_event_id(id)
+                .with_context(context.clone()))
+        };
+        root.pending_with_ids().map(encode).collect()
     }
 
     /// Appends, and resolves an unknown outcome by appending the same event ids again.

@@ -70,6 +70,27 @@ pub async fn append_returns_what_is_read_back<S: EventStore>(store: S) {
     let recorded = store.add(&stream, ExpectedVersion::NoStream, &given).await;
     store.same(recorded.len(), given.len(), "number of events returned");
     for (given, recorded) in given.into_iter().zip(&recorded) {
+        let (context, metadata) = (given.context(), recorded.metadata());
+        store.same(metadata.event_id(), given.event_id(), "event id");
+        store.same(metadata.event_type(), given.event_type(), "event type");
+        store.same(
+            metadata.schema_version(),
+            given.schema_version(),
+            "schema version",
+        );
+        store.same(
+            metadata.correlation_id(),
+            given.correlation_id(),
+            "correlation id",
+        );
+        store.same(
+            metadata.causation_id(),
+            context.causation_id,
+            "causation id",
+        );
+        store.same(metadata.tenant_id(), context.tenant_id, "tenant id");
+        store.same(metadata.actor_id(), context.actor_id.as_deref(), "actor id");
+        store.same(metadata.attributes(), &context.attributes, "attributes");
         let wanted = given.recorded_as(stream.clone(), recorded.version(), recorded.position());
         store.same(
             recorded,

@@ -95,7 +95,7 @@ pub async fn readers_never_see_half_an_append<S: EventStore>(store: S) {
     let writer = tokio::spawn({
         let (store, stream) = (store.clone(), stream.clone());
         async move {
-            for _ in 0..40 {
+            for _ in 0..200 {
                 store.add(&stream, ExpectedVersion::Any, &events(3)).await;
             }
         }
@@ -111,7 +111,7 @@ pub async fn readers_never_see_half_an_append<S: EventStore>(store: S) {
     store.ok(writer.await, "the writer");
     store.same(
         versions(&store.read(&stream).await),
-        (1..=120).collect(),
+        (1..=600).collect(),
         "versions at the end",
     );
 }
