@@ -8,5 +8,6 @@ mod orders;
 mod projections;
 mod relay;
 mod repository;
+mod shared_bus;
 mod subscriptions;
 mod wait;
