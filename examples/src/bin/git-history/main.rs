@@ -15,6 +15,7 @@
 //!   rewrite becomes an event itself, and what is missing is imported beside. So is another branch that was checked out.
 //! - A shallow clone is imported with a note. When it gets deeper it is refused: nothing can be put before events.
 
+mod change;
 mod domain;
 mod git;
 mod identity;
