@@ -6,6 +6,7 @@ mod app;
 mod logs;
 mod orders;
 mod projections;
+mod rebuild;
 mod relay;
 mod repository;
 mod shared_bus;

@@ -146,8 +146,8 @@ impl App {
     /// `None` waits for nothing, so that [`Saved::position`](crate::Saved) fits as it is.
     ///
     /// # Errors
-    /// [`ProjectionError`] if the app has no such projection, it stopped at an event, or it did not get there within the
-    /// builder's `wait_timeout`.
+    /// [`ProjectionError`] if the app has no such projection or was shut down, if it stopped at an event, or if it did not
+    /// get there, or could not be read, within the builder's `wait_timeout`.
     pub async fn projected<P: Projection>(
         &self,
         position: impl Into<Option<Position>>,
@@ -159,7 +159,9 @@ impl App {
     }
 
     /// Rebuilds a projection from zero. State in memory is replaced when the new one is complete; a projection that
-    /// keeps its rows itself handles every event again.
+    /// keeps its rows itself handles every event again, also if nobody waits for it any more.
+    ///
+    /// Let go of the projection's guards before: the new state waits for them.
     ///
     /// # Examples
     /// ```no_run
