@@ -77,10 +77,10 @@ impl Tasks {
         bus: &dyn EventBus,
         timeout: Duration,
     ) -> Result<(), ShutdownError> {
-        let deadline = Instant::now() + timeout;
+        let began = Instant::now();
         self.cancel.cancel();
         let bus_stopped = bus.shutdown(timeout).await;
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = timeout.saturating_sub(began.elapsed());
         let tasks_stopped = tokio::time::timeout(left, self.tracker.wait()).await;
         self.abort.cancel();
         bus_stopped?;
