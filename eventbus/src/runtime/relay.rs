@@ -38,8 +38,8 @@ pub(crate) struct RelayProgress {
     recent: VecDeque<(Position, MessageId)>,
     /// Why the relay does not publish at the moment.
     pub(crate) trouble: Option<String>,
-    /// Whether it gave up: only an operator can help.
-    pub(crate) stopped: bool,
+    /// Why it gave up: only an operator can help.
+    pub(crate) stopped: Option<&'static str>,
 }
 
 impl RelayProgress {
@@ -114,7 +114,10 @@ impl Relay {
                     feed.made_progress();
                     !cancel.is_cancelled()
                 }
-                Ok(Step::CaughtUp) => feed.idle(&cancel).await,
+                Ok(Step::CaughtUp) => {
+                    self.recovered();
+                    feed.idle(&cancel).await
+                }
                 Ok(Step::Stop(reason)) => return self.stop(reason),
                 Err(error) => {
                     self.report(&error, feed.is_failing());
@@ -208,11 +211,15 @@ impl Relay {
             .send_modify(|progress| progress.trouble = Some(error));
     }
 
+    fn recovered(&self) {
+        self.progress
+            .send_if_modified(|progress| progress.trouble.take().is_some());
+    }
+
     fn stop(&self, reason: &'static str) {
         tracing::error!(destination = %self.bus.destination(), reason, "relay stopped");
         self.progress.send_modify(|progress| {
-            progress.trouble = Some(reason.into());
-            progress.stopped = true;
+            progress.stopped = Some(reason);
         });
     }
 }

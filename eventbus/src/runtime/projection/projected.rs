@@ -1,6 +1,11 @@
 //! A projection with how far it has come.
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::FutureExt;
 use tokio::sync::{RwLock, watch};
@@ -63,7 +68,11 @@ pub(super) struct Progress {
     pub(super) position: Position,
     /// Grows whenever the position was set back: whoever reads the feed starts anew.
     pub(super) generation: u64,
+    /// Events read since then.
+    pub(super) events: u64,
     pub(super) stopped: Option<ProjectionError>,
+    /// Whether the app that fed it does so no more.
+    pub(super) ended: bool,
 }
 
 /// Why a projection does not go on, or cannot be read.
@@ -87,6 +96,26 @@ pub enum ProjectionError {
         position: Position,
         /// What its method said.
         error: String,
+    },
+    /// Its app was shut down before it got that far.
+    #[error(
+        "projection `{name}` is at position {position} and not fed any more: its app was shut down"
+    )]
+    ShutDown {
+        /// The projection.
+        name: &'static str,
+        /// Where it is.
+        position: Position,
+    },
+    /// Its state was in use for too long: a guard was not let go, or the method that handles an event does not end.
+    #[error(
+        "projection `{name}` could not be read within {timeout:?}: an event is being handled, or a guard is held"
+    )]
+    Busy {
+        /// The projection.
+        name: &'static str,
+        /// How long it was waited for.
+        timeout: Duration,
     },
     /// It did not get that far in time.
     #[error(
@@ -130,7 +159,10 @@ impl<P: Projection> Projected<P> {
         }))
     }
 
-    /// Reads the state as it is now.
+    /// Reads the state as it is now; waits while an event is being handled.
+    ///
+    /// A task that holds a guard and asks for another one may wait for ever: an event that came in between waits for
+    /// the first, and the second for that event.
     pub async fn read(&self) -> ProjectionGuard<'_, P> {
         let view = match &self.0.state {
             State::Locked(lock) => View::Locked(lock.read().await),
@@ -148,14 +180,21 @@ impl<P: Projection> Projected<P> {
     /// Waits until every event up to `position` is included, then reads the state.
     ///
     /// # Errors
-    /// [`ProjectionError::Stopped`] if an event could not be handled; [`ProjectionError::TimedOut`] after `timeout`.
+    /// [`ProjectionError::Stopped`] if an event could not be handled; [`ProjectionError::ShutDown`] if no app feeds it
+    /// any more; after `timeout` [`ProjectionError::TimedOut`], or [`ProjectionError::Busy`] while its state is in use.
     pub async fn read_at(
         &self,
         position: Position,
         timeout: Duration,
     ) -> Result<ProjectionGuard<'_, P>, ProjectionError> {
+        let began = Instant::now();
         self.reached(position, timeout).await?;
-        Ok(self.read().await)
+        tokio::time::timeout(timeout.saturating_sub(began.elapsed()), self.read())
+            .await
+            .map_err(|_| ProjectionError::Busy {
+                name: P::definition().name,
+                timeout,
+            })
     }
 
     pub(super) fn definition(&self) -> ProjectionDefinition {
@@ -188,31 +227,22 @@ impl<P: Projection> Projected<P> {
         let mut progress = self.0.progress.subscribe();
         async move {
             let name = P::definition().name;
-            let arrived = progress
-                .wait_for(|progress| progress.position >= position || progress.stopped.is_some());
-            let arrived = tokio::time::timeout(timeout, arrived)
-                .await
-                .map(|now| now.map(|now| now.clone()));
-            match arrived {
-                Ok(Ok(now)) if now.position >= position => Ok(()),
-                Ok(Ok(Progress {
-                    stopped: Some(stopped),
-                    ..
-                })) => Err(stopped),
-                Ok(_) => Err(ProjectionError::NotRunning {
-                    name,
-                    known: Vec::new(),
-                }),
-                Err(_) => {
-                    let now = progress.borrow().position;
-                    Err(ProjectionError::TimedOut {
-                        name,
-                        position: now,
-                        wanted: position,
-                        timeout,
-                    })
-                }
+            let arrived =
+                progress.wait_for(|now| now.position >= position || now.why_not_on(name).is_some());
+            let in_time = tokio::time::timeout(timeout, arrived).await.is_ok();
+            let now = progress.borrow();
+            if now.position >= position {
+                return Ok(());
             }
+            Err(now
+                .why_not_on(name)
+                .filter(|_| in_time)
+                .unwrap_or(ProjectionError::TimedOut {
+                    name,
+                    position: now.position,
+                    wanted: position,
+                    timeout,
+                }))
         }
     }
 
@@ -245,17 +275,18 @@ impl<P: Projection> Projected<P> {
         {
             self.handle(delivery, is_next).await?;
         }
-        Ok(self.advance(position, generation))
+        Ok(self.advance(1, position, generation))
     }
 
-    /// Says that everything up to `position` is handled. False: the position was set back meanwhile.
-    pub(super) fn advance(&self, position: Position, generation: u64) -> bool {
+    /// Says that everything up to `position` is handled, `events` more. False: the position was set back meanwhile.
+    pub(super) fn advance(&self, events: u64, position: Position, generation: u64) -> bool {
         let mut current = true;
         self.0.progress.send_if_modified(|progress| {
             current = progress.generation == generation;
             let moved = current && progress.position < position;
             if moved {
                 progress.position = position;
+                progress.events += events;
             }
             moved
         });
@@ -312,17 +343,26 @@ impl<P: Projection> Projected<P> {
         Ok(Some(position))
     }
 
-    /// Sets the position back, so that the feed is handled from there again.
-    pub(super) fn restart_from(&self, position: Position) {
+    /// Sets the position back, so that the whole feed is handled again.
+    pub(super) fn restart(&self) {
         self.0.progress.send_modify(|progress| {
-            progress.position = position;
+            progress.position = Position::START;
             progress.generation += 1;
+            progress.events = 0;
             progress.stopped = None;
         });
     }
 
-    /// Stops before an event that could not be handled.
-    pub(super) fn stop_at(&self, record: &RecordedEvent, error: &HandlerError) {
+    /// Says that an app feeds it, until the result is dropped.
+    pub(super) fn fed(&self) -> Fed<'_> {
+        self.0
+            .progress
+            .send_modify(|progress| progress.ended = false);
+        Fed(&self.0.progress)
+    }
+
+    /// Stops before an event that could not be handled, unless the position was set back meanwhile.
+    pub(super) fn stop_at(&self, record: &RecordedEvent, error: &HandlerError, generation: u64) {
         let definition = P::definition();
         let position = record.position().unwrap_or(Position::START);
         tracing::error!(
@@ -333,9 +373,33 @@ impl<P: Projection> Projected<P> {
             position,
             error: error.to_string(),
         };
-        self.0
-            .progress
-            .send_modify(|progress| progress.stopped = Some(stopped));
+        self.0.progress.send_if_modified(|progress| {
+            let current = progress.generation == generation;
+            if current {
+                progress.stopped = Some(stopped);
+            }
+            current
+        });
+    }
+}
+
+impl Progress {
+    /// Why the position will not grow any more, if so.
+    pub(super) fn why_not_on(&self, name: &'static str) -> Option<ProjectionError> {
+        let ended = ProjectionError::ShutDown {
+            name,
+            position: self.position,
+        };
+        self.stopped.clone().or(self.ended.then_some(ended))
+    }
+}
+
+/// While it is there, an app feeds the projection.
+pub(super) struct Fed<'a>(&'a watch::Sender<Progress>);
+
+impl Drop for Fed<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|progress| progress.ended = true);
     }
 }
 

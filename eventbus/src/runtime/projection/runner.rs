@@ -19,7 +19,7 @@ use crate::{
 const CHECKPOINT_EVERY: u64 = 256;
 
 /// The checkpoint in the store that says how far a projection has come.
-pub(crate) fn checkpoint_name(projection: &'static str) -> Name {
+fn checkpoint_name(projection: &'static str) -> Name {
     Name::prefixed("projection:", &Name::from_static(projection))
 }
 
@@ -32,6 +32,7 @@ pub(crate) struct FeedProjection<P> {
 
 /// Feeds a projection until cancelled.
 pub(crate) async fn run<P: Projection>(task: FeedProjection<P>, cancel: CancellationToken) {
+    let _fed = task.projected.fed();
     let mut feed = FeedWatch::new(&task.store);
     let mut saved = match task.begin(&mut feed, &cancel).await {
         Some(position) => position,
@@ -74,6 +75,7 @@ impl<P: Projection> FeedProjection<P> {
         if !Self::has_checkpoint() {
             return Some(Position::START);
         }
+        let generation = self.projected.progress().borrow().generation;
         loop {
             match self
                 .store
@@ -82,7 +84,7 @@ impl<P: Projection> FeedProjection<P> {
             {
                 Ok(position) => {
                     let position = position.unwrap_or(Position::START);
-                    self.projected.restart_from(position);
+                    self.projected.advance(0, position, generation);
                     return Some(position);
                 }
                 Err(error) => {
@@ -96,6 +98,8 @@ impl<P: Projection> FeedProjection<P> {
     }
 
     /// Handles what the feed holds now.
+    ///
+    /// Keep: only the runner writes the checkpoint, so a rebuild cannot be overtaken by a checkpoint from before it.
     async fn feed_next(
         &self,
         saved: &mut Position,
@@ -105,6 +109,9 @@ impl<P: Projection> FeedProjection<P> {
             let progress = self.projected.progress().borrow();
             (progress.position, progress.generation)
         };
+        if after < *saved {
+            self.save(saved).await?;
+        }
         let head = self.store.head().await?;
         if head <= after {
             return Ok(Step::CaughtUp);
@@ -114,9 +121,13 @@ impl<P: Projection> FeedProjection<P> {
         while let Some(record) = records.try_next().await? {
             match self.handle(&record, generation, cancel).await {
                 Ok(true) => {}
-                Ok(false) => return Ok(Step::Handled),
+                Ok(false) => {
+                    self.save(saved).await?;
+                    return Ok(Step::Handled);
+                }
                 Err(error) => {
-                    self.projected.stop_at(&record, &error);
+                    self.save(saved).await?;
+                    self.projected.stop_at(&record, &error, generation);
                     return Ok(Step::Stopped);
                 }
             }
@@ -130,7 +141,7 @@ impl<P: Projection> FeedProjection<P> {
             }
         }
         // the feed ended: nothing will appear any more up to the head asked for before
-        if self.projected.advance(head, generation) {
+        if self.projected.advance(0, head, generation) {
             self.save(saved).await?;
         }
         Ok(Step::Handled)
