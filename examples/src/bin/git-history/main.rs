@@ -36,10 +36,7 @@ use std::{
 };
 
 use clap::Parser;
-use eventbus::{
-    App, Projected, Projection,
-    port::{EventStore, redacted},
-};
+use eventbus::{App, Projected, Projection, port::EventStore};
 
 use crate::{
     domain::{Authors, HotFiles},
