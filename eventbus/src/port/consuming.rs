@@ -205,6 +205,11 @@ impl Tasks {
         };
         let group = self.groups.remove(&id).map(|(group, _)| group);
         if let (Some(group), Err(error)) = (group, result) {
+            if error.is_cancelled() {
+                // nobody aborts a single task: the runtime is shutting down, and takes us with it
+                tracing::debug!(%group, "consumer ended with the runtime");
+                return std::future::pending().await;
+            }
             tracing::error!(%group, %error, "consumer died, starting another one");
         }
     }
@@ -237,6 +242,20 @@ mod tests {
     /// The consumer of a group that does nothing until it is stopped.
     async fn idle(_: Name, stop: StopSignal) {
         stop.stopped().await;
+    }
+
+    #[test]
+    fn a_runtime_that_shuts_down_is_no_dead_consumer() {
+        use futures_util::FutureExt;
+        let (consuming, subscribers) = (Consuming::default(), subscribers());
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let handle = runtime.handle().clone();
+        let _here = handle.enter();
+        let mut run = Box::pin(consuming.run(&HERE, &subscribers, idle));
+        assert!((&mut run).now_or_never().is_none());
+        drop(runtime);
+        assert!((&mut run).now_or_never().is_none());
+        assert!((&mut run).now_or_never().is_none(), "starts no other one");
     }
 
     #[tokio::test]
