@@ -62,6 +62,16 @@ enum State<P> {
     Free(P),
 }
 
+impl<P> State<P> {
+    /// Whether an event is being handled, or one waits for a guard to be let go.
+    fn is_in_use(&self) -> bool {
+        match self {
+            Self::Locked(lock) => lock.try_read().is_err(),
+            Self::Free(_) => false,
+        }
+    }
+}
+
 /// How far a projection has come.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Progress {
@@ -80,7 +90,7 @@ pub(super) struct Progress {
 #[non_exhaustive]
 pub enum ProjectionError {
     /// The app has no such projection.
-    #[error("the app has no projection `{name}` (it has: {}); a crate that the binary never names is not linked", known.join(", "))]
+    #[error("the app has no projection `{name}` (it has: {}); give the builder `.discover()` or `.projection(..)`; a crate that the binary never names is not linked", if known.is_empty() { "none".into() } else { known.join(", ") })]
     NotRunning {
         /// The projection asked for.
         name: &'static str,
@@ -224,6 +234,7 @@ impl<P: Projection> Projected<P> {
         position: Position,
         timeout: Duration,
     ) -> impl Future<Output = Result<(), ProjectionError>> + Send + 'static {
+        let shared = Arc::clone(&self.0);
         let mut progress = self.0.progress.subscribe();
         async move {
             let name = P::definition().name;
@@ -233,6 +244,9 @@ impl<P: Projection> Projected<P> {
             let now = progress.borrow();
             if now.position >= position {
                 return Ok(());
+            }
+            if !in_time && shared.state.is_in_use() {
+                return Err(ProjectionError::Busy { name, timeout });
             }
             Err(now
                 .why_not_on(name)
@@ -321,17 +335,27 @@ impl<P: Projection> Projected<P> {
         }
     }
 
-    /// Replaces the state by `fresh`, brought up to date by `catch_up` while events wait.
-    pub(super) async fn replace<E>(
+    /// Replaces the state by `fresh`, brought up to date by `catch_up` while events wait; waits for guards to be let go
+    /// no longer than `patience`.
+    pub(super) async fn replace<E: From<ProjectionError>>(
         &self,
         mut fresh: P,
         included: Position,
+        patience: Option<Duration>,
         catch_up: impl AsyncFnOnce(&mut P, Position) -> Result<Position, E>,
     ) -> Result<Option<Position>, E> {
         let State::Locked(lock) = &self.0.state else {
             return Ok(None);
         };
-        let mut state = lock.write().await;
+        let mut state = match patience {
+            None => lock.write().await,
+            Some(timeout) => tokio::time::timeout(timeout, lock.write())
+                .await
+                .map_err(|_| ProjectionError::Busy {
+                    name: P::definition().name,
+                    timeout,
+                })?,
+        };
         let target = self.position().max(included);
         let position = catch_up(&mut fresh, target).await?;
         *state = fresh;
