@@ -43,7 +43,7 @@ async fn start_shows_the_routes_and_says_which_options_do_nothing_yet() {
         .handler::<patient>()
         .handler::<audit>()
         .projection(OrderStatistics::default());
-    app.start().await.unwrap();
+    let _app = app.start().await.unwrap();
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     let line = |parts: &[&str]| {
         let matching = text

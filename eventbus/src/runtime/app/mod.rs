@@ -68,6 +68,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// # }
 /// ```
 #[derive(Clone)]
+#[must_use = "an app stops when its last clone is dropped: keep it, and end with `run_until_signal` or `shutdown`"]
 pub struct App(Arc<Running>);
 
 struct Running {
