@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Mutex, sync::PoisonError, time::Duration};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{ConsumeError, ShutdownError, Subscribers};
+use super::{ConsumeError, ShutdownError, Subscriber, Subscribers};
 use crate::domain::name::Name;
 
 /// Whether a bus consumes, and how it is asked to stop; a bus keeps one and shares it with its clones.
@@ -79,7 +79,7 @@ impl Consuming {
         tokio::select! {
             biased;
             () = tasks.all_ended() => {}
-            () = run.tokens.abort.cancelled() => {}
+            () = run.tokens.abort.cancelled() => tell_aborted(subscribers),
         }
         Ok(())
     }
@@ -150,6 +150,16 @@ impl Consuming {
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Names what kept a shutdown waiting, before it is aborted.
+fn tell_aborted(subscribers: &Subscribers) {
+    for group in subscribers.groups() {
+        let of_group = subscribers.of_group(&group);
+        for busy in of_group.iter().filter_map(Subscriber::handling) {
+            tracing::warn!(%group, busy, "aborted by shutdown; the event stays pending");
+        }
     }
 }
 
@@ -226,7 +236,7 @@ mod tests {
     use futures_util::poll;
 
     use super::*;
-    use crate::{domain::event::EventFilter, port::Subscriber};
+    use crate::domain::event::EventFilter;
 
     static HERE: Name = Name::from_static("here");
 

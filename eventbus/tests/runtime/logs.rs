@@ -10,7 +10,10 @@ use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Name, port::Checkpoints, prelude::*, testkit::FaultyBus,
 };
 
-use crate::orders::{Order, OrderCreated, OrderStatistics, created};
+use crate::{
+    orders::{Order, OrderCreated, OrderStatistics, created},
+    wait::until,
+};
 
 #[handler(manual, retries = 5, timeout_ms = 100)]
 async fn patient(_event: &OrderCreated) {}
@@ -90,6 +93,31 @@ async fn an_app_that_is_not_alone_on_its_store_is_warned_once() {
         let log = log_of_saves(is_durable, Some(checkpoint)).await;
         assert_eq!(log.matches(text).count(), 1, "{log}");
     }
+}
+
+#[handler(manual)]
+async fn never_end(_event: &OrderCreated) {
+    std::future::pending().await
+}
+
+#[tokio::test]
+async fn a_shutdown_that_aborts_a_handler_names_it() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=warn");
+    let app = App::builder().wait_timeout(Duration::from_millis(50));
+    let app = app.handler::<never_end>().start().await.unwrap();
+    let orders = app.repository::<Order>();
+    let mut order = orders.create("7".parse().unwrap());
+    order.record(created("ada", 1.0));
+    orders.save(&mut order).await.unwrap();
+    app.settled().await.unwrap_err();
+    app.shutdown(Duration::from_millis(50)).await.unwrap_err();
+    until("it is named", async || {
+        lines
+            .text()
+            .contains("`never_end` with `OrderCreated` of `Order/7`")
+    })
+    .await;
 }
 
 #[tokio::test]
