@@ -221,6 +221,8 @@ fn times_are_read_as_tolerantly_as_in_python() {
             datetime!(2026-01-02 03:04:05.5 UTC),
         ),
         (r#""2026-01-02 03:04""#, datetime!(2026-01-02 03:04:00 UTC)),
+        (r#""2026-01-02""#, datetime!(2026-01-02 0:00 UTC)),
+        (r#""1767323045""#, datetime!(2026-01-02 03:04:05 UTC)),
         ("1767323045", datetime!(2026-01-02 03:04:05 UTC)),
         ("1767323045.25", datetime!(2026-01-02 03:04:05.25 UTC)),
         ("1767323045123", datetime!(2026-01-02 03:04:05.123 UTC)),
@@ -235,6 +237,9 @@ fn times_are_read_as_tolerantly_as_in_python() {
         r#""2026-01-02T25:04:05Z""#,
         r#""2026-01-02T03:04:05.Z""#,
         r#""2026-01-02T03:04:05+24:00""#,
+        r#""2026-01-02T03:04:05+05""#,
+        r#""nan""#,
+        r#""inf""#,
         r#""2026-01-02T03:04:05é""#,
         "1e300",
     ] {
@@ -262,7 +267,7 @@ fn ids_and_numbers_are_read_as_tolerantly_as_in_python() {
             assert_eq!(read, Some(id), "{key} {text}");
         }
     }
-    for (text, expected) in [("3", 3), (r#""3""#, 3), ("3.0", 3)] {
+    for (text, expected) in [("3", 3), (r#"" 3 ""#, 3), ("3.0", 3), (r#""3.0""#, 3)] {
         let event = decode_with("event_version", Some(text)).unwrap();
         assert_eq!(event.metadata().schema_version(), expected, "{text}");
         let event = decode_with("aggregate_version", Some(text)).unwrap();
