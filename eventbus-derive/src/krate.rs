@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The option that every macro has.
-pub(crate) const CRATE: Known = Known::path("crate", "crate = my_framework::eventbus");
+pub(crate) const CRATE: Known = Known::path("crate", "`crate = my_framework::eventbus`");
 
 /// The path given with `crate = ..`, else the crate `eventbus`.
 pub(crate) fn path(options: &Options, mistakes: &mut Mistakes) -> Path {

@@ -33,6 +33,7 @@ impl Shared {
                 self.counters.handler_errors(failures.len() as u64);
                 self.fail(group, id)
             }
+            Outcome::Unattended => Verdict::Keep,
             // an outcome that is not known here is not known to be a success
             _ => self.fail(group, id),
         }

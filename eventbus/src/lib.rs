@@ -58,7 +58,18 @@ mod runtime;
 #[cfg_attr(docsrs, doc(cfg(feature = "testkit")))]
 pub mod testkit;
 
-pub use eventbus_derive::{Aggregate, DomainEvent, handler, projection};
+#[doc = include_str!("docs/aggregate.md")]
+#[doc(inline)]
+pub use eventbus_derive::Aggregate;
+#[doc = include_str!("docs/domain_event.md")]
+#[doc(inline)]
+pub use eventbus_derive::DomainEvent;
+#[doc = include_str!("docs/handler.md")]
+#[doc(inline)]
+pub use eventbus_derive::handler;
+#[doc = include_str!("docs/projection.md")]
+#[doc(inline)]
+pub use eventbus_derive::projection;
 
 pub use domain::{
     aggregate::{Aggregate, AggregateRoot, Apply, IntoEvents},
@@ -107,8 +118,8 @@ pub mod __private {
 
     pub use crate::{
         domain::{
-            aggregate::{Lists, aggregate_type_of},
-            codec::Codec,
+            aggregate::Lists,
+            codec::{Codec, Payload},
             event::{belongs_to, decode_one, decode_with, encode_one, encode_with, unknown},
         },
         port::{

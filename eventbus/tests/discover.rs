@@ -1,4 +1,5 @@
 //! Discovery: what is linked in runs, sorted, and is listed.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::sync::{Arc, Mutex};
 

@@ -16,10 +16,10 @@ mod first {
 
     #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
     #[event(aggregate_type = "Account")]
-    pub struct Opened {}
+    pub(crate) struct Opened {}
 
     #[handler]
-    pub async fn on(_event: &Opened) {}
+    pub(crate) async fn on(_event: &Opened) {}
 }
 
 mod second {
@@ -27,10 +27,10 @@ mod second {
 
     #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
     #[event(aggregate_type = "Shop")]
-    pub struct Opened {}
+    pub(crate) struct Opened {}
 
     #[handler]
-    pub async fn on(_event: &Opened, State(_missing): State<u8>) {}
+    pub(crate) async fn on(_event: &Opened, State(_missing): State<u8>) {}
 }
 
 #[handler]

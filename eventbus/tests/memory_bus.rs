@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use eventbus::{
     EventFilter, HandlerError, InMemoryEventBus, Name, NewEvent, Position, RecordedEvent, StreamId,
     Version,
-    port::{CheckpointError, Checkpoints, EventBus, PublishError, Subscriber},
+    port::{CheckpointError, Checkpoints, EventBus, PublishError, PublishRange, Subscriber},
 };
 use tokio::{sync::Semaphore, task::JoinHandle};
 
@@ -121,6 +121,16 @@ fn events(positions: std::ops::RangeInclusive<u64>) -> Vec<RecordedEvent> {
     positions.map(event).collect()
 }
 
+/// Publishes as a relay does.
+async fn feed(bus: &InMemoryEventBus, events: &[RecordedEvent]) {
+    let range = PublishRange {
+        after: Position::START,
+        through: Position::START,
+        events,
+    };
+    bus.publish_range(range).await.unwrap();
+}
+
 async fn start(bus: &InMemoryEventBus) -> JoinHandle<()> {
     let consuming = bus.clone();
     let consumer = tokio::spawn(async move { consuming.start_consuming().await.unwrap() });
@@ -153,7 +163,7 @@ async fn a_restart_resumes_after_the_checkpoint() {
         bus.resume_from(kept.clone()).await.unwrap(),
         Some(Position::START)
     );
-    bus.publish(&events(1..=100)).await.unwrap();
+    feed(&bus, &events(1..=100)).await;
     let consumer = start(&bus).await;
     until("all is handled", async || worker.got().len() == 100).await;
     bus.stop_consuming().await;
@@ -168,7 +178,7 @@ async fn a_restart_resumes_after_the_checkpoint() {
         Some(Position::new(100))
     );
     start(&bus).await;
-    bus.publish(&events(95..=102)).await.unwrap();
+    feed(&bus, &events(95..=102)).await;
     until("the rest is handled", async || worker.got().len() == 2).await;
     assert_eq!(worker.got(), [101, 102]);
     assert_eq!(bus.stats().events_consumed, 2, "skipped is not consumed");
@@ -194,7 +204,7 @@ async fn the_lowest_checkpoint_decides_from_where_the_feed_is_published() {
         Some(Position::new(4))
     );
     start(&bus).await;
-    bus.publish(&events(5..=8)).await.unwrap();
+    feed(&bus, &events(5..=8)).await;
     until("both groups have got theirs", async || {
         of_a.got() == [8] && of_b.got() == [5, 6, 7, 8]
     })
@@ -208,7 +218,7 @@ async fn a_failed_event_holds_the_checkpoint_back() {
     let worker = Worker::new().failing(&[3]);
     worker.join(&bus, "a");
     bus.resume_from(kept.clone()).await.unwrap();
-    bus.publish(&events(1..=5)).await.unwrap();
+    feed(&bus, &events(1..=5)).await;
     let consumer = start(&bus).await;
     until("all was tried", async || worker.got().len() == 5).await;
     bus.stop_consuming().await;
@@ -220,7 +230,7 @@ async fn a_failed_event_holds_the_checkpoint_back() {
     again.join(&bus, "a");
     let from = bus.resume_from(kept.clone()).await.unwrap();
     assert_eq!(from, Some(Position::new(2)));
-    bus.publish(&events(3..=5)).await.unwrap();
+    feed(&bus, &events(3..=5)).await;
     start(&bus).await;
     until("the checkpoint has moved on", async || {
         kept.get("group:a") == Some(Position::new(5))
@@ -236,7 +246,7 @@ async fn a_failed_event_that_succeeds_later_lets_the_checkpoint_go() {
     let worker = Worker::new().failing(&[2]);
     worker.join(&bus, "a");
     bus.resume_from(kept.clone()).await.unwrap();
-    bus.publish(&events(1..=3)).await.unwrap();
+    feed(&bus, &events(1..=3)).await;
     let consumer = start(&bus).await;
     until("all was tried", async || worker.got().len() == 3).await;
     bus.stop_consuming().await;
@@ -258,7 +268,7 @@ async fn a_checkpoint_that_cannot_be_saved_is_saved_later() {
     worker.join(&bus, "a");
     bus.resume_from(kept.clone()).await.unwrap();
     let consumer = start(&bus).await;
-    bus.publish(&[event(1)]).await.unwrap();
+    feed(&bus, &[event(1)]).await;
     until("the event is handled", async || worker.got() == [1]).await;
     until("saving was tried", async || {
         kept.refused.load(Ordering::SeqCst) > 0
@@ -279,7 +289,7 @@ async fn a_group_that_came_too_late_for_some_events_saves_no_checkpoint() {
     bus.resume_from(kept.clone()).await.unwrap();
     let consumer = start(&bus).await;
     for position in 1..=5 {
-        bus.publish(&[event(position)]).await.unwrap();
+        feed(&bus, &[event(position)]).await;
     }
     until("the early group is done", async || early.got().len() == 5).await;
     until("the first are gone", async || {
@@ -367,4 +377,24 @@ async fn without_subscribers_the_newest_events_are_held_and_publishing_goes_on()
         worker.got() == [7, 8, 9, 10]
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_event_in_hand_of_a_group_without_handlers_is_not_acknowledged() {
+    use eventbus::port::{Delivery, Outcome, dispatch};
+    let event = NewEvent::new(Name::from_static("Counted"), 1, "{}");
+    let stream = StreamId::parse("Counter", "1").unwrap();
+    let record = event.recorded_as(stream, Version::FIRST, Some(Position::new(1)));
+    let delivery = Delivery::new(record, Name::from_static("default"));
+    assert!(matches!(
+        dispatch(&[], &delivery).await,
+        Outcome::Unattended
+    ));
+    let other = Subscriber::new(Name::from_static("other"), EventFilter::Only(&[]), |_| {
+        Box::pin(async { Ok(()) })
+    });
+    assert!(matches!(
+        dispatch(&[other], &delivery).await,
+        Outcome::Skipped
+    ));
 }

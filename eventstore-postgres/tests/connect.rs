@@ -284,7 +284,7 @@ async fn two_schemas_in_one_database_are_two_stores() {
     let mut watcher = database.connection().await;
     let blocked = one.append(&stream, ExpectedVersion::Any, common::events(1));
     let look = async {
-        common::blocked_backend(&mut watcher, "advisory").await;
+        common::blocked_backend(&mut watcher, "eventbus").await;
         let head = (one.head().await.unwrap(), two.head().await.unwrap());
         add(&two, &common::stream(), 1).await;
         assert_eq!(feed(&two).await.len(), 7);

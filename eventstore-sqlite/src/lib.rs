@@ -1,1 +1,45 @@
-//! The SQLite event store of eventbus, its embedded default.
+//! The SQLite event store of [`eventbus`], its embedded default: events in one file, no server.
+//!
+//! [`SqliteEventStore::open`] takes a path, [`SqliteEventStore::connect`] a URL, [`SqliteEventStore::in_memory`]
+//! neither. An append that returned `Ok` survives a power failure, see [`Synchronous`]. Appends that run at the same
+//! time share one commit. Several processes may use one file, which must not be on a network file system.
+//!
+//! The tables are called `eventbus_…`, so that an application may keep its read models in the same file.
+//!
+//! # Examples
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+//! use eventbus::{ExpectedVersion, Name, NewEvent, StreamId, Version};
+//! use eventbus::port::{AppendEvents, ReadStream};
+//! use eventstore_sqlite::SqliteEventStore;
+//!
+//! let store = SqliteEventStore::in_memory().await?;
+//! let stream = StreamId::parse("Account", "12345")?;
+//! let event = NewEvent::new(Name::new("event type", "Deposited")?, 1, r#"{"cents":120}"#);
+//! let recorded = store.append(&stream, ExpectedVersion::NoStream, vec![event]).await?;
+//!
+//! assert_eq!(recorded[0].version(), Version::FIRST);
+//! assert_eq!(store.stream_version(&stream).await?, Version::FIRST);
+//! # Ok(()) }
+//! ```
+
+mod append;
+mod batch;
+mod blocking;
+mod checkpoint;
+mod config;
+mod connection;
+mod error;
+mod feed;
+mod job;
+mod migrate;
+mod place;
+mod read;
+mod readers;
+mod row;
+mod store;
+mod writer;
+
+pub use config::{SqliteEventStoreConfig, Synchronous};
+pub use error::SqliteConnectError;
+pub use store::SqliteEventStore;

@@ -81,6 +81,23 @@ pub fn in_target(file: &str) -> Result<PathBuf> {
     Ok(target.join(file))
 }
 
+/// Opens the backends that the command line of an example names, and says which they are.
+pub async fn backends(example: &str) -> Result<(Arc<dyn EventStore>, Arc<dyn EventBus>)> {
+    #[derive(clap::Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        backends: Backends,
+    }
+    log_warnings();
+    let file = format!("{example}.db");
+    let backends = <Arguments as clap::Parser>::parse().backends;
+    println!("{}", backends.describe(&file)?);
+    Ok((
+        backends.open_store(&file).await?,
+        backends.open_bus(example).await?,
+    ))
+}
+
 /// Prints a heading.
 pub fn act(title: &str) {
     println!("\n\x1b[1m{title}\x1b[0m");

@@ -1,4 +1,5 @@
 //! The arrows of ARCHITECTURE.md: who may import whom.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
     fs,

@@ -18,13 +18,15 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
     } = model;
     let members: Vec<_> = model.listed.iter().map(member).collect();
     let events = expand_enum(model, &members);
-    let impls = sets::impls(krate, event, &members);
+    let impls = sets::impls(krate, event, &members, true);
     let recording = expand_recording(model);
     let checks = if complete {
         expand_checks(model, &members)
     } else {
         quote! {
-            impl<E> #krate::__private::Lists<E> for #ident {}
+            impl<E> #krate::__private::Lists<E> for #ident {
+                const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
+            }
         }
     };
     quote! {
@@ -107,6 +109,7 @@ fn expand_checks(model: &Model, members: &[sets::Member]) -> TokenStream {
         krate,
         ident,
         event,
+        aggregate_type,
         listed,
         ..
     } = model;
@@ -114,7 +117,9 @@ fn expand_checks(model: &Model, members: &[sets::Member]) -> TokenStream {
     let lists = listed.iter().map(|Listed { path, .. }| {
         quote! {
             #[automatically_derived]
-            impl #krate::__private::Lists<#path> for #ident {}
+            impl #krate::__private::Lists<#path> for #ident {
+                const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
+            }
         }
     });
     let belongs = members.iter().map(|member| {
@@ -122,10 +127,10 @@ fn expand_checks(model: &Model, members: &[sets::Member]) -> TokenStream {
         let message = format!(
             "`{code}` is listed by aggregate `{aggregate}` but belongs to another aggregate type; compare its `#[event(aggregate = ..)]`"
         );
-        let aggregate_type = member.item(krate, "AGGREGATE_TYPE");
+        let named = member.item(krate, "AGGREGATE_TYPE");
         quote_spanned! {member.span()=>
             const _: () = ::core::assert!(
-                #krate::__private::belongs_to(#aggregate_type, <#ident as #krate::Aggregate>::AGGREGATE_TYPE),
+                #krate::__private::belongs_to(#named, #aggregate_type),
                 #message
             );
         }

@@ -9,16 +9,16 @@ use syn::{
 
 use super::model::{Listed, Model};
 use crate::{
-    krate,
+    krate, misplaced,
     mistakes::Mistakes,
     options::{Known, Options},
     text,
 };
 
 const OPTIONS: &[Known] = &[
-    Known::list("events", "events(OrderCreated, OrderShipped)"),
-    Known::text("type", "type = \"Order\""),
-    Known::ident("event", "event = OrderEvent"),
+    Known::list("events", "`events(OrderCreated, OrderShipped)`"),
+    Known::text("type", "`type = \"Order\"`"),
+    Known::ident("event", "`event = OrderEvent`"),
     krate::CRATE,
 ];
 
@@ -26,6 +26,7 @@ const OPTIONS: &[Known] = &[
 pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Model> {
     let options = Options::of_attributes("aggregate", OPTIONS, &input.attrs, mistakes);
     let krate = krate::path(&options, mistakes);
+    misplaced::check("aggregate", &input.data, mistakes);
     let aggregate_type = options.name("type", "an aggregate type", mistakes);
     let event = options.ident("event", mistakes);
     let listed = listed(input, &options, mistakes);
@@ -41,11 +42,13 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
         return None;
     }
     let ident = input.ident.clone();
+    let event = event.unwrap_or_else(|| format_ident!("{}Event", ident, span = ident.span()));
+    let event = distinct(event, &listed, mistakes);
     Some(Model {
         krate,
         vis: input.vis.clone(),
         aggregate_type: aggregate_type.map_or_else(|| text::name_of(&ident), |name| name.value()),
-        event: event.unwrap_or_else(|| format_ident!("{}Event", ident, span = ident.span())),
+        event,
         ident,
         listed,
     })
@@ -90,6 +93,22 @@ fn event(member: TokenStream, mistakes: &mut Mistakes) -> Option<Listed> {
         );
     }
     listed
+}
+
+/// Gives the enum another name if an event has it already, so that what follows is about one mistake.
+fn distinct(event: Ident, listed: &[Listed], mistakes: &mut Mistakes) -> Ident {
+    match listed.iter().find(|listed| listed.path.is_ident(&event)) {
+        None => event,
+        Some(same) => {
+            mistakes.at(
+                &same.path,
+                format!(
+                    "`{event}` is also the name of the generated enum; give that one another name: `event = OtherName`"
+                ),
+            );
+            format_ident!("__{}", event)
+        }
+    }
 }
 
 fn repeated(first: &Listed, second: &Listed) -> String {

@@ -2,7 +2,7 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
-use syn::Ident;
+use syn::{Ident, spanned::Spanned};
 
 use super::model::{Aggregate, Event, Kind, Member, Model};
 use crate::{sets, text};
@@ -11,7 +11,7 @@ use crate::{sets, text};
 pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
     let impls = match &model.kind {
         Kind::Event(event) => expand_event(model, event, complete),
-        Kind::Set(members) => expand_set(model, members),
+        Kind::Set(members) => expand_set(model, members, complete),
     };
     quote! {
         #[allow(deprecated)]
@@ -29,12 +29,14 @@ fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
         is_unit,
     } = event;
     let aggregate_type = match aggregate {
-        Aggregate::Type(path) => quote!(#krate::__private::aggregate_type_of::<#path, Self>()),
+        Aggregate::Type(path) => quote_spanned! {path.span()=>
+            <#path as #krate::__private::Lists<#ident>>::AGGREGATE_TYPE
+        },
         Aggregate::Name(name) => quote!(#name),
         Aggregate::Unknown => quote!(""),
     };
-    let codec = if *is_unit { quote!(unit) } else { quote!(json) };
-    let codec = quote_spanned!(ident.span()=> #krate::__private::Codec::<#ident>::#codec());
+    let codec = if *is_unit { quote!(UNIT) } else { quote!(JSON) };
+    let codec = quote_spanned!(ident.span()=> <#ident as #krate::__private::Payload>::#codec);
     let rust_name = text::name_of(ident);
     let source = crate::krate::source(krate, ident);
     let submit = complete.then(|| {
@@ -79,13 +81,13 @@ fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
     }
 }
 
-fn expand_set(model: &Model, members: &[Member]) -> TokenStream {
+fn expand_set(model: &Model, members: &[Member], complete: bool) -> TokenStream {
     let Model { krate, ident, .. } = model;
     let members: Vec<_> = members
         .iter()
         .map(|member| sets::Member::new(&member.variant, &member.event))
         .collect();
-    let impls = sets::impls(krate, ident, &members);
+    let impls = sets::impls(krate, ident, &members, complete);
     let distinct = sets::distinct(krate, ident, &members);
     quote!(#impls #distinct)
 }

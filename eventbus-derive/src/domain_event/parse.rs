@@ -9,7 +9,7 @@ use super::{
     reserved,
 };
 use crate::{
-    krate,
+    krate, misplaced,
     mistakes::Mistakes,
     options::{Known, Options},
     parameters::strip_groups,
@@ -17,10 +17,13 @@ use crate::{
 };
 
 const OPTIONS: &[Known] = &[
-    Known::path("aggregate", "aggregate = Order"),
-    Known::text("aggregate_type", "aggregate_type = \"Order\""),
-    Known::text("type", "type = \"order.created\""),
-    Known::number("version", "version = 2"),
+    Known::path(
+        "aggregate",
+        "`aggregate = Order`, or `aggregate_type = \"Order\"` when it is in another crate",
+    ),
+    Known::text("aggregate_type", "`aggregate_type = \"Order\"`"),
+    Known::text("type", "`type = \"order.created\"`"),
+    Known::number("version", "`version = 2`"),
     krate::CRATE,
 ];
 
@@ -28,6 +31,7 @@ const OPTIONS: &[Known] = &[
 pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Model> {
     let options = Options::of_attributes("event", OPTIONS, &input.attrs, mistakes);
     let krate = krate::path(&options, mistakes);
+    misplaced::check("event", &input.data, mistakes);
     if !input.generics.params.is_empty() {
         mistakes.at(
             &input.generics,

@@ -23,6 +23,7 @@ pub(crate) fn attribute(
     };
     quote! {
         #[allow(
+            clippy::needless_pass_by_ref_mut,
             clippy::needless_pass_by_value,
             clippy::trivially_copy_pass_by_ref,
             clippy::unused_async

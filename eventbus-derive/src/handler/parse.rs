@@ -13,12 +13,12 @@ use crate::{
 };
 
 const OPTIONS: &[Known] = &[
-    Known::text("name", "name = \"send-receipt\""),
-    Known::text("group", "group = \"mail\""),
-    Known::number("retries", "retries = 5"),
-    Known::number("timeout_ms", "timeout_ms = 30_000"),
-    Known::number("concurrency", "concurrency = 4"),
-    Known::flag("manual"),
+    Known::text("name", "`name = \"send-receipt\"`"),
+    Known::text("group", "`group = \"mail\"`"),
+    Known::number("retries", "`retries = 5`"),
+    Known::number("timeout_ms", "`timeout_ms = 30_000`"),
+    Known::number("concurrency", "`concurrency = 4`"),
+    Known::flag("manual", "`#[handler(manual)]`"),
     krate::CRATE,
 ];
 

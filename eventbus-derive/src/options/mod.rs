@@ -34,7 +34,7 @@ impl Known {
 
     /// An option that takes a number.
     pub(crate) const fn number(key: &'static str, example: &'static str) -> Self {
-        Self::new(key, "a number", example)
+        Self::new(key, "a whole number", example)
     }
 
     /// An option that takes a path.
@@ -53,8 +53,8 @@ impl Known {
     }
 
     /// An option that takes nothing.
-    pub(crate) const fn flag(key: &'static str) -> Self {
-        Self::new(key, "no value", key)
+    pub(crate) const fn flag(key: &'static str, example: &'static str) -> Self {
+        Self::new(key, "no value", example)
     }
 
     const fn new(key: &'static str, expects: &'static str, example: &'static str) -> Self {
@@ -180,7 +180,7 @@ impl Options {
         };
         let (expects, example) = (known.expects, known.example);
         let message = format!(
-            "`{}` expects {expects}, as in `{example}`",
+            "`{}` expects {expects}, as in {example}",
             text::name_of(&found.key)
         );
         match &found.value {

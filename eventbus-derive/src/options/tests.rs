@@ -3,12 +3,12 @@ use quote::quote;
 use super::*;
 
 const KNOWN: &[Known] = &[
-    Known::path("aggregate", "aggregate = Order"),
-    Known::text("type", "type = \"order.created\""),
-    Known::number("version", "version = 2"),
-    Known::list("events", "events(OrderCreated)"),
-    Known::ident("event", "event = OrderEvent"),
-    Known::flag("manual"),
+    Known::path("aggregate", "`aggregate = Order`"),
+    Known::text("type", "`type = \"order.created\"`"),
+    Known::number("version", "`version = 2`"),
+    Known::list("events", "`events(OrderCreated)`"),
+    Known::ident("event", "`event = OrderEvent`"),
+    Known::flag("manual", "`#[handler(manual)]`"),
 ];
 
 fn read(tokens: TokenStream) -> (Options, Mistakes) {
@@ -76,7 +76,7 @@ fn all_mistakes_are_found_at_once() {
             "expected `=` after `event`",
             "`type` expects a string, as in `type = \"order.created\"`",
             "`version` is a number from 1 to 4294967295",
-            "`manual` expects no value, as in `manual`",
+            "`manual` expects no value, as in `#[handler(manual)]`",
             "`events` expects a list, as in `events(OrderCreated)`",
         ]
     );
@@ -103,6 +103,6 @@ fn numbers_have_limits() {
     assert_eq!(options.number("version", 1..=u32::MAX, &mut mistakes), None);
     assert_eq!(
         mistakes.texts(),
-        ["`version` expects a number, as in `version = 2`"]
+        ["`version` expects a whole number, as in `version = 2`"]
     );
 }

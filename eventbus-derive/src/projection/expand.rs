@@ -189,7 +189,7 @@ fn expand_arm(
     let filter = parameters.event.filter(krate);
     let decode = parameters.event.decode(krate, delivery);
     let arguments = parameters.arguments(krate, &event, delivery, transaction);
-    let mut call = quote_spanned!(ident.span()=> Self::#ident(self, #arguments));
+    let mut call = quote!(Self::#ident(self, #arguments));
     if method.is_async {
         call = quote_spanned!(ident.span()=> #krate::__private::must_be_send(#call).await);
     }

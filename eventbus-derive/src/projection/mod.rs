@@ -26,6 +26,8 @@ pub(crate) fn attribute(
         .unwrap_or_default();
     quote! {
         #[allow(
+            clippy::missing_const_for_fn,
+            clippy::needless_pass_by_ref_mut,
             clippy::needless_pass_by_value,
             clippy::trivially_copy_pass_by_ref,
             clippy::unused_async,

@@ -14,7 +14,7 @@ use crate::{
 };
 
 const OPTIONS: &[Known] = &[
-    Known::text("name", "name = \"order-statistics\""),
+    Known::text("name", "`name = \"order-statistics\"`"),
     krate::CRATE,
 ];
 

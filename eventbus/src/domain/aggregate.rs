@@ -41,13 +41,9 @@ pub trait Apply: Aggregate {
     label = "`{E}` says it belongs to this aggregate",
     note = "add `{E}` to `#[aggregate(events(..))]` on `{Self}`, or name another aggregate in `#[event(aggregate = ..)]`"
 )]
-pub trait Lists<E>: Aggregate {}
-
-/// The aggregate type of an event that names its aggregate.
-#[doc(hidden)]
-#[must_use]
-pub const fn aggregate_type_of<A: Lists<E>, E>() -> &'static str {
-    A::AGGREGATE_TYPE
+pub trait Lists<E> {
+    /// The name of the aggregate's type, as the event takes it over.
+    const AGGREGATE_TYPE: &'static str;
 }
 
 /// What can be recorded: one event of the aggregate, its enum, or a tuple, array, `Vec` or `Option` of them.

@@ -23,6 +23,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error(BoxError);
 
 impl Error {
+    /// Gives the error away that was converted into this report.
+    pub(crate) fn into_inner(self) -> BoxError {
+        self.0
+    }
+
     /// The error that was converted into this report.
     #[must_use]
     pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {

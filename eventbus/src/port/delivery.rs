@@ -4,7 +4,11 @@ use std::{fmt, time::Duration};
 
 use super::{MessageId, StateMap, TypeKey};
 use crate::domain::{
-    codec::DecodeError, error::BoxError, metadata::Metadata, name::Name, record::RecordedEvent,
+    codec::DecodeError,
+    error::{BoxError, Error},
+    metadata::Metadata,
+    name::Name,
+    record::RecordedEvent,
 };
 
 /// One event, handed over by a bus to the handlers of one group. Cloning is cheap.
@@ -187,6 +191,15 @@ impl HandlerError {
     #[must_use]
     pub fn get_ref(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
         &*self.source
+    }
+}
+
+impl From<Error> for HandlerError {
+    fn from(error: Error) -> Self {
+        Self {
+            kind: HandlerErrorKind::Retry,
+            source: error.into_inner(),
+        }
     }
 }
 

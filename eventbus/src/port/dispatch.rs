@@ -131,6 +131,8 @@ pub enum Outcome {
     Handled,
     /// No handler of the group wants the event: acknowledge it, count it as skipped.
     Skipped,
+    /// The group has no handlers any more: leave it pending, for nobody has decided about it.
+    Unattended,
     /// These handlers failed, the others succeeded: leave it pending.
     Failed(Vec<Failure>),
 }
@@ -148,6 +150,9 @@ pub struct Failure {
 /// Runs every subscriber that wants the event: those of its type first, then those of all types, in the order they
 /// subscribed.
 pub async fn dispatch(subscribers: &[Subscriber], delivery: &Delivery) -> Outcome {
+    if subscribers.is_empty() {
+        return Outcome::Unattended;
+    }
     let wanted = || {
         subscribers
             .iter()

@@ -118,6 +118,7 @@ impl HandlerOutcome for () {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: Into<HandlerError>> HandlerOutcome for Result<(), E> {
     fn into_outcome(self) -> Result<(), HandlerError> {
         self.map_err(Into::into)

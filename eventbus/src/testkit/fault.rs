@@ -19,7 +19,8 @@ use crate::{
     port::{
         AppendError, AppendEvents, AppendSignal, BusStats, CheckpointError, Checkpoints,
         ConsumeError, Direction, EventBus, EventStore, GroupProgress, MessageId, PublishError,
-        ReadError, ReadFeed, ReadStream, RecordStream, ShutdownError, StreamInfo, Subscribers,
+        PublishRange, RangeOutcome, ReadError, ReadFeed, ReadStream, RecordStream, ShutdownError,
+        StreamInfo, Subscribers,
     },
 };
 
@@ -171,7 +172,7 @@ impl EventStore for FaultyStore {}
 pub struct FaultyBus {
     bus: Arc<dyn EventBus>,
     durable: bool,
-    /// What goes wrong with the next calls of publish.
+    /// What goes wrong with the next calls of publish, the relay's included.
     pub publishes: Faults,
 }
 
@@ -183,6 +184,28 @@ impl FaultyBus {
             bus: Arc::new(bus),
             durable,
             publishes: Faults::default(),
+        }
+    }
+
+    async fn with_fault<T>(
+        &self,
+        publish: impl Future<Output = Result<T, PublishError>>,
+    ) -> Result<T, PublishError> {
+        let destination = self.destination().clone();
+        let source = fault();
+        match self.publishes.take() {
+            None => publish.await,
+            Some(Fault::Unavailable) => Err(PublishError::Unavailable {
+                destination,
+                source,
+            }),
+            Some(Fault::LostReply) => {
+                publish.await?;
+                Err(PublishError::OutcomeUnknown {
+                    destination,
+                    source,
+                })
+            }
         }
     }
 
@@ -213,21 +236,11 @@ impl EventBus for FaultyBus {
     }
 
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        let destination = self.destination().clone();
-        match self.publishes.take() {
-            None => self.bus.publish(events).await,
-            Some(Fault::Unavailable) => Err(PublishError::Unavailable {
-                destination,
-                source: fault(),
-            }),
-            Some(Fault::LostReply) => {
-                self.bus.publish(events).await?;
-                Err(PublishError::OutcomeUnknown {
-                    destination,
-                    source: fault(),
-                })
-            }
-        }
+        self.with_fault(self.bus.publish(events)).await
+    }
+
+    async fn publish_range(&self, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
+        self.with_fault(self.bus.publish_range(range)).await
     }
 
     fn is_durable(&self) -> bool {

@@ -286,6 +286,29 @@ async fn saving_again_after_an_outcome_that_stayed_unknown_stores_once() {
 }
 
 #[tokio::test]
+async fn an_unknown_outcome_stays_unknown_until_the_store_answers() {
+    let store = FaultyStore::new(InMemoryEventStore::new());
+    let orders = AggregateRepository::<Order>::new(store.clone());
+    store.appends.next(Fault::LostReply, 1);
+    store.appends.next(Fault::Unavailable, 1);
+    let order = saved_order(&orders).await;
+    assert_eq!(order.version(), Version::FIRST, "asked until it answered");
+
+    store.appends.next(Fault::LostReply, 1);
+    store.appends.next(Fault::Unavailable, 3);
+    let mut order = orders.create(AggregateId::new());
+    order.record(created("ada", 1.0));
+    let error = orders.save(&mut order).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "append outcome unknown",
+        "it is stored: `unavailable` would say that nothing is"
+    );
+    assert_eq!(store.appends.left(), 0);
+    assert!(orders.exists(order.id()).await.unwrap());
+}
+
+#[tokio::test]
 async fn an_unavailable_store_fails_the_save_and_keeps_what_is_pending() {
     let store = FaultyStore::new(InMemoryEventStore::new());
     let orders = AggregateRepository::<Order>::new(store.clone());

@@ -3,7 +3,9 @@
 //! Keep: schemas and databases go with the value that made them, also when a test fails.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "as in any test")]
 
+pub(crate) mod held;
 pub(crate) mod proxy;
 
 use std::{
@@ -25,6 +27,10 @@ pub(crate) struct TestSchema(String);
 impl TestSchema {
     pub(crate) fn new() -> Self {
         Self(test_servers::unique_name("store"))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.0
     }
 
     pub(crate) fn config(&self) -> PgEventStoreConfig {
@@ -106,6 +112,8 @@ fn drop_with(sql: String) {
             .unwrap();
         runtime.block_on(async {
             let mut admin = connect(test_servers::postgres_url()).await;
+            // whoever still holds something must not turn a failure into a hang
+            run(&mut admin, "SET lock_timeout = '10s'").await;
             run(&mut admin, &sql).await;
         });
     });
@@ -127,15 +135,19 @@ pub(crate) async fn run(connection: &mut PgConnection, sql: &str) {
     connection.execute(sql).await.unwrap();
 }
 
-/// Waits until a backend waits for a lock in a statement that contains `text`, and returns its process id.
-pub(crate) async fn blocked_backend(connection: &mut PgConnection, text: &str) -> i32 {
-    let sql = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%' || $1 || '%'";
+/// Waits until an append to `schema` waits for a lock, and returns the process id of its backend.
+pub(crate) async fn blocked_backend(connection: &mut PgConnection, schema: &str) -> i32 {
+    waiting_backend(connection, &format!("\"{schema}\".streams")).await
+}
+
+/// Waits until a backend of this database waits for a lock in a statement that contains `text`.
+pub(crate) async fn waiting_backend(connection: &mut PgConnection, text: &str) -> i32 {
+    let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
+               AND wait_event_type = 'Lock' AND query LIKE '%' || $1 || '%'";
     within(async {
         loop {
-            let found = sqlx::query_scalar(sql)
-                .bind(text)
-                .fetch_optional(&mut *connection);
-            if let Some(pid) = found.await.unwrap() {
+            let found = sqlx::query_scalar(sql).bind(text);
+            if let Some(pid) = found.fetch_optional(&mut *connection).await.unwrap() {
                 return pid;
             }
             tokio::task::yield_now().await;

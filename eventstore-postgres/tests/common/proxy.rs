@@ -9,6 +9,7 @@ use tokio::{
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::watch,
+    task::JoinHandle,
 };
 
 /// What happens to the answers of the server.
@@ -26,6 +27,7 @@ pub(crate) enum Answers {
 pub(crate) struct Proxy {
     port: u16,
     answers: Arc<watch::Sender<Answers>>,
+    accepting: JoinHandle<()>,
 }
 
 impl Proxy {
@@ -33,14 +35,24 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let answers = Arc::new(watch::Sender::new(Answers::Pass));
-        tokio::spawn(accept(listener, Arc::clone(&answers)));
-        Self { port, answers }
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&answers)));
+        Self {
+            port,
+            answers,
+            accepting,
+        }
     }
 
     /// The URL of the test server with the proxy in its place.
     pub(crate) fn url(&self) -> String {
         let url = test_servers::postgres_url();
         url.replace(&address(url), &format!("127.0.0.1:{}", self.port))
+    }
+
+    /// Refuses new connections from now on.
+    pub(crate) async fn refuse(&mut self) {
+        self.accepting.abort();
+        let _ = (&mut self.accepting).await;
     }
 
     pub(crate) fn set(&self, answers: Answers) {

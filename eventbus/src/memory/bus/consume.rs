@@ -60,6 +60,7 @@ async fn handle(shared: &Shared, group: &Name, taken: Taken) {
             log.trim(&groups);
             shared.counters.events_processed_success(1);
         }
+        Outcome::Unattended => {}
         Outcome::Failed(failures) => {
             log.cursor(group).fail(taken.number);
             shared.counters.events_processed_failed(1);

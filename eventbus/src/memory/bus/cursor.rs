@@ -97,6 +97,17 @@ impl Cursor {
         self.pending.remove(&number);
     }
 
+    /// From now on checkpoints speak of another feed: what was read and saved before says nothing about it.
+    pub(super) fn leave_feed(&mut self) {
+        for pending in self.pending.values_mut() {
+            pending.position = None;
+        }
+        self.finished = None;
+        self.saved = None;
+        self.is_loaded = false;
+        self.misses_events = false;
+    }
+
     /// Takes over the checkpoint that a store kept; `None` in it is before the first event.
     ///
     /// Everything after `fed_from` passes through the log, `None` if that is not known. A group that was further

@@ -19,6 +19,8 @@ use crate::{
 struct Entry {
     id: MessageId,
     record: RecordedEvent,
+    /// Its place in the feed that checkpoints speak of; `None` if it came from elsewhere.
+    position: Option<Position>,
 }
 
 /// The entries, numbered in the order they were published, and the cursors of the groups.
@@ -51,6 +53,17 @@ impl Log {
         self.groups.entry(group.clone()).or_default()
     }
 
+    /// From now on checkpoints speak of another feed: nothing published before counts for them.
+    pub(super) fn leave_feed(&mut self) {
+        self.dropped = None;
+        for entry in self.entries.values_mut() {
+            entry.position = None;
+        }
+        for cursor in self.groups.values_mut() {
+            cursor.leave_feed();
+        }
+    }
+
     /// Whether one of these groups lags as far as it may.
     pub(super) fn is_full(&self, groups: &[Name]) -> bool {
         groups
@@ -65,6 +78,7 @@ impl Log {
             let entry = Entry {
                 id: id.clone(),
                 record: record.clone(),
+                position: record.position(),
             };
             self.entries.insert(self.next, entry);
             self.next += 1;
@@ -90,7 +104,7 @@ impl Log {
         let cursor = self.groups.entry(group.clone()).or_default();
         while let Some(number) = cursor.next_number(&self.entries) {
             let entry = self.entries.get(&number)?;
-            if let Some(attempt) = cursor.take(number, entry.record.position()) {
+            if let Some(attempt) = cursor.take(number, entry.position) {
                 return Some(Taken {
                     number,
                     attempt,
@@ -130,7 +144,7 @@ impl Log {
         let Some(entry) = self.entries.remove(&number) else {
             return;
         };
-        let position = entry.record.position();
+        let position = entry.position;
         self.dropped = self.dropped.max(position);
         for cursor in self.groups.values_mut() {
             cursor.entry_dropped(number, position);

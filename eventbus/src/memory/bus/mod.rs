@@ -22,7 +22,8 @@ use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     port::{
         BusCounters, BusStats, CheckpointError, Checkpoints, ConsumeError, Consuming, EventBus,
-        GroupProgress, MessageId, PublishError, ShutdownError, StreamInfo, Subscribers,
+        GroupProgress, MessageId, PublishError, PublishRange, RangeOutcome, ShutdownError,
+        StreamInfo, Subscribers,
     },
 };
 
@@ -132,6 +133,26 @@ impl Shared {
         self.resume.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Appends, as soon as no group lags by the capacity.
+    async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut room = self.room.subscribe();
+        let mut subscribers = self.subscribers.watch();
+        loop {
+            room.mark_unchanged();
+            subscribers.mark_unchanged();
+            if let Some(published) = self.try_publish(events) {
+                return published;
+            }
+            tokio::select! {
+                _ = room.changed() => {}
+                _ = subscribers.changed() => {}
+            }
+        }
+    }
+
     /// Appends if there is room, refuses if there will be none, else `None`: wait.
     fn try_publish(
         &self,
@@ -176,23 +197,24 @@ impl EventBus for InMemoryEventBus {
 
     /// Waits while a group lags by the bus's capacity. A handler that publishes to its own bus must not let it get
     /// that far: it would wait for itself.
+    ///
+    /// Once the bus resumed, only the feed brings events that a store holds; by hand they are refused, because one that
+    /// overtook the feed would move checkpoints past events that are still to come.
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        if events.is_empty() {
-            return Ok(Vec::new());
+        let is_stored = |event: &RecordedEvent| event.position().is_some();
+        if self.shared.resume().is_some() && events.iter().any(is_stored) {
+            return Err(PublishError::OwnedByRelay {
+                destination: DESTINATION.clone(),
+            });
         }
-        let mut room = self.shared.room.subscribe();
-        let mut subscribers = self.shared.subscribers.watch();
-        loop {
-            room.mark_unchanged();
-            subscribers.mark_unchanged();
-            if let Some(published) = self.shared.try_publish(events) {
-                return published;
-            }
-            tokio::select! {
-                _ = room.changed() => {}
-                _ = subscribers.changed() => {}
-            }
-        }
+        self.shared.publish(events).await
+    }
+
+    async fn publish_range(&self, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
+        self.shared
+            .publish(range.events)
+            .await
+            .map(RangeOutcome::Published)
     }
 
     fn is_durable(&self) -> bool {
@@ -212,6 +234,7 @@ impl EventBus for InMemoryEventBus {
         let from = |saved: Option<Position>| saved.unwrap_or(Position::START);
         let fed_from = loaded.iter().map(|(_, saved)| from(*saved)).min();
         let mut log = self.shared.log();
+        log.leave_feed();
         for (group, saved) in loaded {
             log.cursor(&group).load(saved, fed_from);
         }

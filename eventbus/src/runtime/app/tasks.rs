@@ -112,13 +112,15 @@ impl Subscriptions {
 
 impl Drop for Subscriptions {
     fn drop(&mut self) {
-        self.0
-            .iter()
-            .for_each(|subscription| drop(subscription.cancel()));
+        for subscription in &self.0 {
+            subscription.cancel();
+        }
     }
 }
 
 /// Consumes until cancelled; a bus that is away at first is tried again.
+///
+/// Where someone else consumes on the same bus, that one serves the app's handlers too; this one takes over after it.
 async fn consume(bus: Arc<dyn EventBus>, _subscriptions: Subscriptions, cancel: CancellationToken) {
     let backoff = RetryPolicy {
         max_retries: u32::MAX,
@@ -133,18 +135,21 @@ async fn consume(bus: Arc<dyn EventBus>, _subscriptions: Subscriptions, cancel: 
             () = cancel.cancelled() => tokio::join!(bus.stop_consuming(), consuming).1,
         };
         match stopped {
-            Err(error @ ConsumeError::Unavailable { .. }) => {
+            // stopped by hand: whoever consumes next serves the handlers
+            Ok(()) => return cancel.cancelled().await,
+            Err(error @ ConsumeError::ShutDown { .. }) => {
+                return tracing::error!(destination = %bus.destination(), %error, "cannot consume");
+            }
+            Err(error) => {
                 attempt += 1;
-                tracing::warn!(destination = %bus.destination(), %error, attempt, "cannot consume yet, trying again");
+                if attempt == 1 || !matches!(error, ConsumeError::AlreadyConsuming { .. }) {
+                    tracing::warn!(destination = %bus.destination(), %error, attempt, "cannot consume yet, trying again");
+                }
                 tokio::select! {
                     () = cancel.cancelled() => {}
                     () = tokio::time::sleep(backoff.jittered(attempt)) => {}
                 }
             }
-            Err(error) => {
-                return tracing::error!(destination = %bus.destination(), %error, "cannot consume");
-            }
-            Ok(()) => return,
         }
     }
 }

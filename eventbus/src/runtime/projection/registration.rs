@@ -7,8 +7,10 @@ use crate::runtime::definition::ProjectionDefinition;
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct ProjectionRegistration {
-    pub(crate) definition: fn() -> ProjectionDefinition,
-    pub(crate) slot: fn() -> Option<ProjectionSlot>,
+    /// What the annotation and the methods say.
+    pub definition: fn() -> ProjectionDefinition,
+    /// Makes the default instance, if there is one.
+    pub slot: fn() -> Option<ProjectionSlot>,
 }
 
 impl ProjectionRegistration {

@@ -367,14 +367,18 @@ impl<A: Apply> AggregateRepository<A> {
         );
         let mut attempt = 0;
         loop {
-            attempt += 1;
-            match self.store.append(&stream, expected, events.clone()).await {
-                Err(AppendError::OutcomeUnknown(error)) if attempt <= RESOLVE.max_retries => {
-                    tracing::warn!(%stream, %error, "append outcome unknown, appending the same event ids again");
-                    tokio::time::sleep(RESOLVE.jittered(attempt)).await;
-                }
+            let error = match self.store.append(&stream, expected, events.clone()).await {
+                Err(AppendError::OutcomeUnknown(error)) => error,
+                // says that this try stored nothing, not what became of the first one
+                Err(AppendError::Unavailable(error)) if attempt > 0 => error,
                 outcome => return outcome,
+            };
+            if attempt == RESOLVE.max_retries {
+                return Err(AppendError::OutcomeUnknown(error));
             }
+            attempt += 1;
+            tracing::warn!(%stream, %error, "append outcome unknown, appending the same event ids again");
+            tokio::time::sleep(RESOLVE.jittered(attempt)).await;
         }
     }
 

@@ -5,26 +5,25 @@
 
 mod orders;
 
-use clap::Parser;
 use eventbus::prelude::*;
-use examples::{Backends, act, show};
-use orders::{Order, OrderCreated, OrderShipped};
+use examples::{act, show};
+use orders::{Order, OrderCreated, ParcelShipped};
 
 #[handler]
-async fn send_receipt(event: &OrderCreated, meta: &Metadata, State(desk): State<&'static str>) {
+async fn send_receipt(event: &OrderCreated, meta: &Metadata) {
     println!(
-        "  receipt    {desk} to {}: {:.2} for order {}",
-        event.customer_id,
+        "  receipt    {:.2} from {} for order {}",
         event.total_amount,
+        event.customer_id,
         meta.aggregate_id()
     );
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Clone)]
 struct OrderStatistics {
     orders: u64,
     revenue: f64,
-    shipped: u64,
+    parcels: u64,
 }
 
 #[projection(name = "order-statistics")]
@@ -34,33 +33,24 @@ impl OrderStatistics {
         self.revenue += event.total_amount;
     }
 
-    fn shipped(&mut self, _event: &OrderShipped) {
-        self.shipped += 1;
+    fn shipped(&mut self, _event: &ParcelShipped) {
+        self.parcels += 1;
     }
-}
-
-#[derive(Parser)]
-struct Args {
-    #[command(flatten)]
-    backends: Backends,
 }
 
 #[tokio::main]
 async fn main() -> eventbus::Result<()> {
-    examples::log_warnings();
-    let backends = Args::parse().backends;
-    println!("{}", backends.describe("order-story.db")?);
+    let (store, bus) = examples::backends("order-story").await?;
     let app = App::builder()
-        .store(backends.open_store("order-story.db").await?)
-        .bus(backends.open_bus("order-story").await?)
-        .state("front desk")
+        .store(store)
+        .bus(bus)
         .discover()
         .start()
         .await?;
-    let before = app.store().head().await?;
     println!(
-        "{:?} so far",
-        app.projected::<OrderStatistics>(before).await?
+        "so far: {:?}",
+        app.projected::<OrderStatistics>(app.store().head().await?)
+            .await?
     );
     let orders = app.repository::<Order>();
 
@@ -68,45 +58,45 @@ async fn main() -> eventbus::Result<()> {
     let mut order = orders.create(AggregateId::new());
     order.record(order.create("cust-123", 99.99)?);
     show(&app, &orders.save(&mut order).await?).await?;
-    app.settled().await?;
+    app.settled().await?; // the receipt is sent
 
-    act("Two clerks change the order at once");
-    orders
-        .update(order.id(), |order| order.move_to("12 Harbour Road"))
-        .await?;
-    order.record(order.ship("TRACK-1")?); // decided on what is no longer true
+    act("The first parcel leaves");
+    show(
+        &app,
+        &orders
+            .update(order.id(), |order| order.ship("TRACK-1"))
+            .await?,
+    )
+    .await?;
+
+    act("A command that is refused");
+    let refused = orders
+        .update(order.id(), |order| order.ship("TRACK-1"))
+        .await
+        .unwrap_err();
+    println!("  refused    {refused}");
+
+    act("A second clerk has not seen the first parcel leave");
+    order.record(order.ship("TRACK-2")?);
     println!(
         "  conflict   {}",
         orders.save(&mut order).await.unwrap_err()
     );
     let saved = orders
-        .update(order.id(), |order| order.ship("TRACK-1"))
+        .update(order.id(), |order| order.ship("TRACK-2"))
         .await?;
-    println!(
-        "  resolved   decided anew on version {}",
-        saved.version.get() - 1
-    );
+    println!("  resolved   by deciding anew");
     show(&app, &saved).await?;
 
-    act("A command that comes too late");
-    let refused = orders
-        .update(order.id(), |order| order.ship("TRACK-2"))
-        .await
-        .unwrap_err();
-    println!("  refused    {refused}");
-
-    act("What the statistics say");
-    let live = format!(
-        "{:?}",
-        app.projected::<OrderStatistics>(saved.position).await?
-    );
-    println!("  live       {live}");
+    act("Statistics, live and rebuilt from zero");
+    let live = app
+        .projected::<OrderStatistics>(saved.position)
+        .await?
+        .clone();
+    println!("  live       {live:?}");
     let rebuilt = app.rebuild::<OrderStatistics>().await?;
-    let again = format!("{:?}", app.projection::<OrderStatistics>()?.read().await);
-    println!(
-        "  rebuilt    {again} from {} events in {:?}",
-        rebuilt.events, rebuilt.took
-    );
+    let again = app.projection::<OrderStatistics>()?.read().await.clone();
+    println!("  rebuilt    {again:?} from {} events", rebuilt.events);
     println!("  equal      {}", again == live);
 
     app.settled().await?;

@@ -11,75 +11,53 @@ pub struct OrderCreated {
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Order)]
-pub struct AddressChanged {
-    pub address: String,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
-#[event(aggregate = Order)]
-pub struct OrderShipped {
+pub struct ParcelShipped {
     pub tracking_number: String,
 }
 
-#[derive(Debug, Default, Clone, PartialEq)]
-pub enum Status {
-    #[default]
-    New,
-    Created,
-    Shipped,
-}
-
 #[derive(Debug, Default, Aggregate)]
-#[aggregate(events(OrderCreated, AddressChanged, OrderShipped))]
+#[aggregate(events(OrderCreated, ParcelShipped))]
 pub struct Order {
-    pub status: Status,
-    pub address: Option<String>,
+    is_created: bool,
+    parcels: Vec<String>,
 }
 
 impl Apply for Order {
     fn apply(&mut self, event: &OrderEvent) {
         match event {
-            OrderEvent::OrderCreated(_) => self.status = Status::Created,
-            OrderEvent::AddressChanged(e) => self.address = Some(e.address.clone()),
-            OrderEvent::OrderShipped(_) => self.status = Status::Shipped,
+            OrderEvent::OrderCreated(_) => self.is_created = true,
+            OrderEvent::ParcelShipped(shipped) => {
+                self.parcels.push(shipped.tracking_number.clone())
+            }
         }
     }
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
-    #[error("order already exists")]
+    #[error("the order exists already")]
     AlreadyExists,
-    #[error("order is {0:?}, only a created order {1}")]
-    NotOpen(Status, &'static str),
+    #[error("parcel {0} is on its way already")]
+    AlreadyShipped(String),
 }
 
 impl Order {
     pub fn create(&self, customer_id: &str, total_amount: f64) -> Result<OrderCreated, OrderError> {
-        match self.status {
-            Status::New => Ok(OrderCreated {
-                customer_id: customer_id.into(),
-                total_amount,
-            }),
-            _ => Err(OrderError::AlreadyExists),
+        if self.is_created {
+            return Err(OrderError::AlreadyExists);
         }
-    }
-
-    pub fn move_to(&self, address: &str) -> Result<AddressChanged, OrderError> {
-        self.open("moves").map(|()| AddressChanged {
-            address: address.into(),
+        Ok(OrderCreated {
+            customer_id: customer_id.into(),
+            total_amount,
         })
     }
 
-    pub fn ship(&self, tracking_number: &str) -> Result<OrderShipped, OrderError> {
-        self.open("ships").map(|()| OrderShipped {
-            tracking_number: tracking_number.into(),
+    pub fn ship(&self, parcel: &str) -> Result<ParcelShipped, OrderError> {
+        if self.parcels.iter().any(|shipped| shipped == parcel) {
+            return Err(OrderError::AlreadyShipped(parcel.into()));
+        }
+        Ok(ParcelShipped {
+            tracking_number: parcel.into(),
         })
-    }
-
-    fn open(&self, intent: &'static str) -> Result<(), OrderError> {
-        let open = self.status == Status::Created;
-        open.then_some(())
-            .ok_or_else(|| OrderError::NotOpen(self.status.clone(), intent))
     }
 }

@@ -1,11 +1,11 @@
-use std::marker::PhantomData;
+use std::cell::Cell;
 
 use eventbus::prelude::*;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate_type = "Account")]
 struct Opened {
-    marker: PhantomData<*const u8>,
+    counter: Cell<u32>,
 }
 
 fn main() {}

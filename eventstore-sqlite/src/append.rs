@@ -1,0 +1,190 @@
+//! Appending to one stream, inside the transaction of a batch.
+//!
+//! The hot path asks for the stream's version and inserts. Only an append that is refused looks for its event ids:
+//! whether it repeats one that was stored is decided there.
+
+use async_trait::async_trait;
+use eventbus::{
+    EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Version,
+    port::{AppendError, AppendEvents, check_ids, check_payloads, first_result},
+};
+use rusqlite::{Connection, OptionalExtension as _};
+
+use crate::{error::is_refusal, row, store::SqliteEventStore};
+
+#[async_trait]
+impl AppendEvents for SqliteEventStore {
+    async fn append(
+        &self,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        check_ids(stream, &events)?;
+        check_payloads(stream, &events)?;
+        let append = Append::new(stream, expected, events);
+        self.writer().append(append).await
+    }
+}
+
+/// An append on its way to the connection.
+#[derive(Debug)]
+pub(crate) struct Append {
+    stream: StreamId,
+    expected: ExpectedVersion,
+    events: Vec<NewEvent>,
+}
+
+/// What became of an append, if its transaction commits.
+#[derive(Debug)]
+pub(crate) enum Placed {
+    /// Its events follow that version, from that position on.
+    New { after: Version, first: Position },
+    /// It was stored before.
+    Known(Vec<RecordedEvent>),
+}
+
+impl Append {
+    pub(crate) fn new(stream: &StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
+        Self {
+            stream: stream.clone(),
+            expected,
+            events,
+        }
+    }
+
+    /// How many events there are.
+    pub(crate) fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Stores the events, or leaves no trace of them in the transaction.
+    ///
+    /// # Errors
+    /// The inner one is about this append alone. The outer one is about the transaction: it must be rolled back.
+    pub(crate) fn run(
+        &self,
+        connection: &Connection,
+    ) -> rusqlite::Result<Result<Placed, AppendError>> {
+        let actual = stream_version(connection, &self.stream)?;
+        if !self.expected.matches(actual) {
+            return self.resolve(connection, || AppendError::Conflict {
+                stream: self.stream.clone(),
+                expected: self.expected,
+                actual,
+            });
+        }
+        match self.insert_or_undo(connection, actual) {
+            Ok(first) => Ok(Ok(Placed::New {
+                after: actual,
+                first,
+            })),
+            Err(error) if is_refusal(&error) && !connection.is_autocommit() => {
+                self.resolve(connection, || self.refused(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A statement that fails leaves no trace by itself; several need a savepoint.
+    fn insert_or_undo(
+        &self,
+        connection: &Connection,
+        after: Version,
+    ) -> rusqlite::Result<Position> {
+        if self.events.len() == 1 {
+            return self.insert(connection, after);
+        }
+        execute(connection, "SAVEPOINT append")?;
+        let inserted = self.insert(connection, after);
+        if inserted.is_err() && !connection.is_autocommit() {
+            execute(connection, "ROLLBACK TO append")?;
+        }
+        if !connection.is_autocommit() {
+            execute(connection, "RELEASE append")?;
+        }
+        inserted
+    }
+
+    /// Positions within one append follow each other: nobody else writes meanwhile.
+    fn insert(&self, connection: &Connection, after: Version) -> rusqlite::Result<Position> {
+        let mut first = None;
+        for (i, event) in self.events.iter().enumerate() {
+            let position = row::insert(connection, &self.stream, after.plus(i + 1), event)?;
+            first.get_or_insert(position);
+        }
+        Ok(first.unwrap_or_default())
+    }
+
+    /// Decides about an append that cannot be stored: a repeat, ids of others, or what `otherwise` says.
+    fn resolve(
+        &self,
+        connection: &Connection,
+        otherwise: impl FnOnce() -> AppendError,
+    ) -> rusqlite::Result<Result<Placed, AppendError>> {
+        let ids: Vec<EventId> = self.events.iter().map(NewEvent::event_id).collect();
+        let mut find = connection.prepare_cached(include_str!("sql/event_by_id.sql"))?;
+        let mut found = Vec::new();
+        for id in &ids {
+            let mut rows = find.query([id.as_uuid().as_bytes()])?;
+            if let Some(row) = rows.next()? {
+                match row::read(row) {
+                    Ok(event) => found.push(event),
+                    Err(corrupt) => return Ok(Err(self.refused(corrupt))),
+                }
+            }
+        }
+        Ok(match first_result(&self.stream, &ids, found) {
+            Ok(Some(known)) => Ok(Placed::Known(known)),
+            Ok(None) => Err(otherwise()),
+            Err(taken) => Err(taken),
+        })
+    }
+
+    fn refused(&self, source: impl Into<eventbus::BoxError>) -> AppendError {
+        AppendError::Refused {
+            stream: self.stream.clone(),
+            source: source.into(),
+        }
+    }
+
+    /// The records, once the transaction has committed.
+    pub(crate) fn recorded(self, placed: Placed) -> Vec<RecordedEvent> {
+        let (after, first) = match placed {
+            Placed::Known(known) => return known,
+            Placed::New { after, first } => (after, first),
+        };
+        let place = |(i, event): (usize, NewEvent)| {
+            let position = Position::new(first.get() + i as u64);
+            event.recorded_as(self.stream.clone(), after.plus(i + 1), Some(position))
+        };
+        self.events.into_iter().enumerate().map(place).collect()
+    }
+}
+
+/// The version of a stream, from its last event: one probe of the index.
+pub(crate) fn stream_version(
+    connection: &Connection,
+    stream: &StreamId,
+) -> rusqlite::Result<Version> {
+    let id = (
+        stream.aggregate_id().as_str(),
+        stream.aggregate_type().as_str(),
+    );
+    let version = connection
+        .prepare_cached(include_str!("sql/stream_version.sql"))?
+        .query_row(id, |row| row.get::<_, i64>(0))
+        .optional()?;
+    // a negative version is damage, which reading the stream reports
+    Ok(version.map_or(Version::NONE, |version| {
+        Version::new(u64::try_from(version).unwrap_or_default())
+    }))
+}
+
+/// Runs a statement that returns nothing.
+pub(crate) fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([]).map(drop)
+}

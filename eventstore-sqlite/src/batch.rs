@@ -1,0 +1,243 @@
+//! Jobs that share a transaction, each of which succeeds or fails alone.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use eventbus::{BoxError, port::AppendError};
+use rusqlite::Connection;
+
+use crate::{
+    append::{Placed, execute},
+    error::is_busy,
+    job::{Answer, Job},
+};
+
+/// Jobs that share a transaction.
+#[derive(Debug)]
+pub(crate) struct Batch(Vec<Job>);
+
+/// What became of a batch, beside the answers to its jobs.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// Whether events were appended.
+    pub(crate) appended: bool,
+    /// How long the commit took, if there was anything to commit.
+    pub(crate) commit: Option<Duration>,
+    /// The jobs that were not even begun, because another connection writes.
+    pub(crate) busy: Option<(Batch, rusqlite::Error)>,
+}
+
+impl Batch {
+    /// Takes jobs, but not those that nobody waits for any more; `None` if nothing is left.
+    pub(crate) fn of(mut jobs: Vec<Job>) -> Option<Self> {
+        jobs.retain(|job| !job.is_abandoned());
+        (!jobs.is_empty()).then_some(Self(jobs))
+    }
+
+    pub(crate) fn into_jobs(self) -> impl DoubleEndedIterator<Item = Job> {
+        self.0.into_iter()
+    }
+
+    /// Runs all jobs in one transaction and answers them once it has committed.
+    pub(crate) fn run(self, connection: &Connection) -> Report {
+        roll_back(connection); // what a panic may have left open
+        if let Err(error) = execute(connection, "BEGIN IMMEDIATE") {
+            if is_busy(&error) {
+                return Report {
+                    busy: Some((self, error)),
+                    ..Report::default()
+                };
+            }
+            self.fail(error);
+            return Report::default();
+        }
+        let answers: rusqlite::Result<Vec<_>> =
+            self.0.iter().map(|job| job.run(connection)).collect();
+        match answers {
+            Ok(answers) => self.commit(connection, answers),
+            Err(error) => {
+                roll_back(connection);
+                self.run_alone(connection, error)
+            }
+        }
+    }
+
+    fn commit(self, connection: &Connection, answers: Vec<Answer>) -> Report {
+        let mut report = Report::default();
+        let mut wrote = false;
+        for answer in &answers {
+            report.appended |= matches!(answer, Answer::Append(Ok(Placed::New { .. })));
+            wrote |= report.appended || matches!(answer, Answer::Saved);
+        }
+        let started = Instant::now();
+        if let Err(error) = execute(connection, "COMMIT") {
+            roll_back(connection);
+            // the log may hold the transaction all the same, and a crash now would bring it back
+            self.fail_with(AppendError::OutcomeUnknown, error);
+            return Report::default();
+        }
+        report.commit = wrote.then(|| started.elapsed());
+        for (job, answer) in self.0.into_iter().zip(answers) {
+            job.answer(answer);
+        }
+        report
+    }
+
+    /// After one job spoiled the transaction of all, as a full disk does: each gets one of its own.
+    fn run_alone(self, connection: &Connection, error: rusqlite::Error) -> Report {
+        if self.0.len() == 1 {
+            self.fail(error);
+            return Report::default();
+        }
+        let mut all = Report::default();
+        let mut jobs = self.0.into_iter();
+        while let Some(job) = jobs.next() {
+            let report = Self(vec![job]).run(connection);
+            all.appended |= report.appended;
+            all.commit = report.commit.or(all.commit);
+            if let Some((mut batch, error)) = report.busy {
+                batch.0.extend(jobs);
+                all.busy = Some((batch, error));
+                break;
+            }
+        }
+        all
+    }
+
+    /// Tells everyone that nothing was stored.
+    pub(crate) fn fail(self, error: rusqlite::Error) {
+        self.fail_with(AppendError::Unavailable, error);
+    }
+
+    fn fail_with(self, append_error: fn(BoxError) -> AppendError, error: rusqlite::Error) {
+        let error = Arc::new(error);
+        for job in self.0 {
+            job.fail(append_error, Box::new(Arc::clone(&error)));
+        }
+    }
+}
+
+fn roll_back(connection: &Connection) {
+    // if it fails, the next BEGIN says why
+    if !connection.is_autocommit() {
+        let _ = execute(connection, "ROLLBACK");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eventbus::{ExpectedVersion, Name, NewEvent, StreamId};
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::{
+        append::Append, config::SqliteEventStoreConfig, connection::open_writer, place::Place,
+    };
+
+    type Waiting = oneshot::Receiver<Result<(Append, Placed), AppendError>>;
+
+    fn database() -> Connection {
+        open_writer(&Place::Memory, &SqliteEventStoreConfig::default()).unwrap()
+    }
+
+    fn append(id: &str, expected: ExpectedVersion, payload_bytes: usize) -> (Job, Waiting) {
+        let stream = StreamId::parse("Account", id).unwrap();
+        let event = || {
+            let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(payload_bytes));
+            NewEvent::new(Name::from_static("Written"), 1, payload)
+        };
+        let append = Append::new(&stream, expected, vec![event(), event()]);
+        let (done, waiting) = oneshot::channel();
+        (Job::Append { append, done }, waiting)
+    }
+
+    fn checkpoint() -> (Job, oneshot::Receiver<Result<(), BoxError>>) {
+        let (done, waiting) = oneshot::channel();
+        let job = Job::Checkpoint {
+            name: Name::from_static("reader"),
+            position: 7.into(),
+            done,
+        };
+        (job, waiting)
+    }
+
+    fn stored(connection: &Connection) -> String {
+        let sql =
+            "SELECT coalesce(group_concat(aggregate_id || version, ' '), '') FROM eventbus_events";
+        connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn a_job_that_spoils_the_transaction_fails_alone() {
+        let connection = database();
+        let used: i64 = connection
+            .pragma_query_value(None, "page_count", |row| row.get(0))
+            .unwrap();
+        connection
+            .pragma_update_and_check(None, "max_page_count", used + 20, |_| Ok(()))
+            .unwrap();
+        let (one, mut one_waits) = append("a", ExpectedVersion::NoStream, 10);
+        let (huge, mut huge_waits) = append("b", ExpectedVersion::NoStream, 1_000_000);
+        let (two, mut two_waits) = append("c", ExpectedVersion::NoStream, 10);
+        let (saved, mut saved_waits) = checkpoint();
+        let report = Batch::of(vec![one, huge, two, saved])
+            .unwrap()
+            .run(&connection);
+        assert!(report.appended && report.busy.is_none());
+        assert!(one_waits.try_recv().unwrap().is_ok());
+        let error = huge_waits.try_recv().unwrap().unwrap_err();
+        assert!(matches!(error, AppendError::Unavailable(_)), "{error:?}");
+        assert!(two_waits.try_recv().unwrap().is_ok());
+        saved_waits.try_recv().unwrap().unwrap();
+        assert_eq!(stored(&connection), "a1 a2 c1 c2");
+    }
+
+    #[test]
+    fn nobody_gets_an_answer_that_was_not_committed() {
+        let connection = database();
+        // a constraint that only COMMIT checks stands for a disk that fails then
+        let broken_commit = "PRAGMA foreign_keys = ON;
+            CREATE TABLE parent (id INTEGER PRIMARY KEY);
+            CREATE TABLE child (id INTEGER REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+            CREATE TRIGGER broken AFTER INSERT ON eventbus_events BEGIN INSERT INTO child VALUES (1); END";
+        connection.execute_batch(broken_commit).unwrap();
+        let (one, mut one_waits) = append("a", ExpectedVersion::NoStream, 10);
+        let (two, mut two_waits) = append("a", ExpectedVersion::NoStream, 10);
+        let (saved, mut saved_waits) = checkpoint();
+        let report = Batch::of(vec![one, two, saved]).unwrap().run(&connection);
+        assert!(!report.appended);
+        for waits in [&mut one_waits, &mut two_waits] {
+            let error = waits.try_recv().unwrap().unwrap_err();
+            assert!(matches!(error, AppendError::OutcomeUnknown(_)), "{error:?}");
+        }
+        assert!(saved_waits.try_recv().unwrap().is_err());
+
+        connection.execute_batch("DROP TRIGGER broken").unwrap();
+        let (three, mut three_waits) = append("b", ExpectedVersion::NoStream, 10);
+        Batch::of(vec![three]).unwrap().run(&connection);
+        assert!(three_waits.try_recv().unwrap().is_ok());
+        assert_eq!(stored(&connection), "b1 b2");
+    }
+
+    #[test]
+    fn what_a_panic_left_open_is_rolled_back() {
+        let connection = database();
+        let left = "BEGIN IMMEDIATE; INSERT INTO eventbus_checkpoints VALUES ('left', 1)";
+        connection.execute_batch(left).unwrap();
+        let (job, mut waits) = append("a", ExpectedVersion::NoStream, 10);
+        Batch::of(vec![job]).unwrap().run(&connection);
+        assert!(waits.try_recv().unwrap().is_ok());
+        let sql = "SELECT count(*) FROM eventbus_checkpoints";
+        let left: i64 = connection.query_row(sql, [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn jobs_that_nobody_waits_for_are_left_out() {
+        let (job, waits) = append("a", ExpectedVersion::NoStream, 10);
+        drop(waits);
+        assert!(Batch::of(vec![job]).is_none());
+    }
+}

@@ -1,0 +1,46 @@
+//! How far the readers of the feed have come.
+
+use async_trait::async_trait;
+use eventbus::{
+    Name, Position,
+    port::{CheckpointError, Checkpoints, ReadError},
+};
+use rusqlite::{Connection, OptionalExtension as _};
+
+use crate::{error::read_error, store::SqliteEventStore};
+
+#[async_trait]
+impl Checkpoints for SqliteEventStore {
+    async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
+        let key = name.clone();
+        self.readers()
+            .read(move |connection| load(connection, &key))
+            .await
+            .map_err(|error| CheckpointError::new(name, error))
+    }
+
+    async fn save_checkpoint(
+        &self,
+        name: &Name,
+        position: Position,
+    ) -> Result<(), CheckpointError> {
+        self.writer().save_checkpoint(name, position).await
+    }
+}
+
+fn load(connection: &Connection, name: &Name) -> Result<Option<Position>, ReadError> {
+    let position: Option<i64> = connection
+        .prepare_cached(include_str!("sql/load_checkpoint.sql"))
+        .and_then(|mut statement| {
+            let row = statement.query_row([name.as_str()], |row| row.get(0));
+            row.optional()
+        })
+        .map_err(read_error)?;
+    position
+        .map(|position| u64::try_from(position).map(Position::new))
+        .transpose()
+        .map_err(|source| ReadError::Corrupt {
+            place: format!("checkpoint `{name}`"),
+            source: source.into(),
+        })
+}

@@ -1,0 +1,97 @@
+//! Opening connections.
+
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::{
+    config::SqliteEventStoreConfig,
+    error::{SqliteConnectError, is_busy},
+    migrate::migrate,
+    place::Place,
+};
+
+/// More than the statements there are, so that none is ever prepared twice.
+const CACHED_STATEMENTS: usize = 32;
+
+/// Opens the connection that writes, and makes the tables or brings them up to date.
+///
+/// Keep: nothing is changed in the file, not even its journal mode, before it is known to be ours.
+pub(crate) fn open_writer(
+    place: &Place,
+    config: &SqliteEventStoreConfig,
+) -> Result<Connection, SqliteConnectError> {
+    config.check()?;
+    let fault = |error| SqliteConnectError::of(place.path(), error);
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    flags.set(OpenFlags::SQLITE_OPEN_CREATE, config.create_if_missing);
+    let mut connection = match place {
+        Place::Memory => Connection::open_in_memory_with_flags(
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        ),
+        Place::File(path) => Connection::open_with_flags(path, flags),
+    }
+    .map_err(fault)?;
+    connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    connection
+        .busy_timeout(config.busy_timeout)
+        .map_err(fault)?;
+    migrate(&mut connection, place.path(), config, |connection| {
+        prepare_journal(connection, place, config)
+    })?;
+    Ok(connection)
+}
+
+fn prepare_journal(
+    connection: &Connection,
+    place: &Place,
+    config: &SqliteEventStoreConfig,
+) -> Result<(), SqliteConnectError> {
+    let fault = |error| SqliteConnectError::of(place.path(), error);
+    if *place == Place::Memory {
+        return Ok(());
+    }
+    let mode = patiently(config.busy_timeout, || {
+        connection
+            .pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0))
+    })
+    .map_err(fault)?;
+    if mode != "wal" {
+        return Err(SqliteConnectError::NoWriteAheadLog {
+            path: place.path().to_owned(),
+            mode,
+        });
+    }
+    let synchronous = config.synchronous.pragma();
+    connection
+        .pragma_update(None, "synchronous", synchronous)
+        .map_err(fault)
+}
+
+/// Tries until it is not busy: where two connections could wait for each other, SQLite gives up at once.
+fn patiently<T>(
+    patience: Duration,
+    attempt: impl Fn() -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    let started = Instant::now();
+    loop {
+        match attempt() {
+            Err(error) if is_busy(&error) && started.elapsed() < patience => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Opens a connection that can only read.
+pub(crate) fn open_reader(
+    path: &std::path::Path,
+    busy_timeout: Duration,
+) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    connection.busy_timeout(busy_timeout)?;
+    Ok(connection)
+}

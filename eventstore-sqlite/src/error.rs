@@ -1,0 +1,132 @@
+//! Why a store could not be opened, and what SQLite's errors mean to callers.
+
+use std::path::PathBuf;
+
+use eventbus::{BoxError, port::ReadError};
+use rusqlite::ErrorCode;
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SqliteConnectError {
+    /// The URL is not one of this store.
+    #[error(
+        "`{url}` is no address of a SQLite event store: {reason}; write `sqlite:path/to/file` or `sqlite::memory:`"
+    )]
+    InvalidUrl {
+        /// The URL, without secrets.
+        url: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The configuration makes no sense.
+    #[error("invalid configuration of a SQLite event store: {what}")]
+    InvalidConfig {
+        /// Which field, and why.
+        what: &'static str,
+    },
+    /// The file is there, but it is not a SQLite database.
+    #[error("`{}` is not a SQLite database", path.display())]
+    NotADatabase {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: BoxError,
+    },
+    /// The file is a database of someone else.
+    #[error(
+        "`{}` is a database without an event store and with a table `{table}`; if it is the right one, set `share_database`",
+        path.display()
+    )]
+    ForeignDatabase {
+        /// The file.
+        path: PathBuf,
+        /// One of the tables it holds.
+        table: String,
+    },
+    /// A newer release of this crate wrote the file.
+    #[error("`{}` has schema version {found}, this release knows {known}: use a newer one", path.display())]
+    NewerSchema {
+        /// The file.
+        path: PathBuf,
+        /// The version of its tables.
+        found: i64,
+        /// The newest version known here.
+        known: i64,
+    },
+    /// The tables could not be made or brought up to date; they are as they were.
+    #[error("migration `{migration}` of `{}` failed", path.display())]
+    Migration {
+        /// The file.
+        path: PathBuf,
+        /// The migration that failed.
+        migration: &'static str,
+        /// What SQLite said.
+        source: BoxError,
+    },
+    /// The file cannot be written; SQLite also needs to make files beside it.
+    #[error("`{}` or its directory is read-only", path.display())]
+    ReadOnly {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: BoxError,
+    },
+    /// The file system does not support what the write-ahead log needs, as network file systems do not.
+    #[error("`{}` cannot have a write-ahead log (journal mode stays `{mode}`); use a local file system", path.display())]
+    NoWriteAheadLog {
+        /// The file.
+        path: PathBuf,
+        /// The journal mode it is in.
+        mode: String,
+    },
+    /// The file cannot be opened, or another process does not let go of it.
+    #[error("`{}` cannot be opened", path.display())]
+    Unavailable {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite or the operating system said.
+        source: BoxError,
+    },
+}
+
+impl SqliteConnectError {
+    /// Sorts what SQLite said about the file at `path`.
+    pub(crate) fn of(path: &std::path::Path, error: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        let code = error.sqlite_error_code();
+        let source = error.into();
+        match code {
+            Some(ErrorCode::NotADatabase) => Self::NotADatabase { path, source },
+            Some(ErrorCode::ReadOnly) => Self::ReadOnly { path, source },
+            _ => Self::Unavailable { path, source },
+        }
+    }
+}
+
+/// Whether another connection holds what this one needs: waiting helps.
+pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+    )
+}
+
+/// Whether the events are to blame, not the database: trying again would fail again.
+pub(crate) fn is_refusal(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch)
+    )
+}
+
+/// What a reader is told.
+pub(crate) fn read_error(error: rusqlite::Error) -> ReadError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ReadError::Corrupt {
+            place: "the database file".into(),
+            source: error.into(),
+        },
+        _ => ReadError::Unavailable(error.into()),
+    }
+}

@@ -1,0 +1,106 @@
+//! Where a store is.
+
+use std::path::{Path, PathBuf};
+
+use eventbus::port::redacted;
+
+use crate::error::SqliteConnectError;
+
+/// Where a store is: a file, or the memory of one connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    Memory,
+    File(PathBuf),
+}
+
+impl Place {
+    /// Makes the path absolute: SQLite gives a meaning of its own to `:memory:` and to the empty path, and readers
+    /// are opened later, perhaps in another working directory.
+    pub(crate) fn file(path: &Path) -> Result<Self, SqliteConnectError> {
+        match std::path::absolute(path) {
+            Ok(path) => Ok(Self::File(path)),
+            Err(source) => Err(SqliteConnectError::Unavailable {
+                path: path.to_owned(),
+                source: source.into(),
+            }),
+        }
+    }
+
+    pub(crate) fn parse(url: &str) -> Result<Self, SqliteConnectError> {
+        let refuse = |reason| {
+            Err(SqliteConnectError::InvalidUrl {
+                url: shown(url),
+                reason,
+            })
+        };
+        let Some(rest) = url.strip_prefix("sqlite:") else {
+            return refuse("it does not begin with `sqlite:`");
+        };
+        match rest.strip_prefix("//").unwrap_or(rest) {
+            ":memory:" => Ok(Self::Memory),
+            "" => refuse("the path is missing"),
+            path if path.contains('?') => {
+                refuse("parameters are not understood, use `SqliteEventStoreConfig`")
+            }
+            path => Self::file(Path::new(path)),
+        }
+    }
+
+    /// How errors name it.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Memory => Path::new(":memory:"),
+            Self::File(path) => path,
+        }
+    }
+}
+
+/// A URL of another kind may hold a password.
+fn shown(url: &str) -> String {
+    if url.starts_with("sqlite:") {
+        url.into()
+    } else {
+        redacted(url)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_a_file_or_memory() {
+        assert_eq!(Place::parse("sqlite::memory:").unwrap(), Place::Memory);
+        assert_eq!(Place::parse("sqlite://:memory:").unwrap(), Place::Memory);
+        let absolute = Place::File("/var/lib/app/events.db".into());
+        assert_eq!(
+            Place::parse("sqlite:/var/lib/app/events.db").unwrap(),
+            absolute
+        );
+        assert_eq!(
+            Place::parse("sqlite:///var/lib/app/events.db").unwrap(),
+            absolute
+        );
+        let relative = Place::File(std::env::current_dir().unwrap().join("a b/events.db"));
+        assert_eq!(Place::parse("sqlite:a b/events.db").unwrap(), relative);
+    }
+
+    #[test]
+    fn wrong_urls_are_refused_without_their_password() {
+        let error = Place::parse("postgres://app:secret@db/orders").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`postgres://app@db/orders` is no address of a SQLite event store: it does not begin with `sqlite:`; \
+             write `sqlite:path/to/file` or `sqlite::memory:`"
+        );
+        for (url, part) in [
+            ("sqlite:", "path is missing"),
+            ("sqlite://", "path is missing"),
+            ("sqlite:a.db?mode=ro", "SqliteEventStoreConfig"),
+            ("events.db", "does not begin"),
+        ] {
+            let error = Place::parse(url).unwrap_err().to_string();
+            assert!(error.contains(part), "{url}: {error}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Reading one stream.
+
+use async_trait::async_trait;
+use eventbus::{
+    RecordedEvent, StreamId, Version,
+    port::{Direction, Page, ReadError, ReadStream, RecordStream, paged},
+};
+use rusqlite::Connection;
+
+use crate::{
+    append,
+    error::read_error,
+    readers::{PAGE_EVENTS, read_page},
+    store::SqliteEventStore,
+};
+
+#[async_trait]
+impl ReadStream for SqliteEventStore {
+    fn read_stream(
+        &self,
+        stream: &StreamId,
+        from: Version,
+        direction: Direction,
+    ) -> RecordStream<'_> {
+        let stream = stream.clone();
+        let start = Cursor {
+            from,
+            continued: false,
+        };
+        paged(start, move |cursor| {
+            let stream = stream.clone();
+            self.readers()
+                .read(move |connection| cursor.page(connection, &stream, direction))
+        })
+    }
+
+    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
+        let stream = stream.clone();
+        let ask = move |connection: &Connection| append::stream_version(connection, &stream);
+        self.readers()
+            .read(move |connection| ask(connection).map_err(read_error))
+            .await
+    }
+}
+
+/// Where a page begins.
+#[derive(Debug, Clone, Copy)]
+struct Cursor {
+    from: Version,
+    /// Whether a page was read before, so that an event with exactly this version must be there.
+    continued: bool,
+}
+
+impl Cursor {
+    fn page(
+        self,
+        connection: &Connection,
+        stream: &StreamId,
+        direction: Direction,
+    ) -> Result<Page<Self>, ReadError> {
+        let sql = match direction {
+            Direction::Forward => include_str!("sql/read_forward.sql"),
+            Direction::Backward => include_str!("sql/read_backward.sql"),
+        };
+        let mut statement = connection.prepare_cached(sql).map_err(read_error)?;
+        let rows = statement
+            .query((
+                stream.aggregate_id().as_str(),
+                stream.aggregate_type().as_str(),
+                self.from.as_i64(),
+                PAGE_EVENTS,
+            ))
+            .map_err(read_error)?;
+        let (events, more) = read_page(rows)?;
+        let wanted = self.check(stream, &events, direction)?;
+        let ended = match (direction, wanted) {
+            (_, Some(Version::NONE)) => true,
+            (Direction::Backward, Some(wanted)) if !more => return Err(missing(stream, wanted)),
+            _ => !more,
+        };
+        let next = wanted.filter(|_| !ended).map(|from| Self {
+            from,
+            continued: true,
+        });
+        Ok((events, next))
+    }
+
+    /// A hole would make an aggregate that never was: finds it, and returns the version that comes next.
+    fn check(
+        self,
+        stream: &StreamId,
+        events: &[RecordedEvent],
+        direction: Direction,
+    ) -> Result<Option<Version>, ReadError> {
+        let mut wanted = match direction {
+            Direction::Forward => Some(self.from.max(Version::FIRST)),
+            Direction::Backward => self.continued.then_some(self.from),
+        };
+        for event in events {
+            match wanted {
+                Some(wanted) if wanted != event.version() => return Err(missing(stream, wanted)),
+                _ => {}
+            }
+            wanted = Some(match direction {
+                Direction::Forward => event.version().next(),
+                Direction::Backward => Version::new(event.version().get().saturating_sub(1)),
+            });
+        }
+        Ok(wanted)
+    }
+}
+
+fn missing(stream: &StreamId, version: Version) -> ReadError {
+    ReadError::Corrupt {
+        place: format!("stream `{stream}`, version {version}"),
+        source: "the event is missing".into(),
+    }
+}

@@ -1,0 +1,101 @@
+//! The connections that read, so that a slow reader never blocks a writer.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use eventbus::{RecordedEvent, port::ReadError};
+use rusqlite::{Connection, Rows};
+use tokio::sync::Semaphore;
+
+use crate::{blocking::blocking, connection::open_reader, error::read_error, row, writer::Writer};
+
+/// A page ends after so many events, or so many bytes of payload.
+pub(crate) const PAGE_EVENTS: i64 = 256;
+const PAGE_BYTES: usize = 1024 * 1024;
+
+/// Where reads happen.
+pub(crate) enum Readers {
+    /// On read-only connections of their own, opened when first needed.
+    Own(Arc<Pool>),
+    /// On the connection that writes, between two transactions: a database in memory belongs to one connection.
+    Shared(Arc<Writer>),
+}
+
+pub(crate) struct Pool {
+    path: PathBuf,
+    busy_timeout: Duration,
+    idle: Mutex<Vec<Connection>>,
+    turns: Arc<Semaphore>,
+}
+
+impl Pool {
+    pub(crate) fn new(path: PathBuf, busy_timeout: Duration, readers: usize) -> Self {
+        Self {
+            path,
+            busy_timeout,
+            idle: Mutex::default(),
+            turns: Arc::new(Semaphore::new(readers.min(Semaphore::MAX_PERMITS))),
+        }
+    }
+
+    /// Keeps the connection only if all went well: a new one may recover from what broke this one.
+    fn with_connection<T>(
+        &self,
+        f: impl FnOnce(&Connection) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = idle().pop();
+        let connection = match kept {
+            Some(connection) => connection,
+            None => open_reader(&self.path, self.busy_timeout).map_err(read_error)?,
+        };
+        let result = f(&connection)?;
+        idle().push(connection);
+        Ok(result)
+    }
+}
+
+impl Readers {
+    /// Runs `f` with a connection.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Connection) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        match self {
+            Self::Shared(writer) => {
+                let result = writer.visit(f).await;
+                result.map_err(|lost| ReadError::Unavailable(lost.into()))?
+            }
+            Self::Own(pool) => {
+                let pool = Arc::clone(pool);
+                let turn = Arc::clone(&pool.turns).acquire_owned().await;
+                let result = blocking(move || {
+                    let result = pool.with_connection(f);
+                    drop(turn);
+                    result
+                });
+                let result = result.await;
+                result.map_err(|ended| ReadError::Unavailable(ended.into()))?
+            }
+        }
+    }
+}
+
+/// Reads a page, and says whether there may be more.
+pub(crate) fn read_page(mut rows: Rows<'_>) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
+    let mut events = Vec::new();
+    let mut bytes = 0;
+    while let Some(row) = rows.next().map_err(read_error)? {
+        let event = row::read(row)?;
+        bytes += event.payload().len();
+        events.push(event);
+        if bytes > PAGE_BYTES {
+            return Ok((events, true));
+        }
+    }
+    let full = events.len() as i64 == PAGE_EVENTS;
+    Ok((events, full))
+}

@@ -1,0 +1,99 @@
+//! Between an event and its row.
+
+use eventbus::{
+    Attributes, BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId,
+    Version, port::ReadError,
+};
+use rusqlite::{Connection, Row, types::FromSql};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// Inserts an event and returns its position.
+pub(crate) fn insert(
+    connection: &Connection,
+    stream: &StreamId,
+    version: Version,
+    event: &NewEvent,
+) -> rusqlite::Result<Position> {
+    let context = event.context();
+    let micros = event.occurred_at().unix_timestamp_nanos().div_euclid(1_000);
+    let attributes = &context.attributes;
+    connection
+        .prepare_cached(include_str!("sql/insert_event.sql"))?
+        .execute((
+            version.as_i64(),
+            // a time holds years -9999 to 9999, which 64 bits of microseconds hold easily
+            i64::try_from(micros).unwrap_or(i64::MAX),
+            event.event_id().as_uuid().as_bytes(),
+            event.schema_version(),
+            stream.aggregate_type().as_str(),
+            stream.aggregate_id().as_str(),
+            event.event_type().as_str(),
+            event.payload(),
+            event.correlation_id().as_bytes(),
+            context.causation_id.as_ref().map(Uuid::as_bytes),
+            context.tenant_id.as_ref().map(Uuid::as_bytes),
+            context.actor_id.as_deref(),
+            (!attributes.is_empty()).then(|| attributes.as_json()),
+        ))?;
+    // negative only after 2^63 events
+    Ok(Position::new(
+        connection.last_insert_rowid().cast_unsigned(),
+    ))
+}
+
+/// Reads the event of a row that has the columns of `sql/read_feed.sql`, in that order.
+pub(crate) fn read(row: &Row<'_>) -> Result<RecordedEvent, ReadError> {
+    let position: i64 = row.get(0).map_err(crate::error::read_error)?;
+    decode(row, position).map_err(|source| ReadError::Corrupt {
+        place: format!("position {position}"),
+        source,
+    })
+}
+
+fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
+    let stream = StreamId::parse(&get::<String>(row, 5)?, &get::<String>(row, 6)?)?;
+    let version = Version::new(counter(row, 1)?);
+    if version == Version::NONE {
+        return Err("the version is 0, versions start at 1".into());
+    }
+    let nanos = i128::from(get::<i64>(row, 2)?) * 1_000;
+    let metadata = Metadata::new(
+        EventId::from(uuid(row, 3)?.ok_or("the event id is null")?),
+        Name::new("event type", get::<String>(row, 7)?)?,
+        stream,
+        version,
+        OffsetDateTime::from_unix_timestamp_nanos(nanos)?,
+    )
+    .with_schema_version(u32::try_from(get::<i64>(row, 4)?)?)
+    .with_position(Some(Position::new(u64::try_from(position)?)))
+    .with_correlation_id(uuid(row, 9)?.ok_or("the correlation id is null")?)
+    .with_causation_id(uuid(row, 10)?)
+    .with_tenant_id(uuid(row, 11)?)
+    .with_actor_id(get::<Option<String>>(row, 12)?)
+    .with_attributes(match get::<Option<String>>(row, 13)? {
+        Some(json) => Attributes::parse(&json)?,
+        None => Attributes::EMPTY,
+    });
+    Ok(RecordedEvent::new(metadata, get::<String>(row, 8)?))
+}
+
+fn get<T: FromSql>(row: &Row<'_>, column: usize) -> Result<T, BoxError> {
+    row.get(column).map_err(|error| named(row, column, error))
+}
+
+fn counter(row: &Row<'_>, column: usize) -> Result<u64, BoxError> {
+    u64::try_from(get::<i64>(row, column)?).map_err(|error| named(row, column, error))
+}
+
+fn uuid(row: &Row<'_>, column: usize) -> Result<Option<Uuid>, BoxError> {
+    let bytes = get::<Option<Vec<u8>>>(row, column)?;
+    bytes
+        .map(|bytes| Uuid::from_slice(&bytes).map_err(|error| named(row, column, error)))
+        .transpose()
+}
+
+fn named(row: &Row<'_>, column: usize, error: impl Into<BoxError>) -> BoxError {
+    let name = row.as_ref().column_name(column).unwrap_or("?");
+    format!("column `{name}`: {}", error.into()).into()
+}

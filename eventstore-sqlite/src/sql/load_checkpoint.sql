@@ -1,0 +1,1 @@
+SELECT position FROM eventbus_checkpoints WHERE name = ?1

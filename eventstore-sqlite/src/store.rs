@@ -1,0 +1,138 @@
+//! The store: how it is opened, and what it is made of.
+
+use std::{fmt, path::Path, sync::Arc, time::Duration};
+
+use eventbus::port::EventStore;
+
+use crate::{
+    blocking::blocking,
+    config::SqliteEventStoreConfig,
+    connection::open_writer,
+    error::SqliteConnectError,
+    place::Place,
+    readers::{Pool, Readers},
+    writer::Writer,
+};
+
+/// An event store in one SQLite file, or in memory. Clones share one store.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+/// use eventbus::{Name, port::Checkpoints};
+/// use eventstore_sqlite::SqliteEventStore;
+///
+/// let store = SqliteEventStore::connect("sqlite::memory:").await?;
+/// let reader = Name::new("projection", "order-statistics")?;
+/// store.save_checkpoint(&reader, 7.into()).await?;
+/// assert_eq!(store.load_checkpoint(&reader).await?, Some(7.into()));
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct SqliteEventStore(Arc<Parts>);
+
+struct Parts {
+    // before the writer: the last connection that is closed tidies up, and readers cannot
+    readers: Readers,
+    writer: Arc<Writer>,
+    place: Place,
+}
+
+impl SqliteEventStore {
+    /// Opens the store in a file, which is made if it is missing.
+    ///
+    /// # Errors
+    /// [`SqliteConnectError`] names the file and what is wrong with it.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, SqliteConnectError> {
+        Self::open_with(path, SqliteEventStoreConfig::default()).await
+    }
+
+    /// Opens the store in a file, otherwise than by default.
+    ///
+    /// # Errors
+    /// [`SqliteConnectError`] names the file or the field, and what is wrong with it.
+    pub async fn open_with(
+        path: impl AsRef<Path>,
+        config: SqliteEventStoreConfig,
+    ) -> Result<Self, SqliteConnectError> {
+        Self::at(Place::file(path.as_ref())?, config).await
+    }
+
+    /// Makes an empty store that ends with its last clone.
+    ///
+    /// # Errors
+    /// [`SqliteConnectError`] if there is no memory left for it.
+    pub async fn in_memory() -> Result<Self, SqliteConnectError> {
+        Self::at(Place::Memory, SqliteEventStoreConfig::default()).await
+    }
+
+    /// Opens the store that a URL names: `sqlite:path/to/file`, `sqlite:///absolute/path` or `sqlite::memory:`.
+    ///
+    /// # Errors
+    /// [`SqliteConnectError`] names the URL or the file, and what is wrong with it.
+    pub async fn connect(url: &str) -> Result<Self, SqliteConnectError> {
+        Self::connect_with(url, SqliteEventStoreConfig::default()).await
+    }
+
+    /// Opens the store that a URL names, otherwise than by default.
+    ///
+    /// # Errors
+    /// As for [`connect`](Self::connect), or [`SqliteConnectError::InvalidConfig`].
+    pub async fn connect_with(
+        url: &str,
+        config: SqliteEventStoreConfig,
+    ) -> Result<Self, SqliteConnectError> {
+        Self::at(Place::parse(url)?, config).await
+    }
+
+    async fn at(place: Place, config: SqliteEventStoreConfig) -> Result<Self, SqliteConnectError> {
+        let ended = place.clone();
+        blocking(move || Self::open_at(place, &config))
+            .await
+            .unwrap_or_else(|error| {
+                Err(SqliteConnectError::Unavailable {
+                    path: ended.path().to_owned(),
+                    source: error.into(),
+                })
+            })
+    }
+
+    fn open_at(place: Place, config: &SqliteEventStoreConfig) -> Result<Self, SqliteConnectError> {
+        let connection = open_writer(&place, config)?;
+        let fault = |error| SqliteConnectError::of(place.path(), error);
+        // a writer first tries in a caller's task, which must not wait
+        connection.busy_timeout(Duration::ZERO).map_err(fault)?;
+        let writer = Arc::new(Writer::new(connection, config.busy_timeout));
+        let readers = match &place {
+            Place::Memory => Readers::Shared(Arc::clone(&writer)),
+            Place::File(path) => Readers::Own(Arc::new(Pool::new(
+                path.clone(),
+                config.busy_timeout,
+                config.readers,
+            ))),
+        };
+        Ok(Self(Arc::new(Parts {
+            readers,
+            writer,
+            place,
+        })))
+    }
+
+    pub(crate) fn writer(&self) -> &Arc<Writer> {
+        &self.0.writer
+    }
+
+    pub(crate) fn readers(&self) -> &Readers {
+        &self.0.readers
+    }
+}
+
+impl EventStore for SqliteEventStore {}
+
+impl fmt::Debug for SqliteEventStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SqliteEventStore")
+            .field(&self.0.place.path())
+            .finish()
+    }
+}

@@ -1,0 +1,152 @@
+//! Rows that someone else wrote or damaged are reported with their place, never taken for events.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "tests only, though not all functions are marked as such"
+)]
+
+mod common;
+
+use common::{events, fresh_path, fresh_stream, open, read};
+use eventbus::{
+    ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    port::{
+        AppendError, AppendEvents as _, Checkpoints as _, Direction, ReadError, ReadFeed as _,
+        ReadStream as _,
+    },
+};
+use eventstore_sqlite::SqliteEventStore;
+use futures_util::TryStreamExt as _;
+
+/// A store with three events, changed by raw SQL before it is opened again.
+async fn damaged(sql: &str) -> (SqliteEventStore, StreamId, Vec<NewEvent>) {
+    let (path, stream, given) = (fresh_path(), fresh_stream(), events(3));
+    let store = open(path.clone()).await;
+    store
+        .append(&stream, ExpectedVersion::NoStream, given.clone())
+        .await
+        .unwrap();
+    rusqlite::Connection::open(&path)
+        .unwrap()
+        .execute_batch(sql)
+        .unwrap();
+    (store, stream, given)
+}
+
+async fn feed_fault(store: &SqliteEventStore) -> (String, String) {
+    let all: Result<Vec<RecordedEvent>, _> = store.read_all(Position::START).try_collect().await;
+    place(all.unwrap_err())
+}
+
+fn place(error: ReadError) -> (String, String) {
+    match error {
+        ReadError::Corrupt { place, source } => (place, source.to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn damaged_columns_are_named() {
+    for (change, said) in [
+        ("event_id = x'0102'", "column `event_id`"),
+        ("correlation_id = x''", "column `correlation_id`"),
+        ("causation_id = x'01'", "column `causation_id`"),
+        ("tenant_id = zeroblob(17)", "column `tenant_id`"),
+        ("version = -2", "column `version`"),
+        ("version = 0", "versions start at 1"),
+        ("schema_version = -1", "out of range"),
+        ("occurred_at = 9223372036854775807", "in range"),
+        ("aggregate_id = ''", "invalid aggregate id"),
+        ("aggregate_type = char(10)", "invalid aggregate type"),
+        ("event_type = ''", "invalid event type"),
+        ("event_type = cast(x'ff' AS TEXT)", "column `event_type`"),
+        ("payload = cast(x'ff' AS TEXT)", "column `payload`"),
+        ("actor_id = cast(x'ff' AS TEXT)", "column `actor_id`"),
+        ("attributes = '[1]'", "not a JSON object"),
+    ] {
+        let (store, ..) = damaged(&format!(
+            "UPDATE eventbus_events SET {change} WHERE version = 2"
+        ))
+        .await;
+        let (place, source) = feed_fault(&store).await;
+        assert_eq!(place, "position 2", "{change}");
+        assert!(source.contains(said), "{change}: {source}");
+    }
+}
+
+#[tokio::test]
+async fn a_negative_position_is_damage() {
+    let (store, stream, _) =
+        damaged("UPDATE eventbus_events SET position = -5 WHERE version = 2").await;
+    let all = store.read_stream(&stream, Version::FIRST, Direction::Forward);
+    let (named, _) = place(all.try_collect::<Vec<_>>().await.unwrap_err());
+    assert_eq!(named, "position -5");
+    let (store, ..) = damaged("UPDATE eventbus_events SET position = -position").await;
+    assert_eq!(place(store.head().await.unwrap_err()).0, "position -1");
+}
+
+#[tokio::test]
+async fn a_hole_in_a_stream_is_damage_both_ways() {
+    for (version, from, direction) in [
+        (2, Version::FIRST, Direction::Forward),
+        (1, Version::FIRST, Direction::Forward),
+        (1, Version::NONE, Direction::Forward),
+        (2, Version::MAX, Direction::Backward),
+        (1, Version::MAX, Direction::Backward),
+    ] {
+        let sql = format!("DELETE FROM eventbus_events WHERE version = {version}");
+        let (store, stream, _) = damaged(&sql).await;
+        let all = store.read_stream(&stream, from, direction);
+        let (named, _) = place(all.try_collect::<Vec<_>>().await.unwrap_err());
+        assert_eq!(
+            named,
+            format!("stream `{stream}`, version {version}"),
+            "{direction:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_last_event_cannot_be_deleted() {
+    let (path, stream) = (fresh_path(), fresh_stream());
+    let store = open(path.clone()).await;
+    store
+        .append(&stream, ExpectedVersion::NoStream, events(3))
+        .await
+        .unwrap();
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    for sql in [
+        "DELETE FROM eventbus_events WHERE version = 3",
+        "DELETE FROM eventbus_events",
+    ] {
+        let error = raw.execute(sql, []).unwrap_err().to_string();
+        assert!(error.contains("used again"), "{error}");
+    }
+    assert_eq!(read(&store, &stream).await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_repeat_of_a_damaged_event_is_refused() {
+    let (store, stream, given) =
+        damaged("UPDATE eventbus_events SET event_type = '' WHERE version = 2").await;
+    let error = store
+        .append(&stream, ExpectedVersion::NoStream, given)
+        .await
+        .unwrap_err();
+    assert!(matches!(&error, AppendError::Refused { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_checkpoint_is_not_a_position() {
+    let reader = Name::from_static("reader");
+    let (store, ..) = damaged("INSERT INTO eventbus_checkpoints VALUES ('reader', -1)").await;
+    let error = store.load_checkpoint(&reader).await.unwrap_err();
+    assert!(matches!(place_of(error), Some(place) if place == "checkpoint `reader`"));
+}
+
+fn place_of(error: eventbus::port::CheckpointError) -> Option<String> {
+    match *error.source.downcast::<ReadError>().ok()? {
+        ReadError::Corrupt { place, .. } => Some(place),
+        _ => None,
+    }
+}

@@ -1,0 +1,263 @@
+//! What opening refuses, and that a refusal changes nothing.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "tests only, though not all functions are marked as such"
+)]
+
+mod common;
+
+use std::{fs, path::Path, time::Duration};
+
+use common::{events, feed, fresh_path, fresh_stream, open};
+use eventbus::{ExpectedVersion, port::AppendEvents as _};
+use eventstore_sqlite::{SqliteConnectError, SqliteEventStore, SqliteEventStoreConfig};
+use rusqlite::Connection;
+
+async fn refusal(path: &Path) -> SqliteConnectError {
+    SqliteEventStore::open(path).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_refused_and_kept() {
+    let path = fresh_path();
+    let text = "Dear diary, ".repeat(200);
+    fs::write(&path, &text).unwrap();
+    let error = refusal(&path).await;
+    assert!(
+        matches!(&error, SqliteConnectError::NotADatabase { path: named, .. } if *named == path)
+    );
+    assert_eq!(
+        error.to_string(),
+        format!("`{}` is not a SQLite database", path.display())
+    );
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+}
+
+#[tokio::test]
+async fn a_foreign_database_is_refused_untouched_unless_it_may_be_shared() {
+    let path = fresh_path();
+    let foreign = Connection::open(&path).unwrap();
+    foreign
+        .execute_batch("CREATE TABLE users (name TEXT); INSERT INTO users VALUES ('ann')")
+        .unwrap();
+    let before = fs::read(&path).unwrap();
+    match refusal(&path).await {
+        SqliteConnectError::ForeignDatabase { path: named, table } => {
+            assert_eq!((named, &*table), (path.clone(), "users"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(
+        fs::read(&path).unwrap(),
+        before,
+        "not a byte is changed, nor the journal mode"
+    );
+
+    let share = SqliteEventStoreConfig {
+        share_database: true,
+        ..Default::default()
+    };
+    let store = SqliteEventStore::open_with(&path, share).await.unwrap();
+    store
+        .append(&fresh_stream(), ExpectedVersion::Any, events(1))
+        .await
+        .unwrap();
+    drop(store);
+    assert_eq!(
+        feed(&open(path).await).await.len(),
+        1,
+        "later it needs no permission"
+    );
+    let users: i64 = foreign
+        .query_row("SELECT count(*) FROM users", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(users, 1);
+}
+
+#[tokio::test]
+async fn tables_may_be_added_beside_a_store() {
+    let path = fresh_path();
+    drop(open(path.clone()).await);
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch("CREATE TABLE events (mine TEXT)")
+        .unwrap();
+    open(path).await;
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused() {
+    let path = fresh_path();
+    drop(open(path.clone()).await);
+    let newer = "INSERT INTO eventbus_migrations (version, name) VALUES (99, 'from the future')";
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch(newer)
+        .unwrap();
+    match refusal(&path).await {
+        SqliteConnectError::NewerSchema {
+            path: named,
+            found,
+            known,
+        } => {
+            assert_eq!((named, found, known), (path, 99, 1));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_table_in_the_way_leaves_the_database_as_it_was() {
+    let path = fresh_path();
+    let foreign = Connection::open(&path).unwrap();
+    foreign
+        .execute_batch("CREATE TABLE eventbus_checkpoints (other TEXT)")
+        .unwrap();
+    let share = SqliteEventStoreConfig {
+        share_database: true,
+        ..Default::default()
+    };
+    let error = SqliteEventStore::open_with(&path, share).await.unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            SqliteConnectError::Migration {
+                migration: "0001_events",
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    let tables = "SELECT group_concat(name) FROM sqlite_schema WHERE type = 'table'";
+    let tables: String = foreign.query_row(tables, [], |row| row.get(0)).unwrap();
+    assert_eq!(tables, "eventbus_checkpoints");
+}
+
+#[tokio::test]
+async fn missing_files_and_directories_are_named() {
+    let path = fresh_path();
+    let keep = SqliteEventStoreConfig {
+        create_if_missing: false,
+        ..Default::default()
+    };
+    let error = SqliteEventStore::open_with(&path, keep).await.unwrap_err();
+    assert!(
+        matches!(&error, SqliteConnectError::Unavailable { path: named, .. } if *named == path)
+    );
+    assert!(!path.exists());
+    let path = path.join("no/such/directory.db");
+    let error = refusal(&path).await;
+    assert_eq!(
+        error.to_string(),
+        format!("`{}` cannot be opened", path.display())
+    );
+    assert!(std::error::Error::source(&error).is_some());
+    assert!(matches!(
+        refusal(Path::new("")).await,
+        SqliteConnectError::Unavailable { .. }
+    ));
+}
+
+#[tokio::test]
+async fn a_read_only_directory_or_file_is_named() {
+    // the one directory in which even root makes no files
+    let path = Path::new("/sys/events.db");
+    let error = refusal(path).await.to_string();
+    assert!(error.contains("/sys/events.db"), "{error}");
+
+    let path = fresh_path();
+    drop(open(path.clone()).await);
+    let mut permissions = fs::metadata(&path).unwrap().permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(&path, permissions).unwrap();
+    if fs::OpenOptions::new().write(true).open(&path).is_ok() {
+        eprintln!("this user may write read-only files: nothing to refuse");
+        return;
+    }
+    let error = refusal(&path).await;
+    assert!(
+        matches!(error, SqliteConnectError::ReadOnly { .. }),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn configurations_without_sense_are_refused() {
+    for (config, field) in [
+        (
+            SqliteEventStoreConfig {
+                readers: 0,
+                ..Default::default()
+            },
+            "readers",
+        ),
+        (
+            SqliteEventStoreConfig {
+                busy_timeout: Duration::MAX,
+                ..Default::default()
+            },
+            "busy_timeout",
+        ),
+    ] {
+        let error = SqliteEventStore::connect_with("sqlite::memory:", config)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, SqliteConnectError::InvalidConfig { .. }));
+        assert!(error.to_string().contains(field), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn special_names_of_sqlite_are_plain_paths_here() {
+    let directory = fresh_path();
+    fs::create_dir(&directory).unwrap();
+    for name in [":memory:", "file:x?mode=memory", "a b%20ü.db"] {
+        let path = directory.join(name);
+        let stream = fresh_stream();
+        let store = open(path.clone()).await;
+        let stored = store
+            .append(&stream, ExpectedVersion::NoStream, events(2))
+            .await
+            .unwrap();
+        assert_eq!(feed(&store).await, stored);
+        assert!(path.exists(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn stores_in_memory_are_separate() {
+    let (one, two) = (
+        SqliteEventStore::in_memory().await.unwrap(),
+        SqliteEventStore::connect("sqlite::memory:").await.unwrap(),
+    );
+    one.append(&fresh_stream(), ExpectedVersion::Any, events(1))
+        .await
+        .unwrap();
+    assert_eq!((feed(&one).await.len(), feed(&two).await.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn the_last_handle_that_is_closed_leaves_one_file() {
+    let path = fresh_path();
+    let store = open(path.clone()).await;
+    store
+        .append(&fresh_stream(), ExpectedVersion::Any, events(1))
+        .await
+        .unwrap();
+    assert_eq!(feed(&store).await.len(), 1);
+    assert!(path.with_extension("db-wal").exists());
+    drop(store);
+    assert!(!path.with_extension("db-wal").exists(), "the log is merged");
+}
+
+#[tokio::test]
+async fn many_may_create_one_file_at_once() {
+    for _ in 0..10 {
+        let path = fresh_path();
+        let opening = (0..8).map(|_| tokio::spawn(SqliteEventStore::open(path.clone())));
+        for opened in opening.collect::<Vec<_>>() {
+            opened.await.unwrap().unwrap();
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Several handles and several processes on one file, and a process that is killed.
+//!
+//! Processes are this test binary again, told by environment variables to be a writer.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "tests only, though not all functions are marked as such"
+)]
+
+mod common;
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use common::{events, feed, fresh_path, fresh_stream, open, read};
+use eventbus::{
+    ExpectedVersion, NewEvent, RecordedEvent, StreamId,
+    port::{AppendError, AppendEvents as _},
+};
+use eventstore_sqlite::{SqliteEventStore, SqliteEventStoreConfig};
+
+const FILE: &str = "EVENTSTORE_SQLITE_TEST_FILE";
+const STREAM: &str = "EVENTSTORE_SQLITE_TEST_STREAM";
+const APPENDS: &str = "EVENTSTORE_SQLITE_TEST_APPENDS";
+
+/// Starts a process of writers on one stream; it prints the id of each event whose append was acknowledged.
+fn start_writer(path: &Path, stream: &StreamId, appends: usize) -> Child {
+    Command::new(env::current_exe().unwrap())
+        .args(["--exact", "writer_process", "--nocapture"])
+        .env(FILE, path)
+        .env(STREAM, stream.aggregate_id().as_str())
+        .env(APPENDS, appends.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Not a test by itself: the body of the processes that [`start_writer`] starts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writer_process() {
+    let Ok(path) = env::var(FILE) else {
+        return;
+    };
+    let appends: usize = env::var(APPENDS).unwrap().parse().unwrap();
+    let stream = StreamId::parse("Account", &env::var(STREAM).unwrap()).unwrap();
+    let store = open(PathBuf::from(path)).await;
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let (store, stream) = (store.clone(), stream.clone());
+            tokio::spawn(async move {
+                for i in 0..appends {
+                    let own = fresh_stream();
+                    let stream = if (writer + i) % 2 == 0 { &stream } else { &own };
+                    let given = events(1 + i % 2);
+                    store
+                        .append(stream, ExpectedVersion::Any, given.clone())
+                        .await
+                        .unwrap();
+                    acknowledge(&given);
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+}
+
+/// One line per append, written at once: what is printed was acknowledged before.
+fn acknowledge(events: &[NewEvent]) {
+    let ids: Vec<_> = events
+        .iter()
+        .map(|event| event.event_id().to_string())
+        .collect();
+    let line = format!("ack {}\n", ids.join(" "));
+    std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
+}
+
+/// The ids of a line; none if it is another line, or was cut off by the death of its writer.
+fn acknowledged(line: &str) -> Vec<String> {
+    let ids = line
+        .split_once("ack ")
+        .map(|(_, ids)| ids.split_whitespace());
+    ids.into_iter().flatten().map(Into::into).collect()
+}
+
+fn ids(events: &[RecordedEvent]) -> Vec<String> {
+    events
+        .iter()
+        .map(|event| event.metadata().event_id().to_string())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_process_acknowledged_is_there() {
+    for round in 0..5 {
+        let (path, stream) = (fresh_path(), fresh_stream());
+        let mut child = start_writer(&path, &stream, usize::MAX);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut seen: Vec<String> = Vec::new();
+        while seen.len() < 100 + 50 * round {
+            seen.extend(acknowledged(&lines.next().unwrap().unwrap()));
+        }
+        child.kill().unwrap(); // SIGKILL
+        child.wait().unwrap();
+        // what it still had printed; the last line may be cut
+        let mut rest: Vec<_> = lines.map_while(Result::ok).collect();
+        rest.pop();
+        seen.extend(rest.iter().flat_map(|line| acknowledged(line)));
+
+        let store = open(path).await;
+        let stored = ids(&feed(&store).await);
+        for id in &seen {
+            assert_eq!(
+                stored.iter().filter(|stored| *stored == id).count(),
+                1,
+                "event {id}"
+            );
+        }
+        let versions: Vec<_> = read(&store, &stream)
+            .await
+            .iter()
+            .map(|e| e.version().get())
+            .collect();
+        assert_eq!(versions, (1..=versions.len() as u64).collect::<Vec<_>>());
+        store
+            .append(
+                &stream,
+                ExpectedVersion::Exact((versions.len() as u64).into()),
+                events(1),
+            )
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_processes_share_a_file_without_losing_or_refusing_anything() {
+    let (path, stream) = (fresh_path(), fresh_stream());
+    let mut children: Vec<_> = (0..3).map(|_| start_writer(&path, &stream, 150)).collect();
+    let outputs: Vec<_> = children
+        .iter_mut()
+        .map(|child| BufReader::new(child.stdout.take().unwrap()))
+        .collect();
+    let mut seen = Vec::new();
+    for output in outputs {
+        seen.extend(output.lines().flat_map(|line| acknowledged(&line.unwrap())));
+    }
+    for mut child in children {
+        assert!(child.wait().unwrap().success(), "a writer was refused");
+    }
+    let store = open(path).await;
+    let mut stored = ids(&feed(&store).await);
+    assert_eq!(stored.len(), 3 * 4 * 150 * 3 / 2);
+    stored.sort();
+    seen.sort();
+    assert_eq!(stored, seen);
+    let versions: Vec<_> = read(&store, &stream)
+        .await
+        .iter()
+        .map(|e| e.version().get())
+        .collect();
+    assert_eq!(versions, (1..=versions.len() as u64).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn who_waits_too_long_for_another_connection_is_told_so() {
+    let (path, stream) = (fresh_path(), fresh_stream());
+    let impatient = SqliteEventStoreConfig {
+        busy_timeout: Duration::from_millis(50),
+        ..Default::default()
+    };
+    let store = SqliteEventStore::open_with(&path, impatient).await.unwrap();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let given = events(1);
+    let error = store
+        .append(&stream, ExpectedVersion::NoStream, given.clone())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, AppendError::Unavailable(_)) && error.is_retryable(),
+        "{error:?}"
+    );
+    assert_eq!(feed(&store).await.len(), 0, "reading goes on meanwhile");
+    other.execute_batch("ROLLBACK").unwrap();
+    store
+        .append(&stream, ExpectedVersion::NoStream, given)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn who_waits_long_enough_for_another_connection_is_served() {
+    let (path, stream) = (fresh_path(), fresh_stream());
+    let store = open(path.clone()).await;
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let waiting: Vec<_> = (0..5)
+        .map(|_| {
+            let (store, stream) = (store.clone(), stream.clone());
+            tokio::spawn(
+                async move { store.append(&stream, ExpectedVersion::Any, events(2)).await },
+            )
+        })
+        .collect();
+    // a single-threaded runtime: had an append blocked its task, this one would not run
+    tokio::task::yield_now().await;
+    other.execute_batch("COMMIT").unwrap();
+    for append in waiting {
+        append.await.unwrap().unwrap();
+    }
+    assert_eq!(read(&store, &stream).await.len(), 10);
+}
