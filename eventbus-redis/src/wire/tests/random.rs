@@ -1,7 +1,11 @@
 //! Events and texts of any kind.
 
 use eventbus::{Attributes, EventId, Metadata, Name, Position, RecordedEvent, StreamId, Version};
-use proptest::prelude::*;
+use proptest::{
+    arbitrary::any,
+    collection, option, prop_assert_eq, prop_assume, prop_compose, prop_oneof, proptest,
+    strategy::{Just, Strategy},
+};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -19,15 +23,15 @@ fn arbitrary_json() -> impl Strategy<Value = serde_json::Value> {
     ];
     leaf.prop_recursive(3, 24, 4, |inner| {
         prop_oneof![
-            prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
-            prop::collection::btree_map(any::<String>(), inner, 0..4)
+            collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+            collection::btree_map(any::<String>(), inner, 0..4)
                 .prop_map(|map| map.into_iter().collect::<serde_json::Map<_, _>>().into()),
         ]
     })
 }
 
 fn arbitrary_object() -> impl Strategy<Value = String> {
-    prop::collection::btree_map(any::<String>(), arbitrary_json(), 0..5).prop_map(|map| {
+    collection::btree_map(any::<String>(), arbitrary_json(), 0..5).prop_map(|map| {
         let own = map
             .into_iter()
             .filter(|(key, _)| !eventbus::RESERVED_FIELDS.contains(&key.as_str()));
@@ -40,7 +44,7 @@ prop_compose! {
         ids in any::<(u128, u128, Option<u128>, Option<u128>)>(),
         event_type in "\\PC{1,60}",
         stream in ("\\PC{1,60}", "\\PC{1,60}"),
-        versions in (1_u64.., 1_u32.., prop::option::of(any::<u64>())),
+        versions in (1_u64.., 1_u32.., option::of(any::<u64>())),
         micros in -62_135_596_800_000_000_i64..253_402_300_800_000_000,
         actor in any::<Option<String>>(),
         attributes in arbitrary_object(),
