@@ -14,7 +14,10 @@ use async_trait::async_trait;
 use eventbus::{
     EventFilter, HandlerError, InMemoryEventBus, Name, NewEvent, Position, RecordedEvent, StreamId,
     Version,
-    port::{CheckpointError, Checkpoints, EventBus, PublishError, PublishRange, Subscriber},
+    port::{
+        CheckpointError, Checkpoints, EventBus, PublishError, PublishRange, Subscriber,
+        Subscription,
+    },
 };
 use tokio::{sync::Semaphore, task::JoinHandle};
 
@@ -85,7 +88,7 @@ impl Worker {
         self.got.lock().unwrap().clone()
     }
 
-    fn join(&self, bus: &InMemoryEventBus, group: &'static str) {
+    fn join(&self, bus: &InMemoryEventBus, group: &'static str) -> Subscription {
         let worker = self.clone();
         let subscriber = Subscriber::new(
             Name::from_static("worker"),
@@ -104,7 +107,7 @@ impl Worker {
                 })
             },
         );
-        bus.subscribers().add(Name::from_static(group), subscriber);
+        bus.subscribers().add(Name::from_static(group), subscriber)
     }
 }
 
@@ -397,4 +400,21 @@ async fn an_event_in_hand_of_a_group_without_handlers_is_not_acknowledged() {
         dispatch(&[other], &delivery).await,
         Outcome::Skipped
     ));
+}
+
+#[tokio::test]
+async fn an_event_that_nobody_attended_to_goes_to_whoever_subscribes_next() {
+    let (bus, worker) = (InMemoryEventBus::new(), Worker::new());
+    let subscription = worker.join(&bus, "a");
+    start(&bus).await;
+    bus.publish(&[event(1)]).await.unwrap();
+    until("the first is handled", async || worker.got() == [1]).await;
+
+    // this thread runs, in this order: the consumer, whoever subscribes next, whoever stops idle consumers
+    bus.publish(&[event(2)]).await.unwrap();
+    let (next, there) = (worker.clone(), bus.clone());
+    let joining = tokio::spawn(async move { next.join(&there, "a") });
+    subscription.cancel();
+    joining.await.unwrap();
+    until("the second is handled", async || worker.got() == [1, 2]).await;
 }

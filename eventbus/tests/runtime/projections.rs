@@ -344,7 +344,7 @@ async fn waiting_too_long_and_unknown_projections_are_typed() {
     else {
         panic!("reached")
     };
-    let expected = "projection `order-statistics` is at position 0, 5 was not reached within 50ms";
+    let expected = "projection `order-statistics` is at position 0, 5 was not reached within 50ms: it is still busy";
     assert_eq!(error.to_string(), expected);
     let Err(error) = app.projected::<Picky>(None).await.map(drop) else {
         panic!("found")

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -27,13 +27,14 @@ use crate::{
 
 const CHECKPOINT: Name = Name::from_static("projection:ledger");
 
-/// A store whose checkpoints wait until they are let.
+/// A store whose checkpoints wait until they are let, and whose feed may be damaged.
 #[derive(Clone)]
 struct GatedStore {
     store: InMemoryEventStore,
     waiting: Arc<AtomicU64>,
     loads: Arc<Semaphore>,
     saves: Arc<Semaphore>,
+    is_damaged: Arc<AtomicBool>,
 }
 
 impl GatedStore {
@@ -43,6 +44,7 @@ impl GatedStore {
             waiting: Arc::default(),
             loads: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             saves: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            is_damaged: Arc::default(),
         }
     }
 
@@ -90,6 +92,10 @@ impl ReadFeed for GatedStore {
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
+        if self.is_damaged.load(Ordering::SeqCst) {
+            let (place, source) = ("position 3".into(), "no payload".into());
+            return Err(ReadError::Corrupt { place, source });
+        }
         self.store.head().await
     }
 
@@ -388,4 +394,32 @@ async fn reading_while_a_guard_is_held_ends() {
         "projection `order-statistics` could not be read within 100ms: an event is being handled, or a guard is held"
     );
     drop(guard);
+}
+
+#[tokio::test]
+async fn waiting_in_vain_says_what_keeps_the_projection() {
+    let store = GatedStore::open();
+    let app = App::builder()
+        .store(store.clone())
+        .projection_with(OrderStatistics::default)
+        .without_relay()
+        .wait_timeout(Duration::from_millis(200))
+        .start()
+        .await
+        .unwrap();
+    store.is_damaged.store(true, Ordering::SeqCst);
+    let position = save(&store, &["a"]).await;
+    let error = app.projected::<OrderStatistics>(position).await;
+    let Err(error) = error.map(drop) else {
+        panic!("reached")
+    };
+    let expected = "projection `order-statistics` is at position 0, 1 was not reached within 200ms: \
+                    event store holds a corrupt event at position 3\n  caused by: no payload";
+    assert_eq!(error.to_string(), expected);
+
+    store.is_damaged.store(false, Ordering::SeqCst);
+    drop(app.projected::<OrderStatistics>(position).await.unwrap());
+    let beyond = app.projected::<OrderStatistics>(Position::new(9)).await;
+    let error = beyond.map(drop).unwrap_err().to_string();
+    assert!(error.ends_with("200ms: it is still busy"), "{error}");
 }

@@ -71,6 +71,8 @@ pub(super) struct Progress {
     /// Events read since then.
     pub(super) events: u64,
     pub(super) stopped: Option<ProjectionError>,
+    /// Why the feed or the checkpoint is not available at the moment.
+    pub(super) trouble: Option<String>,
     /// Whether the app that fed it does so no more.
     pub(super) ended: bool,
 }
@@ -119,7 +121,7 @@ pub enum ProjectionError {
     },
     /// It did not get that far in time.
     #[error(
-        "projection `{name}` is at position {position}, {wanted} was not reached within {timeout:?}"
+        "projection `{name}` is at position {position}, {wanted} was not reached within {timeout:?}: {trouble}"
     )]
     TimedOut {
         /// The projection.
@@ -130,6 +132,8 @@ pub enum ProjectionError {
         wanted: Position,
         /// How long it was waited for.
         timeout: Duration,
+        /// What keeps it.
+        trouble: String,
     },
 }
 
@@ -171,7 +175,7 @@ impl<P: Projection> Projected<P> {
         ProjectionGuard::new(view, self.position())
     }
 
-    /// The position up to which every event is included.
+    /// The position up to which every event is included; fed from a bus, the highest position of those handled.
     #[must_use]
     pub fn position(&self) -> Position {
         self.0.progress.borrow().position
@@ -234,15 +238,15 @@ impl<P: Projection> Projected<P> {
             if now.position >= position {
                 return Ok(());
             }
-            Err(now
-                .why_not_on(name)
-                .filter(|_| in_time)
-                .unwrap_or(ProjectionError::TimedOut {
-                    name,
-                    position: now.position,
-                    wanted: position,
-                    timeout,
-                }))
+            let why = now.why_not_on(name).filter(|_| in_time);
+            let busy = || "it is still busy".into();
+            Err(why.unwrap_or_else(|| ProjectionError::TimedOut {
+                name,
+                position: now.position,
+                wanted: position,
+                timeout,
+                trouble: now.trouble.clone().unwrap_or_else(busy),
+            }))
         }
     }
 
@@ -350,6 +354,15 @@ impl<P: Projection> Projected<P> {
             progress.generation += 1;
             progress.events = 0;
             progress.stopped = None;
+        });
+    }
+
+    /// Says what keeps the feed or the checkpoint from being used, or that nothing does any more.
+    pub(super) fn set_trouble(&self, trouble: Option<String>) {
+        self.0.progress.send_if_modified(|progress| {
+            let changed = progress.trouble != trouble;
+            progress.trouble = trouble;
+            changed
         });
     }
 
