@@ -1,1 +1,85 @@
-//! The macros of `eventbus`; use them through that crate.
+//! The macros of `eventbus`; use them through that crate, where their documentation is.
+//!
+//! Every macro reads its input into a model and collects all mistakes on the way (`parse`), then writes code from the
+//! model alone (`expand`). What it writes names only `eventbus`, the standard library by absolute paths, and the types
+//! of its input.
+
+mod aggregate;
+mod domain_event;
+mod handler;
+mod krate;
+mod misplaced;
+mod mistakes;
+mod options;
+mod parameters;
+mod projection;
+mod sets;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use proc_macro::TokenStream;
+
+use mistakes::Mistakes;
+
+/// The options in `#[event(..)]`:
+///
+/// | option | meaning |
+/// |---|---|
+/// | `aggregate = Order` | the aggregate it belongs to, which lists it |
+/// | `aggregate_type = "Order"` | the same by name, when the aggregate is in another crate |
+/// | `type = "order.created"` | the durable name; the struct's name if left out |
+/// | `version = 2` | the version of the payload's shape; 1 if left out |
+/// | `crate = path` | where `eventbus` is re-exported; the only option of an enum |
+#[proc_macro_derive(DomainEvent, attributes(event))]
+pub fn domain_event(item: TokenStream) -> TokenStream {
+    run(|mistakes| domain_event::derive(item.into(), mistakes))
+}
+
+/// The options in `#[aggregate(..)]`:
+///
+/// | option | meaning |
+/// |---|---|
+/// | `events(OrderCreated, legacy::Closed as LegacyClosed)` | all its events; a name after `as` is that of the variant |
+/// | `type = "Order"` | the durable name; the type's name if left out |
+/// | `event = OrderEvent` | the name of the enum; the type's name and `Event` if left out |
+/// | `crate = path` | where `eventbus` is re-exported |
+#[proc_macro_derive(Aggregate, attributes(aggregate))]
+pub fn aggregate(item: TokenStream) -> TokenStream {
+    run(|mistakes| aggregate::derive(item.into(), mistakes))
+}
+
+/// The options in `#[handler(..)]`:
+///
+/// | option | meaning |
+/// |---|---|
+/// | `name = "send-receipt"` | the durable name; the function's name if left out |
+/// | `group = "mail"` | the consumer group; the bus's own if left out |
+/// | `retries = 5` | how often a failed delivery is tried again; the bus decides if left out |
+/// | `timeout_ms = 30_000` | how long one try may take |
+/// | `concurrency = 4` | how many deliveries run at once |
+/// | `manual` | not found by `discover()` |
+/// | `crate = path` | where `eventbus` is re-exported |
+#[proc_macro_attribute]
+pub fn handler(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    run(|mistakes| handler::attribute(arguments.into(), &item.into(), mistakes))
+}
+
+/// The options in `#[projection(..)]`:
+///
+/// | option | meaning |
+/// |---|---|
+/// | `name = "order-statistics"` | the durable name, under which its checkpoint is kept; never left out |
+/// | `crate = path` | where `eventbus` is re-exported |
+#[proc_macro_attribute]
+pub fn projection(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    run(|mistakes| projection::attribute(arguments.into(), &item.into(), mistakes))
+}
+
+/// The only place that turns mistakes into `compile_error!`.
+fn run(expand: impl FnOnce(&mut Mistakes) -> proc_macro2::TokenStream) -> TokenStream {
+    let mut mistakes = Mistakes::default();
+    let mut code = expand(&mut mistakes);
+    code.extend(mistakes.into_compile_errors());
+    code.into()
+}

@@ -1,1 +1,19 @@
-//! The Redis Streams bus of eventbus.
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod bus;
+mod command;
+mod config;
+mod connection;
+mod consume;
+mod error;
+mod info;
+mod keys;
+mod publish;
+mod settle;
+mod trace;
+mod wire;
+
+pub use bus::RedisEventBus;
+pub use config::RedisEventBusConfig;
+pub use error::{ConfigMistake, InvalidConfig, RedisConnectError};

@@ -1,4 +1,51 @@
-//! eventbus
+//! Event-sourced aggregates: annotate events and handlers, and the framework stores, publishes, delivers and replays
+//! them.
+//!
+//! ```standalone_crate
+//! use eventbus::prelude::*;
+//!
+//! #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+//! #[event(aggregate = Account)]
+//! struct Deposited { cents: u64 }
+//!
+//! #[derive(Debug, Default, Aggregate)]
+//! #[aggregate(events(Deposited))]
+//! struct Account { balance: u64 }
+//!
+//! impl Apply for Account {
+//!     fn apply(&mut self, AccountEvent::Deposited(deposited): &AccountEvent) {
+//!         self.balance += deposited.cents;
+//!     }
+//! }
+//!
+//! #[handler]
+//! async fn thank(event: &Deposited, meta: &Metadata) {
+//!     println!("thank you, {}, for {} cents", meta.aggregate_id(), event.cents);
+//! }
+//!
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> eventbus::Result<()> {
+//!     let app = App::builder().discover().start().await?; // in memory
+//!     let (accounts, ada) = (app.repository::<Account>(), "ada".parse()?);
+//!     accounts.upsert(&ada, |_| Ok::<_, eventbus::Never>(Deposited { cents: 120 })).await?;
+//!     assert_eq!(accounts.load(&ada).await?.balance, 120);
+//!     Ok(app.settled().await?)
+//! }
+//! ```
+//!
+//! # Where to look
+//! - Events and aggregates: [`DomainEvent`], [`Aggregate`], [`Apply`], [`AggregateRoot`].
+//! - Loading and saving: [`AggregateRepository`]; what a save reports: [`Saved`].
+//! - Reacting: [`handler`](macro@handler) and [`projection`](macro@projection); by hand: [`EventBusExt`], [`Projected`].
+//! - Putting it together: [`App`]. Without a store or bus it runs in memory, which is the app for tests.
+//! - Backends: crates `eventstore-sqlite`, `eventstore-postgres` and `eventbus-redis`; to write one, [`port`] and the
+//!   feature `testkit`.
+//!
+//! # Promises
+//! A save that returned is durable; a conflict stores nothing. The feed of a store skips, repeats and reorders nothing.
+//! What is stored is published in order, at least once; every consumer group gets every event at least once.
+//! Projections whose state is in memory are exact. Effects of handlers may be repeated after a crash: deduplicate by
+//! [`Metadata::event_id`] where that would hurt.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 extern crate self as eventbus;
@@ -11,17 +58,84 @@ mod runtime;
 #[cfg_attr(docsrs, doc(cfg(feature = "testkit")))]
 pub mod testkit;
 
+#[doc = include_str!("docs/aggregate.md")]
+#[doc(inline)]
+pub use eventbus_derive::Aggregate;
+#[doc = include_str!("docs/domain_event.md")]
+#[doc(inline)]
+pub use eventbus_derive::DomainEvent;
+#[doc = include_str!("docs/handler.md")]
+#[doc(inline)]
+pub use eventbus_derive::handler;
+#[doc = include_str!("docs/projection.md")]
+#[doc(inline)]
+pub use eventbus_derive::projection;
+
 pub use domain::{
     aggregate::{Aggregate, AggregateRoot, Apply, IntoEvents},
     attributes::{Attributes, InvalidAttributes},
     codec::{DecodeError, EncodeError, EncodeFault, RESERVED_FIELDS},
     context::EventContext,
-    error::{BoxError, Error, Result},
+    error::{BoxError, Error, Never, Result},
     event::{DomainEvent, EncodeEvent, EventDescriptor, EventFilter, EventSet, Source},
     metadata::{EventId, InvalidUuid, Metadata, parse_uuid},
     name::{InvalidName, MAX_NAME_BYTES, Name, NameFault},
     record::{Envelope, NewEvent, RecordedEvent},
     stream::{AggregateId, ExpectedVersion, Position, StreamId, Version},
 };
-pub use memory::InMemoryEventStore;
-pub use port::HandlerError;
+pub use memory::{InMemoryEventBus, InMemoryEventStore};
+pub use port::{HandlerError, HandlerErrorKind};
+pub use runtime::{
+    app::{App, AppBuilder, Published, PublishedError, SettleError},
+    definition::{Handler, HandlerDefinition, Projection, ProjectionDefinition, ProjectionKind},
+    extract::{Attempt, FromDelivery, FromDeliveryRef, HandlerOutcome, State},
+    projection::{
+        Projected, ProjectionError, ProjectionGuard, Rebuild, RebuildError, RebuildProgress,
+        Rebuilt,
+    },
+    registry::{EventRegistry, UnknownEventType},
+    repository::{AggregateRepository, LoadError, Publication, SaveError, Saved, UpdateError},
+    start::{StartError, StartMistake},
+    subscription::{EventBusExt, EventHandler},
+};
+pub use uuid::Uuid;
+
+/// What almost every file of an application needs.
+pub mod prelude {
+    pub use serde::{Deserialize, Serialize};
+
+    pub use crate::{
+        Aggregate, AggregateId, AggregateRepository, AggregateRoot, App, Apply, Attempt,
+        DomainEvent, Envelope, EventBusExt, HandlerError, Metadata, RecordedEvent, State, handler,
+        projection,
+    };
+}
+
+/// What generated code names; not for use by hand, and not covered by any promise of stability.
+#[doc(hidden)]
+pub mod __private {
+    pub use inventory;
+
+    pub use crate::{
+        domain::{
+            aggregate::Lists,
+            codec::{Codec, Payload},
+            event::{belongs_to, decode_one, decode_with, encode_one, encode_with, unknown},
+        },
+        port::{
+            BoxFuture, Delivery, FromTransaction, HandlerOptions, Requirements, TransactionSlot,
+        },
+        runtime::{
+            definition::{
+                EventRegistration, HandlerRegistration, Probe, WithDefault, WithoutDefault,
+            },
+            extract::decoded,
+            projection::{ProjectionRegistration, ProjectionSlot},
+        },
+    };
+
+    /// Demands that the future of a handler can move between threads, where the handler is declared.
+    pub fn must_be_send<F: Future + Send>(future: F) -> F {
+        future
+    }
+}

@@ -1,1 +1,6 @@
-//! workspace-tests
+//! Tests over several crates; see `tests/`. The README's code is compiled here.
+
+/// The README, whose code blocks are doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

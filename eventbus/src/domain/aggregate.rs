@@ -4,7 +4,9 @@ use std::{fmt, ops::Deref};
 
 use super::{
     event::{EncodeEvent, EventSet},
-    stream::{AggregateId, Version},
+    metadata::EventId,
+    name::Name,
+    stream::{AggregateId, StreamId, Version},
 };
 
 /// State that is folded from the events of one stream; made by `#[derive(Aggregate)]`.
@@ -18,6 +20,12 @@ pub trait Aggregate: Default + Send + Sync + 'static {
     const AGGREGATE_TYPE: &'static str;
     /// The generated enum of its events.
     type Event: EventSet + EncodeEvent + Clone + fmt::Debug;
+
+    /// The stream of one aggregate of this type.
+    #[must_use]
+    fn stream(id: &AggregateId) -> StreamId {
+        StreamId::new(Name::from_static(Self::AGGREGATE_TYPE), id.clone())
+    }
 }
 
 /// How an aggregate changes with its events.
@@ -40,13 +48,9 @@ pub trait Apply: Aggregate {
     label = "`{E}` says it belongs to this aggregate",
     note = "add `{E}` to `#[aggregate(events(..))]` on `{Self}`, or name another aggregate in `#[event(aggregate = ..)]`"
 )]
-pub trait Lists<E>: Aggregate {}
-
-/// The aggregate type of an event that names its aggregate.
-#[doc(hidden)]
-#[must_use]
-pub const fn aggregate_type_of<A: Lists<E>, E>() -> &'static str {
-    A::AGGREGATE_TYPE
+pub trait Lists<E> {
+    /// The name of the aggregate's type, as the event takes it over.
+    const AGGREGATE_TYPE: &'static str;
 }
 
 /// What can be recorded: one event of the aggregate, its enum, or a tuple, array, `Vec` or `Option` of them.
@@ -136,6 +140,8 @@ pub struct AggregateRoot<A: Aggregate> {
     version: Version,
     state: A,
     pending: Vec<A::Event>,
+    /// The ids of the pending events: made when they are recorded, so that saving again repeats and never doubles.
+    pending_ids: Vec<EventId>,
 }
 
 impl<A: Aggregate> AggregateRoot<A> {
@@ -147,6 +153,7 @@ impl<A: Aggregate> AggregateRoot<A> {
             version: Version::NONE,
             state: A::default(),
             pending: Vec::new(),
+            pending_ids: Vec::new(),
         }
     }
 
@@ -174,9 +181,15 @@ impl<A: Aggregate> AggregateRoot<A> {
         &self.pending
     }
 
+    /// The pending events with their ids.
+    pub(crate) fn pending_with_ids(&self) -> impl Iterator<Item = (&A::Event, EventId)> {
+        self.pending.iter().zip(self.pending_ids.iter().copied())
+    }
+
     /// Says that everything pending is stored, and the stream is now at `version`.
     pub(crate) fn mark_saved(&mut self, version: Version) {
         self.pending.clear();
+        self.pending_ids.clear();
         self.version = version;
     }
 }
@@ -188,6 +201,7 @@ impl<A: Apply> AggregateRoot<A> {
         events.into_events(&mut self.pending);
         for event in &self.pending[first..] {
             self.state.apply(event);
+            self.pending_ids.push(EventId::new());
         }
         self
     }
@@ -213,6 +227,7 @@ impl<A: Aggregate + Clone> Clone for AggregateRoot<A> {
             version: self.version,
             state: self.state.clone(),
             pending: self.pending.clone(),
+            pending_ids: self.pending_ids.clone(),
         }
     }
 }

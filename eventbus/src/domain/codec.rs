@@ -33,6 +33,17 @@ pub const RESERVED_FIELDS: [&str; 12] = [
     note = "add `#[derive(Serialize, Deserialize)]` to `{Self}`"
 )]
 pub trait Payload: Sized {
+    /// The fields as serde writes them.
+    const JSON: Codec<Self> = Codec {
+        encode: Self::to_json,
+        decode: Self::from_json,
+    };
+    /// An event without fields: `{}` in the store, `null` to serde.
+    const UNIT: Codec<Self> = Codec {
+        encode: |_| Ok("{}".into()),
+        decode: |_| Self::from_json("null"),
+    };
+
     fn to_json(&self) -> Result<String, BoxError>;
     fn from_json(json: &str) -> Result<Self, BoxError>;
 }
@@ -54,26 +65,6 @@ impl<T: Serialize + DeserializeOwned> Payload for T {
 pub struct Codec<E> {
     encode: fn(&E) -> Result<String, BoxError>,
     decode: fn(&str) -> Result<E, BoxError>,
-}
-
-impl<E: Payload> Codec<E> {
-    /// The fields as serde writes them.
-    #[must_use]
-    pub const fn json() -> Self {
-        Self {
-            encode: E::to_json,
-            decode: E::from_json,
-        }
-    }
-
-    /// An event without fields: `{}` in the store, `null` to serde.
-    #[must_use]
-    pub const fn unit() -> Self {
-        Self {
-            encode: |_| Ok("{}".into()),
-            decode: |_| E::from_json("null"),
-        }
-    }
 }
 
 impl<E> Codec<E> {
@@ -196,7 +187,7 @@ mod tests {
     use super::*;
 
     fn encode<E: Payload>(event: &E) -> Result<String, EncodeError> {
-        Codec::<E>::json().encode("Test", event)
+        E::JSON.encode("Test", event)
     }
 
     #[test]

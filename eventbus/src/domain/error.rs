@@ -23,6 +23,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error(BoxError);
 
 impl Error {
+    /// Gives the error away that was converted into this report.
+    pub(crate) fn into_inner(self) -> BoxError {
+        self.0
+    }
+
     /// The error that was converted into this report.
     #[must_use]
     pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
@@ -67,3 +72,15 @@ impl fmt::Display for Chain<'_> {
         Ok(())
     }
 }
+
+/// The refusal of a decision that cannot refuse: `Ok::<_, Never>(event)`.
+///
+/// # Examples
+/// ```
+/// use eventbus::Never;
+/// fn decide() -> Result<u8, Never> {
+///     Ok(5)
+/// }
+/// assert_eq!(decide(), Ok(5));
+/// ```
+pub type Never = std::convert::Infallible;

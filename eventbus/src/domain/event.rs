@@ -105,6 +105,51 @@ impl EventFilter {
         names
     }
 
+    /// How many types are asked for by all `filters` together; used while compiling projections.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn count(filters: &[Self]) -> usize {
+        let (mut total, mut i) = (0, 0);
+        while i < filters.len() {
+            total += filters[i].descriptors().len();
+            i += 1;
+        }
+        total
+    }
+
+    /// The types asked for by all `filters` together; `N` is their [`count`](Self::count).
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn collect<const N: usize>(filters: &[Self]) -> [EventDescriptor; N] {
+        let mut all = [EventDescriptor::new("", "", 1, "", Source::new("", 0)); N];
+        let (mut next, mut i) = (0, 0);
+        while i < filters.len() {
+            let events = filters[i].descriptors();
+            let mut j = 0;
+            while j < events.len() {
+                all[next] = events[j];
+                next += 1;
+                j += 1;
+            }
+            i += 1;
+        }
+        all
+    }
+
+    /// The union of `filters`, whose types are `all`: everything as soon as one of them asks for everything.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn union(filters: &[Self], all: &'static [EventDescriptor]) -> Self {
+        let mut i = 0;
+        while i < filters.len() {
+            if matches!(filters[i], Self::All) {
+                return Self::All;
+            }
+            i += 1;
+        }
+        Self::Only(all)
+    }
+
     /// Whether an event could be asked for by both; used while compiling projections.
     #[doc(hidden)]
     #[must_use]
@@ -147,7 +192,7 @@ impl EventFilter {
 /// Whether two texts are equal; usable in constants.
 #[doc(hidden)]
 #[must_use]
-pub const fn same_text(a: &str, b: &str) -> bool {
+pub(crate) const fn same_text(a: &str, b: &str) -> bool {
     let (a, b) = (a.as_bytes(), b.as_bytes());
     if a.len() != b.len() {
         return false;
@@ -234,6 +279,13 @@ pub trait DomainEvent: EventSet + EncodeEvent {
     const DESCRIPTOR: EventDescriptor;
 }
 
+/// Whether an event that says `named` belongs to `aggregate`; an event whose derive already failed says nothing.
+#[doc(hidden)]
+#[must_use]
+pub const fn belongs_to(named: &str, aggregate: &str) -> bool {
+    named.is_empty() || same_text(named, aggregate)
+}
+
 /// The body of a derived `EventSet::decode` for a struct.
 #[doc(hidden)]
 pub fn decode_one<E: DomainEvent>(record: &RecordedEvent) -> Result<E, DecodeError> {
@@ -247,10 +299,26 @@ pub fn decode_one<E: DomainEvent>(record: &RecordedEvent) -> Result<E, DecodeErr
 /// The body of a derived `EncodeEvent::encode` for a struct.
 #[doc(hidden)]
 pub fn encode_one<E: DomainEvent>(event: &E) -> Result<NewEvent, EncodeError> {
-    let payload = E::CODEC.encode(E::EVENT_TYPE, event)?;
+    encode_with(&E::DESCRIPTOR, &E::CODEC, event)
+}
+
+/// One arm of a derived `EventSet::decode` for an enum.
+#[doc(hidden)]
+pub fn decode_with<E>(codec: &Codec<E>, record: &RecordedEvent) -> Result<E, DecodeError> {
+    codec.decode(record.event_type(), record.payload())
+}
+
+/// One arm of a derived `EncodeEvent::encode` for an enum.
+#[doc(hidden)]
+pub fn encode_with<E>(
+    descriptor: &EventDescriptor,
+    codec: &Codec<E>,
+    event: &E,
+) -> Result<NewEvent, EncodeError> {
+    let payload = codec.encode(descriptor.event_type, event)?;
     Ok(NewEvent::new(
-        super::name::Name::from_static(E::EVENT_TYPE),
-        E::SCHEMA_VERSION,
+        super::name::Name::from_static(descriptor.event_type),
+        descriptor.schema_version,
         payload,
     ))
 }

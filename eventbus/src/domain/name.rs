@@ -57,6 +57,22 @@ impl Name {
         Self(Text::Static(value))
     }
 
+    /// `prefix` and a name in one, as the names of checkpoints are made; cut at the front where it would be too long.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::Name;
+    /// assert_eq!(Name::prefixed("group:", &Name::from_static("audit")), "group:audit");
+    /// ```
+    #[must_use]
+    pub fn prefixed(prefix: &'static str, name: &Self) -> Self {
+        let room = MAX_NAME_BYTES.saturating_sub(prefix.len());
+        let cut = (name.len().saturating_sub(room)..)
+            .find(|&at| name.is_char_boundary(at))
+            .unwrap_or_default();
+        Self(Text::Shared(format!("{prefix}{}", &name[cut..]).into()))
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -89,8 +89,13 @@ pub trait EventBus: Send + Sync + 'static {
             .map(RangeOutcome::Published)
     }
 
+    /// Whether the bus keeps what was published, and how far each group has come, by itself.
+    fn is_durable(&self) -> bool {
+        true
+    }
+
     /// Gives a bus that keeps no progress of its own a place for that of its groups, and returns from where it needs
-    /// the feed again. `None`: it is durable itself, or nobody subscribed.
+    /// the feed again. `None`: it is durable, or nobody subscribed.
     ///
     /// # Errors
     /// [`CheckpointError`] if the progress cannot be read.
@@ -261,6 +266,10 @@ impl<B: EventBus + ?Sized> EventBus for Arc<B> {
 
     async fn publish_range(&self, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
         (**self).publish_range(range).await
+    }
+
+    fn is_durable(&self) -> bool {
+        (**self).is_durable()
     }
 
     async fn resume_from(

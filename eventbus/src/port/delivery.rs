@@ -4,7 +4,11 @@ use std::{fmt, time::Duration};
 
 use super::{MessageId, StateMap, TypeKey};
 use crate::domain::{
-    codec::DecodeError, error::BoxError, metadata::Metadata, name::Name, record::RecordedEvent,
+    codec::DecodeError,
+    error::{BoxError, Error},
+    metadata::Metadata,
+    name::Name,
+    record::RecordedEvent,
 };
 
 /// One event, handed over by a bus to the handlers of one group. Cloning is cheap.
@@ -139,7 +143,11 @@ impl HandlerError {
         }
     }
 
-    pub(crate) fn panicked(message: String) -> Self {
+    /// The error of a handler that panicked.
+    pub(crate) fn from_panic(panic: &(dyn std::any::Any + Send)) -> Self {
+        let text = (panic.downcast_ref::<&str>().copied())
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let message = format!("handler panicked: {}", text.unwrap_or("(no message)"));
         Self {
             kind: HandlerErrorKind::Panicked,
             source: message.into(),
@@ -183,6 +191,15 @@ impl HandlerError {
     #[must_use]
     pub fn get_ref(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
         &*self.source
+    }
+}
+
+impl From<Error> for HandlerError {
+    fn from(error: Error) -> Self {
+        Self {
+            kind: HandlerErrorKind::Retry,
+            source: error.into_inner(),
+        }
     }
 }
 

@@ -110,7 +110,7 @@ impl Subscriber {
         AssertUnwindSafe(async { (self.handle)(delivery).await })
             .catch_unwind()
             .await
-            .unwrap_or_else(|panic| Err(HandlerError::panicked(panic_message(&*panic))))
+            .unwrap_or_else(|panic| Err(HandlerError::from_panic(&*panic)))
     }
 }
 
@@ -123,14 +123,6 @@ impl fmt::Debug for Subscriber {
     }
 }
 
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("handler panicked: {}", text.unwrap_or("(no message)"))
-}
-
 /// What came of a delivery.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -139,6 +131,8 @@ pub enum Outcome {
     Handled,
     /// No handler of the group wants the event: acknowledge it, count it as skipped.
     Skipped,
+    /// The group has no handlers any more: leave it pending, for nobody has decided about it.
+    Unattended,
     /// These handlers failed, the others succeeded: leave it pending.
     Failed(Vec<Failure>),
 }
@@ -156,6 +150,9 @@ pub struct Failure {
 /// Runs every subscriber that wants the event: those of its type first, then those of all types, in the order they
 /// subscribed.
 pub async fn dispatch(subscribers: &[Subscriber], delivery: &Delivery) -> Outcome {
+    if subscribers.is_empty() {
+        return Outcome::Unattended;
+    }
     let wanted = || {
         subscribers
             .iter()

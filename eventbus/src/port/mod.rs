@@ -7,6 +7,7 @@ mod address;
 mod bus;
 mod check;
 mod checkpoint;
+mod consuming;
 mod delivery;
 mod dispatch;
 mod page;
@@ -22,6 +23,7 @@ pub use address::redacted;
 pub use bus::{ConsumeError, EventBus, GroupProgress, MessageId, PublishError, ShutdownError};
 pub use check::{InvalidPayload, check_ids, check_payloads, first_result};
 pub use checkpoint::{CheckpointError, Checkpoints};
+pub use consuming::{Consuming, StopSignal};
 pub use delivery::{Delivery, HandlerError, HandlerErrorKind};
 pub use dispatch::{
     Failure, HandleFn, HandlerOptions, Outcome, Subscriber, Subscribers, Subscription, dispatch,

@@ -1,1 +1,12 @@
+//! What runs: registry, parameters of handlers, repository, relay, subscriptions, projections, app.
 
+pub(crate) mod app;
+pub(crate) mod definition;
+pub(crate) mod extract;
+mod feed;
+pub(crate) mod projection;
+pub(crate) mod registry;
+mod relay;
+pub(crate) mod repository;
+pub(crate) mod start;
+pub(crate) mod subscription;

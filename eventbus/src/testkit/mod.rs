@@ -1,3 +1,7 @@
-//! For authors of backends and applications: conformance suites, one per port.
+//! For authors of backends and applications: conformance suites, one per port, and backends that fail on demand.
 
+pub mod event_bus;
 pub mod event_store;
+mod fault;
+
+pub use fault::{Fault, Faults, FaultyBus, FaultyStore};

@@ -1,1 +1,104 @@
-//! test-servers
+//! Private, throw-away PostgreSQL and Redis servers for tests.
+//!
+//! Every test that needs a server asks here for its URL. `DATABASE_URL` and `REDIS_URL` win, each on its own; without
+//! them the first test to ask starts the server from the installed binaries, on a free port and with an empty data
+//! folder in the temp folder, and every other test process of the same checkout joins it. A missing binary is
+//! installed with `apt-get` where that is possible (root, and `TEST_SERVERS_NO_INSTALL` not set), else the error says
+//! what to do. A supervisor stops the server some seconds after the last process that asked for it is gone, however
+//! it went (five, unless `TEST_SERVERS_GRACE_SECONDS` says otherwise).
+//!
+//! The servers are shared and hold no secrets: keep tests apart with [`unique_name`] (a database, a schema, a stream
+//! prefix each), and take a [`private_redis`] for a test that kills or pauses Redis.
+//!
+//! Keep: register first, then look (the supervisor moves the notice away first, then looks for clients). In any
+//! other order a test can join a server that is about to stop.
+
+mod error;
+#[cfg(unix)]
+mod local;
+#[cfg(not(unix))]
+#[path = "no_local.rs"]
+mod local;
+mod name;
+mod port;
+mod server;
+mod url;
+
+use std::sync::OnceLock;
+
+use crate::{error::Error, server::Server};
+
+pub use crate::local::PrivateRedis;
+
+/// Returns the URL of a PostgreSQL server, starting one if there is none yet.
+///
+/// It names a superuser and the database `postgres` unless it comes from `DATABASE_URL`. The server is tuned for
+/// tests: nothing is synced to disk, though `synchronous_commit` is on.
+///
+/// # Panics
+/// If no server can be had; the message says what to set or to install.
+#[must_use]
+pub fn postgres_url() -> &'static str {
+    static URL: OnceLock<Result<String, Error>> = OnceLock::new();
+    open(URL.get_or_init(|| Server::Postgres.url()))
+}
+
+/// Returns the URL of a Redis server, starting one if there is none yet.
+///
+/// # Panics
+/// If no server can be had; the message says what to set or to install.
+#[must_use]
+pub fn redis_url() -> &'static str {
+    static URL: OnceLock<Result<String, Error>> = OnceLock::new();
+    open(URL.get_or_init(|| Server::Redis.url()))
+}
+
+/// Returns [`postgres_url`] with its database replaced by `name`, everything else kept.
+///
+/// Creating that database is left to the caller, who has a client.
+///
+/// # Panics
+/// Like [`postgres_url`], and if `DATABASE_URL` is not a URL.
+#[must_use]
+pub fn database_url_for(name: &str) -> String {
+    url::with_database(postgres_url(), name).unwrap_or_else(|error| refuse(&error))
+}
+
+/// Returns a name that no other call returns, in this or another process, now or later.
+///
+/// It is `prefix` made lower case and safe, an underscore and about eleven letters and digits: at most 63 bytes,
+/// valid without quotes as a database or schema name, and usable as a stream or key prefix.
+#[must_use]
+pub fn unique_name(prefix: &str) -> String {
+    name::unique(prefix)
+}
+
+/// Returns a port of 127.0.0.1 that nobody listens on, and that this crate gives to nobody else while this process
+/// lives.
+///
+/// # Panics
+/// If there is no free port.
+#[must_use]
+pub fn closed_port() -> u16 {
+    port::closed().unwrap_or_else(|error| refuse(&error))
+}
+
+/// Starts a Redis server of the caller's own, for tests that kill, pause or empty it.
+///
+/// It needs the installed binary even if `REDIS_URL` is set. It takes about 20 ms.
+///
+/// # Panics
+/// If Redis is not installed or does not start.
+#[must_use]
+pub fn private_redis() -> PrivateRedis {
+    PrivateRedis::launch().unwrap_or_else(|error| refuse(&error))
+}
+
+fn open(url: &'static Result<String, Error>) -> &'static str {
+    url.as_deref().unwrap_or_else(|error| refuse(error))
+}
+
+/// The only place that panics: a test that gets no server cannot go on.
+fn refuse(error: &Error) -> ! {
+    panic!("test servers: {error}")
+}

@@ -1,0 +1,143 @@
+//! Writes the enum of an aggregate's events, its impls, and the checks that make both lists agree.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{quote, quote_spanned};
+use syn::Ident;
+
+use super::model::{Listed, Model};
+use crate::{sets, text};
+
+/// The enum and the impls; what is not `complete` is not checked against its events.
+pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
+    let Model {
+        krate,
+        ident,
+        event,
+        aggregate_type,
+        ..
+    } = model;
+    let members: Vec<_> = model.listed.iter().map(member).collect();
+    let events = expand_enum(model, &members);
+    let impls = sets::impls(krate, event, &members, true);
+    let recording = expand_recording(model);
+    let checks = if complete {
+        expand_checks(model, &members)
+    } else {
+        quote! {
+            impl<E> #krate::__private::Lists<E> for #ident {
+                const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
+            }
+        }
+    };
+    quote! {
+        #events
+        #[allow(deprecated)]
+        const _: () = {
+            #[automatically_derived]
+            impl #krate::Aggregate for #ident {
+                const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
+                type Event = #event;
+            }
+            #impls
+            #recording
+            #checks
+        };
+    }
+}
+
+fn member(listed: &Listed) -> sets::Member {
+    let member = sets::Member::new(&listed.variant, &listed.path);
+    match listed.path.segments.last() {
+        Some(last) => member.shown_at(last.ident.span()),
+        None => member,
+    }
+}
+
+fn expand_enum(model: &Model, members: &[sets::Member]) -> TokenStream {
+    let Model {
+        vis, ident, event, ..
+    } = model;
+    let doc = format!("The events of [`{}`].", text::name_of(ident));
+    let docs = members
+        .iter()
+        .map(|member| format!("A `{}`.", member.code()));
+    let (variants, paths): (Vec<_>, Vec<_>) = model
+        .listed
+        .iter()
+        .map(|listed| (&listed.variant, &listed.path))
+        .unzip();
+    quote! {
+        #[doc = #doc]
+        #[allow(
+            deprecated,
+            private_interfaces,
+            clippy::enum_variant_names,
+            clippy::large_enum_variant,
+            clippy::module_name_repetitions
+        )]
+        #[derive(::core::fmt::Debug, ::core::clone::Clone)]
+        #vis enum #event {
+            #(#[doc = #docs] #variants(#paths),)*
+        }
+    }
+}
+
+/// What makes `root.record(OrderCreated { .. })` possible.
+fn expand_recording(model: &Model) -> TokenStream {
+    let Model { krate, event, .. } = model;
+    let out = Ident::new("out", Span::mixed_site());
+    let conversion = |from: TokenStream, value: TokenStream| {
+        quote! {
+            #[automatically_derived]
+            impl #krate::IntoEvents<#event> for #from {
+                fn into_events(self, #out: &mut ::std::vec::Vec<#event>) {
+                    #out.push(#value);
+                }
+            }
+        }
+    };
+    let events = model
+        .listed
+        .iter()
+        .map(|Listed { path, variant }| conversion(quote!(#path), quote!(#event::#variant(self))));
+    let itself = conversion(quote!(#event), quote!(self));
+    quote!(#(#events)* #itself)
+}
+
+fn expand_checks(model: &Model, members: &[sets::Member]) -> TokenStream {
+    let Model {
+        krate,
+        ident,
+        event,
+        aggregate_type,
+        listed,
+        ..
+    } = model;
+    let aggregate = text::name_of(ident);
+    let lists = listed.iter().map(|Listed { path, .. }| {
+        quote! {
+            #[automatically_derived]
+            impl #krate::__private::Lists<#path> for #ident {
+                const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
+            }
+        }
+    });
+    let belongs = members.iter().map(|member| {
+        let code = member.code();
+        let message = format!(
+            "`{code}` is listed by aggregate `{aggregate}` but belongs to another aggregate type; compare its `#[event(aggregate = ..)]`"
+        );
+        let named = member.item(krate, "AGGREGATE_TYPE");
+        quote_spanned! {member.span()=>
+            const _: () = ::core::assert!(
+                #krate::__private::belongs_to(#named, #aggregate_type),
+                #message
+            );
+        }
+    });
+    let distinct = sets::distinct(krate, event, members);
+    let applies = quote_spanned! {ident.span()=>
+        const _: fn(&mut #ident, &#event) = <#ident as #krate::Apply>::apply;
+    };
+    quote!(#(#lists)* #(#belongs)* #distinct #applies)
+}

@@ -1,0 +1,19 @@
+//! `#[derive(Aggregate)]`: a struct becomes the state of an aggregate, its events become an enum.
+
+mod expand;
+mod model;
+mod parse;
+
+use proc_macro2::TokenStream;
+use syn::DeriveInput;
+
+use crate::mistakes::Mistakes;
+
+/// The code of the derive. With mistakes the enum and the impls are still there, for the events that are known.
+pub(crate) fn derive(item: TokenStream, mistakes: &mut Mistakes) -> TokenStream {
+    mistakes
+        .take(syn::parse2::<DeriveInput>(item))
+        .and_then(|input| parse::parse(&input, mistakes))
+        .map(|model| expand::expand(&model, mistakes.is_empty()))
+        .unwrap_or_default()
+}

@@ -1,0 +1,137 @@
+//! Finds every mistake of an item with `#[derive(Aggregate)]`.
+
+use proc_macro2::TokenStream;
+use quote::format_ident;
+use syn::{
+    Data, DeriveInput, Ident, Path, Result, Token,
+    parse::{Parse, ParseStream},
+};
+
+use super::model::{Listed, Model};
+use crate::{
+    krate, misplaced,
+    mistakes::Mistakes,
+    options::{Known, Options},
+    text,
+};
+
+const OPTIONS: &[Known] = &[
+    Known::list("events", "`events(OrderCreated, OrderShipped)`"),
+    Known::text("type", "`type = \"Order\"`"),
+    Known::ident("event", "`event = OrderEvent`"),
+    krate::CRATE,
+];
+
+/// Reads the item; `None` if there is nothing to make an aggregate of.
+pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Model> {
+    let options = Options::of_attributes("aggregate", OPTIONS, &input.attrs, mistakes);
+    let krate = krate::path(&options, mistakes);
+    misplaced::check("aggregate", &input.data, mistakes);
+    let aggregate_type = options.name("type", "an aggregate type", mistakes);
+    let event = options.ident("event", mistakes);
+    let listed = listed(input, &options, mistakes);
+    if !input.generics.params.is_empty() {
+        mistakes.at(
+            &input.generics,
+            "an aggregate cannot be generic: its events are stored under one durable name",
+        );
+        return None;
+    }
+    if let Data::Union(data) = &input.data {
+        mistakes.at(data.union_token, "an aggregate is a struct or an enum");
+        return None;
+    }
+    let ident = input.ident.clone();
+    let event = event.unwrap_or_else(|| format_ident!("{}Event", ident, span = ident.span()));
+    let event = distinct(event, &listed, mistakes);
+    Some(Model {
+        krate,
+        vis: input.vis.clone(),
+        aggregate_type: aggregate_type.map_or_else(|| text::name_of(&ident), |name| name.value()),
+        event,
+        ident,
+        listed,
+    })
+}
+
+fn listed(input: &DeriveInput, options: &Options, mistakes: &mut Mistakes) -> Vec<Listed> {
+    let Some((span, members)) = options.list("events", mistakes) else {
+        if options.key("events").is_none() {
+            let name = text::name_of(&input.ident);
+            mistakes.at(
+                &input.ident,
+                format!("which events does `{name}` have? add `#[aggregate(events(..))]`"),
+            );
+        }
+        return Vec::new();
+    };
+    if members.is_empty() {
+        mistakes.at_span(
+            span,
+            "an aggregate has at least one event: `events(OrderCreated)`",
+        );
+    }
+    let mut listed: Vec<Listed> = Vec::new();
+    for member in members {
+        let Some(event) = event(member, mistakes) else {
+            continue;
+        };
+        match listed.iter().find(|other| other.variant == event.variant) {
+            None => listed.push(event),
+            Some(other) => mistakes.at(&event.variant, repeated(other, &event)),
+        }
+    }
+    listed
+}
+
+fn event(member: TokenStream, mistakes: &mut Mistakes) -> Option<Listed> {
+    let listed = syn::parse2::<Listed>(member.clone()).ok();
+    if listed.is_none() {
+        mistakes.at(
+            member,
+            "expected the path of an event, as in `OrderCreated`, or `legacy::Closed as LegacyClosed`",
+        );
+    }
+    listed
+}
+
+/// Gives the enum another name if an event has it already, so that what follows is about one mistake.
+fn distinct(event: Ident, listed: &[Listed], mistakes: &mut Mistakes) -> Ident {
+    match listed.iter().find(|listed| listed.path.is_ident(&event)) {
+        None => event,
+        Some(same) => {
+            mistakes.at(
+                &same.path,
+                format!(
+                    "`{event}` is also the name of the generated enum; give that one another name: `event = OtherName`"
+                ),
+            );
+            format_ident!("__{}", event)
+        }
+    }
+}
+
+fn repeated(first: &Listed, second: &Listed) -> String {
+    let name = text::name_of(&second.variant);
+    let (one, other) = (text::code_of(&first.path), text::code_of(&second.path));
+    if one == other {
+        format!("`{name}` is listed twice")
+    } else {
+        format!("two events are called `{name}`; give one another name: `{other} as Other{name}`")
+    }
+}
+
+impl Parse for Listed {
+    fn parse(input: ParseStream) -> Result<Self> {
+        let path = Path::parse_mod_style(input)?;
+        let variant = if input.parse::<Option<Token![as]>>()?.is_some() {
+            input.parse::<Ident>()?
+        } else {
+            match path.segments.last() {
+                Some(segment) => segment.ident.clone(),
+                None => return Err(input.error("expected a path")),
+            }
+        };
+        Ok(Self { path, variant })
+    }
+}

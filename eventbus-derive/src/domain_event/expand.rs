@@ -1,0 +1,93 @@
+//! Writes the impls of an event, or of an enum of events.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{quote, quote_spanned};
+use syn::{Ident, spanned::Spanned};
+
+use super::model::{Aggregate, Event, Kind, Member, Model};
+use crate::{sets, text};
+
+/// The impls; what is not `complete` is not registered.
+pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
+    let impls = match &model.kind {
+        Kind::Event(event) => expand_event(model, event, complete),
+        Kind::Set(members) => expand_set(model, members, complete),
+    };
+    quote! {
+        #[allow(deprecated)]
+        const _: () = { #impls };
+    }
+}
+
+fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
+    let Model { krate, ident, .. } = model;
+    let record = Ident::new("record", Span::mixed_site());
+    let Event {
+        event_type,
+        schema_version,
+        aggregate,
+        is_unit,
+    } = event;
+    let aggregate_type = match aggregate {
+        Aggregate::Type(path) => quote_spanned! {path.span()=>
+            <#path as #krate::__private::Lists<#ident>>::AGGREGATE_TYPE
+        },
+        Aggregate::Name(name) => quote!(#name),
+        Aggregate::Unknown => quote!(""),
+    };
+    let codec = if *is_unit { quote!(UNIT) } else { quote!(JSON) };
+    let codec = quote_spanned!(ident.span()=> <#ident as #krate::__private::Payload>::#codec);
+    let rust_name = text::name_of(ident);
+    let source = crate::krate::source(krate, ident);
+    let submit = complete.then(|| {
+        quote! {
+            #krate::__private::inventory::submit! {
+                #krate::__private::EventRegistration(<#ident as #krate::DomainEvent>::DESCRIPTOR)
+            }
+        }
+    });
+    quote! {
+        #[automatically_derived]
+        impl #krate::EventSet for #ident {
+            const EVENTS: #krate::EventFilter =
+                #krate::EventFilter::Only(&[<Self as #krate::DomainEvent>::DESCRIPTOR]);
+            fn decode(
+                #record: &#krate::RecordedEvent,
+            ) -> ::core::result::Result<Self, #krate::DecodeError> {
+                #krate::__private::decode_one(#record)
+            }
+        }
+        #[automatically_derived]
+        impl #krate::EncodeEvent for #ident {
+            fn encode(&self) -> ::core::result::Result<#krate::NewEvent, #krate::EncodeError> {
+                #krate::__private::encode_one(self)
+            }
+        }
+        #[automatically_derived]
+        impl #krate::DomainEvent for #ident {
+            const EVENT_TYPE: &'static ::core::primitive::str = #event_type;
+            const SCHEMA_VERSION: ::core::primitive::u32 = #schema_version;
+            const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
+            const CODEC: #krate::__private::Codec<Self> = #codec;
+            const DESCRIPTOR: #krate::EventDescriptor = #krate::EventDescriptor::new(
+                <Self as #krate::DomainEvent>::EVENT_TYPE,
+                <Self as #krate::DomainEvent>::AGGREGATE_TYPE,
+                <Self as #krate::DomainEvent>::SCHEMA_VERSION,
+                ::core::concat!(::core::module_path!(), "::", #rust_name),
+                #source,
+            );
+        }
+        #submit
+    }
+}
+
+fn expand_set(model: &Model, members: &[Member], complete: bool) -> TokenStream {
+    let Model { krate, ident, .. } = model;
+    let members: Vec<_> = members
+        .iter()
+        .map(|member| sets::Member::new(&member.variant, &member.event))
+        .collect();
+    let impls = sets::impls(krate, ident, &members, complete);
+    let distinct = sets::distinct(krate, ident, &members);
+    quote!(#impls #distinct)
+}

@@ -1,0 +1,43 @@
+//! What the macro understood.
+
+use syn::{Ident, Path, Type};
+
+/// An item with `#[derive(DomainEvent)]`.
+pub(super) struct Model {
+    pub(super) krate: Path,
+    pub(super) ident: Ident,
+    pub(super) kind: Kind,
+}
+
+/// The two kinds of items.
+pub(super) enum Kind {
+    /// A struct: one event.
+    Event(Event),
+    /// An enum: one of several events.
+    Set(Vec<Member>),
+}
+
+/// One event.
+pub(super) struct Event {
+    pub(super) event_type: String,
+    pub(super) schema_version: u32,
+    pub(super) aggregate: Aggregate,
+    /// `struct Emptied;`, whose payload is an empty object.
+    pub(super) is_unit: bool,
+}
+
+/// Which aggregate an event belongs to.
+pub(super) enum Aggregate {
+    /// The type of the aggregate, which must list the event.
+    Type(Path),
+    /// The name of an aggregate that is somewhere else.
+    Name(String),
+    /// Not said; already reported.
+    Unknown,
+}
+
+/// A variant that holds an event.
+pub(super) struct Member {
+    pub(super) variant: Ident,
+    pub(super) event: Type,
+}

@@ -1,0 +1,141 @@
+//! Writes the type that stands for a handler.
+
+use proc_macro2::TokenStream;
+use quote::{quote, quote_spanned};
+
+use super::model::{Model, Twin};
+use crate::{
+    krate,
+    parameters::{local, outcome},
+    text,
+};
+
+/// The type, its description, and its registration.
+pub(super) fn expand(model: &Model) -> TokenStream {
+    let Model {
+        twin: Twin { krate, ident, .. },
+        name,
+        parameters,
+        manual,
+        ..
+    } = model;
+    let twin = expand_twin(&model.twin);
+    let filter = parameters.event.filter(krate);
+    let source = krate::source(krate, ident);
+    let requires = expand_requires(model);
+    let call = expand_call(model);
+    let options = expand_options(model);
+    let submit = (!manual).then(|| {
+        quote! {
+            #krate::__private::inventory::submit! {
+                #krate::__private::HandlerRegistration(<#ident as #krate::Handler>::definition)
+            }
+        }
+    });
+    quote! {
+        #twin
+        #[allow(deprecated)]
+        const _: () = {
+            #[automatically_derived]
+            impl #krate::Handler for #ident {
+                fn definition() -> #krate::HandlerDefinition {
+                    #krate::HandlerDefinition::new(#name, #filter, #source, #requires, #call)
+                        #options
+                }
+            }
+            #submit
+        };
+    }
+}
+
+/// The type alone, which says that it is a handler: enough for its uses not to be mistakes too.
+pub(super) fn fallback(twin: &Twin) -> TokenStream {
+    let (krate, ident) = (&twin.krate, &twin.ident);
+    let twin = expand_twin(twin);
+    quote! {
+        #twin
+        const _: () = {
+            impl #krate::Handler for #ident {
+                fn definition() -> #krate::HandlerDefinition {
+                    loop {}
+                }
+            }
+        };
+    }
+}
+
+fn expand_twin(Twin { vis, ident, .. }: &Twin) -> TokenStream {
+    let doc = format!(
+        "The handler [`{name}`](fn@{name}) as a type, for code that names it.",
+        name = text::name_of(ident)
+    );
+    quote! {
+        #[doc = #doc]
+        #[allow(dead_code, non_camel_case_types)]
+        #[derive(::core::fmt::Debug)]
+        #vis struct #ident {}
+    }
+}
+
+fn expand_options(model: &Model) -> TokenStream {
+    let Model {
+        twin: Twin { krate, .. },
+        group,
+        retries,
+        timeout_ms,
+        concurrency,
+        ..
+    } = model;
+    let group = group.as_ref().map(|group| quote!(.in_group(#group)));
+    if retries.is_none() && timeout_ms.is_none() && concurrency.is_none() {
+        return group.unwrap_or_default();
+    }
+    let [retries, timeout_ms, concurrency] = [
+        retries.map(|value| quote!(#value)),
+        timeout_ms.map(|value| quote!(#value)),
+        concurrency.map(|value| quote!(#value)),
+    ]
+    .map(|value| match value {
+        Some(value) => quote!(::core::option::Option::Some(#value)),
+        None => quote!(::core::option::Option::None),
+    });
+    quote! {
+        #group
+        .with_options(#krate::__private::HandlerOptions::new(#retries, #timeout_ms, #concurrency))
+    }
+}
+
+fn expand_requires(model: &Model) -> TokenStream {
+    if !model.parameters.has_requirements() {
+        return quote!(|_| {});
+    }
+    let requirements = local("requirements");
+    let demands = model
+        .parameters
+        .requirements(&model.twin.krate, &requirements);
+    quote!(|#requirements| { #demands })
+}
+
+fn expand_call(model: &Model) -> TokenStream {
+    let Twin { krate, ident, .. } = &model.twin;
+    let (delivery, event) = (local("delivery"), local("event"));
+    let (transaction, returned) = (local("transaction"), local("returned"));
+    let taken = if model.parameters.has_transaction() {
+        quote!(#transaction)
+    } else {
+        quote!(_)
+    };
+    let decode = model.parameters.event.decode(krate, &delivery);
+    let arguments = model
+        .parameters
+        .arguments(krate, &event, &delivery, &transaction);
+    let call = quote_spanned!(ident.span()=> #krate::__private::must_be_send(#ident(#arguments)));
+    let outcome = outcome(krate, &model.output, &returned);
+    quote! {
+        |#delivery, #taken| ::std::boxed::Box::pin(async move {
+            let #event = #decode;
+            let #returned = #call.await;
+            #outcome
+        })
+    }
+}

@@ -1,0 +1,34 @@
+//! `#[handler]`: an async function stays what it is, and a type of its name describes it.
+
+mod expand;
+mod model;
+mod parse;
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+use crate::mistakes::Mistakes;
+
+/// The code of the attribute. With mistakes the function and its type are still there.
+pub(crate) fn attribute(
+    arguments: TokenStream,
+    item: &TokenStream,
+    mistakes: &mut Mistakes,
+) -> TokenStream {
+    let twin = match parse::parse(arguments, item, mistakes) {
+        parse::Parsed::Handler(model) if mistakes.is_empty() => expand::expand(&model),
+        parse::Parsed::Handler(model) => expand::fallback(&model.twin),
+        parse::Parsed::Function(twin) => expand::fallback(&twin),
+        parse::Parsed::Nothing => TokenStream::new(),
+    };
+    quote! {
+        #[allow(
+            clippy::needless_pass_by_ref_mut,
+            clippy::needless_pass_by_value,
+            clippy::trivially_copy_pass_by_ref,
+            clippy::unused_async
+        )]
+        #item
+        #twin
+    }
+}

@@ -1,0 +1,122 @@
+//! Finds every mistake of a function with `#[handler]`.
+
+use proc_macro2::TokenStream;
+use syn::{FnArg, GenericParam, Item, ItemFn, Safety, Signature};
+
+use super::model::{Model, Twin};
+use crate::{
+    krate,
+    mistakes::Mistakes,
+    options::{Known, Options},
+    parameters::Parameters,
+    text,
+};
+
+const OPTIONS: &[Known] = &[
+    Known::text("name", "`name = \"send-receipt\"`"),
+    Known::text("group", "`group = \"mail\"`"),
+    Known::number("retries", "`retries = 5`"),
+    Known::number("timeout_ms", "`timeout_ms = 30_000`"),
+    Known::number("concurrency", "`concurrency = 4`"),
+    Known::flag("manual", "`#[handler(manual)]`"),
+    krate::CRATE,
+];
+
+/// How much of the item was understood.
+pub(super) enum Parsed {
+    /// All of it.
+    Handler(Box<Model>),
+    /// That it is a function, but not what it takes.
+    Function(Twin),
+    /// Not even that; or that it stands where no type can stand next to it.
+    Nothing,
+}
+
+/// Reads the arguments of the attribute and the function.
+pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut Mistakes) -> Parsed {
+    let options = Options::of_arguments("handler", OPTIONS, arguments, mistakes);
+    let krate = krate::path(&options, mistakes);
+    let name = options.name("name", "a handler's name", mistakes);
+    let group = options.name("group", "a group's name", mistakes);
+    let retries = options.number("retries", 0..=u32::MAX, mistakes);
+    let timeout_ms = options.number("timeout_ms", 1..=u64::MAX, mistakes);
+    let concurrency = options.number("concurrency", 1..=u32::MAX, mistakes);
+    let manual = options.flag("manual", mistakes);
+    let Some(function) = function(item, mistakes) else {
+        return Parsed::Nothing;
+    };
+    let signature = function.sig;
+    let has_self = check_signature(&signature, mistakes);
+    if has_self {
+        return Parsed::Nothing;
+    }
+    let parameters = Parameters::parse("a handler", &signature, mistakes);
+    let name = name.map_or_else(|| text::name_of(&signature.ident), |name| name.value());
+    let twin = Twin {
+        krate,
+        vis: function.vis,
+        ident: signature.ident,
+    };
+    let Some(parameters) = parameters else {
+        return Parsed::Function(twin);
+    };
+    Parsed::Handler(Box::new(Model {
+        twin,
+        name,
+        group: group.map(|group| group.value()),
+        retries,
+        timeout_ms,
+        concurrency,
+        manual,
+        parameters,
+        output: signature.output,
+    }))
+}
+
+fn function(item: &TokenStream, mistakes: &mut Mistakes) -> Option<ItemFn> {
+    syn::parse2::<ItemFn>(item.clone())
+        .map_err(|error| match syn::parse2::<Item>(item.clone()) {
+            Ok(Item::Fn(_)) | Err(_) => mistakes.add(error),
+            Ok(other) => mistakes.at(other, "a handler is an `async fn`"),
+        })
+        .ok()
+}
+
+/// Reports what no handler has; whether it has a `self`.
+fn check_signature(signature: &Signature, mistakes: &mut Mistakes) -> bool {
+    if signature.asyncness.is_none() {
+        mistakes.at(
+            signature.fn_token,
+            "a handler is an `async fn`: it may wait without holding up the others",
+        );
+    }
+    if let Safety::Unsafe(token) = &signature.safety {
+        mistakes.at(token, "a handler cannot be unsafe: it is called by the bus");
+    }
+    if signature.abi.is_some() {
+        mistakes.at(&signature.abi, "a handler is a plain Rust function");
+    }
+    for parameter in &signature.generics.params {
+        match parameter {
+            GenericParam::Lifetime(lifetime) => mistakes.at(
+                lifetime,
+                "leave the lifetime out: a handler borrows for one call, as in `event: &OrderCreated`",
+            ),
+            other => mistakes.at(
+                other,
+                "a handler cannot be generic: it is registered at link time under one durable name",
+            ),
+        }
+    }
+    let receiver = signature.inputs.iter().find_map(|input| match input {
+        FnArg::Receiver(receiver) => Some(receiver),
+        FnArg::Typed(_) => None,
+    });
+    if let Some(receiver) = receiver {
+        mistakes.at(
+            receiver,
+            "a handler is a free function; take what it needs as `State<T>`, or use `#[projection]` for methods",
+        );
+    }
+    receiver.is_some()
+}

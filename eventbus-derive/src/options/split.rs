@@ -1,0 +1,69 @@
+//! Takes the tokens of an attribute apart, without an opinion on what they mean.
+
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use syn::{Error, Result};
+
+use super::{Found, Value};
+
+/// Splits at commas, but not at those between `<` and `>`; a trailing comma adds nothing.
+pub(crate) fn comma_separated(tokens: TokenStream) -> Vec<TokenStream> {
+    let mut parts = Vec::new();
+    let mut part = Vec::new();
+    let mut depth = 0_usize;
+    for token in tokens {
+        if let TokenTree::Punct(punct) = &token {
+            match punct.as_char() {
+                '<' => depth += 1,
+                '>' => depth = depth.saturating_sub(1),
+                ',' if depth == 0 => {
+                    parts.push(part.drain(..).collect());
+                    continue;
+                }
+                _ => {}
+            }
+        }
+        part.push(token);
+    }
+    parts.push(part.into_iter().collect());
+    parts.retain(|part: &TokenStream| !part.is_empty());
+    parts
+}
+
+/// Takes one option apart.
+pub(super) fn key_and_value(option: TokenStream) -> Result<Found> {
+    let mut tokens = option.into_iter();
+    let key = match tokens.next() {
+        Some(TokenTree::Ident(key)) => key,
+        other => {
+            return Err(Error::new_spanned(
+                other,
+                "expected an option: `key = value`",
+            ));
+        }
+    };
+    let value = match tokens.next() {
+        None => Value::Nothing,
+        Some(TokenTree::Punct(punct)) if punct.as_char() == '=' => {
+            return Ok(Found {
+                key,
+                value: Value::Equals(tokens.collect()),
+            });
+        }
+        Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Parenthesis => {
+            Value::List(group.stream())
+        }
+        Some(other) => {
+            return Err(Error::new_spanned(
+                other,
+                format!("expected `=` after `{key}`"),
+            ));
+        }
+    };
+    match tokens.next() {
+        None => Ok(Found { key, value }),
+        Some(other) => Err(Error::new_spanned(
+            other,
+            "expected a comma between options",
+        )),
+    }
+}

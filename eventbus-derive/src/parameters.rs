@@ -1,0 +1,225 @@
+//! The parameters of handlers and event methods: the event first, then what is taken from the delivery.
+
+use proc_macro2::{Span, TokenStream, TokenTree};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::{FnArg, Ident, Path, ReturnType, Signature, Type, spanned::Spanned};
+
+use crate::mistakes::Mistakes;
+
+/// The parameters that were understood.
+pub(crate) struct Parameters {
+    pub(crate) event: Event,
+    rest: Vec<Parameter>,
+}
+
+/// The first parameter.
+pub(crate) struct Event {
+    pub(crate) ty: Type,
+    borrowed: bool,
+}
+
+/// A parameter after the event.
+enum Parameter {
+    /// `State<T>`.
+    Value(Type),
+    /// `&Metadata`.
+    Borrowed(Type),
+    /// `&mut PgConnection`.
+    Transaction(Type),
+}
+
+impl Parameters {
+    /// Reads the parameters after `self`; `who` takes them (`a handler`).
+    pub(crate) fn parse(who: &str, signature: &Signature, mistakes: &mut Mistakes) -> Option<Self> {
+        let mut types = signature.inputs.iter().filter_map(|input| match input {
+            FnArg::Typed(typed) => Some(strip_groups(&typed.ty)),
+            FnArg::Receiver(_) => None,
+        });
+        let Some(first) = types.next() else {
+            mistakes.at(
+                &signature.ident,
+                format!("{who} takes the event first: `event: &OrderCreated`"),
+            );
+            return None;
+        };
+        let event = event(who, first, mistakes);
+        let mut rest = Vec::new();
+        let mut has_transaction = false;
+        for ty in types {
+            check_type(who, ty, mistakes);
+            let parameter = parameter(ty);
+            if matches!(parameter, Parameter::Transaction(_)) {
+                if has_transaction {
+                    mistakes.at(
+                        ty,
+                        format!("{who} takes one `&mut` parameter: the transaction of the store"),
+                    );
+                }
+                has_transaction = true;
+            }
+            rest.push(parameter);
+        }
+        event.map(|event| Self { event, rest })
+    }
+
+    /// Whether one of them is the store's transaction.
+    pub(crate) fn has_transaction(&self) -> bool {
+        self.rest
+            .iter()
+            .any(|parameter| matches!(parameter, Parameter::Transaction(_)))
+    }
+
+    /// Whether one of them demands something of the application.
+    pub(crate) fn has_requirements(&self) -> bool {
+        self.rest
+            .iter()
+            .any(|parameter| !matches!(parameter, Parameter::Borrowed(_)))
+    }
+
+    /// Statements that tell `requirements` what the parameters demand.
+    pub(crate) fn requirements(&self, krate: &Path, requirements: &Ident) -> TokenStream {
+        self.rest
+            .iter()
+            .map(|parameter| match parameter {
+                Parameter::Value(ty) => quote_spanned! {ty.span()=>
+                    <#ty as #krate::FromDelivery>::requires(#requirements);
+                },
+                Parameter::Transaction(ty) => quote_spanned! {ty.span()=>
+                    <#ty as #krate::__private::FromTransaction<_>>::requires(#requirements);
+                },
+                Parameter::Borrowed(_) => TokenStream::new(),
+            })
+            .collect()
+    }
+
+    /// The arguments of the call, the decoded `event` first.
+    pub(crate) fn arguments(
+        &self,
+        krate: &Path,
+        event: &Ident,
+        delivery: &Ident,
+        transaction: &Ident,
+    ) -> TokenStream {
+        let event = if self.event.borrowed {
+            quote!(&#event)
+        } else {
+            quote!(#event)
+        };
+        let rest = self.rest.iter().map(|parameter| match parameter {
+            Parameter::Value(ty) => quote_spanned! {ty.span()=>
+                <#ty as #krate::FromDelivery>::from_delivery(#delivery)?
+            },
+            Parameter::Borrowed(ty) => quote_spanned! {ty.span()=>
+                <#ty as #krate::FromDeliveryRef>::from_delivery_ref(#delivery)
+            },
+            Parameter::Transaction(ty) => quote_spanned! {ty.span()=>
+                <#ty as #krate::__private::FromTransaction<_>>::take(#transaction)?
+            },
+        });
+        quote!(#event #(, #rest)*)
+    }
+}
+
+impl Event {
+    /// `<Event as EventSet>::EVENTS`.
+    pub(crate) fn filter(&self, krate: &Path) -> TokenStream {
+        let ty = &self.ty;
+        quote_spanned!(ty.span()=> <#ty as #krate::EventSet>::EVENTS)
+    }
+
+    /// Decodes the event of `delivery`, or leaves with the error.
+    pub(crate) fn decode(&self, krate: &Path, delivery: &Ident) -> TokenStream {
+        let ty = &self.ty;
+        let decoded = quote_spanned!(ty.span()=> <#ty as #krate::EventSet>::decode);
+        quote!(#krate::__private::decoded(#decoded(#delivery.record()))?)
+    }
+}
+
+/// Turns what the function returned into what the bus understands.
+pub(crate) fn outcome(krate: &Path, output: &ReturnType, outcome: &Ident) -> TokenStream {
+    match output {
+        ReturnType::Type(_, ty) if contains(ty, "impl") => {
+            quote!(#krate::HandlerOutcome::into_outcome(#outcome))
+        }
+        ReturnType::Type(_, ty) => quote_spanned! {ty.span()=>
+            <#ty as #krate::HandlerOutcome>::into_outcome(#outcome)
+        },
+        ReturnType::Default => quote!(<() as #krate::HandlerOutcome>::into_outcome(#outcome)),
+    }
+}
+
+/// A local variable that no name of the user's can meet.
+pub(crate) fn local(name: &str) -> Ident {
+    Ident::new(name, Span::mixed_site())
+}
+
+fn event(who: &str, ty: &Type, mistakes: &mut Mistakes) -> Option<Event> {
+    check_type(who, ty, mistakes);
+    match parameter(ty) {
+        Parameter::Value(ty) => Some(Event {
+            ty,
+            borrowed: false,
+        }),
+        Parameter::Borrowed(ty) => Some(Event { ty, borrowed: true }),
+        Parameter::Transaction(_) => {
+            mistakes.at(
+                ty,
+                format!("{who} takes the event first, and never by `&mut`: `event: &OrderCreated`"),
+            );
+            None
+        }
+    }
+}
+
+fn parameter(ty: &Type) -> Parameter {
+    match ty {
+        Type::Reference(reference) => {
+            let inner = strip_groups(&reference.elem).clone();
+            if reference.mutability.is_some() {
+                Parameter::Transaction(inner)
+            } else {
+                Parameter::Borrowed(inner)
+            }
+        }
+        ty => Parameter::Value(ty.clone()),
+    }
+}
+
+fn check_type(who: &str, ty: &Type, mistakes: &mut Mistakes) {
+    if contains(ty, "impl") {
+        mistakes.at(
+            ty,
+            format!("{who} names concrete types: it is registered at link time"),
+        );
+    }
+    if let Type::Reference(reference) = ty
+        && let Some(lifetime) = &reference.lifetime
+        && lifetime.ident == "static"
+    {
+        mistakes.at(
+            lifetime,
+            format!("leave the lifetime out: {who} borrows for one call"),
+        );
+    }
+}
+
+/// The type without the invisible delimiters that `macro_rules!` puts around it.
+pub(crate) fn strip_groups(ty: &Type) -> &Type {
+    match ty {
+        Type::Group(group) => strip_groups(&group.elem),
+        Type::Paren(paren) => strip_groups(&paren.elem),
+        ty => ty,
+    }
+}
+
+/// Whether `word` stands anywhere in the type.
+fn contains(ty: &Type, word: &str) -> bool {
+    fn search(tokens: TokenStream, word: &str) -> bool {
+        tokens.into_iter().any(|token| match token {
+            TokenTree::Ident(ident) => ident == word,
+            TokenTree::Group(group) => search(group.stream(), word),
+            _ => false,
+        })
+    }
+    search(ty.to_token_stream(), word)
+}

@@ -1,0 +1,234 @@
+//! Writes the impl of a projection.
+
+use proc_macro2::TokenStream;
+use quote::{quote, quote_spanned};
+use syn::{Ident, spanned::Spanned};
+
+use super::model::{Kind, Method, Model};
+use crate::{
+    parameters::{local, outcome},
+    text,
+};
+
+/// The impl, the check that each event goes to one method, and the registration.
+pub(super) fn expand(model: &Model) -> TokenStream {
+    let Model {
+        krate,
+        self_ty,
+        span,
+        ..
+    } = model;
+    let definition = expand_definition(model);
+    let project = expand_project(model);
+    let disjoint = expand_disjoint(model);
+    let registration = quote_spanned! {*span=>
+        #krate::__private::inventory::submit! {
+            #krate::__private::ProjectionRegistration::new(
+                <#self_ty as #krate::Projection>::definition,
+                || {
+                    #[allow(unused_imports)]
+                    use #krate::__private::{WithDefault as _, WithoutDefault as _};
+                    #krate::__private::ProjectionSlot::with_default(
+                        (&#krate::__private::Probe::<#self_ty>::new()).factory(),
+                    )
+                },
+            )
+        }
+    };
+    quote! {
+        #[allow(deprecated)]
+        const _: () = {
+            #[automatically_derived]
+            impl #krate::Projection for #self_ty {
+                #definition
+                #project
+            }
+            #disjoint
+            #registration
+        };
+    }
+}
+
+/// The impl alone: enough for uses of the projection not to be mistakes too.
+pub(super) fn fallback(model: &Model) -> TokenStream {
+    let Model { krate, self_ty, .. } = model;
+    quote! {
+        const _: () = {
+            impl #krate::Projection for #self_ty {
+                fn definition() -> #krate::ProjectionDefinition {
+                    loop {}
+                }
+            }
+        };
+    }
+}
+
+fn expand_definition(model: &Model) -> TokenStream {
+    let Model {
+        krate,
+        name,
+        span,
+        methods,
+        ..
+    } = model;
+    let kind = match model.kind {
+        Kind::InMemory => quote!(InMemory),
+        Kind::Transactional => quote!(Transactional),
+        Kind::AtLeastOnce => quote!(AtLeastOnce),
+    };
+    let filters = methods.iter().map(
+        |Method {
+             cfgs, parameters, ..
+         }| {
+            let filter = parameters.event.filter(krate);
+            quote!(#(#cfgs)* #filter)
+        },
+    );
+    let requires = expand_requires(model);
+    let source = quote_spanned!(*span=> #krate::Source::new(::core::file!(), ::core::line!()));
+    quote! {
+        fn definition() -> #krate::ProjectionDefinition {
+            const FILTERS: &[#krate::EventFilter] = &[#(#filters),*];
+            const COUNT: ::core::primitive::usize = #krate::EventFilter::count(FILTERS);
+            const EVENTS: &[#krate::EventDescriptor] =
+                &#krate::EventFilter::collect::<COUNT>(FILTERS);
+            #krate::ProjectionDefinition::new(
+                #name,
+                #krate::ProjectionKind::#kind,
+                #krate::EventFilter::union(FILTERS, EVENTS),
+                #source,
+                #requires,
+            )
+        }
+    }
+}
+
+fn expand_requires(model: &Model) -> TokenStream {
+    let requirements = local("requirements");
+    let demands: Vec<_> = model
+        .methods
+        .iter()
+        .filter(|method| method.parameters.has_requirements())
+        .map(
+            |Method {
+                 cfgs, parameters, ..
+             }| {
+                let demands = parameters.requirements(&model.krate, &requirements);
+                quote!(#(#cfgs)* { #demands })
+            },
+        )
+        .collect();
+    if demands.is_empty() {
+        return quote!(|_| {});
+    }
+    quote! {
+        |#requirements| {
+            let _ = &#requirements;
+            #(#demands)*
+        }
+    }
+}
+
+fn expand_project(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    let (delivery, transaction) = (local("delivery"), local("transaction"));
+    let event_type = local("event_type");
+    let arms = model
+        .methods
+        .iter()
+        .map(|method| expand_arm(model, method, &event_type, &delivery, &transaction));
+    let body = quote! {
+        ::std::boxed::Box::pin(async move {
+            let #event_type = #delivery.record().event_type();
+            #(#arms)*
+            ::core::result::Result::Ok(())
+        })
+    };
+    let future = quote! {
+        #krate::__private::BoxFuture<'d, ::core::result::Result<(), #krate::HandlerError>>
+    };
+    if model.kind == Kind::InMemory {
+        return quote! {
+            fn project_mut<'d>(
+                &'d mut self,
+                #delivery: &'d #krate::__private::Delivery,
+            ) -> #future {
+                #body
+            }
+        };
+    }
+    let unused = (model.kind == Kind::AtLeastOnce).then(|| quote!(let _ = #transaction;));
+    quote! {
+        fn project<'d>(
+            &'d self,
+            #delivery: &'d #krate::__private::Delivery,
+            #transaction: #krate::__private::TransactionSlot<'d>,
+        ) -> #future {
+            #unused
+            #body
+        }
+    }
+}
+
+/// Calls the method if the event is one of its own.
+fn expand_arm(
+    model: &Model,
+    method: &Method,
+    event_type: &Ident,
+    delivery: &Ident,
+    transaction: &Ident,
+) -> TokenStream {
+    let krate = &model.krate;
+    let Method {
+        ident,
+        cfgs,
+        parameters,
+        ..
+    } = method;
+    let (event, returned) = (local("event"), local("returned"));
+    let filter = parameters.event.filter(krate);
+    let decode = parameters.event.decode(krate, delivery);
+    let arguments = parameters.arguments(krate, &event, delivery, transaction);
+    let mut call = quote!(Self::#ident(self, #arguments));
+    if method.is_async {
+        call = quote_spanned!(ident.span()=> #krate::__private::must_be_send(#call).await);
+    }
+    let outcome = outcome(krate, &method.output, &returned);
+    quote! {
+        #(#cfgs)*
+        if #filter.matches(#event_type) {
+            let #event = #decode;
+            let #returned = #call;
+            return #outcome;
+        }
+    }
+}
+
+/// Refuses to compile where two methods take one event, at the event of the second.
+fn expand_disjoint(model: &Model) -> TokenStream {
+    let krate = &model.krate;
+    model
+        .methods
+        .iter()
+        .enumerate()
+        .skip(1)
+        .map(|(index, second)| {
+            let ty = &second.parameters.event.ty;
+            let filter = second.parameters.event.filter(krate);
+            let checks = model.methods.iter().take(index).map(|first| {
+                let message = format!(
+                    "method `{}` already takes an event of `{}`; each event goes to one method",
+                    first.ident,
+                    text::code_of(ty)
+                );
+                let (cfgs, other) = (&first.cfgs, first.parameters.event.filter(krate));
+                quote_spanned! {ty.span()=>
+                    #(#cfgs)*
+                    ::core::assert!(!#other.overlaps(&#filter), #message);
+                }
+            });
+            let cfgs = &second.cfgs;
+            quote!(#(#cfgs)* const _: () = { #(#checks)* };)
+        })
+        .collect()
+}

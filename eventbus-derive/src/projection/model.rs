@@ -1,0 +1,36 @@
+//! What the macro understood.
+
+use proc_macro2::Span;
+use syn::{Attribute, Ident, Path, ReturnType, Type};
+
+use crate::parameters::Parameters;
+
+/// An `impl` block with `#[projection]`.
+pub(super) struct Model {
+    pub(super) krate: Path,
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    pub(super) self_ty: Type,
+    /// Where the type is named.
+    pub(super) span: Span,
+    pub(super) methods: Vec<Method>,
+}
+
+/// How the rows are kept; follows from the methods.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    InMemory,
+    Transactional,
+    AtLeastOnce,
+}
+
+/// A method that takes an event.
+pub(super) struct Method {
+    pub(super) ident: Ident,
+    /// `#[cfg(..)]`: what describes the method comes and goes with it.
+    pub(super) cfgs: Vec<Attribute>,
+    pub(super) is_async: bool,
+    pub(super) takes_mut_self: bool,
+    pub(super) parameters: Parameters,
+    pub(super) output: ReturnType,
+}

@@ -1,0 +1,122 @@
+//! The impls that every enum of events has, generated or the user's own.
+//!
+//! Keep: events are named as `<Event as DomainEvent>::..` only, each with the span of its type. So a type that is no
+//! event gives the same error everywhere, which rustc shows once.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::{Ident, Path, spanned::Spanned};
+
+use crate::text;
+
+/// A variant and the event it holds.
+pub(crate) struct Member {
+    variant: Ident,
+    event: TokenStream,
+    span: Span,
+    code: String,
+}
+
+impl Member {
+    /// A variant that holds the event type `event`, which messages point at.
+    pub(crate) fn new(variant: &Ident, event: impl ToTokens + Spanned) -> Self {
+        Self {
+            variant: variant.clone(),
+            span: event.span(),
+            code: text::code_of(&event),
+            event: event.into_token_stream(),
+        }
+    }
+
+    /// Points messages at `span`.
+    pub(crate) fn shown_at(self, span: Span) -> Self {
+        Self { span, ..self }
+    }
+
+    /// The event as written, for messages.
+    pub(crate) fn code(&self) -> &str {
+        &self.code
+    }
+
+    /// Where messages about the event point.
+    pub(crate) const fn span(&self) -> Span {
+        self.span
+    }
+
+    /// `<Event as DomainEvent>::item`.
+    pub(crate) fn item(&self, krate: &Path, item: &str) -> TokenStream {
+        let (event, item) = (&self.event, Ident::new(item, Span::call_site()));
+        quote_spanned!(self.span=> <#event as #krate::DomainEvent>::#item)
+    }
+}
+
+/// `EventSet`, `EncodeEvent` and `From` for the enum `ident`.
+///
+/// An enum that is not `complete` has variants that are no members; they are reported elsewhere.
+pub(crate) fn impls(
+    krate: &Path,
+    ident: &Ident,
+    members: &[Member],
+    complete: bool,
+) -> TokenStream {
+    let site = Span::mixed_site();
+    let (record, event_type, event) = (
+        Ident::new("record", site),
+        Ident::new("event_type", site),
+        Ident::new("event", site),
+    );
+    let others = (!complete).then(|| quote!(#[allow(unreachable_patterns)] _ => loop {},));
+    let variants: Vec<_> = members.iter().map(|member| &member.variant).collect();
+    let types: Vec<_> = members.iter().map(|member| &member.event).collect();
+    let all = |item| members.iter().map(move |member| member.item(krate, item));
+    let (descriptors, names, codecs) = (all("DESCRIPTOR"), all("EVENT_TYPE"), all("CODEC"));
+    let (encoded_as, encoded_by) = (all("DESCRIPTOR"), all("CODEC"));
+    quote! {
+        #[automatically_derived]
+        impl #krate::EventSet for #ident {
+            const EVENTS: #krate::EventFilter = #krate::EventFilter::Only(&[#(#descriptors),*]);
+            fn decode(
+                #record: &#krate::RecordedEvent,
+            ) -> ::core::result::Result<Self, #krate::DecodeError> {
+                let #event_type = #record.event_type().as_str();
+                #(if #event_type == #names {
+                    return #krate::__private::decode_with(&#codecs, #record).map(Self::#variants);
+                })*
+                ::core::result::Result::Err(#krate::__private::unknown::<Self>(#record))
+            }
+        }
+        #[automatically_derived]
+        impl #krate::EncodeEvent for #ident {
+            fn encode(&self) -> ::core::result::Result<#krate::NewEvent, #krate::EncodeError> {
+                match *self {
+                    #(Self::#variants(ref #event) => {
+                        #krate::__private::encode_with(&#encoded_as, &#encoded_by, #event)
+                    })*
+                    #others
+                }
+            }
+        }
+        #(
+            #[automatically_derived]
+            impl ::core::convert::From<#types> for #ident {
+                fn from(#event: #types) -> Self {
+                    Self::#variants(#event)
+                }
+            }
+        )*
+    }
+}
+
+/// Refuses to compile where two events have one wire name.
+pub(crate) fn distinct(krate: &Path, ident: &Ident, members: &[Member]) -> TokenStream {
+    let checks = members.iter().enumerate().skip(1).map(|(index, member)| {
+        let message = format!(
+            "`{}` has the wire name of an event listed before it; set `#[event(type = \"..\")]` on one of them",
+            member.code
+        );
+        quote_spanned! {member.span=>
+            const _: () = ::core::assert!(<#ident as #krate::EventSet>::EVENTS.is_first(#index), #message);
+        }
+    });
+    quote!(#(#checks)*)
+}

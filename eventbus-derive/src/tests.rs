@@ -1,0 +1,107 @@
+use proc_macro2::{TokenStream, TokenTree};
+use quote::quote;
+
+use crate::{aggregate, domain_event, handler, mistakes::Mistakes, projection};
+
+/// What a macro writes for a correct item; with a message for the first mistake if there is one.
+fn written(expand: impl FnOnce(&mut Mistakes) -> TokenStream) -> TokenStream {
+    let mut mistakes = Mistakes::default();
+    let code = expand(&mut mistakes);
+    assert_eq!(mistakes.texts(), [""; 0]);
+    code
+}
+
+fn all() -> [TokenStream; 5] {
+    let event = quote! {
+        #[event(aggregate = Order, type = "created", version = 2, crate = my::facade)]
+        pub struct OrderCreated { pub total: u64 }
+    };
+    let set = quote! {
+        #[event(crate = my::facade)]
+        pub enum Audited { Created(OrderCreated), Shipped(shop::OrderShipped) }
+    };
+    let aggregate = quote! {
+        #[aggregate(events(OrderCreated, shop::OrderShipped as Shipped), crate = my::facade)]
+        pub struct Order { total: u64 }
+    };
+    let handler = quote! {
+        async fn on_created(event: &OrderCreated, meta: &Metadata, state: State<u8>, tx: &mut Connection) -> Result<(), Error> {}
+    };
+    let projection = quote! {
+        impl Rows {
+            async fn created(&self, event: &OrderCreated, meta: &Metadata, tx: &mut Connection) -> Result<(), Error> {}
+            fn shipped(&self, event: OrderShipped, state: State<u8>) {}
+        }
+    };
+    [
+        written(|mistakes| domain_event::derive(event, mistakes)),
+        written(|mistakes| domain_event::derive(set, mistakes)),
+        written(|mistakes| aggregate::derive(aggregate, mistakes)),
+        written(|mistakes| {
+            let arguments = quote!(group = "mail", retries = 2, crate = my::facade);
+            handler::attribute(arguments, &handler, mistakes)
+        }),
+        written(|mistakes| {
+            let arguments = quote!(name = "rows", crate = my::facade);
+            projection::attribute(arguments, &projection, mistakes)
+        }),
+    ]
+}
+
+/// The words of the code, and whether each comes right after `::`.
+fn words(code: TokenStream) -> Vec<(String, bool)> {
+    let mut words = Vec::new();
+    let mut after_colons = false;
+    for token in code {
+        match &token {
+            TokenTree::Ident(ident) => words.push((ident.to_string(), after_colons)),
+            TokenTree::Group(group) => words.extend(self::words(group.stream())),
+            _ => {}
+        }
+        after_colons = matches!(&token, TokenTree::Punct(punct) if punct.as_char() == ':');
+    }
+    words
+}
+
+#[test]
+fn the_library_is_named_by_the_given_path_only() {
+    for code in all() {
+        let words = words(code);
+        assert!(words.iter().any(|(word, _)| word == "facade"));
+        assert!(words.iter().all(|(word, _)| word != "eventbus"));
+    }
+}
+
+#[test]
+fn names_of_the_standard_library_are_never_looked_up_in_scope() {
+    const STANDARD: &[&str] = &[
+        "Box",
+        "Clone",
+        "Debug",
+        "Err",
+        "From",
+        "None",
+        "Ok",
+        "Option",
+        "Some",
+        "String",
+        "Vec",
+        "assert",
+        "concat",
+        "file",
+        "line",
+        "module_path",
+        "panic",
+        "str",
+        "u32",
+        "usize",
+    ];
+    for code in all() {
+        for (word, after_colons) in words(code) {
+            assert!(
+                after_colons || !STANDARD.contains(&word.as_str()),
+                "`{word}` is looked up in the user's scope"
+            );
+        }
+    }
+}

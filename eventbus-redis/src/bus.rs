@@ -1,0 +1,210 @@
+//! The bus itself: what its clones share, and the port it implements.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use eventbus::{
+    BoxError, Name, RecordedEvent,
+    port::{
+        BusCounters, BusStats, ConsumeError, Consuming, EventBus, GroupProgress, MessageId,
+        PublishError, ShutdownError, StreamInfo, Subscribers,
+    },
+};
+
+use crate::{
+    RedisConnectError, RedisEventBusConfig, command,
+    config::consumer_name,
+    connection::{Link, boxed},
+    consume,
+    error::{ConfigMistake, InvalidConfig},
+    settle::Failures,
+};
+
+/// A bus on Redis Streams. Cloning shares it.
+///
+/// Events published by one process reach the handlers of all others. Each consumer group gets every event at least
+/// once; the consumers of a group, one per bus object that consumes, share its events. A delivery with a failed handler
+/// stays pending in Redis while later events flow on, and is handled again when consuming starts anew.
+///
+/// # Examples
+/// ```no_run
+/// use eventbus::port::EventBus;
+/// use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+///
+/// # async fn run() -> eventbus::Result<()> {
+/// let config = RedisEventBusConfig { stream_prefix: "orders".into(), ..Default::default() };
+/// let bus = RedisEventBus::connect(config).await?;
+/// let consumer = tokio::spawn({
+///     let bus = bus.clone();
+///     async move { bus.start_consuming().await }
+/// });
+/// // …
+/// bus.stop_consuming().await;
+/// consumer.await??;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct RedisEventBus {
+    shared: Arc<Shared>,
+}
+
+/// What the clones of a bus, and its consumers, share.
+pub(crate) struct Shared {
+    pub(crate) config: RedisEventBusConfig,
+    pub(crate) destination: Name,
+    pub(crate) default_group: Name,
+    pub(crate) consumer: String,
+    pub(crate) stream: String,
+    pub(crate) link: Link,
+    pub(crate) counters: Arc<BusCounters>,
+    pub(crate) subscribers: Subscribers,
+    pub(crate) consuming: Consuming,
+    pub(crate) failures: Failures,
+}
+
+impl RedisEventBus {
+    /// Connects, and creates the stream and the consumer group of the configuration where they are missing. The group
+    /// begins with the oldest event.
+    ///
+    /// # Errors
+    /// [`RedisConnectError`] if the configuration has mistakes, or the server is not there, does not answer in time or
+    /// refuses. It names the address, never the password.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// let config = RedisEventBusConfig { batch_size: 0, ..Default::default() };
+    /// let refused = RedisEventBus::connect(config).await;
+    /// assert!(matches!(refused, Err(RedisConnectError::Config(_))));
+    /// # });
+    /// ```
+    pub async fn connect(mut config: RedisEventBusConfig) -> Result<Self, RedisConnectError> {
+        let counters = Arc::new(BusCounters::default());
+        let link = Link::new(&config, Arc::clone(&counters))?;
+        let consumer = config.consumer_name.take().unwrap_or_else(consumer_name);
+        config.consumer_name = Some(consumer.clone());
+        let stream = config.stream_name();
+        let destination = name("stream_prefix", &format!("redis:{stream}"))?;
+        let default_group = name("consumer_group", &config.consumer_group)?;
+        link.connect(&command::create_group(&stream, &default_group))
+            .await?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                config,
+                destination,
+                default_group,
+                consumer,
+                stream,
+                link,
+                counters,
+                subscribers: Subscribers::default(),
+                consuming: Consuming::default(),
+                failures: Failures::default(),
+            }),
+        })
+    }
+
+    /// The configuration, with the name that this consumer has.
+    #[must_use]
+    pub fn config(&self) -> &RedisEventBusConfig {
+        &self.shared.config
+    }
+
+    /// Whether the bus is connected as far as it knows; a lost connection is noticed with the next command.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        !self.shared.consuming.is_closed() && self.shared.link.is_up()
+    }
+
+    /// Asks the server for a sign of life.
+    ///
+    /// # Errors
+    /// What the transport said.
+    pub async fn ping(&self) -> Result<(), BoxError> {
+        let ping = command::ping();
+        let reply = self.shared.link.query::<redis::Value>(&ping).await;
+        reply.map(drop).map_err(boxed)
+    }
+
+    /// Stops consuming after the deliveries in hand, and lets the connections go. The bus cannot be used any more.
+    pub async fn disconnect(&self) {
+        self.shared.consuming.close();
+        self.shared.consuming.stop().await;
+        self.shared.link.close().await;
+    }
+}
+
+/// Makes a name that the validation of the configuration has let through.
+fn name(field: &'static str, value: &str) -> Result<Name, InvalidConfig> {
+    Name::new(field, value).map_err(|error| InvalidConfig {
+        mistakes: vec![ConfigMistake::new(field, error.reason.to_string())],
+    })
+}
+
+impl fmt::Debug for RedisEventBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisEventBus")
+            .field("config", &self.shared.config)
+            .field("is_connected", &self.is_connected())
+            .field("is_consuming", &self.is_consuming())
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl EventBus for RedisEventBus {
+    fn destination(&self) -> &Name {
+        &self.shared.destination
+    }
+
+    fn default_group(&self) -> &Name {
+        &self.shared.default_group
+    }
+
+    async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        self.shared.publish(events).await
+    }
+
+    fn subscribers(&self) -> &Subscribers {
+        &self.shared.subscribers
+    }
+
+    /// Creates the groups that are missing; they begin with the oldest event.
+    async fn start_consuming(&self) -> Result<(), ConsumeError> {
+        let shared = &self.shared;
+        let consume = |group, stop| consume::consume(Arc::clone(shared), group, stop);
+        shared
+            .consuming
+            .run(&shared.destination, &shared.subscribers, consume)
+            .await
+    }
+
+    async fn stop_consuming(&self) {
+        self.shared.consuming.stop().await;
+    }
+
+    fn is_consuming(&self) -> bool {
+        self.shared.consuming.is_running()
+    }
+
+    async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
+        let what = &self.shared.destination;
+        let ended = self.shared.consuming.shutdown(what, timeout).await;
+        self.shared.link.close().await;
+        ended
+    }
+
+    fn stats(&self) -> BusStats {
+        self.shared.counters.snapshot()
+    }
+
+    async fn stream_info(&self) -> StreamInfo {
+        self.shared.stream_info().await
+    }
+
+    async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
+        self.shared.progress(group).await
+    }
+}

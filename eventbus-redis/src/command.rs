@@ -1,0 +1,256 @@
+//! Every command that goes to Redis, and how its reply is read; nothing else builds one.
+
+use std::{collections::HashMap, time::Duration};
+
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Value, cmd, from_redis_value,
+};
+
+/// One entry of a stream as it came; the fields are gone when the entry was deleted while it was pending.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) id: String,
+    pub(crate) fields: Option<Vec<(String, Vec<u8>)>>,
+}
+
+/// Where a consumer reads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reader<'a> {
+    pub(crate) stream: &'a str,
+    pub(crate) group: &'a str,
+    pub(crate) consumer: &'a str,
+    pub(crate) count: usize,
+}
+
+impl Reader<'_> {
+    /// Entries that nobody of the group has read; waits for them if `block` is given.
+    pub(crate) fn new_entries(&self, block: Option<Duration>) -> Cmd {
+        let mut command = self.command();
+        if let Some(block) = block {
+            // 0 would wait for ever
+            let ms = u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1);
+            command.arg("BLOCK").arg(ms);
+        }
+        command.arg("STREAMS").arg(self.stream).arg(">");
+        command
+    }
+
+    /// Entries that this consumer has read and not acknowledged, after an id.
+    pub(crate) fn own_pending(&self, after: &str) -> Cmd {
+        let mut command = self.command();
+        command.arg("STREAMS").arg(self.stream).arg(after);
+        command
+    }
+
+    fn command(&self) -> Cmd {
+        let mut command = cmd("XREADGROUP");
+        command.arg("GROUP").arg(self.group).arg(self.consumer);
+        command.arg("COUNT").arg(self.count);
+        command
+    }
+}
+
+pub(crate) fn ping() -> Cmd {
+    cmd("PING")
+}
+
+pub(crate) fn client_id() -> Cmd {
+    let mut command = cmd("CLIENT");
+    command.arg("ID");
+    command
+}
+
+/// Ends the blocking read of another connection as if its time were up; no entry is lost by it.
+pub(crate) fn unblock(client: i64) -> Cmd {
+    let mut command = cmd("CLIENT");
+    command.arg("UNBLOCK").arg(client);
+    command
+}
+
+/// Creates a group that begins with the oldest entry, and the stream if there is none.
+pub(crate) fn create_group(stream: &str, group: &str) -> Cmd {
+    let mut command = cmd("XGROUP");
+    command.arg("CREATE").arg(stream).arg(group);
+    command.arg("0").arg("MKSTREAM");
+    command
+}
+
+/// Whether a group was not created because it is there.
+pub(crate) fn group_exists(error: &RedisError) -> bool {
+    error.code() == Some("BUSYGROUP")
+}
+
+/// Whether the server is there and refuses for good, until somebody changes something.
+pub(crate) fn is_refusal(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed
+        || matches!(
+            error.code(),
+            Some("WRONGTYPE" | "NOAUTH" | "NOPERM" | "WRONGPASS")
+        )
+}
+
+/// Whether a key is missing.
+fn no_such_key(error: &RedisError) -> bool {
+    error
+        .detail()
+        .is_some_and(|detail| detail.contains("no such key"))
+}
+
+pub(crate) fn acknowledge(stream: &str, group: &str, ids: &[String]) -> Cmd {
+    let mut command = cmd("XACK");
+    command.arg(stream).arg(group).arg(ids);
+    command
+}
+
+/// Adds entries in one round trip; each reply is an id or an error of its own.
+pub(crate) fn add(stream: &str, entries: &[Vec<(&'static str, String)>]) -> Pipeline {
+    let mut pipeline = redis::pipe();
+    for fields in entries {
+        let command = pipeline.cmd("XADD").arg(stream).arg("*");
+        for (field, value) in fields {
+            command.arg(*field).arg(value);
+        }
+    }
+    pipeline.ignore_errors();
+    pipeline
+}
+
+/// The state of a stream, of its groups, and the length of the dead letters.
+pub(crate) fn inspect(stream: &str, dead_letters: &str) -> Pipeline {
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("XINFO").arg("STREAM").arg(stream);
+    pipeline.cmd("XINFO").arg("GROUPS").arg(stream);
+    pipeline.cmd("XLEN").arg(dead_letters);
+    pipeline.ignore_errors();
+    pipeline
+}
+
+/// The groups of a stream, and its length.
+pub(crate) fn inspect_groups(stream: &str) -> Pipeline {
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("XINFO").arg("GROUPS").arg(stream);
+    pipeline.cmd("XLEN").arg(stream);
+    pipeline.ignore_errors();
+    pipeline
+}
+
+/// Counts up to a thousand entries after an id, on the server; replies with the count and the last id counted.
+pub(crate) fn count_after(stream: &str, after: &str) -> Cmd {
+    const COUNT: &str = "local found = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', 1000) \
+                         return {#found, #found > 0 and found[#found][1] or ARGV[1]}";
+    let mut command = cmd("EVAL");
+    command.arg(COUNT).arg(1).arg(stream).arg(after);
+    command
+}
+
+/// What there is to know about a stream.
+#[derive(Debug, Default)]
+pub(crate) struct Stream {
+    pub(crate) length: u64,
+    pub(crate) first_id: Option<String>,
+    pub(crate) last_id: Option<String>,
+}
+
+/// What there is to know about a group.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) name: String,
+    pub(crate) consumers: u64,
+    pub(crate) pending: u64,
+    pub(crate) last_delivered: String,
+    /// Entries not read; the server does not always know.
+    pub(crate) lag: Option<u64>,
+}
+
+/// Reads the reply of `XINFO STREAM`; a stream that is missing is empty.
+pub(crate) fn stream(reply: RedisResult<Value>) -> RedisResult<Stream> {
+    let reply = match reply {
+        Err(error) if no_such_key(&error) => return Ok(Stream::default()),
+        reply => reply?,
+    };
+    let mut map: HashMap<String, Value> = from_redis_value(reply)?;
+    let mut entry = |key: &str| match map.remove(key) {
+        Some(Value::Array(entry)) => entry.into_iter().next().map(from_redis_value).transpose(),
+        _ => Ok(None),
+    };
+    let (first_id, last_id) = (entry("first-entry")?, entry("last-entry")?);
+    Ok(Stream {
+        length: take(&mut map, "length")?,
+        first_id,
+        last_id,
+    })
+}
+
+/// Reads the reply of `XINFO GROUPS`; a stream that is missing has none.
+pub(crate) fn groups(reply: RedisResult<Value>) -> RedisResult<Vec<Group>> {
+    let reply = match reply {
+        Err(error) if no_such_key(&error) => return Ok(Vec::new()),
+        reply => reply?,
+    };
+    let groups: Vec<HashMap<String, Value>> = from_redis_value(reply)?;
+    let read = |mut map: HashMap<String, Value>| {
+        Ok(Group {
+            name: take(&mut map, "name")?,
+            consumers: take(&mut map, "consumers")?,
+            pending: take(&mut map, "pending")?,
+            last_delivered: take(&mut map, "last-delivered-id")?,
+            lag: take(&mut map, "lag")?,
+        })
+    };
+    groups.into_iter().map(read).collect()
+}
+
+fn take<T: FromRedisValue>(map: &mut HashMap<String, Value>, key: &str) -> RedisResult<T> {
+    Ok(from_redis_value(map.remove(key).unwrap_or(Value::Nil))?)
+}
+
+/// Reads the reply of `XREADGROUP` on one stream; no entries are nil.
+pub(crate) fn entries(reply: Value) -> RedisResult<Vec<Entry>> {
+    let stream = match reply {
+        Value::Nil => return Ok(Vec::new()),
+        Value::Array(streams) => match streams.into_iter().next() {
+            Some(Value::Array(mut stream)) => stream.pop(),
+            other => other,
+        },
+        Value::Map(streams) => streams.into_iter().next().map(|(_, entries)| entries),
+        other => Some(other),
+    };
+    let entries: Vec<Value> = from_redis_value(stream.unwrap_or_default())?;
+    entries.into_iter().map(entry).collect()
+}
+
+fn entry(value: Value) -> RedisResult<Entry> {
+    let mut parts = match value {
+        Value::Array(parts) => parts.into_iter(),
+        _ => Vec::new().into_iter(),
+    };
+    let (Some(id), fields) = (parts.next(), parts.next()) else {
+        return Err((ErrorKind::UnexpectedReturnType, "an entry without an id").into());
+    };
+    let flat: Option<Vec<Value>> = from_redis_value(fields.unwrap_or_default())?;
+    let fields = flat.map(|flat| {
+        let mut flat = flat.into_iter();
+        let mut fields = Vec::with_capacity(flat.len() / 2);
+        while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
+            fields.push((text(name), bytes(value)));
+        }
+        fields
+    });
+    Ok(Entry {
+        id: from_redis_value(id)?,
+        fields,
+    })
+}
+
+fn bytes(value: Value) -> Vec<u8> {
+    match value {
+        Value::BulkString(bytes) => bytes,
+        Value::SimpleString(text) => text.into_bytes(),
+        _ => Vec::new(),
+    }
+}
+
+/// A field's name; one that is no UTF-8 is none that is looked for.
+fn text(value: Value) -> String {
+    String::from_utf8_lossy(&bytes(value)).into_owned()
+}

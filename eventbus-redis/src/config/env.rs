@@ -1,0 +1,220 @@
+//! Reading a configuration from the environment.
+
+use std::{env, str::FromStr, time::Duration};
+
+use super::RedisEventBusConfig;
+use crate::error::{ConfigMistake, InvalidConfig};
+
+impl RedisEventBusConfig {
+    /// Reads the configuration from the environment and checks it: `REDIS_URL`, and for every other field
+    /// `EVENTBUS_` and its name (`EVENTBUS_STREAM_PREFIX`). Absent and empty variables leave the default.
+    ///
+    /// Timeouts are numbers of seconds, switches are `true` or `false`.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`] with all mistakes, of reading and of [`validate`](Self::validate).
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus_redis::RedisEventBusConfig;
+    /// let config = RedisEventBusConfig::from_env()?;
+    /// # Ok::<(), eventbus_redis::InvalidConfig>(())
+    /// ```
+    pub fn from_env() -> Result<Self, InvalidConfig> {
+        Self::from_vars(|name| {
+            env::var_os(name).map(|value| value.into_string().map_err(|_| NotText))
+        })
+    }
+
+    fn from_vars(
+        get: impl Fn(&str) -> Option<Result<String, NotText>>,
+    ) -> Result<Self, InvalidConfig> {
+        let mut config = Self::default();
+        let mut vars = Vars {
+            get,
+            mistakes: Vec::new(),
+        };
+        vars.text("REDIS_URL", &mut config.redis_url);
+        vars.text("EVENTBUS_STREAM_PREFIX", &mut config.stream_prefix);
+        vars.text("EVENTBUS_CONSUMER_GROUP", &mut config.consumer_group);
+        let mut consumer_name = String::new();
+        vars.text("EVENTBUS_CONSUMER_NAME", &mut consumer_name);
+        config.consumer_name = Some(consumer_name).filter(|name| !name.is_empty());
+        vars.parsed("EVENTBUS_BATCH_SIZE", &mut config.batch_size);
+        vars.parsed("EVENTBUS_BLOCK_MS", &mut config.block_ms);
+        vars.parsed("EVENTBUS_MAX_RETRIES", &mut config.max_retries);
+        vars.parsed("EVENTBUS_PENDING_IDLE_MS", &mut config.pending_idle_ms);
+        vars.parsed("EVENTBUS_ENABLE_DLQ", &mut config.enable_dlq);
+        vars.text("EVENTBUS_DLQ_STREAM_SUFFIX", &mut config.dlq_stream_suffix);
+        vars.seconds("EVENTBUS_SOCKET_TIMEOUT", &mut config.socket_timeout);
+        vars.seconds(
+            "EVENTBUS_SOCKET_CONNECT_TIMEOUT",
+            &mut config.socket_connect_timeout,
+        );
+        vars.parsed("EVENTBUS_ENABLE_TRACING", &mut config.enable_tracing);
+        vars.text("EVENTBUS_RETRY_KEY_PREFIX", &mut config.retry_key_prefix);
+        vars.parsed(
+            "EVENTBUS_RETRY_KEY_EXPIRY_SECONDS",
+            &mut config.retry_key_expiry_seconds,
+        );
+        vars.parsed(
+            "EVENTBUS_SINGLE_CONNECTION_CLIENT",
+            &mut config.single_connection_client,
+        );
+        let mut mistakes = vars.mistakes;
+        mistakes.extend(config.mistakes());
+        if mistakes.is_empty() {
+            Ok(config)
+        } else {
+            Err(InvalidConfig { mistakes })
+        }
+    }
+}
+
+/// A variable that holds something else than text.
+struct NotText;
+
+struct Vars<G> {
+    get: G,
+    mistakes: Vec<ConfigMistake>,
+}
+
+impl<G: Fn(&str) -> Option<Result<String, NotText>>> Vars<G> {
+    fn value(&mut self, name: &str) -> Option<String> {
+        match (self.get)(name)? {
+            Ok(value) => Some(value).filter(|value| !value.is_empty()),
+            Err(NotText) => {
+                self.mistakes
+                    .push(ConfigMistake::new(name, "is not valid UTF-8"));
+                None
+            }
+        }
+    }
+
+    fn text(&mut self, name: &str, field: &mut String) {
+        if let Some(value) = self.value(name) {
+            *field = value;
+        }
+    }
+
+    fn parsed<T: FromStr>(&mut self, name: &str, field: &mut T) {
+        let Some(value) = self.value(name) else {
+            return;
+        };
+        match value.trim().parse() {
+            Ok(parsed) => *field = parsed,
+            Err(_) => {
+                let kind = match std::any::type_name::<T>() {
+                    "bool" => "`true` or `false`",
+                    _ => "a whole number",
+                };
+                self.refuse(name, &value, kind);
+            }
+        }
+    }
+
+    fn seconds(&mut self, name: &str, field: &mut Duration) {
+        let Some(value) = self.value(name) else {
+            return;
+        };
+        let seconds = value.trim().parse().ok();
+        match seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
+            Some(duration) => *field = duration,
+            None => self.refuse(name, &value, "a number of seconds"),
+        }
+    }
+
+    fn refuse(&mut self, name: &str, value: &str, kind: &str) {
+        let shown: String = value
+            .chars()
+            .take(40)
+            .flat_map(char::escape_debug)
+            .collect();
+        let problem = format!("is `{shown}`, which is not {kind}");
+        self.mistakes.push(ConfigMistake::new(name, problem));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn read(vars: &[(&str, &str)]) -> Result<RedisEventBusConfig, InvalidConfig> {
+        let vars: HashMap<_, _> = vars.iter().copied().collect();
+        RedisEventBusConfig::from_vars(|name| vars.get(name).map(|value| Ok((*value).to_owned())))
+    }
+
+    #[test]
+    fn an_empty_environment_gives_the_defaults() {
+        assert_eq!(read(&[]).unwrap(), RedisEventBusConfig::default());
+        let empty = [("REDIS_URL", ""), ("EVENTBUS_BATCH_SIZE", "")];
+        assert_eq!(read(&empty).unwrap(), RedisEventBusConfig::default());
+    }
+
+    #[test]
+    fn every_field_has_a_variable() {
+        let config = read(&[
+            ("REDIS_URL", "redis://db:7000/2"),
+            ("EVENTBUS_STREAM_PREFIX", "orders"),
+            ("EVENTBUS_CONSUMER_GROUP", "projections"),
+            ("EVENTBUS_CONSUMER_NAME", "worker-1"),
+            ("EVENTBUS_BATCH_SIZE", "7"),
+            ("EVENTBUS_BLOCK_MS", "8"),
+            ("EVENTBUS_MAX_RETRIES", "9"),
+            ("EVENTBUS_PENDING_IDLE_MS", "10"),
+            ("EVENTBUS_ENABLE_DLQ", "false"),
+            ("EVENTBUS_DLQ_STREAM_SUFFIX", "_dead"),
+            ("EVENTBUS_SOCKET_TIMEOUT", "1.5"),
+            ("EVENTBUS_SOCKET_CONNECT_TIMEOUT", "2"),
+            ("EVENTBUS_ENABLE_TRACING", "false"),
+            ("EVENTBUS_RETRY_KEY_PREFIX", "again"),
+            ("EVENTBUS_RETRY_KEY_EXPIRY_SECONDS", "11"),
+            ("EVENTBUS_SINGLE_CONNECTION_CLIENT", "true"),
+        ]);
+        let expected = RedisEventBusConfig {
+            redis_url: "redis://db:7000/2".into(),
+            stream_prefix: "orders".into(),
+            consumer_group: "projections".into(),
+            consumer_name: Some("worker-1".into()),
+            batch_size: 7,
+            block_ms: 8,
+            max_retries: 9,
+            pending_idle_ms: 10,
+            enable_dlq: false,
+            dlq_stream_suffix: "_dead".into(),
+            socket_timeout: Duration::from_millis(1_500),
+            socket_connect_timeout: Duration::from_secs(2),
+            enable_tracing: false,
+            retry_key_prefix: "again".into(),
+            retry_key_expiry_seconds: 11,
+            single_connection_client: true,
+        };
+        assert_eq!(config.unwrap(), expected);
+    }
+
+    #[test]
+    fn all_mistakes_are_named_and_no_password_is_shown() {
+        let error = read(&[
+            ("REDIS_URL", "rredis://user:secret@host"),
+            ("EVENTBUS_BATCH_SIZE", "many"),
+            ("EVENTBUS_ENABLE_DLQ", "yes"),
+            ("EVENTBUS_SOCKET_TIMEOUT", "-1"),
+            ("EVENTBUS_BLOCK_MS", "0"),
+        ])
+        .unwrap_err();
+        let fields: Vec<_> = error.mistakes.iter().map(|m| m.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            [
+                "EVENTBUS_BATCH_SIZE",
+                "EVENTBUS_ENABLE_DLQ",
+                "EVENTBUS_SOCKET_TIMEOUT",
+                "redis_url",
+                "block_ms"
+            ]
+        );
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+}

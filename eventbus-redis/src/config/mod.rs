@@ -1,0 +1,155 @@
+//! What a Redis bus is told.
+
+mod env;
+mod validate;
+
+use std::{fmt, time::Duration};
+
+use eventbus::port::redacted;
+use serde::{Deserialize, Deserializer, de};
+
+use crate::keys;
+
+/// What a Redis bus is told: a plain struct with defaults.
+///
+/// It deserializes from any format; absent fields take their defaults, unknown ones are refused, timeouts are numbers
+/// of seconds. [`from_env`](Self::from_env) reads it from the environment.
+///
+/// # Examples
+/// ```
+/// use eventbus_redis::RedisEventBusConfig;
+/// let config = RedisEventBusConfig { stream_prefix: "orders".into(), ..Default::default() };
+/// assert_eq!(config.stream_name(), "orders:stream");
+/// assert_eq!(config.dlq_stream_name(), "orders:stream_dlq");
+/// ```
+#[derive(Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RedisEventBusConfig {
+    /// The server: `redis://[user:password@]host[:port][/database]`. Default `redis://localhost:6379`.
+    pub redis_url: String,
+    /// What the names of all keys begin with. Default `events`.
+    pub stream_prefix: String,
+    /// The group of subscribers that name none. Default `default`.
+    pub consumer_group: String,
+    /// The name of this consumer within its groups; unique among those that run, and best the same after a restart,
+    /// so that what was in hand is handled again at once. Default: the host's name and eight random hex digits.
+    pub consumer_name: Option<String>,
+    /// How many entries are read at once, at most. Default 100.
+    pub batch_size: usize,
+    /// How long a read waits for entries, in milliseconds, at most; reads are cut into slices of a second.
+    /// Default 5000.
+    pub block_ms: u64,
+    /// How often a failed delivery is tried again. Default 3.
+    pub max_retries: u32,
+    /// How long an entry stays with a consumer that shows no life, in milliseconds. Default 60000.
+    pub pending_idle_ms: u64,
+    /// Whether deliveries that used up their attempts are kept as dead letters. Default true.
+    pub enable_dlq: bool,
+    /// What the name of the dead letters' stream ends with. Default `_dlq`.
+    pub dlq_stream_suffix: String,
+    /// How long the server may take to answer. Default 5 s.
+    #[serde(deserialize_with = "seconds")]
+    pub socket_timeout: Duration,
+    /// How long connecting may take. Default 5 s.
+    #[serde(deserialize_with = "seconds")]
+    pub socket_connect_timeout: Duration,
+    /// Whether publishing and handling are traced in spans. Default true.
+    pub enable_tracing: bool,
+    /// Part of the names of the keys that count attempts. Default `retry`.
+    pub retry_key_prefix: String,
+    /// How long attempts are remembered, in seconds. Default 86400.
+    pub retry_key_expiry_seconds: u64,
+    /// Whether everything goes over one connection, with short reads that do not wait. Default false.
+    pub single_connection_client: bool,
+}
+
+impl Default for RedisEventBusConfig {
+    fn default() -> Self {
+        Self {
+            redis_url: "redis://localhost:6379".into(),
+            stream_prefix: "events".into(),
+            consumer_group: "default".into(),
+            consumer_name: None,
+            batch_size: 100,
+            block_ms: 5_000,
+            max_retries: 3,
+            pending_idle_ms: 60_000,
+            enable_dlq: true,
+            dlq_stream_suffix: "_dlq".into(),
+            socket_timeout: Duration::from_secs(5),
+            socket_connect_timeout: Duration::from_secs(5),
+            enable_tracing: true,
+            retry_key_prefix: "retry".into(),
+            retry_key_expiry_seconds: 86_400,
+            single_connection_client: false,
+        }
+    }
+}
+
+impl RedisEventBusConfig {
+    /// The name of the stream that carries all events.
+    #[must_use]
+    pub fn stream_name(&self) -> String {
+        keys::stream(&self.stream_prefix)
+    }
+
+    /// The name of the stream that keeps the dead letters.
+    #[must_use]
+    pub fn dlq_stream_name(&self) -> String {
+        keys::dead_letters(&self.stream_prefix, &self.dlq_stream_suffix)
+    }
+
+    /// The server's address without the password, for messages.
+    pub(crate) fn address(&self) -> String {
+        redacted(&self.redis_url)
+    }
+}
+
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let seconds = f64::deserialize(deserializer)?;
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|_| de::Error::custom(format_args!("{seconds} is no number of seconds")))
+}
+
+impl fmt::Debug for RedisEventBusConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisEventBusConfig")
+            .field("redis_url", &self.address())
+            .field("stream_prefix", &self.stream_prefix)
+            .field("consumer_group", &self.consumer_group)
+            .field("consumer_name", &self.consumer_name)
+            .field("batch_size", &self.batch_size)
+            .field("block_ms", &self.block_ms)
+            .field("max_retries", &self.max_retries)
+            .field("pending_idle_ms", &self.pending_idle_ms)
+            .field("enable_dlq", &self.enable_dlq)
+            .field("dlq_stream_suffix", &self.dlq_stream_suffix)
+            .field("socket_timeout", &self.socket_timeout)
+            .field("socket_connect_timeout", &self.socket_connect_timeout)
+            .field("enable_tracing", &self.enable_tracing)
+            .field("retry_key_prefix", &self.retry_key_prefix)
+            .field("retry_key_expiry_seconds", &self.retry_key_expiry_seconds)
+            .field("single_connection_client", &self.single_connection_client)
+            .finish()
+    }
+}
+
+/// A name for a consumer that was given none: the host's and eight hex digits.
+pub(crate) fn consumer_name() -> String {
+    let host = ["HOSTNAME", "COMPUTERNAME"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok())
+        .or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok())
+        .or_else(|| std::fs::read_to_string("/etc/hostname").ok());
+    let host = host.unwrap_or_default();
+    let host: String = host
+        .trim()
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(60)
+        .collect();
+    let host = if host.is_empty() { "consumer" } else { &host };
+    // the last digits of such an id are random
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    format!("{host}-{}", &id[24..])
+}

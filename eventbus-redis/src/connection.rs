@@ -1,0 +1,229 @@
+//! Connections to the server.
+//!
+//! Keep: a connection on which somebody waits for entries serves nobody else, and a read that waits is never dropped:
+//! the server would hand the next entry to nobody.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use eventbus::{BoxError, port::BusCounters};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, Value,
+    aio::MultiplexedConnection,
+};
+use tokio::sync::Mutex;
+
+use crate::{RedisConnectError, RedisEventBusConfig, command, error::InvalidConfig};
+
+/// The shared connection for everything that does not wait, made when it is needed and made anew when it was lost.
+pub(crate) struct Link {
+    client: Client,
+    address: String,
+    connect_timeout: Duration,
+    response_timeout: Duration,
+    slot: Mutex<Slot>,
+    counters: Arc<BusCounters>,
+    is_up: AtomicBool,
+}
+
+#[derive(Default)]
+struct Slot {
+    connection: Option<MultiplexedConnection>,
+    /// Counts the connections, so that a loss is noticed once.
+    number: u64,
+    failure: Option<(Instant, String)>,
+    is_closed: bool,
+}
+
+/// Why a command has no reply.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    /// There is no connection; nothing was sent.
+    #[error("{0}")]
+    NotSent(String),
+    /// It was, or may have been, sent.
+    #[error(transparent)]
+    Sent(#[from] RedisError),
+}
+
+impl Link {
+    /// Prepares the connection; nothing is sent yet.
+    pub(crate) fn new(
+        config: &RedisEventBusConfig,
+        counters: Arc<BusCounters>,
+    ) -> Result<Self, RedisConnectError> {
+        config.validate()?;
+        let client = Client::open(config.redis_url.as_str()).map_err(|_| {
+            let mistake = crate::ConfigMistake::new("redis_url", "is no Redis URL");
+            InvalidConfig {
+                mistakes: vec![mistake],
+            }
+        })?;
+        Ok(Self {
+            client,
+            address: config.address(),
+            connect_timeout: config.socket_connect_timeout,
+            response_timeout: config.socket_timeout,
+            slot: Mutex::default(),
+            counters,
+            is_up: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether the last that was heard of the connection is good.
+    pub(crate) fn is_up(&self) -> bool {
+        self.is_up.load(Ordering::Relaxed)
+    }
+
+    /// Makes a connection of the caller's own, whose replies may take `response_timeout`.
+    pub(crate) async fn dedicated(
+        &self,
+        response_timeout: Duration,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.connect_timeout))
+            .set_response_timeout(Some(response_timeout));
+        let connecting = self
+            .client
+            .get_multiplexed_async_connection_with_config(&config);
+        match tokio::time::timeout(self.connect_timeout, connecting).await {
+            Ok(connected) => connected,
+            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+        }
+    }
+
+    /// Connects, and lets the server answer once, within the time for connecting.
+    pub(crate) async fn connect(&self, first: &Cmd) -> Result<(), RedisConnectError> {
+        let address = self.address.clone();
+        let timeout = self.connect_timeout;
+        let connecting = async {
+            let mut connection = self.dedicated(self.response_timeout).await?;
+            match first.query_async::<Value>(&mut connection).await {
+                Err(error) if !command::group_exists(&error) => Err(error),
+                _ => Ok(connection),
+            }
+        };
+        let connected = match tokio::time::timeout(timeout, connecting).await {
+            Ok(connected) => connected,
+            Err(_) => return Err(RedisConnectError::TimedOut { address, timeout }),
+        };
+        match connected {
+            Ok(connection) => {
+                let mut slot = self.slot.lock().await;
+                slot.connection = Some(connection);
+                slot.number += 1;
+                self.is_up.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) if error.is_timeout() => {
+                Err(RedisConnectError::TimedOut { address, timeout })
+            }
+            Err(error) if command::is_refusal(&error) => Err(RedisConnectError::Refused {
+                address,
+                source: error.into(),
+            }),
+            Err(error) => Err(RedisConnectError::Unavailable {
+                address,
+                source: error.into(),
+            }),
+        }
+    }
+
+    /// Sends a command that may be sent twice; on a connection that turns out to be lost it is.
+    pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
+        let (mut connection, number) = self.connection().await?;
+        match command.query_async(&mut connection).await {
+            Err(error) if self.note(number, &error).await => {
+                let (mut connection, number) = self.connection().await?;
+                let reply = command.query_async(&mut connection).await;
+                self.noted(number, reply).await
+            }
+            reply => Ok(reply?),
+        }
+    }
+
+    /// Sends commands once, in one round trip.
+    pub(crate) async fn query_all<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+    ) -> Result<T, CommandError> {
+        let (mut connection, number) = self.connection().await?;
+        let reply = commands.query_async(&mut connection).await;
+        self.noted(number, reply).await
+    }
+
+    async fn noted<T>(&self, number: u64, reply: Result<T, RedisError>) -> Result<T, CommandError> {
+        if let Err(error) = &reply {
+            self.note(number, error).await;
+        }
+        Ok(reply?)
+    }
+
+    /// Forgets a connection that an error has shown to be lost, and says whether it did.
+    pub(crate) async fn note(&self, number: u64, error: &RedisError) -> bool {
+        let is_lost = is_lost(error);
+        if is_lost {
+            let mut slot = self.slot.lock().await;
+            if slot.number == number {
+                slot.connection = None;
+                self.is_up.store(false, Ordering::Relaxed);
+            }
+        }
+        is_lost
+    }
+
+    /// The connection, made now if there is none. Those who waited while it failed share the failure.
+    pub(crate) async fn connection(&self) -> Result<(MultiplexedConnection, u64), CommandError> {
+        let asked = Instant::now();
+        let mut slot = self.slot.lock().await;
+        if let Some(connection) = &slot.connection {
+            return Ok((connection.clone(), slot.number));
+        }
+        if slot.is_closed {
+            return Err(CommandError::NotSent("the bus was disconnected".into()));
+        }
+        if let Some((_, failure)) = slot.failure.as_ref().filter(|(at, _)| *at >= asked) {
+            return Err(CommandError::NotSent(failure.clone()));
+        }
+        match self.dedicated(self.response_timeout).await {
+            Ok(connection) => {
+                self.counters.reconnections(u64::from(slot.number > 0));
+                slot.connection = Some(connection.clone());
+                slot.number += 1;
+                self.is_up.store(true, Ordering::Relaxed);
+                Ok((connection, slot.number))
+            }
+            Err(error) => {
+                let failure = format!("cannot connect to Redis at {}: {error}", self.address);
+                slot.failure = Some((Instant::now(), failure.clone()));
+                Err(CommandError::NotSent(failure))
+            }
+        }
+    }
+
+    /// Lets the connection go, and makes no other.
+    pub(crate) async fn close(&self) {
+        let mut slot = self.slot.lock().await;
+        slot.connection = None;
+        slot.is_closed = true;
+        self.is_up.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Whether an error shows that a connection is lost.
+pub(crate) fn is_lost(error: &RedisError) -> bool {
+    error.is_connection_dropped() || error.is_io_error()
+}
+
+/// What a command error is to users of the bus.
+pub(crate) fn boxed(error: CommandError) -> BoxError {
+    match error {
+        CommandError::NotSent(text) => text.into(),
+        CommandError::Sent(error) => error.into(),
+    }
+}

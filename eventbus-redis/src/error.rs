@@ -1,0 +1,85 @@
+//! Why there is no bus. No message shows a password.
+
+use std::{fmt, time::Duration};
+
+use eventbus::BoxError;
+
+/// A configuration with mistakes; all of them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid configuration of the Redis bus: {}", list(.mistakes))]
+#[non_exhaustive]
+pub struct InvalidConfig {
+    /// The mistakes, in the order of the fields.
+    pub mistakes: Vec<ConfigMistake>,
+}
+
+/// One mistake in a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConfigMistake {
+    /// The field, or the environment variable.
+    pub field: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl ConfigMistake {
+    pub(crate) fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            problem: problem.into(),
+        }
+    }
+}
+
+impl fmt::Display for ConfigMistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` {}", self.field, self.problem)
+    }
+}
+
+fn list(mistakes: &[ConfigMistake]) -> String {
+    let mistakes: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+    mistakes.join("; ")
+}
+
+/// Why [`RedisEventBus::connect`](crate::RedisEventBus::connect) gave no bus.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RedisConnectError {
+    /// The configuration has mistakes; nothing was tried.
+    #[error(transparent)]
+    Config(#[from] InvalidConfig),
+    /// Nobody answers at the address, or the connection broke.
+    #[error("cannot connect to Redis at {address}")]
+    Unavailable {
+        /// The address, without the password.
+        address: String,
+        /// What the transport said.
+        source: BoxError,
+    },
+    /// There was no answer in time.
+    #[error("Redis at {address} did not answer within {timeout:?}")]
+    TimedOut {
+        /// The address, without the password.
+        address: String,
+        /// How long it was waited for.
+        timeout: Duration,
+    },
+    /// The server answers and refuses: a wrong password, missing rights, a key of another kind.
+    #[error("Redis at {address} refuses the bus")]
+    Refused {
+        /// The address, without the password.
+        address: String,
+        /// What the server said.
+        source: BoxError,
+    },
+}
+
+impl RedisConnectError {
+    /// Whether connecting again can succeed without anybody changing anything.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::TimedOut { .. })
+    }
+}

@@ -1,0 +1,257 @@
+//! From the fields of an entry to an event, as tolerant of foreign publishers as the Python library.
+
+use std::{borrow::Cow, collections::HashMap, fmt};
+
+use eventbus::{
+    Attributes, EventId, Metadata, Name, Position, RESERVED_FIELDS, RecordedEvent, StreamId,
+    Version, parse_uuid,
+};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{Value, value::RawValue};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::timestamp;
+use crate::keys::field;
+
+/// Why an entry is no event.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Undecodable(String);
+
+impl Undecodable {
+    fn field(field: &str, problem: impl fmt::Display) -> Self {
+        Self(format!("`{field}` {problem}"))
+    }
+}
+
+/// Reads an entry. The payload is what counts, except for the type of the event and our own fields; the other fields
+/// only stand in for what the payload lacks. The event's own fields are not decoded.
+pub(crate) fn decode(fields: &[(String, Vec<u8>)]) -> Result<RecordedEvent, Undecodable> {
+    let flat = Flat(fields);
+    let payload = flat
+        .text(field::PAYLOAD)?
+        .ok_or_else(|| Undecodable::field(field::PAYLOAD, "is missing"))?;
+    let split: Split<'_> = serde_json::from_str(payload).map_err(|error| {
+        Undecodable::field(field::PAYLOAD, format_args!("does not parse: {error}"))
+    })?;
+    let base = Base {
+        payload: split.base,
+        flat,
+    };
+
+    let event_type = match base.flat.given(field::EVENT_TYPE)? {
+        Some(flat) => flat.into(),
+        None => base.required_text("event_type")?,
+    };
+    let event_type = Name::new("event type", event_type).map_err(|error| invalid(&error))?;
+    let stream = StreamId::parse(
+        &base.required_text("aggregate_type")?,
+        &base.required_text("aggregate_id")?,
+    )
+    .map_err(|error| invalid(&error))?;
+    let event_id = base
+        .uuid("event_id", "event id")?
+        .ok_or_else(|| Undecodable::field("event_id", "is missing"))?;
+    let version = base.number("aggregate_version")?;
+    let schema_version = u32::try_from(base.number("event_version")?)
+        .map_err(|_| Undecodable::field("event_version", "is too large"))?;
+    let correlation_id = match base.payload.get("correlation_id") {
+        Some(raw) if raw.get() == "null" => {
+            return Err(Undecodable::field("correlation_id", "is null"));
+        }
+        _ => base.uuid("correlation_id", "correlation id")?,
+    };
+    let metadata = Metadata::new(
+        EventId::from(event_id),
+        event_type,
+        stream,
+        Version::new(version),
+        base.occurred_at()?,
+    )
+    .with_schema_version(schema_version)
+    .with_position(base.flat.position())
+    .with_correlation_id(correlation_id.unwrap_or(event_id))
+    .with_causation_id(base.uuid("causation_id", "causation id")?)
+    .with_tenant_id(base.uuid("tenant_id", "tenant id")?)
+    .with_actor_id(base.text("actor_id")?)
+    .with_attributes(base.attributes()?);
+    Ok(RecordedEvent::new(metadata, split.own))
+}
+
+fn invalid(error: &dyn fmt::Display) -> Undecodable {
+    Undecodable(error.to_string())
+}
+
+/// The fields beside the payload.
+struct Flat<'a>(&'a [(String, Vec<u8>)]);
+
+impl<'a> Flat<'a> {
+    fn text(&self, name: &str) -> Result<Option<&'a str>, Undecodable> {
+        let Some((_, value)) = self.0.iter().find(|(field, _)| field == name) else {
+            return Ok(None);
+        };
+        std::str::from_utf8(value)
+            .map(Some)
+            .map_err(|_| Undecodable::field(name, "is not UTF-8"))
+    }
+
+    /// The text of a field that is there and not empty, which stands for none.
+    fn given(&self, name: &str) -> Result<Option<&'a str>, Undecodable> {
+        Ok(self.text(name)?.filter(|text| !text.is_empty()))
+    }
+
+    /// A field of ours; a foreign one of the same name that is no position means nothing.
+    fn position(&self) -> Option<Position> {
+        let position = self.text(field::POSITION).ok()??;
+        position.parse().ok().map(Position::new)
+    }
+}
+
+/// The base fields of an event.
+struct Base<'a> {
+    payload: HashMap<&'static str, &'a RawValue>,
+    flat: Flat<'a>,
+}
+
+impl<'a> Base<'a> {
+    /// A text of the payload; `None` if it is null or missing there.
+    fn text(&self, name: &'static str) -> Result<Option<Cow<'a, str>>, Undecodable> {
+        let Some(raw) = self.payload.get(name) else {
+            return Ok(None);
+        };
+        let text: Option<Text<'a>> =
+            serde_json::from_str(raw.get()).map_err(|_| Undecodable::field(name, "is no text"))?;
+        Ok(text.map(|Text(text)| text))
+    }
+
+    fn required_text(&self, name: &'static str) -> Result<Cow<'a, str>, Undecodable> {
+        let text = match self.text(name)? {
+            Some(text) => Some(text),
+            None => self.flat.given(name)?.map(Cow::Borrowed),
+        };
+        text.ok_or_else(|| Undecodable::field(name, "is missing"))
+    }
+
+    /// A UUID of the payload or, when it is not there at all, of the field beside it, which is empty for none.
+    fn uuid(&self, name: &'static str, what: &'static str) -> Result<Option<Uuid>, Undecodable> {
+        let text = if self.payload.contains_key(name) {
+            self.text(name)?
+        } else {
+            self.flat.given(name)?.map(Cow::Borrowed)
+        };
+        text.map(|text| parse_uuid(what, &text).map_err(|error| invalid(&error)))
+            .transpose()
+    }
+
+    /// A number from 1 on, also as text; 1 when it is not there.
+    fn number(&self, name: &'static str) -> Result<u64, Undecodable> {
+        let Some(raw) = self.payload.get(name) else {
+            return Ok(1);
+        };
+        let value: Value =
+            serde_json::from_str(raw.get()).map_err(|error| Undecodable::field(name, error))?;
+        let number = match &value {
+            Value::Number(number) => number.as_u64().or_else(|| whole(number.as_f64()?)),
+            Value::String(text) => {
+                let text = text.trim();
+                text.parse().ok().or_else(|| whole(text.parse().ok()?))
+            }
+            _ => None,
+        };
+        number
+            .filter(|number| *number > 0)
+            .ok_or_else(|| Undecodable::field(name, "is no number from 1 on"))
+    }
+
+    fn occurred_at(&self) -> Result<OffsetDateTime, Undecodable> {
+        const NAME: &str = "occurred_at";
+        let parsed = match self.payload.get(NAME) {
+            Some(raw) => match serde_json::from_str(raw.get()) {
+                Ok(Value::String(text)) => timestamp::parse(&text),
+                Ok(Value::Number(number)) => number.as_f64().and_then(timestamp::from_epoch),
+                _ => None,
+            },
+            None => self.flat.text(NAME)?.and_then(timestamp::parse),
+        };
+        parsed.ok_or_else(|| Undecodable::field(NAME, "is no time"))
+    }
+
+    fn attributes(&self) -> Result<Attributes, Undecodable> {
+        let Some(raw) = self.payload.get("metadata") else {
+            return Ok(Attributes::EMPTY);
+        };
+        Attributes::parse(raw.get()).map_err(|_| Undecodable::field("metadata", "is no object"))
+    }
+}
+
+/// A float that is a whole number.
+fn whole(number: f64) -> Option<u64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let fits = number.fract() == 0.0 && (0.0..=EXACT).contains(&number);
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked above"
+    )]
+    fits.then_some(number as u64)
+}
+
+/// A payload, taken apart: the base fields, and the object of the event's own, both as they were written.
+struct Split<'a> {
+    base: HashMap<&'static str, &'a RawValue>,
+    own: String,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Split<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(SplitVisitor)
+    }
+}
+
+struct SplitVisitor;
+
+impl<'de> Visitor<'de> for SplitVisitor {
+    type Value = Split<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Split<'de>, A::Error> {
+        let mut base = HashMap::with_capacity(RESERVED_FIELDS.len());
+        let mut own = String::from("{");
+        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            let known = base_field(key.get());
+            if let Some(name) = known {
+                base.insert(name, value);
+                continue;
+            }
+            if own.len() > 1 {
+                own.push(',');
+            }
+            own.push_str(key.get());
+            own.push(':');
+            own.push_str(value.get());
+        }
+        own.push('}');
+        Ok(Split { base, own })
+    }
+}
+
+/// The base field that a key, quoted as it was written, stands for.
+fn base_field(key: &str) -> Option<&'static str> {
+    let text: Cow<'_, str> = if key.contains('\\') {
+        serde_json::from_str::<String>(key).ok()?.into()
+    } else {
+        key.strip_prefix('"')?.strip_suffix('"')?.into()
+    };
+    RESERVED_FIELDS.into_iter().find(|field| *field == text)
+}
+
+/// A text borrowed from the JSON where it has no escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);

@@ -1,0 +1,14 @@
+//! Between an event and an entry of the stream, byte for byte as the Python library writes it.
+//!
+//! Keep: the seven fields stay in their order, and no key is added to the payload: newer releases of that library
+//! refuse payloads with keys they do not know. What is ours goes into fields after the seventh.
+
+mod decode;
+mod encode;
+mod timestamp;
+
+pub(crate) use decode::decode;
+pub(crate) use encode::encode;
+
+#[cfg(test)]
+mod tests;

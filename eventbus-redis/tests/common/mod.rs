@@ -1,0 +1,48 @@
+//! What the tests share.
+#![allow(dead_code, reason = "each test file uses some of it")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+pub(crate) mod seen;
+
+use std::time::Duration;
+
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+
+/// A configuration for a stream of one test's own.
+pub(crate) fn config() -> RedisEventBusConfig {
+    config_on(test_servers::redis_url())
+}
+
+/// The same on a server of one test's own.
+pub(crate) fn config_on(url: &str) -> RedisEventBusConfig {
+    RedisEventBusConfig {
+        redis_url: url.into(),
+        stream_prefix: test_servers::unique_name("bus"),
+        ..RedisEventBusConfig::default()
+    }
+}
+
+/// A bus on a stream of one test's own.
+pub(crate) async fn fresh_bus() -> RedisEventBus {
+    RedisEventBus::connect(config()).await.unwrap()
+}
+
+/// Another consumer on the same stream, in the same group.
+pub(crate) async fn another(bus: &RedisEventBus) -> RedisEventBus {
+    let config = RedisEventBusConfig {
+        consumer_name: None,
+        ..bus.config().clone()
+    };
+    RedisEventBus::connect(config).await.unwrap()
+}
+
+/// Waits until something holds.
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    assert!(waited.is_ok(), "waited in vain until {what}");
+}

@@ -1,0 +1,204 @@
+//! The entries of the in-process bus and how far each group has come; no tasks, no locks.
+//!
+//! Keep: an entry goes only when every group that matters has read and acknowledged it, or when a group that nobody
+//! subscribes to held it; the checkpoint of that group then stays, so that the store's feed delivers it after a restart.
+
+use std::{
+    collections::BTreeMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::cursor::{Cursor, Taken};
+use crate::{
+    domain::{name::Name, record::RecordedEvent, stream::Position},
+    port::{GroupInfo, GroupProgress, MessageId, StreamInfo},
+};
+
+/// One published event.
+#[derive(Debug)]
+struct Entry {
+    id: MessageId,
+    record: RecordedEvent,
+    /// Its place in the feed that checkpoints speak of; `None` if it came from elsewhere.
+    position: Option<Position>,
+}
+
+/// The entries, numbered in the order they were published, and the cursors of the groups.
+#[derive(Debug)]
+pub(super) struct Log {
+    /// How many entries are kept for groups that come later, and how far a group may lag.
+    capacity: usize,
+    entries: BTreeMap<u64, Entry>,
+    next: u64,
+    last_id: (u128, u64),
+    groups: BTreeMap<Name, Cursor>,
+    /// The highest position of the entries that are gone.
+    dropped: Option<Position>,
+}
+
+impl Log {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            capacity,
+            entries: BTreeMap::new(),
+            next: 0,
+            last_id: (0, 0),
+            groups: BTreeMap::new(),
+            dropped: None,
+        }
+    }
+
+    /// The group's cursor; a new one stands before the oldest entry.
+    pub(super) fn cursor(&mut self, group: &Name) -> &mut Cursor {
+        self.groups.entry(group.clone()).or_default()
+    }
+
+    /// From now on checkpoints speak of another feed: nothing published before counts for them.
+    pub(super) fn leave_feed(&mut self) {
+        self.dropped = None;
+        for entry in self.entries.values_mut() {
+            entry.position = None;
+        }
+        for cursor in self.groups.values_mut() {
+            cursor.leave_feed();
+        }
+    }
+
+    /// Whether one of these groups lags as far as it may.
+    pub(super) fn is_full(&self, groups: &[Name]) -> bool {
+        groups
+            .iter()
+            .any(|group| self.unread(group) >= self.capacity)
+    }
+
+    /// Adds entries, and lets go of old ones that none of `groups` needs.
+    pub(super) fn append(&mut self, events: &[RecordedEvent], groups: &[Name]) -> Vec<MessageId> {
+        let ids = events.iter().map(|record| {
+            let id = self.next_id();
+            let entry = Entry {
+                id: id.clone(),
+                record: record.clone(),
+                position: record.position(),
+            };
+            self.entries.insert(self.next, entry);
+            self.next += 1;
+            id
+        });
+        let ids = ids.collect();
+        self.trim(groups);
+        ids
+    }
+
+    /// `ms-seq`: the time, and a count within one millisecond; a clock that is set back does not set ids back.
+    fn next_id(&mut self) -> MessageId {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |since| since.as_millis());
+        let (ms, seq) = self.last_id;
+        self.last_id = if now > ms { (now, 0) } else { (ms, seq + 1) };
+        MessageId::new(format!("{}-{}", self.last_id.0, self.last_id.1))
+    }
+
+    /// Takes the next entry for a group: first those to be handled again, then those it has not read. Entries that
+    /// the group's checkpoint covers are passed over.
+    pub(super) fn take(&mut self, group: &Name) -> Option<Taken> {
+        let cursor = self.groups.entry(group.clone()).or_default();
+        while let Some(number) = cursor.next_number(&self.entries) {
+            let entry = self.entries.get(&number)?;
+            if let Some(attempt) = cursor.take(number, entry.position) {
+                return Some(Taken {
+                    number,
+                    attempt,
+                    id: entry.id.clone(),
+                    record: entry.record.clone(),
+                });
+            }
+        }
+        None
+    }
+
+    /// Lets go of the oldest entries beyond the capacity that none of `groups` needs any more.
+    pub(super) fn trim(&mut self, groups: &[Name]) {
+        let excess = self.entries.len().saturating_sub(self.capacity);
+        if excess == 0 {
+            return;
+        }
+        let cursors: Option<Vec<&Cursor>> =
+            groups.iter().map(|group| self.groups.get(group)).collect();
+        let Some(cursors) = cursors else {
+            return; // a group that has not begun needs them all
+        };
+        let read = cursors.iter().map(|cursor| cursor.next).min();
+        let free: Vec<u64> = self
+            .entries
+            .range(..read.unwrap_or(self.next))
+            .map(|(number, _)| *number)
+            .filter(|number| !cursors.iter().any(|cursor| cursor.needs(*number)))
+            .take(excess)
+            .collect();
+        for number in free {
+            self.drop_entry(number);
+        }
+    }
+
+    fn drop_entry(&mut self, number: u64) {
+        let Some(entry) = self.entries.remove(&number) else {
+            return;
+        };
+        let position = entry.position;
+        self.dropped = self.dropped.max(position);
+        for cursor in self.groups.values_mut() {
+            cursor.entry_dropped(number, position);
+        }
+    }
+
+    /// The highest position that a group which comes now cannot get any more.
+    pub(super) const fn dropped(&self) -> Option<Position> {
+        self.dropped
+    }
+
+    fn unread(&self, group: &Name) -> usize {
+        let next = self.groups.get(group).map_or(0, |cursor| cursor.next);
+        let at_most = usize::try_from(self.next.saturating_sub(next)).unwrap_or(usize::MAX);
+        if at_most < self.capacity {
+            // nothing a group that matters has not read is gone, so the numbers are without gaps
+            return at_most.min(self.entries.len());
+        }
+        self.entries.range(next..).count()
+    }
+
+    pub(super) fn progress(&self, group: &Name) -> GroupProgress {
+        let pending = self.groups.get(group).map(Cursor::pending);
+        let (pending, failed) = pending.unwrap_or_default();
+        let next = self.groups.get(group).map_or(0, |cursor| cursor.next);
+        GroupProgress {
+            unread: self.entries.range(next..).count() as u64,
+            pending,
+            failed,
+        }
+    }
+
+    /// Describes the stream; a group has one consumer while it is consumed.
+    pub(super) fn describe(&self, info: &mut StreamInfo, consumed: &[Name]) {
+        info.stream.length = self.entries.len() as u64;
+        let id = |entry: &Entry| entry.id.to_string();
+        info.stream.first_entry_id = self.entries.values().next().map(id);
+        info.stream.last_entry_id = self.entries.values().next_back().map(id);
+        for (name, cursor) in &self.groups {
+            let consumers = u64::from(consumed.contains(name));
+            let (pending, _) = cursor.pending();
+            info.active_consumers += consumers;
+            info.pending_messages += pending;
+            info.consumer_groups
+                .push(GroupInfo::new(name.to_string(), consumers, pending));
+        }
+    }
+}
+
+impl Cursor {
+    /// The number of the next entry for the group.
+    fn next_number(&mut self, entries: &BTreeMap<u64, Entry>) -> Option<u64> {
+        self.again
+            .pop_front()
+            .or_else(|| entries.range(self.next..).next().map(|(number, _)| *number))
+    }
+}

@@ -1,0 +1,300 @@
+//! The bus within one process: the readable reference of what a bus does.
+//!
+//! Publishing appends to a log and never runs a handler; while the bus consumes, a task per group reads the log and
+//! runs the handlers, one event after the other.
+//!
+//! Keep: an event is acknowledged after its handlers ran, and a checkpoint is saved after that.
+
+mod consume;
+mod cursor;
+mod log;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use self::log::Log;
+use crate::{
+    domain::{name::Name, record::RecordedEvent, stream::Position},
+    port::{
+        BusCounters, BusStats, CheckpointError, Checkpoints, ConsumeError, Consuming, EventBus,
+        GroupProgress, MessageId, PublishError, PublishRange, RangeOutcome, ShutdownError,
+        StreamInfo, Subscribers,
+    },
+};
+
+static DESTINATION: Name = Name::from_static("memory");
+static DEFAULT_GROUP: Name = Name::from_static("default");
+const DEFAULT_CAPACITY: usize = 8_192;
+
+/// A bus within one process. Cloning shares it.
+///
+/// Each consumer group with subscribers gets every event, one after the other, while
+/// [`start_consuming`](EventBus::start_consuming) runs. A group that comes later starts at the oldest event still
+/// held. A delivery with a failed handler stays pending while later events flow on, and is handled again when
+/// consuming starts anew.
+///
+/// What it holds lives in memory. With a place for checkpoints, given by [`resume_from`](EventBus::resume_from), it
+/// resumes after a restart where each group was: the store's feed has the events.
+///
+/// # Examples
+/// ```
+/// use eventbus::{EventFilter, InMemoryEventBus, Name, port::{EventBus, Subscriber}};
+///
+/// let bus = InMemoryEventBus::new();
+/// let print = Subscriber::new(Name::from_static("print"), EventFilter::All, |delivery| {
+///     Box::pin(async move {
+///         println!("{}", delivery.metadata().event_type());
+///         Ok(())
+///     })
+/// });
+/// bus.subscribers().add(bus.default_group().clone(), print);
+/// assert_eq!(bus.subscribers().wildcard_count(), 1);
+/// ```
+#[derive(Debug, Clone)]
+pub struct InMemoryEventBus {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    log: Mutex<Log>,
+    /// Tells the groups that there are entries to read.
+    published: watch::Sender<()>,
+    /// Tells publishers that there may be room.
+    room: watch::Sender<()>,
+    resume: Mutex<Option<Resume>>,
+    subscribers: Subscribers,
+    counters: BusCounters,
+    consuming: Consuming,
+}
+
+/// Where the groups keep their checkpoints, and from where the store's feed is published.
+#[derive(Clone)]
+struct Resume {
+    checkpoints: Arc<dyn Checkpoints>,
+    fed_from: Option<Position>,
+}
+
+impl std::fmt::Debug for Resume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resume")
+            .field("fed_from", &self.fed_from)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for InMemoryEventBus {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl InMemoryEventBus {
+    /// Makes a bus with a capacity of 8,192 events.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_capacity(DEFAULT_CAPACITY)
+    }
+
+    /// Makes a bus that holds about `capacity` events, at least one.
+    ///
+    /// The newest ones are held for groups that come later. While a group lags so far behind, publishing waits if the
+    /// bus consumes, and is refused if it does not; a call that is let in is published whole. Deliveries that failed
+    /// are held beside that.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> Self {
+        let mut log = Log::new(capacity.max(1));
+        log.cursor(&DEFAULT_GROUP);
+        Self {
+            shared: Arc::new(Shared {
+                log: Mutex::new(log),
+                published: watch::Sender::new(()),
+                room: watch::Sender::new(()),
+                resume: Mutex::default(),
+                subscribers: Subscribers::default(),
+                counters: BusCounters::default(),
+                consuming: Consuming::default(),
+            }),
+        }
+    }
+}
+
+impl Shared {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn resume(&self) -> MutexGuard<'_, Option<Resume>> {
+        self.resume.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends, as soon as no group lags by the capacity.
+    async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut room = self.room.subscribe();
+        let mut subscribers = self.subscribers.watch();
+        loop {
+            room.mark_unchanged();
+            subscribers.mark_unchanged();
+            if let Some(published) = self.try_publish(events) {
+                return published;
+            }
+            tokio::select! {
+                _ = room.changed() => {}
+                _ = subscribers.changed() => {}
+            }
+        }
+    }
+
+    /// Appends if there is room, refuses if there will be none, else `None`: wait.
+    fn try_publish(
+        &self,
+        events: &[RecordedEvent],
+    ) -> Option<Result<Vec<MessageId>, PublishError>> {
+        let destination = DESTINATION.clone();
+        if self.consuming.is_closed() {
+            return Some(Err(PublishError::ShutDown { destination }));
+        }
+        let groups = self.subscribers.groups();
+        let mut log = self.log();
+        if log.is_full(&groups) {
+            let refused = Err(PublishError::Full { destination });
+            return (!self.consuming.is_running()).then_some(refused);
+        }
+        let ids = log.append(events, &groups);
+        drop(log);
+        self.counters.events_published(events.len() as u64);
+        self.published.send_replace(());
+        Some(Ok(ids))
+    }
+}
+
+/// Tells publishers, when it is dropped, that nobody consumes any more.
+struct Ended<'a>(&'a Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.room.send_replace(());
+    }
+}
+
+#[async_trait]
+impl EventBus for InMemoryEventBus {
+    fn destination(&self) -> &Name {
+        &DESTINATION
+    }
+
+    fn default_group(&self) -> &Name {
+        &DEFAULT_GROUP
+    }
+
+    /// Waits while a group lags by the bus's capacity. A handler that publishes to its own bus must not let it get
+    /// that far: it would wait for itself.
+    ///
+    /// Once the bus resumed, only the feed brings events that a store holds; by hand they are refused, because one that
+    /// overtook the feed would move checkpoints past events that are still to come.
+    async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        let is_stored = |event: &RecordedEvent| event.position().is_some();
+        if self.shared.resume().is_some() && events.iter().any(is_stored) {
+            return Err(PublishError::OwnedByRelay {
+                destination: DESTINATION.clone(),
+            });
+        }
+        self.shared.publish(events).await
+    }
+
+    async fn publish_range(&self, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
+        self.shared
+            .publish(range.events)
+            .await
+            .map(RangeOutcome::Published)
+    }
+
+    fn is_durable(&self) -> bool {
+        false
+    }
+
+    /// Call it before the bus consumes and before the feed is published.
+    async fn resume_from(
+        &self,
+        checkpoints: Arc<dyn Checkpoints>,
+    ) -> Result<Option<Position>, CheckpointError> {
+        let mut loaded = Vec::new();
+        for group in self.shared.subscribers.groups() {
+            let saved = consume::load(&*checkpoints, &group).await?;
+            loaded.push((group, saved));
+        }
+        let from = |saved: Option<Position>| saved.unwrap_or(Position::START);
+        let fed_from = loaded.iter().map(|(_, saved)| from(*saved)).min();
+        let mut log = self.shared.log();
+        log.leave_feed();
+        for (group, saved) in loaded {
+            log.cursor(&group).load(saved, fed_from);
+        }
+        drop(log);
+        *self.shared.resume() = Some(Resume {
+            checkpoints,
+            fed_from,
+        });
+        Ok(fed_from)
+    }
+
+    fn subscribers(&self) -> &Subscribers {
+        &self.shared.subscribers
+    }
+
+    async fn start_consuming(&self) -> Result<(), ConsumeError> {
+        let shared = &self.shared;
+        let _ended = Ended(shared);
+        let consume = |group, stop| consume::consume(Arc::clone(shared), group, stop);
+        shared
+            .consuming
+            .run(&DESTINATION, &shared.subscribers, consume)
+            .await
+    }
+
+    async fn stop_consuming(&self) {
+        self.shared.consuming.stop().await;
+    }
+
+    fn is_consuming(&self) -> bool {
+        self.shared.consuming.is_running()
+    }
+
+    async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
+        self.shared.consuming.close();
+        self.shared.room.send_replace(());
+        let what = "in-process event bus";
+        self.shared.consuming.shutdown(what, timeout).await
+    }
+
+    fn stats(&self) -> BusStats {
+        self.shared.counters.snapshot()
+    }
+
+    async fn stream_info(&self) -> StreamInfo {
+        let mut info = StreamInfo {
+            connected: !self.shared.consuming.is_closed(),
+            stats: self.stats(),
+            ..StreamInfo::default()
+        };
+        info.stream.name = DESTINATION.to_string();
+        let consumed = match self.is_consuming() {
+            true => self.shared.subscribers.groups(),
+            false => Vec::new(),
+        };
+        self.shared.log().describe(&mut info, &consumed);
+        info
+    }
+
+    async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
+        Ok(self.shared.log().progress(group))
+    }
+}

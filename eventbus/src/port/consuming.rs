@@ -1,0 +1,255 @@
+//! The life of a bus's consumers: begin, one task per group, stop, shut down; shared by all buses.
+//!
+//! Keep: a task is asked to stop and then awaited. It is aborted only when a deadline has passed, or when the future
+//! of [`Consuming::run`] is dropped; what it had in hand then stays pending.
+
+use std::{collections::HashMap, sync::Mutex, sync::PoisonError, time::Duration};
+
+use tokio::task::{Id, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{ConsumeError, ShutdownError, Subscribers};
+use crate::domain::name::Name;
+
+/// Whether a bus consumes, and how it is asked to stop; a bus keeps one and shares it with its clones.
+#[derive(Debug, Default)]
+pub struct Consuming {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    closed: bool,
+    run: Option<Tokens>,
+}
+
+#[derive(Debug, Clone)]
+struct Tokens {
+    stop: CancellationToken,
+    abort: CancellationToken,
+    ended: CancellationToken,
+}
+
+/// How the consumer of one group is asked to stop.
+#[derive(Debug, Clone)]
+pub struct StopSignal(CancellationToken);
+
+impl StopSignal {
+    /// Whether the consumer is to stop after the delivery it is in.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// Waits until the consumer is to stop.
+    pub async fn stopped(&self) {
+        self.0.cancelled().await;
+    }
+}
+
+impl Consuming {
+    /// Runs `consume` in a task of its own for every group that has subscribers, also for those that get their first
+    /// one later, until [`stop`](Self::stop); a group that loses its last subscriber is stopped alone.
+    ///
+    /// # Errors
+    /// [`ConsumeError::AlreadyConsuming`] while another call runs, [`ConsumeError::ShutDown`] after
+    /// [`close`](Self::close).
+    pub async fn run<F, T>(
+        &self,
+        destination: &Name,
+        subscribers: &Subscribers,
+        consume: F,
+    ) -> Result<(), ConsumeError>
+    where
+        F: Fn(Name, StopSignal) -> T,
+        T: Future<Output = ()> + Send + 'static,
+    {
+        let run = self.begin(destination)?;
+        let mut changes = subscribers.watch();
+        let mut tasks = Tasks::default();
+        while !run.tokens.stop.is_cancelled() {
+            changes.mark_unchanged();
+            tasks.follow(&subscribers.groups(), &run.tokens.stop, &consume);
+            tokio::select! {
+                () = run.tokens.stop.cancelled() => {}
+                _ = changes.changed() => {}
+                () = tasks.one_ended() => {}
+            }
+        }
+        tokio::select! {
+            biased;
+            () = tasks.all_ended() => {}
+            () = run.tokens.abort.cancelled() => {}
+        }
+        Ok(())
+    }
+
+    fn begin(&self, destination: &Name) -> Result<Run<'_>, ConsumeError> {
+        let destination = destination.clone();
+        let mut state = self.state();
+        if state.closed {
+            return Err(ConsumeError::ShutDown { destination });
+        }
+        if state.run.is_some() {
+            return Err(ConsumeError::AlreadyConsuming { destination });
+        }
+        let tokens = Tokens {
+            stop: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            ended: CancellationToken::new(),
+        };
+        state.run = Some(tokens.clone());
+        Ok(Run {
+            consuming: self,
+            tokens,
+        })
+    }
+
+    /// Asks the consumers to stop after the deliveries they are in; returns once they have stopped.
+    ///
+    /// A handler must not wait for it: it would wait for itself.
+    pub async fn stop(&self) {
+        let Some(run) = self.state().run.clone() else {
+            return;
+        };
+        run.stop.cancel();
+        run.ended.cancelled().await;
+    }
+
+    /// Whether [`run`](Self::run) is running.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.state().run.is_some()
+    }
+
+    /// Lets nothing begin any more.
+    pub fn close(&self) {
+        self.state().closed = true;
+    }
+
+    /// Whether it was closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// Closes, stops, and aborts what has not stopped after `timeout`.
+    ///
+    /// # Errors
+    /// [`ShutdownError`] if something had to be aborted; `what` names it.
+    pub async fn shutdown(&self, what: &str, timeout: Duration) -> Result<(), ShutdownError> {
+        self.close();
+        if tokio::time::timeout(timeout, self.stop()).await.is_ok() {
+            return Ok(());
+        }
+        if let Some(run) = &self.state().run {
+            run.abort.cancel();
+        }
+        Err(ShutdownError::new(what, timeout))
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One call of [`Consuming::run`]; dropping it says that nothing runs any more.
+struct Run<'a> {
+    consuming: &'a Consuming,
+    tokens: Tokens,
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        self.consuming.state().run = None;
+        self.tokens.ended.cancel();
+    }
+}
+
+/// The tasks of one run, by group. Dropping them aborts them.
+#[derive(Default)]
+struct Tasks {
+    set: JoinSet<()>,
+    groups: HashMap<Id, (Name, CancellationToken)>,
+}
+
+impl Tasks {
+    /// Starts a task for each group that has none, and stops those of groups that are gone.
+    fn follow<F, T>(&mut self, groups: &[Name], stop: &CancellationToken, consume: &F)
+    where
+        F: Fn(Name, StopSignal) -> T,
+        T: Future<Output = ()> + Send + 'static,
+    {
+        for (group, stop) in self.groups.values() {
+            if !groups.contains(group) {
+                stop.cancel();
+            }
+        }
+        for group in groups {
+            if self.groups.values().any(|(running, _)| running == group) {
+                continue;
+            }
+            let stop = stop.child_token();
+            let task = consume(group.clone(), StopSignal(stop.clone()));
+            let id = self.set.spawn(task).id();
+            self.groups.insert(id, (group.clone(), stop));
+        }
+    }
+
+    /// Waits until a task ends; for ever when there is none.
+    async fn one_ended(&mut self) {
+        let (id, result) = match self.set.join_next_with_id().await {
+            Some(Ok((id, ()))) => (id, Ok(())),
+            Some(Err(error)) => (error.id(), Err(error)),
+            None => return std::future::pending().await,
+        };
+        let group = self.groups.remove(&id).map(|(group, _)| group);
+        if let (Some(group), Err(error)) = (group, result) {
+            tracing::error!(%group, %error, "consumer died, starting another one");
+        }
+    }
+
+    async fn all_ended(&mut self) {
+        while !self.groups.is_empty() {
+            self.one_ended().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+    use crate::{domain::event::EventFilter, port::Subscriber};
+
+    static HERE: Name = Name::from_static("here");
+
+    fn subscribers() -> Subscribers {
+        let subscribers = Subscribers::default();
+        let anything = Subscriber::new(HERE.clone(), EventFilter::All, |_| {
+            Box::pin(async { Ok(()) })
+        });
+        subscribers.add(HERE.clone(), anything);
+        subscribers
+    }
+
+    /// The consumer of a group that does nothing until it is stopped.
+    async fn idle(_: Name, stop: StopSignal) {
+        stop.stopped().await;
+    }
+
+    #[tokio::test]
+    async fn stopping_ends_though_another_run_begins_at_once() {
+        let (consuming, subscribers) = (Consuming::default(), subscribers());
+        let mut first = Box::pin(consuming.run(&HERE, &subscribers, idle));
+        assert!(poll!(&mut first).is_pending());
+        let mut stopping = Box::pin(consuming.stop());
+        assert!(poll!(&mut stopping).is_pending());
+        first.await.unwrap();
+        let mut second = Box::pin(consuming.run(&HERE, &subscribers, idle));
+        assert!(poll!(&mut second).is_pending());
+        assert!(poll!(&mut stopping).is_ready());
+        assert!(consuming.is_running(), "the second run goes on");
+    }
+}

@@ -1,0 +1,171 @@
+//! Putting an app together.
+
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+
+use super::{
+    App,
+    no_store::NoStore,
+    plan::{Discovery, Plan},
+    tasks::Tasks,
+};
+use crate::{
+    memory::{InMemoryEventBus, InMemoryEventStore},
+    port::{EventBus, EventStore, StateMap},
+    runtime::{
+        definition::{Handler, HandlerDefinition, Projection},
+        projection::{Projected, ProjectionSlot},
+        start::{StartError, StartMistake},
+    },
+};
+
+/// How long waiting methods of an app wait at most, unless the builder says otherwise.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Puts an app together; [`start`](Self::start) checks everything and sets it going.
+///
+/// Without `.store(..)` and `.bus(..)` everything is in memory: that is the app for tests. With a bus and no store it
+/// only consumes; with a store and no handlers it only publishes.
+#[must_use = "an app does nothing before it is started"]
+pub struct AppBuilder {
+    store: Option<Arc<dyn EventStore>>,
+    bus: Option<Arc<dyn EventBus>>,
+    state: StateMap,
+    discovery: Discovery,
+    handlers: Vec<HandlerDefinition>,
+    projections: Vec<ProjectionSlot>,
+    relay: bool,
+    wait_timeout: Duration,
+}
+
+impl AppBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            store: None,
+            bus: None,
+            state: StateMap::new(),
+            discovery: Discovery::Off,
+            handlers: Vec::new(),
+            projections: Vec::new(),
+            relay: true,
+            wait_timeout: WAIT_TIMEOUT,
+        }
+    }
+
+    /// Keeps events in this store.
+    pub fn store(mut self, store: impl EventStore) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// Publishes to, and consumes from, this bus.
+    pub fn bus(mut self, bus: impl EventBus) -> Self {
+        self.bus = Some(Arc::new(bus));
+        self
+    }
+
+    /// Shares a value with handlers and projections, which take it as `State<T>`; one per type.
+    pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.state = self.state.with(value);
+        self
+    }
+
+    /// Runs every `#[handler]` and `#[projection]` that is linked into the program.
+    ///
+    /// A crate that the binary never names is not linked: add `use my_crate as _;`.
+    pub fn discover(mut self) -> Self {
+        self.discovery = Discovery::All;
+        self
+    }
+
+    /// Runs the linked handlers of these groups only; projections are the group `projections`.
+    pub fn discover_groups(mut self, groups: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.discovery =
+            Discovery::Groups(groups.into_iter().map(Into::into).collect::<BTreeSet<_>>());
+        self
+    }
+
+    /// Runs this handler, discovered or not.
+    pub fn handler<H: Handler>(mut self) -> Self {
+        self.handlers.push(H::definition());
+        self
+    }
+
+    /// Feeds this projection. It cannot be rebuilt while running: [`projection_with`](Self::projection_with) can.
+    pub fn projection<P: Projection>(mut self, projection: P) -> Self {
+        self.projections
+            .push(ProjectionSlot::of(Projected::new(projection)));
+        self
+    }
+
+    /// Feeds a projection made by `make`, which also makes the new one of each rebuild.
+    pub fn projection_with<P: Projection>(
+        mut self,
+        make: impl Fn() -> P + Send + Sync + 'static,
+    ) -> Self {
+        self.projections
+            .push(ProjectionSlot::of(Projected::with(make)));
+        self
+    }
+
+    /// Leaves publishing to another process: this one saves, consumes and projects only.
+    ///
+    /// One process relays a store to a stream; two would publish every event twice.
+    pub fn without_relay(mut self) -> Self {
+        self.relay = false;
+        self
+    }
+
+    /// How long `projected`, `published` and `settled` wait at most; 30 s by default.
+    pub fn wait_timeout(mut self, timeout: Duration) -> Self {
+        self.wait_timeout = timeout;
+        self
+    }
+
+    /// Checks everything, then sets relay, consumers and projections going.
+    ///
+    /// # Errors
+    /// [`StartError`] with every mistake there is, each with its place in the source.
+    pub async fn start(self) -> Result<App, StartError> {
+        let consumes_only = self.store.is_none() && self.bus.is_some();
+        let store: Arc<dyn EventStore> = match self.store {
+            Some(store) => store,
+            None if consumes_only => Arc::new(NoStore::default()),
+            None => Arc::new(InMemoryEventStore::new()),
+        };
+        let bus = self
+            .bus
+            .unwrap_or_else(|| Arc::new(InMemoryEventBus::new()));
+        let plan = Plan {
+            discovery: self.discovery,
+            handlers: self.handlers,
+            projections: self.projections,
+            state: &self.state,
+            transaction: store
+                .transactions()
+                .map(|transactions| transactions.transaction_type()),
+            has_store: !consumes_only,
+            default_group: bus.default_group(),
+        }
+        .check()?;
+        plan.log_routes();
+        let has_relay = self.relay && !consumes_only;
+        let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, has_relay)
+            .await
+            .map_err(|source| StartMistake::Unavailable {
+                what: format!("the relay to `{}`", bus.destination()),
+                source,
+            })?;
+        Ok(App::new(store, bus, plan, tasks, self.wait_timeout))
+    }
+}
+
+impl fmt::Debug for AppBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppBuilder")
+            .field("state", &self.state)
+            .field("discovery", &self.discovery)
+            .field("handlers", &self.handlers)
+            .field("projections", &self.projections)
+            .finish_non_exhaustive()
+    }
+}

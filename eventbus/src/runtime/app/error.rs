@@ -1,0 +1,76 @@
+//! Why waiting for an app was in vain.
+
+use std::time::Duration;
+
+use crate::{
+    domain::{name::Name, stream::Position},
+    port::{ConsumeError, ReadError},
+    runtime::projection::ProjectionError,
+};
+
+/// Why a position is not published.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishedError {
+    /// The app has no relay: it only consumes, or another process relays its store.
+    #[error("the app has no relay: it only consumes, or its builder says `.without_relay()`")]
+    NoRelay,
+    /// The relay ended before it got that far.
+    #[error("the relay stopped at position {position}, before {wanted}: {reason}")]
+    Stopped {
+        /// Where it stopped.
+        position: Position,
+        /// Where it should have been.
+        wanted: Position,
+        /// Why.
+        reason: String,
+    },
+    /// The relay did not get that far in time.
+    #[error(
+        "the relay is at position {position}, {wanted} was not reached within {timeout:?}: {trouble}"
+    )]
+    TimedOut {
+        /// Where the relay is.
+        position: Position,
+        /// Where it should have been.
+        wanted: Position,
+        /// How long it was waited for at most.
+        timeout: Duration,
+        /// What keeps it.
+        trouble: String,
+    },
+}
+
+/// Why an app does not settle.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettleError {
+    /// Handlers failed events, which stay pending; the log says which and why.
+    #[error("{failed} events of group `{group}` failed and stay pending")]
+    Failed {
+        /// The consumer group.
+        group: Name,
+        /// How many events.
+        failed: u64,
+    },
+    /// Something was still busy.
+    #[error("still waiting for {waiting_for} after {timeout:?}")]
+    TimedOut {
+        /// What was still busy.
+        waiting_for: String,
+        /// How long it was waited for.
+        timeout: Duration,
+    },
+    /// The relay does not publish.
+    #[error(transparent)]
+    Relay(#[from] PublishedError),
+    /// A projection stopped.
+    #[error(transparent)]
+    Projection(#[from] ProjectionError),
+    /// The store could not be read.
+    #[error(transparent)]
+    Store(#[from] ReadError),
+    /// The bus could not be asked.
+    #[error(transparent)]
+    Bus(#[from] ConsumeError),
+}

@@ -1,0 +1,283 @@
+//! The app: a store, a bus, and everything that runs on them.
+//!
+//! Keep: this is the only place that names the defaults in memory.
+
+mod builder;
+mod error;
+mod no_store;
+mod plan;
+mod settle;
+mod signal;
+mod tasks;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+pub use builder::AppBuilder;
+pub use error::{PublishedError, SettleError};
+
+use self::{plan::Checked, tasks::Tasks};
+use super::{
+    definition::Projection,
+    projection::{
+        Projected, ProjectionError, ProjectionGuard, ProjectionSlot, Rebuild, RebuildError, Rebuilt,
+    },
+    repository::AggregateRepository,
+};
+use crate::{
+    domain::{aggregate::Apply, error::Result, name::Name, stream::Position},
+    port::{EventBus, EventStore, MessageId, ShutdownError},
+};
+
+/// How long [`App::run_until_signal`] lets what is in flight finish.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// A running app: a store, a bus, and the handlers and projections on them. Cloning shares it.
+///
+/// Everything stops when the last clone is dropped, or by [`shutdown`](Self::shutdown), which waits for what is in
+/// flight.
+///
+/// # Examples
+/// ```standalone_crate
+/// use eventbus::{App, prelude::*};
+/// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate = Counter)]
+/// # struct Counted { by: u32 }
+/// # #[derive(Debug, Default, Aggregate)]
+/// # #[aggregate(events(Counted))]
+/// # struct Counter { total: u32 }
+/// # impl Apply for Counter {
+/// #     fn apply(&mut self, event: &CounterEvent) { let CounterEvent::Counted(e) = event; self.total += e.by; }
+/// # }
+/// #[derive(Debug, Default)]
+/// struct Sum { total: u32 }
+///
+/// #[projection(name = "sum")]
+/// impl Sum {
+///     fn counted(&mut self, event: &Counted) { self.total += event.by; }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> eventbus::Result<()> {
+/// let app = App::builder().discover().start().await?;
+/// let counters = app.repository::<Counter>();
+/// let mut counter = counters.create(AggregateId::new());
+/// counter.record(Counted { by: 2 });
+/// let saved = counters.save(&mut counter).await?;
+/// assert_eq!(app.projected::<Sum>(saved.position).await?.total, 2);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct App(Arc<Running>);
+
+struct Running {
+    store: Arc<dyn EventStore>,
+    bus: Arc<dyn EventBus>,
+    groups: Vec<Name>,
+    projections: Vec<ProjectionSlot>,
+    tasks: Tasks,
+    wait_timeout: Duration,
+}
+
+/// An event that the relay has published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Published {
+    /// Everything up to here is published.
+    pub position: Position,
+    /// What the bus called the event at the position asked for; `None` if it was published too long ago, or by another
+    /// process.
+    pub message_id: Option<MessageId>,
+}
+
+impl App {
+    /// Begins to put an app together.
+    pub fn builder() -> AppBuilder {
+        AppBuilder::new()
+    }
+
+    fn new(
+        store: Arc<dyn EventStore>,
+        bus: Arc<dyn EventBus>,
+        plan: Checked,
+        tasks: Tasks,
+        wait_timeout: Duration,
+    ) -> Self {
+        let groups = plan.groups();
+        Self(Arc::new(Running {
+            store,
+            bus,
+            groups,
+            projections: plan.projections,
+            tasks,
+            wait_timeout,
+        }))
+    }
+
+    /// A repository of aggregates of one type; the app's relay publishes what it saves.
+    #[must_use]
+    pub fn repository<A: Apply>(&self) -> AggregateRepository<A> {
+        AggregateRepository::for_app(Arc::clone(&self.0.store), self.0.tasks.relay.is_some())
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn EventStore> {
+        &self.0.store
+    }
+
+    /// The bus.
+    #[must_use]
+    pub fn bus(&self) -> &Arc<dyn EventBus> {
+        &self.0.bus
+    }
+
+    /// A projection of the app: a cheap handle to read it by.
+    ///
+    /// # Errors
+    /// [`ProjectionError::NotRunning`] if the app has no such projection.
+    pub fn projection<P: Projection>(&self) -> Result<&Projected<P>, ProjectionError> {
+        self.slot::<P>()?
+            .downcast()
+            .ok_or_else(|| self.not_running::<P>())
+    }
+
+    /// Waits until a projection includes everything up to `position`, then reads it: read your own writes.
+    ///
+    /// `None` waits for nothing, so that [`Saved::position`](crate::Saved) fits as it is.
+    ///
+    /// # Errors
+    /// [`ProjectionError`] if the app has no such projection or was shut down, if it stopped at an event, or if it did not
+    /// get there, or could not be read, within the builder's `wait_timeout`.
+    pub async fn projected<P: Projection>(
+        &self,
+        position: impl Into<Option<Position>>,
+    ) -> Result<ProjectionGuard<'_, P>, ProjectionError> {
+        let position = position.into().unwrap_or(Position::START);
+        self.projection::<P>()?
+            .read_at(position, self.0.wait_timeout)
+            .await
+    }
+
+    /// Rebuilds a projection from zero. State in memory is replaced when the new one is complete; a projection that
+    /// keeps its rows itself handles every event again, also if nobody waits for it any more.
+    ///
+    /// Let go of the projection's guards before: the new state waits for them.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # use eventbus::{App, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate_type = "Account")]
+    /// # struct Opened {}
+    /// # #[derive(Default)] struct Accounts;
+    /// # #[projection(name = "accounts")] impl Accounts { fn opened(&mut self, _event: &Opened) {} }
+    /// # async fn example(app: &App) -> eventbus::Result<()> {
+    /// app.rebuild::<Accounts>().on_progress(|now| println!("{} of {}", now.position, now.target)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`RebuildError`]; state in memory then is the former one still.
+    pub fn rebuild<P: Projection>(&self) -> Rebuild<'_, Rebuilt> {
+        Rebuild::new(move |report| {
+            Box::pin(async move {
+                let slot = self.slot::<P>().map_err(RebuildError::from)?;
+                let projected = slot
+                    .downcast::<P>()
+                    .ok_or_else(|| self.not_running::<P>())?;
+                projected.rebuild_in_app(&*self.0.store, report).await
+            })
+        })
+    }
+
+    /// Waits until the relay has published everything up to `position`.
+    ///
+    /// # Errors
+    /// [`PublishedError`] if the app has no relay, it stopped, or it did not get there within the builder's
+    /// `wait_timeout`.
+    pub async fn published(
+        &self,
+        position: impl Into<Option<Position>>,
+    ) -> Result<Published, PublishedError> {
+        let wanted = position.into().unwrap_or(Position::START);
+        let mut relay = self.0.tasks.relay.clone().ok_or(PublishedError::NoRelay)?;
+        let timeout = self.0.wait_timeout;
+        let arrived = relay.wait_for(|relay| relay.position >= wanted);
+        let in_time = tokio::time::timeout(timeout, arrived).await.is_ok();
+        let now = relay.borrow();
+        let position = now.position;
+        if position >= wanted {
+            return Ok(Published {
+                position,
+                message_id: now.message_id(wanted),
+            });
+        }
+        if in_time {
+            return Err(PublishedError::Stopped {
+                position,
+                wanted,
+                reason: now.stopped.unwrap_or("its app was shut down").into(),
+            });
+        }
+        let busy = || "it is still busy".into();
+        Err(PublishedError::TimedOut {
+            position,
+            wanted,
+            timeout,
+            trouble: now.trouble.clone().unwrap_or_else(busy),
+        })
+    }
+
+    /// Runs until SIGTERM or SIGINT (Ctrl-C), then stops within 30 s; what is in flight is finished.
+    ///
+    /// # Errors
+    /// If signals cannot be listened for, or something was still busy after 30 s.
+    pub async fn run_until_signal(self) -> Result<()> {
+        let signal = signal::received().await?;
+        tracing::info!(signal, "stopping");
+        Ok(self.shutdown(DRAIN).await?)
+    }
+
+    /// Stops everything; what is in flight gets until `timeout`.
+    ///
+    /// # Errors
+    /// [`ShutdownError`] if something was still busy then; its events are delivered again by the next start.
+    pub async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
+        self.0.tasks.shutdown(&*self.0.bus, timeout).await
+    }
+
+    fn slot<P: Projection>(&self) -> Result<&ProjectionSlot, ProjectionError> {
+        let is_it = |slot: &&ProjectionSlot| slot.type_id() == std::any::TypeId::of::<P>();
+        self.0
+            .projections
+            .iter()
+            .find(is_it)
+            .ok_or_else(|| self.not_running::<P>())
+    }
+
+    fn not_running<P: Projection>(&self) -> ProjectionError {
+        let known = self
+            .0
+            .projections
+            .iter()
+            .map(|slot| slot.definition().name)
+            .collect();
+        ProjectionError::NotRunning {
+            name: P::definition().name,
+            known,
+        }
+    }
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App")
+            .field("destination", self.0.bus.destination())
+            .field("groups", &self.0.groups)
+            .field("projections", &self.0.projections)
+            .field("stopped", &self.0.tasks.is_stopped())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,238 @@
+//! What an app is going to run, and everything that is wrong with it.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    domain::{event::EventFilter, name::Name},
+    port::{HandlerOptions, Requirements, StateMap, TypeKey},
+    runtime::{
+        definition::HandlerDefinition,
+        projection::{ProjectionRegistration, ProjectionSlot},
+        registry::EventRegistry,
+        start::{StartError, StartMistake},
+        subscription::{discovered_handlers, duplicate_handlers, group_of, unmet},
+    },
+};
+
+/// The group that `discover_groups` knows projections by.
+const PROJECTIONS: &str = "projections";
+
+/// What of the linked handlers and projections runs.
+#[derive(Debug)]
+pub(super) enum Discovery {
+    Off,
+    All,
+    Groups(BTreeSet<String>),
+}
+
+impl Discovery {
+    fn wants(&self, group: &str) -> bool {
+        match self {
+            Self::Off => false,
+            Self::All => true,
+            Self::Groups(groups) => groups.contains(group),
+        }
+    }
+}
+
+/// What the builder was told.
+pub(super) struct Plan<'a> {
+    pub(super) discovery: Discovery,
+    pub(super) handlers: Vec<HandlerDefinition>,
+    pub(super) projections: Vec<ProjectionSlot>,
+    pub(super) state: &'a StateMap,
+    pub(super) transaction: Option<TypeKey>,
+    pub(super) has_store: bool,
+    pub(super) default_group: &'a Name,
+}
+
+/// What an app runs, checked.
+pub(super) struct Checked {
+    pub(super) handlers: Vec<HandlerDefinition>,
+    pub(super) projections: Vec<ProjectionSlot>,
+    pub(super) default_group: Name,
+}
+
+impl Plan<'_> {
+    /// Adds what is discovered, and reports every mistake at once.
+    pub(super) fn check(mut self) -> Result<Checked, StartError> {
+        let mut mistakes = Vec::new();
+        self.discover(&mut mistakes);
+        self.handlers
+            .sort_unstable_by_key(|handler| (handler.name, handler.source));
+        self.handlers
+            .dedup_by_key(|handler| (handler.name, handler.source));
+        self.projections
+            .sort_by_key(|slot| (slot.definition().name, slot.definition().source));
+        mistakes.extend(duplicate_handlers(&self.handlers));
+        mistakes.extend(self.duplicate_projections());
+        mistakes.extend(self.unmet_requirements());
+        StartError::unless_empty(mistakes)?;
+        Ok(Checked {
+            handlers: self.handlers,
+            projections: self.projections,
+            default_group: self.default_group.clone(),
+        })
+    }
+
+    fn discover(&mut self, mistakes: &mut Vec<StartMistake>) {
+        if matches!(self.discovery, Discovery::Off) {
+            return;
+        }
+        mistakes.extend(EventRegistry::discover().mistakes());
+        let handlers = discovered_handlers();
+        let mut projections: Vec<_> = inventory::iter::<ProjectionRegistration>().collect();
+        projections.sort_unstable_by_key(|projection| {
+            (
+                (projection.definition)().name,
+                (projection.definition)().source,
+            )
+        });
+        if handlers.is_empty() && projections.is_empty() {
+            mistakes.push(StartMistake::NothingDiscovered);
+        }
+        self.report_unknown_groups(&handlers, !projections.is_empty(), mistakes);
+        let default_group = self.default_group;
+        let wanted =
+            |handler: &HandlerDefinition| self.discovery.wants(&group_of(handler, default_group));
+        let wanted: Vec<_> = handlers.into_iter().filter(wanted).collect();
+        self.handlers.extend(wanted);
+        if self.discovery.wants(PROJECTIONS) {
+            projections
+                .into_iter()
+                .for_each(|projection| self.add_discovered(projection, mistakes));
+        }
+    }
+
+    /// Adds the default instance of a projection, unless the builder was given one of its type.
+    fn add_discovered(
+        &mut self,
+        projection: &ProjectionRegistration,
+        mistakes: &mut Vec<StartMistake>,
+    ) {
+        let definition = (projection.definition)();
+        let same = |slot: &&ProjectionSlot| slot.definition().source == definition.source;
+        match (projection.slot)() {
+            _ if self.projections.iter().any(|slot| same(&slot)) => {}
+            Some(slot) => self.projections.push(slot),
+            None => mistakes.push(StartMistake::ProjectionWithoutInstance {
+                name: definition.name,
+                source_place: definition.source,
+            }),
+        }
+    }
+
+    fn report_unknown_groups(
+        &self,
+        handlers: &[HandlerDefinition],
+        has_projections: bool,
+        mistakes: &mut Vec<StartMistake>,
+    ) {
+        let Discovery::Groups(wanted) = &self.discovery else {
+            return;
+        };
+        let mut known: BTreeSet<String> = handlers
+            .iter()
+            .map(|handler| group_of(handler, self.default_group).as_str().to_owned())
+            .collect();
+        if has_projections {
+            known.insert(PROJECTIONS.into());
+        }
+        let known: Vec<_> = known.into_iter().collect();
+        let unknown = wanted.iter().filter(|group| !known.contains(group));
+        mistakes.extend(unknown.map(|group| StartMistake::UnknownGroup {
+            group: group.clone(),
+            known: known.clone(),
+        }));
+    }
+
+    fn duplicate_projections(&self) -> Vec<StartMistake> {
+        let same =
+            |pair: &&[ProjectionSlot]| pair[0].definition().name == pair[1].definition().name;
+        let mistake = |pair: &[ProjectionSlot]| StartMistake::DuplicateProjection {
+            name: pair[0].definition().name,
+            first: pair[0].definition().source,
+            second: pair[1].definition().source,
+        };
+        self.projections
+            .windows(2)
+            .filter(same)
+            .map(mistake)
+            .collect()
+    }
+
+    fn unmet_requirements(&self) -> Vec<StartMistake> {
+        let mut mistakes = Vec::new();
+        let mut check = |name, source, requires: fn(&mut Requirements)| {
+            let mut requirements = Requirements::default();
+            requires(&mut requirements);
+            mistakes.extend(unmet(
+                name,
+                source,
+                &requirements,
+                self.state,
+                self.transaction,
+            ));
+        };
+        for handler in &self.handlers {
+            check(handler.name, handler.source, handler.requires);
+        }
+        for slot in &self.projections {
+            check(
+                slot.definition().name,
+                slot.definition().source,
+                slot.definition().requires,
+            );
+        }
+        if !self.has_store {
+            let without = |slot: &ProjectionSlot| StartMistake::ProjectionWithoutStore {
+                name: slot.definition().name,
+                source_place: slot.definition().source,
+            };
+            mistakes.extend(self.projections.iter().map(without));
+        }
+        mistakes
+    }
+}
+
+impl Checked {
+    /// The consumer groups of the handlers, sorted.
+    pub(super) fn groups(&self) -> Vec<Name> {
+        let mut groups: Vec<_> = self
+            .handlers
+            .iter()
+            .map(|handler| group_of(handler, &self.default_group))
+            .collect();
+        groups.sort();
+        groups.dedup();
+        groups
+    }
+
+    /// Shows who gets what, and which options wait for a later release.
+    pub(super) fn log_routes(&self) {
+        for handler in &self.handlers {
+            let group = group_of(handler, &self.default_group);
+            tracing::debug!(handler = handler.name, %group, events = %events(handler.events), source = %handler.source, "route");
+            if handler.options != HandlerOptions::default() {
+                tracing::warn!(
+                    handler = handler.name, source = %handler.source,
+                    "the options `retries`, `timeout_ms` and `concurrency` do nothing yet"
+                );
+            }
+        }
+        for slot in &self.projections {
+            let definition = slot.definition();
+            tracing::debug!(
+                projection = definition.name, kind = ?definition.kind, events = %events(definition.events),
+                source = %definition.source, "route"
+            );
+        }
+    }
+}
+
+fn events(filter: EventFilter) -> String {
+    match filter {
+        EventFilter::All => "all".into(),
+        EventFilter::Only(_) => filter.event_types().join(", "),
+    }
+}

@@ -1,0 +1,160 @@
+//! The tasks of a running app.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::plan::Checked;
+use crate::{
+    domain::error::BoxError,
+    port::{
+        ConsumeError, EventBus, EventStore, RetryPolicy, ShutdownError, StateMap, Subscription,
+    },
+    runtime::{
+        definition::HandlerDefinition,
+        relay::{Relay, RelayProgress},
+        subscription::{group_of, handler_subscriber},
+    },
+};
+
+/// Relay, consumers and projections of an app; dropped, they are told to stop.
+pub(super) struct Tasks {
+    cancel: CancellationToken,
+    /// Ends at once what did not stop in time.
+    abort: CancellationToken,
+    tracker: TaskTracker,
+    pub(super) relay: Option<watch::Receiver<RelayProgress>>,
+}
+
+impl Tasks {
+    pub(super) async fn spawn(
+        store: &Arc<dyn EventStore>,
+        bus: &Arc<dyn EventBus>,
+        plan: &Checked,
+        state: &StateMap,
+        has_relay: bool,
+    ) -> Result<Self, BoxError> {
+        let subscriptions = Subscriptions::of(&plan.handlers, bus, state);
+        let mut tasks = Self {
+            cancel: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            tracker: TaskTracker::new(),
+            relay: None,
+        };
+        if has_relay {
+            let relay = Relay::prepare(Arc::clone(store), Arc::clone(bus)).await?;
+            tasks.relay = Some(relay.progress());
+            tasks.spawn_one(relay.run(tasks.cancel.clone()));
+        }
+        if !plan.handlers.is_empty() {
+            let consumer = consume(Arc::clone(bus), subscriptions, tasks.cancel.clone());
+            tasks.spawn_one(consumer);
+        }
+        for slot in &plan.projections {
+            tasks.spawn_one(slot.run(Arc::clone(store), state.clone(), tasks.cancel.clone()));
+        }
+        tasks.tracker.close();
+        Ok(tasks)
+    }
+
+    fn spawn_one(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let abort = self.abort.clone();
+        self.tracker
+            .spawn(async move { abort.run_until_cancelled(task).await });
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    /// Stops everything; what is in flight gets until `timeout`.
+    pub(super) async fn shutdown(
+        &self,
+        bus: &dyn EventBus,
+        timeout: Duration,
+    ) -> Result<(), ShutdownError> {
+        let began = Instant::now();
+        self.cancel.cancel();
+        let bus_stopped = bus.shutdown(timeout).await;
+        let left = timeout.saturating_sub(began.elapsed());
+        let tasks_stopped = tokio::time::timeout(left, self.tracker.wait()).await;
+        self.abort.cancel();
+        bus_stopped?;
+        tasks_stopped.map_err(|_| ShutdownError::new("the relay or a projection", timeout))
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+/// The places of an app's handlers on a bus, given up when nothing consumes for them any more.
+///
+/// Keep: never before that. A consumer of a group that nobody subscribes to acknowledges what it gets.
+struct Subscriptions(Vec<Subscription>);
+
+impl Subscriptions {
+    fn of(handlers: &[HandlerDefinition], bus: &Arc<dyn EventBus>, state: &StateMap) -> Self {
+        let subscribe = |handler: &HandlerDefinition| {
+            let group = group_of(handler, bus.default_group());
+            bus.subscribers()
+                .add(group, handler_subscriber(*handler, state))
+        };
+        Self(handlers.iter().map(subscribe).collect())
+    }
+}
+
+impl Drop for Subscriptions {
+    fn drop(&mut self) {
+        for subscription in &self.0 {
+            subscription.cancel();
+        }
+    }
+}
+
+/// Consumes until cancelled; a bus that is away at first is tried again.
+///
+/// Where someone else consumes on the same bus, that one serves the app's handlers too; this one takes over after it.
+async fn consume(bus: Arc<dyn EventBus>, _subscriptions: Subscriptions, cancel: CancellationToken) {
+    let backoff = RetryPolicy {
+        max_retries: u32::MAX,
+        first_delay: Duration::from_millis(100),
+        max_delay: Duration::from_secs(2),
+    };
+    let mut attempt = 0;
+    while !cancel.is_cancelled() {
+        let mut consuming = std::pin::pin!(bus.start_consuming());
+        let stopped = tokio::select! {
+            biased;
+            stopped = &mut consuming => stopped,
+            // what has not begun would begin after it was stopped
+            () = cancel.cancelled() => match bus.is_consuming() {
+                true => tokio::join!(bus.stop_consuming(), consuming).1,
+                false => return,
+            },
+        };
+        match stopped {
+            // stopped by hand: whoever consumes next serves the handlers
+            Ok(()) => return cancel.cancelled().await,
+            Err(error @ ConsumeError::ShutDown { .. }) => {
+                return tracing::error!(destination = %bus.destination(), %error, "cannot consume");
+            }
+            Err(error) => {
+                attempt += 1;
+                if attempt == 1 || !matches!(error, ConsumeError::AlreadyConsuming { .. }) {
+                    tracing::warn!(destination = %bus.destination(), %error, attempt, "cannot consume yet, trying again");
+                }
+                tokio::select! {
+                    () = cancel.cancelled() => {}
+                    () = tokio::time::sleep(backoff.jittered(attempt)) => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! What the macros say about handlers and projections.
+
+use std::{fmt, marker::PhantomData};
+
+use crate::{
+    domain::event::{EventDescriptor, EventFilter, Source},
+    port::{BoxFuture, Delivery, HandlerError, HandlerOptions, Requirements, TransactionSlot},
+};
+
+/// How a handler is called: the delivery is shared, the transaction exclusive.
+#[doc(hidden)]
+pub(crate) type HandlerCall =
+    for<'d> fn(&'d Delivery, TransactionSlot<'d>) -> BoxFuture<'d, Result<(), HandlerError>>;
+
+/// An annotated function; made by `#[handler]` on the type of the function's name.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a handler",
+    label = "not a handler",
+    note = "put `#[handler]` on an `async fn`; its name then is a type too"
+)]
+pub trait Handler: 'static {
+    /// What the annotation says.
+    fn definition() -> HandlerDefinition;
+}
+
+/// What the annotation of a handler says.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct HandlerDefinition {
+    /// Its durable name.
+    pub name: &'static str,
+    /// Its consumer group; the bus's own when `None`.
+    pub group: Option<&'static str>,
+    /// Its options.
+    pub options: HandlerOptions,
+    /// The events it handles.
+    pub events: EventFilter,
+    /// Where the function stands.
+    pub source: Source,
+    pub(crate) requires: fn(&mut Requirements),
+    pub(crate) call: HandlerCall,
+}
+
+impl HandlerDefinition {
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn new(
+        name: &'static str,
+        events: EventFilter,
+        source: Source,
+        requires: fn(&mut Requirements),
+        call: HandlerCall,
+    ) -> Self {
+        Self {
+            name,
+            group: None,
+            options: HandlerOptions::new(None, None, None),
+            events,
+            source,
+            requires,
+            call,
+        }
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn in_group(mut self, group: &'static str) -> Self {
+        self.group = Some(group);
+        self
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_options(mut self, options: HandlerOptions) -> Self {
+        self.options = options;
+        self
+    }
+}
+
+/// A read model fed by events; made by `#[projection]` on an `impl` block.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a projection",
+    label = "not a projection",
+    note = "put `#[projection(name = \"..\")]` on an `impl {Self}` whose methods take the events"
+)]
+pub trait Projection: Sized + Send + Sync + 'static {
+    /// What the annotation and the methods say.
+    fn definition() -> ProjectionDefinition;
+
+    /// Handles one event; called when the methods take `&self`.
+    ///
+    /// # Errors
+    /// The method's own error, or that the event could not be decoded.
+    #[doc(hidden)]
+    fn project<'d>(
+        &'d self,
+        delivery: &'d Delivery,
+        transaction: TransactionSlot<'d>,
+    ) -> BoxFuture<'d, Result<(), HandlerError>> {
+        let _ = (delivery, transaction);
+        Box::pin(async {
+            Err(HandlerError::permanent(
+                "the projection's methods take `&mut self`",
+            ))
+        })
+    }
+
+    /// Handles one event; called when the methods take `&mut self`.
+    ///
+    /// # Errors
+    /// The method's own error, or that the event could not be decoded.
+    #[doc(hidden)]
+    fn project_mut<'d>(
+        &'d mut self,
+        delivery: &'d Delivery,
+    ) -> BoxFuture<'d, Result<(), HandlerError>> {
+        self.project(delivery, None)
+    }
+}
+
+/// How a projection keeps its rows; follows from the signatures of its methods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProjectionKind {
+    /// `&mut self`: state in memory, rebuilt from zero at start.
+    InMemory,
+    /// A transaction parameter: rows and checkpoint in one transaction.
+    Transactional,
+    /// Neither: rows somewhere else, with a checkpoint of its own; an event may be handled again after a crash.
+    AtLeastOnce,
+}
+
+/// What the annotation and the methods of a projection say.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct ProjectionDefinition {
+    /// Its durable name.
+    pub name: &'static str,
+    /// How it keeps its rows.
+    pub kind: ProjectionKind,
+    /// The events its methods take.
+    pub events: EventFilter,
+    /// Where the `impl` block stands.
+    pub source: Source,
+    pub(crate) requires: fn(&mut Requirements),
+}
+
+impl ProjectionDefinition {
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn new(
+        name: &'static str,
+        kind: ProjectionKind,
+        events: EventFilter,
+        source: Source,
+        requires: fn(&mut Requirements),
+    ) -> Self {
+        Self {
+            name,
+            kind,
+            events,
+            source,
+            requires,
+        }
+    }
+}
+
+/// An event type, registered at link time.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct EventRegistration(pub EventDescriptor);
+
+/// A handler, registered at link time.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct HandlerRegistration(pub fn() -> HandlerDefinition);
+
+inventory::collect!(EventRegistration);
+inventory::collect!(HandlerRegistration);
+
+/// Finds out whether a projection has a default, by the order in which methods are looked up: the impl for `Probe<P>`
+/// comes before the one for `&Probe<P>`, if its bound holds.
+#[doc(hidden)]
+pub struct Probe<P>(PhantomData<P>);
+
+impl<P> fmt::Debug for Probe<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Probe")
+    }
+}
+
+impl<P> Probe<P> {
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<P> Default for Probe<P> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[doc(hidden)]
+pub trait WithDefault<P> {
+    fn factory(&self) -> Option<fn() -> P>;
+}
+
+impl<P: Default> WithDefault<P> for Probe<P> {
+    fn factory(&self) -> Option<fn() -> P> {
+        Some(P::default)
+    }
+}
+
+#[doc(hidden)]
+pub trait WithoutDefault<P> {
+    fn factory(&self) -> Option<fn() -> P>;
+}
+
+impl<P> WithoutDefault<P> for &Probe<P> {
+    fn factory(&self) -> Option<fn() -> P> {
+        None
+    }
+}

@@ -1,0 +1,132 @@
+//! The parameters a handler or projection method can take after its event, and what it can return.
+
+use std::fmt;
+
+use crate::{
+    domain::{codec::DecodeError, metadata::Metadata, record::RecordedEvent},
+    port::{Delivery, HandlerError, Requirements, TypeKey},
+};
+
+/// A parameter taken by value: [`State<T>`], [`Attempt`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a handler parameter",
+    label = "not a handler parameter",
+    note = "after the event a handler takes `State<T>`, `Attempt`, `&Metadata`, `&RecordedEvent`, or the store's connection as `&mut`; did you mean `State<{Self}>`?"
+)]
+pub trait FromDelivery: Sized + Send {
+    /// What the parameter demands of the application; checked at start.
+    fn requires(requirements: &mut Requirements) {
+        let _ = requirements;
+    }
+
+    /// Takes the parameter for one call.
+    ///
+    /// # Errors
+    /// [`HandlerError`] if it is not there; `start()` rules that out for what [`requires`](Self::requires) names.
+    fn from_delivery(delivery: &Delivery) -> Result<Self, HandlerError>;
+}
+
+/// A parameter that is borrowed: `&Metadata`, `&RecordedEvent`.
+#[diagnostic::on_unimplemented(
+    message = "`&{Self}` cannot be a handler parameter",
+    label = "not a borrowed handler parameter",
+    note = "only `&Metadata` and `&RecordedEvent` are borrowed; shared state is `State<{Self}>`"
+)]
+pub trait FromDeliveryRef {
+    /// Borrows the parameter for one call.
+    fn from_delivery_ref(delivery: &Delivery) -> &Self;
+}
+
+impl FromDeliveryRef for Metadata {
+    fn from_delivery_ref(delivery: &Delivery) -> &Self {
+        delivery.metadata()
+    }
+}
+
+impl FromDeliveryRef for RecordedEvent {
+    fn from_delivery_ref(delivery: &Delivery) -> &Self {
+        delivery.record()
+    }
+}
+
+/// A value shared with the application: what `.state(value)` gave the builder, cloned for each delivery.
+///
+/// # Examples
+/// ```
+/// use eventbus::prelude::*;
+/// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate_type = "Account")]
+/// # struct Opened {}
+/// #[derive(Clone)]
+/// struct Greeting(String);
+///
+/// #[handler]
+/// async fn greet(_event: &Opened, meta: &Metadata, State(greeting): State<Greeting>) {
+///     println!("{}, {}", greeting.0, meta.aggregate_id());
+/// }
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct State<T>(pub T);
+
+impl<T: Clone + Send + Sync + 'static> FromDelivery for State<T> {
+    fn requires(requirements: &mut Requirements) {
+        requirements.state::<T>();
+    }
+
+    fn from_delivery(delivery: &Delivery) -> Result<Self, HandlerError> {
+        delivery
+            .state()
+            .get()
+            .map(State)
+            .ok_or_else(|| HandlerError::missing(TypeKey::of::<T>()))
+    }
+}
+
+/// How often the event was handed over to the handler, this time included: 1 is the first try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attempt(pub u32);
+
+impl FromDelivery for Attempt {
+    fn from_delivery(delivery: &Delivery) -> Result<Self, HandlerError> {
+        Ok(Self(delivery.attempt()))
+    }
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a handler can return: `()`, or `Result<(), E>` with any error.
+#[diagnostic::on_unimplemented(
+    message = "a handler cannot return `{Self}`",
+    label = "expected `()` or `Result<(), E>` where `E` is an error",
+    note = "return `()`, or `Result<(), E>` with an error that converts into `HandlerError`"
+)]
+pub trait HandlerOutcome {
+    /// The outcome as the bus understands it.
+    ///
+    /// # Errors
+    /// The handler's own error.
+    fn into_outcome(self) -> Result<(), HandlerError>;
+}
+
+impl HandlerOutcome for () {
+    fn into_outcome(self) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<E: Into<HandlerError>> HandlerOutcome for Result<(), E> {
+    fn into_outcome(self) -> Result<(), HandlerError> {
+        self.map_err(Into::into)
+    }
+}
+
+/// The decoded first parameter, or the error as the bus understands it.
+#[doc(hidden)]
+pub fn decoded<E>(event: Result<E, DecodeError>) -> Result<E, HandlerError> {
+    event.map_err(HandlerError::undecodable)
+}

@@ -1,0 +1,84 @@
+//! Following a store's feed: when to look again.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::port::{AppendWatch, EventStore, RetryPolicy};
+
+/// How soon, and at the latest how late, a feed is asked again for what other processes appended.
+const FIRST_POLL: Duration = Duration::from_millis(5);
+const LAST_POLL: Duration = Duration::from_millis(250);
+
+/// How a reader of a feed waits: for the signal of its own process, else a poll that slows down while nothing comes.
+pub(crate) struct FeedWatch {
+    appended: AppendWatch,
+    poll: Duration,
+    failures: u32,
+}
+
+impl FeedWatch {
+    pub(crate) fn new(store: &Arc<dyn EventStore>) -> Self {
+        Self {
+            appended: store.appended().watch(),
+            poll: FIRST_POLL,
+            failures: 0,
+        }
+    }
+
+    /// Something was read: the next look may be soon.
+    pub(crate) fn made_progress(&mut self) {
+        self.poll = FIRST_POLL;
+        self.failures = 0;
+    }
+
+    /// Nothing was there to read: waits until looking again is worth it. False: cancelled meanwhile.
+    pub(crate) async fn idle(&mut self, cancel: &CancellationToken) -> bool {
+        self.failures = 0;
+        let poll = self.poll;
+        self.poll = (poll * 2).min(LAST_POLL);
+        tokio::select! {
+            () = cancel.cancelled() => false,
+            () = self.appended.appended() => { self.poll = FIRST_POLL; true }
+            () = tokio::time::sleep(poll) => true,
+        }
+    }
+
+    /// Waits after a failure, longer each time. False: cancelled meanwhile.
+    pub(crate) async fn failed(&mut self, cancel: &CancellationToken) -> bool {
+        const BACKOFF: RetryPolicy = RetryPolicy {
+            max_retries: u32::MAX,
+            first_delay: Duration::from_millis(50),
+            max_delay: Duration::from_secs(2),
+        };
+        self.failures = self.failures.saturating_add(1);
+        tokio::select! {
+            () = cancel.cancelled() => false,
+            () = tokio::time::sleep(BACKOFF.jittered(self.failures)) => true,
+        }
+    }
+
+    /// Whether the last look failed too: then it is not worth a second line in the log.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failures > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::InMemoryEventStore;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_finds_nothing_ends_a_row_of_failures() {
+        let store: Arc<dyn EventStore> = Arc::new(InMemoryEventStore::new());
+        let (mut feed, cancel) = (FeedWatch::new(&store), CancellationToken::new());
+        feed.failed(&cancel).await;
+        assert!(feed.is_failing());
+        feed.idle(&cancel).await;
+        assert!(
+            !feed.is_failing(),
+            "the next failure is news, and tried again soon"
+        );
+    }
+}

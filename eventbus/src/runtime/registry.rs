@@ -1,0 +1,116 @@
+//! The linked event types by wire name. Sorted: the order in which the linker found them is never observable.
+
+use std::collections::BTreeMap;
+
+use super::{definition::EventRegistration, start::StartMistake};
+use crate::domain::event::{DomainEvent, EventDescriptor};
+
+/// The event types of a program by wire name.
+///
+/// Decoding never needs it: aggregates decode from their own list, handlers and projections from their parameters. It
+/// answers "which types does this binary know", for tools and messages.
+///
+/// # Examples
+/// ```
+/// use eventbus::{EventRegistry, prelude::*};
+/// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate_type = "Account")]
+/// # struct Deposited { cents: u64 }
+/// let registry = EventRegistry::discover();
+/// assert_eq!(registry.get("Deposited")?.aggregate_type, "Account");
+/// assert!(registry.get("Withdrawn").is_err());
+/// # Ok::<(), eventbus::UnknownEventType>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct EventRegistry {
+    events: BTreeMap<&'static str, EventDescriptor>,
+    duplicates: Vec<(EventDescriptor, EventDescriptor)>,
+}
+
+impl EventRegistry {
+    /// Knows no event type.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Knows every event type that is linked into the program.
+    ///
+    /// A crate that the binary never names is not linked and registers nothing: add `use my_crate as _;`.
+    #[must_use]
+    pub fn discover() -> Self {
+        let mut found: Vec<_> = inventory::iter::<EventRegistration>()
+            .map(|registration| registration.0)
+            .collect();
+        found.sort_unstable_by_key(|event| (event.event_type, event.source));
+        let mut registry = Self::new();
+        found.into_iter().for_each(|event| registry.add(event));
+        registry
+    }
+
+    /// Adds one event type.
+    pub fn register<E: DomainEvent>(&mut self) {
+        self.add(E::DESCRIPTOR);
+    }
+
+    fn add(&mut self, event: EventDescriptor) {
+        match self.events.get(event.event_type) {
+            Some(known) if known.rust_type != event.rust_type => {
+                self.duplicates.push((*known, event))
+            }
+            Some(_) => {}
+            None => {
+                self.events.insert(event.event_type, event);
+            }
+        }
+    }
+
+    /// The description of a type.
+    ///
+    /// # Errors
+    /// [`UnknownEventType`] if no linked type has this wire name.
+    pub fn get(&self, event_type: &str) -> Result<&EventDescriptor, UnknownEventType> {
+        self.events.get(event_type).ok_or_else(|| UnknownEventType {
+            event_type: event_type.into(),
+            known: self.events.keys().copied().collect(),
+        })
+    }
+
+    /// The descriptions of all types, sorted by wire name.
+    pub fn iter(&self) -> impl Iterator<Item = &EventDescriptor> {
+        self.events.values()
+    }
+
+    /// How many types are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Whether no type is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    pub(crate) fn mistakes(&self) -> impl Iterator<Item = StartMistake> {
+        self.duplicates
+            .iter()
+            .map(|&(first, second)| StartMistake::DuplicateEventType { first, second })
+    }
+}
+
+/// A wire name that no linked event type has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "unknown event type `{event_type}` (known: {}); a crate that the binary never names is not linked, \
+     `use my_crate as _;` links it",
+    known.join(", ")
+)]
+#[non_exhaustive]
+pub struct UnknownEventType {
+    /// The wire name asked for.
+    pub event_type: String,
+    /// The wire names of all linked types, sorted.
+    pub known: Vec<&'static str>,
+}

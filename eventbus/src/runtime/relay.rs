@@ -1,0 +1,231 @@
+//! The relay: the one publisher of what a store holds.
+//!
+//! Reads the feed after its position and publishes it in order; a save only wakes it, so a bus outage delays handlers
+//! but never fails a save.
+//!
+//! Keep: publish, then move the position. A crash between the two repeats events; the other way round would lose them.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use futures_util::TryStreamExt;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::feed::FeedWatch;
+use crate::{
+    domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position},
+    port::{EventBus, EventStore, MessageId, PublishRange, RangeOutcome},
+};
+
+/// At most this much is published by one call: about a millisecond of a busy Redis.
+const MAX_EVENTS: usize = 256;
+const MAX_BYTES: usize = 256 * 1024;
+
+/// How many message ids of the last published events are remembered for those who wait for them.
+const REMEMBERED: usize = 1_024;
+
+/// The checkpoint in the store that says how far a destination was fed.
+pub(crate) fn checkpoint_name(destination: &Name) -> Name {
+    Name::prefixed("relay:", destination)
+}
+
+/// How far the relay has come.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RelayProgress {
+    /// Everything up to here is published.
+    pub(crate) position: Position,
+    /// What the bus called the last events.
+    recent: VecDeque<(Position, MessageId)>,
+    /// Why the relay does not publish at the moment.
+    pub(crate) trouble: Option<String>,
+    /// Why it gave up: only an operator can help.
+    pub(crate) stopped: Option<&'static str>,
+}
+
+impl RelayProgress {
+    /// What the bus called the event at `position`, if it was published lately.
+    pub(crate) fn message_id(&self, position: Position) -> Option<MessageId> {
+        let index = self
+            .recent
+            .binary_search_by_key(&position, |(position, _)| *position)
+            .ok()?;
+        Some(self.recent[index].1.clone())
+    }
+
+    fn published(&mut self, events: &[RecordedEvent], ids: Vec<MessageId>, through: Position) {
+        let positions = events.iter().filter_map(RecordedEvent::position);
+        self.recent.extend(positions.zip(ids));
+        self.recent
+            .drain(..self.recent.len().saturating_sub(REMEMBERED));
+        self.position = through;
+        self.trouble = None;
+    }
+}
+
+/// Publishes a store's feed to a bus.
+pub(crate) struct Relay {
+    store: Arc<dyn EventStore>,
+    bus: Arc<dyn EventBus>,
+    /// `None` for a bus that forgets: its groups keep their own progress in the store.
+    checkpoint: Option<Name>,
+    progress: watch::Sender<RelayProgress>,
+}
+
+impl Relay {
+    /// Finds out from where the bus needs the feed.
+    ///
+    /// Call it after the handlers are subscribed: a bus that forgets goes back to its slowest group.
+    pub(crate) async fn prepare(
+        store: Arc<dyn EventStore>,
+        bus: Arc<dyn EventBus>,
+    ) -> Result<Self, BoxError> {
+        let resumed = bus.resume_from(Arc::new(Arc::clone(&store))).await?;
+        let checkpoint = bus.is_durable().then(|| checkpoint_name(bus.destination()));
+        let position = match (&checkpoint, resumed) {
+            (Some(name), _) => store
+                .load_checkpoint(name)
+                .await?
+                .unwrap_or(Position::START),
+            (None, Some(position)) => position,
+            (None, None) => store.head().await?,
+        };
+        let progress = watch::Sender::new(RelayProgress {
+            position,
+            ..RelayProgress::default()
+        });
+        Ok(Self {
+            store,
+            bus,
+            checkpoint,
+            progress,
+        })
+    }
+
+    pub(crate) fn progress(&self) -> watch::Receiver<RelayProgress> {
+        self.progress.subscribe()
+    }
+
+    /// Publishes until cancelled.
+    pub(crate) async fn run(self, cancel: CancellationToken) {
+        let mut feed = FeedWatch::new(&self.store);
+        loop {
+            let more = match self.publish_next().await {
+                Ok(Step::Published) => {
+                    feed.made_progress();
+                    !cancel.is_cancelled()
+                }
+                Ok(Step::CaughtUp) => {
+                    self.recovered();
+                    feed.idle(&cancel).await
+                }
+                Ok(Step::Stop(reason)) => return self.stop(reason),
+                Err(error) => {
+                    self.report(&error, feed.is_failing());
+                    feed.failed(&cancel).await
+                }
+            };
+            if !more {
+                return;
+            }
+        }
+    }
+
+    async fn publish_next(&self) -> Result<Step, BoxError> {
+        let after = self.progress.borrow().position;
+        let head = self.store.head().await?;
+        if head <= after {
+            return Ok(Step::CaughtUp);
+        }
+        let (events, through) = self.next_range(after, head).await?;
+        match self
+            .bus
+            .publish_range(PublishRange {
+                after,
+                through,
+                events: &events,
+            })
+            .await?
+        {
+            RangeOutcome::Published(ids) => self.advance(&events, ids, through).await,
+            RangeOutcome::Moved(position) => self.advance(&[], Vec::new(), position).await,
+            RangeOutcome::Fenced => Ok(Step::Stop("a newer relay has taken over")),
+            RangeOutcome::Lost => Ok(Step::Stop("the bus lost what was published before")),
+            RangeOutcome::OtherStore => {
+                Ok(Step::Stop("the bus carries the events of another store"))
+            }
+        }
+    }
+
+    /// The next events, and the position up to which they are everything.
+    async fn next_range(
+        &self,
+        after: Position,
+        head: Position,
+    ) -> Result<(Vec<RecordedEvent>, Position), BoxError> {
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        let mut feed = self.store.read_all(after);
+        while let Some(record) = feed.try_next().await? {
+            bytes += record.payload().len();
+            events.push(record);
+            if events.len() == MAX_EVENTS || bytes >= MAX_BYTES {
+                let through = events
+                    .last()
+                    .and_then(RecordedEvent::position)
+                    .unwrap_or(after);
+                return Ok((events, through));
+            }
+        }
+        // the feed ended: nothing will appear any more up to the head asked for before
+        let last = events
+            .last()
+            .and_then(RecordedEvent::position)
+            .unwrap_or(after);
+        Ok((events, last.max(head)))
+    }
+
+    async fn advance(
+        &self,
+        events: &[RecordedEvent],
+        ids: Vec<MessageId>,
+        through: Position,
+    ) -> Result<Step, BoxError> {
+        if let Some(name) = &self.checkpoint {
+            self.store.save_checkpoint(name, through).await?;
+        }
+        self.progress
+            .send_modify(|progress| progress.published(events, ids, through));
+        Ok(Step::Published)
+    }
+
+    fn report(&self, error: &BoxError, repeated: bool) {
+        let (destination, error) = (
+            self.bus.destination(),
+            crate::domain::error::Chain(&**error).to_string(),
+        );
+        if repeated {
+            tracing::debug!(%destination, %error, "relay still cannot publish");
+        } else {
+            tracing::warn!(%destination, %error, "relay cannot publish, trying again");
+        }
+        self.progress
+            .send_modify(|progress| progress.trouble = Some(error));
+    }
+
+    fn recovered(&self) {
+        self.progress
+            .send_if_modified(|progress| progress.trouble.take().is_some());
+    }
+
+    fn stop(&self, reason: &'static str) {
+        tracing::error!(destination = %self.bus.destination(), reason, "relay stopped");
+        self.progress.send_modify(|progress| {
+            progress.stopped = Some(reason);
+        });
+    }
+}
+
+enum Step {
+    Published,
+    CaughtUp,
+    Stop(&'static str),
+}

@@ -1,0 +1,407 @@
+//! Loading, deciding, saving.
+
+mod error;
+mod publish;
+mod saved;
+
+use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
+
+pub use error::{LoadError, SaveError, UpdateError};
+use futures_util::TryStreamExt;
+pub use saved::{Publication, Saved};
+
+use self::publish::Publisher;
+use crate::{
+    domain::{
+        aggregate::{Aggregate, AggregateRoot, Apply, IntoEvents},
+        context::EventContext,
+        event::{EncodeEvent, EventSet},
+        record::NewEvent,
+        stream::{AggregateId, ExpectedVersion, Version},
+    },
+    port::{AppendError, Direction, EventBus, EventStore, RetryPolicy},
+};
+
+/// How often an update that lost against another writer is decided anew, and how soon.
+const ON_CONFLICT: RetryPolicy = RetryPolicy {
+    max_retries: 10,
+    first_delay: Duration::from_millis(2),
+    max_delay: Duration::from_millis(200),
+};
+
+/// Loads aggregates of one type from a store, and saves what they recorded. Cloning is cheap.
+///
+/// It works alone with any store; an app's repositories ([`App::repository`](crate::App::repository)) also have the
+/// app's relay publish what they save.
+///
+/// # Examples
+/// ```
+/// # use eventbus::{AggregateRepository, InMemoryEventStore, prelude::*};
+/// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate = Counter)]
+/// # struct Counted { by: u32 }
+/// # #[derive(Debug, Default, Aggregate)]
+/// # #[aggregate(events(Counted))]
+/// # struct Counter { total: u32 }
+/// # impl Apply for Counter {
+/// #     fn apply(&mut self, event: &CounterEvent) { let CounterEvent::Counted(e) = event; self.total += e.by; }
+/// # }
+/// # impl Counter {
+/// #     fn count(&self, by: u32) -> Result<Counted, &'static str> { Ok(Counted { by }) }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> eventbus::Result<()> {
+/// let counters = AggregateRepository::<Counter>::new(InMemoryEventStore::new());
+/// let mut counter = counters.create(AggregateId::new());
+/// counter.record(counter.count(2)?);
+/// counters.save(&mut counter).await?;
+/// counters.update(counter.id(), |counter| counter.count(3)).await?;
+/// assert_eq!(counters.load(counter.id()).await?.total, 5);
+/// # Ok(())
+/// # }
+/// ```
+pub struct AggregateRepository<A: Aggregate> {
+    store: Arc<dyn EventStore>,
+    publisher: Publisher,
+    context: EventContext,
+    on_conflict: RetryPolicy,
+    aggregate: PhantomData<fn() -> A>,
+}
+
+impl<A: Apply> AggregateRepository<A> {
+    /// A repository on `store`, without a bus.
+    pub fn new(store: impl EventStore) -> Self {
+        Self::on(Arc::new(store), Publisher::None)
+    }
+
+    pub(crate) fn for_app(store: Arc<dyn EventStore>, has_relay: bool) -> Self {
+        Self::on(
+            store,
+            if has_relay {
+                Publisher::Relay
+            } else {
+                Publisher::None
+            },
+        )
+    }
+
+    fn on(store: Arc<dyn EventStore>, publisher: Publisher) -> Self {
+        Self {
+            store,
+            publisher,
+            context: EventContext::default(),
+            on_conflict: ON_CONFLICT,
+            aggregate: PhantomData,
+        }
+    }
+
+    /// Publishes to `bus` after each save: the plain form, for programs without a relay.
+    ///
+    /// A crash between saving and publishing leaves events unpublished. A failed publish is reported in
+    /// [`Saved::publication`], never as a failed save. Refused where a relay publishes the store to the same
+    /// destination.
+    #[must_use]
+    pub fn publish_to(mut self, bus: impl EventBus) -> Self {
+        self.publisher = Publisher::to(Arc::new(bus));
+        self
+    }
+
+    /// The same repository, which stamps its saves with `context`.
+    #[must_use]
+    pub fn with_context(&self, context: EventContext) -> Self {
+        Self {
+            context,
+            ..self.clone()
+        }
+    }
+
+    /// Decides an update that lost against another writer anew as `policy` says; 10 times within about a second by
+    /// default.
+    #[must_use]
+    pub fn with_conflict_retries(mut self, policy: RetryPolicy) -> Self {
+        self.on_conflict = policy;
+        self
+    }
+
+    /// Begins a new aggregate. Nothing is stored before it is saved.
+    #[must_use]
+    pub fn create(&self, id: AggregateId) -> AggregateRoot<A> {
+        AggregateRoot::new(id)
+    }
+
+    /// Loads an aggregate.
+    ///
+    /// # Errors
+    /// [`LoadError::NotFound`] if it has no events; [`LoadError::Decode`] if one of them does not fit;
+    /// [`LoadError::Read`] if the store cannot be read.
+    pub async fn load(&self, id: &AggregateId) -> Result<AggregateRoot<A>, LoadError> {
+        self.find(id).await?.ok_or_else(|| LoadError::NotFound {
+            stream: A::stream(id),
+        })
+    }
+
+    /// Loads an aggregate, if it has events.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load), except that not found is `None`.
+    pub async fn find(&self, id: &AggregateId) -> Result<Option<AggregateRoot<A>>, LoadError> {
+        let root = self.fold(id, Version::MAX).await?;
+        Ok((root.version() > Version::NONE).then_some(root))
+    }
+
+    /// Loads an aggregate as it was at `version`.
+    ///
+    /// Saving it conflicts if it has newer events.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load), and [`LoadError::VersionNotReached`] if it has fewer events.
+    pub async fn load_at(
+        &self,
+        id: &AggregateId,
+        version: Version,
+    ) -> Result<AggregateRoot<A>, LoadError> {
+        let root = self.fold(id, version).await?;
+        match root.version() {
+            Version::NONE => Err(LoadError::NotFound {
+                stream: A::stream(id),
+            }),
+            actual if actual < version => Err(LoadError::VersionNotReached {
+                stream: A::stream(id),
+                wanted: version,
+                actual,
+            }),
+            _ => Ok(root),
+        }
+    }
+
+    /// Whether an aggregate has events.
+    ///
+    /// # Errors
+    /// [`LoadError::Read`] if the store cannot be read.
+    pub async fn exists(&self, id: &AggregateId) -> Result<bool, LoadError> {
+        Ok(self.version(id).await? > Version::NONE)
+    }
+
+    /// The number of events of an aggregate, without loading it; 0 if it has none.
+    ///
+    /// # Errors
+    /// [`LoadError::Read`] if the store cannot be read.
+    pub async fn version(&self, id: &AggregateId) -> Result<Version, LoadError> {
+        Ok(self.store.stream_version(&A::stream(id)).await?)
+    }
+
+    /// Stores what `root` recorded, if nobody else stored events of it since it was loaded.
+    ///
+    /// Afterwards nothing is pending; after an error everything still is. The events keep their ids, so saving again
+    /// after an unknown outcome stores them once. Nothing recorded: nothing happens.
+    ///
+    /// # Errors
+    /// [`SaveError::Append`] with a conflict if another writer was first, or because the store could not be reached;
+    /// [`SaveError::Encode`] if an event cannot be written. Nothing is stored unless the outcome is unknown.
+    pub async fn save(&self, root: &mut AggregateRoot<A>) -> Result<Saved, SaveError> {
+        if root.pending().is_empty() {
+            return Ok(Saved::nothing(root.version()));
+        }
+        let events = self.encode(root)?;
+        let records = self.append(root, events).await?;
+        root.mark_saved(root.version().plus(records.len()));
+        let publication = self.publisher.publish(&self.store, &records).await;
+        Ok(Saved::new(root.version(), records, publication))
+    }
+
+    /// Loads, decides, saves; and again if another writer was first, with jittered delays, up to a bound.
+    ///
+    /// The decision is pure: it may run several times. It returns an event of the aggregate, or a tuple, array, `Vec` or
+    /// `Option` of them.
+    ///
+    /// # Errors
+    /// [`UpdateError::Refused`] with what the decision said, at once; [`UpdateError::Load`] if there is no such
+    /// aggregate or it cannot be loaded; [`UpdateError::Save`] if it cannot be saved, also when every retry conflicted.
+    pub async fn update<T, X>(
+        &self,
+        id: &AggregateId,
+        decide: impl Fn(&A) -> Result<T, X>,
+    ) -> Result<Saved, UpdateError<X>>
+    where
+        T: IntoEvents<A::Event>,
+    {
+        let decide = |root: &mut AggregateRoot<A>| {
+            root.record(decide(root)?);
+            Ok(())
+        };
+        self.decide_and_save(id, Existing::Demanded, decide)
+            .await
+            .map(|(saved, ())| saved)
+    }
+
+    /// As [`update`](Self::update), for decisions that depend on what was just decided: `decide` records by itself, and
+    /// may return a value.
+    ///
+    /// # Errors
+    /// As for [`update`](Self::update).
+    pub async fn update_with<T, X>(
+        &self,
+        id: &AggregateId,
+        decide: impl Fn(&mut AggregateRoot<A>) -> Result<T, X>,
+    ) -> Result<(Saved, T), UpdateError<X>> {
+        self.decide_and_save(id, Existing::Demanded, decide).await
+    }
+
+    /// Decides and saves the first events of a new aggregate.
+    ///
+    /// # Errors
+    /// As for [`update`](Self::update); a conflict if the aggregate has events already, which no retry can change.
+    pub async fn create_with<T, X>(
+        &self,
+        id: &AggregateId,
+        decide: impl Fn(&A) -> Result<T, X>,
+    ) -> Result<Saved, UpdateError<X>>
+    where
+        T: IntoEvents<A::Event>,
+    {
+        let mut root = self.create(id.clone());
+        let events = decide(&root).map_err(UpdateError::Refused)?;
+        root.record(events);
+        Ok(self.save(&mut root).await?)
+    }
+
+    /// As [`update`](Self::update), on a new aggregate if there is none.
+    ///
+    /// # Errors
+    /// As for [`update`](Self::update), except that not found cannot happen.
+    pub async fn upsert<T, X>(
+        &self,
+        id: &AggregateId,
+        decide: impl Fn(&A) -> Result<T, X>,
+    ) -> Result<Saved, UpdateError<X>>
+    where
+        T: IntoEvents<A::Event>,
+    {
+        let decide = |root: &mut AggregateRoot<A>| {
+            root.record(decide(root)?);
+            Ok(())
+        };
+        self.decide_and_save(id, Existing::Optional, decide)
+            .await
+            .map(|(saved, ())| saved)
+    }
+
+    async fn decide_and_save<T, X>(
+        &self,
+        id: &AggregateId,
+        existing: Existing,
+        decide: impl Fn(&mut AggregateRoot<A>) -> Result<T, X>,
+    ) -> Result<(Saved, T), UpdateError<X>> {
+        let mut attempt = 0;
+        loop {
+            let mut root = match existing {
+                Existing::Demanded => self.load(id).await?,
+                Existing::Optional => self
+                    .find(id)
+                    .await?
+                    .unwrap_or_else(|| self.create(id.clone())),
+            };
+            let value = decide(&mut root).map_err(UpdateError::Refused)?;
+            attempt += 1;
+            match self.save(&mut root).await {
+                Err(error) if error.is_conflict() && attempt <= self.on_conflict.max_retries => {
+                    tracing::debug!(stream = %A::stream(id), attempt, "another writer was first, deciding anew");
+                    tokio::time::sleep(self.on_conflict.jittered(attempt)).await;
+                }
+                saved => return Ok((saved?, value)),
+            }
+        }
+    }
+
+    /// Folds the events up to `last` into a new root.
+    async fn fold(&self, id: &AggregateId, last: Version) -> Result<AggregateRoot<A>, LoadError> {
+        let stream = A::stream(id);
+        let mut root = self.create(id.clone());
+        let mut records = self
+            .store
+            .read_stream(&stream, Version::FIRST, Direction::Forward);
+        while let Some(record) = records.try_next().await? {
+            if record.version() > last {
+                break;
+            }
+            let event = A::Event::decode(&record).map_err(|source| LoadError::Decode {
+                stream: stream.clone(),
+                version: record.version(),
+                source,
+            })?;
+            root.replay(&event, record.version());
+        }
+        Ok(root)
+    }
+
+    /// Encodes the events of one save: one conversation, whoever began it.
+    fn encode(&self, root: &AggregateRoot<A>) -> Result<Vec<NewEvent>, SaveError> {
+        let mut context = self.context.clone();
+        context
+            .correlation_id
+            .get_or_insert_with(crate::Uuid::now_v7);
+        let encode = |(event, id): (&A::Event, _)| {
+            Ok(event
+                .encode()?
+                .with_event_id(id)
+                .with_context(context.clone()))
+        };
+        root.pending_with_ids().map(encode).collect()
+    }
+
+    /// Appends, and resolves an unknown outcome by appending the same event ids again.
+    async fn append(
+        &self,
+        root: &AggregateRoot<A>,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<crate::RecordedEvent>, AppendError> {
+        const RESOLVE: RetryPolicy = RetryPolicy {
+            max_retries: 3,
+            first_delay: Duration::from_millis(50),
+            max_delay: Duration::from_secs(1),
+        };
+        let (stream, expected) = (A::stream(root.id()), ExpectedVersion::Exact(root.version()));
+        let mut attempt = 0;
+        loop {
+            let error = match self.store.append(&stream, expected, events.clone()).await {
+                Err(AppendError::OutcomeUnknown(error)) => error,
+                // says that this try stored nothing, not what became of the first one
+                Err(AppendError::Unavailable(error)) if attempt > 0 => error,
+                outcome => return outcome,
+            };
+            if attempt == RESOLVE.max_retries {
+                return Err(AppendError::OutcomeUnknown(error));
+            }
+            attempt += 1;
+            tracing::warn!(%stream, %error, "append outcome unknown, appending the same event ids again");
+            tokio::time::sleep(RESOLVE.jittered(attempt)).await;
+        }
+    }
+}
+
+/// Whether an update needs the aggregate to be there.
+#[derive(Clone, Copy)]
+enum Existing {
+    Demanded,
+    Optional,
+}
+
+impl<A: Aggregate> Clone for AggregateRepository<A> {
+    fn clone(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            publisher: self.publisher.clone(),
+            context: self.context.clone(),
+            on_conflict: self.on_conflict,
+            aggregate: PhantomData,
+        }
+    }
+}
+
+impl<A: Aggregate> fmt::Debug for AggregateRepository<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AggregateRepository")
+            .field("aggregate_type", &A::AGGREGATE_TYPE)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,182 @@
+//! What can be wrong with an app before it starts, all of it in one report.
+
+use std::fmt;
+
+use crate::domain::{
+    error::{BoxError, Chain},
+    event::{EventDescriptor, Source},
+};
+
+/// Everything that keeps an app from starting.
+///
+/// `Display` and `Debug` both print the whole list.
+pub struct StartError {
+    mistakes: Vec<StartMistake>,
+}
+
+impl StartError {
+    /// Reports `mistakes`; `Ok` if there are none.
+    pub(crate) fn unless_empty(mistakes: Vec<StartMistake>) -> Result<(), Self> {
+        if mistakes.is_empty() {
+            Ok(())
+        } else {
+            Err(Self { mistakes })
+        }
+    }
+
+    /// The mistakes: events, then names used twice, then what is missing.
+    #[must_use]
+    pub fn mistakes(&self) -> &[StartMistake] {
+        &self.mistakes
+    }
+}
+
+impl From<StartMistake> for StartError {
+    fn from(mistake: StartMistake) -> Self {
+        Self {
+            mistakes: vec![mistake],
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let [mistake] = &*self.mistakes {
+            return write!(f, "the app cannot start: {}", Chain(mistake));
+        }
+        write!(
+            f,
+            "the app cannot start for {} reasons:",
+            self.mistakes.len()
+        )?;
+        self.mistakes
+            .iter()
+            .try_for_each(|mistake| write!(f, "\n  - {}", Chain(mistake)))
+    }
+}
+
+impl fmt::Debug for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// One thing that keeps an app from starting.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartMistake {
+    /// `discover()` found nothing.
+    #[error(
+        "discover() found no handlers and no projections: a crate that the binary never names is not linked; \
+         add `use my_crate as _;` to main.rs"
+    )]
+    NothingDiscovered,
+    /// `discover_groups` names a group that nothing belongs to.
+    #[error("no handler belongs to group `{group}` (groups: {})", known.join(", "))]
+    UnknownGroup {
+        /// The group asked for.
+        group: String,
+        /// The groups there are, sorted.
+        known: Vec<String>,
+    },
+    /// Two event types have one wire name.
+    #[error(
+        "two events have the wire type `{}`: {} ({}) and {} ({}); set `#[event(type = \"..\")]` on one",
+        first.event_type, first.rust_type, first.source, second.rust_type, second.source
+    )]
+    DuplicateEventType {
+        /// One of them.
+        first: EventDescriptor,
+        /// The other.
+        second: EventDescriptor,
+    },
+    /// Two handlers have one name.
+    #[error(
+        "two handlers named `{name}`: {first} and {second}; set `#[handler(name = \"..\")]` on one"
+    )]
+    DuplicateHandler {
+        /// Their name.
+        name: &'static str,
+        /// Where one stands.
+        first: Source,
+        /// Where the other stands.
+        second: Source,
+    },
+    /// Two projections have one name.
+    #[error("two projections named `{name}`: {first} and {second}; set another `name` on one")]
+    DuplicateProjection {
+        /// Their name.
+        name: &'static str,
+        /// Where one stands.
+        first: Source,
+        /// Where the other stands.
+        second: Source,
+    },
+    /// A handler or projection takes a `State<T>` that the builder was not given.
+    #[error(
+        "`{name}` ({source_place}) takes `State<{state}>`, but the builder has no `.state(..)` of that type"
+    )]
+    MissingState {
+        /// The handler or projection.
+        name: &'static str,
+        /// Where it stands.
+        source_place: Source,
+        /// The type.
+        state: &'static str,
+    },
+    /// A handler or projection takes the transaction of another store.
+    #[error(
+        "`{name}` ({source_place}) takes part in transactions of type `{wanted}`, but {}",
+        match offered { Some(offered) => format!("this store's are `{offered}`"), None => "this store has none".to_owned() }
+    )]
+    TransactionMismatch {
+        /// The handler or projection.
+        name: &'static str,
+        /// Where it stands.
+        source_place: Source,
+        /// The transaction type it takes.
+        wanted: &'static str,
+        /// The transaction type of the store, if it has one.
+        offered: Option<&'static str>,
+    },
+    /// A handler or projection takes the store's transaction, which this release declares and checks only.
+    #[error(
+        "`{name}` ({source_place}) takes the store's transaction; this release does not run handlers in one yet"
+    )]
+    TransactionsNotRun {
+        /// The handler or projection.
+        name: &'static str,
+        /// Where it stands.
+        source_place: Source,
+    },
+    /// A projection has no default, and the builder was given no instance.
+    #[error(
+        "projection `{name}` ({source_place}) has no `Default`; give the builder one: `.projection(..)`"
+    )]
+    ProjectionWithoutInstance {
+        /// The projection.
+        name: &'static str,
+        /// Where it stands.
+        source_place: Source,
+    },
+    /// A projection has no feed to read, since the app only consumes from a bus.
+    #[error(
+        "projection `{name}` ({source_place}) reads a store's feed, but the builder has a bus and no `.store(..)`"
+    )]
+    ProjectionWithoutStore {
+        /// The projection.
+        name: &'static str,
+        /// Where it stands.
+        source_place: Source,
+    },
+    /// The store could not be asked how far the app had come.
+    #[error("the store could not be asked how far {what} had come")]
+    Unavailable {
+        /// Whose progress.
+        what: String,
+        /// What the store said.
+        source: BoxError,
+    },
+}

@@ -1,0 +1,312 @@
+//! Subscribing to a bus with types: closures, handler values, annotated handlers, projections.
+
+use std::{future::Future, sync::Arc};
+
+use super::{
+    definition::{Handler, HandlerDefinition, HandlerRegistration, Projection},
+    extract::HandlerOutcome,
+    projection::Projected,
+    start::{StartError, StartMistake},
+};
+use crate::{
+    domain::{codec::DecodeError, event::EventSet, name::Name, record::RecordedEvent},
+    port::{
+        ConsumeError, EventBus, HandlerError, Requirements, StateMap, Subscriber, Subscription,
+    },
+};
+
+/// Something that handles events of type `E`: a closure, or a value with an `async fn handle`.
+///
+/// # Examples
+/// ```
+/// use eventbus::{EventHandler, prelude::*};
+/// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate_type = "Account")]
+/// # struct Opened {}
+/// struct Greeter;
+///
+/// impl EventHandler<Opened> for Greeter {
+///     async fn handle(&self, event: Opened) -> Result<(), HandlerError> {
+///         println!("{event:?}");
+///         Ok(())
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle `{E}`",
+    label = "not a handler of `{E}`",
+    note = "a handler is an async closure of the event (`|event: {E}| async move {{ .. }}`), or a value whose type implements `EventHandler<{E}>`"
+)]
+pub trait EventHandler<E>: Send + Sync + 'static {
+    /// Handles one event.
+    ///
+    /// # Errors
+    /// Whatever went wrong; the bus leaves the event pending.
+    fn handle(&self, event: E) -> impl Future<Output = Result<(), HandlerError>> + Send;
+}
+
+impl<E, F, Fut, O> EventHandler<E> for F
+where
+    F: Fn(E) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = O> + Send,
+    O: HandlerOutcome,
+{
+    fn handle(&self, event: E) -> impl Future<Output = Result<(), HandlerError>> + Send {
+        let handled = self(event);
+        async move { handled.await.into_outcome() }
+    }
+}
+
+/// The typed methods of every bus.
+pub trait EventBusExt: EventBus {
+    /// Subscribes to the events `E` asks for, in the bus's own group.
+    ///
+    /// The type of the closure's parameter says which: `bus.subscribe(|event: OrderCreated| async move { .. })`.
+    fn subscribe<E: EventSet>(&self, handler: impl EventHandler<E>) -> Subscription {
+        self.subscribers().add(
+            self.default_group().clone(),
+            typed_subscriber::<E, _>(handler),
+        )
+    }
+
+    /// Subscribes to every event of every type, in the bus's own group.
+    #[doc(alias = "subscribe_to_all_events")]
+    fn subscribe_to_all(&self, handler: impl EventHandler<RecordedEvent>) -> Subscription {
+        self.subscribe::<RecordedEvent>(handler)
+    }
+
+    /// Subscribes an annotated handler, in its own group or else the bus's.
+    ///
+    /// # Errors
+    /// [`StartError`] if the handler takes a state that `state` has not, or a transaction.
+    fn subscribe_handler<H: Handler>(&self, state: &StateMap) -> Result<Subscription, StartError> {
+        let definition = H::definition();
+        check_handlers(&[definition], state)?;
+        Ok(self.subscribers().add(
+            group_of(&definition, self.default_group()),
+            handler_subscriber(definition, state),
+        ))
+    }
+
+    /// Subscribes every annotated handler that is linked into the program.
+    ///
+    /// # Errors
+    /// [`StartError`] with every mistake: none found, a name used twice, states that `state` has not.
+    fn subscribe_discovered(&self, state: &StateMap) -> Result<Vec<Subscription>, StartError> {
+        let definitions = discovered_handlers();
+        if definitions.is_empty() {
+            return Err(StartMistake::NothingDiscovered.into());
+        }
+        check_handlers(&definitions, state)?;
+        let subscribe = |definition: HandlerDefinition| {
+            let group = group_of(&definition, self.default_group());
+            self.subscribers()
+                .add(group, handler_subscriber(definition, state))
+        };
+        Ok(definitions.into_iter().map(subscribe).collect())
+    }
+
+    /// Feeds a projection from the bus, in the bus's own group: at least once, so an event may be counted twice after a
+    /// crash. An app feeds projections from the store instead, in order and from zero.
+    fn subscribe_all<P: Projection>(&self, projection: &Projected<P>) -> Subscription {
+        let definition = P::definition();
+        let projection = projection.clone();
+        let subscriber = Subscriber::new(
+            Name::from_static(definition.name),
+            definition.events,
+            move |delivery| {
+                let projection = projection.clone();
+                Box::pin(async move { projection.handle_from_bus(delivery).await })
+            },
+        );
+        self.subscribers()
+            .add(self.default_group().clone(), subscriber)
+    }
+
+    /// How many subscribers there are, wildcards aside; a projection of two types counts as two.
+    #[doc(alias = "get_subscriber_count")]
+    fn subscriber_count(&self) -> usize {
+        self.subscribers().count()
+    }
+
+    /// How many subscribers ask for the types of `E` by name.
+    #[doc(alias = "get_subscriber_count")]
+    fn subscriber_count_of<E: EventSet>(&self) -> usize {
+        E::EVENTS
+            .event_types()
+            .into_iter()
+            .map(|event_type| self.subscribers().count_of(event_type))
+            .sum()
+    }
+
+    /// How many subscribers ask for every event.
+    #[doc(alias = "get_wildcard_subscriber_count")]
+    fn wildcard_subscriber_count(&self) -> usize {
+        self.subscribers().wildcard_count()
+    }
+
+    /// Consumes in a task of its own; it ends when the bus is told to stop.
+    fn start_consuming_in_background(&self) -> tokio::task::JoinHandle<Result<(), ConsumeError>>
+    where
+        Self: Clone + Sized,
+    {
+        let bus = self.clone();
+        tokio::spawn(async move { bus.start_consuming().await })
+    }
+}
+
+impl<B: EventBus + ?Sized> EventBusExt for B {}
+
+fn typed_subscriber<E: EventSet, H: EventHandler<E>>(handler: H) -> Subscriber {
+    let handler = Arc::new(handler);
+    Subscriber::new(type_name_of::<H>(), E::EVENTS, move |delivery| {
+        let event = E::decode(delivery.record()).map_err(undecodable);
+        let handler = Arc::clone(&handler);
+        Box::pin(async move { handler.handle(event?).await })
+    })
+}
+
+fn undecodable(error: DecodeError) -> HandlerError {
+    HandlerError::undecodable(error)
+}
+
+/// What logs call a subscriber that has no durable name: the last 255 bytes of its type's path.
+fn type_name_of<H>() -> Name {
+    let path = std::any::type_name::<H>();
+    let start = path.len().saturating_sub(crate::MAX_NAME_BYTES);
+    let tail = (start..path.len())
+        .find_map(|i| path.get(i..))
+        .unwrap_or("subscriber");
+    Name::new("subscriber", tail).unwrap_or(Name::from_static("subscriber"))
+}
+
+/// Every linked handler, sorted by name and place.
+pub(crate) fn discovered_handlers() -> Vec<HandlerDefinition> {
+    let mut found: Vec<_> = inventory::iter::<HandlerRegistration>()
+        .map(|registration| (registration.0)())
+        .collect();
+    found.sort_unstable_by_key(|handler| (handler.name, handler.source));
+    found
+}
+
+/// The group a handler belongs to.
+pub(crate) fn group_of(definition: &HandlerDefinition, default_group: &Name) -> Name {
+    definition
+        .group
+        .map_or_else(|| default_group.clone(), Name::from_static)
+}
+
+/// A handler with the state it runs with.
+pub(crate) fn handler_subscriber(definition: HandlerDefinition, state: &StateMap) -> Subscriber {
+    let state = state.clone();
+    let call = definition.call;
+    Subscriber::new(
+        Name::from_static(definition.name),
+        definition.events,
+        move |delivery| {
+            let delivery = delivery.clone().with_state(state.clone());
+            Box::pin(async move { call(&delivery, None).await })
+        },
+    )
+    .with_options(definition.options)
+}
+
+/// Reports every mistake of handlers that run without a store.
+fn check_handlers(handlers: &[HandlerDefinition], state: &StateMap) -> Result<(), StartError> {
+    let mut mistakes = duplicate_handlers(handlers);
+    for handler in handlers {
+        let mut requirements = Requirements::default();
+        (handler.requires)(&mut requirements);
+        mistakes.extend(unmet(
+            handler.name,
+            handler.source,
+            &requirements,
+            state,
+            None,
+        ));
+    }
+    StartError::unless_empty(mistakes)
+}
+
+/// The handlers that share a name with the one before them; `handlers` is sorted by name.
+pub(crate) fn duplicate_handlers(handlers: &[HandlerDefinition]) -> Vec<StartMistake> {
+    let same = |pair: &&[HandlerDefinition]| pair[0].name == pair[1].name;
+    let mistake = |pair: &[HandlerDefinition]| StartMistake::DuplicateHandler {
+        name: pair[0].name,
+        first: pair[0].source,
+        second: pair[1].source,
+    };
+    handlers.windows(2).filter(same).map(mistake).collect()
+}
+
+/// What a handler or projection demands and the app has not.
+pub(crate) fn unmet(
+    name: &'static str,
+    source_place: crate::Source,
+    requirements: &Requirements,
+    state: &StateMap,
+    transaction: Option<crate::port::TypeKey>,
+) -> Vec<StartMistake> {
+    let missing = requirements
+        .states()
+        .iter()
+        .filter(|key| !state.contains(**key));
+    let states = missing.map(|key| StartMistake::MissingState {
+        name,
+        source_place,
+        state: key.name(),
+    });
+    let transactions = requirements
+        .transactions()
+        .iter()
+        .map(|wanted| match transaction {
+            Some(offered) if offered == *wanted => {
+                StartMistake::TransactionsNotRun { name, source_place }
+            }
+            offered => StartMistake::TransactionMismatch {
+                name,
+                source_place,
+                wanted: wanted.name(),
+                offered: offered.map(|key| key.name()),
+            },
+        });
+    states.chain(transactions).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Source, port::TypeKey};
+
+    fn mistakes(offered: Option<TypeKey>) -> Vec<String> {
+        let mut requirements = Requirements::default();
+        requirements.transaction::<u8>();
+        let found = unmet(
+            "reserve",
+            Source::new("src/x.rs", 58),
+            &requirements,
+            &StateMap::new(),
+            offered,
+        );
+        found.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_transaction_of_another_store_is_told_from_one_that_is_not_run_yet() {
+        let other = "`reserve` (src/x.rs:58) takes part in transactions of type `u8`, but this store's are `u16`";
+        assert_eq!(mistakes(Some(TypeKey::of::<u16>())), [other]);
+        let none = "`reserve` (src/x.rs:58) takes part in transactions of type `u8`, but this store has none";
+        assert_eq!(mistakes(None), [none]);
+        let same = "`reserve` (src/x.rs:58) takes the store's transaction; this release does not run handlers in one yet";
+        assert_eq!(mistakes(Some(TypeKey::of::<u8>())), [same]);
+    }
+
+    #[test]
+    fn closures_have_names_that_logs_can_show() {
+        let closure = |_: RecordedEvent| async {};
+        fn name_of<H>(_: &H) -> Name {
+            type_name_of::<H>()
+        }
+        assert!(name_of(&closure).contains("closures_have_names_that_logs_can_show"));
+    }
+}

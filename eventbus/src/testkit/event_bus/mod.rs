@@ -1,0 +1,107 @@
+//! The suite that every event bus passes, one test per rule.
+//!
+//! A bus's whole `tests/conformance.rs` is one call of [`event_bus_conformance!`](crate::event_bus_conformance).
+
+mod deliver;
+mod fail;
+mod group;
+mod life;
+mod show;
+mod witness;
+
+pub use deliver::*;
+pub use fail::*;
+pub use group::*;
+pub use life::*;
+pub use show::*;
+
+/// A bus under test.
+#[doc(hidden)]
+pub type Bus = std::sync::Arc<dyn crate::port::EventBus>;
+
+/// Fails a rule that hangs.
+#[doc(hidden)]
+pub async fn within_a_minute(rule: &str, test: impl Future<Output = ()>) {
+    let minute = std::time::Duration::from_secs(60);
+    let ended = tokio::time::timeout(minute, test).await;
+    assert!(ended.is_ok(), "rule `{rule}` hangs");
+}
+
+/// Makes a module with one test per rule of the event-bus suite.
+///
+/// `$fresh_bus` is a future of a bus on a stream of its own, evaluated once per test. `$another` makes, from a
+/// reference to it, another bus object on the same stream, as another process would; it may be left out for a bus that
+/// one object is all of, and is a clone then.
+///
+/// # Examples
+/// ```
+/// use eventbus::{InMemoryEventBus, event_bus_conformance};
+/// event_bus_conformance!(in_process, async { InMemoryEventBus::new() });
+/// # fn main() {}
+/// ```
+/// For a bus on a server:
+/// ```ignore
+/// event_bus_conformance!(redis, connect(unique_config()), async |bus: &RedisEventBus| {
+///     connect(another_consumer_of(bus.config())).await
+/// });
+/// ```
+#[macro_export]
+macro_rules! event_bus_conformance {
+    ($name:ident, $fresh_bus:expr $(,)?) => {
+        $crate::event_bus_conformance!($name, $fresh_bus, async |bus: &_| ::core::clone::Clone::clone(bus));
+    };
+    ($name:ident, $fresh_bus:expr, $another:expr $(,)?) => {
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+            $crate::event_bus_conformance!(@each $fresh_bus, $another;
+                publishing_nothing_does_nothing,
+                publish_returns_an_increasing_id_per_event,
+                events_published_before_and_after_the_start_are_delivered,
+                order_is_kept_within_a_group,
+                all_metadata_and_the_payload_survive,
+                typed_subscribers_get_their_types_and_wildcards_everything,
+                typed_subscribers_run_before_wildcards,
+                one_publish_of_a_thousand_events_is_delivered,
+                a_large_payload_is_delivered,
+                publisher_and_consumer_may_be_apart,
+                every_group_gets_every_event,
+                two_consumers_of_a_group_share_without_repeats,
+                a_subscriber_added_while_consuming_gets_later_events,
+                a_group_added_while_consuming_gets_what_is_held,
+                a_cancelled_subscription_gets_nothing_more,
+                a_delivery_is_pending_until_every_handler_has_succeeded,
+                a_failed_delivery_stays_pending_and_others_flow,
+                the_other_handlers_of_a_failed_delivery_still_run,
+                a_panic_is_a_failure_of_that_delivery_only,
+                an_event_that_no_handler_wants_is_acknowledged,
+                failed_deliveries_come_again_after_a_restart,
+                an_aborted_delivery_comes_again,
+                stop_waits_for_the_delivery_in_hand,
+                start_goes_on_after_a_stop,
+                starting_twice_is_refused,
+                is_consuming_tells_the_truth,
+                after_shutdown_nothing_begins,
+                shutdown_does_not_wait_beyond_its_deadline,
+                subscribers_are_counted,
+                stats_tell_the_story,
+                stream_info_tells_the_story,
+                progress_tells_the_story,
+            );
+        }
+    };
+    (@each $fresh_bus:expr, $another:expr; $($rule:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $rule() {
+                $crate::testkit::event_bus::within_a_minute(stringify!($rule), async {
+                    let bus = $fresh_bus.await;
+                    let other = ($another)(&bus).await;
+                    let (bus, other) = (::std::sync::Arc::new(bus), ::std::sync::Arc::new(other));
+                    $crate::testkit::event_bus::$rule(bus, other).await;
+                })
+                .await;
+            }
+        )*
+    };
+}

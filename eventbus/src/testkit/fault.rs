@@ -1,0 +1,292 @@
+//! Backends that fail on demand, for tests of what happens then.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+
+use crate::{
+    domain::{
+        error::BoxError,
+        name::Name,
+        record::{NewEvent, RecordedEvent},
+        stream::{ExpectedVersion, Position, StreamId, Version},
+    },
+    port::{
+        AppendError, AppendEvents, AppendSignal, BusStats, CheckpointError, Checkpoints,
+        ConsumeError, Direction, EventBus, EventStore, GroupProgress, MessageId, PublishError,
+        PublishRange, RangeOutcome, ReadError, ReadFeed, ReadStream, RecordStream, ShutdownError,
+        StreamInfo, Subscribers,
+    },
+};
+
+/// What goes wrong with the next call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Nothing happens, and the caller is told that the server is away.
+    Unavailable,
+    /// It happens, but the caller is told that the outcome is unknown.
+    LostReply,
+}
+
+fn fault() -> BoxError {
+    "fault made by the test".into()
+}
+
+/// The faults still to come. Cloning shares them.
+#[derive(Debug, Clone, Default)]
+pub struct Faults(Arc<Mutex<VecDeque<Fault>>>);
+
+impl Faults {
+    /// Lets the next `times` calls fail like this.
+    pub fn next(&self, fault: Fault, times: usize) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(vec![fault; times]);
+    }
+
+    /// How many are still to come.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn take(&self) -> Option<Fault> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front()
+    }
+}
+
+/// A store whose appends and checkpoints fail on demand.
+#[derive(Clone)]
+pub struct FaultyStore {
+    store: Arc<dyn EventStore>,
+    /// What goes wrong with the next appends.
+    pub appends: Faults,
+    /// What goes wrong with the next checkpoints that are saved.
+    pub checkpoints: Faults,
+}
+
+impl FaultyStore {
+    /// Wraps a store that works.
+    pub fn new(store: impl EventStore) -> Self {
+        Self {
+            store: Arc::new(store),
+            appends: Faults::default(),
+            checkpoints: Faults::default(),
+        }
+    }
+}
+
+impl fmt::Debug for FaultyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultyStore")
+            .field("appends", &self.appends)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl AppendEvents for FaultyStore {
+    async fn append(
+        &self,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        match self.appends.take() {
+            None => self.store.append(stream, expected, events).await,
+            Some(Fault::Unavailable) => Err(AppendError::Unavailable(fault())),
+            Some(Fault::LostReply) => {
+                self.store.append(stream, expected, events).await?;
+                Err(AppendError::OutcomeUnknown(fault()))
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl ReadStream for FaultyStore {
+    fn read_stream(
+        &self,
+        stream: &StreamId,
+        from: Version,
+        direction: Direction,
+    ) -> RecordStream<'_> {
+        self.store.read_stream(stream, from, direction)
+    }
+
+    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
+        self.store.stream_version(stream).await
+    }
+}
+
+#[async_trait]
+impl ReadFeed for FaultyStore {
+    fn read_all(&self, after: Position) -> RecordStream<'_> {
+        self.store.read_all(after)
+    }
+
+    async fn head(&self) -> Result<Position, ReadError> {
+        self.store.head().await
+    }
+
+    fn appended(&self) -> &AppendSignal {
+        self.store.appended()
+    }
+}
+
+#[async_trait]
+impl Checkpoints for FaultyStore {
+    async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
+        self.store.load_checkpoint(name).await
+    }
+
+    async fn save_checkpoint(
+        &self,
+        name: &Name,
+        position: Position,
+    ) -> Result<(), CheckpointError> {
+        let fault = self.checkpoints.take();
+        if fault != Some(Fault::Unavailable) {
+            self.store.save_checkpoint(name, position).await?;
+        }
+        fault.map_or(Ok(()), |_| {
+            Err(CheckpointError::new(name, "fault made by the test"))
+        })
+    }
+}
+
+impl EventStore for FaultyStore {}
+
+/// A bus whose publishing fails on demand, and which is durable by its own word.
+#[derive(Clone)]
+pub struct FaultyBus {
+    bus: Arc<dyn EventBus>,
+    durable: bool,
+    /// What goes wrong with the next calls of publish, the relay's included.
+    pub publishes: Faults,
+}
+
+impl FaultyBus {
+    /// Wraps a bus that works.
+    pub fn new(bus: impl EventBus) -> Self {
+        let durable = bus.is_durable();
+        Self {
+            bus: Arc::new(bus),
+            durable,
+            publishes: Faults::default(),
+        }
+    }
+
+    async fn with_fault<T>(
+        &self,
+        publish: impl Future<Output = Result<T, PublishError>>,
+    ) -> Result<T, PublishError> {
+        let destination = self.destination().clone();
+        let source = fault();
+        match self.publishes.take() {
+            None => publish.await,
+            Some(Fault::Unavailable) => Err(PublishError::Unavailable {
+                destination,
+                source,
+            }),
+            Some(Fault::LostReply) => {
+                publish.await?;
+                Err(PublishError::OutcomeUnknown {
+                    destination,
+                    source,
+                })
+            }
+        }
+    }
+
+    /// Lets the bus say that it is durable, as a bus on a server does.
+    #[must_use]
+    pub fn durable(mut self) -> Self {
+        self.durable = true;
+        self
+    }
+}
+
+impl fmt::Debug for FaultyBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultyBus")
+            .field("publishes", &self.publishes)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl EventBus for FaultyBus {
+    fn destination(&self) -> &Name {
+        self.bus.destination()
+    }
+
+    fn default_group(&self) -> &Name {
+        self.bus.default_group()
+    }
+
+    async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        self.with_fault(self.bus.publish(events)).await
+    }
+
+    async fn publish_range(&self, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
+        self.with_fault(self.bus.publish_range(range)).await
+    }
+
+    fn is_durable(&self) -> bool {
+        self.durable
+    }
+
+    async fn resume_from(
+        &self,
+        checkpoints: Arc<dyn Checkpoints>,
+    ) -> Result<Option<Position>, CheckpointError> {
+        if self.durable {
+            Ok(None)
+        } else {
+            self.bus.resume_from(checkpoints).await
+        }
+    }
+
+    fn subscribers(&self) -> &Subscribers {
+        self.bus.subscribers()
+    }
+
+    async fn start_consuming(&self) -> Result<(), ConsumeError> {
+        self.bus.start_consuming().await
+    }
+
+    async fn stop_consuming(&self) {
+        self.bus.stop_consuming().await;
+    }
+
+    fn is_consuming(&self) -> bool {
+        self.bus.is_consuming()
+    }
+
+    async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
+        self.bus.shutdown(timeout).await
+    }
+
+    fn stats(&self) -> BusStats {
+        self.bus.stats()
+    }
+
+    async fn stream_info(&self) -> StreamInfo {
+        self.bus.stream_info().await
+    }
+
+    async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
+        self.bus.progress(group).await
+    }
+}

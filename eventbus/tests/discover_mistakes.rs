@@ -1,0 +1,122 @@
+//! Every mistake that only a whole program can make is reported at once, with both places in the source.
+
+use eventbus::{StartMistake, port::FromTransaction, prelude::*};
+
+struct OtherStore;
+
+impl FromTransaction<OtherStore> for std::net::TcpStream {
+    type Transaction = Self;
+    fn from_transaction(transaction: &mut Self) -> &mut Self {
+        transaction
+    }
+}
+
+mod first {
+    use super::*;
+
+    #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    #[event(aggregate_type = "Account")]
+    pub(crate) struct Opened {}
+
+    #[handler]
+    pub(crate) async fn on(_event: &Opened) {}
+}
+
+mod second {
+    use super::*;
+
+    #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    #[event(aggregate_type = "Shop")]
+    pub(crate) struct Opened {}
+
+    #[handler]
+    pub(crate) async fn on(_event: &Opened, State(_missing): State<u8>) {}
+}
+
+#[handler]
+async fn reserve(_event: &first::Opened, _connection: &mut std::net::TcpStream) {}
+
+struct Given(u8);
+
+#[projection(name = "given")]
+impl Given {
+    fn opened(&mut self, _event: &first::Opened) {
+        self.0 += 1;
+    }
+}
+
+#[derive(Default)]
+struct Twin;
+
+#[projection(name = "twin")]
+impl Twin {
+    fn opened(&self, _event: &first::Opened) {}
+}
+
+#[derive(Default)]
+struct OtherTwin;
+
+#[projection(name = "twin")]
+impl OtherTwin {
+    fn opened(&self, _event: &second::Opened) {}
+}
+
+#[tokio::test]
+async fn every_mistake_is_reported_at_once() {
+    let error = App::builder().discover().start().await.unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.starts_with("the app cannot start for 6 reasons:\n  - "),
+        "{text}"
+    );
+    assert_eq!(format!("{error:?}"), text);
+    let place = format!("({}:", file!());
+    let lines: Vec<_> = text.lines().skip(1).collect();
+    for expected in [
+        [
+            "two events have the wire type `Opened`: discover_mistakes::first::Opened",
+            " and discover_mistakes::second::Opened",
+        ],
+        [
+            "two handlers named `on`: ",
+            "; set `#[handler(name = \"..\")]` on one",
+        ],
+        [
+            "two projections named `twin`: ",
+            "; set another `name` on one",
+        ],
+        [
+            "`on` ",
+            "takes `State<u8>`, but the builder has no `.state(..)` of that type",
+        ],
+        [
+            "`reserve` ",
+            "takes part in transactions of type `std::net::tcp::TcpStream`, but this store has none",
+        ],
+        [
+            "projection `given` ",
+            "has no `Default`; give the builder one: `.projection(..)`",
+        ],
+    ] {
+        let matching = lines
+            .iter()
+            .filter(|line| expected.iter().all(|part| line.contains(part)));
+        let matching: Vec<_> = matching.collect();
+        assert_eq!(matching.len(), 1, "{expected:?} in\n{text}");
+        assert!(
+            matching[0].contains(file!()),
+            "{} names no place",
+            matching[0]
+        );
+    }
+    assert!(
+        lines.iter().filter(|line| line.contains(&place)).count() >= 4,
+        "{text}"
+    );
+    let duplicates = |mistake: &&StartMistake| matches!(mistake, StartMistake::DuplicateHandler { first, second, .. } if first.line < second.line);
+    assert_eq!(
+        error.mistakes().iter().filter(duplicates).count(),
+        1,
+        "both places are named, the upper one first"
+    );
+}

@@ -1,0 +1,15 @@
+//! What runs: repository, subscriptions, relay, projections, app; on the backends in memory.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(unreachable_pub, reason = "modules of one test binary")]
+
+mod app;
+mod life;
+mod logs;
+mod orders;
+mod projections;
+mod rebuild;
+mod relay;
+mod repository;
+mod shared_bus;
+mod subscriptions;
+mod wait;

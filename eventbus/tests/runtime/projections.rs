@@ -1,0 +1,358 @@
+//! Projections: live, rebuilt, stopped.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use eventbus::{
+    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, Projected, ProjectionError,
+    RebuildError, StreamId,
+    port::{AppendEvents, Checkpoints, EventStore},
+    prelude::*,
+};
+
+use crate::{
+    orders::{Order, OrderCreated, OrderShipped, OrderStatistics, created},
+    wait::until,
+};
+
+async fn save(store: &impl AppendEvents, events: usize) -> Position {
+    let stream = StreamId::new(Name::from_static("Order"), AggregateId::new());
+    let mut news = vec![NewEvent::of(&created("ada", 1.5)).unwrap()];
+    news.extend((1..events).map(|_| {
+        NewEvent::of(&OrderShipped {
+            tracking_number: "T".into(),
+        })
+        .unwrap()
+    }));
+    let records = store
+        .append(&stream, ExpectedVersion::NoStream, news)
+        .await
+        .unwrap();
+    records.last().unwrap().position().unwrap()
+}
+
+async fn app(store: impl EventStore) -> App {
+    App::builder()
+        .store(store)
+        .projection_with(OrderStatistics::default)
+        .start()
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn read_your_own_writes() {
+    let app = app(InMemoryEventStore::new()).await;
+    let orders = app.repository::<Order>();
+    for n in 1..=20 {
+        let mut order = orders.create(AggregateId::new());
+        order.record(created("ada", 2.0));
+        let saved = orders.save(&mut order).await.unwrap();
+        let statistics = app
+            .projected::<OrderStatistics>(saved.position)
+            .await
+            .unwrap();
+        assert_eq!((statistics.orders, statistics.revenue), (n, 2.0 * n as f64));
+        assert!(statistics.position() >= saved.position.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn begins_at_zero_in_each_process() {
+    let store = InMemoryEventStore::new();
+    let position = save(&store, 3).await;
+    for _ in 0..2 {
+        let app = app(store.clone()).await;
+        assert_eq!(
+            app.projected::<OrderStatistics>(position)
+                .await
+                .unwrap()
+                .shipped,
+            2
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_rebuild_equals_the_live_state_and_shows_progress() {
+    let store = InMemoryEventStore::new();
+    for _ in 0..300 {
+        save(&store, 3).await;
+    }
+    let app = app(store.clone()).await;
+    let live = {
+        let statistics = app
+            .projected::<OrderStatistics>(Position::new(900))
+            .await
+            .unwrap();
+        (statistics.orders, statistics.shipped, statistics.revenue)
+    };
+    let mut seen = Vec::new();
+    let rebuilt = app
+        .rebuild::<OrderStatistics>()
+        .on_progress(|now| seen.push(now))
+        .await
+        .unwrap();
+    assert_eq!(
+        (rebuilt.events, rebuilt.position),
+        (900, Position::new(900))
+    );
+    assert!(
+        seen.len() >= 4
+            && seen
+                .windows(2)
+                .all(|pair| pair[0].position <= pair[1].position),
+        "{seen:?}"
+    );
+    assert!(seen.iter().all(|now| now.target == 900));
+    let statistics = app.projection::<OrderStatistics>().unwrap().read().await;
+    assert_eq!(
+        (statistics.orders, statistics.shipped, statistics.revenue),
+        live
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_come_while_rebuilding_are_counted_once() {
+    let store = InMemoryEventStore::new();
+    let app = app(store.clone()).await;
+    let writer = tokio::spawn({
+        let store = store.clone();
+        async move {
+            for _ in 0..2_000 {
+                save(&store, 2).await;
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let mut rebuilds = 0;
+    while !writer.is_finished() || rebuilds < 5 {
+        app.rebuild::<OrderStatistics>().await.unwrap();
+        rebuilds += 1;
+    }
+    writer.await.unwrap();
+    let statistics = app
+        .projected::<OrderStatistics>(Position::new(4_000))
+        .await
+        .unwrap();
+    assert_eq!(
+        (statistics.orders, statistics.shipped),
+        (2_000, 2_000),
+        "after {rebuilds} rebuilds"
+    );
+}
+
+#[tokio::test]
+async fn a_projection_by_hand_is_rebuilt_from_a_store() {
+    let store = InMemoryEventStore::new();
+    save(&store, 3).await;
+    let statistics = Projected::with(OrderStatistics::default);
+    statistics.rebuild(&store).await.unwrap();
+    statistics.rebuild(&store).await.unwrap();
+    assert_eq!(statistics.read().await.shipped, 2);
+    assert_eq!(statistics.position(), 3);
+    let given = Projected::new(OrderStatistics::default());
+    assert!(matches!(
+        given.rebuild(&store).await,
+        Err(RebuildError::NoFactory {
+            name: "order-statistics"
+        })
+    ));
+}
+
+#[derive(Default)]
+struct Picky(Arc<AtomicU32>, u64);
+
+#[projection(name = "picky")]
+impl Picky {
+    fn created(&mut self, event: &OrderCreated) -> Result<(), String> {
+        if self.0.load(Ordering::SeqCst) == 0 && event.customer_id == "bad" {
+            return Err("no such customer".into());
+        }
+        self.1 += 1;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_failing_event_stops_the_projection_visibly_and_a_rebuild_frees_it() {
+    let store = InMemoryEventStore::new();
+    let mended = Arc::new(AtomicU32::new(0));
+    let make = Arc::clone(&mended);
+    let app = App::builder()
+        .store(store.clone())
+        .projection_with(move || Picky(Arc::clone(&make), 0))
+        .projection(OrderStatistics::default())
+        .start()
+        .await
+        .unwrap();
+    save(&store, 1).await;
+    let stream = StreamId::new(Name::from_static("Order"), AggregateId::new());
+    let bad = NewEvent::of(&created("bad", 1.0)).unwrap();
+    store
+        .append(&stream, ExpectedVersion::Any, vec![bad])
+        .await
+        .unwrap();
+    let last = save(&store, 1).await;
+
+    let Err(error) = app.projected::<Picky>(last).await.map(drop) else {
+        panic!("not stopped")
+    };
+    assert!(
+        matches!(&error, ProjectionError::Stopped { position, .. } if *position == 2),
+        "{error}"
+    );
+    assert_eq!(
+        error.to_string(),
+        "projection `picky` stopped at position 2: no such customer"
+    );
+    assert_eq!(
+        app.projected::<OrderStatistics>(last).await.unwrap().orders,
+        3,
+        "others go on"
+    );
+    let refused = app.rebuild::<Picky>().await.unwrap_err();
+    assert!(
+        matches!(refused, RebuildError::Failed { position, .. } if position == 2),
+        "{refused}"
+    );
+
+    mended.store(1, Ordering::SeqCst);
+    app.rebuild::<Picky>().await.unwrap();
+    assert_eq!(app.projected::<Picky>(last).await.unwrap().1, 3);
+    let next = save(&store, 1).await;
+    assert_eq!(
+        app.projected::<Picky>(next).await.unwrap().1,
+        4,
+        "it goes on live"
+    );
+}
+
+#[derive(Default)]
+struct Rows {
+    handled: AtomicU64,
+    failures: AtomicU32,
+}
+
+#[projection(name = "rows")]
+impl Rows {
+    async fn any(&self, event: &RecordedEvent) -> Result<(), HandlerError> {
+        if event.event_type() == "OrderShipped" && self.failures.fetch_add(1, Ordering::SeqCst) < 2
+        {
+            return Err("busy".into());
+        }
+        self.handled.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_projection_with_rows_of_its_own_retries_and_resumes_at_its_checkpoint() {
+    let store = InMemoryEventStore::new();
+    let position = save(&store, 2).await;
+    let first = App::builder()
+        .store(store.clone())
+        .projection(Rows::default())
+        .start()
+        .await
+        .unwrap();
+    assert_eq!(
+        first
+            .projected::<Rows>(position)
+            .await
+            .unwrap()
+            .handled
+            .load(Ordering::SeqCst),
+        2
+    );
+    first.shutdown(Duration::from_secs(5)).await.unwrap();
+    let checkpoint = Name::from_static("projection:rows");
+    assert_eq!(
+        store.load_checkpoint(&checkpoint).await.unwrap(),
+        Some(position)
+    );
+
+    let second = App::builder()
+        .store(store.clone())
+        .projection(Rows::default())
+        .start()
+        .await
+        .unwrap();
+    let next = save(&store, 1).await;
+    assert_eq!(
+        second
+            .projected::<Rows>(next)
+            .await
+            .unwrap()
+            .handled
+            .load(Ordering::SeqCst),
+        1,
+        "only what is new"
+    );
+    second.rebuild::<Rows>().await.unwrap();
+    let handled = &second.projection::<Rows>().unwrap().read().await.handled;
+    until("every event is handled again", async || {
+        handled.load(Ordering::SeqCst) >= 4
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_panic_stops_the_projection_not_the_app() {
+    #[derive(Default)]
+    struct Explosive;
+    #[projection(name = "explosive")]
+    impl Explosive {
+        fn created(&mut self, _event: &OrderCreated) {
+            panic!("boom");
+        }
+    }
+    let store = InMemoryEventStore::new();
+    let app = App::builder()
+        .store(store.clone())
+        .projection(Explosive)
+        .start()
+        .await
+        .unwrap();
+    let position = save(&store, 1).await;
+    let Err(error) = app.projected::<Explosive>(position).await.map(drop) else {
+        panic!("not stopped")
+    };
+    assert_eq!(
+        error.to_string(),
+        "projection `explosive` stopped at position 1: handler panicked: boom"
+    );
+}
+
+#[tokio::test]
+async fn waiting_too_long_and_unknown_projections_are_typed() {
+    let app = App::builder()
+        .projection_with(OrderStatistics::default)
+        .wait_timeout(Duration::from_millis(50))
+        .start()
+        .await
+        .unwrap();
+    let Err(error) = app
+        .projected::<OrderStatistics>(Position::new(5))
+        .await
+        .map(drop)
+    else {
+        panic!("reached")
+    };
+    let expected = "projection `order-statistics` is at position 0, 5 was not reached within 50ms: it is still busy";
+    assert_eq!(error.to_string(), expected);
+    let Err(error) = app.projected::<Picky>(None).await.map(drop) else {
+        panic!("found")
+    };
+    assert!(
+        error
+            .to_string()
+            .starts_with("the app has no projection `picky` (it has: order-statistics)"),
+        "{error}"
+    );
+}

@@ -1,0 +1,118 @@
+//! One in-process bus, and more than one that uses it.
+
+use std::sync::{Arc, Mutex};
+
+use eventbus::{
+    InMemoryEventBus, InMemoryEventStore, Name, Position, Publication,
+    port::{Checkpoints, EventBus, PublishError},
+    prelude::*,
+};
+
+use crate::{
+    orders::{Order, OrderCreated, created},
+    wait::until,
+};
+
+type Log = Arc<Mutex<Vec<String>>>;
+
+#[handler(manual)]
+async fn note_customer(event: &OrderCreated, State(log): State<Log>) {
+    log.lock().unwrap().push(event.customer_id.clone());
+}
+
+async fn app(bus: &InMemoryEventBus, store: &InMemoryEventStore, log: &Log) -> App {
+    App::builder()
+        .bus(bus.clone())
+        .store(store.clone())
+        .state(log.clone())
+        .handler::<note_customer>()
+        .start()
+        .await
+        .unwrap()
+}
+
+async fn save(orders: &AggregateRepository<Order>, customer: &str) -> Publication {
+    let mut order = orders.create(AggregateId::new());
+    order.record(created(customer, 1.0));
+    orders.save(&mut order).await.unwrap().publication
+}
+
+async fn stopped(bus: &InMemoryEventBus) {
+    until("the former app stopped", async || {
+        bus.subscriber_count() == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_progress_of_one_store_says_nothing_about_another() {
+    let (bus, log) = (InMemoryEventBus::new(), Log::default());
+    let (first, second) = (InMemoryEventStore::new(), InMemoryEventStore::new());
+    let of_first = app(&bus, &first, &log).await;
+    for customer in ["a", "b", "c"] {
+        save(&of_first.repository(), customer).await;
+    }
+    of_first.settled().await.unwrap();
+    drop(of_first);
+    stopped(&bus).await;
+
+    let of_second = app(&bus, &second, &log).await;
+    save(&of_second.repository(), "d").await;
+    of_second.settled().await.unwrap();
+    save(&of_second.repository(), "e").await;
+    of_second.settled().await.unwrap();
+    assert_eq!(*log.lock().unwrap(), ["a", "b", "c", "d", "e"]);
+    let group = Name::from_static("group:default");
+    until("the second store has its own checkpoint", async || {
+        second.load_checkpoint(&group).await.unwrap() == Some(Position::new(2))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_relay_publishes_is_not_published_by_hand_too() {
+    let (bus, store, log) = (
+        InMemoryEventBus::new(),
+        InMemoryEventStore::new(),
+        Log::default(),
+    );
+    let app = app(&bus, &store, &log).await;
+    let orders = AggregateRepository::<Order>::new(store.clone()).publish_to(bus.clone());
+    let publication = save(&orders, "a").await;
+    assert!(
+        matches!(
+            &publication,
+            Publication::Failed(PublishError::OwnedByRelay { destination }) if destination == "memory"
+        ),
+        "{publication:?}"
+    );
+    app.settled().await.unwrap();
+    assert_eq!(*log.lock().unwrap(), ["a"], "saved, and published once");
+}
+
+#[tokio::test]
+async fn handlers_are_served_by_whoever_consumes() {
+    let (bus, log) = (InMemoryEventBus::new(), Log::default());
+    let consumer = bus.start_consuming_in_background();
+    until("the bus consumes", async || bus.is_consuming()).await;
+    let app = app(&bus, &InMemoryEventStore::new(), &log).await;
+    save(&app.repository(), "a").await;
+    app.settled().await.unwrap();
+    bus.stop_consuming().await;
+    consumer.await.unwrap().unwrap();
+    save(&app.repository(), "b").await;
+    app.settled().await.unwrap();
+    assert_eq!(*log.lock().unwrap(), ["a", "b"]);
+}
+
+#[tokio::test]
+async fn consuming_can_be_stopped_and_started_by_hand() {
+    let (bus, log) = (InMemoryEventBus::new(), Log::default());
+    let app = app(&bus, &InMemoryEventStore::new(), &log).await;
+    until("the app consumes", async || bus.is_consuming()).await;
+    bus.stop_consuming().await;
+    save(&app.repository(), "a").await;
+    bus.start_consuming_in_background();
+    app.settled().await.unwrap();
+    assert_eq!(*log.lock().unwrap(), ["a"]);
+}

@@ -1,0 +1,130 @@
+//! What a store is told before it connects.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use eventbus::port::redacted;
+use sqlx::postgres::PgConnectOptions;
+
+use crate::error::PgConnectError;
+
+/// How to reach the database, and where in it the events are kept.
+///
+/// # Examples
+/// ```
+/// use eventstore_postgres::PgEventStoreConfig;
+/// let config = PgEventStoreConfig {
+///     database_url: "postgres://app:secret@db.example/orders".into(),
+///     max_connections: 4,
+///     ..Default::default()
+/// };
+/// assert_eq!(config.schema, "eventbus");
+/// assert!(!format!("{config:?}").contains("secret"));
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct PgEventStoreConfig {
+    /// The database: `postgres://user:password@host:port/database`; default `postgres://localhost/postgres`.
+    ///
+    /// Behind a pooler that does not keep track of prepared statements, add `?statement-cache-capacity=0`.
+    pub database_url: String,
+    /// The schema that holds the tables: lower-case letters, digits and underscores; default `eventbus`.
+    pub schema: String,
+    /// Whether connecting also makes and upgrades the tables; default true.
+    pub migrate: bool,
+    /// The most connections kept open at once; default 10.
+    pub max_connections: u32,
+    /// How long to wait for a connection, a new one or a free one; default 5 s.
+    pub connect_timeout: Duration,
+    /// How long a statement may run on the server; its answer is waited for one second longer. Default 30 s.
+    pub statement_timeout: Duration,
+}
+
+impl Default for PgEventStoreConfig {
+    fn default() -> Self {
+        Self {
+            database_url: "postgres://localhost/postgres".into(),
+            schema: "eventbus".into(),
+            migrate: true,
+            max_connections: 10,
+            connect_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl PgEventStoreConfig {
+    /// The time after which a statement without an answer is given up.
+    ///
+    /// A second more than the server has: its answer says for certain that nothing was kept, ours cannot.
+    pub(crate) fn answer_timeout(&self) -> Duration {
+        self.statement_timeout
+            .saturating_add(Duration::from_secs(1))
+    }
+
+    /// The server as errors and logs may name it.
+    pub(crate) fn server(&self) -> String {
+        redacted(&self.database_url)
+    }
+
+    /// What every connection is opened with.
+    pub(crate) fn connect_options(&self) -> Result<PgConnectOptions, PgConnectError> {
+        self.check()?;
+        let scheme = self
+            .database_url
+            .split_once("://")
+            .map(|(scheme, _)| scheme);
+        if !matches!(scheme, Some("postgres" | "postgresql")) {
+            return Err(PgConnectError::InvalidUrl {
+                source: "it does not begin with `postgres://`".into(),
+            });
+        }
+        let options = PgConnectOptions::from_str(&self.database_url).map_err(|error| {
+            PgConnectError::InvalidUrl {
+                source: error.into(),
+            }
+        })?;
+        let options = match options.get_application_name() {
+            Some(_) => options,
+            None => options.application_name("eventbus"),
+        };
+        let limit = format!("{}ms", milliseconds(self.statement_timeout));
+        Ok(options.options([
+            ("statement_timeout", limit.as_str()),
+            ("idle_in_transaction_session_timeout", limit.as_str()),
+            ("default_transaction_isolation", "read committed"),
+        ]))
+    }
+
+    fn check(&self) -> Result<(), PgConnectError> {
+        let invalid = |field, reason| Err(PgConnectError::InvalidConfig { field, reason });
+        if self.max_connections == 0 {
+            return invalid("max_connections", "at least 1 is needed");
+        }
+        for (field, duration) in [
+            ("connect_timeout", self.connect_timeout),
+            ("statement_timeout", self.statement_timeout),
+        ] {
+            if duration < Duration::from_millis(1) {
+                return invalid(field, "at least a millisecond is needed");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The limit in the server's unit and range; it takes 0 for "no limit", which [`PgEventStoreConfig::check`] rules out.
+fn milliseconds(limit: Duration) -> i32 {
+    i32::try_from(limit.as_millis()).unwrap_or(i32::MAX)
+}
+
+impl fmt::Debug for PgEventStoreConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgEventStoreConfig")
+            .field("database_url", &self.server())
+            .field("schema", &self.schema)
+            .field("migrate", &self.migrate)
+            .field("max_connections", &self.max_connections)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("statement_timeout", &self.statement_timeout)
+            .finish()
+    }
+}

@@ -1,0 +1,165 @@
+//! Why a store cannot be had.
+
+use eventbus::BoxError;
+
+/// Why connecting to a database, or making the tables in it, failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PgConnectError {
+    /// The database URL is none; it may hold a password, so it is not shown.
+    #[error("invalid database URL")]
+    InvalidUrl {
+        /// What is wrong with it.
+        source: BoxError,
+    },
+    /// The schema cannot be called so.
+    #[error("invalid schema name `{schema}`: {reason}")]
+    InvalidSchema {
+        /// The name, shortened, control characters escaped.
+        schema: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Another field of the configuration makes no sense.
+    #[error("invalid `{field}`: {reason}")]
+    InvalidConfig {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The server could not be reached, or did not answer in time.
+    #[error("PostgreSQL at `{server}` cannot be reached")]
+    Unreachable {
+        /// The server, without the password.
+        server: String,
+        /// What happened.
+        source: BoxError,
+    },
+    /// The server answered with an error: the login, the database or a right is missing.
+    #[error("PostgreSQL at `{server}` refuses")]
+    Refused {
+        /// The server, without the password.
+        server: String,
+        /// What it said.
+        source: BoxError,
+    },
+    /// The server or the database is not set up as the promises of the store need it.
+    #[error("PostgreSQL at `{server}`: {fault}; to repair: {}", fault.repair())]
+    Precondition {
+        /// The server, without the password.
+        server: String,
+        /// What is not as it must be.
+        fault: PgPrecondition,
+    },
+    /// The tables are not there, or older than this release, and `migrate` is false.
+    #[error(
+        "schema `{schema}` is at migration {found}, this release needs {needed}: run `PgEventStore::migrate`, or have an \
+         administrator run the text of `PgEventStore::migrations_sql`"
+    )]
+    NotMigrated {
+        /// The schema.
+        schema: String,
+        /// The newest migration in the database; 0 is none.
+        found: u32,
+        /// The newest migration of this release.
+        needed: u32,
+    },
+    /// A newer release made the tables.
+    #[error(
+        "schema `{schema}` is at migration {found}, this release knows {known}: upgrade eventstore-postgres"
+    )]
+    SchemaTooNew {
+        /// The schema.
+        schema: String,
+        /// The newest migration in the database.
+        found: u32,
+        /// The newest migration of this release.
+        known: u32,
+    },
+}
+
+impl PgConnectError {
+    /// Whether connecting again can succeed without anyone changing anything.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}
+
+/// What is not as it must be for the store to keep its promises.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PgPrecondition {
+    /// The server is too old.
+    #[error("the server is version {}.{}, at least 13 is needed", number / 10_000, number % 10_000)]
+    ServerVersion {
+        /// `server_version_num`.
+        number: i32,
+    },
+    /// The server is a standby: it takes no writes, and the locks behind the feed are not replicated to it.
+    #[error("the server is a standby")]
+    Standby,
+    /// Transactions are read-only.
+    #[error("transactions are read-only by default")]
+    ReadOnly,
+    /// A commit does not wait for the disk: a crash would lose events that readers have seen.
+    #[error("`synchronous_commit` is off")]
+    SynchronousCommitOff,
+    /// The database is not UTF-8.
+    #[error("the database is encoded in {encoding}")]
+    Encoding {
+        /// Its encoding.
+        encoding: String,
+    },
+    /// The sequence of positions hands out numbers otherwise than one by one, upward: the feed could skip.
+    #[error("sequence `{sequence}` has cache {cache}, increment {increment}, cycle {cycle}")]
+    SequenceSettings {
+        /// The sequence.
+        sequence: String,
+        /// How many numbers a connection takes at once; must be 1.
+        cache: i64,
+        /// The step; must be 1.
+        increment: i64,
+        /// Whether it begins anew at its end; must not.
+        cycle: bool,
+    },
+    /// The sequence of positions is behind the events, after a partial restore or a `setval`.
+    #[error("sequence `{sequence}` is at {drawn}, but the last event has position {stored}")]
+    SequenceBehind {
+        /// The sequence.
+        sequence: String,
+        /// The last number it handed out.
+        drawn: i64,
+        /// The position of the last event.
+        stored: i64,
+    },
+}
+
+impl PgPrecondition {
+    /// What to do about it: an SQL statement where one helps.
+    #[must_use]
+    pub fn repair(&self) -> String {
+        match self {
+            Self::ServerVersion { .. } => "upgrade the server".into(),
+            Self::Standby => "connect to the primary".into(),
+            Self::ReadOnly => {
+                "connect to the primary, or undo `default_transaction_read_only` (ALTER ROLE … or ALTER DATABASE … \
+                 RESET default_transaction_read_only)"
+                    .into()
+            }
+            Self::SynchronousCommitOff => {
+                "ALTER ROLE … SET synchronous_commit = on (`local` and `remote_*` are fine too), also in the \
+                 database, the server's configuration and the URL"
+                    .into()
+            }
+            Self::Encoding { .. } => "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0".into(),
+            Self::SequenceSettings { sequence, .. } => {
+                format!("ALTER SEQUENCE {sequence} CACHE 1 INCREMENT 1 NO CYCLE")
+            }
+            Self::SequenceBehind {
+                sequence, stored, ..
+            } => format!("stop all writers, then SELECT setval('{sequence}', {stored})"),
+        }
+    }
+}

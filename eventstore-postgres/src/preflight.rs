@@ -1,0 +1,187 @@
+//! What must be true of a server and a database before events are kept there.
+
+use sqlx::{Row, postgres::PgRow};
+
+use crate::{
+    error::{PgConnectError, PgPrecondition},
+    schema::Schema,
+    session::Session,
+};
+
+const OLDEST_VERSION: i32 = 130_000;
+
+/// Checks the server, before anything is made in the database.
+pub(crate) async fn check_server(session: &mut Session) -> Result<(), PgConnectError> {
+    let query = sqlx::query(include_str!("sql/preflight_server.sql"));
+    let row = session.fetch_one(query).await?;
+    let server = Server::read(&row).map_err(|error| session.unreadable(error))?;
+    server.warn();
+    server.judge().map_err(|fault| refused(session, fault))
+}
+
+/// Checks the sequence of positions, once the tables are there.
+pub(crate) async fn check_sequence(
+    session: &mut Session,
+    schema: &Schema,
+) -> Result<(), PgConnectError> {
+    let query = sqlx::query(schema.statement(include_str!("sql/preflight_sequence.sql")));
+    let row = session.fetch_one(query).await?;
+    let sequence = Sequence::read(&row, schema).map_err(|error| session.unreadable(error))?;
+    sequence.judge().map_err(|fault| refused(session, fault))
+}
+
+fn refused(session: &Session, fault: PgPrecondition) -> PgConnectError {
+    PgConnectError::Precondition {
+        server: session.server().into(),
+        fault,
+    }
+}
+
+struct Server {
+    version_number: i32,
+    standby: bool,
+    read_only: bool,
+    synchronous_commit: String,
+    encoding: String,
+    fsync: bool,
+    prepared_transactions: i64,
+}
+
+impl Server {
+    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            version_number: row.try_get("version_number")?,
+            standby: row.try_get("standby")?,
+            read_only: row.try_get("read_only")?,
+            synchronous_commit: row.try_get("synchronous_commit")?,
+            encoding: row.try_get("encoding")?,
+            fsync: row.try_get("fsync")?,
+            prepared_transactions: row.try_get("prepared_transactions")?,
+        })
+    }
+
+    fn judge(self) -> Result<(), PgPrecondition> {
+        if self.version_number < OLDEST_VERSION {
+            return Err(PgPrecondition::ServerVersion {
+                number: self.version_number,
+            });
+        }
+        // before `read_only`, which a standby is too
+        if self.standby {
+            return Err(PgPrecondition::Standby);
+        }
+        if self.read_only {
+            return Err(PgPrecondition::ReadOnly);
+        }
+        if self.synchronous_commit == "off" {
+            return Err(PgPrecondition::SynchronousCommitOff);
+        }
+        if self.encoding != "UTF8" {
+            return Err(PgPrecondition::Encoding {
+                encoding: self.encoding,
+            });
+        }
+        Ok(())
+    }
+
+    fn warn(&self) {
+        if !self.fsync {
+            tracing::warn!("`fsync` is off: a crash of the machine may lose or damage events");
+        }
+        if self.prepared_transactions > 0 {
+            tracing::warn!(
+                count = self.prepared_transactions,
+                "prepared transactions: one that appended events holds every reader of the feed until it ends"
+            );
+        }
+    }
+}
+
+struct Sequence {
+    name: String,
+    cache: i64,
+    increment: i64,
+    cycle: bool,
+    drawn: i64,
+    stored: i64,
+}
+
+impl Sequence {
+    fn read(row: &PgRow, schema: &Schema) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            name: schema.fill("{schema}.events_position_seq"),
+            cache: row.try_get("cache")?,
+            increment: row.try_get("increment")?,
+            cycle: row.try_get("cycle")?,
+            drawn: row.try_get("drawn")?,
+            stored: row.try_get("stored")?,
+        })
+    }
+
+    fn judge(self) -> Result<(), PgPrecondition> {
+        if (self.cache, self.increment, self.cycle) != (1, 1, false) {
+            return Err(PgPrecondition::SequenceSettings {
+                sequence: self.name,
+                cache: self.cache,
+                increment: self.increment,
+                cycle: self.cycle,
+            });
+        }
+        if self.drawn < self.stored {
+            return Err(PgPrecondition::SequenceBehind {
+                sequence: self.name,
+                drawn: self.drawn,
+                stored: self.stored,
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Server {
+        Server {
+            version_number: 150_018,
+            standby: false,
+            read_only: false,
+            synchronous_commit: "on".into(),
+            encoding: "UTF8".into(),
+            fsync: true,
+            prepared_transactions: 0,
+        }
+    }
+
+    #[test]
+    fn an_old_server_and_a_standby_are_refused() {
+        assert_eq!(good().judge(), Ok(()));
+        let old = Server {
+            version_number: 120_022,
+            ..good()
+        };
+        let fault = old.judge().unwrap_err();
+        assert_eq!(
+            fault.to_string(),
+            "the server is version 12.22, at least 13 is needed"
+        );
+        let standby = Server {
+            standby: true,
+            read_only: true,
+            ..good()
+        };
+        assert_eq!(standby.judge(), Err(PgPrecondition::Standby));
+    }
+
+    #[test]
+    fn a_commit_that_waits_for_this_disk_is_enough() {
+        for setting in ["on", "local", "remote_write", "remote_apply"] {
+            let server = Server {
+                synchronous_commit: setting.into(),
+                ..good()
+            };
+            assert_eq!(server.judge(), Ok(()), "{setting}");
+        }
+    }
+}

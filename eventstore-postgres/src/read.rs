@@ -1,0 +1,75 @@
+//! Reading one stream, page by page.
+
+use async_trait::async_trait;
+use eventbus::{
+    RecordedEvent, StreamId, Version,
+    port::{Direction, Page, ReadError, ReadStream, RecordStream, paged},
+};
+use sqlx::Row;
+
+use crate::{
+    record::{PAGE, decode_page},
+    store::PgEventStore,
+};
+
+#[async_trait]
+impl ReadStream for PgEventStore {
+    fn read_stream(
+        &self,
+        stream: &StreamId,
+        from: Version,
+        direction: Direction,
+    ) -> RecordStream<'_> {
+        let stream = stream.clone();
+        paged(from, move |from| {
+            let stream = stream.clone();
+            async move { self.stream_page(&stream, from, direction).await }
+        })
+    }
+
+    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
+        let query = sqlx::query(self.statements.stream_version.clone())
+            .bind(stream.aggregate_id().as_str())
+            .bind(stream.aggregate_type().as_str());
+        let Some(row) = self.connections.fetch_all(query).await?.pop() else {
+            return Ok(Version::NONE);
+        };
+        let corrupt = |source| ReadError::Corrupt {
+            place: format!("stream `{stream}`"),
+            source,
+        };
+        let version: i64 = row.try_get(0).map_err(|error| corrupt(error.into()))?;
+        u64::try_from(version)
+            .map(Version::new)
+            .map_err(|_| corrupt(format!("its version is {version}").into()))
+    }
+}
+
+impl PgEventStore {
+    async fn stream_page(
+        &self,
+        stream: &StreamId,
+        from: Version,
+        direction: Direction,
+    ) -> Result<Page<Version>, ReadError> {
+        let sql = match direction {
+            Direction::Forward => &self.statements.read_forward,
+            Direction::Backward => &self.statements.read_backward,
+        };
+        let query = sqlx::query(sql.clone())
+            .bind(stream.aggregate_id().as_str())
+            .bind(stream.aggregate_type().as_str())
+            .bind(from.as_i64())
+            .bind(PAGE);
+        let rows = self.connections.fetch_all(query).await?;
+        let (events, is_last) = decode_page(&rows)?;
+        let next = match events.last().map(RecordedEvent::version) {
+            Some(last) if !is_last => match direction {
+                Direction::Forward => Some(last.next()),
+                Direction::Backward => last.get().checked_sub(1).map(Version::new),
+            },
+            _ => None,
+        };
+        Ok((events, next))
+    }
+}

@@ -1,0 +1,120 @@
+//! From a row to a recorded event.
+//!
+//! Nothing in a row is trusted: someone else may have written it. What is no event is an error that names its place.
+
+use eventbus::{
+    Attributes, BoxError, EventId, Metadata, Name, Position, RecordedEvent, StreamId, Version,
+    port::ReadError,
+};
+use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// The most events read at once.
+pub(crate) const PAGE: i64 = 1_000;
+
+/// Midnight of 2000-01-01, from which the server counts, in microseconds since 1970.
+const SERVER_EPOCH: i128 = 946_684_800_000_000;
+
+/// The position in a row whose columns from `first` on are those of `record.sql`; `None` if there is no event.
+pub(crate) fn position(row: &PgRow, first: usize) -> Result<Option<i64>, sqlx::Error> {
+    row.try_get(first)
+}
+
+/// Reads the event in the columns of `record.sql`, the first of which is column `first`.
+pub(crate) fn decode(row: &PgRow, first: usize) -> Result<RecordedEvent, ReadError> {
+    let mut columns = Columns { row, next: first };
+    columns.event().map_err(|source| ReadError::Corrupt {
+        place: match position(row, first) {
+            Ok(Some(position)) => format!("position {position}"),
+            _ => "an unknown position".into(),
+        },
+        source,
+    })
+}
+
+/// Reads the events of a page, up to the first that is none: it is the error once it comes first.
+///
+/// Also tells whether there is nothing after the page.
+pub(crate) fn decode_page(rows: &[PgRow]) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
+    let mut events = Vec::with_capacity(rows.len());
+    for row in rows {
+        match decode(row, 0) {
+            Ok(event) => events.push(event),
+            Err(error) if events.is_empty() => return Err(error),
+            Err(_) => return Ok((events, false)),
+        }
+    }
+    Ok((events, rows.len() < PAGE as usize))
+}
+
+/// The columns of a row, taken one after the other in the order of `record.sql`.
+struct Columns<'r> {
+    row: &'r PgRow,
+    next: usize,
+}
+
+impl<'r> Columns<'r> {
+    fn take<T: Decode<'r, Postgres> + Type<Postgres>>(&mut self) -> Result<T, sqlx::Error> {
+        self.next += 1;
+        self.row.try_get(self.next - 1)
+    }
+
+    /// Takes a column as what it is made of: `json` as its text, a time as its number.
+    fn take_raw<T: Decode<'r, Postgres>>(&mut self) -> Result<T, sqlx::Error> {
+        self.next += 1;
+        self.row.try_get_unchecked(self.next - 1)
+    }
+
+    fn event(&mut self) -> Result<RecordedEvent, BoxError> {
+        let position = Position::new(count("position", self.take()?)?);
+        let version = Version::new(count("version", self.take()?)?);
+        let occurred_at = time_of(self.take_raw()?)?;
+        let event_id = EventId::from(self.take::<Uuid>()?);
+        let correlation_id = self.take()?;
+        let schema_version = self.take::<i32>()?;
+        let schema_version = u32::try_from(count("schema version", schema_version.into())?)?;
+        let (aggregate_id, aggregate_type) = (self.take::<&str>()?, self.take::<&str>()?);
+        let stream = StreamId::parse(aggregate_type, aggregate_id)?;
+        let event_type = Name::new("event type", self.take::<&str>()?)?;
+        let payload = self.take_raw::<&str>()?;
+        if !is_object(payload) {
+            return Err("its payload is not a JSON object".into());
+        }
+        let causation_id = self.take()?;
+        let tenant_id = self.take()?;
+        let actor_id: Option<&str> = self.take()?;
+        let attributes = match self.take_raw::<Option<&str>>()? {
+            Some(json) => Attributes::parse(json)?,
+            None => Attributes::EMPTY,
+        };
+        let metadata = Metadata::new(event_id, event_type, stream, version, occurred_at)
+            .with_schema_version(schema_version)
+            .with_position(Some(position))
+            .with_correlation_id(correlation_id)
+            .with_causation_id(causation_id)
+            .with_tenant_id(tenant_id)
+            .with_actor_id(actor_id)
+            .with_attributes(attributes);
+        Ok(RecordedEvent::new(metadata, payload))
+    }
+}
+
+/// Whether a valid JSON text is an object.
+fn is_object(json: &str) -> bool {
+    json.trim_start_matches([' ', '\t', '\n', '\r'])
+        .starts_with('{')
+}
+
+/// A number that counts from 1.
+fn count(what: &str, number: i64) -> Result<u64, String> {
+    match u64::try_from(number) {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(format!("its {what} is {number}")),
+    }
+}
+
+/// The server's range of times is larger than ours, and it has an infinity.
+fn time_of(microseconds: i64) -> Result<OffsetDateTime, time::error::ComponentRange> {
+    OffsetDateTime::from_unix_timestamp_nanos((SERVER_EPOCH + i128::from(microseconds)) * 1_000)
+}

@@ -1,0 +1,111 @@
+//! The schema that holds the tables, and what follows from its name.
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+use crate::error::PgConnectError;
+
+/// The longest identifier PostgreSQL keeps; longer ones it cuts off in silence.
+const MAX_IDENTIFIER_BYTES: usize = 63;
+
+/// The name of a schema, checked: it can stand in a statement as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Schema(String);
+
+impl Schema {
+    pub(crate) fn new(name: &str) -> Result<Self, PgConnectError> {
+        let reason = if name.is_empty() {
+            "it is empty"
+        } else if name.len() > MAX_IDENTIFIER_BYTES {
+            "it has more than 63 bytes"
+        } else if !name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+            || !name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        {
+            "only lower-case letters, digits and underscores are allowed, and no digit first"
+        } else if name.starts_with("pg_") || name == "information_schema" {
+            "the server keeps such names for itself"
+        } else {
+            return Ok(Self(name.into()));
+        };
+        Err(PgConnectError::InvalidSchema {
+            schema: name
+                .chars()
+                .take(MAX_IDENTIFIER_BYTES)
+                .flat_map(char::escape_debug)
+                .collect(),
+            reason,
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// The number that keeps the advisory locks of this schema apart from all others: 1 to 2^19 − 1.
+    ///
+    /// Locks are per database, and it may hold several schemas. Together with 44 bits of a position it makes a
+    /// positive `bigint`; it is never 0, where small numbers chosen by hand are.
+    pub(crate) fn lock_namespace(&self) -> u64 {
+        let hash = self
+            .0
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            });
+        hash % ((1 << 19) - 1) + 1
+    }
+
+    /// Replaces the placeholders `{schema}` and `{namespace}` of a text of ours.
+    pub(crate) fn fill(&self, sql: &str) -> String {
+        sql.replace("{schema}", &format!("\"{}\"", self.0))
+            .replace("{namespace}", &self.lock_namespace().to_string())
+    }
+
+    /// A statement of ours for this schema.
+    pub(crate) fn statement(&self, sql: &str) -> SqlStr {
+        // the only text that is not ours is the name of the schema, which `new` checked
+        AssertSqlSafe(self.fill(sql)).into_sql_str()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_identifiers_are_schemas() {
+        for name in ["eventbus", "_x", "a1_b", &"x".repeat(63)] {
+            assert_eq!(Schema::new(name).unwrap().name(), name);
+        }
+        let long = "x".repeat(64);
+        for name in [
+            "",
+            "Orders",
+            "1a",
+            "a-b",
+            "a b",
+            "a\"; DROP",
+            "é",
+            "pg_x",
+            "information_schema",
+            &long,
+        ] {
+            let error = Schema::new(name).unwrap_err();
+            assert!(
+                matches!(error, PgConnectError::InvalidSchema { .. }),
+                "{name}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_lock_namespace_never_changes() {
+        let namespace = |name| Schema::new(name).unwrap().lock_namespace();
+        assert_eq!(namespace("eventbus"), NAMESPACE_OF_EVENTBUS);
+        assert_ne!(namespace("eventbus"), namespace("eventbus2"));
+    }
+
+    /// Processes of two releases share one database: changing the number lets the feed skip.
+    const NAMESPACE_OF_EVENTBUS: u64 = 341769;
+}

@@ -1,0 +1,10 @@
+-- What the server must be like before anything is stored in it.
+SELECT
+    current_setting('server_version_num')::integer         AS version_number,
+    pg_is_in_recovery()                                    AS standby,
+    current_setting('transaction_read_only') = 'on'        AS read_only,
+    current_setting('synchronous_commit')                  AS synchronous_commit,
+    current_setting('server_encoding')                     AS encoding,
+    current_setting('fsync') = 'on'                        AS fsync,
+    (SELECT count(*) FROM pg_catalog.pg_prepared_xacts x WHERE x.database = current_database())
+                                                           AS prepared_transactions

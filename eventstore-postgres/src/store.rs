@@ -1,0 +1,114 @@
+//! The store itself: connecting, and what its parts share.
+
+use std::fmt;
+
+use eventbus::port::{AppendSignal, EventStore};
+
+use crate::{
+    config::PgEventStoreConfig, error::PgConnectError, migrate, pool::Connections, preflight,
+    schema::Schema, session::Session, statements::Statements,
+};
+
+/// An event store in a PostgreSQL database.
+///
+/// It is shared between tasks; an `Arc` of it is a store too. Several stores, in this or other processes, may use one
+/// schema at once. Stores of different schemas share nothing but the server.
+pub struct PgEventStore {
+    pub(crate) connections: Connections,
+    pub(crate) statements: Statements,
+    pub(crate) appended: AppendSignal,
+    pub(crate) config: PgEventStoreConfig,
+}
+
+impl PgEventStore {
+    /// Connects to the database at `database_url`, makes or upgrades the tables, and checks that all is as it must be.
+    ///
+    /// # Errors
+    /// [`PgConnectError`]; those about the set-up say how to repair it.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use eventstore_postgres::PgEventStore;
+    /// # async fn example() -> Result<(), eventstore_postgres::PgConnectError> {
+    /// let store = PgEventStore::connect("postgres://app:secret@localhost/orders").await?;
+    /// # store.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn connect(database_url: impl Into<String>) -> Result<Self, PgConnectError> {
+        Self::connect_with(PgEventStoreConfig {
+            database_url: database_url.into(),
+            ..Default::default()
+        })
+        .await
+    }
+
+    /// Connects as `config` says.
+    ///
+    /// # Errors
+    /// [`PgConnectError`]; those about the set-up say how to repair it.
+    pub async fn connect_with(config: PgEventStoreConfig) -> Result<Self, PgConnectError> {
+        let schema = Schema::new(&config.schema)?;
+        let options = config.connect_options()?;
+        let mut session = Session::open(&config, &options).await?;
+        preflight::check_server(&mut session).await?;
+        if config.migrate {
+            migrate::run(&mut session, &schema).await?;
+        } else {
+            migrate::check(&mut session, &schema).await?;
+        }
+        preflight::check_sequence(&mut session, &schema).await?;
+        session.close().await;
+        Ok(Self {
+            connections: Connections::new(&config, options),
+            statements: Statements::new(&schema),
+            appended: AppendSignal::default(),
+            config,
+        })
+    }
+
+    /// Makes or upgrades the tables, whatever `config.migrate` says: for deployments that do it as a step of its own.
+    ///
+    /// # Errors
+    /// [`PgConnectError`]; the database is as it was before.
+    pub async fn migrate(config: &PgEventStoreConfig) -> Result<(), PgConnectError> {
+        let schema = Schema::new(&config.schema)?;
+        let mut session = Session::open(config, &config.connect_options()?).await?;
+        preflight::check_server(&mut session).await?;
+        migrate::run(&mut session, &schema).await?;
+        session.close().await;
+        Ok(())
+    }
+
+    /// The SQL that [`migrate`](Self::migrate) runs, for an administrator; running it again does nothing.
+    ///
+    /// # Errors
+    /// [`PgConnectError::InvalidSchema`] if `schema` is not a name for a schema.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventstore_postgres::PgEventStore;
+    /// let sql = PgEventStore::migrations_sql("orders")?;
+    /// assert!(sql.contains(r#"CREATE SCHEMA IF NOT EXISTS "orders";"#));
+    /// # Ok::<(), eventstore_postgres::PgConnectError>(())
+    /// ```
+    pub fn migrations_sql(schema: &str) -> Result<String, PgConnectError> {
+        Schema::new(schema).map(|schema| migrate::script(&schema))
+    }
+
+    /// Closes the connections once their statements are done; afterwards everything is unavailable.
+    pub async fn close(&self) {
+        self.connections.close().await;
+    }
+}
+
+impl EventStore for PgEventStore {}
+
+impl fmt::Debug for PgEventStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgEventStore")
+            .field("server", &self.config.server())
+            .field("schema", &self.config.schema)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,115 @@
+//! A server in front of the server, which loses what it is told to.
+
+use std::sync::Arc;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::JoinHandle,
+};
+
+/// What happens to the answers of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answers {
+    /// They arrive.
+    Pass,
+    /// The next one is lost, and its connection with it; later ones arrive.
+    LoseOne,
+    /// None arrives, and nobody hears that the connection is dead.
+    Swallow,
+}
+
+/// Forwards connections to the test server.
+pub(crate) struct Proxy {
+    port: u16,
+    answers: Arc<watch::Sender<Answers>>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let answers = Arc::new(watch::Sender::new(Answers::Pass));
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&answers)));
+        Self {
+            port,
+            answers,
+            accepting,
+        }
+    }
+
+    /// The URL of the test server with the proxy in its place.
+    pub(crate) fn url(&self) -> String {
+        let url = test_servers::postgres_url();
+        url.replace(&address(url), &format!("127.0.0.1:{}", self.port))
+    }
+
+    /// Refuses new connections from now on.
+    pub(crate) async fn refuse(&mut self) {
+        self.accepting.abort();
+        let _ = (&mut self.accepting).await;
+    }
+
+    pub(crate) fn set(&self, answers: Answers) {
+        self.answers.send_replace(answers);
+    }
+
+    /// Waits until the answer that was to be lost is.
+    pub(crate) async fn has_lost(&self) {
+        let mut answers = self.answers.subscribe();
+        let lost = answers.wait_for(|answers| *answers == Answers::Pass);
+        super::within(lost).await.unwrap();
+    }
+}
+
+/// `host:port` of a URL.
+fn address(url: &str) -> String {
+    let rest = url.split_once("://").unwrap().1;
+    let authority = rest.split('/').next().unwrap();
+    let host = authority.rsplit('@').next().unwrap();
+    host.into()
+}
+
+async fn accept(listener: TcpListener, answers: Arc<watch::Sender<Answers>>) {
+    while let Ok((client, _)) = listener.accept().await {
+        let Ok(server) = TcpStream::connect(address(test_servers::postgres_url())).await else {
+            continue;
+        };
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
+        tokio::spawn(forward(from_client, to_server));
+        tokio::spawn(answer(from_server, to_client, Arc::clone(&answers)));
+    }
+}
+
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    let _ = tokio::io::copy(&mut from, &mut to).await;
+}
+
+async fn answer(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    answers: Arc<watch::Sender<Answers>>,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        let now = *answers.borrow();
+        match now {
+            Answers::Pass => {
+                if to.write_all(&buffer[..length]).await.is_err() {
+                    return;
+                }
+            }
+            Answers::LoseOne => {
+                answers.send_replace(Answers::Pass);
+                return;
+            }
+            Answers::Swallow => {}
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Rows that are no events, because someone else wrote them: a typed error that names the place, after what is sound.
+
+#![allow(clippy::unwrap_used, reason = "as in any test")]
+
+mod common;
+
+use common::{TestSchema, add, event, open, run, stream};
+use eventbus::{
+    ExpectedVersion, Position, RecordedEvent, StreamId, Version,
+    port::{
+        AppendError, AppendEvents as _, Direction, ReadError, ReadFeed as _, ReadStream as _,
+        RecordStream,
+    },
+};
+use eventstore_postgres::PgEventStore;
+use futures_util::StreamExt as _;
+
+/// Three events at positions 1 to 3, of which the second was tampered with.
+struct Tampered {
+    store: PgEventStore,
+    stream: StreamId,
+    events: Vec<RecordedEvent>,
+    _schema: TestSchema,
+}
+
+async fn tampered(set: &str) -> Tampered {
+    let schema = TestSchema::new();
+    let (store, stream) = (open(schema.config()).await, stream());
+    let events = add(&store, &stream, 3).await;
+    let sql = format!("UPDATE events SET {set} WHERE position = 2");
+    run(&mut schema.connection().await, &sql).await;
+    Tampered {
+        store,
+        stream,
+        events,
+        _schema: schema,
+    }
+}
+
+/// Reads up to the error, which must be the last item, and returns the events before it and the place it names.
+async fn broken_off(mut records: RecordStream<'_>) -> (Vec<RecordedEvent>, String) {
+    let mut sound = Vec::new();
+    while let Some(record) = records.next().await {
+        match record {
+            Ok(record) => sound.push(record),
+            Err(ReadError::Corrupt { place, source }) => {
+                assert!(!source.to_string().is_empty());
+                assert!(
+                    records.next().await.is_none(),
+                    "the stream goes on after the error"
+                );
+                return (sound, place);
+            }
+            Err(other) => panic!("not corrupt but {other:?}"),
+        }
+    }
+    panic!(
+        "the stream ended without an error after {} events",
+        sound.len()
+    );
+}
+
+/// Checks that the feed names position 2, after the sound event.
+async fn feed_breaks_off(set: &str) {
+    let it = tampered(set).await;
+    let (sound, place) = broken_off(it.store.read_all(Position::START)).await;
+    assert_eq!(sound, it.events[..1], "{set}");
+    assert_eq!(place, "position 2", "{set}");
+    let (sound, place) = broken_off(it.store.read_all(Position::new(1))).await;
+    assert_eq!((sound.len(), &*place), (0, "position 2"), "{set}");
+    // who skips it reads on
+    let mut rest = it.store.read_all(Position::new(2));
+    assert_eq!(rest.next().await.unwrap().unwrap(), it.events[2], "{set}");
+}
+
+#[tokio::test]
+async fn names_that_are_none_are_corrupt() {
+    for set in [
+        "event_type = ''",
+        "event_type = E'a\\nb'",
+        "event_type = repeat('x', 256)",
+        "aggregate_id = ''",
+        "aggregate_id = E'a\\x01b'",
+        "aggregate_type = E'\\t'",
+    ] {
+        feed_breaks_off(set).await;
+    }
+}
+
+#[tokio::test]
+async fn numbers_and_times_out_of_range_are_corrupt() {
+    for set in [
+        "version = 0",
+        "version = -7",
+        "schema_version = 0",
+        "schema_version = -1",
+        "occurred_at = 'infinity'",
+        "occurred_at = '-infinity'",
+        "occurred_at = '20000-01-01'",
+    ] {
+        feed_breaks_off(set).await;
+    }
+}
+
+#[tokio::test]
+async fn payloads_and_metadata_that_are_no_objects_are_corrupt() {
+    for set in [
+        "data = '[1]'",
+        "data = 'null'",
+        "data = ' \"{}\"'",
+        "metadata = '[1]'",
+        "metadata = '7'",
+    ] {
+        feed_breaks_off(set).await;
+    }
+}
+
+#[tokio::test]
+async fn a_position_out_of_range_is_corrupt() {
+    let it = tampered("position = -5").await;
+    let (sound, place) = broken_off(it.store.read_stream(
+        &it.stream,
+        Version::FIRST,
+        Direction::Forward,
+    ))
+    .await;
+    assert_eq!((sound, &*place), (it.events[..1].to_vec(), "position -5"));
+}
+
+#[tokio::test]
+async fn a_stream_breaks_off_in_both_directions() {
+    let it = tampered("event_type = ''").await;
+    let forward = it
+        .store
+        .read_stream(&it.stream, Version::FIRST, Direction::Forward);
+    assert_eq!(
+        broken_off(forward).await,
+        (it.events[..1].to_vec(), "position 2".into())
+    );
+    let backward = it
+        .store
+        .read_stream(&it.stream, Version::MAX, Direction::Backward);
+    assert_eq!(
+        broken_off(backward).await,
+        (it.events[2..].to_vec(), "position 2".into())
+    );
+    let it = tampered("version = 0").await;
+    let backward = it
+        .store
+        .read_stream(&it.stream, Version::MAX, Direction::Backward);
+    let (sound, place) = broken_off(backward).await;
+    assert_eq!((sound.len(), &*place), (2, "position 2"));
+}
+
+#[tokio::test]
+async fn what_is_sound_on_a_long_page_is_read_first() {
+    let schema = TestSchema::new();
+    let (store, stream) = (open(schema.config()).await, stream());
+    add(&store, &stream, 2_500).await;
+    let sql = "UPDATE events SET data = '1' WHERE position = 1700";
+    run(&mut schema.connection().await, sql).await;
+    let (sound, place) = broken_off(store.read_all(Position::START)).await;
+    assert_eq!((sound.len(), &*place), (1_699, "position 1700"));
+    let forward = store.read_stream(&stream, Version::FIRST, Direction::Forward);
+    assert_eq!(broken_off(forward).await.0.len(), 1_699);
+    let backward = store.read_stream(&stream, Version::MAX, Direction::Backward);
+    assert_eq!(broken_off(backward).await.0.len(), 800);
+}
+
+#[tokio::test]
+async fn a_stream_at_a_version_below_zero_is_corrupt() {
+    let it = tampered("data = '{}'").await;
+    run(
+        &mut it._schema.connection().await,
+        "UPDATE streams SET version = -1",
+    )
+    .await;
+    match it.store.stream_version(&it.stream).await {
+        Err(ReadError::Corrupt { place, .. }) => {
+            assert_eq!(place, format!("stream `{}`", it.stream))
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_of_a_corrupt_event_is_refused() {
+    let it = tampered("event_type = ''").await;
+    let again = event().with_event_id(it.events[1].metadata().event_id());
+    let again = it
+        .store
+        .append(&it.stream, ExpectedVersion::Any, vec![again])
+        .await;
+    assert!(
+        matches!(again, Err(AppendError::Refused { .. })),
+        "{again:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_append_to_a_stream_that_lost_its_row_is_refused() {
+    let it = tampered("data = '{}'").await;
+    run(&mut it._schema.connection().await, "DELETE FROM streams").await;
+    let appended = it
+        .store
+        .append(&it.stream, ExpectedVersion::Any, vec![event()])
+        .await;
+    assert!(
+        matches!(appended, Err(AppendError::Refused { .. })),
+        "{appended:?}"
+    );
+}

@@ -1,0 +1,186 @@
+//! Positions that are drawn and not committed: what the feed shows meanwhile, step by step.
+
+#![allow(clippy::unwrap_used, reason = "as in any test")]
+
+mod common;
+
+use common::{TestDatabase, TestSchema, add, blocked_backend, feed, open, run, stream, within};
+use eventbus::{
+    ExpectedVersion, Name, NewEvent, Position,
+    port::{AppendEvents as _, ReadFeed as _},
+};
+use eventstore_postgres::PgEventStore;
+use sqlx::PgConnection;
+
+/// An event type whose append waits at commit, after its position is drawn, until the holder lets go.
+const SLOW: &str = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        PERFORM pg_advisory_xact_lock(hashtext(TG_TABLE_SCHEMA));
+        IF NEW.event_type = 'Doomed' THEN RAISE EXCEPTION 'doomed'; END IF;
+        RETURN NULL;
+    END $$;
+    CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON events DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.event_type IN ('Slow', 'Doomed')) EXECUTE FUNCTION wait();
+    SELECT pg_advisory_lock(hashtext(current_schema()))";
+
+const LET_GO: &str = "SELECT pg_advisory_unlock(hashtext(current_schema()))";
+
+/// Whoever looks at the locks waits before that, until the one who holds the gate opens it.
+const GATE: &str = "SET allow_system_table_mods = on;
+    CREATE FUNCTION gated_locks() RETURNS SETOF pg_locks LANGUAGE plpgsql AS $$ BEGIN
+        PERFORM pg_advisory_xact_lock_shared(4711, 1);
+        RETURN QUERY SELECT * FROM pg_lock_status();
+    END $$;
+    CREATE OR REPLACE VIEW pg_catalog.pg_locks AS SELECT * FROM eventbus.gated_locks();
+    SELECT pg_advisory_lock(4711, 1)";
+
+const OPEN_GATE: &str = "SELECT pg_advisory_unlock(4711, 1)";
+
+struct Slow {
+    store: PgEventStore,
+    holder: PgConnection,
+    watcher: PgConnection,
+    schema: TestSchema,
+}
+
+impl Slow {
+    async fn new() -> Self {
+        let schema = TestSchema::new();
+        let store = open(schema.config()).await;
+        let mut holder = schema.connection().await;
+        run(&mut holder, SLOW).await;
+        let watcher = schema.connection().await;
+        Self {
+            store,
+            holder,
+            watcher,
+            schema,
+        }
+    }
+}
+
+fn of_type(event_type: &'static str) -> Vec<NewEvent> {
+    vec![NewEvent::new(Name::from_static(event_type), 1, "{}")]
+}
+
+/// What the feed shows: positions.
+async fn positions(store: &PgEventStore) -> Vec<u64> {
+    let feed = feed(store).await;
+    feed.iter()
+        .map(|event| event.position().unwrap().get())
+        .collect()
+}
+
+async fn head(store: &PgEventStore) -> u64 {
+    store.head().await.unwrap().get()
+}
+
+/// Runs an append of one event that waits at commit, and another one meanwhile, which does not.
+async fn overtaken(event_type: &'static str, before: usize, wanted: &[u64]) {
+    let mut slow = Slow::new().await;
+    let first = stream();
+    if before > 0 {
+        add(&slow.store, &first, before).await;
+    }
+    let (store, other) = (open(slow.schema.config()).await, stream());
+    let append = store.append(&first, ExpectedVersion::Any, of_type(event_type));
+    let overtake = async {
+        blocked_backend(&mut slow.watcher, slow.schema.name()).await;
+        let added = add(&slow.store, &other, 1).await;
+        let position = before as u64 + 2;
+        assert_eq!(
+            added[0].position(),
+            Some(Position::new(position)),
+            "it did not overtake"
+        );
+        let settled: Vec<_> = (1..=before as u64).collect();
+        assert_eq!(positions(&slow.store).await, settled, "the feed has a gap");
+        assert_eq!(head(&slow.store).await, before as u64);
+        run(&mut slow.holder, LET_GO).await;
+    };
+    let (_, ()) = within(async { tokio::join!(append, overtake) }).await;
+    // an error arrives shortly before its transaction lets go
+    let settled = async { while head(&slow.store).await < before as u64 + 2 {} };
+    within(settled).await;
+    assert_eq!(positions(&slow.store).await, wanted);
+}
+
+#[tokio::test]
+async fn what_overtakes_is_shown_after_what_it_overtook() {
+    overtaken("Slow", 3, &[1, 2, 3, 4, 5]).await;
+}
+
+/// The sequence says 1 before and after its first number is drawn.
+#[tokio::test]
+async fn the_very_first_event_is_not_skipped_either() {
+    overtaken("Slow", 0, &[1, 2]).await;
+}
+
+#[tokio::test]
+async fn a_position_that_was_rolled_back_holds_nobody_up() {
+    overtaken("Doomed", 3, &[1, 2, 3, 5]).await;
+}
+
+/// An append that commits between the snapshot of a page and the look at the locks must not be stepped over: the look
+/// comes first, in a statement of its own.
+#[tokio::test]
+async fn an_append_that_commits_while_the_bound_is_asked_for_is_not_skipped() {
+    let database = TestDatabase::create("").await;
+    let store = open(database.config()).await;
+    let (mut holder, mut gate) = (database.connection().await, database.connection().await);
+    let mut watcher = database.connection().await;
+    run(&mut holder, SLOW).await;
+    let (first, second) = (stream(), stream());
+    let overtaken = store.append(&first, ExpectedVersion::Any, of_type("Slow"));
+    let read = async {
+        blocked_backend(&mut watcher, "eventbus").await;
+        add(&store, &second, 1).await;
+        run(&mut gate, GATE).await;
+        let reader = open(database.config()).await;
+        let commit = async {
+            common::waiting_backend(&mut watcher, "pg_locks").await;
+            run(&mut holder, LET_GO).await;
+            while stored(&mut watcher).await < 2 {}
+            run(&mut gate, OPEN_GATE).await;
+        };
+        tokio::join!(positions(&reader), commit).0
+    };
+    let (overtaken, read) = within(async { tokio::join!(overtaken, read) }).await;
+    assert_eq!(overtaken.unwrap()[0].position(), Some(Position::new(1)));
+    assert_eq!(read, [1, 2]);
+}
+
+async fn stored(connection: &mut PgConnection) -> i64 {
+    let count = sqlx::query_scalar("SELECT count(*) FROM events");
+    count.fetch_one(connection).await.unwrap()
+}
+
+#[tokio::test]
+async fn no_foreign_transaction_holds_the_feed_up() {
+    let schema = TestSchema::new();
+    let store = open(schema.config()).await;
+    let mut foreign = schema.connection().await;
+    let sql = "BEGIN; CREATE TABLE foreign_rows (number integer); SELECT pg_current_xact_id();
+        SELECT pg_advisory_xact_lock(1), pg_advisory_xact_lock_shared(1), pg_advisory_xact_lock_shared(1, 1)";
+    run(&mut foreign, sql).await;
+    add(&store, &stream(), 3).await;
+    assert_eq!(positions(&store).await, [1, 2, 3]);
+    assert_eq!(head(&store).await, 3);
+    run(&mut foreign, "ROLLBACK").await;
+}
+
+#[tokio::test]
+async fn the_head_moves_past_positions_that_hold_nothing() {
+    let schema = TestSchema::new();
+    let store = open(schema.config()).await;
+    assert_eq!(head(&store).await, 0);
+    let mut admin = schema.connection().await;
+    run(
+        &mut admin,
+        "SELECT nextval('events_position_seq') FROM generate_series(1, 10)",
+    )
+    .await;
+    assert_eq!(head(&store).await, 10);
+    assert_eq!(positions(&store).await, [0_u64; 0]);
+    add(&store, &stream(), 1).await;
+    assert_eq!(positions(&store).await, [11]);
+}

@@ -1,0 +1,295 @@
+//! Appends and reads while the server, the network or other transactions make trouble.
+
+#![allow(clippy::unwrap_used, reason = "as in any test")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{
+    TestSchema, add, event, events, feed,
+    held::Held,
+    open,
+    proxy::{Answers, Proxy},
+    read, run, stream, within,
+};
+use eventbus::{
+    EventContext, ExpectedVersion, Name, NewEvent, Version,
+    port::{
+        AppendError, AppendEvents as _, Checkpoints as _, ReadError, ReadFeed as _, ReadStream as _,
+    },
+};
+use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
+
+const SHORT: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn an_answer_that_was_lost_is_asked_for_again() {
+    for expected in [
+        ExpectedVersion::Any,
+        ExpectedVersion::Exact(Version::FIRST),
+        ExpectedVersion::StreamExists,
+    ] {
+        let mut held = Held::new().await;
+        let proxy = Proxy::start().await;
+        let store = open(PgEventStoreConfig {
+            database_url: proxy.url(),
+            ..held.schema.config()
+        })
+        .await;
+        let given = events(2);
+        let stream = held.stream.clone();
+        let append = store.append(&stream, expected, given.clone());
+        let lose = async {
+            held.blocked().await;
+            proxy.set(Answers::LoseOne);
+            held.release().await;
+            proxy.has_lost().await;
+        };
+        let (appended, ()) = within(async { tokio::join!(append, lose) }).await;
+        held.is_stored_once(&given, &appended.unwrap()).await;
+    }
+}
+
+#[tokio::test]
+async fn an_append_whose_backend_is_terminated_is_made_again() {
+    for expected in [ExpectedVersion::Any, ExpectedVersion::Exact(Version::FIRST)] {
+        let mut held = Held::new().await;
+        let store = open(held.schema.config()).await;
+        let given = events(2);
+        let stream = held.stream.clone();
+        let append = store.append(&stream, expected, given.clone());
+        let terminate = async {
+            let first = held.blocked().await;
+            run(
+                &mut held.watcher,
+                &format!("SELECT pg_terminate_backend({first})"),
+            )
+            .await;
+            while held.blocked().await == first {}
+            held.release().await;
+        };
+        let (appended, ()) = within(async { tokio::join!(append, terminate) }).await;
+        held.is_stored_once(&given, &appended.unwrap()).await;
+    }
+}
+
+#[tokio::test]
+async fn an_append_without_any_answer_is_unknown_in_time() {
+    let mut held = Held::new().await;
+    let proxy = Proxy::start().await;
+    let config = PgEventStoreConfig {
+        database_url: proxy.url(),
+        connect_timeout: SHORT,
+        ..held.schema.config()
+    };
+    let store = open(PgEventStoreConfig {
+        statement_timeout: SHORT,
+        ..config
+    })
+    .await;
+    let given = events(2);
+    let stream = held.stream.clone();
+    let mut signal = store.appended().watch();
+    let begin = Instant::now();
+    let append = store.append(&stream, ExpectedVersion::Any, given.clone());
+    let swallow = async {
+        held.blocked().await;
+        proxy.set(Answers::Swallow);
+        held.release().await;
+    };
+    let (unknown, ()) = within(async { tokio::join!(append, swallow) }).await;
+    let unknown = unknown.unwrap_err();
+    assert!(
+        matches!(unknown, AppendError::OutcomeUnknown(_)) && unknown.is_retryable(),
+        "{unknown:?}"
+    );
+    assert!(
+        begin.elapsed() < Duration::from_secs(10),
+        "it took {:?}",
+        begin.elapsed()
+    );
+    within(signal.appended()).await; // it may be there: readers look
+
+    proxy.set(Answers::Pass);
+    let appended = store
+        .append(&stream, ExpectedVersion::Any, given.clone())
+        .await
+        .unwrap();
+    held.is_stored_once(&given, &appended).await;
+}
+
+#[tokio::test]
+async fn a_caller_who_gives_up_may_append_again() {
+    let mut held = Held::new().await;
+    let store = open(PgEventStoreConfig {
+        max_connections: 1,
+        ..held.schema.config()
+    })
+    .await;
+    let given = events(2);
+    let stream = held.stream.clone();
+    tokio::select! {
+        appended = store.append(&stream, ExpectedVersion::Any, given.clone()) => panic!("{appended:?}"),
+        _ = held.blocked() => {}
+    }
+    // the statement still runs, and its connection was the only one
+    within(store.head()).await.unwrap();
+    held.release().await;
+    let appended = within(store.append(&stream, ExpectedVersion::Any, given.clone()))
+        .await
+        .unwrap();
+    held.is_stored_once(&given, &appended).await;
+}
+
+#[tokio::test]
+async fn a_statement_that_takes_too_long_stores_nothing() {
+    let mut held = Held::new().await;
+    let store = open(PgEventStoreConfig {
+        statement_timeout: SHORT,
+        ..held.schema.config()
+    })
+    .await;
+    let given = events(2);
+    let late = within(store.append(&held.stream, ExpectedVersion::Any, given.clone())).await;
+    assert!(matches!(late, Err(AppendError::Unavailable(_))), "{late:?}");
+    held.release().await;
+    assert_eq!(read(&store, &held.stream).await.len(), 1);
+    let appended = store
+        .append(&held.stream, ExpectedVersion::Any, given.clone())
+        .await
+        .unwrap();
+    held.is_stored_once(&given, &appended).await;
+}
+
+/// Checks that every operation says `Unavailable`, and soon.
+async fn is_unavailable(store: &PgEventStore) {
+    let begin = Instant::now();
+    let name = Name::from_static("reader");
+    let appended = within(store.append(&stream(), ExpectedVersion::Any, events(1))).await;
+    assert!(
+        matches!(appended, Err(AppendError::Unavailable(_))),
+        "{appended:?}"
+    );
+    let version = within(store.stream_version(&stream())).await;
+    assert!(
+        matches!(version, Err(ReadError::Unavailable(_))),
+        "{version:?}"
+    );
+    let head = within(store.head()).await;
+    assert!(matches!(head, Err(ReadError::Unavailable(_))), "{head:?}");
+    let checkpoint = within(store.load_checkpoint(&name)).await;
+    assert_eq!(checkpoint.unwrap_err().name, name);
+    assert!(
+        begin.elapsed() < Duration::from_secs(10),
+        "it took {:?}",
+        begin.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_store_without_a_free_connection_is_unavailable() {
+    let mut held = Held::new().await;
+    let store = open(PgEventStoreConfig {
+        max_connections: 1,
+        connect_timeout: SHORT,
+        ..held.schema.config()
+    })
+    .await;
+    let stream = held.stream.clone();
+    let append = store.append(&stream, ExpectedVersion::Any, events(1));
+    let look = async {
+        held.blocked().await;
+        is_unavailable(&store).await;
+        held.release().await;
+    };
+    let (appended, ()) = within(async { tokio::join!(append, look) }).await;
+    appended.unwrap();
+    add(&store, &stream, 1).await;
+}
+
+#[tokio::test]
+async fn a_store_whose_server_is_gone_is_unavailable() {
+    let schema = TestSchema::new();
+    let mut proxy = Proxy::start().await;
+    let config = PgEventStoreConfig {
+        database_url: proxy.url(),
+        ..schema.config()
+    };
+    let store = open(PgEventStoreConfig {
+        connect_timeout: SHORT,
+        ..config
+    })
+    .await;
+    proxy.refuse().await;
+    is_unavailable(&store).await;
+}
+
+#[tokio::test]
+async fn a_closed_store_is_unavailable() {
+    let schema = TestSchema::new();
+    let store = open(schema.config()).await;
+    add(&store, &stream(), 1).await;
+    within(store.close()).await;
+    is_unavailable(&store).await;
+}
+
+#[tokio::test]
+async fn an_append_that_ran_into_another_is_made_again() {
+    let schema = TestSchema::new();
+    let store = open(PgEventStoreConfig {
+        connect_timeout: SHORT,
+        ..schema.config()
+    })
+    .await;
+    let sql = "CREATE SEQUENCE tries; CREATE TABLE failing (code text, tries bigint);
+        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF nextval('tries') <= (SELECT tries FROM failing) THEN
+                RAISE EXCEPTION USING ERRCODE = (SELECT code FROM failing);
+            END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER failing BEFORE INSERT ON streams FOR EACH ROW EXECUTE FUNCTION fail();";
+    let mut admin = schema.connection().await;
+    let here = format!("ALTER FUNCTION fail() SET search_path TO {}", schema.name());
+    run(&mut admin, &format!("{sql} {here}")).await;
+    for code in ["40001", "40P01"] {
+        let fail = format!(
+            "SELECT setval('tries', 1, false); DELETE FROM failing; INSERT INTO failing VALUES ('{code}', 3)"
+        );
+        run(&mut admin, &fail).await;
+        let stream = stream();
+        let appended = within(store.append(&stream, ExpectedVersion::NoStream, events(2)))
+            .await
+            .unwrap();
+        assert_eq!(read(&store, &stream).await, appended);
+    }
+    run(&mut admin, "UPDATE failing SET tries = 1000000").await;
+    let given_up = within(store.append(&stream(), ExpectedVersion::Any, events(2))).await;
+    assert!(
+        matches!(given_up, Err(AppendError::Unavailable(_))),
+        "{given_up:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_the_server_cannot_keep_is_refused() {
+    let schema = TestSchema::new();
+    let store = open(schema.config()).await;
+    let actor = EventContext::default().with_actor("a\0b");
+    for bad in [
+        event().with_context(actor),
+        NewEvent::new(Name::from_static("Deposited"), u32::MAX, "{}"),
+        NewEvent::new(Name::from_static("Deposited"), 0, "{}"),
+    ] {
+        let refused = store
+            .append(&stream(), ExpectedVersion::Any, vec![event(), bad])
+            .await;
+        let error = refused.unwrap_err();
+        assert!(
+            matches!(error, AppendError::Refused { .. }) && !error.is_retryable(),
+            "{error:?}"
+        );
+    }
+    assert_eq!(feed(&store).await, []);
+}

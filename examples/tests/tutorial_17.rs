@@ -1,0 +1,132 @@
+//! The tutorial prints what its page shows, line by line; identifiers, times and the split between workers apart.
+
+mod common;
+
+use std::process::Output;
+
+use common::run;
+
+fn tutorial(arguments: &[&str]) -> Output {
+    run(env!("CARGO_BIN_EXE_tutorial-17"), arguments)
+}
+
+/// The lines that say something, with what differs from run to run named.
+fn normalized(output: &Output, prefix: &str) -> Vec<String> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .map(|line| normalize(line, prefix))
+        .collect()
+}
+
+fn normalize(line: &str, prefix: &str) -> String {
+    let line = line.replace(prefix, "<prefix>");
+    if let Some((before, _)) = line.split_once(" at 20") {
+        return format!("{before} at <time>");
+    }
+    let split = line.starts_with("Worker ");
+    let word = |word: &str| {
+        let id = word.trim_end_matches("...");
+        let rest = &word[id.len()..];
+        let hex = |c: char| c.is_ascii_hexdigit() || c == '-';
+        if id.len() >= 8 && id.chars().all(hex) && id.chars().any(|c| c.is_ascii_digit()) {
+            return format!("<id>{rest}");
+        }
+        if split && word.chars().all(|c| c.is_ascii_digit()) {
+            "<n>".into()
+        } else {
+            word.to_owned()
+        }
+    };
+    line.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+fn assert_prints(output: &Output, prefix: &str, expected: &str) {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert_eq!(errors, "", "nothing is logged at the level of warnings");
+    let expected: Vec<_> = expected.lines().collect();
+    let printed = normalized(output, prefix);
+    for (at, (printed, expected)) in printed.iter().zip(&expected).enumerate() {
+        assert_eq!(printed, expected, "line {} of {printed:#?}", at + 1);
+    }
+    assert_eq!(printed.len(), expected.len(), "{printed:#?}");
+}
+
+#[test]
+fn the_short_edition_prints_the_expected_output() {
+    let prefix = test_servers::unique_name("tutorial");
+    let output = tutorial(&["--bus", test_servers::redis_url(), "--prefix", &prefix]);
+    assert_prints(
+        &output,
+        &prefix,
+        include_str!("expected/tutorial-17-short.txt"),
+    );
+}
+
+#[test]
+fn the_long_edition_prints_its_own_lines() {
+    let prefix = test_servers::unique_name("tutorial");
+    let output = tutorial(&[
+        "--bus",
+        test_servers::redis_url(),
+        "--prefix",
+        &prefix,
+        "--edition",
+        "long",
+    ]);
+    assert_prints(
+        &output,
+        &prefix,
+        include_str!("expected/tutorial-17-long.txt"),
+    );
+}
+
+#[test]
+fn without_redis_it_says_how_to_start_one() {
+    let url = format!("redis://:secret@127.0.0.1:{}", test_servers::closed_port());
+    let output = tutorial(&["--bus", &url]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        errors.contains("docker run -d --name redis -p 6379:6379 redis:7-alpine"),
+        "{errors}"
+    );
+    assert!(
+        errors.contains("127.0.0.1") && !errors.contains("secret"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn the_repository_saves_publishes_projects_and_rebuilds() {
+    let prefix = test_servers::unique_name("tutorial");
+    let database = common::Database::create();
+    let output = tutorial(&[
+        "repository",
+        "--store",
+        &database.url,
+        "--bus",
+        test_servers::redis_url(),
+        "--prefix",
+        &prefix,
+    ]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for line in [
+        "created: version 1, position 1, published as ",
+        "shipped: version 2, position 2, published as ",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    assert!(
+        text.contains("total_orders: 1, total_revenue: 99.99, shipped_count: 1"),
+        "{text}"
+    );
+    assert!(text.contains("equal: true"), "{text}");
+}

@@ -1,0 +1,111 @@
+//! Where the installed servers are.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use super::install;
+use crate::{error::Error, server::Server};
+
+/// Folders with one folder per PostgreSQL version, and what precedes the version in its name.
+const VERSIONED: [(&str, &str); 4] = [
+    ("/usr/lib/postgresql", ""),
+    ("/usr", "pgsql-"),
+    ("/opt/homebrew/opt", "postgresql@"),
+    ("/usr/local/opt", "postgresql@"),
+];
+
+/// Returns PostgreSQL's folder of programs, or the Redis program; installs the server if it is missing and can be.
+pub(crate) fn find(server: Server) -> Result<PathBuf, Error> {
+    match look(server) {
+        Found::Here(path) => Ok(path),
+        Found::NotWhereTold(because) => Err(Error::Missing { server, because }),
+        Found::Nowhere => install_and_look(server),
+    }
+}
+
+enum Found {
+    Here(PathBuf),
+    /// A variable names the place, and nothing else is tried.
+    NotWhereTold(String),
+    Nowhere,
+}
+
+fn install_and_look(server: Server) -> Result<PathBuf, Error> {
+    let installed = install::unless_found(server, || matches!(look(server), Found::Here(_)))?;
+    match (look(server), installed) {
+        (Found::Here(path), _) => Ok(path),
+        (_, Err(because)) => Err(Error::Missing { server, because }),
+        (_, Ok(())) => Err(Error::Missing {
+            server,
+            because: "not found even after installing it".to_owned(),
+        }),
+    }
+}
+
+fn look(server: Server) -> Found {
+    match (
+        server,
+        env::var_os("PG_BIN_DIR").filter(|folder| !folder.is_empty()),
+    ) {
+        (Server::Postgres, Some(folder)) => told(PathBuf::from(folder)),
+        (Server::Postgres, None) => postgres_on_path()
+            .or_else(newest_postgres)
+            .map_or(Found::Nowhere, Found::Here),
+        (Server::Redis, _) => ["redis-server", "valkey-server"]
+            .iter()
+            .find_map(|name| on_path(name))
+            .map_or(Found::Nowhere, Found::Here),
+    }
+}
+
+fn told(folder: PathBuf) -> Found {
+    if has_postgres(&folder) {
+        return Found::Here(folder);
+    }
+    Found::NotWhereTold(format!(
+        "PG_BIN_DIR is {}, which lacks initdb or postgres",
+        folder.display()
+    ))
+}
+
+fn postgres_on_path() -> Option<PathBuf> {
+    // often a link to one program of many that belong together
+    let initdb = fs::canonicalize(on_path("initdb")?).ok()?;
+    initdb
+        .parent()
+        .filter(|folder| has_postgres(folder))
+        .map(Path::to_owned)
+}
+
+fn newest_postgres() -> Option<PathBuf> {
+    let versions = VERSIONED
+        .iter()
+        .flat_map(|(folder, prefix)| versions_in(folder, prefix));
+    versions
+        .filter(|(_, folder)| has_postgres(folder))
+        .max()
+        .map(|(_, folder)| folder)
+}
+
+fn versions_in(folder: &str, prefix: &str) -> Vec<(u32, PathBuf)> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let version = |name: &str| name.strip_prefix(prefix)?.parse().ok();
+    entries
+        .filter_map(|e| Some((version(e.file_name().to_str()?)?, e.path().join("bin"))))
+        .collect()
+}
+
+fn has_postgres(folder: &Path) -> bool {
+    ["initdb", "postgres"]
+        .iter()
+        .all(|program| folder.join(program).is_file())
+}
+
+/// Returns the first program of that name on the PATH.
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?)
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
+}

@@ -1,0 +1,154 @@
+//! A Redis server of one test's own.
+//!
+//! Keep: `stop` removes the file with the process id, so that the supervisor never signals whoever gets that id next.
+
+use std::{fs, io, path::PathBuf, process::Child, time::Duration};
+
+use super::{binaries, checkout, process, redis::Redis, run_folder::RunFolder};
+use crate::{error::Error, port::Reservation, refuse, server::Server};
+
+/// Its owner never comes back; the supervisor need not wait for another.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// A Redis server of the caller's own, to kill, pause and empty at will; gone when dropped.
+///
+/// It keeps its port for its whole life, also while it is stopped. If the test process is killed, a supervisor ends
+/// the server some seconds later. Methods panic with the reason if the server does not do as told.
+#[derive(Debug)]
+pub struct PrivateRedis {
+    program: PathBuf,
+    run: RunFolder,
+    supervisor: Child,
+    server: Option<Child>,
+    reservation: Reservation,
+    url: String,
+}
+
+impl PrivateRedis {
+    pub(crate) fn launch() -> Result<Self, Error> {
+        let program = binaries::find(Server::Redis)?;
+        let reservation = Reservation::new()?;
+        let (run, supervisor) = RunFolder::create(&checkout::folder()?, "private_redis", GRACE)?;
+        let url = Server::Redis.url_on(reservation.port());
+        let mut redis = Self {
+            program,
+            run,
+            supervisor,
+            server: None,
+            reservation,
+            url,
+        };
+        redis.spawn()?;
+        Ok(redis)
+    }
+
+    /// Returns the URL, `redis://127.0.0.1:<port>`; it never changes.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Returns the port; it never changes.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.reservation.port()
+    }
+
+    /// Kills the server (SIGKILL) and waits until it is gone; does nothing if it is stopped already.
+    pub fn stop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            process::end(&mut server);
+        }
+        expect(
+            absent_is_fine(fs::remove_file(self.run.pid_file()))
+                .map_err(Error::io("remove a process id")),
+        );
+    }
+
+    /// Starts a stopped server on the same port and waits until it answers; does nothing if it runs.
+    ///
+    /// It has all data that it acknowledged before [`stop`](Self::stop).
+    pub fn start(&mut self) {
+        if !self.is_running() {
+            expect(self.spawn());
+        }
+    }
+
+    /// Starts a server without data on the same port and waits until it answers; stops it first if it runs.
+    pub fn start_empty(&mut self) {
+        self.stop();
+        let data = self.run.data();
+        let emptied =
+            absent_is_fine(fs::remove_dir_all(&data)).and_then(|()| fs::create_dir(&data));
+        expect(emptied.map_err(Error::io("empty a private Redis")));
+        expect(self.spawn());
+    }
+
+    /// Suspends the server (SIGSTOP) and waits until it stands still: connections stay, nothing is answered.
+    ///
+    /// # Panics
+    /// If the server is stopped.
+    pub fn pause(&self) {
+        self.signal("STOP");
+        assert!(
+            process::wait_until(|| process::is_paused(self.running())),
+            "Redis did not pause"
+        );
+    }
+
+    /// Lets a paused server go on (SIGCONT).
+    ///
+    /// # Panics
+    /// If the server is stopped.
+    pub fn resume(&self) {
+        self.signal("CONT");
+        assert!(
+            process::wait_until(|| !process::is_paused(self.running())),
+            "Redis did not resume"
+        );
+    }
+
+    fn spawn(&mut self) -> Result<(), Error> {
+        self.server = Some(Redis::durable(&self.program, &self.run).start(self.port())?);
+        Ok(())
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.server
+            .as_mut()
+            .is_some_and(|server| !process::has_ended(server))
+    }
+
+    fn running(&self) -> &Child {
+        self.server
+            .as_ref()
+            .expect("a stopped Redis can be neither paused nor resumed")
+    }
+
+    fn signal(&self, signal: &str) {
+        expect(process::signal(self.running(), signal));
+    }
+}
+
+impl Drop for PrivateRedis {
+    fn drop(&mut self) {
+        if let Some(server) = &mut self.server {
+            process::end(server);
+        }
+        // the supervisor, last, does what this could not
+        if self.run.remove().is_ok() {
+            process::end(&mut self.supervisor);
+        }
+    }
+}
+
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn expect<T>(result: Result<T, Error>) -> T {
+    result.unwrap_or_else(|error| refuse(&error))
+}

@@ -1,0 +1,115 @@
+//! What starting and signalling servers have in common.
+
+use std::{
+    fs::{self, File},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{error::Error, server::Server};
+
+/// Long enough for a machine that does much else.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+const SHOWN_LINES: usize = 20;
+
+/// Starts a server and waits until `is_ready` says so of its process id.
+pub(crate) fn start(
+    server: Server,
+    command: &mut Command,
+    log: &Path,
+    is_ready: impl Fn(u32) -> bool,
+) -> Result<Child, Error> {
+    let doing = format!("start {server}");
+    let output = File::create(log).and_then(|file| Ok((file.try_clone()?, file)));
+    let (stdout, stderr) = output.map_err(Error::io(format!("write {}", log.display())))?;
+    // a group of its own: a signal to the test's group must not reach it
+    command
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr)
+        .current_dir("/")
+        .process_group(0);
+    let mut child = command.spawn().map_err(Error::io(doing))?;
+    if becomes_ready(&mut child, is_ready) {
+        return Ok(child);
+    }
+    end(&mut child);
+    Err(Error::NotReady {
+        server,
+        log: tail(&fs::read_to_string(log).unwrap_or_default()),
+    })
+}
+
+fn becomes_ready(child: &mut Child, is_ready: impl Fn(u32) -> bool) -> bool {
+    wait_until(|| is_ready(child.id()) || has_ended(child)) && !has_ended(child)
+}
+
+/// Whether the process has ended, or cannot be asked.
+pub(crate) fn has_ended(child: &mut Child) -> bool {
+    !matches!(child.try_wait(), Ok(None))
+}
+
+/// Kills a process and waits until it is gone.
+pub(crate) fn end(child: &mut Child) {
+    // both can only fail because it is gone already
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Sends a signal other than KILL; the shell's `kill` is there even where no such program is installed.
+pub(crate) fn signal(child: &Child, signal: &str) -> Result<(), Error> {
+    let script = format!("kill -{signal} {}", child.id());
+    let output = Command::new("sh")
+        .args(["-c", &script])
+        .stdin(Stdio::null())
+        .output();
+    let output = output.map_err(Error::io(&script))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::Failed {
+        program: script,
+        output: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+/// Whether the process is stopped by a signal.
+pub(crate) fn is_paused(child: &Child) -> bool {
+    let state = match fs::read_to_string(format!("/proc/{}/stat", child.id())) {
+        Ok(stat) => stat.rsplit(") ").next().unwrap_or_default().to_owned(),
+        Err(_) => shown_state(child).unwrap_or_default(),
+    };
+    state.starts_with('T')
+}
+
+fn shown_state(child: &Child) -> Option<String> {
+    let output = Command::new("ps")
+        .args(["-o", "stat=", "-p", &child.id().to_string()])
+        .output()
+        .ok()?;
+    String::from_utf8(output.stdout).ok()
+}
+
+/// Looks until `condition` holds; returns whether it did in time.
+pub(crate) fn wait_until(mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + READY_WITHIN;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Returns the last lines of an output.
+pub(crate) fn tail(output: &str) -> String {
+    let lines: Vec<_> = output.lines().collect();
+    lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+}

@@ -1,0 +1,177 @@
+//! The folder of one running server, and the supervisor that ends both.
+//!
+//! - `clients/<pid>`: one empty file per process that uses the server; the supervisor removes those of dead ones
+//! - `beat`: touched by the supervisor every second
+//! - `port`: written before the server starts; what makes a process id in a stale file recognisable as not ours
+//! - `ready`: the notice, holding the port, there only while the server can be joined
+//! - `data/`, `log`: the server's own
+//! - `data/server.pid`: the server's process id, written by the server's process before it becomes the server
+//!
+//! Keep: [`register`](RunFolder::register) before [`ready_port`](RunFolder::ready_port), and the supervisor before
+//! anything else is started, so that a kill at any moment leaves nothing behind.
+
+use std::{
+    fs, io,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{self, Child, Command, Stdio},
+    time::{Duration, SystemTime},
+};
+
+use crate::{error::Error, name};
+
+/// A supervisor that was silent for this long is gone.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// The folder of one server.
+#[derive(Debug)]
+pub(crate) struct RunFolder {
+    path: PathBuf,
+}
+
+impl RunFolder {
+    /// Makes a folder in `parent` with this process as its first client, watched by a supervisor that ends it once
+    /// it had no client for `grace`.
+    pub(crate) fn create(
+        parent: &Path,
+        key: &str,
+        grace: Duration,
+    ) -> Result<(Self, Child), Error> {
+        let run = Self {
+            path: parent.join(name::unique(&format!("run_{key}"))),
+        };
+        fs::create_dir_all(run.path.join("clients"))
+            .map_err(Error::io("make a server's folder"))?;
+        fs::create_dir(run.data()).map_err(Error::io("make a server's data folder"))?;
+        run.write("beat", "")?;
+        run.register()?;
+        let supervisor = run.supervise(grace)?;
+        Ok((run, supervisor))
+    }
+
+    /// Names a folder that may or may not exist.
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Returns all folders in `parent`.
+    pub(crate) fn all_in(parent: &Path) -> Result<Vec<Self>, Error> {
+        let entries =
+            fs::read_dir(parent).map_err(Error::io(format!("list {}", parent.display())))?;
+        let folders = entries
+            .flatten()
+            .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"run_"));
+        Ok(folders.map(|entry| Self::at(entry.path())).collect())
+    }
+
+    /// Starts the supervisor.
+    pub(crate) fn supervise(&self, grace: Duration) -> Result<Child, Error> {
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            include_str!("supervisor.sh"),
+            "test-servers-supervisor",
+        ]);
+        command
+            .arg(&self.path)
+            .arg(grace.as_secs().to_string())
+            .current_dir("/");
+        // of its own: neither Ctrl-C nor a runner that waits for open pipes may meet it
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0);
+        command
+            .spawn()
+            .map_err(Error::io("start the supervisor (sh)"))
+    }
+
+    /// Whether a supervisor gave a sign of life lately.
+    pub(crate) fn is_supervised(&self) -> bool {
+        let touched = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
+        let beat = touched(&self.path.join("beat")).or_else(|_| touched(&self.path));
+        // a beat from the future means that the clock was set back: it is fresh
+        beat.is_ok_and(|beat| SystemTime::now().duration_since(beat).unwrap_or_default() < SILENCE)
+    }
+
+    /// Enters this process as a client.
+    pub(crate) fn register(&self) -> Result<(), Error> {
+        self.write(&client_file(), "")
+    }
+
+    /// Takes this process off the clients.
+    pub(crate) fn unregister(&self) {
+        // already gone is as good
+        let _ = fs::remove_file(self.path.join(client_file()));
+    }
+
+    /// Writes down the port that the server is about to be started on.
+    pub(crate) fn note_port(&self, port: u16) -> Result<(), Error> {
+        self.write("port", &format!("{port}\n"))
+    }
+
+    /// Puts up the notice that the server on `port` can be joined.
+    pub(crate) fn announce(&self, port: u16) -> Result<(), Error> {
+        self.write("ready.new", &format!("{port}\n"))?;
+        let (new, ready) = (self.path.join("ready.new"), self.path.join("ready"));
+        fs::rename(new, ready).map_err(Error::io("announce a server"))
+    }
+
+    /// Returns the port on the notice, if it is up.
+    pub(crate) fn ready_port(&self) -> Option<u16> {
+        fs::read_to_string(self.path.join("ready"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    }
+
+    /// The last component of the path.
+    pub(crate) fn name(&self) -> String {
+        self.path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    /// The server's data.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.path.join("data")
+    }
+
+    /// Where the server's process id is.
+    pub(crate) fn pid_file(&self) -> PathBuf {
+        self.data().join("server.pid")
+    }
+
+    /// Returns a command that becomes the server `program`, arguments to be added.
+    ///
+    /// It leaves its process id, and ends instead if the supervisor began to clear away: see `supervisor.sh`.
+    pub(crate) fn server_command(&self, program: &Path) -> Command {
+        let script = r#"echo $$ >"$0/data/server.pid" && [ -d "$0/clients" ] && exec "$@""#;
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).arg(&self.path).arg(program);
+        command
+    }
+
+    /// What the server prints.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    /// Removes the folder; its supervisor then ends by itself.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        fs::remove_dir_all(&self.path)
+    }
+
+    fn write(&self, file: &str, text: &str) -> Result<(), Error> {
+        let path = self.path.join(file);
+        fs::write(&path, text).map_err(Error::io(format!("write {}", path.display())))
+    }
+}
+
+fn client_file() -> String {
+    format!("clients/{}", process::id())
+}

@@ -1,0 +1,52 @@
+//! The stand-in for `local` on systems where private servers cannot be run.
+
+use crate::{error::Error, server::Server};
+
+/// Refuses: on this system the server's variable is needed.
+pub(crate) fn shared_url(server: Server) -> Result<String, Error> {
+    Err(Error::Unsupported { server })
+}
+
+/// A Redis server of the caller's own; never to be had on this system.
+#[derive(Debug)]
+pub struct PrivateRedis(std::convert::Infallible);
+
+/// The same methods as elsewhere, so that tests compile; none can be reached.
+#[allow(missing_docs)]
+impl PrivateRedis {
+    pub(crate) fn launch() -> Result<Self, Error> {
+        Err(Error::Unsupported {
+            server: Server::Redis,
+        })
+    }
+
+    #[must_use]
+    pub fn url(&self) -> &str {
+        match self.0 {}
+    }
+
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        match self.0 {}
+    }
+
+    pub fn stop(&mut self) {
+        match self.0 {}
+    }
+
+    pub fn start(&mut self) {
+        match self.0 {}
+    }
+
+    pub fn start_empty(&mut self) {
+        match self.0 {}
+    }
+
+    pub fn pause(&self) {
+        match self.0 {}
+    }
+
+    pub fn resume(&self) {
+        match self.0 {}
+    }
+}

@@ -1,0 +1,195 @@
+//! Killed with `kill -9` between saving and handling: the next start handles, on every pair of backends.
+//!
+//! The process that dies is this test binary again, told by its environment what to play.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests; the process that dies reports by printing"
+)]
+
+use std::{
+    collections::BTreeMap,
+    env,
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use eventbus::{
+    port::{EventBus, EventStore},
+    prelude::*,
+};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventstore_postgres::PgEventStore;
+use eventstore_sqlite::SqliteEventStore;
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Account)]
+struct Deposited {
+    cents: u64,
+}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(Deposited))]
+struct Account {
+    balance: u64,
+}
+
+impl Apply for Account {
+    fn apply(&mut self, AccountEvent::Deposited(deposited): &AccountEvent) {
+        self.balance += deposited.cents;
+    }
+}
+
+/// What was handled: event ids, and their cents.
+type Seen = Arc<Mutex<BTreeMap<String, u64>>>;
+
+/// In the process that dies the handler never ends.
+#[handler(manual)]
+async fn thank(
+    event: &Deposited,
+    meta: &Metadata,
+    State(seen): State<Option<Seen>>,
+) -> Result<(), HandlerError> {
+    let Some(seen) = seen else {
+        println!("in hand");
+        return std::future::pending().await;
+    };
+    let id = meta.event_id().to_string();
+    seen.lock().map_err(|_| "poisoned")?.insert(id, event.cents);
+    Ok(())
+}
+
+async fn backends(store: &str, bus: &str) -> (Arc<dyn EventStore>, Option<Arc<dyn EventBus>>) {
+    let opened: Arc<dyn EventStore> = if store.starts_with("postgres") {
+        Arc::new(PgEventStore::connect(store).await.unwrap())
+    } else {
+        Arc::new(SqliteEventStore::open(store).await.unwrap())
+    };
+    let Some((redis_url, prefix)) = bus.split_once(' ') else {
+        return (opened, None);
+    };
+    let config = RedisEventBusConfig {
+        redis_url: redis_url.into(),
+        stream_prefix: prefix.into(),
+        consumer_name: Some("stable".into()),
+        block_ms: 100,
+        ..RedisEventBusConfig::default()
+    };
+    (
+        opened,
+        Some(Arc::new(RedisEventBus::connect(config).await.unwrap())),
+    )
+}
+
+async fn app(store: &str, bus: &str, seen: Option<Seen>) -> App {
+    let (store, bus) = backends(store, bus).await;
+    let builder = App::builder().store(store).state(seen).handler::<thank>();
+    match bus {
+        Some(bus) => builder.bus(bus).start().await.unwrap(),
+        None => builder.start().await.unwrap(),
+    }
+}
+
+/// What the process that dies plays; does nothing in an ordinary run.
+#[tokio::test]
+async fn the_process_that_dies() {
+    let (Ok(store), Ok(bus)) = (env::var("CRASH_STORE"), env::var("CRASH_BUS")) else {
+        return;
+    };
+    let app = app(&store, &bus, None).await;
+    let saved = app
+        .repository::<Account>()
+        .upsert(&"ada".parse().unwrap(), |_| {
+            Ok::<_, eventbus::Never>(Deposited { cents: 5 })
+        })
+        .await
+        .unwrap();
+    println!("saved at {}", saved.position.unwrap());
+    std::future::pending().await
+}
+
+fn spawn(store: &str, bus: &str) -> Child {
+    Command::new(env::current_exe().unwrap())
+        .args(["--exact", "the_process_that_dies", "--nocapture"])
+        .env("CRASH_STORE", store)
+        .env("CRASH_BUS", bus)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Lets the process save and take the event in hand, then kills it.
+fn save_and_die(store: &str, bus: &str) {
+    let mut child = spawn(store, bus);
+    let lines = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    let mut awaited = vec!["saved at", "in hand"];
+    for line in lines {
+        awaited.retain(|text| !line.contains(text));
+        if awaited.is_empty() {
+            break;
+        }
+    }
+    child.kill().unwrap(); // SIGKILL
+    child.wait().unwrap();
+    assert_eq!(awaited, Vec::<&str>::new(), "the process ended by itself");
+}
+
+async fn the_next_start_handles(store: &str, bus: &str) {
+    save_and_die(store, bus);
+    save_and_die(store, bus);
+    let seen = Seen::default();
+    let app = app(store, bus, Some(Arc::clone(&seen))).await;
+    app.settled().await.unwrap();
+    let handled: Vec<u64> = seen.lock().unwrap().values().copied().collect();
+    assert_eq!(
+        handled,
+        [5, 5],
+        "both deposits are thanked for, under the ids they were saved with"
+    );
+    let account = app
+        .repository::<Account>()
+        .load(&"ada".parse().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(account.balance, 10);
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test]
+async fn on_sqlite_and_the_in_process_bus() {
+    let folder = env::temp_dir().join(test_servers::unique_name("crash"));
+    std::fs::create_dir_all(&folder).unwrap();
+    the_next_start_handles(folder.join("crash.db").to_str().unwrap(), "memory").await;
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+async fn on_postgres_and_redis() {
+    let schema_url = postgres_database().await;
+    let bus = format!(
+        "{} {}",
+        test_servers::redis_url(),
+        test_servers::unique_name("crash")
+    );
+    the_next_start_handles(&schema_url, &bus).await;
+}
+
+/// A database of its own.
+async fn postgres_database() -> String {
+    use sqlx::{AssertSqlSafe, Connection, Executor};
+    let name = test_servers::unique_name("crash");
+    let mut admin = sqlx::PgConnection::connect(test_servers::postgres_url())
+        .await
+        .unwrap();
+    admin
+        .execute(sqlx::raw_sql(AssertSqlSafe(format!(
+            "CREATE DATABASE {name}"
+        ))))
+        .await
+        .unwrap();
+    test_servers::database_url_for(&name)
+}

@@ -1,0 +1,184 @@
+//! The arrows of ARCHITECTURE.md: who may import whom.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+/// Every Rust file below a folder, with its text.
+fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            found.push((path, text));
+        }
+    }
+    found
+}
+
+/// The code of a file: no comments, no documentation, and nothing from its unit tests on.
+fn code(text: &str) -> String {
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    code.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Whether code imports from a module of its crate, by path or within the braces of a `use crate::{..}`.
+fn imports(code: &str, module: &str) -> bool {
+    let direct = ["crate::", "eventbus::"]
+        .iter()
+        .any(|root| code.contains(&format!("{root}{module}::")));
+    let braced = code.split("use crate::{").skip(1).any(|rest| {
+        let mut depth = 0;
+        let item = |(at, c): (usize, char)| {
+            depth += match c {
+                '{' => 1,
+                '}' => -1,
+                _ => 0,
+            };
+            (depth < 0).then_some(at)
+        };
+        let end = rest.char_indices().find_map(item).unwrap_or(rest.len());
+        top_level(&rest[..end])
+            .iter()
+            .any(|path| *path == module || path.starts_with(&format!("{module}::")))
+    });
+    direct || braced
+}
+
+/// The items of a braced import, nested braces left out.
+fn top_level(list: &str) -> Vec<String> {
+    let (mut items, mut depth) = (vec![String::new()], 0);
+    for c in list.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => items.push(String::new()),
+            _ if depth == 0 && !c.is_whitespace() => items.last_mut().unwrap().push(c),
+            _ => {}
+        }
+    }
+    items
+}
+
+fn assert_never_imports(folder: &str, forbidden: &[&str], except: &str) {
+    let folder = workspace().join("eventbus/src").join(folder);
+    let files = sources(&folder);
+    assert!(!files.is_empty(), "nothing in {}", folder.display());
+    for (path, text) in files
+        .iter()
+        .filter(|(path, _)| except.is_empty() || !path.to_string_lossy().contains(except))
+    {
+        for module in forbidden {
+            assert!(
+                !imports(&code(text), module),
+                "{} imports `{module}`",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn the_domain_imports_nothing_of_the_crate() {
+    assert_never_imports("domain", &["port", "runtime", "memory", "testkit"], "");
+}
+
+#[test]
+fn ports_import_the_domain_only() {
+    assert_never_imports("port", &["runtime", "memory", "testkit"], "");
+}
+
+#[test]
+fn the_backends_in_memory_import_domain_and_ports_only() {
+    assert_never_imports("memory", &["runtime", "testkit"], "");
+}
+
+#[test]
+fn only_the_app_names_the_backends_in_memory() {
+    assert_never_imports("runtime", &["memory"], "runtime/app");
+    assert_never_imports("runtime", &["testkit"], "");
+}
+
+#[test]
+fn backend_crates_use_values_and_ports_not_what_runs() {
+    let runtime = [
+        "App",
+        "AggregateRepository",
+        "Projected",
+        "EventBusExt",
+        "prelude",
+        "InMemoryEventStore",
+        "InMemoryEventBus",
+    ];
+    for backend in ["eventbus-redis", "eventstore-postgres", "eventstore-sqlite"] {
+        for (path, text) in sources(&workspace().join(backend).join("src")) {
+            let code = code(&text);
+            let words: Vec<_> = code
+                .split(|c: char| !c.is_alphanumeric() && c != '_')
+                .collect();
+            for name in runtime {
+                assert!(!words.contains(&name), "{} names `{name}`", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_depends_on_examples_or_tests() {
+    for package in [
+        "eventbus",
+        "eventbus-derive",
+        "eventbus-redis",
+        "eventstore-postgres",
+        "eventstore-sqlite",
+    ] {
+        let manifest = fs::read_to_string(workspace().join(package).join("Cargo.toml")).unwrap();
+        let dependencies = manifest
+            .split("[dependencies]")
+            .nth(1)
+            .unwrap()
+            .split("\n[")
+            .next()
+            .unwrap();
+        for forbidden in ["examples", "workspace-tests", "test-servers", "ui-tests"] {
+            assert!(
+                !dependencies.contains(forbidden),
+                "{package} depends on {forbidden}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_check_itself_sees_every_form_of_import() {
+    for importing in [
+        "use crate::runtime::app::App;",
+        "use crate::{\n    domain::name::Name,\n    runtime::{app, relay},\n};",
+        "use crate::{runtime, port};",
+        "fn f() { crate::runtime::app::start() }",
+    ] {
+        assert!(imports(importing, "runtime"), "{importing}");
+    }
+    for innocent in [
+        "use crate::{domain::runtime_of, port::{runtime}};",
+        "mod runtime;",
+        "use super::runtime;",
+    ] {
+        assert!(!imports(innocent, "runtime"), "{innocent}");
+    }
+}

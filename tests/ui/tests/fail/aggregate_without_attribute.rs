@@ -1,0 +1,6 @@
+use eventbus::prelude::*;
+
+#[derive(Debug, Default, Aggregate)]
+struct Account {}
+
+fn main() {}

@@ -1,0 +1,11 @@
+use eventbus::prelude::*;
+
+struct NoEvent {}
+
+#[derive(DomainEvent)]
+enum Audited {
+    Number(u64),
+    Other(NoEvent),
+}
+
+fn main() {}

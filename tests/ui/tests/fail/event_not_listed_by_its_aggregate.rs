@@ -1,0 +1,19 @@
+use eventbus::prelude::*;
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Account)]
+struct Opened {}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Account)]
+struct Closed {}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(Opened))]
+struct Account {}
+
+impl Apply for Account {
+    fn apply(&mut self, _event: &AccountEvent) {}
+}
+
+fn main() {}

@@ -1,0 +1,14 @@
+use eventbus::{Handler, prelude::*};
+
+async fn on_recorded(_event: &RecordedEvent) {}
+
+struct NoHandler;
+
+fn register<H: Handler>() {
+    let _ = H::definition();
+}
+
+fn main() {
+    register::<on_recorded>();
+    register::<NoHandler>();
+}

@@ -1,0 +1,16 @@
+use std::rc::Rc;
+
+use eventbus::prelude::*;
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Account")]
+struct Opened {}
+
+#[handler]
+async fn on_opened(_event: &Opened) {
+    let counter = Rc::new(1);
+    std::future::ready(()).await;
+    drop(counter);
+}
+
+fn main() {}

@@ -1,0 +1,10 @@
+use eventbus::prelude::*;
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Account")]
+struct Opened {}
+
+#[handler]
+async fn on_opened(_event: &Openned) {}
+
+fn main() {}

@@ -1,0 +1,11 @@
+use eventbus::prelude::*;
+
+#[handler]
+struct Mailer;
+
+#[handler]
+mod handlers {}
+
+fn main() {
+    let _ = Mailer;
+}

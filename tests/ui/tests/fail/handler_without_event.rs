@@ -1,0 +1,6 @@
+use eventbus::prelude::*;
+
+#[handler]
+async fn on_opened() {}
+
+fn main() {}

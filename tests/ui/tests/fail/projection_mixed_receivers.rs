@@ -1,0 +1,20 @@
+use eventbus::prelude::*;
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Account")]
+struct Opened {}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Account")]
+struct Closed {}
+
+#[derive(Debug, Default)]
+struct Statistics {}
+
+#[projection(name = "statistics")]
+impl Statistics {
+    fn opened(&mut self, _event: &Opened) {}
+    fn closed(&self, _event: &Closed) {}
+}
+
+fn main() {}

@@ -1,0 +1,23 @@
+use eventbus::prelude::*;
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Account)]
+struct Opened {}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Cart")]
+struct Added {}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(Opened))]
+struct Account {}
+
+impl Apply for Account {
+    fn apply(&mut self, _event: &AccountEvent) {}
+}
+
+fn main() {
+    let mut account = AggregateRoot::<Account>::new(AggregateId::new());
+    account.record(Added {});
+    account.record((Opened {}, Added {}));
+}

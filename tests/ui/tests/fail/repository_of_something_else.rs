@@ -1,0 +1,7 @@
+use eventbus::{InMemoryEventStore, prelude::*};
+
+struct Thing {}
+
+fn main() {
+    let _ = AggregateRepository::<Thing>::new(InMemoryEventStore::new());
+}

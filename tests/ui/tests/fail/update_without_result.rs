@@ -1,0 +1,30 @@
+use eventbus::prelude::*;
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Account)]
+struct Opened {}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(Opened))]
+struct Account {}
+
+impl Apply for Account {
+    fn apply(&mut self, _event: &AccountEvent) {}
+}
+
+impl Account {
+    fn open(&self) -> Result<Opened, std::io::Error> {
+        Ok(Opened {})
+    }
+}
+
+async fn story(accounts: &AggregateRepository<Account>, id: &AggregateId) {
+    let _ = accounts.update(id, |_| 1.5).await;
+    let _ = accounts
+        .update(id, |account| {
+            account.open();
+        })
+        .await;
+}
+
+fn main() {}

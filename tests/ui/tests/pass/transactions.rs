@@ -1,0 +1,82 @@
+//! The connection of a store's driver as a parameter: neither the driver nor the application own the trait.
+
+use std::collections::BTreeMap;
+
+use eventbus::{
+    Handler, Projection, ProjectionKind,
+    port::FromTransaction,
+    prelude::*,
+};
+
+// in the store's crate; `BTreeMap` stands for the driver's connection
+struct FakeStore;
+
+struct FakeTransaction {
+    connection: BTreeMap<String, u64>,
+}
+
+impl FromTransaction<FakeStore> for BTreeMap<String, u64> {
+    type Transaction = FakeTransaction;
+
+    fn from_transaction(transaction: &mut FakeTransaction) -> &mut Self {
+        &mut transaction.connection
+    }
+}
+
+// in the application
+type Connection = BTreeMap<String, u64>;
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Order")]
+struct OrderCreated {
+    total: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Order")]
+struct OrderCancelled {}
+
+#[handler]
+async fn reserve_stock(
+    event: &OrderCreated,
+    meta: &Metadata,
+    connection: &mut Connection,
+    _state: State<u8>,
+) -> Result<(), std::fmt::Error> {
+    connection.insert(meta.aggregate_id().to_string(), event.total);
+    Ok(())
+}
+
+#[derive(Debug, Default)]
+struct OrderRows;
+
+#[projection(name = "order-rows")]
+impl OrderRows {
+    async fn created(
+        &self,
+        event: &OrderCreated,
+        meta: &Metadata,
+        connection: &mut BTreeMap<String, u64>,
+    ) -> Result<(), std::fmt::Error> {
+        connection.insert(meta.aggregate_id().to_string(), event.total);
+        Ok(())
+    }
+
+    fn cancelled(&self, _event: &OrderCancelled, meta: &Metadata, connection: &mut Connection) {
+        connection.remove(meta.aggregate_id().as_str());
+    }
+}
+
+#[derive(Debug, Default)]
+struct Elsewhere;
+
+#[projection(name = "elsewhere")]
+impl Elsewhere {
+    fn created(&self, _event: &OrderCreated, State(_url): State<String>) {}
+}
+
+fn main() {
+    let _ = reserve_stock::definition();
+    assert_eq!(OrderRows::definition().kind, ProjectionKind::Transactional);
+    assert_eq!(Elsewhere::definition().kind, ProjectionKind::AtLeastOnce);
+}

@@ -1,0 +1,18 @@
+//! An event without fields is stored as an empty object.
+
+use eventbus::{NewEvent, RecordedEvent, Version, prelude::*};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Cart")]
+struct Emptied;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Cart", type = "cart.emptied")]
+struct EmptiedToo {}
+
+fn main() {
+    assert_eq!(NewEvent::of(&Emptied).unwrap().payload(), "{}");
+    assert_eq!(NewEvent::of(&EmptiedToo {}).unwrap().payload(), "{}");
+    let record = RecordedEvent::of(&Emptied, AggregateId::new(), Version::FIRST).unwrap();
+    assert_eq!(record.decode::<Emptied>().unwrap(), Emptied);
+}
