@@ -125,6 +125,18 @@ async fn resumes_after_its_stored_position() {
 }
 
 #[tokio::test]
+async fn a_bus_that_forgets_and_serves_nobody_begins_at_the_end() {
+    let store = InMemoryEventStore::new();
+    for published in [3, 1] {
+        let builder = App::builder().store(store.clone());
+        let app = builder.start().await.unwrap();
+        let last = save(&app, published - 1).await;
+        app.published(last).await.unwrap();
+        assert_eq!(app.bus().stats().events_published, published as u64);
+    }
+}
+
+#[tokio::test]
 async fn a_checkpoint_that_cannot_be_saved_repeats_but_never_loses() {
     let store = FaultyStore::new(InMemoryEventStore::new());
     let bus = FaultyBus::new(InMemoryEventBus::new()).durable();

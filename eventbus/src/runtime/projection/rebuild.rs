@@ -10,7 +10,8 @@ use futures_util::TryStreamExt;
 
 use super::{
     ProjectionError,
-    projected::{Projected, caught, feed_delivery},
+    feeding::{caught, feed_delivery},
+    projected::Projected,
 };
 use crate::{
     domain::{record::RecordedEvent, stream::Position},

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::projected::{Projected, feed_delivery};
+use super::{feeding::feed_delivery, projected::Projected};
 use crate::{
     domain::{
         error::{BoxError, Chain},
