@@ -271,6 +271,21 @@ mod tests {
         assert_eq!(range(&relay, 3, 5).await, (0, 5));
     }
 
+    #[test]
+    fn only_the_last_message_ids_are_remembered() {
+        let stream = StreamId::parse("Order", "1").unwrap();
+        let mut progress = RelayProgress::default();
+        for number in 1..=3_000 {
+            let position = Position::new(number);
+            let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
+            let event = event.recorded_as(stream.clone(), number.into(), Some(position));
+            progress.published(&[event], vec![MessageId::new(number.to_string())], position);
+        }
+        let id = |number| progress.message_id(Position::new(number));
+        assert_eq!(id(3_000), Some(MessageId::new("3000")));
+        assert_eq!((id(1_000), progress.recent.len()), (None, REMEMBERED));
+    }
+
     #[tokio::test]
     async fn a_range_is_limited_in_events_and_bytes() {
         let small = relay(std::iter::repeat_n("{}".into(), 300)).await;
