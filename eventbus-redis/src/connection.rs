@@ -37,6 +37,7 @@ struct Slot {
     /// Counts the connections, so that a loss is noticed once.
     number: u64,
     failure: Option<(Instant, String)>,
+    is_closed: bool,
 }
 
 /// Why a command has no reply.
@@ -164,8 +165,8 @@ impl Link {
     }
 
     /// Forgets a connection that an error has shown to be lost, and says whether it did.
-    async fn note(&self, number: u64, error: &RedisError) -> bool {
-        let is_lost = error.is_connection_dropped() || error.is_io_error();
+    pub(crate) async fn note(&self, number: u64, error: &RedisError) -> bool {
+        let is_lost = is_lost(error);
         if is_lost {
             let mut slot = self.slot.lock().await;
             if slot.number == number {
@@ -182,6 +183,9 @@ impl Link {
         let mut slot = self.slot.lock().await;
         if let Some(connection) = &slot.connection {
             return Ok((connection.clone(), slot.number));
+        }
+        if slot.is_closed {
+            return Err(CommandError::NotSent("the bus was disconnected".into()));
         }
         if let Some((_, failure)) = slot.failure.as_ref().filter(|(at, _)| *at >= asked) {
             return Err(CommandError::NotSent(failure.clone()));
@@ -202,11 +206,18 @@ impl Link {
         }
     }
 
-    /// Lets the connection go.
+    /// Lets the connection go, and makes no other.
     pub(crate) async fn close(&self) {
-        self.slot.lock().await.connection = None;
+        let mut slot = self.slot.lock().await;
+        slot.connection = None;
+        slot.is_closed = true;
         self.is_up.store(false, Ordering::Relaxed);
     }
+}
+
+/// Whether an error shows that a connection is lost.
+pub(crate) fn is_lost(error: &RedisError) -> bool {
+    error.is_connection_dropped() || error.is_io_error()
 }
 
 /// What a command error is to users of the bus.

@@ -20,6 +20,7 @@ use tracing::Instrument;
 use crate::{
     bus::Shared,
     command::{self, Entry, Reader},
+    connection::is_lost,
     settle::Verdict,
     trace, wire,
 };
@@ -47,12 +48,18 @@ pub(crate) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
         handled: Vec::new(),
         kept: HashSet::new(),
         failures: 0,
-        was_connected: false,
+        lost_connection: false,
+        link_number: None,
     };
     while !consumer.stop.is_stopped() {
         let Err(error) = consumer.session().await else {
             break;
         };
+        if let Some(number) = consumer.link_number.take() {
+            consumer.shared.link.note(number, &error).await;
+        } else {
+            consumer.lost_connection |= is_lost(&error);
+        }
         consumer.failures = consumer.failures.saturating_add(1);
         let delay = RECONNECT.jittered(consumer.failures);
         tracing::warn!(group = %consumer.group, %error, ?delay, "consuming interrupted, trying again");
@@ -73,7 +80,10 @@ struct Consumer {
     kept: HashSet<String>,
     /// How many sessions in a row ended without reading anything.
     failures: u32,
-    was_connected: bool,
+    /// Whether a connection of its own was lost.
+    lost_connection: bool,
+    /// Which of the shared connections it uses, if it has none of its own.
+    link_number: Option<u64>,
 }
 
 /// A connection, and what wakes it.
@@ -85,12 +95,12 @@ struct Connected {
 impl Consumer {
     /// Consumes over one connection until it is stopped, or the connection is lost.
     async fn session(&mut self) -> RedisResult<()> {
-        let mut connected = self.connect().await?;
-        let create = command::create_group(&self.shared.stream, &self.group);
-        match create.query_async::<Value>(&mut connected.connection).await {
-            Err(error) if !command::group_exists(&error) => return Err(error),
-            _ => {}
-        }
+        let stop = self.stop.clone();
+        let mut connected = tokio::select! {
+            connected = self.connect() => connected?,
+            () = stop.stopped() => return Ok(()),
+        };
+        self.ensure_group(&mut connected).await?;
         self.acknowledge(&mut connected).await?;
         self.finish_pending(&mut connected).await?;
         let mut look_again = Some(Instant::now() + SLICE * 2);
@@ -99,16 +109,8 @@ impl Consumer {
                 look_again = None;
                 self.finish_pending(&mut connected).await?;
             }
-            let entries = match self.read_new(&mut connected).await {
-                Err(error) if command::group_is_gone(&error) => {
-                    tracing::warn!(group = %self.group, %error, "group is gone, creating it anew");
-                    self.shared.failures.clear(&self.group);
-                    self.kept.clear();
-                    self.handled.clear();
-                    return Err(error);
-                }
-                read => read?,
-            };
+            // also where the group is gone: the next session makes it anew
+            let entries = self.read_new(&mut connected).await?;
             self.failures = 0;
             self.handle(&mut connected, entries).await?;
         }
@@ -119,22 +121,37 @@ impl Consumer {
         let config = &self.shared.config;
         let link = &self.shared.link;
         if config.single_connection_client {
-            let shared = link.connection().await.map_err(std::io::Error::other)?;
+            let (connection, number) = link.connection().await.map_err(std::io::Error::other)?;
+            self.link_number = Some(number);
             return Ok(Connected {
-                connection: shared.0,
+                connection,
                 client: None,
             });
         }
         let mut connection = link.dedicated(SLICE + config.socket_timeout).await?;
         let id = command::client_id().query_async(&mut connection).await;
-        self.shared
-            .counters
-            .reconnections(u64::from(self.was_connected));
-        self.was_connected = true;
+        let lost = std::mem::take(&mut self.lost_connection);
+        self.shared.counters.reconnections(u64::from(lost));
         Ok(Connected {
             connection,
             client: id.ok(), // some servers do not tell: then a stop takes as long as a slice
         })
+    }
+
+    /// Creates the group if it is not there; what was pending in one that got lost is pending no more.
+    async fn ensure_group(&mut self, connected: &mut Connected) -> RedisResult<()> {
+        let create = command::create_group(&self.shared.stream, &self.group);
+        match create.query_async::<Value>(&mut connected.connection).await {
+            Err(error) if command::group_exists(&error) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => {
+                tracing::info!(group = %self.group, stream = self.shared.stream, "group created");
+                self.shared.failures.clear(&self.group);
+                self.kept.clear();
+                self.handled.clear();
+                Ok(())
+            }
+        }
     }
 
     /// Handles what this consumer has read before and not finished.
@@ -185,13 +202,18 @@ impl Consumer {
             reply = &mut reading => return reply,
             () = self.stop.stopped() => {}
         }
-        loop {
-            tokio::select! {
-                biased;
-                reply = &mut reading => return reply,
-                () = self.wake(client) => {}
+        let ending = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    reply = &mut reading => return reply,
+                    () = self.wake(client) => {}
+                }
             }
-        }
+        };
+        // a server that does not answer at all is left; what it may have handed out is read again at the next start
+        let ended = tokio::time::timeout(SLICE * 2, ending).await;
+        ended.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
     }
 
     async fn wake(&self, client: Option<i64>) {

@@ -43,7 +43,7 @@ pub(crate) fn decode(fields: &[(String, Vec<u8>)]) -> Result<RecordedEvent, Unde
         flat,
     };
 
-    let event_type = match base.flat.text(field::EVENT_TYPE)?.filter(|t| !t.is_empty()) {
+    let event_type = match base.flat.given(field::EVENT_TYPE)? {
         Some(flat) => flat.into(),
         None => base.required_text("event_type")?,
     };
@@ -99,6 +99,11 @@ impl<'a> Flat<'a> {
             .map_err(|_| Undecodable::field(name, "is not UTF-8"))
     }
 
+    /// The text of a field that is there and not empty, which stands for none.
+    fn given(&self, name: &str) -> Result<Option<&'a str>, Undecodable> {
+        Ok(self.text(name)?.filter(|text| !text.is_empty()))
+    }
+
     /// A field of ours; a foreign one of the same name that is no position means nothing.
     fn position(&self) -> Option<Position> {
         let position = self.text(field::POSITION).ok()??;
@@ -126,7 +131,7 @@ impl<'a> Base<'a> {
     fn required_text(&self, name: &'static str) -> Result<Cow<'a, str>, Undecodable> {
         let text = match self.text(name)? {
             Some(text) => Some(text),
-            None => self.flat.text(name)?.map(Cow::Borrowed),
+            None => self.flat.given(name)?.map(Cow::Borrowed),
         };
         text.ok_or_else(|| Undecodable::field(name, "is missing"))
     }
@@ -136,8 +141,7 @@ impl<'a> Base<'a> {
         let text = if self.payload.contains_key(name) {
             self.text(name)?
         } else {
-            let beside = self.flat.text(name)?.filter(|text| !text.is_empty());
-            beside.map(Cow::Borrowed)
+            self.flat.given(name)?.map(Cow::Borrowed)
         };
         text.map(|text| parse_uuid(what, &text).map_err(|error| invalid(&error)))
             .transpose()
@@ -152,7 +156,10 @@ impl<'a> Base<'a> {
             serde_json::from_str(raw.get()).map_err(|error| Undecodable::field(name, error))?;
         let number = match &value {
             Value::Number(number) => number.as_u64().or_else(|| whole(number.as_f64()?)),
-            Value::String(text) => text.trim().parse().ok(),
+            Value::String(text) => {
+                let text = text.trim();
+                text.parse().ok().or_else(|| whole(text.parse().ok()?))
+            }
             _ => None,
         };
         number

@@ -2,17 +2,19 @@
 #![allow(dead_code, reason = "each test file uses some of it")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+pub(crate) mod seen;
+
 use std::time::Duration;
 
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
 /// A configuration for a stream of one test's own.
-pub fn config() -> RedisEventBusConfig {
+pub(crate) fn config() -> RedisEventBusConfig {
     config_on(test_servers::redis_url())
 }
 
 /// The same on a server of one test's own.
-pub fn config_on(url: &str) -> RedisEventBusConfig {
+pub(crate) fn config_on(url: &str) -> RedisEventBusConfig {
     RedisEventBusConfig {
         redis_url: url.into(),
         stream_prefix: test_servers::unique_name("bus"),
@@ -21,12 +23,12 @@ pub fn config_on(url: &str) -> RedisEventBusConfig {
 }
 
 /// A bus on a stream of one test's own.
-pub async fn fresh_bus() -> RedisEventBus {
+pub(crate) async fn fresh_bus() -> RedisEventBus {
     RedisEventBus::connect(config()).await.unwrap()
 }
 
 /// Another consumer on the same stream, in the same group.
-pub async fn another(bus: &RedisEventBus) -> RedisEventBus {
+pub(crate) async fn another(bus: &RedisEventBus) -> RedisEventBus {
     let config = RedisEventBusConfig {
         consumer_name: None,
         ..bus.config().clone()
@@ -35,7 +37,7 @@ pub async fn another(bus: &RedisEventBus) -> RedisEventBus {
 }
 
 /// Waits until something holds.
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(5)).await;

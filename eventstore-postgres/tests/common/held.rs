@@ -11,8 +11,9 @@ use super::{TestSchema, add, blocked_backend, feed, open, read, run, stream};
 pub(crate) struct Held {
     pub(crate) stream: StreamId,
     pub(crate) watcher: PgConnection,
-    pub(crate) schema: TestSchema,
     holder: PgConnection,
+    // last: it cannot go while somebody holds a row of it
+    pub(crate) schema: TestSchema,
 }
 
 impl Held {

@@ -1,0 +1,230 @@
+//! Connecting, and what is said when it fails.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{config, config_on, fresh_bus};
+use eventbus::{
+    Name, NewEvent, RecordedEvent, StreamId, Version,
+    port::{EventBus, PublishError},
+};
+use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
+use tokio::net::TcpListener;
+
+/// Everything an error says.
+fn said(error: &RedisConnectError) -> String {
+    let mut said = format!("{error} {error:?}");
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        said.push_str(&format!(" {error} {error:?}"));
+        cause = error.source();
+    }
+    said
+}
+
+fn event() -> RecordedEvent {
+    let stream = StreamId::parse("Order", "1").expect("a valid stream");
+    let event = NewEvent::new(Name::from_static("OrderCreated"), 1, "{}");
+    event.recorded_as(stream, Version::FIRST, None)
+}
+
+#[tokio::test]
+async fn a_consumer_without_a_name_gets_one_of_its_own() {
+    let (one, two) = (fresh_bus().await, fresh_bus().await);
+    let name = |bus: &RedisEventBus| bus.config().consumer_name.clone().unwrap_or_default();
+    assert_ne!(name(&one), name(&two));
+    let (host, id) = name(&one)
+        .rsplit_once('-')
+        .map(|(h, i)| (h.to_owned(), i.to_owned()))
+        .unwrap();
+    assert!(!host.is_empty(), "the host is named");
+    assert_eq!(id.len(), 8);
+    assert!(id.bytes().all(|c| c.is_ascii_hexdigit()), "{id}");
+}
+
+#[tokio::test]
+async fn connecting_creates_the_group_and_finds_it_again() {
+    let bus = fresh_bus().await;
+    assert!(bus.is_connected());
+    bus.ping().await.unwrap();
+    let again = RedisEventBus::connect(bus.config().clone()).await.unwrap();
+    let groups = again.stream_info().await.consumer_groups;
+    assert_eq!(groups.len(), 1, "{groups:?}");
+}
+
+#[tokio::test]
+async fn a_closed_port_is_named_without_the_password() {
+    let port = test_servers::closed_port();
+    let error =
+        RedisEventBus::connect(config_on(&format!("redis://app:secret@127.0.0.1:{port}"))).await;
+    let error = error.unwrap_err();
+    assert!(
+        matches!(error, RedisConnectError::Unavailable { .. }),
+        "{error:?}"
+    );
+    assert!(error.is_retryable());
+    assert!(
+        said(&error).contains(&format!("redis://app@127.0.0.1:{port}")),
+        "{error}"
+    );
+    assert!(!said(&error).contains("secret"), "{}", said(&error));
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_is_given_up_in_time() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let accepting = tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok(connection) = silent.accept().await {
+            kept.push(connection);
+        }
+    });
+    let timeout = Duration::from_millis(300);
+    let config = RedisEventBusConfig {
+        socket_connect_timeout: timeout,
+        ..config_on(&format!("redis://:secret@127.0.0.1:{port}"))
+    };
+    let began = Instant::now();
+    let error = RedisEventBus::connect(config).await.unwrap_err();
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(
+        matches!(error, RedisConnectError::TimedOut { .. }),
+        "{error:?}"
+    );
+    assert!(!said(&error).contains("secret"), "{}", said(&error));
+    accepting.abort();
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_refused_and_not_shown() {
+    let server = test_servers::private_redis();
+    let open = redis::Client::open(server.url()).unwrap();
+    let mut connection = open.get_multiplexed_async_connection().await.unwrap();
+    let mut set = redis::cmd("CONFIG");
+    set.arg("SET").arg("requirepass").arg("right-secret");
+    set.query_async::<()>(&mut connection).await.unwrap();
+    let with = |password: &str| {
+        config_on(
+            &server
+                .url()
+                .replace("redis://", &format!("redis://:{password}@")),
+        )
+    };
+
+    let error = RedisEventBus::connect(with("wrong-secret"))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, RedisConnectError::Refused { .. }),
+        "{error:?}"
+    );
+    assert!(!error.is_retryable());
+    assert!(!said(&error).contains("secret"), "{}", said(&error));
+    let error = RedisEventBus::connect(config_on(server.url()))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, RedisConnectError::Refused { .. }),
+        "{error:?}"
+    );
+
+    let bus = RedisEventBus::connect(with("right-secret")).await.unwrap();
+    assert!(!format!("{bus:?}").contains("secret"), "{bus:?}");
+    bus.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_of_another_kind_is_refused() {
+    let config = config();
+    let client = redis::Client::open(config.redis_url.as_str()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut set = redis::cmd("SET");
+    set.arg(config.stream_name()).arg("taken");
+    set.query_async::<()>(&mut connection).await.unwrap();
+    let error = RedisEventBus::connect(config).await.unwrap_err();
+    assert!(
+        matches!(error, RedisConnectError::Refused { .. }),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_disconnected_bus_says_so() {
+    let bus = fresh_bus().await;
+    bus.publish(&[event()]).await.unwrap();
+    bus.disconnect().await;
+    assert!(!bus.is_connected());
+    let info = bus.stream_info().await;
+    assert!(!info.connected);
+    assert_eq!(info.stats.events_published, 1, "what was counted stays");
+    let published = bus.publish(&[event()]).await;
+    assert!(
+        matches!(published, Err(PublishError::ShutDown { .. })),
+        "{published:?}"
+    );
+    assert!(bus.ping().await.is_err());
+}
+
+#[tokio::test]
+async fn publishing_without_a_server_fails_typed_and_works_again_when_it_is_back() {
+    let mut server = test_servers::private_redis();
+    let bus = RedisEventBus::connect(config_on(server.url()))
+        .await
+        .unwrap();
+    bus.publish(&[event()]).await.unwrap();
+    server.stop();
+    let first = bus.publish(&[event()]).await.unwrap_err();
+    assert!(
+        matches!(first, PublishError::OutcomeUnknown { .. }),
+        "the connection broke: {first:?}"
+    );
+    let second = bus.publish(&[event()]).await.unwrap_err();
+    assert!(
+        matches!(second, PublishError::Unavailable { .. }),
+        "nothing was sent: {second:?}"
+    );
+    assert!(first.is_retryable() && second.is_retryable());
+    assert!(!bus.is_connected());
+    assert!(!bus.stream_info().await.connected);
+    server.start();
+    bus.publish(&[event()]).await.unwrap();
+    assert!(bus.is_connected());
+    let info = bus.stream_info().await;
+    assert_eq!(info.stream.length, 2, "what was refused was not published");
+    assert_eq!(info.stats.events_published, 2);
+    assert_eq!(info.stats.reconnections, 1);
+}
+
+#[tokio::test]
+async fn a_payload_that_is_no_object_is_refused_and_nothing_is_published() {
+    let bus = fresh_bus().await;
+    let bad = RecordedEvent::new(event().metadata().clone(), "[]");
+    let refused = bus.publish(&[event(), bad]).await;
+    assert!(
+        matches!(refused, Err(PublishError::Refused { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(bus.stream_info().await.stream.length, 0);
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_writes_refuses_the_events() {
+    let bus = fresh_bus().await;
+    let client = redis::Client::open(bus.config().redis_url.as_str()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut set = redis::cmd("SET");
+    set.arg(bus.config().stream_name()).arg("taken");
+    set.query_async::<()>(&mut connection).await.unwrap();
+    let refused = bus.publish(&[event(), event()]).await;
+    assert!(
+        matches!(refused, Err(PublishError::Refused { .. })),
+        "{refused:?}"
+    );
+}

@@ -1,0 +1,215 @@
+//! The import: commits in windows, files side by side.
+//!
+//! A window is as many commits as are read already, up to a bound. First the file events of all of them are appended,
+//! one append per file, many at once so that the store writes them together; then the commits, in one append to one
+//! stream. A crash in between leaves file events that the next import knows by their ids and skips.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use eventbus::{
+    Aggregate, AggregateId, EncodeEvent, EventId, ExpectedVersion, NewEvent, StreamId,
+    port::{AppendError, EventStore, RetryPolicy},
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::mpsc;
+
+use crate::{
+    domain::{CommitRecorded, File, HistoryRewritten},
+    git::{GitError, Repository},
+    identity,
+    log::{self, Oddity, ReadCommit},
+    resume::{self, Imported, Plan},
+    signal::Stop,
+};
+
+/// A window closes at so many commits, or file events.
+const WINDOW: (usize, usize) = (64, 1_024);
+
+/// What the store is given to write together.
+const APPENDS_AT_ONCE: usize = 32;
+
+/// How long a store that is away, or did not say what it did, is waited for.
+const AWAY: RetryPolicy = RetryPolicy {
+    max_retries: 8,
+    first_delay: Duration::from_millis(50),
+    max_delay: Duration::from_secs(5),
+};
+
+/// The commits to import, parents before children.
+pub type Commits = mpsc::Receiver<Result<ReadCommit, GitError>>;
+
+/// Another import writes to the same store.
+#[derive(Debug, thiserror::Error)]
+#[error("another import writes to this store at the same time; nothing is lost, and nothing twice")]
+pub struct NotAlone(#[source] AppendError);
+
+/// What an import did.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub commits: u64,
+    pub events: u64,
+    pub oddities: BTreeSet<Oddity>,
+    pub stopped: bool,
+}
+
+#[derive(Debug)]
+pub struct Importer<S> {
+    store: S,
+    history: StreamId,
+    imported: Imported,
+    left_over: HashSet<EventId>,
+    outcome: Outcome,
+}
+
+impl<S: EventStore + Clone> Importer<S> {
+    pub fn new(store: S, imported: Imported) -> eventbus::Result<Self> {
+        Ok(Self {
+            store,
+            history: resume::history()?,
+            left_over: imported.left_over(),
+            imported,
+            outcome: Outcome::default(),
+        })
+    }
+
+    /// Imports `commits` as `plan` says; tells `progress` how many were done in each window.
+    pub async fn run(
+        mut self,
+        mut commits: Commits,
+        plan: &Plan,
+        stop: &mut Stop,
+        mut progress: impl FnMut(u64),
+    ) -> eventbus::Result<Outcome> {
+        if let Some(event) = &plan.rewritten {
+            self.record_rewrite(event).await?;
+        }
+        loop {
+            let window = tokio::select! {
+                biased;
+                () = stop.requested() => {
+                    self.outcome.stopped = true;
+                    return Ok(self.outcome);
+                }
+                window = next_window(&mut commits) => window?,
+            };
+            if window.is_empty() {
+                return Ok(self.outcome);
+            }
+            let new = window
+                .into_iter()
+                .filter(|read| !plan.skip.contains(&read.commit.hash));
+            let count = self.record(new.collect()).await?;
+            progress(count);
+        }
+    }
+
+    async fn record(&mut self, window: Vec<ReadCommit>) -> eventbus::Result<u64> {
+        let mut files: HashMap<AggregateId, Vec<NewEvent>> = HashMap::new();
+        let mut commits = Vec::with_capacity(window.len());
+        let expected = self.imported.history_version();
+        for read in window {
+            for event in &read.files {
+                let file = self.imported.files.file_of(event);
+                self.imported.files.learn(&file, event);
+                let id = identity::event_id(&read.commit.hash, Some(event.path()));
+                if !self.left_over.remove(&id) {
+                    let event = event.encode()?.with_event_id(id);
+                    let event = event.with_occurred_at(read.date);
+                    files.entry(file).or_default().push(event);
+                }
+            }
+            self.imported.count(&read.commit.hash, &read.parents);
+            self.outcome.oddities.extend(read.oddities);
+            let id = identity::event_id(&read.commit.hash, None);
+            let recorded = CommitRecorded {
+                commit: read.commit,
+                parents: read.parents,
+                files: read.files.len(),
+            };
+            let event = NewEvent::of(&recorded)?.with_event_id(id);
+            commits.push(event.with_occurred_at(read.date));
+        }
+
+        let store = &self.store;
+        let events = stream::iter(files)
+            .map(|(file, events)| async move {
+                let stream = File::stream(&file);
+                append(store, &stream, ExpectedVersion::Any, events).await
+            })
+            .buffer_unordered(APPENDS_AT_ONCE)
+            .try_fold(0, |sum, count| async move { Ok(sum + count) })
+            .await?;
+        let count = append(store, &self.history, expected, commits).await?;
+        self.outcome.events += events + count;
+        self.outcome.commits += count;
+        Ok(count)
+    }
+
+    async fn record_rewrite(&mut self, event: &HistoryRewritten) -> eventbus::Result<()> {
+        let expected = self.imported.history_version();
+        let events = vec![NewEvent::of(event)?];
+        let count = append(&self.store, &self.history, expected, events).await?;
+        self.imported.abandon(event);
+        self.outcome.events += count;
+        Ok(())
+    }
+}
+
+/// Appends, again if the store is away or did not say what it did: the ids make that safe.
+async fn append(
+    store: &impl EventStore,
+    stream: &StreamId,
+    expected: ExpectedVersion,
+    events: Vec<NewEvent>,
+) -> eventbus::Result<u64> {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        match store.append(stream, expected, events.clone()).await {
+            Ok(records) => return Ok(u64::try_from(records.len())?),
+            Err(error) if error.is_retryable() && attempt <= AWAY.max_retries => {
+                tokio::time::sleep(AWAY.jittered(attempt)).await;
+            }
+            Err(error @ (AppendError::Conflict { .. } | AppendError::EventIdTaken { .. })) => {
+                return Err(NotAlone(error).into());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Reads the log in a thread of its own, a bounded number of commits ahead; dropping the receiver ends it.
+pub fn read(repository: Arc<Repository>, without: Vec<String>) -> Commits {
+    let (commits, receiver) = mpsc::channel(4 * WINDOW.0);
+    std::thread::spawn(move || {
+        let take = |commit| commits.blocking_send(Ok(commit)).is_ok();
+        let read = repository
+            .log(&without)
+            .and_then(|process| log::read(process, take));
+        if let Err(error) = read {
+            // nobody listens any more: the import was stopped
+            let _ = commits.blocking_send(Err(error));
+        }
+    });
+    receiver
+}
+
+/// Waits for a commit, and takes what is there with it; nothing at the end.
+async fn next_window(commits: &mut Commits) -> Result<Vec<ReadCommit>, GitError> {
+    let (mut window, mut events) = (Vec::new(), 0);
+    let mut next = commits.recv().await;
+    while let Some(commit) = next {
+        let commit = commit?;
+        events += commit.files.len();
+        window.push(commit);
+        if window.len() >= WINDOW.0 || events >= WINDOW.1 {
+            break;
+        }
+        next = commits.try_recv().ok();
+    }
+    Ok(window)
+}
