@@ -303,6 +303,30 @@ async fn a_projection_with_rows_of_its_own_retries_and_resumes_at_its_checkpoint
 }
 
 #[derive(Default)]
+struct Shaky(u32);
+
+#[projection(name = "shaky")]
+impl Shaky {
+    fn created(&mut self, _event: &OrderCreated) -> Result<(), &'static str> {
+        self.0 += 1;
+        Err("half done")
+    }
+}
+
+#[tokio::test]
+async fn a_state_that_may_be_half_changed_is_not_tried_again() {
+    let app = App::builder()
+        .projection_with(Shaky::default)
+        .start()
+        .await
+        .unwrap();
+    let position = save(app.store(), 1).await;
+    let stopped = app.projected::<Shaky>(position).await.map(drop);
+    assert!(matches!(stopped, Err(ProjectionError::Stopped { .. })));
+    assert_eq!(app.projection::<Shaky>().unwrap().read().await.0, 1);
+}
+
+#[derive(Default)]
 struct Patient(AtomicU64);
 
 #[projection(name = "patient")]

@@ -178,3 +178,57 @@ pub(super) fn feed_delivery(
 ) -> Delivery {
     Delivery::new(record, Name::from_static(definition.name)).with_state(state.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{
+            record::NewEvent,
+            stream::{StreamId, Version},
+        },
+        memory::InMemoryEventStore,
+    };
+
+    #[derive(Default)]
+    struct Seen(u64);
+
+    #[eventbus::projection(name = "seen")]
+    impl Seen {
+        fn any(&mut self, _event: &RecordedEvent) {
+            self.0 += 1;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_state_catches_up_with_what_was_handled_while_it_was_made() {
+        let seen = Projected::with(Seen::default);
+        assert!(seen.advance(0, Position::new(5), 0));
+        let caught_up = async |_: &mut Seen, target: Position| Ok::<_, HandlerError>(target);
+        let replaced = seen.replace(Seen::default(), Position::new(2), caught_up);
+        assert_eq!(replaced.await.unwrap(), Some(Position::new(5)));
+        assert!(
+            !seen.advance(0, Position::new(6), 0),
+            "the feed is read anew"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_stop_from_before_a_rebuild_is_void() {
+        let seen = Projected::with(Seen::default);
+        let stream = StreamId::parse("Order", "1").unwrap();
+        let record = NewEvent::new(Name::from_static("Noted"), 1, "{}").recorded_as(
+            stream,
+            Version::FIRST,
+            Some(Position::new(1)),
+        );
+        let generation = seen.progress().borrow().generation;
+        seen.rebuild(&InMemoryEventStore::new()).await.unwrap();
+        seen.stop_at(&record, &"late".into(), generation);
+        assert!(seen.progress().borrow().stopped.is_none());
+        let generation = seen.progress().borrow().generation;
+        seen.stop_at(&record, &"now".into(), generation);
+        assert!(seen.progress().borrow().stopped.is_some());
+        assert_eq!(seen.read().await.0, 0);
+    }
+}
