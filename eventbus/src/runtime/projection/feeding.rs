@@ -213,15 +213,34 @@ mod tests {
         );
     }
 
-    #[tokio::test]
-    async fn a_stop_from_before_a_rebuild_is_void() {
-        let seen = Projected::with(Seen::default);
+    fn first_event() -> RecordedEvent {
         let stream = StreamId::parse("Order", "1").unwrap();
-        let record = NewEvent::new(Name::from_static("Noted"), 1, "{}").recorded_as(
+        NewEvent::new(Name::from_static("Noted"), 1, "{}").recorded_as(
             stream,
             Version::FIRST,
             Some(Position::new(1)),
-        );
+        )
+    }
+
+    #[tokio::test]
+    async fn a_new_state_does_not_get_again_what_it_includes() {
+        let seen = Projected::with(Seen::default);
+        let handle = async |generation| {
+            let delivery = feed_delivery(&Seen::definition(), first_event(), &StateMap::new());
+            seen.handle_from_feed(&delivery, generation).await.unwrap()
+        };
+        let included = async |_: &mut Seen, _| Ok::<_, HandlerError>(Position::new(1));
+        let replaced = seen.replace(Seen(1), Position::new(1), included);
+        replaced.await.unwrap();
+        assert!(!handle(0).await, "it was in hand before");
+        assert!(handle(1).await);
+        assert_eq!(seen.read().await.0, 1);
+    }
+
+    #[tokio::test]
+    async fn a_stop_from_before_a_rebuild_is_void() {
+        let seen = Projected::with(Seen::default);
+        let record = first_event();
         let generation = seen.progress().borrow().generation;
         seen.rebuild(&InMemoryEventStore::new()).await.unwrap();
         seen.stop_at(&record, &"late".into(), generation);
