@@ -213,20 +213,33 @@ mod tests {
         );
     }
 
-    fn first_event() -> RecordedEvent {
+    fn event(number: u64) -> RecordedEvent {
         let stream = StreamId::parse("Order", "1").unwrap();
         NewEvent::new(Name::from_static("Noted"), 1, "{}").recorded_as(
             stream,
-            Version::FIRST,
-            Some(Position::new(1)),
+            Version::new(number),
+            Some(Position::new(number)),
         )
+    }
+
+    #[tokio::test]
+    async fn what_a_bus_delivers_late_does_not_set_the_position_back() {
+        let seen = Projected::with(Seen::default);
+        for number in [1, 3, 2] {
+            let delivery = Delivery::new(event(number), Name::from_static("default"));
+            seen.handle_from_bus(&delivery).await.unwrap();
+        }
+        assert_eq!(
+            (seen.position(), seen.read().await.0),
+            (Position::new(3), 3)
+        );
     }
 
     #[tokio::test]
     async fn a_new_state_does_not_get_again_what_it_includes() {
         let seen = Projected::with(Seen::default);
         let handle = async |generation| {
-            let delivery = feed_delivery(&Seen::definition(), first_event(), &StateMap::new());
+            let delivery = feed_delivery(&Seen::definition(), event(1), &StateMap::new());
             seen.handle_from_feed(&delivery, generation).await.unwrap()
         };
         let included = async |_: &mut Seen, _| Ok::<_, HandlerError>(Position::new(1));
@@ -240,7 +253,7 @@ mod tests {
     #[tokio::test]
     async fn a_stop_from_before_a_rebuild_is_void() {
         let seen = Projected::with(Seen::default);
-        let record = first_event();
+        let record = event(1);
         let generation = seen.progress().borrow().generation;
         seen.rebuild(&InMemoryEventStore::new()).await.unwrap();
         seen.stop_at(&record, &"late".into(), generation);
