@@ -35,6 +35,8 @@ struct GatedStore {
     loads: Arc<Semaphore>,
     saves: Arc<Semaphore>,
     is_damaged: Arc<AtomicBool>,
+    /// Positions at the end that hold no event.
+    gap: Arc<AtomicU64>,
 }
 
 impl GatedStore {
@@ -45,6 +47,7 @@ impl GatedStore {
             loads: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             saves: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             is_damaged: Arc::default(),
+            gap: Arc::default(),
         }
     }
 
@@ -96,7 +99,8 @@ impl ReadFeed for GatedStore {
             let (place, source) = ("position 3".into(), "no payload".into());
             return Err(ReadError::Corrupt { place, source });
         }
-        self.store.head().await
+        let head = self.store.head().await?;
+        Ok(Position::new(head.get() + self.gap.load(Ordering::SeqCst)))
     }
 
     fn appended(&self) -> &AppendSignal {
@@ -422,4 +426,31 @@ async fn waiting_in_vain_says_what_keeps_the_projection() {
     let beyond = app.projected::<OrderStatistics>(Position::new(9)).await;
     let error = beyond.map(drop).unwrap_err().to_string();
     assert!(error.ends_with("200ms: it is still busy"), "{error}");
+}
+
+#[tokio::test]
+async fn a_position_without_event_at_the_end_is_reached_and_saved() {
+    let store = GatedStore::open();
+    store.gap.store(3, Ordering::SeqCst);
+    let last = save(&store, &["a"]).await.get() + 3;
+    let ledger = Ledger::new(&store.store);
+    let app = app(store.clone(), &ledger).await;
+    drop(app.projected::<Ledger>(Position::new(last)).await.unwrap());
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+    let checkpoint = store.store.load_checkpoint(&CHECKPOINT).await.unwrap();
+    assert_eq!(checkpoint, Some(Position::new(last)));
+}
+
+#[tokio::test]
+async fn a_long_feed_saves_checkpoints_on_its_way() {
+    let store = GatedStore::open();
+    save(&store, &["a"; 300]).await;
+    store.saves.forget_permits(Semaphore::MAX_PERMITS);
+    let ledger = Ledger::new(&store.store);
+    let app = app(store.clone(), &ledger).await;
+    store.until_waiting().await;
+    assert_eq!(ledger.rows().len(), 256);
+    store.saves.add_permits(100);
+    app.settled().await.unwrap();
+    assert_eq!(ledger.rows().len(), 300);
 }

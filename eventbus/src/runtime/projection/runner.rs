@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::projected::{Projected, feed_delivery};
+use super::{feeding::feed_delivery, projected::Projected};
 use crate::{
     domain::{
         error::{BoxError, Chain},
@@ -13,7 +13,7 @@ use crate::{
         record::RecordedEvent,
         stream::Position,
     },
-    port::{EventStore, HandlerError, RetryPolicy, StateMap},
+    port::{EventStore, HandlerError, HandlerErrorKind, RetryPolicy, StateMap},
     runtime::{
         definition::{Projection, ProjectionKind},
         feed::FeedWatch,
@@ -178,9 +178,13 @@ impl<P: Projection> FeedProjection<P> {
                         projection = P::definition().name, position = ?record.position(), attempt, %error,
                         "projection cannot handle an event, trying again"
                     );
+                    let delay = match error.kind() {
+                        HandlerErrorKind::RetryAfter(delay) => delay,
+                        _ => retries.jittered(attempt),
+                    };
                     tokio::select! {
                         () = cancel.cancelled() => return Ok(false),
-                        () = tokio::time::sleep(retries.jittered(attempt)) => attempt += 1,
+                        () = tokio::time::sleep(delay) => attempt += 1,
                     }
                 }
                 outcome => return outcome,
