@@ -45,18 +45,20 @@ impl Backends {
 
     /// What `open_store` and `open_bus` open, without passwords.
     pub fn describe(&self, default_file: &str) -> Result<String> {
-        let shown = |url: &str| {
-            if url.contains("://") {
-                redacted(url)
-            } else {
-                url.into()
-            }
-        };
         let store = match &self.store {
             Some(url) => shown(url),
             None => in_target(default_file)?.display().to_string(),
         };
         Ok(format!("store: {store}\nbus:   {}", shown(&self.bus)))
+    }
+}
+
+/// A file as it is, a URL without its password.
+pub fn shown(location: &str) -> String {
+    if location.contains("://") {
+        redacted(location)
+    } else {
+        location.into()
     }
 }
 

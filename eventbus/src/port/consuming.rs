@@ -5,10 +5,7 @@
 
 use std::{collections::HashMap, sync::Mutex, sync::PoisonError, time::Duration};
 
-use tokio::{
-    sync::watch,
-    task::{Id, JoinSet},
-};
+use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{ConsumeError, ShutdownError, Subscribers};
@@ -18,7 +15,6 @@ use crate::domain::name::Name;
 #[derive(Debug, Default)]
 pub struct Consuming {
     state: Mutex<State>,
-    running: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +27,7 @@ struct State {
 struct Tokens {
     stop: CancellationToken,
     abort: CancellationToken,
+    ended: CancellationToken,
 }
 
 /// How the consumer of one group is asked to stop.
@@ -99,9 +96,9 @@ impl Consuming {
         let tokens = Tokens {
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
+            ended: CancellationToken::new(),
         };
         state.run = Some(tokens.clone());
-        self.running.send_replace(true);
         Ok(Run {
             consuming: self,
             tokens,
@@ -112,12 +109,11 @@ impl Consuming {
     ///
     /// A handler must not wait for it: it would wait for itself.
     pub async fn stop(&self) {
-        let mut running = self.running.subscribe();
-        if let Some(run) = &self.state().run {
-            run.stop.cancel();
-        }
-        // an error means that the sender is gone, which `self` keeps from happening
-        let _ = running.wait_for(|running| !running).await;
+        let Some(run) = self.state().run.clone() else {
+            return;
+        };
+        run.stop.cancel();
+        run.ended.cancelled().await;
     }
 
     /// Whether [`run`](Self::run) is running.
@@ -165,9 +161,8 @@ struct Run<'a> {
 
 impl Drop for Run<'_> {
     fn drop(&mut self) {
-        let mut state = self.consuming.state();
-        state.run = None;
-        self.consuming.running.send_replace(false);
+        self.consuming.state().run = None;
+        self.tokens.ended.cancel();
     }
 }
 
@@ -218,5 +213,100 @@ impl Tasks {
         while !self.groups.is_empty() {
             self.one_ended().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+    use crate::{
+        domain::event::EventFilter,
+        port::{Subscriber, Subscription},
+    };
+
+    static HERE: Name = Name::from_static("here");
+
+    fn join(subscribers: &Subscribers, group: &Name) -> Subscription {
+        let subscriber = Subscriber::new(HERE.clone(), EventFilter::All, |_| {
+            Box::pin(async { Ok(()) })
+        });
+        subscribers.add(group.clone(), subscriber)
+    }
+
+    fn subscribers() -> Subscribers {
+        let subscribers = Subscribers::default();
+        join(&subscribers, &HERE);
+        subscribers
+    }
+
+    /// The consumer of a group that does nothing until it is stopped.
+    async fn idle(_: Name, stop: StopSignal) {
+        stop.stopped().await;
+    }
+
+    #[tokio::test]
+    async fn a_consumer_that_dies_is_replaced() {
+        let (consuming, subscribers) = (Consuming::default(), subscribers());
+        let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+        let first = std::cell::Cell::new(true);
+        let run = consuming.run(&HERE, &subscribers, |_, stop| {
+            let (begun, dies) = (begun.clone(), first.replace(false));
+            async move {
+                begun.send(dies).unwrap();
+                assert!(!dies, "as the test wants it");
+                stop.stopped().await;
+            }
+        });
+        let mut run = Box::pin(run);
+        for dies in [true, false] {
+            let began = tokio::select! {
+                began = begins.recv() => began,
+                _ = &mut run => panic!("nobody stopped it"),
+            };
+            assert_eq!(began, Some(dies));
+        }
+        tokio::join!(consuming.stop(), run).1.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_group_that_loses_its_last_subscriber_is_stopped_alone() {
+        static OTHER: Name = Name::from_static("other");
+        let (consuming, subscribers) = (Consuming::default(), subscribers());
+        let subscription = join(&subscribers, &OTHER);
+        let (stopped, mut stops) = tokio::sync::mpsc::unbounded_channel();
+        let run = consuming.run(&HERE, &subscribers, |group, stop| {
+            let stopped = stopped.clone();
+            async move {
+                stop.stopped().await;
+                stopped.send(group).unwrap();
+            }
+        });
+        let mut run = Box::pin(run);
+        assert!(poll!(&mut run).is_pending());
+        subscription.cancel();
+        let gone = tokio::select! {
+            gone = stops.recv() => gone,
+            _ = &mut run => panic!("nobody stopped it"),
+        };
+        assert_eq!(gone.as_ref(), Some(&OTHER));
+        assert!(stops.try_recv().is_err());
+        tokio::join!(consuming.stop(), run).1.unwrap();
+        assert_eq!(stops.recv().await.as_ref(), Some(&HERE));
+    }
+
+    #[tokio::test]
+    async fn stopping_ends_though_another_run_begins_at_once() {
+        let (consuming, subscribers) = (Consuming::default(), subscribers());
+        let mut first = Box::pin(consuming.run(&HERE, &subscribers, idle));
+        assert!(poll!(&mut first).is_pending());
+        let mut stopping = Box::pin(consuming.stop());
+        assert!(poll!(&mut stopping).is_pending());
+        first.await.unwrap();
+        let mut second = Box::pin(consuming.run(&HERE, &subscribers, idle));
+        assert!(poll!(&mut second).is_pending());
+        assert!(poll!(&mut stopping).is_ready());
+        assert!(consuming.is_running(), "the second run goes on");
     }
 }

@@ -32,8 +32,9 @@ impl FeedWatch {
         self.failures = 0;
     }
 
-    /// Waits until looking again is worth it. False: cancelled meanwhile.
+    /// Nothing was there to read: waits until looking again is worth it. False: cancelled meanwhile.
     pub(crate) async fn idle(&mut self, cancel: &CancellationToken) -> bool {
+        self.failures = 0;
         let poll = self.poll;
         self.poll = (poll * 2).min(LAST_POLL);
         tokio::select! {
@@ -60,5 +61,24 @@ impl FeedWatch {
     /// Whether the last look failed too: then it is not worth a second line in the log.
     pub(crate) fn is_failing(&self) -> bool {
         self.failures > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::InMemoryEventStore;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_finds_nothing_ends_a_row_of_failures() {
+        let store: Arc<dyn EventStore> = Arc::new(InMemoryEventStore::new());
+        let (mut feed, cancel) = (FeedWatch::new(&store), CancellationToken::new());
+        feed.failed(&cancel).await;
+        assert!(feed.is_failing());
+        feed.idle(&cancel).await;
+        assert!(
+            !feed.is_failing(),
+            "the next failure is news, and tried again soon"
+        );
     }
 }

@@ -3,9 +3,11 @@
 #![allow(unreachable_pub, reason = "modules of one test binary")]
 
 mod app;
+mod life;
 mod logs;
 mod orders;
 mod projections;
+mod rebuild;
 mod relay;
 mod repository;
 mod shared_bus;

@@ -3,12 +3,14 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod generate;
+mod interrupted;
 mod program;
+mod refused;
 
-use std::{path::Path, process::Stdio};
+use std::path::Path;
 
 use generate::Generator;
-use program::{Folder, Repo, Run, example, git_is_installed};
+use program::{Repo, Run, example, git_is_installed};
 
 /// A repository of so many generated commits, and what is to be shown of it.
 fn generated(commits: u64) -> (Repo, Generator) {
@@ -50,6 +52,9 @@ fn five_thousand_commits_are_imported_once_each() {
     let commits = generator.commits;
     assert_eq!(first.imported(), (commits, commits + generator.file_events));
     assert_tables(&first, &generator);
+    let tree = repo.git(&["ls-tree", "-r", "-z", "HEAD"]);
+    let there = format!("{} still there)", tree.matches('\0').count());
+    assert!(first.stdout.contains(&there), "{there}\n{}", first.stdout);
     for note in [
         "5 path(s) are kept quoted",
         "1 path(s) are longer",
@@ -68,132 +73,6 @@ fn five_thousand_commits_are_imported_once_each() {
     assert_eq!(third.found(), commits);
     assert_eq!(third.imported(), (10, 10 + generator.file_events - before));
     assert_tables(&third, &generator);
-}
-
-#[test]
-fn an_import_that_is_killed_goes_on() {
-    if !git_is_installed() {
-        return;
-    }
-    let (repo, generator) = generated(4_000);
-    let mut kills = 0;
-    let mut found = 0;
-    for _ in 0..3 {
-        let mut busy = repo.import_until_busy("events.db");
-        busy.child.kill().unwrap();
-        let killed = busy.end();
-        assert_eq!(killed.code, None, "{killed:#?}");
-        assert!(killed.found() >= found, "{killed:#?}");
-        found = killed.found();
-        kills += 1;
-    }
-    let last = repo.import("events.db", &[]).succeeded();
-    assert!(last.found() > found && last.found() < generator.commits);
-    assert_eq!(last.found() + last.imported().0, generator.commits);
-    assert_tables(&last, &generator);
-    println!(
-        "killed {kills} times, the last time after {} commits",
-        last.found()
-    );
-}
-
-#[test]
-#[cfg(unix)]
-fn ctrl_c_stops_cleanly() {
-    if !git_is_installed() {
-        return;
-    }
-    let (repo, generator) = generated(2_000);
-    let busy = repo.import_until_busy("events.db");
-    let kill = std::process::Command::new("kill")
-        .args(["-INT", &busy.child.id().to_string()])
-        .status();
-    assert!(kill.unwrap().success());
-    let stopped = busy.end();
-    assert_eq!(stopped.code, Some(130), "{stopped:#?}");
-    assert!(
-        stopped
-            .stdout
-            .ends_with("the same command goes on from there\n"),
-        "{stopped:#?}"
-    );
-
-    let rest = repo.import("events.db", &[]).succeeded();
-    assert_eq!(rest.found(), stopped.imported().0);
-    assert_eq!(rest.found() + rest.imported().0, generator.commits);
-    assert_tables(&rest, &generator);
-}
-
-#[test]
-fn two_imports_at_once_store_nothing_twice() {
-    if !git_is_installed() {
-        return;
-    }
-    let (repo, generator) = generated(600);
-    let start = || {
-        let mut command = repo.importing("events.db", &[]);
-        command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
-    };
-    for child in [start(), start()] {
-        let run = Run::of(child.wait_with_output().unwrap());
-        let alone = run.stderr.contains("another import writes to this store");
-        assert!(run.code == Some(0) || alone, "{run:#?}");
-    }
-    let last = repo.import("events.db", &[]).succeeded();
-    assert_tables(&last, &generator);
-}
-
-#[test]
-#[cfg(unix)]
-fn half_a_commit_is_not_taken_for_a_whole_one() {
-    use std::os::unix::fs::PermissionsExt;
-    if !git_is_installed() {
-        return;
-    }
-    let (repo, generator) = generated(200);
-    // a git whose log breaks off between two changes of a commit
-    let bin = repo.beside("bin");
-    std::fs::create_dir(&bin).unwrap();
-    let script = "#!/bin/sh\nPATH=${PATH#*:}\n\
-        case \" $* \" in *\" log \"*) git \"$@\" | head -c LENGTH; exit 9;; esac\nexec git \"$@\"\n";
-    let raw = [
-        "log",
-        "--reverse",
-        "--topo-order",
-        "-z",
-        "--raw",
-        "--no-abbrev",
-        "-M50%",
-    ];
-    let format = "--format=tformat:%H%x00%P%x00%an%x00%ae%x00%ct%x00%s";
-    let whole = repo.git(&[&raw[..], &["-l1000", "-c", "--combined-all-paths", format]].concat());
-    let length = whole
-        .match_indices("\0:100644")
-        .map(|(at, _)| at + 1)
-        .nth(60);
-    // what is shown for a byte that is not UTF-8 is longer than the byte
-    let shown = &whole[..length.unwrap()];
-    let length = shown.len() - 2 * shown.matches('\u{fffd}').count();
-    let git = bin.join("git");
-    std::fs::write(&git, script.replace("LENGTH", &length.to_string())).unwrap();
-    std::fs::set_permissions(&git, std::fs::Permissions::from_mode(0o755)).unwrap();
-
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-    let broken = repo.importing("events.db", &[]).env("PATH", path).output();
-    let broken = Run::of(broken.unwrap());
-    assert_eq!(broken.code, Some(1), "{broken:#?}");
-    assert!(broken.stderr.contains("`git log` failed"), "{broken:#?}");
-
-    let rest = repo.import("events.db", &[]).succeeded();
-    assert!(
-        rest.found() > 0 && rest.found() < generator.commits,
-        "{rest:#?}"
-    );
-    assert_tables(&rest, &generator);
 }
 
 #[test]
@@ -285,115 +164,4 @@ fn this_repository_is_imported() {
         .sum();
     assert_eq!(by_authors, commits, "every commit has one author");
     assert_eq!(repo.import("events.db", &[]).succeeded().imported(), (0, 0));
-}
-
-#[test]
-fn rewritten_history_is_refused_or_imported_beside() {
-    if !git_is_installed() {
-        return;
-    }
-    let repo = Repo::new();
-    for n in 0..5 {
-        repo.commit("file", &format!("version {n}\n"));
-    }
-    repo.import("events.db", &[]).succeeded();
-    repo.git(&["reset", "--quiet", "--hard", "HEAD~2"]);
-    repo.commit("other", "other\n");
-
-    let refused = repo.import("events.db", &[]);
-    assert_eq!(refused.code, Some(1));
-    assert!(
-        refused
-            .stderr
-            .contains("(2 commits are not part of it any more)"),
-        "{refused:#?}"
-    );
-
-    let accepted = repo.import("events.db", &["--accept-rewrite"]).succeeded();
-    assert_eq!(
-        accepted.imported(),
-        (1, 3),
-        "the commit, its file, the rewrite"
-    );
-    let again = repo.import("events.db", &[]).succeeded();
-    assert_eq!(
-        (again.found(), again.imported()),
-        (6, (0, 0)),
-        "accepted once for all"
-    );
-
-    // git has forgotten what it wrote first
-    repo.commit("third", "third\n");
-    repo.git(&["reflog", "expire", "--expire=now", "--all"]);
-    repo.git(&["gc", "--quiet", "--prune=now"]);
-    let next = repo.import("events.db", &[]).succeeded();
-    assert_eq!((next.found(), next.imported()), (6, (1, 2)));
-
-    let other = Repo::new();
-    other.commit("file", "of another repository\n");
-    let store = repo.beside("events.db");
-    let refused = other.import(&store.display().to_string(), &[]);
-    assert!(
-        refused.stderr.contains("(its last commits are gone)"),
-        "{refused:#?}"
-    );
-}
-
-#[test]
-fn a_shallow_clone_is_imported_with_a_note_and_not_when_it_gets_deeper() {
-    if !git_is_installed() {
-        return;
-    }
-    let (origin, _) = generated(60);
-    let repo = Repo::clone_of(&origin.path, &["--depth=5", "--bare"]);
-    let run = repo.import("events.db", &[]).succeeded();
-    assert!(run.stdout.contains("note: a shallow clone"), "{run:#?}");
-    assert!(run.imported().0 < 60);
-
-    repo.git(&["fetch", "--quiet", "--unshallow"]);
-    let refused = repo.import("events.db", &[]);
-    assert_eq!(refused.code, Some(1));
-    assert!(
-        refused
-            .stderr
-            .contains("commits have appeared before those"),
-        "{refused:#?}"
-    );
-}
-
-#[test]
-fn what_cannot_be_imported_is_explained() {
-    if !git_is_installed() {
-        return;
-    }
-    let folder = Folder::new();
-    let said = |path: &Path, search_path: Option<&str>| {
-        let mut command = example();
-        command.arg(path).args(["--store", "memory"]);
-        if let Some(search_path) = search_path {
-            command.env("PATH", search_path);
-        }
-        command.env("GIT_CEILING_DIRECTORIES", folder.join(""));
-        let run = Run::of(command.output().unwrap());
-        assert_eq!((run.code, &*run.stdout), (Some(1), ""), "{run:#?}");
-        run.stderr
-    };
-    let nowhere = folder.join("nowhere");
-    assert!(said(&nowhere, None).contains("nowhere` is not a folder"));
-
-    let plain = folder.join("plain");
-    std::fs::create_dir(&plain).unwrap();
-    let message = said(&plain, None);
-    assert!(
-        message.contains("plain` is not a git repository that git can read"),
-        "{message}"
-    );
-    assert!(
-        message.contains("not a git repository (or any"),
-        "{message}"
-    );
-
-    let empty = Repo::new();
-    assert!(said(&empty.path, None).contains("has no commits yet: there is nothing to import"));
-    assert!(said(&empty.path, Some("/nowhere")).contains("git is not installed, or not in PATH"));
 }

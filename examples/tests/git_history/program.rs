@@ -7,6 +7,9 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+/// The only settings git has: none of the user's, and no distrust of a checkout that somebody else owns.
+const SETTINGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/git_history/gitconfig");
+
 /// A folder that is removed at the end.
 #[derive(Debug)]
 pub struct Folder(PathBuf);
@@ -233,7 +236,7 @@ fn isolated(mut command: Command) -> Command {
         command.env_remove(variable);
     }
     command
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_GLOBAL", SETTINGS)
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_TERMINAL_PROMPT", "0");
     for role in ["AUTHOR", "COMMITTER"] {

@@ -15,7 +15,17 @@ pub enum PublishedError {
     /// The app has no relay: it only consumes, or another process relays its store.
     #[error("the app has no relay: it only consumes, or its builder says `.without_relay()`")]
     NoRelay,
-    /// The relay did not get that far.
+    /// The relay ended before it got that far.
+    #[error("the relay stopped at position {position}, before {wanted}: {reason}")]
+    Stopped {
+        /// Where it stopped.
+        position: Position,
+        /// Where it should have been.
+        wanted: Position,
+        /// Why.
+        reason: String,
+    },
+    /// The relay did not get that far in time.
     #[error(
         "the relay is at position {position}, {wanted} was not reached within {timeout:?}: {trouble}"
     )]

@@ -6,6 +6,7 @@ mod builder;
 mod error;
 mod no_store;
 mod plan;
+mod settle;
 mod signal;
 mod tasks;
 
@@ -146,8 +147,8 @@ impl App {
     /// `None` waits for nothing, so that [`Saved::position`](crate::Saved) fits as it is.
     ///
     /// # Errors
-    /// [`ProjectionError`] if the app has no such projection, it stopped at an event, or it did not get there within the
-    /// builder's `wait_timeout`.
+    /// [`ProjectionError`] if the app has no such projection or was shut down, if it stopped at an event, or if it did not
+    /// get there, or could not be read, within the builder's `wait_timeout`.
     pub async fn projected<P: Projection>(
         &self,
         position: impl Into<Option<Position>>,
@@ -159,7 +160,9 @@ impl App {
     }
 
     /// Rebuilds a projection from zero. State in memory is replaced when the new one is complete; a projection that
-    /// keeps its rows itself handles every event again.
+    /// keeps its rows itself handles every event again, also if nobody waits for it any more.
+    ///
+    /// Let go of the projection's guards before: the new state waits for them.
     ///
     /// # Examples
     /// ```no_run
@@ -200,97 +203,31 @@ impl App {
     ) -> Result<Published, PublishedError> {
         let wanted = position.into().unwrap_or(Position::START);
         let mut relay = self.0.tasks.relay.clone().ok_or(PublishedError::NoRelay)?;
-        let arrived = relay.wait_for(|relay| relay.position >= wanted || relay.stopped);
-        let arrived = tokio::time::timeout(self.0.wait_timeout, arrived)
-            .await
-            .map(|now| now.map(|now| now.clone()));
-        let now = match arrived {
-            Ok(Ok(now)) => now,
-            Ok(Err(_)) => return Err(PublishedError::NoRelay),
-            Err(_) => return Err(self.not_published(&relay.borrow(), wanted)),
-        };
-        if now.position < wanted {
-            return Err(self.not_published(&now, wanted));
+        let timeout = self.0.wait_timeout;
+        let arrived = relay.wait_for(|relay| relay.position >= wanted);
+        let in_time = tokio::time::timeout(timeout, arrived).await.is_ok();
+        let now = relay.borrow();
+        let position = now.position;
+        if position >= wanted {
+            return Ok(Published {
+                position,
+                message_id: now.message_id(wanted),
+            });
         }
-        Ok(Published {
-            position: now.position,
-            message_id: now.message_id(wanted),
-        })
-    }
-
-    fn not_published(
-        &self,
-        relay: &super::relay::RelayProgress,
-        wanted: Position,
-    ) -> PublishedError {
-        PublishedError::TimedOut {
-            position: relay.position,
+        if in_time {
+            return Err(PublishedError::Stopped {
+                position,
+                wanted,
+                reason: now.stopped.unwrap_or("its app was shut down").into(),
+            });
+        }
+        let busy = || "it is still busy".into();
+        Err(PublishedError::TimedOut {
+            position,
             wanted,
-            timeout: self.0.wait_timeout,
-            trouble: relay
-                .trouble
-                .clone()
-                .unwrap_or_else(|| "it is still busy".into()),
-        }
-    }
-
-    /// Waits until everything stored is published, handled and projected: for tests.
-    ///
-    /// # Errors
-    /// [`SettleError::Failed`] if a handler failed an event, which stays pending; [`SettleError::TimedOut`] with what was
-    /// waited for; an error of a projection that stopped.
-    pub async fn settled(&self) -> Result<(), SettleError> {
-        let waiting = std::sync::Mutex::new("the store".to_owned());
-        let settle = async {
-            let head = match self.0.tasks.relay.is_some() || !self.0.projections.is_empty() {
-                true => self.0.store.head().await?,
-                false => Position::START,
-            };
-            if self.0.tasks.relay.is_some() {
-                set(&waiting, "the relay".into());
-                self.published(head).await?;
-            }
-            for slot in &self.0.projections {
-                set(&waiting, format!("projection `{}`", slot.definition().name));
-                slot.reached(head, self.0.wait_timeout).await?;
-            }
-            for group in &self.0.groups {
-                set(&waiting, format!("group `{group}`"));
-                self.group_settled(group).await?;
-            }
-            Ok(())
-        };
-        tokio::time::timeout(self.0.wait_timeout, settle)
-            .await
-            .unwrap_or_else(|_| {
-                let waiting_for = waiting
-                    .lock()
-                    .map(|waiting| waiting.clone())
-                    .unwrap_or_default();
-                Err(SettleError::TimedOut {
-                    waiting_for,
-                    timeout: self.0.wait_timeout,
-                })
-            })
-    }
-
-    async fn group_settled(&self, group: &Name) -> Result<(), SettleError> {
-        const LOOK_AGAIN: Duration = Duration::from_millis(2);
-        loop {
-            let progress = self.0.bus.progress(group).await?;
-            if progress.is_settled() {
-                let failed = progress.failed;
-                return if failed == 0 {
-                    Ok(())
-                } else {
-                    Err(SettleError::Failed {
-                        group: group.clone(),
-                        failed,
-                    })
-                };
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+            timeout,
+            trouble: now.trouble.clone().unwrap_or_else(busy),
+        })
     }
 
     /// Runs until SIGTERM or SIGINT (Ctrl-C), then stops within 30 s; what is in flight is finished.
@@ -331,12 +268,6 @@ impl App {
             name: P::definition().name,
             known,
         }
-    }
-}
-
-fn set(waiting: &std::sync::Mutex<String>, what: String) {
-    if let Ok(mut waiting) = waiting.lock() {
-        *waiting = what;
     }
 }
 

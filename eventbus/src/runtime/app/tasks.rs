@@ -77,10 +77,10 @@ impl Tasks {
         bus: &dyn EventBus,
         timeout: Duration,
     ) -> Result<(), ShutdownError> {
-        let deadline = Instant::now() + timeout;
+        let began = Instant::now();
         self.cancel.cancel();
         let bus_stopped = bus.shutdown(timeout).await;
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = timeout.saturating_sub(began.elapsed());
         let tasks_stopped = tokio::time::timeout(left, self.tracker.wait()).await;
         self.abort.cancel();
         bus_stopped?;
@@ -131,8 +131,13 @@ async fn consume(bus: Arc<dyn EventBus>, _subscriptions: Subscriptions, cancel: 
     while !cancel.is_cancelled() {
         let mut consuming = std::pin::pin!(bus.start_consuming());
         let stopped = tokio::select! {
+            biased;
             stopped = &mut consuming => stopped,
-            () = cancel.cancelled() => tokio::join!(bus.stop_consuming(), consuming).1,
+            // what has not begun would begin after it was stopped
+            () = cancel.cancelled() => match bus.is_consuming() {
+                true => tokio::join!(bus.stop_consuming(), consuming).1,
+                false => return,
+            },
         };
         match stopped {
             // stopped by hand: whoever consumes next serves the handlers

@@ -9,12 +9,13 @@ use std::{
 use futures_util::TryStreamExt;
 
 use super::{
-    projected::{Projected, caught, feed_delivery},
-    runner::checkpoint_name,
+    ProjectionError,
+    feeding::{caught, feed_delivery},
+    projected::Projected,
 };
 use crate::{
     domain::{record::RecordedEvent, stream::Position},
-    port::{CheckpointError, EventStore, HandlerError, ReadError, StateMap},
+    port::{EventStore, HandlerError, ReadError, StateMap},
     runtime::definition::{Projection, ProjectionKind},
 };
 
@@ -42,7 +43,7 @@ pub struct Rebuilt {
     pub took: Duration,
 }
 
-/// Why a projection could not be rebuilt; its former state still stands.
+/// Why a projection could not be rebuilt; its former state still stands, if it is kept in memory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RebuildError {
@@ -54,9 +55,9 @@ pub enum RebuildError {
         /// The projection.
         name: &'static str,
     },
-    /// The app has no such projection.
+    /// The app has no such projection, or was shut down.
     #[error(transparent)]
-    NotRunning(#[from] super::ProjectionError),
+    NotRunning(ProjectionError),
     /// Its rows are its own, so only a running app can replay events into them.
     #[error("projection `{name}` keeps its rows itself; an app rebuilds it: `app.rebuild::<..>()`")]
     NotInMemory {
@@ -76,9 +77,23 @@ pub enum RebuildError {
     /// The store could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The checkpoint could not be set back.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
+}
+
+impl From<ProjectionError> for RebuildError {
+    fn from(error: ProjectionError) -> Self {
+        match error {
+            ProjectionError::Stopped {
+                name,
+                position,
+                error,
+            } => Self::Failed {
+                name,
+                position,
+                error,
+            },
+            error => Self::NotRunning(error),
+        }
+    }
 }
 
 /// A rebuild that begins when it is awaited.
@@ -125,7 +140,8 @@ impl<'a, T> IntoFuture for Rebuild<'a, T> {
 impl<P: Projection> Projected<P> {
     /// Folds the whole store into a new instance, then replaces the state by it; until then the old one is read.
     ///
-    /// Events that an app feeds meanwhile are neither missing nor counted twice.
+    /// Events that an app feeds meanwhile are neither missing nor counted twice; those that a bus delivers afterwards are
+    /// counted again.
     ///
     /// # Errors
     /// [`RebuildError`]; the former state still stands.
@@ -198,28 +214,27 @@ impl<P: Projection> Projected<P> {
     ) -> Result<Rebuilt, RebuildError> {
         let began = Instant::now();
         let target = store.head().await?;
-        store
-            .save_checkpoint(&checkpoint_name(self.definition().name), Position::START)
-            .await?;
-        self.restart_from(Position::START);
+        self.restart();
         let mut progress = self.progress().subscribe();
         loop {
             let now = progress.borrow_and_update().clone();
             report(RebuildProgress {
-                events: 0,
+                events: now.events,
                 position: now.position,
                 target,
             });
-            if let Some(stopped) = now.stopped {
-                return Err(stopped.into());
-            }
-            if now.position >= target || progress.changed().await.is_err() {
+            if now.position >= target {
                 return Ok(Rebuilt {
-                    events: 0,
+                    events: now.events,
                     position: now.position,
                     took: began.elapsed(),
                 });
             }
+            if let Some(error) = now.why_not_on(self.definition().name) {
+                return Err(error.into());
+            }
+            // an error means that the sender is gone, which `self` keeps from happening
+            let _ = progress.changed().await;
         }
     }
 }
@@ -233,7 +248,7 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// Folds everything up to `target`, and what is read beyond it.
+    /// Folds everything up to `target`: writers that do not pause would keep it from ever coming to the end.
     async fn until<P: Projection>(
         &mut self,
         projection: &mut P,
@@ -256,6 +271,9 @@ impl Replay<'_> {
             self.progress.events += 1;
             if self.progress.events.is_multiple_of(REPORT_EVERY) {
                 (self.report)(self.progress);
+            }
+            if position >= target {
+                return Ok(());
             }
         }
         // the feed ended: whatever is missing up to the target is no event

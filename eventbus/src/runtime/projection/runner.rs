@@ -5,10 +5,15 @@ use std::sync::Arc;
 use futures_util::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::projected::{Projected, feed_delivery};
+use super::{feeding::feed_delivery, projected::Projected};
 use crate::{
-    domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position},
-    port::{EventStore, HandlerError, RetryPolicy, StateMap},
+    domain::{
+        error::{BoxError, Chain},
+        name::Name,
+        record::RecordedEvent,
+        stream::Position,
+    },
+    port::{EventStore, HandlerError, HandlerErrorKind, RetryPolicy, StateMap},
     runtime::{
         definition::{Projection, ProjectionKind},
         feed::FeedWatch,
@@ -19,7 +24,7 @@ use crate::{
 const CHECKPOINT_EVERY: u64 = 256;
 
 /// The checkpoint in the store that says how far a projection has come.
-pub(crate) fn checkpoint_name(projection: &'static str) -> Name {
+fn checkpoint_name(projection: &'static str) -> Name {
     Name::prefixed("projection:", &Name::from_static(projection))
 }
 
@@ -32,6 +37,7 @@ pub(crate) struct FeedProjection<P> {
 
 /// Feeds a projection until cancelled.
 pub(crate) async fn run<P: Projection>(task: FeedProjection<P>, cancel: CancellationToken) {
+    let _fed = task.projected.fed();
     let mut feed = FeedWatch::new(&task.store);
     let mut saved = match task.begin(&mut feed, &cancel).await {
         Some(position) => position,
@@ -40,13 +46,17 @@ pub(crate) async fn run<P: Projection>(task: FeedProjection<P>, cancel: Cancella
     loop {
         let more = match task.feed_next(&mut saved, &cancel).await {
             Ok(Step::Handled) => {
+                task.projected.set_trouble(None);
                 feed.made_progress();
                 !cancel.is_cancelled()
             }
-            Ok(Step::CaughtUp) => feed.idle(&cancel).await,
+            Ok(Step::CaughtUp) => {
+                task.projected.set_trouble(None);
+                feed.idle(&cancel).await
+            }
             Ok(Step::Stopped) => task.wait_for_restart(&cancel).await,
             Err(error) => {
-                report(P::definition().name, &error, feed.is_failing());
+                task.report(&error, feed.is_failing());
                 feed.failed(&cancel).await
             }
         };
@@ -74,6 +84,7 @@ impl<P: Projection> FeedProjection<P> {
         if !Self::has_checkpoint() {
             return Some(Position::START);
         }
+        let generation = self.projected.progress().borrow().generation;
         loop {
             match self
                 .store
@@ -82,11 +93,11 @@ impl<P: Projection> FeedProjection<P> {
             {
                 Ok(position) => {
                     let position = position.unwrap_or(Position::START);
-                    self.projected.restart_from(position);
+                    self.projected.advance(0, position, generation);
                     return Some(position);
                 }
                 Err(error) => {
-                    report(P::definition().name, &error.into(), feed.is_failing());
+                    self.report(&error.into(), feed.is_failing());
                     if !feed.failed(cancel).await {
                         return None;
                     }
@@ -96,6 +107,8 @@ impl<P: Projection> FeedProjection<P> {
     }
 
     /// Handles what the feed holds now.
+    ///
+    /// Keep: only the runner writes the checkpoint, so a rebuild cannot be overtaken by a checkpoint from before it.
     async fn feed_next(
         &self,
         saved: &mut Position,
@@ -105,6 +118,9 @@ impl<P: Projection> FeedProjection<P> {
             let progress = self.projected.progress().borrow();
             (progress.position, progress.generation)
         };
+        if after < *saved {
+            self.save(saved).await?;
+        }
         let head = self.store.head().await?;
         if head <= after {
             return Ok(Step::CaughtUp);
@@ -114,9 +130,13 @@ impl<P: Projection> FeedProjection<P> {
         while let Some(record) = records.try_next().await? {
             match self.handle(&record, generation, cancel).await {
                 Ok(true) => {}
-                Ok(false) => return Ok(Step::Handled),
+                Ok(false) => {
+                    self.save(saved).await?;
+                    return Ok(Step::Handled);
+                }
                 Err(error) => {
-                    self.projected.stop_at(&record, &error);
+                    self.save(saved).await?;
+                    self.projected.stop_at(&record, &error, generation);
                     return Ok(Step::Stopped);
                 }
             }
@@ -130,7 +150,7 @@ impl<P: Projection> FeedProjection<P> {
             }
         }
         // the feed ended: nothing will appear any more up to the head asked for before
-        if self.projected.advance(head, generation) {
+        if self.projected.advance(0, head, generation) {
             self.save(saved).await?;
         }
         Ok(Step::Handled)
@@ -158,9 +178,13 @@ impl<P: Projection> FeedProjection<P> {
                         projection = P::definition().name, position = ?record.position(), attempt, %error,
                         "projection cannot handle an event, trying again"
                     );
+                    let delay = match error.kind() {
+                        HandlerErrorKind::RetryAfter(delay) => delay,
+                        _ => retries.jittered(attempt),
+                    };
                     tokio::select! {
                         () = cancel.cancelled() => return Ok(false),
-                        () = tokio::time::sleep(retries.jittered(attempt)) => attempt += 1,
+                        () = tokio::time::sleep(delay) => attempt += 1,
                     }
                 }
                 outcome => return outcome,
@@ -187,13 +211,15 @@ impl<P: Projection> FeedProjection<P> {
             restarted = progress.wait_for(|progress| progress.stopped.is_none()) => restarted.is_ok(),
         }
     }
-}
 
-fn report(projection: &'static str, error: &BoxError, repeated: bool) {
-    let error = crate::domain::error::Chain(&**error);
-    if repeated {
-        tracing::debug!(projection, %error, "projection still cannot read its feed");
-    } else {
-        tracing::warn!(projection, %error, "projection cannot read its feed, trying again");
+    fn report(&self, error: &BoxError, repeated: bool) {
+        let projection = P::definition().name;
+        let error = Chain(&**error).to_string();
+        if repeated {
+            tracing::debug!(projection, %error, "projection still cannot read its feed");
+        } else {
+            tracing::warn!(projection, %error, "projection cannot read its feed, trying again");
+        }
+        self.projected.set_trouble(Some(error));
     }
 }

@@ -16,9 +16,8 @@ use crate::{
         aggregate::{Aggregate, AggregateRoot, Apply, IntoEvents},
         context::EventContext,
         event::{EncodeEvent, EventSet},
-        name::Name,
         record::NewEvent,
-        stream::{AggregateId, ExpectedVersion, StreamId, Version},
+        stream::{AggregateId, ExpectedVersion, Version},
     },
     port::{AppendError, Direction, EventBus, EventStore, RetryPolicy},
 };
@@ -137,7 +136,7 @@ impl<A: Apply> AggregateRepository<A> {
     /// [`LoadError::Read`] if the store cannot be read.
     pub async fn load(&self, id: &AggregateId) -> Result<AggregateRoot<A>, LoadError> {
         self.find(id).await?.ok_or_else(|| LoadError::NotFound {
-            stream: Self::stream(id),
+            stream: A::stream(id),
         })
     }
 
@@ -164,10 +163,10 @@ impl<A: Apply> AggregateRepository<A> {
         let root = self.fold(id, version).await?;
         match root.version() {
             Version::NONE => Err(LoadError::NotFound {
-                stream: Self::stream(id),
+                stream: A::stream(id),
             }),
             actual if actual < version => Err(LoadError::VersionNotReached {
-                stream: Self::stream(id),
+                stream: A::stream(id),
                 wanted: version,
                 actual,
             }),
@@ -188,7 +187,7 @@ impl<A: Apply> AggregateRepository<A> {
     /// # Errors
     /// [`LoadError::Read`] if the store cannot be read.
     pub async fn version(&self, id: &AggregateId) -> Result<Version, LoadError> {
-        Ok(self.store.stream_version(&Self::stream(id)).await?)
+        Ok(self.store.stream_version(&A::stream(id)).await?)
     }
 
     /// Stores what `root` recorded, if nobody else stored events of it since it was loaded.
@@ -306,7 +305,7 @@ impl<A: Apply> AggregateRepository<A> {
             attempt += 1;
             match self.save(&mut root).await {
                 Err(error) if error.is_conflict() && attempt <= self.on_conflict.max_retries => {
-                    tracing::debug!(stream = %Self::stream(id), attempt, "another writer was first, deciding anew");
+                    tracing::debug!(stream = %A::stream(id), attempt, "another writer was first, deciding anew");
                     tokio::time::sleep(self.on_conflict.jittered(attempt)).await;
                 }
                 saved => return Ok((saved?, value)),
@@ -316,7 +315,7 @@ impl<A: Apply> AggregateRepository<A> {
 
     /// Folds the events up to `last` into a new root.
     async fn fold(&self, id: &AggregateId, last: Version) -> Result<AggregateRoot<A>, LoadError> {
-        let stream = Self::stream(id);
+        let stream = A::stream(id);
         let mut root = self.create(id.clone());
         let mut records = self
             .store
@@ -361,10 +360,7 @@ impl<A: Apply> AggregateRepository<A> {
             first_delay: Duration::from_millis(50),
             max_delay: Duration::from_secs(1),
         };
-        let (stream, expected) = (
-            Self::stream(root.id()),
-            ExpectedVersion::Exact(root.version()),
-        );
+        let (stream, expected) = (A::stream(root.id()), ExpectedVersion::Exact(root.version()));
         let mut attempt = 0;
         loop {
             let error = match self.store.append(&stream, expected, events.clone()).await {
@@ -380,10 +376,6 @@ impl<A: Apply> AggregateRepository<A> {
             tracing::warn!(%stream, %error, "append outcome unknown, appending the same event ids again");
             tokio::time::sleep(RESOLVE.jittered(attempt)).await;
         }
-    }
-
-    fn stream(id: &AggregateId) -> StreamId {
-        StreamId::new(Name::from_static(A::AGGREGATE_TYPE), id.clone())
     }
 }
 

@@ -11,8 +11,7 @@ use std::{
 };
 
 use eventbus::{
-    Aggregate, AggregateId, EncodeEvent, EventId, ExpectedVersion, Name, NewEvent, Position,
-    StreamId,
+    Aggregate, AggregateId, EncodeEvent, EventId, ExpectedVersion, NewEvent, StreamId,
     port::{AppendError, EventStore, RetryPolicy},
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -53,8 +52,6 @@ pub struct NotAlone(#[source] AppendError);
 pub struct Outcome {
     pub commits: u64,
     pub events: u64,
-    /// Everything up to here was appended.
-    pub position: Option<Position>,
     pub oddities: BTreeSet<Oddity>,
     pub stopped: bool,
 }
@@ -138,30 +135,26 @@ impl<S: EventStore + Clone> Importer<S> {
         }
 
         let store = &self.store;
-        let (events, position) = stream::iter(files)
+        let events = stream::iter(files)
             .map(|(file, events)| async move {
-                let stream = StreamId::new(Name::from_static(File::AGGREGATE_TYPE), file);
+                let stream = File::stream(&file);
                 append(store, &stream, ExpectedVersion::Any, events).await
             })
             .buffer_unordered(APPENDS_AT_ONCE)
-            .try_fold((0, None), |(events, position), (count, last)| async move {
-                Ok((events + count, position.max(last)))
-            })
+            .try_fold(0, |sum, count| async move { Ok(sum + count) })
             .await?;
-        let (count, last) = append(store, &self.history, expected, commits).await?;
+        let count = append(store, &self.history, expected, commits).await?;
         self.outcome.events += events + count;
         self.outcome.commits += count;
-        self.outcome.position = self.outcome.position.max(position).max(last);
         Ok(count)
     }
 
     async fn record_rewrite(&mut self, event: &HistoryRewritten) -> eventbus::Result<()> {
         let expected = self.imported.history_version();
         let events = vec![NewEvent::of(event)?];
-        let (count, position) = append(&self.store, &self.history, expected, events).await?;
+        let count = append(&self.store, &self.history, expected, events).await?;
         self.imported.abandon(event);
         self.outcome.events += count;
-        self.outcome.position = position;
         Ok(())
     }
 }
@@ -172,15 +165,12 @@ async fn append(
     stream: &StreamId,
     expected: ExpectedVersion,
     events: Vec<NewEvent>,
-) -> eventbus::Result<(u64, Option<Position>)> {
+) -> eventbus::Result<u64> {
     let mut attempt = 0;
     loop {
         attempt += 1;
         match store.append(stream, expected, events.clone()).await {
-            Ok(records) => {
-                let position = records.last().and_then(|record| record.position());
-                return Ok((u64::try_from(records.len())?, position));
-            }
+            Ok(records) => return Ok(u64::try_from(records.len())?),
             Err(error) if error.is_retryable() && attempt <= AWAY.max_retries => {
                 tokio::time::sleep(AWAY.jittered(attempt)).await;
             }

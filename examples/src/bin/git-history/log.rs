@@ -5,7 +5,8 @@ use std::io::BufRead;
 use time::OffsetDateTime;
 
 use crate::{
-    domain::{Commit, FileAdded, FileDeleted, FileEvent, FileModified, FileRenamed, Kind, What},
+    change::Change,
+    domain::{Commit, FileEvent},
     git::{GitError, LogProcess},
     identity,
 };
@@ -191,93 +192,6 @@ impl<R: BufRead> Parser<R> {
             Some(0) => Ok(Some(token)),
             _ => Err(cut_off()),
         }
-    }
-}
-
-struct Change<'a> {
-    old_mode: &'a str,
-    new_mode: &'a str,
-    same_content: bool,
-    /// One letter per parent; `R` and `C` of a commit that is no merge are followed by a percentage.
-    status: &'a str,
-    is_merge: bool,
-}
-
-impl Change<'_> {
-    fn event(self, from: String, path: String, commit: Commit) -> FileEvent {
-        match self.status.as_bytes()[0] {
-            b'A' | b'C' => self.added(path, commit),
-            b'D' => FileEvent::FileDeleted(FileDeleted { path, commit }),
-            b'R' => {
-                let similarity_percent = self.status[1..].parse().unwrap_or(0);
-                let to = path;
-                FileEvent::FileRenamed(FileRenamed {
-                    from,
-                    to,
-                    similarity_percent,
-                    commit,
-                })
-            }
-            _ => {
-                let what = match (self.same_content, self.old_mode == self.new_mode) {
-                    (true, false) => What::Mode,
-                    (false, false) => What::ContentAndMode,
-                    (_, true) => What::Content,
-                };
-                let kind = kind(self.new_mode);
-                FileEvent::FileModified(FileModified {
-                    path,
-                    what,
-                    kind,
-                    commit,
-                })
-            }
-        }
-    }
-
-    /// What a merge did by itself: it differs from all parents; as one of them had the file, so it was.
-    fn merged(self, mut paths: Vec<String>, commit: Commit) -> FileEvent {
-        let path = paths.pop().unwrap_or_default();
-        let every = |status| self.status.bytes().all(|letter| letter == status);
-        if every(b'D') {
-            FileEvent::FileDeleted(FileDeleted { path, commit })
-        } else if every(b'A') {
-            self.added(path, commit)
-        } else if let (false, Some(parent)) = (
-            self.status.contains(['M', 'T', 'D']),
-            self.status.find(['R', 'C']),
-        ) {
-            FileEvent::FileRenamed(FileRenamed {
-                from: paths.swap_remove(parent),
-                to: path,
-                similarity_percent: 0,
-                commit,
-            })
-        } else {
-            FileEvent::FileModified(FileModified {
-                path,
-                what: What::Content,
-                kind: kind(self.new_mode),
-                commit,
-            })
-        }
-    }
-
-    fn added(&self, path: String, commit: Commit) -> FileEvent {
-        FileEvent::FileAdded(FileAdded {
-            path,
-            kind: kind(self.new_mode),
-            commit,
-        })
-    }
-}
-
-fn kind(mode: &str) -> Kind {
-    match mode {
-        "100755" => Kind::Executable,
-        "120000" => Kind::Symlink,
-        "160000" => Kind::Submodule,
-        _ => Kind::File,
     }
 }
 

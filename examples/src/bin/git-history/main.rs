@@ -9,11 +9,13 @@
 //!
 //! - What HEAD reaches is imported, parents before children. A merge counts as a commit, with those files only that
 //!   it changed itself; the others came with the commits that it merges.
+//!   Where branches disagreed about a file, its state is that of the branch imported last, whatever the merge chose.
 //! - How a file keeps its identity when it is renamed: `identity`.
 //! - History that was rewritten is refused, unless `--accept-rewrite`: events are facts, so what was imported stays, the
 //!   rewrite becomes an event itself, and what is missing is imported beside. So is another branch that was checked out.
 //! - A shallow clone is imported with a note. When it gets deeper it is refused: nothing can be put before events.
 
+mod change;
 mod domain;
 mod git;
 mod identity;
@@ -34,17 +36,14 @@ use std::{
 };
 
 use clap::Parser;
-use eventbus::{
-    App, Projected, Projection,
-    port::{EventStore, redacted},
-};
+use eventbus::{App, Projected, Projection, port::EventStore};
 
 use crate::{
     domain::{Authors, HotFiles},
     git::Repository,
     import::Importer,
     progress::Progress,
-    resume::Imported,
+    resume::{Imported, Plan},
     signal::Stop,
 };
 
@@ -80,7 +79,7 @@ async fn main() -> eventbus::Result<ExitCode> {
         Some(url) => url,
         None => examples::in_target(FILE)?.to_string_lossy().into_owned(),
     };
-    println!("store: {}", redacted(&url));
+    println!("store: {}", examples::shown(&url));
     let store = examples::open_store(&url).await?;
 
     let Some(imported) = stop.unless(replay(&store)).await else {
@@ -93,12 +92,9 @@ async fn main() -> eventbus::Result<ExitCode> {
         (before, 0) => println!("{before} commits were imported before, none is new"),
         (before, new) => println!("{before} commits were imported before, {new} to go"),
     }
-
-    match imported.left_over().len() {
-        0 => {}
-        left_over => {
-            println!("{left_over} file events are there already: an import was interrupted")
-        }
+    let left_over = imported.left_over().len();
+    if left_over > 0 {
+        println!("{left_over} file events are there already: an import was interrupted");
     }
 
     let app = App::builder()
@@ -110,11 +106,35 @@ async fn main() -> eventbus::Result<ExitCode> {
         .start()
         .await?;
 
+    let importer = Importer::new(store, imported)?;
+    let ended = match import(importer, repository, &plan, &mut stop).await {
+        Ok(true) => stop
+            .unless(look_back(&app, arguments.top))
+            .await
+            .transpose(),
+        Ok(false) => Ok(None),
+        Err(error) => Err(error),
+    };
+    let shut_down = app.shutdown(Duration::from_secs(5)).await;
+    let Some(()) = ended? else {
+        return Ok(stopped());
+    };
+    shut_down?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Imports what is new, and says how fast; false if it was stopped before the end.
+async fn import(
+    importer: Importer<Arc<dyn EventStore>>,
+    repository: Arc<Repository>,
+    plan: &Plan,
+    stop: &mut Stop,
+) -> eventbus::Result<bool> {
     let began = Instant::now();
     let mut progress = Progress::new("importing", plan.commits);
     let commits = import::read(repository, plan.without.clone());
-    let outcome = Importer::new(store, imported)?
-        .run(commits, &plan, &mut stop, |commits| progress.add(commits))
+    let outcome = importer
+        .run(commits, plan, stop, |commits| progress.add(commits))
         .await?;
     drop(progress);
     let took = began.elapsed();
@@ -126,15 +146,7 @@ async fn main() -> eventbus::Result<ExitCode> {
         report::per_second(outcome.events, took),
     );
     report::oddities(&outcome.oddities);
-    if outcome.stopped {
-        return Ok(stopped());
-    }
-    match stop.unless(look_back(&app, arguments.top)).await {
-        Some(looked) => looked?,
-        None => return Ok(stopped()),
-    }
-    app.shutdown(Duration::from_secs(5)).await?;
-    Ok(ExitCode::SUCCESS)
+    Ok(!outcome.stopped)
 }
 
 /// Folds what was imported before.

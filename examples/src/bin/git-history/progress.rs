@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 /// Elsewhere than on a terminal: a line per tenth, unless they come faster than this.
 const QUIET: Duration = Duration::from_millis(200);
@@ -22,14 +22,7 @@ pub struct Progress {
 impl Progress {
     /// Begins; nothing is shown yet.
     pub fn new(what: &str, total: u64) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(total).with_message(what.to_owned());
-            let template = "{msg:<20} {wide_bar} {human_pos}/{human_len} ({per_sec}, {eta})";
-            match ProgressStyle::with_template(template) {
-                Ok(style) => bar.with_style(style),
-                Err(_) => bar,
-            }
-        });
+        let bar = std::io::stderr().is_terminal().then(|| bar(what, total));
         Self {
             what: what.to_owned(),
             total,
@@ -48,7 +41,10 @@ impl Progress {
     pub fn reach(&mut self, done: u64, total: u64) {
         self.total = total;
         self.done = done;
-        let tenth = done * 10 / total.max(1);
+        if total == 0 {
+            return;
+        }
+        let tenth = done * 10 / total;
         let is_news = self.said.map_or(tenth > 0, |(said, at)| {
             tenth > said && at.elapsed() >= QUIET
         });
@@ -60,6 +56,18 @@ impl Progress {
             self.said = Some((tenth, Instant::now()));
         }
     }
+}
+
+fn bar(what: &str, total: u64) -> ProgressBar {
+    let rate = |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+        // what cannot be written is not shown
+        let _ = write!(text, "{:.0}/s", state.per_sec());
+    };
+    let template = "{msg:<20} {wide_bar} {human_pos}/{human_len} ({rate}, {eta})";
+    let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
+    ProgressBar::new(total)
+        .with_message(what.to_owned())
+        .with_style(style.with_key("rate", rate))
 }
 
 impl Drop for Progress {

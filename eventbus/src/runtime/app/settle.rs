@@ -1,0 +1,93 @@
+//! Waiting until an app has nothing left to do.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::{App, SettleError};
+use crate::{
+    domain::{name::Name, stream::Position},
+    port::ReadError,
+};
+
+impl App {
+    /// Waits until everything stored is published, handled and projected, and what handlers stored meanwhile too: for
+    /// tests.
+    ///
+    /// # Errors
+    /// [`SettleError::Failed`] if a handler failed an event, which stays pending; [`SettleError::TimedOut`] with what was
+    /// waited for; an error of a relay or projection that stopped, or of a store or bus that cannot be asked.
+    pub async fn settled(&self) -> Result<(), SettleError> {
+        let waiting = Mutex::new("the store".to_owned());
+        let settle = async {
+            loop {
+                let head = self.head().await?;
+                self.settled_up_to(head, &waiting).await?;
+                if self.head().await? == head {
+                    return Ok(());
+                }
+            }
+        };
+        let timeout = self.0.wait_timeout;
+        if let Ok(settled) = tokio::time::timeout(timeout, settle).await {
+            return settled;
+        }
+        let mut waiting_for = waiting.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let relay = self.0.tasks.relay.as_ref();
+        if let Some(trouble) = relay.and_then(|relay| relay.borrow().trouble.clone()) {
+            waiting_for = format!("{waiting_for} (the relay: {trouble})");
+        }
+        Err(SettleError::TimedOut {
+            waiting_for,
+            timeout,
+        })
+    }
+
+    /// The end of the store, if anything of this app follows it.
+    async fn head(&self) -> Result<Position, ReadError> {
+        if self.0.tasks.relay.is_some() || !self.0.projections.is_empty() {
+            self.0.store.head().await
+        } else {
+            Ok(Position::START)
+        }
+    }
+
+    async fn settled_up_to(
+        &self,
+        head: Position,
+        waiting: &Mutex<String>,
+    ) -> Result<(), SettleError> {
+        let wait_for = |what| *waiting.lock().unwrap_or_else(PoisonError::into_inner) = what;
+        if self.0.tasks.relay.is_some() {
+            wait_for("the relay".into());
+            self.published(head).await?;
+        }
+        for slot in &self.0.projections {
+            wait_for(format!("projection `{}`", slot.definition().name));
+            slot.reached(head, self.0.wait_timeout).await?;
+        }
+        for group in &self.0.groups {
+            wait_for(format!("group `{group}`"));
+            self.group_settled(group).await?;
+        }
+        Ok(())
+    }
+
+    async fn group_settled(&self, group: &Name) -> Result<(), SettleError> {
+        const LOOK_AGAIN: Duration = Duration::from_millis(2);
+        loop {
+            let progress = self.0.bus.progress(group).await?;
+            if progress.is_settled() {
+                return match progress.failed {
+                    0 => Ok(()),
+                    failed => Err(SettleError::Failed {
+                        group: group.clone(),
+                        failed,
+                    }),
+                };
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Settling and shutting down: what is waited for, and for how long.
+
+use std::time::Duration;
+
+use eventbus::{
+    InMemoryEventBus, InMemoryEventStore, Never,
+    port::EventBus,
+    prelude::*,
+    testkit::{Fault, FaultyBus},
+};
+
+use crate::orders::{Order, OrderCreated, OrderShipped, created};
+
+async fn save(app: &App) -> eventbus::Saved {
+    let orders = app.repository::<Order>();
+    let mut order = orders.create(AggregateId::new());
+    order.record(created("ada", 1.0));
+    orders.save(&mut order).await.unwrap()
+}
+
+#[derive(Clone)]
+struct Orders(AggregateRepository<Order>, FaultyBus);
+
+#[handler(manual)]
+async fn ship_at_once(
+    _event: &OrderCreated,
+    meta: &Metadata,
+    State(orders): State<Orders>,
+) -> Result<(), HandlerError> {
+    ship(&orders, meta).await
+}
+
+#[handler(manual)]
+async fn ship_the_rest(
+    _event: &OrderShipped,
+    meta: &Metadata,
+    State(orders): State<Orders>,
+) -> Result<(), HandlerError> {
+    if meta.version() < 4.into() {
+        ship(&orders, meta).await?;
+    }
+    Ok(())
+}
+
+/// Stores the next event, which the relay can publish at its second try only.
+async fn ship(orders: &Orders, meta: &Metadata) -> Result<(), HandlerError> {
+    orders.1.publishes.next(Fault::Unavailable, 1);
+    let part = OrderShipped {
+        tracking_number: "T".into(),
+    };
+    orders
+        .0
+        .update(meta.aggregate_id(), |_| Ok::<_, Never>(part.clone()))
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn settled_waits_for_what_handlers_save() {
+    let store = InMemoryEventStore::new();
+    let bus = FaultyBus::new(InMemoryEventBus::new());
+    let app = App::builder()
+        .bus(bus.clone())
+        .store(store.clone())
+        .state(Orders(AggregateRepository::new(store), bus))
+        .handler::<ship_at_once>()
+        .handler::<ship_the_rest>()
+        .start()
+        .await
+        .unwrap();
+    save(&app).await;
+    app.settled().await.unwrap();
+    assert_eq!(app.bus().stats().events_processed_success, 4);
+}
+
+#[derive(Default)]
+struct Endless;
+
+#[projection(name = "endless")]
+impl Endless {
+    async fn created(&mut self, _event: &OrderCreated) {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn settled_waits_for_projections() {
+    let app = App::builder()
+        .projection(Endless)
+        .wait_timeout(Duration::from_millis(100))
+        .start()
+        .await
+        .unwrap();
+    save(&app).await;
+    let error = app.settled().await.unwrap_err().to_string();
+    assert!(error.contains("projection `endless`"), "{error}");
+}
+
+#[tokio::test]
+async fn settling_in_vain_says_what_keeps_the_relay() {
+    let bus = FaultyBus::new(InMemoryEventBus::new()).durable();
+    bus.publishes.next(Fault::Unavailable, 1_000);
+    let app = App::builder()
+        .bus(bus)
+        .wait_timeout(Duration::from_millis(200))
+        .store(InMemoryEventStore::new())
+        .start()
+        .await
+        .unwrap();
+    save(&app).await;
+    let error = app.settled().await.unwrap_err().to_string();
+    assert!(error.contains("event bus `memory` unavailable"), "{error}");
+}
+
+#[tokio::test]
+async fn a_shutdown_may_take_for_ever() {
+    let app = App::builder().start().await.unwrap();
+    app.shutdown(Duration::MAX).await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_shutdown_nothing_waits_for_the_relay() {
+    let app = App::builder().start().await.unwrap();
+    let first = save(&app).await.position;
+    app.published(first).await.unwrap();
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+    let error = app.published(save(&app).await.position).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the relay stopped at position 1, before 2: its app was shut down"
+    );
+    assert_eq!(app.published(first).await.unwrap().position, first.unwrap());
+}

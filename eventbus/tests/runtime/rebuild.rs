@@ -1,0 +1,456 @@
+//! Rebuilding and stopping while something else happens to the projection.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use eventbus::{
+    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, Projected, ProjectionError,
+    RebuildError, StreamId, Version,
+    port::{
+        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction,
+        EventStore, ReadError, ReadFeed, ReadStream, RecordStream,
+    },
+    prelude::*,
+};
+use tokio::sync::Semaphore;
+
+use crate::{
+    orders::{OrderCreated, OrderStatistics, created},
+    wait::until,
+};
+
+const CHECKPOINT: Name = Name::from_static("projection:ledger");
+
+/// A store whose checkpoints wait until they are let, and whose feed may be damaged.
+#[derive(Clone)]
+struct GatedStore {
+    store: InMemoryEventStore,
+    waiting: Arc<AtomicU64>,
+    loads: Arc<Semaphore>,
+    saves: Arc<Semaphore>,
+    is_damaged: Arc<AtomicBool>,
+    /// Positions at the end that hold no event.
+    gap: Arc<AtomicU64>,
+}
+
+impl GatedStore {
+    fn open() -> Self {
+        Self {
+            store: InMemoryEventStore::new(),
+            waiting: Arc::default(),
+            loads: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            saves: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            is_damaged: Arc::default(),
+            gap: Arc::default(),
+        }
+    }
+
+    async fn pass(&self, gate: &Semaphore) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        gate.acquire().await.unwrap().forget();
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    async fn until_waiting(&self) {
+        until("a checkpoint waits", async || {
+            self.waiting.load(Ordering::SeqCst) > 0
+        })
+        .await;
+    }
+}
+
+#[async_trait]
+impl AppendEvents for GatedStore {
+    async fn append(
+        &self,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        self.store.append(stream, expected, events).await
+    }
+}
+
+#[async_trait]
+impl ReadStream for GatedStore {
+    fn read_stream(&self, s: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
+        self.store.read_stream(s, from, direction)
+    }
+
+    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
+        self.store.stream_version(stream).await
+    }
+}
+
+#[async_trait]
+impl ReadFeed for GatedStore {
+    fn read_all(&self, after: Position) -> RecordStream<'_> {
+        self.store.read_all(after)
+    }
+
+    async fn head(&self) -> Result<Position, ReadError> {
+        if self.is_damaged.load(Ordering::SeqCst) {
+            let (place, source) = ("position 3".into(), "no payload".into());
+            return Err(ReadError::Corrupt { place, source });
+        }
+        let head = self.store.head().await?;
+        Ok(Position::new(head.get() + self.gap.load(Ordering::SeqCst)))
+    }
+
+    fn appended(&self) -> &AppendSignal {
+        self.store.appended()
+    }
+}
+
+#[async_trait]
+impl Checkpoints for GatedStore {
+    async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
+        let loaded = self.store.load_checkpoint(name).await;
+        self.pass(&self.loads).await;
+        loaded
+    }
+
+    async fn save_checkpoint(&self, name: &Name, p: Position) -> Result<(), CheckpointError> {
+        self.pass(&self.saves).await;
+        self.store.save_checkpoint(name, p).await
+    }
+}
+
+impl EventStore for GatedStore {}
+
+async fn save(store: &impl AppendEvents, customers: &[&str]) -> Position {
+    let stream = StreamId::new(Name::from_static("Order"), AggregateId::new());
+    let events = customers
+        .iter()
+        .map(|customer| NewEvent::of(&created(customer, 1.0)).unwrap())
+        .collect();
+    let records = store
+        .append(&stream, ExpectedVersion::NoStream, events)
+        .await
+        .unwrap();
+    records.last().unwrap().position().unwrap()
+}
+
+/// Keeps its rows itself; its first `bad` event fails for good once it is let, `slow` ones wait for the gate.
+#[derive(Clone)]
+struct Ledger {
+    rows: Arc<Mutex<Vec<String>>>,
+    begun: Arc<AtomicU64>,
+    gate: Arc<Semaphore>,
+    /// The checkpoint in this store while an event is handled.
+    store: InMemoryEventStore,
+    checkpoints: Arc<Mutex<Vec<Option<Position>>>>,
+}
+
+impl Ledger {
+    fn new(store: &InMemoryEventStore) -> Self {
+        Self {
+            rows: Arc::default(),
+            begun: Arc::default(),
+            gate: Arc::new(Semaphore::new(0)),
+            store: store.clone(),
+            checkpoints: Arc::default(),
+        }
+    }
+
+    fn rows(&self) -> Vec<String> {
+        self.rows.lock().unwrap().clone()
+    }
+
+    async fn until_begun(&self, events: u64) {
+        until("the event is in hand", async || {
+            self.begun.load(Ordering::SeqCst) == events
+        })
+        .await;
+    }
+}
+
+#[projection(name = "ledger")]
+impl Ledger {
+    async fn created(&self, event: &OrderCreated) -> Result<(), HandlerError> {
+        let checkpoint = self.store.load_checkpoint(&CHECKPOINT).await?;
+        self.checkpoints.lock().unwrap().push(checkpoint);
+        let begun = self.begun.fetch_add(1, Ordering::SeqCst);
+        match event.customer_id.as_str() {
+            "bad" if begun == 0 => {
+                self.gate.acquire().await?.forget();
+                return Err(HandlerError::permanent("no such customer"));
+            }
+            "never" => return Err(HandlerError::permanent("no such customer")),
+            "busy" => return Err("locked".into()),
+            customer => self.rows.lock().unwrap().push(customer.into()),
+        }
+        Ok(())
+    }
+}
+
+async fn app(store: impl EventStore, ledger: &Ledger) -> App {
+    App::builder()
+        .store(store)
+        .projection(ledger.clone())
+        .start()
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn an_event_that_fails_while_a_rebuild_begins_does_not_stop_the_rebuild() {
+    let store = InMemoryEventStore::new();
+    let ledger = Ledger::new(&store);
+    let app = app(store.clone(), &ledger).await;
+    save(&store, &["bad"]).await;
+    ledger.until_begun(1).await;
+    let mut rebuild = begun(app.rebuild::<Ledger>().into_future()).await;
+    ledger.gate.add_permits(1);
+    let rebuilt = tokio::time::timeout(Duration::from_secs(10), &mut rebuild).await;
+    rebuilt.unwrap().unwrap();
+    assert_eq!(ledger.rows(), ["bad"]);
+}
+
+/// Runs a future until it waits.
+async fn begun<F: Future + Unpin>(mut future: F) -> F {
+    assert!(futures_util::poll!(&mut future).is_pending());
+    future
+}
+
+#[tokio::test]
+async fn a_rebuild_counts_what_it_reads() {
+    let store = InMemoryEventStore::new();
+    let last = save(&store, &["a", "b", "c"]).await;
+    let ledger = Ledger::new(&store);
+    let app = app(store, &ledger).await;
+    drop(app.projected::<Ledger>(last).await.unwrap());
+    let mut seen = Vec::new();
+    let rebuilt = app
+        .rebuild::<Ledger>()
+        .on_progress(|now| seen.push(now))
+        .await
+        .unwrap();
+    assert_eq!((rebuilt.events, rebuilt.position), (3, last));
+    assert_eq!(seen.last().map(|now| now.events), Some(3));
+    assert_eq!(ledger.rows(), ["a", "b", "c", "a", "b", "c"]);
+}
+
+#[tokio::test]
+async fn a_rebuild_that_dies_half_way_is_resumed() {
+    let store = GatedStore::open();
+    let last = save(&store, &["a"]).await;
+    store.saves.forget_permits(Semaphore::MAX_PERMITS);
+    let ledger = Ledger::new(&store.store);
+    let app = app(store.clone(), &ledger).await;
+    store.until_waiting().await;
+    let rebuild = begun(app.rebuild::<Ledger>().into_future()).await;
+    store.saves.add_permits(100);
+    tokio::time::timeout(Duration::from_secs(10), rebuild)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(ledger.rows(), ["a", "a"]);
+    let at_second = ledger.checkpoints.lock().unwrap()[1];
+    assert_eq!(
+        at_second.unwrap_or_default(),
+        Position::START,
+        "a checkpoint beyond the event would end the rebuild"
+    );
+    until("the checkpoint is back", async || {
+        store.store.load_checkpoint(&CHECKPOINT).await.unwrap() == Some(last)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_rebuild_asked_for_before_the_checkpoint_is_loaded_is_done() {
+    let store = GatedStore::open();
+    let last = save(&store, &["a", "b"]).await;
+    store.save_checkpoint(&CHECKPOINT, last).await.unwrap();
+    store.loads.forget_permits(Semaphore::MAX_PERMITS);
+    let ledger = Ledger::new(&store.store);
+    let app = app(store.clone(), &ledger).await;
+    store.until_waiting().await;
+    let rebuild = begun(app.rebuild::<Ledger>().into_future()).await;
+    store.loads.add_permits(1);
+    tokio::time::timeout(Duration::from_secs(10), rebuild)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(ledger.rows(), ["a", "b"]);
+}
+
+#[tokio::test]
+async fn after_a_shutdown_nothing_waits_for_a_projection() {
+    let store = InMemoryEventStore::new();
+    let ledger = Ledger::new(&store);
+    let app = app(store.clone(), &ledger).await;
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+    let position = save(&store, &["a"]).await;
+    let expected =
+        "projection `ledger` is at position 0 and not fed any more: its app was shut down";
+
+    let rebuild = tokio::time::timeout(
+        Duration::from_secs(5),
+        app.rebuild::<Ledger>().into_future(),
+    );
+    let error = rebuild.await.unwrap().unwrap_err();
+    assert_eq!(error.to_string(), expected);
+    let read = tokio::time::timeout(Duration::from_secs(5), app.projected::<Ledger>(position));
+    let Err(error) = read.await.unwrap().map(drop) else {
+        panic!("reached")
+    };
+    assert_eq!(error.to_string(), expected);
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_a_rebuild_that_waits_for_it() {
+    let store = InMemoryEventStore::new();
+    let ledger = Ledger::new(&store);
+    let app = app(store.clone(), &ledger).await;
+    save(&store, &["bad"]).await;
+    ledger.until_begun(1).await;
+    let rebuild = begun(app.rebuild::<Ledger>().into_future()).await;
+    app.shutdown(Duration::from_millis(10)).await.unwrap_err();
+    let rebuilt = tokio::time::timeout(Duration::from_secs(10), rebuild).await;
+    assert!(matches!(
+        rebuilt.unwrap(),
+        Err(RebuildError::NotRunning(ProjectionError::ShutDown { .. }))
+    ));
+}
+
+#[tokio::test]
+async fn what_was_handled_before_a_stop_is_not_handled_again() {
+    for last in ["never", "busy"] {
+        let store = InMemoryEventStore::new();
+        let ledger = Ledger::new(&store);
+        let app = app(store.clone(), &ledger).await;
+        save(&store, &["a", "b", last]).await;
+        ledger.until_begun(3).await;
+        app.shutdown(Duration::from_secs(5)).await.unwrap();
+        let checkpoint = store.load_checkpoint(&CHECKPOINT).await.unwrap();
+        assert_eq!(checkpoint, Some(Position::new(2)), "before `{last}`");
+    }
+}
+
+/// While it is rebuilt, every event it handles has another one appended.
+struct Echo {
+    store: InMemoryEventStore,
+    handled: u64,
+}
+
+#[projection(name = "echo")]
+impl Echo {
+    async fn created(&mut self, _event: &OrderCreated) {
+        self.handled += 1;
+        if self.handled < 1_000 {
+            save(&self.store, &["echo"]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rebuild_ends_though_writers_do_not() {
+    let store = InMemoryEventStore::new();
+    let last = save(&store, &["a", "b", "c"]).await;
+    let make = {
+        let store = store.clone();
+        move || Echo {
+            store: store.clone(),
+            handled: 0,
+        }
+    };
+    let echo = Projected::with(make);
+    let rebuilt = echo.rebuild(&store).await.unwrap();
+    assert_eq!((rebuilt.events, rebuilt.position), (3, last));
+}
+
+#[tokio::test]
+async fn reading_while_a_guard_is_held_ends() {
+    let store = InMemoryEventStore::new();
+    let app = App::builder()
+        .store(store.clone())
+        .projection_with(OrderStatistics::default)
+        .wait_timeout(Duration::from_millis(100))
+        .start()
+        .await
+        .unwrap();
+    let guard = app.projected::<OrderStatistics>(None).await.unwrap();
+    save(&store, &["a"]).await;
+    // the runner queues for the lock, and a second reader behind it
+    let error = loop {
+        match tokio::time::timeout(
+            Duration::from_secs(5),
+            app.projected::<OrderStatistics>(None),
+        )
+        .await
+        {
+            Ok(Ok(second)) => drop(second),
+            Ok(Err(error)) => break error,
+            Err(_) => panic!("the second reader waits for ever"),
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(
+        error.to_string(),
+        "projection `order-statistics` could not be read within 100ms: an event is being handled, or a guard is held"
+    );
+    drop(guard);
+}
+
+#[tokio::test]
+async fn waiting_in_vain_says_what_keeps_the_projection() {
+    let store = GatedStore::open();
+    let app = App::builder()
+        .store(store.clone())
+        .projection_with(OrderStatistics::default)
+        .without_relay()
+        .wait_timeout(Duration::from_millis(200))
+        .start()
+        .await
+        .unwrap();
+    store.is_damaged.store(true, Ordering::SeqCst);
+    let position = save(&store, &["a"]).await;
+    let error = app.projected::<OrderStatistics>(position).await;
+    let Err(error) = error.map(drop) else {
+        panic!("reached")
+    };
+    let expected = "projection `order-statistics` is at position 0, 1 was not reached within 200ms: \
+                    event store holds a corrupt event at position 3\n  caused by: no payload";
+    assert_eq!(error.to_string(), expected);
+
+    store.is_damaged.store(false, Ordering::SeqCst);
+    drop(app.projected::<OrderStatistics>(position).await.unwrap());
+    let beyond = app.projected::<OrderStatistics>(Position::new(9)).await;
+    let error = beyond.map(drop).unwrap_err().to_string();
+    assert!(error.ends_with("200ms: it is still busy"), "{error}");
+}
+
+#[tokio::test]
+async fn a_position_without_event_at_the_end_is_reached_and_saved() {
+    let store = GatedStore::open();
+    store.gap.store(3, Ordering::SeqCst);
+    let last = save(&store, &["a"]).await.get() + 3;
+    let ledger = Ledger::new(&store.store);
+    let app = app(store.clone(), &ledger).await;
+    drop(app.projected::<Ledger>(Position::new(last)).await.unwrap());
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+    let checkpoint = store.store.load_checkpoint(&CHECKPOINT).await.unwrap();
+    assert_eq!(checkpoint, Some(Position::new(last)));
+}
+
+#[tokio::test]
+async fn a_long_feed_saves_checkpoints_on_its_way() {
+    let store = GatedStore::open();
+    save(&store, &["a"; 300]).await;
+    store.saves.forget_permits(Semaphore::MAX_PERMITS);
+    let ledger = Ledger::new(&store.store);
+    let app = app(store.clone(), &ledger).await;
+    store.until_waiting().await;
+    assert_eq!(ledger.rows().len(), 256);
+    store.saves.add_permits(100);
+    app.settled().await.unwrap();
+    assert_eq!(ledger.rows().len(), 300);
+}
