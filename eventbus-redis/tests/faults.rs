@@ -6,7 +6,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{
-    config_on, fresh_bus,
+    another, config_on, fresh_bus,
     seen::{Seen, command, publish, settled, start},
     until,
 };
@@ -109,7 +109,9 @@ async fn one_connection_does_for_everything_and_heals_too() {
     assert_eq!(settled(&bus).await, 0);
     server.stop();
     server.start();
-    publish(&bus, "after").await;
+    // the consumer must notice by itself: nobody else uses its connection now
+    let publisher = another(&bus).await;
+    publish(&publisher, "after").await;
     until("the second arrived", async || {
         seen.all() == ["before", "after"]
     })
