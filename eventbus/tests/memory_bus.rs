@@ -455,15 +455,15 @@ async fn a_bus_that_resumes_on_another_feed_forgets_the_former_one() {
     let (former, kept) = (Arc::new(Kept::default()), Arc::new(Kept::default()));
     let bus = InMemoryEventBus::with_capacity(4);
     let failing = Worker::new().failing(&[2]);
-    let [late, back] = [Worker::new(), Worker::new()];
+    let [late, back, again] = [Worker::new(), Worker::new(), Worker::new()];
     failing.join(&bus, "failing");
-    let subscription = back.join(&bus, "back");
+    let subscriptions = [back.join(&bus, "back"), again.join(&bus, "again")];
     bus.resume_from(former.clone()).await.unwrap();
     let consumer = start(&bus).await;
     for position in 1..=8 {
         feed(&bus, &[event(position)]).await;
         until("it was tried", async || {
-            failing.got().len() as u64 == position && back.got().len() as u64 == position
+            [&failing, &back, &again].map(|worker| worker.got().len() as u64) == [position; 3]
         })
         .await;
     }
@@ -475,12 +475,19 @@ async fn a_bus_that_resumes_on_another_feed_forgets_the_former_one() {
     bus.stop_consuming().await;
     consumer.await.unwrap();
     feed(&bus, &[event(9)]).await;
-    subscription.cancel();
+    for subscription in subscriptions {
+        subscription.cancel();
+    }
 
-    // the same numbers now are places in another feed
+    // the same numbers now are places in another feed, of which all but one have handled the first event
+    for group in ["group:failing", "group:late", "group:again"].map(Name::from_static) {
+        kept.save_checkpoint(&group, Position::new(1))
+            .await
+            .unwrap();
+    }
     bus.resume_from(kept.clone()).await.unwrap();
     failing.failing.lock().unwrap().clear();
-    let workers = [&failing, &back, &late];
+    let workers = [&failing, &back, &late, &again];
     for worker in workers {
         worker.got.lock().unwrap().clear();
     }
@@ -494,15 +501,19 @@ async fn a_bus_that_resumes_on_another_feed_forgets_the_former_one() {
     })
     .await;
     back.join(&bus, "back");
-    for position in 1..=3 {
+    again.join(&bus, "again");
+    for position in 2..=4 {
         feed(&bus, &[event(position)]).await;
     }
-    for (group, worker) in ["failing", "back", "late"].into_iter().zip(workers) {
-        until(group, async || worker.got().ends_with(&[1, 2, 3])).await;
-        until(group, async || {
-            kept.get(&format!("group:{group}")) == Some(Position::new(3))
+    for worker in workers {
+        until("the other feed is handled", async || {
+            worker.got().ends_with(&[2, 3, 4])
         })
         .await;
     }
-    assert_eq!(failing.got(), [2, 9, 1, 2, 3], "nothing pending is lost");
+    assert_eq!(failing.got(), [2, 9, 2, 3, 4], "nothing pending is lost");
+    for group in ["group:failing", "group:late", "group:again"] {
+        until(group, async || kept.get(group) == Some(Position::new(4))).await;
+    }
+    assert_eq!(kept.get("group:back"), None, "1 would be lost to it");
 }
