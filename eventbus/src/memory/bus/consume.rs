@@ -79,9 +79,8 @@ async fn handle(shared: &Shared, group: &Name, taken: Taken) -> bool {
     true
 }
 
-fn checkpoint_name(group: &Name) -> Result<Name, CheckpointError> {
-    Name::new("checkpoint", format!("group:{group}"))
-        .map_err(|error| CheckpointError::new(group, error))
+fn checkpoint_name(group: &Name) -> Name {
+    Name::prefixed("group:", group)
 }
 
 /// The checkpoint of a group.
@@ -89,7 +88,7 @@ pub(super) async fn load(
     checkpoints: &dyn Checkpoints,
     group: &Name,
 ) -> Result<Option<Position>, CheckpointError> {
-    checkpoints.load_checkpoint(&checkpoint_name(group)?).await
+    checkpoints.load_checkpoint(&checkpoint_name(group)).await
 }
 
 /// Loads the checkpoint of a group that came after the bus resumed; tried again with the next batch if it fails.
@@ -122,11 +121,8 @@ async fn save(shared: &Shared, group: &Name) {
     let Some(checkpoint) = shared.log().cursor(group).checkpoint() else {
         return;
     };
-    let saved = match checkpoint_name(group) {
-        Ok(name) => checkpoints.save_checkpoint(&name, checkpoint).await,
-        Err(error) => Err(error),
-    };
-    match saved {
+    let name = checkpoint_name(group);
+    match checkpoints.save_checkpoint(&name, checkpoint).await {
         Ok(()) => shared.log().cursor(group).saved(checkpoint),
         Err(error) => tracing::warn!(%group, %error, "checkpoint not saved, trying again"),
     }

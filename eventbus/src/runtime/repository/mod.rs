@@ -194,7 +194,8 @@ impl<A: Apply> AggregateRepository<A> {
     /// Stores what `root` recorded, if nobody else stored events of it since it was loaded.
     ///
     /// Afterwards nothing is pending; after an error everything still is. The events keep their ids, so saving again
-    /// after an unknown outcome stores them once. Nothing recorded: nothing happens.
+    /// after an unknown outcome stores them once; after recording more meanwhile it is refused
+    /// ([`AppendError::EventIdTaken`]), and the aggregate is to be loaded anew. Nothing recorded: nothing happens.
     ///
     /// # Errors
     /// [`SaveError::Append`] with a conflict if another writer was first, or because the store could not be reached;
