@@ -80,11 +80,6 @@ pub(crate) fn group_exists(error: &RedisError) -> bool {
     error.code() == Some("BUSYGROUP")
 }
 
-/// Whether the group, or the whole stream, is gone.
-pub(crate) fn group_is_gone(error: &RedisError) -> bool {
-    matches!(error.code(), Some("NOGROUP" | "UNBLOCKED"))
-}
-
 /// Whether the server is there and refuses for good, until somebody changes something.
 pub(crate) fn is_refusal(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed

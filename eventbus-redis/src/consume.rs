@@ -109,13 +109,8 @@ impl Consumer {
                 look_again = None;
                 self.finish_pending(&mut connected).await?;
             }
-            let entries = match self.read_new(&mut connected).await {
-                Err(error) if command::group_is_gone(&error) => {
-                    self.ensure_group(&mut connected).await?;
-                    continue;
-                }
-                read => read?,
-            };
+            // also where the group is gone: the next session makes it anew
+            let entries = self.read_new(&mut connected).await?;
             self.failures = 0;
             self.handle(&mut connected, entries).await?;
         }

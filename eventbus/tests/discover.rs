@@ -61,6 +61,25 @@ impl Accounts {
     }
 }
 
+/// Two projections that one line declares.
+macro_rules! counts_openings {
+    ($($projection:ident $name:literal),+) => {
+        $(
+            #[derive(Debug, Default)]
+            struct $projection(u64);
+
+            #[projection(name = $name)]
+            impl $projection {
+                fn opened(&mut self, _event: &Opened) {
+                    self.0 += 1;
+                }
+            }
+        )+
+    };
+}
+
+counts_openings!(First "first", Second "second");
+
 async fn play(app: &App) {
     let accounts = app.repository::<Account>();
     let mut account = accounts.create(AggregateId::new());
@@ -84,6 +103,8 @@ async fn everything_linked_runs() {
     lines.sort_unstable();
     assert_eq!(lines, ["audit", "greet"]);
     assert_eq!(app.projection::<Accounts>().unwrap().read().await.open, 1);
+    assert_eq!(app.projection::<First>().unwrap().read().await.0, 1);
+    assert_eq!(app.projection::<Second>().unwrap().read().await.0, 1);
 }
 
 #[tokio::test]

@@ -14,7 +14,10 @@ use async_trait::async_trait;
 use eventbus::{
     EventFilter, HandlerError, InMemoryEventBus, Name, NewEvent, Position, RecordedEvent, StreamId,
     Version,
-    port::{CheckpointError, Checkpoints, EventBus, PublishError, PublishRange, Subscriber},
+    port::{
+        CheckpointError, Checkpoints, EventBus, PublishError, PublishRange, Subscriber,
+        Subscription,
+    },
 };
 use tokio::{sync::Semaphore, task::JoinHandle};
 
@@ -85,7 +88,7 @@ impl Worker {
         self.got.lock().unwrap().clone()
     }
 
-    fn join(&self, bus: &InMemoryEventBus, group: &'static str) {
+    fn join(&self, bus: &InMemoryEventBus, group: &'static str) -> Subscription {
         let worker = self.clone();
         let subscriber = Subscriber::new(
             Name::from_static("worker"),
@@ -104,7 +107,7 @@ impl Worker {
                 })
             },
         );
-        bus.subscribers().add(Name::from_static(group), subscriber);
+        bus.subscribers().add(Name::from_static(group), subscriber)
     }
 }
 
@@ -397,4 +400,120 @@ async fn an_event_in_hand_of_a_group_without_handlers_is_not_acknowledged() {
         dispatch(&[other], &delivery).await,
         Outcome::Skipped
     ));
+}
+
+#[tokio::test]
+async fn an_event_that_nobody_attended_to_goes_to_whoever_subscribes_next() {
+    let (bus, worker) = (InMemoryEventBus::new(), Worker::new());
+    let subscription = worker.join(&bus, "a");
+    start(&bus).await;
+    bus.publish(&[event(1)]).await.unwrap();
+    until("the first is handled", async || worker.got() == [1]).await;
+
+    // this thread runs, in this order: the consumer, whoever subscribes next, whoever stops idle consumers
+    bus.publish(&[event(2)]).await.unwrap();
+    let (next, there) = (worker.clone(), bus.clone());
+    let joining = tokio::spawn(async move { next.join(&there, "a") });
+    subscription.cancel();
+    joining.await.unwrap();
+    until("the second is handled", async || worker.got() == [1, 2]).await;
+}
+
+#[tokio::test]
+async fn a_group_that_comes_back_saves_no_checkpoint_past_what_it_missed() {
+    let kept = Arc::new(Kept::default());
+    let bus = InMemoryEventBus::with_capacity(2);
+    let (gone, other) = (Worker::new(), Worker::new());
+    let subscription = gone.join(&bus, "gone");
+    other.join(&bus, "other");
+    bus.resume_from(kept.clone()).await.unwrap();
+    let consumer = start(&bus).await;
+    feed(&bus, &[event(1)]).await;
+    until("the first checkpoint is saved", async || {
+        kept.get("group:gone") == Some(Position::new(1))
+    })
+    .await;
+    subscription.cancel();
+    for position in 2..=6 {
+        feed(&bus, &[event(position)]).await;
+    }
+    until("only two are held", async || {
+        bus.stream_info().await.stream.length == 2
+    })
+    .await;
+    gone.join(&bus, "gone");
+    until("it gets what is held", async || gone.got() == [1, 5, 6]).await;
+    bus.stop_consuming().await;
+    consumer.await.unwrap();
+    assert_eq!(kept.get("group:other"), Some(Position::new(6)));
+    let saved = kept.get("group:gone");
+    assert_eq!(saved, Some(Position::new(1)), "2 to 4 would be lost to it");
+}
+
+#[tokio::test]
+async fn a_bus_that_resumes_on_another_feed_forgets_the_former_one() {
+    let (former, kept) = (Arc::new(Kept::default()), Arc::new(Kept::default()));
+    let bus = InMemoryEventBus::with_capacity(4);
+    let failing = Worker::new().failing(&[2]);
+    let [late, back, again] = [Worker::new(), Worker::new(), Worker::new()];
+    failing.join(&bus, "failing");
+    let subscriptions = [back.join(&bus, "back"), again.join(&bus, "again")];
+    bus.resume_from(former.clone()).await.unwrap();
+    let consumer = start(&bus).await;
+    for position in 1..=8 {
+        feed(&bus, &[event(position)]).await;
+        until("it was tried", async || {
+            [&failing, &back, &again].map(|worker| worker.got().len() as u64) == [position; 3]
+        })
+        .await;
+    }
+    late.join(&bus, "late"); // some are gone already: without checkpoint
+    until("the late group got what is held", async || {
+        late.got().last() == Some(&8)
+    })
+    .await;
+    bus.stop_consuming().await;
+    consumer.await.unwrap();
+    feed(&bus, &[event(9)]).await;
+    for subscription in subscriptions {
+        subscription.cancel();
+    }
+
+    // the same numbers now are places in another feed, of which all but one have handled the first event
+    for group in ["group:failing", "group:late", "group:again"].map(Name::from_static) {
+        kept.save_checkpoint(&group, Position::new(1))
+            .await
+            .unwrap();
+    }
+    bus.resume_from(kept.clone()).await.unwrap();
+    failing.failing.lock().unwrap().clear();
+    let workers = [&failing, &back, &late, &again];
+    for worker in workers {
+        worker.got.lock().unwrap().clear();
+    }
+    start(&bus).await;
+    let settled = async |group: &'static str| {
+        let progress = bus.progress(&Name::from_static(group)).await.unwrap();
+        progress.unread == 0 && progress.pending == 0
+    };
+    until("the rest of the former feed is handled", async || {
+        settled("failing").await && settled("late").await
+    })
+    .await;
+    back.join(&bus, "back");
+    again.join(&bus, "again");
+    for position in 2..=4 {
+        feed(&bus, &[event(position)]).await;
+    }
+    for worker in workers {
+        until("the other feed is handled", async || {
+            worker.got().ends_with(&[2, 3, 4])
+        })
+        .await;
+    }
+    assert_eq!(failing.got(), [2, 9, 2, 3, 4], "nothing pending is lost");
+    for group in ["group:failing", "group:late", "group:again"] {
+        until(group, async || kept.get(group) == Some(Position::new(4))).await;
+    }
+    assert_eq!(kept.get("group:back"), None, "1 would be lost to it");
 }

@@ -51,9 +51,8 @@ fn prepare_journal(
     if *place == Place::Memory {
         return Ok(());
     }
-    let mode = patiently(config.busy_timeout, || {
-        connection
-            .pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0))
+    let mode: String = patiently(config.busy_timeout, || {
+        connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))
     })
     .map_err(fault)?;
     if mode != "wal" {
@@ -68,7 +67,7 @@ fn prepare_journal(
         .map_err(fault)
 }
 
-/// Tries until it is not busy: where two connections could wait for each other, SQLite gives up at once.
+/// Tries until it is not busy: SQLite does not wait by itself for others that make a write-ahead log too.
 fn patiently<T>(
     patience: Duration,
     attempt: impl Fn() -> rusqlite::Result<T>,
@@ -94,4 +93,31 @@ pub(crate) fn open_reader(
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
     connection.busy_timeout(busy_timeout)?;
     Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Synchronous;
+
+    #[test]
+    fn commits_wait_for_the_disk_unless_told_otherwise() {
+        let directory = std::env::temp_dir().join(format!("eventstore-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        for (synchronous, wanted) in [(Synchronous::Full, 2), (Synchronous::Normal, 1)] {
+            let place = Place::file(&directory.join(format!("{wanted}.db"))).unwrap();
+            let config = SqliteEventStoreConfig {
+                synchronous,
+                ..Default::default()
+            };
+            // opened again it is as when it was made
+            for _ in 0..2 {
+                let connection = open_writer(&place, &config).unwrap();
+                let ask = |pragma| connection.pragma_query_value(None, pragma, |row| row.get(0));
+                let actual: i64 = ask("synchronous").unwrap();
+                assert_eq!(actual, wanted, "{synchronous:?}");
+            }
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
 }

@@ -254,9 +254,9 @@ async fn the_last_handle_that_is_closed_leaves_one_file() {
 
 #[tokio::test]
 async fn many_may_create_one_file_at_once() {
-    for _ in 0..10 {
+    for _ in 0..12 {
         let path = fresh_path();
-        let opening = (0..8).map(|_| tokio::spawn(SqliteEventStore::open(path.clone())));
+        let opening = (0..24).map(|_| tokio::spawn(SqliteEventStore::open(path.clone())));
         for opened in opening.collect::<Vec<_>>() {
             opened.await.unwrap().unwrap();
         }

@@ -1,7 +1,11 @@
 //! Killed with `kill -9` between saving and handling: the next start handles, on every pair of backends.
 //!
 //! The process that dies is this test binary again, told by its environment what to play.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests; the process that dies reports by printing"
+)]
 
 use std::{
     collections::BTreeMap,

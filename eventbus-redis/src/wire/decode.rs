@@ -156,7 +156,10 @@ impl<'a> Base<'a> {
             serde_json::from_str(raw.get()).map_err(|error| Undecodable::field(name, error))?;
         let number = match &value {
             Value::Number(number) => number.as_u64().or_else(|| whole(number.as_f64()?)),
-            Value::String(text) => text.trim().parse().ok(),
+            Value::String(text) => {
+                let text = text.trim();
+                text.parse().ok().or_else(|| whole(text.parse().ok()?))
+            }
             _ => None,
         };
         number

@@ -35,10 +35,16 @@ pub(super) fn write(at: OffsetDateTime, utc: Utc) -> String {
 }
 
 /// Reads a time as tolerantly as the Python library: any number of fraction digits, of which six count; `Z`, an offset
-/// or none, which is taken as UTC.
+/// or none, which is taken as UTC; a date alone is its midnight, a number alone counts from 1970.
 pub(super) fn parse(text: &str) -> Option<OffsetDateTime> {
     let bytes = text.as_bytes();
-    let date = parse_date(bytes.get(..10)?)?;
+    let date = match bytes.get(..10).and_then(parse_date) {
+        Some(date) => date,
+        None => return from_epoch(text.trim().parse().ok()?),
+    };
+    if bytes.len() == 10 {
+        return Some(date.midnight().assume_utc());
+    }
     matches!(bytes.get(10)?, b'T' | b't' | b' ' | b'_').then_some(())?;
     let (hour, minute) = (number(bytes.get(11..13)?)?, number(bytes.get(14..16)?)?);
     (bytes.get(13)? == &b':').then_some(())?;
@@ -103,7 +109,6 @@ fn offset(text: &[u8]) -> Option<time::Duration> {
         _ => return None,
     };
     let (hours, minutes) = match digits {
-        [h1, h2] => (number(&[*h1, *h2])?, 0),
         [h1, h2, m1, m2] | [h1, h2, b':', m1, m2] => (number(&[*h1, *h2])?, number(&[*m1, *m2])?),
         _ => return None,
     };

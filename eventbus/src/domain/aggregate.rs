@@ -5,7 +5,8 @@ use std::{fmt, ops::Deref};
 use super::{
     event::{EncodeEvent, EventSet},
     metadata::EventId,
-    stream::{AggregateId, Version},
+    name::Name,
+    stream::{AggregateId, StreamId, Version},
 };
 
 /// State that is folded from the events of one stream; made by `#[derive(Aggregate)]`.
@@ -19,6 +20,12 @@ pub trait Aggregate: Default + Send + Sync + 'static {
     const AGGREGATE_TYPE: &'static str;
     /// The generated enum of its events.
     type Event: EventSet + EncodeEvent + Clone + fmt::Debug;
+
+    /// The stream of one aggregate of this type.
+    #[must_use]
+    fn stream(id: &AggregateId) -> StreamId {
+        StreamId::new(Name::from_static(Self::AGGREGATE_TYPE), id.clone())
+    }
 }
 
 /// How an aggregate changes with its events.

@@ -12,7 +12,9 @@ use super::{
     stream::{AggregateId, Position, StreamId, Version},
 };
 
-/// The identity of one event: a UUIDv7 made once, kept over every retry; what consumers deduplicate on.
+/// The identity of one event: made once, kept over every retry; what consumers deduplicate on.
+///
+/// A UUIDv7 unless one is given: an import does well with ids that follow from what it imports (UUIDv5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EventId(Uuid);

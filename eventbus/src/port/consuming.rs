@@ -236,16 +236,20 @@ mod tests {
     use futures_util::poll;
 
     use super::*;
-    use crate::domain::event::EventFilter;
+    use crate::{domain::event::EventFilter, port::Subscription};
 
     static HERE: Name = Name::from_static("here");
 
-    fn subscribers() -> Subscribers {
-        let subscribers = Subscribers::default();
-        let anything = Subscriber::new(HERE.clone(), EventFilter::All, |_| {
+    fn join(subscribers: &Subscribers, group: &Name) -> Subscription {
+        let subscriber = Subscriber::new(HERE.clone(), EventFilter::All, |_| {
             Box::pin(async { Ok(()) })
         });
-        subscribers.add(HERE.clone(), anything);
+        subscribers.add(group.clone(), subscriber)
+    }
+
+    fn subscribers() -> Subscribers {
+        let subscribers = Subscribers::default();
+        join(&subscribers, &HERE);
         subscribers
     }
 
@@ -266,6 +270,56 @@ mod tests {
         drop(runtime);
         assert!((&mut run).now_or_never().is_none());
         assert!((&mut run).now_or_never().is_none(), "starts no other one");
+    }
+
+    #[tokio::test]
+    async fn a_consumer_that_dies_is_replaced() {
+        let (consuming, subscribers) = (Consuming::default(), subscribers());
+        let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+        let first = std::cell::Cell::new(true);
+        let run = consuming.run(&HERE, &subscribers, |_, stop| {
+            let (begun, dies) = (begun.clone(), first.replace(false));
+            async move {
+                begun.send(dies).unwrap();
+                assert!(!dies, "as the test wants it");
+                stop.stopped().await;
+            }
+        });
+        let mut run = Box::pin(run);
+        for dies in [true, false] {
+            let began = tokio::select! {
+                began = begins.recv() => began,
+                _ = &mut run => panic!("nobody stopped it"),
+            };
+            assert_eq!(began, Some(dies));
+        }
+        tokio::join!(consuming.stop(), run).1.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_group_that_loses_its_last_subscriber_is_stopped_alone() {
+        static OTHER: Name = Name::from_static("other");
+        let (consuming, subscribers) = (Consuming::default(), subscribers());
+        let subscription = join(&subscribers, &OTHER);
+        let (stopped, mut stops) = tokio::sync::mpsc::unbounded_channel();
+        let run = consuming.run(&HERE, &subscribers, |group, stop| {
+            let stopped = stopped.clone();
+            async move {
+                stop.stopped().await;
+                stopped.send(group).unwrap();
+            }
+        });
+        let mut run = Box::pin(run);
+        assert!(poll!(&mut run).is_pending());
+        subscription.cancel();
+        let gone = tokio::select! {
+            gone = stops.recv() => gone,
+            _ = &mut run => panic!("nobody stopped it"),
+        };
+        assert_eq!(gone.as_ref(), Some(&OTHER));
+        assert!(stops.try_recv().is_err());
+        tokio::join!(consuming.stop(), run).1.unwrap();
+        assert_eq!(stops.recv().await.as_ref(), Some(&HERE));
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ mod signal;
 mod state;
 mod stats;
 mod store;
+mod subscribers;
 mod transaction;
 
 pub use address::redacted;
@@ -26,9 +27,7 @@ pub use check::{InvalidPayload, check_ids, check_payloads, first_result};
 pub use checkpoint::{CheckpointError, Checkpoints};
 pub use consuming::{Consuming, StopSignal};
 pub use delivery::{Delivery, HandlerError, HandlerErrorKind};
-pub use dispatch::{
-    Failure, HandleFn, HandlerOptions, Outcome, Subscriber, Subscribers, Subscription, dispatch,
-};
+pub use dispatch::{Failure, HandleFn, HandlerOptions, Outcome, Subscriber, dispatch};
 pub use page::{Page, paged};
 pub use relay::{PublishRange, RangeOutcome};
 pub use retry::RetryPolicy;
@@ -38,6 +37,7 @@ pub use stats::{BusCounters, BusStats, GroupInfo, StreamInfo, StreamSummary};
 pub use store::{
     AppendError, AppendEvents, Direction, EventStore, ReadError, ReadFeed, ReadStream, RecordStream,
 };
+pub use subscribers::{Subscribers, Subscription};
 pub use transaction::{FromTransaction, Transaction, TransactionSlot, Transactions};
 
 /// A boxed future that can move between threads.

@@ -256,3 +256,70 @@ enum Step {
     CaughtUp,
     Stop(&'static str),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{
+            record::NewEvent,
+            stream::{ExpectedVersion, StreamId},
+        },
+        memory::{InMemoryEventBus, InMemoryEventStore},
+        port::AppendEvents as _,
+    };
+
+    async fn relay(payloads: impl Iterator<Item = String>) -> Relay {
+        let store = InMemoryEventStore::new();
+        let stream = StreamId::parse("Order", "1").unwrap();
+        let events = payloads
+            .map(|payload| NewEvent::new(Name::from_static("Noted"), 1, payload))
+            .collect();
+        store
+            .append(&stream, ExpectedVersion::Any, events)
+            .await
+            .unwrap();
+        Relay::prepare(Arc::new(store), Arc::new(InMemoryEventBus::new()))
+            .await
+            .unwrap()
+    }
+
+    async fn range(relay: &Relay, after: u64, head: u64) -> (usize, u64) {
+        let (after, head) = (Position::new(after), Position::new(head));
+        let (events, through) = relay.next_range(after, head).await.unwrap();
+        (events.len(), through.get())
+    }
+
+    #[tokio::test]
+    async fn a_range_includes_what_came_after_the_head_was_asked_for_and_the_gaps_before_it() {
+        let relay = relay(std::iter::repeat_n("{}".into(), 3)).await;
+        assert_eq!(range(&relay, 0, 2).await, (3, 3));
+        assert_eq!(range(&relay, 1, 5).await, (2, 5));
+        assert_eq!(range(&relay, 3, 5).await, (0, 5));
+    }
+
+    #[test]
+    fn only_the_last_message_ids_are_remembered() {
+        let stream = StreamId::parse("Order", "1").unwrap();
+        let mut progress = RelayProgress::default();
+        for number in 1..=3_000 {
+            let position = Position::new(number);
+            let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
+            let event = event.recorded_as(stream.clone(), number.into(), Some(position));
+            progress.published(&[event], vec![MessageId::new(number.to_string())], position);
+        }
+        let id = |number| progress.message_id(Position::new(number));
+        assert_eq!(id(3_000), Some(MessageId::new("3000")));
+        assert_eq!((id(1_000), progress.recent.len()), (None, REMEMBERED));
+    }
+
+    #[tokio::test]
+    async fn a_range_is_limited_in_events_and_bytes() {
+        let small = relay(std::iter::repeat_n("{}".into(), 300)).await;
+        assert_eq!(range(&small, 0, 300).await, (256, 256));
+        assert_eq!(range(&small, 256, 300).await, (44, 300));
+        let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(100 * 1024));
+        let large = relay(std::iter::repeat_n(large, 5)).await;
+        assert_eq!(range(&large, 0, 5).await, (3, 3));
+    }
+}

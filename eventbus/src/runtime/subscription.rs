@@ -107,7 +107,7 @@ pub trait EventBusExt: EventBus {
     }
 
     /// Feeds a projection from the bus, in the bus's own group: at least once, so an event may be counted twice after a
-    /// crash. An app feeds projections from the store instead, in order and from zero.
+    /// crash. Its methods get no `State`. An app feeds projections from the store instead, in order and from zero.
     fn subscribe_all<P: Projection>(&self, projection: &Projected<P>) -> Subscription {
         let definition = P::definition();
         let projection = projection.clone();

@@ -73,6 +73,29 @@ async fn settled_waits_for_what_handlers_save() {
     assert_eq!(app.bus().stats().events_processed_success, 4);
 }
 
+#[derive(Default)]
+struct Endless;
+
+#[projection(name = "endless")]
+impl Endless {
+    async fn created(&mut self, _event: &OrderCreated) {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn settled_waits_for_projections() {
+    let app = App::builder()
+        .projection(Endless)
+        .wait_timeout(Duration::from_millis(100))
+        .start()
+        .await
+        .unwrap();
+    save(&app).await;
+    let error = app.settled().await.unwrap_err().to_string();
+    assert!(error.contains("projection `endless`"), "{error}");
+}
+
 #[tokio::test]
 async fn settling_in_vain_says_what_keeps_the_relay() {
     let bus = FaultyBus::new(InMemoryEventBus::new()).durable();

@@ -302,6 +302,58 @@ async fn a_projection_with_rows_of_its_own_retries_and_resumes_at_its_checkpoint
     .await;
 }
 
+#[derive(Default)]
+struct Shaky(u32);
+
+#[projection(name = "shaky")]
+impl Shaky {
+    fn created(&mut self, _event: &OrderCreated) -> Result<(), &'static str> {
+        self.0 += 1;
+        Err("half done")
+    }
+}
+
+#[tokio::test]
+async fn a_state_that_may_be_half_changed_is_not_tried_again() {
+    let app = App::builder()
+        .projection_with(Shaky::default)
+        .start()
+        .await
+        .unwrap();
+    let position = save(app.store(), 1).await;
+    let stopped = app.projected::<Shaky>(position).await.map(drop);
+    assert!(matches!(stopped, Err(ProjectionError::Stopped { .. })));
+    assert_eq!(app.projection::<Shaky>().unwrap().read().await.0, 1);
+}
+
+#[derive(Default)]
+struct Patient(AtomicU64);
+
+#[projection(name = "patient")]
+impl Patient {
+    async fn created(&self, _event: &OrderCreated) -> Result<(), HandlerError> {
+        match self.0.fetch_add(1, Ordering::SeqCst) {
+            0 => Err(HandlerError::retry_after(Duration::from_secs(5), "closed")),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_projection_with_rows_of_its_own_says_when_to_try_again() {
+    let store = InMemoryEventStore::new();
+    let app = App::builder()
+        .store(store.clone())
+        .projection(Patient::default())
+        .start()
+        .await
+        .unwrap();
+    let began = tokio::time::Instant::now();
+    let position = save(&store, 1).await;
+    drop(app.projected::<Patient>(position).await.unwrap());
+    assert!(began.elapsed() >= Duration::from_secs(5));
+}
+
 #[tokio::test]
 async fn a_panic_stops_the_projection_not_the_app() {
     #[derive(Default)]
@@ -344,7 +396,7 @@ async fn waiting_too_long_and_unknown_projections_are_typed() {
     else {
         panic!("reached")
     };
-    let expected = "projection `order-statistics` is at position 0, 5 was not reached within 50ms";
+    let expected = "projection `order-statistics` is at position 0, 5 was not reached within 50ms: it is still busy";
     assert_eq!(error.to_string(), expected);
     let Err(error) = app.projected::<Picky>(None).await.map(drop) else {
         panic!("found")

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -27,13 +27,16 @@ use crate::{
 
 const CHECKPOINT: Name = Name::from_static("projection:ledger");
 
-/// A store whose checkpoints wait until they are let.
+/// A store whose checkpoints wait until they are let, and whose feed may be damaged.
 #[derive(Clone)]
 struct GatedStore {
     store: InMemoryEventStore,
     waiting: Arc<AtomicU64>,
     loads: Arc<Semaphore>,
     saves: Arc<Semaphore>,
+    is_damaged: Arc<AtomicBool>,
+    /// Positions at the end that hold no event.
+    gap: Arc<AtomicU64>,
 }
 
 impl GatedStore {
@@ -43,6 +46,8 @@ impl GatedStore {
             waiting: Arc::default(),
             loads: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             saves: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            is_damaged: Arc::default(),
+            gap: Arc::default(),
         }
     }
 
@@ -90,7 +95,12 @@ impl ReadFeed for GatedStore {
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
-        self.store.head().await
+        if self.is_damaged.load(Ordering::SeqCst) {
+            let (place, source) = ("position 3".into(), "no payload".into());
+            return Err(ReadError::Corrupt { place, source });
+        }
+        let head = self.store.head().await?;
+        Ok(Position::new(head.get() + self.gap.load(Ordering::SeqCst)))
     }
 
     fn appended(&self) -> &AppendSignal {
@@ -407,9 +417,67 @@ async fn waiting_in_vain_while_a_guard_is_held_says_so() {
         "projection `order-statistics` could not be replaced within 100ms: an event is being handled, or a guard is held"
     );
     let last = save(&store, &["a"]).await;
-    let error = app.projected::<OrderStatistics>(last).await.unwrap_err();
-    assert!(matches!(error, ProjectionError::Busy { .. }), "{error}");
+    let error = app.projected::<OrderStatistics>(last).await.map(drop);
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "projection `order-statistics` is at position 0, 1 was not reached within 100ms: an event is being handled, or a guard is held"
+    );
     drop(guard);
     app.rebuild::<OrderStatistics>().await.unwrap();
     app.projected::<OrderStatistics>(last).await.unwrap();
+}
+
+#[tokio::test]
+async fn waiting_in_vain_says_what_keeps_the_projection() {
+    let store = GatedStore::open();
+    let app = App::builder()
+        .store(store.clone())
+        .projection_with(OrderStatistics::default)
+        .without_relay()
+        .wait_timeout(Duration::from_millis(200))
+        .start()
+        .await
+        .unwrap();
+    store.is_damaged.store(true, Ordering::SeqCst);
+    let position = save(&store, &["a"]).await;
+    let error = app.projected::<OrderStatistics>(position).await;
+    let Err(error) = error.map(drop) else {
+        panic!("reached")
+    };
+    let expected = "projection `order-statistics` is at position 0, 1 was not reached within 200ms: \
+                    event store holds a corrupt event at position 3\n  caused by: no payload";
+    assert_eq!(error.to_string(), expected);
+
+    store.is_damaged.store(false, Ordering::SeqCst);
+    drop(app.projected::<OrderStatistics>(position).await.unwrap());
+    let beyond = app.projected::<OrderStatistics>(Position::new(9)).await;
+    let error = beyond.map(drop).unwrap_err().to_string();
+    assert!(error.ends_with("200ms: it is still busy"), "{error}");
+}
+
+#[tokio::test]
+async fn a_position_without_event_at_the_end_is_reached_and_saved() {
+    let store = GatedStore::open();
+    store.gap.store(3, Ordering::SeqCst);
+    let last = save(&store, &["a"]).await.get() + 3;
+    let ledger = Ledger::new(&store.store);
+    let app = app(store.clone(), &ledger).await;
+    drop(app.projected::<Ledger>(Position::new(last)).await.unwrap());
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+    let checkpoint = store.store.load_checkpoint(&CHECKPOINT).await.unwrap();
+    assert_eq!(checkpoint, Some(Position::new(last)));
+}
+
+#[tokio::test]
+async fn a_long_feed_saves_checkpoints_on_its_way() {
+    let store = GatedStore::open();
+    save(&store, &["a"; 300]).await;
+    store.saves.forget_permits(Semaphore::MAX_PERMITS);
+    let ledger = Ledger::new(&store.store);
+    let app = app(store.clone(), &ledger).await;
+    store.until_waiting().await;
+    assert_eq!(ledger.rows().len(), 256);
+    store.saves.add_permits(100);
+    app.settled().await.unwrap();
+    assert_eq!(ledger.rows().len(), 300);
 }

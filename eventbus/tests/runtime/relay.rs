@@ -124,6 +124,30 @@ async fn resumes_after_its_stored_position() {
     assert_eq!(published, 1, "the first two are not published again");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_save_of_the_same_process_is_published_at_once() {
+    let app = App::builder().start().await.unwrap();
+    for _ in 0..5 {
+        tokio::time::advance(Duration::from_secs(7)).await;
+        let saved = tokio::time::Instant::now();
+        let last = save(&app, 0).await;
+        app.published(last).await.unwrap();
+        assert_eq!(saved.elapsed(), Duration::ZERO, "not by polling");
+    }
+}
+
+#[tokio::test]
+async fn a_bus_that_forgets_and_serves_nobody_begins_at_the_end() {
+    let store = InMemoryEventStore::new();
+    for published in [3, 1] {
+        let builder = App::builder().store(store.clone());
+        let app = builder.start().await.unwrap();
+        let last = save(&app, published - 1).await;
+        app.published(last).await.unwrap();
+        assert_eq!(app.bus().stats().events_published, published as u64);
+    }
+}
+
 #[tokio::test]
 async fn a_checkpoint_that_cannot_be_saved_repeats_but_never_loses() {
     let store = FaultyStore::new(InMemoryEventStore::new());

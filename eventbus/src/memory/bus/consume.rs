@@ -14,15 +14,18 @@ const BATCH: usize = 64;
 /// Hands the group its events, one after the other, until it is stopped.
 pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
     let mut published = shared.published.subscribe();
+    let mut subscribers = shared.subscribers.watch();
     shared.log().cursor(&group).restart();
     while !stop.is_stopped() {
         published.mark_unchanged();
+        subscribers.mark_unchanged();
         join(&shared, &group).await;
         let drained = handle_batch(&shared, &group, &stop).await;
         save(&shared, &group).await;
         if drained {
             tokio::select! {
                 _ = published.changed() => {}
+                _ = subscribers.changed() => {}
                 () = stop.stopped() => {}
             }
         }
@@ -30,7 +33,7 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
     save(&shared, &group).await;
 }
 
-/// Handles what there is, at most one batch; says whether there was nothing more.
+/// Handles what there is, at most one batch; says whether there was nothing more, or nobody to handle it.
 async fn handle_batch(shared: &Shared, group: &Name, stop: &StopSignal) -> bool {
     for _ in 0..BATCH {
         if stop.is_stopped() {
@@ -41,12 +44,15 @@ async fn handle_batch(shared: &Shared, group: &Name, stop: &StopSignal) -> bool 
         let Some(taken) = taken else {
             return true;
         };
-        handle(shared, group, taken).await;
+        if !handle(shared, group, taken).await {
+            return true;
+        }
     }
     false
 }
 
-async fn handle(shared: &Shared, group: &Name, taken: Taken) {
+/// Handles an entry. False: the group has no subscribers at the moment.
+async fn handle(shared: &Shared, group: &Name, taken: Taken) -> bool {
     let delivery = Delivery::new(taken.record, group.clone())
         .with_attempt(taken.attempt)
         .with_message_id(taken.id);
@@ -60,18 +66,21 @@ async fn handle(shared: &Shared, group: &Name, taken: Taken) {
             log.trim(&groups);
             shared.counters.events_processed_success(1);
         }
-        Outcome::Unattended => {}
+        Outcome::Unattended => {
+            log.cursor(group).put_back(taken.number);
+            return false;
+        }
         Outcome::Failed(failures) => {
             log.cursor(group).fail(taken.number);
             shared.counters.events_processed_failed(1);
             shared.counters.handler_errors(failures.len() as u64);
         }
     }
+    true
 }
 
-fn checkpoint_name(group: &Name) -> Result<Name, CheckpointError> {
-    Name::new("checkpoint", format!("group:{group}"))
-        .map_err(|error| CheckpointError::new(group, error))
+fn checkpoint_name(group: &Name) -> Name {
+    Name::prefixed("group:", group)
 }
 
 /// The checkpoint of a group.
@@ -79,7 +88,7 @@ pub(super) async fn load(
     checkpoints: &dyn Checkpoints,
     group: &Name,
 ) -> Result<Option<Position>, CheckpointError> {
-    checkpoints.load_checkpoint(&checkpoint_name(group)?).await
+    checkpoints.load_checkpoint(&checkpoint_name(group)).await
 }
 
 /// Loads the checkpoint of a group that came after the bus resumed; tried again with the next batch if it fails.
@@ -124,7 +133,7 @@ async fn save_checkpoint(
     group: &Name,
     checkpoint: Position,
 ) -> Result<(), CheckpointError> {
-    let name = checkpoint_name(group)?;
+    let name = checkpoint_name(group);
     let stored = checkpoints.load_checkpoint(&name).await?;
     if shared.log().cursor(group).sees_rival(stored, checkpoint) {
         tracing::warn!(

@@ -71,6 +71,14 @@ impl Cursor {
         }
     }
 
+    /// Has an entry that nobody tried to handle taken again, before all others.
+    pub(super) fn put_back(&mut self, number: u64) {
+        if let Some(pending) = self.pending.get_mut(&number) {
+            pending.attempts = pending.attempts.saturating_sub(1);
+            self.again.push_front(number);
+        }
+    }
+
     /// Leaves an entry pending because a handler failed.
     pub(super) fn fail(&mut self, number: u64) {
         if let Some(pending) = self.pending.get_mut(&number) {

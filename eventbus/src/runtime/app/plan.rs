@@ -6,7 +6,7 @@ use crate::{
     domain::{event::EventFilter, name::Name},
     port::{HandlerOptions, Requirements, StateMap, TypeKey},
     runtime::{
-        definition::HandlerDefinition,
+        definition::{HandlerDefinition, ProjectionDefinition},
         projection::{ProjectionRegistration, ProjectionSlot},
         registry::EventRegistry,
         start::{StartError, StartMistake},
@@ -111,7 +111,8 @@ impl Plan<'_> {
         mistakes: &mut Vec<StartMistake>,
     ) {
         let definition = (projection.definition)();
-        let same = |slot: &&ProjectionSlot| slot.definition().source == definition.source;
+        let place = |of: &ProjectionDefinition| (of.name, of.source);
+        let same = |slot: &&ProjectionSlot| place(slot.definition()) == place(&definition);
         match (projection.slot)() {
             _ if self.projections.iter().any(|slot| same(&slot)) => {}
             Some(slot) => self.projections.push(slot),

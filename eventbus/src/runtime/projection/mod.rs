@@ -1,14 +1,18 @@
 //! Projections: their state, the runner that feeds them, and how they are read.
 
+mod error;
+mod feeding;
 mod guard;
+mod progress;
 mod projected;
 mod rebuild;
 mod registration;
 mod runner;
 mod slot;
 
+pub use error::ProjectionError;
 pub use guard::ProjectionGuard;
-pub use projected::{Projected, ProjectionError};
+pub use projected::Projected;
 pub use rebuild::{Rebuild, RebuildError, RebuildProgress, Rebuilt};
 pub use registration::ProjectionRegistration;
 pub use slot::ProjectionSlot;

@@ -10,7 +10,8 @@ use futures_util::TryStreamExt;
 
 use super::{
     ProjectionError,
-    projected::{Projected, caught, feed_delivery},
+    feeding::{caught, feed_delivery},
+    projected::Projected,
 };
 use crate::{
     domain::{record::RecordedEvent, stream::Position},
@@ -151,7 +152,8 @@ impl<'a, T> IntoFuture for Rebuild<'a, T> {
 impl<P: Projection> Projected<P> {
     /// Folds the whole store into a new instance, then replaces the state by it; until then the old one is read.
     ///
-    /// Events that an app feeds meanwhile are neither missing nor counted twice.
+    /// Events that an app feeds meanwhile are neither missing nor counted twice; those that a bus delivers afterwards are
+    /// counted again.
     ///
     /// # Errors
     /// [`RebuildError`]; the former state still stands.

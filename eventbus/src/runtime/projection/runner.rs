@@ -5,10 +5,15 @@ use std::sync::Arc;
 use futures_util::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::projected::{Projected, feed_delivery};
+use super::{feeding::feed_delivery, projected::Projected};
 use crate::{
-    domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position},
-    port::{EventStore, HandlerError, RetryPolicy, StateMap},
+    domain::{
+        error::{BoxError, Chain},
+        name::Name,
+        record::RecordedEvent,
+        stream::Position,
+    },
+    port::{EventStore, HandlerError, HandlerErrorKind, RetryPolicy, StateMap},
     runtime::{
         definition::{Projection, ProjectionKind},
         feed::FeedWatch,
@@ -41,13 +46,17 @@ pub(crate) async fn run<P: Projection>(task: FeedProjection<P>, cancel: Cancella
     loop {
         let more = match task.feed_next(&mut saved, &cancel).await {
             Ok(Step::Handled) => {
+                task.projected.set_trouble(None);
                 feed.made_progress();
                 !cancel.is_cancelled()
             }
-            Ok(Step::CaughtUp) => feed.idle(&cancel).await,
+            Ok(Step::CaughtUp) => {
+                task.projected.set_trouble(None);
+                feed.idle(&cancel).await
+            }
             Ok(Step::Stopped) => task.wait_for_restart(&cancel).await,
             Err(error) => {
-                report(P::definition().name, &error, feed.is_failing());
+                task.report(&error, feed.is_failing());
                 feed.failed(&cancel).await
             }
         };
@@ -88,7 +97,7 @@ impl<P: Projection> FeedProjection<P> {
                     return Some(position);
                 }
                 Err(error) => {
-                    report(P::definition().name, &error.into(), feed.is_failing());
+                    self.report(&error.into(), feed.is_failing());
                     if !feed.failed(cancel).await {
                         return None;
                     }
@@ -169,9 +178,13 @@ impl<P: Projection> FeedProjection<P> {
                         projection = P::definition().name, position = ?record.position(), attempt, %error,
                         "projection cannot handle an event, trying again"
                     );
+                    let delay = match error.kind() {
+                        HandlerErrorKind::RetryAfter(delay) => delay,
+                        _ => retries.jittered(attempt),
+                    };
                     tokio::select! {
                         () = cancel.cancelled() => return Ok(false),
-                        () = tokio::time::sleep(retries.jittered(attempt)) => attempt += 1,
+                        () = tokio::time::sleep(delay) => attempt += 1,
                     }
                 }
                 outcome => return outcome,
@@ -198,13 +211,15 @@ impl<P: Projection> FeedProjection<P> {
             restarted = progress.wait_for(|progress| progress.stopped.is_none()) => restarted.is_ok(),
         }
     }
-}
 
-fn report(projection: &'static str, error: &BoxError, repeated: bool) {
-    let error = crate::domain::error::Chain(&**error);
-    if repeated {
-        tracing::debug!(projection, %error, "projection still cannot read its feed");
-    } else {
-        tracing::warn!(projection, %error, "projection cannot read its feed, trying again");
+    fn report(&self, error: &BoxError, repeated: bool) {
+        let projection = P::definition().name;
+        let error = Chain(&**error).to_string();
+        if repeated {
+            tracing::debug!(projection, %error, "projection still cannot read its feed");
+        } else {
+            tracing::warn!(projection, %error, "projection cannot read its feed, trying again");
+        }
+        self.projected.set_trouble(Some(error));
     }
 }

@@ -1,5 +1,6 @@
-//! Loading, deciding, saving.
+//! Loading and saving.
 
+mod decide;
 mod error;
 mod publish;
 mod saved;
@@ -13,12 +14,11 @@ pub use saved::{Publication, Saved};
 use self::publish::Publisher;
 use crate::{
     domain::{
-        aggregate::{Aggregate, AggregateRoot, Apply, IntoEvents},
+        aggregate::{Aggregate, AggregateRoot, Apply},
         context::EventContext,
         event::{EncodeEvent, EventSet},
-        name::Name,
         record::NewEvent,
-        stream::{AggregateId, ExpectedVersion, StreamId, Version},
+        stream::{AggregateId, ExpectedVersion, Version},
     },
     port::{AppendError, Direction, EventBus, EventStore, RetryPolicy},
 };
@@ -137,7 +137,7 @@ impl<A: Apply> AggregateRepository<A> {
     /// [`LoadError::Read`] if the store cannot be read.
     pub async fn load(&self, id: &AggregateId) -> Result<AggregateRoot<A>, LoadError> {
         self.find(id).await?.ok_or_else(|| LoadError::NotFound {
-            stream: Self::stream(id),
+            stream: A::stream(id),
         })
     }
 
@@ -164,10 +164,10 @@ impl<A: Apply> AggregateRepository<A> {
         let root = self.fold(id, version).await?;
         match root.version() {
             Version::NONE => Err(LoadError::NotFound {
-                stream: Self::stream(id),
+                stream: A::stream(id),
             }),
             actual if actual < version => Err(LoadError::VersionNotReached {
-                stream: Self::stream(id),
+                stream: A::stream(id),
                 wanted: version,
                 actual,
             }),
@@ -188,13 +188,14 @@ impl<A: Apply> AggregateRepository<A> {
     /// # Errors
     /// [`LoadError::Read`] if the store cannot be read.
     pub async fn version(&self, id: &AggregateId) -> Result<Version, LoadError> {
-        Ok(self.store.stream_version(&Self::stream(id)).await?)
+        Ok(self.store.stream_version(&A::stream(id)).await?)
     }
 
     /// Stores what `root` recorded, if nobody else stored events of it since it was loaded.
     ///
     /// Afterwards nothing is pending; after an error everything still is. The events keep their ids, so saving again
-    /// after an unknown outcome stores them once. Nothing recorded: nothing happens.
+    /// after an unknown outcome stores them once; after recording more meanwhile it is refused
+    /// ([`AppendError::EventIdTaken`]), and the aggregate is to be loaded anew. Nothing recorded: nothing happens.
     ///
     /// # Errors
     /// [`SaveError::Append`] with a conflict if another writer was first, or because the store could not be reached;
@@ -210,113 +211,9 @@ impl<A: Apply> AggregateRepository<A> {
         Ok(Saved::new(root.version(), records, publication))
     }
 
-    /// Loads, decides, saves; and again if another writer was first, with jittered delays, up to a bound.
-    ///
-    /// The decision is pure: it may run several times. It returns an event of the aggregate, or a tuple, array, `Vec` or
-    /// `Option` of them; one that never refuses says so: `Ok::<_, eventbus::Never>(event)`.
-    ///
-    /// # Errors
-    /// [`UpdateError::Refused`] with what the decision said, at once; [`UpdateError::Load`] if there is no such
-    /// aggregate or it cannot be loaded; [`UpdateError::Save`] if it cannot be saved, also when every retry conflicted.
-    pub async fn update<T, X>(
-        &self,
-        id: &AggregateId,
-        decide: impl Fn(&A) -> Result<T, X>,
-    ) -> Result<Saved, UpdateError<X>>
-    where
-        T: IntoEvents<A::Event>,
-    {
-        let decide = |root: &mut AggregateRoot<A>| {
-            root.record(decide(root)?);
-            Ok(())
-        };
-        self.decide_and_save(id, Existing::Demanded, decide)
-            .await
-            .map(|(saved, ())| saved)
-    }
-
-    /// As [`update`](Self::update), for decisions that depend on what was just decided: `decide` records by itself, and
-    /// may return a value.
-    ///
-    /// # Errors
-    /// As for [`update`](Self::update).
-    pub async fn update_with<T, X>(
-        &self,
-        id: &AggregateId,
-        decide: impl Fn(&mut AggregateRoot<A>) -> Result<T, X>,
-    ) -> Result<(Saved, T), UpdateError<X>> {
-        self.decide_and_save(id, Existing::Demanded, decide).await
-    }
-
-    /// Decides and saves the first events of a new aggregate.
-    ///
-    /// # Errors
-    /// As for [`update`](Self::update); a conflict if the aggregate has events already, which no retry can change.
-    pub async fn create_with<T, X>(
-        &self,
-        id: &AggregateId,
-        decide: impl Fn(&A) -> Result<T, X>,
-    ) -> Result<Saved, UpdateError<X>>
-    where
-        T: IntoEvents<A::Event>,
-    {
-        let mut root = self.create(id.clone());
-        let events = decide(&root).map_err(UpdateError::Refused)?;
-        root.record(events);
-        Ok(self.save(&mut root).await?)
-    }
-
-    /// As [`update`](Self::update), on a new aggregate if there is none.
-    ///
-    /// # Errors
-    /// As for [`update`](Self::update), except that not found cannot happen.
-    pub async fn upsert<T, X>(
-        &self,
-        id: &AggregateId,
-        decide: impl Fn(&A) -> Result<T, X>,
-    ) -> Result<Saved, UpdateError<X>>
-    where
-        T: IntoEvents<A::Event>,
-    {
-        let decide = |root: &mut AggregateRoot<A>| {
-            root.record(decide(root)?);
-            Ok(())
-        };
-        self.decide_and_save(id, Existing::Optional, decide)
-            .await
-            .map(|(saved, ())| saved)
-    }
-
-    async fn decide_and_save<T, X>(
-        &self,
-        id: &AggregateId,
-        existing: Existing,
-        decide: impl Fn(&mut AggregateRoot<A>) -> Result<T, X>,
-    ) -> Result<(Saved, T), UpdateError<X>> {
-        let mut attempt = 0;
-        loop {
-            let mut root = match existing {
-                Existing::Demanded => self.load(id).await?,
-                Existing::Optional => self
-                    .find(id)
-                    .await?
-                    .unwrap_or_else(|| self.create(id.clone())),
-            };
-            let value = decide(&mut root).map_err(UpdateError::Refused)?;
-            attempt += 1;
-            match self.save(&mut root).await {
-                Err(error) if error.is_conflict() && attempt <= self.on_conflict.max_retries => {
-                    tracing::debug!(stream = %Self::stream(id), attempt, "another writer was first, deciding anew");
-                    tokio::time::sleep(self.on_conflict.jittered(attempt)).await;
-                }
-                saved => return Ok((saved?, value)),
-            }
-        }
-    }
-
     /// Folds the events up to `last` into a new root.
     async fn fold(&self, id: &AggregateId, last: Version) -> Result<AggregateRoot<A>, LoadError> {
-        let stream = Self::stream(id);
+        let stream = A::stream(id);
         let mut root = self.create(id.clone());
         let mut records = self
             .store
@@ -361,10 +258,7 @@ impl<A: Apply> AggregateRepository<A> {
             first_delay: Duration::from_millis(50),
             max_delay: Duration::from_secs(1),
         };
-        let (stream, expected) = (
-            Self::stream(root.id()),
-            ExpectedVersion::Exact(root.version()),
-        );
+        let (stream, expected) = (A::stream(root.id()), ExpectedVersion::Exact(root.version()));
         let mut attempt = 0;
         loop {
             let error = match self.store.append(&stream, expected, events.clone()).await {
@@ -381,17 +275,6 @@ impl<A: Apply> AggregateRepository<A> {
             tokio::time::sleep(RESOLVE.jittered(attempt)).await;
         }
     }
-
-    fn stream(id: &AggregateId) -> StreamId {
-        StreamId::new(Name::from_static(A::AGGREGATE_TYPE), id.clone())
-    }
-}
-
-/// Whether an update needs the aggregate to be there.
-#[derive(Clone, Copy)]
-enum Existing {
-    Demanded,
-    Optional,
 }
 
 impl<A: Aggregate> Clone for AggregateRepository<A> {

@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use super::subject::{Subject, event, events, positions_grow, stream, versions};
 use crate::{
-    Attributes, EventContext, ExpectedVersion, Name, NewEvent,
-    port::{AppendError, EventStore},
+    Attributes, EventContext, ExpectedVersion, Name, NewEvent, Version,
+    port::{AppendError, Direction, EventStore},
 };
 
 /// The first event of a stream has version 1, each next one the next version.
@@ -233,19 +233,20 @@ pub async fn payload_that_is_no_json_object_is_refused<S: EventStore>(store: S) 
     store.holds(&stream, &[]).await;
 }
 
-/// An append of a thousand events, and an event of a megabyte, are stored whole.
+/// An append of a thousand events, and an event of a megabyte among others, are stored whole.
 pub async fn large_appends_are_stored_whole<S: EventStore>(store: S) {
     let store = Subject::new("large_appends_are_stored_whole", store);
     let stream = stream();
-    let mut all = store
-        .add(&stream, ExpectedVersion::NoStream, &events(1_000))
-        .await;
+    let any = ExpectedVersion::Any;
+    let mut all = store.add(&stream, any, &events(1_000)).await;
     let payload = format!(r#"{{"text":"{}"}}"#, "ü".repeat(512 * 1024));
     let large = NewEvent::new(Name::from_static("Large"), 1, payload);
-    all.extend(
-        store
-            .add(&stream, ExpectedVersion::Exact(1_000.into()), &[large])
-            .await,
-    );
+    all.extend(store.add(&stream, any, &[event(), large, event()]).await);
+    all.extend(store.add(&stream, any, &events(2)).await);
     store.holds(&stream, &all).await;
+    all.reverse();
+    let read = store
+        .read_from(&stream, Version::MAX, Direction::Backward)
+        .await;
+    store.same(&*read, &*all, "backward from the end");
 }

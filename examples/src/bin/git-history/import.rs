@@ -11,7 +11,7 @@ use std::{
 };
 
 use eventbus::{
-    Aggregate, AggregateId, EncodeEvent, EventId, ExpectedVersion, Name, NewEvent, StreamId,
+    Aggregate, AggregateId, EncodeEvent, EventId, ExpectedVersion, NewEvent, StreamId,
     port::{AppendError, EventStore, RetryPolicy},
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -137,7 +137,7 @@ impl<S: EventStore + Clone> Importer<S> {
         let store = &self.store;
         let events = stream::iter(files)
             .map(|(file, events)| async move {
-                let stream = StreamId::new(Name::from_static(File::AGGREGATE_TYPE), file);
+                let stream = File::stream(&file);
                 append(store, &stream, ExpectedVersion::Any, events).await
             })
             .buffer_unordered(APPENDS_AT_ONCE)

@@ -79,10 +79,7 @@ async fn main() -> eventbus::Result<ExitCode> {
         Some(url) => url,
         None => examples::in_target(FILE)?.to_string_lossy().into_owned(),
     };
-    match url.contains("://") {
-        true => println!("store: {}", redacted(&url)),
-        false => println!("store: {url}"),
-    }
+    println!("store: {}", examples::shown(&url));
     let store = examples::open_store(&url).await?;
 
     let Some(imported) = stop.unless(replay(&store)).await else {

@@ -1,0 +1,83 @@
+//! A handler that remembers, and what is done with a bus in tests of faults.
+
+use std::sync::{Arc, Mutex};
+
+use eventbus::{
+    EventFilter, Name, NewEvent, RecordedEvent, StreamId, Version,
+    port::{EventBus, Subscriber},
+};
+use eventbus_redis::RedisEventBus;
+use tokio::task::JoinHandle;
+
+use super::until;
+
+/// A handler that notes the ids of the aggregates it gets.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen(Arc<Mutex<Vec<String>>>);
+
+impl Seen {
+    pub(crate) fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    pub(crate) fn join(&self, bus: &RedisEventBus) {
+        let seen = self.clone();
+        let note = Subscriber::new(
+            Name::from_static("note"),
+            EventFilter::All,
+            move |delivery| {
+                let id = delivery.metadata().aggregate_id().to_string();
+                seen.0.lock().unwrap().push(id);
+                Box::pin(async { Ok(()) })
+            },
+        );
+        bus.subscribers().add(bus.default_group().clone(), note);
+    }
+}
+
+pub(crate) fn event(id: &str) -> RecordedEvent {
+    let stream = StreamId::parse("Order", id).unwrap();
+    let event = NewEvent::new(Name::from_static("OrderCreated"), 1, "{}");
+    event.recorded_as(stream, Version::FIRST, None)
+}
+
+pub(crate) async fn start(bus: &RedisEventBus) -> JoinHandle<()> {
+    let consuming = bus.clone();
+    let consumer = tokio::spawn(async move { consuming.start_consuming().await.unwrap() });
+    until("the bus consumes", async || bus.is_consuming()).await;
+    consumer
+}
+
+/// Publishes, as often as it takes.
+pub(crate) async fn publish(bus: &RedisEventBus, id: &str) {
+    until("publishing succeeds", async || {
+        bus.publish(&[event(id)]).await.is_ok()
+    })
+    .await;
+}
+
+/// Waits until there is nothing to do, and says how many entries were not acknowledged.
+pub(crate) async fn settled(bus: &RedisEventBus) -> u64 {
+    let group = bus.default_group();
+    until("the group is settled", async || {
+        bus.progress(group)
+            .await
+            .is_ok_and(|progress| progress.is_settled())
+    })
+    .await;
+    bus.progress(group).await.unwrap().pending
+}
+
+pub(crate) async fn command<T: redis::FromRedisValue>(
+    bus: &RedisEventBus,
+    name: &str,
+    arguments: &[&str],
+) -> T {
+    let client = redis::Client::open(bus.config().redis_url.as_str()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    redis::cmd(name)
+        .arg(arguments)
+        .query_async(&mut connection)
+        .await
+        .unwrap()
+}

@@ -1,0 +1,156 @@
+//! What happens to entries that were read and not finished, and to those that are no events.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{
+    another, fresh_bus,
+    seen::{Seen, command, event, publish, settled, start},
+    until,
+};
+use eventbus::{
+    EventFilter, Name,
+    port::{EventBus, Subscriber},
+};
+use eventbus_redis::RedisEventBus;
+use tokio::sync::Semaphore;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_consumer_had_in_hand_is_handled_by_the_next_of_its_name() {
+    let bus = fresh_bus().await;
+    for id in ["one", "two"] {
+        publish(&bus, id).await;
+    }
+    let hangs = Subscriber::new(Name::from_static("hangs"), EventFilter::All, |_| {
+        Box::pin(std::future::pending())
+    });
+    bus.subscribers().add(bus.default_group().clone(), hangs);
+    let consumer = start(&bus).await;
+    let group = bus.default_group();
+    until("both are in hand", async || {
+        bus.progress(group).await.unwrap().pending == 2
+    })
+    .await;
+    consumer.abort();
+    drop(consumer.await);
+
+    // another process with the name of the dead one, and one with another name
+    let heir = RedisEventBus::connect(bus.config().clone()).await.unwrap();
+    let stranger = another(&bus).await;
+    let (of_heir, of_stranger) = (Seen::default(), Seen::default());
+    of_heir.join(&heir);
+    of_stranger.join(&stranger);
+    start(&stranger).await;
+    start(&heir).await;
+    until("the heir has got both", async || {
+        of_heir.all() == ["one", "two"]
+    })
+    .await;
+    assert_eq!(settled(&heir).await, 0);
+    assert!(of_stranger.all().is_empty(), "{:?}", of_stranger.all());
+    heir.stop_consuming().await;
+    stranger.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_went_to_a_lost_read_is_found_again() {
+    let bus = fresh_bus().await;
+    let seen = Seen::default();
+    seen.join(&bus);
+    let fail = Subscriber::new(Name::from_static("fail"), EventFilter::All, |delivery| {
+        let fails = delivery.metadata().aggregate_id().as_str() == "first";
+        Box::pin(async move { if fails { Err("told to".into()) } else { Ok(()) } })
+    });
+    bus.subscribers().add(bus.default_group().clone(), fail);
+    start(&bus).await;
+    publish(&bus, "first").await;
+    assert_eq!(settled(&bus).await, 1);
+    // a connection that died served the same consumer just after it had looked for what it had in hand
+    let (stream, config) = (bus.config().stream_name(), bus.config());
+    let consumer = config.consumer_name.clone().unwrap_or_default();
+    let paused = Arc::new(Semaphore::new(0));
+    let (holding, release) = (Arc::clone(&paused), Arc::clone(&paused));
+    let hold = Subscriber::new(Name::from_static("hold"), EventFilter::All, move |_| {
+        let holding = Arc::clone(&holding);
+        Box::pin(async move {
+            holding.acquire().await?.forget();
+            Ok(())
+        })
+    });
+    let holding = bus.subscribers().add(bus.default_group().clone(), hold);
+    publish(&bus, "held").await;
+    until("the consumer is busy", async || seen.all().len() == 2).await;
+    publish(&bus, "stolen").await;
+    let group: &str = bus.default_group();
+    let read = [
+        "GROUP", group, &consumer, "COUNT", "1", "STREAMS", &stream, ">",
+    ];
+    let _: redis::Value = command(&bus, "XREADGROUP", &read).await;
+    holding.cancel();
+    release.add_permits(1);
+    until("the stolen entry arrived", async || {
+        seen.all() == ["first", "held", "stolen"]
+    })
+    .await;
+    assert_eq!(
+        settled(&bus).await,
+        1,
+        "what failed is not found, it was not lost"
+    );
+    bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_that_are_no_events_stay_pending_and_block_nothing() {
+    let bus = fresh_bus().await;
+    let seen = Seen::default();
+    seen.join(&bus);
+    let stream = bus.config().stream_name();
+    let _: String = command(&bus, "XADD", &[&stream, "*", "payload", "no json"]).await;
+    let _: String = command(&bus, "XADD", &[&stream, "*", "something", "else"]).await;
+    publish(&bus, "good").await;
+    start(&bus).await;
+    until("the event arrived", async || seen.all() == ["good"]).await;
+    assert_eq!(settled(&bus).await, 2);
+    let stats = bus.stats();
+    assert_eq!(
+        (
+            stats.events_processed_failed,
+            stats.events_processed_success
+        ),
+        (2, 1)
+    );
+    assert_eq!(stats.handler_errors, 0, "no handler has seen them");
+    bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_deleted_while_it_was_pending_is_let_go() {
+    let bus = fresh_bus().await;
+    let ids = bus.publish(&[event("one"), event("two")]).await.unwrap();
+    let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
+    let consumer = bus.config().consumer_name.clone().unwrap_or_default();
+    let read = ["GROUP", &group, &consumer, "STREAMS", &stream, ">"];
+    let _: redis::Value = command(&bus, "XREADGROUP", &read).await;
+    let _: i64 = command(&bus, "XDEL", &[&stream, ids[0].as_str()]).await;
+    let seen = Seen::default();
+    seen.join(&bus);
+    start(&bus).await;
+    until("the other one arrived", async || seen.all() == ["two"]).await;
+    assert_eq!(settled(&bus).await, 0);
+    bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unread_entries_are_counted_where_the_server_does_not_know() {
+    let bus = fresh_bus().await;
+    let events: Vec<_> = (0..2_500).map(|n| event(&n.to_string())).collect();
+    let ids = bus.publish(&events).await.unwrap();
+    let stream = bus.config().stream_name();
+    // after a deletion among the unread ones the server has no lag to tell
+    let _: i64 = command(&bus, "XDEL", &[&stream, ids[1_000].as_str()]).await;
+    let progress = bus.progress(bus.default_group()).await.unwrap();
+    assert_eq!(progress.unread, 2_499);
+}

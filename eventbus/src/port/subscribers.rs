@@ -1,0 +1,145 @@
+//! Who subscribes to a bus; shared by all buses.
+
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tokio::sync::watch;
+
+use super::Subscriber;
+use crate::domain::name::Name;
+
+/// The subscribers of a bus, by consumer group. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Subscribers {
+    entries: Arc<RwLock<Vec<Entry>>>,
+    next_id: Arc<AtomicU64>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: u64,
+    group: Name,
+    subscriber: Subscriber,
+}
+
+impl Default for Subscribers {
+    fn default() -> Self {
+        Self {
+            entries: Arc::default(),
+            next_id: Arc::default(),
+            changed: watch::Sender::new(()),
+        }
+    }
+}
+
+impl Subscribers {
+    /// Adds a subscriber to a group, from the next delivery on.
+    pub fn add(&self, group: Name, subscriber: Subscriber) -> Subscription {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.write().push(Entry {
+            id,
+            group: group.clone(),
+            subscriber,
+        });
+        self.changed.send_replace(());
+        Subscription {
+            id,
+            group,
+            subscribers: self.clone(),
+        }
+    }
+
+    /// The groups that have subscribers, sorted.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Name> {
+        let mut groups: Vec<_> = self
+            .read()
+            .iter()
+            .map(|entry| entry.group.clone())
+            .collect();
+        groups.sort();
+        groups.dedup();
+        groups
+    }
+
+    /// The subscribers of a group, in the order they subscribed.
+    #[must_use]
+    pub fn of_group(&self, group: &Name) -> Vec<Subscriber> {
+        self.read()
+            .iter()
+            .filter(|entry| entry.group == *group)
+            .map(|entry| entry.subscriber.clone())
+            .collect()
+    }
+
+    /// How many there are, counted as the tutorial does: a projection of two types is two.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.read()
+            .iter()
+            .map(|entry| entry.subscriber.events().descriptors().len())
+            .sum()
+    }
+
+    /// How many want this type by name.
+    #[must_use]
+    pub fn count_of(&self, event_type: &str) -> usize {
+        let wants = |entry: &&Entry| {
+            !entry.subscriber.is_wildcard() && entry.subscriber.events().matches(event_type)
+        };
+        self.read().iter().filter(wants).count()
+    }
+
+    /// How many want every event.
+    #[must_use]
+    pub fn wildcard_count(&self) -> usize {
+        self.read()
+            .iter()
+            .filter(|entry| entry.subscriber.is_wildcard())
+            .count()
+    }
+
+    /// Watches for subscribers that come or go.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Vec<Entry>> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Entry>> {
+        self.entries.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A subscriber's place on a bus. Dropping it changes nothing; [`cancel`](Self::cancel) ends it.
+#[derive(Debug)]
+pub struct Subscription {
+    id: u64,
+    group: Name,
+    subscribers: Subscribers,
+}
+
+impl Subscription {
+    /// The consumer group it belongs to.
+    #[must_use]
+    pub const fn group(&self) -> &Name {
+        &self.group
+    }
+
+    /// Ends the subscription: no delivery begun from now on reaches the subscriber. Says whether it was still there.
+    pub fn cancel(&self) -> bool {
+        let mut entries = self.subscribers.write();
+        let before = entries.len();
+        entries.retain(|entry| entry.id != self.id);
+        let cancelled = entries.len() < before;
+        drop(entries);
+        self.subscribers.changed.send_replace(());
+        cancelled
+    }
+}

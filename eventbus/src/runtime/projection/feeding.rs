@@ -1,0 +1,276 @@
+//! What changes a projection: events from a bus or a feed, a rebuild, a stop.
+
+use std::{future::Future, time::Duration};
+
+use futures_util::FutureExt;
+
+use super::{
+    ProjectionError,
+    progress::{Fed, Progress},
+    projected::{Projected, State},
+};
+use crate::{
+    domain::{name::Name, record::RecordedEvent, stream::Position},
+    port::{Delivery, HandlerError, StateMap},
+    runtime::definition::{Projection, ProjectionDefinition},
+};
+
+impl<P: Projection> Projected<P> {
+    /// Handles an event from a bus: at least once, in whatever order it comes.
+    pub(crate) async fn handle_from_bus(&self, delivery: &Delivery) -> Result<(), HandlerError> {
+        let delivery = delivery.clone().with_state(self.context().await);
+        self.handle(&delivery, |_| true).await?;
+        if let Some(position) = delivery.record().position() {
+            self.progress()
+                .send_modify(|progress| progress.position = progress.position.max(position));
+        }
+        Ok(())
+    }
+
+    /// Handles an event from a feed, if it is the next one of `generation`. False: the position was set back.
+    pub(super) async fn handle_from_feed(
+        &self,
+        delivery: &Delivery,
+        generation: u64,
+    ) -> Result<bool, HandlerError> {
+        let Some(position) = delivery.record().position() else {
+            return Ok(true);
+        };
+        let is_next =
+            |progress: &Progress| progress.generation == generation && progress.position < position;
+        if P::definition()
+            .events
+            .matches(delivery.record().event_type())
+        {
+            self.handle(delivery, is_next).await?;
+        }
+        Ok(self.advance(1, position, generation))
+    }
+
+    /// Says that everything up to `position` is handled, `events` more. False: the position was set back meanwhile.
+    pub(super) fn advance(&self, events: u64, position: Position, generation: u64) -> bool {
+        let mut current = true;
+        self.progress().send_if_modified(|progress| {
+            current = progress.generation == generation;
+            let moved = current && progress.position < position;
+            if moved {
+                progress.position = position;
+                progress.events += events;
+            }
+            moved
+        });
+        current
+    }
+
+    /// Runs the method for an event, if `wanted` still holds once it is its turn.
+    async fn handle(
+        &self,
+        delivery: &Delivery,
+        wanted: impl Fn(&Progress) -> bool,
+    ) -> Result<(), HandlerError> {
+        match self.state() {
+            State::Locked(lock) => {
+                let mut state = lock.write().await;
+                if !wanted(&self.progress().borrow()) {
+                    return Ok(());
+                }
+                let handled = caught(state.project_mut(delivery)).await;
+                if let (Ok(()), Some(position)) = (&handled, delivery.record().position()) {
+                    // under the lock, so that whoever replaces the state knows what it includes
+                    self.progress().send_modify(|progress| {
+                        progress.position = progress.position.max(position)
+                    });
+                }
+                handled
+            }
+            State::Free(state) if wanted(&self.progress().borrow()) => {
+                caught(state.project(delivery, None)).await
+            }
+            State::Free(_) => Ok(()),
+        }
+    }
+
+    /// Replaces the state by `fresh`, brought up to date by `catch_up` while events wait; waits for guards to be let go
+    /// no longer than `patience`.
+    pub(super) async fn replace<E: From<ProjectionError>>(
+        &self,
+        mut fresh: P,
+        included: Position,
+        patience: Option<Duration>,
+        catch_up: impl AsyncFnOnce(&mut P, Position) -> Result<Position, E>,
+    ) -> Result<Option<Position>, E> {
+        let State::Locked(lock) = self.state() else {
+            return Ok(None);
+        };
+        let mut state = match patience {
+            None => lock.write().await,
+            Some(timeout) => tokio::time::timeout(timeout, lock.write())
+                .await
+                .map_err(|_| ProjectionError::Busy {
+                    name: P::definition().name,
+                    timeout,
+                })?,
+        };
+        let target = self.position().max(included);
+        let position = catch_up(&mut fresh, target).await?;
+        *state = fresh;
+        self.progress().send_modify(|progress| {
+            progress.position = position;
+            progress.generation += 1;
+            progress.stopped = None;
+        });
+        Ok(Some(position))
+    }
+
+    /// Sets the position back, so that the whole feed is handled again.
+    pub(super) fn restart(&self) {
+        self.progress().send_modify(|progress| {
+            progress.position = Position::START;
+            progress.generation += 1;
+            progress.events = 0;
+            progress.stopped = None;
+        });
+    }
+
+    /// Says what keeps the feed or the checkpoint from being used, or that nothing does any more.
+    pub(super) fn set_trouble(&self, trouble: Option<String>) {
+        self.progress().send_if_modified(|progress| {
+            let changed = progress.trouble != trouble;
+            progress.trouble = trouble;
+            changed
+        });
+    }
+
+    /// Says that an app feeds it, until the result is dropped.
+    pub(super) fn fed(&self) -> Fed<'_> {
+        self.progress()
+            .send_modify(|progress| progress.ended = false);
+        Fed::new(self.progress())
+    }
+
+    /// Stops before an event that could not be handled, unless the position was set back meanwhile.
+    pub(super) fn stop_at(&self, record: &RecordedEvent, error: &HandlerError, generation: u64) {
+        let definition = P::definition();
+        let position = record.position().unwrap_or(Position::START);
+        tracing::error!(
+            projection = definition.name, %position, event_type = %record.event_type(), %error, "projection stopped"
+        );
+        let stopped = ProjectionError::Stopped {
+            name: definition.name,
+            position,
+            error: error.to_string(),
+        };
+        self.progress().send_if_modified(|progress| {
+            let current = progress.generation == generation;
+            if current {
+                progress.stopped = Some(stopped);
+            }
+            current
+        });
+    }
+}
+
+/// A panic of a projection's method is an error of that event.
+pub(super) async fn caught(
+    handled: impl Future<Output = Result<(), HandlerError>>,
+) -> Result<(), HandlerError> {
+    std::panic::AssertUnwindSafe(handled)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| Err(HandlerError::from_panic(&*panic)))
+}
+
+/// A delivery as a projection gets it from a feed.
+pub(super) fn feed_delivery(
+    definition: &ProjectionDefinition,
+    record: RecordedEvent,
+    state: &StateMap,
+) -> Delivery {
+    Delivery::new(record, Name::from_static(definition.name)).with_state(state.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{
+            record::NewEvent,
+            stream::{StreamId, Version},
+        },
+        memory::InMemoryEventStore,
+    };
+
+    #[derive(Default)]
+    struct Seen(u64);
+
+    #[eventbus::projection(name = "seen")]
+    impl Seen {
+        fn any(&mut self, _event: &RecordedEvent) {
+            self.0 += 1;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_state_catches_up_with_what_was_handled_while_it_was_made() {
+        let seen = Projected::with(Seen::default);
+        assert!(seen.advance(0, Position::new(5), 0));
+        let caught_up = async |_: &mut Seen, target: Position| Ok::<_, HandlerError>(target);
+        let replaced = seen.replace(Seen::default(), Position::new(2), None, caught_up);
+        assert_eq!(replaced.await.unwrap(), Some(Position::new(5)));
+        assert!(
+            !seen.advance(0, Position::new(6), 0),
+            "the feed is read anew"
+        );
+    }
+
+    fn event(number: u64) -> RecordedEvent {
+        let stream = StreamId::parse("Order", "1").unwrap();
+        NewEvent::new(Name::from_static("Noted"), 1, "{}").recorded_as(
+            stream,
+            Version::new(number),
+            Some(Position::new(number)),
+        )
+    }
+
+    #[tokio::test]
+    async fn what_a_bus_delivers_late_does_not_set_the_position_back() {
+        let seen = Projected::with(Seen::default);
+        for number in [1, 3, 2] {
+            let delivery = Delivery::new(event(number), Name::from_static("default"));
+            seen.handle_from_bus(&delivery).await.unwrap();
+        }
+        assert_eq!(
+            (seen.position(), seen.read().await.0),
+            (Position::new(3), 3)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_new_state_does_not_get_again_what_it_includes() {
+        let seen = Projected::with(Seen::default);
+        let handle = async |generation| {
+            let delivery = feed_delivery(&Seen::definition(), event(1), &StateMap::new());
+            seen.handle_from_feed(&delivery, generation).await.unwrap()
+        };
+        let included = async |_: &mut Seen, _| Ok::<_, HandlerError>(Position::new(1));
+        let replaced = seen.replace(Seen(1), Position::new(1), None, included);
+        replaced.await.unwrap();
+        assert!(!handle(0).await, "it was in hand before");
+        assert!(handle(1).await);
+        assert_eq!(seen.read().await.0, 1);
+    }
+
+    #[tokio::test]
+    async fn a_stop_from_before_a_rebuild_is_void() {
+        let seen = Projected::with(Seen::default);
+        let record = event(1);
+        let generation = seen.progress().borrow().generation;
+        seen.rebuild(&InMemoryEventStore::new()).await.unwrap();
+        seen.stop_at(&record, &"late".into(), generation);
+        assert!(seen.progress().borrow().stopped.is_none());
+        let generation = seen.progress().borrow().generation;
+        seen.stop_at(&record, &"now".into(), generation);
+        assert!(seen.progress().borrow().stopped.is_some());
+        assert_eq!(seen.read().await.0, 0);
+    }
+}

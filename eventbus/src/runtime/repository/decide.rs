@@ -1,0 +1,120 @@
+//! Deciding: load, decide, save, and again if another writer was first.
+
+use super::{AggregateRepository, Saved, UpdateError};
+use crate::domain::{
+    aggregate::{AggregateRoot, Apply, IntoEvents},
+    stream::AggregateId,
+};
+
+impl<A: Apply> AggregateRepository<A> {
+    /// Loads, decides, saves; and again if another writer was first, with jittered delays, up to a bound.
+    ///
+    /// The decision is pure: it may run several times. It returns an event of the aggregate, or a tuple, array, `Vec` or
+    /// `Option` of them; one that never refuses says so: `Ok::<_, eventbus::Never>(event)`.
+    ///
+    /// # Errors
+    /// [`UpdateError::Refused`] with what the decision said, at once; [`UpdateError::Load`] if there is no such
+    /// aggregate or it cannot be loaded; [`UpdateError::Save`] if it cannot be saved, also when every retry conflicted.
+    pub async fn update<T, X>(
+        &self,
+        id: &AggregateId,
+        decide: impl Fn(&A) -> Result<T, X>,
+    ) -> Result<Saved, UpdateError<X>>
+    where
+        T: IntoEvents<A::Event>,
+    {
+        let decide = |root: &mut AggregateRoot<A>| {
+            root.record(decide(root)?);
+            Ok(())
+        };
+        self.decide_and_save(id, Existing::Demanded, decide)
+            .await
+            .map(|(saved, ())| saved)
+    }
+
+    /// As [`update`](Self::update), for decisions that depend on what was just decided: `decide` records by itself, and
+    /// may return a value.
+    ///
+    /// # Errors
+    /// As for [`update`](Self::update).
+    pub async fn update_with<T, X>(
+        &self,
+        id: &AggregateId,
+        decide: impl Fn(&mut AggregateRoot<A>) -> Result<T, X>,
+    ) -> Result<(Saved, T), UpdateError<X>> {
+        self.decide_and_save(id, Existing::Demanded, decide).await
+    }
+
+    /// Decides and saves the first events of a new aggregate.
+    ///
+    /// # Errors
+    /// As for [`update`](Self::update); a conflict if the aggregate has events already, which no retry can change.
+    pub async fn create_with<T, X>(
+        &self,
+        id: &AggregateId,
+        decide: impl Fn(&A) -> Result<T, X>,
+    ) -> Result<Saved, UpdateError<X>>
+    where
+        T: IntoEvents<A::Event>,
+    {
+        let mut root = self.create(id.clone());
+        let events = decide(&root).map_err(UpdateError::Refused)?;
+        root.record(events);
+        Ok(self.save(&mut root).await?)
+    }
+
+    /// As [`update`](Self::update), on a new aggregate if there is none.
+    ///
+    /// # Errors
+    /// As for [`update`](Self::update), except that not found cannot happen.
+    pub async fn upsert<T, X>(
+        &self,
+        id: &AggregateId,
+        decide: impl Fn(&A) -> Result<T, X>,
+    ) -> Result<Saved, UpdateError<X>>
+    where
+        T: IntoEvents<A::Event>,
+    {
+        let decide = |root: &mut AggregateRoot<A>| {
+            root.record(decide(root)?);
+            Ok(())
+        };
+        self.decide_and_save(id, Existing::Optional, decide)
+            .await
+            .map(|(saved, ())| saved)
+    }
+
+    async fn decide_and_save<T, X>(
+        &self,
+        id: &AggregateId,
+        existing: Existing,
+        decide: impl Fn(&mut AggregateRoot<A>) -> Result<T, X>,
+    ) -> Result<(Saved, T), UpdateError<X>> {
+        let mut attempt = 0;
+        loop {
+            let mut root = match existing {
+                Existing::Demanded => self.load(id).await?,
+                Existing::Optional => self
+                    .find(id)
+                    .await?
+                    .unwrap_or_else(|| self.create(id.clone())),
+            };
+            let value = decide(&mut root).map_err(UpdateError::Refused)?;
+            attempt += 1;
+            match self.save(&mut root).await {
+                Err(error) if error.is_conflict() && attempt <= self.on_conflict.max_retries => {
+                    tracing::debug!(stream = %A::stream(id), attempt, "another writer was first, deciding anew");
+                    tokio::time::sleep(self.on_conflict.jittered(attempt)).await;
+                }
+                saved => return Ok((saved?, value)),
+            }
+        }
+    }
+}
+
+/// Whether an update needs the aggregate to be there.
+#[derive(Clone, Copy)]
+enum Existing {
+    Demanded,
+    Optional,
+}
