@@ -88,7 +88,11 @@ pub(super) async fn load(
     checkpoints: &dyn Checkpoints,
     group: &Name,
 ) -> Result<Option<Position>, CheckpointError> {
-    checkpoints.load_checkpoint(&checkpoint_name(group)).await
+    let saved = checkpoints.load_checkpoint(&checkpoint_name(group)).await?;
+    if saved.is_none() {
+        tracing::info!(%group, "no checkpoint yet: the group begins with the oldest event");
+    }
+    Ok(saved)
 }
 
 /// Loads the checkpoint of a group that came after the bus resumed; tried again with the next batch if it fails.

@@ -10,9 +10,9 @@ mod registration;
 mod runner;
 mod slot;
 
-pub use error::ProjectionError;
+pub use error::{ProjectionError, RebuildError};
 pub use guard::ProjectionGuard;
 pub use projected::Projected;
-pub use rebuild::{Rebuild, RebuildError, RebuildProgress, Rebuilt};
+pub use rebuild::{Rebuild, RebuildProgress, Rebuilt};
 pub use registration::ProjectionRegistration;
 pub use slot::ProjectionSlot;

@@ -9,13 +9,13 @@ use std::{
 use futures_util::TryStreamExt;
 
 use super::{
-    ProjectionError,
+    RebuildError,
     feeding::{caught, feed_delivery},
     projected::Projected,
 };
 use crate::{
     domain::{record::RecordedEvent, stream::Position},
-    port::{EventStore, HandlerError, ReadError, StateMap},
+    port::{EventStore, HandlerError, StateMap},
     runtime::definition::{Projection, ProjectionKind},
 };
 
@@ -41,71 +41,6 @@ pub struct Rebuilt {
     pub position: Position,
     /// How long it took.
     pub took: Duration,
-}
-
-/// Why a projection could not be rebuilt; its former state still stands, if it is kept in memory.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RebuildError {
-    /// There is no way to make a new instance: it was given as a value.
-    #[error(
-        "projection `{name}` was given as a value; give the builder `.projection_with(..)`, or derive `Default`"
-    )]
-    NoFactory {
-        /// The projection.
-        name: &'static str,
-    },
-    /// The app has no such projection, or was shut down.
-    #[error(transparent)]
-    NotRunning(ProjectionError),
-    /// Its former state was in use for too long: a guard was not let go, or the method that handles an event does not
-    /// end.
-    #[error(
-        "projection `{name}` could not be replaced within {timeout:?}: an event is being handled, or a guard is held"
-    )]
-    Busy {
-        /// The projection.
-        name: &'static str,
-        /// How long it was waited for.
-        timeout: Duration,
-    },
-    /// Its rows are its own, so only a running app can replay events into them.
-    #[error("projection `{name}` keeps its rows itself; an app rebuilds it: `app.rebuild::<..>()`")]
-    NotInMemory {
-        /// The projection.
-        name: &'static str,
-    },
-    /// An event could not be handled.
-    #[error("projection `{name}` cannot handle the event at position {position}: {error}")]
-    Failed {
-        /// The projection.
-        name: &'static str,
-        /// The position of the event.
-        position: Position,
-        /// What its method said.
-        error: String,
-    },
-    /// The store could not be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-}
-
-impl From<ProjectionError> for RebuildError {
-    fn from(error: ProjectionError) -> Self {
-        match error {
-            ProjectionError::Stopped {
-                name,
-                position,
-                error,
-            } => Self::Failed {
-                name,
-                position,
-                error,
-            },
-            ProjectionError::Busy { name, timeout } => Self::Busy { name, timeout },
-            error => Self::NotRunning(error),
-        }
-    }
 }
 
 /// A rebuild that begins when it is awaited.
