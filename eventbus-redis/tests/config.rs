@@ -83,7 +83,7 @@ fn all_mistakes_are_named_at_once() {
     assert_eq!(
         mistakes(&config),
         [
-            "`redis_url` is no Redis URL (redis://[user:password@]host[:port][/database])",
+            "`redis_url` is no Redis URL (redis://[user:password@]host[:port][/database], the password percent-encoded)",
             "`stream_prefix` is empty",
             "`consumer_group` has 256 bytes, at most 255 are allowed",
             "`consumer_name` holds a control character at byte 1",

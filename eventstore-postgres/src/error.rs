@@ -7,7 +7,9 @@ use eventbus::BoxError;
 #[non_exhaustive]
 pub enum PgConnectError {
     /// The database URL is none; it may hold a password, so it is not shown.
-    #[error("invalid database URL")]
+    #[error(
+        "invalid database URL; expected `postgres://user:password@host:port/database`, the password percent-encoded"
+    )]
     InvalidUrl {
         /// What is wrong with it.
         source: BoxError,

@@ -95,7 +95,13 @@ impl SqliteConnectError {
     pub(crate) fn of(path: &std::path::Path, error: rusqlite::Error) -> Self {
         let path = path.to_owned();
         let code = error.sqlite_error_code();
-        let source = error.into();
+        let directory = path
+            .parent()
+            .filter(|directory| !directory.as_os_str().is_empty());
+        let source = match directory.map(std::path::Path::try_exists) {
+            Some(Ok(false)) => "its directory does not exist".into(),
+            _ => error.into(),
+        };
         match code {
             Some(ErrorCode::NotADatabase) => Self::NotADatabase { path, source },
             Some(ErrorCode::ReadOnly) => Self::ReadOnly { path, source },

@@ -152,7 +152,8 @@ async fn missing_files_and_directories_are_named() {
         error.to_string(),
         format!("`{}` cannot be opened", path.display())
     );
-    assert!(std::error::Error::source(&error).is_some());
+    let source = std::error::Error::source(&error).unwrap();
+    assert_eq!(source.to_string(), "its directory does not exist");
     assert!(matches!(
         refusal(Path::new("")).await,
         SqliteConnectError::Unavailable { .. }

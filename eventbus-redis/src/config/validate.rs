@@ -79,5 +79,5 @@ fn url_problem(url: &str) -> Option<String> {
     }
     let parsed = url.into_connection_info().is_ok();
     // what does not parse may hold a password anywhere, so it is not shown
-    (!parsed).then(|| "is no Redis URL (redis://[user:password@]host[:port][/database])".into())
+    (!parsed).then(|| "is no Redis URL (redis://[user:password@]host[:port][/database], the password percent-encoded)".into())
 }

@@ -8,9 +8,14 @@ use super::{attributes::Attributes, metadata::Metadata};
 ///
 /// # Examples
 /// ```
-/// use eventbus::EventContext;
-/// let context = EventContext::default().with_actor("user-7");
+/// use eventbus::{EventContext, Uuid};
+/// let tenant = Uuid::parse_str("01a1f85f-1b76-73fd-9432-86542dd2f87b")?;
+/// let context = EventContext::default()
+///     .with_actor("user-7")
+///     .with_tenant(tenant)
+///     .with_correlation(Uuid::now_v7()); // a conversation that this program begins
 /// assert_eq!(context.actor_id.as_deref(), Some("user-7"));
+/// # Ok::<(), eventbus::Error>(())
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct EventContext {

@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Mutex, sync::PoisonError, time::Duration};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{ConsumeError, ShutdownError, Subscribers};
+use super::{ConsumeError, ShutdownError, Subscriber, Subscribers};
 use crate::domain::name::Name;
 
 /// Whether a bus consumes, and how it is asked to stop; a bus keeps one and shares it with its clones.
@@ -79,7 +79,7 @@ impl Consuming {
         tokio::select! {
             biased;
             () = tasks.all_ended() => {}
-            () = run.tokens.abort.cancelled() => {}
+            () = run.tokens.abort.cancelled() => tell_aborted(subscribers),
         }
         Ok(())
     }
@@ -153,6 +153,16 @@ impl Consuming {
     }
 }
 
+/// Names what kept a shutdown waiting, before it is aborted.
+fn tell_aborted(subscribers: &Subscribers) {
+    for group in subscribers.groups() {
+        let of_group = subscribers.of_group(&group);
+        for busy in of_group.iter().filter_map(Subscriber::handling) {
+            tracing::warn!(%group, busy, "aborted by shutdown; the event stays pending");
+        }
+    }
+}
+
 /// One call of [`Consuming::run`]; dropping it says that nothing runs any more.
 struct Run<'a> {
     consuming: &'a Consuming,
@@ -205,6 +215,11 @@ impl Tasks {
         };
         let group = self.groups.remove(&id).map(|(group, _)| group);
         if let (Some(group), Err(error)) = (group, result) {
+            if error.is_cancelled() {
+                // nobody aborts a single task: the runtime is shutting down, and takes us with it
+                tracing::debug!(%group, "consumer ended with the runtime");
+                return std::future::pending().await;
+            }
             tracing::error!(%group, %error, "consumer died, starting another one");
         }
     }
@@ -221,10 +236,7 @@ mod tests {
     use futures_util::poll;
 
     use super::*;
-    use crate::{
-        domain::event::EventFilter,
-        port::{Subscriber, Subscription},
-    };
+    use crate::{domain::event::EventFilter, port::Subscription};
 
     static HERE: Name = Name::from_static("here");
 
@@ -244,6 +256,20 @@ mod tests {
     /// The consumer of a group that does nothing until it is stopped.
     async fn idle(_: Name, stop: StopSignal) {
         stop.stopped().await;
+    }
+
+    #[test]
+    fn a_runtime_that_shuts_down_is_no_dead_consumer() {
+        use futures_util::FutureExt;
+        let (consuming, subscribers) = (Consuming::default(), subscribers());
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let handle = runtime.handle().clone();
+        let _here = handle.enter();
+        let mut run = Box::pin(consuming.run(&HERE, &subscribers, idle));
+        assert!((&mut run).now_or_never().is_none());
+        drop(runtime);
+        assert!((&mut run).now_or_never().is_none());
+        assert!((&mut run).now_or_never().is_none(), "starts no other one");
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 
-use super::{BoxFuture, Delivery, HandlerError};
+use super::{BoxFuture, Delivery, HandlerError, activity::Activity};
 use crate::domain::{event::EventFilter, name::Name};
 
 /// The function behind a subscriber.
@@ -53,6 +53,7 @@ pub struct Subscriber {
     events: EventFilter,
     options: HandlerOptions,
     handle: Arc<HandleFn>,
+    activity: Arc<Activity>,
 }
 
 impl Subscriber {
@@ -69,6 +70,7 @@ impl Subscriber {
             events,
             options: HandlerOptions::default(),
             handle: Arc::new(handle),
+            activity: Arc::default(),
         }
     }
 
@@ -102,11 +104,27 @@ impl Subscriber {
         matches!(self.events, EventFilter::All)
     }
 
+    /// What it is handling, in words.
+    pub(crate) fn handling(&self) -> Option<String> {
+        self.activity.handling(&self.name)
+    }
+
+    /// What it failed at last, and why, in words.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.activity.failure(&self.name)
+    }
+
     async fn run(&self, delivery: &Delivery) -> Result<(), HandlerError> {
-        AssertUnwindSafe(async { (self.handle)(delivery).await })
+        let handling = self.activity.begin(delivery.record());
+        let result = AssertUnwindSafe(async { (self.handle)(delivery).await })
             .catch_unwind()
             .await
-            .unwrap_or_else(|panic| Err(HandlerError::from_panic(&*panic)))
+            .unwrap_or_else(|panic| Err(HandlerError::from_panic(&*panic)));
+        drop(handling);
+        if let Err(error) = &result {
+            self.activity.failed(delivery.record(), error);
+        }
+        result
     }
 }
 

@@ -102,7 +102,7 @@ impl fmt::Display for Attempt {
 #[diagnostic::on_unimplemented(
     message = "a handler cannot return `{Self}`",
     label = "expected `()` or `Result<(), E>` where `E` is an error",
-    note = "return `()`, or `Result<(), E>` with an error that converts into `HandlerError`"
+    note = "return `()`, or `Result<(), E>` with an error: an `Error + Send + Sync`, a text, or `eventbus::Error`"
 )]
 pub trait HandlerOutcome {
     /// The outcome as the bus understands it.

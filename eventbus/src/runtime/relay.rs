@@ -5,7 +5,13 @@
 //!
 //! Keep: publish, then move the position. A crash between the two repeats events; the other way round would lose them.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use futures_util::TryStreamExt;
 use tokio::sync::watch;
@@ -69,6 +75,8 @@ pub(crate) struct Relay {
     /// `None` for a bus that forgets: its groups keep their own progress in the store.
     checkpoint: Option<Name>,
     progress: watch::Sender<RelayProgress>,
+    /// Whether someone else was seen to move the checkpoint.
+    has_rival: AtomicBool,
 }
 
 impl Relay {
@@ -98,6 +106,7 @@ impl Relay {
             bus,
             checkpoint,
             progress,
+            has_rival: AtomicBool::new(false),
         })
     }
 
@@ -190,11 +199,29 @@ impl Relay {
         through: Position,
     ) -> Result<Step, BoxError> {
         if let Some(name) = &self.checkpoint {
+            self.look_for_rival(name).await?;
             self.store.save_checkpoint(name, through).await?;
         }
         self.progress
             .send_modify(|progress| progress.published(events, ids, through));
         Ok(Step::Published)
+    }
+
+    /// Warns once if the checkpoint is not where it was left. After an error it may be ours that was thought lost.
+    async fn look_for_rival(&self, name: &Name) -> Result<(), BoxError> {
+        if self.has_rival.load(Ordering::Relaxed) || self.progress.borrow().trouble.is_some() {
+            return Ok(());
+        }
+        let stored = self.store.load_checkpoint(name).await?;
+        if stored > Some(self.progress.borrow().position) {
+            self.has_rival.store(true, Ordering::Relaxed);
+            tracing::warn!(
+                destination = %self.bus.destination(),
+                "another app relays this store to the same destination, so events are published twice; all but one say \
+                 `.without_relay()`"
+            );
+        }
+        Ok(())
     }
 
     fn report(&self, error: &BoxError, repeated: bool) {

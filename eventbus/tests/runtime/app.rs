@@ -176,7 +176,7 @@ async fn failed_events_are_named_by_settled_and_delivered_again_by_the_next_star
         );
         assert_eq!(
             error.to_string(),
-            "1 events of group `default` failed and stay pending"
+            "1 event of group `default` failed and stays pending: `refuse` with `OrderShipped` of `Order/1`: no lorry"
         );
         assert_eq!(app.bus().stats().events_processed_failed, 1);
         app.shutdown(Duration::from_secs(5)).await.unwrap();

@@ -112,6 +112,29 @@ async fn settling_in_vain_says_what_keeps_the_relay() {
     assert!(error.contains("event bus `memory` unavailable"), "{error}");
 }
 
+#[handler(manual)]
+async fn never_end(_event: &OrderCreated) {
+    std::future::pending().await
+}
+
+#[tokio::test]
+async fn settling_in_vain_names_the_handler_that_does_not_end() {
+    let app = App::builder()
+        .wait_timeout(Duration::from_millis(200))
+        .handler::<never_end>()
+        .start()
+        .await
+        .unwrap();
+    let saved = save(&app).await;
+    let stream = saved.events[0].metadata().stream();
+    assert_eq!(
+        app.settled().await.unwrap_err().to_string(),
+        format!(
+            "still waiting for group `default` (busy: `never_end` with `OrderCreated` of `{stream}`) after 200ms"
+        )
+    );
+}
+
 #[tokio::test]
 async fn a_shutdown_may_take_for_ever() {
     let app = App::builder().start().await.unwrap();

@@ -1,13 +1,19 @@
-//! What an app says in the log when it starts.
+//! What an app says in the log.
 
 use std::{
     io,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use eventbus::prelude::*;
+use eventbus::{
+    InMemoryEventBus, InMemoryEventStore, Name, port::Checkpoints, prelude::*, testkit::FaultyBus,
+};
 
-use crate::orders::{OrderCreated, OrderStatistics};
+use crate::{
+    orders::{Order, OrderCreated, OrderStatistics, created},
+    wait::until,
+};
 
 #[handler(manual, retries = 5, timeout_ms = 100)]
 async fn patient(_event: &OrderCreated) {}
@@ -29,22 +35,101 @@ impl io::Write for Lines {
     }
 }
 
+impl Lines {
+    /// Takes what is logged on this thread until the result is dropped.
+    fn capture(&self, filter: &str) -> tracing::subscriber::DefaultGuard {
+        let writer = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+/// What two saves log, if `rival` moves the checkpoint of that name before them.
+async fn log_of_saves(is_durable: bool, rival: Option<&'static str>) -> String {
+    let (lines, store) = (Lines::default(), InMemoryEventStore::new());
+    let _here = lines.capture("eventbus=warn");
+    let bus = FaultyBus::new(InMemoryEventBus::new());
+    let app = App::builder()
+        .store(store.clone())
+        .bus(if is_durable { bus.durable() } else { bus })
+        .handler::<audit>()
+        .start()
+        .await
+        .unwrap();
+    if let Some(checkpoint) = rival {
+        let checkpoint = Name::from_static(checkpoint);
+        store.save_checkpoint(&checkpoint, 1.into()).await.unwrap();
+    }
+    for _ in 0..2 {
+        let orders = app.repository::<Order>();
+        let mut order = orders.create(AggregateId::new());
+        order.record(created("ada", 1.0));
+        orders.save(&mut order).await.unwrap();
+        app.settled().await.unwrap();
+    }
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+    lines.text()
+}
+
+#[tokio::test]
+async fn an_app_that_is_not_alone_on_its_store_is_warned_once() {
+    for (is_durable, checkpoint, text) in [
+        (
+            false,
+            "group:audit",
+            "someone else handles this store's events",
+        ),
+        (true, "relay:memory", "another app relays this store"),
+    ] {
+        assert_eq!(log_of_saves(is_durable, None).await, "", "it is alone");
+        let log = log_of_saves(is_durable, Some(checkpoint)).await;
+        assert_eq!(log.matches(text).count(), 1, "{log}");
+    }
+}
+
+#[handler(manual)]
+async fn never_end(_event: &OrderCreated) {
+    std::future::pending().await
+}
+
+#[tokio::test]
+async fn a_shutdown_that_aborts_a_handler_names_it() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=warn");
+    let app = App::builder().wait_timeout(Duration::from_millis(50));
+    let app = app.handler::<never_end>().start().await.unwrap();
+    let orders = app.repository::<Order>();
+    let mut order = orders.create("7".parse().unwrap());
+    order.record(created("ada", 1.0));
+    orders.save(&mut order).await.unwrap();
+    app.settled().await.unwrap_err();
+    app.shutdown(Duration::from_millis(50)).await.unwrap_err();
+    until("it is named", async || {
+        lines
+            .text()
+            .contains("`never_end` with `OrderCreated` of `Order/7`")
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn start_shows_the_routes_and_says_which_options_do_nothing_yet() {
     let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter("eventbus=debug")
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _here = tracing::subscriber::set_default(subscriber);
+    let _here = lines.capture("eventbus=debug");
     let app = App::builder()
         .handler::<patient>()
         .handler::<audit>()
         .projection(OrderStatistics::default());
-    app.start().await.unwrap();
-    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let _app = app.start().await.unwrap();
+    let text = lines.text();
     let line = |parts: &[&str]| {
         let matching = text
             .lines()

@@ -401,6 +401,33 @@ async fn reading_while_a_guard_is_held_ends() {
 }
 
 #[tokio::test]
+async fn waiting_in_vain_while_a_guard_is_held_says_so() {
+    let store = InMemoryEventStore::new();
+    let app = App::builder()
+        .store(store.clone())
+        .projection_with(OrderStatistics::default)
+        .wait_timeout(Duration::from_millis(100))
+        .start()
+        .await
+        .unwrap();
+    let guard = app.projected::<OrderStatistics>(None).await.unwrap();
+    let error = app.rebuild::<OrderStatistics>().await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "projection `order-statistics` could not be replaced within 100ms: an event is being handled, or a guard is held"
+    );
+    let last = save(&store, &["a"]).await;
+    let error = app.projected::<OrderStatistics>(last).await.map(drop);
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "projection `order-statistics` is at position 0, 1 was not reached within 100ms: an event is being handled, or a guard is held"
+    );
+    drop(guard);
+    app.rebuild::<OrderStatistics>().await.unwrap();
+    app.projected::<OrderStatistics>(last).await.unwrap();
+}
+
+#[tokio::test]
 async fn waiting_in_vain_says_what_keeps_the_projection() {
     let store = GatedStore::open();
     let app = App::builder()

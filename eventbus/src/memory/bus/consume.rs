@@ -121,9 +121,26 @@ async fn save(shared: &Shared, group: &Name) {
     let Some(checkpoint) = shared.log().cursor(group).checkpoint() else {
         return;
     };
-    let name = checkpoint_name(group);
-    match checkpoints.save_checkpoint(&name, checkpoint).await {
+    match save_checkpoint(shared, &*checkpoints, group, checkpoint).await {
         Ok(()) => shared.log().cursor(group).saved(checkpoint),
         Err(error) => tracing::warn!(%group, %error, "checkpoint not saved, trying again"),
     }
+}
+
+async fn save_checkpoint(
+    shared: &Shared,
+    checkpoints: &dyn Checkpoints,
+    group: &Name,
+    checkpoint: Position,
+) -> Result<(), CheckpointError> {
+    let name = checkpoint_name(group);
+    let stored = checkpoints.load_checkpoint(&name).await?;
+    if shared.log().cursor(group).sees_rival(stored, checkpoint) {
+        tracing::warn!(
+            %group,
+            "someone else handles this store's events in process, too: each handles all of them; let one app do it, or \
+             take a bus that they share"
+        );
+    }
+    checkpoints.save_checkpoint(&name, checkpoint).await
 }

@@ -36,6 +36,10 @@ pub(super) struct Cursor {
     finished: Option<Position>,
     /// The checkpoint as it was loaded or saved last.
     saved: Option<Position>,
+    /// The checkpoint that was to be saved last: it may be stored though the answer was lost.
+    tried: Option<Position>,
+    /// Whether someone else was seen to move the checkpoint.
+    has_rival: bool,
     /// Whether `saved` was loaded.
     pub(super) is_loaded: bool,
     /// Whether events were withheld from it, so that its checkpoint must not pass them.
@@ -139,6 +143,13 @@ impl Cursor {
             None => finished,
         };
         Some(checkpoint).filter(|_| Some(checkpoint) > self.saved.or(Some(Position::START)))
+    }
+
+    /// The checkpoint is about to be saved, and the store has `stored`. True the first time that someone else moved it.
+    pub(super) fn sees_rival(&mut self, stored: Option<Position>, checkpoint: Position) -> bool {
+        let is_ours = stored <= self.saved || stored == self.tried;
+        self.tried = Some(checkpoint);
+        !is_ours && !std::mem::replace(&mut self.has_rival, true)
     }
 
     /// The checkpoint was saved.

@@ -229,6 +229,9 @@ impl EventBus for InMemoryEventBus {
         let mut loaded = Vec::new();
         for group in self.shared.subscribers.groups() {
             let saved = consume::load(&*checkpoints, &group).await?;
+            if saved.is_none() {
+                tracing::info!(%group, "new group: it begins with the oldest event");
+            }
             loaded.push((group, saved));
         }
         let from = |saved: Option<Position>| saved.unwrap_or(Position::START);

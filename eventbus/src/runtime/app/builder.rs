@@ -115,7 +115,7 @@ impl AppBuilder {
         self
     }
 
-    /// How long `projected`, `published` and `settled` wait at most; 30 s by default.
+    /// How long `projected`, `published` and `settled` wait at most, and `rebuild` for guards; 30 s by default.
     pub fn wait_timeout(mut self, timeout: Duration) -> Self {
         self.wait_timeout = timeout;
         self

@@ -45,13 +45,18 @@ pub enum PublishedError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SettleError {
-    /// Handlers failed events, which stay pending; the log says which and why.
-    #[error("{failed} events of group `{group}` failed and stay pending")]
+    /// Handlers failed events, which stay pending. The log has each of them; this names the last of each handler.
+    #[error(
+        "{failed} event{} of group `{group}` failed and stay{} pending: {}",
+        if *failed == 1 { "" } else { "s" }, if *failed == 1 { "s" } else { "" }, last.join("; ")
+    )]
     Failed {
         /// The consumer group.
         group: Name,
         /// How many events.
         failed: u64,
+        /// Each handler that failed, with the last event it failed and why.
+        last: Vec<String>,
     },
     /// Something was still busy.
     #[error("still waiting for {waiting_for} after {timeout:?}")]

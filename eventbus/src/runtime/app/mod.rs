@@ -68,6 +68,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// # }
 /// ```
 #[derive(Clone)]
+#[must_use = "an app stops when its last clone is dropped: keep it, and end with `run_until_signal` or `shutdown`"]
 pub struct App(Arc<Running>);
 
 struct Running {
@@ -162,7 +163,7 @@ impl App {
     /// Rebuilds a projection from zero. State in memory is replaced when the new one is complete; a projection that
     /// keeps its rows itself handles every event again, also if nobody waits for it any more.
     ///
-    /// Let go of the projection's guards before: the new state waits for them.
+    /// Let go of the projection's guards before: the new state waits for them, at most for the builder's `wait_timeout`.
     ///
     /// # Examples
     /// ```no_run
@@ -187,7 +188,9 @@ impl App {
                 let projected = slot
                     .downcast::<P>()
                     .ok_or_else(|| self.not_running::<P>())?;
-                projected.rebuild_in_app(&*self.0.store, report).await
+                projected
+                    .rebuild_in_app(&*self.0.store, report, self.0.wait_timeout)
+                    .await
             })
         })
     }

@@ -8,7 +8,7 @@ use std::{
 use super::{App, SettleError};
 use crate::{
     domain::{name::Name, stream::Position},
-    port::ReadError,
+    port::{ReadError, Subscriber},
 };
 
 impl App {
@@ -37,6 +37,15 @@ impl App {
         let relay = self.0.tasks.relay.as_ref();
         if let Some(trouble) = relay.and_then(|relay| relay.borrow().trouble.clone()) {
             waiting_for = format!("{waiting_for} (the relay: {trouble})");
+        }
+        let busy: Vec<_> = self
+            .0
+            .groups
+            .iter()
+            .flat_map(|group| self.of_group(group, Subscriber::handling))
+            .collect();
+        if !busy.is_empty() {
+            waiting_for = format!("{waiting_for} (busy: {})", busy.join("; "));
         }
         Err(SettleError::TimedOut {
             waiting_for,
@@ -84,10 +93,17 @@ impl App {
                     failed => Err(SettleError::Failed {
                         group: group.clone(),
                         failed,
+                        last: self.of_group(group, Subscriber::failure),
                     }),
                 };
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+    }
+
+    /// What the handlers of a group have to say.
+    fn of_group(&self, group: &Name, say: impl Fn(&Subscriber) -> Option<String>) -> Vec<String> {
+        let subscribers = self.0.bus.subscribers().of_group(group);
+        subscribers.iter().filter_map(say).collect()
     }
 }

@@ -9,7 +9,11 @@ use crate::domain::stream::Position;
 #[non_exhaustive]
 pub enum ProjectionError {
     /// The app has no such projection.
-    #[error("the app has no projection `{name}` (it has: {}); a crate that the binary never names is not linked", known.join(", "))]
+    #[error(
+        "the app has no projection `{name}` (it has: {}); give the builder `.discover()` or `.projection(..)`; a crate \
+         that the binary never names is not linked",
+        if known.is_empty() { "none".into() } else { known.join(", ") }
+    )]
     NotRunning {
         /// The projection asked for.
         name: &'static str,

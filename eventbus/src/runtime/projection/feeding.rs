@@ -1,6 +1,6 @@
 //! What changes a projection: events from a bus or a feed, a rebuild, a stop.
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use futures_util::FutureExt;
 
@@ -90,17 +90,27 @@ impl<P: Projection> Projected<P> {
         }
     }
 
-    /// Replaces the state by `fresh`, brought up to date by `catch_up` while events wait.
-    pub(super) async fn replace<E>(
+    /// Replaces the state by `fresh`, brought up to date by `catch_up` while events wait; waits for guards to be let go
+    /// no longer than `patience`.
+    pub(super) async fn replace<E: From<ProjectionError>>(
         &self,
         mut fresh: P,
         included: Position,
+        patience: Option<Duration>,
         catch_up: impl AsyncFnOnce(&mut P, Position) -> Result<Position, E>,
     ) -> Result<Option<Position>, E> {
         let State::Locked(lock) = self.state() else {
             return Ok(None);
         };
-        let mut state = lock.write().await;
+        let mut state = match patience {
+            None => lock.write().await,
+            Some(timeout) => tokio::time::timeout(timeout, lock.write())
+                .await
+                .map_err(|_| ProjectionError::Busy {
+                    name: P::definition().name,
+                    timeout,
+                })?,
+        };
         let target = self.position().max(included);
         let position = catch_up(&mut fresh, target).await?;
         *state = fresh;
@@ -205,7 +215,7 @@ mod tests {
         let seen = Projected::with(Seen::default);
         assert!(seen.advance(0, Position::new(5), 0));
         let caught_up = async |_: &mut Seen, target: Position| Ok::<_, HandlerError>(target);
-        let replaced = seen.replace(Seen::default(), Position::new(2), caught_up);
+        let replaced = seen.replace(Seen::default(), Position::new(2), None, caught_up);
         assert_eq!(replaced.await.unwrap(), Some(Position::new(5)));
         assert!(
             !seen.advance(0, Position::new(6), 0),
@@ -243,7 +253,7 @@ mod tests {
             seen.handle_from_feed(&delivery, generation).await.unwrap()
         };
         let included = async |_: &mut Seen, _| Ok::<_, HandlerError>(Position::new(1));
-        let replaced = seen.replace(Seen(1), Position::new(1), included);
+        let replaced = seen.replace(Seen(1), Position::new(1), None, included);
         replaced.await.unwrap();
         assert!(!handle(0).await, "it was in hand before");
         assert!(handle(1).await);

@@ -65,6 +65,16 @@ pub(super) enum State<P> {
     Free(P),
 }
 
+impl<P> State<P> {
+    /// Whether an event is being handled, or one waits for a guard to be let go.
+    fn is_in_use(&self) -> bool {
+        match self {
+            Self::Locked(lock) => lock.try_read().is_err(),
+            Self::Free(_) => false,
+        }
+    }
+}
+
 impl<P: Projection> Projected<P> {
     /// Takes an instance. It cannot be rebuilt: [`with`](Self::with) can.
     #[must_use]
@@ -160,6 +170,7 @@ impl<P: Projection> Projected<P> {
         position: Position,
         timeout: Duration,
     ) -> impl Future<Output = Result<(), ProjectionError>> + Send + 'static {
+        let shared = Arc::clone(&self.0);
         let mut progress = self.0.progress.subscribe();
         async move {
             let name = P::definition().name;
@@ -171,7 +182,15 @@ impl<P: Projection> Projected<P> {
                 return Ok(());
             }
             let why = now.why_not_on(name).filter(|_| in_time);
-            let busy = || "it is still busy".into();
+            let busy = || {
+                let in_use = "an event is being handled, or a guard is held";
+                let is_in_use = shared.state.is_in_use();
+                String::from(if is_in_use {
+                    in_use
+                } else {
+                    "it is still busy"
+                })
+            };
             Err(why.unwrap_or_else(|| ProjectionError::TimedOut {
                 name,
                 position: now.position,

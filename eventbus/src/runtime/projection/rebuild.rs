@@ -58,6 +58,17 @@ pub enum RebuildError {
     /// The app has no such projection, or was shut down.
     #[error(transparent)]
     NotRunning(ProjectionError),
+    /// Its former state was in use for too long: a guard was not let go, or the method that handles an event does not
+    /// end.
+    #[error(
+        "projection `{name}` could not be replaced within {timeout:?}: an event is being handled, or a guard is held"
+    )]
+    Busy {
+        /// The projection.
+        name: &'static str,
+        /// How long it was waited for.
+        timeout: Duration,
+    },
     /// Its rows are its own, so only a running app can replay events into them.
     #[error("projection `{name}` keeps its rows itself; an app rebuilds it: `app.rebuild::<..>()`")]
     NotInMemory {
@@ -91,6 +102,7 @@ impl From<ProjectionError> for RebuildError {
                 position,
                 error,
             },
+            ProjectionError::Busy { name, timeout } => Self::Busy { name, timeout },
             error => Self::NotRunning(error),
         }
     }
@@ -146,17 +158,18 @@ impl<P: Projection> Projected<P> {
     /// # Errors
     /// [`RebuildError`]; the former state still stands.
     pub fn rebuild<'a>(&'a self, store: &'a dyn EventStore) -> Rebuild<'a, Rebuilt> {
-        Rebuild::new(move |report| Box::pin(self.replay_in_memory(store, report)))
+        Rebuild::new(move |report| Box::pin(self.replay_in_memory(store, report, None)))
     }
 
-    /// Rebuilds as its kind demands, while an app feeds it.
+    /// Rebuilds as its kind demands, while an app feeds it; waits for guards to be let go no longer than `patience`.
     pub(crate) async fn rebuild_in_app(
         &self,
         store: &dyn EventStore,
         report: Report<'_>,
+        patience: Duration,
     ) -> Result<Rebuilt, RebuildError> {
         match self.definition().kind {
-            ProjectionKind::InMemory => self.replay_in_memory(store, report).await,
+            ProjectionKind::InMemory => self.replay_in_memory(store, report, Some(patience)).await,
             ProjectionKind::Transactional | ProjectionKind::AtLeastOnce => {
                 self.replay_through_runner(store, report).await
             }
@@ -167,6 +180,7 @@ impl<P: Projection> Projected<P> {
         &self,
         store: &dyn EventStore,
         report: Report<'_>,
+        patience: Option<Duration>,
     ) -> Result<Rebuilt, RebuildError> {
         let definition = self.definition();
         let name = definition.name;
@@ -189,7 +203,7 @@ impl<P: Projection> Projected<P> {
         replay.until(&mut fresh, target).await?;
         let included = replay.progress.position;
         let replaced = self
-            .replace(fresh, included, async |fresh: &mut P, target| {
+            .replace(fresh, included, patience, async |fresh: &mut P, target| {
                 replay.until(fresh, target).await?;
                 Ok::<_, RebuildError>(replay.progress.position)
             })

@@ -10,7 +10,7 @@ impl<A: Apply> AggregateRepository<A> {
     /// Loads, decides, saves; and again if another writer was first, with jittered delays, up to a bound.
     ///
     /// The decision is pure: it may run several times. It returns an event of the aggregate, or a tuple, array, `Vec` or
-    /// `Option` of them.
+    /// `Option` of them; one that never refuses says so: `Ok::<_, eventbus::Never>(event)`.
     ///
     /// # Errors
     /// [`UpdateError::Refused`] with what the decision said, at once; [`UpdateError::Load`] if there is no such

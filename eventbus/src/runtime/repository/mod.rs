@@ -32,8 +32,8 @@ const ON_CONFLICT: RetryPolicy = RetryPolicy {
 
 /// Loads aggregates of one type from a store, and saves what they recorded. Cloning is cheap.
 ///
-/// It works alone with any store; an app's repositories ([`App::repository`](crate::App::repository)) also have the
-/// app's relay publish what they save.
+/// It works alone with any store. The relay of an app publishes whatever its store holds, also what a repository outside
+/// of it saved: before the app starts, for a handler that takes it as [`State`](crate::State), or in another process.
 ///
 /// # Examples
 /// ```

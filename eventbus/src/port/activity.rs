@@ -1,0 +1,59 @@
+//! What a subscriber is handling, and what it failed at last: for those who wait for it in vain.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::HandlerError;
+use crate::domain::{name::Name, record::RecordedEvent};
+
+/// What a subscriber is handling, and what it failed at last.
+#[derive(Debug, Default)]
+pub(crate) struct Activity(Mutex<Now>);
+
+#[derive(Debug, Default)]
+struct Now {
+    handling: Option<RecordedEvent>,
+    failed: Option<(RecordedEvent, String)>,
+}
+
+impl Activity {
+    /// Says that `record` is being handled, until the result is dropped.
+    pub(super) fn begin(&self, record: &RecordedEvent) -> Handling<'_> {
+        self.now().handling = Some(record.clone());
+        Handling(self)
+    }
+
+    pub(super) fn failed(&self, record: &RecordedEvent, error: &HandlerError) {
+        self.now().failed = Some((record.clone(), error.to_string()));
+    }
+
+    /// What the subscriber called `name` is handling, in words.
+    pub(crate) fn handling(&self, name: &Name) -> Option<String> {
+        let now = self.now();
+        now.handling.as_ref().map(|record| words(name, record))
+    }
+
+    /// What the subscriber called `name` failed at last, and why, in words.
+    pub(crate) fn failure(&self, name: &Name) -> Option<String> {
+        let now = self.now();
+        let (record, error) = now.failed.as_ref()?;
+        Some(format!("{}: {error}", words(name, record)))
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn words(name: &Name, record: &RecordedEvent) -> String {
+    let (event_type, stream) = (record.event_type(), record.metadata().stream());
+    format!("`{name}` with `{event_type}` of `{stream}`")
+}
+
+/// While it is there, an event is being handled.
+pub(super) struct Handling<'a>(&'a Activity);
+
+impl Drop for Handling<'_> {
+    fn drop(&mut self) {
+        self.0.now().handling = None;
+    }
+}
