@@ -15,7 +15,7 @@ use std::{fmt, sync::Arc, time::Duration};
 pub use builder::AppBuilder;
 pub use error::{PublishedError, SettleError};
 
-use self::{plan::Checked, tasks::Tasks};
+use self::{plan::Checked, signal::Signals, tasks::Tasks};
 use super::{
     definition::Projection,
     projection::{
@@ -238,7 +238,9 @@ impl App {
     /// # Errors
     /// If signals cannot be listened for, or something was still busy after 30 s.
     pub async fn run_until_signal(self) -> Result<()> {
-        let signal = signal::received().await?;
+        let signals = Signals::listen()?;
+        tracing::info!("running until a signal");
+        let signal = signals.received().await?;
         tracing::info!(signal, "stopping");
         Ok(self.shutdown(DRAIN).await?)
     }
