@@ -80,6 +80,17 @@ macro_rules! counts_openings {
 
 counts_openings!(First "first", Second "second");
 
+/// A projection that nobody finds.
+#[derive(Debug, Default)]
+struct Asked(u64);
+
+#[projection(name = "asked", manual)]
+impl Asked {
+    fn opened(&mut self, _event: &Opened) {
+        self.0 += 1;
+    }
+}
+
 async fn play(app: &App) {
     let accounts = app.repository::<Account>();
     let mut account = accounts.create(AggregateId::new());
@@ -105,6 +116,20 @@ async fn everything_linked_runs() {
     assert_eq!(app.projection::<Accounts>().unwrap().read().await.open, 1);
     assert_eq!(app.projection::<First>().unwrap().read().await.0, 1);
     assert_eq!(app.projection::<Second>().unwrap().read().await.0, 1);
+    assert!(app.projection::<Asked>().is_err());
+}
+
+#[tokio::test]
+async fn a_manual_projection_runs_if_it_is_given() {
+    let app = App::builder()
+        .state(Log::default())
+        .discover()
+        .projection_with(Asked::default)
+        .start()
+        .await
+        .unwrap();
+    play(&app).await;
+    assert_eq!(app.projection::<Asked>().unwrap().read().await.0, 1);
 }
 
 #[tokio::test]

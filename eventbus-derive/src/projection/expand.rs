@@ -16,25 +16,28 @@ pub(super) fn expand(model: &Model) -> TokenStream {
         krate,
         self_ty,
         span,
+        manual,
         ..
     } = model;
     let definition = expand_definition(model);
     let project = expand_project(model);
     let disjoint = expand_disjoint(model);
-    let registration = quote_spanned! {*span=>
-        #krate::__private::inventory::submit! {
-            #krate::__private::ProjectionRegistration::new(
-                <#self_ty as #krate::Projection>::definition,
-                || {
-                    #[allow(unused_imports)]
-                    use #krate::__private::{WithDefault as _, WithoutDefault as _};
-                    #krate::__private::ProjectionSlot::with_default(
-                        (&#krate::__private::Probe::<#self_ty>::new()).factory(),
-                    )
-                },
-            )
+    let registration = (!manual).then(|| {
+        quote_spanned! {*span=>
+            #krate::__private::inventory::submit! {
+                #krate::__private::ProjectionRegistration::new(
+                    <#self_ty as #krate::Projection>::definition,
+                    || {
+                        #[allow(unused_imports)]
+                        use #krate::__private::{WithDefault as _, WithoutDefault as _};
+                        #krate::__private::ProjectionSlot::with_default(
+                            (&#krate::__private::Probe::<#self_ty>::new()).factory(),
+                        )
+                    },
+                )
+            }
         }
-    };
+    });
     quote! {
         #[allow(deprecated)]
         const _: () = {

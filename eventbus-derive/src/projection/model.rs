@@ -10,6 +10,7 @@ pub(super) struct Model {
     pub(super) krate: Path,
     pub(super) name: String,
     pub(super) kind: Kind,
+    pub(super) manual: bool,
     pub(super) self_ty: Type,
     /// Where the type is named.
     pub(super) span: Span,

@@ -15,6 +15,7 @@ use crate::{
 
 const OPTIONS: &[Known] = &[
     Known::text("name", "`name = \"order-statistics\"`"),
+    Known::flag("manual", "`#[projection(name = \"..\", manual)]`"),
     krate::CRATE,
 ];
 
@@ -29,6 +30,7 @@ pub(super) fn parse(
     let options = Options::of_arguments("projection", OPTIONS, arguments, mistakes);
     let krate = krate::path(&options, mistakes);
     let name = options.name("name", "a projection's name", mistakes);
+    let manual = options.flag("manual", mistakes);
     if options.key("name").is_none() {
         mistakes.at_span(
             Span::call_site(),
@@ -56,6 +58,7 @@ pub(super) fn parse(
         krate,
         name: name.map(|name| name.value()).unwrap_or_default(),
         kind: kind(&methods, mistakes),
+        manual,
         span: self_ty.span(),
         self_ty,
         methods,
