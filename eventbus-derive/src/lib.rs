@@ -22,6 +22,8 @@ use proc_macro::TokenStream;
 
 use mistakes::Mistakes;
 
+/// # Options
+///
 /// The options in `#[event(..)]`:
 ///
 /// | option | meaning |
@@ -36,6 +38,8 @@ pub fn domain_event(item: TokenStream) -> TokenStream {
     run(|mistakes| domain_event::derive(item.into(), mistakes))
 }
 
+/// # Options
+///
 /// The options in `#[aggregate(..)]`:
 ///
 /// | option | meaning |
@@ -49,27 +53,32 @@ pub fn aggregate(item: TokenStream) -> TokenStream {
     run(|mistakes| aggregate::derive(item.into(), mistakes))
 }
 
+/// # Options
+///
 /// The options in `#[handler(..)]`:
 ///
 /// | option | meaning |
 /// |---|---|
 /// | `name = "send-receipt"` | the durable name; the function's name if left out |
 /// | `group = "mail"` | the consumer group; the bus's own if left out |
-/// | `retries = 5` | how often a failed delivery is tried again; the bus decides if left out |
-/// | `timeout_ms = 30_000` | how long one try may take |
-/// | `concurrency = 4` | how many deliveries run at once |
-/// | `manual` | not found by `discover()` |
+/// | `retries = 5` | how often a failed delivery is tried again; the bus decides if left out; not in this release: `start()` warns |
+/// | `timeout_ms = 30_000` | how long one try may take; not in this release: `start()` warns |
+/// | `concurrency = 4` | how many deliveries run at once; not in this release: `start()` warns |
+/// | `manual` | not found by `discover()`: the builder is given it, by `.handler::<..>()` |
 /// | `crate = path` | where `eventbus` is re-exported |
 #[proc_macro_attribute]
 pub fn handler(arguments: TokenStream, item: TokenStream) -> TokenStream {
     run(|mistakes| handler::attribute(arguments.into(), &item.into(), mistakes))
 }
 
+/// # Options
+///
 /// The options in `#[projection(..)]`:
 ///
 /// | option | meaning |
 /// |---|---|
 /// | `name = "order-statistics"` | the durable name, under which its checkpoint is kept; never left out |
+/// | `manual` | not found by `discover()`: the builder is given it, by `.projection(..)` or `.projection_with(..)` |
 /// | `crate = path` | where `eventbus` is re-exported |
 #[proc_macro_attribute]
 pub fn projection(arguments: TokenStream, item: TokenStream) -> TokenStream {
