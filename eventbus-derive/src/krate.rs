@@ -14,9 +14,7 @@ pub(crate) const CRATE: Known = Known::path("crate", "`crate = my_framework::eve
 
 /// The path given with `crate = ..`, else the crate `eventbus`.
 pub(crate) fn path(options: &Options, mistakes: &mut Mistakes) -> Path {
-    options
-        .path("crate", mistakes)
-        .unwrap_or_else(|| parse_quote!(::eventbus))
+    options.path("crate", mistakes).unwrap_or_else(|| parse_quote!(::eventbus))
 }
 
 /// Where `ident` stands in the source, for start-up messages.

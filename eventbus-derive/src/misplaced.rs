@@ -8,11 +8,7 @@ use crate::mistakes::Mistakes;
 pub(crate) fn check(attribute: &str, data: &Data, mistakes: &mut Mistakes) {
     let fields: Vec<&Field> = match data {
         Data::Struct(data) => data.fields.iter().collect(),
-        Data::Enum(data) => data
-            .variants
-            .iter()
-            .flat_map(|variant| &variant.fields)
-            .collect(),
+        Data::Enum(data) => data.variants.iter().flat_map(|variant| &variant.fields).collect(),
         Data::Union(data) => data.fields.named.iter().collect(),
     };
     for field in fields {
@@ -27,9 +23,6 @@ pub(crate) fn check(attribute: &str, data: &Data, mistakes: &mut Mistakes) {
 
 fn report(attribute: &str, attrs: &[Attribute], mistakes: &mut Mistakes) {
     for attr in attrs.iter().filter(|attr| attr.path().is_ident(attribute)) {
-        mistakes.at(
-            attr,
-            format!("`#[{attribute}(..)]` stands on the whole item, never on a part of it"),
-        );
+        mistakes.at(attr, format!("`#[{attribute}(..)]` stands on the whole item, never on a part of it"));
     }
 }

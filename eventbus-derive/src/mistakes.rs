@@ -40,16 +40,12 @@ impl Mistakes {
 
     /// One `compile_error!` per mistake.
     pub(crate) fn into_compile_errors(self) -> TokenStream {
-        self.0
-            .map(syn::Error::into_compile_error)
-            .unwrap_or_default()
+        self.0.map(syn::Error::into_compile_error).unwrap_or_default()
     }
 
     /// The texts of all mistakes, in the order they were found.
     #[cfg(test)]
     pub(crate) fn texts(self) -> Vec<String> {
-        self.0
-            .map(|errors| errors.into_iter().map(|error| error.to_string()).collect())
-            .unwrap_or_default()
+        self.0.map(|errors| errors.into_iter().map(|error| error.to_string()).collect()).unwrap_or_default()
     }
 }

@@ -36,10 +36,7 @@ impl Parameters {
             FnArg::Receiver(_) => None,
         });
         let Some(first) = types.next() else {
-            mistakes.at(
-                &signature.ident,
-                format!("{who} takes the event first: `event: &OrderCreated`"),
-            );
+            mistakes.at(&signature.ident, format!("{who} takes the event first: `event: &OrderCreated`"));
             return None;
         };
         let event = event(who, first, mistakes);
@@ -50,10 +47,7 @@ impl Parameters {
             let parameter = parameter(ty);
             if matches!(parameter, Parameter::Transaction(_)) {
                 if has_transaction {
-                    mistakes.at(
-                        ty,
-                        format!("{who} takes one `&mut` parameter: the transaction of the store"),
-                    );
+                    mistakes.at(ty, format!("{who} takes one `&mut` parameter: the transaction of the store"));
                 }
                 has_transaction = true;
             }
@@ -64,16 +58,12 @@ impl Parameters {
 
     /// Whether one of them is the store's transaction.
     pub(crate) fn has_transaction(&self) -> bool {
-        self.rest
-            .iter()
-            .any(|parameter| matches!(parameter, Parameter::Transaction(_)))
+        self.rest.iter().any(|parameter| matches!(parameter, Parameter::Transaction(_)))
     }
 
     /// Whether one of them demands something of the application.
     pub(crate) fn has_requirements(&self) -> bool {
-        self.rest
-            .iter()
-            .any(|parameter| !matches!(parameter, Parameter::Borrowed(_)))
+        self.rest.iter().any(|parameter| !matches!(parameter, Parameter::Borrowed(_)))
     }
 
     /// Statements that tell `requirements` what the parameters demand.
@@ -93,18 +83,8 @@ impl Parameters {
     }
 
     /// The arguments of the call, the decoded `event` first.
-    pub(crate) fn arguments(
-        &self,
-        krate: &Path,
-        event: &Ident,
-        delivery: &Ident,
-        transaction: &Ident,
-    ) -> TokenStream {
-        let event = if self.event.borrowed {
-            quote!(&#event)
-        } else {
-            quote!(#event)
-        };
+    pub(crate) fn arguments(&self, krate: &Path, event: &Ident, delivery: &Ident, transaction: &Ident) -> TokenStream {
+        let event = if self.event.borrowed { quote!(&#event) } else { quote!(#event) };
         let rest = self.rest.iter().map(|parameter| match parameter {
             Parameter::Value(ty) => quote_spanned! {ty.span()=>
                 <#ty as #krate::FromDelivery>::from_delivery(#delivery)?
@@ -156,16 +136,10 @@ pub(crate) fn local(name: &str) -> Ident {
 fn event(who: &str, ty: &Type, mistakes: &mut Mistakes) -> Option<Event> {
     check_type(who, ty, mistakes);
     match parameter(ty) {
-        Parameter::Value(ty) => Some(Event {
-            ty,
-            borrowed: false,
-        }),
+        Parameter::Value(ty) => Some(Event { ty, borrowed: false }),
         Parameter::Borrowed(ty) => Some(Event { ty, borrowed: true }),
         Parameter::Transaction(_) => {
-            mistakes.at(
-                ty,
-                format!("{who} takes the event first, and never by `&mut`: `event: &OrderCreated`"),
-            );
+            mistakes.at(ty, format!("{who} takes the event first, and never by `&mut`: `event: &OrderCreated`"));
             None
         }
     }
@@ -175,11 +149,7 @@ fn parameter(ty: &Type) -> Parameter {
     match ty {
         Type::Reference(reference) => {
             let inner = strip_groups(&reference.elem).clone();
-            if reference.mutability.is_some() {
-                Parameter::Transaction(inner)
-            } else {
-                Parameter::Borrowed(inner)
-            }
+            if reference.mutability.is_some() { Parameter::Transaction(inner) } else { Parameter::Borrowed(inner) }
         }
         ty => Parameter::Value(ty.clone()),
     }
@@ -187,19 +157,13 @@ fn parameter(ty: &Type) -> Parameter {
 
 fn check_type(who: &str, ty: &Type, mistakes: &mut Mistakes) {
     if contains(ty, "impl") {
-        mistakes.at(
-            ty,
-            format!("{who} names concrete types: it is registered at link time"),
-        );
+        mistakes.at(ty, format!("{who} names concrete types: it is registered at link time"));
     }
     if let Type::Reference(reference) = ty
         && let Some(lifetime) = &reference.lifetime
         && lifetime.ident == "static"
     {
-        mistakes.at(
-            lifetime,
-            format!("leave the lifetime out: {who} borrows for one call"),
-        );
+        mistakes.at(lifetime, format!("leave the lifetime out: {who} borrows for one call"));
     }
 }
 

@@ -53,18 +53,10 @@ impl Member {
 /// `EventSet`, `EncodeEvent` and `From` for the enum `ident`.
 ///
 /// An enum that is not `complete` has variants that are no members; they are reported elsewhere.
-pub(crate) fn impls(
-    krate: &Path,
-    ident: &Ident,
-    members: &[Member],
-    complete: bool,
-) -> TokenStream {
+pub(crate) fn impls(krate: &Path, ident: &Ident, members: &[Member], complete: bool) -> TokenStream {
     let site = Span::mixed_site();
-    let (record, event_type, event) = (
-        Ident::new("record", site),
-        Ident::new("event_type", site),
-        Ident::new("event", site),
-    );
+    let (record, event_type, event) =
+        (Ident::new("record", site), Ident::new("event_type", site), Ident::new("event", site));
     let others = (!complete).then(|| quote!(#[allow(unreachable_patterns)] _ => loop {},));
     let variants: Vec<_> = members.iter().map(|member| &member.variant).collect();
     let types: Vec<_> = members.iter().map(|member| &member.event).collect();

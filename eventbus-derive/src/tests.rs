@@ -98,10 +98,7 @@ fn names_of_the_standard_library_are_never_looked_up_in_scope() {
     ];
     for code in all() {
         for (word, after_colons) in words(code) {
-            assert!(
-                after_colons || !STANDARD.contains(&word.as_str()),
-                "`{word}` is looked up in the user's scope"
-            );
+            assert!(after_colons || !STANDARD.contains(&word.as_str()), "`{word}` is looked up in the user's scope");
         }
     }
 }

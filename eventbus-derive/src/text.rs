@@ -25,10 +25,7 @@ pub(crate) fn check_name(what: &str, name: &LitStr, mistakes: &mut Mistakes) {
     } else {
         return;
     };
-    mistakes.at(
-        name,
-        format!("{what} has 1 to {MAX_NAME_BYTES} bytes and no control characters: {fault}"),
-    );
+    mistakes.at(name, format!("{what} has 1 to {MAX_NAME_BYTES} bytes and no control characters: {fault}"));
 }
 
 /// Code as its author would write it: `legacy::Closed`, `Envelope<Closed>`.

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use eventbus::{
     BoxError, Name, RecordedEvent,
     port::{
-        BusCounters, BusStats, ConsumeError, Consuming, EventBus, GroupProgress, MessageId,
-        PublishError, ShutdownError, StreamInfo, Subscribers,
+        BusCounters, BusStats, ConsumeError, Consuming, EventBus, GroupProgress, MessageId, PublishError,
+        ShutdownError, StreamInfo, Subscribers,
     },
 };
 
@@ -88,8 +88,7 @@ impl RedisEventBus {
         let stream = config.stream_name();
         let destination = name("stream_prefix", &format!("redis:{stream}"))?;
         let default_group = name("consumer_group", &config.consumer_group)?;
-        link.connect(&command::create_group(&stream, &default_group))
-            .await?;
+        link.connect(&command::create_group(&stream, &default_group)).await?;
         Ok(Self {
             shared: Arc::new(Shared {
                 config,
@@ -138,9 +137,8 @@ impl RedisEventBus {
 
 /// Makes a name that the validation of the configuration has let through.
 fn name(field: &'static str, value: &str) -> Result<Name, InvalidConfig> {
-    Name::new(field, value).map_err(|error| InvalidConfig {
-        mistakes: vec![ConfigMistake::new(field, error.reason.to_string())],
-    })
+    Name::new(field, value)
+        .map_err(|error| InvalidConfig { mistakes: vec![ConfigMistake::new(field, error.reason.to_string())] })
 }
 
 impl fmt::Debug for RedisEventBus {
@@ -175,10 +173,7 @@ impl EventBus for RedisEventBus {
     async fn start_consuming(&self) -> Result<(), ConsumeError> {
         let shared = &self.shared;
         let consume = |group, stop| consume::consume(Arc::clone(shared), group, stop);
-        shared
-            .consuming
-            .run(&shared.destination, &shared.subscribers, consume)
-            .await
+        shared.consuming.run(&shared.destination, &shared.subscribers, consume).await
     }
 
     async fn stop_consuming(&self) {

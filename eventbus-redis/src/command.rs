@@ -2,9 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Value, cmd, from_redis_value,
-};
+use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Value, cmd, from_redis_value};
 
 /// One entry of a stream as it came; the fields are gone when the entry was deleted while it was pending.
 #[derive(Debug)]
@@ -83,17 +81,12 @@ pub(crate) fn group_exists(error: &RedisError) -> bool {
 /// Whether the server is there and refuses for good, until somebody changes something.
 pub(crate) fn is_refusal(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
-        || matches!(
-            error.code(),
-            Some("WRONGTYPE" | "NOAUTH" | "NOPERM" | "WRONGPASS")
-        )
+        || matches!(error.code(), Some("WRONGTYPE" | "NOAUTH" | "NOPERM" | "WRONGPASS"))
 }
 
 /// Whether a key is missing.
 fn no_such_key(error: &RedisError) -> bool {
-    error
-        .detail()
-        .is_some_and(|detail| detail.contains("no such key"))
+    error.detail().is_some_and(|detail| detail.contains("no such key"))
 }
 
 pub(crate) fn acknowledge(stream: &str, group: &str, ids: &[String]) -> Cmd {
@@ -174,11 +167,7 @@ pub(crate) fn stream(reply: RedisResult<Value>) -> RedisResult<Stream> {
         _ => Ok(None),
     };
     let (first_id, last_id) = (entry("first-entry")?, entry("last-entry")?);
-    Ok(Stream {
-        length: take(&mut map, "length")?,
-        first_id,
-        last_id,
-    })
+    Ok(Stream { length: take(&mut map, "length")?, first_id, last_id })
 }
 
 /// Reads the reply of `XINFO GROUPS`; a stream that is missing has none.
@@ -236,10 +225,7 @@ fn entry(value: Value) -> RedisResult<Entry> {
         }
         fields
     });
-    Ok(Entry {
-        id: from_redis_value(id)?,
-        fields,
-    })
+    Ok(Entry { id: from_redis_value(id)?, fields })
 }
 
 fn bytes(value: Value) -> Vec<u8> {

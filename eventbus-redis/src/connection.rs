@@ -13,8 +13,7 @@ use std::{
 
 use eventbus::{BoxError, port::BusCounters};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, Value,
-    aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, Value, aio::MultiplexedConnection,
 };
 use tokio::sync::Mutex;
 
@@ -53,16 +52,11 @@ pub(crate) enum CommandError {
 
 impl Link {
     /// Prepares the connection; nothing is sent yet.
-    pub(crate) fn new(
-        config: &RedisEventBusConfig,
-        counters: Arc<BusCounters>,
-    ) -> Result<Self, RedisConnectError> {
+    pub(crate) fn new(config: &RedisEventBusConfig, counters: Arc<BusCounters>) -> Result<Self, RedisConnectError> {
         config.validate()?;
         let client = Client::open(config.redis_url.as_str()).map_err(|_| {
             let mistake = crate::ConfigMistake::new("redis_url", "is no Redis URL");
-            InvalidConfig {
-                mistakes: vec![mistake],
-            }
+            InvalidConfig { mistakes: vec![mistake] }
         })?;
         Ok(Self {
             client,
@@ -81,16 +75,11 @@ impl Link {
     }
 
     /// Makes a connection of the caller's own, whose replies may take `response_timeout`.
-    pub(crate) async fn dedicated(
-        &self,
-        response_timeout: Duration,
-    ) -> Result<MultiplexedConnection, RedisError> {
+    pub(crate) async fn dedicated(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(Some(response_timeout));
-        let connecting = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config);
+        let connecting = self.client.get_multiplexed_async_connection_with_config(&config);
         match tokio::time::timeout(self.connect_timeout, connecting).await {
             Ok(connected) => connected,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
@@ -120,17 +109,11 @@ impl Link {
                 self.is_up.store(true, Ordering::Relaxed);
                 Ok(())
             }
-            Err(error) if error.is_timeout() => {
-                Err(RedisConnectError::TimedOut { address, timeout })
+            Err(error) if error.is_timeout() => Err(RedisConnectError::TimedOut { address, timeout }),
+            Err(error) if command::is_refusal(&error) => {
+                Err(RedisConnectError::Refused { address, source: error.into() })
             }
-            Err(error) if command::is_refusal(&error) => Err(RedisConnectError::Refused {
-                address,
-                source: error.into(),
-            }),
-            Err(error) => Err(RedisConnectError::Unavailable {
-                address,
-                source: error.into(),
-            }),
+            Err(error) => Err(RedisConnectError::Unavailable { address, source: error.into() }),
         }
     }
 
@@ -148,10 +131,7 @@ impl Link {
     }
 
     /// Sends commands once, in one round trip.
-    pub(crate) async fn query_all<T: FromRedisValue>(
-        &self,
-        commands: &Pipeline,
-    ) -> Result<T, CommandError> {
+    pub(crate) async fn query_all<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, CommandError> {
         let (mut connection, number) = self.connection().await?;
         let reply = commands.query_async(&mut connection).await;
         self.noted(number, reply).await

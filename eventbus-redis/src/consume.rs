@@ -33,11 +33,8 @@ const POLL: Duration = Duration::from_millis(20);
 /// How long to leave a waking command to do its work before it is sent again.
 const WAKE_AGAIN: Duration = Duration::from_millis(20);
 
-const RECONNECT: RetryPolicy = RetryPolicy {
-    max_retries: u32::MAX,
-    first_delay: Duration::from_millis(50),
-    max_delay: Duration::from_secs(2),
-};
+const RECONNECT: RetryPolicy =
+    RetryPolicy { max_retries: u32::MAX, first_delay: Duration::from_millis(50), max_delay: Duration::from_secs(2) };
 
 /// Hands the group its events, one after the other, until it is stopped; connects anew as often as it must.
 pub(crate) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
@@ -123,10 +120,7 @@ impl Consumer {
         if config.single_connection_client {
             let (connection, number) = link.connection().await.map_err(std::io::Error::other)?;
             self.link_number = Some(number);
-            return Ok(Connected {
-                connection,
-                client: None,
-            });
+            return Ok(Connected { connection, client: None });
         }
         let mut connection = link.dedicated(SLICE + config.socket_timeout).await?;
         let id = command::client_id().query_async(&mut connection).await;
@@ -165,9 +159,7 @@ impl Consumer {
                 break;
             };
             after.clone_from(&last.id);
-            let unfinished = entries
-                .into_iter()
-                .filter(|entry| !self.kept.contains(&entry.id));
+            let unfinished = entries.into_iter().filter(|entry| !self.kept.contains(&entry.id));
             let unfinished = unfinished.collect();
             self.handle(connected, unfinished).await?;
         }
@@ -260,9 +252,8 @@ impl Consumer {
             }
         };
         let attempt = shared.failures.tries(group, &id).saturating_add(1);
-        let delivery = Delivery::new(record, group.clone())
-            .with_attempt(attempt)
-            .with_message_id(MessageId::new(id.as_str()));
+        let delivery =
+            Delivery::new(record, group.clone()).with_attempt(attempt).with_message_id(MessageId::new(id.as_str()));
         let subscribers = shared.subscribers.of_group(group);
         let span = trace::process(shared, &delivery);
         let outcome = dispatch(&subscribers, &delivery).instrument(span).await;
@@ -274,9 +265,7 @@ impl Consumer {
             return Ok(());
         }
         let acknowledge = command::acknowledge(&self.shared.stream, &self.group, &self.handled);
-        acknowledge
-            .query_async::<Value>(&mut connected.connection)
-            .await?;
+        acknowledge.query_async::<Value>(&mut connected.connection).await?;
         self.shared.failures.remove(&self.group, &self.handled);
         self.handled.clear();
         Ok(())

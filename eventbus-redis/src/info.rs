@@ -47,10 +47,8 @@ impl Shared {
         info.stream.last_entry_id = stream.last_id;
         info.pending_messages = groups.iter().map(|group| group.pending).sum();
         info.active_consumers = groups.iter().map(|group| group.consumers).sum();
-        info.consumer_groups = groups
-            .into_iter()
-            .map(|group| GroupInfo::new(group.name, group.consumers, group.pending))
-            .collect();
+        info.consumer_groups =
+            groups.into_iter().map(|group| GroupInfo::new(group.name, group.consumers, group.pending)).collect();
         info.dlq_messages = redis::from_redis_value(next()?).map_err(redis::RedisError::from)?;
         Ok(info)
     }
@@ -58,16 +56,11 @@ impl Shared {
     pub(crate) async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
         let destination = || self.destination.clone();
         if self.consuming.is_closed() {
-            return Err(ConsumeError::ShutDown {
-                destination: destination(),
-            });
+            return Err(ConsumeError::ShutDown { destination: destination() });
         }
         self.ask_progress(group)
             .await
-            .map_err(|error| ConsumeError::Unavailable {
-                destination: destination(),
-                source: boxed(error),
-            })
+            .map_err(|error| ConsumeError::Unavailable { destination: destination(), source: boxed(error) })
     }
 
     async fn ask_progress(&self, group: &Name) -> Result<GroupProgress, CommandError> {
@@ -77,15 +70,9 @@ impl Shared {
         let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
         let groups = command::groups(next())?;
         let length = redis::from_redis_value(next()?).map_err(redis::RedisError::from)?;
-        let Some(found) = groups
-            .into_iter()
-            .find(|found| *group == found.name.as_str())
-        else {
+        let Some(found) = groups.into_iter().find(|found| *group == found.name.as_str()) else {
             // it would begin with the oldest entry
-            return Ok(GroupProgress {
-                unread: length,
-                ..GroupProgress::default()
-            });
+            return Ok(GroupProgress { unread: length, ..GroupProgress::default() });
         };
         Ok(GroupProgress {
             unread: self.unread(&found).await?.min(length),

@@ -25,10 +25,7 @@ struct Partly {
 }
 
 impl Shared {
-    pub(crate) async fn publish(
-        &self,
-        events: &[RecordedEvent],
-    ) -> Result<Vec<MessageId>, PublishError> {
+    pub(crate) async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
@@ -39,10 +36,7 @@ impl Shared {
         let entries: Vec<_> = match events.iter().map(wire::encode).collect() {
             Ok(entries) => entries,
             Err(refused) => {
-                return Err(PublishError::Refused {
-                    destination,
-                    source: Box::new(refused),
-                });
+                return Err(PublishError::Refused { destination, source: Box::new(refused) });
             }
         };
         let add = command::add(&self.stream, &entries);
@@ -50,14 +44,12 @@ impl Shared {
         let span = trace::publish(self, events.len());
         match sending.instrument(span).await {
             Ok(replies) => self.ids(replies),
-            Err(error @ CommandError::NotSent(_)) => Err(PublishError::Unavailable {
-                destination,
-                source: boxed(error),
-            }),
-            Err(error @ CommandError::Sent(_)) => Err(PublishError::OutcomeUnknown {
-                destination,
-                source: boxed(error),
-            }),
+            Err(error @ CommandError::NotSent(_)) => {
+                Err(PublishError::Unavailable { destination, source: boxed(error) })
+            }
+            Err(error @ CommandError::Sent(_)) => {
+                Err(PublishError::OutcomeUnknown { destination, source: boxed(error) })
+            }
         }
     }
 
@@ -77,27 +69,14 @@ impl Shared {
         let destination = self.destination.clone();
         Err(if !ids.is_empty() {
             let added = ids.len();
-            let source = Box::new(Partly {
-                added,
-                all,
-                refusal,
-            });
-            PublishError::OutcomeUnknown {
-                destination,
-                source,
-            }
+            let source = Box::new(Partly { added, all, refusal });
+            PublishError::OutcomeUnknown { destination, source }
         } else if command::is_refusal(&refusal) {
             let source = refusal.into();
-            PublishError::Refused {
-                destination,
-                source,
-            }
+            PublishError::Refused { destination, source }
         } else {
             let source = refusal.into();
-            PublishError::Unavailable {
-                destination,
-                source,
-            }
+            PublishError::Unavailable { destination, source }
         })
     }
 }

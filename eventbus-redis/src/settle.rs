@@ -67,9 +67,7 @@ impl Failures {
 
     /// How many entries of a group failed.
     pub(crate) fn count(&self, group: &Name) -> u64 {
-        self.lock()
-            .get(group)
-            .map_or(0, |of_group| of_group.len() as u64)
+        self.lock().get(group).map_or(0, |of_group| of_group.len() as u64)
     }
 
     /// Forgets entries that were acknowledged.

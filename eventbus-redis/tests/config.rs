@@ -43,9 +43,8 @@ fn the_defaults_are_those_of_the_tutorial() {
 #[test]
 fn it_deserializes_with_defaults_and_refuses_what_it_does_not_know() {
     assert_eq!(read("{}").unwrap(), RedisEventBusConfig::default());
-    let config = read(
-        r#"{"stream_prefix":"orders","consumer_name":"w1","socket_timeout":1.5,"socket_connect_timeout":2}"#,
-    );
+    let config =
+        read(r#"{"stream_prefix":"orders","consumer_name":"w1","socket_timeout":1.5,"socket_connect_timeout":2}"#);
     let expected = RedisEventBusConfig {
         stream_prefix: "orders".into(),
         consumer_name: Some("w1".into()),
@@ -54,11 +53,7 @@ fn it_deserializes_with_defaults_and_refuses_what_it_does_not_know() {
         ..RedisEventBusConfig::default()
     };
     assert_eq!(config.unwrap(), expected);
-    assert!(
-        read(r#"{"stream_prefx":"orders"}"#)
-            .unwrap_err()
-            .contains("stream_prefx")
-    );
+    assert!(read(r#"{"stream_prefx":"orders"}"#).unwrap_err().contains("stream_prefx"));
     assert!(read(r#"{"socket_timeout":-1}"#).is_err());
     assert!(read(r#"{"batch_size":-1}"#).is_err());
 }
@@ -109,10 +104,7 @@ fn no_message_shows_a_password() {
         "rediss://user:secret@localhost",
         "secret",
     ] {
-        let config = RedisEventBusConfig {
-            redis_url: redis_url.into(),
-            ..RedisEventBusConfig::default()
-        };
+        let config = RedisEventBusConfig { redis_url: redis_url.into(), ..RedisEventBusConfig::default() };
         let shown = format!("{config:?} {:?} {:?}", config.validate(), mistakes(&config));
         assert!(!shown.contains("secret"), "{redis_url}: {shown}");
     }

@@ -35,10 +35,7 @@ async fn a_consumer_without_a_name_gets_one_of_its_own() {
     let (one, two) = (fresh_bus().await, fresh_bus().await);
     let name = |bus: &RedisEventBus| bus.config().consumer_name.clone().unwrap_or_default();
     assert_ne!(name(&one), name(&two));
-    let (host, id) = name(&one)
-        .rsplit_once('-')
-        .map(|(h, i)| (h.to_owned(), i.to_owned()))
-        .unwrap();
+    let (host, id) = name(&one).rsplit_once('-').map(|(h, i)| (h.to_owned(), i.to_owned())).unwrap();
     assert!(!host.is_empty(), "the host is named");
     assert_eq!(id.len(), 8);
     assert!(id.bytes().all(|c| c.is_ascii_hexdigit()), "{id}");
@@ -57,18 +54,11 @@ async fn connecting_creates_the_group_and_finds_it_again() {
 #[tokio::test]
 async fn a_closed_port_is_named_without_the_password() {
     let port = test_servers::closed_port();
-    let error =
-        RedisEventBus::connect(config_on(&format!("redis://app:secret@127.0.0.1:{port}"))).await;
+    let error = RedisEventBus::connect(config_on(&format!("redis://app:secret@127.0.0.1:{port}"))).await;
     let error = error.unwrap_err();
-    assert!(
-        matches!(error, RedisConnectError::Unavailable { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, RedisConnectError::Unavailable { .. }), "{error:?}");
     assert!(error.is_retryable());
-    assert!(
-        said(&error).contains(&format!("redis://app@127.0.0.1:{port}")),
-        "{error}"
-    );
+    assert!(said(&error).contains(&format!("redis://app@127.0.0.1:{port}")), "{error}");
     assert!(!said(&error).contains("secret"), "{}", said(&error));
 }
 
@@ -89,15 +79,8 @@ async fn a_server_that_never_answers_is_given_up_in_time() {
     };
     let began = Instant::now();
     let error = RedisEventBus::connect(config).await.unwrap_err();
-    assert!(
-        began.elapsed() < Duration::from_secs(3),
-        "{:?}",
-        began.elapsed()
-    );
-    assert!(
-        matches!(error, RedisConnectError::TimedOut { .. }),
-        "{error:?}"
-    );
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(matches!(error, RedisConnectError::TimedOut { .. }), "{error:?}");
     assert!(!said(&error).contains("secret"), "{}", said(&error));
     accepting.abort();
 }
@@ -110,30 +93,14 @@ async fn a_wrong_password_is_refused_and_not_shown() {
     let mut set = redis::cmd("CONFIG");
     set.arg("SET").arg("requirepass").arg("right-secret");
     set.query_async::<()>(&mut connection).await.unwrap();
-    let with = |password: &str| {
-        config_on(
-            &server
-                .url()
-                .replace("redis://", &format!("redis://:{password}@")),
-        )
-    };
+    let with = |password: &str| config_on(&server.url().replace("redis://", &format!("redis://:{password}@")));
 
-    let error = RedisEventBus::connect(with("wrong-secret"))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, RedisConnectError::Refused { .. }),
-        "{error:?}"
-    );
+    let error = RedisEventBus::connect(with("wrong-secret")).await.unwrap_err();
+    assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
     assert!(!error.is_retryable());
     assert!(!said(&error).contains("secret"), "{}", said(&error));
-    let error = RedisEventBus::connect(config_on(server.url()))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, RedisConnectError::Refused { .. }),
-        "{error:?}"
-    );
+    let error = RedisEventBus::connect(config_on(server.url())).await.unwrap_err();
+    assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
 
     let bus = RedisEventBus::connect(with("right-secret")).await.unwrap();
     assert!(!format!("{bus:?}").contains("secret"), "{bus:?}");
@@ -149,10 +116,7 @@ async fn a_key_of_another_kind_is_refused() {
     set.arg(config.stream_name()).arg("taken");
     set.query_async::<()>(&mut connection).await.unwrap();
     let error = RedisEventBus::connect(config).await.unwrap_err();
-    assert!(
-        matches!(error, RedisConnectError::Refused { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
 }
 
 #[tokio::test]
@@ -165,31 +129,20 @@ async fn a_disconnected_bus_says_so() {
     assert!(!info.connected);
     assert_eq!(info.stats.events_published, 1, "what was counted stays");
     let published = bus.publish(&[event()]).await;
-    assert!(
-        matches!(published, Err(PublishError::ShutDown { .. })),
-        "{published:?}"
-    );
+    assert!(matches!(published, Err(PublishError::ShutDown { .. })), "{published:?}");
     assert!(bus.ping().await.is_err());
 }
 
 #[tokio::test]
 async fn publishing_without_a_server_fails_typed_and_works_again_when_it_is_back() {
     let mut server = test_servers::private_redis();
-    let bus = RedisEventBus::connect(config_on(server.url()))
-        .await
-        .unwrap();
+    let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
     bus.publish(&[event()]).await.unwrap();
     server.stop();
     let first = bus.publish(&[event()]).await.unwrap_err();
-    assert!(
-        matches!(first, PublishError::OutcomeUnknown { .. }),
-        "the connection broke: {first:?}"
-    );
+    assert!(matches!(first, PublishError::OutcomeUnknown { .. }), "the connection broke: {first:?}");
     let second = bus.publish(&[event()]).await.unwrap_err();
-    assert!(
-        matches!(second, PublishError::Unavailable { .. }),
-        "nothing was sent: {second:?}"
-    );
+    assert!(matches!(second, PublishError::Unavailable { .. }), "nothing was sent: {second:?}");
     assert!(first.is_retryable() && second.is_retryable());
     assert!(!bus.is_connected());
     assert!(!bus.stream_info().await.connected);
@@ -207,10 +160,7 @@ async fn a_payload_that_is_no_object_is_refused_and_nothing_is_published() {
     let bus = fresh_bus().await;
     let bad = RecordedEvent::new(event().metadata().clone(), "[]");
     let refused = bus.publish(&[event(), bad]).await;
-    assert!(
-        matches!(refused, Err(PublishError::Refused { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(PublishError::Refused { .. })), "{refused:?}");
     assert_eq!(bus.stream_info().await.stream.length, 0);
 }
 
@@ -223,8 +173,5 @@ async fn a_server_that_refuses_writes_refuses_the_events() {
     set.arg(bus.config().stream_name()).arg("taken");
     set.query_async::<()>(&mut connection).await.unwrap();
     let refused = bus.publish(&[event(), event()]).await;
-    assert!(
-        matches!(refused, Err(PublishError::Refused { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(PublishError::Refused { .. })), "{refused:?}");
 }

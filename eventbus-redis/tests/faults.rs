@@ -16,9 +16,7 @@ use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 #[tokio::test(flavor = "multi_thread")]
 async fn consuming_survives_a_restart_of_the_server() {
     let mut server = test_servers::private_redis();
-    let bus = RedisEventBus::connect(config_on(server.url()))
-        .await
-        .unwrap();
+    let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
     let seen = Seen::default();
     seen.join(&bus);
     start(&bus).await;
@@ -29,10 +27,7 @@ async fn consuming_survives_a_restart_of_the_server() {
     assert!(bus.is_consuming());
     server.start();
     publish(&bus, "after").await;
-    until("the second arrived", async || {
-        seen.all() == ["before", "after"]
-    })
-    .await;
+    until("the second arrived", async || seen.all() == ["before", "after"]).await;
     assert_eq!(settled(&bus).await, 0);
     assert!(bus.stats().reconnections >= 1, "{:?}", bus.stats());
     bus.stop_consuming().await;
@@ -41,9 +36,7 @@ async fn consuming_survives_a_restart_of_the_server() {
 #[tokio::test(flavor = "multi_thread")]
 async fn consuming_survives_a_server_that_lost_everything() {
     let mut server = test_servers::private_redis();
-    let bus = RedisEventBus::connect(config_on(server.url()))
-        .await
-        .unwrap();
+    let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
     let seen = Seen::default();
     seen.join(&bus);
     start(&bus).await;
@@ -51,10 +44,7 @@ async fn consuming_survives_a_server_that_lost_everything() {
     until("the first arrived", async || seen.all() == ["before"]).await;
     server.start_empty();
     publish(&bus, "after").await;
-    until("the second arrived", async || {
-        seen.all() == ["before", "after"]
-    })
-    .await;
+    until("the second arrived", async || seen.all() == ["before", "after"]).await;
     assert_eq!(settled(&bus).await, 0);
     bus.stop_consuming().await;
 }
@@ -70,18 +60,12 @@ async fn a_stream_or_group_that_was_deleted_is_made_anew() {
     let stream = bus.config().stream_name();
     let _: i64 = command(&bus, "DEL", &[&stream]).await;
     publish(&bus, "two").await;
-    until("what came after the deletion arrived", async || {
-        seen.all() == ["one", "two"]
-    })
-    .await;
+    until("what came after the deletion arrived", async || seen.all() == ["one", "two"]).await;
     assert_eq!(settled(&bus).await, 0);
     let _: i64 = command(&bus, "XGROUP", &["DESTROY", &stream, bus.default_group()]).await;
     publish(&bus, "three").await;
     // a group that is made anew begins with the oldest entry
-    until("everything arrived", async || {
-        seen.all() == ["one", "two", "two", "three"]
-    })
-    .await;
+    until("everything arrived", async || seen.all() == ["one", "two", "two", "three"]).await;
     assert_eq!(settled(&bus).await, 0);
     assert_eq!(bus.stats().reconnections, 0, "no connection was lost");
     bus.stop_consuming().await;
@@ -90,10 +74,7 @@ async fn a_stream_or_group_that_was_deleted_is_made_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_connection_does_for_everything_and_heals_too() {
     let mut server = test_servers::private_redis();
-    let config = RedisEventBusConfig {
-        single_connection_client: true,
-        ..config_on(server.url())
-    };
+    let config = RedisEventBusConfig { single_connection_client: true, ..config_on(server.url()) };
     let bus = RedisEventBus::connect(config).await.unwrap();
     let seen = Seen::default();
     seen.join(&bus);
@@ -101,21 +82,14 @@ async fn one_connection_does_for_everything_and_heals_too() {
     publish(&bus, "before").await;
     until("the first arrived", async || seen.all() == ["before"]).await;
     let clients: String = command(&bus, "CLIENT", &["LIST", "TYPE", "NORMAL"]).await;
-    assert_eq!(
-        clients.lines().count(),
-        2,
-        "the bus's and this one:\n{clients}"
-    );
+    assert_eq!(clients.lines().count(), 2, "the bus's and this one:\n{clients}");
     assert_eq!(settled(&bus).await, 0);
     server.stop();
     server.start();
     // the consumer must notice by itself: nobody else uses its connection now
     let publisher = another(&bus).await;
     publish(&publisher, "after").await;
-    until("the second arrived", async || {
-        seen.all() == ["before", "after"]
-    })
-    .await;
+    until("the second arrived", async || seen.all() == ["before", "after"]).await;
     bus.stop_consuming().await;
 }
 #[tokio::test(flavor = "multi_thread")]
@@ -143,22 +117,14 @@ async fn an_idle_consumer_stops_at_once_and_loses_nothing() {
             consumer.await.unwrap();
         }
     }
-    assert_eq!(
-        seen.all(),
-        (1..=20).map(|n| n.to_string()).collect::<Vec<_>>()
-    );
-    assert!(
-        slowest < Duration::from_millis(900),
-        "a stop took {slowest:?}"
-    );
+    assert_eq!(seen.all(), (1..=20).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert!(slowest < Duration::from_millis(900), "a stop took {slowest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_does_not_wait_for_a_server_that_hangs() {
     let server = test_servers::private_redis();
-    let bus = RedisEventBus::connect(config_on(server.url()))
-        .await
-        .unwrap();
+    let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
     let seen = Seen::default();
     seen.join(&bus);
     let consumer = start(&bus).await;
@@ -168,17 +134,10 @@ async fn stopping_does_not_wait_for_a_server_that_hangs() {
     let began = Instant::now();
     bus.stop_consuming().await;
     consumer.await.unwrap();
-    assert!(
-        began.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     server.resume();
     start(&bus).await;
     publish(&bus, "two").await;
-    until("the second arrived", async || {
-        seen.all().contains(&"two".to_owned())
-    })
-    .await;
+    until("the second arrived", async || seen.all().contains(&"two".to_owned())).await;
     bus.stop_consuming().await;
 }

@@ -23,16 +23,11 @@ async fn what_a_dead_consumer_had_in_hand_is_handled_by_the_next_of_its_name() {
     for id in ["one", "two"] {
         publish(&bus, id).await;
     }
-    let hangs = Subscriber::new(Name::from_static("hangs"), EventFilter::All, |_| {
-        Box::pin(std::future::pending())
-    });
+    let hangs = Subscriber::new(Name::from_static("hangs"), EventFilter::All, |_| Box::pin(std::future::pending()));
     bus.subscribers().add(bus.default_group().clone(), hangs);
     let consumer = start(&bus).await;
     let group = bus.default_group();
-    until("both are in hand", async || {
-        bus.progress(group).await.unwrap().pending == 2
-    })
-    .await;
+    until("both are in hand", async || bus.progress(group).await.unwrap().pending == 2).await;
     consumer.abort();
     drop(consumer.await);
 
@@ -44,10 +39,7 @@ async fn what_a_dead_consumer_had_in_hand_is_handled_by_the_next_of_its_name() {
     of_stranger.join(&stranger);
     start(&stranger).await;
     start(&heir).await;
-    until("the heir has got both", async || {
-        of_heir.all() == ["one", "two"]
-    })
-    .await;
+    until("the heir has got both", async || of_heir.all() == ["one", "two"]).await;
     assert_eq!(settled(&heir).await, 0);
     assert!(of_stranger.all().is_empty(), "{:?}", of_stranger.all());
     heir.stop_consuming().await;
@@ -84,21 +76,12 @@ async fn an_entry_that_went_to_a_lost_read_is_found_again() {
     until("the consumer is busy", async || seen.all().len() == 2).await;
     publish(&bus, "stolen").await;
     let group: &str = bus.default_group();
-    let read = [
-        "GROUP", group, &consumer, "COUNT", "1", "STREAMS", &stream, ">",
-    ];
+    let read = ["GROUP", group, &consumer, "COUNT", "1", "STREAMS", &stream, ">"];
     let _: redis::Value = command(&bus, "XREADGROUP", &read).await;
     holding.cancel();
     release.add_permits(1);
-    until("the stolen entry arrived", async || {
-        seen.all() == ["first", "held", "stolen"]
-    })
-    .await;
-    assert_eq!(
-        settled(&bus).await,
-        1,
-        "what failed is not found, it was not lost"
-    );
+    until("the stolen entry arrived", async || seen.all() == ["first", "held", "stolen"]).await;
+    assert_eq!(settled(&bus).await, 1, "what failed is not found, it was not lost");
     bus.stop_consuming().await;
 }
 
@@ -115,13 +98,7 @@ async fn entries_that_are_no_events_stay_pending_and_block_nothing() {
     until("the event arrived", async || seen.all() == ["good"]).await;
     assert_eq!(settled(&bus).await, 2);
     let stats = bus.stats();
-    assert_eq!(
-        (
-            stats.events_processed_failed,
-            stats.events_processed_success
-        ),
-        (2, 1)
-    );
+    assert_eq!((stats.events_processed_failed, stats.events_processed_success), (2, 1));
     assert_eq!(stats.handler_errors, 0, "no handler has seen them");
     bus.stop_consuming().await;
 }

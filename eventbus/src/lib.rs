@@ -89,10 +89,7 @@ pub use runtime::{
     app::{App, AppBuilder, Published, PublishedError, SettleError},
     definition::{Handler, HandlerDefinition, Projection, ProjectionDefinition, ProjectionKind},
     extract::{Attempt, FromDelivery, FromDeliveryRef, HandlerOutcome, State},
-    projection::{
-        Projected, ProjectionError, ProjectionGuard, Rebuild, RebuildError, RebuildProgress,
-        Rebuilt,
-    },
+    projection::{Projected, ProjectionError, ProjectionGuard, Rebuild, RebuildError, RebuildProgress, Rebuilt},
     registry::{EventRegistry, UnknownEventType},
     repository::{AggregateRepository, LoadError, Publication, SaveError, Saved, UpdateError},
     start::{StartError, StartMistake},
@@ -105,9 +102,8 @@ pub mod prelude {
     pub use serde::{Deserialize, Serialize};
 
     pub use crate::{
-        Aggregate, AggregateId, AggregateRepository, AggregateRoot, App, Apply, Attempt,
-        DomainEvent, Envelope, EventBusExt, HandlerError, Metadata, RecordedEvent, State, handler,
-        projection,
+        Aggregate, AggregateId, AggregateRepository, AggregateRoot, App, Apply, Attempt, DomainEvent, Envelope,
+        EventBusExt, HandlerError, Metadata, RecordedEvent, State, handler, projection,
     };
 }
 
@@ -122,13 +118,9 @@ pub mod __private {
             codec::{Codec, Payload},
             event::{belongs_to, decode_one, decode_with, encode_one, encode_with, unknown},
         },
-        port::{
-            BoxFuture, Delivery, FromTransaction, HandlerOptions, Requirements, TransactionSlot,
-        },
+        port::{BoxFuture, Delivery, FromTransaction, HandlerOptions, Requirements, TransactionSlot},
         runtime::{
-            definition::{
-                EventRegistration, HandlerRegistration, Probe, WithDefault, WithoutDefault,
-            },
+            definition::{EventRegistration, HandlerRegistration, Probe, WithDefault, WithoutDefault},
             extract::decoded,
             projection::{ProjectionRegistration, ProjectionSlot},
         },

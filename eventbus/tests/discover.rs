@@ -3,10 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use eventbus::{
-    EventRegistry, InMemoryEventBus, StartMistake, Version, port::EventBus, port::StateMap,
-    prelude::*,
-};
+use eventbus::{EventRegistry, InMemoryEventBus, StartMistake, Version, port::EventBus, port::StateMap, prelude::*};
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Account, type = "account.opened")]
@@ -103,12 +100,7 @@ async fn play(app: &App) {
 #[tokio::test]
 async fn everything_linked_runs() {
     let log = Log::default();
-    let app = App::builder()
-        .state(log.clone())
-        .discover()
-        .start()
-        .await
-        .unwrap();
+    let app = App::builder().state(log.clone()).discover().start().await.unwrap();
     play(&app).await;
     let mut lines = log.lock().unwrap().clone();
     lines.sort_unstable();
@@ -121,13 +113,7 @@ async fn everything_linked_runs() {
 
 #[tokio::test]
 async fn a_manual_projection_runs_if_it_is_given() {
-    let app = App::builder()
-        .state(Log::default())
-        .discover()
-        .projection_with(Asked::default)
-        .start()
-        .await
-        .unwrap();
+    let app = App::builder().state(Log::default()).discover().projection_with(Asked::default).start().await.unwrap();
     play(&app).await;
     assert_eq!(app.projection::<Asked>().unwrap().read().await.0, 1);
 }
@@ -135,21 +121,12 @@ async fn a_manual_projection_runs_if_it_is_given() {
 #[tokio::test]
 async fn groups_run_alone() {
     let log = Log::default();
-    let app = App::builder()
-        .state(log.clone())
-        .discover_groups(["audit"])
-        .start()
-        .await
-        .unwrap();
+    let app = App::builder().state(log.clone()).discover_groups(["audit"]).start().await.unwrap();
     play(&app).await;
     assert_eq!(*log.lock().unwrap(), ["audit"]);
     assert!(app.projection::<Accounts>().is_err());
 
-    let app = App::builder()
-        .discover_groups(["projections"])
-        .start()
-        .await
-        .unwrap();
+    let app = App::builder().discover_groups(["projections"]).start().await.unwrap();
     play(&app).await;
     assert_eq!(log.lock().unwrap().len(), 1);
     assert_eq!(app.projection::<Accounts>().unwrap().read().await.open, 1);
@@ -157,31 +134,14 @@ async fn groups_run_alone() {
 
 #[tokio::test]
 async fn a_group_that_nothing_belongs_to_is_a_mistake() {
-    let error = App::builder()
-        .discover_groups(["adit"])
-        .start()
-        .await
-        .unwrap_err();
-    assert!(matches!(
-        error.mistakes(),
-        [StartMistake::UnknownGroup { .. }]
-    ));
-    assert!(
-        error
-            .to_string()
-            .ends_with("no handler belongs to group `adit` (groups: audit, default, projections)")
-    );
+    let error = App::builder().discover_groups(["adit"]).start().await.unwrap_err();
+    assert!(matches!(error.mistakes(), [StartMistake::UnknownGroup { .. }]));
+    assert!(error.to_string().ends_with("no handler belongs to group `adit` (groups: audit, default, projections)"));
 }
 
 #[tokio::test]
 async fn the_instance_given_by_hand_is_the_one_that_runs() {
-    let app = App::builder()
-        .state(Log::default())
-        .discover()
-        .projection(Accounts { open: 10 })
-        .start()
-        .await
-        .unwrap();
+    let app = App::builder().state(Log::default()).discover().projection(Accounts { open: 10 }).start().await.unwrap();
     play(&app).await;
     assert_eq!(app.projection::<Accounts>().unwrap().read().await.open, 11);
 }
@@ -192,37 +152,19 @@ async fn a_missing_state_is_named_with_each_handler_that_takes_it() {
     let text = error.to_string();
     assert_eq!(error.mistakes().len(), 2, "{text}");
     let line = line!();
-    assert!(
-        text.contains(&format!("`audit` ({}:", file!())),
-        "{text} (this is line {line})"
-    );
-    assert!(
-        text.contains("`greet` (")
-            && text.contains("but the builder has no `.state(..)` of that type"),
-        "{text}"
-    );
+    assert!(text.contains(&format!("`audit` ({}:", file!())), "{text} (this is line {line})");
+    assert!(text.contains("`greet` (") && text.contains("but the builder has no `.state(..)` of that type"), "{text}");
 }
 
 #[tokio::test]
 async fn a_bus_without_an_app_does_the_same() {
     let (bus, log) = (InMemoryEventBus::new(), Log::default());
-    let subscriptions = bus
-        .subscribe_discovered(&StateMap::new().with(log.clone()))
-        .unwrap();
-    let groups: Vec<_> = subscriptions
-        .iter()
-        .map(|subscription| subscription.group().to_string())
-        .collect();
+    let subscriptions = bus.subscribe_discovered(&StateMap::new().with(log.clone())).unwrap();
+    let groups: Vec<_> = subscriptions.iter().map(|subscription| subscription.group().to_string()).collect();
     assert_eq!(groups, ["audit", "default"]);
     let record = RecordedEvent::of(&Opened {}, AggregateId::new(), Version::FIRST).unwrap();
     bus.publish(&[record]).await.unwrap();
-    assert_eq!(
-        bus.subscribe_discovered(&StateMap::new())
-            .unwrap_err()
-            .mistakes()
-            .len(),
-        2
-    );
+    assert_eq!(bus.subscribe_discovered(&StateMap::new()).unwrap_err().mistakes().len(), 2);
 }
 
 #[test]
@@ -231,10 +173,7 @@ fn the_registry_lists_what_is_linked() {
     let names: Vec<_> = registry.iter().map(|event| event.event_type).collect();
     assert_eq!(names, ["Closed", "account.opened"]);
     let opened = registry.get("account.opened").unwrap();
-    assert_eq!(
-        (opened.aggregate_type, opened.rust_type),
-        ("Account", "discover::Opened")
-    );
+    assert_eq!((opened.aggregate_type, opened.rust_type), ("Account", "discover::Opened"));
     let error = registry.get("Opened").unwrap_err().to_string();
     assert_eq!(
         error,

@@ -65,10 +65,7 @@ impl OtherTwin {
 async fn every_mistake_is_reported_at_once() {
     let error = App::builder().discover().start().await.unwrap_err();
     let text = error.to_string();
-    assert!(
-        text.starts_with("the app cannot start for 6 reasons:\n  - "),
-        "{text}"
-    );
+    assert!(text.starts_with("the app cannot start for 6 reasons:\n  - "), "{text}");
     assert_eq!(format!("{error:?}"), text);
     let place = format!("({}:", file!());
     let lines: Vec<_> = text.lines().skip(1).collect();
@@ -77,46 +74,18 @@ async fn every_mistake_is_reported_at_once() {
             "two events have the wire type `Opened`: discover_mistakes::first::Opened",
             " and discover_mistakes::second::Opened",
         ],
-        [
-            "two handlers named `on`: ",
-            "; set `#[handler(name = \"..\")]` on one",
-        ],
-        [
-            "two projections named `twin`: ",
-            "; set another `name` on one",
-        ],
-        [
-            "`on` ",
-            "takes `State<u8>`, but the builder has no `.state(..)` of that type",
-        ],
-        [
-            "`reserve` ",
-            "takes part in transactions of type `std::net::tcp::TcpStream`, but this store has none",
-        ],
-        [
-            "projection `given` ",
-            "has no `Default`; give the builder one: `.projection(..)`",
-        ],
+        ["two handlers named `on`: ", "; set `#[handler(name = \"..\")]` on one"],
+        ["two projections named `twin`: ", "; set another `name` on one"],
+        ["`on` ", "takes `State<u8>`, but the builder has no `.state(..)` of that type"],
+        ["`reserve` ", "takes part in transactions of type `std::net::tcp::TcpStream`, but this store has none"],
+        ["projection `given` ", "has no `Default`; give the builder one: `.projection(..)`"],
     ] {
-        let matching = lines
-            .iter()
-            .filter(|line| expected.iter().all(|part| line.contains(part)));
+        let matching = lines.iter().filter(|line| expected.iter().all(|part| line.contains(part)));
         let matching: Vec<_> = matching.collect();
         assert_eq!(matching.len(), 1, "{expected:?} in\n{text}");
-        assert!(
-            matching[0].contains(file!()),
-            "{} names no place",
-            matching[0]
-        );
+        assert!(matching[0].contains(file!()), "{} names no place", matching[0]);
     }
-    assert!(
-        lines.iter().filter(|line| line.contains(&place)).count() >= 4,
-        "{text}"
-    );
+    assert!(lines.iter().filter(|line| line.contains(&place)).count() >= 4, "{text}");
     let duplicates = |mistake: &&StartMistake| matches!(mistake, StartMistake::DuplicateHandler { first, second, .. } if first.line < second.line);
-    assert_eq!(
-        error.mistakes().iter().filter(duplicates).count(),
-        1,
-        "both places are named, the upper one first"
-    );
+    assert_eq!(error.mistakes().iter().filter(duplicates).count(), 1, "both places are named, the upper one first");
 }

@@ -5,31 +5,17 @@ use eventbus::{InMemoryEventBus, StartMistake, port::StateMap, prelude::*};
 #[tokio::test]
 async fn an_empty_discovery_is_a_mistake_with_a_hint() {
     let error = App::builder().discover().start().await.unwrap_err();
-    assert!(matches!(
-        error.mistakes(),
-        [StartMistake::NothingDiscovered]
-    ));
+    assert!(matches!(error.mistakes(), [StartMistake::NothingDiscovered]));
     assert_eq!(
         error.to_string(),
         "the app cannot start: discover() found no handlers and no projections: a crate that the binary never names \
          is not linked; add `use my_crate as _;` to main.rs"
     );
-    let error = InMemoryEventBus::new()
-        .subscribe_discovered(&StateMap::new())
-        .unwrap_err();
-    assert!(matches!(
-        error.mistakes(),
-        [StartMistake::NothingDiscovered]
-    ));
+    let error = InMemoryEventBus::new().subscribe_discovered(&StateMap::new()).unwrap_err();
+    assert!(matches!(error.mistakes(), [StartMistake::NothingDiscovered]));
 }
 
 #[tokio::test]
 async fn without_discovery_nothing_is_asked_for() {
-    App::builder()
-        .start()
-        .await
-        .unwrap()
-        .settled()
-        .await
-        .unwrap();
+    App::builder().start().await.unwrap().settled().await.unwrap();
 }

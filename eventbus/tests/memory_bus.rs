@@ -12,12 +12,8 @@ use std::{
 
 use async_trait::async_trait;
 use eventbus::{
-    EventFilter, HandlerError, InMemoryEventBus, Name, NewEvent, Position, RecordedEvent, StreamId,
-    Version,
-    port::{
-        CheckpointError, Checkpoints, EventBus, PublishError, PublishRange, Subscriber,
-        Subscription,
-    },
+    EventFilter, HandlerError, InMemoryEventBus, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    port::{CheckpointError, Checkpoints, EventBus, PublishError, PublishRange, Subscriber, Subscription},
 };
 use tokio::{sync::Semaphore, task::JoinHandle};
 
@@ -60,19 +56,12 @@ struct Worker {
 
 impl Worker {
     fn new() -> Self {
-        Self {
-            got: Arc::default(),
-            failing: Arc::default(),
-            permits: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
-        }
+        Self { got: Arc::default(), failing: Arc::default(), permits: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) }
     }
 
     /// Works only when [`let_one`](Self::let_one) says so.
     fn held() -> Self {
-        Self {
-            permits: Arc::new(Semaphore::new(0)),
-            ..Self::new()
-        }
+        Self { permits: Arc::new(Semaphore::new(0)), ..Self::new() }
     }
 
     fn let_one(&self) {
@@ -90,23 +79,19 @@ impl Worker {
 
     fn join(&self, bus: &InMemoryEventBus, group: &'static str) -> Subscription {
         let worker = self.clone();
-        let subscriber = Subscriber::new(
-            Name::from_static("worker"),
-            EventFilter::All,
-            move |delivery| {
-                let worker = worker.clone();
-                Box::pin(async move {
-                    let permit = worker.permits.acquire().await;
-                    permit.expect("never closed").forget();
-                    let at = delivery.metadata().position().map_or(0, Position::get);
-                    worker.got.lock().unwrap().push(at);
-                    if worker.failing.lock().unwrap().contains(&at) {
-                        return Err(HandlerError::from("told to fail"));
-                    }
-                    Ok(())
-                })
-            },
-        );
+        let subscriber = Subscriber::new(Name::from_static("worker"), EventFilter::All, move |delivery| {
+            let worker = worker.clone();
+            Box::pin(async move {
+                let permit = worker.permits.acquire().await;
+                permit.expect("never closed").forget();
+                let at = delivery.metadata().position().map_or(0, Position::get);
+                worker.got.lock().unwrap().push(at);
+                if worker.failing.lock().unwrap().contains(&at) {
+                    return Err(HandlerError::from("told to fail"));
+                }
+                Ok(())
+            })
+        });
         bus.subscribers().add(Name::from_static(group), subscriber)
     }
 }
@@ -126,11 +111,7 @@ fn events(positions: std::ops::RangeInclusive<u64>) -> Vec<RecordedEvent> {
 
 /// Publishes as a relay does.
 async fn feed(bus: &InMemoryEventBus, events: &[RecordedEvent]) {
-    let range = PublishRange {
-        after: Position::START,
-        through: Position::START,
-        events,
-    };
+    let range = PublishRange { after: Position::START, through: Position::START, events };
     bus.publish_range(range).await.unwrap();
 }
 
@@ -162,10 +143,7 @@ async fn a_restart_resumes_after_the_checkpoint() {
     let kept = Arc::new(Kept::default());
     let (bus, worker) = (InMemoryEventBus::new(), Worker::new());
     worker.join(&bus, "a");
-    assert_eq!(
-        bus.resume_from(kept.clone()).await.unwrap(),
-        Some(Position::START)
-    );
+    assert_eq!(bus.resume_from(kept.clone()).await.unwrap(), Some(Position::START));
     feed(&bus, &events(1..=100)).await;
     let consumer = start(&bus).await;
     until("all is handled", async || worker.got().len() == 100).await;
@@ -176,10 +154,7 @@ async fn a_restart_resumes_after_the_checkpoint() {
     // a new process, and a feed that is published from a little too early on
     let (bus, worker) = (InMemoryEventBus::new(), Worker::new());
     worker.join(&bus, "a");
-    assert_eq!(
-        bus.resume_from(kept.clone()).await.unwrap(),
-        Some(Position::new(100))
-    );
+    assert_eq!(bus.resume_from(kept.clone()).await.unwrap(), Some(Position::new(100)));
     start(&bus).await;
     feed(&bus, &events(95..=102)).await;
     until("the rest is handled", async || worker.got().len() == 2).await;
@@ -191,27 +166,17 @@ async fn a_restart_resumes_after_the_checkpoint() {
 async fn the_lowest_checkpoint_decides_from_where_the_feed_is_published() {
     let kept = Arc::new(Kept::default());
     let bus = InMemoryEventBus::new();
-    assert_eq!(
-        bus.resume_from(kept.clone()).await.unwrap(),
-        None,
-        "no groups"
-    );
+    assert_eq!(bus.resume_from(kept.clone()).await.unwrap(), None, "no groups");
     let [a, b] = ["group:a", "group:b"].map(Name::from_static);
     kept.save_checkpoint(&a, Position::new(7)).await.unwrap();
     kept.save_checkpoint(&b, Position::new(4)).await.unwrap();
     let (of_a, of_b) = (Worker::new(), Worker::new());
     of_a.join(&bus, "a");
     of_b.join(&bus, "b");
-    assert_eq!(
-        bus.resume_from(kept.clone()).await.unwrap(),
-        Some(Position::new(4))
-    );
+    assert_eq!(bus.resume_from(kept.clone()).await.unwrap(), Some(Position::new(4)));
     start(&bus).await;
     feed(&bus, &events(5..=8)).await;
-    until("both groups have got theirs", async || {
-        of_a.got() == [8] && of_b.got() == [5, 6, 7, 8]
-    })
-    .await;
+    until("both groups have got theirs", async || of_a.got() == [8] && of_b.got() == [5, 6, 7, 8]).await;
 }
 
 #[tokio::test]
@@ -235,10 +200,7 @@ async fn a_failed_event_holds_the_checkpoint_back() {
     assert_eq!(from, Some(Position::new(2)));
     feed(&bus, &events(3..=5)).await;
     start(&bus).await;
-    until("the checkpoint has moved on", async || {
-        kept.get("group:a") == Some(Position::new(5))
-    })
-    .await;
+    until("the checkpoint has moved on", async || kept.get("group:a") == Some(Position::new(5))).await;
     assert_eq!(again.got(), [3, 4, 5]);
 }
 
@@ -256,10 +218,7 @@ async fn a_failed_event_that_succeeds_later_lets_the_checkpoint_go() {
     consumer.await.unwrap();
     worker.failing.lock().unwrap().clear();
     start(&bus).await;
-    until("the checkpoint has moved on", async || {
-        kept.get("group:a") == Some(Position::new(3))
-    })
-    .await;
+    until("the checkpoint has moved on", async || kept.get("group:a") == Some(Position::new(3))).await;
     assert_eq!(worker.got(), [1, 2, 3, 2]);
 }
 
@@ -273,10 +232,7 @@ async fn a_checkpoint_that_cannot_be_saved_is_saved_later() {
     let consumer = start(&bus).await;
     feed(&bus, &[event(1)]).await;
     until("the event is handled", async || worker.got() == [1]).await;
-    until("saving was tried", async || {
-        kept.refused.load(Ordering::SeqCst) > 0
-    })
-    .await;
+    until("saving was tried", async || kept.refused.load(Ordering::SeqCst) > 0).await;
     kept.broken.store(false, Ordering::SeqCst);
     bus.stop_consuming().await;
     consumer.await.unwrap();
@@ -295,10 +251,7 @@ async fn a_group_that_came_too_late_for_some_events_saves_no_checkpoint() {
         feed(&bus, &[event(position)]).await;
     }
     until("the early group is done", async || early.got().len() == 5).await;
-    until("the first are gone", async || {
-        bus.stream_info().await.stream.length == 2
-    })
-    .await;
+    until("the first are gone", async || bus.stream_info().await.stream.length == 2).await;
     late.join(&bus, "late");
     until("the late group is done", async || late.got() == [4, 5]).await;
     bus.stop_consuming().await;
@@ -314,10 +267,7 @@ async fn publishing_waits_for_a_group_that_lags_and_is_refused_when_nobody_consu
     worker.join(&bus, "slow");
     bus.publish(&events(1..=3)).await.unwrap();
     let refused = bus.publish(&[event(4)]).await;
-    assert!(
-        matches!(refused, Err(PublishError::Full { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(PublishError::Full { .. })), "{refused:?}");
 
     start(&bus).await;
     until("one is in hand", async || pending(&bus, "slow").await == 1).await;
@@ -327,10 +277,7 @@ async fn publishing_waits_for_a_group_that_lags_and_is_refused_when_nobody_consu
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    assert!(
-        !waiting.is_finished(),
-        "published though the group lags by 3"
-    );
+    assert!(!waiting.is_finished(), "published though the group lags by 3");
     worker.let_one();
     waiting.await.unwrap().unwrap();
 
@@ -344,10 +291,7 @@ async fn publishing_waits_for_a_group_that_lags_and_is_refused_when_nobody_consu
     worker.let_one(); // the delivery in hand; the next one does not begin
     stopping.await.unwrap();
     let refused = waiting.await.unwrap();
-    assert!(
-        matches!(refused, Err(PublishError::Full { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(PublishError::Full { .. })), "{refused:?}");
 }
 
 #[tokio::test]
@@ -360,10 +304,7 @@ async fn old_entries_go_when_every_group_is_done_with_them() {
         bus.publish(&[event(position)]).await.unwrap();
     }
     until("all was tried", async || worker.got().len() == 20).await;
-    until("only four are held", async || {
-        bus.stream_info().await.stream.length == 4
-    })
-    .await;
+    until("only four are held", async || bus.stream_info().await.stream.length == 4).await;
     let progress = bus.progress(&Name::from_static("a")).await.unwrap();
     assert_eq!((progress.pending, progress.failed), (1, 1));
 }
@@ -376,10 +317,7 @@ async fn without_subscribers_the_newest_events_are_held_and_publishing_goes_on()
     let worker = Worker::new();
     worker.join(&bus, "late");
     start(&bus).await;
-    until("what is held was delivered", async || {
-        worker.got() == [7, 8, 9, 10]
-    })
-    .await;
+    until("what is held was delivered", async || worker.got() == [7, 8, 9, 10]).await;
 }
 
 #[tokio::test]
@@ -389,17 +327,9 @@ async fn an_event_in_hand_of_a_group_without_handlers_is_not_acknowledged() {
     let stream = StreamId::parse("Counter", "1").unwrap();
     let record = event.recorded_as(stream, Version::FIRST, Some(Position::new(1)));
     let delivery = Delivery::new(record, Name::from_static("default"));
-    assert!(matches!(
-        dispatch(&[], &delivery).await,
-        Outcome::Unattended
-    ));
-    let other = Subscriber::new(Name::from_static("other"), EventFilter::Only(&[]), |_| {
-        Box::pin(async { Ok(()) })
-    });
-    assert!(matches!(
-        dispatch(&[other], &delivery).await,
-        Outcome::Skipped
-    ));
+    assert!(matches!(dispatch(&[], &delivery).await, Outcome::Unattended));
+    let other = Subscriber::new(Name::from_static("other"), EventFilter::Only(&[]), |_| Box::pin(async { Ok(()) }));
+    assert!(matches!(dispatch(&[other], &delivery).await, Outcome::Skipped));
 }
 
 #[tokio::test]
@@ -429,18 +359,12 @@ async fn a_group_that_comes_back_saves_no_checkpoint_past_what_it_missed() {
     bus.resume_from(kept.clone()).await.unwrap();
     let consumer = start(&bus).await;
     feed(&bus, &[event(1)]).await;
-    until("the first checkpoint is saved", async || {
-        kept.get("group:gone") == Some(Position::new(1))
-    })
-    .await;
+    until("the first checkpoint is saved", async || kept.get("group:gone") == Some(Position::new(1))).await;
     subscription.cancel();
     for position in 2..=6 {
         feed(&bus, &[event(position)]).await;
     }
-    until("only two are held", async || {
-        bus.stream_info().await.stream.length == 2
-    })
-    .await;
+    until("only two are held", async || bus.stream_info().await.stream.length == 2).await;
     gone.join(&bus, "gone");
     until("it gets what is held", async || gone.got() == [1, 5, 6]).await;
     bus.stop_consuming().await;
@@ -468,10 +392,7 @@ async fn a_bus_that_resumes_on_another_feed_forgets_the_former_one() {
         .await;
     }
     late.join(&bus, "late"); // some are gone already: without checkpoint
-    until("the late group got what is held", async || {
-        late.got().last() == Some(&8)
-    })
-    .await;
+    until("the late group got what is held", async || late.got().last() == Some(&8)).await;
     bus.stop_consuming().await;
     consumer.await.unwrap();
     feed(&bus, &[event(9)]).await;
@@ -481,9 +402,7 @@ async fn a_bus_that_resumes_on_another_feed_forgets_the_former_one() {
 
     // the same numbers now are places in another feed, of which all but one have handled the first event
     for group in ["group:failing", "group:late", "group:again"].map(Name::from_static) {
-        kept.save_checkpoint(&group, Position::new(1))
-            .await
-            .unwrap();
+        kept.save_checkpoint(&group, Position::new(1)).await.unwrap();
     }
     bus.resume_from(kept.clone()).await.unwrap();
     failing.failing.lock().unwrap().clear();
@@ -496,20 +415,14 @@ async fn a_bus_that_resumes_on_another_feed_forgets_the_former_one() {
         let progress = bus.progress(&Name::from_static(group)).await.unwrap();
         progress.unread == 0 && progress.pending == 0
     };
-    until("the rest of the former feed is handled", async || {
-        settled("failing").await && settled("late").await
-    })
-    .await;
+    until("the rest of the former feed is handled", async || settled("failing").await && settled("late").await).await;
     back.join(&bus, "back");
     again.join(&bus, "again");
     for position in 2..=4 {
         feed(&bus, &[event(position)]).await;
     }
     for worker in workers {
-        until("the other feed is handled", async || {
-            worker.got().ends_with(&[2, 3, 4])
-        })
-        .await;
+        until("the other feed is handled", async || worker.got().ends_with(&[2, 3, 4])).await;
     }
     assert_eq!(failing.got(), [2, 9, 2, 3, 4], "nothing pending is lost");
     for group in ["group:failing", "group:late", "group:again"] {

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use eventbus::{
-    Attributes, EncodeFault, Error, EventContext, EventId, ExpectedVersion, HandlerErrorKind, Name,
-    NameFault, NewEvent, StreamId, Uuid, Version, parse_uuid,
+    Attributes, EncodeFault, Error, EventContext, EventId, ExpectedVersion, HandlerErrorKind, Name, NameFault,
+    NewEvent, StreamId, Uuid, Version, parse_uuid,
     port::{RetryPolicy, StateMap},
     prelude::*,
 };
@@ -29,34 +29,17 @@ fn aggregate_ids_take_natural_keys_and_refuse_what_keys_cannot_hold() {
     }
     let long = AggregateId::try_from("é".repeat(128)).unwrap_err();
     assert_eq!(long.reason, NameFault::TooLong { bytes: 256 });
-    assert!(
-        long.to_string()
-            .ends_with("it has 256 bytes, at most 255 are allowed")
-    );
-    assert!(
-        AggregateId::new() < AggregateId::new(),
-        "later ids sort after earlier ones"
-    );
+    assert!(long.to_string().ends_with("it has 256 bytes, at most 255 are allowed"));
+    assert!(AggregateId::new() < AggregateId::new(), "later ids sort after earlier ones");
     let by_serde: Result<AggregateId, _> = serde_json::from_str("\"\\u0000\"");
-    assert!(
-        by_serde
-            .unwrap_err()
-            .to_string()
-            .contains("control character")
-    );
+    assert!(by_serde.unwrap_err().to_string().contains("control character"));
 }
 
 #[test]
 fn streams_are_named_by_two_valid_names() {
-    assert_eq!(
-        StreamId::parse("Order", "7").unwrap().to_string(),
-        "Order/7"
-    );
+    assert_eq!(StreamId::parse("Order", "7").unwrap().to_string(), "Order/7");
     assert_eq!(StreamId::parse("", "7").unwrap_err().what, "aggregate type");
-    assert_eq!(
-        StreamId::parse("Order", "").unwrap_err().what,
-        "aggregate id"
-    );
+    assert_eq!(StreamId::parse("Order", "").unwrap_err().what, "aggregate id");
     let long = Name::new("group", "x".repeat(255)).unwrap();
     let prefixed = Name::prefixed("group:", &long);
     assert!(prefixed.len() == 255 && prefixed.starts_with("group:x"));
@@ -69,10 +52,7 @@ fn ids_that_are_no_uuids_are_named() {
     let error = EventId::parse("order-7").unwrap_err();
     assert_eq!(error.to_string(), "invalid event id `order-7`: not a UUID");
     let error = parse_uuid("tenant id", &"\u{7}".repeat(50)).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        format!("invalid tenant id `{}`: not a UUID", "\\u{7}".repeat(40))
-    );
+    assert_eq!(error.to_string(), format!("invalid tenant id `{}`: not a UUID", "\\u{7}".repeat(40)));
 }
 
 #[test]
@@ -81,20 +61,11 @@ fn expectations_match_versions() {
     for (expected, at_none, at_first, text) in [
         (ExpectedVersion::Any, true, true, "any version"),
         (ExpectedVersion::NoStream, true, false, "no stream"),
-        (
-            ExpectedVersion::StreamExists,
-            false,
-            true,
-            "an existing stream",
-        ),
+        (ExpectedVersion::StreamExists, false, true, "an existing stream"),
         (ExpectedVersion::Exact(none), true, false, "version 0"),
         (ExpectedVersion::Exact(first), false, true, "version 1"),
     ] {
-        assert_eq!(
-            (expected.matches(none), expected.matches(first)),
-            (at_none, at_first),
-            "{expected}"
-        );
+        assert_eq!((expected.matches(none), expected.matches(first)), (at_none, at_first), "{expected}");
         assert_eq!(expected.to_string(), text);
     }
     assert_eq!(Version::new(u64::MAX).as_i64(), i64::MAX);
@@ -105,14 +76,8 @@ fn times_are_kept_in_utc_to_the_microsecond() {
     let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
     assert_eq!(event.occurred_at().nanosecond() % 1_000, 0);
     let given = event.with_occurred_at(datetime!(2026-01-02 03:04:05.123456789 +02:00));
-    assert_eq!(
-        given.occurred_at(),
-        datetime!(2026-01-02 01:04:05.123456 UTC)
-    );
-    assert_eq!(
-        given.occurred_at().offset(),
-        OffsetDateTime::UNIX_EPOCH.offset()
-    );
+    assert_eq!(given.occurred_at(), datetime!(2026-01-02 01:04:05.123456 UTC));
+    assert_eq!(given.occurred_at().offset(), OffsetDateTime::UNIX_EPOCH.offset());
 }
 
 #[test]
@@ -120,35 +85,21 @@ fn an_event_begins_its_own_conversation_unless_it_is_given_one() {
     let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
     assert_eq!(event.correlation_id(), event.event_id().as_uuid());
     let conversation = Uuid::now_v7();
-    let event = event.with_context(
-        EventContext::default()
-            .with_correlation(conversation)
-            .with_actor("ada"),
-    );
+    let event = event.with_context(EventContext::default().with_correlation(conversation).with_actor("ada"));
     let record = event.recorded_as(StreamId::parse("Note", "1").unwrap(), Version::FIRST, None);
     assert_eq!(record.metadata().correlation_id(), conversation);
-    assert_eq!(
-        (record.metadata().actor_id(), record.position()),
-        (Some("ada"), None)
-    );
+    assert_eq!((record.metadata().actor_id(), record.position()), (Some("ada"), None));
 }
 
 #[test]
 fn attributes_are_a_json_object_kept_as_it_came() {
     let text = r#"{ "b":1, "a":12345678901234567890123 }"#;
     let attributes = Attributes::parse(text).unwrap();
-    assert_eq!(
-        (attributes.as_json(), attributes.get("b")),
-        (text, Some(1.into()))
-    );
+    assert_eq!((attributes.as_json(), attributes.get("b")), (text, Some(1.into())));
     assert!(Attributes::parse("{}").unwrap().is_empty() && Attributes::default().as_json() == "{}");
     for bad in ["", "null", "[]", "{", "5"] {
         let error = Attributes::parse(bad).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "event attributes are not a JSON object",
-            "{bad}"
-        );
+        assert_eq!(error.to_string(), "event attributes are not a JSON object", "{bad}");
     }
 }
 
@@ -161,28 +112,15 @@ struct Noted {
 
 #[test]
 fn fields_that_would_hide_the_envelope_are_refused_when_encoding() {
-    let noted = |key: &str| Noted {
-        anything: HashMap::from([(key.into(), 1)]),
-    };
-    assert_eq!(
-        NewEvent::of(&noted("colour")).unwrap().payload(),
-        r#"{"colour":1}"#
-    );
+    let noted = |key: &str| Noted { anything: HashMap::from([(key.into(), 1)]) };
+    assert_eq!(NewEvent::of(&noted("colour")).unwrap().payload(), r#"{"colour":1}"#);
     for reserved in eventbus::RESERVED_FIELDS {
         let error = NewEvent::of(&noted(reserved)).unwrap_err();
-        assert!(
-            matches!(error.reason, EncodeFault::ReservedField(field) if field == reserved),
-            "{error:?}"
-        );
+        assert!(matches!(error.reason, EncodeFault::ReservedField(field) if field == reserved), "{error:?}");
     }
-    let report = format!(
-        "{:?}",
-        Error::from(NewEvent::of(&noted("metadata")).unwrap_err())
-    );
+    let report = format!("{:?}", Error::from(NewEvent::of(&noted("metadata")).unwrap_err()));
     assert!(
-        report.starts_with(
-            "event `Noted` cannot be encoded\n  caused by: its field `metadata` is named like"
-        ),
+        report.starts_with("event `Noted` cannot be encoded\n  caused by: its field `metadata` is named like"),
         "{report}"
     );
 }
@@ -190,48 +128,31 @@ fn fields_that_would_hide_the_envelope_are_refused_when_encoding() {
 #[test]
 fn handler_errors_say_what_becomes_of_the_delivery() {
     let plain: HandlerError = "busy".into();
-    assert_eq!(
-        (plain.kind(), plain.is_permanent()),
-        (HandlerErrorKind::Retry, false)
-    );
+    assert_eq!((plain.kind(), plain.is_permanent()), (HandlerErrorKind::Retry, false));
     let permanent = HandlerError::permanent("no such customer");
     assert!(permanent.is_permanent());
     let later = HandlerError::retry_after(Duration::from_secs(5), "rate limit");
-    assert_eq!(
-        later.kind(),
-        HandlerErrorKind::RetryAfter(Duration::from_secs(5))
-    );
+    assert_eq!(later.kind(), HandlerErrorKind::RetryAfter(Duration::from_secs(5)));
     let nested: HandlerError = eventbus::port::ReadError::Unavailable("disk".into()).into();
     assert_eq!(nested.to_string(), "event store unavailable: disk");
 }
 
 #[test]
 fn delays_double_up_to_the_longest_and_jitter_stays_below() {
-    let policy = RetryPolicy {
-        max_retries: 9,
-        first_delay: Duration::from_millis(10),
-        max_delay: Duration::from_secs(1),
-    };
-    let delays: Vec<_> = (1..=9)
-        .map(|attempt| policy.delay(attempt).as_millis())
-        .collect();
+    let policy =
+        RetryPolicy { max_retries: 9, first_delay: Duration::from_millis(10), max_delay: Duration::from_secs(1) };
+    let delays: Vec<_> = (1..=9).map(|attempt| policy.delay(attempt).as_millis()).collect();
     assert_eq!(delays, [10, 20, 40, 80, 160, 320, 640, 1_000, 1_000]);
     for attempt in [1, 5, 9, 200] {
         let (delay, jittered) = (policy.delay(attempt), policy.jittered(attempt));
-        assert!(
-            delay / 2 <= jittered && jittered <= delay,
-            "{jittered:?} of {delay:?}"
-        );
+        assert!(delay / 2 <= jittered && jittered <= delay, "{jittered:?} of {delay:?}");
     }
 }
 
 #[test]
 fn state_is_one_value_per_type() {
     let state = StateMap::new().with("a").with(1_u8).with("b");
-    assert_eq!(
-        (state.get::<&str>(), state.get::<u8>(), state.get::<u16>()),
-        (Some("b"), Some(1), None)
-    );
+    assert_eq!((state.get::<&str>(), state.get::<u8>(), state.get::<u16>()), (Some("b"), Some(1), None));
     let shown = format!("{state:?}");
     assert!(shown.contains("&str") && shown.contains("u8"), "{shown}");
 }

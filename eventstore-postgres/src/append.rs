@@ -43,11 +43,7 @@ impl AppendEvents for PgEventStore {
         }
         check_ids(stream, &events)?;
         check_payloads(stream, &events)?;
-        let append = Append {
-            stream,
-            expected,
-            events: &events,
-        };
+        let append = Append { stream, expected, events: &events };
         let settled = self.settle(append).await;
         if matches!(settled, Ok(_) | Err(AppendError::OutcomeUnknown(_))) {
             self.appended.notify();
@@ -57,9 +53,7 @@ impl AppendEvents for PgEventStore {
             Settled::Appended(places) => events
                 .into_iter()
                 .zip(places)
-                .map(|(event, (version, position))| {
-                    event.recorded_as(stream.clone(), version, Some(position))
-                })
+                .map(|(event, (version, position))| event.recorded_as(stream.clone(), version, Some(position)))
                 .collect(),
         })
     }
@@ -97,21 +91,16 @@ impl PgEventStore {
         for event in append.events {
             columns.push(event).map_err(Fault::Refused)?;
         }
-        let query: Query<'_> = sqlx::query(sql)
-            .bind(stream.aggregate_id().as_str())
-            .bind(stream.aggregate_type().as_str());
+        let query: Query<'_> =
+            sqlx::query(sql).bind(stream.aggregate_id().as_str()).bind(stream.aggregate_type().as_str());
         let query = columns.bind_to(query);
         let query = match append.expected {
-            ExpectedVersion::Exact(version) if version > Version::NONE => {
-                query.bind(version.as_i64())
-            }
+            ExpectedVersion::Exact(version) if version > Version::NONE => query.bind(version.as_i64()),
             _ => query,
         };
         let rows = self.connections.fetch_all(query).await?;
         let number = |row, column| -> Result<u64, BoxError> {
-            Ok(u64::try_from(
-                sqlx::postgres::PgRow::try_get::<i64, usize>(row, column)?,
-            )?)
+            Ok(u64::try_from(sqlx::postgres::PgRow::try_get::<i64, usize>(row, column)?)?)
         };
         rows.iter()
             .map(|row| Ok((number(row, 0)?.into(), number(row, 1)?.into())))
@@ -143,10 +132,7 @@ impl PgEventStore {
 
 impl Append<'_> {
     fn refused(&self, source: BoxError) -> AppendError {
-        AppendError::Refused {
-            stream: self.stream.clone(),
-            source,
-        }
+        AppendError::Refused { stream: self.stream.clone(), source }
     }
 
     /// Whether the stream at `actual` has left the expected version behind: what is refused now is refused for ever.
@@ -177,12 +163,7 @@ impl Effort {
     const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
     fn new(patience: Duration) -> Self {
-        Self {
-            patience,
-            deadline: None,
-            next_pause: Self::FIRST_PAUSE,
-            doubt: None,
-        }
+        Self { patience, deadline: None, next_pause: Self::FIRST_PAUSE, doubt: None }
     }
 
     /// Remembers that a statement went out without an answer.
@@ -212,11 +193,7 @@ impl Effort {
     fn conflict(&mut self, append: Append<'_>, actual: Version) -> AppendError {
         match self.doubt.take() {
             Some(doubt) if !append.is_overtaken(actual) => AppendError::OutcomeUnknown(doubt),
-            _ => AppendError::Conflict {
-                stream: append.stream.clone(),
-                expected: append.expected,
-                actual,
-            },
+            _ => AppendError::Conflict { stream: append.stream.clone(), expected: append.expected, actual },
         }
     }
 }

@@ -17,22 +17,14 @@ impl Checkpoints for PgEventStore {
         let Some(row) = rows.map_err(|fault| fault.of_checkpoint(name))?.pop() else {
             return Ok(None);
         };
-        let position: i64 = row
-            .try_get(0)
-            .map_err(|error| CheckpointError::new(name, error))?;
+        let position: i64 = row.try_get(0).map_err(|error| CheckpointError::new(name, error))?;
         u64::try_from(position)
             .map(|position| Some(Position::new(position)))
             .map_err(|error| CheckpointError::new(name, error))
     }
 
-    async fn save_checkpoint(
-        &self,
-        name: &Name,
-        position: Position,
-    ) -> Result<(), CheckpointError> {
-        let query = sqlx::query(self.statements.save_checkpoint.clone())
-            .bind(name.as_str())
-            .bind(position.as_i64());
+    async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
+        let query = sqlx::query(self.statements.save_checkpoint.clone()).bind(name.as_str()).bind(position.as_i64());
         let saved = self.connections.fetch_all(query).await;
         saved.map(drop).map_err(|fault| fault.of_checkpoint(name))
     }

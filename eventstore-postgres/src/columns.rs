@@ -42,8 +42,7 @@ impl<'e> EventColumns<'e> {
         self.tenant_ids.push(context.tenant_id);
         self.actor_ids.push(context.actor_id.as_deref());
         let attributes = &context.attributes;
-        self.metadata
-            .push((!attributes.is_empty()).then(|| attributes.as_json()));
+        self.metadata.push((!attributes.is_empty()).then(|| attributes.as_json()));
         Ok(())
     }
 

@@ -56,8 +56,7 @@ impl PgEventStoreConfig {
     ///
     /// A second more than the server has: its answer says for certain that nothing was kept, ours cannot.
     pub(crate) fn answer_timeout(&self) -> Duration {
-        self.statement_timeout
-            .saturating_add(Duration::from_secs(1))
+        self.statement_timeout.saturating_add(Duration::from_secs(1))
     }
 
     /// The server as errors and logs may name it.
@@ -68,20 +67,12 @@ impl PgEventStoreConfig {
     /// What every connection is opened with.
     pub(crate) fn connect_options(&self) -> Result<PgConnectOptions, PgConnectError> {
         self.check()?;
-        let scheme = self
-            .database_url
-            .split_once("://")
-            .map(|(scheme, _)| scheme);
+        let scheme = self.database_url.split_once("://").map(|(scheme, _)| scheme);
         if !matches!(scheme, Some("postgres" | "postgresql")) {
-            return Err(PgConnectError::InvalidUrl {
-                source: "it does not begin with `postgres://`".into(),
-            });
+            return Err(PgConnectError::InvalidUrl { source: "it does not begin with `postgres://`".into() });
         }
-        let options = PgConnectOptions::from_str(&self.database_url).map_err(|error| {
-            PgConnectError::InvalidUrl {
-                source: error.into(),
-            }
-        })?;
+        let options = PgConnectOptions::from_str(&self.database_url)
+            .map_err(|error| PgConnectError::InvalidUrl { source: error.into() })?;
         let options = match options.get_application_name() {
             Some(_) => options,
             None => options.application_name("eventbus"),
@@ -99,10 +90,9 @@ impl PgEventStoreConfig {
         if self.max_connections == 0 {
             return invalid("max_connections", "at least 1 is needed");
         }
-        for (field, duration) in [
-            ("connect_timeout", self.connect_timeout),
-            ("statement_timeout", self.statement_timeout),
-        ] {
+        for (field, duration) in
+            [("connect_timeout", self.connect_timeout), ("statement_timeout", self.statement_timeout)]
+        {
             if duration < Duration::from_millis(1) {
                 return invalid(field, "at least a millisecond is needed");
             }

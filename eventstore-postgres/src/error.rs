@@ -68,9 +68,7 @@ pub enum PgConnectError {
         needed: u32,
     },
     /// A newer release made the tables.
-    #[error(
-        "schema `{schema}` is at migration {found}, this release knows {known}: upgrade eventstore-postgres"
-    )]
+    #[error("schema `{schema}` is at migration {found}, this release knows {known}: upgrade eventstore-postgres")]
     SchemaTooNew {
         /// The schema.
         schema: String,
@@ -159,9 +157,9 @@ impl PgPrecondition {
             Self::SequenceSettings { sequence, .. } => {
                 format!("ALTER SEQUENCE {sequence} CACHE 1 INCREMENT 1 NO CYCLE")
             }
-            Self::SequenceBehind {
-                sequence, stored, ..
-            } => format!("stop all writers, then SELECT setval('{sequence}', {stored})"),
+            Self::SequenceBehind { sequence, stored, .. } => {
+                format!("stop all writers, then SELECT setval('{sequence}', {stored})")
+            }
         }
     }
 }

@@ -32,12 +32,7 @@ struct Place {
 #[async_trait]
 impl ReadFeed for PgEventStore {
     fn read_all(&self, after: Position) -> RecordStream<'_> {
-        let start = Place {
-            after: after.as_i64(),
-            bound: None,
-            is_long: false,
-            is_final: false,
-        };
+        let start = Place { after: after.as_i64(), bound: None, is_long: false, is_final: false };
         paged(start, move |place| self.feed_page(place))
     }
 
@@ -56,11 +51,8 @@ impl PgEventStore {
     async fn safe_bound(&self, known: i64) -> Result<i64, ReadError> {
         let query = sqlx::query(self.statements.safe_bound.clone()).bind(known);
         let rows = self.connections.fetch_all(query).await?;
-        let row = rows
-            .first()
-            .ok_or_else(|| ReadError::Unavailable("no answer".into()))?;
-        row.try_get(0)
-            .map_err(|error| ReadError::Unavailable(error.into()))
+        let row = rows.first().ok_or_else(|| ReadError::Unavailable("no answer".into()))?;
+        row.try_get(0).map_err(|error| ReadError::Unavailable(error.into()))
     }
 
     async fn feed_page(&self, place: Place) -> Result<Page<Place>, ReadError> {
@@ -71,27 +63,14 @@ impl PgEventStore {
         if bound <= place.after {
             return Ok((Vec::new(), None));
         }
-        let query = sqlx::query(self.statements.read_page.clone())
-            .bind(place.after)
-            .bind(bound)
-            .bind(PAGE);
+        let query = sqlx::query(self.statements.read_page.clone()).bind(place.after).bind(bound).bind(PAGE);
         let rows = self.connections.fetch_all(query).await?;
         let (events, is_last) = decode_page(&rows)?;
         let last = events.last().and_then(RecordedEvent::position);
         let next = match last {
-            Some(last) if !is_last => Some(Place {
-                after: last.as_i64(),
-                bound: Some(bound),
-                is_long: true,
-                ..place
-            }),
+            Some(last) if !is_last => Some(Place { after: last.as_i64(), bound: Some(bound), is_long: true, ..place }),
             // positions up to the bound that hold no event never will
-            _ if place.is_long && !place.is_final => Some(Place {
-                after: bound,
-                bound: None,
-                is_final: true,
-                ..place
-            }),
+            _ if place.is_long && !place.is_final => Some(Place { after: bound, bound: None, is_final: true, ..place }),
             _ => None,
         };
         Ok((events, next))

@@ -14,11 +14,8 @@ struct Migration {
 }
 
 /// All migrations of this release, oldest first.
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "events",
-    sql: include_str!("../migrations/0001_events.sql"),
-}];
+const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, name: "events", sql: include_str!("../migrations/0001_events.sql") }];
 
 /// The migration that this release needs.
 const NEWEST: u32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
@@ -39,18 +36,11 @@ impl Migration {
 
 /// Everything [`run`] does, as one text that can be run again.
 pub(crate) fn script(schema: &Schema) -> String {
-    let mut script = format!(
-        "BEGIN;\n\n{LOCK};\n{CREATE_SCHEMA};\n{};\n",
-        CREATE_TABLE.trim()
-    );
+    let mut script = format!("BEGIN;\n\n{LOCK};\n{CREATE_SCHEMA};\n{};\n", CREATE_TABLE.trim());
     for migration in MIGRATIONS {
         let Migration { version, name, sql } = migration;
         // writing to a string cannot fail
-        let _ = write!(
-            script,
-            "\n-- Migration {version}: {name}\n\n{sql}\n{};\n",
-            migration.record()
-        );
+        let _ = write!(script, "\n-- Migration {version}: {name}\n\n{sql}\n{};\n", migration.record());
     }
     script.push_str("\nCOMMIT;\n");
     schema.fill(&script)
@@ -70,17 +60,10 @@ pub(crate) async fn run(session: &mut Session, schema: &Schema) -> Result<(), Pg
     }
     session.run(statement(CREATE_TABLE)).await?;
     let found = found(session, schema).await?;
-    for migration in MIGRATIONS
-        .iter()
-        .filter(|migration| migration.version > found)
-    {
+    for migration in MIGRATIONS.iter().filter(|migration| migration.version > found) {
         session.run(statement(migration.sql)).await?;
         session.run(statement(&migration.record())).await?;
-        tracing::info!(
-            schema = schema.name(),
-            migration = migration.name,
-            "migrated"
-        );
+        tracing::info!(schema = schema.name(), migration = migration.name, "migrated");
     }
     session.run(statement("COMMIT")).await
 }
@@ -89,11 +72,7 @@ pub(crate) async fn run(session: &mut Session, schema: &Schema) -> Result<(), Pg
 pub(crate) async fn check(session: &mut Session, schema: &Schema) -> Result<(), PgConnectError> {
     let found = found(session, schema).await?;
     if found < NEWEST {
-        return Err(PgConnectError::NotMigrated {
-            schema: schema.name().into(),
-            found,
-            needed: NEWEST,
-        });
+        return Err(PgConnectError::NotMigrated { schema: schema.name().into(), found, needed: NEWEST });
     }
     Ok(())
 }
@@ -107,10 +86,7 @@ async fn present(session: &mut Session, schema: &Schema) -> Result<Present, PgCo
     let query = sqlx::query(include_str!("sql/tables_present.sql")).bind(schema.name());
     let row = session.fetch_one(query).await?;
     let flag = |name| sqlx::Row::try_get(&row, name).map_err(|error| session.unreadable(error));
-    Ok(Present {
-        schema: flag("schema_exists")?,
-        migrations: flag("migrations_exist")?,
-    })
+    Ok(Present { schema: flag("schema_exists")?, migrations: flag("migrations_exist")? })
 }
 
 /// The newest migration that the database has seen; 0 is none.
@@ -120,15 +96,10 @@ async fn found(session: &mut Session, schema: &Schema) -> Result<u32, PgConnectE
     }
     let query = sqlx::query(schema.statement(include_str!("sql/migrated.sql")));
     let row = session.fetch_one(query).await?;
-    let version: Option<i32> =
-        sqlx::Row::try_get(&row, 0).map_err(|error| session.unreadable(error))?;
+    let version: Option<i32> = sqlx::Row::try_get(&row, 0).map_err(|error| session.unreadable(error))?;
     let found = u32::try_from(version.unwrap_or(0)).map_err(|error| session.unreadable(error))?;
     if found > NEWEST {
-        return Err(PgConnectError::SchemaTooNew {
-            schema: schema.name().into(),
-            found,
-            known: NEWEST,
-        });
+        return Err(PgConnectError::SchemaTooNew { schema: schema.name().into(), found, known: NEWEST });
     }
     Ok(found)
 }

@@ -45,19 +45,14 @@ impl Connections {
             })
             .after_connect(|connection, _| Box::pin(refuse_standby(connection)))
             .connect_lazy_with(options);
-        Self {
-            pool,
-            answer_timeout: config.answer_timeout(),
-        }
+        Self { pool, answer_timeout: config.answer_timeout() }
     }
 
     /// Runs one statement and reads its answer to the end, which is when it is committed.
     pub(crate) async fn fetch_all(&self, query: Query<'_>) -> Result<Vec<PgRow>, Fault> {
         let connection = self.pool.acquire().await;
-        let mut lease = Lease {
-            connection: connection.map_err(|error| Fault::NotSent(error.into()))?,
-            is_midway: true,
-        };
+        let mut lease =
+            Lease { connection: connection.map_err(|error| Fault::NotSent(error.into()))?, is_midway: true };
         let answer = timeout(self.answer_timeout, query.fetch_all(&mut *lease.connection)).await;
         let answer = match answer {
             Ok(answer) => answer.map_err(Fault::of_statement),
@@ -89,10 +84,7 @@ impl Drop for Lease {
 
 /// After a failover the same address may be a standby, where the locks behind the feed cannot be seen.
 async fn refuse_standby(connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
-    if sqlx::query_scalar("SELECT pg_is_in_recovery()")
-        .fetch_one(connection)
-        .await?
-    {
+    if sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(connection).await? {
         return Err(sqlx::Error::Protocol("the server is a standby".into()));
     }
     Ok(())

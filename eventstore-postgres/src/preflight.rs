@@ -20,10 +20,7 @@ pub(crate) async fn check_server(session: &mut Session) -> Result<(), PgConnectE
 }
 
 /// Checks the sequence of positions, once the tables are there.
-pub(crate) async fn check_sequence(
-    session: &mut Session,
-    schema: &Schema,
-) -> Result<(), PgConnectError> {
+pub(crate) async fn check_sequence(session: &mut Session, schema: &Schema) -> Result<(), PgConnectError> {
     let query = sqlx::query(schema.statement(include_str!("sql/preflight_sequence.sql")));
     let row = session.fetch_one(query).await?;
     let sequence = Sequence::read(&row, schema).map_err(|error| session.unreadable(error))?;
@@ -31,10 +28,7 @@ pub(crate) async fn check_sequence(
 }
 
 fn refused(session: &Session, fault: PgPrecondition) -> PgConnectError {
-    PgConnectError::Precondition {
-        server: session.server().into(),
-        fault,
-    }
+    PgConnectError::Precondition { server: session.server().into(), fault }
 }
 
 struct Server {
@@ -62,9 +56,7 @@ impl Server {
 
     fn judge(self) -> Result<(), PgPrecondition> {
         if self.version_number < OLDEST_VERSION {
-            return Err(PgPrecondition::ServerVersion {
-                number: self.version_number,
-            });
+            return Err(PgPrecondition::ServerVersion { number: self.version_number });
         }
         // before `read_only`, which a standby is too
         if self.standby {
@@ -77,9 +69,7 @@ impl Server {
             return Err(PgPrecondition::SynchronousCommitOff);
         }
         if self.encoding != "UTF8" {
-            return Err(PgPrecondition::Encoding {
-                encoding: self.encoding,
-            });
+            return Err(PgPrecondition::Encoding { encoding: self.encoding });
         }
         Ok(())
     }
@@ -128,11 +118,7 @@ impl Sequence {
             });
         }
         if self.drawn < self.stored {
-            return Err(PgPrecondition::SequenceBehind {
-                sequence: self.name,
-                drawn: self.drawn,
-                stored: self.stored,
-            });
+            return Err(PgPrecondition::SequenceBehind { sequence: self.name, drawn: self.drawn, stored: self.stored });
         }
         Ok(())
     }
@@ -157,30 +143,17 @@ mod tests {
     #[test]
     fn an_old_server_and_a_standby_are_refused() {
         assert_eq!(good().judge(), Ok(()));
-        let old = Server {
-            version_number: 120_022,
-            ..good()
-        };
+        let old = Server { version_number: 120_022, ..good() };
         let fault = old.judge().unwrap_err();
-        assert_eq!(
-            fault.to_string(),
-            "the server is version 12.22, at least 13 is needed"
-        );
-        let standby = Server {
-            standby: true,
-            read_only: true,
-            ..good()
-        };
+        assert_eq!(fault.to_string(), "the server is version 12.22, at least 13 is needed");
+        let standby = Server { standby: true, read_only: true, ..good() };
         assert_eq!(standby.judge(), Err(PgPrecondition::Standby));
     }
 
     #[test]
     fn a_commit_that_waits_for_this_disk_is_enough() {
         for setting in ["on", "local", "remote_write", "remote_apply"] {
-            let server = Server {
-                synchronous_commit: setting.into(),
-                ..good()
-            };
+            let server = Server { synchronous_commit: setting.into(), ..good() };
             assert_eq!(server.judge(), Ok(()), "{setting}");
         }
     }

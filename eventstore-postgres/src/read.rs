@@ -14,12 +14,7 @@ use crate::{
 
 #[async_trait]
 impl ReadStream for PgEventStore {
-    fn read_stream(
-        &self,
-        stream: &StreamId,
-        from: Version,
-        direction: Direction,
-    ) -> RecordStream<'_> {
+    fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
         let stream = stream.clone();
         paged(from, move |from| {
             let stream = stream.clone();
@@ -34,14 +29,9 @@ impl ReadStream for PgEventStore {
         let Some(row) = self.connections.fetch_all(query).await?.pop() else {
             return Ok(Version::NONE);
         };
-        let corrupt = |source| ReadError::Corrupt {
-            place: format!("stream `{stream}`"),
-            source,
-        };
+        let corrupt = |source| ReadError::Corrupt { place: format!("stream `{stream}`"), source };
         let version: i64 = row.try_get(0).map_err(|error| corrupt(error.into()))?;
-        u64::try_from(version)
-            .map(Version::new)
-            .map_err(|_| corrupt(format!("its version is {version}").into()))
+        u64::try_from(version).map(Version::new).map_err(|_| corrupt(format!("its version is {version}").into()))
     }
 }
 

@@ -3,8 +3,7 @@
 //! Nothing in a row is trusted: someone else may have written it. What is no event is an error that names its place.
 
 use eventbus::{
-    Attributes, BoxError, EventId, Metadata, Name, Position, RecordedEvent, StreamId, Version,
-    port::ReadError,
+    Attributes, BoxError, EventId, Metadata, Name, Position, RecordedEvent, StreamId, Version, port::ReadError,
 };
 use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow};
 use time::OffsetDateTime;
@@ -102,8 +101,7 @@ impl<'r> Columns<'r> {
 
 /// Whether a valid JSON text is an object.
 fn is_object(json: &str) -> bool {
-    json.trim_start_matches([' ', '\t', '\n', '\r'])
-        .starts_with('{')
+    json.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{')
 }
 
 /// A number that counts from 1.

@@ -46,10 +46,7 @@ impl Known {
     /// Reads the rows of `resolve.sql`.
     pub(crate) fn read(rows: &[PgRow]) -> Result<Self, ReadError> {
         let unreadable = |error: sqlx::Error| ReadError::Unavailable(error.into());
-        let mut known = Self {
-            actual: Version::NONE,
-            found: Vec::new(),
-        };
+        let mut known = Self { actual: Version::NONE, found: Vec::new() };
         for row in rows {
             let actual: i64 = row.try_get(0).map_err(unreadable)?;
             known.actual = Version::new(u64::try_from(actual).unwrap_or(0));
@@ -62,13 +59,11 @@ impl Known {
 
     /// Decides; the ids first, because a repeated append usually finds its stream elsewhere too.
     pub(crate) fn judge(self, append: Append<'_>) -> Result<Verdict, AppendError> {
-        Ok(
-            match first_result(append.stream, &append.ids(), self.found)? {
-                Some(records) => Verdict::Stored(records),
-                None if append.expected.matches(self.actual) => Verdict::TryAgain,
-                None => Verdict::Conflict(self.actual),
-            },
-        )
+        Ok(match first_result(append.stream, &append.ids(), self.found)? {
+            Some(records) => Verdict::Stored(records),
+            None if append.expected.matches(self.actual) => Verdict::TryAgain,
+            None => Verdict::Conflict(self.actual),
+        })
     }
 }
 
@@ -80,28 +75,16 @@ mod tests {
     fn judge(expected: ExpectedVersion, actual: u64, is_stored: bool) -> Verdict {
         let stream = StreamId::parse("Order", "a").unwrap();
         let event = NewEvent::new(Name::from_static("Placed"), 1, "{}");
-        let stored = event
-            .clone()
-            .recorded_as(stream.clone(), 4.into(), Some(Position::new(9)));
-        let known = Known {
-            actual: actual.into(),
-            found: is_stored.then_some(stored).into_iter().collect(),
-        };
-        let append = Append {
-            stream: &stream,
-            expected,
-            events: &[event],
-        };
+        let stored = event.clone().recorded_as(stream.clone(), 4.into(), Some(Position::new(9)));
+        let known = Known { actual: actual.into(), found: is_stored.then_some(stored).into_iter().collect() };
+        let append = Append { stream: &stream, expected, events: &[event] };
         known.judge(append).unwrap()
     }
 
     #[test]
     fn what_is_stored_is_no_conflict_whatever_is_expected() {
         for expected in [ExpectedVersion::Any, ExpectedVersion::NoStream] {
-            assert!(
-                matches!(judge(expected, 9, true), Verdict::Stored(_)),
-                "{expected}"
-            );
+            assert!(matches!(judge(expected, 9, true), Verdict::Stored(_)), "{expected}");
         }
     }
 

@@ -18,9 +18,7 @@ impl Schema {
         } else if name.len() > MAX_IDENTIFIER_BYTES {
             "it has more than 63 bytes"
         } else if !name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-            || !name
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
         {
             "only lower-case letters, digits and underscores are allowed, and no digit first"
         } else if name.starts_with("pg_") || name == "information_schema" {
@@ -29,11 +27,7 @@ impl Schema {
             return Ok(Self(name.into()));
         };
         Err(PgConnectError::InvalidSchema {
-            schema: name
-                .chars()
-                .take(MAX_IDENTIFIER_BYTES)
-                .flat_map(char::escape_debug)
-                .collect(),
+            schema: name.chars().take(MAX_IDENTIFIER_BYTES).flat_map(char::escape_debug).collect(),
             reason,
         })
     }
@@ -50,16 +44,13 @@ impl Schema {
         let hash = self
             .0
             .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-            });
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
         hash % ((1 << 19) - 1) + 1
     }
 
     /// Replaces the placeholders `{schema}` and `{namespace}` of a text of ours.
     pub(crate) fn fill(&self, sql: &str) -> String {
-        sql.replace("{schema}", &format!("\"{}\"", self.0))
-            .replace("{namespace}", &self.lock_namespace().to_string())
+        sql.replace("{schema}", &format!("\"{}\"", self.0)).replace("{namespace}", &self.lock_namespace().to_string())
     }
 
     /// A statement of ours for this schema.
@@ -79,23 +70,9 @@ mod tests {
             assert_eq!(Schema::new(name).unwrap().name(), name);
         }
         let long = "x".repeat(64);
-        for name in [
-            "",
-            "Orders",
-            "1a",
-            "a-b",
-            "a b",
-            "a\"; DROP",
-            "é",
-            "pg_x",
-            "information_schema",
-            &long,
-        ] {
+        for name in ["", "Orders", "1a", "a-b", "a b", "a\"; DROP", "é", "pg_x", "information_schema", &long] {
             let error = Schema::new(name).unwrap_err();
-            assert!(
-                matches!(error, PgConnectError::InvalidSchema { .. }),
-                "{name}: {error}"
-            );
+            assert!(matches!(error, PgConnectError::InvalidSchema { .. }), "{name}: {error}");
         }
     }
 

@@ -9,9 +9,7 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-use crate::{
-    config::PgEventStoreConfig, error::PgConnectError, fault::NoAnswerWithin, pool::Query,
-};
+use crate::{config::PgEventStoreConfig, error::PgConnectError, fault::NoAnswerWithin, pool::Query};
 
 pub(crate) struct Session {
     connection: PgConnection,
@@ -20,22 +18,14 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) async fn open(
-        config: &PgEventStoreConfig,
-        options: &PgConnectOptions,
-    ) -> Result<Self, PgConnectError> {
+    pub(crate) async fn open(config: &PgEventStoreConfig, options: &PgConnectOptions) -> Result<Self, PgConnectError> {
         let server = config.server();
         match timeout(config.connect_timeout, options.connect()).await {
-            Ok(Ok(connection)) => Ok(Self {
-                connection,
-                server,
-                answer_timeout: config.answer_timeout(),
-            }),
+            Ok(Ok(connection)) => Ok(Self { connection, server, answer_timeout: config.answer_timeout() }),
             Ok(Err(error)) => Err(sort(server, error)),
-            Err(_) => Err(PgConnectError::Unreachable {
-                server,
-                source: NoAnswerWithin(config.connect_timeout).into(),
-            }),
+            Err(_) => {
+                Err(PgConnectError::Unreachable { server, source: NoAnswerWithin(config.connect_timeout).into() })
+            }
         }
     }
 
@@ -51,11 +41,7 @@ impl Session {
 
     /// Runs statements that have no parameters and whose answers nobody needs.
     pub(crate) async fn run(&mut self, sql: SqlStr) -> Result<(), PgConnectError> {
-        let answer = timeout(
-            self.answer_timeout,
-            self.connection.execute(sqlx::raw_sql(sql)),
-        )
-        .await;
+        let answer = timeout(self.answer_timeout, self.connection.execute(sqlx::raw_sql(sql))).await;
         self.answered(answer).map(drop)
     }
 
@@ -67,10 +53,7 @@ impl Session {
 
     /// Turns an answer that makes no sense into an error.
     pub(crate) fn unreadable(&self, error: impl Into<BoxError>) -> PgConnectError {
-        PgConnectError::Refused {
-            server: self.server.clone(),
-            source: error.into(),
-        }
+        PgConnectError::Refused { server: self.server.clone(), source: error.into() }
     }
 
     fn answered<T>(
@@ -91,15 +74,7 @@ fn sort(server: String, error: sqlx::Error) -> PgConnectError {
     let answered = error
         .as_database_error()
         // too many connections, starting up, shutting down: it will pass
-        .is_some_and(|answer| {
-            !answer
-                .code()
-                .is_some_and(|code| code.starts_with("57P") || code == "53300")
-        });
+        .is_some_and(|answer| !answer.code().is_some_and(|code| code.starts_with("57P") || code == "53300"));
     let source = error.into();
-    if answered {
-        PgConnectError::Refused { server, source }
-    } else {
-        PgConnectError::Unreachable { server, source }
-    }
+    if answered { PgConnectError::Refused { server, source } } else { PgConnectError::Unreachable { server, source } }
 }

@@ -24,16 +24,10 @@ pub(crate) struct Statements {
 impl Statements {
     pub(crate) fn new(schema: &Schema) -> Self {
         let append = |claim: &str| {
-            schema.statement(
-                &uncommented(include_str!("sql/append.sql"))
-                    .replace("{claim}", &uncommented(claim)),
-            )
+            schema.statement(&uncommented(include_str!("sql/append.sql")).replace("{claim}", &uncommented(claim)))
         };
-        let statement = |sql: &str| {
-            schema.statement(
-                &uncommented(sql).replace("{record}", include_str!("sql/record.sql").trim()),
-            )
-        };
+        let statement =
+            |sql: &str| schema.statement(&uncommented(sql).replace("{record}", include_str!("sql/record.sql").trim()));
         Self {
             append_new: append(include_str!("sql/claim_new.sql")),
             append_exact: append(include_str!("sql/claim_exact.sql")),
@@ -55,9 +49,7 @@ impl Statements {
         match expected {
             ExpectedVersion::Any => &self.append_any,
             ExpectedVersion::StreamExists => &self.append_existing,
-            ExpectedVersion::Exact(version) if version > eventbus::Version::NONE => {
-                &self.append_exact
-            }
+            ExpectedVersion::Exact(version) if version > eventbus::Version::NONE => &self.append_exact,
             ExpectedVersion::NoStream | ExpectedVersion::Exact(_) => &self.append_new,
         }
     }

@@ -5,8 +5,8 @@ use std::fmt;
 use eventbus::port::{AppendSignal, EventStore};
 
 use crate::{
-    config::PgEventStoreConfig, error::PgConnectError, migrate, pool::Connections, preflight,
-    schema::Schema, session::Session, statements::Statements,
+    config::PgEventStoreConfig, error::PgConnectError, migrate, pool::Connections, preflight, schema::Schema,
+    session::Session, statements::Statements,
 };
 
 /// An event store in a PostgreSQL database.
@@ -36,11 +36,7 @@ impl PgEventStore {
     /// # }
     /// ```
     pub async fn connect(database_url: impl Into<String>) -> Result<Self, PgConnectError> {
-        Self::connect_with(PgEventStoreConfig {
-            database_url: database_url.into(),
-            ..Default::default()
-        })
-        .await
+        Self::connect_with(PgEventStoreConfig { database_url: database_url.into(), ..Default::default() }).await
     }
 
     /// Connects as `config` says.

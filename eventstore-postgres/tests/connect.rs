@@ -30,10 +30,7 @@ async fn a_url_that_is_none_is_refused() {
         "postgres://u:secret@localhost/db?sslmode=perhaps",
     ] {
         let error = PgEventStore::connect(url).await.unwrap_err();
-        assert!(
-            matches!(error, PgConnectError::InvalidUrl { .. }),
-            "{url}: {error:?}"
-        );
+        assert!(matches!(error, PgConnectError::InvalidUrl { .. }), "{url}: {error:?}");
         assert!(!error.is_retryable());
         assert!(!format!("{error:?}").contains("secret"), "{error:?}");
     }
@@ -43,49 +40,18 @@ async fn a_url_that_is_none_is_refused() {
 async fn a_configuration_that_makes_no_sense_is_refused() {
     let good = PgEventStoreConfig::default;
     for (config, field) in [
-        (
-            PgEventStoreConfig {
-                max_connections: 0,
-                ..good()
-            },
-            "max_connections",
-        ),
-        (
-            PgEventStoreConfig {
-                connect_timeout: Duration::ZERO,
-                ..good()
-            },
-            "connect_timeout",
-        ),
-        (
-            PgEventStoreConfig {
-                statement_timeout: Duration::ZERO,
-                ..good()
-            },
-            "statement_timeout",
-        ),
+        (PgEventStoreConfig { max_connections: 0, ..good() }, "max_connections"),
+        (PgEventStoreConfig { connect_timeout: Duration::ZERO, ..good() }, "connect_timeout"),
+        (PgEventStoreConfig { statement_timeout: Duration::ZERO, ..good() }, "statement_timeout"),
     ] {
         match refused(config).await {
             PgConnectError::InvalidConfig { field: named, .. } => assert_eq!(named, field),
             other => panic!("{field}: {other:?}"),
         }
     }
-    for schema in [
-        "",
-        "Orders",
-        "a b",
-        "x\"; DROP SCHEMA public; --",
-        "pg_events",
-    ] {
-        let error = refused(PgEventStoreConfig {
-            schema: schema.into(),
-            ..good()
-        })
-        .await;
-        assert!(
-            matches!(error, PgConnectError::InvalidSchema { .. }),
-            "{schema}: {error:?}"
-        );
+    for schema in ["", "Orders", "a b", "x\"; DROP SCHEMA public; --", "pg_events"] {
+        let error = refused(PgEventStoreConfig { schema: schema.into(), ..good() }).await;
+        assert!(matches!(error, PgConnectError::InvalidSchema { .. }), "{schema}: {error:?}");
         assert!(PgEventStore::migrations_sql(schema).is_err());
     }
 }
@@ -98,17 +64,9 @@ async fn a_server_that_is_not_there_is_unreachable() {
         ..Default::default()
     })
     .await;
-    assert!(
-        matches!(error, PgConnectError::Unreachable { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, PgConnectError::Unreachable { .. }), "{error:?}");
     assert!(error.is_retryable());
-    assert!(
-        error
-            .to_string()
-            .contains(&format!("postgres://u@127.0.0.1:{port}/db")),
-        "{error}"
-    );
+    assert!(error.to_string().contains(&format!("postgres://u@127.0.0.1:{port}/db")), "{error}");
 }
 
 #[tokio::test]
@@ -122,15 +80,8 @@ async fn a_server_that_never_answers_is_unreachable_in_time() {
         ..Default::default()
     })
     .await;
-    assert!(
-        matches!(error, PgConnectError::Unreachable { .. }),
-        "{error:?}"
-    );
-    assert!(
-        begin.elapsed() < Duration::from_secs(5),
-        "it took {:?}",
-        begin.elapsed()
-    );
+    assert!(matches!(error, PgConnectError::Unreachable { .. }), "{error:?}");
+    assert!(begin.elapsed() < Duration::from_secs(5), "it took {:?}", begin.elapsed());
 }
 
 #[tokio::test]
@@ -164,16 +115,9 @@ async fn many_processes_may_connect_at_once() {
 #[tokio::test]
 async fn tables_are_not_made_unless_wanted() {
     let schema = TestSchema::new();
-    let by_hand = PgEventStoreConfig {
-        migrate: false,
-        ..schema.config()
-    };
+    let by_hand = PgEventStoreConfig { migrate: false, ..schema.config() };
     match refused(by_hand.clone()).await {
-        PgConnectError::NotMigrated {
-            found: 0,
-            needed: 1,
-            schema,
-        } => assert_eq!(schema, by_hand.schema),
+        PgConnectError::NotMigrated { found: 0, needed: 1, schema } => assert_eq!(schema, by_hand.schema),
         other => panic!("{other:?}"),
     }
     PgEventStore::migrate(&by_hand).await.unwrap();
@@ -184,10 +128,7 @@ async fn tables_are_not_made_unless_wanted() {
 #[tokio::test]
 async fn an_administrator_may_make_the_tables() {
     let schema = TestSchema::new();
-    let by_hand = PgEventStoreConfig {
-        migrate: false,
-        ..schema.config()
-    };
+    let by_hand = PgEventStoreConfig { migrate: false, ..schema.config() };
     let sql = PgEventStore::migrations_sql(&by_hand.schema).unwrap();
     let mut admin = connect(test_servers::postgres_url()).await;
     for _ in 0..2 {
@@ -212,22 +153,13 @@ async fn a_role_without_rights_to_create_can_use_the_tables() {
     run(&mut admin, &sql).await;
     let mut config = schema.config();
     // the role by a start option: whatever the way to log in is, it is the one of the tests
-    config
-        .database_url
-        .push_str(&format!("?options[role]={name}"));
+    config.database_url.push_str(&format!("?options[role]={name}"));
     let store = open(config).await;
     add(&store, &stream(), 1).await;
-    store
-        .save_checkpoint(&Name::from_static("reader"), Position::new(1))
-        .await
-        .unwrap();
+    store.save_checkpoint(&Name::from_static("reader"), Position::new(1)).await.unwrap();
     assert_eq!(feed(&store).await.len(), 1);
     store.close().await;
-    run(
-        &mut admin,
-        &format!("DROP OWNED BY {name}; DROP ROLE {name}"),
-    )
-    .await;
+    run(&mut admin, &format!("DROP OWNED BY {name}; DROP ROLE {name}")).await;
 }
 
 #[tokio::test]
@@ -235,25 +167,10 @@ async fn tables_of_a_newer_release_are_refused() {
     let schema = TestSchema::new();
     PgEventStore::migrate(&schema.config()).await.unwrap();
     let mut admin = schema.connection().await;
-    run(
-        &mut admin,
-        "INSERT INTO migrations (version, name) VALUES (99, 'future')",
-    )
-    .await;
+    run(&mut admin, "INSERT INTO migrations (version, name) VALUES (99, 'future')").await;
     for migrate in [true, false] {
-        let error = refused(PgEventStoreConfig {
-            migrate,
-            ..schema.config()
-        })
-        .await;
-        let found = matches!(
-            error,
-            PgConnectError::SchemaTooNew {
-                found: 99,
-                known: 1,
-                ..
-            }
-        );
+        let error = refused(PgEventStoreConfig { migrate, ..schema.config() }).await;
+        let found = matches!(error, PgConnectError::SchemaTooNew { found: 99, known: 1, .. });
         assert!(found, "{error:?}");
     }
 }
@@ -262,11 +179,7 @@ async fn tables_of_a_newer_release_are_refused() {
 async fn two_schemas_in_one_database_are_two_stores() {
     let database = TestDatabase::create("").await;
     let one = open(database.config()).await;
-    let two = open(PgEventStoreConfig {
-        schema: "other".into(),
-        ..database.config()
-    })
-    .await;
+    let two = open(PgEventStoreConfig { schema: "other".into(), ..database.config() }).await;
     let (stream, name) = (stream(), Name::from_static("reader"));
     add(&two, &common::stream(), 5).await;
     let events = vec![event()];

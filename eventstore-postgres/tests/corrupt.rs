@@ -7,10 +7,7 @@ mod common;
 use common::{TestSchema, add, event, open, run, stream};
 use eventbus::{
     ExpectedVersion, Position, RecordedEvent, StreamId, Version,
-    port::{
-        AppendError, AppendEvents as _, Direction, ReadError, ReadFeed as _, ReadStream as _,
-        RecordStream,
-    },
+    port::{AppendError, AppendEvents as _, Direction, ReadError, ReadFeed as _, ReadStream as _, RecordStream},
 };
 use eventstore_postgres::PgEventStore;
 use futures_util::StreamExt as _;
@@ -29,12 +26,7 @@ async fn tampered(set: &str) -> Tampered {
     let events = add(&store, &stream, 3).await;
     let sql = format!("UPDATE events SET {set} WHERE position = 2");
     run(&mut schema.connection().await, &sql).await;
-    Tampered {
-        store,
-        stream,
-        events,
-        _schema: schema,
-    }
+    Tampered { store, stream, events, _schema: schema }
 }
 
 /// Reads up to the error, which must be the last item, and returns the events before it and the place it names.
@@ -45,19 +37,13 @@ async fn broken_off(mut records: RecordStream<'_>) -> (Vec<RecordedEvent>, Strin
             Ok(record) => sound.push(record),
             Err(ReadError::Corrupt { place, source }) => {
                 assert!(!source.to_string().is_empty());
-                assert!(
-                    records.next().await.is_none(),
-                    "the stream goes on after the error"
-                );
+                assert!(records.next().await.is_none(), "the stream goes on after the error");
                 return (sound, place);
             }
             Err(other) => panic!("not corrupt but {other:?}"),
         }
     }
-    panic!(
-        "the stream ended without an error after {} events",
-        sound.len()
-    );
+    panic!("the stream ended without an error after {} events", sound.len());
 }
 
 /// Checks that the feed names position 2, after the sound event.
@@ -104,13 +90,7 @@ async fn numbers_and_times_out_of_range_are_corrupt() {
 
 #[tokio::test]
 async fn payloads_and_metadata_that_are_no_objects_are_corrupt() {
-    for set in [
-        "data = '[1]'",
-        "data = 'null'",
-        "data = ' \"{}\"'",
-        "metadata = '[1]'",
-        "metadata = '7'",
-    ] {
+    for set in ["data = '[1]'", "data = 'null'", "data = ' \"{}\"'", "metadata = '[1]'", "metadata = '7'"] {
         feed_breaks_off(set).await;
     }
 }
@@ -118,36 +98,19 @@ async fn payloads_and_metadata_that_are_no_objects_are_corrupt() {
 #[tokio::test]
 async fn a_position_out_of_range_is_corrupt() {
     let it = tampered("position = -5").await;
-    let (sound, place) = broken_off(it.store.read_stream(
-        &it.stream,
-        Version::FIRST,
-        Direction::Forward,
-    ))
-    .await;
+    let (sound, place) = broken_off(it.store.read_stream(&it.stream, Version::FIRST, Direction::Forward)).await;
     assert_eq!((sound, &*place), (it.events[..1].to_vec(), "position -5"));
 }
 
 #[tokio::test]
 async fn a_stream_breaks_off_in_both_directions() {
     let it = tampered("event_type = ''").await;
-    let forward = it
-        .store
-        .read_stream(&it.stream, Version::FIRST, Direction::Forward);
-    assert_eq!(
-        broken_off(forward).await,
-        (it.events[..1].to_vec(), "position 2".into())
-    );
-    let backward = it
-        .store
-        .read_stream(&it.stream, Version::MAX, Direction::Backward);
-    assert_eq!(
-        broken_off(backward).await,
-        (it.events[2..].to_vec(), "position 2".into())
-    );
+    let forward = it.store.read_stream(&it.stream, Version::FIRST, Direction::Forward);
+    assert_eq!(broken_off(forward).await, (it.events[..1].to_vec(), "position 2".into()));
+    let backward = it.store.read_stream(&it.stream, Version::MAX, Direction::Backward);
+    assert_eq!(broken_off(backward).await, (it.events[2..].to_vec(), "position 2".into()));
     let it = tampered("version = 0").await;
-    let backward = it
-        .store
-        .read_stream(&it.stream, Version::MAX, Direction::Backward);
+    let backward = it.store.read_stream(&it.stream, Version::MAX, Direction::Backward);
     let (sound, place) = broken_off(backward).await;
     assert_eq!((sound.len(), &*place), (2, "position 2"));
 }
@@ -170,11 +133,7 @@ async fn what_is_sound_on_a_long_page_is_read_first() {
 #[tokio::test]
 async fn a_stream_at_a_version_below_zero_is_corrupt() {
     let it = tampered("data = '{}'").await;
-    run(
-        &mut it._schema.connection().await,
-        "UPDATE streams SET version = -1",
-    )
-    .await;
+    run(&mut it._schema.connection().await, "UPDATE streams SET version = -1").await;
     match it.store.stream_version(&it.stream).await {
         Err(ReadError::Corrupt { place, .. }) => {
             assert_eq!(place, format!("stream `{}`", it.stream))
@@ -187,26 +146,14 @@ async fn a_stream_at_a_version_below_zero_is_corrupt() {
 async fn a_repeat_of_a_corrupt_event_is_refused() {
     let it = tampered("event_type = ''").await;
     let again = event().with_event_id(it.events[1].metadata().event_id());
-    let again = it
-        .store
-        .append(&it.stream, ExpectedVersion::Any, vec![again])
-        .await;
-    assert!(
-        matches!(again, Err(AppendError::Refused { .. })),
-        "{again:?}"
-    );
+    let again = it.store.append(&it.stream, ExpectedVersion::Any, vec![again]).await;
+    assert!(matches!(again, Err(AppendError::Refused { .. })), "{again:?}");
 }
 
 #[tokio::test]
 async fn an_append_to_a_stream_that_lost_its_row_is_refused() {
     let it = tampered("data = '{}'").await;
     run(&mut it._schema.connection().await, "DELETE FROM streams").await;
-    let appended = it
-        .store
-        .append(&it.stream, ExpectedVersion::Any, vec![event()])
-        .await;
-    assert!(
-        matches!(appended, Err(AppendError::Refused { .. })),
-        "{appended:?}"
-    );
+    let appended = it.store.append(&it.stream, ExpectedVersion::Any, vec![event()]).await;
+    assert!(matches!(appended, Err(AppendError::Refused { .. })), "{appended:?}");
 }

@@ -49,12 +49,7 @@ impl Slow {
         let mut holder = schema.connection().await;
         run(&mut holder, SLOW).await;
         let watcher = schema.connection().await;
-        Self {
-            store,
-            holder,
-            watcher,
-            schema,
-        }
+        Self { store, holder, watcher, schema }
     }
 }
 
@@ -65,9 +60,7 @@ fn of_type(event_type: &'static str) -> Vec<NewEvent> {
 /// What the feed shows: positions.
 async fn positions(store: &PgEventStore) -> Vec<u64> {
     let feed = feed(store).await;
-    feed.iter()
-        .map(|event| event.position().unwrap().get())
-        .collect()
+    feed.iter().map(|event| event.position().unwrap().get()).collect()
 }
 
 async fn head(store: &PgEventStore) -> u64 {
@@ -87,11 +80,7 @@ async fn overtaken(event_type: &'static str, before: usize, wanted: &[u64]) {
         blocked_backend(&mut slow.watcher, slow.schema.name()).await;
         let added = add(&slow.store, &other, 1).await;
         let position = before as u64 + 2;
-        assert_eq!(
-            added[0].position(),
-            Some(Position::new(position)),
-            "it did not overtake"
-        );
+        assert_eq!(added[0].position(), Some(Position::new(position)), "it did not overtake");
         let settled: Vec<_> = (1..=before as u64).collect();
         assert_eq!(positions(&slow.store).await, settled, "the feed has a gap");
         assert_eq!(head(&slow.store).await, before as u64);
@@ -174,11 +163,7 @@ async fn the_head_moves_past_positions_that_hold_nothing() {
     let store = open(schema.config()).await;
     assert_eq!(head(&store).await, 0);
     let mut admin = schema.connection().await;
-    run(
-        &mut admin,
-        "SELECT nextval('events_position_seq') FROM generate_series(1, 10)",
-    )
-    .await;
+    run(&mut admin, "SELECT nextval('events_position_seq') FROM generate_series(1, 10)").await;
     assert_eq!(head(&store).await, 10);
     assert_eq!(positions(&store).await, [0_u64; 0]);
     add(&store, &stream(), 1).await;

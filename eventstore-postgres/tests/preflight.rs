@@ -10,10 +10,7 @@ use eventstore_postgres::{PgConnectError, PgEventStore, PgPrecondition};
 async fn fault(database: &TestDatabase) -> PgPrecondition {
     match PgEventStore::connect_with(database.config()).await {
         Err(PgConnectError::Precondition { fault, server }) => {
-            let error = PgConnectError::Precondition {
-                fault: fault.clone(),
-                server,
-            };
+            let error = PgConnectError::Precondition { fault: fault.clone(), server };
             assert!(error.to_string().contains(&fault.repair()), "{error}");
             assert!(!error.is_retryable());
             fault
@@ -31,11 +28,7 @@ async fn sequence_fault(sql: &str) -> PgPrecondition {
     run(&mut admin, sql).await;
     let fault = fault(&database).await;
     let repair = fault.repair();
-    run(
-        &mut admin,
-        repair.trim_start_matches("stop all writers, then "),
-    )
-    .await;
+    run(&mut admin, repair.trim_start_matches("stop all writers, then ")).await;
     let store = open(database.config()).await;
     add(&store, &stream(), 1).await;
     assert_eq!(feed(&store).await.len(), 6);
@@ -45,49 +38,27 @@ async fn sequence_fault(sql: &str) -> PgPrecondition {
 #[tokio::test]
 async fn a_sequence_that_caches_is_refused() {
     let fault = sequence_fault("ALTER SEQUENCE events_position_seq CACHE 50").await;
-    assert!(
-        matches!(fault, PgPrecondition::SequenceSettings { cache: 50, .. }),
-        "{fault:?}"
-    );
+    assert!(matches!(fault, PgPrecondition::SequenceSettings { cache: 50, .. }), "{fault:?}");
 }
 
 #[tokio::test]
 async fn a_sequence_of_another_step_is_refused() {
     let fault = sequence_fault("ALTER SEQUENCE events_position_seq INCREMENT 2").await;
-    assert!(
-        matches!(fault, PgPrecondition::SequenceSettings { increment: 2, .. }),
-        "{fault:?}"
-    );
+    assert!(matches!(fault, PgPrecondition::SequenceSettings { increment: 2, .. }), "{fault:?}");
 }
 
 #[tokio::test]
 async fn a_sequence_that_begins_anew_is_refused() {
     let fault = sequence_fault("ALTER SEQUENCE events_position_seq CYCLE").await;
-    assert!(
-        matches!(fault, PgPrecondition::SequenceSettings { cycle: true, .. }),
-        "{fault:?}"
-    );
+    assert!(matches!(fault, PgPrecondition::SequenceSettings { cycle: true, .. }), "{fault:?}");
 }
 
 #[tokio::test]
 async fn a_sequence_behind_the_events_is_refused() {
     let fault = sequence_fault("SELECT setval('events_position_seq', 3)").await;
-    assert!(
-        matches!(
-            fault,
-            PgPrecondition::SequenceBehind {
-                drawn: 3,
-                stored: 5,
-                ..
-            }
-        ),
-        "{fault:?}"
-    );
+    assert!(matches!(fault, PgPrecondition::SequenceBehind { drawn: 3, stored: 5, .. }), "{fault:?}");
     let fault = sequence_fault("SELECT setval('events_position_seq', 5, false)").await;
-    assert!(
-        matches!(fault, PgPrecondition::SequenceBehind { drawn: 4, .. }),
-        "{fault:?}"
-    );
+    assert!(matches!(fault, PgPrecondition::SequenceBehind { drawn: 4, .. }), "{fault:?}");
 }
 
 #[tokio::test]
@@ -95,23 +66,12 @@ async fn a_commit_that_does_not_wait_is_refused() {
     let database = TestDatabase::create("").await;
     let mut admin = database.connection().await;
     let name = database.name();
-    run(
-        &mut admin,
-        &format!("ALTER DATABASE {name} SET synchronous_commit = off"),
-    )
-    .await;
+    run(&mut admin, &format!("ALTER DATABASE {name} SET synchronous_commit = off")).await;
     assert_eq!(fault(&database).await, PgPrecondition::SynchronousCommitOff);
     let tables = "SELECT count(*) FROM pg_namespace WHERE nspname = 'eventbus'";
-    let made: i64 = sqlx::query_scalar(tables)
-        .fetch_one(&mut admin)
-        .await
-        .unwrap();
+    let made: i64 = sqlx::query_scalar(tables).fetch_one(&mut admin).await.unwrap();
     assert_eq!(made, 0, "tables were made although the server was refused");
-    run(
-        &mut admin,
-        &format!("ALTER DATABASE {name} SET synchronous_commit = local"),
-    )
-    .await;
+    run(&mut admin, &format!("ALTER DATABASE {name} SET synchronous_commit = local")).await;
     open(database.config()).await;
 }
 
@@ -131,11 +91,7 @@ async fn a_read_only_database_is_refused() {
     let database = TestDatabase::create("").await;
     let mut admin = database.connection().await;
     let name = database.name();
-    run(
-        &mut admin,
-        &format!("ALTER DATABASE {name} SET default_transaction_read_only = on"),
-    )
-    .await;
+    run(&mut admin, &format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
     assert_eq!(fault(&database).await, PgPrecondition::ReadOnly);
 }
 
@@ -144,8 +100,5 @@ async fn a_database_in_another_encoding_is_refused() {
     let options = "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0";
     let database = TestDatabase::create(options).await;
     let encoding = "LATIN1".into();
-    assert_eq!(
-        fault(&database).await,
-        PgPrecondition::Encoding { encoding }
-    );
+    assert_eq!(fault(&database).await, PgPrecondition::Encoding { encoding });
 }

@@ -21,15 +21,8 @@ async fn a_handler_takes_part_in_the_transaction() {
     let store = open(schema.config()).await;
     assert!(store.transactions().is_none());
     let name = schema.config().schema;
-    let pool = PgPoolOptions::new()
-        .connect(test_servers::postgres_url())
-        .await
-        .unwrap();
-    run(
-        &mut schema.connection().await,
-        "CREATE TABLE rows (number integer)",
-    )
-    .await;
+    let pool = PgPoolOptions::new().connect(test_servers::postgres_url()).await.unwrap();
+    run(&mut schema.connection().await, "CREATE TABLE rows (number integer)").await;
     let insert = format!("INSERT INTO {name}.rows VALUES (1)");
     for commit in [false, true] {
         let mut transaction = PgTransaction::from(pool.begin().await.unwrap());
@@ -39,24 +32,15 @@ async fn a_handler_takes_part_in_the_transaction() {
         }
     }
     let count = sqlx::query_scalar("SELECT count(*) FROM rows");
-    let rows: i64 = count
-        .fetch_one(&mut schema.connection().await)
-        .await
-        .unwrap();
-    assert_eq!(
-        rows, 1,
-        "the transaction that was dropped is rolled back, the other is kept"
-    );
+    let rows: i64 = count.fetch_one(&mut schema.connection().await).await.unwrap();
+    assert_eq!(rows, 1, "the transaction that was dropped is rolled back, the other is kept");
 }
 
 #[test]
 fn a_handler_demands_transactions_of_this_store() {
     let mut requirements = Requirements::default();
     <Parameter as FromTransaction<PgEventStore>>::requires(&mut requirements);
-    assert_eq!(
-        requirements.transactions(),
-        [TypeKey::of::<PgTransaction>()]
-    );
+    assert_eq!(requirements.transactions(), [TypeKey::of::<PgTransaction>()]);
     assert!(<Parameter as FromTransaction<PgEventStore>>::take(None).is_err());
     let mut foreign = 5_u32;
     assert!(<Parameter as FromTransaction<PgEventStore>>::take(Some(&mut foreign)).is_err());

@@ -15,9 +15,7 @@ use common::{
 };
 use eventbus::{
     EventContext, ExpectedVersion, Name, NewEvent, Version,
-    port::{
-        AppendError, AppendEvents as _, Checkpoints as _, ReadError, ReadFeed as _, ReadStream as _,
-    },
+    port::{AppendError, AppendEvents as _, Checkpoints as _, ReadError, ReadFeed as _, ReadStream as _},
 };
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 
@@ -25,18 +23,10 @@ const SHORT: Duration = Duration::from_millis(300);
 
 #[tokio::test]
 async fn an_answer_that_was_lost_is_asked_for_again() {
-    for expected in [
-        ExpectedVersion::Any,
-        ExpectedVersion::Exact(Version::FIRST),
-        ExpectedVersion::StreamExists,
-    ] {
+    for expected in [ExpectedVersion::Any, ExpectedVersion::Exact(Version::FIRST), ExpectedVersion::StreamExists] {
         let mut held = Held::new().await;
         let proxy = Proxy::start().await;
-        let store = open(PgEventStoreConfig {
-            database_url: proxy.url(),
-            ..held.schema.config()
-        })
-        .await;
+        let store = open(PgEventStoreConfig { database_url: proxy.url(), ..held.schema.config() }).await;
         let given = events(2);
         let stream = held.stream.clone();
         let append = store.append(&stream, expected, given.clone());
@@ -61,11 +51,7 @@ async fn an_append_whose_backend_is_terminated_is_made_again() {
         let append = store.append(&stream, expected, given.clone());
         let terminate = async {
             let first = held.blocked().await;
-            run(
-                &mut held.watcher,
-                &format!("SELECT pg_terminate_backend({first})"),
-            )
-            .await;
+            run(&mut held.watcher, &format!("SELECT pg_terminate_backend({first})")).await;
             while held.blocked().await == first {}
             held.release().await;
         };
@@ -78,16 +64,8 @@ async fn an_append_whose_backend_is_terminated_is_made_again() {
 async fn an_append_without_any_answer_is_unknown_in_time() {
     let mut held = Held::new().await;
     let proxy = Proxy::start().await;
-    let config = PgEventStoreConfig {
-        database_url: proxy.url(),
-        connect_timeout: SHORT,
-        ..held.schema.config()
-    };
-    let store = open(PgEventStoreConfig {
-        statement_timeout: SHORT,
-        ..config
-    })
-    .await;
+    let config = PgEventStoreConfig { database_url: proxy.url(), connect_timeout: SHORT, ..held.schema.config() };
+    let store = open(PgEventStoreConfig { statement_timeout: SHORT, ..config }).await;
     let given = events(2);
     let stream = held.stream.clone();
     let mut signal = store.appended().watch();
@@ -100,33 +78,19 @@ async fn an_append_without_any_answer_is_unknown_in_time() {
     };
     let (unknown, ()) = within(async { tokio::join!(append, swallow) }).await;
     let unknown = unknown.unwrap_err();
-    assert!(
-        matches!(unknown, AppendError::OutcomeUnknown(_)) && unknown.is_retryable(),
-        "{unknown:?}"
-    );
-    assert!(
-        begin.elapsed() < Duration::from_secs(10),
-        "it took {:?}",
-        begin.elapsed()
-    );
+    assert!(matches!(unknown, AppendError::OutcomeUnknown(_)) && unknown.is_retryable(), "{unknown:?}");
+    assert!(begin.elapsed() < Duration::from_secs(10), "it took {:?}", begin.elapsed());
     within(signal.appended()).await; // it may be there: readers look
 
     proxy.set(Answers::Pass);
-    let appended = store
-        .append(&stream, ExpectedVersion::Any, given.clone())
-        .await
-        .unwrap();
+    let appended = store.append(&stream, ExpectedVersion::Any, given.clone()).await.unwrap();
     held.is_stored_once(&given, &appended).await;
 }
 
 #[tokio::test]
 async fn a_caller_who_gives_up_may_append_again() {
     let mut held = Held::new().await;
-    let store = open(PgEventStoreConfig {
-        max_connections: 1,
-        ..held.schema.config()
-    })
-    .await;
+    let store = open(PgEventStoreConfig { max_connections: 1, ..held.schema.config() }).await;
     let given = events(2);
     let stream = held.stream.clone();
     tokio::select! {
@@ -136,29 +100,20 @@ async fn a_caller_who_gives_up_may_append_again() {
     // the statement still runs, and its connection was the only one
     within(store.head()).await.unwrap();
     held.release().await;
-    let appended = within(store.append(&stream, ExpectedVersion::Any, given.clone()))
-        .await
-        .unwrap();
+    let appended = within(store.append(&stream, ExpectedVersion::Any, given.clone())).await.unwrap();
     held.is_stored_once(&given, &appended).await;
 }
 
 #[tokio::test]
 async fn a_statement_that_takes_too_long_stores_nothing() {
     let mut held = Held::new().await;
-    let store = open(PgEventStoreConfig {
-        statement_timeout: SHORT,
-        ..held.schema.config()
-    })
-    .await;
+    let store = open(PgEventStoreConfig { statement_timeout: SHORT, ..held.schema.config() }).await;
     let given = events(2);
     let late = within(store.append(&held.stream, ExpectedVersion::Any, given.clone())).await;
     assert!(matches!(late, Err(AppendError::Unavailable(_))), "{late:?}");
     held.release().await;
     assert_eq!(read(&store, &held.stream).await.len(), 1);
-    let appended = store
-        .append(&held.stream, ExpectedVersion::Any, given.clone())
-        .await
-        .unwrap();
+    let appended = store.append(&held.stream, ExpectedVersion::Any, given.clone()).await.unwrap();
     held.is_stored_once(&given, &appended).await;
 }
 
@@ -167,35 +122,20 @@ async fn is_unavailable(store: &PgEventStore) {
     let begin = Instant::now();
     let name = Name::from_static("reader");
     let appended = within(store.append(&stream(), ExpectedVersion::Any, events(1))).await;
-    assert!(
-        matches!(appended, Err(AppendError::Unavailable(_))),
-        "{appended:?}"
-    );
+    assert!(matches!(appended, Err(AppendError::Unavailable(_))), "{appended:?}");
     let version = within(store.stream_version(&stream())).await;
-    assert!(
-        matches!(version, Err(ReadError::Unavailable(_))),
-        "{version:?}"
-    );
+    assert!(matches!(version, Err(ReadError::Unavailable(_))), "{version:?}");
     let head = within(store.head()).await;
     assert!(matches!(head, Err(ReadError::Unavailable(_))), "{head:?}");
     let checkpoint = within(store.load_checkpoint(&name)).await;
     assert_eq!(checkpoint.unwrap_err().name, name);
-    assert!(
-        begin.elapsed() < Duration::from_secs(10),
-        "it took {:?}",
-        begin.elapsed()
-    );
+    assert!(begin.elapsed() < Duration::from_secs(10), "it took {:?}", begin.elapsed());
 }
 
 #[tokio::test]
 async fn a_store_without_a_free_connection_is_unavailable() {
     let mut held = Held::new().await;
-    let store = open(PgEventStoreConfig {
-        max_connections: 1,
-        connect_timeout: SHORT,
-        ..held.schema.config()
-    })
-    .await;
+    let store = open(PgEventStoreConfig { max_connections: 1, connect_timeout: SHORT, ..held.schema.config() }).await;
     let stream = held.stream.clone();
     let append = store.append(&stream, ExpectedVersion::Any, events(1));
     let look = async {
@@ -212,15 +152,8 @@ async fn a_store_without_a_free_connection_is_unavailable() {
 async fn a_store_whose_server_is_gone_is_unavailable() {
     let schema = TestSchema::new();
     let mut proxy = Proxy::start().await;
-    let config = PgEventStoreConfig {
-        database_url: proxy.url(),
-        ..schema.config()
-    };
-    let store = open(PgEventStoreConfig {
-        connect_timeout: SHORT,
-        ..config
-    })
-    .await;
+    let config = PgEventStoreConfig { database_url: proxy.url(), ..schema.config() };
+    let store = open(PgEventStoreConfig { connect_timeout: SHORT, ..config }).await;
     proxy.refuse().await;
     is_unavailable(&store).await;
 }
@@ -237,11 +170,7 @@ async fn a_closed_store_is_unavailable() {
 #[tokio::test]
 async fn an_append_that_ran_into_another_is_made_again() {
     let schema = TestSchema::new();
-    let store = open(PgEventStoreConfig {
-        connect_timeout: SHORT,
-        ..schema.config()
-    })
-    .await;
+    let store = open(PgEventStoreConfig { connect_timeout: SHORT, ..schema.config() }).await;
     let sql = "CREATE SEQUENCE tries; CREATE TABLE failing (code text, tries bigint);
         CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             IF nextval('tries') <= (SELECT tries FROM failing) THEN
@@ -254,22 +183,16 @@ async fn an_append_that_ran_into_another_is_made_again() {
     let here = format!("ALTER FUNCTION fail() SET search_path TO {}", schema.name());
     run(&mut admin, &format!("{sql} {here}")).await;
     for code in ["40001", "40P01"] {
-        let fail = format!(
-            "SELECT setval('tries', 1, false); DELETE FROM failing; INSERT INTO failing VALUES ('{code}', 3)"
-        );
+        let fail =
+            format!("SELECT setval('tries', 1, false); DELETE FROM failing; INSERT INTO failing VALUES ('{code}', 3)");
         run(&mut admin, &fail).await;
         let stream = stream();
-        let appended = within(store.append(&stream, ExpectedVersion::NoStream, events(2)))
-            .await
-            .unwrap();
+        let appended = within(store.append(&stream, ExpectedVersion::NoStream, events(2))).await.unwrap();
         assert_eq!(read(&store, &stream).await, appended);
     }
     run(&mut admin, "UPDATE failing SET tries = 1000000").await;
     let given_up = within(store.append(&stream(), ExpectedVersion::Any, events(2))).await;
-    assert!(
-        matches!(given_up, Err(AppendError::Unavailable(_))),
-        "{given_up:?}"
-    );
+    assert!(matches!(given_up, Err(AppendError::Unavailable(_))), "{given_up:?}");
 }
 
 #[tokio::test]
@@ -282,14 +205,9 @@ async fn what_the_server_cannot_keep_is_refused() {
         NewEvent::new(Name::from_static("Deposited"), u32::MAX, "{}"),
         NewEvent::new(Name::from_static("Deposited"), 0, "{}"),
     ] {
-        let refused = store
-            .append(&stream(), ExpectedVersion::Any, vec![event(), bad])
-            .await;
+        let refused = store.append(&stream(), ExpectedVersion::Any, vec![event(), bad]).await;
         let error = refused.unwrap_err();
-        assert!(
-            matches!(error, AppendError::Refused { .. }) && !error.is_retryable(),
-            "{error:?}"
-        );
+        assert!(matches!(error, AppendError::Refused { .. }) && !error.is_retryable(), "{error:?}");
     }
     assert_eq!(feed(&store).await, []);
 }

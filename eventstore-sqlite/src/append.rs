@@ -49,11 +49,7 @@ pub(crate) enum Placed {
 
 impl Append {
     pub(crate) fn new(stream: &StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
-        Self {
-            stream: stream.clone(),
-            expected,
-            events,
-        }
+        Self { stream: stream.clone(), expected, events }
     }
 
     /// How many events there are.
@@ -65,10 +61,7 @@ impl Append {
     ///
     /// # Errors
     /// The inner one is about this append alone. The outer one is about the transaction: it must be rolled back.
-    pub(crate) fn run(
-        &self,
-        connection: &Connection,
-    ) -> rusqlite::Result<Result<Placed, AppendError>> {
+    pub(crate) fn run(&self, connection: &Connection) -> rusqlite::Result<Result<Placed, AppendError>> {
         let actual = stream_version(connection, &self.stream)?;
         if !self.expected.matches(actual) {
             return self.resolve(connection, || AppendError::Conflict {
@@ -78,10 +71,7 @@ impl Append {
             });
         }
         match self.insert_or_undo(connection, actual) {
-            Ok(first) => Ok(Ok(Placed::New {
-                after: actual,
-                first,
-            })),
+            Ok(first) => Ok(Ok(Placed::New { after: actual, first })),
             Err(error) if is_refusal(&error) && !connection.is_autocommit() => {
                 self.resolve(connection, || self.refused(error))
             }
@@ -90,11 +80,7 @@ impl Append {
     }
 
     /// A statement that fails leaves no trace by itself; several need a savepoint.
-    fn insert_or_undo(
-        &self,
-        connection: &Connection,
-        after: Version,
-    ) -> rusqlite::Result<Position> {
+    fn insert_or_undo(&self, connection: &Connection, after: Version) -> rusqlite::Result<Position> {
         if self.events.len() == 1 {
             return self.insert(connection, after);
         }
@@ -145,10 +131,7 @@ impl Append {
     }
 
     fn refused(&self, source: impl Into<eventbus::BoxError>) -> AppendError {
-        AppendError::Refused {
-            stream: self.stream.clone(),
-            source: source.into(),
-        }
+        AppendError::Refused { stream: self.stream.clone(), source: source.into() }
     }
 
     /// The records, once the transaction has committed.
@@ -166,22 +149,14 @@ impl Append {
 }
 
 /// The version of a stream, from its last event: one probe of the index.
-pub(crate) fn stream_version(
-    connection: &Connection,
-    stream: &StreamId,
-) -> rusqlite::Result<Version> {
-    let id = (
-        stream.aggregate_id().as_str(),
-        stream.aggregate_type().as_str(),
-    );
+pub(crate) fn stream_version(connection: &Connection, stream: &StreamId) -> rusqlite::Result<Version> {
+    let id = (stream.aggregate_id().as_str(), stream.aggregate_type().as_str());
     let version = connection
         .prepare_cached(include_str!("sql/stream_version.sql"))?
         .query_row(id, |row| row.get::<_, i64>(0))
         .optional()?;
     // a negative version is damage, which reading the stream reports
-    Ok(version.map_or(Version::NONE, |version| {
-        Version::new(u64::try_from(version).unwrap_or_default())
-    }))
+    Ok(version.map_or(Version::NONE, |version| Version::new(u64::try_from(version).unwrap_or_default())))
 }
 
 /// Runs a statement that returns nothing.

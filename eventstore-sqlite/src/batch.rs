@@ -45,16 +45,12 @@ impl Batch {
         roll_back(connection); // what a panic may have left open
         if let Err(error) = execute(connection, "BEGIN IMMEDIATE") {
             if is_busy(&error) {
-                return Report {
-                    busy: Some((self, error)),
-                    ..Report::default()
-                };
+                return Report { busy: Some((self, error)), ..Report::default() };
             }
             self.fail(error);
             return Report::default();
         }
-        let answers: rusqlite::Result<Vec<_>> =
-            self.0.iter().map(|job| job.run(connection)).collect();
+        let answers: rusqlite::Result<Vec<_>> = self.0.iter().map(|job| job.run(connection)).collect();
         match answers {
             Ok(answers) => self.commit(connection, answers),
             Err(error) => {
@@ -132,9 +128,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::{
-        append::Append, config::SqliteEventStoreConfig, connection::open_writer, place::Place,
-    };
+    use crate::{append::Append, config::SqliteEventStoreConfig, connection::open_writer, place::Place};
 
     type Waiting = oneshot::Receiver<Result<(Append, Placed), AppendError>>;
 
@@ -155,36 +149,25 @@ mod tests {
 
     fn checkpoint() -> (Job, oneshot::Receiver<Result<(), BoxError>>) {
         let (done, waiting) = oneshot::channel();
-        let job = Job::Checkpoint {
-            name: Name::from_static("reader"),
-            position: 7.into(),
-            done,
-        };
+        let job = Job::Checkpoint { name: Name::from_static("reader"), position: 7.into(), done };
         (job, waiting)
     }
 
     fn stored(connection: &Connection) -> String {
-        let sql =
-            "SELECT coalesce(group_concat(aggregate_id || version, ' '), '') FROM eventbus_events";
+        let sql = "SELECT coalesce(group_concat(aggregate_id || version, ' '), '') FROM eventbus_events";
         connection.query_row(sql, [], |row| row.get(0)).unwrap()
     }
 
     #[test]
     fn a_job_that_spoils_the_transaction_fails_alone() {
         let connection = database();
-        let used: i64 = connection
-            .pragma_query_value(None, "page_count", |row| row.get(0))
-            .unwrap();
-        connection
-            .pragma_update_and_check(None, "max_page_count", used + 20, |_| Ok(()))
-            .unwrap();
+        let used: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        connection.pragma_update_and_check(None, "max_page_count", used + 20, |_| Ok(())).unwrap();
         let (one, mut one_waits) = append("a", ExpectedVersion::NoStream, 10);
         let (huge, mut huge_waits) = append("b", ExpectedVersion::NoStream, 1_000_000);
         let (two, mut two_waits) = append("c", ExpectedVersion::NoStream, 10);
         let (saved, mut saved_waits) = checkpoint();
-        let report = Batch::of(vec![one, huge, two, saved])
-            .unwrap()
-            .run(&connection);
+        let report = Batch::of(vec![one, huge, two, saved]).unwrap().run(&connection);
         assert!(report.appended && report.busy.is_none());
         assert!(one_waits.try_recv().unwrap().is_ok());
         let error = huge_waits.try_recv().unwrap().unwrap_err();

@@ -6,9 +6,7 @@ use tokio::{runtime::Handle, task::JoinError};
 ///
 /// # Errors
 /// [`JoinError`] if the runtime shuts down first.
-pub(crate) async fn blocking<T: Send + 'static>(
-    f: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, JoinError> {
+pub(crate) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
     match Handle::try_current() {
         Ok(runtime) => runtime.spawn_blocking(f).await,
         Err(_) => Ok(f()),

@@ -19,11 +19,7 @@ impl Checkpoints for SqliteEventStore {
             .map_err(|error| CheckpointError::new(name, error))
     }
 
-    async fn save_checkpoint(
-        &self,
-        name: &Name,
-        position: Position,
-    ) -> Result<(), CheckpointError> {
+    async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
         self.writer().save_checkpoint(name, position).await
     }
 }
@@ -39,8 +35,5 @@ fn load(connection: &Connection, name: &Name) -> Result<Option<Position>, ReadEr
     position
         .map(|position| u64::try_from(position).map(Position::new))
         .transpose()
-        .map_err(|source| ReadError::Corrupt {
-            place: format!("checkpoint `{name}`"),
-            source: source.into(),
-        })
+        .map_err(|source| ReadError::Corrupt { place: format!("checkpoint `{name}`"), source: source.into() })
 }

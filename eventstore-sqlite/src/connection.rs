@@ -17,28 +17,21 @@ const CACHED_STATEMENTS: usize = 32;
 /// Opens the connection that writes, and makes the tables or brings them up to date.
 ///
 /// Keep: nothing is changed in the file, not even its journal mode, before it is known to be ours.
-pub(crate) fn open_writer(
-    place: &Place,
-    config: &SqliteEventStoreConfig,
-) -> Result<Connection, SqliteConnectError> {
+pub(crate) fn open_writer(place: &Place, config: &SqliteEventStoreConfig) -> Result<Connection, SqliteConnectError> {
     config.check()?;
     let fault = |error| SqliteConnectError::of(place.path(), error);
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, config.create_if_missing);
     let mut connection = match place {
-        Place::Memory => Connection::open_in_memory_with_flags(
-            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-        ),
+        Place::Memory => {
+            Connection::open_in_memory_with_flags(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        }
         Place::File(path) => Connection::open_with_flags(path, flags),
     }
     .map_err(fault)?;
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
-    connection
-        .busy_timeout(config.busy_timeout)
-        .map_err(fault)?;
-    migrate(&mut connection, place.path(), config, |connection| {
-        prepare_journal(connection, place, config)
-    })?;
+    connection.busy_timeout(config.busy_timeout).map_err(fault)?;
+    migrate(&mut connection, place.path(), config, |connection| prepare_journal(connection, place, config))?;
     Ok(connection)
 }
 
@@ -56,22 +49,14 @@ fn prepare_journal(
     })
     .map_err(fault)?;
     if mode != "wal" {
-        return Err(SqliteConnectError::NoWriteAheadLog {
-            path: place.path().to_owned(),
-            mode,
-        });
+        return Err(SqliteConnectError::NoWriteAheadLog { path: place.path().to_owned(), mode });
     }
     let synchronous = config.synchronous.pragma();
-    connection
-        .pragma_update(None, "synchronous", synchronous)
-        .map_err(fault)
+    connection.pragma_update(None, "synchronous", synchronous).map_err(fault)
 }
 
 /// Tries until it is not busy: SQLite does not wait by itself for others that make a write-ahead log too.
-fn patiently<T>(
-    patience: Duration,
-    attempt: impl Fn() -> rusqlite::Result<T>,
-) -> rusqlite::Result<T> {
+fn patiently<T>(patience: Duration, attempt: impl Fn() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     let started = Instant::now();
     loop {
         match attempt() {
@@ -84,10 +69,7 @@ fn patiently<T>(
 }
 
 /// Opens a connection that can only read.
-pub(crate) fn open_reader(
-    path: &std::path::Path,
-    busy_timeout: Duration,
-) -> rusqlite::Result<Connection> {
+pub(crate) fn open_reader(path: &std::path::Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
@@ -106,10 +88,7 @@ mod tests {
         std::fs::create_dir_all(&directory).unwrap();
         for (synchronous, wanted) in [(Synchronous::Full, 2), (Synchronous::Normal, 1)] {
             let place = Place::file(&directory.join(format!("{wanted}.db"))).unwrap();
-            let config = SqliteEventStoreConfig {
-                synchronous,
-                ..Default::default()
-            };
+            let config = SqliteEventStoreConfig { synchronous, ..Default::default() };
             // opened again it is as when it was made
             for _ in 0..2 {
                 let connection = open_writer(&place, &config).unwrap();

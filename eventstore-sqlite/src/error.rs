@@ -95,9 +95,7 @@ impl SqliteConnectError {
     pub(crate) fn of(path: &std::path::Path, error: rusqlite::Error) -> Self {
         let path = path.to_owned();
         let code = error.sqlite_error_code();
-        let directory = path
-            .parent()
-            .filter(|directory| !directory.as_os_str().is_empty());
+        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
         let source = match directory.map(std::path::Path::try_exists) {
             Some(Ok(false)) => "its directory does not exist".into(),
             _ => error.into(),
@@ -112,10 +110,7 @@ impl SqliteConnectError {
 
 /// Whether another connection holds what this one needs: waiting helps.
 pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
-    )
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
 /// Whether the events are to blame, not the database: trying again would fail again.
@@ -129,10 +124,9 @@ pub(crate) fn is_refusal(error: &rusqlite::Error) -> bool {
 /// What a reader is told.
 pub(crate) fn read_error(error: rusqlite::Error) -> ReadError {
     match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ReadError::Corrupt {
-            place: "the database file".into(),
-            source: error.into(),
-        },
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            ReadError::Corrupt { place: "the database file".into(), source: error.into() }
+        }
         _ => ReadError::Unavailable(error.into()),
     }
 }

@@ -16,10 +16,7 @@ use crate::{
 #[async_trait]
 impl ReadFeed for SqliteEventStore {
     fn read_all(&self, after: Position) -> RecordStream<'_> {
-        paged(after, |after| {
-            self.readers()
-                .read(move |connection| page(connection, after))
-        })
+        paged(after, |after| self.readers().read(move |connection| page(connection, after)))
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
@@ -34,9 +31,7 @@ impl ReadFeed for SqliteEventStore {
 fn page(connection: &Connection, after: Position) -> Result<Page<Position>, ReadError> {
     let sql = include_str!("sql/read_feed.sql");
     let mut statement = connection.prepare_cached(sql).map_err(read_error)?;
-    let rows = statement
-        .query((after.as_i64(), PAGE_EVENTS))
-        .map_err(read_error)?;
+    let rows = statement.query((after.as_i64(), PAGE_EVENTS)).map_err(read_error)?;
     let (events, more) = read_page(rows)?;
     let last = events.last().and_then(RecordedEvent::position);
     Ok((events, last.filter(|_| more)))
@@ -49,9 +44,6 @@ fn head(connection: &Connection) -> Result<Position, ReadError> {
         .map_err(read_error)?;
     match u64::try_from(head) {
         Ok(head) => Ok(Position::new(head)),
-        Err(source) => Err(ReadError::Corrupt {
-            place: format!("position {head}"),
-            source: source.into(),
-        }),
+        Err(source) => Err(ReadError::Corrupt { place: format!("position {head}"), source: source.into() }),
     }
 }

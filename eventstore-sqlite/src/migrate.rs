@@ -9,8 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use crate::{config::SqliteEventStoreConfig, error::SqliteConnectError};
 
 /// In order; the first has version 1.
-const MIGRATIONS: &[(&str, &str)] =
-    &[("0001_events", include_str!("../migrations/0001_events.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[("0001_events", include_str!("../migrations/0001_events.sql"))];
 
 /// Checks that the database is one for this store, runs `before_writing`, then what migrations are missing.
 ///
@@ -29,22 +28,16 @@ pub(crate) fn migrate(
     if up_to_date {
         return Ok(());
     }
-    let transaction = connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(fault)?;
-    transaction
-        .execute(include_str!("sql/create_migrations.sql"), [])
-        .map_err(fault)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fault)?;
+    transaction.execute(include_str!("sql/create_migrations.sql"), []).map_err(fault)?;
     // asked again inside the transaction: another process may have been first
     let found = schema_version(&transaction, path)?;
     for (version, (name, sql)) in (1..).zip(MIGRATIONS) {
         if version > found {
-            apply(&transaction, version, name, sql).map_err(|error| {
-                SqliteConnectError::Migration {
-                    path: path.to_owned(),
-                    migration: name,
-                    source: error.into(),
-                }
+            apply(&transaction, version, name, sql).map_err(|error| SqliteConnectError::Migration {
+                path: path.to_owned(),
+                migration: name,
+                source: error.into(),
             })?;
         }
     }
@@ -53,12 +46,7 @@ pub(crate) fn migrate(
     Ok(())
 }
 
-fn apply(
-    transaction: &Transaction<'_>,
-    version: i64,
-    name: &str,
-    sql: &str,
-) -> rusqlite::Result<()> {
+fn apply(transaction: &Transaction<'_>, version: i64, name: &str, sql: &str) -> rusqlite::Result<()> {
     transaction.execute_batch(sql)?;
     let record = include_str!("sql/record_migration.sql");
     transaction.execute(record, (version, name))?;
@@ -75,10 +63,9 @@ fn check_owner(
         .optional()
         .map_err(|error| SqliteConnectError::of(path, error))?;
     match foreign_table {
-        Some(table) if !config.share_database => Err(SqliteConnectError::ForeignDatabase {
-            path: path.to_owned(),
-            table,
-        }),
+        Some(table) if !config.share_database => {
+            Err(SqliteConnectError::ForeignDatabase { path: path.to_owned(), table })
+        }
         _ => Ok(()),
     }
 }
@@ -93,11 +80,7 @@ fn schema_version(connection: &Connection, path: &Path) -> Result<i64, SqliteCon
     let found = ask(include_str!("sql/schema_version.sql")).map_err(fault)?;
     let known = MIGRATIONS.len() as i64;
     if found > known {
-        return Err(SqliteConnectError::NewerSchema {
-            path: path.to_owned(),
-            found,
-            known,
-        });
+        return Err(SqliteConnectError::NewerSchema { path: path.to_owned(), found, known });
     }
     Ok(found)
 }

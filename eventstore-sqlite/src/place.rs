@@ -19,29 +19,19 @@ impl Place {
     pub(crate) fn file(path: &Path) -> Result<Self, SqliteConnectError> {
         match std::path::absolute(path) {
             Ok(path) => Ok(Self::File(path)),
-            Err(source) => Err(SqliteConnectError::Unavailable {
-                path: path.to_owned(),
-                source: source.into(),
-            }),
+            Err(source) => Err(SqliteConnectError::Unavailable { path: path.to_owned(), source: source.into() }),
         }
     }
 
     pub(crate) fn parse(url: &str) -> Result<Self, SqliteConnectError> {
-        let refuse = |reason| {
-            Err(SqliteConnectError::InvalidUrl {
-                url: shown(url),
-                reason,
-            })
-        };
+        let refuse = |reason| Err(SqliteConnectError::InvalidUrl { url: shown(url), reason });
         let Some(rest) = url.strip_prefix("sqlite:") else {
             return refuse("it does not begin with `sqlite:`");
         };
         match rest.strip_prefix("//").unwrap_or(rest) {
             ":memory:" => Ok(Self::Memory),
             "" => refuse("the path is missing"),
-            path if path.contains('?') => {
-                refuse("parameters are not understood, use `SqliteEventStoreConfig`")
-            }
+            path if path.contains('?') => refuse("parameters are not understood, use `SqliteEventStoreConfig`"),
             path => Self::file(Path::new(path)),
         }
     }
@@ -57,11 +47,7 @@ impl Place {
 
 /// A URL of another kind may hold a password.
 fn shown(url: &str) -> String {
-    if url.starts_with("sqlite:") {
-        url.into()
-    } else {
-        redacted(url)
-    }
+    if url.starts_with("sqlite:") { url.into() } else { redacted(url) }
 }
 
 #[cfg(test)]
@@ -73,14 +59,8 @@ mod tests {
         assert_eq!(Place::parse("sqlite::memory:").unwrap(), Place::Memory);
         assert_eq!(Place::parse("sqlite://:memory:").unwrap(), Place::Memory);
         let absolute = Place::File("/var/lib/app/events.db".into());
-        assert_eq!(
-            Place::parse("sqlite:/var/lib/app/events.db").unwrap(),
-            absolute
-        );
-        assert_eq!(
-            Place::parse("sqlite:///var/lib/app/events.db").unwrap(),
-            absolute
-        );
+        assert_eq!(Place::parse("sqlite:/var/lib/app/events.db").unwrap(), absolute);
+        assert_eq!(Place::parse("sqlite:///var/lib/app/events.db").unwrap(), absolute);
         let relative = Place::File(std::env::current_dir().unwrap().join("a b/events.db"));
         assert_eq!(Place::parse("sqlite:a b/events.db").unwrap(), relative);
     }

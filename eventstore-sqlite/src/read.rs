@@ -16,30 +16,19 @@ use crate::{
 
 #[async_trait]
 impl ReadStream for SqliteEventStore {
-    fn read_stream(
-        &self,
-        stream: &StreamId,
-        from: Version,
-        direction: Direction,
-    ) -> RecordStream<'_> {
+    fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
         let stream = stream.clone();
-        let start = Cursor {
-            from,
-            continued: false,
-        };
+        let start = Cursor { from, continued: false };
         paged(start, move |cursor| {
             let stream = stream.clone();
-            self.readers()
-                .read(move |connection| cursor.page(connection, &stream, direction))
+            self.readers().read(move |connection| cursor.page(connection, &stream, direction))
         })
     }
 
     async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
         let stream = stream.clone();
         let ask = move |connection: &Connection| append::stream_version(connection, &stream);
-        self.readers()
-            .read(move |connection| ask(connection).map_err(read_error))
-            .await
+        self.readers().read(move |connection| ask(connection).map_err(read_error)).await
     }
 }
 
@@ -52,24 +41,14 @@ struct Cursor {
 }
 
 impl Cursor {
-    fn page(
-        self,
-        connection: &Connection,
-        stream: &StreamId,
-        direction: Direction,
-    ) -> Result<Page<Self>, ReadError> {
+    fn page(self, connection: &Connection, stream: &StreamId, direction: Direction) -> Result<Page<Self>, ReadError> {
         let sql = match direction {
             Direction::Forward => include_str!("sql/read_forward.sql"),
             Direction::Backward => include_str!("sql/read_backward.sql"),
         };
         let mut statement = connection.prepare_cached(sql).map_err(read_error)?;
         let rows = statement
-            .query((
-                stream.aggregate_id().as_str(),
-                stream.aggregate_type().as_str(),
-                self.from.as_i64(),
-                PAGE_EVENTS,
-            ))
+            .query((stream.aggregate_id().as_str(), stream.aggregate_type().as_str(), self.from.as_i64(), PAGE_EVENTS))
             .map_err(read_error)?;
         let (events, more) = read_page(rows)?;
         let wanted = self.check(stream, &events, direction)?;
@@ -78,10 +57,7 @@ impl Cursor {
             (Direction::Backward, Some(wanted)) if !more => return Err(missing(stream, wanted)),
             _ => !more,
         };
-        let next = wanted.filter(|_| !ended).map(|from| Self {
-            from,
-            continued: true,
-        });
+        let next = wanted.filter(|_| !ended).map(|from| Self { from, continued: true });
         Ok((events, next))
     }
 
@@ -111,8 +87,5 @@ impl Cursor {
 }
 
 fn missing(stream: &StreamId, version: Version) -> ReadError {
-    ReadError::Corrupt {
-        place: format!("stream `{stream}`, version {version}"),
-        source: "the event is missing".into(),
-    }
+    ReadError::Corrupt { place: format!("stream `{stream}`, version {version}"), source: "the event is missing".into() }
 }

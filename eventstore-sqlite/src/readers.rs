@@ -42,10 +42,7 @@ impl Pool {
     }
 
     /// Keeps the connection only if all went well: a new one may recover from what broke this one.
-    fn with_connection<T>(
-        &self,
-        f: impl FnOnce(&Connection) -> Result<T, ReadError>,
-    ) -> Result<T, ReadError> {
+    fn with_connection<T>(&self, f: impl FnOnce(&Connection) -> Result<T, ReadError>) -> Result<T, ReadError> {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle().pop();
         let connection = match kept {

@@ -1,8 +1,8 @@
 //! Between an event and its row.
 
 use eventbus::{
-    Attributes, BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId,
-    Version, port::ReadError,
+    Attributes, BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    port::ReadError,
 };
 use rusqlite::{Connection, Row, types::FromSql};
 use time::OffsetDateTime;
@@ -18,37 +18,30 @@ pub(crate) fn insert(
     let context = event.context();
     let micros = event.occurred_at().unix_timestamp_nanos().div_euclid(1_000);
     let attributes = &context.attributes;
-    connection
-        .prepare_cached(include_str!("sql/insert_event.sql"))?
-        .execute((
-            version.as_i64(),
-            // a time holds years -9999 to 9999, which 64 bits of microseconds hold easily
-            i64::try_from(micros).unwrap_or(i64::MAX),
-            event.event_id().as_uuid().as_bytes(),
-            event.schema_version(),
-            stream.aggregate_type().as_str(),
-            stream.aggregate_id().as_str(),
-            event.event_type().as_str(),
-            event.payload(),
-            event.correlation_id().as_bytes(),
-            context.causation_id.as_ref().map(Uuid::as_bytes),
-            context.tenant_id.as_ref().map(Uuid::as_bytes),
-            context.actor_id.as_deref(),
-            (!attributes.is_empty()).then(|| attributes.as_json()),
-        ))?;
+    connection.prepare_cached(include_str!("sql/insert_event.sql"))?.execute((
+        version.as_i64(),
+        // a time holds years -9999 to 9999, which 64 bits of microseconds hold easily
+        i64::try_from(micros).unwrap_or(i64::MAX),
+        event.event_id().as_uuid().as_bytes(),
+        event.schema_version(),
+        stream.aggregate_type().as_str(),
+        stream.aggregate_id().as_str(),
+        event.event_type().as_str(),
+        event.payload(),
+        event.correlation_id().as_bytes(),
+        context.causation_id.as_ref().map(Uuid::as_bytes),
+        context.tenant_id.as_ref().map(Uuid::as_bytes),
+        context.actor_id.as_deref(),
+        (!attributes.is_empty()).then(|| attributes.as_json()),
+    ))?;
     // negative only after 2^63 events
-    Ok(Position::new(
-        connection.last_insert_rowid().cast_unsigned(),
-    ))
+    Ok(Position::new(connection.last_insert_rowid().cast_unsigned()))
 }
 
 /// Reads the event of a row that has the columns of `sql/read_feed.sql`, in that order.
 pub(crate) fn read(row: &Row<'_>) -> Result<RecordedEvent, ReadError> {
     let position: i64 = row.get(0).map_err(crate::error::read_error)?;
-    decode(row, position).map_err(|source| ReadError::Corrupt {
-        place: format!("position {position}"),
-        source,
-    })
+    decode(row, position).map_err(|source| ReadError::Corrupt { place: format!("position {position}"), source })
 }
 
 fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
@@ -88,9 +81,7 @@ fn counter(row: &Row<'_>, column: usize) -> Result<u64, BoxError> {
 
 fn uuid(row: &Row<'_>, column: usize) -> Result<Option<Uuid>, BoxError> {
     let bytes = get::<Option<Vec<u8>>>(row, column)?;
-    bytes
-        .map(|bytes| Uuid::from_slice(&bytes).map_err(|error| named(row, column, error)))
-        .transpose()
+    bytes.map(|bytes| Uuid::from_slice(&bytes).map_err(|error| named(row, column, error))).transpose()
 }
 
 fn named(row: &Row<'_>, column: usize, error: impl Into<BoxError>) -> BoxError {

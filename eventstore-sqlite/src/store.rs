@@ -51,10 +51,7 @@ impl SqliteEventStore {
     ///
     /// # Errors
     /// [`SqliteConnectError`] names the file or the field, and what is wrong with it.
-    pub async fn open_with(
-        path: impl AsRef<Path>,
-        config: SqliteEventStoreConfig,
-    ) -> Result<Self, SqliteConnectError> {
+    pub async fn open_with(path: impl AsRef<Path>, config: SqliteEventStoreConfig) -> Result<Self, SqliteConnectError> {
         Self::at(Place::file(path.as_ref())?, config).await
     }
 
@@ -78,23 +75,15 @@ impl SqliteEventStore {
     ///
     /// # Errors
     /// As for [`connect`](Self::connect), or [`SqliteConnectError::InvalidConfig`].
-    pub async fn connect_with(
-        url: &str,
-        config: SqliteEventStoreConfig,
-    ) -> Result<Self, SqliteConnectError> {
+    pub async fn connect_with(url: &str, config: SqliteEventStoreConfig) -> Result<Self, SqliteConnectError> {
         Self::at(Place::parse(url)?, config).await
     }
 
     async fn at(place: Place, config: SqliteEventStoreConfig) -> Result<Self, SqliteConnectError> {
         let ended = place.clone();
-        blocking(move || Self::open_at(place, &config))
-            .await
-            .unwrap_or_else(|error| {
-                Err(SqliteConnectError::Unavailable {
-                    path: ended.path().to_owned(),
-                    source: error.into(),
-                })
-            })
+        blocking(move || Self::open_at(place, &config)).await.unwrap_or_else(|error| {
+            Err(SqliteConnectError::Unavailable { path: ended.path().to_owned(), source: error.into() })
+        })
     }
 
     fn open_at(place: Place, config: &SqliteEventStoreConfig) -> Result<Self, SqliteConnectError> {
@@ -105,17 +94,9 @@ impl SqliteEventStore {
         let writer = Arc::new(Writer::new(connection, config.busy_timeout));
         let readers = match &place {
             Place::Memory => Readers::Shared(Arc::clone(&writer)),
-            Place::File(path) => Readers::Own(Arc::new(Pool::new(
-                path.clone(),
-                config.busy_timeout,
-                config.readers,
-            ))),
+            Place::File(path) => Readers::Own(Arc::new(Pool::new(path.clone(), config.busy_timeout, config.readers))),
         };
-        Ok(Self(Arc::new(Parts {
-            readers,
-            writer,
-            place,
-        })))
+        Ok(Self(Arc::new(Parts { readers, writer, place })))
     }
 
     pub(crate) fn writer(&self) -> &Arc<Writer> {
@@ -131,8 +112,6 @@ impl EventStore for SqliteEventStore {}
 
 impl fmt::Debug for SqliteEventStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SqliteEventStore")
-            .field(&self.0.place.path())
-            .finish()
+        f.debug_tuple("SqliteEventStore").field(&self.0.place.path()).finish()
     }
 }

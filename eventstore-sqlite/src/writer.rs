@@ -64,10 +64,7 @@ impl Queue {
 
     fn take(&mut self) -> (Vec<Visit>, Vec<Job>) {
         let jobs = self.jobs.len().min(BATCH);
-        (
-            std::mem::take(&mut self.visits),
-            self.jobs.drain(..jobs).collect(),
-        )
+        (std::mem::take(&mut self.visits), self.jobs.drain(..jobs).collect())
     }
 
     fn put_back(&mut self, batch: Batch) {
@@ -99,10 +96,7 @@ impl Writer {
         &self.appended
     }
 
-    pub(crate) async fn append(
-        self: &Arc<Self>,
-        append: Append,
-    ) -> Result<Vec<RecordedEvent>, AppendError> {
+    pub(crate) async fn append(self: &Arc<Self>, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
         let large = append.len() > INLINE_EVENTS;
         let (done, answer) = oneshot::channel();
         self.submit(Job::Append { append, done }, large);
@@ -119,11 +113,7 @@ impl Writer {
         position: Position,
     ) -> Result<(), CheckpointError> {
         let (done, answer) = oneshot::channel();
-        let job = Job::Checkpoint {
-            name: name.clone(),
-            position,
-            done,
-        };
+        let job = Job::Checkpoint { name: name.clone(), position, done };
         self.submit(job, false);
         match answer.await {
             Ok(answer) => answer.map_err(|error| CheckpointError::new(name, error)),

@@ -1,9 +1,6 @@
 //! Callers that go away in the middle harm nobody, and what they left unknown is resolved by appending again.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "tests only, though not all functions are marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "tests only, though not all functions are marked as such")]
 
 mod common;
 
@@ -57,16 +54,8 @@ async fn callers_are_cut_off_at_random(store: SqliteEventStore) {
     assert!(cut > 0, "no caller was cut off");
     let mut acknowledged: Vec<RecordedEvent> = done.into_iter().flat_map(|(_, all)| all).collect();
     acknowledged.sort_by_key(RecordedEvent::position);
-    assert_eq!(
-        feed(&store).await,
-        acknowledged,
-        "each event once, as acknowledged"
-    );
-    let versions: Vec<_> = read(&store, &shared)
-        .await
-        .iter()
-        .map(|e| e.version().get())
-        .collect();
+    assert_eq!(feed(&store).await, acknowledged, "each event once, as acknowledged");
+    let versions: Vec<_> = read(&store, &shared).await.iter().map(|e| e.version().get()).collect();
     assert_eq!(versions, (1..=versions.len() as u64).collect::<Vec<_>>());
 }
 
@@ -88,12 +77,7 @@ async fn callers_are_cut_off_in_memory() {
 /// A runtime that ends takes its threads with it, but not the jobs of callers in another one.
 #[test]
 fn a_runtime_that_ends_leaves_no_job_behind() {
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
-    };
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let lasting = runtime();
     let store = lasting.block_on(open(fresh_path()));
     for _ in 0..50 {
@@ -101,11 +85,7 @@ fn a_runtime_that_ends_leaves_no_job_behind() {
         for _ in 0..8 {
             let store = store.clone();
             // more events than a task inserts by itself: a thread of this runtime is asked to
-            ending.spawn(async move {
-                store
-                    .append(&fresh_stream(), ExpectedVersion::Any, events(200))
-                    .await
-            });
+            ending.spawn(async move { store.append(&fresh_stream(), ExpectedVersion::Any, events(200)).await });
         }
         ending.block_on(tokio::task::yield_now());
         ending.shutdown_background();

@@ -1,19 +1,13 @@
 //! Rows that someone else wrote or damaged are reported with their place, never taken for events.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "tests only, though not all functions are marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "tests only, though not all functions are marked as such")]
 
 mod common;
 
 use common::{events, fresh_path, fresh_stream, open, read};
 use eventbus::{
     ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{
-        AppendError, AppendEvents as _, Checkpoints as _, Direction, ReadError, ReadFeed as _,
-        ReadStream as _,
-    },
+    port::{AppendError, AppendEvents as _, Checkpoints as _, Direction, ReadError, ReadFeed as _, ReadStream as _},
 };
 use eventstore_sqlite::SqliteEventStore;
 use futures_util::TryStreamExt as _;
@@ -22,14 +16,8 @@ use futures_util::TryStreamExt as _;
 async fn damaged(sql: &str) -> (SqliteEventStore, StreamId, Vec<NewEvent>) {
     let (path, stream, given) = (fresh_path(), fresh_stream(), events(3));
     let store = open(path.clone()).await;
-    store
-        .append(&stream, ExpectedVersion::NoStream, given.clone())
-        .await
-        .unwrap();
-    rusqlite::Connection::open(&path)
-        .unwrap()
-        .execute_batch(sql)
-        .unwrap();
+    store.append(&stream, ExpectedVersion::NoStream, given.clone()).await.unwrap();
+    rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
     (store, stream, given)
 }
 
@@ -64,10 +52,7 @@ async fn damaged_columns_are_named() {
         ("actor_id = cast(x'ff' AS TEXT)", "column `actor_id`"),
         ("attributes = '[1]'", "not a JSON object"),
     ] {
-        let (store, ..) = damaged(&format!(
-            "UPDATE eventbus_events SET {change} WHERE version = 2"
-        ))
-        .await;
+        let (store, ..) = damaged(&format!("UPDATE eventbus_events SET {change} WHERE version = 2")).await;
         let (place, source) = feed_fault(&store).await;
         assert_eq!(place, "position 2", "{change}");
         assert!(source.contains(said), "{change}: {source}");
@@ -76,8 +61,7 @@ async fn damaged_columns_are_named() {
 
 #[tokio::test]
 async fn a_negative_position_is_damage() {
-    let (store, stream, _) =
-        damaged("UPDATE eventbus_events SET position = -5 WHERE version = 2").await;
+    let (store, stream, _) = damaged("UPDATE eventbus_events SET position = -5 WHERE version = 2").await;
     let all = store.read_stream(&stream, Version::FIRST, Direction::Forward);
     let (named, _) = place(all.try_collect::<Vec<_>>().await.unwrap_err());
     assert_eq!(named, "position -5");
@@ -98,11 +82,7 @@ async fn a_hole_in_a_stream_is_damage_both_ways() {
         let (store, stream, _) = damaged(&sql).await;
         let all = store.read_stream(&stream, from, direction);
         let (named, _) = place(all.try_collect::<Vec<_>>().await.unwrap_err());
-        assert_eq!(
-            named,
-            format!("stream `{stream}`, version {version}"),
-            "{direction:?}"
-        );
+        assert_eq!(named, format!("stream `{stream}`, version {version}"), "{direction:?}");
     }
 }
 
@@ -110,15 +90,9 @@ async fn a_hole_in_a_stream_is_damage_both_ways() {
 async fn the_last_event_cannot_be_deleted() {
     let (path, stream) = (fresh_path(), fresh_stream());
     let store = open(path.clone()).await;
-    store
-        .append(&stream, ExpectedVersion::NoStream, events(3))
-        .await
-        .unwrap();
+    store.append(&stream, ExpectedVersion::NoStream, events(3)).await.unwrap();
     let raw = rusqlite::Connection::open(&path).unwrap();
-    for sql in [
-        "DELETE FROM eventbus_events WHERE version = 3",
-        "DELETE FROM eventbus_events",
-    ] {
+    for sql in ["DELETE FROM eventbus_events WHERE version = 3", "DELETE FROM eventbus_events"] {
         let error = raw.execute(sql, []).unwrap_err().to_string();
         assert!(error.contains("used again"), "{error}");
     }
@@ -127,12 +101,8 @@ async fn the_last_event_cannot_be_deleted() {
 
 #[tokio::test]
 async fn a_repeat_of_a_damaged_event_is_refused() {
-    let (store, stream, given) =
-        damaged("UPDATE eventbus_events SET event_type = '' WHERE version = 2").await;
-    let error = store
-        .append(&stream, ExpectedVersion::NoStream, given)
-        .await
-        .unwrap_err();
+    let (store, stream, given) = damaged("UPDATE eventbus_events SET event_type = '' WHERE version = 2").await;
+    let error = store.append(&stream, ExpectedVersion::NoStream, given).await.unwrap_err();
     assert!(matches!(&error, AppendError::Refused { .. }), "{error:?}");
 }
 

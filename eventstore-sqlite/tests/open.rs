@@ -1,9 +1,6 @@
 //! What opening refuses, and that a refusal changes nothing.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "tests only, though not all functions are marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "tests only, though not all functions are marked as such")]
 
 mod common;
 
@@ -24,13 +21,8 @@ async fn a_file_that_is_no_database_is_refused_and_kept() {
     let text = "Dear diary, ".repeat(200);
     fs::write(&path, &text).unwrap();
     let error = refusal(&path).await;
-    assert!(
-        matches!(&error, SqliteConnectError::NotADatabase { path: named, .. } if *named == path)
-    );
-    assert_eq!(
-        error.to_string(),
-        format!("`{}` is not a SQLite database", path.display())
-    );
+    assert!(matches!(&error, SqliteConnectError::NotADatabase { path: named, .. } if *named == path));
+    assert_eq!(error.to_string(), format!("`{}` is not a SQLite database", path.display()));
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
 }
 
@@ -38,9 +30,7 @@ async fn a_file_that_is_no_database_is_refused_and_kept() {
 async fn a_foreign_database_is_refused_untouched_unless_it_may_be_shared() {
     let path = fresh_path();
     let foreign = Connection::open(&path).unwrap();
-    foreign
-        .execute_batch("CREATE TABLE users (name TEXT); INSERT INTO users VALUES ('ann')")
-        .unwrap();
+    foreign.execute_batch("CREATE TABLE users (name TEXT); INSERT INTO users VALUES ('ann')").unwrap();
     let before = fs::read(&path).unwrap();
     match refusal(&path).await {
         SqliteConnectError::ForeignDatabase { path: named, table } => {
@@ -48,30 +38,14 @@ async fn a_foreign_database_is_refused_untouched_unless_it_may_be_shared() {
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(
-        fs::read(&path).unwrap(),
-        before,
-        "not a byte is changed, nor the journal mode"
-    );
+    assert_eq!(fs::read(&path).unwrap(), before, "not a byte is changed, nor the journal mode");
 
-    let share = SqliteEventStoreConfig {
-        share_database: true,
-        ..Default::default()
-    };
+    let share = SqliteEventStoreConfig { share_database: true, ..Default::default() };
     let store = SqliteEventStore::open_with(&path, share).await.unwrap();
-    store
-        .append(&fresh_stream(), ExpectedVersion::Any, events(1))
-        .await
-        .unwrap();
+    store.append(&fresh_stream(), ExpectedVersion::Any, events(1)).await.unwrap();
     drop(store);
-    assert_eq!(
-        feed(&open(path).await).await.len(),
-        1,
-        "later it needs no permission"
-    );
-    let users: i64 = foreign
-        .query_row("SELECT count(*) FROM users", [], |row| row.get(0))
-        .unwrap();
+    assert_eq!(feed(&open(path).await).await.len(), 1, "later it needs no permission");
+    let users: i64 = foreign.query_row("SELECT count(*) FROM users", [], |row| row.get(0)).unwrap();
     assert_eq!(users, 1);
 }
 
@@ -79,10 +53,7 @@ async fn a_foreign_database_is_refused_untouched_unless_it_may_be_shared() {
 async fn tables_may_be_added_beside_a_store() {
     let path = fresh_path();
     drop(open(path.clone()).await);
-    Connection::open(&path)
-        .unwrap()
-        .execute_batch("CREATE TABLE events (mine TEXT)")
-        .unwrap();
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE events (mine TEXT)").unwrap();
     open(path).await;
 }
 
@@ -91,16 +62,9 @@ async fn a_newer_schema_is_refused() {
     let path = fresh_path();
     drop(open(path.clone()).await);
     let newer = "INSERT INTO eventbus_migrations (version, name) VALUES (99, 'from the future')";
-    Connection::open(&path)
-        .unwrap()
-        .execute_batch(newer)
-        .unwrap();
+    Connection::open(&path).unwrap().execute_batch(newer).unwrap();
     match refusal(&path).await {
-        SqliteConnectError::NewerSchema {
-            path: named,
-            found,
-            known,
-        } => {
+        SqliteConnectError::NewerSchema { path: named, found, known } => {
             assert_eq!((named, found, known), (path, 99, 1));
         }
         other => panic!("{other:?}"),
@@ -111,24 +75,10 @@ async fn a_newer_schema_is_refused() {
 async fn a_table_in_the_way_leaves_the_database_as_it_was() {
     let path = fresh_path();
     let foreign = Connection::open(&path).unwrap();
-    foreign
-        .execute_batch("CREATE TABLE eventbus_checkpoints (other TEXT)")
-        .unwrap();
-    let share = SqliteEventStoreConfig {
-        share_database: true,
-        ..Default::default()
-    };
+    foreign.execute_batch("CREATE TABLE eventbus_checkpoints (other TEXT)").unwrap();
+    let share = SqliteEventStoreConfig { share_database: true, ..Default::default() };
     let error = SqliteEventStore::open_with(&path, share).await.unwrap_err();
-    assert!(
-        matches!(
-            &error,
-            SqliteConnectError::Migration {
-                migration: "0001_events",
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(&error, SqliteConnectError::Migration { migration: "0001_events", .. }), "{error:?}");
     let tables = "SELECT group_concat(name) FROM sqlite_schema WHERE type = 'table'";
     let tables: String = foreign.query_row(tables, [], |row| row.get(0)).unwrap();
     assert_eq!(tables, "eventbus_checkpoints");
@@ -137,27 +87,16 @@ async fn a_table_in_the_way_leaves_the_database_as_it_was() {
 #[tokio::test]
 async fn missing_files_and_directories_are_named() {
     let path = fresh_path();
-    let keep = SqliteEventStoreConfig {
-        create_if_missing: false,
-        ..Default::default()
-    };
+    let keep = SqliteEventStoreConfig { create_if_missing: false, ..Default::default() };
     let error = SqliteEventStore::open_with(&path, keep).await.unwrap_err();
-    assert!(
-        matches!(&error, SqliteConnectError::Unavailable { path: named, .. } if *named == path)
-    );
+    assert!(matches!(&error, SqliteConnectError::Unavailable { path: named, .. } if *named == path));
     assert!(!path.exists());
     let path = path.join("no/such/directory.db");
     let error = refusal(&path).await;
-    assert_eq!(
-        error.to_string(),
-        format!("`{}` cannot be opened", path.display())
-    );
+    assert_eq!(error.to_string(), format!("`{}` cannot be opened", path.display()));
     let source = std::error::Error::source(&error).unwrap();
     assert_eq!(source.to_string(), "its directory does not exist");
-    assert!(matches!(
-        refusal(Path::new("")).await,
-        SqliteConnectError::Unavailable { .. }
-    ));
+    assert!(matches!(refusal(Path::new("")).await, SqliteConnectError::Unavailable { .. }));
 }
 
 #[tokio::test]
@@ -177,33 +116,16 @@ async fn a_read_only_directory_or_file_is_named() {
         return;
     }
     let error = refusal(&path).await;
-    assert!(
-        matches!(error, SqliteConnectError::ReadOnly { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, SqliteConnectError::ReadOnly { .. }), "{error:?}");
 }
 
 #[tokio::test]
 async fn configurations_without_sense_are_refused() {
     for (config, field) in [
-        (
-            SqliteEventStoreConfig {
-                readers: 0,
-                ..Default::default()
-            },
-            "readers",
-        ),
-        (
-            SqliteEventStoreConfig {
-                busy_timeout: Duration::MAX,
-                ..Default::default()
-            },
-            "busy_timeout",
-        ),
+        (SqliteEventStoreConfig { readers: 0, ..Default::default() }, "readers"),
+        (SqliteEventStoreConfig { busy_timeout: Duration::MAX, ..Default::default() }, "busy_timeout"),
     ] {
-        let error = SqliteEventStore::connect_with("sqlite::memory:", config)
-            .await
-            .unwrap_err();
+        let error = SqliteEventStore::connect_with("sqlite::memory:", config).await.unwrap_err();
         assert!(matches!(error, SqliteConnectError::InvalidConfig { .. }));
         assert!(error.to_string().contains(field), "{error}");
     }
@@ -217,10 +139,7 @@ async fn special_names_of_sqlite_are_plain_paths_here() {
         let path = directory.join(name);
         let stream = fresh_stream();
         let store = open(path.clone()).await;
-        let stored = store
-            .append(&stream, ExpectedVersion::NoStream, events(2))
-            .await
-            .unwrap();
+        let stored = store.append(&stream, ExpectedVersion::NoStream, events(2)).await.unwrap();
         assert_eq!(feed(&store).await, stored);
         assert!(path.exists(), "{name}");
     }
@@ -228,13 +147,9 @@ async fn special_names_of_sqlite_are_plain_paths_here() {
 
 #[tokio::test]
 async fn stores_in_memory_are_separate() {
-    let (one, two) = (
-        SqliteEventStore::in_memory().await.unwrap(),
-        SqliteEventStore::connect("sqlite::memory:").await.unwrap(),
-    );
-    one.append(&fresh_stream(), ExpectedVersion::Any, events(1))
-        .await
-        .unwrap();
+    let (one, two) =
+        (SqliteEventStore::in_memory().await.unwrap(), SqliteEventStore::connect("sqlite::memory:").await.unwrap());
+    one.append(&fresh_stream(), ExpectedVersion::Any, events(1)).await.unwrap();
     assert_eq!((feed(&one).await.len(), feed(&two).await.len()), (1, 0));
 }
 
@@ -242,10 +157,7 @@ async fn stores_in_memory_are_separate() {
 async fn the_last_handle_that_is_closed_leaves_one_file() {
     let path = fresh_path();
     let store = open(path.clone()).await;
-    store
-        .append(&fresh_stream(), ExpectedVersion::Any, events(1))
-        .await
-        .unwrap();
+    store.append(&fresh_stream(), ExpectedVersion::Any, events(1)).await.unwrap();
     assert_eq!(feed(&store).await.len(), 1);
     assert!(path.with_extension("db-wal").exists());
     drop(store);

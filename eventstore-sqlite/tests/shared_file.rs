@@ -2,10 +2,7 @@
 //!
 //! Processes are this test binary again, told by environment variables to be a writer.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "tests only, though not all functions are marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "tests only, though not all functions are marked as such")]
 
 mod common;
 
@@ -57,10 +54,7 @@ async fn writer_process() {
                     let own = fresh_stream();
                     let stream = if (writer + i) % 2 == 0 { &stream } else { &own };
                     let given = events(1 + i % 2);
-                    store
-                        .append(stream, ExpectedVersion::Any, given.clone())
-                        .await
-                        .unwrap();
+                    store.append(stream, ExpectedVersion::Any, given.clone()).await.unwrap();
                     acknowledge(&given);
                 }
             })
@@ -73,27 +67,19 @@ async fn writer_process() {
 
 /// One line per append, written at once: what is printed was acknowledged before.
 fn acknowledge(events: &[NewEvent]) {
-    let ids: Vec<_> = events
-        .iter()
-        .map(|event| event.event_id().to_string())
-        .collect();
+    let ids: Vec<_> = events.iter().map(|event| event.event_id().to_string()).collect();
     let line = format!("ack {}\n", ids.join(" "));
     std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
 }
 
 /// The ids of a line; none if it is another line, or was cut off by the death of its writer.
 fn acknowledged(line: &str) -> Vec<String> {
-    let ids = line
-        .split_once("ack ")
-        .map(|(_, ids)| ids.split_whitespace());
+    let ids = line.split_once("ack ").map(|(_, ids)| ids.split_whitespace());
     ids.into_iter().flatten().map(Into::into).collect()
 }
 
 fn ids(events: &[RecordedEvent]) -> Vec<String> {
-    events
-        .iter()
-        .map(|event| event.metadata().event_id().to_string())
-        .collect()
+    events.iter().map(|event| event.metadata().event_id().to_string()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,26 +102,11 @@ async fn what_a_killed_process_acknowledged_is_there() {
         let store = open(path).await;
         let stored = ids(&feed(&store).await);
         for id in &seen {
-            assert_eq!(
-                stored.iter().filter(|stored| *stored == id).count(),
-                1,
-                "event {id}"
-            );
+            assert_eq!(stored.iter().filter(|stored| *stored == id).count(), 1, "event {id}");
         }
-        let versions: Vec<_> = read(&store, &stream)
-            .await
-            .iter()
-            .map(|e| e.version().get())
-            .collect();
+        let versions: Vec<_> = read(&store, &stream).await.iter().map(|e| e.version().get()).collect();
         assert_eq!(versions, (1..=versions.len() as u64).collect::<Vec<_>>());
-        store
-            .append(
-                &stream,
-                ExpectedVersion::Exact((versions.len() as u64).into()),
-                events(1),
-            )
-            .await
-            .unwrap();
+        store.append(&stream, ExpectedVersion::Exact((versions.len() as u64).into()), events(1)).await.unwrap();
     }
 }
 
@@ -143,10 +114,7 @@ async fn what_a_killed_process_acknowledged_is_there() {
 async fn three_processes_share_a_file_without_losing_or_refusing_anything() {
     let (path, stream) = (fresh_path(), fresh_stream());
     let mut children: Vec<_> = (0..3).map(|_| start_writer(&path, &stream, 150)).collect();
-    let outputs: Vec<_> = children
-        .iter_mut()
-        .map(|child| BufReader::new(child.stdout.take().unwrap()))
-        .collect();
+    let outputs: Vec<_> = children.iter_mut().map(|child| BufReader::new(child.stdout.take().unwrap())).collect();
     let mut seen = Vec::new();
     for output in outputs {
         seen.extend(output.lines().flat_map(|line| acknowledged(&line.unwrap())));
@@ -160,39 +128,23 @@ async fn three_processes_share_a_file_without_losing_or_refusing_anything() {
     stored.sort();
     seen.sort();
     assert_eq!(stored, seen);
-    let versions: Vec<_> = read(&store, &stream)
-        .await
-        .iter()
-        .map(|e| e.version().get())
-        .collect();
+    let versions: Vec<_> = read(&store, &stream).await.iter().map(|e| e.version().get()).collect();
     assert_eq!(versions, (1..=versions.len() as u64).collect::<Vec<_>>());
 }
 
 #[tokio::test]
 async fn who_waits_too_long_for_another_connection_is_told_so() {
     let (path, stream) = (fresh_path(), fresh_stream());
-    let impatient = SqliteEventStoreConfig {
-        busy_timeout: Duration::from_millis(50),
-        ..Default::default()
-    };
+    let impatient = SqliteEventStoreConfig { busy_timeout: Duration::from_millis(50), ..Default::default() };
     let store = SqliteEventStore::open_with(&path, impatient).await.unwrap();
     let other = rusqlite::Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let given = events(1);
-    let error = store
-        .append(&stream, ExpectedVersion::NoStream, given.clone())
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, AppendError::Unavailable(_)) && error.is_retryable(),
-        "{error:?}"
-    );
+    let error = store.append(&stream, ExpectedVersion::NoStream, given.clone()).await.unwrap_err();
+    assert!(matches!(error, AppendError::Unavailable(_)) && error.is_retryable(), "{error:?}");
     assert_eq!(feed(&store).await.len(), 0, "reading goes on meanwhile");
     other.execute_batch("ROLLBACK").unwrap();
-    store
-        .append(&stream, ExpectedVersion::NoStream, given)
-        .await
-        .unwrap();
+    store.append(&stream, ExpectedVersion::NoStream, given).await.unwrap();
 }
 
 #[tokio::test]
@@ -204,9 +156,7 @@ async fn who_waits_long_enough_for_another_connection_is_served() {
     let waiting: Vec<_> = (0..5)
         .map(|_| {
             let (store, stream) = (store.clone(), stream.clone());
-            tokio::spawn(
-                async move { store.append(&stream, ExpectedVersion::Any, events(2)).await },
-            )
+            tokio::spawn(async move { store.append(&stream, ExpectedVersion::Any, events(2)).await })
         })
         .collect();
     // a single-threaded runtime: had an append blocked its task, this one would not run

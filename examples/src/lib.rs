@@ -55,11 +55,7 @@ impl Backends {
 
 /// A file as it is, a URL without its password.
 pub fn shown(location: &str) -> String {
-    if location.contains("://") {
-        redacted(location)
-    } else {
-        location.into()
-    }
+    if location.contains("://") { redacted(location) } else { location.into() }
 }
 
 /// Opens a store by URL: `postgres://…`, `memory`, or a file for SQLite.
@@ -76,10 +72,7 @@ pub async fn open_store(url: &str) -> Result<Arc<dyn EventStore>> {
 /// A file in the target folder, where the running binary is.
 pub fn in_target(file: &str) -> Result<PathBuf> {
     let binary = std::env::current_exe()?;
-    let target = binary
-        .parent()
-        .and_then(|profile| profile.parent())
-        .ok_or("the binary is in no folder")?;
+    let target = binary.parent().and_then(|profile| profile.parent()).ok_or("the binary is in no folder")?;
     Ok(target.join(file))
 }
 
@@ -94,10 +87,7 @@ pub async fn backends(example: &str) -> Result<(Arc<dyn EventStore>, Arc<dyn Eve
     let file = format!("{example}.db");
     let backends = <Arguments as clap::Parser>::parse().backends;
     println!("{}", backends.describe(&file)?);
-    Ok((
-        backends.open_store(&file).await?,
-        backends.open_bus(example).await?,
-    ))
+    Ok((backends.open_store(&file).await?, backends.open_bus(example).await?))
 }
 
 /// Prints a heading.
@@ -108,10 +98,7 @@ pub fn act(title: &str) {
 /// Prints where a save was stored and, once it is, as what it was published.
 pub async fn show(app: &App, saved: &Saved) -> Result<()> {
     let position = saved.position.unwrap_or_default();
-    println!(
-        "  stored     version {} at position {position}",
-        saved.version
-    );
+    println!("  stored     version {} at position {position}", saved.version);
     if let Some(id) = app.published(position).await?.message_id {
         println!("  published  {id}");
     }
@@ -120,10 +107,6 @@ pub async fn show(app: &App, saved: &Saved) -> Result<()> {
 
 /// Shows warnings, or what `RUST_LOG` asks for.
 pub fn log_warnings() {
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }

@@ -8,29 +8,18 @@ use common::{Database, run};
 
 fn story(arguments: &[&str]) -> String {
     let output = run(env!("CARGO_BIN_EXE_order-story"), arguments);
-    let (text, errors) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}{errors}");
     // the throw-away servers of the tests say of themselves that they do not sync
-    let logged: Vec<_> = errors
-        .lines()
-        .filter(|line| !line.contains("`fsync` is off"))
-        .collect();
-    assert!(
-        logged.is_empty(),
-        "nothing else is logged at the level of warnings: {logged:?}"
-    );
+    let logged: Vec<_> = errors.lines().filter(|line| !line.contains("`fsync` is off")).collect();
+    assert!(logged.is_empty(), "nothing else is logged at the level of warnings: {logged:?}");
     text.into_owned()
 }
 
 fn assert_lines_in_order(text: &str, lines: &[&str]) {
     let mut rest = text;
     for line in lines {
-        let at = rest
-            .find(line)
-            .unwrap_or_else(|| panic!("`{line}` is missing, or too early, in\n{text}"));
+        let at = rest.find(line).unwrap_or_else(|| panic!("`{line}` is missing, or too early, in\n{text}"));
         rest = &rest[at + line.len()..];
     }
 }
@@ -82,13 +71,7 @@ fn the_story_is_told_and_goes_on_in_the_same_file() {
             "equal      true",
         ],
     );
-    assert_eq!(
-        first
-            .matches("receipt    99.99 from cust-123 for order ")
-            .count(),
-        1,
-        "{first}"
-    );
+    assert_eq!(first.matches("receipt    99.99 from cust-123 for order ").count(), 1, "{first}");
     let second = story(&["--store", file.path()]);
     assert_lines_in_order(
         &second,
@@ -99,11 +82,7 @@ fn the_story_is_told_and_goes_on_in_the_same_file() {
             "equal      true",
         ],
     );
-    assert_eq!(
-        second.matches("receipt    ").count(),
-        1,
-        "the first order got its receipt already"
-    );
+    assert_eq!(second.matches("receipt    ").count(), 1, "the first order got its receipt already");
 }
 
 #[test]
@@ -111,41 +90,20 @@ fn on_servers_each_save_shows_its_position_and_its_redis_entry() {
     let database = Database::create();
     let redis = test_servers::private_redis();
     let text = story(&["--store", &database.url, "--bus", redis.url()]);
-    assert_lines_in_order(
-        &text,
-        &[
-            "store: postgres://",
-            "bus:   redis://",
-            "stored     version 1 at position 1",
-        ],
-    );
-    let ids: Vec<_> = text
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("published  "))
-        .collect();
+    assert_lines_in_order(&text, &["store: postgres://", "bus:   redis://", "stored     version 1 at position 1"]);
+    let ids: Vec<_> = text.lines().filter_map(|line| line.trim().strip_prefix("published  ")).collect();
     assert_eq!(ids.len(), 3, "{text}");
-    let is_entry_id = |id: &&str| {
-        id.split_once('-')
-            .is_some_and(|(ms, seq)| ms.len() == 13 && seq.parse::<u64>().is_ok())
-    };
+    let is_entry_id =
+        |id: &&str| id.split_once('-').is_some_and(|(ms, seq)| ms.len() == 13 && seq.parse::<u64>().is_ok());
     assert!(ids.iter().all(is_entry_id), "{ids:?}");
-    assert!(
-        text.contains("receipt    99.99 from cust-123") && text.contains("equal      true"),
-        "{text}"
-    );
+    assert!(text.contains("receipt    99.99 from cust-123") && text.contains("equal      true"), "{text}");
 }
 
 #[test]
 fn a_store_that_is_not_there_is_named_without_its_password() {
-    let url = format!(
-        "postgres://app:secret@127.0.0.1:{}/orders",
-        test_servers::closed_port()
-    );
+    let url = format!("postgres://app:secret@127.0.0.1:{}/orders", test_servers::closed_port());
     let output = run(env!("CARGO_BIN_EXE_order-story"), &["--store", &url]);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
-    assert!(
-        errors.contains("app@127.0.0.1") && !errors.contains("secret"),
-        "{errors}"
-    );
+    assert!(errors.contains("app@127.0.0.1") && !errors.contains("secret"), "{errors}");
 }

@@ -13,11 +13,7 @@ fn tutorial(arguments: &[&str]) -> Output {
 /// The lines that say something, with what differs from run to run named.
 fn normalized(output: &Output, prefix: &str) -> Vec<String> {
     let text = String::from_utf8_lossy(&output.stdout);
-    text.lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .map(|line| normalize(line, prefix))
-        .collect()
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| normalize(line, prefix)).collect()
 }
 
 fn normalize(line: &str, prefix: &str) -> String {
@@ -33,11 +29,7 @@ fn normalize(line: &str, prefix: &str) -> String {
         if id.len() >= 8 && id.chars().all(hex) && id.chars().any(|c| c.is_ascii_digit()) {
             return format!("<id>{rest}");
         }
-        if split && word.chars().all(|c| c.is_ascii_digit()) {
-            "<n>".into()
-        } else {
-            word.to_owned()
-        }
+        if split && word.chars().all(|c| c.is_ascii_digit()) { "<n>".into() } else { word.to_owned() }
     };
     line.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
@@ -58,29 +50,14 @@ fn assert_prints(output: &Output, prefix: &str, expected: &str) {
 fn the_short_edition_prints_the_expected_output() {
     let prefix = test_servers::unique_name("tutorial");
     let output = tutorial(&["--bus", test_servers::redis_url(), "--prefix", &prefix]);
-    assert_prints(
-        &output,
-        &prefix,
-        include_str!("expected/tutorial-17-short.txt"),
-    );
+    assert_prints(&output, &prefix, include_str!("expected/tutorial-17-short.txt"));
 }
 
 #[test]
 fn the_long_edition_prints_its_own_lines() {
     let prefix = test_servers::unique_name("tutorial");
-    let output = tutorial(&[
-        "--bus",
-        test_servers::redis_url(),
-        "--prefix",
-        &prefix,
-        "--edition",
-        "long",
-    ]);
-    assert_prints(
-        &output,
-        &prefix,
-        include_str!("expected/tutorial-17-long.txt"),
-    );
+    let output = tutorial(&["--bus", test_servers::redis_url(), "--prefix", &prefix, "--edition", "long"]);
+    assert_prints(&output, &prefix, include_str!("expected/tutorial-17-long.txt"));
 }
 
 #[test]
@@ -89,44 +66,21 @@ fn without_redis_it_says_how_to_start_one() {
     let output = tutorial(&["--bus", &url]);
     assert_eq!(output.status.code(), Some(1));
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        errors.contains("docker run -d --name redis -p 6379:6379 redis:7-alpine"),
-        "{errors}"
-    );
-    assert!(
-        errors.contains("127.0.0.1") && !errors.contains("secret"),
-        "{errors}"
-    );
+    assert!(errors.contains("docker run -d --name redis -p 6379:6379 redis:7-alpine"), "{errors}");
+    assert!(errors.contains("127.0.0.1") && !errors.contains("secret"), "{errors}");
 }
 
 #[test]
 fn the_repository_saves_publishes_projects_and_rebuilds() {
     let prefix = test_servers::unique_name("tutorial");
     let database = common::Database::create();
-    let output = tutorial(&[
-        "repository",
-        "--store",
-        &database.url,
-        "--bus",
-        test_servers::redis_url(),
-        "--prefix",
-        &prefix,
-    ]);
+    let output =
+        tutorial(&["repository", "--store", &database.url, "--bus", test_servers::redis_url(), "--prefix", &prefix]);
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success(),
-        "{text}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    for line in [
-        "created: version 1, position 1, published as ",
-        "shipped: version 2, position 2, published as ",
-    ] {
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    for line in ["created: version 1, position 1, published as ", "shipped: version 2, position 2, published as "] {
         assert!(text.contains(line), "{text}");
     }
-    assert!(
-        text.contains("total_orders: 1, total_revenue: 99.99, shipped_count: 1"),
-        "{text}"
-    );
+    assert!(text.contains("total_orders: 1, total_revenue: 99.99, shipped_count: 1"), "{text}");
     assert!(text.contains("equal: true"), "{text}");
 }

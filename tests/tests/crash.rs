@@ -47,11 +47,7 @@ type Seen = Arc<Mutex<BTreeMap<String, u64>>>;
 
 /// In the process that dies the handler never ends.
 #[handler(manual)]
-async fn thank(
-    event: &Deposited,
-    meta: &Metadata,
-    State(seen): State<Option<Seen>>,
-) -> Result<(), HandlerError> {
+async fn thank(event: &Deposited, meta: &Metadata, State(seen): State<Option<Seen>>) -> Result<(), HandlerError> {
     let Some(seen) = seen else {
         println!("in hand");
         return std::future::pending().await;
@@ -77,10 +73,7 @@ async fn backends(store: &str, bus: &str) -> (Arc<dyn EventStore>, Option<Arc<dy
         block_ms: 100,
         ..RedisEventBusConfig::default()
     };
-    (
-        opened,
-        Some(Arc::new(RedisEventBus::connect(config).await.unwrap())),
-    )
+    (opened, Some(Arc::new(RedisEventBus::connect(config).await.unwrap())))
 }
 
 async fn app(store: &str, bus: &str, seen: Option<Seen>) -> App {
@@ -101,9 +94,7 @@ async fn the_process_that_dies() {
     let app = app(&store, &bus, None).await;
     let saved = app
         .repository::<Account>()
-        .upsert(&"ada".parse().unwrap(), |_| {
-            Ok::<_, eventbus::Never>(Deposited { cents: 5 })
-        })
+        .upsert(&"ada".parse().unwrap(), |_| Ok::<_, eventbus::Never>(Deposited { cents: 5 }))
         .await
         .unwrap();
     println!("saved at {}", saved.position.unwrap());
@@ -123,9 +114,7 @@ fn spawn(store: &str, bus: &str) -> Child {
 /// Lets the process save and take the event in hand, then kills it.
 fn save_and_die(store: &str, bus: &str) {
     let mut child = spawn(store, bus);
-    let lines = BufReader::new(child.stdout.take().unwrap())
-        .lines()
-        .map_while(Result::ok);
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     let mut awaited = vec!["saved at", "in hand"];
     for line in lines {
         awaited.retain(|text| !line.contains(text));
@@ -145,16 +134,8 @@ async fn the_next_start_handles(store: &str, bus: &str) {
     let app = app(store, bus, Some(Arc::clone(&seen))).await;
     app.settled().await.unwrap();
     let handled: Vec<u64> = seen.lock().unwrap().values().copied().collect();
-    assert_eq!(
-        handled,
-        [5, 5],
-        "both deposits are thanked for, under the ids they were saved with"
-    );
-    let account = app
-        .repository::<Account>()
-        .load(&"ada".parse().unwrap())
-        .await
-        .unwrap();
+    assert_eq!(handled, [5, 5], "both deposits are thanked for, under the ids they were saved with");
+    let account = app.repository::<Account>().load(&"ada".parse().unwrap()).await.unwrap();
     assert_eq!(account.balance, 10);
     app.shutdown(Duration::from_secs(10)).await.unwrap();
 }
@@ -170,11 +151,7 @@ async fn on_sqlite_and_the_in_process_bus() {
 #[tokio::test]
 async fn on_postgres_and_redis() {
     let schema_url = postgres_database().await;
-    let bus = format!(
-        "{} {}",
-        test_servers::redis_url(),
-        test_servers::unique_name("crash")
-    );
+    let bus = format!("{} {}", test_servers::redis_url(), test_servers::unique_name("crash"));
     the_next_start_handles(&schema_url, &bus).await;
 }
 
@@ -182,14 +159,7 @@ async fn on_postgres_and_redis() {
 async fn postgres_database() -> String {
     use sqlx::{AssertSqlSafe, Connection, Executor};
     let name = test_servers::unique_name("crash");
-    let mut admin = sqlx::PgConnection::connect(test_servers::postgres_url())
-        .await
-        .unwrap();
-    admin
-        .execute(sqlx::raw_sql(AssertSqlSafe(format!(
-            "CREATE DATABASE {name}"
-        ))))
-        .await
-        .unwrap();
+    let mut admin = sqlx::PgConnection::connect(test_servers::postgres_url()).await.unwrap();
+    admin.execute(sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))).await.unwrap();
     test_servers::database_url_for(&name)
 }

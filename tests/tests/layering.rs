@@ -7,10 +7,7 @@ use std::{
 };
 
 fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
 /// Every Rust file below a folder, with its text.
@@ -31,17 +28,12 @@ fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
 /// The code of a file: no comments, no documentation, and nothing from its unit tests on.
 fn code(text: &str) -> String {
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-    code.lines()
-        .filter(|line| !line.trim_start().starts_with("//"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
 /// Whether code imports from a module of its crate, by path or within the braces of a `use crate::{..}`.
 fn imports(code: &str, module: &str) -> bool {
-    let direct = ["crate::", "eventbus::"]
-        .iter()
-        .any(|root| code.contains(&format!("{root}{module}::")));
+    let direct = ["crate::", "eventbus::"].iter().any(|root| code.contains(&format!("{root}{module}::")));
     let braced = code.split("use crate::{").skip(1).any(|rest| {
         let mut depth = 0;
         let item = |(at, c): (usize, char)| {
@@ -53,9 +45,7 @@ fn imports(code: &str, module: &str) -> bool {
             (depth < 0).then_some(at)
         };
         let end = rest.char_indices().find_map(item).unwrap_or(rest.len());
-        top_level(&rest[..end])
-            .iter()
-            .any(|path| *path == module || path.starts_with(&format!("{module}::")))
+        top_level(&rest[..end]).iter().any(|path| *path == module || path.starts_with(&format!("{module}::")))
     });
     direct || braced
 }
@@ -79,16 +69,9 @@ fn assert_never_imports(folder: &str, forbidden: &[&str], except: &str) {
     let folder = workspace().join("eventbus/src").join(folder);
     let files = sources(&folder);
     assert!(!files.is_empty(), "nothing in {}", folder.display());
-    for (path, text) in files
-        .iter()
-        .filter(|(path, _)| except.is_empty() || !path.to_string_lossy().contains(except))
-    {
+    for (path, text) in files.iter().filter(|(path, _)| except.is_empty() || !path.to_string_lossy().contains(except)) {
         for module in forbidden {
-            assert!(
-                !imports(&code(text), module),
-                "{} imports `{module}`",
-                path.display()
-            );
+            assert!(!imports(&code(text), module), "{} imports `{module}`", path.display());
         }
     }
 }
@@ -116,21 +99,12 @@ fn only_the_app_names_the_backends_in_memory() {
 
 #[test]
 fn backend_crates_use_values_and_ports_not_what_runs() {
-    let runtime = [
-        "App",
-        "AggregateRepository",
-        "Projected",
-        "EventBusExt",
-        "prelude",
-        "InMemoryEventStore",
-        "InMemoryEventBus",
-    ];
+    let runtime =
+        ["App", "AggregateRepository", "Projected", "EventBusExt", "prelude", "InMemoryEventStore", "InMemoryEventBus"];
     for backend in ["eventbus-redis", "eventstore-postgres", "eventstore-sqlite"] {
         for (path, text) in sources(&workspace().join(backend).join("src")) {
             let code = code(&text);
-            let words: Vec<_> = code
-                .split(|c: char| !c.is_alphanumeric() && c != '_')
-                .collect();
+            let words: Vec<_> = code.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
             for name in runtime {
                 assert!(!words.contains(&name), "{} names `{name}`", path.display());
             }
@@ -140,26 +114,11 @@ fn backend_crates_use_values_and_ports_not_what_runs() {
 
 #[test]
 fn nothing_depends_on_examples_or_tests() {
-    for package in [
-        "eventbus",
-        "eventbus-derive",
-        "eventbus-redis",
-        "eventstore-postgres",
-        "eventstore-sqlite",
-    ] {
+    for package in ["eventbus", "eventbus-derive", "eventbus-redis", "eventstore-postgres", "eventstore-sqlite"] {
         let manifest = fs::read_to_string(workspace().join(package).join("Cargo.toml")).unwrap();
-        let dependencies = manifest
-            .split("[dependencies]")
-            .nth(1)
-            .unwrap()
-            .split("\n[")
-            .next()
-            .unwrap();
+        let dependencies = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
         for forbidden in ["examples", "workspace-tests", "test-servers", "ui-tests"] {
-            assert!(
-                !dependencies.contains(forbidden),
-                "{package} depends on {forbidden}"
-            );
+            assert!(!dependencies.contains(forbidden), "{package} depends on {forbidden}");
         }
     }
 }
@@ -174,11 +133,7 @@ fn the_check_itself_sees_every_form_of_import() {
     ] {
         assert!(imports(importing, "runtime"), "{importing}");
     }
-    for innocent in [
-        "use crate::{domain::runtime_of, port::{runtime}};",
-        "mod runtime;",
-        "use super::runtime;",
-    ] {
+    for innocent in ["use crate::{domain::runtime_of, port::{runtime}};", "mod runtime;", "use super::runtime;"] {
         assert!(!imports(innocent, "runtime"), "{innocent}");
     }
 }

@@ -8,23 +8,14 @@ use std::{
 };
 
 fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
 /// The first block of Rust in the README.
 fn quick_start() -> String {
     let readme = fs::read_to_string(workspace().join("README.md")).unwrap();
     let block = readme.split("```rust").nth(1).unwrap();
-    let code = block
-        .split_once('\n')
-        .unwrap()
-        .1
-        .split("```")
-        .next()
-        .unwrap();
+    let code = block.split_once('\n').unwrap().1.split("```").next().unwrap();
     code.to_owned()
 }
 
@@ -50,10 +41,7 @@ fn make_crate(folder: &Path) {
 #[test]
 fn the_quick_start_runs_in_a_crate_of_its_own() {
     let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let (folder, target) = (
-        temporary.join("newcomer"),
-        temporary.join("newcomer-target"),
-    );
+    let (folder, target) = (temporary.join("newcomer"), temporary.join("newcomer-target"));
     make_crate(&folder);
     let elsewhere = temporary.join(test_servers::unique_name("newcomer"));
     fs::create_dir_all(&elsewhere).unwrap();
@@ -66,18 +54,11 @@ fn the_quick_start_runs_in_a_crate_of_its_own() {
             .current_dir(&elsewhere)
             .output()
             .unwrap();
-        let (text, errors) = (
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
-        );
+        let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{text}{errors}");
         assert_eq!(errors, "", "a newcomer sees no warnings");
         assert!(text.contains(&format!("ada has {balance} cents")), "{text}");
-        assert_eq!(
-            text.matches("thank you, ada, for 120 cents").count(),
-            1,
-            "{text}"
-        );
+        assert_eq!(text.matches("thank you, ada, for 120 cents").count(), 1, "{text}");
     }
     fs::remove_dir_all(elsewhere).unwrap();
 }

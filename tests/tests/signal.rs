@@ -45,9 +45,7 @@ async fn the_process_that_is_stopped() -> eventbus::Result<()> {
     tracing_subscriber::fmt().with_ansi(false).init();
     let app = App::builder().handler::<slow>().start().await?;
     let lamps = app.repository::<Lamp>();
-    lamps
-        .upsert(&"1".parse()?, |_| Ok::<_, eventbus::Never>(Lit {}))
-        .await?;
+    lamps.upsert(&"1".parse()?, |_| Ok::<_, eventbus::Never>(Lit {})).await?;
     app.run_until_signal().await?;
     println!("stopped");
     Ok(())
@@ -76,11 +74,7 @@ impl Process {
     fn until(&mut self, texts: &[&str]) -> String {
         let (mut awaited, mut read) = (texts.to_vec(), String::new());
         while !awaited.is_empty() {
-            let line = self
-                .lines
-                .next()
-                .unwrap_or_else(|| panic!("it ended without {awaited:?}:\n{read}"))
-                .unwrap();
+            let line = self.lines.next().unwrap_or_else(|| panic!("it ended without {awaited:?}:\n{read}")).unwrap();
             awaited.retain(|text| !line.contains(text));
             read += &(line + "\n");
         }
@@ -88,10 +82,7 @@ impl Process {
     }
 
     fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args([name, &self.child.id().to_string()])
-            .status()
-            .unwrap();
+        let status = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
     }
 }
@@ -101,17 +92,8 @@ fn stops_after_the_delivery_in_hand(signal: &str) {
     process.until(&["in hand", "running until a signal"]);
     process.signal(signal);
     process.until(&["stopping"]);
-    assert!(
-        process.child.try_wait().unwrap().is_none(),
-        "it waits for the handler"
-    );
-    process
-        .child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(b"go on\n")
-        .unwrap();
+    assert!(process.child.try_wait().unwrap().is_none(), "it waits for the handler");
+    process.child.stdin.take().unwrap().write_all(b"go on\n").unwrap();
     let after = process.until(&["stopped"]);
     assert!(after.contains("handled"), "{after}");
     assert!(process.child.wait().unwrap().success());

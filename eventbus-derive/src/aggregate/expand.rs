@@ -9,13 +9,7 @@ use crate::{sets, text};
 
 /// The enum and the impls; what is not `complete` is not checked against its events.
 pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
-    let Model {
-        krate,
-        ident,
-        event,
-        aggregate_type,
-        ..
-    } = model;
+    let Model { krate, ident, event, aggregate_type, .. } = model;
     let members: Vec<_> = model.listed.iter().map(member).collect();
     let events = expand_enum(model, &members);
     let impls = sets::impls(krate, event, &members, true);
@@ -54,18 +48,10 @@ fn member(listed: &Listed) -> sets::Member {
 }
 
 fn expand_enum(model: &Model, members: &[sets::Member]) -> TokenStream {
-    let Model {
-        vis, ident, event, ..
-    } = model;
+    let Model { vis, ident, event, .. } = model;
     let doc = format!("The events of [`{}`].", text::name_of(ident));
-    let docs = members
-        .iter()
-        .map(|member| format!("A `{}`.", member.code()));
-    let (variants, paths): (Vec<_>, Vec<_>) = model
-        .listed
-        .iter()
-        .map(|listed| (&listed.variant, &listed.path))
-        .unzip();
+    let docs = members.iter().map(|member| format!("A `{}`.", member.code()));
+    let (variants, paths): (Vec<_>, Vec<_>) = model.listed.iter().map(|listed| (&listed.variant, &listed.path)).unzip();
     quote! {
         #[doc = #doc]
         #[allow(
@@ -96,23 +82,14 @@ fn expand_recording(model: &Model) -> TokenStream {
             }
         }
     };
-    let events = model
-        .listed
-        .iter()
-        .map(|Listed { path, variant }| conversion(quote!(#path), quote!(#event::#variant(self))));
+    let events =
+        model.listed.iter().map(|Listed { path, variant }| conversion(quote!(#path), quote!(#event::#variant(self))));
     let itself = conversion(quote!(#event), quote!(self));
     quote!(#(#events)* #itself)
 }
 
 fn expand_checks(model: &Model, members: &[sets::Member]) -> TokenStream {
-    let Model {
-        krate,
-        ident,
-        event,
-        aggregate_type,
-        listed,
-        ..
-    } = model;
+    let Model { krate, ident, event, aggregate_type, listed, .. } = model;
     let aggregate = text::name_of(ident);
     let lists = listed.iter().map(|Listed { path, .. }| {
         quote! {

@@ -31,10 +31,7 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
     let event = options.ident("event", mistakes);
     let listed = listed(input, &options, mistakes);
     if !input.generics.params.is_empty() {
-        mistakes.at(
-            &input.generics,
-            "an aggregate cannot be generic: its events are stored under one durable name",
-        );
+        mistakes.at(&input.generics, "an aggregate cannot be generic: its events are stored under one durable name");
         return None;
     }
     if let Data::Union(data) = &input.data {
@@ -58,18 +55,12 @@ fn listed(input: &DeriveInput, options: &Options, mistakes: &mut Mistakes) -> Ve
     let Some((span, members)) = options.list("events", mistakes) else {
         if options.key("events").is_none() {
             let name = text::name_of(&input.ident);
-            mistakes.at(
-                &input.ident,
-                format!("which events does `{name}` have? add `#[aggregate(events(..))]`"),
-            );
+            mistakes.at(&input.ident, format!("which events does `{name}` have? add `#[aggregate(events(..))]`"));
         }
         return Vec::new();
     };
     if members.is_empty() {
-        mistakes.at_span(
-            span,
-            "an aggregate has at least one event: `events(OrderCreated)`",
-        );
+        mistakes.at_span(span, "an aggregate has at least one event: `events(OrderCreated)`");
     }
     let mut listed: Vec<Listed> = Vec::new();
     for member in members {
@@ -87,10 +78,7 @@ fn listed(input: &DeriveInput, options: &Options, mistakes: &mut Mistakes) -> Ve
 fn event(member: TokenStream, mistakes: &mut Mistakes) -> Option<Listed> {
     let listed = syn::parse2::<Listed>(member.clone()).ok();
     if listed.is_none() {
-        mistakes.at(
-            member,
-            "expected the path of an event, as in `OrderCreated`, or `legacy::Closed as LegacyClosed`",
-        );
+        mistakes.at(member, "expected the path of an event, as in `OrderCreated`, or `legacy::Closed as LegacyClosed`");
     }
     listed
 }

@@ -22,12 +22,7 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
 fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
     let Model { krate, ident, .. } = model;
     let record = Ident::new("record", Span::mixed_site());
-    let Event {
-        event_type,
-        schema_version,
-        aggregate,
-        is_unit,
-    } = event;
+    let Event { event_type, schema_version, aggregate, is_unit } = event;
     let aggregate_type = match aggregate {
         Aggregate::Type(path) => quote_spanned! {path.span()=>
             <#path as #krate::__private::Lists<#ident>>::AGGREGATE_TYPE
@@ -83,10 +78,7 @@ fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
 
 fn expand_set(model: &Model, members: &[Member], complete: bool) -> TokenStream {
     let Model { krate, ident, .. } = model;
-    let members: Vec<_> = members
-        .iter()
-        .map(|member| sets::Member::new(&member.variant, &member.event))
-        .collect();
+    let members: Vec<_> = members.iter().map(|member| sets::Member::new(&member.variant, &member.event)).collect();
     let impls = sets::impls(krate, ident, &members, complete);
     let distinct = sets::distinct(krate, ident, &members);
     quote!(#impls #distinct)

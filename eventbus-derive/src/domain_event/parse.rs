@@ -17,10 +17,7 @@ use crate::{
 };
 
 const OPTIONS: &[Known] = &[
-    Known::path(
-        "aggregate",
-        "`aggregate = Order`, or `aggregate_type = \"Order\"` when it is in another crate",
-    ),
+    Known::path("aggregate", "`aggregate = Order`, or `aggregate_type = \"Order\"` when it is in another crate"),
     Known::text("aggregate_type", "`aggregate_type = \"Order\"`"),
     Known::text("type", "`type = \"order.created\"`"),
     Known::number("version", "`version = 2`"),
@@ -33,50 +30,32 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
     let krate = krate::path(&options, mistakes);
     misplaced::check("event", &input.data, mistakes);
     if !input.generics.params.is_empty() {
-        mistakes.at(
-            &input.generics,
-            "an event cannot be generic: it is stored under one durable name",
-        );
+        mistakes.at(&input.generics, "an event cannot be generic: it is stored under one durable name");
         return None;
     }
     let kind = match &input.data {
         Data::Struct(data) => Kind::Event(event(input, data, &options, mistakes)),
         Data::Enum(data) => Kind::Set(members(input, data, &options, mistakes)),
         Data::Union(data) => {
-            mistakes.at(
-                data.union_token,
-                "an event is a struct with named fields: a union cannot be written as JSON",
-            );
+            mistakes.at(data.union_token, "an event is a struct with named fields: a union cannot be written as JSON");
             return None;
         }
     };
-    Some(Model {
-        krate,
-        ident: input.ident.clone(),
-        kind,
-    })
+    Some(Model { krate, ident: input.ident.clone(), kind })
 }
 
-fn event(
-    input: &DeriveInput,
-    data: &DataStruct,
-    options: &Options,
-    mistakes: &mut Mistakes,
-) -> Event {
+fn event(input: &DeriveInput, data: &DataStruct, options: &Options, mistakes: &mut Mistakes) -> Event {
     match &data.fields {
         Fields::Named(fields) => reserved::check(&input.attrs, &fields.named, mistakes),
-        Fields::Unnamed(fields) => mistakes.at(
-            fields,
-            "an event has named fields: they are the keys of the stored JSON object",
-        ),
+        Fields::Unnamed(fields) => {
+            mistakes.at(fields, "an event has named fields: they are the keys of the stored JSON object")
+        }
         Fields::Unit => {}
     }
     let event_type = options.name("type", "an event type", mistakes);
     Event {
         event_type: event_type.map_or_else(|| text::name_of(&input.ident), |name| name.value()),
-        schema_version: options
-            .number("version", 1..=u32::MAX, mistakes)
-            .unwrap_or(1),
+        schema_version: options.number("version", 1..=u32::MAX, mistakes).unwrap_or(1),
         aggregate: aggregate(input, options, mistakes),
         is_unit: matches!(data.fields, Fields::Unit),
     }
@@ -108,12 +87,7 @@ fn aggregate(input: &DeriveInput, options: &Options, mistakes: &mut Mistakes) ->
     }
 }
 
-fn members(
-    input: &DeriveInput,
-    data: &DataEnum,
-    options: &Options,
-    mistakes: &mut Mistakes,
-) -> Vec<Member> {
+fn members(input: &DeriveInput, data: &DataEnum, options: &Options, mistakes: &mut Mistakes) -> Vec<Member> {
     for key in ["aggregate", "aggregate_type", "type", "version"] {
         if let Some(key) = options.key(key) {
             mistakes.at(
@@ -123,10 +97,7 @@ fn members(
         }
     }
     if data.variants.is_empty() {
-        mistakes.at(
-            &input.ident,
-            "an enum of events has at least one variant: write `A(SomeEvent)`",
-        );
+        mistakes.at(&input.ident, "an enum of events has at least one variant: write `A(SomeEvent)`");
     }
     data.variants
         .iter()
@@ -147,10 +118,10 @@ fn held_event(variant: &Variant) -> Option<Member> {
     if fields.unnamed.len() != 1 {
         return None;
     }
-    fields.unnamed.first().map(|field| Member {
-        variant: variant.ident.clone(),
-        event: strip_groups(&field.ty).clone(),
-    })
+    fields
+        .unnamed
+        .first()
+        .map(|field| Member { variant: variant.ident.clone(), event: strip_groups(&field.ty).clone() })
 }
 
 fn variant_shape(variant: &Variant) -> TokenStream {

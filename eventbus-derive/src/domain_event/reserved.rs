@@ -23,11 +23,7 @@ const RESERVED: [&str; 12] = [
 /// Reports every field whose key on the wire is reserved.
 ///
 /// Sees what stands in serde's attributes; what serde makes up at run time (`flatten`) is refused by the encoder.
-pub(super) fn check(
-    container: &[Attribute],
-    fields: &Punctuated<Field, Token![,]>,
-    mistakes: &mut Mistakes,
-) {
+pub(super) fn check(container: &[Attribute], fields: &Punctuated<Field, Token![,]>, mistakes: &mut Mistakes) {
     let container = Serde::of(container);
     for field in fields {
         let Some(ident) = &field.ident else { continue };
@@ -40,20 +36,14 @@ pub(super) fn check(
             if container.keeps(&name) && RESERVED.contains(&name.as_str()) {
                 mistakes.at(ident, message(&name));
             }
-        } else if let Some(name) = serde
-            .renames
-            .iter()
-            .find(|name| RESERVED.contains(&name.value().as_str()))
-        {
+        } else if let Some(name) = serde.renames.iter().find(|name| RESERVED.contains(&name.value().as_str())) {
             mistakes.at(name, message(&name.value()));
         }
     }
 }
 
 fn message(name: &str) -> String {
-    format!(
-        "`{name}` is a field of the envelope that every event travels in; give the event's own field another name"
-    )
+    format!("`{name}` is a field of the envelope that every event travels in; give the event's own field another name")
 }
 
 /// What serde's attributes say about the names on the wire.
@@ -71,10 +61,7 @@ impl Serde {
         let mut serde = Self::default();
         for attr in attrs.iter().filter(|attr| attr.path().is_ident("serde")) {
             let _ = attr.parse_nested_meta(|meta| {
-                let (rename, rename_all) = (
-                    meta.path.is_ident("rename"),
-                    meta.path.is_ident("rename_all"),
-                );
+                let (rename, rename_all) = (meta.path.is_ident("rename"), meta.path.is_ident("rename_all"));
                 serde.skip |= meta.path.is_ident("skip");
                 serde.flatten |= meta.path.is_ident("flatten");
                 if rename || rename_all {
@@ -114,9 +101,7 @@ impl Serde {
         self.rename_all.is_empty()
             || self.rename_all.iter().any(|rule| match rule.as_str() {
                 "camelCase" | "kebab-case" => !name.contains('_'),
-                "PascalCase" | "UPPERCASE" | "SCREAMING_SNAKE_CASE" | "SCREAMING-KEBAB-CASE" => {
-                    false
-                }
+                "PascalCase" | "UPPERCASE" | "SCREAMING_SNAKE_CASE" | "SCREAMING-KEBAB-CASE" => false,
                 _ => true,
             })
     }

@@ -12,13 +12,7 @@ use crate::{
 
 /// The type, its description, and its registration.
 pub(super) fn expand(model: &Model) -> TokenStream {
-    let Model {
-        twin: Twin { krate, ident, .. },
-        name,
-        parameters,
-        manual,
-        ..
-    } = model;
+    let Model { twin: Twin { krate, ident, .. }, name, parameters, manual, .. } = model;
     let twin = expand_twin(&model.twin);
     let filter = parameters.event.filter(krate);
     let source = krate::source(krate, ident);
@@ -65,10 +59,8 @@ pub(super) fn fallback(twin: &Twin) -> TokenStream {
 }
 
 fn expand_twin(Twin { vis, ident, .. }: &Twin) -> TokenStream {
-    let doc = format!(
-        "The handler [`{name}`](fn@{name}) as a type, for code that names it.",
-        name = text::name_of(ident)
-    );
+    let doc =
+        format!("The handler [`{name}`](fn@{name}) as a type, for code that names it.", name = text::name_of(ident));
     quote! {
         #[doc = #doc]
         #[allow(dead_code, non_camel_case_types)]
@@ -78,14 +70,7 @@ fn expand_twin(Twin { vis, ident, .. }: &Twin) -> TokenStream {
 }
 
 fn expand_options(model: &Model) -> TokenStream {
-    let Model {
-        twin: Twin { krate, .. },
-        group,
-        retries,
-        timeout_ms,
-        concurrency,
-        ..
-    } = model;
+    let Model { twin: Twin { krate, .. }, group, retries, timeout_ms, concurrency, .. } = model;
     let group = group.as_ref().map(|group| quote!(.in_group(#group)));
     if retries.is_none() && timeout_ms.is_none() && concurrency.is_none() {
         return group.unwrap_or_default();
@@ -110,9 +95,7 @@ fn expand_requires(model: &Model) -> TokenStream {
         return quote!(|_| {});
     }
     let requirements = local("requirements");
-    let demands = model
-        .parameters
-        .requirements(&model.twin.krate, &requirements);
+    let demands = model.parameters.requirements(&model.twin.krate, &requirements);
     quote!(|#requirements| { #demands })
 }
 
@@ -120,15 +103,9 @@ fn expand_call(model: &Model) -> TokenStream {
     let Twin { krate, ident, .. } = &model.twin;
     let (delivery, event) = (local("delivery"), local("event"));
     let (transaction, returned) = (local("transaction"), local("returned"));
-    let taken = if model.parameters.has_transaction() {
-        quote!(#transaction)
-    } else {
-        quote!(_)
-    };
+    let taken = if model.parameters.has_transaction() { quote!(#transaction) } else { quote!(_) };
     let decode = model.parameters.event.decode(krate, &delivery);
-    let arguments = model
-        .parameters
-        .arguments(krate, &event, &delivery, &transaction);
+    let arguments = model.parameters.arguments(krate, &event, &delivery, &transaction);
     let call = quote_spanned!(ident.span()=> #krate::__private::must_be_send(#ident(#arguments)));
     let outcome = outcome(krate, &model.output, &returned);
     quote! {

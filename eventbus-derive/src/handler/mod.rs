@@ -10,11 +10,7 @@ use quote::quote;
 use crate::mistakes::Mistakes;
 
 /// The code of the attribute. With mistakes the function and its type are still there.
-pub(crate) fn attribute(
-    arguments: TokenStream,
-    item: &TokenStream,
-    mistakes: &mut Mistakes,
-) -> TokenStream {
+pub(crate) fn attribute(arguments: TokenStream, item: &TokenStream, mistakes: &mut Mistakes) -> TokenStream {
     let twin = match parse::parse(arguments, item, mistakes) {
         parse::Parsed::Handler(model) if mistakes.is_empty() => expand::expand(&model),
         parse::Parsed::Handler(model) => expand::fallback(&model.twin),

@@ -52,11 +52,7 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
     }
     let parameters = Parameters::parse("a handler", &signature, mistakes);
     let name = name.map_or_else(|| text::name_of(&signature.ident), |name| name.value());
-    let twin = Twin {
-        krate,
-        vis: function.vis,
-        ident: signature.ident,
-    };
+    let twin = Twin { krate, vis: function.vis, ident: signature.ident };
     let Some(parameters) = parameters else {
         return Parsed::Function(twin);
     };
@@ -85,10 +81,7 @@ fn function(item: &TokenStream, mistakes: &mut Mistakes) -> Option<ItemFn> {
 /// Reports what no handler has; whether it has a `self`.
 fn check_signature(signature: &Signature, mistakes: &mut Mistakes) -> bool {
     if signature.asyncness.is_none() {
-        mistakes.at(
-            signature.fn_token,
-            "a handler is an `async fn`: it may wait without holding up the others",
-        );
+        mistakes.at(signature.fn_token, "a handler is an `async fn`: it may wait without holding up the others");
     }
     if let Safety::Unsafe(token) = &signature.safety {
         mistakes.at(token, "a handler cannot be unsafe: it is called by the bus");
@@ -98,14 +91,11 @@ fn check_signature(signature: &Signature, mistakes: &mut Mistakes) -> bool {
     }
     for parameter in &signature.generics.params {
         match parameter {
-            GenericParam::Lifetime(lifetime) => mistakes.at(
-                lifetime,
-                "leave the lifetime out: a handler borrows for one call, as in `event: &OrderCreated`",
-            ),
-            other => mistakes.at(
-                other,
-                "a handler cannot be generic: it is registered at link time under one durable name",
-            ),
+            GenericParam::Lifetime(lifetime) => mistakes
+                .at(lifetime, "leave the lifetime out: a handler borrows for one call, as in `event: &OrderCreated`"),
+            other => {
+                mistakes.at(other, "a handler cannot be generic: it is registered at link time under one durable name")
+            }
         }
     }
     let receiver = signature.inputs.iter().find_map(|input| match input {

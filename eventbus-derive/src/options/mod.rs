@@ -58,11 +58,7 @@ impl Known {
     }
 
     const fn new(key: &'static str, expects: &'static str, example: &'static str) -> Self {
-        Self {
-            key,
-            expects,
-            example,
-        }
+        Self { key, expects, example }
     }
 }
 
@@ -99,10 +95,9 @@ impl Options {
             match &attr.meta {
                 Meta::Path(_) => {}
                 Meta::List(list) => options.read(list.tokens.clone(), mistakes),
-                Meta::NameValue(_) => mistakes.at(
-                    &attr.meta,
-                    format!("options stand in parentheses: `#[{attribute}(..)]`"),
-                ),
+                Meta::NameValue(_) => {
+                    mistakes.at(&attr.meta, format!("options stand in parentheses: `#[{attribute}(..)]`"))
+                }
             }
         }
         options
@@ -122,11 +117,7 @@ impl Options {
 
     fn none(attribute: &'static str, known: &'static [Known]) -> Self {
         let found = Vec::new();
-        Self {
-            attribute,
-            known,
-            found,
-        }
+        Self { attribute, known, found }
     }
 
     /// Adds the options in `tokens`; reports unknown and repeated ones.
@@ -157,12 +148,7 @@ impl Options {
     }
 
     /// Parses the value of `key` as what stands after `=`.
-    fn value<T>(
-        &self,
-        key: &str,
-        parser: impl Parser<Output = T>,
-        mistakes: &mut Mistakes,
-    ) -> Option<T> {
+    fn value<T>(&self, key: &str, parser: impl Parser<Output = T>, mistakes: &mut Mistakes) -> Option<T> {
         let found = self.find(key)?;
         let value = match &found.value {
             Value::Equals(tokens) => parser.parse2(tokens.clone()).ok(),
@@ -179,10 +165,7 @@ impl Options {
             return;
         };
         let (expects, example) = (known.expects, known.example);
-        let message = format!(
-            "`{}` expects {expects}, as in {example}",
-            text::name_of(&found.key)
-        );
+        let message = format!("`{}` expects {expects}, as in {example}", text::name_of(&found.key));
         match &found.value {
             Value::Equals(tokens) | Value::List(tokens) if !tokens.is_empty() => {
                 mistakes.at(tokens, message);
@@ -242,11 +225,7 @@ impl Options {
     }
 
     /// The members of the list given for `key`, and where the list is.
-    pub(crate) fn list(
-        &self,
-        key: &str,
-        mistakes: &mut Mistakes,
-    ) -> Option<(Span, Vec<TokenStream>)> {
+    pub(crate) fn list(&self, key: &str, mistakes: &mut Mistakes) -> Option<(Span, Vec<TokenStream>)> {
         let found = self.find(key)?;
         if let Value::List(tokens) = &found.value {
             return Some((found.key.span(), comma_separated(tokens.clone())));

@@ -35,35 +35,21 @@ pub(super) fn key_and_value(option: TokenStream) -> Result<Found> {
     let key = match tokens.next() {
         Some(TokenTree::Ident(key)) => key,
         other => {
-            return Err(Error::new_spanned(
-                other,
-                "expected an option: `key = value`",
-            ));
+            return Err(Error::new_spanned(other, "expected an option: `key = value`"));
         }
     };
     let value = match tokens.next() {
         None => Value::Nothing,
         Some(TokenTree::Punct(punct)) if punct.as_char() == '=' => {
-            return Ok(Found {
-                key,
-                value: Value::Equals(tokens.collect()),
-            });
+            return Ok(Found { key, value: Value::Equals(tokens.collect()) });
         }
-        Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Parenthesis => {
-            Value::List(group.stream())
-        }
+        Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Parenthesis => Value::List(group.stream()),
         Some(other) => {
-            return Err(Error::new_spanned(
-                other,
-                format!("expected `=` after `{key}`"),
-            ));
+            return Err(Error::new_spanned(other, format!("expected `=` after `{key}`")));
         }
     };
     match tokens.next() {
         None => Ok(Found { key, value }),
-        Some(other) => Err(Error::new_spanned(
-            other,
-            "expected a comma between options",
-        )),
+        Some(other) => Err(Error::new_spanned(other, "expected a comma between options")),
     }
 }

@@ -7,9 +7,7 @@ const FAR: usize = 3;
 pub(super) fn unknown(attribute: &str, key: &str, known: &[&str]) -> String {
     let options = known.join(", ");
     match nearest(key, known) {
-        Some(near) => format!(
-            "unknown `{attribute}` option `{key}`; did you mean `{near}`? (options: {options})"
-        ),
+        Some(near) => format!("unknown `{attribute}` option `{key}`; did you mean `{near}`? (options: {options})"),
         None => format!("unknown `{attribute}` option `{key}` (options: {options})"),
     }
 }

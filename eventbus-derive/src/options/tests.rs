@@ -39,16 +39,10 @@ fn values_are_read_by_kind() {
         aggregate = shop::Order, type = "a,b", version = 3, events(A<B, C>, d::E as F,), manual
     });
     let path = options.path("aggregate", &mut mistakes);
-    assert_eq!(
-        path.map(crate::text::code_of).as_deref(),
-        Some("shop::Order")
-    );
+    assert_eq!(path.map(crate::text::code_of).as_deref(), Some("shop::Order"));
     let text = options.text("type", &mut mistakes);
     assert_eq!(text.map(|text| text.value()).as_deref(), Some("a,b"));
-    assert_eq!(
-        options.number("version", 1..=u32::MAX, &mut mistakes),
-        Some(3)
-    );
+    assert_eq!(options.number("version", 1..=u32::MAX, &mut mistakes), Some(3));
     let list = options.list("events", &mut mistakes);
     assert_eq!(list.map(|(_, members)| members.len()), Some(2));
     assert!(options.flag("manual", &mut mistakes));
@@ -86,23 +80,14 @@ fn all_mistakes_are_found_at_once() {
 fn numbers_have_limits() {
     let (options, mut mistakes) = read(quote!(version = 0));
     assert_eq!(options.number("version", 1..=u32::MAX, &mut mistakes), None);
-    assert_eq!(
-        mistakes.texts(),
-        ["`version` is a number from 1 to 4294967295"]
-    );
+    assert_eq!(mistakes.texts(), ["`version` is a number from 1 to 4294967295"]);
     let (options, mut mistakes) = read(quote!(version = 4_294_967_296));
     assert_eq!(options.number("version", 1..=u32::MAX, &mut mistakes), None);
     assert!(!mistakes.is_empty());
     let (options, mut mistakes) = read(quote!(version = 4_294_967_295));
-    assert_eq!(
-        options.number("version", 1..=u32::MAX, &mut mistakes),
-        Some(u32::MAX)
-    );
+    assert_eq!(options.number("version", 1..=u32::MAX, &mut mistakes), Some(u32::MAX));
     assert!(mistakes.is_empty());
     let (options, mut mistakes) = read(quote!(version = "1"));
     assert_eq!(options.number("version", 1..=u32::MAX, &mut mistakes), None);
-    assert_eq!(
-        mistakes.texts(),
-        ["`version` expects a whole number, as in `version = 2`"]
-    );
+    assert_eq!(mistakes.texts(), ["`version` expects a whole number, as in `version = 2`"]);
 }

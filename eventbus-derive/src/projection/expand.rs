@@ -12,13 +12,7 @@ use crate::{
 
 /// The impl, the check that each event goes to one method, and the registration.
 pub(super) fn expand(model: &Model) -> TokenStream {
-    let Model {
-        krate,
-        self_ty,
-        span,
-        manual,
-        ..
-    } = model;
+    let Model { krate, self_ty, span, manual, .. } = model;
     let definition = expand_definition(model);
     let project = expand_project(model);
     let disjoint = expand_disjoint(model);
@@ -67,26 +61,16 @@ pub(super) fn fallback(model: &Model) -> TokenStream {
 }
 
 fn expand_definition(model: &Model) -> TokenStream {
-    let Model {
-        krate,
-        name,
-        span,
-        methods,
-        ..
-    } = model;
+    let Model { krate, name, span, methods, .. } = model;
     let kind = match model.kind {
         Kind::InMemory => quote!(InMemory),
         Kind::Transactional => quote!(Transactional),
         Kind::AtLeastOnce => quote!(AtLeastOnce),
     };
-    let filters = methods.iter().map(
-        |Method {
-             cfgs, parameters, ..
-         }| {
-            let filter = parameters.event.filter(krate);
-            quote!(#(#cfgs)* #filter)
-        },
-    );
+    let filters = methods.iter().map(|Method { cfgs, parameters, .. }| {
+        let filter = parameters.event.filter(krate);
+        quote!(#(#cfgs)* #filter)
+    });
     let requires = expand_requires(model);
     let source = quote_spanned!(*span=> #krate::Source::new(::core::file!(), ::core::line!()));
     quote! {
@@ -112,14 +96,10 @@ fn expand_requires(model: &Model) -> TokenStream {
         .methods
         .iter()
         .filter(|method| method.parameters.has_requirements())
-        .map(
-            |Method {
-                 cfgs, parameters, ..
-             }| {
-                let demands = parameters.requirements(&model.krate, &requirements);
-                quote!(#(#cfgs)* { #demands })
-            },
-        )
+        .map(|Method { cfgs, parameters, .. }| {
+            let demands = parameters.requirements(&model.krate, &requirements);
+            quote!(#(#cfgs)* { #demands })
+        })
         .collect();
     if demands.is_empty() {
         return quote!(|_| {});
@@ -136,10 +116,7 @@ fn expand_project(model: &Model) -> TokenStream {
     let krate = &model.krate;
     let (delivery, transaction) = (local("delivery"), local("transaction"));
     let event_type = local("event_type");
-    let arms = model
-        .methods
-        .iter()
-        .map(|method| expand_arm(model, method, &event_type, &delivery, &transaction));
+    let arms = model.methods.iter().map(|method| expand_arm(model, method, &event_type, &delivery, &transaction));
     let body = quote! {
         ::std::boxed::Box::pin(async move {
             let #event_type = #delivery.record().event_type();
@@ -182,12 +159,7 @@ fn expand_arm(
     transaction: &Ident,
 ) -> TokenStream {
     let krate = &model.krate;
-    let Method {
-        ident,
-        cfgs,
-        parameters,
-        ..
-    } = method;
+    let Method { ident, cfgs, parameters, .. } = method;
     let (event, returned) = (local("event"), local("returned"));
     let filter = parameters.event.filter(krate);
     let decode = parameters.event.decode(krate, delivery);

@@ -10,19 +10,9 @@ use quote::quote;
 use crate::mistakes::Mistakes;
 
 /// The code of the attribute. With mistakes the `impl` block is still there.
-pub(crate) fn attribute(
-    arguments: TokenStream,
-    item: &TokenStream,
-    mistakes: &mut Mistakes,
-) -> TokenStream {
+pub(crate) fn attribute(arguments: TokenStream, item: &TokenStream, mistakes: &mut Mistakes) -> TokenStream {
     let projection = parse::parse(arguments, item, mistakes)
-        .map(|model| {
-            if mistakes.is_empty() {
-                expand::expand(&model)
-            } else {
-                expand::fallback(&model)
-            }
-        })
+        .map(|model| if mistakes.is_empty() { expand::expand(&model) } else { expand::fallback(&model) })
         .unwrap_or_default();
     quote! {
         #[allow(

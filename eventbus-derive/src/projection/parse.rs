@@ -1,9 +1,7 @@
 //! Finds every mistake of an `impl` block with `#[projection]`.
 
 use proc_macro2::{Span, TokenStream};
-use syn::{
-    FnArg, ImplItem, ImplItemFn, Item, ItemImpl, Receiver, ReceiverKind, Safety, spanned::Spanned,
-};
+use syn::{FnArg, ImplItem, ImplItemFn, Item, ItemImpl, Receiver, ReceiverKind, Safety, spanned::Spanned};
 
 use super::model::{Kind, Method, Model};
 use crate::{
@@ -22,11 +20,7 @@ const OPTIONS: &[Known] = &[
 const ELSEWHERE: &str = "move helpers and constructors to another `impl` block";
 
 /// Reads the arguments of the attribute and the block; `None` if there is nothing to make a projection of.
-pub(super) fn parse(
-    arguments: TokenStream,
-    item: &TokenStream,
-    mistakes: &mut Mistakes,
-) -> Option<Model> {
+pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut Mistakes) -> Option<Model> {
     let options = Options::of_arguments("projection", OPTIONS, arguments, mistakes);
     let krate = krate::path(&options, mistakes);
     let name = options.name("name", "a projection's name", mistakes);
@@ -39,10 +33,7 @@ pub(super) fn parse(
     }
     let block = block(item, mistakes)?;
     if let Some((path, _)) = &block.trait_ {
-        mistakes.at(
-            path,
-            "a projection is an `impl` block of the type itself, not of a trait",
-        );
+        mistakes.at(path, "a projection is an `impl` block of the type itself, not of a trait");
         return None;
     }
     if !block.generics.params.is_empty() {
@@ -69,10 +60,7 @@ fn block(item: &TokenStream, mistakes: &mut Mistakes) -> Option<ItemImpl> {
     syn::parse2::<ItemImpl>(item.clone())
         .map_err(|error| match syn::parse2::<Item>(item.clone()) {
             Ok(Item::Impl(_)) | Err(_) => mistakes.add(error),
-            Ok(_) => mistakes.at(
-                item,
-                "a projection is an `impl` block whose methods take the events",
-            ),
+            Ok(_) => mistakes.at(item, "a projection is an `impl` block whose methods take the events"),
         })
         .ok()
 }
@@ -84,10 +72,7 @@ fn methods(block: &ItemImpl, mistakes: &mut Mistakes) -> Vec<Method> {
         has_items = true;
         match item {
             ImplItem::Fn(function) => methods.extend(method(function, mistakes)),
-            other => mistakes.at(
-                other,
-                format!("a projection's block holds event methods only; {ELSEWHERE}"),
-            ),
+            other => mistakes.at(other, format!("a projection's block holds event methods only; {ELSEWHERE}")),
         }
     }
     if !has_items {
@@ -105,10 +90,7 @@ fn method(function: &ImplItemFn, mistakes: &mut Mistakes) -> Option<Method> {
         mistakes.at(token, "an event method cannot be unsafe");
     }
     if !signature.generics.params.is_empty() {
-        mistakes.at(
-            &signature.generics,
-            "an event method names concrete types, and leaves lifetimes out",
-        );
+        mistakes.at(&signature.generics, "an event method names concrete types, and leaves lifetimes out");
         return None;
     }
     let takes_mut_self = match signature.inputs.first() {
@@ -116,29 +98,19 @@ fn method(function: &ImplItemFn, mistakes: &mut Mistakes) -> Option<Method> {
         _ => None,
     };
     let Some(takes_mut_self) = takes_mut_self else {
-        mistakes.at(
-            &signature.ident,
-            format!("an event method takes `&mut self` or `&self`; {ELSEWHERE}"),
-        );
+        mistakes.at(&signature.ident, format!("an event method takes `&mut self` or `&self`; {ELSEWHERE}"));
         return None;
     };
     if signature.inputs.len() == 1 {
         mistakes.at(
             &signature.ident,
-            format!(
-                "an event method takes the event after self: `event: &OrderCreated`; {ELSEWHERE}"
-            ),
+            format!("an event method takes the event after self: `event: &OrderCreated`; {ELSEWHERE}"),
         );
         return None;
     }
     Some(Method {
         ident: signature.ident.clone(),
-        cfgs: function
-            .attrs
-            .iter()
-            .filter(|attr| attr.path().is_ident("cfg"))
-            .cloned()
-            .collect(),
+        cfgs: function.attrs.iter().filter(|attr| attr.path().is_ident("cfg")).cloned().collect(),
         is_async: signature.asyncness.is_some(),
         takes_mut_self,
         parameters: Parameters::parse("an event method", signature, mistakes)?,

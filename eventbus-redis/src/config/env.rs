@@ -21,19 +21,12 @@ impl RedisEventBusConfig {
     /// # Ok::<(), eventbus_redis::InvalidConfig>(())
     /// ```
     pub fn from_env() -> Result<Self, InvalidConfig> {
-        Self::from_vars(|name| {
-            env::var_os(name).map(|value| value.into_string().map_err(|_| NotText))
-        })
+        Self::from_vars(|name| env::var_os(name).map(|value| value.into_string().map_err(|_| NotText)))
     }
 
-    fn from_vars(
-        get: impl Fn(&str) -> Option<Result<String, NotText>>,
-    ) -> Result<Self, InvalidConfig> {
+    fn from_vars(get: impl Fn(&str) -> Option<Result<String, NotText>>) -> Result<Self, InvalidConfig> {
         let mut config = Self::default();
-        let mut vars = Vars {
-            get,
-            mistakes: Vec::new(),
-        };
+        let mut vars = Vars { get, mistakes: Vec::new() };
         vars.text("REDIS_URL", &mut config.redis_url);
         vars.text("EVENTBUS_STREAM_PREFIX", &mut config.stream_prefix);
         vars.text("EVENTBUS_CONSUMER_GROUP", &mut config.consumer_group);
@@ -47,27 +40,14 @@ impl RedisEventBusConfig {
         vars.parsed("EVENTBUS_ENABLE_DLQ", &mut config.enable_dlq);
         vars.text("EVENTBUS_DLQ_STREAM_SUFFIX", &mut config.dlq_stream_suffix);
         vars.seconds("EVENTBUS_SOCKET_TIMEOUT", &mut config.socket_timeout);
-        vars.seconds(
-            "EVENTBUS_SOCKET_CONNECT_TIMEOUT",
-            &mut config.socket_connect_timeout,
-        );
+        vars.seconds("EVENTBUS_SOCKET_CONNECT_TIMEOUT", &mut config.socket_connect_timeout);
         vars.parsed("EVENTBUS_ENABLE_TRACING", &mut config.enable_tracing);
         vars.text("EVENTBUS_RETRY_KEY_PREFIX", &mut config.retry_key_prefix);
-        vars.parsed(
-            "EVENTBUS_RETRY_KEY_EXPIRY_SECONDS",
-            &mut config.retry_key_expiry_seconds,
-        );
-        vars.parsed(
-            "EVENTBUS_SINGLE_CONNECTION_CLIENT",
-            &mut config.single_connection_client,
-        );
+        vars.parsed("EVENTBUS_RETRY_KEY_EXPIRY_SECONDS", &mut config.retry_key_expiry_seconds);
+        vars.parsed("EVENTBUS_SINGLE_CONNECTION_CLIENT", &mut config.single_connection_client);
         let mut mistakes = vars.mistakes;
         mistakes.extend(config.mistakes());
-        if mistakes.is_empty() {
-            Ok(config)
-        } else {
-            Err(InvalidConfig { mistakes })
-        }
+        if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig { mistakes }) }
     }
 }
 
@@ -84,8 +64,7 @@ impl<G: Fn(&str) -> Option<Result<String, NotText>>> Vars<G> {
         match (self.get)(name)? {
             Ok(value) => Some(value).filter(|value| !value.is_empty()),
             Err(NotText) => {
-                self.mistakes
-                    .push(ConfigMistake::new(name, "is not valid UTF-8"));
+                self.mistakes.push(ConfigMistake::new(name, "is not valid UTF-8"));
                 None
             }
         }
@@ -125,11 +104,7 @@ impl<G: Fn(&str) -> Option<Result<String, NotText>>> Vars<G> {
     }
 
     fn refuse(&mut self, name: &str, value: &str, kind: &str) {
-        let shown: String = value
-            .chars()
-            .take(40)
-            .flat_map(char::escape_debug)
-            .collect();
+        let shown: String = value.chars().take(40).flat_map(char::escape_debug).collect();
         let problem = format!("is `{shown}`, which is not {kind}");
         self.mistakes.push(ConfigMistake::new(name, problem));
     }
@@ -207,13 +182,7 @@ mod tests {
         let fields: Vec<_> = error.mistakes.iter().map(|m| m.field.as_str()).collect();
         assert_eq!(
             fields,
-            [
-                "EVENTBUS_BATCH_SIZE",
-                "EVENTBUS_ENABLE_DLQ",
-                "EVENTBUS_SOCKET_TIMEOUT",
-                "redis_url",
-                "block_ms"
-            ]
+            ["EVENTBUS_BATCH_SIZE", "EVENTBUS_ENABLE_DLQ", "EVENTBUS_SOCKET_TIMEOUT", "redis_url", "block_ms"]
         );
         assert!(!error.to_string().contains("secret"), "{error}");
     }

@@ -142,12 +142,7 @@ pub(crate) fn consumer_name() -> String {
         .or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok())
         .or_else(|| std::fs::read_to_string("/etc/hostname").ok());
     let host = host.unwrap_or_default();
-    let host: String = host
-        .trim()
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(60)
-        .collect();
+    let host: String = host.trim().chars().filter(|c| !c.is_control()).take(60).collect();
     let host = if host.is_empty() { "consumer" } else { &host };
     // the last digits of such an id are random
     let id = uuid::Uuid::now_v7().simple().to_string();

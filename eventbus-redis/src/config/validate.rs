@@ -27,11 +27,7 @@ impl RedisEventBusConfig {
     /// ```
     pub fn validate(&self) -> Result<(), InvalidConfig> {
         let mistakes = self.mistakes();
-        if mistakes.is_empty() {
-            Ok(())
-        } else {
-            Err(InvalidConfig { mistakes })
-        }
+        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig { mistakes }) }
     }
 
     pub(super) fn mistakes(&self) -> Vec<ConfigMistake> {
@@ -68,8 +64,7 @@ fn name_problem(value: &str) -> Option<String> {
 fn prefix_problem(value: &str) -> Option<String> {
     name_problem(value).or_else(|| {
         let bytes = value.len();
-        (bytes > MAX_PREFIX_BYTES)
-            .then(|| format!("has {bytes} bytes, at most {MAX_PREFIX_BYTES} are allowed"))
+        (bytes > MAX_PREFIX_BYTES).then(|| format!("has {bytes} bytes, at most {MAX_PREFIX_BYTES} are allowed"))
     })
 }
 
@@ -79,5 +74,7 @@ fn url_problem(url: &str) -> Option<String> {
     }
     let parsed = url.into_connection_info().is_ok();
     // what does not parse may hold a password anywhere, so it is not shown
-    (!parsed).then(|| "is no Redis URL (redis://[user:password@]host[:port][/database], the password percent-encoded)".into())
+    (!parsed).then(|| {
+        "is no Redis URL (redis://[user:password@]host[:port][/database], the password percent-encoded)".into()
+    })
 }

@@ -3,8 +3,7 @@
 use std::{borrow::Cow, collections::HashMap, fmt};
 
 use eventbus::{
-    Attributes, EventId, Metadata, Name, Position, RESERVED_FIELDS, RecordedEvent, StreamId,
-    Version, parse_uuid,
+    Attributes, EventId, Metadata, Name, Position, RESERVED_FIELDS, RecordedEvent, StreamId, Version, parse_uuid,
 };
 use serde::{
     Deserialize, Deserializer,
@@ -32,30 +31,19 @@ impl Undecodable {
 /// only stand in for what the payload lacks. The event's own fields are not decoded.
 pub(crate) fn decode(fields: &[(String, Vec<u8>)]) -> Result<RecordedEvent, Undecodable> {
     let flat = Flat(fields);
-    let payload = flat
-        .text(field::PAYLOAD)?
-        .ok_or_else(|| Undecodable::field(field::PAYLOAD, "is missing"))?;
-    let split: Split<'_> = serde_json::from_str(payload).map_err(|error| {
-        Undecodable::field(field::PAYLOAD, format_args!("does not parse: {error}"))
-    })?;
-    let base = Base {
-        payload: split.base,
-        flat,
-    };
+    let payload = flat.text(field::PAYLOAD)?.ok_or_else(|| Undecodable::field(field::PAYLOAD, "is missing"))?;
+    let split: Split<'_> = serde_json::from_str(payload)
+        .map_err(|error| Undecodable::field(field::PAYLOAD, format_args!("does not parse: {error}")))?;
+    let base = Base { payload: split.base, flat };
 
     let event_type = match base.flat.given(field::EVENT_TYPE)? {
         Some(flat) => flat.into(),
         None => base.required_text("event_type")?,
     };
     let event_type = Name::new("event type", event_type).map_err(|error| invalid(&error))?;
-    let stream = StreamId::parse(
-        &base.required_text("aggregate_type")?,
-        &base.required_text("aggregate_id")?,
-    )
-    .map_err(|error| invalid(&error))?;
-    let event_id = base
-        .uuid("event_id", "event id")?
-        .ok_or_else(|| Undecodable::field("event_id", "is missing"))?;
+    let stream = StreamId::parse(&base.required_text("aggregate_type")?, &base.required_text("aggregate_id")?)
+        .map_err(|error| invalid(&error))?;
+    let event_id = base.uuid("event_id", "event id")?.ok_or_else(|| Undecodable::field("event_id", "is missing"))?;
     let version = base.number("aggregate_version")?;
     let schema_version = u32::try_from(base.number("event_version")?)
         .map_err(|_| Undecodable::field("event_version", "is too large"))?;
@@ -65,20 +53,15 @@ pub(crate) fn decode(fields: &[(String, Vec<u8>)]) -> Result<RecordedEvent, Unde
         }
         _ => base.uuid("correlation_id", "correlation id")?,
     };
-    let metadata = Metadata::new(
-        EventId::from(event_id),
-        event_type,
-        stream,
-        Version::new(version),
-        base.occurred_at()?,
-    )
-    .with_schema_version(schema_version)
-    .with_position(base.flat.position())
-    .with_correlation_id(correlation_id.unwrap_or(event_id))
-    .with_causation_id(base.uuid("causation_id", "causation id")?)
-    .with_tenant_id(base.uuid("tenant_id", "tenant id")?)
-    .with_actor_id(base.text("actor_id")?)
-    .with_attributes(base.attributes()?);
+    let metadata =
+        Metadata::new(EventId::from(event_id), event_type, stream, Version::new(version), base.occurred_at()?)
+            .with_schema_version(schema_version)
+            .with_position(base.flat.position())
+            .with_correlation_id(correlation_id.unwrap_or(event_id))
+            .with_causation_id(base.uuid("causation_id", "causation id")?)
+            .with_tenant_id(base.uuid("tenant_id", "tenant id")?)
+            .with_actor_id(base.text("actor_id")?)
+            .with_attributes(base.attributes()?);
     Ok(RecordedEvent::new(metadata, split.own))
 }
 
@@ -94,9 +77,7 @@ impl<'a> Flat<'a> {
         let Some((_, value)) = self.0.iter().find(|(field, _)| field == name) else {
             return Ok(None);
         };
-        std::str::from_utf8(value)
-            .map(Some)
-            .map_err(|_| Undecodable::field(name, "is not UTF-8"))
+        std::str::from_utf8(value).map(Some).map_err(|_| Undecodable::field(name, "is not UTF-8"))
     }
 
     /// The text of a field that is there and not empty, which stands for none.
@@ -138,13 +119,9 @@ impl<'a> Base<'a> {
 
     /// A UUID of the payload or, when it is not there at all, of the field beside it, which is empty for none.
     fn uuid(&self, name: &'static str, what: &'static str) -> Result<Option<Uuid>, Undecodable> {
-        let text = if self.payload.contains_key(name) {
-            self.text(name)?
-        } else {
-            self.flat.given(name)?.map(Cow::Borrowed)
-        };
-        text.map(|text| parse_uuid(what, &text).map_err(|error| invalid(&error)))
-            .transpose()
+        let text =
+            if self.payload.contains_key(name) { self.text(name)? } else { self.flat.given(name)?.map(Cow::Borrowed) };
+        text.map(|text| parse_uuid(what, &text).map_err(|error| invalid(&error))).transpose()
     }
 
     /// A number from 1 on, also as text; 1 when it is not there.
@@ -152,8 +129,7 @@ impl<'a> Base<'a> {
         let Some(raw) = self.payload.get(name) else {
             return Ok(1);
         };
-        let value: Value =
-            serde_json::from_str(raw.get()).map_err(|error| Undecodable::field(name, error))?;
+        let value: Value = serde_json::from_str(raw.get()).map_err(|error| Undecodable::field(name, error))?;
         let number = match &value {
             Value::Number(number) => number.as_u64().or_else(|| whole(number.as_f64()?)),
             Value::String(text) => {
@@ -162,9 +138,7 @@ impl<'a> Base<'a> {
             }
             _ => None,
         };
-        number
-            .filter(|number| *number > 0)
-            .ok_or_else(|| Undecodable::field(name, "is no number from 1 on"))
+        number.filter(|number| *number > 0).ok_or_else(|| Undecodable::field(name, "is no number from 1 on"))
     }
 
     fn occurred_at(&self) -> Result<OffsetDateTime, Undecodable> {
@@ -192,11 +166,7 @@ impl<'a> Base<'a> {
 fn whole(number: f64) -> Option<u64> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let fits = number.fract() == 0.0 && (0.0..=EXACT).contains(&number);
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "checked above"
-    )]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
     fits.then_some(number as u64)
 }
 

@@ -24,10 +24,7 @@ pub(crate) fn encode(event: &RecordedEvent) -> Result<Vec<(&'static str, String)
         (field::AGGREGATE_ID, metadata.aggregate_id().to_string()),
         (field::AGGREGATE_TYPE, metadata.aggregate_type().to_string()),
         (field::TENANT_ID, tenant.unwrap_or_default()),
-        (
-            field::OCCURRED_AT,
-            timestamp::write(metadata.occurred_at(), Utc::Offset),
-        ),
+        (field::OCCURRED_AT, timestamp::write(metadata.occurred_at(), Utc::Offset)),
         (field::PAYLOAD, payload(event)?),
     ];
     if let Some(position) = metadata.position() {
@@ -39,9 +36,7 @@ pub(crate) fn encode(event: &RecordedEvent) -> Result<Vec<(&'static str, String)
 /// The whole event as one compact object: the base fields in their order, then the event's own.
 fn payload(event: &RecordedEvent) -> Result<String, NotAnObject> {
     let metadata = event.metadata();
-    let own = own_fields(event.payload()).ok_or_else(|| NotAnObject {
-        event_id: metadata.event_id().to_string(),
-    })?;
+    let own = own_fields(event.payload()).ok_or_else(|| NotAnObject { event_id: metadata.event_id().to_string() })?;
     let mut json = String::with_capacity(own.len() + 512);
     let mut put = |key: &str, value: &str| {
         json.push(if json.is_empty() { '{' } else { ',' });
@@ -58,10 +53,7 @@ fn payload(event: &RecordedEvent) -> Result<String, NotAnObject> {
     put("aggregate_type", &quoted(metadata.aggregate_type()));
     put("aggregate_version", &metadata.version().to_string());
     put("tenant_id", &uuid(metadata.tenant_id()));
-    put(
-        "actor_id",
-        &metadata.actor_id().map_or("null".into(), quoted),
-    );
+    put("actor_id", &metadata.actor_id().map_or("null".into(), quoted));
     put("correlation_id", &uuid(Some(metadata.correlation_id())));
     put("causation_id", &uuid(metadata.causation_id()));
     put("metadata", metadata.attributes().as_json());

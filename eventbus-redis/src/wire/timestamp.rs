@@ -63,11 +63,7 @@ pub(super) fn parse(text: &str) -> Option<OffsetDateTime> {
 /// Reads seconds since 1970, or milliseconds when they are too many for seconds, as the Python library does.
 pub(super) fn from_epoch(number: f64) -> Option<OffsetDateTime> {
     const MILLISECONDS_FROM: f64 = 2e10;
-    let seconds = if number.abs() > MILLISECONDS_FROM {
-        number / 1_000.0
-    } else {
-        number
-    };
+    let seconds = if number.abs() > MILLISECONDS_FROM { number / 1_000.0 } else { number };
     // whole microseconds are all a time has; a float holds them exactly for the next 280 years
     let micros = (seconds * 1e6).round();
     if !micros.is_finite() || micros.abs() > 1e18 {
@@ -113,9 +109,7 @@ fn offset(text: &[u8]) -> Option<time::Duration> {
         _ => return None,
     };
     (hours < 24 && minutes < 60).then_some(())?;
-    Some(time::Duration::minutes(
-        sign * i64::from(hours * 60 + minutes),
-    ))
+    Some(time::Duration::minutes(sign * i64::from(hours * 60 + minutes)))
 }
 
 fn number(digits: &[u8]) -> Option<u32> {

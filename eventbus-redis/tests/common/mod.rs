@@ -29,10 +29,7 @@ pub(crate) async fn fresh_bus() -> RedisEventBus {
 
 /// Another consumer on the same stream, in the same group.
 pub(crate) async fn another(bus: &RedisEventBus) -> RedisEventBus {
-    let config = RedisEventBusConfig {
-        consumer_name: None,
-        ..bus.config().clone()
-    };
+    let config = RedisEventBusConfig { consumer_name: None, ..bus.config().clone() };
     RedisEventBus::connect(config).await.unwrap()
 }
 

@@ -22,15 +22,11 @@ impl Seen {
 
     pub(crate) fn join(&self, bus: &RedisEventBus) {
         let seen = self.clone();
-        let note = Subscriber::new(
-            Name::from_static("note"),
-            EventFilter::All,
-            move |delivery| {
-                let id = delivery.metadata().aggregate_id().to_string();
-                seen.0.lock().unwrap().push(id);
-                Box::pin(async { Ok(()) })
-            },
-        );
+        let note = Subscriber::new(Name::from_static("note"), EventFilter::All, move |delivery| {
+            let id = delivery.metadata().aggregate_id().to_string();
+            seen.0.lock().unwrap().push(id);
+            Box::pin(async { Ok(()) })
+        });
         bus.subscribers().add(bus.default_group().clone(), note);
     }
 }
@@ -50,34 +46,18 @@ pub(crate) async fn start(bus: &RedisEventBus) -> JoinHandle<()> {
 
 /// Publishes, as often as it takes.
 pub(crate) async fn publish(bus: &RedisEventBus, id: &str) {
-    until("publishing succeeds", async || {
-        bus.publish(&[event(id)]).await.is_ok()
-    })
-    .await;
+    until("publishing succeeds", async || bus.publish(&[event(id)]).await.is_ok()).await;
 }
 
 /// Waits until there is nothing to do, and says how many entries were not acknowledged.
 pub(crate) async fn settled(bus: &RedisEventBus) -> u64 {
     let group = bus.default_group();
-    until("the group is settled", async || {
-        bus.progress(group)
-            .await
-            .is_ok_and(|progress| progress.is_settled())
-    })
-    .await;
+    until("the group is settled", async || bus.progress(group).await.is_ok_and(|progress| progress.is_settled())).await;
     bus.progress(group).await.unwrap().pending
 }
 
-pub(crate) async fn command<T: redis::FromRedisValue>(
-    bus: &RedisEventBus,
-    name: &str,
-    arguments: &[&str],
-) -> T {
+pub(crate) async fn command<T: redis::FromRedisValue>(bus: &RedisEventBus, name: &str, arguments: &[&str]) -> T {
     let client = redis::Client::open(bus.config().redis_url.as_str()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    redis::cmd(name)
-        .arg(arguments)
-        .query_async(&mut connection)
-        .await
-        .unwrap()
+    redis::cmd(name).arg(arguments).query_async(&mut connection).await.unwrap()
 }

@@ -148,13 +148,7 @@ impl<A: Aggregate> AggregateRoot<A> {
     /// Begins a new aggregate: default state, version 0, nothing recorded.
     #[must_use]
     pub fn new(id: AggregateId) -> Self {
-        Self {
-            id,
-            version: Version::NONE,
-            state: A::default(),
-            pending: Vec::new(),
-            pending_ids: Vec::new(),
-        }
+        Self { id, version: Version::NONE, state: A::default(), pending: Vec::new(), pending_ids: Vec::new() }
     }
 
     /// The identity.

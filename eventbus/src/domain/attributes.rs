@@ -37,11 +37,7 @@ impl Attributes {
             return Ok(Self::EMPTY);
         }
         let map: Map<String, Value> = serde_json::from_str(json)?;
-        Ok(if map.is_empty() {
-            Self::EMPTY
-        } else {
-            Self(Some(json.into()))
-        })
+        Ok(if map.is_empty() { Self::EMPTY } else { Self(Some(json.into())) })
     }
 
     /// The object as JSON text, `{}` when nothing is attached.
@@ -65,20 +61,13 @@ impl Attributes {
     /// All values by key.
     #[must_use]
     pub fn to_map(&self) -> Map<String, Value> {
-        self.0
-            .as_deref()
-            .and_then(|json| serde_json::from_str(json).ok())
-            .unwrap_or_default()
+        self.0.as_deref().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
     }
 }
 
 impl From<Map<String, Value>> for Attributes {
     fn from(map: Map<String, Value>) -> Self {
-        if map.is_empty() {
-            Self::EMPTY
-        } else {
-            Self(Some(Value::Object(map).to_string().into()))
-        }
+        if map.is_empty() { Self::EMPTY } else { Self(Some(Value::Object(map).to_string().into())) }
     }
 }
 

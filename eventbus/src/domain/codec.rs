@@ -34,15 +34,9 @@ pub const RESERVED_FIELDS: [&str; 12] = [
 )]
 pub trait Payload: Sized {
     /// The fields as serde writes them.
-    const JSON: Codec<Self> = Codec {
-        encode: Self::to_json,
-        decode: Self::from_json,
-    };
+    const JSON: Codec<Self> = Codec { encode: Self::to_json, decode: Self::from_json };
     /// An event without fields: `{}` in the store, `null` to serde.
-    const UNIT: Codec<Self> = Codec {
-        encode: |_| Ok("{}".into()),
-        decode: |_| Self::from_json("null"),
-    };
+    const UNIT: Codec<Self> = Codec { encode: |_| Ok("{}".into()), decode: |_| Self::from_json("null") };
 
     fn to_json(&self) -> Result<String, BoxError>;
     fn from_json(json: &str) -> Result<Self, BoxError>;
@@ -68,18 +62,12 @@ pub struct Codec<E> {
 }
 
 impl<E> Codec<E> {
-    pub(crate) fn encode(
-        &self,
-        event_type: &'static str,
-        event: &E,
-    ) -> Result<String, EncodeError> {
+    pub(crate) fn encode(&self, event_type: &'static str, event: &E) -> Result<String, EncodeError> {
         let refuse = |reason| EncodeError { event_type, reason };
         let json = (self.encode)(event).map_err(|error| refuse(EncodeFault::Payload(error)))?;
         match serde_json::from_str(&json) {
             Ok(Keys { reserved: None }) => Ok(json),
-            Ok(Keys {
-                reserved: Some(field),
-            }) => Err(refuse(EncodeFault::ReservedField(field))),
+            Ok(Keys { reserved: Some(field) }) => Err(refuse(EncodeFault::ReservedField(field))),
             Err(_) => Err(refuse(EncodeFault::NotAnObject)),
         }
     }
@@ -150,9 +138,7 @@ pub enum EncodeFault {
     #[error("it serializes to something else than a JSON object")]
     NotAnObject,
     /// A field is called like one of the wire's envelope, see [`RESERVED_FIELDS`].
-    #[error(
-        "its field `{0}` is named like a field of the envelope; rename it with `#[serde(rename = \"..\")]`"
-    )]
+    #[error("its field `{0}` is named like a field of the envelope; rename it with `#[serde(rename = \"..\")]`")]
     ReservedField(&'static str),
 }
 
@@ -196,18 +182,9 @@ mod tests {
         assert_eq!(encode(&plain).unwrap(), r#"{"a":1}"#);
         let nested: HashMap<String, HashMap<String, u8>> =
             HashMap::from([("a".into(), HashMap::from([("event_id".into(), 1)]))]);
-        assert!(
-            encode(&nested).is_ok(),
-            "only top-level fields are reserved"
-        );
+        assert!(encode(&nested).is_ok(), "only top-level fields are reserved");
         let reserved: HashMap<String, u8> = HashMap::from([("tenant_id".into(), 1)]);
-        assert!(matches!(
-            encode(&reserved).unwrap_err().reason,
-            EncodeFault::ReservedField("tenant_id")
-        ));
-        assert!(matches!(
-            encode(&5).unwrap_err().reason,
-            EncodeFault::NotAnObject
-        ));
+        assert!(matches!(encode(&reserved).unwrap_err().reason, EncodeFault::ReservedField("tenant_id")));
+        assert!(matches!(encode(&5).unwrap_err().reason, EncodeFault::NotAnObject));
     }
 }

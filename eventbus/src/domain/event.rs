@@ -31,13 +31,7 @@ impl EventDescriptor {
         rust_type: &'static str,
         source: Source,
     ) -> Self {
-        Self {
-            event_type,
-            aggregate_type,
-            schema_version,
-            rust_type,
-            source,
-        }
+        Self { event_type, aggregate_type, schema_version, rust_type, source }
     }
 }
 
@@ -96,11 +90,7 @@ impl EventFilter {
     /// The wire names asked for, sorted; empty when all are.
     #[must_use]
     pub fn event_types(&self) -> Vec<&'static str> {
-        let mut names: Vec<_> = self
-            .descriptors()
-            .iter()
-            .map(|event| event.event_type)
-            .collect();
+        let mut names: Vec<_> = self.descriptors().iter().map(|event| event.event_type).collect();
         names.sort_unstable();
         names
     }
@@ -310,24 +300,13 @@ pub fn decode_with<E>(codec: &Codec<E>, record: &RecordedEvent) -> Result<E, Dec
 
 /// One arm of a derived `EncodeEvent::encode` for an enum.
 #[doc(hidden)]
-pub fn encode_with<E>(
-    descriptor: &EventDescriptor,
-    codec: &Codec<E>,
-    event: &E,
-) -> Result<NewEvent, EncodeError> {
+pub fn encode_with<E>(descriptor: &EventDescriptor, codec: &Codec<E>, event: &E) -> Result<NewEvent, EncodeError> {
     let payload = codec.encode(descriptor.event_type, event)?;
-    Ok(NewEvent::new(
-        super::name::Name::from_static(descriptor.event_type),
-        descriptor.schema_version,
-        payload,
-    ))
+    Ok(NewEvent::new(super::name::Name::from_static(descriptor.event_type), descriptor.schema_version, payload))
 }
 
 /// The error of a derived `EventSet::decode` when no type fits.
 #[doc(hidden)]
 pub fn unknown<E: EventSet>(record: &RecordedEvent) -> DecodeError {
-    DecodeError::UnknownType {
-        event_type: record.event_type().clone(),
-        known: E::EVENTS.event_types(),
-    }
+    DecodeError::UnknownType { event_type: record.event_type().clone(), known: E::EVENTS.event_types() }
 }

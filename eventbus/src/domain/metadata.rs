@@ -22,10 +22,7 @@ pub struct EventId(Uuid);
 impl EventId {
     /// Makes a new id.
     #[must_use]
-    #[allow(
-        clippy::new_without_default,
-        reason = "each call makes another id; a default would suggest one value"
-    )]
+    #[allow(clippy::new_without_default, reason = "each call makes another id; a default would suggest one value")]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
@@ -73,10 +70,8 @@ pub struct InvalidUuid {
 /// # Errors
 /// [`InvalidUuid`] if `text` is not a UUID.
 pub fn parse_uuid(what: &'static str, text: &str) -> Result<Uuid, InvalidUuid> {
-    Uuid::try_parse(text).map_err(|_| InvalidUuid {
-        what,
-        value: text.chars().take(40).flat_map(char::escape_debug).collect(),
-    })
+    Uuid::try_parse(text)
+        .map_err(|_| InvalidUuid { what, value: text.chars().take(40).flat_map(char::escape_debug).collect() })
 }
 
 /// Everything about an event but its own fields.
@@ -261,6 +256,5 @@ impl Metadata {
 /// The time now, UTC, in whole microseconds: what every store and the wire can keep.
 pub(crate) fn now() -> OffsetDateTime {
     let now = OffsetDateTime::now_utc();
-    now.replace_nanosecond(now.nanosecond() / 1_000 * 1_000)
-        .unwrap_or(now)
+    now.replace_nanosecond(now.nanosecond() / 1_000 * 1_000).unwrap_or(now)
 }

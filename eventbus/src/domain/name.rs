@@ -50,10 +50,7 @@ impl Name {
     /// While compiling, if `value` is not a valid name: it is a bug in the program, never in its data.
     #[must_use]
     pub const fn from_static(value: &'static str) -> Self {
-        assert!(
-            is_valid(value),
-            "a name has 1 to 255 bytes and no control characters"
-        );
+        assert!(is_valid(value), "a name has 1 to 255 bytes and no control characters");
         Self(Text::Static(value))
     }
 
@@ -67,9 +64,7 @@ impl Name {
     #[must_use]
     pub fn prefixed(prefix: &'static str, name: &Self) -> Self {
         let room = MAX_NAME_BYTES.saturating_sub(prefix.len());
-        let cut = (name.len().saturating_sub(room)..)
-            .find(|&at| name.is_char_boundary(at))
-            .unwrap_or_default();
+        let cut = (name.len().saturating_sub(room)..).find(|&at| name.is_char_boundary(at)).unwrap_or_default();
         Self(Text::Shared(format!("{prefix}{}", &name[cut..]).into()))
     }
 
@@ -112,16 +107,8 @@ pub(crate) fn check(what: &'static str, value: &str) -> Result<(), InvalidName> 
     } else {
         NameFault::TooLong { bytes: value.len() }
     };
-    let value = value
-        .chars()
-        .take(40)
-        .flat_map(char::escape_debug)
-        .collect();
-    Err(InvalidName {
-        what,
-        value,
-        reason,
-    })
+    let value = value.chars().take(40).flat_map(char::escape_debug).collect();
+    Err(InvalidName { what, value, reason })
 }
 
 impl Deref for Name {
@@ -233,14 +220,8 @@ mod tests {
 
     #[test]
     fn constant_and_run_time_checks_agree() {
-        for text in [
-            "", "a", "a\u{1}", "é", "\u{80}", "\u{9f}x", "\u{a0}", "x\u{7f}", "\u{2028}",
-        ] {
-            assert_eq!(
-                is_valid(text),
-                !text.is_empty() && !text.contains(char::is_control),
-                "{text:?}"
-            );
+        for text in ["", "a", "a\u{1}", "é", "\u{80}", "\u{9f}x", "\u{a0}", "x\u{7f}", "\u{2028}"] {
+            assert_eq!(is_valid(text), !text.is_empty() && !text.contains(char::is_control), "{text:?}");
         }
         assert!(is_valid(&"x".repeat(255)));
         assert!(!is_valid(&"x".repeat(256)));
@@ -249,10 +230,7 @@ mod tests {
     #[test]
     fn errors_say_what_and_where() {
         let error = Name::new("event type", "order\ncreated").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "invalid event type `order\\ncreated`: it holds a control character at byte 5"
-        );
+        assert_eq!(error.to_string(), "invalid event type `order\\ncreated`: it holds a control character at byte 5");
         let error = Name::new("group", "x".repeat(300)).unwrap_err();
         assert_eq!(error.reason, NameFault::TooLong { bytes: 300 });
         assert_eq!(error.value.len(), 40);

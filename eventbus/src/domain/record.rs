@@ -73,9 +73,7 @@ impl NewEvent {
     #[must_use]
     pub fn with_occurred_at(mut self, occurred_at: OffsetDateTime) -> Self {
         let utc = occurred_at.to_offset(time::UtcOffset::UTC);
-        self.occurred_at = utc
-            .replace_nanosecond(utc.nanosecond() / 1_000 * 1_000)
-            .unwrap_or(utc);
+        self.occurred_at = utc.replace_nanosecond(utc.nanosecond() / 1_000 * 1_000).unwrap_or(utc);
         self
     }
 
@@ -125,37 +123,24 @@ impl NewEvent {
     /// The conversation: the one given, else one that begins with this event.
     #[must_use]
     pub fn correlation_id(&self) -> Uuid {
-        self.context
-            .correlation_id
-            .unwrap_or(self.event_id.as_uuid())
+        self.context.correlation_id.unwrap_or(self.event_id.as_uuid())
     }
 
     /// Gives the event its place: what a store does when it appended it.
     ///
     /// Without a position it is also how an event is published by hand, with no store behind it.
     #[must_use]
-    pub fn recorded_as(
-        self,
-        stream: StreamId,
-        version: Version,
-        position: Option<Position>,
-    ) -> RecordedEvent {
+    pub fn recorded_as(self, stream: StreamId, version: Version, position: Option<Position>) -> RecordedEvent {
         let correlation_id = self.correlation_id();
         let context = self.context;
-        let metadata = Metadata::new(
-            self.event_id,
-            self.event_type,
-            stream,
-            version,
-            self.occurred_at,
-        )
-        .with_schema_version(self.schema_version)
-        .with_position(position)
-        .with_correlation_id(correlation_id)
-        .with_causation_id(context.causation_id)
-        .with_tenant_id(context.tenant_id)
-        .with_actor_id(context.actor_id)
-        .with_attributes(context.attributes);
+        let metadata = Metadata::new(self.event_id, self.event_type, stream, version, self.occurred_at)
+            .with_schema_version(self.schema_version)
+            .with_position(position)
+            .with_correlation_id(correlation_id)
+            .with_causation_id(context.causation_id)
+            .with_tenant_id(context.tenant_id)
+            .with_actor_id(context.actor_id)
+            .with_attributes(context.attributes);
         RecordedEvent::new(metadata, self.payload)
     }
 }
@@ -174,10 +159,7 @@ impl RecordedEvent {
     /// Puts together what a backend read; `payload` is the JSON object of the event's own fields.
     #[must_use]
     pub fn new(metadata: Metadata, payload: impl Into<Box<str>>) -> Self {
-        Self(Arc::new(Recorded {
-            metadata,
-            payload: payload.into(),
-        }))
+        Self(Arc::new(Recorded { metadata, payload: payload.into() }))
     }
 
     /// Encodes an event that is published by hand, with no store behind it.
@@ -195,11 +177,7 @@ impl RecordedEvent {
     /// assert_eq!(record.metadata().event_type(), "Deposited");
     /// # Ok::<(), eventbus::EncodeError>(())
     /// ```
-    pub fn of<E: DomainEvent>(
-        event: &E,
-        aggregate_id: AggregateId,
-        version: Version,
-    ) -> Result<Self, EncodeError> {
+    pub fn of<E: DomainEvent>(event: &E, aggregate_id: AggregateId, version: Version) -> Result<Self, EncodeError> {
         let stream = StreamId::new(Name::from_static(E::AGGREGATE_TYPE), aggregate_id);
         Ok(NewEvent::of(event)?.recorded_as(stream, version, None))
     }
@@ -245,8 +223,7 @@ impl RecordedEvent {
 
 impl PartialEq for RecordedEvent {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-            || (self.metadata() == other.metadata() && self.payload() == other.payload())
+        Arc::ptr_eq(&self.0, &other.0) || (self.metadata() == other.metadata() && self.payload() == other.payload())
     }
 }
 

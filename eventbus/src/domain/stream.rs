@@ -26,10 +26,7 @@ pub struct AggregateId(Arc<str>);
 impl AggregateId {
     /// Makes a new id, a UUIDv7: later ids sort after earlier ones.
     #[must_use]
-    #[allow(
-        clippy::new_without_default,
-        reason = "each call makes another id; a default would suggest one value"
-    )]
+    #[allow(clippy::new_without_default, reason = "each call makes another id; a default would suggest one value")]
     pub fn new() -> Self {
         Uuid::now_v7().into()
     }
@@ -105,10 +102,7 @@ impl StreamId {
     /// Names the stream of one aggregate.
     #[must_use]
     pub const fn new(aggregate_type: Name, aggregate_id: AggregateId) -> Self {
-        Self {
-            aggregate_type,
-            aggregate_id,
-        }
+        Self { aggregate_type, aggregate_id }
     }
 
     /// Names a stream by two texts, as a store reads them back.
@@ -116,10 +110,7 @@ impl StreamId {
     /// # Errors
     /// [`InvalidName`] if one of them is empty, longer than 255 bytes or holds a control character.
     pub fn parse(aggregate_type: &str, aggregate_id: &str) -> Result<Self, InvalidName> {
-        Ok(Self::new(
-            Name::new("aggregate type", aggregate_type)?,
-            aggregate_id.parse()?,
-        ))
+        Ok(Self::new(Name::new("aggregate type", aggregate_type)?, aggregate_id.parse()?))
     }
 
     /// The type of the aggregate: `Order`.

@@ -18,9 +18,8 @@ use crate::{
         stream::{ExpectedVersion, Position, StreamId, Version},
     },
     port::{
-        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction,
-        EventStore, ReadError, ReadFeed, ReadStream, RecordStream, check_ids, check_payloads,
-        first_result, paged,
+        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, ReadError,
+        ReadFeed, ReadStream, RecordStream, check_ids, check_payloads, first_result, paged,
     },
 };
 
@@ -84,17 +83,9 @@ impl Log {
         }
         let actual = self.version(stream);
         if !expected.matches(actual) {
-            return Err(AppendError::Conflict {
-                stream: stream.clone(),
-                expected,
-                actual,
-            });
+            return Err(AppendError::Conflict { stream: stream.clone(), expected, actual });
         }
-        Ok(events
-            .into_iter()
-            .enumerate()
-            .map(|(i, event)| self.push(stream, actual.plus(i + 1), event))
-            .collect())
+        Ok(events.into_iter().enumerate().map(|(i, event)| self.push(stream, actual.plus(i + 1), event)).collect())
     }
 
     fn push(&mut self, stream: &StreamId, version: Version, event: NewEvent) -> RecordedEvent {
@@ -175,12 +166,7 @@ impl AppendEvents for InMemoryEventStore {
 
 #[async_trait]
 impl ReadStream for InMemoryEventStore {
-    fn read_stream(
-        &self,
-        stream: &StreamId,
-        from: Version,
-        direction: Direction,
-    ) -> RecordStream<'_> {
+    fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
         let stream = stream.clone();
         paged(from, move |from| {
             let page = read(&self.0.log).page(&stream, from, direction);
@@ -223,11 +209,7 @@ impl Checkpoints for InMemoryEventStore {
         Ok(read(&self.0.checkpoints).get(name).copied())
     }
 
-    async fn save_checkpoint(
-        &self,
-        name: &Name,
-        position: Position,
-    ) -> Result<(), CheckpointError> {
+    async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
         write(&self.0.checkpoints).insert(name.clone(), position);
         Ok(())
     }

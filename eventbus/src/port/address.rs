@@ -21,10 +21,7 @@ pub fn redacted(url: &str) -> String {
     let (authority, path) = match rest.find('/') {
         // a password may hold a slash that should have been escaped: the last `@` ends the user part
         Some(slash) if !rest[slash..].contains('@') => rest.split_at(slash),
-        _ => match rest
-            .rfind('@')
-            .and_then(|at| rest[at..].find('/').map(|slash| at + slash))
-        {
+        _ => match rest.rfind('@').and_then(|at| rest[at..].find('/').map(|slash| at + slash)) {
             Some(slash) => rest.split_at(slash),
             None => (rest, ""),
         },
@@ -50,10 +47,7 @@ mod tests {
             "u:secret@h",
         ] {
             let shown = redacted(url);
-            assert!(
-                !shown.contains("cret") && !shown.contains("secr"),
-                "{url} became {shown}"
-            );
+            assert!(!shown.contains("cret") && !shown.contains("secr"), "{url} became {shown}");
         }
     }
 }

@@ -8,9 +8,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{
-    BusStats, CheckpointError, Checkpoints, PublishRange, RangeOutcome, StreamInfo, Subscribers,
-};
+use super::{BusStats, CheckpointError, Checkpoints, PublishRange, RangeOutcome, StreamInfo, Subscribers};
 use crate::domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position};
 
 /// What a bus calls an entry; on Redis the entry id (`1795157844243-0`).
@@ -84,9 +82,7 @@ pub trait EventBus: Send + Sync + 'static {
     /// # Errors
     /// [`PublishError`] as for [`publish`](Self::publish).
     async fn publish_range(&self, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
-        self.publish(range.events)
-            .await
-            .map(RangeOutcome::Published)
+        self.publish(range.events).await.map(RangeOutcome::Published)
     }
 
     /// Whether the bus keeps what was published, and how far each group has come, by itself.
@@ -99,10 +95,7 @@ pub trait EventBus: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`CheckpointError`] if the progress cannot be read.
-    async fn resume_from(
-        &self,
-        checkpoints: Arc<dyn Checkpoints>,
-    ) -> Result<Option<Position>, CheckpointError> {
+    async fn resume_from(&self, checkpoints: Arc<dyn Checkpoints>) -> Result<Option<Position>, CheckpointError> {
         drop(checkpoints);
         Ok(None)
     }
@@ -171,9 +164,7 @@ pub enum PublishError {
         source: BoxError,
     },
     /// A relay publishes everything this store holds; publishing by hand too would repeat it all.
-    #[error(
-        "a relay publishes this store to `{destination}`; publishing by hand too would publish everything twice"
-    )]
+    #[error("a relay publishes this store to `{destination}`; publishing by hand too would publish everything twice")]
     OwnedByRelay {
         /// Where the relay publishes.
         destination: Name,
@@ -196,10 +187,7 @@ impl PublishError {
     /// Whether publishing again can succeed; after an unknown outcome it may repeat events.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            Self::Unavailable { .. } | Self::OutcomeUnknown { .. } | Self::Full { .. }
-        )
+        matches!(self, Self::Unavailable { .. } | Self::OutcomeUnknown { .. } | Self::Full { .. })
     }
 }
 
@@ -243,10 +231,7 @@ pub struct ShutdownError {
 impl ShutdownError {
     /// Names what was still busy.
     pub fn new(what: impl Into<String>, timeout: Duration) -> Self {
-        Self {
-            what: what.into(),
-            timeout,
-        }
+        Self { what: what.into(), timeout }
     }
 }
 
@@ -272,10 +257,7 @@ impl<B: EventBus + ?Sized> EventBus for Arc<B> {
         (**self).is_durable()
     }
 
-    async fn resume_from(
-        &self,
-        checkpoints: Arc<dyn Checkpoints>,
-    ) -> Result<Option<Position>, CheckpointError> {
+    async fn resume_from(&self, checkpoints: Arc<dyn Checkpoints>) -> Result<Option<Position>, CheckpointError> {
         (**self).resume_from(checkpoints).await
     }
 

@@ -33,10 +33,7 @@ pub fn check_payloads(stream: &StreamId, events: &[NewEvent]) -> Result<(), Appe
     for event in events {
         check_object(event.payload()).map_err(|source| AppendError::Refused {
             stream: stream.clone(),
-            source: Box::new(InvalidPayload {
-                event_id: event.event_id(),
-                source,
-            }),
+            source: Box::new(InvalidPayload { event_id: event.event_id(), source }),
         })?;
     }
     Ok(())
@@ -45,11 +42,7 @@ pub fn check_payloads(stream: &StreamId, events: &[NewEvent]) -> Result<(), Appe
 /// Checks the syntax only: numbers of any size and escapes of any kind are the reader's business.
 fn check_object(json: &str) -> Result<(), serde_json::Error> {
     serde_json::from_str::<IgnoredAny>(json)?;
-    if json.trim_start().starts_with('{') {
-        Ok(())
-    } else {
-        Err(serde_json::Error::custom("not an object"))
-    }
+    if json.trim_start().starts_with('{') { Ok(()) } else { Err(serde_json::Error::custom("not an object")) }
 }
 
 /// An event whose payload is not a JSON object.
@@ -77,29 +70,18 @@ pub fn first_result(
     let Some(first) = found.first() else {
         return Ok(None);
     };
-    let foreign = found
-        .iter()
-        .find(|event| event.metadata().stream() != stream);
+    let foreign = found.iter().find(|event| event.metadata().stream() != stream);
     let culprit = foreign.unwrap_or(first).metadata().event_id();
     let same_stream = foreign.is_none();
     found.sort_unstable_by_key(RecordedEvent::version);
     let found_ids = found.iter().map(|event| event.metadata().event_id());
     let same_ids = found_ids.eq(ids.iter().copied());
-    let contiguous = found
-        .windows(2)
-        .all(|pair| pair[0].version().next() == pair[1].version());
-    if same_stream && same_ids && contiguous {
-        Ok(Some(found))
-    } else {
-        Err(taken(stream, culprit))
-    }
+    let contiguous = found.windows(2).all(|pair| pair[0].version().next() == pair[1].version());
+    if same_stream && same_ids && contiguous { Ok(Some(found)) } else { Err(taken(stream, culprit)) }
 }
 
 fn taken(stream: &StreamId, event_id: EventId) -> AppendError {
-    AppendError::EventIdTaken {
-        event_id,
-        stream: stream.clone(),
-    }
+    AppendError::EventIdTaken { event_id, stream: stream.clone() }
 }
 
 #[cfg(test)]
@@ -111,16 +93,7 @@ mod tests {
         for good in ["{}", " {\"a\": 1e999}\n", r#"{"\ud800":"\u0000"}"#] {
             assert!(check_object(good).is_ok(), "{good}");
         }
-        for bad in [
-            "",
-            "5",
-            "[1]",
-            "null",
-            "{",
-            "{'a':1}",
-            "{}{}",
-            "{\"a\":\"\u{1}\"}",
-        ] {
+        for bad in ["", "5", "[1]", "null", "{", "{'a':1}", "{}{}", "{\"a\":\"\u{1}\"}"] {
             assert!(check_object(bad).is_err(), "{bad}");
         }
     }

@@ -21,8 +21,7 @@ pub trait Checkpoints: Send + Sync {
     ///
     /// # Errors
     /// [`CheckpointError`] if the store cannot be reached; the former checkpoint may still stand.
-    async fn save_checkpoint(&self, name: &Name, position: Position)
-    -> Result<(), CheckpointError>;
+    async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError>;
 }
 
 /// A checkpoint that could not be read or written.
@@ -39,10 +38,7 @@ pub struct CheckpointError {
 impl CheckpointError {
     /// Wraps what the store said.
     pub fn new(name: &Name, source: impl Into<BoxError>) -> Self {
-        Self {
-            name: name.clone(),
-            source: source.into(),
-        }
+        Self { name: name.clone(), source: source.into() }
     }
 }
 
@@ -52,11 +48,7 @@ impl<C: Checkpoints + ?Sized> Checkpoints for Arc<C> {
         (**self).load_checkpoint(name).await
     }
 
-    async fn save_checkpoint(
-        &self,
-        name: &Name,
-        position: Position,
-    ) -> Result<(), CheckpointError> {
+    async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
         (**self).save_checkpoint(name, position).await
     }
 }

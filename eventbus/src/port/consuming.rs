@@ -54,12 +54,7 @@ impl Consuming {
     /// # Errors
     /// [`ConsumeError::AlreadyConsuming`] while another call runs, [`ConsumeError::ShutDown`] after
     /// [`close`](Self::close).
-    pub async fn run<F, T>(
-        &self,
-        destination: &Name,
-        subscribers: &Subscribers,
-        consume: F,
-    ) -> Result<(), ConsumeError>
+    pub async fn run<F, T>(&self, destination: &Name, subscribers: &Subscribers, consume: F) -> Result<(), ConsumeError>
     where
         F: Fn(Name, StopSignal) -> T,
         T: Future<Output = ()> + Send + 'static,
@@ -93,16 +88,10 @@ impl Consuming {
         if state.run.is_some() {
             return Err(ConsumeError::AlreadyConsuming { destination });
         }
-        let tokens = Tokens {
-            stop: CancellationToken::new(),
-            abort: CancellationToken::new(),
-            ended: CancellationToken::new(),
-        };
+        let tokens =
+            Tokens { stop: CancellationToken::new(), abort: CancellationToken::new(), ended: CancellationToken::new() };
         state.run = Some(tokens.clone());
-        Ok(Run {
-            consuming: self,
-            tokens,
-        })
+        Ok(Run { consuming: self, tokens })
     }
 
     /// Asks the consumers to stop after the deliveries they are in; returns once they have stopped.
@@ -241,9 +230,7 @@ mod tests {
     static HERE: Name = Name::from_static("here");
 
     fn join(subscribers: &Subscribers, group: &Name) -> Subscription {
-        let subscriber = Subscriber::new(HERE.clone(), EventFilter::All, |_| {
-            Box::pin(async { Ok(()) })
-        });
+        let subscriber = Subscriber::new(HERE.clone(), EventFilter::All, |_| Box::pin(async { Ok(()) }));
         subscribers.add(group.clone(), subscriber)
     }
 

@@ -25,13 +25,7 @@ impl Delivery {
     /// Hands `record` over to `group` for the first time.
     #[must_use]
     pub fn new(record: RecordedEvent, group: Name) -> Self {
-        Self {
-            record,
-            group,
-            attempt: 1,
-            message_id: None,
-            state: StateMap::new(),
-        }
+        Self { record, group, attempt: 1, message_id: None, state: StateMap::new() }
     }
 
     /// Says how often the event was handed over, this time included.
@@ -129,47 +123,32 @@ pub enum HandlerErrorKind {
 impl HandlerError {
     /// An error that no retry can mend.
     pub fn permanent(error: impl Into<BoxError>) -> Self {
-        Self {
-            kind: HandlerErrorKind::Permanent,
-            source: error.into(),
-        }
+        Self { kind: HandlerErrorKind::Permanent, source: error.into() }
     }
 
     /// An error that may be gone after `delay`.
     pub fn retry_after(delay: Duration, error: impl Into<BoxError>) -> Self {
-        Self {
-            kind: HandlerErrorKind::RetryAfter(delay),
-            source: error.into(),
-        }
+        Self { kind: HandlerErrorKind::RetryAfter(delay), source: error.into() }
     }
 
     /// The error of a handler that panicked.
     pub(crate) fn from_panic(panic: &(dyn std::any::Any + Send)) -> Self {
-        let text = (panic.downcast_ref::<&str>().copied())
-            .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let text =
+            (panic.downcast_ref::<&str>().copied()).or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         let message = format!("handler panicked: {}", text.unwrap_or("(no message)"));
-        Self {
-            kind: HandlerErrorKind::Panicked,
-            source: message.into(),
-        }
+        Self { kind: HandlerErrorKind::Panicked, source: message.into() }
     }
 
     #[doc(hidden)]
     #[must_use]
     pub fn undecodable(error: DecodeError) -> Self {
-        Self {
-            kind: HandlerErrorKind::Undecodable,
-            source: error.into(),
-        }
+        Self { kind: HandlerErrorKind::Undecodable, source: error.into() }
     }
 
     #[doc(hidden)]
     #[must_use]
     pub fn missing(key: TypeKey) -> Self {
-        Self {
-            kind: HandlerErrorKind::Permanent,
-            source: format!("`{}` is not there", key.name()).into(),
-        }
+        Self { kind: HandlerErrorKind::Permanent, source: format!("`{}` is not there", key.name()).into() }
     }
 
     /// What is to become of the delivery.
@@ -181,10 +160,7 @@ impl HandlerError {
     /// Whether no retry can mend it.
     #[must_use]
     pub const fn is_permanent(&self) -> bool {
-        matches!(
-            self.kind,
-            HandlerErrorKind::Permanent | HandlerErrorKind::Undecodable
-        )
+        matches!(self.kind, HandlerErrorKind::Permanent | HandlerErrorKind::Undecodable)
     }
 
     /// The error that the handler returned.
@@ -196,19 +172,13 @@ impl HandlerError {
 
 impl From<Error> for HandlerError {
     fn from(error: Error) -> Self {
-        Self {
-            kind: HandlerErrorKind::Retry,
-            source: error.into_inner(),
-        }
+        Self { kind: HandlerErrorKind::Retry, source: error.into_inner() }
     }
 }
 
 impl<E: Into<BoxError>> From<E> for HandlerError {
     fn from(error: E) -> Self {
-        Self {
-            kind: HandlerErrorKind::Retry,
-            source: error.into(),
-        }
+        Self { kind: HandlerErrorKind::Retry, source: error.into() }
     }
 }
 

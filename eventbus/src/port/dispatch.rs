@@ -11,8 +11,7 @@ use super::{BoxFuture, Delivery, HandlerError, activity::Activity};
 use crate::domain::{event::EventFilter, name::Name};
 
 /// The function behind a subscriber.
-pub type HandleFn =
-    dyn for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), HandlerError>> + Send + Sync;
+pub type HandleFn = dyn for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), HandlerError>> + Send + Sync;
 
 /// Options of a handler, from its attribute.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,20 +28,12 @@ pub struct HandlerOptions {
 impl HandlerOptions {
     #[doc(hidden)]
     #[must_use]
-    pub const fn new(
-        retries: Option<u32>,
-        timeout_ms: Option<u64>,
-        concurrency: Option<u32>,
-    ) -> Self {
+    pub const fn new(retries: Option<u32>, timeout_ms: Option<u64>, concurrency: Option<u32>) -> Self {
         let timeout = match timeout_ms {
             Some(ms) => Some(Duration::from_millis(ms)),
             None => None,
         };
-        Self {
-            retries,
-            timeout,
-            concurrency,
-        }
+        Self { retries, timeout, concurrency }
     }
 }
 
@@ -60,18 +51,9 @@ impl Subscriber {
     /// Puts a subscriber together; `name` is what logs and dead letters call it.
     pub fn new<F>(name: Name, events: EventFilter, handle: F) -> Self
     where
-        F: for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), HandlerError>>
-            + Send
-            + Sync
-            + 'static,
+        F: for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), HandlerError>> + Send + Sync + 'static,
     {
-        Self {
-            name,
-            events,
-            options: HandlerOptions::default(),
-            handle: Arc::new(handle),
-            activity: Arc::default(),
-        }
+        Self { name, events, options: HandlerOptions::default(), handle: Arc::new(handle), activity: Arc::default() }
     }
 
     /// Sets the options from the handler's attribute.
@@ -130,10 +112,7 @@ impl Subscriber {
 
 impl fmt::Debug for Subscriber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscriber")
-            .field("name", &self.name)
-            .field("events", &self.events.event_types())
-            .finish()
+        f.debug_struct("Subscriber").field("name", &self.name).field("events", &self.events.event_types()).finish()
     }
 }
 
@@ -167,15 +146,8 @@ pub async fn dispatch(subscribers: &[Subscriber], delivery: &Delivery) -> Outcom
     if subscribers.is_empty() {
         return Outcome::Unattended;
     }
-    let wanted = || {
-        subscribers
-            .iter()
-            .filter(|s| s.events.matches(delivery.record().event_type()))
-    };
-    let (typed, wildcard) = (
-        |s: &&Subscriber| !s.is_wildcard(),
-        |s: &&Subscriber| s.is_wildcard(),
-    );
+    let wanted = || subscribers.iter().filter(|s| s.events.matches(delivery.record().event_type()));
+    let (typed, wildcard) = (|s: &&Subscriber| !s.is_wildcard(), |s: &&Subscriber| s.is_wildcard());
     let mut handled = false;
     let mut failures = Vec::new();
     for subscriber in wanted().filter(typed).chain(wanted().filter(wildcard)) {
@@ -186,10 +158,7 @@ pub async fn dispatch(subscribers: &[Subscriber], delivery: &Delivery) -> Outcom
                 handler = %subscriber.name, group = %delivery.group(), event_type = %metadata.event_type(),
                 event_id = %metadata.event_id(), attempt = delivery.attempt(), error = %error, "handler failed"
             );
-            failures.push(Failure {
-                handler: subscriber.name.clone(),
-                error,
-            });
+            failures.push(Failure { handler: subscriber.name.clone(), error });
         }
     }
     match (handled, failures.is_empty()) {

@@ -34,9 +34,7 @@ pub use retry::RetryPolicy;
 pub use signal::{AppendSignal, AppendWatch};
 pub use state::{Requirements, StateMap, TypeKey};
 pub use stats::{BusCounters, BusStats, GroupInfo, StreamInfo, StreamSummary};
-pub use store::{
-    AppendError, AppendEvents, Direction, EventStore, ReadError, ReadFeed, ReadStream, RecordStream,
-};
+pub use store::{AppendError, AppendEvents, Direction, EventStore, ReadError, ReadFeed, ReadStream, RecordStream};
 pub use subscribers::{Subscribers, Subscription};
 pub use transaction::{FromTransaction, Transaction, TransactionSlot, Transactions};
 

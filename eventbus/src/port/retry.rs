@@ -26,11 +26,7 @@ pub struct RetryPolicy {
 impl Default for RetryPolicy {
     /// 3 retries, from 100 ms to 30 s.
     fn default() -> Self {
-        Self {
-            max_retries: 3,
-            first_delay: Duration::from_millis(100),
-            max_delay: Duration::from_secs(30),
-        }
+        Self { max_retries: 3, first_delay: Duration::from_millis(100), max_delay: Duration::from_secs(30) }
     }
 }
 
@@ -38,9 +34,7 @@ impl RetryPolicy {
     /// The delay before retry `attempt` (the first is 1), without jitter: doubles from the first to the longest.
     #[must_use]
     pub fn delay(&self, attempt: u32) -> Duration {
-        let factor = 1_u32
-            .checked_shl(attempt.saturating_sub(1))
-            .unwrap_or(u32::MAX);
+        let factor = 1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
         self.first_delay.saturating_mul(factor).min(self.max_delay)
     }
 

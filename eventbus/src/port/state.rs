@@ -18,10 +18,7 @@ impl TypeKey {
     /// The key of `T`.
     #[must_use]
     pub fn of<T: 'static>() -> Self {
-        Self {
-            id: TypeId::of::<T>(),
-            name: std::any::type_name::<T>(),
-        }
+        Self { id: TypeId::of::<T>(), name: std::any::type_name::<T>() }
     }
 
     /// The path of the type.
@@ -73,10 +70,7 @@ impl StateMap {
     /// Adds a value; a former one of the same type is replaced.
     #[must_use]
     pub fn with<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
-        let stored = Stored {
-            name: std::any::type_name::<T>(),
-            value: Arc::new(value),
-        };
+        let stored = Stored { name: std::any::type_name::<T>(), value: Arc::new(value) };
         Arc::make_mut(&mut self.0).insert(TypeId::of::<T>(), stored);
         self
     }
@@ -84,11 +78,7 @@ impl StateMap {
     /// A clone of the value of this type.
     #[must_use]
     pub fn get<T: Clone + 'static>(&self) -> Option<T> {
-        self.0
-            .get(&TypeId::of::<T>())?
-            .value
-            .downcast_ref()
-            .cloned()
+        self.0.get(&TypeId::of::<T>())?.value.downcast_ref().cloned()
     }
 
     /// Whether there is a value of this type.
@@ -100,9 +90,7 @@ impl StateMap {
 
 impl fmt::Debug for StateMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set()
-            .entries(self.0.values().map(|stored| stored.name))
-            .finish()
+        f.debug_set().entries(self.0.values().map(|stored| stored.name)).finish()
     }
 }
 

@@ -108,10 +108,6 @@ pub struct GroupInfo {
 impl GroupInfo {
     /// Puts the description of a group together.
     pub fn new(name: impl Into<String>, consumers: u64, pending: u64) -> Self {
-        Self {
-            name: name.into(),
-            consumers,
-            pending,
-        }
+        Self { name: name.into(), consumers, pending }
     }
 }

@@ -18,8 +18,7 @@ use crate::domain::{
 };
 
 /// Recorded events, read page by page while they are consumed.
-pub type RecordStream<'a> =
-    Pin<Box<dyn Stream<Item = Result<RecordedEvent, ReadError>> + Send + 'a>>;
+pub type RecordStream<'a> = Pin<Box<dyn Stream<Item = Result<RecordedEvent, ReadError>> + Send + 'a>>;
 
 /// Appends events to one stream, all or nothing.
 ///
@@ -60,12 +59,7 @@ pub trait ReadStream: Send + Sync {
     ///
     /// # Errors
     /// Each item may be a [`ReadError`]; the stream ends after it.
-    fn read_stream(
-        &self,
-        stream: &StreamId,
-        from: Version,
-        direction: Direction,
-    ) -> RecordStream<'_>;
+    fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_>;
 
     /// The number of events in `stream`; 0 if there are none.
     ///
@@ -191,12 +185,7 @@ impl<S: AppendEvents + ?Sized> AppendEvents for Arc<S> {
 
 #[async_trait]
 impl<S: ReadStream + ?Sized> ReadStream for Arc<S> {
-    fn read_stream(
-        &self,
-        stream: &StreamId,
-        from: Version,
-        direction: Direction,
-    ) -> RecordStream<'_> {
+    fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
         (**self).read_stream(stream, from, direction)
     }
 

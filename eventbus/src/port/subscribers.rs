@@ -27,11 +27,7 @@ struct Entry {
 
 impl Default for Subscribers {
     fn default() -> Self {
-        Self {
-            entries: Arc::default(),
-            next_id: Arc::default(),
-            changed: watch::Sender::new(()),
-        }
+        Self { entries: Arc::default(), next_id: Arc::default(), changed: watch::Sender::new(()) }
     }
 }
 
@@ -39,27 +35,15 @@ impl Subscribers {
     /// Adds a subscriber to a group, from the next delivery on.
     pub fn add(&self, group: Name, subscriber: Subscriber) -> Subscription {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        self.write().push(Entry {
-            id,
-            group: group.clone(),
-            subscriber,
-        });
+        self.write().push(Entry { id, group: group.clone(), subscriber });
         self.changed.send_replace(());
-        Subscription {
-            id,
-            group,
-            subscribers: self.clone(),
-        }
+        Subscription { id, group, subscribers: self.clone() }
     }
 
     /// The groups that have subscribers, sorted.
     #[must_use]
     pub fn groups(&self) -> Vec<Name> {
-        let mut groups: Vec<_> = self
-            .read()
-            .iter()
-            .map(|entry| entry.group.clone())
-            .collect();
+        let mut groups: Vec<_> = self.read().iter().map(|entry| entry.group.clone()).collect();
         groups.sort();
         groups.dedup();
         groups
@@ -68,38 +52,26 @@ impl Subscribers {
     /// The subscribers of a group, in the order they subscribed.
     #[must_use]
     pub fn of_group(&self, group: &Name) -> Vec<Subscriber> {
-        self.read()
-            .iter()
-            .filter(|entry| entry.group == *group)
-            .map(|entry| entry.subscriber.clone())
-            .collect()
+        self.read().iter().filter(|entry| entry.group == *group).map(|entry| entry.subscriber.clone()).collect()
     }
 
     /// How many there are, counted as the tutorial does: a projection of two types is two.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.read()
-            .iter()
-            .map(|entry| entry.subscriber.events().descriptors().len())
-            .sum()
+        self.read().iter().map(|entry| entry.subscriber.events().descriptors().len()).sum()
     }
 
     /// How many want this type by name.
     #[must_use]
     pub fn count_of(&self, event_type: &str) -> usize {
-        let wants = |entry: &&Entry| {
-            !entry.subscriber.is_wildcard() && entry.subscriber.events().matches(event_type)
-        };
+        let wants = |entry: &&Entry| !entry.subscriber.is_wildcard() && entry.subscriber.events().matches(event_type);
         self.read().iter().filter(wants).count()
     }
 
     /// How many want every event.
     #[must_use]
     pub fn wildcard_count(&self) -> usize {
-        self.read()
-            .iter()
-            .filter(|entry| entry.subscriber.is_wildcard())
-            .count()
+        self.read().iter().filter(|entry| entry.subscriber.is_wildcard()).count()
     }
 
     /// Watches for subscribers that come or go.

@@ -72,9 +72,7 @@ pub trait FromTransaction<S>: Send {
     #[doc(hidden)]
     fn take(slot: TransactionSlot<'_>) -> Result<&mut Self, HandlerError> {
         let wanted = TypeKey::of::<Self::Transaction>();
-        slot.and_then(|any| any.downcast_mut())
-            .map(Self::from_transaction)
-            .ok_or_else(|| HandlerError::missing(wanted))
+        slot.and_then(|any| any.downcast_mut()).map(Self::from_transaction).ok_or_else(|| HandlerError::missing(wanted))
     }
 }
 

@@ -9,8 +9,7 @@ use crate::{
 
 /// How a handler is called: the delivery is shared, the transaction exclusive.
 #[doc(hidden)]
-pub(crate) type HandlerCall =
-    for<'d> fn(&'d Delivery, TransactionSlot<'d>) -> BoxFuture<'d, Result<(), HandlerError>>;
+pub(crate) type HandlerCall = for<'d> fn(&'d Delivery, TransactionSlot<'d>) -> BoxFuture<'d, Result<(), HandlerError>>;
 
 /// An annotated function; made by `#[handler]` on the type of the function's name.
 #[diagnostic::on_unimplemented(
@@ -51,15 +50,7 @@ impl HandlerDefinition {
         requires: fn(&mut Requirements),
         call: HandlerCall,
     ) -> Self {
-        Self {
-            name,
-            group: None,
-            options: HandlerOptions::new(None, None, None),
-            events,
-            source,
-            requires,
-            call,
-        }
+        Self { name, group: None, options: HandlerOptions::new(None, None, None), events, source, requires, call }
     }
 
     #[doc(hidden)]
@@ -98,11 +89,7 @@ pub trait Projection: Sized + Send + Sync + 'static {
         transaction: TransactionSlot<'d>,
     ) -> BoxFuture<'d, Result<(), HandlerError>> {
         let _ = (delivery, transaction);
-        Box::pin(async {
-            Err(HandlerError::permanent(
-                "the projection's methods take `&mut self`",
-            ))
-        })
+        Box::pin(async { Err(HandlerError::permanent("the projection's methods take `&mut self`")) })
     }
 
     /// Handles one event; called when the methods take `&mut self`.
@@ -110,10 +97,7 @@ pub trait Projection: Sized + Send + Sync + 'static {
     /// # Errors
     /// The method's own error, or that the event could not be decoded.
     #[doc(hidden)]
-    fn project_mut<'d>(
-        &'d mut self,
-        delivery: &'d Delivery,
-    ) -> BoxFuture<'d, Result<(), HandlerError>> {
+    fn project_mut<'d>(&'d mut self, delivery: &'d Delivery) -> BoxFuture<'d, Result<(), HandlerError>> {
         self.project(delivery, None)
     }
 }
@@ -155,13 +139,7 @@ impl ProjectionDefinition {
         source: Source,
         requires: fn(&mut Requirements),
     ) -> Self {
-        Self {
-            name,
-            kind,
-            events,
-            source,
-            requires,
-        }
+        Self { name, kind, events, source, requires }
     }
 }
 

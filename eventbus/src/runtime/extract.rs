@@ -74,11 +74,7 @@ impl<T: Clone + Send + Sync + 'static> FromDelivery for State<T> {
     }
 
     fn from_delivery(delivery: &Delivery) -> Result<Self, HandlerError> {
-        delivery
-            .state()
-            .get()
-            .map(State)
-            .ok_or_else(|| HandlerError::missing(TypeKey::of::<T>()))
+        delivery.state().get().map(State).ok_or_else(|| HandlerError::missing(TypeKey::of::<T>()))
     }
 }
 

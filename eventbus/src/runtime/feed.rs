@@ -19,11 +19,7 @@ pub(crate) struct FeedWatch {
 
 impl FeedWatch {
     pub(crate) fn new(store: &Arc<dyn EventStore>) -> Self {
-        Self {
-            appended: store.appended().watch(),
-            poll: FIRST_POLL,
-            failures: 0,
-        }
+        Self { appended: store.appended().watch(), poll: FIRST_POLL, failures: 0 }
     }
 
     /// Something was read: the next look may be soon.
@@ -76,9 +72,6 @@ mod tests {
         feed.failed(&cancel).await;
         assert!(feed.is_failing());
         feed.idle(&cancel).await;
-        assert!(
-            !feed.is_failing(),
-            "the next failure is news, and tried again soon"
-        );
+        assert!(!feed.is_failing(), "the next failure is news, and tried again soon");
     }
 }

@@ -39,9 +39,7 @@ impl EventRegistry {
     /// A crate that the binary never names is not linked and registers nothing: add `use my_crate as _;`.
     #[must_use]
     pub fn discover() -> Self {
-        let mut found: Vec<_> = inventory::iter::<EventRegistration>()
-            .map(|registration| registration.0)
-            .collect();
+        let mut found: Vec<_> = inventory::iter::<EventRegistration>().map(|registration| registration.0).collect();
         found.sort_unstable_by_key(|event| (event.event_type, event.source));
         let mut registry = Self::new();
         found.into_iter().for_each(|event| registry.add(event));
@@ -55,9 +53,7 @@ impl EventRegistry {
 
     fn add(&mut self, event: EventDescriptor) {
         match self.events.get(event.event_type) {
-            Some(known) if known.rust_type != event.rust_type => {
-                self.duplicates.push((*known, event))
-            }
+            Some(known) if known.rust_type != event.rust_type => self.duplicates.push((*known, event)),
             Some(_) => {}
             None => {
                 self.events.insert(event.event_type, event);
@@ -94,9 +90,7 @@ impl EventRegistry {
     }
 
     pub(crate) fn mistakes(&self) -> impl Iterator<Item = StartMistake> {
-        self.duplicates
-            .iter()
-            .map(|&(first, second)| StartMistake::DuplicateEventType { first, second })
+        self.duplicates.iter().map(|&(first, second)| StartMistake::DuplicateEventType { first, second })
     }
 }
 

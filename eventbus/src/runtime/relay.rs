@@ -51,18 +51,14 @@ pub(crate) struct RelayProgress {
 impl RelayProgress {
     /// What the bus called the event at `position`, if it was published lately.
     pub(crate) fn message_id(&self, position: Position) -> Option<MessageId> {
-        let index = self
-            .recent
-            .binary_search_by_key(&position, |(position, _)| *position)
-            .ok()?;
+        let index = self.recent.binary_search_by_key(&position, |(position, _)| *position).ok()?;
         Some(self.recent[index].1.clone())
     }
 
     fn published(&mut self, events: &[RecordedEvent], ids: Vec<MessageId>, through: Position) {
         let positions = events.iter().filter_map(RecordedEvent::position);
         self.recent.extend(positions.zip(ids));
-        self.recent
-            .drain(..self.recent.len().saturating_sub(REMEMBERED));
+        self.recent.drain(..self.recent.len().saturating_sub(REMEMBERED));
         self.position = through;
         self.trouble = None;
     }
@@ -83,31 +79,16 @@ impl Relay {
     /// Finds out from where the bus needs the feed.
     ///
     /// Call it after the handlers are subscribed: a bus that forgets goes back to its slowest group.
-    pub(crate) async fn prepare(
-        store: Arc<dyn EventStore>,
-        bus: Arc<dyn EventBus>,
-    ) -> Result<Self, BoxError> {
+    pub(crate) async fn prepare(store: Arc<dyn EventStore>, bus: Arc<dyn EventBus>) -> Result<Self, BoxError> {
         let resumed = bus.resume_from(Arc::new(Arc::clone(&store))).await?;
         let checkpoint = bus.is_durable().then(|| checkpoint_name(bus.destination()));
         let position = match (&checkpoint, resumed) {
-            (Some(name), _) => store
-                .load_checkpoint(name)
-                .await?
-                .unwrap_or(Position::START),
+            (Some(name), _) => store.load_checkpoint(name).await?.unwrap_or(Position::START),
             (None, Some(position)) => position,
             (None, None) => store.head().await?,
         };
-        let progress = watch::Sender::new(RelayProgress {
-            position,
-            ..RelayProgress::default()
-        });
-        Ok(Self {
-            store,
-            bus,
-            checkpoint,
-            progress,
-            has_rival: AtomicBool::new(false),
-        })
+        let progress = watch::Sender::new(RelayProgress { position, ..RelayProgress::default() });
+        Ok(Self { store, bus, checkpoint, progress, has_rival: AtomicBool::new(false) })
     }
 
     pub(crate) fn progress(&self) -> watch::Receiver<RelayProgress> {
@@ -146,49 +127,29 @@ impl Relay {
             return Ok(Step::CaughtUp);
         }
         let (events, through) = self.next_range(after, head).await?;
-        match self
-            .bus
-            .publish_range(PublishRange {
-                after,
-                through,
-                events: &events,
-            })
-            .await?
-        {
+        match self.bus.publish_range(PublishRange { after, through, events: &events }).await? {
             RangeOutcome::Published(ids) => self.advance(&events, ids, through).await,
             RangeOutcome::Moved(position) => self.advance(&[], Vec::new(), position).await,
             RangeOutcome::Fenced => Ok(Step::Stop("a newer relay has taken over")),
             RangeOutcome::Lost => Ok(Step::Stop("the bus lost what was published before")),
-            RangeOutcome::OtherStore => {
-                Ok(Step::Stop("the bus carries the events of another store"))
-            }
+            RangeOutcome::OtherStore => Ok(Step::Stop("the bus carries the events of another store")),
         }
     }
 
     /// The next events, and the position up to which they are everything.
-    async fn next_range(
-        &self,
-        after: Position,
-        head: Position,
-    ) -> Result<(Vec<RecordedEvent>, Position), BoxError> {
+    async fn next_range(&self, after: Position, head: Position) -> Result<(Vec<RecordedEvent>, Position), BoxError> {
         let (mut events, mut bytes) = (Vec::new(), 0);
         let mut feed = self.store.read_all(after);
         while let Some(record) = feed.try_next().await? {
             bytes += record.payload().len();
             events.push(record);
             if events.len() == MAX_EVENTS || bytes >= MAX_BYTES {
-                let through = events
-                    .last()
-                    .and_then(RecordedEvent::position)
-                    .unwrap_or(after);
+                let through = events.last().and_then(RecordedEvent::position).unwrap_or(after);
                 return Ok((events, through));
             }
         }
         // the feed ended: nothing will appear any more up to the head asked for before
-        let last = events
-            .last()
-            .and_then(RecordedEvent::position)
-            .unwrap_or(after);
+        let last = events.last().and_then(RecordedEvent::position).unwrap_or(after);
         Ok((events, last.max(head)))
     }
 
@@ -202,8 +163,7 @@ impl Relay {
             self.look_for_rival(name).await?;
             self.store.save_checkpoint(name, through).await?;
         }
-        self.progress
-            .send_modify(|progress| progress.published(events, ids, through));
+        self.progress.send_modify(|progress| progress.published(events, ids, through));
         Ok(Step::Published)
     }
 
@@ -225,22 +185,17 @@ impl Relay {
     }
 
     fn report(&self, error: &BoxError, repeated: bool) {
-        let (destination, error) = (
-            self.bus.destination(),
-            crate::domain::error::Chain(&**error).to_string(),
-        );
+        let (destination, error) = (self.bus.destination(), crate::domain::error::Chain(&**error).to_string());
         if repeated {
             tracing::debug!(%destination, %error, "relay still cannot publish");
         } else {
             tracing::warn!(%destination, %error, "relay cannot publish, trying again");
         }
-        self.progress
-            .send_modify(|progress| progress.trouble = Some(error));
+        self.progress.send_modify(|progress| progress.trouble = Some(error));
     }
 
     fn recovered(&self) {
-        self.progress
-            .send_if_modified(|progress| progress.trouble.take().is_some());
+        self.progress.send_if_modified(|progress| progress.trouble.take().is_some());
     }
 
     fn stop(&self, reason: &'static str) {
@@ -272,16 +227,9 @@ mod tests {
     async fn relay(payloads: impl Iterator<Item = String>) -> Relay {
         let store = InMemoryEventStore::new();
         let stream = StreamId::parse("Order", "1").unwrap();
-        let events = payloads
-            .map(|payload| NewEvent::new(Name::from_static("Noted"), 1, payload))
-            .collect();
-        store
-            .append(&stream, ExpectedVersion::Any, events)
-            .await
-            .unwrap();
-        Relay::prepare(Arc::new(store), Arc::new(InMemoryEventBus::new()))
-            .await
-            .unwrap()
+        let events = payloads.map(|payload| NewEvent::new(Name::from_static("Noted"), 1, payload)).collect();
+        store.append(&stream, ExpectedVersion::Any, events).await.unwrap();
+        Relay::prepare(Arc::new(store), Arc::new(InMemoryEventBus::new())).await.unwrap()
     }
 
     async fn range(relay: &Relay, after: u64, head: u64) -> (usize, u64) {

@@ -17,11 +17,7 @@ pub struct StartError {
 impl StartError {
     /// Reports `mistakes`; `Ok` if there are none.
     pub(crate) fn unless_empty(mistakes: Vec<StartMistake>) -> Result<(), Self> {
-        if mistakes.is_empty() {
-            Ok(())
-        } else {
-            Err(Self { mistakes })
-        }
+        if mistakes.is_empty() { Ok(()) } else { Err(Self { mistakes }) }
     }
 
     /// The mistakes: events, then names used twice, then what is missing.
@@ -33,9 +29,7 @@ impl StartError {
 
 impl From<StartMistake> for StartError {
     fn from(mistake: StartMistake) -> Self {
-        Self {
-            mistakes: vec![mistake],
-        }
+        Self { mistakes: vec![mistake] }
     }
 }
 
@@ -44,14 +38,8 @@ impl fmt::Display for StartError {
         if let [mistake] = &*self.mistakes {
             return write!(f, "the app cannot start: {}", Chain(mistake));
         }
-        write!(
-            f,
-            "the app cannot start for {} reasons:",
-            self.mistakes.len()
-        )?;
-        self.mistakes
-            .iter()
-            .try_for_each(|mistake| write!(f, "\n  - {}", Chain(mistake)))
+        write!(f, "the app cannot start for {} reasons:", self.mistakes.len())?;
+        self.mistakes.iter().try_for_each(|mistake| write!(f, "\n  - {}", Chain(mistake)))
     }
 }
 
@@ -93,9 +81,7 @@ pub enum StartMistake {
         second: EventDescriptor,
     },
     /// Two handlers have one name.
-    #[error(
-        "two handlers named `{name}`: {first} and {second}; set `#[handler(name = \"..\")]` on one"
-    )]
+    #[error("two handlers named `{name}`: {first} and {second}; set `#[handler(name = \"..\")]` on one")]
     DuplicateHandler {
         /// Their name.
         name: &'static str,
@@ -115,9 +101,7 @@ pub enum StartMistake {
         second: Source,
     },
     /// A handler or projection takes a `State<T>` that the builder was not given.
-    #[error(
-        "`{name}` ({source_place}) takes `State<{state}>`, but the builder has no `.state(..)` of that type"
-    )]
+    #[error("`{name}` ({source_place}) takes `State<{state}>`, but the builder has no `.state(..)` of that type")]
     MissingState {
         /// The handler or projection.
         name: &'static str,
@@ -142,9 +126,7 @@ pub enum StartMistake {
         offered: Option<&'static str>,
     },
     /// A handler or projection takes the store's transaction, which this release declares and checks only.
-    #[error(
-        "`{name}` ({source_place}) takes the store's transaction; this release does not run handlers in one yet"
-    )]
+    #[error("`{name}` ({source_place}) takes the store's transaction; this release does not run handlers in one yet")]
     TransactionsNotRun {
         /// The handler or projection.
         name: &'static str,
@@ -152,9 +134,7 @@ pub enum StartMistake {
         source_place: Source,
     },
     /// A projection has no default, and the builder was given no instance.
-    #[error(
-        "projection `{name}` ({source_place}) has no `Default`; give the builder one: `.projection(..)`"
-    )]
+    #[error("projection `{name}` ({source_place}) has no `Default`; give the builder one: `.projection(..)`")]
     ProjectionWithoutInstance {
         /// The projection.
         name: &'static str,
@@ -162,9 +142,7 @@ pub enum StartMistake {
         source_place: Source,
     },
     /// A projection has no feed to read, since the app only consumes from a bus.
-    #[error(
-        "projection `{name}` ({source_place}) reads a store's feed, but the builder has a bus and no `.store(..)`"
-    )]
+    #[error("projection `{name}` ({source_place}) reads a store's feed, but the builder has a bus and no `.store(..)`")]
     ProjectionWithoutStore {
         /// The projection.
         name: &'static str,

@@ -10,9 +10,7 @@ use super::{
 };
 use crate::{
     domain::{codec::DecodeError, event::EventSet, name::Name, record::RecordedEvent},
-    port::{
-        ConsumeError, EventBus, HandlerError, Requirements, StateMap, Subscriber, Subscription,
-    },
+    port::{ConsumeError, EventBus, HandlerError, Requirements, StateMap, Subscriber, Subscription},
 };
 
 /// Something that handles events of type `E`: a closure, or a value with an `async fn handle`.
@@ -63,10 +61,7 @@ pub trait EventBusExt: EventBus {
     ///
     /// The type of the closure's parameter says which: `bus.subscribe(|event: OrderCreated| async move { .. })`.
     fn subscribe<E: EventSet>(&self, handler: impl EventHandler<E>) -> Subscription {
-        self.subscribers().add(
-            self.default_group().clone(),
-            typed_subscriber::<E, _>(handler),
-        )
+        self.subscribers().add(self.default_group().clone(), typed_subscriber::<E, _>(handler))
     }
 
     /// Subscribes to every event of every type, in the bus's own group.
@@ -82,10 +77,7 @@ pub trait EventBusExt: EventBus {
     fn subscribe_handler<H: Handler>(&self, state: &StateMap) -> Result<Subscription, StartError> {
         let definition = H::definition();
         check_handlers(&[definition], state)?;
-        Ok(self.subscribers().add(
-            group_of(&definition, self.default_group()),
-            handler_subscriber(definition, state),
-        ))
+        Ok(self.subscribers().add(group_of(&definition, self.default_group()), handler_subscriber(definition, state)))
     }
 
     /// Subscribes every annotated handler that is linked into the program.
@@ -100,8 +92,7 @@ pub trait EventBusExt: EventBus {
         check_handlers(&definitions, state)?;
         let subscribe = |definition: HandlerDefinition| {
             let group = group_of(&definition, self.default_group());
-            self.subscribers()
-                .add(group, handler_subscriber(definition, state))
+            self.subscribers().add(group, handler_subscriber(definition, state))
         };
         Ok(definitions.into_iter().map(subscribe).collect())
     }
@@ -111,16 +102,11 @@ pub trait EventBusExt: EventBus {
     fn subscribe_all<P: Projection>(&self, projection: &Projected<P>) -> Subscription {
         let definition = P::definition();
         let projection = projection.clone();
-        let subscriber = Subscriber::new(
-            Name::from_static(definition.name),
-            definition.events,
-            move |delivery| {
-                let projection = projection.clone();
-                Box::pin(async move { projection.handle_from_bus(delivery).await })
-            },
-        );
-        self.subscribers()
-            .add(self.default_group().clone(), subscriber)
+        let subscriber = Subscriber::new(Name::from_static(definition.name), definition.events, move |delivery| {
+            let projection = projection.clone();
+            Box::pin(async move { projection.handle_from_bus(delivery).await })
+        });
+        self.subscribers().add(self.default_group().clone(), subscriber)
     }
 
     /// How many subscribers there are, wildcards aside; a projection of two types counts as two.
@@ -132,11 +118,7 @@ pub trait EventBusExt: EventBus {
     /// How many subscribers ask for the types of `E` by name.
     #[doc(alias = "get_subscriber_count")]
     fn subscriber_count_of<E: EventSet>(&self) -> usize {
-        E::EVENTS
-            .event_types()
-            .into_iter()
-            .map(|event_type| self.subscribers().count_of(event_type))
-            .sum()
+        E::EVENTS.event_types().into_iter().map(|event_type| self.subscribers().count_of(event_type)).sum()
     }
 
     /// How many subscribers ask for every event.
@@ -174,40 +156,30 @@ fn undecodable(error: DecodeError) -> HandlerError {
 fn type_name_of<H>() -> Name {
     let path = std::any::type_name::<H>();
     let start = path.len().saturating_sub(crate::MAX_NAME_BYTES);
-    let tail = (start..path.len())
-        .find_map(|i| path.get(i..))
-        .unwrap_or("subscriber");
+    let tail = (start..path.len()).find_map(|i| path.get(i..)).unwrap_or("subscriber");
     Name::new("subscriber", tail).unwrap_or(Name::from_static("subscriber"))
 }
 
 /// Every linked handler, sorted by name and place.
 pub(crate) fn discovered_handlers() -> Vec<HandlerDefinition> {
-    let mut found: Vec<_> = inventory::iter::<HandlerRegistration>()
-        .map(|registration| (registration.0)())
-        .collect();
+    let mut found: Vec<_> = inventory::iter::<HandlerRegistration>().map(|registration| (registration.0)()).collect();
     found.sort_unstable_by_key(|handler| (handler.name, handler.source));
     found
 }
 
 /// The group a handler belongs to.
 pub(crate) fn group_of(definition: &HandlerDefinition, default_group: &Name) -> Name {
-    definition
-        .group
-        .map_or_else(|| default_group.clone(), Name::from_static)
+    definition.group.map_or_else(|| default_group.clone(), Name::from_static)
 }
 
 /// A handler with the state it runs with.
 pub(crate) fn handler_subscriber(definition: HandlerDefinition, state: &StateMap) -> Subscriber {
     let state = state.clone();
     let call = definition.call;
-    Subscriber::new(
-        Name::from_static(definition.name),
-        definition.events,
-        move |delivery| {
-            let delivery = delivery.clone().with_state(state.clone());
-            Box::pin(async move { call(&delivery, None).await })
-        },
-    )
+    Subscriber::new(Name::from_static(definition.name), definition.events, move |delivery| {
+        let delivery = delivery.clone().with_state(state.clone());
+        Box::pin(async move { call(&delivery, None).await })
+    })
     .with_options(definition.options)
 }
 
@@ -217,13 +189,7 @@ fn check_handlers(handlers: &[HandlerDefinition], state: &StateMap) -> Result<()
     for handler in handlers {
         let mut requirements = Requirements::default();
         (handler.requires)(&mut requirements);
-        mistakes.extend(unmet(
-            handler.name,
-            handler.source,
-            &requirements,
-            state,
-            None,
-        ));
+        mistakes.extend(unmet(handler.name, handler.source, &requirements, state, None));
     }
     StartError::unless_empty(mistakes)
 }
@@ -247,29 +213,17 @@ pub(crate) fn unmet(
     state: &StateMap,
     transaction: Option<crate::port::TypeKey>,
 ) -> Vec<StartMistake> {
-    let missing = requirements
-        .states()
-        .iter()
-        .filter(|key| !state.contains(**key));
-    let states = missing.map(|key| StartMistake::MissingState {
-        name,
-        source_place,
-        state: key.name(),
+    let missing = requirements.states().iter().filter(|key| !state.contains(**key));
+    let states = missing.map(|key| StartMistake::MissingState { name, source_place, state: key.name() });
+    let transactions = requirements.transactions().iter().map(|wanted| match transaction {
+        Some(offered) if offered == *wanted => StartMistake::TransactionsNotRun { name, source_place },
+        offered => StartMistake::TransactionMismatch {
+            name,
+            source_place,
+            wanted: wanted.name(),
+            offered: offered.map(|key| key.name()),
+        },
     });
-    let transactions = requirements
-        .transactions()
-        .iter()
-        .map(|wanted| match transaction {
-            Some(offered) if offered == *wanted => {
-                StartMistake::TransactionsNotRun { name, source_place }
-            }
-            offered => StartMistake::TransactionMismatch {
-                name,
-                source_place,
-                wanted: wanted.name(),
-                offered: offered.map(|key| key.name()),
-            },
-        });
     states.chain(transactions).collect()
 }
 
@@ -281,13 +235,7 @@ mod tests {
     fn mistakes(offered: Option<TypeKey>) -> Vec<String> {
         let mut requirements = Requirements::default();
         requirements.transaction::<u8>();
-        let found = unmet(
-            "reserve",
-            Source::new("src/x.rs", 58),
-            &requirements,
-            &StateMap::new(),
-            offered,
-        );
+        let found = unmet("reserve", Source::new("src/x.rs", 58), &requirements, &StateMap::new(), offered);
         found.iter().map(ToString::to_string).collect()
     }
 
@@ -297,7 +245,8 @@ mod tests {
         assert_eq!(mistakes(Some(TypeKey::of::<u16>())), [other]);
         let none = "`reserve` (src/x.rs:58) takes part in transactions of type `u8`, but this store has none";
         assert_eq!(mistakes(None), [none]);
-        let same = "`reserve` (src/x.rs:58) takes the store's transaction; this release does not run handlers in one yet";
+        let same =
+            "`reserve` (src/x.rs:58) takes the store's transaction; this release does not run handlers in one yet";
         assert_eq!(mistakes(Some(TypeKey::of::<u8>())), [same]);
     }
 

@@ -17,10 +17,9 @@ use crate::{
         stream::{ExpectedVersion, Position, StreamId, Version},
     },
     port::{
-        AppendError, AppendEvents, AppendSignal, BusStats, CheckpointError, Checkpoints,
-        ConsumeError, Direction, EventBus, EventStore, GroupProgress, MessageId, PublishError,
-        PublishRange, RangeOutcome, ReadError, ReadFeed, ReadStream, RecordStream, ShutdownError,
-        StreamInfo, Subscribers,
+        AppendError, AppendEvents, AppendSignal, BusStats, CheckpointError, Checkpoints, ConsumeError, Direction,
+        EventBus, EventStore, GroupProgress, MessageId, PublishError, PublishRange, RangeOutcome, ReadError, ReadFeed,
+        ReadStream, RecordStream, ShutdownError, StreamInfo, Subscribers,
     },
 };
 
@@ -45,10 +44,7 @@ pub struct Faults(Arc<Mutex<VecDeque<Fault>>>);
 impl Faults {
     /// Lets the next `times` calls fail like this.
     pub fn next(&self, fault: Fault, times: usize) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(vec![fault; times]);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(vec![fault; times]);
     }
 
     /// How many are still to come.
@@ -58,10 +54,7 @@ impl Faults {
     }
 
     fn take(&self) -> Option<Fault> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 }
 
@@ -78,19 +71,13 @@ pub struct FaultyStore {
 impl FaultyStore {
     /// Wraps a store that works.
     pub fn new(store: impl EventStore) -> Self {
-        Self {
-            store: Arc::new(store),
-            appends: Faults::default(),
-            checkpoints: Faults::default(),
-        }
+        Self { store: Arc::new(store), appends: Faults::default(), checkpoints: Faults::default() }
     }
 }
 
 impl fmt::Debug for FaultyStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FaultyStore")
-            .field("appends", &self.appends)
-            .finish_non_exhaustive()
+        f.debug_struct("FaultyStore").field("appends", &self.appends).finish_non_exhaustive()
     }
 }
 
@@ -115,12 +102,7 @@ impl AppendEvents for FaultyStore {
 
 #[async_trait]
 impl ReadStream for FaultyStore {
-    fn read_stream(
-        &self,
-        stream: &StreamId,
-        from: Version,
-        direction: Direction,
-    ) -> RecordStream<'_> {
+    fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
         self.store.read_stream(stream, from, direction)
     }
 
@@ -150,18 +132,12 @@ impl Checkpoints for FaultyStore {
         self.store.load_checkpoint(name).await
     }
 
-    async fn save_checkpoint(
-        &self,
-        name: &Name,
-        position: Position,
-    ) -> Result<(), CheckpointError> {
+    async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
         let fault = self.checkpoints.take();
         if fault != Some(Fault::Unavailable) {
             self.store.save_checkpoint(name, position).await?;
         }
-        fault.map_or(Ok(()), |_| {
-            Err(CheckpointError::new(name, "fault made by the test"))
-        })
+        fault.map_or(Ok(()), |_| Err(CheckpointError::new(name, "fault made by the test")))
     }
 }
 
@@ -180,31 +156,18 @@ impl FaultyBus {
     /// Wraps a bus that works.
     pub fn new(bus: impl EventBus) -> Self {
         let durable = bus.is_durable();
-        Self {
-            bus: Arc::new(bus),
-            durable,
-            publishes: Faults::default(),
-        }
+        Self { bus: Arc::new(bus), durable, publishes: Faults::default() }
     }
 
-    async fn with_fault<T>(
-        &self,
-        publish: impl Future<Output = Result<T, PublishError>>,
-    ) -> Result<T, PublishError> {
+    async fn with_fault<T>(&self, publish: impl Future<Output = Result<T, PublishError>>) -> Result<T, PublishError> {
         let destination = self.destination().clone();
         let source = fault();
         match self.publishes.take() {
             None => publish.await,
-            Some(Fault::Unavailable) => Err(PublishError::Unavailable {
-                destination,
-                source,
-            }),
+            Some(Fault::Unavailable) => Err(PublishError::Unavailable { destination, source }),
             Some(Fault::LostReply) => {
                 publish.await?;
-                Err(PublishError::OutcomeUnknown {
-                    destination,
-                    source,
-                })
+                Err(PublishError::OutcomeUnknown { destination, source })
             }
         }
     }
@@ -219,9 +182,7 @@ impl FaultyBus {
 
 impl fmt::Debug for FaultyBus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FaultyBus")
-            .field("publishes", &self.publishes)
-            .finish_non_exhaustive()
+        f.debug_struct("FaultyBus").field("publishes", &self.publishes).finish_non_exhaustive()
     }
 }
 
@@ -247,15 +208,8 @@ impl EventBus for FaultyBus {
         self.durable
     }
 
-    async fn resume_from(
-        &self,
-        checkpoints: Arc<dyn Checkpoints>,
-    ) -> Result<Option<Position>, CheckpointError> {
-        if self.durable {
-            Ok(None)
-        } else {
-            self.bus.resume_from(checkpoints).await
-        }
+    async fn resume_from(&self, checkpoints: Arc<dyn Checkpoints>) -> Result<Option<Position>, CheckpointError> {
+        if self.durable { Ok(None) } else { self.bus.resume_from(checkpoints).await }
     }
 
     fn subscribers(&self) -> &Subscribers {

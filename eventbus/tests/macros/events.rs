@@ -1,13 +1,11 @@
 use std::collections::BTreeMap;
 
 use eventbus::{
-    Aggregate, DecodeError, DomainEvent, EncodeEvent, EncodeFault, EventRegistry, EventSet,
-    NewEvent, RESERVED_FIELDS, prelude::*,
+    Aggregate, DecodeError, DomainEvent, EncodeEvent, EncodeFault, EventRegistry, EventSet, NewEvent, RESERVED_FIELDS,
+    prelude::*,
 };
 
-use super::domain::{
-    AccountOpened, Audited, Order, OrderCreated, OrderEvent, OrderShipped, created, record,
-};
+use super::domain::{AccountOpened, Audited, Order, OrderCreated, OrderEvent, OrderShipped, created, record};
 
 #[test]
 fn wire_names_are_the_struct_names_unless_said_otherwise() {
@@ -18,14 +16,8 @@ fn wire_names_are_the_struct_names_unless_said_otherwise() {
     assert_eq!(OrderShipped::AGGREGATE_TYPE, "Order");
     assert_eq!(AccountOpened::AGGREGATE_TYPE, "Account");
     assert_eq!(Order::AGGREGATE_TYPE, "Order");
-    assert_eq!(
-        OrderEvent::EVENTS.event_types(),
-        ["OrderCreated", "order.shipped"]
-    );
-    assert_eq!(
-        Audited::EVENTS.event_types(),
-        ["AccountOpened", "OrderCreated"]
-    );
+    assert_eq!(OrderEvent::EVENTS.event_types(), ["OrderCreated", "order.shipped"]);
+    assert_eq!(Audited::EVENTS.event_types(), ["AccountOpened", "OrderCreated"]);
 }
 
 #[test]
@@ -33,9 +25,7 @@ fn a_descriptor_says_where_the_event_is() {
     let descriptor = OrderShipped::EVENTS.descriptors()[0];
     assert_eq!(descriptor.rust_type, "macros::domain::OrderShipped");
     assert!(descriptor.source.file.ends_with("domain.rs"));
-    let declared = include_str!("domain.rs")
-        .lines()
-        .nth(descriptor.source.line as usize - 1);
+    let declared = include_str!("domain.rs").lines().nth(descriptor.source.line as usize - 1);
     assert_eq!(declared, Some("pub(crate) struct OrderShipped;"));
 }
 
@@ -43,10 +33,7 @@ fn a_descriptor_says_where_the_event_is() {
 fn events_are_registered() {
     let registry = EventRegistry::discover();
     assert_eq!(registry.get("order.shipped").unwrap().schema_version, 2);
-    assert_eq!(
-        registry.get("AccountOpened").unwrap().aggregate_type,
-        "Account"
-    );
+    assert_eq!(registry.get("AccountOpened").unwrap().aggregate_type, "Account");
 }
 
 #[test]
@@ -55,14 +42,9 @@ fn what_is_encoded_decodes_to_the_same() {
     assert_eq!(event.payload(), r#"{"customer_id":"ada"}"#);
     let recorded = record("OrderCreated", event.payload());
     assert_eq!(recorded.decode::<OrderCreated>().unwrap(), created("ada"));
-    assert_eq!(
-        recorded.decode::<Audited>().unwrap(),
-        Audited::Created(created("ada"))
-    );
+    assert_eq!(recorded.decode::<Audited>().unwrap(), Audited::Created(created("ada")));
     let envelope = recorded.decode::<Envelope<OrderEvent>>().unwrap();
-    assert!(
-        matches!(envelope.event(), OrderEvent::OrderCreated(event) if *event == created("ada"))
-    );
+    assert!(matches!(envelope.event(), OrderEvent::OrderCreated(event) if *event == created("ada")));
     assert_eq!(envelope.metadata().event_type(), "OrderCreated");
 }
 
@@ -89,33 +71,19 @@ fn an_event_without_fields_is_an_empty_object() {
 fn an_unknown_type_names_the_known_ones() {
     let recorded = record("OrderCancelled", "{}");
     let error = recorded.decode::<OrderEvent>().unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "unknown event type `OrderCancelled` (known: OrderCreated, order.shipped)"
-    );
+    assert_eq!(error.to_string(), "unknown event type `OrderCancelled` (known: OrderCreated, order.shipped)");
     let error = recorded.decode::<OrderShipped>().unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "unknown event type `OrderCancelled` (known: order.shipped)"
-    );
+    assert_eq!(error.to_string(), "unknown event type `OrderCancelled` (known: order.shipped)");
     assert_eq!(recorded.decode::<RecordedEvent>().unwrap(), recorded);
 }
 
 #[test]
 fn a_payload_that_does_not_fit_names_the_type() {
     for error in [
-        record("OrderCreated", r#"{"customer_id":5}"#)
-            .decode::<OrderCreated>()
-            .unwrap_err(),
-        record("OrderCreated", "{}")
-            .decode::<OrderEvent>()
-            .map(drop)
-            .unwrap_err(),
+        record("OrderCreated", r#"{"customer_id":5}"#).decode::<OrderCreated>().unwrap_err(),
+        record("OrderCreated", "{}").decode::<OrderEvent>().map(drop).unwrap_err(),
     ] {
-        assert_eq!(
-            error.to_string(),
-            "payload of event `OrderCreated` does not fit `macros::domain::OrderCreated`"
-        );
+        assert_eq!(error.to_string(), "payload of event `OrderCreated` does not fit `macros::domain::OrderCreated`");
         let DecodeError::Payload { source, .. } = error else {
             panic!("{error:?}");
         };
@@ -136,10 +104,7 @@ fn reserved_fields_that_serde_makes_up_are_refused_at_encode() {
         let notes = BTreeMap::from([(field.to_owned(), String::new())]);
         let error = NewEvent::of(&Annotated { notes }).unwrap_err();
         assert_eq!(error.event_type, "Annotated");
-        assert!(
-            matches!(error.reason, EncodeFault::ReservedField(name) if name == field),
-            "{error:?}"
-        );
+        assert!(matches!(error.reason, EncodeFault::ReservedField(name) if name == field), "{error:?}");
     }
     let notes = BTreeMap::from([("note".to_owned(), "paid".to_owned())]);
     let event = NewEvent::of(&Annotated { notes }).unwrap();

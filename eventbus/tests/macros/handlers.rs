@@ -48,18 +48,13 @@ fn a_definition_says_what_the_attribute_says() {
     assert_eq!(definition.options.timeout, Some(Duration::from_millis(100)));
     assert_eq!(definition.options.concurrency, Some(2));
     assert_eq!(definition.events.event_types(), ["OrderCreated"]);
-    let declared = include_str!("handlers.rs")
-        .lines()
-        .nth(definition.source.line as usize - 1);
+    let declared = include_str!("handlers.rs").lines().nth(definition.source.line as usize - 1);
     assert!(declared.is_some_and(|line| line.starts_with("async fn send_receipt")));
 
     let definition = audit::definition();
     assert_eq!(definition.name, "orders.audit");
     assert_eq!(definition.group, None);
-    assert_eq!(
-        definition.events.event_types(),
-        ["AccountOpened", "OrderCreated"]
-    );
+    assert_eq!(definition.events.event_types(), ["AccountOpened", "OrderCreated"]);
 }
 
 #[tokio::test]
@@ -70,9 +65,8 @@ async fn the_function_is_still_a_function() {
 
 #[test]
 fn all_but_manual_handlers_are_registered() {
-    let mut names: Vec<_> = inventory::iter::<HandlerRegistration>()
-        .map(|registration| (registration.0)().name)
-        .collect();
+    let mut names: Vec<_> =
+        inventory::iter::<HandlerRegistration>().map(|registration| (registration.0)().name).collect();
     names.sort_unstable();
     assert_eq!(names, ["every", "send_receipt"]);
 }
@@ -105,22 +99,10 @@ async fn a_handler_gets_the_events_it_asks_for() {
     let state = StateMap::new().with(log.clone());
     let shipped = || record("order.shipped", "{}");
     let foreign = || record("AccountOpened", r#"{"limit":1}"#);
-    assert!(matches!(
-        run::<of_order>(&state, shipped()).await,
-        Outcome::Handled
-    ));
-    assert!(matches!(
-        run::<of_order>(&state, foreign()).await,
-        Outcome::Skipped
-    ));
-    assert!(matches!(
-        run::<every>(&state, foreign()).await,
-        Outcome::Handled
-    ));
-    assert!(matches!(
-        run::<audit>(&state, foreign()).await,
-        Outcome::Handled
-    ));
+    assert!(matches!(run::<of_order>(&state, shipped()).await, Outcome::Handled));
+    assert!(matches!(run::<of_order>(&state, foreign()).await, Outcome::Skipped));
+    assert!(matches!(run::<every>(&state, foreign()).await, Outcome::Handled));
+    assert!(matches!(run::<audit>(&state, foreign()).await, Outcome::Handled));
     assert_eq!(*log.lock().unwrap(), ["shipped", "every AccountOpened"]);
 }
 
@@ -129,10 +111,7 @@ async fn errors_are_retried_and_undecodable_events_are_not() {
     let state = StateMap::new().with("mail to ".to_owned());
     let created = record("OrderCreated", r#"{"customer_id":"ada"}"#);
     let garbage = record("OrderCreated", r#"{"customer_id":1}"#);
-    for (event, kind) in [
-        (created, HandlerErrorKind::Retry),
-        (garbage, HandlerErrorKind::Undecodable),
-    ] {
+    for (event, kind) in [(created, HandlerErrorKind::Retry), (garbage, HandlerErrorKind::Undecodable)] {
         let Outcome::Failed(failures) = run::<send_receipt>(&state, event).await else {
             panic!("it failed");
         };

@@ -1,10 +1,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use eventbus::{
-    __private::{
-        Probe, ProjectionRegistration, TransactionSlot, WithDefault as _, WithoutDefault as _,
-        inventory,
-    },
+    __private::{Probe, ProjectionRegistration, TransactionSlot, WithDefault as _, WithoutDefault as _, inventory},
     HandlerErrorKind, Name, Projection, ProjectionKind,
     port::{Delivery, FromTransaction, StateMap},
     prelude::*,
@@ -13,8 +10,7 @@ use eventbus::{
 use super::domain::{AccountOpened, OrderCreated, OrderEvent, OrderShipped, record};
 
 fn delivery(event: RecordedEvent) -> Delivery {
-    Delivery::new(event, Name::from_static("projections"))
-        .with_state(StateMap::new().with("eur".to_owned()))
+    Delivery::new(event, Name::from_static("projections")).with_state(StateMap::new().with("eur".to_owned()))
 }
 
 fn created() -> Delivery {
@@ -39,8 +35,7 @@ struct Statistics {
 #[projection(name = "statistics")]
 impl Statistics {
     fn created(&mut self, event: &OrderCreated, State(currency): State<String>) {
-        self.created
-            .push(format!("{} {currency}", event.customer_id));
+        self.created.push(format!("{} {currency}", event.customer_id));
     }
 
     async fn shipped(&mut self, _event: Envelope<OrderShipped>, _meta: &Metadata) {
@@ -50,24 +45,14 @@ impl Statistics {
 
     fn opened(&mut self, event: AccountOpened) -> Result<(), fmt::Error> {
         self.limit = event.limit;
-        if event.limit == 0 {
-            Err(fmt::Error)
-        } else {
-            Ok(())
-        }
+        if event.limit == 0 { Err(fmt::Error) } else { Ok(()) }
     }
 }
 
 #[tokio::test]
 async fn each_event_goes_to_its_method() {
     let mut statistics = Statistics::default();
-    for event in [
-        created(),
-        shipped(),
-        shipped(),
-        opened(3),
-        delivery(record("Unknown", "{}")),
-    ] {
+    for event in [created(), shipped(), shipped(), opened(3), delivery(record("Unknown", "{}"))] {
         statistics.project_mut(&event).await.unwrap();
     }
     assert_eq!(statistics.created, ["ada eur"]);
@@ -86,17 +71,8 @@ struct Rows {
 
 #[projection(name = "rows")]
 impl Rows {
-    async fn order(
-        &self,
-        event: &OrderEvent,
-        meta: &Metadata,
-        rows: &mut BTreeMap<String, String>,
-    ) {
-        let row = format!(
-            "{} {}",
-            self.url,
-            matches!(event, OrderEvent::OrderCreated(_))
-        );
+    async fn order(&self, event: &OrderEvent, meta: &Metadata, rows: &mut BTreeMap<String, String>) {
+        let row = format!("{} {}", self.url, matches!(event, OrderEvent::OrderCreated(_)));
         rows.insert(meta.event_type().to_string(), row);
     }
 
@@ -125,10 +101,7 @@ async fn rows_are_written_in_the_transaction() {
     let written: Vec<_> = transaction.0.into_iter().collect();
     assert_eq!(
         written,
-        [
-            ("OrderCreated".to_owned(), "sql true".to_owned()),
-            ("order.shipped".to_owned(), "sql false".to_owned())
-        ]
+        [("OrderCreated".to_owned(), "sql true".to_owned()), ("order.shipped".to_owned(), "sql false".to_owned())]
     );
     assert!(rows.project(&created(), None).await.is_err());
 }
@@ -146,35 +119,22 @@ async fn the_kind_follows_from_the_signatures() {
     let definition = Statistics::definition();
     assert_eq!(definition.name, "statistics");
     assert_eq!(definition.kind, ProjectionKind::InMemory);
-    assert_eq!(
-        definition.events.event_types(),
-        ["AccountOpened", "OrderCreated", "order.shipped"]
-    );
+    assert_eq!(definition.events.event_types(), ["AccountOpened", "OrderCreated", "order.shipped"]);
     assert_eq!(Rows::definition().kind, ProjectionKind::Transactional);
     assert_eq!(Elsewhere::definition().kind, ProjectionKind::AtLeastOnce);
     assert!(Elsewhere::definition().events.matches("Anything"));
     Elsewhere.project(&created(), None).await.unwrap();
-    let line = include_str!("projections.rs")
-        .lines()
-        .nth(definition.source.line as usize - 1);
+    let line = include_str!("projections.rs").lines().nth(definition.source.line as usize - 1);
     assert_eq!(line, Some("impl Statistics {"));
 }
 
 #[test]
 fn a_projection_is_registered_with_its_default_if_it_has_one() {
     let mut registered: Vec<_> = inventory::iter::<ProjectionRegistration>()
-        .map(|registration| {
-            (
-                (registration.definition)().name,
-                (registration.slot)().is_some(),
-            )
-        })
+        .map(|registration| ((registration.definition)().name, (registration.slot)().is_some()))
         .collect();
     registered.sort_unstable();
-    assert_eq!(
-        registered,
-        [("elsewhere", true), ("rows", false), ("statistics", true)]
-    );
+    assert_eq!(registered, [("elsewhere", true), ("rows", false), ("statistics", true)]);
     let (with, without) = (&Probe::<Statistics>::new(), &Probe::<Rows>::new());
     assert!(with.factory().is_some());
     assert!(without.factory().is_none());

@@ -32,19 +32,14 @@ fn one_event_the_enum_and_containers_of_them_are_recorded_in_order() {
         .record((vec![created("nested")], Some((OrderShipped, ()))));
     assert_eq!(
         names(&order),
-        [
-            "one", "enum", "tuple", "shipped", "array", "array", "shipped", "option", "nested",
-            "shipped"
-        ]
+        ["one", "enum", "tuple", "shipped", "array", "array", "shipped", "option", "nested", "shipped"]
     );
 }
 
 #[test]
 fn a_recorded_event_is_applied_at_once() {
     let mut order = root();
-    order
-        .record(created("ada"))
-        .record([OrderShipped, OrderShipped]);
+    order.record(created("ada")).record([OrderShipped, OrderShipped]);
     assert_eq!(order.customers, ["ada"]);
     assert_eq!(order.shipped, 2);
     assert_eq!(order.version(), 0);

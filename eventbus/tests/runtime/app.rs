@@ -21,16 +21,12 @@ type Log = Arc<Mutex<Vec<String>>>;
 
 #[handler(manual)]
 async fn receipt(event: &OrderCreated, meta: &Metadata, State(log): State<Log>) {
-    log.lock()
-        .unwrap()
-        .push(format!("receipt {} v{}", event.customer_id, meta.version()));
+    log.lock().unwrap().push(format!("receipt {} v{}", event.customer_id, meta.version()));
 }
 
 #[handler(manual, group = "audit")]
 async fn audit(event: &RecordedEvent, State(log): State<Log>, attempt: Attempt) {
-    log.lock()
-        .unwrap()
-        .push(format!("audit {} #{attempt}", event.event_type()));
+    log.lock().unwrap().push(format!("audit {} #{attempt}", event.event_type()));
 }
 
 #[handler(manual)]
@@ -45,11 +41,7 @@ async fn refuse(event: OrderEvent) -> Result<(), &'static str> {
 struct Gate(Arc<Semaphore>);
 
 #[handler(manual)]
-async fn gated(
-    _event: &OrderCreated,
-    State(gate): State<Gate>,
-    State(log): State<Log>,
-) -> Result<(), HandlerError> {
+async fn gated(_event: &OrderCreated, State(gate): State<Gate>, State(log): State<Log>) -> Result<(), HandlerError> {
     log.lock().unwrap().push("in hand".into());
     gate.0.acquire().await?.forget();
     log.lock().unwrap().push("handled".into());
@@ -78,102 +70,53 @@ async fn runs_handlers_and_projections_in_memory() {
     let mut order = orders.create(AggregateId::new());
     order.record(created("ada", 9.0));
     orders.save(&mut order).await.unwrap();
-    orders
-        .update(order.id(), |order| order.ship("T1"))
-        .await
-        .unwrap();
+    orders.update(order.id(), |order| order.ship("T1")).await.unwrap();
     app.settled().await.unwrap();
     let mut lines = log.lock().unwrap().clone();
     lines.sort();
-    assert_eq!(
-        lines,
-        [
-            "audit OrderCreated #1",
-            "audit OrderShipped #1",
-            "receipt ada v1"
-        ]
-    );
-    assert_eq!(
-        app.projection::<OrderStatistics>()
-            .unwrap()
-            .read()
-            .await
-            .shipped,
-        1
-    );
-    assert!(
-        app.bus().stats().events_published == 2 && format!("{app:?}").contains("order-statistics")
-    );
+    assert_eq!(lines, ["audit OrderCreated #1", "audit OrderShipped #1", "receipt ada v1"]);
+    assert_eq!(app.projection::<OrderStatistics>().unwrap().read().await.shipped, 1);
+    assert!(app.bus().stats().events_published == 2 && format!("{app:?}").contains("order-statistics"));
 }
 
 #[tokio::test]
 async fn a_group_resumes_at_its_checkpoint() {
     let (store, log) = (InMemoryEventStore::new(), Log::default());
     let start = async || {
-        let app = App::builder()
-            .store(store.clone())
-            .state(log.clone())
-            .handler::<receipt>()
-            .handler::<audit>();
+        let app = App::builder().store(store.clone()).state(log.clone()).handler::<receipt>().handler::<audit>();
         app.start().await.unwrap()
     };
     let app = start().await;
     save(&app).await;
     app.settled().await.unwrap();
     app.shutdown(Duration::from_secs(5)).await.unwrap();
-    let checkpoint = store
-        .load_checkpoint(&Name::from_static("group:audit"))
-        .await
-        .unwrap();
+    let checkpoint = store.load_checkpoint(&Name::from_static("group:audit")).await.unwrap();
     assert_eq!(checkpoint, Some(Position::new(1)));
     log.lock().unwrap().clear();
 
     // saved while nothing consumes, as if the process had died before its handlers ran
-    let publisher = App::builder()
-        .store(store.clone())
-        .without_relay()
-        .start()
-        .await
-        .unwrap();
+    let publisher = App::builder().store(store.clone()).without_relay().start().await.unwrap();
     save(&publisher).await;
     let app = start().await;
     app.settled().await.unwrap();
     let mut lines = log.lock().unwrap().clone();
     lines.sort();
-    assert_eq!(
-        lines,
-        ["audit OrderCreated #1", "receipt ada v1"],
-        "only the event after the checkpoint"
-    );
+    assert_eq!(lines, ["audit OrderCreated #1", "receipt ada v1"], "only the event after the checkpoint");
 }
 
 #[tokio::test]
 async fn failed_events_are_named_by_settled_and_delivered_again_by_the_next_start() {
     let store = InMemoryEventStore::new();
     for _ in 0..2 {
-        let app = App::builder()
-            .store(store.clone())
-            .handler::<refuse>()
-            .start()
-            .await
-            .unwrap();
+        let app = App::builder().store(store.clone()).handler::<refuse>().start().await.unwrap();
         let orders = app.repository::<Order>();
         if !orders.exists(&"1".parse().unwrap()).await.unwrap() {
             let mut order = orders.create("1".parse().unwrap());
-            order.record((
-                created("ada", 1.0),
-                OrderShipped {
-                    tracking_number: "T".into(),
-                },
-                created("bob", 1.0),
-            ));
+            order.record((created("ada", 1.0), OrderShipped { tracking_number: "T".into() }, created("bob", 1.0)));
             orders.save(&mut order).await.unwrap();
         }
         let error = app.settled().await.unwrap_err();
-        assert!(
-            matches!(&error, SettleError::Failed { failed: 1, .. }),
-            "{error}"
-        );
+        assert!(matches!(&error, SettleError::Failed { failed: 1, .. }), "{error}");
         assert_eq!(
             error.to_string(),
             "1 event of group `default` failed and stays pending: `refuse` with `OrderShipped` of `Order/1`: no lorry"
@@ -181,37 +124,21 @@ async fn failed_events_are_named_by_settled_and_delivered_again_by_the_next_star
         assert_eq!(app.bus().stats().events_processed_failed, 1);
         app.shutdown(Duration::from_secs(5)).await.unwrap();
     }
-    let checkpoint = store
-        .load_checkpoint(&Name::from_static("group:default"))
-        .await
-        .unwrap();
-    assert_eq!(
-        checkpoint,
-        Some(Position::new(1)),
-        "held before the event that failed"
-    );
+    let checkpoint = store.load_checkpoint(&Name::from_static("group:default")).await.unwrap();
+    assert_eq!(checkpoint, Some(Position::new(1)), "held before the event that failed");
 }
 
 #[tokio::test]
 async fn shutdown_waits_for_the_delivery_in_hand() {
     let (gate, log) = (Gate(Arc::new(Semaphore::new(0))), Log::default());
-    let app = App::builder()
-        .state(gate.clone())
-        .state(log.clone())
-        .handler::<gated>()
-        .start()
-        .await
-        .unwrap();
+    let app = App::builder().state(gate.clone()).state(log.clone()).handler::<gated>().start().await.unwrap();
     save(&app).await;
     until("the handler runs", async || !log.lock().unwrap().is_empty()).await;
     let stopping = tokio::spawn({
         let app = app.clone();
         async move { app.shutdown(Duration::from_secs(10)).await }
     });
-    until("the app is stopping", async || {
-        format!("{app:?}").contains("stopped: true")
-    })
-    .await;
+    until("the app is stopping", async || format!("{app:?}").contains("stopped: true")).await;
     assert!(!stopping.is_finished());
     gate.0.add_permits(1);
     stopping.await.unwrap().unwrap();
@@ -220,33 +147,19 @@ async fn shutdown_waits_for_the_delivery_in_hand() {
 
 #[tokio::test]
 async fn shutdown_ends_at_its_deadline_and_what_was_in_hand_is_delivered_again() {
-    let (store, gate, log) = (
-        InMemoryEventStore::new(),
-        Gate(Arc::new(Semaphore::new(0))),
-        Log::default(),
-    );
+    let (store, gate, log) = (InMemoryEventStore::new(), Gate(Arc::new(Semaphore::new(0))), Log::default());
     let start = async || {
-        let app = App::builder()
-            .store(store.clone())
-            .state(gate.clone())
-            .state(log.clone())
-            .handler::<gated>();
+        let app = App::builder().store(store.clone()).state(gate.clone()).state(log.clone()).handler::<gated>();
         app.start().await.unwrap()
     };
     let app = start().await;
     save(&app).await;
     until("the handler runs", async || log.lock().unwrap().len() == 1).await;
     let error = app.shutdown(Duration::from_millis(50)).await.unwrap_err();
-    assert!(
-        error.to_string().contains("was still busy after 50ms"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("was still busy after 50ms"), "{error}");
     drop(app);
     let app = start().await;
-    until("the handler runs again", async || {
-        log.lock().unwrap().len() == 2
-    })
-    .await;
+    until("the handler runs again", async || log.lock().unwrap().len() == 2).await;
     gate.0.add_permits(2);
     app.settled().await.unwrap();
 }
@@ -254,15 +167,8 @@ async fn shutdown_ends_at_its_deadline_and_what_was_in_hand_is_delivered_again()
 #[tokio::test]
 async fn an_app_with_a_bus_and_no_store_only_consumes() {
     let (bus, log) = (InMemoryEventBus::new(), Log::default());
-    let app = App::builder()
-        .bus(bus.clone())
-        .state(log.clone())
-        .handler::<receipt>()
-        .start()
-        .await
-        .unwrap();
-    let record =
-        RecordedEvent::of(&created("ada", 1.0), AggregateId::new(), Version::FIRST).unwrap();
+    let app = App::builder().bus(bus.clone()).state(log.clone()).handler::<receipt>().start().await.unwrap();
+    let record = RecordedEvent::of(&created("ada", 1.0), AggregateId::new(), Version::FIRST).unwrap();
     bus.publish(&[record]).await.unwrap();
     app.settled().await.unwrap();
     assert_eq!(*log.lock().unwrap(), ["receipt ada v1"]);
@@ -270,35 +176,19 @@ async fn an_app_with_a_bus_and_no_store_only_consumes() {
     let orders = app.repository::<Order>();
     let mut order = orders.create(AggregateId::new());
     order.record(created("ada", 1.0));
-    let error = format!(
-        "{:?}",
-        eventbus::Error::from(orders.save(&mut order).await.unwrap_err())
-    );
+    let error = format!("{:?}", eventbus::Error::from(orders.save(&mut order).await.unwrap_err()));
     assert!(error.contains("this app only consumes"), "{error}");
 
-    let with_projection = App::builder()
-        .bus(InMemoryEventBus::new())
-        .projection(OrderStatistics::default())
-        .start()
-        .await;
+    let with_projection =
+        App::builder().bus(InMemoryEventBus::new()).projection(OrderStatistics::default()).start().await;
     let error = with_projection.unwrap_err();
-    assert!(matches!(
-        error.mistakes(),
-        [StartMistake::ProjectionWithoutStore {
-            name: "order-statistics",
-            ..
-        }]
-    ));
+    assert!(matches!(error.mistakes(), [StartMistake::ProjectionWithoutStore { name: "order-statistics", .. }]));
 }
 
 #[tokio::test]
 async fn dropping_the_last_clone_stops_everything() {
     let bus = InMemoryEventBus::new();
-    let app = App::builder()
-        .bus(bus.clone())
-        .store(InMemoryEventStore::new())
-        .handler::<refuse>()
-        .start();
+    let app = App::builder().bus(bus.clone()).store(InMemoryEventStore::new()).handler::<refuse>().start();
     let app = app.await.unwrap();
     until("it consumes", async || bus.is_consuming()).await;
     drop(app.clone());
@@ -311,16 +201,10 @@ async fn dropping_the_last_clone_stops_everything() {
 async fn a_bus_can_be_given_to_the_next_app() {
     let (bus, log) = (InMemoryEventBus::new(), Log::default());
     for _ in 0..2 {
-        let app = App::builder()
-            .bus(bus.clone())
-            .state(log.clone())
-            .handler::<receipt>();
+        let app = App::builder().bus(bus.clone()).state(log.clone()).handler::<receipt>();
         let app = app.start().await.unwrap();
         assert_eq!(bus.subscriber_count(), 1);
         drop(app);
-        until("the handlers are unsubscribed", async || {
-            bus.subscriber_count() == 0
-        })
-        .await;
+        until("the handlers are unsubscribed", async || bus.subscriber_count() == 0).await;
     }
 }

@@ -45,13 +45,8 @@ async fn ship_the_rest(
 /// Stores the next event, which the relay can publish at its second try only.
 async fn ship(orders: &Orders, meta: &Metadata) -> Result<(), HandlerError> {
     orders.1.publishes.next(Fault::Unavailable, 1);
-    let part = OrderShipped {
-        tracking_number: "T".into(),
-    };
-    orders
-        .0
-        .update(meta.aggregate_id(), |_| Ok::<_, Never>(part.clone()))
-        .await?;
+    let part = OrderShipped { tracking_number: "T".into() };
+    orders.0.update(meta.aggregate_id(), |_| Ok::<_, Never>(part.clone())).await?;
     Ok(())
 }
 
@@ -85,12 +80,7 @@ impl Endless {
 
 #[tokio::test]
 async fn settled_waits_for_projections() {
-    let app = App::builder()
-        .projection(Endless)
-        .wait_timeout(Duration::from_millis(100))
-        .start()
-        .await
-        .unwrap();
+    let app = App::builder().projection(Endless).wait_timeout(Duration::from_millis(100)).start().await.unwrap();
     save(&app).await;
     let error = app.settled().await.unwrap_err().to_string();
     assert!(error.contains("projection `endless`"), "{error}");
@@ -119,19 +109,12 @@ async fn never_end(_event: &OrderCreated) {
 
 #[tokio::test]
 async fn settling_in_vain_names_the_handler_that_does_not_end() {
-    let app = App::builder()
-        .wait_timeout(Duration::from_millis(200))
-        .handler::<never_end>()
-        .start()
-        .await
-        .unwrap();
+    let app = App::builder().wait_timeout(Duration::from_millis(200)).handler::<never_end>().start().await.unwrap();
     let saved = save(&app).await;
     let stream = saved.events[0].metadata().stream();
     assert_eq!(
         app.settled().await.unwrap_err().to_string(),
-        format!(
-            "still waiting for group `default` (busy: `never_end` with `OrderCreated` of `{stream}`) after 200ms"
-        )
+        format!("still waiting for group `default` (busy: `never_end` with `OrderCreated` of `{stream}`) after 200ms")
     );
 }
 
@@ -148,9 +131,6 @@ async fn after_a_shutdown_nothing_waits_for_the_relay() {
     app.published(first).await.unwrap();
     app.shutdown(Duration::from_secs(5)).await.unwrap();
     let error = app.published(save(&app).await.position).await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the relay stopped at position 1, before 2: its app was shut down"
-    );
+    assert_eq!(error.to_string(), "the relay stopped at position 1, before 2: its app was shut down");
     assert_eq!(app.published(first).await.unwrap().position, first.unwrap());
 }

@@ -6,9 +6,7 @@ use std::{
     time::Duration,
 };
 
-use eventbus::{
-    InMemoryEventBus, InMemoryEventStore, Name, port::Checkpoints, prelude::*, testkit::FaultyBus,
-};
+use eventbus::{InMemoryEventBus, InMemoryEventStore, Name, port::Checkpoints, prelude::*, testkit::FaultyBus};
 
 use crate::{
     orders::{Order, OrderCreated, OrderStatistics, created},
@@ -82,11 +80,7 @@ async fn log_of_saves(is_durable: bool, rival: Option<&'static str>) -> String {
 #[tokio::test]
 async fn an_app_that_is_not_alone_on_its_store_is_warned_once() {
     for (is_durable, checkpoint, text) in [
-        (
-            false,
-            "group:audit",
-            "someone else handles this store's events",
-        ),
+        (false, "group:audit", "someone else handles this store's events"),
         (true, "relay:memory", "another app relays this store"),
     ] {
         assert_eq!(log_of_saves(is_durable, None).await, "", "it is alone");
@@ -112,45 +106,22 @@ async fn a_shutdown_that_aborts_a_handler_names_it() {
     orders.save(&mut order).await.unwrap();
     app.settled().await.unwrap_err();
     app.shutdown(Duration::from_millis(50)).await.unwrap_err();
-    until("it is named", async || {
-        lines
-            .text()
-            .contains("`never_end` with `OrderCreated` of `Order/7`")
-    })
-    .await;
+    until("it is named", async || lines.text().contains("`never_end` with `OrderCreated` of `Order/7`")).await;
 }
 
 #[tokio::test]
 async fn start_shows_the_routes_and_says_which_options_do_nothing_yet() {
     let lines = Lines::default();
     let _here = lines.capture("eventbus=debug");
-    let app = App::builder()
-        .handler::<patient>()
-        .handler::<audit>()
-        .projection(OrderStatistics::default());
+    let app = App::builder().handler::<patient>().handler::<audit>().projection(OrderStatistics::default());
     let _app = app.start().await.unwrap();
     let text = lines.text();
     let line = |parts: &[&str]| {
-        let matching = text
-            .lines()
-            .filter(|line| parts.iter().all(|part| line.contains(part)));
+        let matching = text.lines().filter(|line| parts.iter().all(|part| line.contains(part)));
         assert_eq!(matching.count(), 1, "{parts:?} in\n{text}");
     };
-    line(&[
-        "DEBUG",
-        "route",
-        "\"patient\"",
-        "group=default",
-        "events=OrderCreated",
-        "tests/runtime/logs.rs:",
-    ]);
+    line(&["DEBUG", "route", "\"patient\"", "group=default", "events=OrderCreated", "tests/runtime/logs.rs:"]);
     line(&["DEBUG", "route", "\"audit\"", "group=audit", "events=all"]);
-    line(&[
-        "DEBUG",
-        "route",
-        "\"order-statistics\"",
-        "kind=InMemory",
-        "events=OrderCreated, OrderShipped",
-    ]);
+    line(&["DEBUG", "route", "\"order-statistics\"", "kind=InMemory", "events=OrderCreated, OrderShipped"]);
     line(&["WARN", "\"patient\"", "do nothing yet"]);
 }

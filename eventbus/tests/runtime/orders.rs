@@ -45,17 +45,12 @@ impl Order {
         if self.shipments.len() >= 50 {
             return Err(TooManyParts(self.shipments.len()));
         }
-        Ok(OrderShipped {
-            tracking_number: tracking_number.into(),
-        })
+        Ok(OrderShipped { tracking_number: tracking_number.into() })
     }
 }
 
 pub fn created(customer_id: &str, total_amount: f64) -> OrderCreated {
-    OrderCreated {
-        customer_id: customer_id.into(),
-        total_amount,
-    }
+    OrderCreated { customer_id: customer_id.into(), total_amount }
 }
 
 #[derive(Debug, Default, PartialEq)]

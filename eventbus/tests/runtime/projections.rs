@@ -9,8 +9,7 @@ use std::{
 };
 
 use eventbus::{
-    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, Projected, ProjectionError,
-    RebuildError, StreamId,
+    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, Projected, ProjectionError, RebuildError, StreamId,
     port::{AppendEvents, Checkpoints, EventStore},
     prelude::*,
 };
@@ -23,26 +22,13 @@ use crate::{
 async fn save(store: &impl AppendEvents, events: usize) -> Position {
     let stream = StreamId::new(Name::from_static("Order"), AggregateId::new());
     let mut news = vec![NewEvent::of(&created("ada", 1.5)).unwrap()];
-    news.extend((1..events).map(|_| {
-        NewEvent::of(&OrderShipped {
-            tracking_number: "T".into(),
-        })
-        .unwrap()
-    }));
-    let records = store
-        .append(&stream, ExpectedVersion::NoStream, news)
-        .await
-        .unwrap();
+    news.extend((1..events).map(|_| NewEvent::of(&OrderShipped { tracking_number: "T".into() }).unwrap()));
+    let records = store.append(&stream, ExpectedVersion::NoStream, news).await.unwrap();
     records.last().unwrap().position().unwrap()
 }
 
 async fn app(store: impl EventStore) -> App {
-    App::builder()
-        .store(store)
-        .projection_with(OrderStatistics::default)
-        .start()
-        .await
-        .unwrap()
+    App::builder().store(store).projection_with(OrderStatistics::default).start().await.unwrap()
 }
 
 #[tokio::test]
@@ -53,10 +39,7 @@ async fn read_your_own_writes() {
         let mut order = orders.create(AggregateId::new());
         order.record(created("ada", 2.0));
         let saved = orders.save(&mut order).await.unwrap();
-        let statistics = app
-            .projected::<OrderStatistics>(saved.position)
-            .await
-            .unwrap();
+        let statistics = app.projected::<OrderStatistics>(saved.position).await.unwrap();
         assert_eq!((statistics.orders, statistics.revenue), (n, 2.0 * n as f64));
         assert!(statistics.position() >= saved.position.unwrap());
     }
@@ -68,13 +51,7 @@ async fn begins_at_zero_in_each_process() {
     let position = save(&store, 3).await;
     for _ in 0..2 {
         let app = app(store.clone()).await;
-        assert_eq!(
-            app.projected::<OrderStatistics>(position)
-                .await
-                .unwrap()
-                .shipped,
-            2
-        );
+        assert_eq!(app.projected::<OrderStatistics>(position).await.unwrap().shipped, 2);
     }
 }
 
@@ -86,35 +63,16 @@ async fn a_rebuild_equals_the_live_state_and_shows_progress() {
     }
     let app = app(store.clone()).await;
     let live = {
-        let statistics = app
-            .projected::<OrderStatistics>(Position::new(900))
-            .await
-            .unwrap();
+        let statistics = app.projected::<OrderStatistics>(Position::new(900)).await.unwrap();
         (statistics.orders, statistics.shipped, statistics.revenue)
     };
     let mut seen = Vec::new();
-    let rebuilt = app
-        .rebuild::<OrderStatistics>()
-        .on_progress(|now| seen.push(now))
-        .await
-        .unwrap();
-    assert_eq!(
-        (rebuilt.events, rebuilt.position),
-        (900, Position::new(900))
-    );
-    assert!(
-        seen.len() >= 4
-            && seen
-                .windows(2)
-                .all(|pair| pair[0].position <= pair[1].position),
-        "{seen:?}"
-    );
+    let rebuilt = app.rebuild::<OrderStatistics>().on_progress(|now| seen.push(now)).await.unwrap();
+    assert_eq!((rebuilt.events, rebuilt.position), (900, Position::new(900)));
+    assert!(seen.len() >= 4 && seen.windows(2).all(|pair| pair[0].position <= pair[1].position), "{seen:?}");
     assert!(seen.iter().all(|now| now.target == 900));
     let statistics = app.projection::<OrderStatistics>().unwrap().read().await;
-    assert_eq!(
-        (statistics.orders, statistics.shipped, statistics.revenue),
-        live
-    );
+    assert_eq!((statistics.orders, statistics.shipped, statistics.revenue), live);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -136,15 +94,8 @@ async fn events_that_come_while_rebuilding_are_counted_once() {
         rebuilds += 1;
     }
     writer.await.unwrap();
-    let statistics = app
-        .projected::<OrderStatistics>(Position::new(4_000))
-        .await
-        .unwrap();
-    assert_eq!(
-        (statistics.orders, statistics.shipped),
-        (2_000, 2_000),
-        "after {rebuilds} rebuilds"
-    );
+    let statistics = app.projected::<OrderStatistics>(Position::new(4_000)).await.unwrap();
+    assert_eq!((statistics.orders, statistics.shipped), (2_000, 2_000), "after {rebuilds} rebuilds");
 }
 
 #[tokio::test]
@@ -157,12 +108,7 @@ async fn a_projection_by_hand_is_rebuilt_from_a_store() {
     assert_eq!(statistics.read().await.shipped, 2);
     assert_eq!(statistics.position(), 3);
     let given = Projected::new(OrderStatistics::default());
-    assert!(matches!(
-        given.rebuild(&store).await,
-        Err(RebuildError::NoFactory {
-            name: "order-statistics"
-        })
-    ));
+    assert!(matches!(given.rebuild(&store).await, Err(RebuildError::NoFactory { name: "order-statistics" })));
 }
 
 #[derive(Default)]
@@ -194,43 +140,21 @@ async fn a_failing_event_stops_the_projection_visibly_and_a_rebuild_frees_it() {
     save(&store, 1).await;
     let stream = StreamId::new(Name::from_static("Order"), AggregateId::new());
     let bad = NewEvent::of(&created("bad", 1.0)).unwrap();
-    store
-        .append(&stream, ExpectedVersion::Any, vec![bad])
-        .await
-        .unwrap();
+    store.append(&stream, ExpectedVersion::Any, vec![bad]).await.unwrap();
     let last = save(&store, 1).await;
 
-    let Err(error) = app.projected::<Picky>(last).await.map(drop) else {
-        panic!("not stopped")
-    };
-    assert!(
-        matches!(&error, ProjectionError::Stopped { position, .. } if *position == 2),
-        "{error}"
-    );
-    assert_eq!(
-        error.to_string(),
-        "projection `picky` stopped at position 2: no such customer"
-    );
-    assert_eq!(
-        app.projected::<OrderStatistics>(last).await.unwrap().orders,
-        3,
-        "others go on"
-    );
+    let Err(error) = app.projected::<Picky>(last).await.map(drop) else { panic!("not stopped") };
+    assert!(matches!(&error, ProjectionError::Stopped { position, .. } if *position == 2), "{error}");
+    assert_eq!(error.to_string(), "projection `picky` stopped at position 2: no such customer");
+    assert_eq!(app.projected::<OrderStatistics>(last).await.unwrap().orders, 3, "others go on");
     let refused = app.rebuild::<Picky>().await.unwrap_err();
-    assert!(
-        matches!(refused, RebuildError::Failed { position, .. } if position == 2),
-        "{refused}"
-    );
+    assert!(matches!(refused, RebuildError::Failed { position, .. } if position == 2), "{refused}");
 
     mended.store(1, Ordering::SeqCst);
     app.rebuild::<Picky>().await.unwrap();
     assert_eq!(app.projected::<Picky>(last).await.unwrap().1, 3);
     let next = save(&store, 1).await;
-    assert_eq!(
-        app.projected::<Picky>(next).await.unwrap().1,
-        4,
-        "it goes on live"
-    );
+    assert_eq!(app.projected::<Picky>(next).await.unwrap().1, 4, "it goes on live");
 }
 
 #[derive(Default)]
@@ -242,8 +166,7 @@ struct Rows {
 #[projection(name = "rows")]
 impl Rows {
     async fn any(&self, event: &RecordedEvent) -> Result<(), HandlerError> {
-        if event.event_type() == "OrderShipped" && self.failures.fetch_add(1, Ordering::SeqCst) < 2
-        {
+        if event.event_type() == "OrderShipped" && self.failures.fetch_add(1, Ordering::SeqCst) < 2 {
             return Err("busy".into());
         }
         self.handled.fetch_add(1, Ordering::SeqCst);
@@ -255,51 +178,18 @@ impl Rows {
 async fn a_projection_with_rows_of_its_own_retries_and_resumes_at_its_checkpoint() {
     let store = InMemoryEventStore::new();
     let position = save(&store, 2).await;
-    let first = App::builder()
-        .store(store.clone())
-        .projection(Rows::default())
-        .start()
-        .await
-        .unwrap();
-    assert_eq!(
-        first
-            .projected::<Rows>(position)
-            .await
-            .unwrap()
-            .handled
-            .load(Ordering::SeqCst),
-        2
-    );
+    let first = App::builder().store(store.clone()).projection(Rows::default()).start().await.unwrap();
+    assert_eq!(first.projected::<Rows>(position).await.unwrap().handled.load(Ordering::SeqCst), 2);
     first.shutdown(Duration::from_secs(5)).await.unwrap();
     let checkpoint = Name::from_static("projection:rows");
-    assert_eq!(
-        store.load_checkpoint(&checkpoint).await.unwrap(),
-        Some(position)
-    );
+    assert_eq!(store.load_checkpoint(&checkpoint).await.unwrap(), Some(position));
 
-    let second = App::builder()
-        .store(store.clone())
-        .projection(Rows::default())
-        .start()
-        .await
-        .unwrap();
+    let second = App::builder().store(store.clone()).projection(Rows::default()).start().await.unwrap();
     let next = save(&store, 1).await;
-    assert_eq!(
-        second
-            .projected::<Rows>(next)
-            .await
-            .unwrap()
-            .handled
-            .load(Ordering::SeqCst),
-        1,
-        "only what is new"
-    );
+    assert_eq!(second.projected::<Rows>(next).await.unwrap().handled.load(Ordering::SeqCst), 1, "only what is new");
     second.rebuild::<Rows>().await.unwrap();
     let handled = &second.projection::<Rows>().unwrap().read().await.handled;
-    until("every event is handled again", async || {
-        handled.load(Ordering::SeqCst) >= 4
-    })
-    .await;
+    until("every event is handled again", async || handled.load(Ordering::SeqCst) >= 4).await;
 }
 
 #[derive(Default)]
@@ -315,11 +205,7 @@ impl Shaky {
 
 #[tokio::test]
 async fn a_state_that_may_be_half_changed_is_not_tried_again() {
-    let app = App::builder()
-        .projection_with(Shaky::default)
-        .start()
-        .await
-        .unwrap();
+    let app = App::builder().projection_with(Shaky::default).start().await.unwrap();
     let position = save(app.store(), 1).await;
     let stopped = app.projected::<Shaky>(position).await.map(drop);
     assert!(matches!(stopped, Err(ProjectionError::Stopped { .. })));
@@ -342,12 +228,7 @@ impl Patient {
 #[tokio::test(start_paused = true)]
 async fn a_projection_with_rows_of_its_own_says_when_to_try_again() {
     let store = InMemoryEventStore::new();
-    let app = App::builder()
-        .store(store.clone())
-        .projection(Patient::default())
-        .start()
-        .await
-        .unwrap();
+    let app = App::builder().store(store.clone()).projection(Patient::default()).start().await.unwrap();
     let began = tokio::time::Instant::now();
     let position = save(&store, 1).await;
     drop(app.projected::<Patient>(position).await.unwrap());
@@ -365,20 +246,10 @@ async fn a_panic_stops_the_projection_not_the_app() {
         }
     }
     let store = InMemoryEventStore::new();
-    let app = App::builder()
-        .store(store.clone())
-        .projection(Explosive)
-        .start()
-        .await
-        .unwrap();
+    let app = App::builder().store(store.clone()).projection(Explosive).start().await.unwrap();
     let position = save(&store, 1).await;
-    let Err(error) = app.projected::<Explosive>(position).await.map(drop) else {
-        panic!("not stopped")
-    };
-    assert_eq!(
-        error.to_string(),
-        "projection `explosive` stopped at position 1: handler panicked: boom"
-    );
+    let Err(error) = app.projected::<Explosive>(position).await.map(drop) else { panic!("not stopped") };
+    assert_eq!(error.to_string(), "projection `explosive` stopped at position 1: handler panicked: boom");
 }
 
 #[tokio::test]
@@ -389,22 +260,9 @@ async fn waiting_too_long_and_unknown_projections_are_typed() {
         .start()
         .await
         .unwrap();
-    let Err(error) = app
-        .projected::<OrderStatistics>(Position::new(5))
-        .await
-        .map(drop)
-    else {
-        panic!("reached")
-    };
+    let Err(error) = app.projected::<OrderStatistics>(Position::new(5)).await.map(drop) else { panic!("reached") };
     let expected = "projection `order-statistics` is at position 0, 5 was not reached within 50ms: it is still busy";
     assert_eq!(error.to_string(), expected);
-    let Err(error) = app.projected::<Picky>(None).await.map(drop) else {
-        panic!("found")
-    };
-    assert!(
-        error
-            .to_string()
-            .starts_with("the app has no projection `picky` (it has: order-statistics)"),
-        "{error}"
-    );
+    let Err(error) = app.projected::<Picky>(None).await.map(drop) else { panic!("found") };
+    assert!(error.to_string().starts_with("the app has no projection `picky` (it has: order-statistics)"), "{error}");
 }

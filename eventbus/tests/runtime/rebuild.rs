@@ -10,11 +10,11 @@ use std::{
 
 use async_trait::async_trait;
 use eventbus::{
-    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, Projected, ProjectionError,
-    RebuildError, StreamId, Version,
+    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, Projected, ProjectionError, RebuildError, StreamId,
+    Version,
     port::{
-        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction,
-        EventStore, ReadError, ReadFeed, ReadStream, RecordStream,
+        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, ReadError,
+        ReadFeed, ReadStream, RecordStream,
     },
     prelude::*,
 };
@@ -58,10 +58,7 @@ impl GatedStore {
     }
 
     async fn until_waiting(&self) {
-        until("a checkpoint waits", async || {
-            self.waiting.load(Ordering::SeqCst) > 0
-        })
-        .await;
+        until("a checkpoint waits", async || self.waiting.load(Ordering::SeqCst) > 0).await;
     }
 }
 
@@ -126,14 +123,8 @@ impl EventStore for GatedStore {}
 
 async fn save(store: &impl AppendEvents, customers: &[&str]) -> Position {
     let stream = StreamId::new(Name::from_static("Order"), AggregateId::new());
-    let events = customers
-        .iter()
-        .map(|customer| NewEvent::of(&created(customer, 1.0)).unwrap())
-        .collect();
-    let records = store
-        .append(&stream, ExpectedVersion::NoStream, events)
-        .await
-        .unwrap();
+    let events = customers.iter().map(|customer| NewEvent::of(&created(customer, 1.0)).unwrap()).collect();
+    let records = store.append(&stream, ExpectedVersion::NoStream, events).await.unwrap();
     records.last().unwrap().position().unwrap()
 }
 
@@ -164,10 +155,7 @@ impl Ledger {
     }
 
     async fn until_begun(&self, events: u64) {
-        until("the event is in hand", async || {
-            self.begun.load(Ordering::SeqCst) == events
-        })
-        .await;
+        until("the event is in hand", async || self.begun.load(Ordering::SeqCst) == events).await;
     }
 }
 
@@ -191,12 +179,7 @@ impl Ledger {
 }
 
 async fn app(store: impl EventStore, ledger: &Ledger) -> App {
-    App::builder()
-        .store(store)
-        .projection(ledger.clone())
-        .start()
-        .await
-        .unwrap()
+    App::builder().store(store).projection(ledger.clone()).start().await.unwrap()
 }
 
 #[tokio::test]
@@ -227,11 +210,7 @@ async fn a_rebuild_counts_what_it_reads() {
     let app = app(store, &ledger).await;
     drop(app.projected::<Ledger>(last).await.unwrap());
     let mut seen = Vec::new();
-    let rebuilt = app
-        .rebuild::<Ledger>()
-        .on_progress(|now| seen.push(now))
-        .await
-        .unwrap();
+    let rebuilt = app.rebuild::<Ledger>().on_progress(|now| seen.push(now)).await.unwrap();
     assert_eq!((rebuilt.events, rebuilt.position), (3, last));
     assert_eq!(seen.last().map(|now| now.events), Some(3));
     assert_eq!(ledger.rows(), ["a", "b", "c", "a", "b", "c"]);
@@ -247,21 +226,12 @@ async fn a_rebuild_that_dies_half_way_is_resumed() {
     store.until_waiting().await;
     let rebuild = begun(app.rebuild::<Ledger>().into_future()).await;
     store.saves.add_permits(100);
-    tokio::time::timeout(Duration::from_secs(10), rebuild)
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(Duration::from_secs(10), rebuild).await.unwrap().unwrap();
     assert_eq!(ledger.rows(), ["a", "a"]);
     let at_second = ledger.checkpoints.lock().unwrap()[1];
-    assert_eq!(
-        at_second.unwrap_or_default(),
-        Position::START,
-        "a checkpoint beyond the event would end the rebuild"
-    );
-    until("the checkpoint is back", async || {
-        store.store.load_checkpoint(&CHECKPOINT).await.unwrap() == Some(last)
-    })
-    .await;
+    assert_eq!(at_second.unwrap_or_default(), Position::START, "a checkpoint beyond the event would end the rebuild");
+    until("the checkpoint is back", async || store.store.load_checkpoint(&CHECKPOINT).await.unwrap() == Some(last))
+        .await;
 }
 
 #[tokio::test]
@@ -275,10 +245,7 @@ async fn a_rebuild_asked_for_before_the_checkpoint_is_loaded_is_done() {
     store.until_waiting().await;
     let rebuild = begun(app.rebuild::<Ledger>().into_future()).await;
     store.loads.add_permits(1);
-    tokio::time::timeout(Duration::from_secs(10), rebuild)
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(Duration::from_secs(10), rebuild).await.unwrap().unwrap();
     assert_eq!(ledger.rows(), ["a", "b"]);
 }
 
@@ -289,19 +256,13 @@ async fn after_a_shutdown_nothing_waits_for_a_projection() {
     let app = app(store.clone(), &ledger).await;
     app.shutdown(Duration::from_secs(5)).await.unwrap();
     let position = save(&store, &["a"]).await;
-    let expected =
-        "projection `ledger` is at position 0 and not fed any more: its app was shut down";
+    let expected = "projection `ledger` is at position 0 and not fed any more: its app was shut down";
 
-    let rebuild = tokio::time::timeout(
-        Duration::from_secs(5),
-        app.rebuild::<Ledger>().into_future(),
-    );
+    let rebuild = tokio::time::timeout(Duration::from_secs(5), app.rebuild::<Ledger>().into_future());
     let error = rebuild.await.unwrap().unwrap_err();
     assert_eq!(error.to_string(), expected);
     let read = tokio::time::timeout(Duration::from_secs(5), app.projected::<Ledger>(position));
-    let Err(error) = read.await.unwrap().map(drop) else {
-        panic!("reached")
-    };
+    let Err(error) = read.await.unwrap().map(drop) else { panic!("reached") };
     assert_eq!(error.to_string(), expected);
 }
 
@@ -315,10 +276,7 @@ async fn a_shutdown_ends_a_rebuild_that_waits_for_it() {
     let rebuild = begun(app.rebuild::<Ledger>().into_future()).await;
     app.shutdown(Duration::from_millis(10)).await.unwrap_err();
     let rebuilt = tokio::time::timeout(Duration::from_secs(10), rebuild).await;
-    assert!(matches!(
-        rebuilt.unwrap(),
-        Err(RebuildError::NotRunning(ProjectionError::ShutDown { .. }))
-    ));
+    assert!(matches!(rebuilt.unwrap(), Err(RebuildError::NotRunning(ProjectionError::ShutDown { .. }))));
 }
 
 #[tokio::test]
@@ -357,10 +315,7 @@ async fn a_rebuild_ends_though_writers_do_not() {
     let last = save(&store, &["a", "b", "c"]).await;
     let make = {
         let store = store.clone();
-        move || Echo {
-            store: store.clone(),
-            handled: 0,
-        }
+        move || Echo { store: store.clone(), handled: 0 }
     };
     let echo = Projected::with(make);
     let rebuilt = echo.rebuild(&store).await.unwrap();
@@ -381,12 +336,7 @@ async fn reading_while_a_guard_is_held_ends() {
     save(&store, &["a"]).await;
     // the runner queues for the lock, and a second reader behind it
     let error = loop {
-        match tokio::time::timeout(
-            Duration::from_secs(5),
-            app.projected::<OrderStatistics>(None),
-        )
-        .await
-        {
+        match tokio::time::timeout(Duration::from_secs(5), app.projected::<OrderStatistics>(None)).await {
             Ok(Ok(second)) => drop(second),
             Ok(Err(error)) => break error,
             Err(_) => panic!("the second reader waits for ever"),
@@ -441,9 +391,7 @@ async fn waiting_in_vain_says_what_keeps_the_projection() {
     store.is_damaged.store(true, Ordering::SeqCst);
     let position = save(&store, &["a"]).await;
     let error = app.projected::<OrderStatistics>(position).await;
-    let Err(error) = error.map(drop) else {
-        panic!("reached")
-    };
+    let Err(error) = error.map(drop) else { panic!("reached") };
     let expected = "projection `order-statistics` is at position 0, 1 was not reached within 200ms: \
                     event store holds a corrupt event at position 3\n  caused by: no payload";
     assert_eq!(error.to_string(), expected);

@@ -20,12 +20,7 @@ use crate::{
 async fn save(app: &App, shipments: usize) -> Position {
     let orders = app.repository::<Order>();
     let mut order = orders.create(AggregateId::new());
-    order.record(created("ada", 1.0)).record(vec![
-        OrderShipped {
-            tracking_number: "T".into()
-        };
-        shipments
-    ]);
+    order.record(created("ada", 1.0)).record(vec![OrderShipped { tracking_number: "T".into() }; shipments]);
     let saved = orders.save(&mut order).await.unwrap();
     assert!(matches!(saved.publication, Publication::ByRelay));
     saved.position.unwrap()
@@ -46,12 +41,7 @@ fn positions_of(bus: &impl EventBus) -> Arc<Mutex<Vec<u64>>> {
 async fn publishes_what_is_stored_in_order_and_remembers_the_ids() {
     let bus = InMemoryEventBus::new();
     let seen = positions_of(&bus);
-    let app = App::builder()
-        .bus(bus.clone())
-        .store(InMemoryEventStore::new())
-        .start()
-        .await
-        .unwrap();
+    let app = App::builder().bus(bus.clone()).store(InMemoryEventStore::new()).start().await.unwrap();
     let consumer = bus.start_consuming_in_background();
     for _ in 0..10 {
         save(&app, 3).await;
@@ -63,10 +53,7 @@ async fn publishes_what_is_stored_in_order_and_remembers_the_ids() {
         bus.stream_info().await.stream.last_entry_id.as_deref(),
         published.message_id.as_ref().map(|id| id.as_str())
     );
-    until("all are delivered", async || {
-        seen.lock().unwrap().len() == 41
-    })
-    .await;
+    until("all are delivered", async || seen.lock().unwrap().len() == 41).await;
     assert_eq!(*seen.lock().unwrap(), (1..=41).collect::<Vec<_>>());
     app.shutdown(Duration::from_secs(5)).await.unwrap();
     consumer.await.unwrap().unwrap();
@@ -77,20 +64,12 @@ async fn an_outage_of_the_bus_fails_no_save_and_loses_nothing() {
     let bus = FaultyBus::new(InMemoryEventBus::new()).durable();
     let seen = positions_of(&bus);
     bus.publishes.next(Fault::Unavailable, 3);
-    let app = App::builder()
-        .bus(bus.clone())
-        .store(InMemoryEventStore::new())
-        .start()
-        .await
-        .unwrap();
+    let app = App::builder().bus(bus.clone()).store(InMemoryEventStore::new()).start().await.unwrap();
     let last = save(&app, 300).await; // more than one range
     app.published(last).await.unwrap();
     assert_eq!(bus.publishes.left(), 0);
     let consumer = bus.start_consuming_in_background();
-    until("all are delivered", async || {
-        seen.lock().unwrap().len() == 301
-    })
-    .await;
+    until("all are delivered", async || seen.lock().unwrap().len() == 301).await;
     assert_eq!(*seen.lock().unwrap(), (1..=301).collect::<Vec<_>>());
     bus.stop_consuming().await;
     consumer.await.unwrap().unwrap();
@@ -100,24 +79,14 @@ async fn an_outage_of_the_bus_fails_no_save_and_loses_nothing() {
 async fn resumes_after_its_stored_position() {
     let store = InMemoryEventStore::new();
     let bus = || FaultyBus::new(InMemoryEventBus::new()).durable();
-    let app = App::builder()
-        .bus(bus())
-        .store(store.clone())
-        .start()
-        .await
-        .unwrap();
+    let app = App::builder().bus(bus()).store(store.clone()).start().await.unwrap();
     let first = save(&app, 1).await;
     app.published(first).await.unwrap();
     app.shutdown(Duration::from_secs(5)).await.unwrap();
     let name = Name::prefixed("relay:", app.bus().destination());
     assert_eq!(store.load_checkpoint(&name).await.unwrap(), Some(first));
 
-    let app = App::builder()
-        .bus(bus())
-        .store(store)
-        .start()
-        .await
-        .unwrap();
+    let app = App::builder().bus(bus()).store(store).start().await.unwrap();
     let second = save(&app, 0).await;
     app.published(second).await.unwrap();
     let published = app.bus().stream_info().await.stream.length;
@@ -153,20 +122,11 @@ async fn a_checkpoint_that_cannot_be_saved_repeats_but_never_loses() {
     let store = FaultyStore::new(InMemoryEventStore::new());
     let bus = FaultyBus::new(InMemoryEventBus::new()).durable();
     store.checkpoints.next(Fault::Unavailable, 2);
-    let app = App::builder()
-        .bus(bus.clone())
-        .store(store.clone())
-        .start()
-        .await
-        .unwrap();
+    let app = App::builder().bus(bus.clone()).store(store.clone()).start().await.unwrap();
     let last = save(&app, 0).await;
     app.published(last).await.unwrap();
     assert_eq!(store.checkpoints.left(), 0);
-    assert_eq!(
-        bus.stream_info().await.stream.length,
-        3,
-        "published, and again after each checkpoint that failed"
-    );
+    assert_eq!(bus.stream_info().await.stream.length, 3, "published, and again after each checkpoint that failed");
 }
 
 #[tokio::test]
@@ -182,34 +142,19 @@ async fn waiting_for_what_is_not_published_says_what_keeps_it() {
         .unwrap();
     let position = save(&app, 0).await;
     let error = app.published(position).await.unwrap_err().to_string();
-    assert!(
-        error.contains("the relay is at position 0, 1 was not reached within 200ms"),
-        "{error}"
-    );
+    assert!(error.contains("the relay is at position 0, 1 was not reached within 200ms"), "{error}");
     assert!(error.contains("event bus `memory` unavailable"), "{error}");
 }
 
 #[tokio::test]
 async fn without_relay_nothing_is_published() {
     let bus = InMemoryEventBus::new();
-    let app = App::builder()
-        .bus(bus.clone())
-        .store(InMemoryEventStore::new())
-        .without_relay()
-        .start()
-        .await
-        .unwrap();
+    let app = App::builder().bus(bus.clone()).store(InMemoryEventStore::new()).without_relay().start().await.unwrap();
     let orders = app.repository::<Order>();
     let mut order = orders.create(AggregateId::new());
     order.record(created("ada", 1.0));
     let saved = orders.save(&mut order).await.unwrap();
     assert!(matches!(saved.publication, Publication::None));
-    assert!(
-        app.published(saved.position)
-            .await
-            .unwrap_err()
-            .to_string()
-            .contains("no relay")
-    );
+    assert!(app.published(saved.position).await.unwrap_err().to_string().contains("no relay"));
     assert_eq!(bus.stream_info().await.stream.length, 0);
 }

@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 
 use eventbus::{
-    EventContext, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, LoadError, Name, NewEvent,
-    Publication, StreamId, UpdateError, Uuid, Version,
+    EventContext, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, LoadError, Name, NewEvent, Publication,
+    StreamId, UpdateError, Uuid, Version,
     port::{AppendEvents, Checkpoints, EventBus, RetryPolicy},
     prelude::*,
     testkit::{Fault, FaultyBus, FaultyStore},
@@ -27,24 +27,13 @@ async fn saved_order(orders: &AggregateRepository<Order>) -> AggregateRoot<Order
 async fn saves_and_loads() {
     let orders = orders();
     let mut order = orders.create(AggregateId::new());
-    order.record((
-        created("ada", 10.0),
-        Some(OrderShipped {
-            tracking_number: "T1".into(),
-        }),
-    ));
+    order.record((created("ada", 10.0), Some(OrderShipped { tracking_number: "T1".into() })));
     let saved = orders.save(&mut order).await.unwrap();
-    assert_eq!(
-        (saved.version, order.version(), saved.events.len()),
-        (Version::new(2), Version::new(2), 2)
-    );
+    assert_eq!((saved.version, order.version(), saved.events.len()), (Version::new(2), Version::new(2), 2));
     assert!(order.pending().is_empty());
     assert_eq!(saved.position, saved.events[1].position());
     let loaded = orders.load(order.id()).await.unwrap();
-    assert_eq!(
-        (loaded.state(), loaded.version()),
-        (order.state(), order.version())
-    );
+    assert_eq!((loaded.state(), loaded.version()), (order.state(), order.version()));
     assert_eq!(loaded.shipments, ["T1"]);
 }
 
@@ -63,15 +52,9 @@ async fn not_found_is_typed() {
     let id: AggregateId = "order-7".parse().unwrap();
     let error = orders.load(&id).await.unwrap_err();
     assert!(error.is_not_found());
-    assert_eq!(
-        error.to_string(),
-        "aggregate `Order/order-7` does not exist"
-    );
+    assert_eq!(error.to_string(), "aggregate `Order/order-7` does not exist");
     assert!(orders.find(&id).await.unwrap().is_none());
-    let error = orders
-        .update(&id, |order| order.ship("T1"))
-        .await
-        .unwrap_err();
+    let error = orders.update(&id, |order| order.ship("T1")).await.unwrap_err();
     assert!(error.is_not_found() && error.refused().is_none());
 }
 
@@ -79,32 +62,15 @@ async fn not_found_is_typed() {
 async fn loads_a_former_version() {
     let orders = orders();
     let order = saved_order(&orders).await;
-    orders
-        .update(order.id(), |order| order.ship("T1"))
-        .await
-        .unwrap();
+    orders.update(order.id(), |order| order.ship("T1")).await.unwrap();
     let former = orders.load_at(order.id(), Version::FIRST).await.unwrap();
-    assert_eq!(
-        (former.version(), former.shipments.len()),
-        (Version::FIRST, 0)
-    );
-    let error = orders
-        .load_at(order.id(), Version::new(3))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, LoadError::VersionNotReached { actual, .. } if actual == 2),
-        "{error}"
-    );
-    let missing = orders
-        .load_at(&AggregateId::new(), Version::FIRST)
-        .await
-        .unwrap_err();
+    assert_eq!((former.version(), former.shipments.len()), (Version::FIRST, 0));
+    let error = orders.load_at(order.id(), Version::new(3)).await.unwrap_err();
+    assert!(matches!(error, LoadError::VersionNotReached { actual, .. } if actual == 2), "{error}");
+    let missing = orders.load_at(&AggregateId::new(), Version::FIRST).await.unwrap_err();
     assert!(missing.is_not_found());
     let mut former = former;
-    former.record(OrderShipped {
-        tracking_number: "T2".into(),
-    });
+    former.record(OrderShipped { tracking_number: "T2".into() });
     assert!(orders.save(&mut former).await.unwrap_err().is_conflict());
 }
 
@@ -112,24 +78,13 @@ async fn loads_a_former_version() {
 async fn a_stale_save_conflicts_and_keeps_what_is_pending() {
     let orders = orders();
     let mut stale = saved_order(&orders).await;
-    orders
-        .update(stale.id(), |order| order.ship("T1"))
-        .await
-        .unwrap();
-    stale.record(OrderShipped {
-        tracking_number: "T2".into(),
-    });
+    orders.update(stale.id(), |order| order.ship("T1")).await.unwrap();
+    stale.record(OrderShipped { tracking_number: "T2".into() });
     let error = orders.save(&mut stale).await.unwrap_err();
     assert!(error.is_conflict());
-    let expected = format!(
-        "stream `Order/{}` is at version 2, expected version 1",
-        stale.id()
-    );
+    let expected = format!("stream `Order/{}` is at version 2, expected version 1", stale.id());
     assert_eq!(error.to_string(), expected);
-    assert_eq!(
-        (stale.pending().len(), stale.version()),
-        (1, Version::FIRST)
-    );
+    assert_eq!((stale.pending().len(), stale.version()), (1, Version::FIRST));
     assert_eq!(orders.load(stale.id()).await.unwrap().shipments, ["T1"]);
 }
 
@@ -139,12 +94,7 @@ async fn update_decides_anew_until_it_wins() {
     let order = saved_order(&orders).await;
     let updates = (0..16).map(|i| {
         let (orders, id) = (orders.clone(), order.id().clone());
-        tokio::spawn(async move {
-            orders
-                .update(&id, |order| order.ship(&format!("T{i}")))
-                .await
-                .map(|_| ())
-        })
+        tokio::spawn(async move { orders.update(&id, |order| order.ship(&format!("T{i}"))).await.map(|_| ()) })
     });
     for update in updates.collect::<Vec<_>>() {
         update.await.unwrap().unwrap();
@@ -158,29 +108,18 @@ async fn update_decides_anew_until_it_wins() {
 #[tokio::test]
 async fn update_gives_up_after_its_retries() {
     let store = InMemoryEventStore::new();
-    let policy = RetryPolicy {
-        max_retries: 2,
-        ..RetryPolicy::default()
-    };
-    let orders =
-        AggregateRepository::<Order>::new(store.clone()).with_conflict_retries(RetryPolicy {
-            first_delay: std::time::Duration::ZERO,
-            ..policy
-        });
+    let policy = RetryPolicy { max_retries: 2, ..RetryPolicy::default() };
+    let orders = AggregateRepository::<Order>::new(store.clone())
+        .with_conflict_retries(RetryPolicy { first_delay: std::time::Duration::ZERO, ..policy });
     let order = saved_order(&orders).await;
     let stream = StreamId::new(Name::from_static("Order"), order.id().clone());
     let tries = std::sync::atomic::AtomicU32::new(0);
     let error = orders
         .update(order.id(), |order| {
             tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let rival = NewEvent::of(&OrderShipped {
-                tracking_number: "rival".into(),
-            })
-            .unwrap();
+            let rival = NewEvent::of(&OrderShipped { tracking_number: "rival".into() }).unwrap();
             let appended = store.append(&stream, ExpectedVersion::Any, vec![rival]);
-            futures_util::FutureExt::now_or_never(appended)
-                .unwrap()
-                .unwrap();
+            futures_util::FutureExt::now_or_never(appended).unwrap().unwrap();
             order.ship("mine")
         })
         .await
@@ -193,17 +132,9 @@ async fn update_gives_up_after_its_retries() {
 async fn a_refusal_is_final_and_typed() {
     let orders = orders();
     let mut order = saved_order(&orders).await;
-    order.record(vec![
-        OrderShipped {
-            tracking_number: "T".into()
-        };
-        50
-    ]);
+    order.record(vec![OrderShipped { tracking_number: "T".into() }; 50]);
     orders.save(&mut order).await.unwrap();
-    let error = orders
-        .update(order.id(), |order| order.ship("one more"))
-        .await
-        .unwrap_err();
+    let error = orders.update(order.id(), |order| order.ship("one more")).await.unwrap_err();
     assert_eq!(error.refused(), Some(&TooManyParts(50)));
     assert_eq!(error.to_string(), "order is shipped in 50 parts already");
     assert_eq!(orders.version(order.id()).await.unwrap(), Version::new(51));
@@ -229,30 +160,11 @@ async fn create_with_refuses_what_exists_and_upsert_does_not() {
     let orders = orders();
     let id = AggregateId::new();
     let create = |_: &Order| Ok::<_, Infallible>(created("ada", 1.0));
-    assert_eq!(
-        orders.create_with(&id, create).await.unwrap().version,
-        Version::FIRST
-    );
-    assert!(
-        orders
-            .create_with(&id, create)
-            .await
-            .unwrap_err()
-            .is_conflict()
-    );
-    assert_eq!(
-        orders
-            .upsert(&id, |order| order.ship("T1"))
-            .await
-            .unwrap()
-            .version,
-        Version::new(2)
-    );
+    assert_eq!(orders.create_with(&id, create).await.unwrap().version, Version::FIRST);
+    assert!(orders.create_with(&id, create).await.unwrap_err().is_conflict());
+    assert_eq!(orders.upsert(&id, |order| order.ship("T1")).await.unwrap().version, Version::new(2));
     let other = AggregateId::new();
-    assert_eq!(
-        orders.upsert(&other, create).await.unwrap().version,
-        Version::FIRST
-    );
+    assert_eq!(orders.upsert(&other, create).await.unwrap().version, Version::FIRST);
 }
 
 #[tokio::test]
@@ -261,10 +173,7 @@ async fn an_unknown_outcome_is_resolved_by_the_same_event_ids() {
     let orders = AggregateRepository::<Order>::new(store.clone());
     store.appends.next(Fault::LostReply, 2);
     let order = saved_order(&orders).await;
-    assert_eq!(
-        orders.load(order.id()).await.unwrap().version(),
-        Version::FIRST
-    );
+    assert_eq!(orders.load(order.id()).await.unwrap().version(), Version::FIRST);
     assert_eq!(store.appends.left(), 0);
 }
 
@@ -278,10 +187,7 @@ async fn saving_again_after_an_outcome_that_stayed_unknown_stores_once() {
     let error = orders.save(&mut order).await.unwrap_err();
     assert_eq!(error.to_string(), "append outcome unknown");
     let saved = orders.save(&mut order).await.unwrap();
-    assert_eq!(
-        (saved.version, saved.position.map(|p| p.get())),
-        (Version::FIRST, Some(1))
-    );
+    assert_eq!((saved.version, saved.position.map(|p| p.get())), (Version::FIRST, Some(1)));
     assert!(order.pending().is_empty());
 }
 
@@ -299,11 +205,7 @@ async fn an_unknown_outcome_stays_unknown_until_the_store_answers() {
     let mut order = orders.create(AggregateId::new());
     order.record(created("ada", 1.0));
     let error = orders.save(&mut order).await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "append outcome unknown",
-        "it is stored: `unavailable` would say that nothing is"
-    );
+    assert_eq!(error.to_string(), "append outcome unknown", "it is stored: `unavailable` would say that nothing is");
     assert_eq!(store.appends.left(), 0);
     assert!(orders.exists(order.id()).await.unwrap());
 }
@@ -331,72 +233,36 @@ async fn events_that_do_not_fit_are_named_with_their_place() {
         let event = NewEvent::new(Name::from_static(event_type), 1, payload);
         store.append(&stream, expected, vec![event]).await.unwrap();
     };
-    append(
-        "OrderCreated",
-        r#"{"customer_id":5}"#,
-        ExpectedVersion::NoStream,
-    )
-    .await;
+    append("OrderCreated", r#"{"customer_id":5}"#, ExpectedVersion::NoStream).await;
     let error = orders.load(&id).await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "event 1 of aggregate `Order/7` cannot be decoded"
-    );
+    assert_eq!(error.to_string(), "event 1 of aggregate `Order/7` cannot be decoded");
     let report = format!("{:?}", eventbus::Error::from(error));
-    assert!(
-        report.contains("payload of event `OrderCreated` does not fit"),
-        "{report}"
-    );
-    assert!(
-        report.contains("invalid type: integer `5`, expected a string"),
-        "{report}"
-    );
+    assert!(report.contains("payload of event `OrderCreated` does not fit"), "{report}");
+    assert!(report.contains("invalid type: integer `5`, expected a string"), "{report}");
 
     let other = AggregateId::new();
     let stream = StreamId::new(Name::from_static("Order"), other.clone());
     let event = NewEvent::new(Name::from_static("OrderLost"), 1, "{}");
-    store
-        .append(&stream, ExpectedVersion::Any, vec![event])
-        .await
-        .unwrap();
-    let report = format!(
-        "{:?}",
-        eventbus::Error::from(orders.load(&other).await.unwrap_err())
-    );
-    assert!(
-        report.contains("unknown event type `OrderLost` (known: OrderCreated, OrderShipped)"),
-        "{report}"
-    );
+    store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
+    let report = format!("{:?}", eventbus::Error::from(orders.load(&other).await.unwrap_err()));
+    assert!(report.contains("unknown event type `OrderLost` (known: OrderCreated, OrderShipped)"), "{report}");
 }
 
 #[tokio::test]
 async fn a_save_is_one_conversation_stamped_with_its_context() {
     let orders = orders();
     let tenant = Uuid::now_v7();
-    let context = EventContext::default()
-        .with_tenant(tenant)
-        .with_actor("ada");
+    let context = EventContext::default().with_tenant(tenant).with_actor("ada");
     let mut order = orders.create(AggregateId::new());
-    order.record((
-        created("ada", 1.0),
-        OrderShipped {
-            tracking_number: "T".into(),
-        },
-    ));
+    order.record((created("ada", 1.0), OrderShipped { tracking_number: "T".into() }));
     let saved = orders.with_context(context).save(&mut order).await.unwrap();
     let [first, second] = [saved.events[0].metadata(), saved.events[1].metadata()];
     assert_eq!(first.correlation_id(), second.correlation_id());
-    assert_eq!(
-        (first.tenant_id(), first.actor_id()),
-        (Some(tenant), Some("ada"))
-    );
+    assert_eq!((first.tenant_id(), first.actor_id()), (Some(tenant), Some("ada")));
     assert_ne!(first.event_id(), second.event_id());
 
     let caused = orders.with_context(EventContext::caused_by(first));
-    let saved = caused
-        .update(order.id(), |order| order.ship("T2"))
-        .await
-        .unwrap();
+    let saved = caused.update(order.id(), |order| order.ship("T2")).await.unwrap();
     let effect = saved.events[0].metadata();
     assert_eq!(effect.causation_id(), Some(first.event_id().as_uuid()));
     assert_eq!(effect.correlation_id(), first.correlation_id());
@@ -410,14 +276,9 @@ async fn publishes_plainly_after_each_save() {
     let mut order = orders.create(AggregateId::new());
     order.record(created("ada", 1.0));
     let saved = orders.save(&mut order).await.unwrap();
-    let Publication::Published(ids) = saved.publication else {
-        panic!("not published: {:?}", saved.publication)
-    };
+    let Publication::Published(ids) = saved.publication else { panic!("not published: {:?}", saved.publication) };
     let info = bus.stream_info().await;
-    assert_eq!(
-        (info.stream.length, info.stream.last_entry_id.as_deref()),
-        (1, Some(ids[0].as_str()))
-    );
+    assert_eq!((info.stream.length, info.stream.last_entry_id.as_deref()), (1, Some(ids[0].as_str())));
 }
 
 #[tokio::test]
@@ -429,11 +290,7 @@ async fn a_failed_publish_is_reported_and_fails_no_save() {
         let mut order = orders.create(AggregateId::new());
         order.record(created("ada", 1.0));
         let saved = orders.save(&mut order).await.unwrap();
-        assert!(
-            matches!(saved.publication, Publication::Failed(_)),
-            "{:?}",
-            saved.publication
-        );
+        assert!(matches!(saved.publication, Publication::Failed(_)), "{:?}", saved.publication);
         order
     };
     assert_eq!(orders.version(order.id()).await.unwrap(), Version::FIRST);
@@ -443,39 +300,21 @@ async fn a_failed_publish_is_reported_and_fails_no_save() {
 async fn publishing_by_hand_is_refused_where_a_relay_publishes() {
     let (store, bus) = (InMemoryEventStore::new(), InMemoryEventBus::new());
     let relay = Name::prefixed("relay:", bus.destination());
-    store
-        .save_checkpoint(&relay, eventbus::Position::START)
-        .await
-        .unwrap();
+    store.save_checkpoint(&relay, eventbus::Position::START).await.unwrap();
     let orders = AggregateRepository::<Order>::new(store).publish_to(bus.clone());
     let mut order = orders.create(AggregateId::new());
     order.record(created("ada", 1.0));
     let saved = orders.save(&mut order).await.unwrap();
-    let Publication::Failed(error) = saved.publication else {
-        panic!("published")
-    };
-    assert!(
-        error
-            .to_string()
-            .starts_with("a relay publishes this store to `memory`"),
-        "{error}"
-    );
+    let Publication::Failed(error) = saved.publication else { panic!("published") };
+    assert!(error.to_string().starts_with("a relay publishes this store to `memory`"), "{error}");
     assert_eq!(bus.stream_info().await.stream.length, 0);
 }
 
 #[test]
 fn the_aggregates_enum_converts_and_records() {
     let mut order = AggregateRoot::<Order>::new(AggregateId::new());
-    order.record(OrderEvent::from(OrderCreated {
-        customer_id: "ada".into(),
-        total_amount: 1.0,
-    }));
-    order
-        .record([OrderShipped {
-            tracking_number: "T1".into(),
-        }])
-        .record(None::<OrderShipped>)
-        .record(());
+    order.record(OrderEvent::from(OrderCreated { customer_id: "ada".into(), total_amount: 1.0 }));
+    order.record([OrderShipped { tracking_number: "T1".into() }]).record(None::<OrderShipped>).record(());
     assert_eq!((order.pending().len(), order.version()), (2, Version::NONE));
     assert!(matches!(order.pending()[1], OrderEvent::OrderShipped(_)));
 }

@@ -38,10 +38,7 @@ async fn save(orders: &AggregateRepository<Order>, customer: &str) -> Publicatio
 }
 
 async fn stopped(bus: &InMemoryEventBus) {
-    until("the former app stopped", async || {
-        bus.subscriber_count() == 0
-    })
-    .await;
+    until("the former app stopped", async || bus.subscriber_count() == 0).await;
 }
 
 #[tokio::test]
@@ -71,11 +68,7 @@ async fn the_progress_of_one_store_says_nothing_about_another() {
 
 #[tokio::test]
 async fn what_a_relay_publishes_is_not_published_by_hand_too() {
-    let (bus, store, log) = (
-        InMemoryEventBus::new(),
-        InMemoryEventStore::new(),
-        Log::default(),
-    );
+    let (bus, store, log) = (InMemoryEventBus::new(), InMemoryEventStore::new(), Log::default());
     let app = app(&bus, &store, &log).await;
     let orders = AggregateRepository::<Order>::new(store.clone()).publish_to(bus.clone());
     let publication = save(&orders, "a").await;

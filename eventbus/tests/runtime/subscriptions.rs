@@ -37,23 +37,13 @@ fn story() -> Vec<RecordedEvent> {
     let id = AggregateId::new();
     vec![
         RecordedEvent::of(&created("ada", 10.0), id.clone(), Version::FIRST).unwrap(),
-        RecordedEvent::of(
-            &OrderShipped {
-                tracking_number: "T1".into(),
-            },
-            id,
-            Version::new(2),
-        )
-        .unwrap(),
+        RecordedEvent::of(&OrderShipped { tracking_number: "T1".into() }, id, Version::new(2)).unwrap(),
     ]
 }
 
 async fn consume(bus: &InMemoryEventBus, events: u64) {
     let consumer = bus.start_consuming_in_background();
-    until("the events are consumed", async || {
-        bus.stats().events_consumed >= events
-    })
-    .await;
+    until("the events are consumed", async || bus.stats().events_consumed >= events).await;
     bus.stop_consuming().await;
     consumer.await.unwrap().unwrap();
 }
@@ -64,44 +54,21 @@ async fn closures_values_and_handlers_get_what_they_ask_for() {
     let by_closure = log.clone();
     bus.subscribe(move |event: Envelope<OrderShipped>| {
         let log = by_closure.clone();
-        async move {
-            note(
-                &log,
-                format!(
-                    "shipped {} v{}",
-                    event.tracking_number,
-                    event.metadata().version()
-                ),
-            )
-        }
+        async move { note(&log, format!("shipped {} v{}", event.tracking_number, event.metadata().version())) }
     });
     let any = log.clone();
     bus.subscribe::<OrderEvent>(move |event: OrderEvent| {
         let log = any.clone();
         async move {
-            note(
-                &log,
-                if matches!(event, OrderEvent::OrderCreated(_)) {
-                    "any created"
-                } else {
-                    "any shipped"
-                },
-            );
+            note(&log, if matches!(event, OrderEvent::OrderCreated(_)) { "any created" } else { "any shipped" });
         }
     });
     bus.subscribe_to_all(Auditor(log.clone()));
-    bus.subscribe_handler::<receipt>(&StateMap::new().with(log.clone()))
-        .unwrap();
+    bus.subscribe_handler::<receipt>(&StateMap::new().with(log.clone())).unwrap();
     bus.publish(&story()).await.unwrap();
     consume(&bus, 2).await;
-    let expected = [
-        "any created",
-        "receipt ada",
-        "audit OrderCreated",
-        "shipped T1 v2",
-        "any shipped",
-        "audit OrderShipped",
-    ];
+    let expected =
+        ["any created", "receipt ada", "audit OrderCreated", "shipped T1 v2", "any shipped", "audit OrderShipped"];
     assert_eq!(*log.lock().unwrap(), expected);
 }
 
@@ -112,13 +79,7 @@ async fn counts_are_the_tutorials() {
     bus.subscribe_all(&Projected::new(OrderStatistics::default()));
     let audit = bus.subscribe_to_all(|_: RecordedEvent| async {});
     assert_eq!(bus.subscriber_count(), 3);
-    assert_eq!(
-        (
-            bus.subscriber_count_of::<OrderCreated>(),
-            bus.subscriber_count_of::<OrderShipped>()
-        ),
-        (2, 1)
-    );
+    assert_eq!((bus.subscriber_count_of::<OrderCreated>(), bus.subscriber_count_of::<OrderShipped>()), (2, 1));
     assert_eq!(bus.wildcard_subscriber_count(), 1);
     assert!(audit.cancel() && !audit.cancel());
     assert_eq!(bus.wildcard_subscriber_count(), 0);
@@ -127,13 +88,8 @@ async fn counts_are_the_tutorials() {
 #[tokio::test]
 async fn a_missing_state_is_found_when_subscribing() {
     let bus = InMemoryEventBus::new();
-    let error = bus
-        .subscribe_handler::<receipt>(&StateMap::new())
-        .unwrap_err();
-    assert!(
-        error.to_string().contains("`receipt` (") && error.to_string().contains("takes `State<"),
-        "{error}"
-    );
+    let error = bus.subscribe_handler::<receipt>(&StateMap::new()).unwrap_err();
+    assert!(error.to_string().contains("`receipt` (") && error.to_string().contains("takes `State<"), "{error}");
     assert_eq!(bus.subscriber_count(), 0);
 }
 
@@ -144,14 +100,7 @@ async fn a_projection_on_a_bus_counts_what_it_gets() {
     bus.subscribe_all(&statistics);
     bus.publish(&story()).await.unwrap();
     consume(&bus, 2).await;
-    assert_eq!(
-        *statistics.read().await,
-        OrderStatistics {
-            orders: 1,
-            revenue: 10.0,
-            shipped: 1
-        }
-    );
+    assert_eq!(*statistics.read().await, OrderStatistics { orders: 1, revenue: 10.0, shipped: 1 });
 }
 
 #[tokio::test]
@@ -164,12 +113,6 @@ async fn an_undecodable_payload_fails_the_delivery_and_nothing_else() {
     bus.publish(&story()).await.unwrap();
     consume(&bus, 3).await;
     let stats = bus.stats();
-    assert_eq!(
-        (
-            stats.events_processed_failed,
-            stats.events_processed_success
-        ),
-        (1, 2)
-    );
+    assert_eq!((stats.events_processed_failed, stats.events_processed_success), (1, 2));
     assert_eq!(bus.stream_info().await.pending_messages, 1);
 }

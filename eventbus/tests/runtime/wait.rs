@@ -6,10 +6,7 @@ use std::time::{Duration, Instant};
 pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !condition().await {
-        assert!(
-            Instant::now() < deadline,
-            "waited 10 s in vain until {what}"
-        );
+        assert!(Instant::now() < deadline, "waited 10 s in vain until {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

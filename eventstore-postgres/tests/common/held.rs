@@ -1,8 +1,6 @@
 //! An append that waits at the server, until it is let go.
 
-use eventbus::{
-    ExpectedVersion, NewEvent, RecordedEvent, StreamId, Version, port::AppendEvents as _,
-};
+use eventbus::{ExpectedVersion, NewEvent, RecordedEvent, StreamId, Version, port::AppendEvents as _};
 use sqlx::PgConnection;
 
 use super::{TestSchema, add, blocked_backend, feed, open, read, run, stream};
@@ -24,12 +22,7 @@ impl Held {
         let mut holder = schema.connection().await;
         run(&mut holder, "BEGIN; SELECT 1 FROM streams FOR UPDATE").await;
         let watcher = schema.connection().await;
-        Self {
-            stream,
-            holder,
-            watcher,
-            schema,
-        }
+        Self { stream, holder, watcher, schema }
     }
 
     pub(crate) async fn blocked(&mut self) -> i32 {
@@ -45,10 +38,7 @@ impl Held {
         let store = open(self.schema.config()).await;
         assert_eq!(read(&store, &self.stream).await[1..], *appended);
         for expected in [ExpectedVersion::Any, ExpectedVersion::Exact(Version::FIRST)] {
-            let again = store
-                .append(&self.stream, expected, given.to_vec())
-                .await
-                .unwrap();
+            let again = store.append(&self.stream, expected, given.to_vec()).await.unwrap();
             assert_eq!(again, appended, "at {expected}");
         }
         assert_eq!(feed(&store).await.len(), 1 + given.len());

@@ -84,10 +84,7 @@ impl TestDatabase {
     }
 
     pub(crate) fn config(&self) -> PgEventStoreConfig {
-        PgEventStoreConfig {
-            database_url: self.url(),
-            ..Default::default()
-        }
+        PgEventStoreConfig { database_url: self.url(), ..Default::default() }
     }
 
     pub(crate) async fn connection(&self) -> PgConnection {
@@ -106,10 +103,7 @@ impl Drop for TestDatabase {
 /// Runs `sql` on a thread with a runtime of its own: `drop` cannot wait, and the test's runtime may be going down.
 fn drop_with(sql: String) {
     let dropped = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut admin = connect(test_servers::postgres_url()).await;
             // whoever still holds something must not turn a failure into a hang
@@ -174,11 +168,7 @@ pub(crate) fn events(number: usize) -> Vec<NewEvent> {
     (0..number).map(|_| event()).collect()
 }
 
-pub(crate) async fn add(
-    store: &PgEventStore,
-    stream: &StreamId,
-    number: usize,
-) -> Vec<RecordedEvent> {
+pub(crate) async fn add(store: &PgEventStore, stream: &StreamId, number: usize) -> Vec<RecordedEvent> {
     let added = store.append(stream, ExpectedVersion::Any, events(number));
     added.await.unwrap()
 }

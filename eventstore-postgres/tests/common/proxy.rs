@@ -36,11 +36,7 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let answers = Arc::new(watch::Sender::new(Answers::Pass));
         let accepting = tokio::spawn(accept(listener, Arc::clone(&answers)));
-        Self {
-            port,
-            answers,
-            accepting,
-        }
+        Self { port, answers, accepting }
     }
 
     /// The URL of the test server with the proxy in its place.
@@ -91,11 +87,7 @@ async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
     let _ = tokio::io::copy(&mut from, &mut to).await;
 }
 
-async fn answer(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    answers: Arc<watch::Sender<Answers>>,
-) {
+async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, answers: Arc<watch::Sender<Answers>>) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         let now = *answers.borrow();

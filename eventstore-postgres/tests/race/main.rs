@@ -51,8 +51,7 @@ const KILL: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = $1
       AND (state = 'active' OR application_name = 'follower') ORDER BY random() LIMIT 1";
 
-const FOREIGN: &str =
-    "BEGIN; INSERT INTO foreign_rows VALUES (1); SELECT pg_sleep(0.1 + random()); COMMIT";
+const FOREIGN: &str = "BEGIN; INSERT INTO foreign_rows VALUES (1); SELECT pg_sleep(0.1 + random()); COMMIT";
 
 /// What everyone in the race shares.
 #[derive(Clone)]
@@ -74,11 +73,7 @@ impl Race {
     /// A store whose backends go by `name`.
     async fn store(&self, name: &str) -> PgEventStore {
         let url = format!("{}?application_name={name}", self.url());
-        let config = PgEventStoreConfig {
-            database_url: url,
-            max_connections: WRITERS,
-            ..Default::default()
-        };
+        let config = PgEventStoreConfig { database_url: url, max_connections: WRITERS, ..Default::default() };
         open(config).await
     }
 }
@@ -93,9 +88,7 @@ async fn kill(race: Race) -> [usize; 2] {
         }
         let victim = usize::from(round % 8 == 7);
         let name = ["writer", "follower"][victim];
-        let killed = sqlx::query_scalar::<_, bool>(KILL)
-            .bind(name)
-            .fetch_all(&mut connection);
+        let killed = sqlx::query_scalar::<_, bool>(KILL).bind(name).fetch_all(&mut connection);
         kills[victim] += killed.await.unwrap().len();
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
@@ -122,9 +115,7 @@ async fn every_event_is_seen_once_and_in_order() {
     let wrong = WrongReader::ALL.map(|reader| tokio::spawn(reader.follow(race.clone())));
     let killer = tokio::spawn(kill(race.clone()));
     let foreign = tokio::spawn(write_elsewhere(race.clone()));
-    let writers: JoinSet<_> = (0..WRITERS)
-        .map(|_| writers::write(Arc::clone(&store), TIME))
-        .collect();
+    let writers: JoinSet<_> = (0..WRITERS).map(|_| writers::write(Arc::clone(&store), TIME)).collect();
     let notes = within(writers.join_all()).await;
 
     race.end();
@@ -147,14 +138,8 @@ async fn every_event_is_seen_once_and_in_order() {
         writers::summary(&notes),
     );
     for (reader, lost) in lost {
-        assert!(
-            lost > 0,
-            "{reader:?} lost nothing: the race does not tell right from wrong"
-        );
+        assert!(lost > 0, "{reader:?} lost nothing: the race does not tell right from wrong");
     }
-    assert!(
-        kills.iter().all(|kills| *kills > 0),
-        "nobody was killed: {kills:?}"
-    );
+    assert!(kills.iter().all(|kills| *kills > 0), "nobody was killed: {kills:?}");
     writers::check_variety(&notes);
 }

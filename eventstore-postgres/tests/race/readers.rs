@@ -51,11 +51,7 @@ pub(crate) enum WrongReader {
 }
 
 impl WrongReader {
-    pub(crate) const ALL: [Self; 3] = [
-        Self::AfterPosition,
-        Self::BelowOldestTransaction,
-        Self::BoundInSnapshot,
-    ];
+    pub(crate) const ALL: [Self; 3] = [Self::AfterPosition, Self::BelowOldestTransaction, Self::BoundInSnapshot];
 
     const fn sql(self) -> &'static str {
         match self {

@@ -89,9 +89,7 @@ fn shared(number: u64) -> StreamId {
 /// A number that looks like chance.
 fn dice() -> u64 {
     static STATE: AtomicU64 = AtomicU64::new(1);
-    let mixed = STATE
-        .fetch_add(1, Ordering::Relaxed)
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = STATE.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32
 }
 
@@ -112,9 +110,6 @@ pub(crate) fn summary(notes: &[Notes]) -> String {
 /// Checks that what makes the race hard has happened.
 pub(crate) fn check_variety(notes: &[Notes]) {
     assert!(sum(notes, |note| note.conflicts) > 0, "no conflicts");
-    assert!(
-        sum(notes, |note| note.unavailable) > 0,
-        "nothing was rolled back"
-    );
+    assert!(sum(notes, |note| note.unavailable) > 0, "nothing was rolled back");
     assert!(sum(notes, |note| note.repeats) > 0, "no repeats");
 }

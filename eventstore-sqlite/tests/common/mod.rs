@@ -1,10 +1,7 @@
 //! Files for tests, in a directory of this process; directories of processes that are gone are removed.
 
 #![allow(dead_code, reason = "each test crate uses another part of it")]
-#![allow(
-    clippy::unwrap_used,
-    reason = "tests only, though not all functions are marked as such"
-)]
+#![allow(clippy::unwrap_used, reason = "tests only, though not all functions are marked as such")]
 
 use std::{
     fs,
@@ -55,9 +52,7 @@ pub(crate) fn fresh_stream() -> StreamId {
 
 /// That many different events.
 pub(crate) fn events(count: usize) -> Vec<NewEvent> {
-    (0..count)
-        .map(|n| NewEvent::new(Name::from_static("Counted"), 1, format!(r#"{{"n":{n}}}"#)))
-        .collect()
+    (0..count).map(|n| NewEvent::new(Name::from_static("Counted"), 1, format!(r#"{{"n":{n}}}"#))).collect()
 }
 
 /// All events of a stream.

@@ -103,10 +103,7 @@ impl Generator {
     /// Feeds git with what is written since the last call.
     pub fn send(&mut self, repo: &Repo) -> &mut Self {
         let stream = std::mem::take(&mut self.stream);
-        let marks = [
-            "--import-marks-if-exists=.git/marks",
-            "--export-marks=.git/marks",
-        ];
+        let marks = ["--import-marks-if-exists=.git/marks", "--export-marks=.git/marks"];
         repo.git_with(&["fast-import", "--quiet", marks[0], marks[1]], &stream);
         self
     }
@@ -217,12 +214,7 @@ impl Generator {
 
     /// Commits that HEAD does not contain: nobody may count them.
     fn unmerged_branch(&mut self) {
-        let before = (
-            self.files.clone(),
-            self.authors.clone(),
-            self.commits,
-            self.file_events,
-        );
+        let before = (self.files.clone(), self.authors.clone(), self.commits, self.file_events);
         self.begin("unmerged", self.head, None);
         self.add(b"unmerged".to_vec(), "unmerged".into());
         (self.files, self.authors, self.commits, self.file_events) = before;
@@ -240,9 +232,7 @@ impl Generator {
                 (70..78, Some(file)) => self.delete(file),
                 (78..82, Some(file)) => self.executable(file),
                 (82..86, Some(_)) => self.add_again(),
-                (86..88, Some(_))
-                    if self.left.first().is_some_and(|left| left.1 < self.commits) =>
-                {
+                (86..88, Some(_)) if self.left.first().is_some_and(|left| left.1 < self.commits) => {
                     let (name, _) = self.left.remove(0);
                     self.add(name.clone().into_bytes(), name);
                 }
@@ -329,10 +319,7 @@ impl Generator {
         let (path, shown) = match gone {
             Some(other) => {
                 self.files[other].replaced = true;
-                (
-                    self.files[other].path.clone(),
-                    self.files[other].shown.clone(),
-                )
+                (self.files[other].path.clone(), self.files[other].shown.clone())
             }
             None => {
                 let name = self.new_name();
@@ -358,11 +345,7 @@ impl Generator {
     }
 
     fn account_new(&mut self, path: Vec<u8>, shown: String) -> usize {
-        self.files.push(File {
-            path,
-            shown,
-            ..File::default()
-        });
+        self.files.push(File { path, shown, ..File::default() });
         self.account(self.files.len() - 1);
         self.files.len() - 1
     }
@@ -379,18 +362,10 @@ impl Generator {
     }
 
     fn write_file(&mut self, file: usize) {
-        let File {
-            path,
-            lines,
-            executable,
-            ..
-        } = &self.files[file];
+        let File { path, lines, executable, .. } = &self.files[file];
         let mode = if *executable { "100755" } else { "100644" };
         let (path, content) = (quoted(path), lines.concat());
-        self.write(format!(
-            "M {mode} inline {path}\ndata {}\n{content}\n",
-            content.len()
-        ));
+        self.write(format!("M {mode} inline {path}\ndata {}\n{content}\n", content.len()));
     }
 
     fn write(&mut self, text: impl AsRef<[u8]>) {

@@ -28,10 +28,7 @@ fn an_import_that_is_killed_goes_on() {
     assert!(last.found() > found && last.found() < generator.commits);
     assert_eq!(last.found() + last.imported().0, generator.commits);
     assert_tables(&last, &generator);
-    println!(
-        "killed {kills} times, the last time after {} commits",
-        last.found()
-    );
+    println!("killed {kills} times, the last time after {} commits", last.found());
 }
 
 #[test]
@@ -42,18 +39,11 @@ fn ctrl_c_stops_cleanly() {
     }
     let (repo, generator) = generated(2_000);
     let busy = repo.import_until_busy("events.db");
-    let kill = std::process::Command::new("kill")
-        .args(["-INT", &busy.child.id().to_string()])
-        .status();
+    let kill = std::process::Command::new("kill").args(["-INT", &busy.child.id().to_string()]).status();
     assert!(kill.unwrap().success());
     let stopped = busy.end();
     assert_eq!(stopped.code, Some(130), "{stopped:#?}");
-    assert!(
-        stopped
-            .stdout
-            .ends_with("the same command goes on from there\n"),
-        "{stopped:#?}"
-    );
+    assert!(stopped.stdout.ends_with("the same command goes on from there\n"), "{stopped:#?}");
 
     let rest = repo.import("events.db", &[]).succeeded();
     assert_eq!(rest.found(), stopped.imported().0);
@@ -69,11 +59,7 @@ fn two_imports_at_once_store_nothing_twice() {
     let (repo, generator) = generated(600);
     let start = || {
         let mut command = repo.importing("events.db", &[]);
-        command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     for child in [start(), start()] {
         let run = Run::of(child.wait_with_output().unwrap());
@@ -97,21 +83,10 @@ fn half_a_commit_is_not_taken_for_a_whole_one() {
     std::fs::create_dir(&bin).unwrap();
     let script = "#!/bin/sh\nPATH=${PATH#*:}\n\
         case \" $* \" in *\" log \"*) git \"$@\" | head -c LENGTH; exit 9;; esac\nexec git \"$@\"\n";
-    let raw = [
-        "log",
-        "--reverse",
-        "--topo-order",
-        "-z",
-        "--raw",
-        "--no-abbrev",
-        "-M50%",
-    ];
+    let raw = ["log", "--reverse", "--topo-order", "-z", "--raw", "--no-abbrev", "-M50%"];
     let format = "--format=tformat:%H%x00%P%x00%an%x00%ae%x00%ct%x00%s";
     let whole = repo.git(&[&raw[..], &["-l1000", "-c", "--combined-all-paths", format]].concat());
-    let length = whole
-        .match_indices("\0:100644")
-        .map(|(at, _)| at + 1)
-        .nth(60);
+    let length = whole.match_indices("\0:100644").map(|(at, _)| at + 1).nth(60);
     // what is shown for a byte that is not UTF-8 is longer than the byte
     let shown = &whole[..length.unwrap()];
     let length = shown.len() - 2 * shown.matches('\u{fffd}').count();
@@ -126,9 +101,6 @@ fn half_a_commit_is_not_taken_for_a_whole_one() {
     assert!(broken.stderr.contains("`git log` failed"), "{broken:#?}");
 
     let rest = repo.import("events.db", &[]).succeeded();
-    assert!(
-        rest.found() > 0 && rest.found() < generator.commits,
-        "{rest:#?}"
-    );
+    assert!(rest.found() > 0 && rest.found() < generator.commits, "{rest:#?}");
     assert_tables(&rest, &generator);
 }

@@ -18,11 +18,7 @@ fn generated(commits: u64) -> (Repo, Generator) {
     let mut generator = Generator::new();
     generator.commit_until(commits).send(&repo);
     let count = repo.git(&["rev-list", "--count", "HEAD"]);
-    assert_eq!(
-        count,
-        generator.commits.to_string(),
-        "the generator's own account"
-    );
+    assert_eq!(count, generator.commits.to_string(), "the generator's own account");
     (repo, generator)
 }
 
@@ -55,11 +51,7 @@ fn five_thousand_commits_are_imported_once_each() {
     let tree = repo.git(&["ls-tree", "-r", "-z", "HEAD"]);
     let there = format!("{} still there)", tree.matches('\0').count());
     assert!(first.stdout.contains(&there), "{there}\n{}", first.stdout);
-    for note in [
-        "5 path(s) are kept quoted",
-        "1 path(s) are longer",
-        "have an author or message that is not UTF-8",
-    ] {
+    for note in ["5 path(s) are kept quoted", "1 path(s) are longer", "have an author or message that is not UTF-8"] {
         assert!(first.stdout.contains(note), "{note}\n{}", first.stdout);
     }
 
@@ -84,9 +76,7 @@ fn postgres_keeps_it_as_well() {
     let database = common::Database::create();
     let import = || {
         let mut command = example();
-        command
-            .arg(&repo.path)
-            .args(["--top", "1000000", "--store", &database.url]);
+        command.arg(&repo.path).args(["--top", "1000000", "--store", &database.url]);
         Run::of(command.output().unwrap()).succeeded()
     };
     assert_eq!(import().imported().0, 300);
@@ -143,25 +133,14 @@ fn this_repository_is_imported() {
     let repo = Repo::clone_of(own, &["--bare"]);
     let number = |text: String| text.parse::<u64>().unwrap();
     let commits = number(repo.git(&["rev-list", "--count", "HEAD"]));
-    let raw = [
-        "log",
-        "--raw",
-        "-c",
-        "--root",
-        "-M50%",
-        "-l1000",
-        "--format=",
-    ];
+    let raw = ["log", "--raw", "-c", "--root", "-M50%", "-l1000", "--format="];
     let changes = repo.git(&raw).lines().count() as u64;
 
     let run = repo.import("events.db", &[]).succeeded();
     assert_eq!(run.imported(), (commits, commits + changes));
     let rows = run.tables();
-    let by_authors: u64 = rows
-        .iter()
-        .filter(|row| row.ends_with('>'))
-        .filter_map(|row| row.split(' ').next()?.parse::<u64>().ok())
-        .sum();
+    let by_authors: u64 =
+        rows.iter().filter(|row| row.ends_with('>')).filter_map(|row| row.split(' ').next()?.parse::<u64>().ok()).sum();
     assert_eq!(by_authors, commits, "every commit has one author");
     assert_eq!(repo.import("events.db", &[]).succeeded().imported(), (0, 0));
 }

@@ -55,11 +55,7 @@ impl Repo {
         let url = format!("file://{}", origin.display());
         Self::at(|path| {
             let mut clone = git(Path::new("."));
-            clone
-                .args(["clone", "--quiet"])
-                .args(options)
-                .arg(url)
-                .arg(path);
+            clone.args(["clone", "--quiet"]).args(options).arg(url).arg(path);
             assert!(clone.status().unwrap().success(), "git clone {options:?}");
         })
     }
@@ -83,12 +79,7 @@ impl Repo {
 
     /// What git says to `input`, without the line end.
     pub fn git_with(&self, arguments: &[&str], input: &[u8]) -> String {
-        let mut child = git(&self.path)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = git(&self.path).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(input).unwrap();
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "git {arguments:?}");
@@ -109,10 +100,7 @@ impl Repo {
 
     pub fn importing(&self, store: &str, options: &[&str]) -> Command {
         let mut command = example();
-        command
-            .arg(&self.path)
-            .arg("--store")
-            .arg(self.beside(store));
+        command.arg(&self.path).arg("--store").arg(self.beside(store));
         command.args(["--top", "1000000"]).args(options);
         command
     }
@@ -127,11 +115,7 @@ impl Repo {
             let more = output.read_line(&mut said).unwrap();
             assert!(more > 0, "it ended before it could be stopped:\n{said}");
         }
-        Busy {
-            child,
-            output,
-            said,
-        }
+        Busy { child, output, said }
     }
 }
 
@@ -179,15 +163,9 @@ impl Run {
 
     /// How many commits and events it says it has imported.
     pub fn imported(&self) -> (u64, u64) {
-        let line = self
-            .stdout
-            .lines()
-            .find(|line| line.starts_with("imported "));
-        let numbers: Vec<u64> = line
-            .unwrap_or_else(|| panic!("{self:#?}"))
-            .split(' ')
-            .filter_map(|word| word.parse().ok())
-            .collect();
+        let line = self.stdout.lines().find(|line| line.starts_with("imported "));
+        let numbers: Vec<u64> =
+            line.unwrap_or_else(|| panic!("{self:#?}")).split(' ').filter_map(|word| word.parse().ok()).collect();
         (numbers[0], numbers[1])
     }
 
@@ -207,11 +185,8 @@ impl Run {
             let words = line.split_whitespace().take(2);
             words.filter(|word| word.parse::<u64>().is_ok()).count() == 2
         };
-        let mut lines: Vec<_> = tables
-            .lines()
-            .filter(numbers)
-            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-            .collect();
+        let mut lines: Vec<_> =
+            tables.lines().filter(numbers).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         lines.sort();
         lines
     }
@@ -235,10 +210,7 @@ fn isolated(mut command: Command) -> Command {
     for variable in repository {
         command.env_remove(variable);
     }
-    command
-        .env("GIT_CONFIG_GLOBAL", SETTINGS)
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_TERMINAL_PROMPT", "0");
+    command.env("GIT_CONFIG_GLOBAL", SETTINGS).env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0");
     for role in ["AUTHOR", "COMMITTER"] {
         command
             .env(format!("GIT_{role}_NAME"), "Ada")

@@ -22,25 +22,12 @@ fn rewritten_history_is_refused_or_imported_beside() {
 
     let refused = repo.import("events.db", &[]);
     assert_eq!(refused.code, Some(1));
-    assert!(
-        refused
-            .stderr
-            .contains("(2 commits are not part of it any more)"),
-        "{refused:#?}"
-    );
+    assert!(refused.stderr.contains("(2 commits are not part of it any more)"), "{refused:#?}");
 
     let accepted = repo.import("events.db", &["--accept-rewrite"]).succeeded();
-    assert_eq!(
-        accepted.imported(),
-        (1, 3),
-        "the commit, its file, the rewrite"
-    );
+    assert_eq!(accepted.imported(), (1, 3), "the commit, its file, the rewrite");
     let again = repo.import("events.db", &[]).succeeded();
-    assert_eq!(
-        (again.found(), again.imported()),
-        (6, (0, 0)),
-        "accepted once for all"
-    );
+    assert_eq!((again.found(), again.imported()), (6, (0, 0)), "accepted once for all");
 
     // git has forgotten what it wrote first
     repo.commit("third", "third\n");
@@ -53,10 +40,7 @@ fn rewritten_history_is_refused_or_imported_beside() {
     other.commit("file", "of another repository\n");
     let store = repo.beside("events.db");
     let refused = other.import(&store.display().to_string(), &[]);
-    assert!(
-        refused.stderr.contains("(its last commits are gone)"),
-        "{refused:#?}"
-    );
+    assert!(refused.stderr.contains("(its last commits are gone)"), "{refused:#?}");
 }
 
 #[test]
@@ -73,12 +57,7 @@ fn a_shallow_clone_is_imported_with_a_note_and_not_when_it_gets_deeper() {
     repo.git(&["fetch", "--quiet", "--unshallow"]);
     let refused = repo.import("events.db", &[]);
     assert_eq!(refused.code, Some(1));
-    assert!(
-        refused
-            .stderr
-            .contains("commits have appeared before those"),
-        "{refused:#?}"
-    );
+    assert!(refused.stderr.contains("commits have appeared before those"), "{refused:#?}");
 }
 
 #[test]
@@ -104,14 +83,8 @@ fn what_cannot_be_imported_is_explained() {
     let plain = folder.join("plain");
     std::fs::create_dir(&plain).unwrap();
     let message = said(&plain, None);
-    assert!(
-        message.contains("plain` is not a git repository that git can read"),
-        "{message}"
-    );
-    assert!(
-        message.contains("not a git repository (or any"),
-        "{message}"
-    );
+    assert!(message.contains("plain` is not a git repository that git can read"), "{message}");
+    assert!(message.contains("not a git repository (or any"), "{message}");
 
     let empty = Repo::new();
     assert!(said(&empty.path, None).contains("has no commits yet: there is nothing to import"));

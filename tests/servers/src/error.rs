@@ -60,10 +60,7 @@ impl fmt::Display for Error {
                 write!(f, "{server} did not start; the end of its log:\n{log}")
             }
             Self::NoFreePort => f.write_str("found no free port"),
-            Self::ForeignFolder { folder } => write!(
-                f,
-                "{folder} belongs to another user: remove it or set TMPDIR"
-            ),
+            Self::ForeignFolder { folder } => write!(f, "{folder} belongs to another user: remove it or set TMPDIR"),
             Self::Io { doing, source } => write!(f, "cannot {doing}: {source}"),
         }
     }

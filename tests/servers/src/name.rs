@@ -27,26 +27,14 @@ fn seed() -> &'static str {
     static SEED: OnceLock<String> = OnceLock::new();
     SEED.get_or_init(|| {
         let random = RandomState::new().hash_one((process::id(), SystemTime::now()));
-        format!(
-            "{:0>width$}",
-            base36(random % 36_u64.pow(SEED_DIGITS)),
-            width = SEED_DIGITS as usize
-        )
+        format!("{:0>width$}", base36(random % 36_u64.pow(SEED_DIGITS)), width = SEED_DIGITS as usize)
     })
 }
 
 /// Makes `prefix` a lower-case identifier that PostgreSQL does not reserve.
 fn safe(prefix: &str) -> String {
     let kept = prefix.chars().take(PREFIX_BYTES);
-    let name: String = kept
-        .map(|c| {
-            if c.is_ascii_alphanumeric() {
-                c.to_ascii_lowercase()
-            } else {
-                '_'
-            }
-        })
-        .collect();
+    let name: String = kept.map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect();
     let reserved = name.starts_with("pg_") || !name.starts_with(|c: char| c.is_ascii_lowercase());
     if reserved { format!("t_{name}") } else { name }
 }
@@ -71,38 +59,18 @@ mod tests {
 
     #[test]
     fn threads_never_get_the_same_name() {
-        let threads: Vec<_> = (0..8)
-            .map(|_| thread::spawn(|| (0..500).map(|_| unique("t")).collect()))
-            .collect();
-        let names: Vec<String> = threads
-            .into_iter()
-            .flat_map(|t| -> Vec<String> { t.join().unwrap() })
-            .collect();
+        let threads: Vec<_> = (0..8).map(|_| thread::spawn(|| (0..500).map(|_| unique("t")).collect())).collect();
+        let names: Vec<String> = threads.into_iter().flat_map(|t| -> Vec<String> { t.join().unwrap() }).collect();
         assert_eq!(names.iter().collect::<HashSet<_>>().len(), 8 * 500);
     }
 
     #[test]
     fn a_name_is_an_identifier_whatever_the_prefix() {
-        for prefix in [
-            "orders",
-            "",
-            "9lives",
-            "pg_x",
-            "Straße/ΔΔ",
-            "_x",
-            &"Long".repeat(50),
-        ] {
+        for prefix in ["orders", "", "9lives", "pg_x", "Straße/ΔΔ", "_x", &"Long".repeat(50)] {
             let name = unique(prefix);
             assert!(name.len() <= 63, "{name}");
-            assert!(
-                name.starts_with(|c: char| c.is_ascii_lowercase()) && !name.starts_with("pg_"),
-                "{name}"
-            );
-            assert!(
-                name.chars()
-                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'),
-                "{name}"
-            );
+            assert!(name.starts_with(|c: char| c.is_ascii_lowercase()) && !name.starts_with("pg_"), "{name}");
+            assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'), "{name}");
         }
     }
 

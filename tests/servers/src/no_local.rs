@@ -15,9 +15,7 @@ pub struct PrivateRedis(std::convert::Infallible);
 #[allow(missing_docs)]
 impl PrivateRedis {
     pub(crate) fn launch() -> Result<Self, Error> {
-        Err(Error::Unsupported {
-            server: Server::Redis,
-        })
+        Err(Error::Unsupported { server: Server::Redis })
     }
 
     #[must_use]

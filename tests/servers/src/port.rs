@@ -28,12 +28,8 @@ impl Reservation {
     /// Reserves a port that nobody listens on.
     pub(crate) fn new() -> Result<Self, Error> {
         let start = RandomState::new().hash_one(()) % u64::from(COUNT);
-        let ports =
-            (0..COUNT).map(|step| FIRST + ((start + u64::from(step)) % u64::from(COUNT)) as u16);
-        ports
-            .into_iter()
-            .find_map(Self::of)
-            .ok_or(Error::NoFreePort)
+        let ports = (0..COUNT).map(|step| FIRST + ((start + u64::from(step)) % u64::from(COUNT)) as u16);
+        ports.into_iter().find_map(Self::of).ok_or(Error::NoFreePort)
     }
 
     /// The reserved port.
@@ -53,9 +49,7 @@ pub(crate) fn closed() -> Result<u16, Error> {
     static KEPT: Mutex<Vec<Reservation>> = Mutex::new(Vec::new());
     let reservation = Reservation::new()?;
     let port = reservation.port();
-    KEPT.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(reservation);
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(reservation);
     Ok(port)
 }
 

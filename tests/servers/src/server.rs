@@ -16,9 +16,7 @@ impl Server {
     /// Returns the URL of the server: from the environment, else of a private one, started on demand.
     pub(crate) fn url(self) -> Result<String, Error> {
         match env::var_os(self.variable()).filter(|value| !value.is_empty()) {
-            Some(url) => url.into_string().map_err(|_| Error::NotAUrl {
-                variable: self.variable(),
-            }),
+            Some(url) => url.into_string().map_err(|_| Error::NotAUrl { variable: self.variable() }),
             None => local::shared_url(self),
         }
     }

@@ -15,10 +15,7 @@ fn what_was_acknowledged_survives_stop_and_start() {
     let url = redis.url().to_owned();
     assert_eq!(ask(&redis, "SET key value").unwrap(), "+OK\r\n");
     redis.stop();
-    assert_eq!(
-        ask(&redis, "PING").unwrap_err().kind(),
-        ErrorKind::ConnectionRefused
-    );
+    assert_eq!(ask(&redis, "PING").unwrap_err().kind(), ErrorKind::ConnectionRefused);
     redis.start();
     assert_eq!(redis.url(), url);
     assert_eq!(ask(&redis, "GET key").unwrap(), "$5\r\nvalue\r\n");
@@ -37,10 +34,7 @@ fn a_paused_server_is_silent_until_it_is_resumed() {
     let redis = test_servers::private_redis();
     redis.pause();
     let silent = ask(&redis, "PING").unwrap_err().kind();
-    assert!(
-        matches!(silent, ErrorKind::WouldBlock | ErrorKind::TimedOut),
-        "{silent}"
-    );
+    assert!(matches!(silent, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{silent}");
     redis.resume();
     assert_eq!(ask(&redis, "PING").unwrap(), "+PONG\r\n");
 }
@@ -79,8 +73,7 @@ fn a_dropped_server_is_gone_paused_or_not() {
 
 #[test]
 fn a_closed_port_refuses() {
-    let refused =
-        TcpStream::connect((Ipv4Addr::LOCALHOST, test_servers::closed_port())).unwrap_err();
+    let refused = TcpStream::connect((Ipv4Addr::LOCALHOST, test_servers::closed_port())).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
 }
 

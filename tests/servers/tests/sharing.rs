@@ -17,25 +17,15 @@ fn client_process() {
 fn both_servers_accept_connections() {
     let temp = TempFolder::new();
     let client = Client::ask(&temp, &["postgres", "redis"]);
-    assert!(
-        client.answers[0].starts_with("postgres://postgres@127.0.0.1:"),
-        "{:?}",
-        client.answers
-    );
-    assert!(
-        client.answers[1].starts_with("redis://127.0.0.1:"),
-        "{:?}",
-        client.answers
-    );
+    assert!(client.answers[0].starts_with("postgres://postgres@127.0.0.1:"), "{:?}", client.answers);
+    assert!(client.answers[1].starts_with("redis://127.0.0.1:"), "{:?}", client.answers);
     assert!(accepts(client.port(0)) && accepts(client.port(1)));
 }
 
 #[test]
 fn processes_that_ask_at_once_get_the_same_server() {
     let temp = TempFolder::new();
-    let mut clients: Vec<_> = (0..6)
-        .map(|_| Client::spawn(command(&temp, &["postgres", "redis"])))
-        .collect();
+    let mut clients: Vec<_> = (0..6).map(|_| Client::spawn(command(&temp, &["postgres", "redis"]))).collect();
     clients.iter_mut().for_each(|client| client.read_answers(2));
     let answers: HashSet<_> = clients.iter().map(|client| &client.answers).collect();
     assert_eq!(answers.len(), 1, "{answers:?}");
@@ -48,15 +38,8 @@ fn a_server_nobody_asks_for_is_not_started() {
         let temp = TempFolder::new();
         let client = Client::ask(&temp, &[server]);
         assert!(accepts(client.port(0)));
-        let runs: Vec<_> = temp
-            .run_folders()
-            .iter()
-            .map(|run| run.display().to_string())
-            .collect();
-        assert!(
-            runs.len() == 1 && !runs[0].contains(&format!("run_{other}")),
-            "{runs:?}"
-        );
+        let runs: Vec<_> = temp.run_folders().iter().map(|run| run.display().to_string()).collect();
+        assert!(runs.len() == 1 && !runs[0].contains(&format!("run_{other}")), "{runs:?}");
     }
 }
 
@@ -67,27 +50,16 @@ fn a_signal_to_the_group_of_the_starter_does_not_reach_the_servers() {
     let other = Client::ask(&temp, &["postgres", "redis"]);
     kill("INT", &format!("-{}", starter.process.id()));
     // the supervisors still do their work
-    let registered =
-        |pid: u32| move |run: &std::path::PathBuf| run.join(format!("clients/{pid}")).exists();
-    assert!(wait_until(|| !temp
-        .run_folders()
-        .iter()
-        .any(registered(starter.process.id()))));
-    assert!(
-        temp.run_folders()
-            .iter()
-            .all(registered(other.process.id()))
-    );
+    let registered = |pid: u32| move |run: &std::path::PathBuf| run.join(format!("clients/{pid}")).exists();
+    assert!(wait_until(|| !temp.run_folders().iter().any(registered(starter.process.id()))));
+    assert!(temp.run_folders().iter().all(registered(other.process.id())));
     assert!(accepts(other.port(0)) && accepts(other.port(1)));
 }
 
 #[test]
 fn names_are_unique_across_processes() {
     let temp = TempFolder::new();
-    let clients = [
-        Client::ask(&temp, &["name", "name"]),
-        Client::ask(&temp, &["name", "name"]),
-    ];
+    let clients = [Client::ask(&temp, &["name", "name"]), Client::ask(&temp, &["name", "name"])];
     let names: HashSet<_> = clients.iter().flat_map(|client| &client.answers).collect();
     assert_eq!(names.len(), 4, "{names:?}");
 }
@@ -103,15 +75,9 @@ fn a_notice_left_from_before_a_reboot_is_not_believed() {
     fs::create_dir_all(stale.join("clients")).unwrap();
     fs::write(stale.join("ready"), first.port(0).to_string()).unwrap();
     let long_ago = fs::FileTimes::new().set_modified(std::time::SystemTime::UNIX_EPOCH);
-    fs::File::create(stale.join("beat"))
-        .unwrap()
-        .set_times(long_ago)
-        .unwrap();
+    fs::File::create(stale.join("beat")).unwrap().set_times(long_ago).unwrap();
     fs::write(checkout.join("redis.current"), name).unwrap();
     let second = Client::ask(&temp, &["redis"]);
     assert_ne!(first.answers, second.answers);
-    assert!(
-        wait_until(|| !stale.exists()),
-        "nobody clears away what was abandoned"
-    );
+    assert!(wait_until(|| !stale.exists()), "nobody clears away what was abandoned");
 }

@@ -21,30 +21,19 @@ fn servers_go_after_their_only_client_was_killed() {
     assert!(ports.into_iter().all(accepts));
     // nobody reaps it before the end of this test: a zombie counts as dead
     client.kill();
-    assert!(
-        wait_until(|| !ports.into_iter().any(accepts)),
-        "a server stayed"
-    );
-    assert!(
-        wait_until(|| temp.run_folders().is_empty()),
-        "a folder stayed"
-    );
+    assert!(wait_until(|| !ports.into_iter().any(accepts)), "a server stayed");
+    assert!(wait_until(|| temp.run_folders().is_empty()), "a folder stayed");
 }
 
 #[test]
 fn servers_go_after_their_last_client_left() {
     let temp = TempFolder::new();
-    let (first, last) = (
-        Client::ask(&temp, &["redis"]),
-        Client::ask(&temp, &["redis"]),
-    );
+    let (first, last) = (Client::ask(&temp, &["redis"]), Client::ask(&temp, &["redis"]));
     let port = first.port(0);
     first.leave();
     assert!(accepts(port));
     last.leave();
-    assert!(wait_until(
-        || !accepts(port) && temp.run_folders().is_empty()
-    ));
+    assert!(wait_until(|| !accepts(port) && temp.run_folders().is_empty()));
 }
 
 #[test]
@@ -59,9 +48,6 @@ fn nothing_stays_when_a_client_is_killed_while_it_starts_a_server() {
         next.read_answers(1);
         assert!(accepts(next.port(0)), "killed after {delay:?}");
         next.kill();
-        assert!(
-            wait_until(|| temp.run_folders().is_empty()),
-            "killed after {delay:?}"
-        );
+        assert!(wait_until(|| temp.run_folders().is_empty()), "killed after {delay:?}");
     }
 }

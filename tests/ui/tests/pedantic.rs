@@ -1,11 +1,7 @@
 //! Code of users who have every group of clippy's lints switched on; our own run of clippy covers this file.
 #![deny(warnings, missing_docs, missing_debug_implementations, unreachable_pub)]
 #![deny(clippy::all, clippy::pedantic, clippy::nursery, clippy::cargo)]
-#![deny(
-    clippy::unwrap_used,
-    clippy::needless_pass_by_value,
-    clippy::absolute_paths
-)]
+#![deny(clippy::unwrap_used, clippy::needless_pass_by_value, clippy::absolute_paths)]
 #![allow(clippy::multiple_crate_versions, clippy::cargo_common_metadata)]
 #![forbid(unsafe_code)]
 
@@ -79,17 +75,8 @@ pub async fn send_receipt(
     meta: &Metadata,
     State(mailer): State<Mailer>,
 ) -> Result<(), fmt::Error> {
-    let to = format!(
-        "{}{} {}",
-        mailer.prefix,
-        event.customer_id,
-        meta.aggregate_id()
-    );
-    if to.is_empty() {
-        Err(fmt::Error)
-    } else {
-        Ok(())
-    }
+    let to = format!("{}{} {}", mailer.prefix, event.customer_id, meta.aggregate_id());
+    if to.is_empty() { Err(fmt::Error) } else { Ok(()) }
 }
 
 /// Audits.

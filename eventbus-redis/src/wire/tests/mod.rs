@@ -4,8 +4,7 @@ mod random;
 mod tolerance;
 
 use eventbus::{
-    Attributes, EventContext, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId,
-    Version,
+    Attributes, EventContext, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
 };
 use time::macros::datetime;
 use uuid::{Uuid, uuid};
@@ -39,10 +38,7 @@ fn captured_event() -> RecordedEvent {
 }
 
 fn decode(fields: &[(&str, &str)]) -> Result<RecordedEvent, Undecodable> {
-    let fields: Vec<_> = fields
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()))
-        .collect();
+    let fields: Vec<_> = fields.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
     super::decode(&fields)
 }
 
@@ -55,8 +51,7 @@ fn decode_payload(payload: &str) -> Result<RecordedEvent, Undecodable> {
 
 /// Decodes the captured entry with one value of the payload replaced, or taken out.
 fn decode_with(key: &str, value: Option<&str>) -> Result<RecordedEvent, Undecodable> {
-    let mut payload: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(CAPTURED[6].1).unwrap();
+    let mut payload: serde_json::Map<String, serde_json::Value> = serde_json::from_str(CAPTURED[6].1).unwrap();
     match value {
         Some(value) => payload.insert(key.into(), serde_json::from_str(value).unwrap()),
         None => payload.remove(key),
@@ -67,10 +62,7 @@ fn decode_with(key: &str, value: Option<&str>) -> Result<RecordedEvent, Undecoda
 #[test]
 fn a_captured_entry_is_written_byte_for_byte() {
     let fields = encode(&captured_event()).unwrap();
-    let fields: Vec<_> = fields
-        .iter()
-        .map(|(name, value)| (*name, value.as_str()))
-        .collect();
+    let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
     assert_eq!(fields, CAPTURED);
 }
 
@@ -87,33 +79,16 @@ fn every_field_has_its_place() {
         .with_tenant(Uuid::from_u128(3))
         .with_actor("Zoë \"x\"\n")
         .with_attributes(Attributes::parse(r#"{"b":1.50,"a":null}"#).unwrap());
-    let event = NewEvent::new(
-        Name::from_static("Type"),
-        2,
-        r#" { "z" : [1, 2], "a": "é" } "#,
-    )
-    .with_event_id(EventId::from(Uuid::from_u128(4)))
-    .with_occurred_at(datetime!(2026-01-02 03:04:05 UTC))
-    .with_context(context)
-    .recorded_as(
-        StreamId::parse("Order", "12/34").unwrap(),
-        Version::new(9),
-        Some(Position::new(77)),
-    );
+    let event = NewEvent::new(Name::from_static("Type"), 2, r#" { "z" : [1, 2], "a": "é" } "#)
+        .with_event_id(EventId::from(Uuid::from_u128(4)))
+        .with_occurred_at(datetime!(2026-01-02 03:04:05 UTC))
+        .with_context(context)
+        .recorded_as(StreamId::parse("Order", "12/34").unwrap(), Version::new(9), Some(Position::new(77)));
     let fields = encode(&event).unwrap();
     let names: Vec<_> = fields.iter().map(|(name, _)| *name).collect();
     assert_eq!(
         names,
-        [
-            "event_id",
-            "event_type",
-            "aggregate_id",
-            "aggregate_type",
-            "tenant_id",
-            "occurred_at",
-            "payload",
-            "position"
-        ]
+        ["event_id", "event_type", "aggregate_id", "aggregate_type", "tenant_id", "occurred_at", "payload", "position"]
     );
     assert_eq!(fields[4].1, "00000000-0000-0000-0000-000000000003");
     assert_eq!(fields[5].1, "2026-01-02T03:04:05+00:00");
@@ -161,10 +136,7 @@ fn the_payload_counts_and_the_other_fields_only_stand_in() {
     let event = decode(&fields).unwrap();
     assert_eq!(event.metadata().aggregate_id().as_str(), "other");
     assert_eq!(event.metadata().tenant_id(), Some(Uuid::from_u128(9)));
-    assert_eq!(
-        event.metadata().occurred_at(),
-        datetime!(1999-01-01 0:00 UTC)
-    );
+    assert_eq!(event.metadata().occurred_at(), datetime!(1999-01-01 0:00 UTC));
     assert_eq!(event.payload(), "{}");
 }
 
@@ -176,14 +148,8 @@ fn base_fields_and_own_fields_may_be_mixed_and_escaped() {
         r#""occurred_at":"2026-11-20T06:57:24Z"}"#
     ))
     .unwrap();
-    assert_eq!(
-        event.payload(),
-        r#"{"b":9007199254740993,"a":"\u00e9","a":2,"nested":{"event_id":[1,  2]}}"#
-    );
-    assert_eq!(
-        event.metadata().event_id().as_uuid(),
-        uuid!("2376693e-5be9-4a85-a652-862d4b54c52d")
-    );
+    assert_eq!(event.payload(), r#"{"b":9007199254740993,"a":"\u00e9","a":2,"nested":{"event_id":[1,  2]}}"#);
+    assert_eq!(event.metadata().event_id().as_uuid(), uuid!("2376693e-5be9-4a85-a652-862d4b54c52d"));
 }
 
 #[test]

@@ -32,9 +32,7 @@ fn arbitrary_json() -> impl Strategy<Value = serde_json::Value> {
 
 fn arbitrary_object() -> impl Strategy<Value = String> {
     collection::btree_map(any::<String>(), arbitrary_json(), 0..5).prop_map(|map| {
-        let own = map
-            .into_iter()
-            .filter(|(key, _)| !eventbus::RESERVED_FIELDS.contains(&key.as_str()));
+        let own = map.into_iter().filter(|(key, _)| !eventbus::RESERVED_FIELDS.contains(&key.as_str()));
         serde_json::Value::from(own.collect::<serde_json::Map<_, _>>()).to_string()
     })
 }

@@ -9,39 +9,16 @@ use crate::wire::decode::Undecodable;
 #[test]
 fn times_are_read_as_tolerantly_as_in_python() {
     let at = |text: &str| -> Result<OffsetDateTime, Undecodable> {
-        Ok(decode_with("occurred_at", Some(text))?
-            .metadata()
-            .occurred_at())
+        Ok(decode_with("occurred_at", Some(text))?.metadata().occurred_at())
     };
     for (text, expected) in [
-        (
-            r#""2026-01-02T03:04:05Z""#,
-            datetime!(2026-01-02 03:04:05 UTC),
-        ),
-        (
-            r#""2026-01-02T03:04:05.123Z""#,
-            datetime!(2026-01-02 03:04:05.123 UTC),
-        ),
-        (
-            r#""2026-01-02T03:04:05.123456789Z""#,
-            datetime!(2026-01-02 03:04:05.123_456 UTC),
-        ),
-        (
-            r#""2026-01-02T03:04:05.9999999+00:00""#,
-            datetime!(2026-01-02 03:04:05.999_999 UTC),
-        ),
-        (
-            r#""2026-01-02T03:04:05+05:30""#,
-            datetime!(2026-01-01 21:34:05 UTC),
-        ),
-        (
-            r#""2026-01-02T03:04:05-0800""#,
-            datetime!(2026-01-02 11:04:05 UTC),
-        ),
-        (
-            r#""2026-01-02T03:04:05.5""#,
-            datetime!(2026-01-02 03:04:05.5 UTC),
-        ),
+        (r#""2026-01-02T03:04:05Z""#, datetime!(2026-01-02 03:04:05 UTC)),
+        (r#""2026-01-02T03:04:05.123Z""#, datetime!(2026-01-02 03:04:05.123 UTC)),
+        (r#""2026-01-02T03:04:05.123456789Z""#, datetime!(2026-01-02 03:04:05.123_456 UTC)),
+        (r#""2026-01-02T03:04:05.9999999+00:00""#, datetime!(2026-01-02 03:04:05.999_999 UTC)),
+        (r#""2026-01-02T03:04:05+05:30""#, datetime!(2026-01-01 21:34:05 UTC)),
+        (r#""2026-01-02T03:04:05-0800""#, datetime!(2026-01-02 11:04:05 UTC)),
+        (r#""2026-01-02T03:04:05.5""#, datetime!(2026-01-02 03:04:05.5 UTC)),
         (r#""2026-01-02 03:04""#, datetime!(2026-01-02 03:04:00 UTC)),
         (r#""2026-01-02""#, datetime!(2026-01-02 0:00 UTC)),
         (r#""1767323045""#, datetime!(2026-01-02 03:04:05 UTC)),
@@ -96,23 +73,9 @@ fn ids_and_numbers_are_read_as_tolerantly_as_in_python() {
         assert_eq!(event.version(), u64::from(expected), "{text}");
     }
     let event = decode_with("correlation_id", None).unwrap();
-    assert_eq!(
-        event.metadata().correlation_id(),
-        id,
-        "its own conversation"
-    );
-    for key in [
-        "event_version",
-        "aggregate_version",
-        "tenant_id",
-        "actor_id",
-        "metadata",
-    ] {
-        assert_eq!(
-            decode_with(key, None).unwrap(),
-            captured_event(),
-            "without {key}"
-        );
+    assert_eq!(event.metadata().correlation_id(), id, "its own conversation");
+    for key in ["event_version", "aggregate_version", "tenant_id", "actor_id", "metadata"] {
+        assert_eq!(decode_with(key, None).unwrap(), captured_event(), "without {key}");
     }
 }
 
@@ -142,8 +105,5 @@ fn what_python_refuses_is_refused() {
     }
     assert!(decode(&CAPTURED[..6]).is_err(), "no payload");
     assert!(decode(&[]).is_err(), "no fields");
-    assert!(
-        crate::wire::decode(&[("payload".into(), vec![0xFF])]).is_err(),
-        "no text"
-    );
+    assert!(crate::wire::decode(&[("payload".into(), vec![0xFF])]).is_err(), "no text");
 }

@@ -53,9 +53,7 @@ async fn handle_batch(shared: &Shared, group: &Name, stop: &StopSignal) -> bool 
 
 /// Handles an entry. False: the group has no subscribers at the moment.
 async fn handle(shared: &Shared, group: &Name, taken: Taken) -> bool {
-    let delivery = Delivery::new(taken.record, group.clone())
-        .with_attempt(taken.attempt)
-        .with_message_id(taken.id);
+    let delivery = Delivery::new(taken.record, group.clone()).with_attempt(taken.attempt).with_message_id(taken.id);
     shared.counters.events_consumed(1);
     let outcome = dispatch(&shared.subscribers.of_group(group), &delivery).await;
     let groups = shared.subscribers.groups();
@@ -84,10 +82,7 @@ fn checkpoint_name(group: &Name) -> Name {
 }
 
 /// The checkpoint of a group.
-pub(super) async fn load(
-    checkpoints: &dyn Checkpoints,
-    group: &Name,
-) -> Result<Option<Position>, CheckpointError> {
+pub(super) async fn load(checkpoints: &dyn Checkpoints, group: &Name) -> Result<Option<Position>, CheckpointError> {
     let saved = checkpoints.load_checkpoint(&checkpoint_name(group)).await?;
     if saved.is_none() {
         tracing::info!(%group, "no checkpoint yet: the group begins with the oldest event");
@@ -97,11 +92,7 @@ pub(super) async fn load(
 
 /// Loads the checkpoint of a group that came after the bus resumed; tried again with the next batch if it fails.
 async fn join(shared: &Shared, group: &Name) {
-    let Some(Resume {
-        checkpoints,
-        fed_from,
-    }) = shared.resume().clone()
-    else {
+    let Some(Resume { checkpoints, fed_from }) = shared.resume().clone() else {
         return;
     };
     if shared.log().cursor(group).is_loaded {

@@ -54,11 +54,7 @@ impl Cursor {
             self.pending.remove(&number);
             return None;
         }
-        let pending = self.pending.entry(number).or_insert(Pending {
-            position,
-            attempts: 0,
-            failed: false,
-        });
+        let pending = self.pending.entry(number).or_insert(Pending { position, attempts: 0, failed: false });
         pending.attempts += 1;
         pending.failed = false;
         Some(pending.attempts)
@@ -133,9 +129,7 @@ impl Cursor {
 
     /// The checkpoint to be saved: everything up to it is finished. `None` if there is nothing new.
     pub(super) fn checkpoint(&self) -> Option<Position> {
-        let finished = self
-            .finished
-            .filter(|_| self.is_loaded && !self.misses_events)?;
+        let finished = self.finished.filter(|_| self.is_loaded && !self.misses_events)?;
         let before = |position: Position| Position::new(position.get().saturating_sub(1));
         let unfinished = self.pending.values().filter_map(|pending| pending.position);
         let checkpoint = match unfinished.min() {

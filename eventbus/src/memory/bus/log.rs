@@ -38,14 +38,7 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn new(capacity: usize) -> Self {
-        Self {
-            capacity,
-            entries: BTreeMap::new(),
-            next: 0,
-            last_id: (0, 0),
-            groups: BTreeMap::new(),
-            dropped: None,
-        }
+        Self { capacity, entries: BTreeMap::new(), next: 0, last_id: (0, 0), groups: BTreeMap::new(), dropped: None }
     }
 
     /// The group's cursor; a new one stands before the oldest entry.
@@ -66,20 +59,14 @@ impl Log {
 
     /// Whether one of these groups lags as far as it may.
     pub(super) fn is_full(&self, groups: &[Name]) -> bool {
-        groups
-            .iter()
-            .any(|group| self.unread(group) >= self.capacity)
+        groups.iter().any(|group| self.unread(group) >= self.capacity)
     }
 
     /// Adds entries, and lets go of old ones that none of `groups` needs.
     pub(super) fn append(&mut self, events: &[RecordedEvent], groups: &[Name]) -> Vec<MessageId> {
         let ids = events.iter().map(|record| {
             let id = self.next_id();
-            let entry = Entry {
-                id: id.clone(),
-                record: record.clone(),
-                position: record.position(),
-            };
+            let entry = Entry { id: id.clone(), record: record.clone(), position: record.position() };
             self.entries.insert(self.next, entry);
             self.next += 1;
             id
@@ -105,12 +92,7 @@ impl Log {
         while let Some(number) = cursor.next_number(&self.entries) {
             let entry = self.entries.get(&number)?;
             if let Some(attempt) = cursor.take(number, entry.position) {
-                return Some(Taken {
-                    number,
-                    attempt,
-                    id: entry.id.clone(),
-                    record: entry.record.clone(),
-                });
+                return Some(Taken { number, attempt, id: entry.id.clone(), record: entry.record.clone() });
             }
         }
         None
@@ -122,8 +104,7 @@ impl Log {
         if excess == 0 {
             return;
         }
-        let cursors: Option<Vec<&Cursor>> =
-            groups.iter().map(|group| self.groups.get(group)).collect();
+        let cursors: Option<Vec<&Cursor>> = groups.iter().map(|group| self.groups.get(group)).collect();
         let Some(cursors) = cursors else {
             return; // a group that has not begun needs them all
         };
@@ -170,11 +151,7 @@ impl Log {
         let pending = self.groups.get(group).map(Cursor::pending);
         let (pending, failed) = pending.unwrap_or_default();
         let next = self.groups.get(group).map_or(0, |cursor| cursor.next);
-        GroupProgress {
-            unread: self.entries.range(next..).count() as u64,
-            pending,
-            failed,
-        }
+        GroupProgress { unread: self.entries.range(next..).count() as u64, pending, failed }
     }
 
     /// Describes the stream; a group has one consumer while it is consumed.
@@ -188,8 +165,7 @@ impl Log {
             let (pending, _) = cursor.pending();
             info.active_consumers += consumers;
             info.pending_messages += pending;
-            info.consumer_groups
-                .push(GroupInfo::new(name.to_string(), consumers, pending));
+            info.consumer_groups.push(GroupInfo::new(name.to_string(), consumers, pending));
         }
     }
 }
@@ -197,8 +173,6 @@ impl Log {
 impl Cursor {
     /// The number of the next entry for the group.
     fn next_number(&mut self, entries: &BTreeMap<u64, Entry>) -> Option<u64> {
-        self.again
-            .pop_front()
-            .or_else(|| entries.range(self.next..).next().map(|(number, _)| *number))
+        self.again.pop_front().or_else(|| entries.range(self.next..).next().map(|(number, _)| *number))
     }
 }

@@ -21,9 +21,8 @@ use self::log::Log;
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     port::{
-        BusCounters, BusStats, CheckpointError, Checkpoints, ConsumeError, Consuming, EventBus,
-        GroupProgress, MessageId, PublishError, PublishRange, RangeOutcome, ShutdownError,
-        StreamInfo, Subscribers,
+        BusCounters, BusStats, CheckpointError, Checkpoints, ConsumeError, Consuming, EventBus, GroupProgress,
+        MessageId, PublishError, PublishRange, RangeOutcome, ShutdownError, StreamInfo, Subscribers,
     },
 };
 
@@ -82,9 +81,7 @@ struct Resume {
 
 impl std::fmt::Debug for Resume {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Resume")
-            .field("fed_from", &self.fed_from)
-            .finish_non_exhaustive()
+        f.debug_struct("Resume").field("fed_from", &self.fed_from).finish_non_exhaustive()
     }
 }
 
@@ -154,10 +151,7 @@ impl Shared {
     }
 
     /// Appends if there is room, refuses if there will be none, else `None`: wait.
-    fn try_publish(
-        &self,
-        events: &[RecordedEvent],
-    ) -> Option<Result<Vec<MessageId>, PublishError>> {
+    fn try_publish(&self, events: &[RecordedEvent]) -> Option<Result<Vec<MessageId>, PublishError>> {
         let destination = DESTINATION.clone();
         if self.consuming.is_closed() {
             return Some(Err(PublishError::ShutDown { destination }));
@@ -203,18 +197,13 @@ impl EventBus for InMemoryEventBus {
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         let is_stored = |event: &RecordedEvent| event.position().is_some();
         if self.shared.resume().is_some() && events.iter().any(is_stored) {
-            return Err(PublishError::OwnedByRelay {
-                destination: DESTINATION.clone(),
-            });
+            return Err(PublishError::OwnedByRelay { destination: DESTINATION.clone() });
         }
         self.shared.publish(events).await
     }
 
     async fn publish_range(&self, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
-        self.shared
-            .publish(range.events)
-            .await
-            .map(RangeOutcome::Published)
+        self.shared.publish(range.events).await.map(RangeOutcome::Published)
     }
 
     fn is_durable(&self) -> bool {
@@ -222,10 +211,7 @@ impl EventBus for InMemoryEventBus {
     }
 
     /// Call it before the bus consumes and before the feed is published.
-    async fn resume_from(
-        &self,
-        checkpoints: Arc<dyn Checkpoints>,
-    ) -> Result<Option<Position>, CheckpointError> {
+    async fn resume_from(&self, checkpoints: Arc<dyn Checkpoints>) -> Result<Option<Position>, CheckpointError> {
         let mut loaded = Vec::new();
         for group in self.shared.subscribers.groups() {
             let saved = consume::load(&*checkpoints, &group).await?;
@@ -239,10 +225,7 @@ impl EventBus for InMemoryEventBus {
             log.cursor(&group).load(saved, fed_from);
         }
         drop(log);
-        *self.shared.resume() = Some(Resume {
-            checkpoints,
-            fed_from,
-        });
+        *self.shared.resume() = Some(Resume { checkpoints, fed_from });
         Ok(fed_from)
     }
 
@@ -254,10 +237,7 @@ impl EventBus for InMemoryEventBus {
         let shared = &self.shared;
         let _ended = Ended(shared);
         let consume = |group, stop| consume::consume(Arc::clone(shared), group, stop);
-        shared
-            .consuming
-            .run(&DESTINATION, &shared.subscribers, consume)
-            .await
+        shared.consuming.run(&DESTINATION, &shared.subscribers, consume).await
     }
 
     async fn stop_consuming(&self) {
@@ -280,11 +260,8 @@ impl EventBus for InMemoryEventBus {
     }
 
     async fn stream_info(&self) -> StreamInfo {
-        let mut info = StreamInfo {
-            connected: !self.shared.consuming.is_closed(),
-            stats: self.stats(),
-            ..StreamInfo::default()
-        };
+        let mut info =
+            StreamInfo { connected: !self.shared.consuming.is_closed(), stats: self.stats(), ..StreamInfo::default() };
         info.stream.name = DESTINATION.to_string();
         let consumed = match self.is_consuming() {
             true => self.shared.subscribers.groups(),

@@ -79,8 +79,7 @@ impl AppBuilder {
 
     /// Runs the linked handlers of these groups only; projections are the group `projections`.
     pub fn discover_groups(mut self, groups: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.discovery =
-            Discovery::Groups(groups.into_iter().map(Into::into).collect::<BTreeSet<_>>());
+        self.discovery = Discovery::Groups(groups.into_iter().map(Into::into).collect::<BTreeSet<_>>());
         self
     }
 
@@ -92,18 +91,13 @@ impl AppBuilder {
 
     /// Feeds this projection. It cannot be rebuilt while running: [`projection_with`](Self::projection_with) can.
     pub fn projection<P: Projection>(mut self, projection: P) -> Self {
-        self.projections
-            .push(ProjectionSlot::of(Projected::new(projection)));
+        self.projections.push(ProjectionSlot::of(Projected::new(projection)));
         self
     }
 
     /// Feeds a projection made by `make`, which also makes the new one of each rebuild.
-    pub fn projection_with<P: Projection>(
-        mut self,
-        make: impl Fn() -> P + Send + Sync + 'static,
-    ) -> Self {
-        self.projections
-            .push(ProjectionSlot::of(Projected::with(make)));
+    pub fn projection_with<P: Projection>(mut self, make: impl Fn() -> P + Send + Sync + 'static) -> Self {
+        self.projections.push(ProjectionSlot::of(Projected::with(make)));
         self
     }
 
@@ -132,29 +126,22 @@ impl AppBuilder {
             None if consumes_only => Arc::new(NoStore::default()),
             None => Arc::new(InMemoryEventStore::new()),
         };
-        let bus = self
-            .bus
-            .unwrap_or_else(|| Arc::new(InMemoryEventBus::new()));
+        let bus = self.bus.unwrap_or_else(|| Arc::new(InMemoryEventBus::new()));
         let plan = Plan {
             discovery: self.discovery,
             handlers: self.handlers,
             projections: self.projections,
             state: &self.state,
-            transaction: store
-                .transactions()
-                .map(|transactions| transactions.transaction_type()),
+            transaction: store.transactions().map(|transactions| transactions.transaction_type()),
             has_store: !consumes_only,
             default_group: bus.default_group(),
         }
         .check()?;
         plan.log_routes();
         let has_relay = self.relay && !consumes_only;
-        let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, has_relay)
-            .await
-            .map_err(|source| StartMistake::Unavailable {
-                what: format!("the relay to `{}`", bus.destination()),
-                source,
-            })?;
+        let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, has_relay).await.map_err(|source| {
+            StartMistake::Unavailable { what: format!("the relay to `{}`", bus.destination()), source }
+        })?;
         Ok(App::new(store, bus, plan, tasks, self.wait_timeout))
     }
 }

@@ -26,9 +26,7 @@ pub enum PublishedError {
         reason: String,
     },
     /// The relay did not get that far in time.
-    #[error(
-        "the relay is at position {position}, {wanted} was not reached within {timeout:?}: {trouble}"
-    )]
+    #[error("the relay is at position {position}, {wanted} was not reached within {timeout:?}: {trouble}")]
     TimedOut {
         /// Where the relay is.
         position: Position,

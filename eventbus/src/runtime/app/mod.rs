@@ -18,9 +18,7 @@ pub use error::{PublishedError, SettleError};
 use self::{plan::Checked, signal::Signals, tasks::Tasks};
 use super::{
     definition::Projection,
-    projection::{
-        Projected, ProjectionError, ProjectionGuard, ProjectionSlot, Rebuild, RebuildError, Rebuilt,
-    },
+    projection::{Projected, ProjectionError, ProjectionGuard, ProjectionSlot, Rebuild, RebuildError, Rebuilt},
     repository::AggregateRepository,
 };
 use crate::{
@@ -105,14 +103,7 @@ impl App {
         wait_timeout: Duration,
     ) -> Self {
         let groups = plan.groups();
-        Self(Arc::new(Running {
-            store,
-            bus,
-            groups,
-            projections: plan.projections,
-            tasks,
-            wait_timeout,
-        }))
+        Self(Arc::new(Running { store, bus, groups, projections: plan.projections, tasks, wait_timeout }))
     }
 
     /// A repository of aggregates of one type; the app's relay publishes what it saves.
@@ -138,9 +129,7 @@ impl App {
     /// # Errors
     /// [`ProjectionError::NotRunning`] if the app has no such projection.
     pub fn projection<P: Projection>(&self) -> Result<&Projected<P>, ProjectionError> {
-        self.slot::<P>()?
-            .downcast()
-            .ok_or_else(|| self.not_running::<P>())
+        self.slot::<P>()?.downcast().ok_or_else(|| self.not_running::<P>())
     }
 
     /// Waits until a projection includes everything up to `position`, then reads it: read your own writes.
@@ -155,9 +144,7 @@ impl App {
         position: impl Into<Option<Position>>,
     ) -> Result<ProjectionGuard<'_, P>, ProjectionError> {
         let position = position.into().unwrap_or(Position::START);
-        self.projection::<P>()?
-            .read_at(position, self.0.wait_timeout)
-            .await
+        self.projection::<P>()?.read_at(position, self.0.wait_timeout).await
     }
 
     /// Rebuilds a projection from zero. State in memory is replaced when the new one is complete; a projection that
@@ -185,12 +172,8 @@ impl App {
         Rebuild::new(move |report| {
             Box::pin(async move {
                 let slot = self.slot::<P>().map_err(RebuildError::from)?;
-                let projected = slot
-                    .downcast::<P>()
-                    .ok_or_else(|| self.not_running::<P>())?;
-                projected
-                    .rebuild_in_app(&*self.0.store, report, self.0.wait_timeout)
-                    .await
+                let projected = slot.downcast::<P>().ok_or_else(|| self.not_running::<P>())?;
+                projected.rebuild_in_app(&*self.0.store, report, self.0.wait_timeout).await
             })
         })
     }
@@ -200,10 +183,7 @@ impl App {
     /// # Errors
     /// [`PublishedError`] if the app has no relay, it stopped, or it did not get there within the builder's
     /// `wait_timeout`.
-    pub async fn published(
-        &self,
-        position: impl Into<Option<Position>>,
-    ) -> Result<Published, PublishedError> {
+    pub async fn published(&self, position: impl Into<Option<Position>>) -> Result<Published, PublishedError> {
         let wanted = position.into().unwrap_or(Position::START);
         let mut relay = self.0.tasks.relay.clone().ok_or(PublishedError::NoRelay)?;
         let timeout = self.0.wait_timeout;
@@ -212,10 +192,7 @@ impl App {
         let now = relay.borrow();
         let position = now.position;
         if position >= wanted {
-            return Ok(Published {
-                position,
-                message_id: now.message_id(wanted),
-            });
+            return Ok(Published { position, message_id: now.message_id(wanted) });
         }
         if in_time {
             return Err(PublishedError::Stopped {
@@ -225,12 +202,7 @@ impl App {
             });
         }
         let busy = || "it is still busy".into();
-        Err(PublishedError::TimedOut {
-            position,
-            wanted,
-            timeout,
-            trouble: now.trouble.clone().unwrap_or_else(busy),
-        })
+        Err(PublishedError::TimedOut { position, wanted, timeout, trouble: now.trouble.clone().unwrap_or_else(busy) })
     }
 
     /// Runs until SIGTERM or SIGINT (Ctrl-C), then stops within 30 s; what is in flight is finished.
@@ -255,24 +227,12 @@ impl App {
 
     fn slot<P: Projection>(&self) -> Result<&ProjectionSlot, ProjectionError> {
         let is_it = |slot: &&ProjectionSlot| slot.type_id() == std::any::TypeId::of::<P>();
-        self.0
-            .projections
-            .iter()
-            .find(is_it)
-            .ok_or_else(|| self.not_running::<P>())
+        self.0.projections.iter().find(is_it).ok_or_else(|| self.not_running::<P>())
     }
 
     fn not_running<P: Projection>(&self) -> ProjectionError {
-        let known = self
-            .0
-            .projections
-            .iter()
-            .map(|slot| slot.definition().name)
-            .collect();
-        ProjectionError::NotRunning {
-            name: P::definition().name,
-            known,
-        }
+        let known = self.0.projections.iter().map(|slot| slot.definition().name).collect();
+        ProjectionError::NotRunning { name: P::definition().name, known }
     }
 }
 

@@ -10,8 +10,8 @@ use crate::{
         stream::{ExpectedVersion, Position, StreamId, Version},
     },
     port::{
-        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction,
-        EventStore, ReadError, ReadFeed, ReadStream, RecordStream,
+        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, ReadError,
+        ReadFeed, ReadStream, RecordStream,
     },
 };
 
@@ -37,15 +37,8 @@ impl AppendEvents for NoStore {
 
 #[async_trait]
 impl ReadStream for NoStore {
-    fn read_stream(
-        &self,
-        _stream: &StreamId,
-        _from: Version,
-        _direction: Direction,
-    ) -> RecordStream<'_> {
-        Box::pin(futures_util::stream::iter([Err(ReadError::Unavailable(
-            none(),
-        ))]))
+    fn read_stream(&self, _stream: &StreamId, _from: Version, _direction: Direction) -> RecordStream<'_> {
+        Box::pin(futures_util::stream::iter([Err(ReadError::Unavailable(none()))]))
     }
 
     async fn stream_version(&self, _stream: &StreamId) -> Result<Version, ReadError> {
@@ -56,9 +49,7 @@ impl ReadStream for NoStore {
 #[async_trait]
 impl ReadFeed for NoStore {
     fn read_all(&self, _after: Position) -> RecordStream<'_> {
-        Box::pin(futures_util::stream::iter([Err(ReadError::Unavailable(
-            none(),
-        ))]))
+        Box::pin(futures_util::stream::iter([Err(ReadError::Unavailable(none()))]))
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
@@ -76,11 +67,7 @@ impl Checkpoints for NoStore {
         Err(CheckpointError::new(name, none()))
     }
 
-    async fn save_checkpoint(
-        &self,
-        name: &Name,
-        _position: Position,
-    ) -> Result<(), CheckpointError> {
+    async fn save_checkpoint(&self, name: &Name, _position: Position) -> Result<(), CheckpointError> {
         Err(CheckpointError::new(name, none()))
     }
 }

@@ -58,12 +58,9 @@ impl Plan<'_> {
     pub(super) fn check(mut self) -> Result<Checked, StartError> {
         let mut mistakes = Vec::new();
         self.discover(&mut mistakes);
-        self.handlers
-            .sort_unstable_by_key(|handler| (handler.name, handler.source));
-        self.handlers
-            .dedup_by_key(|handler| (handler.name, handler.source));
-        self.projections
-            .sort_by_key(|slot| (slot.definition().name, slot.definition().source));
+        self.handlers.sort_unstable_by_key(|handler| (handler.name, handler.source));
+        self.handlers.dedup_by_key(|handler| (handler.name, handler.source));
+        self.projections.sort_by_key(|slot| (slot.definition().name, slot.definition().source));
         mistakes.extend(duplicate_handlers(&self.handlers));
         mistakes.extend(self.duplicate_projections());
         mistakes.extend(self.unmet_requirements());
@@ -82,34 +79,23 @@ impl Plan<'_> {
         mistakes.extend(EventRegistry::discover().mistakes());
         let handlers = discovered_handlers();
         let mut projections: Vec<_> = inventory::iter::<ProjectionRegistration>().collect();
-        projections.sort_unstable_by_key(|projection| {
-            (
-                (projection.definition)().name,
-                (projection.definition)().source,
-            )
-        });
+        projections
+            .sort_unstable_by_key(|projection| ((projection.definition)().name, (projection.definition)().source));
         if handlers.is_empty() && projections.is_empty() {
             mistakes.push(StartMistake::NothingDiscovered);
         }
         self.report_unknown_groups(&handlers, !projections.is_empty(), mistakes);
         let default_group = self.default_group;
-        let wanted =
-            |handler: &HandlerDefinition| self.discovery.wants(&group_of(handler, default_group));
+        let wanted = |handler: &HandlerDefinition| self.discovery.wants(&group_of(handler, default_group));
         let wanted: Vec<_> = handlers.into_iter().filter(wanted).collect();
         self.handlers.extend(wanted);
         if self.discovery.wants(PROJECTIONS) {
-            projections
-                .into_iter()
-                .for_each(|projection| self.add_discovered(projection, mistakes));
+            projections.into_iter().for_each(|projection| self.add_discovered(projection, mistakes));
         }
     }
 
     /// Adds the default instance of a projection, unless the builder was given one of its type.
-    fn add_discovered(
-        &mut self,
-        projection: &ProjectionRegistration,
-        mistakes: &mut Vec<StartMistake>,
-    ) {
+    fn add_discovered(&mut self, projection: &ProjectionRegistration, mistakes: &mut Vec<StartMistake>) {
         let definition = (projection.definition)();
         let place = |of: &ProjectionDefinition| (of.name, of.source);
         let same = |slot: &&ProjectionSlot| place(slot.definition()) == place(&definition);
@@ -132,34 +118,24 @@ impl Plan<'_> {
         let Discovery::Groups(wanted) = &self.discovery else {
             return;
         };
-        let mut known: BTreeSet<String> = handlers
-            .iter()
-            .map(|handler| group_of(handler, self.default_group).as_str().to_owned())
-            .collect();
+        let mut known: BTreeSet<String> =
+            handlers.iter().map(|handler| group_of(handler, self.default_group).as_str().to_owned()).collect();
         if has_projections {
             known.insert(PROJECTIONS.into());
         }
         let known: Vec<_> = known.into_iter().collect();
         let unknown = wanted.iter().filter(|group| !known.contains(group));
-        mistakes.extend(unknown.map(|group| StartMistake::UnknownGroup {
-            group: group.clone(),
-            known: known.clone(),
-        }));
+        mistakes.extend(unknown.map(|group| StartMistake::UnknownGroup { group: group.clone(), known: known.clone() }));
     }
 
     fn duplicate_projections(&self) -> Vec<StartMistake> {
-        let same =
-            |pair: &&[ProjectionSlot]| pair[0].definition().name == pair[1].definition().name;
+        let same = |pair: &&[ProjectionSlot]| pair[0].definition().name == pair[1].definition().name;
         let mistake = |pair: &[ProjectionSlot]| StartMistake::DuplicateProjection {
             name: pair[0].definition().name,
             first: pair[0].definition().source,
             second: pair[1].definition().source,
         };
-        self.projections
-            .windows(2)
-            .filter(same)
-            .map(mistake)
-            .collect()
+        self.projections.windows(2).filter(same).map(mistake).collect()
     }
 
     fn unmet_requirements(&self) -> Vec<StartMistake> {
@@ -167,23 +143,13 @@ impl Plan<'_> {
         let mut check = |name, source, requires: fn(&mut Requirements)| {
             let mut requirements = Requirements::default();
             requires(&mut requirements);
-            mistakes.extend(unmet(
-                name,
-                source,
-                &requirements,
-                self.state,
-                self.transaction,
-            ));
+            mistakes.extend(unmet(name, source, &requirements, self.state, self.transaction));
         };
         for handler in &self.handlers {
             check(handler.name, handler.source, handler.requires);
         }
         for slot in &self.projections {
-            check(
-                slot.definition().name,
-                slot.definition().source,
-                slot.definition().requires,
-            );
+            check(slot.definition().name, slot.definition().source, slot.definition().requires);
         }
         if !self.has_store {
             let without = |slot: &ProjectionSlot| StartMistake::ProjectionWithoutStore {
@@ -199,11 +165,7 @@ impl Plan<'_> {
 impl Checked {
     /// The consumer groups of the handlers, sorted.
     pub(super) fn groups(&self) -> Vec<Name> {
-        let mut groups: Vec<_> = self
-            .handlers
-            .iter()
-            .map(|handler| group_of(handler, &self.default_group))
-            .collect();
+        let mut groups: Vec<_> = self.handlers.iter().map(|handler| group_of(handler, &self.default_group)).collect();
         groups.sort();
         groups.dedup();
         groups

@@ -38,19 +38,11 @@ impl App {
         if let Some(trouble) = relay.and_then(|relay| relay.borrow().trouble.clone()) {
             waiting_for = format!("{waiting_for} (the relay: {trouble})");
         }
-        let busy: Vec<_> = self
-            .0
-            .groups
-            .iter()
-            .flat_map(|group| self.of_group(group, Subscriber::handling))
-            .collect();
+        let busy: Vec<_> = self.0.groups.iter().flat_map(|group| self.of_group(group, Subscriber::handling)).collect();
         if !busy.is_empty() {
             waiting_for = format!("{waiting_for} (busy: {})", busy.join("; "));
         }
-        Err(SettleError::TimedOut {
-            waiting_for,
-            timeout,
-        })
+        Err(SettleError::TimedOut { waiting_for, timeout })
     }
 
     /// The end of the store, if anything of this app follows it.
@@ -62,11 +54,7 @@ impl App {
         }
     }
 
-    async fn settled_up_to(
-        &self,
-        head: Position,
-        waiting: &Mutex<String>,
-    ) -> Result<(), SettleError> {
+    async fn settled_up_to(&self, head: Position, waiting: &Mutex<String>) -> Result<(), SettleError> {
         let wait_for = |what| *waiting.lock().unwrap_or_else(PoisonError::into_inner) = what;
         if self.0.tasks.relay.is_some() {
             wait_for("the relay".into());

@@ -22,10 +22,7 @@ mod unix {
         pub(in super::super) fn listen() -> io::Result<Self> {
             let terminate = signal(SignalKind::terminate())?;
             let interrupt = signal(SignalKind::interrupt())?;
-            Ok(Self {
-                terminate,
-                interrupt,
-            })
+            Ok(Self { terminate, interrupt })
         }
 
         /// Waits for one of them and says which it was.

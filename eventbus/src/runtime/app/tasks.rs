@@ -11,9 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::plan::Checked;
 use crate::{
     domain::error::BoxError,
-    port::{
-        ConsumeError, EventBus, EventStore, RetryPolicy, ShutdownError, StateMap, Subscription,
-    },
+    port::{ConsumeError, EventBus, EventStore, RetryPolicy, ShutdownError, StateMap, Subscription},
     runtime::{
         definition::HandlerDefinition,
         relay::{Relay, RelayProgress},
@@ -63,8 +61,7 @@ impl Tasks {
 
     fn spawn_one(&self, task: impl Future<Output = ()> + Send + 'static) {
         let abort = self.abort.clone();
-        self.tracker
-            .spawn(async move { abort.run_until_cancelled(task).await });
+        self.tracker.spawn(async move { abort.run_until_cancelled(task).await });
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -72,11 +69,7 @@ impl Tasks {
     }
 
     /// Stops everything; what is in flight gets until `timeout`.
-    pub(super) async fn shutdown(
-        &self,
-        bus: &dyn EventBus,
-        timeout: Duration,
-    ) -> Result<(), ShutdownError> {
+    pub(super) async fn shutdown(&self, bus: &dyn EventBus, timeout: Duration) -> Result<(), ShutdownError> {
         let began = Instant::now();
         self.cancel.cancel();
         let bus_stopped = bus.shutdown(timeout).await;
@@ -103,8 +96,7 @@ impl Subscriptions {
     fn of(handlers: &[HandlerDefinition], bus: &Arc<dyn EventBus>, state: &StateMap) -> Self {
         let subscribe = |handler: &HandlerDefinition| {
             let group = group_of(handler, bus.default_group());
-            bus.subscribers()
-                .add(group, handler_subscriber(*handler, state))
+            bus.subscribers().add(group, handler_subscriber(*handler, state))
         };
         Self(handlers.iter().map(subscribe).collect())
     }

@@ -31,9 +31,7 @@ pub enum ProjectionError {
         error: String,
     },
     /// Its app was shut down before it got that far.
-    #[error(
-        "projection `{name}` is at position {position} and not fed any more: its app was shut down"
-    )]
+    #[error("projection `{name}` is at position {position} and not fed any more: its app was shut down")]
     ShutDown {
         /// The projection.
         name: &'static str,
@@ -41,9 +39,7 @@ pub enum ProjectionError {
         position: Position,
     },
     /// Its state was in use for too long: a guard was not let go, or the method that handles an event does not end.
-    #[error(
-        "projection `{name}` could not be read within {timeout:?}: an event is being handled, or a guard is held"
-    )]
+    #[error("projection `{name}` could not be read within {timeout:?}: an event is being handled, or a guard is held")]
     Busy {
         /// The projection.
         name: &'static str,
@@ -51,9 +47,7 @@ pub enum ProjectionError {
         timeout: Duration,
     },
     /// It did not get that far in time.
-    #[error(
-        "projection `{name}` is at position {position}, {wanted} was not reached within {timeout:?}: {trouble}"
-    )]
+    #[error("projection `{name}` is at position {position}, {wanted} was not reached within {timeout:?}: {trouble}")]
     TimedOut {
         /// The projection.
         name: &'static str,
@@ -73,9 +67,7 @@ pub enum ProjectionError {
 #[non_exhaustive]
 pub enum RebuildError {
     /// There is no way to make a new instance: it was given as a value.
-    #[error(
-        "projection `{name}` was given as a value; give the builder `.projection_with(..)`, or derive `Default`"
-    )]
+    #[error("projection `{name}` was given as a value; give the builder `.projection_with(..)`, or derive `Default`")]
     NoFactory {
         /// The projection.
         name: &'static str,
@@ -118,15 +110,7 @@ pub enum RebuildError {
 impl From<ProjectionError> for RebuildError {
     fn from(error: ProjectionError) -> Self {
         match error {
-            ProjectionError::Stopped {
-                name,
-                position,
-                error,
-            } => Self::Failed {
-                name,
-                position,
-                error,
-            },
+            ProjectionError::Stopped { name, position, error } => Self::Failed { name, position, error },
             ProjectionError::Busy { name, timeout } => Self::Busy { name, timeout },
             error => Self::NotRunning(error),
         }

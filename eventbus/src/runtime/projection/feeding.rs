@@ -21,27 +21,18 @@ impl<P: Projection> Projected<P> {
         let delivery = delivery.clone().with_state(self.context().await);
         self.handle(&delivery, |_| true).await?;
         if let Some(position) = delivery.record().position() {
-            self.progress()
-                .send_modify(|progress| progress.position = progress.position.max(position));
+            self.progress().send_modify(|progress| progress.position = progress.position.max(position));
         }
         Ok(())
     }
 
     /// Handles an event from a feed, if it is the next one of `generation`. False: the position was set back.
-    pub(super) async fn handle_from_feed(
-        &self,
-        delivery: &Delivery,
-        generation: u64,
-    ) -> Result<bool, HandlerError> {
+    pub(super) async fn handle_from_feed(&self, delivery: &Delivery, generation: u64) -> Result<bool, HandlerError> {
         let Some(position) = delivery.record().position() else {
             return Ok(true);
         };
-        let is_next =
-            |progress: &Progress| progress.generation == generation && progress.position < position;
-        if P::definition()
-            .events
-            .matches(delivery.record().event_type())
-        {
+        let is_next = |progress: &Progress| progress.generation == generation && progress.position < position;
+        if P::definition().events.matches(delivery.record().event_type()) {
             self.handle(delivery, is_next).await?;
         }
         Ok(self.advance(1, position, generation))
@@ -63,11 +54,7 @@ impl<P: Projection> Projected<P> {
     }
 
     /// Runs the method for an event, if `wanted` still holds once it is its turn.
-    async fn handle(
-        &self,
-        delivery: &Delivery,
-        wanted: impl Fn(&Progress) -> bool,
-    ) -> Result<(), HandlerError> {
+    async fn handle(&self, delivery: &Delivery, wanted: impl Fn(&Progress) -> bool) -> Result<(), HandlerError> {
         match self.state() {
             State::Locked(lock) => {
                 let mut state = lock.write().await;
@@ -77,15 +64,11 @@ impl<P: Projection> Projected<P> {
                 let handled = caught(state.project_mut(delivery)).await;
                 if let (Ok(()), Some(position)) = (&handled, delivery.record().position()) {
                     // under the lock, so that whoever replaces the state knows what it includes
-                    self.progress().send_modify(|progress| {
-                        progress.position = progress.position.max(position)
-                    });
+                    self.progress().send_modify(|progress| progress.position = progress.position.max(position));
                 }
                 handled
             }
-            State::Free(state) if wanted(&self.progress().borrow()) => {
-                caught(state.project(delivery, None)).await
-            }
+            State::Free(state) if wanted(&self.progress().borrow()) => caught(state.project(delivery, None)).await,
             State::Free(_) => Ok(()),
         }
     }
@@ -106,10 +89,7 @@ impl<P: Projection> Projected<P> {
             None => lock.write().await,
             Some(timeout) => tokio::time::timeout(timeout, lock.write())
                 .await
-                .map_err(|_| ProjectionError::Busy {
-                    name: P::definition().name,
-                    timeout,
-                })?,
+                .map_err(|_| ProjectionError::Busy { name: P::definition().name, timeout })?,
         };
         let target = self.position().max(included);
         let position = catch_up(&mut fresh, target).await?;
@@ -143,8 +123,7 @@ impl<P: Projection> Projected<P> {
 
     /// Says that an app feeds it, until the result is dropped.
     pub(super) fn fed(&self) -> Fed<'_> {
-        self.progress()
-            .send_modify(|progress| progress.ended = false);
+        self.progress().send_modify(|progress| progress.ended = false);
         Fed::new(self.progress())
     }
 
@@ -155,11 +134,7 @@ impl<P: Projection> Projected<P> {
         tracing::error!(
             projection = definition.name, %position, event_type = %record.event_type(), %error, "projection stopped"
         );
-        let stopped = ProjectionError::Stopped {
-            name: definition.name,
-            position,
-            error: error.to_string(),
-        };
+        let stopped = ProjectionError::Stopped { name: definition.name, position, error: error.to_string() };
         self.progress().send_if_modified(|progress| {
             let current = progress.generation == generation;
             if current {
@@ -171,9 +146,7 @@ impl<P: Projection> Projected<P> {
 }
 
 /// A panic of a projection's method is an error of that event.
-pub(super) async fn caught(
-    handled: impl Future<Output = Result<(), HandlerError>>,
-) -> Result<(), HandlerError> {
+pub(super) async fn caught(handled: impl Future<Output = Result<(), HandlerError>>) -> Result<(), HandlerError> {
     std::panic::AssertUnwindSafe(handled)
         .catch_unwind()
         .await
@@ -181,11 +154,7 @@ pub(super) async fn caught(
 }
 
 /// A delivery as a projection gets it from a feed.
-pub(super) fn feed_delivery(
-    definition: &ProjectionDefinition,
-    record: RecordedEvent,
-    state: &StateMap,
-) -> Delivery {
+pub(super) fn feed_delivery(definition: &ProjectionDefinition, record: RecordedEvent, state: &StateMap) -> Delivery {
     Delivery::new(record, Name::from_static(definition.name)).with_state(state.clone())
 }
 
@@ -217,10 +186,7 @@ mod tests {
         let caught_up = async |_: &mut Seen, target: Position| Ok::<_, HandlerError>(target);
         let replaced = seen.replace(Seen::default(), Position::new(2), None, caught_up);
         assert_eq!(replaced.await.unwrap(), Some(Position::new(5)));
-        assert!(
-            !seen.advance(0, Position::new(6), 0),
-            "the feed is read anew"
-        );
+        assert!(!seen.advance(0, Position::new(6), 0), "the feed is read anew");
     }
 
     fn event(number: u64) -> RecordedEvent {
@@ -239,10 +205,7 @@ mod tests {
             let delivery = Delivery::new(event(number), Name::from_static("default"));
             seen.handle_from_bus(&delivery).await.unwrap();
         }
-        assert_eq!(
-            (seen.position(), seen.read().await.0),
-            (Position::new(3), 3)
-        );
+        assert_eq!((seen.position(), seen.read().await.0), (Position::new(3), 3));
     }
 
     #[tokio::test]

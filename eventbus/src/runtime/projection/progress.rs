@@ -23,10 +23,7 @@ pub(super) struct Progress {
 impl Progress {
     /// Why the position will not grow any more, if so.
     pub(super) fn why_not_on(&self, name: &'static str) -> Option<ProjectionError> {
-        let ended = ProjectionError::ShutDown {
-            name,
-            position: self.position,
-        };
+        let ended = ProjectionError::ShutDown { name, position: self.position };
         self.stopped.clone().or(self.ended.then_some(ended))
     }
 }

@@ -93,12 +93,7 @@ impl<P: Projection> Projected<P> {
             ProjectionKind::InMemory => State::Locked(RwLock::new(projection)),
             ProjectionKind::Transactional | ProjectionKind::AtLeastOnce => State::Free(projection),
         };
-        Self(Arc::new(Shared {
-            state,
-            make,
-            context: RwLock::default(),
-            progress: watch::Sender::default(),
-        }))
+        Self(Arc::new(Shared { state, make, context: RwLock::default(), progress: watch::Sender::default() }))
     }
 
     /// Reads the state as it is now; waits while an event is being handled.
@@ -133,10 +128,7 @@ impl<P: Projection> Projected<P> {
         self.reached(position, timeout).await?;
         tokio::time::timeout(timeout.saturating_sub(began.elapsed()), self.read())
             .await
-            .map_err(|_| ProjectionError::Busy {
-                name: P::definition().name,
-                timeout,
-            })
+            .map_err(|_| ProjectionError::Busy { name: P::definition().name, timeout })
     }
 
     pub(super) fn definition(&self) -> ProjectionDefinition {
@@ -174,8 +166,7 @@ impl<P: Projection> Projected<P> {
         let mut progress = self.0.progress.subscribe();
         async move {
             let name = P::definition().name;
-            let arrived =
-                progress.wait_for(|now| now.position >= position || now.why_not_on(name).is_some());
+            let arrived = progress.wait_for(|now| now.position >= position || now.why_not_on(name).is_some());
             let in_time = tokio::time::timeout(timeout, arrived).await.is_ok();
             let now = progress.borrow();
             if now.position >= position {
@@ -185,11 +176,7 @@ impl<P: Projection> Projected<P> {
             let busy = || {
                 let in_use = "an event is being handled, or a guard is held";
                 let is_in_use = shared.state.is_in_use();
-                String::from(if is_in_use {
-                    in_use
-                } else {
-                    "it is still busy"
-                })
+                String::from(if is_in_use { in_use } else { "it is still busy" })
             };
             Err(why.unwrap_or_else(|| ProjectionError::TimedOut {
                 name,
@@ -210,8 +197,6 @@ impl<P> Clone for Projected<P> {
 
 impl<P> fmt::Debug for Projected<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Projected")
-            .field("progress", &*self.0.progress.borrow())
-            .finish_non_exhaustive()
+        f.debug_struct("Projected").field("progress", &*self.0.progress.borrow()).finish_non_exhaustive()
     }
 }

@@ -56,10 +56,7 @@ type Begin<'a, T> = Box<dyn FnOnce(Report<'a>) -> Running<'a, T> + Send + 'a>;
 
 impl<'a, T> Rebuild<'a, T> {
     pub(crate) fn new(begin: impl FnOnce(Report<'a>) -> Running<'a, T> + Send + 'a) -> Self {
-        Self {
-            begin: Box::new(begin),
-            report: Box::new(drop),
-        }
+        Self { begin: Box::new(begin), report: Box::new(drop) }
     }
 
     /// Tells `report` how far it has come, now and then and at the end.
@@ -127,11 +124,7 @@ impl<P: Projection> Projected<P> {
             store,
             state: self.context().await,
             report,
-            progress: RebuildProgress {
-                events: 0,
-                position: Position::START,
-                target: store.head().await?,
-            },
+            progress: RebuildProgress { events: 0, position: Position::START, target: store.head().await? },
         };
         let began = Instant::now();
         let target = replay.progress.target;
@@ -144,15 +137,8 @@ impl<P: Projection> Projected<P> {
             })
             .await?;
         let position = replaced.unwrap_or(included);
-        (replay.report)(RebuildProgress {
-            position,
-            ..replay.progress
-        });
-        Ok(Rebuilt {
-            events: replay.progress.events,
-            position,
-            took: began.elapsed(),
-        })
+        (replay.report)(RebuildProgress { position, ..replay.progress });
+        Ok(Rebuilt { events: replay.progress.events, position, took: began.elapsed() })
     }
 
     /// Has a running app handle every event again, through the instance it has.
@@ -167,17 +153,9 @@ impl<P: Projection> Projected<P> {
         let mut progress = self.progress().subscribe();
         loop {
             let now = progress.borrow_and_update().clone();
-            report(RebuildProgress {
-                events: now.events,
-                position: now.position,
-                target,
-            });
+            report(RebuildProgress { events: now.events, position: now.position, target });
             if now.position >= target {
-                return Ok(Rebuilt {
-                    events: now.events,
-                    position: now.position,
-                    took: began.elapsed(),
-                });
+                return Ok(Rebuilt { events: now.events, position: now.position, took: began.elapsed() });
             }
             if let Some(error) = now.why_not_on(self.definition().name) {
                 return Err(error.into());
@@ -198,11 +176,7 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     /// Folds everything up to `target`: writers that do not pause would keep it from ever coming to the end.
-    async fn until<P: Projection>(
-        &mut self,
-        projection: &mut P,
-        target: Position,
-    ) -> Result<(), RebuildError> {
+    async fn until<P: Projection>(&mut self, projection: &mut P, target: Position) -> Result<(), RebuildError> {
         const REPORT_EVERY: u64 = 256;
         if self.progress.position >= target {
             return Ok(());
@@ -231,11 +205,7 @@ impl Replay<'_> {
     }
 }
 
-async fn fold<P: Projection>(
-    projection: &mut P,
-    record: RecordedEvent,
-    state: &StateMap,
-) -> Result<(), HandlerError> {
+async fn fold<P: Projection>(projection: &mut P, record: RecordedEvent, state: &StateMap) -> Result<(), HandlerError> {
     let definition = P::definition();
     if !definition.events.matches(record.event_type()) {
         return Ok(());

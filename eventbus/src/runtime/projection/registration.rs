@@ -16,10 +16,7 @@ pub struct ProjectionRegistration {
 impl ProjectionRegistration {
     /// Registers a projection; `slot` holds its default instance, if it has one.
     #[must_use]
-    pub const fn new(
-        definition: fn() -> ProjectionDefinition,
-        slot: fn() -> Option<ProjectionSlot>,
-    ) -> Self {
+    pub const fn new(definition: fn() -> ProjectionDefinition, slot: fn() -> Option<ProjectionSlot>) -> Self {
         Self { definition, slot }
     }
 }

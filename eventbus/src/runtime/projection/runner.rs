@@ -86,11 +86,7 @@ impl<P: Projection> FeedProjection<P> {
         }
         let generation = self.projected.progress().borrow().generation;
         loop {
-            match self
-                .store
-                .load_checkpoint(&checkpoint_name(P::definition().name))
-                .await
-            {
+            match self.store.load_checkpoint(&checkpoint_name(P::definition().name)).await {
                 Ok(position) => {
                     let position = position.unwrap_or(Position::START);
                     self.projected.advance(0, position, generation);
@@ -109,11 +105,7 @@ impl<P: Projection> FeedProjection<P> {
     /// Handles what the feed holds now.
     ///
     /// Keep: only the runner writes the checkpoint, so a rebuild cannot be overtaken by a checkpoint from before it.
-    async fn feed_next(
-        &self,
-        saved: &mut Position,
-        cancel: &CancellationToken,
-    ) -> Result<Step, BoxError> {
+    async fn feed_next(&self, saved: &mut Position, cancel: &CancellationToken) -> Result<Step, BoxError> {
         let (after, generation) = {
             let progress = self.projected.progress().borrow();
             (progress.position, progress.generation)
@@ -166,14 +158,9 @@ impl<P: Projection> FeedProjection<P> {
         let retries = RetryPolicy::default();
         let mut attempt = 1;
         loop {
-            let delivery =
-                feed_delivery(&P::definition(), record.clone(), &self.state).with_attempt(attempt);
+            let delivery = feed_delivery(&P::definition(), record.clone(), &self.state).with_attempt(attempt);
             match self.projected.handle_from_feed(&delivery, generation).await {
-                Err(error)
-                    if Self::has_checkpoint()
-                        && !error.is_permanent()
-                        && attempt <= retries.max_retries =>
-                {
+                Err(error) if Self::has_checkpoint() && !error.is_permanent() && attempt <= retries.max_retries => {
                     tracing::warn!(
                         projection = P::definition().name, position = ?record.position(), attempt, %error,
                         "projection cannot handle an event, trying again"
@@ -195,9 +182,7 @@ impl<P: Projection> FeedProjection<P> {
     async fn save(&self, saved: &mut Position) -> Result<(), BoxError> {
         let position = self.projected.position();
         if Self::has_checkpoint() && position != *saved {
-            self.store
-                .save_checkpoint(&checkpoint_name(P::definition().name), position)
-                .await?;
+            self.store.save_checkpoint(&checkpoint_name(P::definition().name), position).await?;
             *saved = position;
         }
         Ok(())

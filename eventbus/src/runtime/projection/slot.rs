@@ -30,41 +30,16 @@ pub struct ProjectionSlot {
 }
 
 trait Erased: Any + Send + Sync {
-    fn run(
-        &self,
-        store: Arc<dyn EventStore>,
-        state: StateMap,
-        cancel: CancellationToken,
-    ) -> BoxFuture<'static, ()>;
-    fn reached(
-        &self,
-        position: Position,
-        timeout: Duration,
-    ) -> BoxFuture<'static, Result<(), ProjectionError>>;
+    fn run(&self, store: Arc<dyn EventStore>, state: StateMap, cancel: CancellationToken) -> BoxFuture<'static, ()>;
+    fn reached(&self, position: Position, timeout: Duration) -> BoxFuture<'static, Result<(), ProjectionError>>;
 }
 
 impl<P: Projection> Erased for Projected<P> {
-    fn run(
-        &self,
-        store: Arc<dyn EventStore>,
-        state: StateMap,
-        cancel: CancellationToken,
-    ) -> BoxFuture<'static, ()> {
-        Box::pin(runner::run(
-            FeedProjection {
-                projected: self.clone(),
-                store,
-                state,
-            },
-            cancel,
-        ))
+    fn run(&self, store: Arc<dyn EventStore>, state: StateMap, cancel: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(runner::run(FeedProjection { projected: self.clone(), store, state }, cancel))
     }
 
-    fn reached(
-        &self,
-        position: Position,
-        timeout: Duration,
-    ) -> BoxFuture<'static, Result<(), ProjectionError>> {
+    fn reached(&self, position: Position, timeout: Duration) -> BoxFuture<'static, Result<(), ProjectionError>> {
         Box::pin(Self::reached(self, position, timeout))
     }
 }
@@ -77,11 +52,7 @@ impl ProjectionSlot {
     }
 
     pub(crate) fn of<P: Projection>(projected: Projected<P>) -> Self {
-        Self {
-            definition: P::definition(),
-            type_id: TypeId::of::<P>(),
-            projected: Arc::new(projected),
-        }
+        Self { definition: P::definition(), type_id: TypeId::of::<P>(), projected: Arc::new(projected) }
     }
 
     pub(crate) const fn definition(&self) -> &ProjectionDefinition {

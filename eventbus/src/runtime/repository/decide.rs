@@ -27,9 +27,7 @@ impl<A: Apply> AggregateRepository<A> {
             root.record(decide(root)?);
             Ok(())
         };
-        self.decide_and_save(id, Existing::Demanded, decide)
-            .await
-            .map(|(saved, ())| saved)
+        self.decide_and_save(id, Existing::Demanded, decide).await.map(|(saved, ())| saved)
     }
 
     /// As [`update`](Self::update), for decisions that depend on what was just decided: `decide` records by itself, and
@@ -79,9 +77,7 @@ impl<A: Apply> AggregateRepository<A> {
             root.record(decide(root)?);
             Ok(())
         };
-        self.decide_and_save(id, Existing::Optional, decide)
-            .await
-            .map(|(saved, ())| saved)
+        self.decide_and_save(id, Existing::Optional, decide).await.map(|(saved, ())| saved)
     }
 
     async fn decide_and_save<T, X>(
@@ -94,10 +90,7 @@ impl<A: Apply> AggregateRepository<A> {
         loop {
             let mut root = match existing {
                 Existing::Demanded => self.load(id).await?,
-                Existing::Optional => self
-                    .find(id)
-                    .await?
-                    .unwrap_or_else(|| self.create(id.clone())),
+                Existing::Optional => self.find(id).await?.unwrap_or_else(|| self.create(id.clone())),
             };
             let value = decide(&mut root).map_err(UpdateError::Refused)?;
             attempt += 1;

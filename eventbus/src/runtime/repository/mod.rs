@@ -24,11 +24,8 @@ use crate::{
 };
 
 /// How often an update that lost against another writer is decided anew, and how soon.
-const ON_CONFLICT: RetryPolicy = RetryPolicy {
-    max_retries: 10,
-    first_delay: Duration::from_millis(2),
-    max_delay: Duration::from_millis(200),
-};
+const ON_CONFLICT: RetryPolicy =
+    RetryPolicy { max_retries: 10, first_delay: Duration::from_millis(2), max_delay: Duration::from_millis(200) };
 
 /// Loads aggregates of one type from a store, and saves what they recorded. Cloning is cheap.
 ///
@@ -76,24 +73,11 @@ impl<A: Apply> AggregateRepository<A> {
     }
 
     pub(crate) fn for_app(store: Arc<dyn EventStore>, has_relay: bool) -> Self {
-        Self::on(
-            store,
-            if has_relay {
-                Publisher::Relay
-            } else {
-                Publisher::None
-            },
-        )
+        Self::on(store, if has_relay { Publisher::Relay } else { Publisher::None })
     }
 
     fn on(store: Arc<dyn EventStore>, publisher: Publisher) -> Self {
-        Self {
-            store,
-            publisher,
-            context: EventContext::default(),
-            on_conflict: ON_CONFLICT,
-            aggregate: PhantomData,
-        }
+        Self { store, publisher, context: EventContext::default(), on_conflict: ON_CONFLICT, aggregate: PhantomData }
     }
 
     /// Publishes to `bus` after each save: the plain form, for programs without a relay.
@@ -110,10 +94,7 @@ impl<A: Apply> AggregateRepository<A> {
     /// The same repository, which stamps its saves with `context`.
     #[must_use]
     pub fn with_context(&self, context: EventContext) -> Self {
-        Self {
-            context,
-            ..self.clone()
-        }
+        Self { context, ..self.clone() }
     }
 
     /// Decides an update that lost against another writer anew as `policy` says; 10 times within about a second by
@@ -136,9 +117,7 @@ impl<A: Apply> AggregateRepository<A> {
     /// [`LoadError::NotFound`] if it has no events; [`LoadError::Decode`] if one of them does not fit;
     /// [`LoadError::Read`] if the store cannot be read.
     pub async fn load(&self, id: &AggregateId) -> Result<AggregateRoot<A>, LoadError> {
-        self.find(id).await?.ok_or_else(|| LoadError::NotFound {
-            stream: A::stream(id),
-        })
+        self.find(id).await?.ok_or_else(|| LoadError::NotFound { stream: A::stream(id) })
     }
 
     /// Loads an aggregate, if it has events.
@@ -156,21 +135,13 @@ impl<A: Apply> AggregateRepository<A> {
     ///
     /// # Errors
     /// As for [`load`](Self::load), and [`LoadError::VersionNotReached`] if it has fewer events.
-    pub async fn load_at(
-        &self,
-        id: &AggregateId,
-        version: Version,
-    ) -> Result<AggregateRoot<A>, LoadError> {
+    pub async fn load_at(&self, id: &AggregateId, version: Version) -> Result<AggregateRoot<A>, LoadError> {
         let root = self.fold(id, version).await?;
         match root.version() {
-            Version::NONE => Err(LoadError::NotFound {
-                stream: A::stream(id),
-            }),
-            actual if actual < version => Err(LoadError::VersionNotReached {
-                stream: A::stream(id),
-                wanted: version,
-                actual,
-            }),
+            Version::NONE => Err(LoadError::NotFound { stream: A::stream(id) }),
+            actual if actual < version => {
+                Err(LoadError::VersionNotReached { stream: A::stream(id), wanted: version, actual })
+            }
             _ => Ok(root),
         }
     }
@@ -215,9 +186,7 @@ impl<A: Apply> AggregateRepository<A> {
     async fn fold(&self, id: &AggregateId, last: Version) -> Result<AggregateRoot<A>, LoadError> {
         let stream = A::stream(id);
         let mut root = self.create(id.clone());
-        let mut records = self
-            .store
-            .read_stream(&stream, Version::FIRST, Direction::Forward);
+        let mut records = self.store.read_stream(&stream, Version::FIRST, Direction::Forward);
         while let Some(record) = records.try_next().await? {
             if record.version() > last {
                 break;
@@ -235,15 +204,8 @@ impl<A: Apply> AggregateRepository<A> {
     /// Encodes the events of one save: one conversation, whoever began it.
     fn encode(&self, root: &AggregateRoot<A>) -> Result<Vec<NewEvent>, SaveError> {
         let mut context = self.context.clone();
-        context
-            .correlation_id
-            .get_or_insert_with(crate::Uuid::now_v7);
-        let encode = |(event, id): (&A::Event, _)| {
-            Ok(event
-                .encode()?
-                .with_event_id(id)
-                .with_context(context.clone()))
-        };
+        context.correlation_id.get_or_insert_with(crate::Uuid::now_v7);
+        let encode = |(event, id): (&A::Event, _)| Ok(event.encode()?.with_event_id(id).with_context(context.clone()));
         root.pending_with_ids().map(encode).collect()
     }
 
@@ -253,11 +215,8 @@ impl<A: Apply> AggregateRepository<A> {
         root: &AggregateRoot<A>,
         events: Vec<NewEvent>,
     ) -> Result<Vec<crate::RecordedEvent>, AppendError> {
-        const RESOLVE: RetryPolicy = RetryPolicy {
-            max_retries: 3,
-            first_delay: Duration::from_millis(50),
-            max_delay: Duration::from_secs(1),
-        };
+        const RESOLVE: RetryPolicy =
+            RetryPolicy { max_retries: 3, first_delay: Duration::from_millis(50), max_delay: Duration::from_secs(1) };
         let (stream, expected) = (A::stream(root.id()), ExpectedVersion::Exact(root.version()));
         let mut attempt = 0;
         loop {
@@ -291,8 +250,6 @@ impl<A: Aggregate> Clone for AggregateRepository<A> {
 
 impl<A: Aggregate> fmt::Debug for AggregateRepository<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AggregateRepository")
-            .field("aggregate_type", &A::AGGREGATE_TYPE)
-            .finish_non_exhaustive()
+        f.debug_struct("AggregateRepository").field("aggregate_type", &A::AGGREGATE_TYPE).finish_non_exhaustive()
     }
 }

@@ -17,31 +17,17 @@ use crate::{
 pub(super) enum Publisher {
     None,
     Relay,
-    Bus {
-        bus: Arc<dyn EventBus>,
-        checked: Arc<AtomicBool>,
-    },
+    Bus { bus: Arc<dyn EventBus>, checked: Arc<AtomicBool> },
 }
 
 impl Publisher {
     pub(super) fn to(bus: Arc<dyn EventBus>) -> Self {
-        Self::Bus {
-            bus,
-            checked: Arc::default(),
-        }
+        Self::Bus { bus, checked: Arc::default() }
     }
 
-    pub(super) async fn publish(
-        &self,
-        store: &Arc<dyn EventStore>,
-        records: &[RecordedEvent],
-    ) -> Publication {
+    pub(super) async fn publish(&self, store: &Arc<dyn EventStore>, records: &[RecordedEvent]) -> Publication {
         let Self::Bus { bus, checked } = self else {
-            return if matches!(self, Self::Relay) {
-                Publication::ByRelay
-            } else {
-                Publication::None
-            };
+            return if matches!(self, Self::Relay) { Publication::ByRelay } else { Publication::None };
         };
         let published = async {
             if !checked.load(Ordering::Relaxed) {
@@ -61,20 +47,11 @@ impl Publisher {
 }
 
 /// A relay leaves its checkpoint in the store: where there is one, everything is published already.
-async fn refuse_if_relayed(
-    store: &Arc<dyn EventStore>,
-    bus: &Arc<dyn EventBus>,
-) -> Result<(), PublishError> {
+async fn refuse_if_relayed(store: &Arc<dyn EventStore>, bus: &Arc<dyn EventBus>) -> Result<(), PublishError> {
     let destination = bus.destination().clone();
-    match store
-        .load_checkpoint(&relay::checkpoint_name(&destination))
-        .await
-    {
+    match store.load_checkpoint(&relay::checkpoint_name(&destination)).await {
         Ok(None) => Ok(()),
         Ok(Some(_)) => Err(PublishError::OwnedByRelay { destination }),
-        Err(error) => Err(PublishError::Unavailable {
-            destination,
-            source: error.into(),
-        }),
+        Err(error) => Err(PublishError::Unavailable { destination, source: error.into() }),
     }
 }

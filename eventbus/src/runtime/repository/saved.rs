@@ -38,25 +38,11 @@ pub enum Publication {
 
 impl Saved {
     pub(crate) fn nothing(version: Version) -> Self {
-        Self {
-            version,
-            position: None,
-            events: Vec::new(),
-            publication: Publication::None,
-        }
+        Self { version, position: None, events: Vec::new(), publication: Publication::None }
     }
 
-    pub(crate) fn new(
-        version: Version,
-        events: Vec<RecordedEvent>,
-        publication: Publication,
-    ) -> Self {
+    pub(crate) fn new(version: Version, events: Vec<RecordedEvent>, publication: Publication) -> Self {
         let position = events.last().and_then(RecordedEvent::position);
-        Self {
-            version,
-            position,
-            events,
-            publication,
-        }
+        Self { version, position, events, publication }
     }
 }

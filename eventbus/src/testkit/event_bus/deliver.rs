@@ -8,8 +8,7 @@ use uuid::Uuid;
 use super::{
     Bus,
     witness::{
-        CREATED, SHIPPED, Witness, consume, created, event, events, lock, publish, shipped,
-        until_begun, until_settled,
+        CREATED, SHIPPED, Witness, consume, created, event, events, lock, publish, shipped, until_begun, until_settled,
     },
 };
 use crate::domain::{
@@ -36,20 +35,15 @@ pub async fn publish_returns_an_increasing_id_per_event(bus: Bus, _: Bus) {
     ids.extend(publish(&bus, &events(7..=9)).await);
     assert_eq!(ids.len(), 9, "one id per event: {ids:?}");
     let numbers = |id: &String| -> Vec<u128> { id.split('-').flat_map(str::parse).collect() };
-    let increasing = ids
-        .windows(2)
-        .all(|pair| numbers(&pair[0]) < numbers(&pair[1]));
+    let increasing = ids.windows(2).all(|pair| numbers(&pair[0]) < numbers(&pair[1]));
     assert!(increasing, "ids do not increase: {ids:?}");
 
     let witness = Witness::new();
     witness.join(&bus, bus.default_group(), EventFilter::All);
     let consumer = consume(&bus).await;
     until_begun(&witness, 9).await;
-    let delivered: Vec<_> = witness
-        .deliveries()
-        .iter()
-        .map(|delivery| delivery.message_id().map(ToString::to_string))
-        .collect();
+    let delivered: Vec<_> =
+        witness.deliveries().iter().map(|delivery| delivery.message_id().map(ToString::to_string)).collect();
     let ids: Vec<_> = ids.into_iter().map(Some).collect();
     assert_eq!(delivered, ids, "message ids of the deliveries");
     consumer.stop().await;
@@ -91,8 +85,7 @@ pub async fn all_metadata_and_the_payload_survive(bus: Bus, _: Bus) {
         .with_tenant(Uuid::from_u128(0x9abc))
         .with_actor("Zoë \"root\" \\ 用户")
         .with_attributes(
-            Attributes::parse(r#"{"channel":"web","nested":{"b":1,"a":[1.50,null]}}"#)
-                .expect("an object"),
+            Attributes::parse(r#"{"channel":"web","nested":{"b":1,"a":[1.50,null]}}"#).expect("an object"),
         );
     let stream = |id| StreamId::parse("Sales Order", id).expect("a valid stream");
     let published: Vec<RecordedEvent> = vec![
@@ -132,12 +125,7 @@ pub async fn typed_subscribers_get_their_types_and_wildcards_everything(bus: Bus
     of_shipped.join(&bus, bus.default_group(), shipped());
     of_all.join(&bus, bus.default_group(), EventFilter::All);
     let consumer = consume(&bus).await;
-    let all = [
-        event(CREATED, 1),
-        event(SHIPPED, 2),
-        event("OrderLost", 3),
-        event(CREATED, 4),
-    ];
+    let all = [event(CREATED, 1), event(SHIPPED, 2), event("OrderLost", 3), event(CREATED, 4)];
     publish(&bus, &all).await;
     until_begun(&of_all, 4).await;
     until_settled(&bus, bus.default_group(), 0).await;

@@ -3,8 +3,7 @@
 use super::{
     Bus,
     witness::{
-        CREATED, SHIPPED, Witness, consume, created, event, events, progress, publish, until_begun,
-        until_settled,
+        CREATED, SHIPPED, Witness, consume, created, event, events, progress, publish, until_begun, until_settled,
     },
 };
 use crate::domain::event::EventFilter;

@@ -42,14 +42,8 @@ pub async fn two_consumers_of_a_group_share_without_repeats(bus: Bus, other: Bus
         publish(&bus, &events(first..=first + 3)).await;
     }
     let shared = || [one.begun(), two.begun()].concat();
-    until("both together have got 200 events", async || {
-        shared().len() >= 200
-    })
-    .await;
-    until("no entry is left", async || {
-        bus.stream_info().await.pending_messages == 0
-    })
-    .await;
+    until("both together have got 200 events", async || shared().len() >= 200).await;
+    until("no entry is left", async || bus.stream_info().await.pending_messages == 0).await;
     first.stop().await;
     if let Some(second) = second {
         second.stop().await;

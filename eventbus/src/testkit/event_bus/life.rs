@@ -58,9 +58,7 @@ pub async fn start_goes_on_after_a_stop(bus: Bus, _: Bus) {
 
 /// Gives a call that is to be refused ten seconds to be so.
 async fn within<T>(call: impl Future<Output = T>) -> Option<T> {
-    tokio::time::timeout(Duration::from_secs(10), call)
-        .await
-        .ok()
+    tokio::time::timeout(Duration::from_secs(10), call).await.ok()
 }
 
 /// A second `start_consuming` of one bus is refused, and the first is not disturbed.
@@ -69,10 +67,7 @@ pub async fn starting_twice_is_refused(bus: Bus, _: Bus) {
     witness.join(&bus, bus.default_group(), EventFilter::All);
     let consumer = consume(&bus).await;
     let again = within(bus.start_consuming()).await;
-    assert!(
-        matches!(again, Some(Err(ConsumeError::AlreadyConsuming { .. }))),
-        "the second start_consuming: {again:?}"
-    );
+    assert!(matches!(again, Some(Err(ConsumeError::AlreadyConsuming { .. }))), "the second start_consuming: {again:?}");
     publish(&bus, &events(1..=1)).await;
     until_begun(&witness, 1).await;
     consumer.stop().await;
@@ -102,10 +97,7 @@ pub async fn after_shutdown_nothing_begins(bus: Bus, _: Bus) {
     assert!(!bus.is_consuming(), "is_consuming after shutdown");
     consumer.stop().await;
     let published = bus.publish(&events(2..=2)).await;
-    assert!(
-        matches!(published, Err(PublishError::ShutDown { .. })),
-        "publish after shutdown: {published:?}"
-    );
+    assert!(matches!(published, Err(PublishError::ShutDown { .. })), "publish after shutdown: {published:?}");
     let consumed = within(bus.start_consuming()).await;
     assert!(
         matches!(consumed, Some(Err(ConsumeError::ShutDown { .. }))),

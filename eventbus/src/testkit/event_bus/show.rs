@@ -3,8 +3,8 @@
 use super::{
     Bus,
     witness::{
-        CREATED, SHIPPED, Witness, consume, created, event, events, progress, publish, shipped,
-        until_begun, until_settled,
+        CREATED, SHIPPED, Witness, consume, created, event, events, progress, publish, shipped, until_begun,
+        until_settled,
     },
 };
 use crate::{
@@ -25,12 +25,7 @@ pub async fn subscribers_are_counted(bus: Bus, _: Bus) {
     let counts = || {
         let subscribers = bus.subscribers();
         let (created, shipped) = (subscribers.count_of(CREATED), subscribers.count_of(SHIPPED));
-        (
-            subscribers.count(),
-            created,
-            shipped,
-            subscribers.wildcard_count(),
-        )
+        (subscribers.count(), created, shipped, subscribers.wildcard_count())
     };
     assert_eq!(counts(), (3, 2, 1, 1), "(all, created, shipped, wildcard)");
     first.cancel();
@@ -68,20 +63,10 @@ pub async fn stream_info_tells_the_story(bus: Bus, _: Bus) {
     assert!(fresh.connected, "connected");
     assert!(!fresh.stream.name.is_empty(), "the stream has a name");
     assert_eq!(fresh.stream.length, 0, "length of a fresh stream");
-    assert_eq!(
-        fresh.stream.first_entry_id, None,
-        "first id of a fresh stream"
-    );
-    assert_eq!(
-        fresh.stream.last_entry_id, None,
-        "last id of a fresh stream"
-    );
+    assert_eq!(fresh.stream.first_entry_id, None, "first id of a fresh stream");
+    assert_eq!(fresh.stream.last_entry_id, None, "last id of a fresh stream");
     let default = bus.default_group().as_str();
-    assert_eq!(
-        fresh.consumer_groups,
-        [GroupInfo::new(default, 0, 0)],
-        "groups of a fresh stream"
-    );
+    assert_eq!(fresh.consumer_groups, [GroupInfo::new(default, 0, 0)], "groups of a fresh stream");
 
     let (mine, theirs) = (Witness::new(), Witness::new());
     mine.fail_on(&[2]);
@@ -95,20 +80,9 @@ pub async fn stream_info_tells_the_story(bus: Bus, _: Bus) {
     consumer.stop().await;
     assert_eq!(info.stream.name, fresh.stream.name, "name");
     assert_eq!(info.stream.length, 3, "length");
-    assert_eq!(
-        info.stream.first_entry_id.as_deref(),
-        ids.first().map(String::as_str),
-        "first id"
-    );
-    assert_eq!(
-        info.stream.last_entry_id.as_deref(),
-        ids.last().map(String::as_str),
-        "last id"
-    );
-    let mut groups = vec![
-        GroupInfo::new(default, 1, 1),
-        GroupInfo::new(OTHER_GROUP.as_str(), 1, 0),
-    ];
+    assert_eq!(info.stream.first_entry_id.as_deref(), ids.first().map(String::as_str), "first id");
+    assert_eq!(info.stream.last_entry_id.as_deref(), ids.last().map(String::as_str), "last id");
+    let mut groups = vec![GroupInfo::new(default, 1, 1), GroupInfo::new(OTHER_GROUP.as_str(), 1, 0)];
     groups.sort_by(|a, b| a.name.cmp(&b.name));
     assert_eq!(info.consumer_groups, groups, "groups, sorted by name");
     assert_eq!(info.pending_messages, 1, "pending over all groups");
@@ -120,11 +94,7 @@ pub async fn stream_info_tells_the_story(bus: Bus, _: Bus) {
 /// Unread, pending and failed of a group: before, while and after it consumes; of a group nobody has joined.
 pub async fn progress_tells_the_story(bus: Bus, _: Bus) {
     let group = bus.default_group();
-    let of = |unread, pending, failed| GroupProgress {
-        unread,
-        pending,
-        failed,
-    };
+    let of = |unread, pending, failed| GroupProgress { unread, pending, failed };
     assert_eq!(progress(&bus, group).await, of(0, 0, 0), "a fresh stream");
     let witness = Witness::held();
     witness.fail_on(&[1]);

@@ -50,11 +50,7 @@ pub(super) fn event(event_type: &'static str, number: u64) -> RecordedEvent {
     let id = format!("order-{number}");
     let stream = StreamId::parse("Order", &id).expect("a valid stream");
     let payload = format!(r#"{{"number":{number}}}"#);
-    NewEvent::new(Name::from_static(event_type), 1, payload).recorded_as(
-        stream,
-        Version::FIRST,
-        None,
-    )
+    NewEvent::new(Name::from_static(event_type), 1, payload).recorded_as(stream, Version::FIRST, None)
 }
 
 /// Events of one type, known by their numbers.
@@ -64,9 +60,7 @@ pub(super) fn events(numbers: std::ops::RangeInclusive<u64>) -> Vec<RecordedEven
 
 fn number(delivery: &Delivery) -> u64 {
     let id = delivery.metadata().aggregate_id().as_str();
-    id.strip_prefix("order-")
-        .and_then(|number| number.parse().ok())
-        .unwrap_or_default()
+    id.strip_prefix("order-").and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
 /// A handler that remembers what it was given, and does with it what it is told to.
@@ -204,10 +198,7 @@ impl Consumer {
         let ended = self.task.await;
         assert!(ended.is_err(), "start_consuming was to be aborted");
         let bus = self.bus;
-        until("the aborted bus consumes no more", async || {
-            !bus.is_consuming()
-        })
-        .await;
+        until("the aborted bus consumes no more", async || !bus.is_consuming()).await;
     }
 }
 
@@ -235,11 +226,7 @@ pub(super) async fn until_begun(witness: &Witness, count: usize) {
 
 /// Waits until a group has nothing left to do but `failed` deliveries, and nothing in hand.
 pub(super) async fn until_settled(bus: &Bus, group: &Name, failed: u64) {
-    let settled = GroupProgress {
-        unread: 0,
-        pending: failed,
-        failed,
-    };
+    let settled = GroupProgress { unread: 0, pending: failed, failed };
     let mut last = None;
     let waiting = async {
         loop {
@@ -251,10 +238,7 @@ pub(super) async fn until_settled(bus: &Bus, group: &Name, failed: u64) {
         }
     };
     let waited = tokio::time::timeout(DEADLINE, waiting).await;
-    assert!(
-        waited.is_ok(),
-        "group `{group}` did not settle with {failed} failed deliveries: {last:?}"
-    );
+    assert!(waited.is_ok(), "group `{group}` did not settle with {failed} failed deliveries: {last:?}");
 }
 
 /// How far a group has come.

@@ -16,11 +16,7 @@ pub async fn versions_start_at_one_and_are_contiguous<S: EventStore>(store: S) {
     let mut all = store.add(&stream, ExpectedVersion::Any, &events(1)).await;
     all.extend(store.add(&stream, ExpectedVersion::Any, &events(3)).await);
     all.extend(store.add(&stream, ExpectedVersion::Any, &events(2)).await);
-    store.same(
-        versions(&all),
-        (1..=6).collect(),
-        "versions as returned by append",
-    );
+    store.same(versions(&all), (1..=6).collect(), "versions as returned by append");
     store.holds(&stream, &all).await;
 }
 
@@ -31,17 +27,10 @@ pub async fn positions_grow_in_append_order<S: EventStore>(store: S) {
     let mut all = Vec::new();
     for count in [1, 3, 2] {
         for stream in [&one, &two] {
-            all.extend(
-                store
-                    .add(stream, ExpectedVersion::Any, &events(count))
-                    .await,
-            );
+            all.extend(store.add(stream, ExpectedVersion::Any, &events(count)).await);
         }
     }
-    store.check(
-        positions_grow(&all),
-        format_args!("positions as returned by append: {all:#?}"),
-    );
+    store.check(positions_grow(&all), format_args!("positions as returned by append: {all:#?}"));
 }
 
 /// What an append returns is what was given, with its place, and is what is read back: every field.
@@ -57,9 +46,7 @@ pub async fn append_returns_what_is_read_back<S: EventStore>(store: S) {
         attributes: store.ok(Attributes::parse(attributes), "parsing attributes"),
     };
     let plain = EventContext::default();
-    let partly = EventContext::default()
-        .with_tenant(Uuid::nil())
-        .with_actor("");
+    let partly = EventContext::default().with_tenant(Uuid::nil()).with_actor("");
     let given: Vec<_> = [full, plain, partly]
         .into_iter()
         .map(|context| event().with_context(context))
@@ -73,30 +60,14 @@ pub async fn append_returns_what_is_read_back<S: EventStore>(store: S) {
         let (context, metadata) = (given.context(), recorded.metadata());
         store.same(metadata.event_id(), given.event_id(), "event id");
         store.same(metadata.event_type(), given.event_type(), "event type");
-        store.same(
-            metadata.schema_version(),
-            given.schema_version(),
-            "schema version",
-        );
-        store.same(
-            metadata.correlation_id(),
-            given.correlation_id(),
-            "correlation id",
-        );
-        store.same(
-            metadata.causation_id(),
-            context.causation_id,
-            "causation id",
-        );
+        store.same(metadata.schema_version(), given.schema_version(), "schema version");
+        store.same(metadata.correlation_id(), given.correlation_id(), "correlation id");
+        store.same(metadata.causation_id(), context.causation_id, "causation id");
         store.same(metadata.tenant_id(), context.tenant_id, "tenant id");
         store.same(metadata.actor_id(), context.actor_id.as_deref(), "actor id");
         store.same(metadata.attributes(), &context.attributes, "attributes");
         let wanted = given.recorded_as(stream.clone(), recorded.version(), recorded.position());
-        store.same(
-            recorded,
-            &wanted,
-            "append returned something else than given",
-        );
+        store.same(recorded, &wanted, "append returned something else than given");
         store.same(
             recorded.metadata().attributes().as_json(),
             wanted.metadata().attributes().as_json(),
@@ -118,10 +89,7 @@ pub async fn payloads_are_kept_byte_for_byte<S: EventStore>(store: S) {
         r#"{"n":[9007199254740993,18446744073709551617,-0.0,1.10,1E5,0.1000000000000000055511151231257827]}"#,
         r#"{"deep":[[[[[[[[{"a":[null,true,false]}]]]]]]]]}"#,
     ];
-    let given: Vec<_> = payloads
-        .iter()
-        .map(|payload| NewEvent::new(Name::from_static("Kept"), 1, *payload))
-        .collect();
+    let given: Vec<_> = payloads.iter().map(|payload| NewEvent::new(Name::from_static("Kept"), 1, *payload)).collect();
     let recorded = store.add(&stream, ExpectedVersion::NoStream, &given).await;
     for (recorded, payload) in store.read(&stream).await.iter().zip(payloads) {
         store.same(recorded.payload(), payload, "payload read back");
@@ -142,17 +110,10 @@ pub async fn times_are_kept_to_the_microsecond<S: EventStore>(store: S) {
         datetime!(2026-07-01 12:00:00.123_456_789 +05:30),
         OffsetDateTime::UNIX_EPOCH,
     ];
-    let given: Vec<_> = times
-        .into_iter()
-        .map(|time| event().with_occurred_at(time))
-        .collect();
+    let given: Vec<_> = times.into_iter().map(|time| event().with_occurred_at(time)).collect();
     let recorded = store.add(&stream, ExpectedVersion::NoStream, &given).await;
     for (given, recorded) in given.iter().zip(&recorded) {
-        store.same(
-            recorded.metadata().occurred_at(),
-            given.occurred_at(),
-            "time as returned by append",
-        );
+        store.same(recorded.metadata().occurred_at(), given.occurred_at(), "time as returned by append");
     }
     store.holds(&stream, &recorded).await;
 }
@@ -177,12 +138,8 @@ pub async fn empty_append_does_nothing<S: EventStore>(store: S) {
 pub async fn several_events_are_stored_all_or_none<S: EventStore>(store: S) {
     let store = Subject::new("several_events_are_stored_all_or_none", store);
     let (stream, other) = (stream(), stream());
-    let elsewhere = store
-        .add(&other, ExpectedVersion::NoStream, &events(1))
-        .await;
-    let mut kept = store
-        .add(&stream, ExpectedVersion::NoStream, &events(1))
-        .await;
+    let elsewhere = store.add(&other, ExpectedVersion::NoStream, &events(1)).await;
+    let mut kept = store.add(&stream, ExpectedVersion::NoStream, &events(1)).await;
 
     for place in 0..3 {
         let mut bad = events(3);
@@ -194,11 +151,7 @@ pub async fn several_events_are_stored_all_or_none<S: EventStore>(store: S) {
         store.refused(&stream, ExpectedVersion::Any, &bad).await;
         store.holds(&stream, &kept).await;
     }
-    kept.extend(
-        store
-            .add(&stream, ExpectedVersion::Exact(1.into()), &events(3))
-            .await,
-    );
+    kept.extend(store.add(&stream, ExpectedVersion::Exact(1.into()), &events(3)).await);
     store.holds(&stream, &kept).await;
 }
 
@@ -206,28 +159,13 @@ pub async fn several_events_are_stored_all_or_none<S: EventStore>(store: S) {
 pub async fn payload_that_is_no_json_object_is_refused<S: EventStore>(store: S) {
     let store = Subject::new("payload_that_is_no_json_object_is_refused", store);
     let stream = stream();
-    for payload in [
-        "",
-        "not json",
-        "{",
-        "{'a':1}",
-        r#"{"a":1,}"#,
-        "{} {}",
-        "5",
-        "[1]",
-        "null",
-    ] {
+    for payload in ["", "not json", "{", "{'a':1}", r#"{"a":1,}"#, "{} {}", "5", "[1]", "null"] {
         let bad = NewEvent::new(Name::from_static("Broken"), 1, payload);
-        match store
-            .refused(&stream, ExpectedVersion::Any, &[event(), bad])
-            .await
-        {
+        match store.refused(&stream, ExpectedVersion::Any, &[event(), bad]).await {
             AppendError::Refused { stream: named, .. } => {
                 store.same(&named, &stream, "the refusal names another stream");
             }
-            other => store.fail(format_args!(
-                "payload `{payload}` is not refused: {other:?}"
-            )),
+            other => store.fail(format_args!("payload `{payload}` is not refused: {other:?}")),
         }
     }
     store.holds(&stream, &[]).await;
@@ -245,8 +183,6 @@ pub async fn large_appends_are_stored_whole<S: EventStore>(store: S) {
     all.extend(store.add(&stream, any, &events(2)).await);
     store.holds(&stream, &all).await;
     all.reverse();
-    let read = store
-        .read_from(&stream, Version::MAX, Direction::Backward)
-        .await;
+    let read = store.read_from(&stream, Version::MAX, Direction::Backward).await;
     store.same(&*read, &*all, "backward from the end");
 }

@@ -11,11 +11,7 @@ async fn save<S: EventStore>(store: &Subject<S>, name: &Name, position: u64) {
 async fn expect<S: EventStore>(store: &Subject<S>, name: &Name, position: Option<u64>) {
     let loaded = store.load_checkpoint(name).await;
     let loaded = store.ok(loaded, format_args!("loading checkpoint {name}"));
-    store.same(
-        loaded.map(Position::get),
-        position,
-        format_args!("checkpoint {name}"),
-    );
+    store.same(loaded.map(Position::get), position, format_args!("checkpoint {name}"));
 }
 
 /// Who never saved a checkpoint has none, which is not the same as position 0.
@@ -43,17 +39,7 @@ pub async fn checkpoint_is_what_was_saved_last<S: EventStore>(store: S) {
 pub async fn checkpoint_names_are_independent<S: EventStore>(store: S) {
     let store = Subject::new("checkpoint_names_are_independent", store);
     let long = "x".repeat(255);
-    let names = [
-        "reader",
-        "Reader",
-        "reader ",
-        "o'brien",
-        "%",
-        "_",
-        "a:b",
-        "漢字 ünï",
-        &long,
-    ];
+    let names = ["reader", "Reader", "reader ", "o'brien", "%", "_", "a:b", "漢字 ünï", &long];
     let mut all = Vec::new();
     for (name, position) in names.into_iter().zip(1..) {
         let name = store.ok(Name::new("checkpoint", name), "naming a checkpoint");

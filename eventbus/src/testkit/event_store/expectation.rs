@@ -7,9 +7,7 @@ use crate::{ExpectedVersion, Version, port::EventStore};
 pub async fn no_stream_accepts_only_a_new_stream<S: EventStore>(store: S) {
     let store = Subject::new("no_stream_accepts_only_a_new_stream", store);
     let stream = stream();
-    let recorded = store
-        .add(&stream, ExpectedVersion::NoStream, &events(2))
-        .await;
+    let recorded = store.add(&stream, ExpectedVersion::NoStream, &events(2)).await;
     store.conflict(&stream, ExpectedVersion::NoStream, 2).await;
     store.holds(&stream, &recorded).await;
 }
@@ -18,18 +16,10 @@ pub async fn no_stream_accepts_only_a_new_stream<S: EventStore>(store: S) {
 pub async fn stream_exists_accepts_only_an_existing_stream<S: EventStore>(store: S) {
     let store = Subject::new("stream_exists_accepts_only_an_existing_stream", store);
     let stream = stream();
-    store
-        .conflict(&stream, ExpectedVersion::StreamExists, 0)
-        .await;
+    store.conflict(&stream, ExpectedVersion::StreamExists, 0).await;
     store.holds(&stream, &[]).await;
-    let mut all = store
-        .add(&stream, ExpectedVersion::NoStream, &events(1))
-        .await;
-    all.extend(
-        store
-            .add(&stream, ExpectedVersion::StreamExists, &events(2))
-            .await,
-    );
+    let mut all = store.add(&stream, ExpectedVersion::NoStream, &events(1)).await;
+    all.extend(store.add(&stream, ExpectedVersion::StreamExists, &events(2)).await);
     store.holds(&stream, &all).await;
 }
 
@@ -75,9 +65,7 @@ pub async fn any_accepts_every_stream<S: EventStore>(store: S) {
 pub async fn conflict_stores_nothing<S: EventStore>(store: S) {
     let store = Subject::new("conflict_stores_nothing", store);
     let (stream, missing) = (stream(), stream());
-    let recorded = store
-        .add(&stream, ExpectedVersion::NoStream, &events(3))
-        .await;
+    let recorded = store.add(&stream, ExpectedVersion::NoStream, &events(3)).await;
     for (stream, expected, actual) in [
         (&stream, ExpectedVersion::NoStream, 3),
         (&stream, ExpectedVersion::Exact(2.into()), 3),
@@ -98,19 +86,9 @@ pub async fn refused_events_can_be_appended_later<S: EventStore>(store: S) {
     let store = Subject::new("refused_events_can_be_appended_later", store);
     let stream = stream();
     let given = events(2);
-    store
-        .refused(&stream, ExpectedVersion::StreamExists, &given)
-        .await;
-    let mut all = store
-        .add(&stream, ExpectedVersion::NoStream, &events(1))
-        .await;
-    store
-        .refused(&stream, ExpectedVersion::NoStream, &given)
-        .await;
-    all.extend(
-        store
-            .add(&stream, ExpectedVersion::Exact(1.into()), &given)
-            .await,
-    );
+    store.refused(&stream, ExpectedVersion::StreamExists, &given).await;
+    let mut all = store.add(&stream, ExpectedVersion::NoStream, &events(1)).await;
+    store.refused(&stream, ExpectedVersion::NoStream, &given).await;
+    all.extend(store.add(&stream, ExpectedVersion::Exact(1.into()), &given).await);
     store.holds(&stream, &all).await;
 }

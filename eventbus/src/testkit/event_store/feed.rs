@@ -17,11 +17,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// The feed holds what comes after a position, itself excluded, in position order.
 pub async fn feed_starts_after_a_position<S: EventStore>(store: S) {
     let store = Subject::new("feed_starts_after_a_position", store);
-    store.same(
-        store.feed(Position::START).await,
-        Vec::new(),
-        "an empty store",
-    );
+    store.same(store.feed(Position::START).await, Vec::new(), "an empty store");
     let (one, two) = (stream(), stream());
     let mut all = Vec::new();
     for count in [2, 1, 3] {
@@ -72,10 +68,7 @@ pub async fn appends_do_not_break_an_open_feed<S: EventStore>(store: S) {
     let mut read: Vec<_> = first.into_iter().collect();
     let rest: Vec<_> = store.ok(open.try_collect().await, "the rest");
     read.extend(rest);
-    store.check(
-        read.len() >= 1_500,
-        format_args!("the reader saw {} of 1,500 events", read.len()),
-    );
+    store.check(read.len() >= 1_500, format_args!("the reader saw {} of 1,500 events", read.len()));
     let last = read.last().and_then(RecordedEvent::position);
     read.extend(store.feed(last.unwrap_or_default()).await);
     store.same(read, store.feed(Position::START).await, "events as read");
@@ -87,26 +80,12 @@ pub async fn head_is_at_or_after_the_last_event<S: EventStore>(store: S) {
     let mut before = store.at_head().await;
     let stream = stream();
     for count in [1, 4] {
-        let recorded = store
-            .add(&stream, ExpectedVersion::Any, &events(count))
-            .await;
-        let last = recorded
-            .last()
-            .and_then(RecordedEvent::position)
-            .unwrap_or_default();
-        let first = recorded
-            .first()
-            .and_then(RecordedEvent::position)
-            .unwrap_or_default();
+        let recorded = store.add(&stream, ExpectedVersion::Any, &events(count)).await;
+        let last = recorded.last().and_then(RecordedEvent::position).unwrap_or_default();
+        let first = recorded.first().and_then(RecordedEvent::position).unwrap_or_default();
         let head = store.at_head().await;
-        store.check(
-            first > before,
-            format_args!("{first} appeared below head {before}"),
-        );
-        store.check(
-            head >= last,
-            format_args!("head {head} is below event {last}"),
-        );
+        store.check(first > before, format_args!("{first} appeared below head {before}"));
+        store.check(head >= last, format_args!("head {head} is below event {last}"));
         store.same(store.feed(head).await, Vec::new(), "after the head");
         before = head;
     }
@@ -116,9 +95,7 @@ pub async fn head_is_at_or_after_the_last_event<S: EventStore>(store: S) {
 pub async fn feed_never_skips_repeats_or_reorders<S: EventStore>(store: S) {
     let store = Subject::new("feed_never_skips_repeats_or_reorders", store);
     let writers = write_concurrently(&store);
-    let seen = store
-        .within("following the feed", follow(&store, writers, false))
-        .await;
+    let seen = store.within("following the feed", follow(&store, writers, false)).await;
     check_feed(&store, &seen).await;
 }
 
@@ -126,9 +103,7 @@ pub async fn feed_never_skips_repeats_or_reorders<S: EventStore>(store: S) {
 pub async fn nothing_appears_at_or_below_the_head<S: EventStore>(store: S) {
     let store = Subject::new("nothing_appears_at_or_below_the_head", store);
     let writers = write_concurrently(&store);
-    let seen = store
-        .within("following the feed", follow(&store, writers, true))
-        .await;
+    let seen = store.within("following the feed", follow(&store, writers, true)).await;
     check_feed(&store, &seen).await;
 }
 
@@ -152,10 +127,7 @@ async fn write<S: EventStore>(store: &Subject<S>, streams: &[StreamId], writer: 
         let given = events(1 + i % 3);
         if i % 5 == 4 {
             let version = store.ok(store.stream_version(stream).await, "asking for the version");
-            match store
-                .append(stream, ExpectedVersion::Exact(version), given)
-                .await
-            {
+            match store.append(stream, ExpectedVersion::Exact(version), given).await {
                 Ok(_) | Err(AppendError::Conflict { .. }) => {}
                 Err(other) => store.fail(format_args!("append failed: {other:?}")),
             }
@@ -166,11 +138,7 @@ async fn write<S: EventStore>(store: &Subject<S>, streams: &[StreamId], writer: 
 }
 
 /// Reads on and on until the writers are done and nothing is left.
-async fn follow<S: EventStore>(
-    store: &Subject<S>,
-    writers: JoinHandle<()>,
-    jump_to_head: bool,
-) -> Vec<RecordedEvent> {
+async fn follow<S: EventStore>(store: &Subject<S>, writers: JoinHandle<()>, jump_to_head: bool) -> Vec<RecordedEvent> {
     let mut seen = Vec::new();
     let mut after = Position::START;
     let mut signal = store.appended().watch();
@@ -203,30 +171,15 @@ async fn check_feed<S: EventStore>(store: &Subject<S>, seen: &[RecordedEvent]) {
     for event in seen {
         let version = versions.entry(event.metadata().stream()).or_default();
         let stream = event.metadata().stream();
-        store.same(
-            event.version(),
-            version.next(),
-            format_args!("next version of {stream} as seen"),
-        );
+        store.same(event.version(), version.next(), format_args!("next version of {stream} as seen"));
         *version = event.version();
     }
     for (stream, version) in versions {
         let stored = store.ok(store.stream_version(stream).await, "asking for the version");
-        store.same(
-            version,
-            stored,
-            format_args!("last version of {stream} as seen"),
-        );
+        store.same(version, stored, format_args!("last version of {stream} as seen"));
     }
     let stored = store.feed(Position::START).await;
-    store.check(
-        stored == seen,
-        format_args!(
-            "{} events were seen, {} are stored",
-            seen.len(),
-            stored.len()
-        ),
-    );
+    store.check(stored == seen, format_args!("{} events were seen, {} are stored", seen.len(), stored.len()));
 }
 
 /// An append wakes those who watch, and a signal from before they wait is not lost.
@@ -237,14 +190,10 @@ pub async fn append_wakes_who_watches<S: EventStore>(store: S) {
     let mut waiting = store.appended().watch();
     let waiter = tokio::spawn(async move { waiting.appended().await });
     tokio::task::yield_now().await;
-    let recorded = store
-        .add(&stream, ExpectedVersion::NoStream, &events(1))
-        .await;
+    let recorded = store.add(&stream, ExpectedVersion::NoStream, &events(1)).await;
     let woken = store.within("waking who waits", waiter).await;
     store.ok(woken, "waking who waits");
-    store
-        .within("waking who waits later", early.appended())
-        .await;
+    store.within("waking who waits later", early.appended()).await;
     let read = store.feed(Position::START).await;
     store.same(read, recorded, "what the signal announced");
 }

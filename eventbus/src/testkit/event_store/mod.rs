@@ -162,15 +162,9 @@ mod tests {
         ] {
             for rule in file.split("pub async fn ").skip(1) {
                 let name = rule.split(['<', '(']).next().unwrap();
-                assert!(
-                    lists.contains(&format!(" {name},\n")),
-                    "{name} is not listed"
-                );
+                assert!(lists.contains(&format!(" {name},\n")), "{name} is not listed");
                 let body = rule.split("\npub async fn").next().unwrap();
-                assert!(
-                    body.contains(&format!("\"{name}\"")),
-                    "{name} does not name itself"
-                );
+                assert!(body.contains(&format!("\"{name}\"")), "{name} does not name itself");
                 rules += 1;
             }
         }

@@ -9,20 +9,10 @@ pub async fn aggregate_types_do_not_mix<S: EventStore>(store: S) {
     let id = AggregateId::new();
     let account = StreamId::new(Name::from_static("Account"), id.clone());
     let owner = StreamId::new(Name::from_static("Owner"), id);
-    let mut of_account = store
-        .add(&account, ExpectedVersion::NoStream, &events(2))
-        .await;
-    let of_owner = store
-        .add(&owner, ExpectedVersion::NoStream, &events(1))
-        .await;
-    of_account.extend(
-        store
-            .add(&account, ExpectedVersion::Exact(2.into()), &events(1))
-            .await,
-    );
-    store
-        .conflict(&owner, ExpectedVersion::Exact(3.into()), 1)
-        .await;
+    let mut of_account = store.add(&account, ExpectedVersion::NoStream, &events(2)).await;
+    let of_owner = store.add(&owner, ExpectedVersion::NoStream, &events(1)).await;
+    of_account.extend(store.add(&account, ExpectedVersion::Exact(2.into()), &events(1)).await);
+    store.conflict(&owner, ExpectedVersion::Exact(3.into()), 1).await;
     store.holds(&account, &of_account).await;
     store.holds(&owner, &of_owner).await;
 }
@@ -61,50 +51,25 @@ pub async fn natural_keys_are_kept_apart<S: EventStore>(store: S) {
     let mut all = Vec::new();
     for key in &keys {
         let stream = store.ok(StreamId::parse("Account", key), "naming a stream");
-        all.extend(
-            store
-                .add(&stream, ExpectedVersion::NoStream, &events(1))
-                .await,
-        );
-        all.extend(
-            store
-                .add(&stream, ExpectedVersion::Exact(1.into()), &events(1))
-                .await,
-        );
+        all.extend(store.add(&stream, ExpectedVersion::NoStream, &events(1)).await);
+        all.extend(store.add(&stream, ExpectedVersion::Exact(1.into()), &events(1)).await);
     }
     store.same(&store.feed(Position::START).await, &all, "the feed");
     for (key, wanted) in keys.iter().zip(all.chunks(2)) {
         let stream = store.ok(StreamId::parse("Account", key), "naming a stream");
-        store.same(
-            &*store.read(&stream).await,
-            wanted,
-            format_args!("key {key}"),
-        );
+        store.same(&*store.read(&stream).await, wanted, format_args!("key {key}"));
     }
 }
 
 /// Aggregate type and id do not run into each other.
 pub async fn type_and_id_do_not_run_together<S: EventStore>(store: S) {
     let store = Subject::new("type_and_id_do_not_run_together", store);
-    for (aggregate_type, id) in [
-        ("a", "b/c"),
-        ("a/b", "c"),
-        ("a", "b:c"),
-        ("a:b", "c"),
-        ("a", "b-c"),
-        ("a-b", "c"),
-        ("ab", "c"),
-        ("a", "bc"),
-    ] {
+    for (aggregate_type, id) in
+        [("a", "b/c"), ("a/b", "c"), ("a", "b:c"), ("a:b", "c"), ("a", "b-c"), ("a-b", "c"), ("ab", "c"), ("a", "bc")]
+    {
         let stream = store.ok(StreamId::parse(aggregate_type, id), "naming a stream");
-        let recorded = store
-            .add(&stream, ExpectedVersion::NoStream, &events(2))
-            .await;
-        store.same(
-            versions(&recorded),
-            vec![1, 2],
-            format_args!("{aggregate_type}, {id}"),
-        );
+        let recorded = store.add(&stream, ExpectedVersion::NoStream, &events(2)).await;
+        store.same(versions(&recorded), vec![1, 2], format_args!("{aggregate_type}, {id}"));
         store.holds(&stream, &recorded).await;
     }
 }

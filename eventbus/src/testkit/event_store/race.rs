@@ -19,10 +19,7 @@ pub async fn any_never_conflicts<S: EventStore>(store: S) {
                     let given = events(count);
                     let recorded = store.add(&stream, ExpectedVersion::Any, &given).await;
                     let ids = recorded.iter().map(|event| event.metadata().event_id());
-                    store.check(
-                        ids.eq(given.iter().map(NewEvent::event_id)),
-                        "an append returned other events",
-                    );
+                    store.check(ids.eq(given.iter().map(NewEvent::event_id)), "an append returned other events");
                     let first = recorded[0].version().get();
                     let together = (first..).take(count).collect();
                     store.same(versions(&recorded), together, "versions of one append");
@@ -41,10 +38,7 @@ pub async fn any_never_conflicts<S: EventStore>(store: S) {
 /// Of many writers that create a stream at once, one wins; the others get a conflict and store nothing.
 pub async fn one_writer_creates_the_stream<S: EventStore>(store: S) {
     let store = Subject::new("one_writer_creates_the_stream", store);
-    for expected in [
-        ExpectedVersion::NoStream,
-        ExpectedVersion::Exact(Version::NONE),
-    ] {
+    for expected in [ExpectedVersion::NoStream, ExpectedVersion::Exact(Version::NONE)] {
         one_winner(&store, 0, expected).await;
     }
 }
@@ -75,11 +69,7 @@ async fn one_winner<S: EventStore>(store: &Subject<S>, before: u64, expected: Ex
                 all.extend(recorded);
             }
             Err(AppendError::Conflict { actual, .. }) => {
-                store.same(
-                    actual.get(),
-                    before + 2,
-                    "the conflict names another version",
-                );
+                store.same(actual.get(), before + 2, "the conflict names another version");
             }
             Err(other) => store.fail(format_args!("no conflict but {other:?}")),
         }
@@ -101,49 +91,33 @@ pub async fn readers_never_see_half_an_append<S: EventStore>(store: S) {
         }
     });
     while !writer.is_finished() {
-        let version = store.ok(
-            store.stream_version(&stream).await,
-            "asking for the version",
-        );
+        let version = store.ok(store.stream_version(&stream).await, "asking for the version");
         store.same(version.get() % 3, 0, "events of half an append");
         tokio::task::yield_now().await;
     }
     store.ok(writer.await, "the writer");
-    store.same(
-        versions(&store.read(&stream).await),
-        (1..=600).collect(),
-        "versions at the end",
-    );
+    store.same(versions(&store.read(&stream).await), (1..=600).collect(), "versions at the end");
 }
 
 /// Appends that fail harm none of those that run beside them, in the same stream or in others.
 pub async fn failing_appends_harm_no_other<S: EventStore>(store: S) {
     let store = Subject::new("failing_appends_harm_no_other", store);
     let (hot, used) = (stream(), stream());
-    let known = store
-        .add(&used, ExpectedVersion::NoStream, &events(1))
-        .await;
+    let known = store.add(&used, ExpectedVersion::NoStream, &events(1)).await;
     let known_id = known[0].metadata().event_id();
     let broken = NewEvent::new(Name::from_static("Broken"), 1, "{");
     let answers = store
         .at_once(60, |i| {
-            let (store, hot, used, broken) =
-                (store.clone(), hot.clone(), used.clone(), broken.clone());
+            let (store, hot, used, broken) = (store.clone(), hot.clone(), used.clone(), broken.clone());
             async move {
                 let any = ExpectedVersion::Any;
                 let error = match i % 6 {
                     0 => return store.add(&hot, any, &events(2)).await,
                     1 => {
-                        return store
-                            .add(&stream(), ExpectedVersion::NoStream, &events(1))
-                            .await;
+                        return store.add(&stream(), ExpectedVersion::NoStream, &events(1)).await;
                     }
                     2 => return store.add(&stream(), any, &events(3)).await,
-                    3 => {
-                        store
-                            .refused(&used, ExpectedVersion::NoStream, &events(2))
-                            .await
-                    }
+                    3 => store.refused(&used, ExpectedVersion::NoStream, &events(2)).await,
                     4 => store.refused(&hot, any, &[event(), broken]).await,
                     _ => {
                         let taken = event().with_event_id(known_id);
@@ -166,9 +140,5 @@ pub async fn failing_appends_harm_no_other<S: EventStore>(store: S) {
     all.sort_by_key(crate::RecordedEvent::position);
     feed.sort_by_key(crate::RecordedEvent::position);
     store.same(feed, all, "the store holds other events than were accepted");
-    store.same(
-        versions(&store.read(&hot).await),
-        (1..=20).collect(),
-        "versions of the shared stream",
-    );
+    store.same(versions(&store.read(&hot).await), (1..=20).collect(), "versions of the shared stream");
 }

@@ -25,18 +25,11 @@ where
         store.same(&store.feed(Position::START).await, &all, "the feed");
         let checkpoint = store.ok(store.load_checkpoint(&reader).await, "loading");
         store.same(checkpoint, Some(3.into()), "the checkpoint");
-        store
-            .conflict(&one, ExpectedVersion::NoStream, 2 + round)
-            .await;
+        store.conflict(&one, ExpectedVersion::NoStream, 2 + round).await;
         let head = store.at_head().await;
-        let next = store
-            .add(&one, ExpectedVersion::Exact((2 + round).into()), &events(1))
-            .await;
+        let next = store.add(&one, ExpectedVersion::Exact((2 + round).into()), &events(1)).await;
         store.same(versions(&next), vec![3 + round], "the next version");
-        store.check(
-            next[0].position() > Some(head),
-            "the next event is not after the head",
-        );
+        store.check(next[0].position() > Some(head), "the next event is not after the head");
         all.extend(next);
     }
 }
@@ -74,11 +67,7 @@ where
     let stream = stream();
     let mut all = Vec::new();
     for round in 0..10 {
-        let (writer, reader) = if round % 2 == 0 {
-            (&one, &two)
-        } else {
-            (&two, &one)
-        };
+        let (writer, reader) = if round % 2 == 0 { (&one, &two) } else { (&two, &one) };
         let expected = ExpectedVersion::Exact((round * 2).into());
         all.extend(writer.add(&stream, expected, &events(2)).await);
         reader.conflict(&stream, expected, round * 2 + 2).await;
@@ -86,11 +75,7 @@ where
     }
     let writers = one
         .at_once(8, |task| {
-            let store = if task % 2 == 0 {
-                one.clone()
-            } else {
-                two.clone()
-            };
+            let store = if task % 2 == 0 { one.clone() } else { two.clone() };
             let stream = stream.clone();
             async move {
                 for _ in 0..10 {

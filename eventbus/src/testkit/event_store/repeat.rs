@@ -6,11 +6,8 @@ use crate::{
     port::{AppendError, EventStore},
 };
 
-const EVERY_EXPECTATION_OF_A_NEW_STREAM: [ExpectedVersion; 3] = [
-    ExpectedVersion::NoStream,
-    ExpectedVersion::Exact(crate::Version::NONE),
-    ExpectedVersion::Any,
-];
+const EVERY_EXPECTATION_OF_A_NEW_STREAM: [ExpectedVersion; 3] =
+    [ExpectedVersion::NoStream, ExpectedVersion::Exact(crate::Version::NONE), ExpectedVersion::Any];
 
 /// Appending the same ids again returns the first result and writes nothing.
 pub async fn repeat_returns_the_first_result<S: EventStore>(store: S) {
@@ -32,12 +29,8 @@ pub async fn repeat_returns_the_first_result<S: EventStore>(store: S) {
 pub async fn repeat_is_known_at_every_expectation<S: EventStore>(store: S) {
     let store = Subject::new("repeat_is_known_at_every_expectation", store);
     let (stream, given) = (stream(), events(2));
-    let mut all = store
-        .add(&stream, ExpectedVersion::NoStream, &events(1))
-        .await;
-    let first = store
-        .add(&stream, ExpectedVersion::Exact(1.into()), &given)
-        .await;
+    let mut all = store.add(&stream, ExpectedVersion::NoStream, &events(1)).await;
+    let first = store.add(&stream, ExpectedVersion::Exact(1.into()), &given).await;
     all.extend(first.clone());
     for expected in [
         ExpectedVersion::Any,
@@ -74,18 +67,9 @@ pub async fn repeat_does_not_overwrite<S: EventStore>(store: S) {
     let store = Subject::new("repeat_does_not_overwrite", store);
     let stream = stream();
     let given = event();
-    let first = store
-        .add(
-            &stream,
-            ExpectedVersion::NoStream,
-            std::slice::from_ref(&given),
-        )
-        .await;
-    let other =
-        NewEvent::new(Name::from_static("Withdrawn"), 2, "{}").with_event_id(given.event_id());
-    let again = store
-        .add(&stream, ExpectedVersion::NoStream, &[other])
-        .await;
+    let first = store.add(&stream, ExpectedVersion::NoStream, std::slice::from_ref(&given)).await;
+    let other = NewEvent::new(Name::from_static("Withdrawn"), 2, "{}").with_event_id(given.event_id());
+    let again = store.add(&stream, ExpectedVersion::NoStream, &[other]).await;
     store.same(&again, &first, "repeat with other contents");
     store.holds(&stream, &first).await;
 }
@@ -112,9 +96,7 @@ pub async fn concurrent_repeats_are_stored_once<S: EventStore>(store: S) {
 pub async fn partly_known_ids_are_refused<S: EventStore>(store: S) {
     let store = Subject::new("partly_known_ids_are_refused", store);
     let stream = stream();
-    let first = store
-        .add(&stream, ExpectedVersion::NoStream, &events(2))
-        .await;
+    let first = store.add(&stream, ExpectedVersion::NoStream, &events(2)).await;
     let known = event().with_event_id(first[1].metadata().event_id());
     for given in [[known.clone(), event()], [event(), known.clone()]] {
         for expected in [
@@ -134,9 +116,7 @@ pub async fn ids_of_another_stream_are_refused<S: EventStore>(store: S) {
     let store = Subject::new("ids_of_another_stream_are_refused", store);
     let id = AggregateId::new();
     let first_stream = StreamId::new(Name::from_static("Account"), id.clone());
-    let first = store
-        .add(&first_stream, ExpectedVersion::NoStream, &events(1))
-        .await;
+    let first = store.add(&first_stream, ExpectedVersion::NoStream, &events(1)).await;
     let known = event().with_event_id(first[0].metadata().event_id());
     for stream in [stream(), StreamId::new(Name::from_static("Owner"), id)] {
         for expected in EVERY_EXPECTATION_OF_A_NEW_STREAM {
@@ -147,11 +127,7 @@ pub async fn ids_of_another_stream_are_refused<S: EventStore>(store: S) {
         }
         store.holds(&stream, &[]).await;
     }
-    store.same(
-        &store.feed(Position::START).await,
-        &first,
-        "the store holds other events",
-    );
+    store.same(&store.feed(Position::START).await, &first, "the store holds other events");
 }
 
 /// An id that stands twice in one append is refused.
@@ -174,15 +150,10 @@ async fn taken<S: EventStore>(
     culprit: EventId,
 ) {
     match store.refused(stream, expected, given).await {
-        AppendError::EventIdTaken {
-            event_id,
-            stream: named,
-        } => {
+        AppendError::EventIdTaken { event_id, stream: named } => {
             store.same(event_id, culprit, "the refusal names another event");
             store.same(&named, stream, "the refusal names another stream");
         }
-        other => store.fail(format_args!(
-            "at {expected} it is not `EventIdTaken` but {other:?}"
-        )),
+        other => store.fail(format_args!("at {expected} it is not `EventIdTaken` but {other:?}")),
     }
 }

@@ -12,12 +12,8 @@ use crate::{
 pub async fn reads_forward_from_a_version<S: EventStore>(store: S) {
     let store = Subject::new("reads_forward_from_a_version", store);
     let (stream, other) = (stream(), stream());
-    store
-        .add(&other, ExpectedVersion::NoStream, &events(9))
-        .await;
-    let all = store
-        .add(&stream, ExpectedVersion::NoStream, &events(5))
-        .await;
+    store.add(&other, ExpectedVersion::NoStream, &events(9)).await;
+    let all = store.add(&stream, ExpectedVersion::NoStream, &events(5)).await;
     for (from, wanted) in [
         (Version::NONE, &all[..]),
         (Version::FIRST, &all[..]),
@@ -36,12 +32,8 @@ pub async fn reads_forward_from_a_version<S: EventStore>(store: S) {
 pub async fn reads_backward_from_a_version<S: EventStore>(store: S) {
     let store = Subject::new("reads_backward_from_a_version", store);
     let (stream, other) = (stream(), stream());
-    store
-        .add(&other, ExpectedVersion::NoStream, &events(9))
-        .await;
-    let mut all = store
-        .add(&stream, ExpectedVersion::NoStream, &events(5))
-        .await;
+    store.add(&other, ExpectedVersion::NoStream, &events(9)).await;
+    let mut all = store.add(&stream, ExpectedVersion::NoStream, &events(5)).await;
     all.reverse();
     for (from, wanted) in [
         (Version::NONE, &[][..]),
@@ -80,17 +72,13 @@ pub async fn long_streams_are_read_whole<S: EventStore>(store: S) {
         store.add(&other, ExpectedVersion::Any, &events(1)).await;
     }
     store.holds(&stream, &all).await;
-    let read = store
-        .read_from(&stream, 1_001.into(), Direction::Forward)
-        .await;
+    let read = store.read_from(&stream, 1_001.into(), Direction::Forward).await;
     store.same(&*read, &all[1_000..], "forward from the middle");
     let few = store.read_stream(&stream, 999.into(), Direction::Forward);
     let few: Vec<_> = store.ok(few.take(3).try_collect().await, "reading three events");
     store.same(&*few, &all[998..1_001], "three events from the middle");
     all.reverse();
-    let read = store
-        .read_from(&stream, Version::MAX, Direction::Backward)
-        .await;
+    let read = store.read_from(&stream, Version::MAX, Direction::Backward).await;
     store.same(&*read, &*all, "backward from the end");
 }
 
@@ -109,13 +97,6 @@ pub async fn open_read_holds_up_no_writer<S: EventStore>(store: S) {
     let rest: Vec<_> = store.ok(open.try_collect().await, "the rest");
     read.extend(rest.into_iter().map(Some));
     let read: Vec<_> = read.into_iter().flatten().collect();
-    store.check(
-        read.len() >= 1_500,
-        format_args!("the reader saw {} of 1,500 events", read.len()),
-    );
-    store.same(
-        versions(&read),
-        (1..=read.len() as u64).collect(),
-        "versions as read",
-    );
+    store.check(read.len() >= 1_500, format_args!("the reader saw {} of 1,500 events", read.len()));
+    store.same(versions(&read), (1..=read.len() as u64).collect(), "versions as read");
 }

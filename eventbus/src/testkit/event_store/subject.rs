@@ -29,10 +29,7 @@ pub(super) struct Subject<S> {
 
 impl<S> Clone for Subject<S> {
     fn clone(&self) -> Self {
-        Self {
-            rule: self.rule,
-            store: Arc::clone(&self.store),
-        }
+        Self { rule: self.rule, store: Arc::clone(&self.store) }
     }
 }
 
@@ -45,10 +42,7 @@ impl<S> Deref for Subject<S> {
 
 impl<S: EventStore> Subject<S> {
     pub(super) fn new(rule: &'static str, store: S) -> Self {
-        Self {
-            rule,
-            store: Arc::new(store),
-        }
+        Self { rule, store: Arc::new(store) }
     }
 
     #[track_caller]
@@ -67,9 +61,7 @@ impl<S: EventStore> Subject<S> {
     #[allow(clippy::needless_pass_by_value, reason = "reads like `assert_eq`")]
     pub(super) fn same<T: PartialEq + Debug>(&self, actual: T, wanted: T, what: impl Display) {
         if actual != wanted {
-            self.fail(format_args!(
-                "{what}\n  wanted: {wanted:?}\n  actual: {actual:?}"
-            ));
+            self.fail(format_args!("{what}\n  wanted: {wanted:?}\n  actual: {actual:?}"));
         }
     }
 
@@ -100,27 +92,16 @@ impl<S: EventStore> Subject<S> {
         events: &[NewEvent],
     ) -> AppendError {
         match self.append(stream, expected, events.to_vec()).await {
-            Ok(recorded) => self.fail(format_args!(
-                "append to {stream} at {expected} was accepted: {recorded:?}"
-            )),
+            Ok(recorded) => self.fail(format_args!("append to {stream} at {expected} was accepted: {recorded:?}")),
             Err(error) => error,
         }
     }
 
     /// Appends what must be a conflict that says where the stream is.
-    pub(super) async fn conflict(
-        &self,
-        stream: &StreamId,
-        expected: ExpectedVersion,
-        actual: u64,
-    ) -> AppendError {
+    pub(super) async fn conflict(&self, stream: &StreamId, expected: ExpectedVersion, actual: u64) -> AppendError {
         let error = self.refused(stream, expected, &events(2)).await;
         match &error {
-            AppendError::Conflict {
-                stream: named,
-                expected: wanted,
-                actual: at,
-            } => {
+            AppendError::Conflict { stream: named, expected: wanted, actual: at } => {
                 self.same(named, stream, "the conflict names another stream");
                 self.same(*wanted, expected, "the conflict names another expectation");
                 self.same(at.get(), actual, "the conflict names another version");
@@ -132,16 +113,10 @@ impl<S: EventStore> Subject<S> {
 
     /// All events of a stream.
     pub(super) async fn read(&self, stream: &StreamId) -> Vec<RecordedEvent> {
-        self.read_from(stream, Version::FIRST, Direction::Forward)
-            .await
+        self.read_from(stream, Version::FIRST, Direction::Forward).await
     }
 
-    pub(super) async fn read_from(
-        &self,
-        stream: &StreamId,
-        from: Version,
-        direction: Direction,
-    ) -> Vec<RecordedEvent> {
+    pub(super) async fn read_from(&self, stream: &StreamId, from: Version, direction: Direction) -> Vec<RecordedEvent> {
         let read = self.read_stream(stream, from, direction);
         self.collect(&format!("reading {stream}"), read).await
     }
@@ -167,26 +142,12 @@ impl<S: EventStore> Subject<S> {
     /// Checks what a stream holds, by every way of asking.
     pub(super) async fn holds(&self, stream: &StreamId, wanted: &[RecordedEvent]) {
         let stored = self.read(stream).await;
-        self.same(
-            &*stored,
-            wanted,
-            format_args!("{stream} holds other events"),
-        );
+        self.same(&*stored, wanted, format_args!("{stream} holds other events"));
         let version = self.ok(self.stream_version(stream).await, "asking for the version");
-        self.same(
-            version.get(),
-            wanted.len() as u64,
-            format_args!("{stream} is at another version"),
-        );
+        self.same(version.get(), wanted.len() as u64, format_args!("{stream} is at another version"));
         let feed = self.feed(Position::START).await;
-        let of_stream = feed
-            .into_iter()
-            .filter(|event| event.metadata().stream() == stream);
-        self.same(
-            &*of_stream.collect::<Vec<_>>(),
-            wanted,
-            format_args!("the feed holds other events of {stream}"),
-        );
+        let of_stream = feed.into_iter().filter(|event| event.metadata().stream() == stream);
+        self.same(&*of_stream.collect::<Vec<_>>(), wanted, format_args!("the feed holds other events of {stream}"));
     }
 
     /// Runs one future per number at the same time, and waits for all.
@@ -236,7 +197,5 @@ pub(super) fn versions(events: &[RecordedEvent]) -> Vec<u64> {
 /// Whether positions are there and grow.
 pub(super) fn positions_grow(events: &[RecordedEvent]) -> bool {
     events.iter().all(|event| event.position().is_some())
-        && events
-            .windows(2)
-            .all(|pair| pair[0].position() < pair[1].position())
+        && events.windows(2).all(|pair| pair[0].position() < pair[1].position())
 }

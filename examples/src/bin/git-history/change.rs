@@ -1,8 +1,6 @@
 //! From git's words for a change to the event it is.
 
-use crate::domain::{
-    Commit, FileAdded, FileDeleted, FileEvent, FileModified, FileRenamed, Kind, What,
-};
+use crate::domain::{Commit, FileAdded, FileDeleted, FileEvent, FileModified, FileRenamed, Kind, What};
 
 /// One change of a commit, without its paths.
 #[derive(Debug)]
@@ -24,12 +22,7 @@ impl Change<'_> {
             b'R' => {
                 let similarity_percent = self.status[1..].parse().unwrap_or(0);
                 let to = path;
-                FileEvent::FileRenamed(FileRenamed {
-                    from,
-                    to,
-                    similarity_percent,
-                    commit,
-                })
+                FileEvent::FileRenamed(FileRenamed { from, to, similarity_percent, commit })
             }
             _ => {
                 let what = match (self.same_content, self.old_mode == self.new_mode) {
@@ -38,12 +31,7 @@ impl Change<'_> {
                     (_, true) => What::Content,
                 };
                 let kind = kind(self.new_mode);
-                FileEvent::FileModified(FileModified {
-                    path,
-                    what,
-                    kind,
-                    commit,
-                })
+                FileEvent::FileModified(FileModified { path, what, kind, commit })
             }
         }
     }
@@ -56,10 +44,7 @@ impl Change<'_> {
             FileEvent::FileDeleted(FileDeleted { path, commit })
         } else if every(b'A') {
             self.added(path, commit)
-        } else if let (false, Some(parent)) = (
-            self.status.contains(['M', 'T', 'D']),
-            self.status.find(['R', 'C']),
-        ) {
+        } else if let (false, Some(parent)) = (self.status.contains(['M', 'T', 'D']), self.status.find(['R', 'C'])) {
             FileEvent::FileRenamed(FileRenamed {
                 from: paths.into_iter().nth(parent).unwrap_or_default(),
                 to: path,
@@ -67,21 +52,12 @@ impl Change<'_> {
                 commit,
             })
         } else {
-            FileEvent::FileModified(FileModified {
-                path,
-                what: What::Content,
-                kind: kind(self.new_mode),
-                commit,
-            })
+            FileEvent::FileModified(FileModified { path, what: What::Content, kind: kind(self.new_mode), commit })
         }
     }
 
     fn added(&self, path: String, commit: Commit) -> FileEvent {
-        FileEvent::FileAdded(FileAdded {
-            path,
-            kind: kind(self.new_mode),
-            commit,
-        })
+        FileEvent::FileAdded(FileAdded { path, kind: kind(self.new_mode), commit })
     }
 }
 

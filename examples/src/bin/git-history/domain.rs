@@ -189,9 +189,6 @@ pub struct HotFiles(pub BTreeMap<AggregateId, File>);
 #[projection(name = "hot-files")]
 impl HotFiles {
     fn changed(&mut self, event: &FileEvent, meta: &Metadata) {
-        self.0
-            .entry(meta.aggregate_id().clone())
-            .or_default()
-            .apply(event);
+        self.0.entry(meta.aggregate_id().clone()).or_default().apply(event);
     }
 }

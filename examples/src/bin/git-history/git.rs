@@ -56,36 +56,21 @@ pub struct Repository {
 impl Repository {
     pub fn open(path: &Path) -> Result<Self, GitError> {
         let path = path.to_owned();
-        let repository = Self {
-            path,
-            head: String::new(),
-            is_shallow: false,
-        };
+        let repository = Self { path, head: String::new(), is_shallow: false };
         repository.output(&["--version"], "")?;
         if !repository.path.is_dir() {
-            return Err(GitError::NoFolder {
-                path: repository.path,
-            });
+            return Err(GitError::NoFolder { path: repository.path });
         }
         let shallow = repository.output(&["rev-parse", "--is-shallow-repository"], "")?;
         if !shallow.status.success() {
-            return Err(GitError::NoRepository {
-                path: repository.path,
-                said: text(&shallow.stderr),
-            });
+            return Err(GitError::NoRepository { path: repository.path, said: text(&shallow.stderr) });
         }
         let head = ["rev-parse", "--verify", "--quiet", "HEAD^{commit}"];
         let head = repository.output(&head, "")?;
         if !head.status.success() {
-            return Err(GitError::NoCommits {
-                path: repository.path,
-            });
+            return Err(GitError::NoCommits { path: repository.path });
         }
-        Ok(Self {
-            head: text(&head.stdout),
-            is_shallow: text(&shallow.stdout) == "true",
-            ..repository
-        })
+        Ok(Self { head: text(&head.stdout), is_shallow: text(&shallow.stdout) == "true", ..repository })
     }
 
     /// Splits commits into those that the repository has and those that it does not have.
@@ -97,10 +82,7 @@ impl Repository {
         let answer = self.answer(&["cat-file", "--batch-check=%(objecttype)"], &asked)?;
         let found: Vec<bool> = answer.lines().map(|line| line == "commit").collect();
         if found.len() != commits.len() {
-            return Err(GitError::Unreadable {
-                command: "cat-file".into(),
-                said: answer,
-            });
+            return Err(GitError::Unreadable { command: "cat-file".into(), said: answer });
         }
         let (mut present, mut missing) = (Vec::new(), Vec::new());
         for (commit, found) in commits.into_iter().zip(found) {
@@ -116,19 +98,11 @@ impl Repository {
         }
         let asked = lines("", from) + &lines("^", without);
         let answer = self.answer(&["rev-list", "--count", "--stdin"], &asked)?;
-        answer.parse().map_err(|_| GitError::Unreadable {
-            command: "rev-list".into(),
-            said: answer,
-        })
+        answer.parse().map_err(|_| GitError::Unreadable { command: "rev-list".into(), said: answer })
     }
 
     /// As [`count`](Self::count), for when git itself cannot tell what to leave out.
-    pub fn count_except(
-        &self,
-        from: &[String],
-        without: &[String],
-        except: &HashSet<String>,
-    ) -> Result<u64, GitError> {
+    pub fn count_except(&self, from: &[String], without: &[String], except: &HashSet<String>) -> Result<u64, GitError> {
         let asked = lines("", from) + &lines("^", without);
         let answer = self.answer(&["rev-list", "--stdin"], &asked)?;
         let new = answer.lines().filter(|commit| !except.contains(*commit));
@@ -235,10 +209,7 @@ impl LogProcess {
             return Ok(());
         }
         let said = self.said.take().and_then(|said| said.join().ok());
-        Err(GitError::Failed {
-            command: "log".into(),
-            said: format!("{} ({status})", text(&said.unwrap_or_default())),
-        })
+        Err(GitError::Failed { command: "log".into(), said: format!("{} ({status})", text(&said.unwrap_or_default())) })
     }
 }
 
@@ -265,10 +236,7 @@ fn not_installed(error: std::io::Error) -> GitError {
 }
 
 fn lines(prefix: &str, commits: &[String]) -> String {
-    commits
-        .iter()
-        .map(|commit| format!("{prefix}{commit}\n"))
-        .collect()
+    commits.iter().map(|commit| format!("{prefix}{commit}\n")).collect()
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -55,10 +55,7 @@ impl Files {
 
     /// Learns the names that an event gives to `file`.
     pub fn learn(&mut self, file: &AggregateId, event: &FileEvent) {
-        let bearer = |left| Bearer {
-            file: file.clone(),
-            left,
-        };
+        let bearer = |left| Bearer { file: file.clone(), left };
         match event {
             FileEvent::FileAdded(e) => {
                 self.0.insert(e.path.clone(), bearer(false));
@@ -68,9 +65,7 @@ impl Files {
                 self.0.insert(e.to.clone(), bearer(false));
             }
             FileEvent::FileModified(_) | FileEvent::FileDeleted(_) => {
-                self.0
-                    .entry(event.path().to_owned())
-                    .or_insert_with(|| bearer(false));
+                self.0.entry(event.path().to_owned()).or_insert_with(|| bearer(false));
             }
         }
     }
@@ -80,9 +75,7 @@ impl Files {
 fn aggregate_id(name: &str) -> AggregateId {
     name.parse().unwrap_or_else(|_| {
         let hash = Uuid::new_v5(&NAMESPACE, name.as_bytes());
-        let end = (name.len().saturating_sub(KEPT_BYTES)..)
-            .find(|&at| name.is_char_boundary(at))
-            .unwrap_or_default();
+        let end = (name.len().saturating_sub(KEPT_BYTES)..).find(|&at| name.is_char_boundary(at)).unwrap_or_default();
         let shortened = format!("…{}~{}", &name[end..], hash.simple());
         shortened.parse().unwrap_or_else(|_| hash.into())
     })

@@ -33,11 +33,8 @@ const WINDOW: (usize, usize) = (64, 1_024);
 const APPENDS_AT_ONCE: usize = 32;
 
 /// How long a store that is away, or did not say what it did, is waited for.
-const AWAY: RetryPolicy = RetryPolicy {
-    max_retries: 8,
-    first_delay: Duration::from_millis(50),
-    max_delay: Duration::from_secs(5),
-};
+const AWAY: RetryPolicy =
+    RetryPolicy { max_retries: 8, first_delay: Duration::from_millis(50), max_delay: Duration::from_secs(5) };
 
 /// The commits to import, parents before children.
 pub type Commits = mpsc::Receiver<Result<ReadCommit, GitError>>;
@@ -99,9 +96,7 @@ impl<S: EventStore + Clone> Importer<S> {
             if window.is_empty() {
                 return Ok(self.outcome);
             }
-            let new = window
-                .into_iter()
-                .filter(|read| !plan.skip.contains(&read.commit.hash));
+            let new = window.into_iter().filter(|read| !plan.skip.contains(&read.commit.hash));
             let count = self.record(new.collect()).await?;
             progress(count);
         }
@@ -125,11 +120,7 @@ impl<S: EventStore + Clone> Importer<S> {
             self.imported.count(&read.commit.hash, &read.parents);
             self.outcome.oddities.extend(read.oddities);
             let id = identity::event_id(&read.commit.hash, None);
-            let recorded = CommitRecorded {
-                commit: read.commit,
-                parents: read.parents,
-                files: read.files.len(),
-            };
+            let recorded = CommitRecorded { commit: read.commit, parents: read.parents, files: read.files.len() };
             let event = NewEvent::of(&recorded)?.with_event_id(id);
             commits.push(event.with_occurred_at(read.date));
         }
@@ -187,9 +178,7 @@ pub fn read(repository: Arc<Repository>, without: Vec<String>) -> Commits {
     let (commits, receiver) = mpsc::channel(4 * WINDOW.0);
     std::thread::spawn(move || {
         let take = |commit| commits.blocking_send(Ok(commit)).is_ok();
-        let read = repository
-            .log(&without)
-            .and_then(|process| log::read(process, take));
+        let read = repository.log(&without).and_then(|process| log::read(process, take));
         if let Err(error) = read {
             // nobody listens any more: the import was stopped
             let _ = commits.blocking_send(Err(error));

@@ -112,12 +112,7 @@ impl<R: BufRead> Parser<R> {
             date: date.unwrap_or(OffsetDateTime::UNIX_EPOCH),
             files: Vec::new(),
             oddities,
-            commit: Commit {
-                hash,
-                author: lossy(&author),
-                email: lossy(&email),
-                summary: lossy(&summary),
-            },
+            commit: Commit { hash, author: lossy(&author), email: lossy(&email), summary: lossy(&summary) },
         })
     }
 
@@ -200,10 +195,7 @@ fn lossy(bytes: &[u8]) -> String {
 }
 
 fn unreadable(token: &[u8]) -> GitError {
-    GitError::Unreadable {
-        command: "log".into(),
-        said: lossy(token).chars().take(200).collect(),
-    }
+    GitError::Unreadable { command: "log".into(), said: lossy(token).chars().take(200).collect() }
 }
 
 fn cut_off() -> GitError {

@@ -108,10 +108,7 @@ async fn main() -> eventbus::Result<ExitCode> {
 
     let importer = Importer::new(store, imported)?;
     let ended = match import(importer, repository, &plan, &mut stop).await {
-        Ok(true) => stop
-            .unless(look_back(&app, arguments.top))
-            .await
-            .transpose(),
+        Ok(true) => stop.unless(look_back(&app, arguments.top)).await.transpose(),
         Ok(false) => Ok(None),
         Err(error) => Err(error),
     };
@@ -133,9 +130,7 @@ async fn import(
     let began = Instant::now();
     let mut progress = Progress::new("importing", plan.commits);
     let commits = import::read(repository, plan.without.clone());
-    let outcome = importer
-        .run(commits, plan, stop, |commits| progress.add(commits))
-        .await?;
+    let outcome = importer.run(commits, plan, stop, |commits| progress.add(commits)).await?;
     drop(progress);
     let took = began.elapsed();
     println!(
@@ -153,10 +148,7 @@ async fn import(
 async fn replay(store: &Arc<dyn EventStore>) -> eventbus::Result<Imported> {
     let imported = Projected::with(Imported::default);
     let mut progress = Progress::new("reading", 0);
-    imported
-        .rebuild(store)
-        .on_progress(|now| progress.reach(now.position.get(), now.target.get()))
-        .await?;
+    imported.rebuild(store).on_progress(|now| progress.reach(now.position.get(), now.target.get())).await?;
     let imported = imported.read().await.clone();
     Ok(imported)
 }
@@ -179,17 +171,10 @@ where
     P: Projection + PartialEq,
 {
     let mut progress = Progress::new(&format!("rebuilding {name}"), 0);
-    let rebuilt = app
-        .rebuild::<P>()
-        .on_progress(|now| progress.reach(now.position.get(), now.target.get()))
-        .await?;
+    let rebuilt = app.rebuild::<P>().on_progress(|now| progress.reach(now.position.get(), now.target.get())).await?;
     drop(progress);
     if *app.projection::<P>()?.read().await != *live {
-        return Err(format!(
-            "{name}: rebuilt from {} events, and not as before",
-            rebuilt.events
-        )
-        .into());
+        return Err(format!("{name}: rebuilt from {} events, and not as before", rebuilt.events).into());
     }
     println!(
         "{name}: rebuilt from {} events in {:.1?} ({} events/s), same as live",

@@ -23,13 +23,7 @@ impl Progress {
     /// Begins; nothing is shown yet.
     pub fn new(what: &str, total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| bar(what, total));
-        Self {
-            what: what.to_owned(),
-            total,
-            done: 0,
-            said: None,
-            bar,
-        }
+        Self { what: what.to_owned(), total, done: 0, said: None, bar }
     }
 
     /// So many more are done.
@@ -45,9 +39,7 @@ impl Progress {
             return;
         }
         let tenth = done * 10 / total;
-        let is_news = self.said.map_or(tenth > 0, |(said, at)| {
-            tenth > said && at.elapsed() >= QUIET
-        });
+        let is_news = self.said.map_or(tenth > 0, |(said, at)| tenth > said && at.elapsed() >= QUIET);
         if let Some(bar) = &self.bar {
             bar.set_length(total);
             bar.set_position(done);
@@ -65,9 +57,7 @@ fn bar(what: &str, total: u64) -> ProgressBar {
     };
     let template = "{msg:<20} {wide_bar} {human_pos}/{human_len} ({rate}, {eta})";
     let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
-    ProgressBar::new(total)
-        .with_message(what.to_owned())
-        .with_style(style.with_key("rate", rate))
+    ProgressBar::new(total).with_message(what.to_owned()).with_style(style.with_key("rate", rate))
 }
 
 impl Drop for Progress {

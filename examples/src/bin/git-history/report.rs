@@ -56,42 +56,31 @@ pub fn oddities(oddities: &BTreeSet<Oddity>) {
             println!("note: {} {what}, for example {first}", 1 + found.count());
         }
     };
-    say(
-        "path(s) are kept quoted as git does, since they are not UTF-8 or hold control characters",
-        |oddity| match oddity {
+    say("path(s) are kept quoted as git does, since they are not UTF-8 or hold control characters", |oddity| {
+        match oddity {
             Oddity::QuotedPath(path) => Some(path),
             _ => None,
-        },
-    );
-    say(
-        "path(s) are longer than an aggregate id may be: their events are under the path's end and a hash",
-        |oddity| match oddity {
+        }
+    });
+    say("path(s) are longer than an aggregate id may be: their events are under the path's end and a hash", |oddity| {
+        match oddity {
             Oddity::LongPath(path) => Some(path),
             _ => None,
-        },
-    );
-    say(
-        "commit(s) have an author or message that is not UTF-8: kept with � for what is not",
-        |oddity| match oddity {
-            Oddity::NotUtf8(commit) => Some(commit),
-            _ => None,
-        },
-    );
-    say(
-        "commit(s) have no date that exists: kept as 1970-01-01",
-        |oddity| match oddity {
-            Oddity::NoDate(commit) => Some(commit),
-            _ => None,
-        },
-    );
+        }
+    });
+    say("commit(s) have an author or message that is not UTF-8: kept with � for what is not", |oddity| match oddity {
+        Oddity::NotUtf8(commit) => Some(commit),
+        _ => None,
+    });
+    say("commit(s) have no date that exists: kept as 1970-01-01", |oddity| match oddity {
+        Oddity::NoDate(commit) => Some(commit),
+        _ => None,
+    });
 }
 
 /// A rate in whole numbers.
 pub fn per_second(count: u64, took: Duration) -> String {
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a rate is shown in whole numbers"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "a rate is shown in whole numbers")]
     let rate = count as f64 / took.as_secs_f64().max(f64::EPSILON);
     format!("{rate:.0}")
 }
@@ -99,9 +88,7 @@ pub fn per_second(count: u64, took: Duration) -> String {
 fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) {
     let rows: Vec<_> = std::iter::once(head.map(Into::into)).chain(rows).collect();
     let width = |column: usize| {
-        let widths = rows
-            .iter()
-            .map(|row: &[String; N]| row[column].chars().count());
+        let widths = rows.iter().map(|row: &[String; N]| row[column].chars().count());
         widths.max().unwrap_or_default()
     };
     let widths: [usize; N] = std::array::from_fn(width);

@@ -40,11 +40,7 @@ impl Imported {
     }
 
     fn recorded(&mut self, event: &CommitRecorded) {
-        for (_, file, change) in self
-            .unfinished
-            .remove(&event.commit.hash)
-            .unwrap_or_default()
-        {
+        for (_, file, change) in self.unfinished.remove(&event.commit.hash).unwrap_or_default() {
             self.files.learn(&file, &change);
         }
         self.count(&event.commit.hash, &event.parents);
@@ -79,11 +75,7 @@ impl Imported {
 
     /// File events that are stored although their commit is not imported.
     pub fn left_over(&self) -> HashSet<EventId> {
-        self.unfinished
-            .values()
-            .flatten()
-            .map(|(id, ..)| *id)
-            .collect()
+        self.unfinished.values().flatten().map(|(id, ..)| *id).collect()
     }
 }
 
@@ -146,17 +138,12 @@ pub async fn plan(
                 gone.push(tip.clone());
             }
         }
-        rewritten = Some(HistoryRewritten {
-            abandoned: gone,
-            new_head: repository.head.clone(),
-        });
+        rewritten = Some(HistoryRewritten { abandoned: gone, new_head: repository.head.clone() });
     }
 
     let is_complete = lost_tips.is_empty() && lost.is_empty();
     let without: Vec<String> = tips.into_iter().chain(abandoned).collect();
-    let appeared = repository
-        .count(&without, &[])?
-        .saturating_sub(imported.commits);
+    let appeared = repository.count(&without, &[])?.saturating_sub(imported.commits);
     if is_complete && appeared > 0 {
         return Err(PlanError::Deepened { appeared }.into());
     }
@@ -167,12 +154,7 @@ pub async fn plan(
         let commits = repository.count_except(head, &without, &skip)?;
         (skip, commits)
     };
-    Ok(Plan {
-        commits,
-        without,
-        skip,
-        rewritten,
-    })
+    Ok(Plan { commits, without, skip, rewritten })
 }
 
 /// The stream that all commits are in.

@@ -3,8 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use eventbus::{
-    AggregateId, AggregateRepository, ExpectedVersion, InMemoryEventStore, NewEvent, Position,
-    Projected,
+    AggregateId, AggregateRepository, ExpectedVersion, InMemoryEventStore, NewEvent, Position, Projected,
     port::{AppendEvents, ReadFeed},
 };
 use futures_util::TryStreamExt;
@@ -26,8 +25,7 @@ fn printed(number: usize, changes: &[&str]) -> Vec<u8> {
         1 => String::new(),
         _ => format!("{:040}", number - 1),
     };
-    let mut text =
-        format!("{number:040}\0{parent}\0Ada\0ada@example.org\0{number}\0no. {number}\0");
+    let mut text = format!("{number:040}\0{parent}\0Ada\0ada@example.org\0{number}\0no. {number}\0");
     for (index, change) in changes.iter().enumerate() {
         let mut words = change.split(' ');
         let status = words.next().unwrap_or_default();
@@ -60,10 +58,7 @@ fn history() -> Vec<ReadCommit> {
         &["R070 b moved-again", "D moved"],
         &["M moved-again", "A moved", "M a"],
     ];
-    let printed: Vec<u8> = (1..)
-        .zip(commits)
-        .flat_map(|(n, changes)| printed(n, changes))
-        .collect();
+    let printed: Vec<u8> = (1..).zip(commits).flat_map(|(n, changes)| printed(n, changes)).collect();
     parsed(&printed)
 }
 
@@ -73,12 +68,7 @@ async fn import(store: &Arc<InMemoryEventStore>, commits: &[ReadCommit], window:
         let imported = Projected::with(Imported::default);
         imported.rebuild(store).await.unwrap();
         let imported = imported.read().await.clone();
-        let plan = Plan {
-            without: Vec::new(),
-            skip: Default::default(),
-            commits: 0,
-            rewritten: None,
-        };
+        let plan = Plan { without: Vec::new(), skip: Default::default(), commits: 0, rewritten: None };
         let (sender, receiver) = mpsc::channel(window.len());
         for commit in window {
             sender.try_send(Ok(commit.clone())).unwrap();
@@ -86,10 +76,7 @@ async fn import(store: &Arc<InMemoryEventStore>, commits: &[ReadCommit], window:
         drop(sender);
         let importer = Importer::new(Arc::clone(store), imported).unwrap();
         let mut stop = Stop::on_signal();
-        importer
-            .run(receiver, &plan, &mut stop, |_| {})
-            .await
-            .unwrap();
+        importer.run(receiver, &plan, &mut stop, |_| {}).await.unwrap();
     }
 }
 
@@ -141,16 +128,9 @@ async fn an_import_killed_at_any_event_ends_as_one_that_was_not() {
         assert_eq!(streams(&whole).await, expected, "windows of {window}");
         for events in 0..=whole.head().await.unwrap().get() {
             let store = killed_after(events, &whole).await;
-            let recorded = streams(&store)
-                .await
-                .get("History/HEAD")
-                .map_or(0, Vec::len);
+            let recorded = streams(&store).await.get("History/HEAD").map_or(0, Vec::len);
             import(&store, &commits[recorded..], 4).await;
-            assert_eq!(
-                streams(&store).await,
-                expected,
-                "windows of {window}, killed after {events}"
-            );
+            assert_eq!(streams(&store).await, expected, "windows of {window}, killed after {events}");
         }
     }
 }
@@ -163,31 +143,13 @@ async fn files_keep_their_history_under_renames() {
     let file = async |id: &str| {
         let id: AggregateId = id.parse().unwrap();
         let file = files.load(&id).await.unwrap();
-        let File {
-            path,
-            former_paths,
-            changes,
-            deleted,
-        } = file.state().clone();
+        let File { path, former_paths, changes, deleted } = file.state().clone();
         (path, former_paths.join(" "), changes, deleted)
     };
-    let text =
-        |path: &str, former: &str, changes, deleted| (path.into(), former.into(), changes, deleted);
-    assert_eq!(
-        file("a").await,
-        text("moved-again", "a moved b", 10, false),
-        "born as a"
-    );
-    assert_eq!(
-        file("a@000000000000").await,
-        text("a", "", 3, false),
-        "took the name that was left"
-    );
-    assert_eq!(
-        file("b").await,
-        text("b", "", 5, true),
-        "came back, and lost its name to another"
-    );
+    let text = |path: &str, former: &str, changes, deleted| (path.into(), former.into(), changes, deleted);
+    assert_eq!(file("a").await, text("moved-again", "a moved b", 10, false), "born as a");
+    assert_eq!(file("a@000000000000").await, text("a", "", 3, false), "took the name that was left");
+    assert_eq!(file("b").await, text("b", "", 5, true), "came back, and lost its name to another");
     assert_eq!(file("c").await, text("c", "", 3, true));
 }
 
@@ -227,26 +189,14 @@ fn changes_are_read_as_git_prints_them() {
         "R75 old \"new\\n\"".into(),
     ];
     assert_eq!(events, expected);
-    assert_eq!(
-        (&*first.commit.author, &*first.commit.summary),
-        ("Jos\u{fffd}", "")
-    );
+    assert_eq!((&*first.commit.author, &*first.commit.summary), ("Jos\u{fffd}", ""));
     let hash = &first.commit.hash;
-    let oddities = [
-        Oddity::NotUtf8(hash.clone()),
-        Oddity::NoDate(hash.clone()),
-        Oddity::QuotedPath(r#""new\n""#.into()),
-    ];
+    let oddities =
+        [Oddity::NotUtf8(hash.clone()), Oddity::NoDate(hash.clone()), Oddity::QuotedPath(r#""new\n""#.into())];
     assert_eq!(first.oddities, oddities);
 
     let events: Vec<_> = merge.files.iter().map(short).collect();
-    let expected = [
-        "M x Content File",
-        "R0 left merged",
-        "M y Content File",
-        "A evil File",
-        "D gone",
-    ];
+    let expected = ["M x Content File", "R0 left merged", "M y Content File", "A evil File", "D gone"];
     assert_eq!(events, expected);
     assert_eq!(merge.parents, ["p1", "p2"]);
     assert_eq!(merge.commit.summary, ":100644 a subject");
@@ -262,9 +212,7 @@ fn output_that_is_cut_off_or_foreign_is_an_error() {
         let between = whole[end - 1] == 0 && whole[end] == b':' || whole[end - 1..=end] == *b"\0\n";
         assert_eq!(read.is_ok(), between, "cut off after {end} bytes");
     }
-    let error = Parser::new(&b"warning: something\0"[..])
-        .next_commit()
-        .unwrap_err();
+    let error = Parser::new(&b"warning: something\0"[..]).next_commit().unwrap_err();
     assert!(error.to_string().contains("warning: something"), "{error}");
 }
 
@@ -275,10 +223,7 @@ fn the_last_commit_counts_when_git_has_ended_well() {
         let output = [printed(1, &["A a"]), printed(2, &["A b", "A c"])].concat();
         let output = String::from_utf8(output).unwrap().replace('\0', "\\000");
         let mut command = std::process::Command::new("sh");
-        command.args([
-            "-c",
-            &format!("printf '{output}'; echo why >&2; exit {status}"),
-        ]);
+        command.args(["-c", &format!("printf '{output}'; echo why >&2; exit {status}")]);
         let mut taken = Vec::new();
         let read = log::read(LogProcess::start(command, "").unwrap(), |commit| {
             taken.push(commit.files.len());
@@ -295,16 +240,8 @@ fn the_last_commit_counts_when_git_has_ended_well() {
 #[test]
 fn every_path_has_a_text_and_an_id_of_its_own() {
     let long = "long/".repeat(60);
-    let paths: [&[u8]; 8] = [
-        b"plain",
-        b"tab\t",
-        b"tab\\t",
-        b"\"tab\\t\"",
-        b"\xe9",
-        "é".as_bytes(),
-        "�".as_bytes(),
-        "\u{85}".as_bytes(),
-    ];
+    let paths: [&[u8]; 8] =
+        [b"plain", b"tab\t", b"tab\\t", b"\"tab\\t\"", b"\xe9", "é".as_bytes(), "�".as_bytes(), "\u{85}".as_bytes()];
     let texts: Vec<_> = paths.iter().map(|path| identity::path_text(path)).collect();
     let mut distinct = texts.clone();
     distinct.sort();

@@ -11,12 +11,7 @@ use orders::{Order, OrderCreated, ParcelShipped};
 
 #[handler]
 async fn send_receipt(event: &OrderCreated, meta: &Metadata) {
-    println!(
-        "  receipt    {:.2} from {} for order {}",
-        event.total_amount,
-        event.customer_id,
-        meta.aggregate_id()
-    );
+    println!("  receipt    {:.2} from {} for order {}", event.total_amount, event.customer_id, meta.aggregate_id());
 }
 
 #[derive(Debug, Default, PartialEq, Clone)]
@@ -41,17 +36,8 @@ impl OrderStatistics {
 #[tokio::main]
 async fn main() -> eventbus::Result<()> {
     let (store, bus) = examples::backends("order-story").await?;
-    let app = App::builder()
-        .store(store)
-        .bus(bus)
-        .discover()
-        .start()
-        .await?;
-    println!(
-        "so far: {:?}",
-        app.projected::<OrderStatistics>(app.store().head().await?)
-            .await?
-    );
+    let app = App::builder().store(store).bus(bus).discover().start().await?;
+    println!("so far: {:?}", app.projected::<OrderStatistics>(app.store().head().await?).await?);
     let orders = app.repository::<Order>();
 
     act("A customer orders");
@@ -61,38 +47,21 @@ async fn main() -> eventbus::Result<()> {
     app.settled().await?; // the receipt is sent
 
     act("The first parcel leaves");
-    show(
-        &app,
-        &orders
-            .update(order.id(), |order| order.ship("TRACK-1"))
-            .await?,
-    )
-    .await?;
+    show(&app, &orders.update(order.id(), |order| order.ship("TRACK-1")).await?).await?;
 
     act("A command that is refused");
-    let refused = orders
-        .update(order.id(), |order| order.ship("TRACK-1"))
-        .await
-        .unwrap_err();
+    let refused = orders.update(order.id(), |order| order.ship("TRACK-1")).await.unwrap_err();
     println!("  refused    {refused}");
 
     act("A second clerk has not seen the first parcel leave");
     order.record(order.ship("TRACK-2")?);
-    println!(
-        "  conflict   {}",
-        orders.save(&mut order).await.unwrap_err()
-    );
-    let saved = orders
-        .update(order.id(), |order| order.ship("TRACK-2"))
-        .await?;
+    println!("  conflict   {}", orders.save(&mut order).await.unwrap_err());
+    let saved = orders.update(order.id(), |order| order.ship("TRACK-2")).await?;
     println!("  resolved   by deciding anew");
     show(&app, &saved).await?;
 
     act("Statistics, live and rebuilt from zero");
-    let live = app
-        .projected::<OrderStatistics>(saved.position)
-        .await?
-        .clone();
+    let live = app.projected::<OrderStatistics>(saved.position).await?.clone();
     println!("  live       {live:?}");
     let rebuilt = app.rebuild::<OrderStatistics>().await?;
     let again = app.projection::<OrderStatistics>()?.read().await.clone();

@@ -26,9 +26,7 @@ impl Apply for Order {
     fn apply(&mut self, event: &OrderEvent) {
         match event {
             OrderEvent::OrderCreated(_) => self.is_created = true,
-            OrderEvent::ParcelShipped(shipped) => {
-                self.parcels.push(shipped.tracking_number.clone())
-            }
+            OrderEvent::ParcelShipped(shipped) => self.parcels.push(shipped.tracking_number.clone()),
         }
     }
 }
@@ -46,18 +44,13 @@ impl Order {
         if self.is_created {
             return Err(OrderError::AlreadyExists);
         }
-        Ok(OrderCreated {
-            customer_id: customer_id.into(),
-            total_amount,
-        })
+        Ok(OrderCreated { customer_id: customer_id.into(), total_amount })
     }
 
     pub fn ship(&self, parcel: &str) -> Result<ParcelShipped, OrderError> {
         if self.parcels.iter().any(|shipped| shipped == parcel) {
             return Err(OrderError::AlreadyShipped(parcel.into()));
         }
-        Ok(ParcelShipped {
-            tracking_number: parcel.into(),
-        })
+        Ok(ParcelShipped { tracking_number: parcel.into() })
     }
 }

@@ -29,12 +29,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    async fn connect(
-        &self,
-        demo: u8,
-        group: &str,
-        consumer: Option<&str>,
-    ) -> Result<RedisEventBus> {
+    async fn connect(&self, demo: u8, group: &str, consumer: Option<&str>) -> Result<RedisEventBus> {
         let config = RedisEventBusConfig {
             redis_url: self.redis_url.clone(),
             stream_prefix: format!("{}{demo}", self.prefix),
@@ -58,10 +53,7 @@ impl Stage {
 
 /// Consumes on all of `buses` until `done`.
 async fn consume_until(buses: &[&RedisEventBus], done: impl Fn() -> bool) -> Result<()> {
-    let consumers: Vec<_> = buses
-        .iter()
-        .map(|bus| bus.start_consuming_in_background())
-        .collect();
+    let consumers: Vec<_> = buses.iter().map(|bus| bus.start_consuming_in_background()).collect();
     let finished = async {
         while !done() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -94,10 +86,7 @@ pub async fn publish_and_subscribe(stage: &Stage) -> Result<()> {
     println!("\nReceived {} event(s)", received.load(Ordering::SeqCst));
     if stage.is_long() {
         let stats = bus.stats();
-        println!(
-            "\nStatistics:\n  Published: {}\n  Consumed: {}",
-            stats.events_published, stats.events_consumed
-        );
+        println!("\nStatistics:\n  Published: {}\n  Consumed: {}", stats.events_published, stats.events_consumed);
     }
     bus.disconnect().await;
     if stage.is_long() {
@@ -107,17 +96,10 @@ pub async fn publish_and_subscribe(stage: &Stage) -> Result<()> {
 }
 
 pub async fn consumer_groups(stage: &Stage) -> Result<()> {
-    stage.heading(
-        "Demo 2: Consumer Groups and Load Balancing",
-        "Demo 2: Consumer Groups",
-    );
+    stage.heading("Demo 2: Consumer Groups and Load Balancing", "Demo 2: Consumer Groups");
     let (first, second) = (
-        stage
-            .connect(2, "load-balanced-consumers", Some("worker-1"))
-            .await?,
-        stage
-            .connect(2, "load-balanced-consumers", Some("worker-2"))
-            .await?,
+        stage.connect(2, "load-balanced-consumers", Some("worker-1")).await?,
+        stage.connect(2, "load-balanced-consumers", Some("worker-2")).await?,
     );
     println!("Both workers connected");
     let processed = [Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0))];
@@ -125,11 +107,7 @@ pub async fn consumer_groups(stage: &Stage) -> Result<()> {
     worker(&second, 2, &processed[1]);
     println!("\nPublishing 6 events...");
     for i in 0..6 {
-        let event = created(
-            &AggregateId::new(),
-            &format!("cust-{i}"),
-            10.0 * f64::from(i),
-        )?;
+        let event = created(&AggregateId::new(), &format!("cust-{i}"), 10.0 * f64::from(i))?;
         first.publish(&[event]).await?;
     }
     let count = |worker: usize| processed[worker].load(Ordering::SeqCst);
@@ -137,11 +115,7 @@ pub async fn consumer_groups(stage: &Stage) -> Result<()> {
     println!("\nResults:");
     println!("  Worker 1 processed: {} events", count(0));
     println!("  Worker 2 processed: {} events", count(1));
-    let total = if stage.is_long() {
-        "Total processed"
-    } else {
-        "Total"
-    };
+    let total = if stage.is_long() { "Total processed" } else { "Total" };
     println!("  {total}: {} events", count(0) + count(1));
     first.disconnect().await;
     second.disconnect().await;
@@ -151,10 +125,7 @@ pub async fn consumer_groups(stage: &Stage) -> Result<()> {
 fn worker(bus: &RedisEventBus, number: u8, processed: &Arc<AtomicU64>) -> Subscription {
     let processed = Arc::clone(processed);
     bus.subscribe(move |event: Envelope<OrderCreated>| {
-        println!(
-            "  Worker {number} processed: {}",
-            event.metadata().aggregate_id()
-        );
+        println!("  Worker {number} processed: {}", event.metadata().aggregate_id());
         processed.fetch_add(1, Ordering::SeqCst);
         async {}
     })
@@ -164,21 +135,14 @@ pub async fn statistics_and_monitoring(stage: &Stage) -> Result<()> {
     heading("Demo 3: Statistics and Monitoring");
     let bus = stage.connect(3, "monitoring-demo", None).await?;
     for i in 0..10 {
-        let event = created(
-            &AggregateId::new(),
-            &format!("cust-{i}"),
-            100.0 + f64::from(i),
-        )?;
+        let event = created(&AggregateId::new(), &format!("cust-{i}"), 100.0 + f64::from(i))?;
         bus.publish(&[event]).await?;
     }
     println!("Published 10 events");
     let info = bus.stream_info().await;
     if stage.is_long() {
         println!("\nStream Information:");
-        println!(
-            "  Connected: {}",
-            if info.connected { "True" } else { "False" }
-        );
+        println!("  Connected: {}", if info.connected { "True" } else { "False" });
         println!("  Stream name: {}", info.stream.name);
     }
     println!("  Stream length: {}", info.stream.length);
@@ -188,9 +152,7 @@ pub async fn statistics_and_monitoring(stage: &Stage) -> Result<()> {
     let stats = bus.stats();
     if stage.is_long() {
         println!("\nBus Statistics:");
-        stats
-            .iter()
-            .for_each(|(name, count)| println!("  {name}: {count}"));
+        stats.iter().for_each(|(name, count)| println!("  {name}: {count}"));
         println!("\nSubscriber Counts:");
     } else {
         println!("\nStatistics:");
@@ -210,14 +172,8 @@ pub async fn projections(stage: &Stage) -> Result<()> {
     heading("Demo 4: Integration with Projections");
     let bus = stage.connect(4, "projection-consumers", None).await?;
     let edition = stage.edition;
-    let statistics = Projected::new(OrderStatistics {
-        edition,
-        ..OrderStatistics::default()
-    });
-    let auditor = AuditLogger {
-        edition,
-        ..AuditLogger::default()
-    };
+    let statistics = Projected::new(OrderStatistics { edition, ..OrderStatistics::default() });
+    let auditor = AuditLogger { edition, ..AuditLogger::default() };
     bus.subscribe_all(&statistics);
     bus.subscribe_to_all(auditor.clone());
     match edition {
@@ -229,8 +185,7 @@ pub async fn projections(stage: &Stage) -> Result<()> {
     }
     let order = AggregateId::new();
     println!("\nProcessing order: {order}");
-    bus.publish(&[created(&order, "premium-customer", 499.99)?])
-        .await?;
+    bus.publish(&[created(&order, "premium-customer", 499.99)?]).await?;
     bus.publish(&[shipped(&order, "TRACK-12345")?]).await?;
     let audited = || auditor.log.lock().map_or(0, |log| log.len());
     consume_until(&[&bus], || audited() >= 2).await?;
@@ -240,12 +195,7 @@ pub async fn projections(stage: &Stage) -> Result<()> {
         println!("  Orders created: {}", counted.total_orders);
         println!("  Orders shipped: {}", counted.shipped_count);
         println!("\nAudit Log ({} entries):", audited());
-        for entry in auditor
-            .log
-            .lock()
-            .map_err(|_| "the log is poisoned")?
-            .iter()
-        {
+        for entry in auditor.log.lock().map_err(|_| "the log is poisoned")?.iter() {
             let id: String = entry.aggregate_id().as_str().chars().take(8).collect();
             println!("  - {}: {id}...", entry.event_type());
         }

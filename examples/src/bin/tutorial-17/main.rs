@@ -30,12 +30,7 @@ struct Args {
     #[command(subcommand)]
     part: Option<Part>,
     /// The Redis server
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        default_value = "redis://localhost:6379"
-    )]
+    #[arg(long, global = true, value_name = "URL", default_value = "redis://localhost:6379")]
     bus: String,
     /// What the names of the streams begin with
     #[arg(long, global = true, default_value = "demo")]
@@ -72,20 +67,14 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\nError: {error:?}");
-            eprintln!(
-                "\nMake sure Redis is running:\n  docker run -d --name redis -p 6379:6379 redis:7-alpine"
-            );
+            eprintln!("\nMake sure Redis is running:\n  docker run -d --name redis -p 6379:6379 redis:7-alpine");
             ExitCode::FAILURE
         }
     }
 }
 
 async fn demonstrations(args: &Args) -> eventbus::Result<()> {
-    let stage = Stage {
-        redis_url: args.bus.clone(),
-        prefix: args.prefix.clone(),
-        edition: args.edition,
-    };
+    let stage = Stage { redis_url: args.bus.clone(), prefix: args.prefix.clone(), edition: args.edition };
     heading(match stage.edition {
         Edition::Long => "Tutorial 17: Using Redis Event Bus",
         _ => "Tutorial 17: Redis Event Bus",

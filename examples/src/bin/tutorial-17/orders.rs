@@ -53,42 +53,28 @@ pub enum OrderError {
 impl Order {
     pub fn create(&self, customer_id: &str, total_amount: f64) -> Result<OrderCreated, OrderError> {
         match self.status {
-            Status::Draft => Ok(OrderCreated {
-                customer_id: customer_id.into(),
-                total_amount,
-            }),
+            Status::Draft => Ok(OrderCreated { customer_id: customer_id.into(), total_amount }),
             _ => Err(OrderError::AlreadyExists),
         }
     }
 
     pub fn ship(&self, tracking_number: &str) -> Result<OrderShipped, OrderError> {
         match self.status {
-            Status::Created => Ok(OrderShipped {
-                tracking_number: tracking_number.into(),
-            }),
+            Status::Created => Ok(OrderShipped { tracking_number: tracking_number.into() }),
             _ => Err(OrderError::NotShippable),
         }
     }
 }
 
 /// The first event of an order, ready to be published by hand.
-pub fn created(
-    id: &AggregateId,
-    customer_id: &str,
-    total_amount: f64,
-) -> eventbus::Result<RecordedEvent> {
-    let event = OrderCreated {
-        customer_id: customer_id.into(),
-        total_amount,
-    };
+pub fn created(id: &AggregateId, customer_id: &str, total_amount: f64) -> eventbus::Result<RecordedEvent> {
+    let event = OrderCreated { customer_id: customer_id.into(), total_amount };
     Ok(RecordedEvent::of(&event, id.clone(), Version::FIRST)?)
 }
 
 /// The second event of an order, ready to be published by hand.
 pub fn shipped(id: &AggregateId, tracking_number: &str) -> eventbus::Result<RecordedEvent> {
-    let event = OrderShipped {
-        tracking_number: tracking_number.into(),
-    };
+    let event = OrderShipped { tracking_number: tracking_number.into() };
     Ok(RecordedEvent::of(&event, id.clone(), Version::new(2))?)
 }
 
@@ -134,16 +120,9 @@ impl EventHandler<RecordedEvent> for AuditLogger {
     async fn handle(&self, event: RecordedEvent) -> Result<(), HandlerError> {
         let metadata = event.metadata();
         if self.edition == Edition::Long {
-            println!(
-                "  [Audit] {} at {}",
-                metadata.event_type(),
-                metadata.occurred_at()
-            );
+            println!("  [Audit] {} at {}", metadata.event_type(), metadata.occurred_at());
         }
-        self.log
-            .lock()
-            .map_err(|_| "the log is poisoned")?
-            .push(metadata.clone());
+        self.log.lock().map_err(|_| "the log is poisoned")?.push(metadata.clone());
         Ok(())
     }
 }

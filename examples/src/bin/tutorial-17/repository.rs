@@ -22,34 +22,23 @@ pub async fn play(store_url: &str, redis_url: &str, prefix: &str) -> Result<()> 
     };
     let bus = RedisEventBus::connect(config).await?;
     let orders = AggregateRepository::<Order>::new(store.clone()).publish_to(bus.clone());
-    let live = Projected::new(OrderStatistics {
-        edition: Edition::Silent,
-        ..Default::default()
-    });
+    let live = Projected::new(OrderStatistics { edition: Edition::Silent, ..Default::default() });
     bus.subscribe_all(&live);
     let consumer = bus.start_consuming_in_background();
 
     let mut order = orders.create(AggregateId::new());
     order.record(order.create("cust-123", 99.99)?);
     report("created", &orders.save(&mut order).await?)?;
-    let saved = orders
-        .update(order.id(), |order| order.ship("TRACK-1"))
-        .await?;
+    let saved = orders.update(order.id(), |order| order.ship("TRACK-1")).await?;
     report("shipped", &saved)?;
 
     let position = saved.position.ok_or("nothing was saved")?;
-    let by_redis = format!(
-        "{:?}",
-        live.read_at(position, Duration::from_secs(20)).await?
-    );
+    let by_redis = format!("{:?}", live.read_at(position, Duration::from_secs(20)).await?);
     println!("  projected through Redis: {by_redis}");
     bus.shutdown(Duration::from_secs(5)).await?;
     consumer.await??;
 
-    let again = Projected::with(|| OrderStatistics {
-        edition: Edition::Silent,
-        ..Default::default()
-    });
+    let again = Projected::with(|| OrderStatistics { edition: Edition::Silent, ..Default::default() });
     again.rebuild(&*store).await?;
     let by_store = format!("{:?}", again.read().await);
     println!("  rebuilt from the store:  {by_store}");
@@ -62,16 +51,9 @@ fn report(what: &str, saved: &Saved) -> Result<()> {
     match &saved.publication {
         Publication::Published(ids) => {
             let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
-            println!(
-                "  {what}: version {}, position {position}, published as {}",
-                saved.version,
-                ids.join(", ")
-            );
+            println!("  {what}: version {}, position {position}, published as {}", saved.version, ids.join(", "));
         }
-        other => println!(
-            "  {what}: version {}, position {position}, not published: {other:?}",
-            saved.version
-        ),
+        other => println!("  {what}: version {}, position {position}, not published: {other:?}", saved.version),
     }
     Ok(())
 }

@@ -36,15 +36,11 @@ impl Account {
 
     /// Gives `path` to this user.
     pub(crate) fn own(self, path: &Path) -> Result<(), Error> {
-        chown(path, Some(self.user), Some(self.group))
-            .map_err(Error::io(format!("chown {}", path.display())))
+        chown(path, Some(self.user), Some(self.group)).map_err(Error::io(format!("chown {}", path.display())))
     }
 
     fn named(name: &str) -> Option<Self> {
-        Some(Self {
-            user: id(&["-u", name])?,
-            group: id(&["-g", name])?,
-        })
+        Some(Self { user: id(&["-u", name])?, group: id(&["-g", name])? })
     }
 }
 
@@ -52,18 +48,10 @@ impl Account {
 pub(crate) fn current_user() -> Result<u32, Error> {
     static USER: OnceLock<Option<u32>> = OnceLock::new();
     USER.get_or_init(|| id(&["-u"]))
-        .ok_or_else(|| Error::Failed {
-            program: "id -u".to_owned(),
-            output: "printed no number".to_owned(),
-        })
+        .ok_or_else(|| Error::Failed { program: "id -u".to_owned(), output: "printed no number".to_owned() })
 }
 
 fn id(arguments: &[&str]) -> Option<u32> {
-    let output = Command::new("id")
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .ok()?;
+    let output = Command::new("id").args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     String::from_utf8(output.stdout).ok()?.trim().parse().ok()
 }

@@ -37,26 +37,17 @@ fn install_and_look(server: Server) -> Result<PathBuf, Error> {
     match (look(server), installed) {
         (Found::Here(path), _) => Ok(path),
         (_, Err(because)) => Err(Error::Missing { server, because }),
-        (_, Ok(())) => Err(Error::Missing {
-            server,
-            because: "not found even after installing it".to_owned(),
-        }),
+        (_, Ok(())) => Err(Error::Missing { server, because: "not found even after installing it".to_owned() }),
     }
 }
 
 fn look(server: Server) -> Found {
-    match (
-        server,
-        env::var_os("PG_BIN_DIR").filter(|folder| !folder.is_empty()),
-    ) {
+    match (server, env::var_os("PG_BIN_DIR").filter(|folder| !folder.is_empty())) {
         (Server::Postgres, Some(folder)) => told(PathBuf::from(folder)),
-        (Server::Postgres, None) => postgres_on_path()
-            .or_else(newest_postgres)
-            .map_or(Found::Nowhere, Found::Here),
-        (Server::Redis, _) => ["redis-server", "valkey-server"]
-            .iter()
-            .find_map(|name| on_path(name))
-            .map_or(Found::Nowhere, Found::Here),
+        (Server::Postgres, None) => postgres_on_path().or_else(newest_postgres).map_or(Found::Nowhere, Found::Here),
+        (Server::Redis, _) => {
+            ["redis-server", "valkey-server"].iter().find_map(|name| on_path(name)).map_or(Found::Nowhere, Found::Here)
+        }
     }
 }
 
@@ -64,48 +55,31 @@ fn told(folder: PathBuf) -> Found {
     if has_postgres(&folder) {
         return Found::Here(folder);
     }
-    Found::NotWhereTold(format!(
-        "PG_BIN_DIR is {}, which lacks initdb or postgres",
-        folder.display()
-    ))
+    Found::NotWhereTold(format!("PG_BIN_DIR is {}, which lacks initdb or postgres", folder.display()))
 }
 
 fn postgres_on_path() -> Option<PathBuf> {
     // often a link to one program of many that belong together
     let initdb = fs::canonicalize(on_path("initdb")?).ok()?;
-    initdb
-        .parent()
-        .filter(|folder| has_postgres(folder))
-        .map(Path::to_owned)
+    initdb.parent().filter(|folder| has_postgres(folder)).map(Path::to_owned)
 }
 
 fn newest_postgres() -> Option<PathBuf> {
-    let versions = VERSIONED
-        .iter()
-        .flat_map(|(folder, prefix)| versions_in(folder, prefix));
-    versions
-        .filter(|(_, folder)| has_postgres(folder))
-        .max()
-        .map(|(_, folder)| folder)
+    let versions = VERSIONED.iter().flat_map(|(folder, prefix)| versions_in(folder, prefix));
+    versions.filter(|(_, folder)| has_postgres(folder)).max().map(|(_, folder)| folder)
 }
 
 fn versions_in(folder: &str, prefix: &str) -> Vec<(u32, PathBuf)> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let version = |name: &str| name.strip_prefix(prefix)?.parse().ok();
-    entries
-        .filter_map(|e| Some((version(e.file_name().to_str()?)?, e.path().join("bin"))))
-        .collect()
+    entries.filter_map(|e| Some((version(e.file_name().to_str()?)?, e.path().join("bin")))).collect()
 }
 
 fn has_postgres(folder: &Path) -> bool {
-    ["initdb", "postgres"]
-        .iter()
-        .all(|program| folder.join(program).is_file())
+    ["initdb", "postgres"].iter().all(|program| folder.join(program).is_file())
 }
 
 /// Returns the first program of that name on the PATH.
 pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
-    env::split_paths(&env::var_os("PATH")?)
-        .map(|folder| folder.join(program))
-        .find(|path| path.is_file())
+    env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(program)).find(|path| path.is_file())
 }

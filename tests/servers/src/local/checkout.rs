@@ -15,13 +15,9 @@ use crate::error::Error;
 pub(crate) fn user_folder() -> Result<PathBuf, Error> {
     let user = account::current_user()?;
     let folder = make(env::temp_dir().join(format!("test-servers-{user}")))?;
-    let owner = fs::metadata(&folder)
-        .map_err(Error::io(format!("read {}", folder.display())))?
-        .uid();
+    let owner = fs::metadata(&folder).map_err(Error::io(format!("read {}", folder.display())))?.uid();
     if owner != user {
-        return Err(Error::ForeignFolder {
-            folder: folder.display().to_string(),
-        });
+        return Err(Error::ForeignFolder { folder: folder.display().to_string() });
     }
     Ok(folder)
 }
@@ -36,15 +32,12 @@ pub(crate) fn folder() -> Result<PathBuf, Error> {
 /// Takes the lock of that path, waiting for it; the system frees it when the file or the process is gone.
 pub(crate) fn lock(path: &Path) -> Result<File, Error> {
     let doing = format!("lock {}", path.display());
-    File::create(path)
-        .and_then(|file| file.lock().map(|()| file))
-        .map_err(Error::io(doing))
+    File::create(path).and_then(|file| file.lock().map(|()| file)).map_err(Error::io(doing))
 }
 
 /// Others may walk through: PostgreSQL does not run as root, and gets a folder of its own inside.
 fn make(folder: PathBuf) -> Result<PathBuf, Error> {
-    let made = fs::create_dir_all(&folder)
-        .and_then(|()| fs::set_permissions(&folder, Permissions::from_mode(0o755)));
+    let made = fs::create_dir_all(&folder).and_then(|()| fs::set_permissions(&folder, Permissions::from_mode(0o755)));
     made.map_err(Error::io(format!("make {}", folder.display())))?;
     Ok(folder)
 }

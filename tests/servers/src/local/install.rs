@@ -10,10 +10,7 @@ use super::{account, binaries, checkout, process};
 use crate::{error::Error, server::Server};
 
 /// Installs `server` unless `is_found` once nobody else installs anything; the inner error says why it was not.
-pub(crate) fn unless_found(
-    server: Server,
-    is_found: impl Fn() -> bool,
-) -> Result<Result<(), String>, Error> {
+pub(crate) fn unless_found(server: Server, is_found: impl Fn() -> bool) -> Result<Result<(), String>, Error> {
     if let Some(because) = obstacle()? {
         return Ok(Err(because.to_owned()));
     }
@@ -29,42 +26,26 @@ fn obstacle() -> Result<Option<&'static str>, Error> {
     Ok(match () {
         () if forbidden => Some("and TEST_SERVERS_NO_INSTALL forbids to install it"),
         () if account::current_user()? != 0 => Some("and only root could install it"),
-        () if binaries::on_path("apt-get").is_none() => {
-            Some("and there is no apt-get to install it with")
-        }
+        () if binaries::on_path("apt-get").is_none() => Some("and there is no apt-get to install it with"),
         () => None,
     })
 }
 
 fn install(package: &str) -> Result<(), String> {
     // not eprintln!, which the test harness keeps to itself
-    let _ = writeln!(
-        std::io::stderr(),
-        "test servers: installing {package} (apt-get install {package})"
-    );
+    let _ = writeln!(std::io::stderr(), "test servers: installing {package} (apt-get install {package})");
     apt_get(&["update"])?;
     apt_get(&["install", "-y", "--no-install-recommends", package])
 }
 
 fn apt_get(arguments: &[&str]) -> Result<(), String> {
     let mut command = Command::new("apt-get");
-    command
-        .arg("-q")
-        .args(["-o", "DPkg::Lock::Timeout=300"])
-        .args(arguments)
-        .stdin(Stdio::null());
+    command.arg("-q").args(["-o", "DPkg::Lock::Timeout=300"]).args(arguments).stdin(Stdio::null());
     // in run level 1 packages do not start the service they bring
-    let output = command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .env("RUNLEVEL", "1")
-        .output();
+    let output = command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1").output();
     let output = output.map_err(|error| format!("apt-get cannot be run: {error}"))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(format!(
-        "apt-get {} failed: {}",
-        arguments[0],
-        process::tail(&String::from_utf8_lossy(&output.stderr))
-    ))
+    Err(format!("apt-get {} failed: {}", arguments[0], process::tail(&String::from_utf8_lossy(&output.stderr))))
 }

@@ -12,12 +12,7 @@ use super::{account::Account, process, run_folder::RunFolder};
 use crate::{error::Error, server::Server};
 
 const INIT: &str = "-U postgres -A trust -E UTF8 --locale=C --no-sync --no-instructions";
-const SETTINGS: [&str; 4] = [
-    "fsync=off",
-    "full_page_writes=off",
-    "max_connections=500",
-    "shared_buffers=64MB",
-];
+const SETTINGS: [&str; 4] = ["fsync=off", "full_page_writes=off", "max_connections=500", "shared_buffers=64MB"];
 
 /// A cluster that can be started.
 #[derive(Debug)]
@@ -30,11 +25,7 @@ pub(crate) struct Postgres<'a> {
 impl<'a> Postgres<'a> {
     /// Makes a cluster in the data folder, with the programs in that folder.
     pub(crate) fn prepare(programs: &'a Path, run: &'a RunFolder) -> Result<Self, Error> {
-        let postgres = Self {
-            programs,
-            run,
-            account: Account::instead_of_root()?,
-        };
+        let postgres = Self { programs, run, account: Account::instead_of_root()? };
         if let Some(account) = postgres.account {
             account.own(&run.data())?;
         }
@@ -49,26 +40,18 @@ impl<'a> Postgres<'a> {
         let mut command = self.in_data_folder(self.run.server_command(&program));
         command.args(["-h", "127.0.0.1", "-k", "", "-p", &port.to_string()]);
         command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
-        process::start(Server::Postgres, &mut command, &self.run.log(), |pid| {
-            self.is_ready(pid)
-        })
+        process::start(Server::Postgres, &mut command, &self.run.log(), |pid| self.is_ready(pid))
     }
 
     fn init(&self) -> Result<(), Error> {
         let mut command = self.in_data_folder(Command::new(self.programs.join("initdb")));
         command.args(INIT.split(' '));
-        let output = command
-            .stdin(Stdio::null())
-            .output()
-            .map_err(Error::io("run initdb"))?;
+        let output = command.stdin(Stdio::null()).output().map_err(Error::io("run initdb"))?;
         if output.status.success() {
             return Ok(());
         }
         let output = process::tail(&String::from_utf8_lossy(&output.stderr));
-        Err(Error::Failed {
-            program: "initdb".to_owned(),
-            output,
-        })
+        Err(Error::Failed { program: "initdb".to_owned(), output })
     }
 
     /// The server writes its process id into the first line of this file, and its state into the eighth.

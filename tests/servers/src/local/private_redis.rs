@@ -30,14 +30,7 @@ impl PrivateRedis {
         let reservation = Reservation::new()?;
         let (run, supervisor) = RunFolder::create(&checkout::folder()?, "private_redis", GRACE)?;
         let url = Server::Redis.url_on(reservation.port());
-        let mut redis = Self {
-            program,
-            run,
-            supervisor,
-            server: None,
-            reservation,
-            url,
-        };
+        let mut redis = Self { program, run, supervisor, server: None, reservation, url };
         redis.spawn()?;
         Ok(redis)
     }
@@ -59,10 +52,7 @@ impl PrivateRedis {
         if let Some(mut server) = self.server.take() {
             process::end(&mut server);
         }
-        expect(
-            absent_is_fine(fs::remove_file(self.run.pid_file()))
-                .map_err(Error::io("remove a process id")),
-        );
+        expect(absent_is_fine(fs::remove_file(self.run.pid_file())).map_err(Error::io("remove a process id")));
     }
 
     /// Starts a stopped server on the same port and waits until it answers; does nothing if it runs.
@@ -78,8 +68,7 @@ impl PrivateRedis {
     pub fn start_empty(&mut self) {
         self.stop();
         let data = self.run.data();
-        let emptied =
-            absent_is_fine(fs::remove_dir_all(&data)).and_then(|()| fs::create_dir(&data));
+        let emptied = absent_is_fine(fs::remove_dir_all(&data)).and_then(|()| fs::create_dir(&data));
         expect(emptied.map_err(Error::io("empty a private Redis")));
         expect(self.spawn());
     }
@@ -90,10 +79,7 @@ impl PrivateRedis {
     /// If the server is stopped.
     pub fn pause(&self) {
         self.signal("STOP");
-        assert!(
-            process::wait_until(|| process::is_paused(self.running())),
-            "Redis did not pause"
-        );
+        assert!(process::wait_until(|| process::is_paused(self.running())), "Redis did not pause");
     }
 
     /// Lets a paused server go on (SIGCONT).
@@ -102,10 +88,7 @@ impl PrivateRedis {
     /// If the server is stopped.
     pub fn resume(&self) {
         self.signal("CONT");
-        assert!(
-            process::wait_until(|| !process::is_paused(self.running())),
-            "Redis did not resume"
-        );
+        assert!(process::wait_until(|| !process::is_paused(self.running())), "Redis did not resume");
     }
 
     fn spawn(&mut self) -> Result<(), Error> {
@@ -114,15 +97,11 @@ impl PrivateRedis {
     }
 
     fn is_running(&mut self) -> bool {
-        self.server
-            .as_mut()
-            .is_some_and(|server| !process::has_ended(server))
+        self.server.as_mut().is_some_and(|server| !process::has_ended(server))
     }
 
     fn running(&self) -> &Child {
-        self.server
-            .as_ref()
-            .expect("a stopped Redis can be neither paused nor resumed")
+        self.server.as_ref().expect("a stopped Redis can be neither paused nor resumed")
     }
 
     fn signal(&self, signal: &str) {

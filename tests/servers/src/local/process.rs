@@ -27,21 +27,13 @@ pub(crate) fn start(
     let output = File::create(log).and_then(|file| Ok((file.try_clone()?, file)));
     let (stdout, stderr) = output.map_err(Error::io(format!("write {}", log.display())))?;
     // a group of its own: a signal to the test's group must not reach it
-    command
-        .stdin(Stdio::null())
-        .stdout(stdout)
-        .stderr(stderr)
-        .current_dir("/")
-        .process_group(0);
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).current_dir("/").process_group(0);
     let mut child = command.spawn().map_err(Error::io(doing))?;
     if becomes_ready(&mut child, is_ready) {
         return Ok(child);
     }
     end(&mut child);
-    Err(Error::NotReady {
-        server,
-        log: tail(&fs::read_to_string(log).unwrap_or_default()),
-    })
+    Err(Error::NotReady { server, log: tail(&fs::read_to_string(log).unwrap_or_default()) })
 }
 
 fn becomes_ready(child: &mut Child, is_ready: impl Fn(u32) -> bool) -> bool {
@@ -63,18 +55,12 @@ pub(crate) fn end(child: &mut Child) {
 /// Sends a signal other than KILL; the shell's `kill` is there even where no such program is installed.
 pub(crate) fn signal(child: &Child, signal: &str) -> Result<(), Error> {
     let script = format!("kill -{signal} {}", child.id());
-    let output = Command::new("sh")
-        .args(["-c", &script])
-        .stdin(Stdio::null())
-        .output();
+    let output = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).output();
     let output = output.map_err(Error::io(&script))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(Error::Failed {
-        program: script,
-        output: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
+    Err(Error::Failed { program: script, output: String::from_utf8_lossy(&output.stderr).into_owned() })
 }
 
 /// Whether the process is stopped by a signal.
@@ -87,10 +73,7 @@ pub(crate) fn is_paused(child: &Child) -> bool {
 }
 
 fn shown_state(child: &Child) -> Option<String> {
-    let output = Command::new("ps")
-        .args(["-o", "stat=", "-p", &child.id().to_string()])
-        .output()
-        .ok()?;
+    let output = Command::new("ps").args(["-o", "stat=", "-p", &child.id().to_string()]).output().ok()?;
     String::from_utf8(output.stdout).ok()
 }
 

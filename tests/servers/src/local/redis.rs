@@ -12,14 +12,7 @@ use super::{process, run_folder::RunFolder};
 use crate::{error::Error, server::Server};
 
 /// Every write reaches the file before its reply is sent, and the file outlives the process; nothing is synced.
-const DURABLE: [&str; 6] = [
-    "--appendonly",
-    "yes",
-    "--appendfsync",
-    "no",
-    "--auto-aof-rewrite-percentage",
-    "0",
-];
+const DURABLE: [&str; 6] = ["--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "0"];
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// A server that can be started.
@@ -33,41 +26,21 @@ pub(crate) struct Redis<'a> {
 impl<'a> Redis<'a> {
     /// Names a server that keeps its data in memory only.
     pub(crate) fn new(program: &'a Path, run: &'a RunFolder) -> Self {
-        Self {
-            program,
-            run,
-            arguments: &[],
-        }
+        Self { program, run, arguments: &[] }
     }
 
     /// Names a server that finds its data again when it is killed and started anew.
     pub(crate) fn durable(program: &'a Path, run: &'a RunFolder) -> Self {
-        Self {
-            program,
-            run,
-            arguments: &DURABLE,
-        }
+        Self { program, run, arguments: &DURABLE }
     }
 
     /// Starts the server and waits until it answers.
     pub(crate) fn start(&self, port: u16) -> Result<Child, Error> {
         self.run.note_port(port)?;
         let mut command = self.run.server_command(self.program);
-        command.args([
-            "--bind",
-            "127.0.0.1",
-            "--port",
-            &port.to_string(),
-            "--save",
-            "",
-        ]);
-        command
-            .args(self.arguments)
-            .arg("--dir")
-            .arg(self.run.data());
-        process::start(Server::Redis, &mut command, &self.run.log(), |_| {
-            answers(port)
-        })
+        command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]);
+        command.args(self.arguments).arg("--dir").arg(self.run.data());
+        process::start(Server::Redis, &mut command, &self.run.log(), |_| answers(port))
     }
 }
 

@@ -32,16 +32,9 @@ pub(crate) struct RunFolder {
 impl RunFolder {
     /// Makes a folder in `parent` with this process as its first client, watched by a supervisor that ends it once
     /// it had no client for `grace`.
-    pub(crate) fn create(
-        parent: &Path,
-        key: &str,
-        grace: Duration,
-    ) -> Result<(Self, Child), Error> {
-        let run = Self {
-            path: parent.join(name::unique(&format!("run_{key}"))),
-        };
-        fs::create_dir_all(run.path.join("clients"))
-            .map_err(Error::io("make a server's folder"))?;
+    pub(crate) fn create(parent: &Path, key: &str, grace: Duration) -> Result<(Self, Child), Error> {
+        let run = Self { path: parent.join(name::unique(&format!("run_{key}"))) };
+        fs::create_dir_all(run.path.join("clients")).map_err(Error::io("make a server's folder"))?;
         fs::create_dir(run.data()).map_err(Error::io("make a server's data folder"))?;
         run.write("beat", "")?;
         run.register()?;
@@ -56,35 +49,19 @@ impl RunFolder {
 
     /// Returns all folders in `parent`.
     pub(crate) fn all_in(parent: &Path) -> Result<Vec<Self>, Error> {
-        let entries =
-            fs::read_dir(parent).map_err(Error::io(format!("list {}", parent.display())))?;
-        let folders = entries
-            .flatten()
-            .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"run_"));
+        let entries = fs::read_dir(parent).map_err(Error::io(format!("list {}", parent.display())))?;
+        let folders = entries.flatten().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"run_"));
         Ok(folders.map(|entry| Self::at(entry.path())).collect())
     }
 
     /// Starts the supervisor.
     pub(crate) fn supervise(&self, grace: Duration) -> Result<Child, Error> {
         let mut command = Command::new("sh");
-        command.args([
-            "-c",
-            include_str!("supervisor.sh"),
-            "test-servers-supervisor",
-        ]);
-        command
-            .arg(&self.path)
-            .arg(grace.as_secs().to_string())
-            .current_dir("/");
+        command.args(["-c", include_str!("supervisor.sh"), "test-servers-supervisor"]);
+        command.arg(&self.path).arg(grace.as_secs().to_string()).current_dir("/");
         // of its own: neither Ctrl-C nor a runner that waits for open pipes may meet it
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0);
-        command
-            .spawn()
-            .map_err(Error::io("start the supervisor (sh)"))
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        command.spawn().map_err(Error::io("start the supervisor (sh)"))
     }
 
     /// Whether a supervisor gave a sign of life lately.
@@ -120,20 +97,12 @@ impl RunFolder {
 
     /// Returns the port on the notice, if it is up.
     pub(crate) fn ready_port(&self) -> Option<u16> {
-        fs::read_to_string(self.path.join("ready"))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+        fs::read_to_string(self.path.join("ready")).ok()?.trim().parse().ok()
     }
 
     /// The last component of the path.
     pub(crate) fn name(&self) -> String {
-        self.path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// The server's data.

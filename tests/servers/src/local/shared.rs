@@ -40,9 +40,7 @@ fn join(checkout: &Path, server: Server) -> Option<u16> {
     let current = fs::read_to_string(current(checkout, server)).ok()?;
     let run = RunFolder::at(checkout.join(current));
     run.register().ok()?;
-    let port = run
-        .ready_port()
-        .filter(|port| run.is_supervised() && accepts(*port));
+    let port = run.ready_port().filter(|port| run.is_supervised() && accepts(*port));
     if port.is_none() {
         run.unregister();
     }
@@ -59,8 +57,7 @@ fn start(checkout: &Path, server: Server) -> Result<u16, Error> {
     // the supervisor outlives this process: it is not waited for
     let (run, _supervisor) = RunFolder::create(checkout, server.key(), grace())?;
     let started = match server {
-        Server::Postgres => Postgres::prepare(&programs, &run)
-            .and_then(|postgres| on_free_port(|p| postgres.start(p))),
+        Server::Postgres => Postgres::prepare(&programs, &run).and_then(|postgres| on_free_port(|p| postgres.start(p))),
         Server::Redis => on_free_port(|port| Redis::new(&programs, &run).start(port)),
     };
     let announced = started.and_then(|port| announce(checkout, server, &run, port).map(|()| port));
@@ -87,8 +84,7 @@ fn on_free_port(start: impl Fn(u16) -> Result<Child, Error>) -> Result<u16, Erro
 fn announce(checkout: &Path, server: Server, run: &RunFolder, port: u16) -> Result<(), Error> {
     run.announce(port)?;
     let new = checkout.join(format!("{}.new", server.key()));
-    let written =
-        fs::write(&new, run.name()).and_then(|()| fs::rename(&new, current(checkout, server)));
+    let written = fs::write(&new, run.name()).and_then(|()| fs::rename(&new, current(checkout, server)));
     written.map_err(Error::io("name the current server"))
 }
 
@@ -97,18 +93,13 @@ fn current(checkout: &Path, server: Server) -> PathBuf {
 }
 
 fn grace() -> Duration {
-    let seconds = env::var(GRACE_VARIABLE)
-        .ok()
-        .and_then(|text| text.parse().ok());
+    let seconds = env::var(GRACE_VARIABLE).ok().and_then(|text| text.parse().ok());
     seconds.map_or(GRACE, |seconds: u64| Duration::from_secs(seconds.max(1)))
 }
 
 /// Gives folders whose supervisor is gone (a reboot, a killed container) a new one, which clears them away.
 fn adopt_abandoned(checkout: &Path) -> Result<(), Error> {
-    for run in RunFolder::all_in(checkout)?
-        .iter()
-        .filter(|run| !run.is_supervised())
-    {
+    for run in RunFolder::all_in(checkout)?.iter().filter(|run| !run.is_supervised()) {
         run.supervise(grace())?;
     }
     Ok(())

@@ -35,35 +35,19 @@ impl TempFolder {
         let users = children(&self.0);
         let checkouts = users.iter().flat_map(|user| children(user));
         let runs = checkouts.flat_map(|checkout| children(&checkout));
-        runs.filter(|path| {
-            path.file_name()
-                .unwrap()
-                .to_string_lossy()
-                .starts_with("run_")
-        })
-        .collect()
+        runs.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("run_")).collect()
     }
 }
 
 impl Drop for TempFolder {
     fn drop(&mut self) {
-        let removed =
-            wait_until(|| self.run_folders().is_empty()) && fs::remove_dir_all(&self.0).is_ok();
-        assert!(
-            removed || thread::panicking(),
-            "servers are left in {}",
-            self.0.display()
-        );
+        let removed = wait_until(|| self.run_folders().is_empty()) && fs::remove_dir_all(&self.0).is_ok();
+        assert!(removed || thread::panicking(), "servers are left in {}", self.0.display());
     }
 }
 
 fn children(folder: &Path) -> Vec<PathBuf> {
-    fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .collect()
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 /// A process that asked for servers and stays until it is told to leave, or killed.
@@ -82,20 +66,12 @@ impl Client {
 
     /// Starts a process without waiting for what it gets.
     pub(crate) fn spawn(mut command: Command) -> Self {
-        Self {
-            process: command.spawn().unwrap(),
-            answers: Vec::new(),
-        }
+        Self { process: command.spawn().unwrap(), answers: Vec::new() }
     }
 
     pub(crate) fn read_answers(&mut self, count: usize) {
-        let lines = BufReader::new(self.process.stdout.as_mut().unwrap())
-            .lines()
-            .map_while(Result::ok);
-        self.answers = lines
-            .filter_map(|l| l.strip_prefix("answer ").map(str::to_owned))
-            .take(count)
-            .collect();
+        let lines = BufReader::new(self.process.stdout.as_mut().unwrap()).lines().map_while(Result::ok);
+        self.answers = lines.filter_map(|l| l.strip_prefix("answer ").map(str::to_owned)).take(count).collect();
         assert_eq!(self.answers.len(), count, "the client got no server");
     }
 
@@ -127,14 +103,8 @@ impl Drop for Client {
 pub(crate) fn command(temp: &TempFolder, what: &[&str]) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["client_process", "--exact", "--ignored", "--nocapture"]);
-    command
-        .env("TMPDIR", &temp.0)
-        .env(ASK, what.join(","))
-        .env("TEST_SERVERS_GRACE_SECONDS", "1");
-    command
-        .env_remove("DATABASE_URL")
-        .env_remove("REDIS_URL")
-        .process_group(0);
+    command.env("TMPDIR", &temp.0).env(ASK, what.join(",")).env("TEST_SERVERS_GRACE_SECONDS", "1");
+    command.env_remove("DATABASE_URL").env_remove("REDIS_URL").process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     command
 }
@@ -164,14 +134,7 @@ pub(crate) fn serve() {
 
 pub(crate) fn kill(signal: &str, target: &str) {
     let script = format!("kill -{signal} {target}");
-    assert!(
-        Command::new("sh")
-            .args(["-c", &script])
-            .status()
-            .unwrap()
-            .success(),
-        "{script}"
-    );
+    assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success(), "{script}");
 }
 
 pub(crate) fn accepts(port: u16) -> bool {
