@@ -22,7 +22,7 @@ pub(crate) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 /// A connection that was idle this long is asked whether it still lives; one used just now is taken as it is.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Connections {
     pool: PgPool,
     answer_timeout: Duration,

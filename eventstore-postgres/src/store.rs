@@ -1,6 +1,6 @@
 //! The store itself: connecting, and what its parts share.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use eventbus::port::{AppendSignal, EventStore};
 
@@ -9,14 +9,15 @@ use crate::{
     session::Session, statements::Statements,
 };
 
-/// An event store in a PostgreSQL database.
+/// An event store in a PostgreSQL database. Cloning shares it.
 ///
-/// It is shared between tasks; an `Arc` of it is a store too. Several stores, in this or other processes, may use one
+/// Several stores, in this or other processes, may use one
 /// schema at once. Stores of different schemas share nothing but the server.
+#[derive(Clone)]
 pub struct PgEventStore {
     pub(crate) connections: Connections,
-    pub(crate) statements: Statements,
-    pub(crate) appended: AppendSignal,
+    pub(crate) statements: Arc<Statements>,
+    pub(crate) appended: Arc<AppendSignal>,
     pub(crate) config: PgEventStoreConfig,
 }
 
@@ -57,8 +58,8 @@ impl PgEventStore {
         session.close().await;
         Ok(Self {
             connections: Connections::new(&config, options),
-            statements: Statements::new(&schema),
-            appended: AppendSignal::default(),
+            statements: Arc::new(Statements::new(&schema)),
+            appended: Arc::default(),
             config,
         })
     }
