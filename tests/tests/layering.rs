@@ -124,6 +124,15 @@ fn nothing_depends_on_examples_or_tests() {
 }
 
 #[test]
+fn the_derive_refuses_the_fields_that_the_codec_reserves() {
+    let source = workspace().join("eventbus-derive/src/domain_event/reserved.rs");
+    let text = fs::read_to_string(source).unwrap();
+    let list = text.split("const RESERVED").nth(1).unwrap().split("];").next().unwrap();
+    let refused: Vec<_> = list.split('"').skip(1).step_by(2).collect();
+    assert_eq!(refused, eventbus::RESERVED_FIELDS);
+}
+
+#[test]
 fn the_check_itself_sees_every_form_of_import() {
     for importing in [
         "use crate::runtime::app::App;",

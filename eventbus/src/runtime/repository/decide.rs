@@ -23,11 +23,7 @@ impl<A: Apply> AggregateRepository<A> {
     where
         T: IntoEvents<A::Event>,
     {
-        let decide = |root: &mut AggregateRoot<A>| {
-            root.record(decide(root)?);
-            Ok(())
-        };
-        self.decide_and_save(id, Existing::Demanded, decide).await.map(|(saved, ())| saved)
+        self.decide_and_save(id, Existing::Demanded, recording(decide)).await.map(|(saved, ())| saved)
     }
 
     /// As [`update`](Self::update), for decisions that depend on what was just decided: `decide` records by itself, and
@@ -73,11 +69,7 @@ impl<A: Apply> AggregateRepository<A> {
     where
         T: IntoEvents<A::Event>,
     {
-        let decide = |root: &mut AggregateRoot<A>| {
-            root.record(decide(root)?);
-            Ok(())
-        };
-        self.decide_and_save(id, Existing::Optional, decide).await.map(|(saved, ())| saved)
+        self.decide_and_save(id, Existing::Optional, recording(decide)).await.map(|(saved, ())| saved)
     }
 
     async fn decide_and_save<T, X>(
@@ -102,6 +94,16 @@ impl<A: Apply> AggregateRepository<A> {
                 saved => return Ok((saved?, value)),
             }
         }
+    }
+}
+
+/// Has a decision's events recorded.
+fn recording<A: Apply, T: IntoEvents<A::Event>, X>(
+    decide: impl Fn(&A) -> Result<T, X>,
+) -> impl Fn(&mut AggregateRoot<A>) -> Result<(), X> {
+    move |root| {
+        root.record(decide(root)?);
+        Ok(())
     }
 }
 
