@@ -48,7 +48,8 @@ fn a_signal_to_the_group_of_the_starter_does_not_reach_the_servers() {
     let temp = TempFolder::new();
     let starter = Client::ask(&temp, &["postgres", "redis"]);
     let other = Client::ask(&temp, &["postgres", "redis"]);
-    kill("INT", &format!("-{}", starter.process.id()));
+    // not INT: a shell that runs the tests in the background has them ignore it
+    kill("TERM", &format!("-{}", starter.process.id()));
     // the supervisors still do their work
     let registered = |pid: u32| move |run: &std::path::PathBuf| run.join(format!("clients/{pid}")).exists();
     assert!(wait_until(|| !temp.run_folders().iter().any(registered(starter.process.id()))));
