@@ -122,7 +122,7 @@ impl Consumer {
             self.link_number = Some(number);
             return Ok(Connected { connection, client: None });
         }
-        let mut connection = link.dedicated(SLICE + config.socket_timeout).await?;
+        let mut connection = link.dedicated(config.socket_timeout.saturating_add(SLICE)).await?;
         let id = command::client_id().query_async(&mut connection).await;
         let lost = std::mem::take(&mut self.lost_connection);
         self.shared.counters.reconnections(u64::from(lost));
