@@ -49,6 +49,8 @@ async fn damaged_columns_are_named() {
         ("event_type = ''", "invalid event type"),
         ("event_type = cast(x'ff' AS TEXT)", "column `event_type`"),
         ("payload = cast(x'ff' AS TEXT)", "column `payload`"),
+        ("payload = '[1]'", "not a JSON object"),
+        ("payload = ''", "not a JSON object"),
         ("actor_id = cast(x'ff' AS TEXT)", "column `actor_id`"),
         ("attributes = '[1]'", "not a JSON object"),
     ] {
