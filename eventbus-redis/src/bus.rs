@@ -24,7 +24,8 @@ use crate::{
 ///
 /// Events published by one process reach the handlers of all others. Each consumer group gets every event at least
 /// once; the consumers of a group, one per bus object that consumes, share its events. A delivery with a failed handler
-/// stays pending in Redis while later events flow on, and is handled again when consuming starts anew.
+/// stays pending in Redis while later events flow on, and is handled again when a consumer of the same name starts: see
+/// [`consumer_name`](RedisEventBusConfig::consumer_name).
 ///
 /// # Examples
 /// ```no_run

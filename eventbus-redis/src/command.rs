@@ -4,6 +4,8 @@ use std::{collections::HashMap, time::Duration};
 
 use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Value, cmd, from_redis_value};
 
+use crate::wire::Fields;
+
 /// One entry of a stream as it came; the fields are gone when the entry was deleted while it was pending.
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -95,17 +97,22 @@ pub(crate) fn acknowledge(stream: &str, group: &str, ids: &[String]) -> Cmd {
     command
 }
 
-/// Adds entries in one round trip; each reply is an id or an error of its own.
-pub(crate) fn add(stream: &str, entries: &[Vec<(&'static str, String)>]) -> Pipeline {
-    let mut pipeline = redis::pipe();
+/// Adds entries, all or none; replies with their ids.
+pub(crate) fn add(stream: &str, entries: &[Fields]) -> Cmd {
+    let mut command = cmd("EVAL");
+    command.arg(include_str!("add.lua")).arg(1).arg(stream);
     for fields in entries {
-        let command = pipeline.cmd("XADD").arg(stream).arg("*");
+        command.arg(fields.len() * 2);
         for (field, value) in fields {
             command.arg(*field).arg(value);
         }
     }
-    pipeline.ignore_errors();
-    pipeline
+    command
+}
+
+/// Whether the server itself says that nothing was done.
+pub(crate) fn nothing_done(error: &RedisError) -> bool {
+    error.code().is_some_and(|code| code != "PARTLY")
 }
 
 /// The state of a stream, of its groups, and the length of the dead letters.

@@ -122,7 +122,7 @@ impl Consumer {
             self.link_number = Some(number);
             return Ok(Connected { connection, client: None });
         }
-        let mut connection = link.dedicated(SLICE + config.socket_timeout).await?;
+        let mut connection = link.dedicated(config.socket_timeout.saturating_add(SLICE)).await?;
         let id = command::client_id().query_async(&mut connection).await;
         let lost = std::mem::take(&mut self.lost_connection);
         self.shared.counters.reconnections(u64::from(lost));
@@ -218,46 +218,39 @@ impl Consumer {
         tokio::time::sleep(WAKE_AGAIN).await;
     }
 
-    /// Handles entries one after the other, and acknowledges at the end, also when it is stopped before.
+    /// Handles entries one after the other; acknowledges at the end, also when it is stopped before, and now and then
+    /// where that takes long.
     async fn handle(&mut self, connected: &mut Connected, entries: Vec<Entry>) -> RedisResult<()> {
+        let mut due = tokio::time::Instant::now() + SLICE;
         for entry in entries {
             if self.stop.is_stopped() {
                 break;
             }
             let id = entry.id.clone();
-            match self.handle_one(entry).await {
+            let (shared, group) = (Arc::clone(&self.shared), self.group.clone());
+            let mut handling = std::pin::pin!(handle_one(&shared, &group, entry));
+            let at_once = tokio::select! {
+                biased;
+                verdict = &mut handling => Some(verdict),
+                // those before it must not be handled again because this one takes long or never ends
+                () = tokio::time::sleep_until(due), if !self.handled.is_empty() => None,
+            };
+            let (verdict, acknowledged) = match at_once {
+                Some(verdict) => (verdict, Ok(())),
+                None => {
+                    due = tokio::time::Instant::now() + SLICE;
+                    tokio::join!(handling, self.acknowledge(connected))
+                }
+            };
+            match verdict {
                 Verdict::Acknowledge => self.handled.push(id),
                 Verdict::Keep => {
                     self.kept.insert(id);
                 }
             }
+            acknowledged?;
         }
         self.acknowledge(connected).await
-    }
-
-    async fn handle_one(&self, entry: Entry) -> Verdict {
-        let (shared, group) = (&self.shared, &self.group);
-        shared.counters.events_consumed(1);
-        let id = entry.id;
-        let Some(fields) = entry.fields else {
-            tracing::error!(%group, id, "entry was deleted before it was handled; it is lost");
-            shared.counters.events_processed_failed(1);
-            return Verdict::Acknowledge;
-        };
-        let record = match wire::decode(&fields) {
-            Ok(record) => record,
-            Err(error) => {
-                tracing::error!(%group, id, %error, "entry is no event; it stays pending");
-                return shared.fail(group, &id);
-            }
-        };
-        let attempt = shared.failures.tries(group, &id).saturating_add(1);
-        let delivery =
-            Delivery::new(record, group.clone()).with_attempt(attempt).with_message_id(MessageId::new(id.as_str()));
-        let subscribers = shared.subscribers.of_group(group);
-        let span = trace::process(shared, &delivery);
-        let outcome = dispatch(&subscribers, &delivery).instrument(span).await;
-        shared.settle(group, &id, outcome)
     }
 
     async fn acknowledge(&mut self, connected: &mut Connected) -> Result<(), RedisError> {
@@ -279,4 +272,28 @@ impl Consumer {
             count: self.shared.config.batch_size,
         }
     }
+}
+
+async fn handle_one(shared: &Shared, group: &Name, entry: Entry) -> Verdict {
+    shared.counters.events_consumed(1);
+    let id = entry.id;
+    let Some(fields) = entry.fields else {
+        tracing::error!(%group, id, "entry was deleted before it was handled; it is lost");
+        shared.counters.events_processed_failed(1);
+        return Verdict::Acknowledge;
+    };
+    let record = match wire::decode(&fields) {
+        Ok(record) => record,
+        Err(error) => {
+            tracing::error!(%group, id, %error, "entry is no event; it stays pending");
+            return shared.fail(group, &id);
+        }
+    };
+    let attempt = shared.failures.tries(group, &id).saturating_add(1);
+    let delivery =
+        Delivery::new(record, group.clone()).with_attempt(attempt).with_message_id(MessageId::new(id.as_str()));
+    let subscribers = shared.subscribers.of_group(group);
+    let span = trace::process(shared, &delivery);
+    let outcome = dispatch(&subscribers, &delivery).instrument(span).await;
+    shared.settle(group, &id, outcome)
 }

@@ -1,10 +1,12 @@
-//! Publishing: one round trip, an id per event.
+//! Publishing: one round trip, all or none, an id per event.
+//!
+//! Keep: nothing is sent after something that was refused; it would overtake it.
 
 use eventbus::{
     RecordedEvent,
     port::{MessageId, PublishError},
 };
-use redis::{RedisError, RedisResult};
+use redis::RedisError;
 use tracing::Instrument;
 
 use crate::{
@@ -14,15 +16,8 @@ use crate::{
     trace, wire,
 };
 
-/// Some entries were added, others refused.
-#[derive(Debug, thiserror::Error)]
-#[error("{added} of {all} events were published")]
-struct Partly {
-    added: usize,
-    all: usize,
-    #[source]
-    refusal: RedisError,
-}
+/// How many entries are added at once: the server takes no command with more than a million words.
+const TOGETHER: usize = 10_000;
 
 impl Shared {
     pub(crate) async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
@@ -39,44 +34,45 @@ impl Shared {
                 return Err(PublishError::Refused { destination, source: Box::new(refused) });
             }
         };
-        let add = command::add(&self.stream, &entries);
-        let sending = self.link.query_all::<Vec<RedisResult<String>>>(&add);
-        let span = trace::publish(self, events.len());
-        match sending.instrument(span).await {
-            Ok(replies) => self.ids(replies),
-            Err(error @ CommandError::NotSent(_)) => {
-                Err(PublishError::Unavailable { destination, source: boxed(error) })
-            }
-            Err(error @ CommandError::Sent(_)) => {
-                Err(PublishError::OutcomeUnknown { destination, source: boxed(error) })
-            }
+        let sending = self.add(&entries).instrument(trace::publish(self, events.len()));
+        match sending.await {
+            Ok(ids) => Ok(ids),
+            Err(CommandError::Sent(error)) => Err(self.not_published(error)),
+            Err(not_sent) => Err(PublishError::Unavailable { destination, source: boxed(not_sent) }),
         }
     }
 
-    fn ids(&self, replies: Vec<RedisResult<String>>) -> Result<Vec<MessageId>, PublishError> {
-        let all = replies.len();
-        let (mut ids, mut refusal) = (Vec::with_capacity(all), None);
-        for reply in replies {
-            match reply {
-                Ok(id) => ids.push(MessageId::new(id)),
-                Err(error) => refusal = refusal.or(Some(error)),
+    async fn add(&self, entries: &[wire::Fields]) -> Result<Vec<MessageId>, CommandError> {
+        let mut ids = Vec::with_capacity(entries.len());
+        for together in entries.chunks(TOGETHER) {
+            let add = command::add(&self.stream, together);
+            match self.link.query_once::<Vec<String>>(&add).await {
+                Ok(added) => {
+                    self.counters.events_published(added.len() as u64);
+                    ids.extend(added.into_iter().map(MessageId::new));
+                }
+                Err(error) if ids.is_empty() => return Err(error),
+                Err(error) => return Err(CommandError::Sent(partly(ids.len(), &error))),
             }
         }
-        self.counters.events_published(ids.len() as u64);
-        let Some(refusal) = refusal else {
-            return Ok(ids);
-        };
-        let destination = self.destination.clone();
-        Err(if !ids.is_empty() {
-            let added = ids.len();
-            let source = Box::new(Partly { added, all, refusal });
-            PublishError::OutcomeUnknown { destination, source }
-        } else if command::is_refusal(&refusal) {
-            let source = refusal.into();
-            PublishError::Refused { destination, source }
-        } else {
-            let source = refusal.into();
-            PublishError::Unavailable { destination, source }
-        })
+        Ok(ids)
     }
+
+    fn not_published(&self, error: RedisError) -> PublishError {
+        let destination = self.destination.clone();
+        let (is_refusal, nothing_done) = (command::is_refusal(&error), command::nothing_done(&error));
+        let source = error.into();
+        if is_refusal {
+            PublishError::Refused { destination, source }
+        } else if nothing_done {
+            PublishError::Unavailable { destination, source }
+        } else {
+            PublishError::OutcomeUnknown { destination, source }
+        }
+    }
+}
+
+/// Some events were published, the ones after them were not.
+fn partly(published: usize, error: &CommandError) -> RedisError {
+    std::io::Error::other(format!("{published} events were published, then: {error}")).into()
 }

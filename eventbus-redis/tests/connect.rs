@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{config, config_on, fresh_bus};
+use common::{config, config_on, fresh_bus, seen::command};
 use eventbus::{
     Name, NewEvent, RecordedEvent, StreamId, Version,
     port::{EventBus, PublishError},
@@ -174,4 +174,54 @@ async fn a_server_that_refuses_writes_refuses_the_events() {
     set.query_async::<()>(&mut connection).await.unwrap();
     let refused = bus.publish(&[event(), event()]).await;
     assert!(matches!(refused, Err(PublishError::Refused { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn events_that_are_published_together_are_published_all_or_none() {
+    let server = test_servers::private_redis();
+    let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
+    let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(4 << 20));
+    let large = RecordedEvent::new(event().metadata().clone(), payload);
+    let events = [large.clone(), event(), large, event()];
+    let length = async || bus.stream_info().await.stream.length;
+    let (mut taken, mut refused) = (0, 0);
+    // from too little memory for any of them to enough for all
+    for megabytes in (2..=32).step_by(2) {
+        let info: redis::InfoDict = command(&bus, "INFO", &["memory"]).await;
+        let limit = info.get::<u64>("used_memory").unwrap() + (megabytes << 20);
+        let _: String = command(&bus, "CONFIG", &["SET", "maxmemory", &limit.to_string()]).await;
+        let before = length().await;
+        match bus.publish(&events).await {
+            Ok(ids) => {
+                assert_eq!((ids.len(), length().await), (4, before + 4), "{megabytes} MB");
+                taken += 1;
+            }
+            Err(error) => {
+                assert!(matches!(error, PublishError::Unavailable { .. }), "{megabytes} MB: {error:?}");
+                assert_eq!(length().await, before, "{megabytes} MB");
+                refused += 1;
+            }
+        }
+    }
+    assert!(taken > 0 && refused > 0, "{taken} {refused}");
+    assert_eq!(bus.stats().events_published, taken * 4);
+}
+
+#[tokio::test]
+async fn any_number_of_events_is_published_in_one_call() {
+    let bus = fresh_bus().await;
+    let ids = bus.publish(&vec![event(); 70_000]).await.unwrap();
+    assert_eq!(ids.len(), 70_000);
+    assert_eq!(bus.stream_info().await.stream.length, 70_000);
+}
+
+#[tokio::test]
+async fn a_stream_whose_ids_run_out_leaves_the_outcome_unknown() {
+    let bus = fresh_bus().await;
+    let last_but_one = format!("{}-{}", u64::MAX, u64::MAX - 1);
+    let _: String = command(&bus, "XADD", &[&bus.config().stream_name(), &last_but_one, "any", "thing"]).await;
+    let partly = bus.publish(&[event(), event()]).await;
+    assert!(matches!(partly, Err(PublishError::OutcomeUnknown { .. })), "{partly:?}");
+    let nothing = bus.publish(&[event()]).await;
+    assert!(matches!(nothing, Err(PublishError::Unavailable { .. })), "{nothing:?}");
 }

@@ -47,6 +47,31 @@ async fn what_a_dead_consumer_had_in_hand_is_handled_by_the_next_of_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_handled_is_acknowledged_though_a_later_handler_hangs() {
+    let bus = fresh_bus().await;
+    bus.publish(&[event("one"), event("two"), event("three")]).await.unwrap();
+    let seen = Seen::default();
+    seen.join(&bus);
+    let hangs = Subscriber::new(Name::from_static("hangs"), EventFilter::All, |delivery| {
+        let hangs = delivery.metadata().aggregate_id().as_str() == "two";
+        Box::pin(async move { if hangs { std::future::pending().await } else { Ok(()) } })
+    });
+    bus.subscribers().add(bus.default_group().clone(), hangs);
+    let consumer = start(&bus).await;
+    let group = bus.default_group();
+    until("the first is acknowledged", async || bus.progress(group).await.unwrap().pending == 2).await;
+    consumer.abort();
+    drop(consumer.await);
+
+    let (heir, of_heir) = (RedisEventBus::connect(bus.config().clone()).await.unwrap(), Seen::default());
+    of_heir.join(&heir);
+    start(&heir).await;
+    until("the heir has got the others", async || of_heir.all() == ["two", "three"]).await;
+    assert_eq!(seen.all(), ["one", "two"]);
+    heir.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_entry_that_went_to_a_lost_read_is_found_again() {
     let bus = fresh_bus().await;
     let seen = Seen::default();

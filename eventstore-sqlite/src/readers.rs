@@ -81,12 +81,17 @@ impl Readers {
     }
 }
 
-/// Reads a page, and says whether there may be more.
+/// Reads a page, and says whether there may be more. It ends before a row that is no event: that is the error of the page
+/// which begins with it.
 pub(crate) fn read_page(mut rows: Rows<'_>) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
     let mut events = Vec::new();
     let mut bytes = 0;
     while let Some(row) = rows.next().map_err(read_error)? {
-        let event = row::read(row)?;
+        let event = match row::read(row) {
+            Ok(event) => event,
+            Err(_) if !events.is_empty() => return Ok((events, true)),
+            Err(error) => return Err(error),
+        };
         bytes += event.payload().len();
         events.push(event);
         if bytes > PAGE_BYTES {

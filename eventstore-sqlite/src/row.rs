@@ -68,7 +68,17 @@ fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
         Some(json) => Attributes::parse(&json)?,
         None => Attributes::EMPTY,
     });
-    Ok(RecordedEvent::new(metadata, get::<String>(row, 8)?))
+    let payload: String = get(row, 8)?;
+    if !is_object(&payload) {
+        return Err("the payload is not a JSON object".into());
+    }
+    Ok(RecordedEvent::new(metadata, payload))
+}
+
+/// Whether a text can be a JSON object; whether it is one is seen when it is decoded.
+fn is_object(text: &str) -> bool {
+    let text = text.trim_matches([' ', '\t', '\n', '\r']);
+    text.starts_with('{') && text.ends_with('}')
 }
 
 fn get<T: FromSql>(row: &Row<'_>, column: usize) -> Result<T, BoxError> {

@@ -49,6 +49,8 @@ async fn damaged_columns_are_named() {
         ("event_type = ''", "invalid event type"),
         ("event_type = cast(x'ff' AS TEXT)", "column `event_type`"),
         ("payload = cast(x'ff' AS TEXT)", "column `payload`"),
+        ("payload = '[1]'", "not a JSON object"),
+        ("payload = ''", "not a JSON object"),
         ("actor_id = cast(x'ff' AS TEXT)", "column `actor_id`"),
         ("attributes = '[1]'", "not a JSON object"),
     ] {
@@ -57,6 +59,26 @@ async fn damaged_columns_are_named() {
         assert_eq!(place, "position 2", "{change}");
         assert!(source.contains(said), "{change}: {source}");
     }
+}
+
+#[tokio::test]
+async fn what_stands_before_the_damage_is_read() {
+    let (store, stream, _) = damaged("UPDATE eventbus_events SET event_type = '' WHERE version = 3").await;
+    for mut events in [store.read_all(Position::START), store.read_stream(&stream, Version::FIRST, Direction::Forward)]
+    {
+        for version in 1..=2_u64 {
+            let event = events.try_next().await.unwrap().unwrap();
+            assert_eq!(event.version(), Version::new(version));
+        }
+        assert_eq!(place(events.try_next().await.unwrap_err()).0, "position 3");
+    }
+    let (store, stream, _) = damaged("UPDATE eventbus_events SET event_type = '' WHERE version = 1").await;
+    let mut events = store.read_stream(&stream, Version::MAX, Direction::Backward);
+    for version in [3, 2_u64] {
+        let event = events.try_next().await.unwrap().unwrap();
+        assert_eq!(event.version(), Version::new(version));
+    }
+    assert_eq!(place(events.try_next().await.unwrap_err()).0, "position 1");
 }
 
 #[tokio::test]

@@ -31,21 +31,27 @@ pub struct RedisEventBusConfig {
     pub stream_prefix: String,
     /// The group of subscribers that name none. Default `default`.
     pub consumer_group: String,
-    /// The name of this consumer within its groups; unique among those that run, and best the same after a restart,
-    /// so that what was in hand is handled again at once. Default: the host's name and eight random hex digits.
+    /// The name of this consumer within its groups; unique among those that run, and the same after a restart: what a
+    /// consumer has read and not finished waits for the next one of its name, nobody else takes it over yet. Default: the
+    /// host's name and eight random hex digits, so a name that never comes back.
     pub consumer_name: Option<String>,
-    /// How many entries are read at once, at most. Default 100.
+    /// How many entries are read at once, at most; those that were not handled when the consumer ends wait for the next
+    /// one of its name. Default 100.
     pub batch_size: usize,
     /// How long a read waits for entries, in milliseconds, at most; reads are cut into slices of a second.
     /// Default 5000.
     pub block_ms: u64,
-    /// How often a failed delivery is tried again. Default 3.
+    /// How often a failed delivery is tried again. Does nothing yet: it stays pending until consuming starts anew.
+    /// Default 3.
     pub max_retries: u32,
-    /// How long an entry stays with a consumer that shows no life, in milliseconds. Default 60000.
+    /// How long an entry stays with a consumer that shows no life, in milliseconds. Does nothing yet: it stays there.
+    /// Default 60000.
     pub pending_idle_ms: u64,
-    /// Whether deliveries that used up their attempts are kept as dead letters. Default true.
+    /// Whether deliveries that used up their attempts are kept as dead letters. Does nothing yet: all stay pending.
+    /// Default true.
     pub enable_dlq: bool,
-    /// What the name of the dead letters' stream ends with. Default `_dlq`.
+    /// What the name of the dead letters' stream ends with. Nothing is written to it yet; what others wrote is counted
+    /// in `stream_info()`. Default `_dlq`.
     pub dlq_stream_suffix: String,
     /// How long the server may take to answer. Default 5 s.
     #[serde(deserialize_with = "seconds")]
@@ -55,9 +61,9 @@ pub struct RedisEventBusConfig {
     pub socket_connect_timeout: Duration,
     /// Whether publishing and handling are traced in spans. Default true.
     pub enable_tracing: bool,
-    /// Part of the names of the keys that count attempts. Default `retry`.
+    /// Part of the names of the keys that count attempts. Does nothing yet: there are no such keys. Default `retry`.
     pub retry_key_prefix: String,
-    /// How long attempts are remembered, in seconds. Default 86400.
+    /// How long attempts are remembered, in seconds. Does nothing yet: they are while the bus lives. Default 86400.
     pub retry_key_expiry_seconds: u64,
     /// Whether everything goes over one connection, with short reads that do not wait. Default false.
     pub single_connection_client: bool,

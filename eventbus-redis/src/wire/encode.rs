@@ -14,8 +14,11 @@ pub(crate) struct NotAnObject {
     event_id: String,
 }
 
+/// The names and values of an entry.
+pub(crate) type Fields = Vec<(&'static str, String)>;
+
 /// The fields of the entry, in their order. The event's own fields are not parsed.
-pub(crate) fn encode(event: &RecordedEvent) -> Result<Vec<(&'static str, String)>, NotAnObject> {
+pub(crate) fn encode(event: &RecordedEvent) -> Result<Fields, NotAnObject> {
     let metadata = event.metadata();
     let tenant = metadata.tenant_id().map(|id| id.to_string());
     let mut fields = vec![

@@ -2,7 +2,8 @@
 
 /// A connection URL as errors and logs may show it: without the password.
 ///
-/// A text that is no URL is not shown at all, since nobody can tell where a password in it would be.
+/// A text that is no URL is not shown at all, nor is what follows the scheme where an `@` comes after a `?` or `#`:
+/// nobody can tell where a password in it would be.
 ///
 /// # Examples
 /// ```
@@ -17,7 +18,10 @@ pub fn redacted(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return "<not a URL>".into();
     };
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let (rest, parameters) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+    if parameters.contains('@') {
+        return format!("{scheme}://<not shown>");
+    }
     let (authority, path) = match rest.find('/') {
         // a password may hold a slash that should have been escaped: the last `@` ends the user part
         Some(slash) if !rest[slash..].contains('@') => rest.split_at(slash),
@@ -45,6 +49,10 @@ mod tests {
             "redis://:secret@h:1/0",
             "postgres://u@h/d?password=secret",
             "u:secret@h",
+            "redis://u:secr?et@h:1/0",
+            "redis://u:secr#et@h:1/0",
+            "redis://u:5ecr@et#secret@h",
+            "postgres://h/d?password=secr@et",
         ] {
             let shown = redacted(url);
             assert!(!shown.contains("cret") && !shown.contains("secr"), "{url} became {shown}");
