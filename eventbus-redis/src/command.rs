@@ -97,22 +97,26 @@ pub(crate) fn acknowledge(stream: &str, group: &str, ids: &[String]) -> Cmd {
     command
 }
 
-/// Adds entries, all or none; replies with their ids.
-pub(crate) fn add(stream: &str, entries: &[Fields]) -> Cmd {
-    let mut command = cmd("EVAL");
-    command.arg(include_str!("add.lua")).arg(1).arg(stream);
+/// Adds entries in one round trip, as one transaction: the server takes all of them, or refuses all of them for want of
+/// memory. What can still refuse one alone, as a stream whose ids have run out, is in its reply.
+pub(crate) fn add(stream: &str, entries: &[Fields]) -> Pipeline {
+    let mut pipeline = redis::pipe();
+    if entries.len() > 1 {
+        pipeline.atomic();
+    }
     for fields in entries {
-        command.arg(fields.len() * 2);
+        let command = pipeline.cmd("XADD").arg(stream).arg("*");
         for (field, value) in fields {
             command.arg(*field).arg(value);
         }
     }
-    command
+    pipeline.ignore_errors();
+    pipeline
 }
 
 /// Whether the server itself says that nothing was done.
 pub(crate) fn nothing_done(error: &RedisError) -> bool {
-    error.code().is_some_and(|code| code != "PARTLY")
+    error.code().is_some()
 }
 
 /// The state of a stream, of its groups, and the length of the dead letters.

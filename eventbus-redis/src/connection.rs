@@ -130,13 +130,6 @@ impl Link {
         }
     }
 
-    /// Sends a command once.
-    pub(crate) async fn query_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
-        let (mut connection, number) = self.connection().await?;
-        let reply = command.query_async(&mut connection).await;
-        self.noted(number, reply).await
-    }
-
     /// Sends commands once, in one round trip.
     pub(crate) async fn query_all<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, CommandError> {
         let (mut connection, number) = self.connection().await?;

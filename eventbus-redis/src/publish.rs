@@ -6,7 +6,7 @@ use eventbus::{
     RecordedEvent,
     port::{MessageId, PublishError},
 };
-use redis::RedisError;
+use redis::{RedisError, RedisResult};
 use tracing::Instrument;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     trace, wire,
 };
 
-/// How many entries are added at once: the server takes no command with more than a million words.
+/// How many entries are added at once: the server does nothing else meanwhile.
 const TOGETHER: usize = 10_000;
 
 impl Shared {
@@ -46,16 +46,32 @@ impl Shared {
         let mut ids = Vec::with_capacity(entries.len());
         for together in entries.chunks(TOGETHER) {
             let add = command::add(&self.stream, together);
-            match self.link.query_once::<Vec<String>>(&add).await {
-                Ok(added) => {
-                    self.counters.events_published(added.len() as u64);
-                    ids.extend(added.into_iter().map(MessageId::new));
-                }
-                Err(error) if ids.is_empty() => return Err(error),
-                Err(error) => return Err(CommandError::Sent(partly(ids.len(), &error))),
+            let replies = self.link.query_all::<Vec<RedisResult<String>>>(&add).await;
+            let refused = match replies {
+                Ok(replies) => self.take_ids(replies, &mut ids).err().map(CommandError::Sent),
+                Err(error) => Some(error),
+            };
+            match refused {
+                None => {}
+                Some(error) if ids.is_empty() => return Err(error),
+                Some(error) => return Err(CommandError::Sent(partly(ids.len(), &error))),
             }
         }
         Ok(ids)
+    }
+
+    /// Takes the ids of what was added; the error of the first entry that was not.
+    fn take_ids(&self, replies: Vec<RedisResult<String>>, ids: &mut Vec<MessageId>) -> RedisResult<()> {
+        let before = ids.len();
+        let mut refusal = None;
+        for reply in replies {
+            match reply {
+                Ok(id) => ids.push(MessageId::new(id)),
+                Err(error) => refusal = refusal.or(Some(error)),
+            }
+        }
+        self.counters.events_published((ids.len() - before) as u64);
+        refusal.map_or(Ok(()), Err)
     }
 
     fn not_published(&self, error: RedisError) -> PublishError {
