@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) destination: Name,
     pub(crate) default_group: Name,
     pub(crate) consumer: String,
+    /// Whether the next start has another consumer name, so that nobody would look for what this one leaves.
+    pub(crate) is_passing: bool,
     pub(crate) stream: String,
     pub(crate) link: Link,
     pub(crate) counters: Arc<BusCounters>,
@@ -84,6 +86,7 @@ impl RedisEventBus {
     pub async fn connect(mut config: RedisEventBusConfig) -> Result<Self, RedisConnectError> {
         let counters = Arc::new(BusCounters::default());
         let link = Link::new(&config, Arc::clone(&counters))?;
+        let is_passing = config.consumer_name.is_none();
         let consumer = config.consumer_name.take().unwrap_or_else(consumer_name);
         config.consumer_name = Some(consumer.clone());
         let stream = config.stream_name();
@@ -96,6 +99,7 @@ impl RedisEventBus {
                 destination,
                 default_group,
                 consumer,
+                is_passing,
                 stream,
                 link,
                 counters,

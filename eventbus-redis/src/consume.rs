@@ -223,7 +223,7 @@ impl Consumer {
     async fn handle(&mut self, connected: &mut Connected, entries: Vec<Entry>) -> RedisResult<()> {
         let mut due = tokio::time::Instant::now() + SLICE;
         for entry in entries {
-            if self.stop.is_stopped() {
+            if self.stop.is_stopped() && !self.leaves_for_good() {
                 break;
             }
             let id = entry.id.clone();
@@ -251,6 +251,11 @@ impl Consumer {
             acknowledged?;
         }
         self.acknowledge(connected).await
+    }
+
+    /// Whether what it has read and leaves behind would be nobody's: the bus closes, and its name does not come back.
+    fn leaves_for_good(&self) -> bool {
+        self.shared.is_passing && self.shared.consuming.is_closed()
     }
 
     async fn acknowledge(&mut self, connected: &mut Connected) -> Result<(), RedisError> {

@@ -3,10 +3,10 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use common::{
-    another, fresh_bus,
+    another, config, fresh_bus,
     seen::{Seen, command, event, publish, settled, start},
     until,
 };
@@ -14,7 +14,7 @@ use eventbus::{
     EventFilter, Name,
     port::{EventBus, Subscriber},
 };
-use eventbus_redis::RedisEventBus;
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use tokio::sync::Semaphore;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,6 +44,35 @@ async fn what_a_dead_consumer_had_in_hand_is_handled_by_the_next_of_its_name() {
     assert!(of_stranger.all().is_empty(), "{:?}", of_stranger.all());
     heir.stop_consuming().await;
     stranger.stop_consuming().await;
+}
+
+/// Shuts a bus down while the first of three entries is in hand, and counts what is left pending.
+async fn left_by_a_shutdown(consumer_name: Option<String>) -> u64 {
+    let bus = RedisEventBus::connect(RedisEventBusConfig { consumer_name, ..config() }).await.unwrap();
+    bus.publish(&[event("one"), event("two"), event("three")]).await.unwrap();
+    let gate = Arc::new(Semaphore::new(0));
+    let waits = Arc::clone(&gate);
+    let slow = Subscriber::new(Name::from_static("slow"), EventFilter::All, move |_| {
+        let gate = Arc::clone(&waits);
+        Box::pin(async move { Ok(gate.acquire().await?.forget()) })
+    });
+    bus.subscribers().add(bus.default_group().clone(), slow);
+    let watcher = RedisEventBus::connect(bus.config().clone()).await.unwrap();
+    let group = bus.default_group();
+    let consumer = start(&bus).await;
+    until("all are in hand", async || watcher.progress(group).await.unwrap().pending == 3).await;
+    until("the first is being handled", async || bus.stats().events_consumed == 1).await;
+    let open = async { gate.add_permits(3) };
+    let (stopped, ()) = tokio::join!(biased; bus.shutdown(Duration::from_secs(20)), open);
+    stopped.unwrap();
+    consumer.await.unwrap();
+    watcher.progress(group).await.unwrap().pending
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_whose_name_does_not_come_back_finishes_what_it_has_read() {
+    assert_eq!(left_by_a_shutdown(None).await, 0);
+    assert_eq!(left_by_a_shutdown(Some("stable".into())).await, 2, "the next of its name handles them");
 }
 
 #[tokio::test(flavor = "multi_thread")]

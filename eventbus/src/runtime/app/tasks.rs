@@ -71,8 +71,8 @@ impl Tasks {
     /// Stops everything; what is in flight gets until `timeout`.
     pub(super) async fn shutdown(&self, bus: &dyn EventBus, timeout: Duration) -> Result<(), ShutdownError> {
         let began = Instant::now();
-        self.cancel.cancel();
-        let bus_stopped = bus.shutdown(timeout).await;
+        // the bus is told first that it closes: then consumers finish what nobody else would look for
+        let (bus_stopped, ()) = tokio::join!(biased; bus.shutdown(timeout), async { self.cancel.cancel() });
         let left = timeout.saturating_sub(began.elapsed());
         let tasks_stopped = tokio::time::timeout(left, self.tracker.wait()).await;
         self.abort.cancel();
