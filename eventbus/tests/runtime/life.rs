@@ -9,7 +9,10 @@ use eventbus::{
     testkit::{Fault, FaultyBus},
 };
 
-use crate::orders::{Order, OrderCreated, OrderShipped, created};
+use crate::{
+    orders::{Order, OrderCreated, OrderShipped, created},
+    wait::until,
+};
 
 async fn save(app: &App) -> eventbus::Saved {
     let orders = app.repository::<Order>();
@@ -80,10 +83,13 @@ impl Endless {
 
 #[tokio::test]
 async fn settled_waits_for_projections() {
-    let app = App::builder().projection(Endless).wait_timeout(Duration::from_millis(100)).start().await.unwrap();
-    save(&app).await;
-    let error = app.settled().await.unwrap_err().to_string();
-    assert!(error.contains("projection `endless`"), "{error}");
+    let app = || App::builder().projection(Endless).wait_timeout(Duration::from_millis(100));
+    for builder in [app(), app().without_relay()] {
+        let app = builder.start().await.unwrap();
+        save(&app).await;
+        let error = app.settled().await.unwrap_err().to_string();
+        assert!(error.contains("projection `endless`"), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -133,4 +139,17 @@ async fn after_a_shutdown_nothing_waits_for_the_relay() {
     let error = app.published(save(&app).await.position).await.unwrap_err();
     assert_eq!(error.to_string(), "the relay stopped at position 1, before 2: its app was shut down");
     assert_eq!(app.published(first).await.unwrap().position, first.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_wait_until_consuming_would_be_tried_again() {
+    let bus = InMemoryEventBus::new();
+    let _other = bus.start_consuming_in_background();
+    until("another one consumes", async || bus.is_consuming()).await;
+    let app = App::builder().bus(bus).store(InMemoryEventStore::new()).handler::<never_end>().start().await.unwrap();
+    // long enough that the next try is a while away
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let began = tokio::time::Instant::now();
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO);
 }

@@ -50,7 +50,7 @@ impl Lines {
     }
 }
 
-/// What two saves log, if `rival` moves the checkpoint of that name before them.
+/// What two saves log, if `rival` moves the checkpoint of that name before each of them.
 async fn log_of_saves(is_durable: bool, rival: Option<&'static str>) -> String {
     let (lines, store) = (Lines::default(), InMemoryEventStore::new());
     let _here = lines.capture("eventbus=warn");
@@ -62,11 +62,10 @@ async fn log_of_saves(is_durable: bool, rival: Option<&'static str>) -> String {
         .start()
         .await
         .unwrap();
-    if let Some(checkpoint) = rival {
-        let checkpoint = Name::from_static(checkpoint);
-        store.save_checkpoint(&checkpoint, 1.into()).await.unwrap();
-    }
-    for _ in 0..2 {
+    for position in 1..=2 {
+        if let Some(checkpoint) = rival {
+            store.save_checkpoint(&Name::from_static(checkpoint), position.into()).await.unwrap();
+        }
         let orders = app.repository::<Order>();
         let mut order = orders.create(AggregateId::new());
         order.record(created("ada", 1.0));

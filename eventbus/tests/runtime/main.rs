@@ -9,6 +9,7 @@ mod orders;
 mod projections;
 mod rebuild;
 mod relay;
+mod relay_outcomes;
 mod repository;
 mod shared_bus;
 mod subscriptions;
