@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "modules of one test binary")]
 
 mod app;
+mod gated;
 mod life;
 mod logs;
 mod orders;
@@ -12,5 +13,7 @@ mod relay;
 mod relay_outcomes;
 mod repository;
 mod shared_bus;
+mod stateful;
 mod subscriptions;
 mod wait;
+mod waiting;

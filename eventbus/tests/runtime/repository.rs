@@ -1,6 +1,6 @@
 //! Loading, deciding, saving.
 
-use std::convert::Infallible;
+use std::{cell::Cell, convert::Infallible, time::Duration};
 
 use eventbus::{
     EventContext, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, LoadError, Name, NewEvent, Publication,
@@ -39,10 +39,13 @@ async fn saves_and_loads() {
 
 #[tokio::test]
 async fn nothing_recorded_stores_nothing() {
-    let orders = orders();
+    let store = FaultyStore::new(InMemoryEventStore::new());
+    let orders = AggregateRepository::<Order>::new(store.clone()).publish_to(InMemoryEventBus::new());
     let mut order = orders.create(AggregateId::new());
+    store.appends.next(Fault::Unavailable, 1);
     let saved = orders.save(&mut order).await.unwrap();
-    assert_eq!((saved.version, saved.position), (Version::NONE, None));
+    assert_eq!((saved.version, saved.position, store.appends.left()), (Version::NONE, None, 1));
+    assert!(matches!(saved.publication, Publication::None));
     assert!(!orders.exists(order.id()).await.unwrap());
 }
 
@@ -105,15 +108,17 @@ async fn update_decides_anew_until_it_wins() {
     assert_eq!(shipments.len(), 16);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn update_gives_up_after_its_retries() {
     let store = InMemoryEventStore::new();
     let policy = RetryPolicy { max_retries: 2, ..RetryPolicy::default() };
     let orders = AggregateRepository::<Order>::new(store.clone())
-        .with_conflict_retries(RetryPolicy { first_delay: std::time::Duration::ZERO, ..policy });
+        .with_conflict_retries(policy)
+        .with_context(EventContext::default());
     let order = saved_order(&orders).await;
     let stream = StreamId::new(Name::from_static("Order"), order.id().clone());
     let tries = std::sync::atomic::AtomicU32::new(0);
+    let began = tokio::time::Instant::now();
     let error = orders
         .update(order.id(), |order| {
             tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -126,6 +131,24 @@ async fn update_gives_up_after_its_retries() {
         .unwrap_err();
     assert!(error.is_conflict());
     assert_eq!(tries.into_inner(), 3);
+    let (waited, longest) = (began.elapsed(), policy.delay(1) + policy.delay(2));
+    assert!(longest / 2 <= waited && waited <= longest + Duration::from_millis(2), "{waited:?} of {longest:?}");
+}
+
+#[tokio::test]
+async fn update_decides_anew_after_conflicts_only() {
+    let store = FaultyStore::new(InMemoryEventStore::new());
+    let orders = AggregateRepository::<Order>::new(store.clone());
+    let order = saved_order(&orders).await;
+    store.appends.next(Fault::Unavailable, 1);
+    let tries = Cell::new(0);
+    let decide = |order: &Order| {
+        tries.set(tries.get() + 1);
+        order.ship("T1")
+    };
+    let error = orders.update(order.id(), decide).await.unwrap_err();
+    assert!(matches!(error, UpdateError::Save(_)) && !error.is_conflict(), "{error}");
+    assert_eq!(tries.get(), 1);
 }
 
 #[tokio::test]
@@ -255,7 +278,7 @@ async fn a_save_is_one_conversation_stamped_with_its_context() {
     let context = EventContext::default().with_tenant(tenant).with_actor("ada");
     let mut order = orders.create(AggregateId::new());
     order.record((created("ada", 1.0), OrderShipped { tracking_number: "T".into() }));
-    let saved = orders.with_context(context).save(&mut order).await.unwrap();
+    let saved = orders.with_context(context).clone().save(&mut order).await.unwrap();
     let [first, second] = [saved.events[0].metadata(), saved.events[1].metadata()];
     assert_eq!(first.correlation_id(), second.correlation_id());
     assert_eq!((first.tenant_id(), first.actor_id()), (Some(tenant), Some("ada")));
@@ -272,7 +295,7 @@ async fn a_save_is_one_conversation_stamped_with_its_context() {
 #[tokio::test]
 async fn publishes_plainly_after_each_save() {
     let bus = InMemoryEventBus::new();
-    let orders = orders().publish_to(bus.clone());
+    let orders = orders().publish_to(bus.clone()).with_context(EventContext::default());
     let mut order = orders.create(AggregateId::new());
     order.record(created("ada", 1.0));
     let saved = orders.save(&mut order).await.unwrap();

@@ -1,0 +1,56 @@
+//! Projections that take more than an event.
+
+use std::sync::{Arc, Mutex};
+
+use eventbus::{InMemoryEventStore, prelude::*};
+
+use crate::orders::{Order, OrderCreated, created};
+
+#[derive(Clone)]
+struct Currency(&'static str);
+
+#[derive(Default)]
+struct Invoices(Vec<String>);
+
+#[projection(name = "invoices")]
+impl Invoices {
+    fn created(&mut self, event: &OrderCreated, State(currency): State<Currency>) {
+        self.0.push(format!("{} {}", event.total_amount, currency.0));
+    }
+}
+
+#[derive(Clone, Default)]
+struct Tries(Arc<Mutex<Vec<u32>>>);
+
+#[projection(name = "tries")]
+impl Tries {
+    fn created(&self, _event: &OrderCreated, Attempt(attempt): Attempt) -> Result<(), HandlerError> {
+        self.0.lock().unwrap().push(attempt);
+        Err("busy".into())
+    }
+}
+
+async fn save(app: &App) -> eventbus::Position {
+    let orders = app.repository::<Order>();
+    let mut order = orders.create(AggregateId::new());
+    order.record(created("ada", 9.0));
+    orders.save(&mut order).await.unwrap().position.unwrap()
+}
+
+#[tokio::test]
+async fn a_rebuild_has_the_state_of_the_app() {
+    let app = App::builder().state(Currency("EUR")).projection_with(Invoices::default).start().await.unwrap();
+    let position = save(&app).await;
+    assert_eq!(app.projected::<Invoices>(position).await.unwrap().0, ["9 EUR"]);
+    app.rebuild::<Invoices>().await.unwrap();
+    assert_eq!(app.projected::<Invoices>(position).await.unwrap().0, ["9 EUR"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_try_has_its_number_and_the_last_one_stops_the_projection() {
+    let tries = Tries::default();
+    let app = App::builder().store(InMemoryEventStore::new()).projection(tries.clone()).start().await.unwrap();
+    let position = save(&app).await;
+    app.projected::<Tries>(position).await.map(drop).unwrap_err();
+    assert_eq!(*tries.0.lock().unwrap(), [1, 2, 3, 4]);
+}
