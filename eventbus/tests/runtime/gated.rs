@@ -99,6 +99,9 @@ impl ReadFeed for GatedStore {
 #[async_trait]
 impl Checkpoints for GatedStore {
     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
+        if self.is_damaged.load(Ordering::SeqCst) {
+            return Err(CheckpointError::new(name, "damaged"));
+        }
         let loaded = self.store.load_checkpoint(name).await;
         self.pass(&self.loads).await;
         loaded

@@ -109,13 +109,17 @@ async fn settling_in_vain_says_what_keeps_the_relay() {
 }
 
 #[handler(manual)]
+async fn end(_event: &OrderCreated) {}
+
+#[handler(manual)]
 async fn never_end(_event: &OrderCreated) {
     std::future::pending().await
 }
 
 #[tokio::test]
 async fn settling_in_vain_names_the_handler_that_does_not_end() {
-    let app = App::builder().wait_timeout(Duration::from_millis(200)).handler::<never_end>().start().await.unwrap();
+    let builder = App::builder().wait_timeout(Duration::from_millis(200));
+    let app = builder.handler::<end>().handler::<never_end>().start().await.unwrap();
     let saved = save(&app).await;
     let stream = saved.events[0].metadata().stream();
     assert_eq!(

@@ -154,6 +154,23 @@ async fn a_rebuild_asked_for_before_the_checkpoint_is_loaded_is_done() {
 }
 
 #[tokio::test]
+async fn a_checkpoint_that_cannot_be_loaded_is_loaded_later() {
+    let store = GatedStore::open();
+    let last = save(&store, &["a"]).await;
+    store.is_damaged.store(true, Ordering::SeqCst);
+    let ledger = Ledger::new(&store.store);
+    let builder = App::builder().store(store.clone()).projection(ledger.clone()).without_relay();
+    let app = builder.wait_timeout(Duration::from_millis(20)).start().await.unwrap();
+    until("it was tried", async || {
+        let error = app.projected::<Ledger>(last).await.map(drop).unwrap_err().to_string();
+        error.contains("damaged")
+    })
+    .await;
+    store.is_damaged.store(false, Ordering::SeqCst);
+    until("it is handled", async || ledger.rows() == ["a"]).await;
+}
+
+#[tokio::test]
 async fn after_a_shutdown_nothing_waits_for_a_projection() {
     let store = InMemoryEventStore::new();
     let ledger = Ledger::new(&store);

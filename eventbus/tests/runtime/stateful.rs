@@ -1,10 +1,16 @@
 //! Projections that take more than an event.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use eventbus::{InMemoryEventStore, prelude::*};
 
-use crate::orders::{Order, OrderCreated, created};
+use crate::{
+    orders::{Order, OrderCreated, created},
+    wait::until,
+};
 
 #[derive(Clone)]
 struct Currency(&'static str);
@@ -17,6 +23,27 @@ impl Invoices {
     fn created(&mut self, event: &OrderCreated, State(currency): State<Currency>) {
         self.0.push(format!("{} {}", event.total_amount, currency.0));
     }
+}
+
+#[derive(Clone, Default)]
+struct Closed(Arc<Mutex<Vec<u32>>>);
+
+#[projection(name = "closed")]
+impl Closed {
+    fn created(&self, _event: &OrderCreated, Attempt(attempt): Attempt) -> Result<(), HandlerError> {
+        self.0.lock().unwrap().push(attempt);
+        Err(HandlerError::retry_after(Duration::from_secs(3_600), "closed"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_wait_for_the_next_try() {
+    let closed = Closed::default();
+    let app = App::builder().store(InMemoryEventStore::new()).projection(closed.clone()).start().await.unwrap();
+    save(&app).await;
+    until("it was tried", async || !closed.0.lock().unwrap().is_empty()).await;
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+    assert_eq!(*closed.0.lock().unwrap(), [1]);
 }
 
 #[derive(Clone, Default)]
