@@ -129,6 +129,17 @@ async fn settling_in_vain_names_the_handler_that_does_not_end() {
 }
 
 #[tokio::test]
+async fn the_deadline_of_a_shutdown_is_for_everything_together() {
+    let builder = App::builder().handler::<never_end>().projection(Endless);
+    let app = builder.wait_timeout(Duration::from_millis(50)).start().await.unwrap();
+    save(&app).await;
+    app.settled().await.unwrap_err();
+    let began = std::time::Instant::now();
+    app.shutdown(Duration::from_secs(1)).await.unwrap_err();
+    assert!(began.elapsed() < Duration::from_millis(1_900), "took {:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_shutdown_may_take_for_ever() {
     let app = App::builder().start().await.unwrap();
     app.shutdown(Duration::MAX).await.unwrap();

@@ -12,6 +12,7 @@ mod rebuild;
 mod relay;
 mod relay_outcomes;
 mod repository;
+mod saving;
 mod shared_bus;
 mod stateful;
 mod subscriptions;

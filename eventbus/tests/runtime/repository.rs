@@ -5,9 +5,9 @@ use std::{cell::Cell, convert::Infallible, time::Duration};
 use eventbus::{
     EventContext, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, LoadError, Name, NewEvent, Publication,
     StreamId, UpdateError, Uuid, Version,
-    port::{AppendEvents, Checkpoints, EventBus, RetryPolicy},
+    port::{AppendEvents, RetryPolicy},
     prelude::*,
-    testkit::{Fault, FaultyBus, FaultyStore},
+    testkit::{Fault, FaultyStore},
 };
 
 use crate::orders::{Order, OrderCreated, OrderEvent, OrderShipped, TooManyParts, created};
@@ -191,62 +191,6 @@ async fn create_with_refuses_what_exists_and_upsert_does_not() {
 }
 
 #[tokio::test]
-async fn an_unknown_outcome_is_resolved_by_the_same_event_ids() {
-    let store = FaultyStore::new(InMemoryEventStore::new());
-    let orders = AggregateRepository::<Order>::new(store.clone());
-    store.appends.next(Fault::LostReply, 2);
-    let order = saved_order(&orders).await;
-    assert_eq!(orders.load(order.id()).await.unwrap().version(), Version::FIRST);
-    assert_eq!(store.appends.left(), 0);
-}
-
-#[tokio::test]
-async fn saving_again_after_an_outcome_that_stayed_unknown_stores_once() {
-    let store = FaultyStore::new(InMemoryEventStore::new());
-    let orders = AggregateRepository::<Order>::new(store.clone());
-    store.appends.next(Fault::LostReply, 4);
-    let mut order = orders.create(AggregateId::new());
-    order.record(created("ada", 1.0));
-    let error = orders.save(&mut order).await.unwrap_err();
-    assert_eq!(error.to_string(), "append outcome unknown");
-    let saved = orders.save(&mut order).await.unwrap();
-    assert_eq!((saved.version, saved.position.map(|p| p.get())), (Version::FIRST, Some(1)));
-    assert!(order.pending().is_empty());
-}
-
-#[tokio::test]
-async fn an_unknown_outcome_stays_unknown_until_the_store_answers() {
-    let store = FaultyStore::new(InMemoryEventStore::new());
-    let orders = AggregateRepository::<Order>::new(store.clone());
-    store.appends.next(Fault::LostReply, 1);
-    store.appends.next(Fault::Unavailable, 1);
-    let order = saved_order(&orders).await;
-    assert_eq!(order.version(), Version::FIRST, "asked until it answered");
-
-    store.appends.next(Fault::LostReply, 1);
-    store.appends.next(Fault::Unavailable, 3);
-    let mut order = orders.create(AggregateId::new());
-    order.record(created("ada", 1.0));
-    let error = orders.save(&mut order).await.unwrap_err();
-    assert_eq!(error.to_string(), "append outcome unknown", "it is stored: `unavailable` would say that nothing is");
-    assert_eq!(store.appends.left(), 0);
-    assert!(orders.exists(order.id()).await.unwrap());
-}
-
-#[tokio::test]
-async fn an_unavailable_store_fails_the_save_and_keeps_what_is_pending() {
-    let store = FaultyStore::new(InMemoryEventStore::new());
-    let orders = AggregateRepository::<Order>::new(store.clone());
-    store.appends.next(Fault::Unavailable, 1);
-    let mut order = orders.create(AggregateId::new());
-    order.record(created("ada", 1.0));
-    let error = orders.save(&mut order).await.unwrap_err();
-    assert_eq!(error.to_string(), "event store unavailable");
-    assert_eq!(order.pending().len(), 1);
-    orders.save(&mut order).await.unwrap();
-}
-
-#[tokio::test]
 async fn events_that_do_not_fit_are_named_with_their_place() {
     let store = InMemoryEventStore::new();
     let orders = AggregateRepository::<Order>::new(store.clone());
@@ -290,47 +234,6 @@ async fn a_save_is_one_conversation_stamped_with_its_context() {
     assert_eq!(effect.causation_id(), Some(first.event_id().as_uuid()));
     assert_eq!(effect.correlation_id(), first.correlation_id());
     assert_eq!(effect.tenant_id(), Some(tenant));
-}
-
-#[tokio::test]
-async fn publishes_plainly_after_each_save() {
-    let bus = InMemoryEventBus::new();
-    let orders = orders().publish_to(bus.clone()).with_context(EventContext::default());
-    let mut order = orders.create(AggregateId::new());
-    order.record(created("ada", 1.0));
-    let saved = orders.save(&mut order).await.unwrap();
-    let Publication::Published(ids) = saved.publication else { panic!("not published: {:?}", saved.publication) };
-    let info = bus.stream_info().await;
-    assert_eq!((info.stream.length, info.stream.last_entry_id.as_deref()), (1, Some(ids[0].as_str())));
-}
-
-#[tokio::test]
-async fn a_failed_publish_is_reported_and_fails_no_save() {
-    let bus = FaultyBus::new(InMemoryEventBus::new());
-    let orders = orders().publish_to(bus.clone());
-    bus.publishes.next(Fault::Unavailable, 1);
-    let order = {
-        let mut order = orders.create(AggregateId::new());
-        order.record(created("ada", 1.0));
-        let saved = orders.save(&mut order).await.unwrap();
-        assert!(matches!(saved.publication, Publication::Failed(_)), "{:?}", saved.publication);
-        order
-    };
-    assert_eq!(orders.version(order.id()).await.unwrap(), Version::FIRST);
-}
-
-#[tokio::test]
-async fn publishing_by_hand_is_refused_where_a_relay_publishes() {
-    let (store, bus) = (InMemoryEventStore::new(), InMemoryEventBus::new());
-    let relay = Name::prefixed("relay:", bus.destination());
-    store.save_checkpoint(&relay, eventbus::Position::START).await.unwrap();
-    let orders = AggregateRepository::<Order>::new(store).publish_to(bus.clone());
-    let mut order = orders.create(AggregateId::new());
-    order.record(created("ada", 1.0));
-    let saved = orders.save(&mut order).await.unwrap();
-    let Publication::Failed(error) = saved.publication else { panic!("published") };
-    assert!(error.to_string().starts_with("a relay publishes this store to `memory`"), "{error}");
-    assert_eq!(bus.stream_info().await.stream.length, 0);
 }
 
 #[test]
