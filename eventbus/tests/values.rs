@@ -180,14 +180,20 @@ async fn a_panic_is_told_from_an_error_and_keeps_its_words() {
     async fn kind_and_text(panic: fn()) -> (HandlerErrorKind, String) {
         let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
         let record = event.recorded_as(StreamId::parse("Note", "1").unwrap(), Version::FIRST, None);
-        let subscriber = Subscriber::new(Name::from_static("clumsy"), EventFilter::All, move |_| {
+        let early = Subscriber::new(Name::from_static("early"), EventFilter::All, move |_| {
+            panic();
+            Box::pin(async { Ok(()) })
+        });
+        let late = Subscriber::new(Name::from_static("late"), EventFilter::All, move |_| {
             Box::pin(async move {
                 panic();
                 Ok(())
             })
         });
         let delivery = Delivery::new(record, Name::from_static("default"));
-        let Outcome::Failed(failures) = dispatch(&[subscriber], &delivery).await else { panic!("it went well") };
+        let Outcome::Failed(failures) = dispatch(&[early, late], &delivery).await else { panic!("it went well") };
+        assert_eq!(failures.len(), 2);
+        assert_eq!(failures[0].error.to_string(), failures[1].error.to_string());
         (failures[0].error.kind(), failures[0].error.to_string())
     }
     let panicked = |text: &str| (HandlerErrorKind::Panicked, format!("handler panicked: {text}"));

@@ -128,6 +128,33 @@ async fn settling_in_vain_names_the_handler_that_does_not_end() {
     );
 }
 
+#[handler(manual, group = "a")]
+async fn end_in_first_group(_event: &OrderCreated) {}
+
+#[handler(manual, group = "z")]
+async fn end_in_last_group(_event: &OrderCreated) {}
+
+#[derive(Default)]
+struct Before;
+
+#[projection(name = "before endless")]
+impl Before {
+    fn created(&mut self, _event: &OrderCreated) {}
+}
+
+#[tokio::test]
+async fn settled_waits_for_each_group_and_projection() {
+    let app = || App::builder().wait_timeout(Duration::from_millis(200));
+    let groups = app().handler::<end_in_first_group>().handler::<never_end>().handler::<end_in_last_group>();
+    let projections = app().projection(Before).projection(Endless);
+    for (builder, name) in [(groups, "group `default`"), (projections, "projection `endless`")] {
+        let app = builder.start().await.unwrap();
+        save(&app).await;
+        let error = app.settled().await.unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn the_deadline_of_a_shutdown_is_for_everything_together() {
     let builder = App::builder().handler::<never_end>().projection(Endless);

@@ -296,14 +296,3 @@ async fn a_shutdown_ends_after_the_event_in_hand() {
     assert_eq!(ledger.rows(), ["slow"]);
     assert_eq!(store.load_checkpoint(&CHECKPOINT).await.unwrap(), Some(Position::new(1)));
 }
-
-#[tokio::test]
-async fn what_fails_for_good_is_not_tried_again() {
-    let store = InMemoryEventStore::new();
-    let ledger = Ledger::new(&store);
-    let app = app(store.clone(), &ledger).await;
-    let last = save(&store, &["never"]).await;
-    let error = app.projected::<Ledger>(last).await.map(drop).unwrap_err();
-    assert_eq!(error.to_string(), "projection `ledger` stopped at position 1: no such customer");
-    assert_eq!(ledger.begun.load(Ordering::SeqCst), 1);
-}

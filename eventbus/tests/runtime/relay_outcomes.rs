@@ -16,7 +16,12 @@ use eventbus::{
     prelude::*,
 };
 
-use crate::orders::{Order, created};
+use tokio::sync::Semaphore;
+
+use crate::{
+    orders::{Order, created},
+    wait::until,
+};
 
 /// A durable bus that answers to ranges as it is told, and notes what it was asked to publish.
 #[derive(Clone, Default)]
@@ -24,6 +29,7 @@ struct ScriptedBus {
     bus: InMemoryEventBus,
     answers: Arc<Mutex<VecDeque<RangeOutcome>>>,
     asked: Arc<Mutex<Vec<(u64, u64)>>>,
+    gate: Option<Arc<Semaphore>>,
 }
 
 impl ScriptedBus {
@@ -50,6 +56,9 @@ impl EventBus for ScriptedBus {
 
     async fn publish_range(&self, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
         self.asked.lock().unwrap().push((range.after.get(), range.through.get()));
+        if let Some(gate) = &self.gate {
+            gate.acquire().await.unwrap().forget();
+        }
         let answer = self.answers.lock().unwrap().pop_front();
         match answer {
             Some(answer) => Ok(answer),
@@ -140,4 +149,24 @@ async fn a_durable_bus_gets_everything_that_was_stored_before_its_first_relay() 
     let app = app(&store, &bus).await;
     app.published(Position::new(3)).await.unwrap();
     assert_eq!(bus.stream_info().await.stream.length, 3);
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_after_the_range_in_hand() {
+    let store = store().await;
+    let orders = AggregateRepository::<Order>::new(store.clone());
+    let mut order = orders.create(AggregateId::new());
+    order.record(vec![created("ada", 1.0); 300]);
+    orders.save(&mut order).await.unwrap();
+    let gate = Arc::new(Semaphore::new(0));
+    let bus = ScriptedBus { gate: Some(gate.clone()), ..ScriptedBus::answering(RangeOutcome::Published(Vec::new())) };
+    let app = app(&store, &bus).await;
+    until("a range is in hand", async || bus.asked.lock().unwrap().len() == 1).await;
+    let mut stopping = Box::pin(app.shutdown(Duration::from_secs(10)));
+    assert!(futures_util::poll!(&mut stopping).is_pending());
+    gate.add_permits(10);
+    stopping.await.unwrap();
+    assert_eq!(*bus.asked.lock().unwrap(), [(0, 256)]);
+    let checkpoint = Name::prefixed("relay:", bus.destination());
+    assert_eq!(store.load_checkpoint(&checkpoint).await.unwrap(), Some(Position::new(256)));
 }

@@ -1,7 +1,10 @@
 //! Projections that take more than an event.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,6 +26,30 @@ impl Invoices {
     fn created(&mut self, event: &OrderCreated, State(currency): State<Currency>) {
         self.0.push(format!("{} {}", event.total_amount, currency.0));
     }
+}
+
+#[derive(Clone, Default)]
+struct Strict(Arc<AtomicBool>);
+
+#[projection(name = "strict")]
+impl Strict {
+    fn created(&self, _event: &OrderCreated) -> Result<(), HandlerError> {
+        if self.0.load(Ordering::SeqCst) { Ok(()) } else { Err(HandlerError::permanent("no such customer")) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rebuild_frees_a_stopped_projection_with_rows_of_its_own() {
+    let strict = Strict::default();
+    let app = App::builder().store(InMemoryEventStore::new()).projection(strict.clone()).start().await.unwrap();
+    let began = tokio::time::Instant::now();
+    let position = save(&app).await;
+    app.projected::<Strict>(position).await.map(drop).unwrap_err();
+    assert_eq!(began.elapsed(), Duration::ZERO, "what fails for good is not tried again");
+    strict.0.store(true, Ordering::SeqCst);
+    let rebuild = tokio::time::timeout(Duration::from_secs(10), app.rebuild::<Strict>().into_future());
+    rebuild.await.unwrap().unwrap();
+    app.projected::<Strict>(position).await.map(drop).unwrap();
 }
 
 #[derive(Clone, Default)]
