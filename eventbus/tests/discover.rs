@@ -147,6 +147,14 @@ async fn the_instance_given_by_hand_is_the_one_that_runs() {
 }
 
 #[tokio::test]
+async fn a_handler_that_is_found_and_given_runs_once() {
+    let log = Log::default();
+    let app = App::builder().state(log.clone()).discover().handler::<greet>().handler::<greet>();
+    play(&app.start().await.unwrap()).await;
+    assert_eq!(log.lock().unwrap().iter().filter(|line| **line == "greet").count(), 1);
+}
+
+#[tokio::test]
 async fn a_missing_state_is_named_with_each_handler_that_takes_it() {
     let error = App::builder().discover().start().await.unwrap_err();
     let text = error.to_string();

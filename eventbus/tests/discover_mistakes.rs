@@ -1,6 +1,10 @@
 //! Every mistake that only a whole program can make is reported at once, with both places in the source.
 
-use eventbus::{StartMistake, port::FromTransaction, prelude::*};
+use eventbus::{
+    InMemoryEventBus, StartMistake,
+    port::{FromTransaction, StateMap},
+    prelude::*,
+};
 
 struct OtherStore;
 
@@ -88,4 +92,35 @@ async fn every_mistake_is_reported_at_once() {
     assert!(lines.iter().filter(|line| line.contains(&place)).count() >= 4, "{text}");
     let duplicates = |mistake: &&StartMistake| matches!(mistake, StartMistake::DuplicateHandler { first, second, .. } if first.line < second.line);
     assert_eq!(error.mistakes().iter().filter(duplicates).count(), 1, "both places are named, the upper one first");
+}
+
+struct Stateful;
+
+#[projection(name = "stateful", manual)]
+impl Stateful {
+    fn opened(&mut self, _event: &first::Opened, State(_missing): State<u16>) {}
+}
+
+#[tokio::test]
+async fn mistakes_of_projections_are_found_in_whatever_order_they_are_given() {
+    let app = App::builder().projection(Twin).projection(Stateful).projection(OtherTwin);
+    let error = app.start().await.unwrap_err();
+    assert!(
+        matches!(
+            error.mistakes(),
+            [
+                StartMistake::DuplicateProjection { name: "twin", first, second },
+                StartMistake::MissingState { name: "stateful", state: "u16", .. },
+            ] if first.line < second.line
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_bus_without_an_app_reports_them_too() {
+    let error = InMemoryEventBus::new().subscribe_discovered(&StateMap::new()).unwrap_err();
+    let is_duplicate = |mistake: &StartMistake| matches!(mistake, StartMistake::DuplicateHandler { name: "on", .. });
+    assert_eq!(error.mistakes().len(), 3, "{error}");
+    assert_eq!(error.mistakes().iter().filter(|mistake| is_duplicate(mistake)).count(), 1, "{error}");
 }

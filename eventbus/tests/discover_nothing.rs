@@ -11,6 +11,8 @@ async fn an_empty_discovery_is_a_mistake_with_a_hint() {
         "the app cannot start: discover() found no handlers and no projections: a crate that the binary never names \
          is not linked; add `use my_crate as _;` to main.rs"
     );
+    let error = App::builder().discover_groups(["projections"]).start().await.unwrap_err();
+    assert!(matches!(error.mistakes(), [StartMistake::NothingDiscovered, StartMistake::UnknownGroup { .. }]));
     let error = InMemoryEventBus::new().subscribe_discovered(&StateMap::new()).unwrap_err();
     assert!(matches!(error.mistakes(), [StartMistake::NothingDiscovered]));
 }

@@ -3,11 +3,12 @@
 use std::{collections::HashMap, time::Duration};
 
 use eventbus::{
-    Attributes, EncodeFault, Error, EventContext, EventId, ExpectedVersion, HandlerErrorKind, Name, NameFault,
-    NewEvent, StreamId, Uuid, Version, parse_uuid,
-    port::{RetryPolicy, StateMap},
+    Attributes, EncodeFault, Error, EventContext, EventFilter, EventId, ExpectedVersion, HandlerErrorKind, Name,
+    NameFault, NewEvent, StreamId, Uuid, Version, parse_uuid,
+    port::{AppendSignal, Delivery, Outcome, PublishError, RetryPolicy, StateMap, Subscriber, dispatch},
     prelude::*,
 };
+use futures_util::FutureExt as _;
 use time::{OffsetDateTime, macros::datetime};
 
 #[test]
@@ -43,6 +44,8 @@ fn streams_are_named_by_two_valid_names() {
     let long = Name::new("group", "x".repeat(255)).unwrap();
     let prefixed = Name::prefixed("group:", &long);
     assert!(prefixed.len() == 255 && prefixed.starts_with("group:x"));
+    let long = Name::new("group", format!("{}of orders", "x".repeat(246))).unwrap();
+    assert!(Name::prefixed("group:", &long).ends_with("xof orders"), "the end tells names apart");
 }
 
 #[test]
@@ -92,10 +95,43 @@ fn an_event_begins_its_own_conversation_unless_it_is_given_one() {
 }
 
 #[test]
+fn an_effect_goes_on_with_the_conversation_of_its_cause_but_not_with_its_attributes() {
+    let [conversation, cause, tenant] = [Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7()];
+    let context = EventContext::default()
+        .with_correlation(conversation)
+        .with_causation(cause)
+        .with_tenant(tenant)
+        .with_actor("ada")
+        .with_attributes(Attributes::parse(r#"{"ip":"::1"}"#).unwrap());
+    let event = NewEvent::new(Name::from_static("Noted"), 1, "{}").with_context(context);
+    let record = event.recorded_as(StreamId::parse("Note", "1").unwrap(), Version::FIRST, None);
+    let metadata = record.metadata();
+    assert_eq!((metadata.causation_id(), metadata.tenant_id()), (Some(cause), Some(tenant)));
+    assert_eq!(metadata.attributes().get("ip"), Some("::1".into()));
+
+    let effect = EventContext::caused_by(metadata);
+    assert_eq!(effect.correlation_id, Some(conversation));
+    assert_eq!(effect.causation_id, Some(metadata.event_id().as_uuid()));
+    assert_eq!((effect.tenant_id, effect.actor_id.as_deref()), (Some(tenant), Some("ada")));
+    assert!(effect.attributes.is_empty());
+}
+
+#[test]
+fn records_are_equal_if_all_of_them_is() {
+    let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
+    let recorded = |version| event.clone().recorded_as(StreamId::parse("Note", "1").unwrap(), version, None);
+    let record = recorded(Version::FIRST);
+    assert_eq!(record, recorded(Version::FIRST));
+    assert_ne!(record, recorded(Version::new(2)));
+    assert_ne!(record, RecordedEvent::new(record.metadata().clone(), r#"{"a":1}"#));
+}
+
+#[test]
 fn attributes_are_a_json_object_kept_as_it_came() {
     let text = r#"{ "b":1, "a":12345678901234567890123 }"#;
     let attributes = Attributes::parse(text).unwrap();
     assert_eq!((attributes.as_json(), attributes.get("b")), (text, Some(1.into())));
+    assert!(Attributes::parse(" { } ").unwrap().is_empty() && Attributes::from(serde_json::Map::new()).is_empty());
     assert!(Attributes::parse("{}").unwrap().is_empty() && Attributes::default().as_json() == "{}");
     for bad in ["", "null", "[]", "{", "5"] {
         let error = Attributes::parse(bad).unwrap_err();
@@ -135,6 +171,64 @@ fn handler_errors_say_what_becomes_of_the_delivery() {
     assert_eq!(later.kind(), HandlerErrorKind::RetryAfter(Duration::from_secs(5)));
     let nested: HandlerError = eventbus::port::ReadError::Unavailable("disk".into()).into();
     assert_eq!(nested.to_string(), "event store unavailable: disk");
+    let any: HandlerError = Error::from(eventbus::port::ReadError::Unavailable("disk".into())).into();
+    assert_eq!((any.kind(), any.to_string().as_str()), (HandlerErrorKind::Retry, "event store unavailable: disk"));
+}
+
+#[tokio::test]
+async fn a_panic_is_told_from_an_error_and_keeps_its_words() {
+    async fn kind_and_text(panic: fn()) -> (HandlerErrorKind, String) {
+        let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
+        let record = event.recorded_as(StreamId::parse("Note", "1").unwrap(), Version::FIRST, None);
+        let early = Subscriber::new(Name::from_static("early"), EventFilter::All, move |_| {
+            panic();
+            Box::pin(async { Ok(()) })
+        });
+        let late = Subscriber::new(Name::from_static("late"), EventFilter::All, move |_| {
+            Box::pin(async move {
+                panic();
+                Ok(())
+            })
+        });
+        let delivery = Delivery::new(record, Name::from_static("default"));
+        let Outcome::Failed(failures) = dispatch(&[early, late], &delivery).await else { panic!("it went well") };
+        assert_eq!(failures.len(), 2);
+        assert_eq!(failures[0].error.to_string(), failures[1].error.to_string());
+        (failures[0].error.kind(), failures[0].error.to_string())
+    }
+    let panicked = |text: &str| (HandlerErrorKind::Panicked, format!("handler panicked: {text}"));
+    assert_eq!(kind_and_text(|| panic!("boom")).await, panicked("boom"));
+    assert_eq!(kind_and_text(|| panic!("boom {}", 1 + std::hint::black_box(1))).await, panicked("boom 2"));
+    assert_eq!(kind_and_text(|| std::panic::panic_any(7)).await, panicked("(no message)"));
+}
+
+#[test]
+fn publishing_is_tried_again_unless_it_cannot_help() {
+    let destination = || Name::from_static("memory");
+    let source = || "away".into();
+    for (error, is_retryable) in [
+        (PublishError::Unavailable { destination: destination(), source: source() }, true),
+        (PublishError::OutcomeUnknown { destination: destination(), source: source() }, true),
+        (PublishError::Full { destination: destination() }, true),
+        (PublishError::Refused { destination: destination(), source: source() }, false),
+        (PublishError::OwnedByRelay { destination: destination() }, false),
+        (PublishError::ShutDown { destination: destination() }, false),
+    ] {
+        assert_eq!(error.is_retryable(), is_retryable, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_watches_appends_is_told_and_outlives_the_store() {
+    let signal = AppendSignal::default();
+    let mut watch = signal.watch();
+    assert!(watch.appended().now_or_never().is_none());
+    signal.notify();
+    signal.notify();
+    assert!(watch.appended().now_or_never().is_some());
+    assert!(watch.appended().now_or_never().is_none(), "told once of both");
+    drop(signal);
+    assert!(watch.appended().now_or_never().is_none(), "nothing was appended");
 }
 
 #[test]
@@ -147,6 +241,8 @@ fn delays_double_up_to_the_longest_and_jitter_stays_below() {
         let (delay, jittered) = (policy.delay(attempt), policy.jittered(attempt));
         assert!(delay / 2 <= jittered && jittered <= delay, "{jittered:?} of {delay:?}");
     }
+    let jittered: Vec<_> = (0..100).map(|_| policy.jittered(9)).collect();
+    assert!(jittered.iter().any(|delay| *delay != jittered[0]), "whoever failed together tries again apart");
 }
 
 #[test]

@@ -168,7 +168,7 @@ pub enum DecodeError {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::{BTreeMap, HashMap};
 
     use super::*;
 
@@ -185,6 +185,9 @@ mod tests {
         assert!(encode(&nested).is_ok(), "only top-level fields are reserved");
         let reserved: HashMap<String, u8> = HashMap::from([("tenant_id".into(), 1)]);
         assert!(matches!(encode(&reserved).unwrap_err().reason, EncodeFault::ReservedField("tenant_id")));
+        let among: BTreeMap<&str, u8> = BTreeMap::from([("a", 1), ("tenant_id", 2), ("z", 3)]);
+        let among = encode(&serde_json::json!(among)).unwrap_err();
+        assert!(matches!(among.reason, EncodeFault::ReservedField("tenant_id")));
         assert!(matches!(encode(&5).unwrap_err().reason, EncodeFault::NotAnObject));
     }
 }

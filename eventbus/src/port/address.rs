@@ -41,6 +41,19 @@ mod tests {
     use super::redacted;
 
     #[test]
+    fn everything_else_is_shown() {
+        for (url, shown) in [
+            ("redis://u:secret@h:1/0", "redis://u@h:1/0"),
+            ("redis://:secret@h:1", "redis://h:1"),
+            ("postgres://u@h/d?password=secret", "postgres://u@h/d"),
+            ("postgres://h/d#part", "postgres://h/d"),
+            ("sqlite://data/events.db", "sqlite://data/events.db"),
+        ] {
+            assert_eq!(redacted(url), shown);
+        }
+    }
+
+    #[test]
     fn no_part_of_a_password_is_shown() {
         for url in [
             "redis://u:secret@h:1/0",

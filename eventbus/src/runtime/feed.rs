@@ -62,16 +62,71 @@ impl FeedWatch {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
     use crate::memory::InMemoryEventStore;
 
+    fn watch() -> (Arc<dyn EventStore>, FeedWatch, CancellationToken) {
+        let store: Arc<dyn EventStore> = Arc::new(InMemoryEventStore::new());
+        let feed = FeedWatch::new(&store);
+        (store, feed, CancellationToken::new())
+    }
+
+    /// How long the watch is idle, in milliseconds.
+    async fn idle(feed: &mut FeedWatch) -> u128 {
+        let began = Instant::now();
+        assert!(feed.idle(&CancellationToken::new()).await);
+        began.elapsed().as_millis()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_look_that_finds_nothing_ends_a_row_of_failures() {
-        let store: Arc<dyn EventStore> = Arc::new(InMemoryEventStore::new());
-        let (mut feed, cancel) = (FeedWatch::new(&store), CancellationToken::new());
+        let (_store, mut feed, cancel) = watch();
         feed.failed(&cancel).await;
         assert!(feed.is_failing());
         feed.idle(&cancel).await;
         assert!(!feed.is_failing(), "the next failure is news, and tried again soon");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_become_rare_while_nothing_happens_and_frequent_when_something_does() {
+        let (store, mut feed, _) = watch();
+        let mut looks = Vec::new();
+        for _ in 0..8 {
+            looks.push(idle(&mut feed).await);
+        }
+        // the clock of tokio ticks in milliseconds, so a look may be one late
+        let expected = [5, 10, 20, 40, 80, 160, 250, 250];
+        assert!(looks.iter().zip(expected).all(|(look, wanted)| (wanted..=wanted + 1).contains(look)), "{looks:?}");
+        store.appended().notify();
+        assert_eq!(idle(&mut feed).await, 0, "told at once");
+        assert!(idle(&mut feed).await <= 6, "more may come soon");
+        idle(&mut feed).await;
+        feed.made_progress();
+        assert!(idle(&mut feed).await <= 6, "more may come soon");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_tried_again_later_and_later_until_one_does_not_fail() {
+        let (_store, mut feed, cancel) = watch();
+        for longest in [50, 100, 200, 400, 800, 1_600, 2_000, 2_000] {
+            let began = Instant::now();
+            assert!(feed.failed(&cancel).await);
+            let waited = began.elapsed().as_millis();
+            assert!((longest / 2..=longest + 1).contains(&waited), "{waited} ms of {longest} ms");
+        }
+        feed.made_progress();
+        assert!(!feed.is_failing());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_is_cancelled_at_once() {
+        let (_store, mut feed, cancel) = watch();
+        cancel.cancel();
+        let began = Instant::now();
+        assert!(!feed.failed(&cancel).await);
+        assert!(!feed.idle(&cancel).await);
+        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 }

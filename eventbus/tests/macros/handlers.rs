@@ -57,6 +57,16 @@ fn a_definition_says_what_the_attribute_says() {
     assert_eq!(definition.events.event_types(), ["AccountOpened", "OrderCreated"]);
 }
 
+#[test]
+fn a_bus_is_told_the_options_and_the_group() {
+    let bus = InMemoryEventBus::new();
+    let state = StateMap::new().with(String::new());
+    let subscription = bus.subscribe_handler::<send_receipt>(&state).unwrap();
+    assert_eq!(*subscription.group(), "mail");
+    let subscribed = bus.subscribers().of_group(subscription.group());
+    assert_eq!(subscribed[0].options(), send_receipt::definition().options);
+}
+
 #[tokio::test]
 async fn the_function_is_still_a_function() {
     let outcome = send_receipt(&created("ada"), State("mail to ".into())).await;

@@ -7,9 +7,10 @@ use std::{
 
 use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Name, Position, SettleError, StartMistake, Version,
-    port::{Checkpoints, EventBus},
+    port::{Checkpoints, EventBus, ReadFeed as _},
     prelude::*,
 };
+use futures_util::TryStreamExt as _;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -178,6 +179,11 @@ async fn an_app_with_a_bus_and_no_store_only_consumes() {
     order.record(created("ada", 1.0));
     let error = format!("{:?}", eventbus::Error::from(orders.save(&mut order).await.unwrap_err()));
     assert!(error.contains("this app only consumes"), "{error}");
+    assert!(!orders.load(order.id()).await.unwrap_err().is_not_found(), "who knows");
+    assert!(orders.exists(order.id()).await.is_err());
+    let feed = app.store();
+    assert!(feed.head().await.is_err());
+    assert!(feed.read_all(Position::START).try_next().await.is_err());
 
     let with_projection =
         App::builder().bus(InMemoryEventBus::new()).projection(OrderStatistics::default()).start().await;

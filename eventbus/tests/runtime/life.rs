@@ -9,7 +9,10 @@ use eventbus::{
     testkit::{Fault, FaultyBus},
 };
 
-use crate::orders::{Order, OrderCreated, OrderShipped, created};
+use crate::{
+    orders::{Order, OrderCreated, OrderShipped, created},
+    wait::until,
+};
 
 async fn save(app: &App) -> eventbus::Saved {
     let orders = app.repository::<Order>();
@@ -80,10 +83,13 @@ impl Endless {
 
 #[tokio::test]
 async fn settled_waits_for_projections() {
-    let app = App::builder().projection(Endless).wait_timeout(Duration::from_millis(100)).start().await.unwrap();
-    save(&app).await;
-    let error = app.settled().await.unwrap_err().to_string();
-    assert!(error.contains("projection `endless`"), "{error}");
+    let app = || App::builder().projection(Endless).wait_timeout(Duration::from_millis(100));
+    for builder in [app(), app().without_relay()] {
+        let app = builder.start().await.unwrap();
+        save(&app).await;
+        let error = app.settled().await.unwrap_err().to_string();
+        assert!(error.contains("projection `endless`"), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -103,19 +109,61 @@ async fn settling_in_vain_says_what_keeps_the_relay() {
 }
 
 #[handler(manual)]
+async fn end(_event: &OrderCreated) {}
+
+#[handler(manual)]
 async fn never_end(_event: &OrderCreated) {
     std::future::pending().await
 }
 
 #[tokio::test]
 async fn settling_in_vain_names_the_handler_that_does_not_end() {
-    let app = App::builder().wait_timeout(Duration::from_millis(200)).handler::<never_end>().start().await.unwrap();
+    let builder = App::builder().wait_timeout(Duration::from_millis(200));
+    let app = builder.handler::<end>().handler::<never_end>().start().await.unwrap();
     let saved = save(&app).await;
     let stream = saved.events[0].metadata().stream();
     assert_eq!(
         app.settled().await.unwrap_err().to_string(),
         format!("still waiting for group `default` (busy: `never_end` with `OrderCreated` of `{stream}`) after 200ms")
     );
+}
+
+#[handler(manual, group = "a")]
+async fn end_in_first_group(_event: &OrderCreated) {}
+
+#[handler(manual, group = "z")]
+async fn end_in_last_group(_event: &OrderCreated) {}
+
+#[derive(Default)]
+struct Before;
+
+#[projection(name = "before endless")]
+impl Before {
+    fn created(&mut self, _event: &OrderCreated) {}
+}
+
+#[tokio::test]
+async fn settled_waits_for_each_group_and_projection() {
+    let app = || App::builder().wait_timeout(Duration::from_millis(200));
+    let groups = app().handler::<end_in_first_group>().handler::<never_end>().handler::<end_in_last_group>();
+    let projections = app().projection(Before).projection(Endless);
+    for (builder, name) in [(groups, "group `default`"), (projections, "projection `endless`")] {
+        let app = builder.start().await.unwrap();
+        save(&app).await;
+        let error = app.settled().await.unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_deadline_of_a_shutdown_is_for_everything_together() {
+    let builder = App::builder().handler::<never_end>().projection(Endless);
+    let app = builder.wait_timeout(Duration::from_millis(50)).start().await.unwrap();
+    save(&app).await;
+    app.settled().await.unwrap_err();
+    let began = std::time::Instant::now();
+    app.shutdown(Duration::from_secs(1)).await.unwrap_err();
+    assert!(began.elapsed() < Duration::from_millis(1_900), "took {:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -133,4 +181,17 @@ async fn after_a_shutdown_nothing_waits_for_the_relay() {
     let error = app.published(save(&app).await.position).await.unwrap_err();
     assert_eq!(error.to_string(), "the relay stopped at position 1, before 2: its app was shut down");
     assert_eq!(app.published(first).await.unwrap().position, first.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_wait_until_consuming_would_be_tried_again() {
+    let bus = InMemoryEventBus::new();
+    let _other = bus.start_consuming_in_background();
+    until("another one consumes", async || bus.is_consuming()).await;
+    let app = App::builder().bus(bus).store(InMemoryEventStore::new()).handler::<never_end>().start().await.unwrap();
+    // long enough that the next try is a while away
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let began = tokio::time::Instant::now();
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO);
 }

@@ -6,7 +6,12 @@ use std::{
     time::Duration,
 };
 
-use eventbus::{InMemoryEventBus, InMemoryEventStore, Name, port::Checkpoints, prelude::*, testkit::FaultyBus};
+use eventbus::{
+    InMemoryEventBus, InMemoryEventStore, Name,
+    port::Checkpoints,
+    prelude::*,
+    testkit::{Fault, FaultyBus, FaultyStore},
+};
 
 use crate::{
     orders::{Order, OrderCreated, OrderStatistics, created},
@@ -50,7 +55,7 @@ impl Lines {
     }
 }
 
-/// What two saves log, if `rival` moves the checkpoint of that name before them.
+/// What two saves log, if `rival` moves the checkpoint of that name before each of them.
 async fn log_of_saves(is_durable: bool, rival: Option<&'static str>) -> String {
     let (lines, store) = (Lines::default(), InMemoryEventStore::new());
     let _here = lines.capture("eventbus=warn");
@@ -62,11 +67,10 @@ async fn log_of_saves(is_durable: bool, rival: Option<&'static str>) -> String {
         .start()
         .await
         .unwrap();
-    if let Some(checkpoint) = rival {
-        let checkpoint = Name::from_static(checkpoint);
-        store.save_checkpoint(&checkpoint, 1.into()).await.unwrap();
-    }
-    for _ in 0..2 {
+    for position in 1..=2 {
+        if let Some(checkpoint) = rival {
+            store.save_checkpoint(&Name::from_static(checkpoint), position.into()).await.unwrap();
+        }
         let orders = app.repository::<Order>();
         let mut order = orders.create(AggregateId::new());
         order.record(created("ada", 1.0));
@@ -86,6 +90,31 @@ async fn an_app_that_is_not_alone_on_its_store_is_warned_once() {
         assert_eq!(log_of_saves(is_durable, None).await, "", "it is alone");
         let log = log_of_saves(is_durable, Some(checkpoint)).await;
         assert_eq!(log.matches(text).count(), 1, "{log}");
+    }
+}
+
+#[tokio::test]
+async fn an_own_checkpoint_whose_reply_was_lost_is_no_rival() {
+    for is_durable in [false, true] {
+        let lines = Lines::default();
+        let _here = lines.capture("eventbus=warn");
+        let (store, bus) = (FaultyStore::new(InMemoryEventStore::new()), FaultyBus::new(InMemoryEventBus::new()));
+        let bus = if is_durable { bus.durable() } else { bus };
+        let app = App::builder().store(store.clone()).bus(bus).handler::<audit>().start().await.unwrap();
+        store.checkpoints.next(Fault::LostReply, 1);
+        for _ in 0..2 {
+            let orders = app.repository::<Order>();
+            let mut order = orders.create(AggregateId::new());
+            order.record(created("ada", 1.0));
+            orders.save(&mut order).await.unwrap();
+            app.settled().await.unwrap();
+        }
+        until("it failed", async || store.checkpoints.left() == 0).await;
+        app.shutdown(Duration::from_secs(5)).await.unwrap();
+        assert!(lines.text().contains("trying again"), "{}", lines.text());
+        for rival in ["someone else", "another app"] {
+            assert!(!lines.text().contains(rival), "{}", lines.text());
+        }
     }
 }
 

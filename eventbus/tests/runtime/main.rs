@@ -3,13 +3,18 @@
 #![allow(unreachable_pub, reason = "modules of one test binary")]
 
 mod app;
+mod gated;
 mod life;
 mod logs;
 mod orders;
 mod projections;
 mod rebuild;
 mod relay;
+mod relay_outcomes;
 mod repository;
+mod saving;
 mod shared_bus;
+mod stateful;
 mod subscriptions;
 mod wait;
+mod waiting;

@@ -52,7 +52,10 @@ async fn begins_at_zero_in_each_process() {
     for _ in 0..2 {
         let app = app(store.clone()).await;
         assert_eq!(app.projected::<OrderStatistics>(position).await.unwrap().shipped, 2);
+        app.shutdown(Duration::from_secs(5)).await.unwrap();
     }
+    let checkpoint = Name::from_static("projection:order-statistics");
+    assert_eq!(store.load_checkpoint(&checkpoint).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -3,123 +3,25 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use async_trait::async_trait;
 use eventbus::{
     ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, Projected, ProjectionError, RebuildError, StreamId,
-    Version,
-    port::{
-        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, ReadError,
-        ReadFeed, ReadStream, RecordStream,
-    },
+    port::{AppendEvents, Checkpoints, EventStore},
     prelude::*,
 };
 use tokio::sync::Semaphore;
 
 use crate::{
-    orders::{OrderCreated, OrderStatistics, created},
+    gated::GatedStore,
+    orders::{OrderCreated, created},
     wait::until,
 };
 
 const CHECKPOINT: Name = Name::from_static("projection:ledger");
-
-/// A store whose checkpoints wait until they are let, and whose feed may be damaged.
-#[derive(Clone)]
-struct GatedStore {
-    store: InMemoryEventStore,
-    waiting: Arc<AtomicU64>,
-    loads: Arc<Semaphore>,
-    saves: Arc<Semaphore>,
-    is_damaged: Arc<AtomicBool>,
-    /// Positions at the end that hold no event.
-    gap: Arc<AtomicU64>,
-}
-
-impl GatedStore {
-    fn open() -> Self {
-        Self {
-            store: InMemoryEventStore::new(),
-            waiting: Arc::default(),
-            loads: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
-            saves: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
-            is_damaged: Arc::default(),
-            gap: Arc::default(),
-        }
-    }
-
-    async fn pass(&self, gate: &Semaphore) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        gate.acquire().await.unwrap().forget();
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    async fn until_waiting(&self) {
-        until("a checkpoint waits", async || self.waiting.load(Ordering::SeqCst) > 0).await;
-    }
-}
-
-#[async_trait]
-impl AppendEvents for GatedStore {
-    async fn append(
-        &self,
-        stream: &StreamId,
-        expected: ExpectedVersion,
-        events: Vec<NewEvent>,
-    ) -> Result<Vec<RecordedEvent>, AppendError> {
-        self.store.append(stream, expected, events).await
-    }
-}
-
-#[async_trait]
-impl ReadStream for GatedStore {
-    fn read_stream(&self, s: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
-        self.store.read_stream(s, from, direction)
-    }
-
-    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
-        self.store.stream_version(stream).await
-    }
-}
-
-#[async_trait]
-impl ReadFeed for GatedStore {
-    fn read_all(&self, after: Position) -> RecordStream<'_> {
-        self.store.read_all(after)
-    }
-
-    async fn head(&self) -> Result<Position, ReadError> {
-        if self.is_damaged.load(Ordering::SeqCst) {
-            let (place, source) = ("position 3".into(), "no payload".into());
-            return Err(ReadError::Corrupt { place, source });
-        }
-        let head = self.store.head().await?;
-        Ok(Position::new(head.get() + self.gap.load(Ordering::SeqCst)))
-    }
-
-    fn appended(&self) -> &AppendSignal {
-        self.store.appended()
-    }
-}
-
-#[async_trait]
-impl Checkpoints for GatedStore {
-    async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
-        let loaded = self.store.load_checkpoint(name).await;
-        self.pass(&self.loads).await;
-        loaded
-    }
-
-    async fn save_checkpoint(&self, name: &Name, p: Position) -> Result<(), CheckpointError> {
-        self.pass(&self.saves).await;
-        self.store.save_checkpoint(name, p).await
-    }
-}
-
-impl EventStore for GatedStore {}
 
 async fn save(store: &impl AppendEvents, customers: &[&str]) -> Position {
     let stream = StreamId::new(Name::from_static("Order"), AggregateId::new());
@@ -170,10 +72,12 @@ impl Ledger {
                 self.gate.acquire().await?.forget();
                 return Err(HandlerError::permanent("no such customer"));
             }
+            "slow" => self.gate.acquire().await?.forget(),
             "never" => return Err(HandlerError::permanent("no such customer")),
             "busy" => return Err("locked".into()),
-            customer => self.rows.lock().unwrap().push(customer.into()),
+            _ => {}
         }
+        self.rows.lock().unwrap().push(event.customer_id.clone());
         Ok(())
     }
 }
@@ -250,6 +154,23 @@ async fn a_rebuild_asked_for_before_the_checkpoint_is_loaded_is_done() {
 }
 
 #[tokio::test]
+async fn a_checkpoint_that_cannot_be_loaded_is_loaded_later() {
+    let store = GatedStore::open();
+    let last = save(&store, &["a"]).await;
+    store.is_damaged.store(true, Ordering::SeqCst);
+    let ledger = Ledger::new(&store.store);
+    let builder = App::builder().store(store.clone()).projection(ledger.clone()).without_relay();
+    let app = builder.wait_timeout(Duration::from_millis(20)).start().await.unwrap();
+    until("it was tried", async || {
+        let error = app.projected::<Ledger>(last).await.map(drop).unwrap_err().to_string();
+        error.contains("damaged")
+    })
+    .await;
+    store.is_damaged.store(false, Ordering::SeqCst);
+    until("it is handled", async || ledger.rows() == ["a"]).await;
+}
+
+#[tokio::test]
 async fn after_a_shutdown_nothing_waits_for_a_projection() {
     let store = InMemoryEventStore::new();
     let ledger = Ledger::new(&store);
@@ -323,87 +244,6 @@ async fn a_rebuild_ends_though_writers_do_not() {
 }
 
 #[tokio::test]
-async fn reading_while_a_guard_is_held_ends() {
-    let store = InMemoryEventStore::new();
-    let app = App::builder()
-        .store(store.clone())
-        .projection_with(OrderStatistics::default)
-        .wait_timeout(Duration::from_millis(100))
-        .start()
-        .await
-        .unwrap();
-    let guard = app.projected::<OrderStatistics>(None).await.unwrap();
-    save(&store, &["a"]).await;
-    // the runner queues for the lock, and a second reader behind it
-    let error = loop {
-        match tokio::time::timeout(Duration::from_secs(5), app.projected::<OrderStatistics>(None)).await {
-            Ok(Ok(second)) => drop(second),
-            Ok(Err(error)) => break error,
-            Err(_) => panic!("the second reader waits for ever"),
-        }
-        tokio::task::yield_now().await;
-    };
-    assert_eq!(
-        error.to_string(),
-        "projection `order-statistics` could not be read within 100ms: an event is being handled, or a guard is held"
-    );
-    drop(guard);
-}
-
-#[tokio::test]
-async fn waiting_in_vain_while_a_guard_is_held_says_so() {
-    let store = InMemoryEventStore::new();
-    let app = App::builder()
-        .store(store.clone())
-        .projection_with(OrderStatistics::default)
-        .wait_timeout(Duration::from_millis(100))
-        .start()
-        .await
-        .unwrap();
-    let guard = app.projected::<OrderStatistics>(None).await.unwrap();
-    let error = app.rebuild::<OrderStatistics>().await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "projection `order-statistics` could not be replaced within 100ms: an event is being handled, or a guard is held"
-    );
-    let last = save(&store, &["a"]).await;
-    let error = app.projected::<OrderStatistics>(last).await.map(drop);
-    assert_eq!(
-        error.unwrap_err().to_string(),
-        "projection `order-statistics` is at position 0, 1 was not reached within 100ms: an event is being handled, or a guard is held"
-    );
-    drop(guard);
-    app.rebuild::<OrderStatistics>().await.unwrap();
-    app.projected::<OrderStatistics>(last).await.unwrap();
-}
-
-#[tokio::test]
-async fn waiting_in_vain_says_what_keeps_the_projection() {
-    let store = GatedStore::open();
-    let app = App::builder()
-        .store(store.clone())
-        .projection_with(OrderStatistics::default)
-        .without_relay()
-        .wait_timeout(Duration::from_millis(200))
-        .start()
-        .await
-        .unwrap();
-    store.is_damaged.store(true, Ordering::SeqCst);
-    let position = save(&store, &["a"]).await;
-    let error = app.projected::<OrderStatistics>(position).await;
-    let Err(error) = error.map(drop) else { panic!("reached") };
-    let expected = "projection `order-statistics` is at position 0, 1 was not reached within 200ms: \
-                    event store holds a corrupt event at position 3\n  caused by: no payload";
-    assert_eq!(error.to_string(), expected);
-
-    store.is_damaged.store(false, Ordering::SeqCst);
-    drop(app.projected::<OrderStatistics>(position).await.unwrap());
-    let beyond = app.projected::<OrderStatistics>(Position::new(9)).await;
-    let error = beyond.map(drop).unwrap_err().to_string();
-    assert!(error.ends_with("200ms: it is still busy"), "{error}");
-}
-
-#[tokio::test]
 async fn a_position_without_event_at_the_end_is_reached_and_saved() {
     let store = GatedStore::open();
     store.gap.store(3, Ordering::SeqCst);
@@ -428,4 +268,31 @@ async fn a_long_feed_saves_checkpoints_on_its_way() {
     store.saves.add_permits(100);
     app.settled().await.unwrap();
     assert_eq!(ledger.rows().len(), 300);
+}
+
+#[tokio::test]
+async fn a_rebuild_reaches_a_position_without_event_at_the_end() {
+    let store = GatedStore::open();
+    store.gap.store(3, Ordering::SeqCst);
+    let last = save(&store, &["a"]).await;
+    let rows = Projected::with(move || Echo { store: InMemoryEventStore::new(), handled: 1_000 });
+    let rebuilt = rows.rebuild(&store).await.unwrap();
+    assert_eq!(
+        (rebuilt.events, rebuilt.position, rows.position()),
+        (1, Position::new(last.get() + 3), rebuilt.position)
+    );
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_after_the_event_in_hand() {
+    let store = InMemoryEventStore::new();
+    let ledger = Ledger::new(&store);
+    let app = app(store.clone(), &ledger).await;
+    save(&store, &["slow", "b"]).await;
+    ledger.until_begun(1).await;
+    let stopping = begun(Box::pin(app.shutdown(Duration::from_secs(10)))).await;
+    ledger.gate.add_permits(1);
+    stopping.await.unwrap();
+    assert_eq!(ledger.rows(), ["slow"]);
+    assert_eq!(store.load_checkpoint(&CHECKPOINT).await.unwrap(), Some(Position::new(1)));
 }

@@ -1,13 +1,13 @@
 //! Loading, deciding, saving.
 
-use std::convert::Infallible;
+use std::{cell::Cell, convert::Infallible, time::Duration};
 
 use eventbus::{
     EventContext, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, LoadError, Name, NewEvent, Publication,
     StreamId, UpdateError, Uuid, Version,
-    port::{AppendEvents, Checkpoints, EventBus, RetryPolicy},
+    port::{AppendEvents, RetryPolicy},
     prelude::*,
-    testkit::{Fault, FaultyBus, FaultyStore},
+    testkit::{Fault, FaultyStore},
 };
 
 use crate::orders::{Order, OrderCreated, OrderEvent, OrderShipped, TooManyParts, created};
@@ -39,10 +39,13 @@ async fn saves_and_loads() {
 
 #[tokio::test]
 async fn nothing_recorded_stores_nothing() {
-    let orders = orders();
+    let store = FaultyStore::new(InMemoryEventStore::new());
+    let orders = AggregateRepository::<Order>::new(store.clone()).publish_to(InMemoryEventBus::new());
     let mut order = orders.create(AggregateId::new());
+    store.appends.next(Fault::Unavailable, 1);
     let saved = orders.save(&mut order).await.unwrap();
-    assert_eq!((saved.version, saved.position), (Version::NONE, None));
+    assert_eq!((saved.version, saved.position, store.appends.left()), (Version::NONE, None, 1));
+    assert!(matches!(saved.publication, Publication::None));
     assert!(!orders.exists(order.id()).await.unwrap());
 }
 
@@ -105,15 +108,17 @@ async fn update_decides_anew_until_it_wins() {
     assert_eq!(shipments.len(), 16);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn update_gives_up_after_its_retries() {
     let store = InMemoryEventStore::new();
     let policy = RetryPolicy { max_retries: 2, ..RetryPolicy::default() };
     let orders = AggregateRepository::<Order>::new(store.clone())
-        .with_conflict_retries(RetryPolicy { first_delay: std::time::Duration::ZERO, ..policy });
+        .with_conflict_retries(policy)
+        .with_context(EventContext::default());
     let order = saved_order(&orders).await;
     let stream = StreamId::new(Name::from_static("Order"), order.id().clone());
     let tries = std::sync::atomic::AtomicU32::new(0);
+    let began = tokio::time::Instant::now();
     let error = orders
         .update(order.id(), |order| {
             tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -126,6 +131,24 @@ async fn update_gives_up_after_its_retries() {
         .unwrap_err();
     assert!(error.is_conflict());
     assert_eq!(tries.into_inner(), 3);
+    let (waited, longest) = (began.elapsed(), policy.delay(1) + policy.delay(2));
+    assert!(longest / 2 <= waited && waited <= longest + Duration::from_millis(2), "{waited:?} of {longest:?}");
+}
+
+#[tokio::test]
+async fn update_decides_anew_after_conflicts_only() {
+    let store = FaultyStore::new(InMemoryEventStore::new());
+    let orders = AggregateRepository::<Order>::new(store.clone());
+    let order = saved_order(&orders).await;
+    store.appends.next(Fault::Unavailable, 1);
+    let tries = Cell::new(0);
+    let decide = |order: &Order| {
+        tries.set(tries.get() + 1);
+        order.ship("T1")
+    };
+    let error = orders.update(order.id(), decide).await.unwrap_err();
+    assert!(matches!(error, UpdateError::Save(_)) && !error.is_conflict(), "{error}");
+    assert_eq!(tries.get(), 1);
 }
 
 #[tokio::test]
@@ -168,62 +191,6 @@ async fn create_with_refuses_what_exists_and_upsert_does_not() {
 }
 
 #[tokio::test]
-async fn an_unknown_outcome_is_resolved_by_the_same_event_ids() {
-    let store = FaultyStore::new(InMemoryEventStore::new());
-    let orders = AggregateRepository::<Order>::new(store.clone());
-    store.appends.next(Fault::LostReply, 2);
-    let order = saved_order(&orders).await;
-    assert_eq!(orders.load(order.id()).await.unwrap().version(), Version::FIRST);
-    assert_eq!(store.appends.left(), 0);
-}
-
-#[tokio::test]
-async fn saving_again_after_an_outcome_that_stayed_unknown_stores_once() {
-    let store = FaultyStore::new(InMemoryEventStore::new());
-    let orders = AggregateRepository::<Order>::new(store.clone());
-    store.appends.next(Fault::LostReply, 4);
-    let mut order = orders.create(AggregateId::new());
-    order.record(created("ada", 1.0));
-    let error = orders.save(&mut order).await.unwrap_err();
-    assert_eq!(error.to_string(), "append outcome unknown");
-    let saved = orders.save(&mut order).await.unwrap();
-    assert_eq!((saved.version, saved.position.map(|p| p.get())), (Version::FIRST, Some(1)));
-    assert!(order.pending().is_empty());
-}
-
-#[tokio::test]
-async fn an_unknown_outcome_stays_unknown_until_the_store_answers() {
-    let store = FaultyStore::new(InMemoryEventStore::new());
-    let orders = AggregateRepository::<Order>::new(store.clone());
-    store.appends.next(Fault::LostReply, 1);
-    store.appends.next(Fault::Unavailable, 1);
-    let order = saved_order(&orders).await;
-    assert_eq!(order.version(), Version::FIRST, "asked until it answered");
-
-    store.appends.next(Fault::LostReply, 1);
-    store.appends.next(Fault::Unavailable, 3);
-    let mut order = orders.create(AggregateId::new());
-    order.record(created("ada", 1.0));
-    let error = orders.save(&mut order).await.unwrap_err();
-    assert_eq!(error.to_string(), "append outcome unknown", "it is stored: `unavailable` would say that nothing is");
-    assert_eq!(store.appends.left(), 0);
-    assert!(orders.exists(order.id()).await.unwrap());
-}
-
-#[tokio::test]
-async fn an_unavailable_store_fails_the_save_and_keeps_what_is_pending() {
-    let store = FaultyStore::new(InMemoryEventStore::new());
-    let orders = AggregateRepository::<Order>::new(store.clone());
-    store.appends.next(Fault::Unavailable, 1);
-    let mut order = orders.create(AggregateId::new());
-    order.record(created("ada", 1.0));
-    let error = orders.save(&mut order).await.unwrap_err();
-    assert_eq!(error.to_string(), "event store unavailable");
-    assert_eq!(order.pending().len(), 1);
-    orders.save(&mut order).await.unwrap();
-}
-
-#[tokio::test]
 async fn events_that_do_not_fit_are_named_with_their_place() {
     let store = InMemoryEventStore::new();
     let orders = AggregateRepository::<Order>::new(store.clone());
@@ -255,7 +222,7 @@ async fn a_save_is_one_conversation_stamped_with_its_context() {
     let context = EventContext::default().with_tenant(tenant).with_actor("ada");
     let mut order = orders.create(AggregateId::new());
     order.record((created("ada", 1.0), OrderShipped { tracking_number: "T".into() }));
-    let saved = orders.with_context(context).save(&mut order).await.unwrap();
+    let saved = orders.with_context(context).clone().save(&mut order).await.unwrap();
     let [first, second] = [saved.events[0].metadata(), saved.events[1].metadata()];
     assert_eq!(first.correlation_id(), second.correlation_id());
     assert_eq!((first.tenant_id(), first.actor_id()), (Some(tenant), Some("ada")));
@@ -267,47 +234,6 @@ async fn a_save_is_one_conversation_stamped_with_its_context() {
     assert_eq!(effect.causation_id(), Some(first.event_id().as_uuid()));
     assert_eq!(effect.correlation_id(), first.correlation_id());
     assert_eq!(effect.tenant_id(), Some(tenant));
-}
-
-#[tokio::test]
-async fn publishes_plainly_after_each_save() {
-    let bus = InMemoryEventBus::new();
-    let orders = orders().publish_to(bus.clone());
-    let mut order = orders.create(AggregateId::new());
-    order.record(created("ada", 1.0));
-    let saved = orders.save(&mut order).await.unwrap();
-    let Publication::Published(ids) = saved.publication else { panic!("not published: {:?}", saved.publication) };
-    let info = bus.stream_info().await;
-    assert_eq!((info.stream.length, info.stream.last_entry_id.as_deref()), (1, Some(ids[0].as_str())));
-}
-
-#[tokio::test]
-async fn a_failed_publish_is_reported_and_fails_no_save() {
-    let bus = FaultyBus::new(InMemoryEventBus::new());
-    let orders = orders().publish_to(bus.clone());
-    bus.publishes.next(Fault::Unavailable, 1);
-    let order = {
-        let mut order = orders.create(AggregateId::new());
-        order.record(created("ada", 1.0));
-        let saved = orders.save(&mut order).await.unwrap();
-        assert!(matches!(saved.publication, Publication::Failed(_)), "{:?}", saved.publication);
-        order
-    };
-    assert_eq!(orders.version(order.id()).await.unwrap(), Version::FIRST);
-}
-
-#[tokio::test]
-async fn publishing_by_hand_is_refused_where_a_relay_publishes() {
-    let (store, bus) = (InMemoryEventStore::new(), InMemoryEventBus::new());
-    let relay = Name::prefixed("relay:", bus.destination());
-    store.save_checkpoint(&relay, eventbus::Position::START).await.unwrap();
-    let orders = AggregateRepository::<Order>::new(store).publish_to(bus.clone());
-    let mut order = orders.create(AggregateId::new());
-    order.record(created("ada", 1.0));
-    let saved = orders.save(&mut order).await.unwrap();
-    let Publication::Failed(error) = saved.publication else { panic!("published") };
-    assert!(error.to_string().starts_with("a relay publishes this store to `memory`"), "{error}");
-    assert_eq!(bus.stream_info().await.stream.length, 0);
 }
 
 #[test]

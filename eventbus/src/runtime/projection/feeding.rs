@@ -123,7 +123,6 @@ impl<P: Projection> Projected<P> {
 
     /// Says that an app feeds it, until the result is dropped.
     pub(super) fn fed(&self) -> Fed<'_> {
-        self.progress().send_modify(|progress| progress.ended = false);
         Fed::new(self.progress())
     }
 
@@ -221,6 +220,34 @@ mod tests {
         assert!(!handle(0).await, "it was in hand before");
         assert!(handle(1).await);
         assert_eq!(seen.read().await.0, 1);
+    }
+
+    #[test]
+    fn a_position_never_goes_back() {
+        let seen = Projected::with(Seen::default);
+        for position in [5, 3] {
+            assert!(seen.advance(0, Position::new(position), 0));
+            assert_eq!(seen.position(), 5);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_read_before_a_restart_is_not_handled_after_it() {
+        #[derive(Default)]
+        struct Rows(std::sync::atomic::AtomicU64);
+
+        #[eventbus::projection(name = "rows")]
+        impl Rows {
+            fn any(&self, _event: &RecordedEvent) {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            }
+        }
+
+        let rows = Projected::with(Rows::default);
+        rows.restart();
+        let delivery = feed_delivery(&Rows::definition(), event(1), &StateMap::new());
+        assert!(!rows.handle_from_feed(&delivery, 0).await.unwrap());
+        assert_eq!(rows.read().await.0.load(std::sync::atomic::Ordering::SeqCst), 0);
     }
 
     #[tokio::test]

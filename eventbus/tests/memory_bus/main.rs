@@ -1,142 +1,18 @@
 //! What is the in-process bus's alone: checkpoints, back-pressure, letting go of old entries.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(unreachable_pub, reason = "modules of one test binary")]
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+mod kit;
+mod room;
 
-use async_trait::async_trait;
+use std::sync::{Arc, atomic::Ordering};
+
 use eventbus::{
-    EventFilter, HandlerError, InMemoryEventBus, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{CheckpointError, Checkpoints, EventBus, PublishError, PublishRange, Subscriber, Subscription},
+    EventFilter, InMemoryEventBus, Name, NewEvent, Position, StreamId, Version,
+    port::{Checkpoints, EventBus, Subscriber},
 };
-use tokio::{sync::Semaphore, task::JoinHandle};
 
-#[derive(Debug, Default)]
-struct Kept {
-    positions: Mutex<HashMap<String, Position>>,
-    broken: AtomicBool,
-    refused: AtomicUsize,
-}
-
-#[async_trait]
-impl Checkpoints for Kept {
-    async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
-        Ok(self.get(name))
-    }
-
-    async fn save_checkpoint(&self, name: &Name, p: Position) -> Result<(), CheckpointError> {
-        if self.broken.load(Ordering::SeqCst) {
-            self.refused.fetch_add(1, Ordering::SeqCst);
-            return Err(CheckpointError::new(name, "broken"));
-        }
-        self.positions.lock().unwrap().insert(name.to_string(), p);
-        Ok(())
-    }
-}
-
-impl Kept {
-    fn get(&self, name: &str) -> Option<Position> {
-        self.positions.lock().unwrap().get(name).copied()
-    }
-}
-
-/// A handler that notes the positions it gets, fails some, and works only as far as it is let.
-#[derive(Debug, Clone)]
-struct Worker {
-    got: Arc<Mutex<Vec<u64>>>,
-    failing: Arc<Mutex<HashSet<u64>>>,
-    permits: Arc<Semaphore>,
-}
-
-impl Worker {
-    fn new() -> Self {
-        Self { got: Arc::default(), failing: Arc::default(), permits: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) }
-    }
-
-    /// Works only when [`let_one`](Self::let_one) says so.
-    fn held() -> Self {
-        Self { permits: Arc::new(Semaphore::new(0)), ..Self::new() }
-    }
-
-    fn let_one(&self) {
-        self.permits.add_permits(1);
-    }
-
-    fn failing(self, positions: &[u64]) -> Self {
-        self.failing.lock().unwrap().extend(positions);
-        self
-    }
-
-    fn got(&self) -> Vec<u64> {
-        self.got.lock().unwrap().clone()
-    }
-
-    fn join(&self, bus: &InMemoryEventBus, group: &'static str) -> Subscription {
-        let worker = self.clone();
-        let subscriber = Subscriber::new(Name::from_static("worker"), EventFilter::All, move |delivery| {
-            let worker = worker.clone();
-            Box::pin(async move {
-                let permit = worker.permits.acquire().await;
-                permit.expect("never closed").forget();
-                let at = delivery.metadata().position().map_or(0, Position::get);
-                worker.got.lock().unwrap().push(at);
-                if worker.failing.lock().unwrap().contains(&at) {
-                    return Err(HandlerError::from("told to fail"));
-                }
-                Ok(())
-            })
-        });
-        bus.subscribers().add(Name::from_static(group), subscriber)
-    }
-}
-
-fn event(position: u64) -> RecordedEvent {
-    let stream = StreamId::parse("Order", "1").unwrap();
-    NewEvent::new(Name::from_static("OrderCreated"), 1, "{}").recorded_as(
-        stream,
-        Version::new(position),
-        Some(Position::new(position)),
-    )
-}
-
-fn events(positions: std::ops::RangeInclusive<u64>) -> Vec<RecordedEvent> {
-    positions.map(event).collect()
-}
-
-/// Publishes as a relay does.
-async fn feed(bus: &InMemoryEventBus, events: &[RecordedEvent]) {
-    let range = PublishRange { after: Position::START, through: Position::START, events };
-    bus.publish_range(range).await.unwrap();
-}
-
-async fn start(bus: &InMemoryEventBus) -> JoinHandle<()> {
-    let consuming = bus.clone();
-    let consumer = tokio::spawn(async move { consuming.start_consuming().await.unwrap() });
-    until("the bus consumes", async || bus.is_consuming()).await;
-    consumer
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let waiting = async {
-        while !holds().await {
-            tokio::task::yield_now().await;
-        }
-    };
-    let waited = tokio::time::timeout(Duration::from_secs(10), waiting).await;
-    assert!(waited.is_ok(), "waited in vain until {what}");
-}
-
-/// Reads a number of events that the worker of a group has in hand or failed.
-async fn pending(bus: &InMemoryEventBus, group: &'static str) -> u64 {
-    let progress = bus.progress(&Name::from_static(group)).await;
-    progress.unwrap().pending
-}
+use self::kit::{Kept, Worker, event, events, feed, start, until};
 
 #[tokio::test]
 async fn a_restart_resumes_after_the_checkpoint() {
@@ -150,6 +26,12 @@ async fn a_restart_resumes_after_the_checkpoint() {
     bus.stop_consuming().await;
     consumer.await.unwrap();
     assert_eq!(kept.get("group:a"), Some(Position::new(100)));
+
+    let saved = kept.saved.load(Ordering::SeqCst);
+    let consumer = start(&bus).await;
+    bus.stop_consuming().await;
+    consumer.await.unwrap();
+    assert_eq!(kept.saved.load(Ordering::SeqCst), saved, "there is nothing new to save");
 
     // a new process, and a feed that is published from a little too early on
     let (bus, worker) = (InMemoryEventBus::new(), Worker::new());
@@ -261,66 +143,6 @@ async fn a_group_that_came_too_late_for_some_events_saves_no_checkpoint() {
 }
 
 #[tokio::test]
-async fn publishing_waits_for_a_group_that_lags_and_is_refused_when_nobody_consumes() {
-    let bus = InMemoryEventBus::with_capacity(3);
-    let worker = Worker::held();
-    worker.join(&bus, "slow");
-    bus.publish(&events(1..=3)).await.unwrap();
-    let refused = bus.publish(&[event(4)]).await;
-    assert!(matches!(refused, Err(PublishError::Full { .. })), "{refused:?}");
-
-    start(&bus).await;
-    until("one is in hand", async || pending(&bus, "slow").await == 1).await;
-    bus.publish(&[event(4)]).await.unwrap(); // there is room for one more
-    let publisher = bus.clone();
-    let waiting = tokio::spawn(async move { publisher.publish(&[event(5)]).await });
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
-    assert!(!waiting.is_finished(), "published though the group lags by 3");
-    worker.let_one();
-    waiting.await.unwrap().unwrap();
-
-    let publisher = bus.clone();
-    let waiting = tokio::spawn(async move { publisher.publish(&[event(6)]).await });
-    let bus_to_stop = bus.clone();
-    let stopping = tokio::spawn(async move { bus_to_stop.stop_consuming().await });
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
-    worker.let_one(); // the delivery in hand; the next one does not begin
-    stopping.await.unwrap();
-    let refused = waiting.await.unwrap();
-    assert!(matches!(refused, Err(PublishError::Full { .. })), "{refused:?}");
-}
-
-#[tokio::test]
-async fn old_entries_go_when_every_group_is_done_with_them() {
-    let bus = InMemoryEventBus::with_capacity(4);
-    let worker = Worker::new().failing(&[2]);
-    worker.join(&bus, "a");
-    start(&bus).await;
-    for position in 1..=20 {
-        bus.publish(&[event(position)]).await.unwrap();
-    }
-    until("all was tried", async || worker.got().len() == 20).await;
-    until("only four are held", async || bus.stream_info().await.stream.length == 4).await;
-    let progress = bus.progress(&Name::from_static("a")).await.unwrap();
-    assert_eq!((progress.pending, progress.failed), (1, 1));
-}
-
-#[tokio::test]
-async fn without_subscribers_the_newest_events_are_held_and_publishing_goes_on() {
-    let bus = InMemoryEventBus::with_capacity(4);
-    bus.publish(&events(1..=10)).await.unwrap();
-    assert_eq!(bus.stream_info().await.stream.length, 4);
-    let worker = Worker::new();
-    worker.join(&bus, "late");
-    start(&bus).await;
-    until("what is held was delivered", async || worker.got() == [7, 8, 9, 10]).await;
-}
-
-#[tokio::test]
 async fn an_event_in_hand_of_a_group_without_handlers_is_not_acknowledged() {
     use eventbus::port::{Delivery, Outcome, dispatch};
     let event = NewEvent::new(Name::from_static("Counted"), 1, "{}");
@@ -347,6 +169,7 @@ async fn an_event_that_nobody_attended_to_goes_to_whoever_subscribes_next() {
     subscription.cancel();
     joining.await.unwrap();
     until("the second is handled", async || worker.got() == [1, 2]).await;
+    assert_eq!(worker.tries.load(Ordering::SeqCst), 1, "nobody tried it before");
 }
 
 #[tokio::test]
@@ -429,4 +252,22 @@ async fn a_bus_that_resumes_on_another_feed_forgets_the_former_one() {
         until(group, async || kept.get(group) == Some(Position::new(4))).await;
     }
     assert_eq!(kept.get("group:back"), None, "1 would be lost to it");
+}
+
+#[tokio::test]
+async fn a_failed_event_that_is_tried_again_is_not_failed_meanwhile() {
+    let (bus, worker) = (InMemoryEventBus::new(), Worker::held().failing(&[1]));
+    worker.join(&bus, "a");
+    let failed = async || bus.progress(&Name::from_static("a")).await.unwrap().failed;
+    let consumer = start(&bus).await;
+    bus.publish(&[event(1)]).await.unwrap();
+    worker.let_one();
+    until("it failed", async || failed().await == 1).await;
+    bus.stop_consuming().await;
+    consumer.await.unwrap();
+    start(&bus).await;
+    until("it is in hand again", async || failed().await == 0).await;
+    worker.let_one();
+    until("it failed again", async || failed().await == 1).await;
+    assert_eq!(worker.tries.load(Ordering::SeqCst), 2);
 }

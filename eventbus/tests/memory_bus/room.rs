@@ -1,0 +1,157 @@
+//! Room: who waits for it, who is refused, and what is let go.
+
+use std::time::Duration;
+
+use eventbus::{
+    InMemoryEventBus, Name,
+    port::{EventBus, MessageId, PublishError},
+};
+use tokio::task::JoinHandle;
+
+use crate::kit::{Worker, event, events, pending, start, until};
+
+#[tokio::test]
+async fn publishing_waits_for_a_group_that_lags_and_is_refused_when_nobody_consumes() {
+    let bus = InMemoryEventBus::with_capacity(3);
+    let worker = Worker::held();
+    worker.join(&bus, "slow");
+    bus.publish(&events(1..=3)).await.unwrap();
+    let refused = bus.publish(&[event(4)]).await;
+    assert!(matches!(refused, Err(PublishError::Full { .. })), "{refused:?}");
+
+    start(&bus).await;
+    until("one is in hand", async || pending(&bus, "slow").await == 1).await;
+    bus.publish(&[event(4)]).await.unwrap(); // there is room for one more
+    let publisher = bus.clone();
+    let waiting = tokio::spawn(async move { publisher.publish(&[event(5)]).await });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!waiting.is_finished(), "published though the group lags by 3");
+    worker.let_one();
+    waiting.await.unwrap().unwrap();
+
+    let publisher = bus.clone();
+    let waiting = tokio::spawn(async move { publisher.publish(&[event(6)]).await });
+    let bus_to_stop = bus.clone();
+    let stopping = tokio::spawn(async move { bus_to_stop.stop_consuming().await });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    worker.let_one(); // the delivery in hand; the next one does not begin
+    stopping.await.unwrap();
+    let refused = waiting.await.unwrap();
+    assert!(matches!(refused, Err(PublishError::Full { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn old_entries_go_when_every_group_is_done_with_them() {
+    let bus = InMemoryEventBus::with_capacity(4);
+    let worker = Worker::new().failing(&[2]);
+    worker.join(&bus, "a");
+    start(&bus).await;
+    for position in 1..=20 {
+        bus.publish(&[event(position)]).await.unwrap();
+    }
+    until("all was tried", async || worker.got().len() == 20).await;
+    until("only four are held", async || bus.stream_info().await.stream.length == 4).await;
+    let progress = bus.progress(&Name::from_static("a")).await.unwrap();
+    assert_eq!((progress.pending, progress.failed), (1, 1));
+}
+
+#[tokio::test]
+async fn without_subscribers_the_newest_events_are_held_and_publishing_goes_on() {
+    let bus = InMemoryEventBus::with_capacity(4);
+    bus.publish(&events(1..=10)).await.unwrap();
+    assert_eq!(bus.stream_info().await.stream.length, 4);
+    let worker = Worker::new();
+    worker.join(&bus, "late");
+    start(&bus).await;
+    until("what is held was delivered", async || worker.got() == [7, 8, 9, 10]).await;
+}
+
+/// Publishes an event more than there is room for, until the bus lets it.
+async fn waiting(bus: &InMemoryEventBus, position: u64) -> JoinHandle<Result<Vec<MessageId>, PublishError>> {
+    let publisher = bus.clone();
+    let waiting = tokio::spawn(async move { publisher.publish(&[event(position)]).await });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!waiting.is_finished(), "there was room");
+    waiting
+}
+
+async fn ended<T>(waiting: JoinHandle<T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("it waits for ever").unwrap()
+}
+
+#[tokio::test]
+async fn publishing_no_longer_waits_for_a_group_that_left() {
+    let bus = InMemoryEventBus::with_capacity(1);
+    let slow = Worker::held();
+    let subscription = slow.join(&bus, "slow");
+    start(&bus).await;
+    bus.publish(&[event(1)]).await.unwrap();
+    until("the first is in hand", async || pending(&bus, "slow").await == 1).await;
+    bus.publish(&[event(2)]).await.unwrap();
+    let waiting = waiting(&bus, 3).await;
+    subscription.cancel();
+    ended(waiting).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_shutdown_refuses_whoever_waits_for_room_at_once() {
+    let bus = InMemoryEventBus::with_capacity(1);
+    let worker = Worker::held();
+    worker.join(&bus, "slow");
+    start(&bus).await;
+    bus.publish(&[event(1)]).await.unwrap();
+    until("the first is in hand", async || pending(&bus, "slow").await == 1).await;
+    bus.publish(&[event(2)]).await.unwrap();
+    let waiting = waiting(&bus, 3).await;
+    assert!(bus.stream_info().await.connected);
+    let stopping = bus.clone();
+    let stopping = tokio::spawn(async move { stopping.shutdown(Duration::from_secs(60)).await });
+    let refused = ended(waiting).await;
+    assert!(matches!(refused, Err(PublishError::ShutDown { .. })), "{refused:?}");
+    worker.let_one();
+    ended(stopping).await.unwrap();
+    assert!(!bus.stream_info().await.connected);
+}
+
+#[tokio::test]
+async fn a_batch_larger_than_the_room_is_kept_for_a_group_that_has_not_begun() {
+    let (bus, worker) = (InMemoryEventBus::with_capacity(4), Worker::new());
+    worker.join(&bus, "new");
+    bus.publish(&events(1..=10)).await.unwrap();
+    start(&bus).await;
+    until("all is handled", async || worker.got() == (1..=10).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test]
+async fn there_is_always_room_for_one() {
+    let (bus, worker) = (InMemoryEventBus::with_capacity(0), Worker::new());
+    worker.join(&bus, "a");
+    bus.publish(&[event(1)]).await.unwrap();
+    start(&bus).await;
+    until("it is handled", async || worker.got() == [1]).await;
+}
+
+#[tokio::test]
+async fn what_is_let_go_is_not_pending_for_a_group_that_left() {
+    let bus = InMemoryEventBus::with_capacity(2);
+    let (gone, other) = (Worker::new().failing(&[1]), Worker::new());
+    let subscription = gone.join(&bus, "gone");
+    other.join(&bus, "other");
+    start(&bus).await;
+    bus.publish(&[event(1)]).await.unwrap();
+    until("it failed", async || bus.progress(&Name::from_static("gone")).await.unwrap().failed == 1).await;
+    subscription.cancel();
+    for position in 2..=6 {
+        bus.publish(&[event(position)]).await.unwrap();
+    }
+    until("only two are held", async || bus.stream_info().await.stream.length == 2).await;
+    assert_eq!(pending(&bus, "gone").await, 0);
+    gone.join(&bus, "gone");
+    until("it goes on", async || gone.got() == [1, 5, 6]).await;
+}

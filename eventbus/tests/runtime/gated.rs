@@ -1,0 +1,116 @@
+//! A store that can be held up and damaged.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use async_trait::async_trait;
+use eventbus::{
+    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, StreamId, Version,
+    port::{
+        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, ReadError,
+        ReadFeed, ReadStream, RecordStream,
+    },
+    prelude::*,
+};
+use tokio::sync::Semaphore;
+
+use crate::wait::until;
+
+/// A store whose checkpoints wait until they are let, and whose feed may be damaged.
+#[derive(Clone)]
+pub struct GatedStore {
+    pub store: InMemoryEventStore,
+    waiting: Arc<AtomicU64>,
+    pub loads: Arc<Semaphore>,
+    pub saves: Arc<Semaphore>,
+    pub is_damaged: Arc<AtomicBool>,
+    /// Positions at the end that hold no event.
+    pub gap: Arc<AtomicU64>,
+}
+
+impl GatedStore {
+    pub fn open() -> Self {
+        Self {
+            store: InMemoryEventStore::new(),
+            waiting: Arc::default(),
+            loads: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            saves: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            is_damaged: Arc::default(),
+            gap: Arc::default(),
+        }
+    }
+
+    async fn pass(&self, gate: &Semaphore) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        gate.acquire().await.unwrap().forget();
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    pub async fn until_waiting(&self) {
+        until("a checkpoint waits", async || self.waiting.load(Ordering::SeqCst) > 0).await;
+    }
+}
+
+#[async_trait]
+impl AppendEvents for GatedStore {
+    async fn append(
+        &self,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        self.store.append(stream, expected, events).await
+    }
+}
+
+#[async_trait]
+impl ReadStream for GatedStore {
+    fn read_stream(&self, s: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
+        self.store.read_stream(s, from, direction)
+    }
+
+    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
+        self.store.stream_version(stream).await
+    }
+}
+
+#[async_trait]
+impl ReadFeed for GatedStore {
+    fn read_all(&self, after: Position) -> RecordStream<'_> {
+        self.store.read_all(after)
+    }
+
+    async fn head(&self) -> Result<Position, ReadError> {
+        if self.is_damaged.load(Ordering::SeqCst) {
+            let (place, source) = ("position 3".into(), "no payload".into());
+            return Err(ReadError::Corrupt { place, source });
+        }
+        let head = self.store.head().await?;
+        Ok(Position::new(head.get() + self.gap.load(Ordering::SeqCst)))
+    }
+
+    fn appended(&self) -> &AppendSignal {
+        self.store.appended()
+    }
+}
+
+#[async_trait]
+impl Checkpoints for GatedStore {
+    async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
+        if self.is_damaged.load(Ordering::SeqCst) {
+            return Err(CheckpointError::new(name, "damaged"));
+        }
+        let loaded = self.store.load_checkpoint(name).await;
+        self.pass(&self.loads).await;
+        loaded
+    }
+
+    async fn save_checkpoint(&self, name: &Name, p: Position) -> Result<(), CheckpointError> {
+        self.pass(&self.saves).await;
+        self.store.save_checkpoint(name, p).await
+    }
+}
+
+impl EventStore for GatedStore {}
