@@ -54,7 +54,10 @@ async fn left_by_a_shutdown(consumer_name: Option<String>) -> u64 {
     let waits = Arc::clone(&gate);
     let slow = Subscriber::new(Name::from_static("slow"), EventFilter::All, move |_| {
         let gate = Arc::clone(&waits);
-        Box::pin(async move { Ok(gate.acquire().await?.forget()) })
+        Box::pin(async move {
+            gate.acquire().await?.forget();
+            Ok(())
+        })
     });
     bus.subscribers().add(bus.default_group().clone(), slow);
     let watcher = RedisEventBus::connect(bus.config().clone()).await.unwrap();
