@@ -3,7 +3,10 @@
 
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use common::{
     another, config, fresh_bus,
@@ -12,7 +15,7 @@ use common::{
 };
 use eventbus::{
     EventFilter, Name,
-    port::{EventBus, Subscriber},
+    port::{EventBus, Subscriber, Subscription},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use tokio::sync::Semaphore;
@@ -76,6 +79,28 @@ async fn left_by_a_shutdown(consumer_name: Option<String>) -> u64 {
 async fn a_consumer_whose_name_does_not_come_back_finishes_what_it_has_read() {
     assert_eq!(left_by_a_shutdown(None).await, 0);
     assert_eq!(left_by_a_shutdown(Some("stable".into())).await, 2, "the next of its name handles them");
+}
+
+#[tokio::test] // on one thread, so that the consumer has the second entry in hand before it is told that it is alone
+async fn an_event_in_hand_when_the_last_handler_goes_waits_for_the_next_one() {
+    let bus = fresh_bus().await;
+    bus.publish(&[event("one"), event("two")]).await.unwrap();
+    let place: Arc<Mutex<Option<Subscription>>> = Arc::default();
+    let own = Arc::clone(&place);
+    let leaves = Subscriber::new(Name::from_static("leaves"), EventFilter::All, move |_| {
+        let own = own.lock().unwrap().take();
+        Box::pin(async move {
+            own.ok_or("it was cancelled before")?.cancel();
+            Ok(())
+        })
+    });
+    *place.lock().unwrap() = Some(bus.subscribers().add(bus.default_group().clone(), leaves));
+    start(&bus).await;
+    until("both were in hand", async || bus.stats().events_consumed == 2).await;
+    let next = Seen::default();
+    next.join(&bus);
+    until("the next handler has got the second", async || next.all() == ["two"]).await;
+    bus.stop_consuming().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -86,7 +86,7 @@ impl Drop for Tasks {
 
 /// The places of an app's handlers on a bus, given up when nothing consumes for them any more.
 ///
-/// Keep: never before that. A consumer of a group that nobody subscribes to acknowledges what it gets.
+/// Keep: never before that. What a consumer has in hand for a group without handlers stays unhandled.
 struct Subscriptions(Vec<Subscription>);
 
 impl Subscriptions {
