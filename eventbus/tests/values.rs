@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use eventbus::{
     Attributes, EncodeFault, Error, EventContext, EventFilter, EventId, ExpectedVersion, HandlerErrorKind, Name,
     NameFault, NewEvent, StreamId, Uuid, Version, parse_uuid,
-    port::{AppendSignal, Delivery, Outcome, PublishError, RetryPolicy, StateMap, Subscriber, dispatch},
+    port::{AppendSignal, Delivery, Limits, Outcome, PublishError, RetryPolicy, StateMap, Subscriber, Tries, dispatch},
     prelude::*,
 };
 use futures_util::FutureExt as _;
@@ -191,7 +191,11 @@ async fn a_panic_is_told_from_an_error_and_keeps_its_words() {
             })
         });
         let delivery = Delivery::new(record, Name::from_static("default"));
-        let Outcome::Failed(failures) = dispatch(&[early, late], &delivery).await else { panic!("it went well") };
+        let Outcome::Failed { failures, .. } =
+            dispatch(&[early, late], &delivery, &Tries::default(), &Limits::default()).await
+        else {
+            panic!("it went well")
+        };
         assert_eq!(failures.len(), 2);
         assert_eq!(failures[0].error.to_string(), failures[1].error.to_string());
         (failures[0].error.kind(), failures[0].error.to_string())

@@ -68,6 +68,14 @@ impl Name {
         Self(Text::Shared(format!("{prefix}{}", &name[cut..]).into()))
     }
 
+    /// The name with a number behind it (`audit#2`); cut at the front where it would be too long.
+    pub(crate) fn numbered(&self, number: usize) -> Self {
+        let behind = format!("#{number}");
+        let room = MAX_NAME_BYTES.saturating_sub(behind.len());
+        let cut = (self.len().saturating_sub(room)..).find(|&at| self.is_char_boundary(at)).unwrap_or_default();
+        Self(Text::Shared(format!("{}{behind}", &self[cut..]).into()))
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

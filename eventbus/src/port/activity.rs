@@ -11,15 +11,16 @@ pub(crate) struct Activity(Mutex<Now>);
 
 #[derive(Debug, Default)]
 struct Now {
-    handling: Option<RecordedEvent>,
+    /// What it is handling, the oldest first.
+    handling: Vec<RecordedEvent>,
     failed: Option<(RecordedEvent, String)>,
 }
 
 impl Activity {
     /// Says that `record` is being handled, until the result is dropped.
-    pub(super) fn begin(&self, record: &RecordedEvent) -> Handling<'_> {
-        self.now().handling = Some(record.clone());
-        Handling(self)
+    pub(super) fn begin<'a>(&'a self, record: &'a RecordedEvent) -> Handling<'a> {
+        self.now().handling.push(record.clone());
+        Handling(self, record)
     }
 
     pub(super) fn failed(&self, record: &RecordedEvent, error: &HandlerError) {
@@ -29,7 +30,7 @@ impl Activity {
     /// What the subscriber called `name` is handling, in words.
     pub(crate) fn handling(&self, name: &Name) -> Option<String> {
         let now = self.now();
-        now.handling.as_ref().map(|record| words(name, record))
+        now.handling.first().map(|record| words(name, record))
     }
 
     /// What the subscriber called `name` failed at last, and why, in words.
@@ -50,10 +51,14 @@ fn words(name: &Name, record: &RecordedEvent) -> String {
 }
 
 /// While it is there, an event is being handled.
-pub(super) struct Handling<'a>(&'a Activity);
+pub(super) struct Handling<'a>(&'a Activity, &'a RecordedEvent);
 
 impl Drop for Handling<'_> {
     fn drop(&mut self) {
-        self.0.now().handling = None;
+        let mut now = self.0.now();
+        let event_id = self.1.metadata().event_id();
+        if let Some(at) = now.handling.iter().position(|record| record.metadata().event_id() == event_id) {
+            now.handling.remove(at);
+        }
     }
 }

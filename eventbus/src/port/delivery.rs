@@ -118,6 +118,8 @@ pub enum HandlerErrorKind {
     Undecodable,
     /// The handler panicked.
     Panicked,
+    /// The handler took longer than it may.
+    TimedOut,
 }
 
 impl HandlerError {
@@ -137,6 +139,11 @@ impl HandlerError {
             (panic.downcast_ref::<&str>().copied()).or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         let message = format!("handler panicked: {}", text.unwrap_or("(no message)"));
         Self { kind: HandlerErrorKind::Panicked, source: message.into() }
+    }
+
+    /// The error of a handler that took longer than it may.
+    pub(crate) fn timed_out(timeout: Duration) -> Self {
+        Self { kind: HandlerErrorKind::TimedOut, source: format!("handler took longer than {timeout:?}").into() }
     }
 
     #[doc(hidden)]

@@ -1,13 +1,19 @@
 //! Running the handlers of a group for one delivery; shared by all buses.
 //!
-//! Keep: every handler of the group runs, also after another one failed; a panic is a failure of that delivery, never
-//! of the consumer.
+//! Keep: every handler of the group that has not succeeded runs, also after another one failed; a panic, or a handler
+//! that takes longer than it may, is a failure of that delivery, never of the consumer.
 
-use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures_util::FutureExt;
+use tokio::{sync::Semaphore, time::Instant};
 
-use super::{BoxFuture, Delivery, HandlerError, activity::Activity};
+use super::{BoxFuture, Delivery, HandlerError, Tries, activity::Activity};
 use crate::domain::{event::EventFilter, name::Name};
 
 /// The function behind a subscriber.
@@ -45,6 +51,8 @@ pub struct Subscriber {
     options: HandlerOptions,
     handle: Arc<HandleFn>,
     activity: Arc<Activity>,
+    /// As many permits as deliveries may run at once.
+    turns: Arc<OnceLock<Semaphore>>,
 }
 
 impl Subscriber {
@@ -53,7 +61,9 @@ impl Subscriber {
     where
         F: for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), HandlerError>> + Send + Sync + 'static,
     {
-        Self { name, events, options: HandlerOptions::default(), handle: Arc::new(handle), activity: Arc::default() }
+        let options = HandlerOptions::default();
+        let (activity, turns) = (Arc::default(), Arc::default());
+        Self { name, events, options, handle: Arc::new(handle), activity, turns }
     }
 
     /// Sets the options from the handler's attribute.
@@ -61,6 +71,11 @@ impl Subscriber {
     pub fn with_options(mut self, options: HandlerOptions) -> Self {
         self.options = options;
         self
+    }
+
+    /// The same with another name, if there is one.
+    pub(super) fn renamed(self, name: Option<Name>) -> Self {
+        Self { name: name.unwrap_or(self.name), ..self }
     }
 
     /// What logs and dead letters call it.
@@ -96,12 +111,36 @@ impl Subscriber {
         self.activity.failure(&self.name)
     }
 
-    async fn run(&self, delivery: &Delivery) -> Result<(), HandlerError> {
+    /// Waits for its turn, then handles the delivery.
+    async fn run(&self, delivery: &Delivery, limits: &Limits) -> Result<(), HandlerError> {
+        let at_once = self.options.concurrency.map_or(limits.concurrency, |at_once| at_once as usize);
+        let turns = self.turns.get_or_init(|| Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS)));
+        let _turn = turns.acquire().await?;
+        let began = Instant::now();
+        let result = self.run_now(delivery).await;
+        let took = began.elapsed();
+        if took >= limits.slow {
+            let metadata = delivery.metadata();
+            tracing::warn!(
+                handler = %self.name, group = %delivery.group(), event_type = %metadata.event_type(),
+                event_id = %metadata.event_id(), ?took, "handler is slow"
+            );
+        }
+        result
+    }
+
+    async fn run_now(&self, delivery: &Delivery) -> Result<(), HandlerError> {
         let handling = self.activity.begin(delivery.record());
-        let result = AssertUnwindSafe(async { (self.handle)(delivery).await })
-            .catch_unwind()
-            .await
-            .unwrap_or_else(|panic| Err(HandlerError::from_panic(&*panic)));
+        let running = AssertUnwindSafe(async { (self.handle)(delivery).await }).catch_unwind();
+        let ended = match self.options.timeout {
+            Some(timeout) => tokio::time::timeout(timeout, running).await.map_err(|_| HandlerError::timed_out(timeout)),
+            None => Ok(running.await),
+        };
+        let result = match ended {
+            Ok(Ok(result)) => result,
+            Ok(Err(panic)) => Err(HandlerError::from_panic(&*panic)),
+            Err(timed_out) => Err(timed_out),
+        };
         drop(handling);
         if let Err(error) = &result {
             self.activity.failed(delivery.record(), error);
@@ -116,18 +155,39 @@ impl fmt::Debug for Subscriber {
     }
 }
 
+/// How many deliveries a handler gets at once, and which handlers are slow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How many deliveries a handler gets at once that does not say it itself.
+    pub concurrency: usize,
+    /// A handler that takes so long is logged.
+    pub slow: Duration,
+}
+
+impl Default for Limits {
+    /// One after the other; a second is slow.
+    fn default() -> Self {
+        Self { concurrency: 1, slow: Duration::from_secs(1) }
+    }
+}
+
 /// What came of a delivery.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Every handler that wants the event succeeded: acknowledge it.
+    /// Every handler that wants the event has succeeded, now or before.
     Handled,
-    /// No handler of the group wants the event: acknowledge it, count it as skipped.
+    /// No handler of the group wants the event.
     Skipped,
     /// The group has no handlers any more: leave it pending, for nobody has decided about it.
     Unattended,
-    /// These handlers failed, the others succeeded: leave it pending.
-    Failed(Vec<Failure>),
+    /// Some handlers failed.
+    Failed {
+        /// Those that failed now.
+        failures: Vec<Failure>,
+        /// Those that succeeded now.
+        succeeded: Vec<Name>,
+    },
 }
 
 /// A handler that failed, and its error.
@@ -136,34 +196,47 @@ pub enum Outcome {
 pub struct Failure {
     /// The name of the handler.
     pub handler: Name,
+    /// How often it is tried again; the bus decides if `None`.
+    pub retries: Option<u32>,
     /// Why it failed.
     pub error: HandlerError,
 }
 
-/// Runs every subscriber that wants the event: those of its type first, then those of all types, in the order they
-/// subscribed.
-pub async fn dispatch(subscribers: &[Subscriber], delivery: &Delivery) -> Outcome {
+/// Runs every subscriber that wants the event and has neither succeeded nor given up before: those of its type first,
+/// then those of all types, in the order they subscribed.
+pub async fn dispatch(subscribers: &[Subscriber], delivery: &Delivery, tries: &Tries, limits: &Limits) -> Outcome {
     if subscribers.is_empty() {
         return Outcome::Unattended;
     }
     let wanted = || subscribers.iter().filter(|s| s.events.matches(delivery.record().event_type()));
     let (typed, wildcard) = (|s: &&Subscriber| !s.is_wildcard(), |s: &&Subscriber| s.is_wildcard());
-    let mut handled = false;
-    let mut failures = Vec::new();
+    let mut is_wanted = false;
+    let (mut failures, mut succeeded) = (Vec::new(), Vec::new());
     for subscriber in wanted().filter(typed).chain(wanted().filter(wildcard)) {
-        handled = true;
-        if let Err(error) = subscriber.run(delivery).await {
-            let metadata = delivery.metadata();
-            tracing::warn!(
-                handler = %subscriber.name, group = %delivery.group(), event_type = %metadata.event_type(),
-                event_id = %metadata.event_id(), attempt = delivery.attempt(), error = %error, "handler failed"
-            );
-            failures.push(Failure { handler: subscriber.name.clone(), error });
+        is_wanted = true;
+        if tries.is_done_with(&subscriber.name) {
+            continue;
+        }
+        match subscriber.run(delivery, limits).await {
+            Ok(()) => succeeded.push(subscriber.name.clone()),
+            Err(error) => {
+                tell(&subscriber.name, delivery, &error);
+                let (handler, retries) = (subscriber.name.clone(), subscriber.options.retries);
+                failures.push(Failure { handler, retries, error });
+            }
         }
     }
-    match (handled, failures.is_empty()) {
+    match (is_wanted || !tries.is_empty(), failures.is_empty()) {
         (false, _) => Outcome::Skipped,
         (true, true) => Outcome::Handled,
-        (true, false) => Outcome::Failed(failures),
+        (true, false) => Outcome::Failed { failures, succeeded },
     }
+}
+
+fn tell(handler: &Name, delivery: &Delivery, error: &HandlerError) {
+    let metadata = delivery.metadata();
+    tracing::warn!(
+        %handler, group = %delivery.group(), event_type = %metadata.event_type(), event_id = %metadata.event_id(),
+        attempt = delivery.attempt(), %error, "handler failed"
+    );
 }

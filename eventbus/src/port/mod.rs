@@ -11,6 +11,7 @@ mod checkpoint;
 mod consuming;
 mod delivery;
 mod dispatch;
+mod hand;
 mod page;
 mod relay;
 mod retry;
@@ -20,6 +21,7 @@ mod stats;
 mod store;
 mod subscribers;
 mod transaction;
+mod tries;
 
 pub use address::redacted;
 pub use bus::{ConsumeError, EventBus, GroupProgress, MessageId, PublishError, ShutdownError};
@@ -27,7 +29,8 @@ pub use check::{InvalidPayload, check_ids, check_payloads, first_result};
 pub use checkpoint::{CheckpointError, Checkpoints};
 pub use consuming::{Consuming, StopSignal};
 pub use delivery::{Delivery, HandlerError, HandlerErrorKind};
-pub use dispatch::{Failure, HandleFn, HandlerOptions, Outcome, Subscriber, dispatch};
+pub use dispatch::{Failure, HandleFn, HandlerOptions, Limits, Outcome, Subscriber, dispatch};
+pub use hand::{Desk, Hand, Settled, Taken, Verdict};
 pub use page::{Page, paged};
 pub use relay::{PublishRange, RangeOutcome};
 pub use retry::RetryPolicy;
@@ -37,6 +40,7 @@ pub use stats::{BusCounters, BusStats, GroupInfo, StreamInfo, StreamSummary};
 pub use store::{AppendError, AppendEvents, Direction, EventStore, ReadError, ReadFeed, ReadStream, RecordStream};
 pub use subscribers::{Subscribers, Subscription};
 pub use transaction::{FromTransaction, Transaction, TransactionSlot, Transactions};
+pub use tries::{Failed, Tries};
 
 /// A boxed future that can move between threads.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

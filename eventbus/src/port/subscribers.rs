@@ -32,10 +32,22 @@ impl Default for Subscribers {
 }
 
 impl Subscribers {
-    /// Adds a subscriber to a group, from the next delivery on.
+    /// Adds a subscriber to a group, from the next delivery on. One whose name is taken in its group gets a number
+    /// behind it (`name#2`): who has succeeded and who has not is told by names.
     pub fn add(&self, group: Name, subscriber: Subscriber) -> Subscription {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        self.write().push(Entry { id, group: group.clone(), subscriber });
+        let mut entries = self.write();
+        let is_taken = |name: &Name| entries.iter().any(|e| e.group == group && e.subscriber.name() == name);
+        let subscriber = match is_taken(subscriber.name()) {
+            true => {
+                let mut names = (2..).map(|number| subscriber.name().numbered(number));
+                let free = names.find(|name| !is_taken(name));
+                subscriber.renamed(free)
+            }
+            false => subscriber,
+        };
+        entries.push(Entry { id, group: group.clone(), subscriber });
+        drop(entries);
         self.changed.send_replace(());
         Subscription { id, group, subscribers: self.clone() }
     }
@@ -72,6 +84,14 @@ impl Subscribers {
     #[must_use]
     pub fn wildcard_count(&self) -> usize {
         self.read().iter().filter(|entry| entry.subscriber.is_wildcard()).count()
+    }
+
+    /// The largest number of deliveries that a subscriber of the group wants at once; 0 if none says it.
+    pub(super) fn most_concurrency(&self, group: &Name) -> usize {
+        let entries = self.read();
+        let of_group = entries.iter().filter(|entry| entry.group == *group);
+        let most = of_group.filter_map(|entry| entry.subscriber.options().concurrency).max();
+        most.unwrap_or_default() as usize
     }
 
     /// Watches for subscribers that come or go.

@@ -7,7 +7,7 @@ use std::{
 use eventbus::{
     __private::{HandlerRegistration, inventory},
     Handler, HandlerErrorKind, InMemoryEventBus,
-    port::{Delivery, EventBus, Outcome, StateMap, dispatch},
+    port::{Delivery, EventBus, Limits, Outcome, StateMap, Tries, dispatch},
     prelude::*,
 };
 
@@ -100,7 +100,7 @@ async fn run<H: Handler>(state: &StateMap, event: RecordedEvent) -> Outcome {
     bus.subscribe_handler::<H>(state).unwrap();
     let group = bus.subscribers().groups().remove(0);
     let delivery = Delivery::new(event, group.clone()).with_attempt(2);
-    dispatch(&bus.subscribers().of_group(&group), &delivery).await
+    dispatch(&bus.subscribers().of_group(&group), &delivery, &Tries::default(), &Limits::default()).await
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn errors_are_retried_and_undecodable_events_are_not() {
     let created = record("OrderCreated", r#"{"customer_id":"ada"}"#);
     let garbage = record("OrderCreated", r#"{"customer_id":1}"#);
     for (event, kind) in [(created, HandlerErrorKind::Retry), (garbage, HandlerErrorKind::Undecodable)] {
-        let Outcome::Failed(failures) = run::<send_receipt>(&state, event).await else {
+        let Outcome::Failed { failures, .. } = run::<send_receipt>(&state, event).await else {
             panic!("it failed");
         };
         assert_eq!(failures[0].handler, "send_receipt");

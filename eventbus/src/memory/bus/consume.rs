@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Resume, Shared, cursor::Taken};
 use crate::{
     domain::{name::Name, stream::Position},
-    port::{CheckpointError, Checkpoints, Delivery, Outcome, StopSignal, dispatch},
+    port::{CheckpointError, Checkpoints, Delivery, Limits, Outcome, StopSignal, Tries, dispatch},
 };
 
 /// How many events are handled between two checkpoints, at most.
@@ -55,7 +55,8 @@ async fn handle_batch(shared: &Shared, group: &Name, stop: &StopSignal) -> bool 
 async fn handle(shared: &Shared, group: &Name, taken: Taken) -> bool {
     let delivery = Delivery::new(taken.record, group.clone()).with_attempt(taken.attempt).with_message_id(taken.id);
     shared.counters.events_consumed(1);
-    let outcome = dispatch(&shared.subscribers.of_group(group), &delivery).await;
+    let subscribers = shared.subscribers.of_group(group);
+    let outcome = dispatch(&subscribers, &delivery, &Tries::default(), &Limits::default()).await;
     let groups = shared.subscribers.groups();
     let mut log = shared.log();
     match outcome {
@@ -68,7 +69,7 @@ async fn handle(shared: &Shared, group: &Name, taken: Taken) -> bool {
             log.cursor(group).put_back(taken.number);
             return false;
         }
-        Outcome::Failed(failures) => {
+        Outcome::Failed { failures, .. } => {
             log.cursor(group).fail(taken.number);
             shared.counters.events_processed_failed(1);
             shared.counters.handler_errors(failures.len() as u64);

@@ -1,0 +1,40 @@
+//! How a group's entries are handled.
+
+use std::{fmt, sync::Arc};
+
+use tracing::Span;
+
+use crate::{
+    domain::name::Name,
+    port::{BusCounters, Delivery, RetryPolicy, Subscribers, dispatch::Limits},
+};
+
+/// How a group's entries are handled.
+#[derive(Clone)]
+pub struct Desk {
+    /// The group.
+    pub group: Name,
+    /// Its handlers, and those of other groups.
+    pub subscribers: Subscribers,
+    /// Where deliveries are counted.
+    pub counters: Arc<BusCounters>,
+    /// How often and when a failed delivery is tried again.
+    pub retry: RetryPolicy,
+    /// How many at once, and how fast.
+    pub limits: Limits,
+    /// Makes the span around the handlers of a delivery.
+    pub span: Arc<dyn Fn(&Delivery) -> Span + Send + Sync>,
+}
+
+impl Desk {
+    /// How many workers it takes: as many as the handler wants that wants most.
+    pub(super) fn workers(&self) -> usize {
+        self.subscribers.most_concurrency(&self.group).max(self.limits.concurrency).max(1)
+    }
+}
+
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk").field("group", &self.group).field("retry", &self.retry).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,212 @@
+//! What a consumer has in hand: entries that were read and are not done with, and the workers that handle them.
+//!
+//! A bus takes entries in with [`Hand::add`], runs [`Hand::work`] as often as it wants entries handled at once, writes
+//! down what came of them ([`Hand::settled`]), and says so ([`Hand::let_go`]).
+//!
+//! Keep: entries of one aggregate are handled one after the other, in the order they came, also over retries; the others
+//! flow meanwhile.
+
+mod desk;
+mod state;
+mod work;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::{MessageId, Tries};
+use crate::domain::record::RecordedEvent;
+
+pub use desk::Desk;
+use state::State;
+
+/// An entry that a consumer has taken.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Taken {
+    /// What the bus calls it.
+    pub id: MessageId,
+    /// The event.
+    pub record: RecordedEvent,
+    /// What came of it before.
+    pub tries: Tries,
+    /// Whether a consumer that died had it: it may have been the cause.
+    pub is_left_over: bool,
+}
+
+impl Taken {
+    /// An entry that nobody had before.
+    #[must_use]
+    pub fn new(id: MessageId, record: RecordedEvent) -> Self {
+        Self { id, record, tries: Tries::default(), is_left_over: false }
+    }
+
+    /// An entry of which something came before, or that a consumer left over which died.
+    #[must_use]
+    pub fn again(id: MessageId, record: RecordedEvent, tries: Tries) -> Self {
+        Self { id, record, tries, is_left_over: true }
+    }
+}
+
+/// What came of an entry, to be written down.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Settled {
+    /// What the bus calls it.
+    pub id: MessageId,
+    /// The event; nothing if it is none.
+    pub record: Option<RecordedEvent>,
+    /// What is to be done.
+    pub verdict: Verdict,
+}
+
+/// What is to be done with an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// All handlers have succeeded: acknowledge it, then [`Hand::let_go`].
+    Acknowledge {
+        /// Whether something about its tries was written down before.
+        has_tries: bool,
+    },
+    /// No handler here wants it: acknowledge it unless another consumer of the group wants it, then [`Hand::let_go`].
+    Skip,
+    /// It is tried again later and stays in hand: write its tries down.
+    Retry(Tries),
+    /// It is about to be handled, and may have killed the consumer that had it before: write its tries down, then
+    /// [`Hand::begin`].
+    Begin(Tries),
+    /// Its attempts are used up: make it a dead letter, then [`Hand::let_go`].
+    Bury(Tries),
+}
+
+/// What a consumer has in hand, shared between its tasks.
+#[derive(Debug)]
+pub struct Hand {
+    state: Mutex<State>,
+    limit: usize,
+    backlog: usize,
+    /// Tells workers that there may be something to do.
+    work: Notify,
+    /// Tells the bus that there is something to write down.
+    outbox: Notify,
+    /// Tells the bus that there may be room again.
+    room: Notify,
+}
+
+impl Hand {
+    /// An empty hand that holds `limit` entries, and is not filled further while `backlog` of them wait for a worker.
+    #[must_use]
+    pub fn new(limit: usize, backlog: usize) -> Self {
+        let (work, outbox, room) = (Notify::new(), Notify::new(), Notify::new());
+        Self { state: Mutex::default(), limit, backlog: backlog.max(1), work, outbox, room }
+    }
+
+    /// Takes entries in that are not in hand already; says how many.
+    pub fn add(&self, taken: impl IntoIterator<Item = Taken>) -> usize {
+        let now = Instant::now();
+        let mut state = self.state();
+        let before = state.len();
+        for taken in taken {
+            state.add(taken, now);
+        }
+        let added = state.len() - before;
+        drop(state);
+        self.work.notify_waiters();
+        added
+    }
+
+    /// Takes in what no handler can ever handle, as it is no event.
+    pub fn add_hopeless(&self, id: MessageId, tries: Tries) {
+        if self.state().add_hopeless(id, tries) {
+            self.outbox.notify_one();
+        }
+    }
+
+    /// Whether an entry is in hand.
+    #[must_use]
+    pub fn contains(&self, id: &MessageId) -> bool {
+        self.state().contains(id)
+    }
+
+    /// The entries in hand, unsorted.
+    #[must_use]
+    pub fn ids(&self) -> Vec<MessageId> {
+        self.state().ids()
+    }
+
+    /// How many entries are in hand: being handled, waiting for a retry, parked, or not yet written down.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.state().len()
+    }
+
+    /// Whether nothing is in hand.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many more entries it holds.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.limit.saturating_sub(self.len())
+    }
+
+    /// Waits until it is to be filled, and says how many entries it holds then.
+    pub async fn room(&self) -> usize {
+        loop {
+            let mut changed = std::pin::pin!(self.room.notified());
+            changed.as_mut().enable();
+            let free = self.free();
+            if free > 0 && self.state().startable() < self.backlog {
+                return free;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until it may be worth a round trip to write down what came of entries. Nothing may have come of any.
+    pub async fn settled(&self) {
+        self.outbox.notified().await;
+    }
+
+    /// What came of entries, in order; each is handed out once.
+    pub fn take_settled(&self) -> Vec<Settled> {
+        self.state().drain()
+    }
+
+    /// It is written down that these are begun.
+    pub fn begin<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
+        let mut state = self.state();
+        for id in ids {
+            state.begin(id);
+        }
+        drop(state);
+        self.work.notify_waiters();
+    }
+
+    /// Lets entries go: they are done with, or someone else has taken them over. A handler that has one is cancelled.
+    pub fn let_go<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let startable = state.startable();
+        for id in ids {
+            state.remove(id, now);
+        }
+        let has_freed = state.startable() > startable;
+        drop(state);
+        self.room.notify_one();
+        if has_freed {
+            self.work.notify_waiters();
+        }
+    }
+
+    /// Lets go of everything that is not being handled and has nothing to be written down.
+    pub fn give_back(&self) -> Vec<MessageId> {
+        self.state().remove_idle()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,347 @@
+//! The state of what a consumer has in hand: no clock, no tasks, no locks.
+//!
+//! Keep: of one aggregate only the first entry in hand is startable; the others are parked behind it until it is done
+//! with. An entry leaves the hand when what became of it is written down, or when someone else has taken it over.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry},
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::{Settled, Taken, Verdict};
+use crate::{
+    domain::record::RecordedEvent,
+    port::{MessageId, Outcome, RetryPolicy, Tries, tries::Next},
+};
+
+/// An aggregate, as far as order goes: two that share a number only wait for each other without need.
+type Lane = u64;
+
+#[derive(Debug)]
+struct Item {
+    id: MessageId,
+    /// Nothing, if it is no event.
+    record: Option<RecordedEvent>,
+    tries: Tries,
+    is_left_over: bool,
+    lane: Lane,
+    stage: Stage,
+}
+
+impl Item {
+    fn settled(&self, verdict: Verdict) -> Settled {
+        Settled { id: self.id.clone(), record: self.record.clone(), verdict }
+    }
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Behind another entry of its aggregate.
+    Parked,
+    /// To be tried again later.
+    Waiting(Instant),
+    /// Left by a consumer that died, which may have been its fault: startable as soon as that is written down.
+    Suspect,
+    /// It is being written down that it is begun.
+    Marking,
+    /// Startable.
+    Ready,
+    /// A worker has it.
+    Running(Arc<Notify>),
+    /// Done with; the next of its aggregate may run.
+    Settled,
+    /// To become a dead letter; the next of its aggregate waits until it is one.
+    Burying,
+}
+
+/// An entry that a worker is to handle.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) number: u64,
+    pub(super) id: MessageId,
+    pub(super) record: RecordedEvent,
+    pub(super) tries: Tries,
+}
+
+/// What a worker may do next.
+#[derive(Debug)]
+pub(super) enum Turn {
+    Work(Job),
+    /// Nothing to do, until this time at most.
+    Idle(Option<Instant>),
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// It is to be acknowledged, when that suits.
+    Plainly,
+    /// Something else is to be written down, soon.
+    Specially,
+    /// There is nothing to write down.
+    InVain,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    hasher: RandomState,
+    items: HashMap<u64, Item>,
+    numbers: HashMap<MessageId, u64>,
+    /// The entries of each aggregate in the order they came.
+    lanes: HashMap<Lane, VecDeque<u64>>,
+    ready: BTreeSet<u64>,
+    suspects: BTreeSet<u64>,
+    waiting: BTreeSet<(Instant, u64)>,
+    /// Suspects that were begun, or are about to be.
+    begun: BTreeSet<u64>,
+    /// What is to be written down, in order.
+    outbox: Vec<Settled>,
+    next: u64,
+}
+
+impl State {
+    pub(super) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// How many could be started now.
+    pub(super) fn startable(&self) -> usize {
+        self.ready.len() + self.suspects.len()
+    }
+
+    pub(super) fn contains(&self, id: &MessageId) -> bool {
+        self.numbers.contains_key(id)
+    }
+
+    /// The ids of all entries, unsorted.
+    pub(super) fn ids(&self) -> Vec<MessageId> {
+        self.numbers.keys().cloned().collect()
+    }
+
+    /// What is to be written down, in order; it is handed out once.
+    pub(super) fn drain(&mut self) -> Vec<Settled> {
+        std::mem::take(&mut self.outbox)
+    }
+
+    /// How many wait to be written down.
+    pub(super) fn unwritten(&self) -> usize {
+        self.outbox.len()
+    }
+
+    /// Takes an entry in. False: it is there already.
+    pub(super) fn add(&mut self, taken: Taken, now: Instant) -> bool {
+        let Taken { id, record, tries, is_left_over } = taken;
+        let lane = self.hasher.hash_one(record.metadata().stream());
+        let item = Item { id, record: Some(record), tries, is_left_over, lane, stage: Stage::Parked };
+        let Some(number) = self.insert(item) else {
+            return false;
+        };
+        let queue = self.lanes.entry(lane).or_default();
+        queue.push_back(number);
+        if queue.len() == 1 {
+            self.activate(number, now);
+        }
+        true
+    }
+
+    /// Takes in what no handler can ever handle. False: it is there already.
+    pub(super) fn add_hopeless(&mut self, id: MessageId, tries: Tries) -> bool {
+        let item = Item { id, record: None, tries, is_left_over: false, lane: 0, stage: Stage::Burying };
+        let settled = item.settled(Verdict::Bury(item.tries.clone()));
+        let is_new = self.insert(item).is_some();
+        if is_new {
+            self.outbox.push(settled);
+        }
+        is_new
+    }
+
+    fn insert(&mut self, item: Item) -> Option<u64> {
+        let number = self.next;
+        match self.numbers.entry(item.id.clone()) {
+            Entry::Occupied(_) => return None,
+            Entry::Vacant(vacant) => vacant.insert(number),
+        };
+        self.next += 1;
+        self.items.insert(number, item);
+        Some(number)
+    }
+
+    /// The first of its aggregate: may it start?
+    fn activate(&mut self, number: u64, now: Instant) {
+        let Some(item) = self.items.get_mut(&number) else {
+            return;
+        };
+        let wait = item.tries.wait();
+        if !wait.is_zero() {
+            item.stage = Stage::Waiting(now + wait);
+            self.waiting.insert((now + wait, number));
+        } else if item.is_left_over {
+            item.stage = Stage::Suspect;
+            self.suspects.insert(number);
+        } else {
+            item.stage = Stage::Ready;
+            self.ready.insert(number);
+        }
+    }
+
+    /// What a worker is to do: the first that came of those that may start.
+    pub(super) fn take(&mut self, worker: &Arc<Notify>, workers: usize, policy: &RetryPolicy, now: Instant) -> Turn {
+        self.wake(now);
+        self.begin_suspects(workers, policy);
+        let started = self.ready.pop_first().and_then(|number| {
+            let item = self.items.get_mut(&number)?;
+            let record = item.record.clone()?;
+            item.stage = Stage::Running(Arc::clone(worker));
+            Some(Job { number, id: item.id.clone(), record, tries: item.tries.clone() })
+        });
+        match started {
+            Some(job) => Turn::Work(job),
+            None => Turn::Idle(self.waiting.first().map(|(at, _)| *at)),
+        }
+    }
+
+    /// Those that have waited long enough may start.
+    fn wake(&mut self, now: Instant) {
+        while let Some((_, number)) = self.waiting.first().copied().filter(|(at, _)| *at <= now) {
+            self.waiting.pop_first();
+            if let Some(item) = self.items.get_mut(&number) {
+                item.tries.next_at = None;
+            }
+            self.activate(number, now);
+        }
+    }
+
+    /// Has it written down that suspects are begun: as many as there are workers, but one that was begun before in vain
+    /// only alone, so that one that kills the process takes no other suspect with it.
+    fn begin_suspects(&mut self, workers: usize, policy: &RetryPolicy) {
+        while self.begun.len() < workers {
+            let Some(number) = self.suspects.first().copied() else {
+                return;
+            };
+            let Some(item) = self.items.get_mut(&number) else {
+                self.suspects.remove(&number);
+                continue;
+            };
+            if item.tries.crashes > 0 && !self.begun.is_empty() {
+                return;
+            }
+            self.suspects.remove(&number);
+            let settled = if item.tries.begin_again(policy) {
+                item.stage = Stage::Marking;
+                self.begun.insert(number);
+                item.settled(Verdict::Begin(item.tries.clone()))
+            } else {
+                item.tries.give_up_crashing();
+                item.stage = Stage::Burying;
+                item.settled(Verdict::Bury(item.tries.clone()))
+            };
+            self.outbox.push(settled);
+        }
+    }
+
+    /// It is written down that the entry is begun.
+    pub(super) fn begin(&mut self, id: &MessageId) {
+        let Some(number) = self.numbers.get(id).copied() else {
+            return;
+        };
+        if let Some(item) = self.items.get_mut(&number)
+            && matches!(item.stage, Stage::Marking)
+        {
+            item.stage = Stage::Ready;
+            item.is_left_over = false;
+            self.ready.insert(number);
+        }
+    }
+
+    /// Whether a worker still has the entry.
+    pub(super) fn is_running(&self, number: u64) -> bool {
+        self.items.get(&number).is_some_and(|item| matches!(item.stage, Stage::Running(_)))
+    }
+
+    /// A worker has handled an entry. Nothing happens if someone else has taken it over meanwhile.
+    pub(super) fn settle(&mut self, number: u64, outcome: Outcome, policy: &RetryPolicy, now: Instant) -> Ended {
+        let Some(item) = self.items.get_mut(&number).filter(|item| matches!(item.stage, Stage::Running(_))) else {
+            return Ended::InVain;
+        };
+        let next = match outcome {
+            Outcome::Unattended => {
+                item.stage = Stage::Ready;
+                self.ready.insert(number);
+                return Ended::InVain;
+            }
+            Outcome::Skipped => None,
+            Outcome::Handled => Some(item.tries.succeed()),
+            Outcome::Failed { failures, succeeded } => Some(item.tries.fail(&failures, &succeeded, policy)),
+        };
+        self.begun.remove(&number);
+        let (verdict, ended) = match next {
+            None => (Verdict::Skip, Ended::Plainly),
+            Some(Next::Done) => (Verdict::Acknowledge { has_tries: item.tries != Tries::default() }, Ended::Plainly),
+            Some(Next::RetryAfter(delay)) => {
+                item.stage = Stage::Waiting(now + delay);
+                self.waiting.insert((now + delay, number));
+                (Verdict::Retry(item.tries.clone()), Ended::Specially)
+            }
+            Some(Next::GiveUp) => {
+                item.stage = Stage::Burying;
+                (Verdict::Bury(item.tries.clone()), Ended::Specially)
+            }
+        };
+        self.outbox.push(item.settled(verdict));
+        if matches!(ended, Ended::Plainly) {
+            item.stage = Stage::Settled;
+            let lane = item.lane;
+            self.leave_lane(lane, number, now);
+        }
+        ended
+    }
+
+    /// Lets an entry go, whatever its stage; a worker that has it is told. False: it was not there.
+    pub(super) fn remove(&mut self, id: &MessageId, now: Instant) -> bool {
+        let Some(number) = self.numbers.remove(id) else {
+            return false;
+        };
+        let Some(item) = self.items.remove(&number) else {
+            return false;
+        };
+        self.begun.remove(&number);
+        match item.stage {
+            Stage::Settled => return true, // it has left its lane
+            Stage::Running(worker) => worker.notify_one(),
+            Stage::Waiting(at) => drop(self.waiting.remove(&(at, number))),
+            Stage::Ready => drop(self.ready.remove(&number)),
+            Stage::Suspect => drop(self.suspects.remove(&number)),
+            Stage::Parked | Stage::Marking | Stage::Burying => {}
+        }
+        self.leave_lane(item.lane, number, now);
+        true
+    }
+
+    /// Lets go of everything that nobody has begun and nothing is to be written down about.
+    pub(super) fn remove_idle(&mut self) -> Vec<MessageId> {
+        let is_idle = |item: &&Item| !matches!(item.stage, Stage::Running(_) | Stage::Settled | Stage::Burying);
+        let ids: Vec<_> = self.items.values().filter(is_idle).map(|item| item.id.clone()).collect();
+        let now = Instant::now();
+        for id in &ids {
+            self.remove(id, now);
+        }
+        ids
+    }
+
+    /// The entry does not hold up others of its aggregate any more.
+    fn leave_lane(&mut self, lane: Lane, number: u64, now: Instant) {
+        let Some(queue) = self.lanes.get_mut(&lane) else {
+            return;
+        };
+        let was_first = queue.front() == Some(&number);
+        queue.retain(|other| *other != number);
+        match queue.front().copied() {
+            None => drop(self.lanes.remove(&lane)),
+            Some(next) if was_first => self.activate(next, now),
+            Some(_) => {}
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The workers that handle what is in hand.
+
+use std::{pin::pin, sync::Arc};
+
+use tokio::{
+    sync::{Notify, watch},
+    task::{JoinError, JoinSet},
+    time::Instant,
+};
+use tracing::Instrument;
+
+use super::{
+    Desk, Hand,
+    state::{Ended, Job, Turn},
+};
+use crate::port::{BusCounters, Delivery, Outcome, StopSignal, Subscriber, dispatch};
+
+/// How many entries may wait to be written down while there is more to handle.
+const TOGETHER: usize = 64;
+
+impl Hand {
+    /// Handles entries until it is to stop, as many at once as the handlers allow; ends when the last is handled.
+    pub async fn work(self: &Arc<Self>, desk: &Desk, stop: &StopSignal) {
+        let mut changes = desk.subscribers.watch();
+        let mut workers = JoinSet::new();
+        while !stop.is_stopped() {
+            changes.mark_unchanged();
+            while workers.len() < desk.workers() {
+                let (hand, desk, stop) = (Arc::clone(self), desk.clone(), stop.clone());
+                workers.spawn(async move { hand.work_alone(&desk, &stop).await });
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                Some(ended) = workers.join_next() => propagate(ended),
+                () = stop.stopped() => {}
+            }
+        }
+        while let Some(ended) = workers.join_next().await {
+            propagate(ended);
+        }
+    }
+
+    async fn work_alone(&self, desk: &Desk, stop: &StopSignal) {
+        let taken_over = Arc::new(Notify::new());
+        let mut handlers = Handlers::new(desk);
+        while let Some(job) = self.next_job(desk, &taken_over, &mut handlers, stop).await {
+            let attempt = job.tries.attempts.saturating_add(1);
+            let delivery = Delivery::new(job.record, desk.group.clone()).with_attempt(attempt).with_message_id(job.id);
+            desk.counters.events_consumed(1);
+            let span = (desk.span)(&delivery);
+            let handling = dispatch(&handlers.now, &delivery, &job.tries, &desk.limits).instrument(span);
+            let outcome = tokio::select! {
+                biased;
+                outcome = handling => outcome,
+                () = self.until_taken_over(&taken_over, job.number) => continue,
+            };
+            count(&desk.counters, &outcome);
+            self.settle(job.number, outcome, desk);
+        }
+    }
+
+    /// The next entry to handle; nothing when it is to stop.
+    async fn next_job(
+        &self,
+        desk: &Desk,
+        worker: &Arc<Notify>,
+        handlers: &mut Handlers,
+        stop: &StopSignal,
+    ) -> Option<Job> {
+        loop {
+            let mut changed = pin!(self.work.notified());
+            changed.as_mut().enable();
+            if stop.is_stopped() {
+                return None;
+            }
+            handlers.refresh(desk);
+            let due = match self.take(desk, worker, handlers) {
+                Turn::Work(job) => return Some(job),
+                Turn::Idle(due) => due,
+            };
+            tokio::select! {
+                () = changed => {}
+                () = until(due) => {}
+                _ = handlers.changes.changed() => handlers.is_stale = true,
+                () = stop.stopped() => {}
+            }
+        }
+    }
+
+    fn take(&self, desk: &Desk, worker: &Arc<Notify>, handlers: &Handlers) -> Turn {
+        if handlers.now.is_empty() {
+            return Turn::Idle(None);
+        }
+        let mut state = self.state();
+        let unwritten = state.unwritten();
+        let turn = state.take(worker, desk.workers(), &desk.retry, Instant::now());
+        let (has_more, startable) = (state.unwritten() > unwritten, state.startable());
+        drop(state);
+        if has_more {
+            self.outbox.notify_one();
+        }
+        if startable > 0 {
+            self.work.notify_one(); // another worker may be idle
+        }
+        if startable < self.backlog {
+            self.room.notify_one();
+        }
+        turn
+    }
+
+    /// Waits until a worker does not have an entry any more, as somebody else has it.
+    async fn until_taken_over(&self, taken_over: &Notify, number: u64) {
+        loop {
+            taken_over.notified().await;
+            // the word may be about an entry before
+            if !self.state().is_running(number) {
+                return;
+            }
+        }
+    }
+
+    fn settle(&self, number: u64, outcome: Outcome, desk: &Desk) {
+        let mut state = self.state();
+        let ended = state.settle(number, outcome, &desk.retry, Instant::now());
+        let is_time = state.unwritten() >= TOGETHER || state.startable() == 0;
+        drop(state);
+        if matches!(ended, Ended::Specially) || (is_time && matches!(ended, Ended::Plainly)) {
+            self.outbox.notify_one();
+        }
+    }
+}
+
+/// A worker panics only if we have made a mistake: let it be seen, and the consumer begin anew.
+fn propagate(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn count(counters: &BusCounters, outcome: &Outcome) {
+    match outcome {
+        Outcome::Handled => counters.events_processed_success(1),
+        Outcome::Failed { failures, .. } => {
+            counters.events_processed_failed(1);
+            counters.handler_errors(failures.len() as u64);
+        }
+        Outcome::Skipped | Outcome::Unattended => {}
+    }
+}
+
+/// The handlers of a group, as they were last.
+struct Handlers {
+    now: Vec<Subscriber>,
+    changes: watch::Receiver<()>,
+    is_stale: bool,
+}
+
+impl Handlers {
+    fn new(desk: &Desk) -> Self {
+        Self { now: Vec::new(), changes: desk.subscribers.watch(), is_stale: true }
+    }
+
+    /// Notices subscribers that came or went.
+    fn refresh(&mut self, desk: &Desk) {
+        if self.is_stale || self.changes.has_changed().unwrap_or_default() {
+            self.is_stale = false;
+            self.changes.mark_unchanged();
+            self.now = desk.subscribers.of_group(&desk.group);
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! What has come of an entry so far, and what is to become of it; shared by all buses.
+//!
+//! Keep: each handler has a budget of its own, and one that has succeeded does not run again.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Failure, HandlerErrorKind, RetryPolicy};
+use crate::domain::name::Name;
+
+/// What the handlers of a group have made of an entry so far. It is empty until one of them has failed, or the process
+/// has died while they ran.
+///
+/// Times are milliseconds since 1970.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Tries {
+    /// How often the entry was handled and a handler failed.
+    pub attempts: u32,
+    /// How often an entry that a dead consumer had left was begun, and not ended since.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub crashes: u32,
+    /// The handlers that have succeeded, sorted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub done: Vec<String>,
+    /// The handlers that have not, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub failed: BTreeMap<String, Failed>,
+    /// When a handler failed first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_failed_at: Option<u64>,
+    /// When a handler failed last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failed_at: Option<u64>,
+    /// When to try again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_at: Option<u64>,
+    /// Whether all attempts are used up, and no dead letter was to be written.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_exhausted: bool,
+}
+
+/// A handler that has failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Failed {
+    /// How often.
+    pub attempts: u32,
+    /// Why, the last time.
+    pub error: String,
+    /// Whether it is not tried again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gave_up: bool,
+}
+
+/// What is to be done with an entry after its handlers ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Nothing is left to do.
+    Done,
+    /// Try again after this time.
+    RetryAfter(Duration),
+    /// All attempts are used up.
+    GiveUp,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// How much of an error's text is kept, in bytes.
+const MAX_ERROR_BYTES: usize = 4_000;
+
+fn shortened(mut text: String) -> String {
+    if text.len() > MAX_ERROR_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_ERROR_BYTES));
+        text.push('…');
+    }
+    text
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Tries {
+    /// An entry that did not get as far as a handler: it can never be handled.
+    #[must_use]
+    pub fn hopeless(error: String) -> Self {
+        let now = Some(millis(SystemTime::now()));
+        let failed = Failed { attempts: 0, error: shortened(error), gave_up: true };
+        Self {
+            failed: BTreeMap::from([(String::new(), failed)]),
+            first_failed_at: now,
+            last_failed_at: now,
+            ..Self::default()
+        }
+    }
+
+    /// Whether nothing went wrong so far.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.done.is_empty() && self.failed.is_empty()
+    }
+
+    /// Whether a handler is not to run any more.
+    #[must_use]
+    pub fn is_done_with(&self, handler: &str) -> bool {
+        !self.is_empty()
+            && (self.done.iter().any(|done| done == handler)
+                || self.failed.get(handler).is_some_and(|failed| failed.gave_up))
+    }
+
+    /// The handlers that failed, sorted and separated by commas; empty if it did not get as far as a handler.
+    #[must_use]
+    pub fn handlers(&self) -> String {
+        let names: Vec<&str> = self.failed.keys().map(String::as_str).filter(|name| !name.is_empty()).collect();
+        names.join(",")
+    }
+
+    /// Why the handlers failed; each error is named by its handler where there are several.
+    #[must_use]
+    pub fn errors(&self) -> String {
+        let words = |(name, failed): (&String, &Failed)| match self.failed.len() {
+            1 => failed.error.clone(),
+            _ => format!("{name}: {}", failed.error),
+        };
+        let errors: Vec<String> = self.failed.iter().map(words).collect();
+        errors.join("; ")
+    }
+
+    /// How often the entry was tried in vain, for the handler that was tried most.
+    #[must_use]
+    pub fn most_attempts(&self) -> u32 {
+        self.failed.values().map(|failed| failed.attempts).max().unwrap_or_default()
+    }
+
+    /// Its handlers ran, and those left have succeeded.
+    pub(crate) fn succeed(&self) -> Next {
+        if self.failed.values().any(|failed| failed.gave_up) { Next::GiveUp } else { Next::Done }
+    }
+
+    /// Its handlers ran, and some failed.
+    pub(crate) fn fail(&mut self, failures: &[Failure], succeeded: &[Name], policy: &RetryPolicy) -> Next {
+        let now = SystemTime::now();
+        self.attempts = self.attempts.saturating_add(1);
+        self.crashes = 0;
+        self.first_failed_at = self.first_failed_at.or(Some(millis(now)));
+        self.last_failed_at = Some(millis(now));
+        for name in succeeded {
+            self.failed.remove(name.as_str());
+            self.done.push(name.to_string());
+        }
+        self.done.sort();
+        let delays = failures.iter().filter_map(|failure| self.fail_one(failure, policy));
+        let next = match delays.max() {
+            Some(delay) => Next::RetryAfter(delay),
+            None => Next::GiveUp,
+        };
+        self.next_at = match next {
+            Next::RetryAfter(delay) => Some(millis(now + delay)),
+            _ => None,
+        };
+        next
+    }
+
+    /// When the handler is to run again; `None` if it gives up.
+    fn fail_one(&mut self, failure: &Failure, policy: &RetryPolicy) -> Option<Duration> {
+        let failed = self.failed.entry(failure.handler.to_string()).or_default();
+        failed.attempts = failed.attempts.saturating_add(1);
+        failed.error = shortened(failure.error.to_string());
+        let budget = failure.retries.unwrap_or(policy.max_retries);
+        failed.gave_up = failure.error.is_permanent() || failed.attempts > budget;
+        match failure.error.kind() {
+            _ if failed.gave_up => None,
+            HandlerErrorKind::RetryAfter(delay) => Some(delay),
+            _ => Some(policy.jittered(failed.attempts)),
+        }
+    }
+
+    /// The consumer died while its handlers ran, as far as is known. False: that happened as often as it may.
+    pub(crate) fn begin_again(&mut self, policy: &RetryPolicy) -> bool {
+        let budget = policy.max_retries.max(RetryPolicy::default().max_retries);
+        if self.crashes >= budget {
+            return false;
+        }
+        self.crashes += 1;
+        true
+    }
+
+    /// The process dies whenever the handlers run.
+    pub(crate) fn give_up_crashing(&mut self) {
+        let now = Some(millis(SystemTime::now()));
+        let error = format!("the process ended {} times while the event was handled", self.crashes + 1);
+        self.failed.insert(String::new(), Failed { attempts: self.crashes + 1, error, gave_up: true });
+        self.first_failed_at = self.first_failed_at.or(now);
+        self.last_failed_at = now;
+    }
+
+    /// How long is left until the next try, at most the time between the last failure and it: the clock of whoever
+    /// wrote it may differ.
+    pub(crate) fn wait(&self) -> Duration {
+        let Some(next) = self.next_at else {
+            return Duration::ZERO;
+        };
+        let longest = next.saturating_sub(self.last_failed_at.unwrap_or(next));
+        Duration::from_millis(next.saturating_sub(millis(SystemTime::now())).min(longest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::HandlerError;
+
+    const POLICY: RetryPolicy =
+        RetryPolicy { max_retries: 2, first_delay: Duration::from_secs(1), max_delay: Duration::from_secs(60) };
+
+    fn failure(handler: &'static str, retries: Option<u32>, error: HandlerError) -> Failure {
+        Failure { handler: Name::from_static(handler), retries, error }
+    }
+
+    fn plain(handler: &'static str) -> Failure {
+        failure(handler, None, "no".into())
+    }
+
+    #[test]
+    fn a_handler_runs_once_and_as_often_again_as_its_budget_says() {
+        let mut tries = Tries::default();
+        for _ in 0..2 {
+            assert!(matches!(tries.fail(&[plain("a")], &[], &POLICY), Next::RetryAfter(_)));
+        }
+        assert_eq!(tries.fail(&[plain("a")], &[], &POLICY), Next::GiveUp);
+        assert_eq!((tries.attempts, tries.most_attempts()), (3, 3));
+        let mut never = Tries::default();
+        assert_eq!(never.fail(&[failure("a", Some(0), "no".into())], &[], &POLICY), Next::GiveUp);
+    }
+
+    #[test]
+    fn a_handler_that_succeeded_or_gave_up_is_left_alone_while_others_are_tried() {
+        let mut tries = Tries::default();
+        let permanent = failure("b", None, HandlerError::permanent("never"));
+        let next = tries.fail(&[plain("a"), permanent], &[Name::from_static("c")], &POLICY);
+        assert!(matches!(next, Next::RetryAfter(_)), "a may still succeed");
+        assert!(!tries.is_done_with("a"));
+        assert!(tries.is_done_with("b") && tries.is_done_with("c"));
+        assert_eq!(tries.succeed(), Next::GiveUp, "b has failed for good");
+        assert_eq!((tries.handlers(), tries.errors()), ("a,b".into(), "a: no; b: never".into()));
+    }
+
+    #[test]
+    fn a_handler_that_recovers_is_no_failure() {
+        let mut tries = Tries::default();
+        tries.fail(&[plain("a"), plain("b")], &[], &POLICY);
+        tries.fail(&[plain("b")], &[Name::from_static("a")], &POLICY);
+        assert_eq!(tries.handlers(), "b");
+        assert_eq!(tries.succeed(), Next::Done);
+    }
+
+    #[test]
+    fn delays_grow_and_a_handler_may_ask_for_its_own() {
+        let mut tries = Tries::default();
+        let Next::RetryAfter(first) = tries.fail(&[plain("a")], &[], &POLICY) else { panic!("gave up") };
+        let Next::RetryAfter(second) = tries.fail(&[plain("a")], &[], &POLICY) else { panic!("gave up") };
+        assert!((500..=1_000).contains(&first.as_millis()), "{first:?}");
+        assert!((1_000..=2_000).contains(&second.as_millis()), "{second:?}");
+        let hour = Duration::from_secs(3_600);
+        let asked = failure("a", None, HandlerError::retry_after(hour, "later"));
+        assert_eq!(Tries::default().fail(&[asked], &[], &POLICY), Next::RetryAfter(hour));
+        let left = tries.wait();
+        assert!(left <= second && left + Duration::from_millis(500) > second, "{left:?} of {second:?}");
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_lengthens_no_wait() {
+        let now = millis(SystemTime::now());
+        let tries = Tries { last_failed_at: Some(now + 3_600_000), next_at: Some(now + 3_601_000), ..Tries::default() };
+        assert_eq!(tries.wait(), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn dying_again_and_again_has_a_budget_too() {
+        let mut tries = Tries::default();
+        let begun = (0..10).take_while(|_| tries.begin_again(&POLICY)).count();
+        assert_eq!(begun, 3, "at least the usual number of retries");
+        tries.give_up_crashing();
+        assert_eq!(tries.errors(), "the process ended 4 times while the event was handled");
+        assert_eq!(tries.succeed(), Next::GiveUp);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut tries = Tries::default();
+        tries.fail(&[plain("a")], &[Name::from_static("b")], &POLICY);
+        let json = serde_json::to_string(&tries).unwrap();
+        assert_eq!(serde_json::from_str::<Tries>(&json).unwrap(), tries);
+        assert_eq!(serde_json::from_str::<Tries>(r#"{"later":1}"#).unwrap(), Tries::default());
+    }
+}
