@@ -15,9 +15,8 @@ use crate::{
     RedisConnectError, RedisEventBusConfig, command,
     config::consumer_name,
     connection::{Link, boxed},
-    consume,
+    consumer::{self, Recovery, RecoveryStats},
     error::{ConfigMistake, InvalidConfig},
-    settle::Failures,
 };
 
 /// A bus on Redis Streams. Cloning shares it.
@@ -63,7 +62,6 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<BusCounters>,
     pub(crate) subscribers: Subscribers,
     pub(crate) consuming: Consuming,
-    pub(crate) failures: Failures,
 }
 
 impl RedisEventBus {
@@ -105,7 +103,6 @@ impl RedisEventBus {
                 counters,
                 subscribers: Subscribers::default(),
                 consuming: Consuming::default(),
-                failures: Failures::default(),
             }),
         })
     }
@@ -120,6 +117,29 @@ impl RedisEventBus {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         !self.shared.consuming.is_closed() && self.shared.link.is_up()
+    }
+
+    /// Takes over entries of the bus's own group that have been pending without a sign of life, whoever had them, and
+    /// handles each once with the subscribers of this bus. A consumer does that by itself while it consumes; this is for
+    /// a process that does not, or wants it now.
+    ///
+    /// Without subscribers nothing is taken over. A failed entry stays pending for the next recovery or consumer.
+    ///
+    /// # Errors
+    /// [`ConsumeError::Unavailable`] if the server cannot be asked; what was not written down is delivered again.
+    /// [`ConsumeError::ShutDown`] after a shutdown.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use eventbus_redis::{Recovery, RedisEventBus};
+    /// # async fn run(bus: RedisEventBus) -> eventbus::Result<()> {
+    /// let stats = bus.recover_pending_messages(Recovery::default()).await?;
+    /// println!("{} reprocessed, {} to the dead letters", stats.reprocessed, stats.dlq);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn recover_pending_messages(&self, recovery: Recovery) -> Result<RecoveryStats, ConsumeError> {
+        self.shared.recover(recovery).await
     }
 
     /// Asks the server for a sign of life.
@@ -177,7 +197,7 @@ impl EventBus for RedisEventBus {
     /// Creates the groups that are missing; they begin with the oldest event.
     async fn start_consuming(&self) -> Result<(), ConsumeError> {
         let shared = &self.shared;
-        let consume = |group, stop| consume::consume(Arc::clone(shared), group, stop);
+        let consume = |group, stop| consumer::consume(Arc::clone(shared), group, stop);
         shared.consuming.run(&shared.destination, &shared.subscribers, consume).await
     }
 

@@ -2,9 +2,13 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use eventbus::port::MessageId;
 use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Value, cmd, from_redis_value};
 
-use crate::wire::Fields;
+use crate::{connection::CommandError, wire::Fields};
+
+/// How many entries a script is given at once: the server does nothing else meanwhile.
+pub(crate) const TOGETHER: usize = 500;
 
 /// One entry of a stream as it came; the fields are gone when the entry was deleted while it was pending.
 #[derive(Debug)]
@@ -25,27 +29,15 @@ pub(crate) struct Reader<'a> {
 impl Reader<'_> {
     /// Entries that nobody of the group has read; waits for them if `block` is given.
     pub(crate) fn new_entries(&self, block: Option<Duration>) -> Cmd {
-        let mut command = self.command();
+        let mut command = cmd("XREADGROUP");
+        command.arg("GROUP").arg(self.group).arg(self.consumer);
+        command.arg("COUNT").arg(self.count);
         if let Some(block) = block {
             // 0 would wait for ever
             let ms = u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1);
             command.arg("BLOCK").arg(ms);
         }
         command.arg("STREAMS").arg(self.stream).arg(">");
-        command
-    }
-
-    /// Entries that this consumer has read and not acknowledged, after an id.
-    pub(crate) fn own_pending(&self, after: &str) -> Cmd {
-        let mut command = self.command();
-        command.arg("STREAMS").arg(self.stream).arg(after);
-        command
-    }
-
-    fn command(&self) -> Cmd {
-        let mut command = cmd("XREADGROUP");
-        command.arg("GROUP").arg(self.group).arg(self.consumer);
-        command.arg("COUNT").arg(self.count);
         command
     }
 }
@@ -80,6 +72,11 @@ pub(crate) fn group_exists(error: &RedisError) -> bool {
     error.code() == Some("BUSYGROUP")
 }
 
+/// Whether the group, or its stream, is gone.
+pub(crate) fn is_no_group(error: &CommandError) -> bool {
+    matches!(error, CommandError::Sent(error) if error.code() == Some("NOGROUP") || no_such_key(error))
+}
+
 /// Whether the server is there and refuses for good, until somebody changes something.
 pub(crate) fn is_refusal(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
@@ -91,10 +88,44 @@ fn no_such_key(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("no such key"))
 }
 
-pub(crate) fn acknowledge(stream: &str, group: &str, ids: &[String]) -> Cmd {
+pub(crate) fn acknowledge(stream: &str, group: &str, ids: &[MessageId]) -> Cmd {
     let mut command = cmd("XACK");
-    command.arg(stream).arg(group).arg(ids);
+    command.arg(stream).arg(group);
+    for id in ids {
+        command.arg(id.as_str());
+    }
     command
+}
+
+/// The ids that are pending on a consumer, from an id (`-`, or `(id` for those after it).
+pub(crate) fn pending_on(stream: &str, group: &str, consumer: &str, from: &str, count: usize) -> Cmd {
+    let mut command = cmd("XPENDING");
+    command.arg(stream).arg(group).arg(from).arg("+").arg(count).arg(consumer);
+    command
+}
+
+/// Reads the ids in the reply of [`pending_on`].
+pub(crate) fn ids(reply: Value) -> RedisResult<Vec<String>> {
+    let pending: Vec<(String, Value, Value, Value)> = read(reply)?;
+    Ok(pending.into_iter().map(|(id, ..)| id).collect())
+}
+
+/// How many entries are pending in a group.
+pub(crate) fn count_pending(stream: &str, group: &str) -> Cmd {
+    let mut command = cmd("XPENDING");
+    command.arg(stream).arg(group);
+    command
+}
+
+/// Reads the number in the reply of [`count_pending`].
+pub(crate) fn pending_count(reply: Value) -> RedisResult<u64> {
+    let (count, ..): (u64, Value, Value, Value) = read(reply)?;
+    Ok(count)
+}
+
+/// Reads a value of a reply.
+pub(crate) fn read<T: FromRedisValue>(value: Value) -> RedisResult<T> {
+    Ok(from_redis_value(value)?)
 }
 
 /// Adds entries in one round trip, as one transaction: the server takes all of them, or refuses all of them for want of
@@ -219,7 +250,8 @@ pub(crate) fn entries(reply: Value) -> RedisResult<Vec<Entry>> {
     entries.into_iter().map(entry).collect()
 }
 
-fn entry(value: Value) -> RedisResult<Entry> {
+/// Reads one entry of a stream.
+pub(crate) fn entry(value: Value) -> RedisResult<Entry> {
     let mut parts = match value {
         Value::Array(parts) => parts.into_iter(),
         _ => Vec::new().into_iter(),

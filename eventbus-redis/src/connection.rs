@@ -13,7 +13,8 @@ use std::{
 
 use eventbus::{BoxError, port::BusCounters};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, Value, aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, ScriptInvocation, Value,
+    aio::MultiplexedConnection,
 };
 use tokio::sync::Mutex;
 
@@ -130,6 +131,19 @@ impl Link {
         }
     }
 
+    /// Runs a script that may run twice; on a connection that turns out to be lost it does.
+    pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CommandError> {
+        let (mut connection, number) = self.connection().await?;
+        match script.invoke_async(&mut connection).await {
+            Err(error) if self.note(number, &error).await => {
+                let (mut connection, number) = self.connection().await?;
+                let reply = script.invoke_async(&mut connection).await;
+                self.noted(number, reply).await
+            }
+            reply => Ok(reply?),
+        }
+    }
+
     /// Sends commands once, in one round trip.
     pub(crate) async fn query_all<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, CommandError> {
         let (mut connection, number) = self.connection().await?;
@@ -195,9 +209,9 @@ impl Link {
     }
 }
 
-/// Whether an error shows that a connection is lost.
+/// Whether an error shows that a connection is lost, or leads to a server that is a replica now.
 pub(crate) fn is_lost(error: &RedisError) -> bool {
-    error.is_connection_dropped() || error.is_io_error()
+    error.is_connection_dropped() || error.is_io_error() || error.code() == Some("READONLY")
 }
 
 /// What a command error is to users of the bus.

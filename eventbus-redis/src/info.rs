@@ -10,6 +10,7 @@ use crate::{
     bus::Shared,
     command::{self, Group},
     connection::{CommandError, boxed},
+    keys, script,
 };
 
 impl Shared {
@@ -77,8 +78,17 @@ impl Shared {
         Ok(GroupProgress {
             unread: self.unread(&found).await?.min(length),
             pending: found.pending,
-            failed: self.failures.count(group).min(found.pending),
+            failed: self.exhausted(group).await?.min(found.pending),
         })
+    }
+
+    /// How many entries used up their attempts and are to stay pending.
+    async fn exhausted(&self, group: &Name) -> Result<u64, CommandError> {
+        if self.config.enable_dlq {
+            return Ok(0);
+        }
+        let mut count = script::EXHAUSTED.key(keys::retry(&self.stream, &self.config.retry_key_prefix, group));
+        self.link.run(count.key(&self.stream).arg(group.as_str())).await
     }
 
     /// Where the server does not know how many entries are unread, they are counted, a thousand at a time.

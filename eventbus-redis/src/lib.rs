@@ -5,15 +5,16 @@ mod bus;
 mod command;
 mod config;
 mod connection;
-mod consume;
+mod consumer;
 mod error;
 mod info;
 mod keys;
 mod publish;
-mod settle;
+mod script;
 mod trace;
 mod wire;
 
 pub use bus::RedisEventBus;
 pub use config::RedisEventBusConfig;
+pub use consumer::{Recovery, RecoveryStats};
 pub use error::{ConfigMistake, InvalidConfig, RedisConnectError};

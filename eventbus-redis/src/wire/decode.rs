@@ -27,6 +27,12 @@ impl Undecodable {
     }
 }
 
+/// The text of a flat field, if it is there and is text.
+pub(crate) fn text<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a str> {
+    let (_, value) = fields.iter().find(|(found, _)| found == name)?;
+    std::str::from_utf8(value).ok()
+}
+
 /// Reads an entry. The payload is what counts, except for the type of the event and our own fields; the other fields
 /// only stand in for what the payload lacks. The event's own fields are not decoded.
 pub(crate) fn decode(fields: &[(String, Vec<u8>)]) -> Result<RecordedEvent, Undecodable> {

@@ -5,9 +5,9 @@
 
 mod decode;
 mod encode;
-mod timestamp;
+pub(crate) mod timestamp;
 
-pub(crate) use decode::decode;
+pub(crate) use decode::{decode, text};
 pub(crate) use encode::{Fields, encode};
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time, UtcOffset};
 
 /// How UTC is spelled: the two places of an entry differ.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Utc {
+pub(crate) enum Utc {
     /// `Z`: within the payload.
     Letter,
     /// `+00:00`: in the field beside it.
@@ -12,7 +12,7 @@ pub(super) enum Utc {
 }
 
 /// Writes a time with no fraction, or with one of six digits.
-pub(super) fn write(at: OffsetDateTime, utc: Utc) -> String {
+pub(crate) fn write(at: OffsetDateTime, utc: Utc) -> String {
     let at = at.to_offset(UtcOffset::UTC);
     let (date, time) = (at.date(), at.time());
     let mut text = format!(

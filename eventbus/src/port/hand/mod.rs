@@ -71,6 +71,14 @@ pub struct Settled {
     pub verdict: Verdict,
 }
 
+impl Settled {
+    /// Says what is to be done with an entry.
+    #[must_use]
+    pub const fn new(id: MessageId, record: Option<RecordedEvent>, verdict: Verdict) -> Self {
+        Self { id, record, verdict }
+    }
+}
+
 /// What is to be done with an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -137,7 +145,7 @@ impl Hand {
     }
 
     /// Takes entries in that are not in hand already; says how many.
-    pub fn add(&self, taken: impl IntoIterator<Item = Taken>) -> usize {
+    pub fn add(&self, taken: Vec<Taken>) -> usize {
         let now = Instant::now();
         let mut state = self.state();
         let before = state.len();

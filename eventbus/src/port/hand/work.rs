@@ -13,7 +13,7 @@ use super::{
     Desk, Hand,
     state::{Ended, Job, Turn},
 };
-use crate::port::{BusCounters, Delivery, Outcome, StopSignal, Subscriber, dispatch};
+use crate::port::{Delivery, Outcome, StopSignal, Subscriber, dispatch};
 
 /// How many entries may wait to be written down while there is more to handle.
 const TOGETHER: usize = 64;
@@ -54,7 +54,7 @@ impl Hand {
                 outcome = handling => outcome,
                 () = self.until_taken_over(&taken_over, job.number) => continue,
             };
-            count(&desk.counters, &outcome);
+            desk.counters.count(&outcome);
             self.settle(job.number, outcome, desk);
         }
     }
@@ -94,12 +94,13 @@ impl Hand {
         let mut state = self.state();
         let unwritten = state.unwritten();
         let turn = state.take(worker, desk.workers(), &desk.retry, Instant::now());
-        let (has_more, startable) = (state.unwritten() > unwritten, state.startable());
+        let has_more = state.unwritten() > unwritten;
+        let (startable, ready) = (state.startable(), state.ready());
         drop(state);
         if has_more {
             self.outbox.notify_one();
         }
-        if startable > 0 {
+        if ready > 0 && matches!(turn, Turn::Work(_)) {
             self.work.notify_one(); // another worker may be idle
         }
         if startable < self.backlog {
@@ -143,18 +144,6 @@ async fn until(due: Option<Instant>) {
     match due {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-fn count(counters: &BusCounters, outcome: &Outcome) {
-    match outcome {
-        Outcome::Handled => counters.events_processed_success(1),
-        Outcome::Failed { failures, .. } => {
-            counters.events_processed_failed(1);
-            counters.handler_errors(failures.len() as u64);
-        }
-        Outcome::Skipped => counters.events_skipped(1),
-        Outcome::Unattended => {}
     }
 }
 
