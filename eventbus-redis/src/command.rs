@@ -97,20 +97,25 @@ pub(crate) fn acknowledge(stream: &str, group: &str, ids: &[String]) -> Cmd {
     command
 }
 
+/// Adds an entry.
+pub(crate) fn add(stream: &str, fields: &Fields<'_>) -> Cmd {
+    let bytes: usize = fields.iter().map(|(field, value)| field.len() + value.len()).sum();
+    let mut command = Cmd::with_capacity(2 * fields.len() + 3, bytes + stream.len() + "XADD*".len());
+    command.arg("XADD").arg(stream).arg("*");
+    for (field, value) in fields {
+        command.arg(*field).arg(&**value);
+    }
+    command
+}
+
 /// Adds entries in one round trip, as one transaction: the server takes all of them, or refuses all of them for want of
 /// memory. What can still refuse one alone, as a stream whose ids have run out, is in its reply.
-pub(crate) fn add(stream: &str, entries: &[Fields]) -> Pipeline {
-    let mut pipeline = redis::pipe();
-    if entries.len() > 1 {
-        pipeline.atomic();
-    }
+pub(crate) fn add_all(stream: &str, entries: &[Fields<'_>]) -> Pipeline {
+    let mut pipeline = Pipeline::with_capacity(entries.len());
+    pipeline.atomic().ignore_errors();
     for fields in entries {
-        let command = pipeline.cmd("XADD").arg(stream).arg("*");
-        for (field, value) in fields {
-            command.arg(*field).arg(value);
-        }
+        pipeline.add_command(add(stream, fields));
     }
-    pipeline.ignore_errors();
     pipeline
 }
 

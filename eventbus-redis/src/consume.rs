@@ -53,7 +53,7 @@ pub(crate) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
             break;
         };
         if let Some(number) = consumer.link_number.take() {
-            consumer.shared.link.note(number, &error).await;
+            consumer.shared.link.note(number, &error);
         } else {
             consumer.lost_connection |= is_lost(&error);
         }
