@@ -220,8 +220,11 @@ pub(crate) fn entries(reply: Value) -> RedisResult<Vec<Entry>> {
         Value::Map(streams) => streams.into_iter().next().map(|(_, entries)| entries),
         other => Some(other),
     };
-    let entries: Vec<Value> = from_redis_value(stream.unwrap_or_default())?;
-    entries.into_iter().map(entry).collect()
+    match stream {
+        Some(Value::Array(entries)) => entries.into_iter().map(entry).collect(),
+        Some(Value::Nil) | None => Ok(Vec::new()),
+        Some(_) => Err((ErrorKind::UnexpectedReturnType, "entries that are no list").into()),
+    }
 }
 
 fn entry(value: Value) -> RedisResult<Entry> {
@@ -229,19 +232,24 @@ fn entry(value: Value) -> RedisResult<Entry> {
         Value::Array(parts) => parts.into_iter(),
         _ => Vec::new().into_iter(),
     };
-    let (Some(id), fields) = (parts.next(), parts.next()) else {
+    let Some(id) = parts.next() else {
         return Err((ErrorKind::UnexpectedReturnType, "an entry without an id").into());
     };
-    let flat: Option<Vec<Value>> = from_redis_value(fields.unwrap_or_default())?;
-    let fields = flat.map(|flat| {
-        let mut flat = flat.into_iter();
-        let mut fields = Vec::with_capacity(flat.len() / 2);
-        while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
-            fields.push((text(name), bytes(value)));
-        }
-        fields
-    });
+    let fields = match parts.next() {
+        Some(Value::Array(flat)) => Some(pairs(flat)),
+        Some(Value::Nil) | None => None,
+        Some(_) => return Err((ErrorKind::UnexpectedReturnType, "an entry whose fields are no list").into()),
+    };
     Ok(Entry { id: from_redis_value(id)?, fields })
+}
+
+fn pairs(flat: Vec<Value>) -> Vec<(String, Vec<u8>)> {
+    let mut pairs = Vec::with_capacity(flat.len() / 2);
+    let mut flat = flat.into_iter();
+    while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
+        pairs.push((text(name), bytes(value)));
+    }
+    pairs
 }
 
 fn bytes(value: Value) -> Vec<u8> {
@@ -254,5 +262,5 @@ fn bytes(value: Value) -> Vec<u8> {
 
 /// A field's name; one that is no UTF-8 is none that is looked for.
 fn text(value: Value) -> String {
-    String::from_utf8_lossy(&bytes(value)).into_owned()
+    String::from_utf8(bytes(value)).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }

@@ -154,6 +154,12 @@ fn base_fields_and_own_fields_may_be_mixed_and_escaped() {
 }
 
 #[test]
+fn of_a_base_field_that_is_there_twice_the_last_counts() {
+    let twice = CAPTURED[6].1.replacen('{', r#"{"aggregate_id":"first","aggregate_version":7,"#, 1);
+    assert_eq!(decode_payload(&twice).unwrap(), captured_event());
+}
+
+#[test]
 fn a_foreign_field_called_position_means_nothing() {
     let with = |position| {
         let fields = [&CAPTURED[..], &[("position", position)]].concat();
