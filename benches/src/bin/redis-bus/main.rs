@@ -13,23 +13,20 @@ mod side;
 mod table;
 mod workload;
 
-use std::thread::available_parallelism;
+use std::{env, thread::available_parallelism};
 
 use eventbus::Result;
 
-use crate::{
-    by_hand::ByHand,
-    ours::Ours,
-    server::Server,
-    side::Pair,
-    table::{Latencies, Throughputs},
-};
+use crate::{by_hand::ByHand, ours::Ours, server::Server, side::Pair};
 
 /// Odd, so that a median is one that was measured.
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 11;
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    // all, or the one that is named: singles, batches, consuming, latencies
+    let only = env::args().nth(1);
+    let wanted = |name| only.as_deref().is_none_or(|only| only == name);
     let server = Server::start().await?;
     check::same_entries(&server).await?;
     let cores = available_parallelism()?;
@@ -38,34 +35,35 @@ async fn main() -> Result<()> {
         server.version().await?,
         order::bytes()?
     );
-    warm_up(&server).await?;
+    workload::singles::<Ours>(&server).await?; // warms up
+    workload::singles::<ByHand>(&server).await?;
 
     let (mut singles, mut batches, mut consuming, mut latencies) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let stock = workload::stock(&server).await?;
     for round in 0..ROUNDS {
-        let (ours, by_hand) = (workload::singles::<Ours>(&server), workload::singles::<ByHand>(&server));
-        singles.push(Pair::of(round, ours, by_hand).await?);
-        let (ours, by_hand) = (workload::batches::<Ours>(&server), workload::batches::<ByHand>(&server));
-        batches.push(Pair::of(round, ours, by_hand).await?);
-        let (ours, by_hand) =
-            (workload::consuming::<Ours>(&server, &stock), workload::consuming::<ByHand>(&server, &stock));
-        consuming.push(Pair::of(round, ours, by_hand).await?);
-        let (ours, by_hand) = (workload::latencies::<Ours>(&server), workload::latencies::<ByHand>(&server));
-        latencies.push(Pair::of(round, ours, by_hand).await?);
+        if wanted("singles") {
+            let (ours, by_hand) = (workload::singles::<Ours>(&server), workload::singles::<ByHand>(&server));
+            singles.push(Pair::of(round, ours, by_hand).await?);
+        }
+        if wanted("batches") {
+            let (ours, by_hand) = (workload::batches::<Ours>(&server), workload::batches::<ByHand>(&server));
+            batches.push(Pair::of(round, ours, by_hand).await?);
+        }
+        if wanted("consuming") {
+            let ours = workload::consuming::<Ours>(&server, &stock);
+            let by_hand = workload::consuming::<ByHand>(&server, &stock);
+            consuming.push(Pair::of(round, ours, by_hand).await?);
+        }
+        if wanted("latencies") {
+            latencies.push(workload::latencies(&server).await?);
+        }
     }
 
-    println!("{}", Throughputs::HEAD);
-    println!("{}", Throughputs { what: "publish one at a time, 32 tasks", rounds: &singles });
-    println!("{}", Throughputs { what: "publish batches of 100", rounds: &batches });
-    println!("{}\n", Throughputs { what: "consume 100,000", rounds: &consuming });
-    println!("{}", Latencies::HEAD);
-    println!("{}", Latencies { what: "publish to handler, p50", part: 0.50, rounds: &latencies });
-    println!("{}", Latencies { what: "publish to handler, p99", part: 0.99, rounds: &latencies });
-    Ok(())
-}
-
-async fn warm_up(server: &Server) -> Result<()> {
-    workload::singles::<Ours>(server).await?;
-    workload::singles::<ByHand>(server).await?;
+    table::throughputs(&[
+        ("publish one at a time, 32 tasks", &singles),
+        ("publish batches of 100", &batches),
+        ("consume 100,000", &consuming),
+    ]);
+    table::latencies("publish to handler, 200 a second", &latencies);
     Ok(())
 }

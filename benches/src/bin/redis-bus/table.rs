@@ -1,65 +1,65 @@
-//! The rounds as rows of a table: medians, and from the least to the most in brackets.
+//! The rounds as rows of a table: medians, and in brackets from the least to the most. A ratio is that of one round.
 
 use std::{fmt, time::Duration};
 
 use crate::{meter::Throughput, side::Pair};
 
-/// Throughput over the rounds; a ratio is that of one round.
-pub struct Throughputs<'a> {
-    pub what: &'static str,
-    pub rounds: &'a [Pair<Throughput>],
+/// Prints a row for each workload that was measured. Processor time is that of an event, in this process and in the
+/// server.
+pub fn throughputs(workloads: &[(&str, &[Pair<Throughput>])]) {
+    println!("| | ours, events/s | by hand, events/s | ours ÷ by hand | ours, CPU µs | by hand, CPU µs |");
+    println!("|---|---|---|---|---|---|");
+    for (what, rounds) in workloads.iter().filter(|(_, rounds)| !rounds.is_empty()) {
+        let both = Both::of(rounds, Throughput::rate);
+        let client = Both::of(rounds, |side| side.each(side.client));
+        let server = Both::of(rounds, |side| side.each(side.server));
+        let ours = format!("{:.1} + {:.1}", client.ours.median, server.ours.median);
+        let by_hand = format!("{:.1} + {:.1}", client.by_hand.median, server.by_hand.median);
+        println!("| {what} | {both} | {ours} | {by_hand} |");
+    }
 }
 
-impl Throughputs<'_> {
-    pub const HEAD: &'static str = "\
-| | ours, events/s | by hand, events/s | ours ÷ by hand | ours, CPU µs | by hand, CPU µs |
-|---|---|---|---|---|---|";
-}
-
-impl fmt::Display for Throughputs<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rates =
-            |side: fn(&Pair<Throughput>) -> &Throughput| Spread::of(self.rounds.iter().map(|pair| side(pair).rate()));
-        let cpu = |side: fn(&Pair<Throughput>) -> &Throughput| {
-            let client = Spread::of(self.rounds.iter().map(|pair| side(pair).each(side(pair).client)));
-            let server = Spread::of(self.rounds.iter().map(|pair| side(pair).each(side(pair).server)));
-            format!("{:.1} + {:.1}", client.median, server.median)
+/// Prints the percentiles of latencies, if there are any.
+pub fn latencies(what: &str, rounds: &[Pair<Vec<Duration>>]) {
+    if rounds.is_empty() {
+        return;
+    }
+    println!("\n| | ours, µs | by hand, µs | ours ÷ by hand |");
+    println!("|---|---|---|---|");
+    for percent in [50, 99] {
+        let percentile = |sorted: &Vec<Duration>| {
+            let rank = (sorted.len() * percent).div_ceil(100).max(1);
+            sorted[rank - 1].as_secs_f64() * 1e6
         };
-        let ratio = Spread::of(self.rounds.iter().map(|pair| pair.ours.rate() / pair.by_hand.rate()));
-        let (ours, by_hand) = (rates(|pair| &pair.ours), rates(|pair| &pair.by_hand));
-        write!(f, "| {} | {ours:.0} | {by_hand:.0} | {ratio:.2} |", self.what)?;
-        write!(f, " {} | {} |", cpu(|pair| &pair.ours), cpu(|pair| &pair.by_hand))
+        println!("| {what}, p{percent} | {} |", Both::of(rounds, percentile));
     }
 }
 
-/// A percentile of the latency over the rounds; a ratio is that of one round.
-pub struct Latencies<'a> {
-    pub what: &'static str,
-    pub part: f64,
-    pub rounds: &'a [Pair<Vec<Duration>>],
+/// A value of both sides, and its ratio.
+struct Both {
+    ours: Spread,
+    by_hand: Spread,
+    ratio: Spread,
 }
 
-impl Latencies<'_> {
-    pub const HEAD: &'static str = "\
-| | ours, µs | by hand, µs | ours ÷ by hand |
-|---|---|---|---|";
-
-    fn of(&self, sorted: &[Duration]) -> f64 {
-        let rank = (self.part * sorted.len() as f64).ceil() as usize;
-        sorted[rank.clamp(1, sorted.len()) - 1].as_secs_f64() * 1e6
+impl Both {
+    fn of<T>(rounds: &[Pair<T>], value: impl Fn(&T) -> f64) -> Self {
+        let spread = |of: &dyn Fn(&Pair<T>) -> f64| Spread::of(rounds.iter().map(of).collect());
+        Self {
+            ours: spread(&|pair| value(&pair.ours)),
+            by_hand: spread(&|pair| value(&pair.by_hand)),
+            ratio: spread(&|pair| value(&pair.ours) / value(&pair.by_hand)),
+        }
     }
 }
 
-impl fmt::Display for Latencies<'_> {
+impl fmt::Display for Both {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ours = Spread::of(self.rounds.iter().map(|pair| self.of(&pair.ours)));
-        let by_hand = Spread::of(self.rounds.iter().map(|pair| self.of(&pair.by_hand)));
-        let ratio = Spread::of(self.rounds.iter().map(|pair| self.of(&pair.ours) / self.of(&pair.by_hand)));
-        write!(f, "| {} | {ours:.0} | {by_hand:.0} | {ratio:.2} |", self.what)
+        write!(f, "{:.0} | {:.0} | {:.2}", self.ours, self.by_hand, self.ratio)
     }
 }
 
-/// A value of several rounds.
+/// A value over the rounds.
 struct Spread {
     least: f64,
     median: f64,
@@ -67,9 +67,7 @@ struct Spread {
 }
 
 impl Spread {
-    /// Of an odd number of values.
-    fn of(values: impl Iterator<Item = f64>) -> Self {
-        let mut values: Vec<_> = values.collect();
+    fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         Self { least: values[0], median: values[values.len() / 2], most: values[values.len() - 1] }
     }

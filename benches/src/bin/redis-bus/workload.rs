@@ -19,9 +19,10 @@ use tokio::{
 use crate::{
     by_hand::ByHand,
     meter::{Throughput, measure},
-    order::Order,
+    order::{Order, OrderCreated},
+    ours::Ours,
     server::Server,
-    side::Side,
+    side::{Pair, Side},
 };
 
 const TASKS: u64 = 32;
@@ -29,7 +30,7 @@ const PER_TASK: u64 = 2_000;
 const BATCH: u64 = 100;
 const BATCHES: u64 = 500;
 const CONSUMED: u64 = 100_000;
-const SLOWLY: u64 = 600;
+const SLOWLY: u64 = 1_000;
 /// 200 events a second.
 const PERIOD: Duration = Duration::from_millis(5);
 
@@ -97,7 +98,7 @@ pub async fn consuming<S: Side>(server: &Server, stock: &str) -> Result<Throughp
     let (left, cents, all) = (AtomicU64::new(CONSUMED), AtomicU64::new(0), Arc::new(Notify::new()));
     let handled = Arc::clone(&all);
     let consumer = side.clone();
-    let handler = Arc::new(move |created: crate::order::OrderCreated| {
+    let handler = Arc::new(move |created: OrderCreated| {
         cents.fetch_add(created.total_cents, Ordering::Relaxed);
         if left.fetch_sub(1, Ordering::Relaxed) == 1 {
             handled.notify_one();
@@ -118,36 +119,59 @@ pub async fn consuming<S: Side>(server: &Server, stock: &str) -> Result<Throughp
     Ok(measured)
 }
 
-/// The times from before publishing to within the handler, sorted.
-pub async fn latencies<S: Side>(server: &Server) -> Result<Vec<Duration>> {
-    let prefix = unique_name("latency");
-    let side = S::open(server.url(), &prefix, "group").await?;
-    let (seen, mut arrivals) = mpsc::unbounded_channel();
-    let consumer = side.clone();
-    let mut consumers = JoinSet::new();
-    consumers.spawn(async move {
-        let handler = move |created: crate::order::OrderCreated| {
-            let _ = seen.send((created.number, Instant::now()));
-        };
-        consumer.consume(Arc::new(handler)).await
-    });
-
-    let mut sent = Vec::new();
-    let mut ticks = interval(PERIOD);
+/// The times from before publishing to within the handler, sorted. Both sides are at it at once and take turns event
+/// by event, so that what else the machine does meets both.
+pub async fn latencies(server: &Server) -> Result<Pair<Vec<Duration>>> {
+    let (mut ours, mut by_hand) = (Followed::<Ours>::open(server).await?, Followed::<ByHand>::open(server).await?);
+    let mut ticks = interval(PERIOD / 2);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for order in orders(SLOWLY) {
         ticks.tick().await;
-        sent.push(Instant::now());
-        side.publish(&order).await?;
+        ours.publish(&order).await?;
+        ticks.tick().await;
+        by_hand.publish(&order).await?;
     }
-    let mut latencies = Vec::new();
-    while latencies.len() < sent.len() {
-        let (number, at) = arrivals.recv().await.ok_or("it ended before all were handled")?;
-        latencies.push(at.duration_since(sent[usize::try_from(number)?]));
+    Ok(Pair { ours: ours.finish(server).await?, by_hand: by_hand.finish(server).await? })
+}
+
+/// A side that publishes and consumes, and when that was.
+struct Followed<S> {
+    prefix: String,
+    side: S,
+    consumers: JoinSet<Result<()>>,
+    sent: Vec<Instant>,
+    arrivals: mpsc::UnboundedReceiver<(u64, Instant)>,
+}
+
+impl<S: Side> Followed<S> {
+    async fn open(server: &Server) -> Result<Self> {
+        let prefix = unique_name("latency");
+        let side = S::open(server.url(), &prefix, "group").await?;
+        let (seen, arrivals) = mpsc::unbounded_channel();
+        let handler = move |created: OrderCreated| {
+            let _ = seen.send((created.number, Instant::now()));
+        };
+        let consumer = side.clone();
+        let mut consumers = JoinSet::new();
+        consumers.spawn(async move { consumer.consume(Arc::new(handler)).await });
+        Ok(Self { prefix, side, consumers, sent: Vec::new(), arrivals })
     }
-    side.stop().await?;
-    consumers.join_all().await.into_iter().collect::<Result<()>>()?;
-    server.delete(&stream(&prefix)).await?;
-    latencies.sort_unstable();
-    Ok(latencies)
+
+    async fn publish(&mut self, order: &Order) -> Result<()> {
+        self.sent.push(Instant::now());
+        self.side.publish(order).await
+    }
+
+    async fn finish(mut self, server: &Server) -> Result<Vec<Duration>> {
+        let mut latencies = Vec::new();
+        while latencies.len() < self.sent.len() {
+            let (number, at) = self.arrivals.recv().await.ok_or("it ended before all were handled")?;
+            latencies.push(at.duration_since(self.sent[usize::try_from(number)?]));
+        }
+        self.side.stop().await?;
+        self.consumers.join_all().await.into_iter().collect::<Result<()>>()?;
+        server.delete(&stream(&self.prefix)).await?;
+        latencies.sort_unstable();
+        Ok(latencies)
+    }
 }
