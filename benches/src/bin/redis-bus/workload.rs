@@ -26,9 +26,9 @@ use crate::{
 };
 
 const TASKS: u64 = 32;
-const PER_TASK: u64 = 2_000;
+const PER_TASK: u64 = 500;
 const BATCH: u64 = 100;
-const BATCHES: u64 = 500;
+const BATCHES: u64 = 100;
 const CONSUMED: u64 = 100_000;
 const SLOWLY: u64 = 1_000;
 /// 200 events a second.
