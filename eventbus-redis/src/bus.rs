@@ -156,7 +156,7 @@ impl RedisEventBus {
     pub async fn disconnect(&self) {
         self.shared.consuming.close();
         self.shared.consuming.stop().await;
-        self.shared.link.close().await;
+        self.shared.link.close();
     }
 }
 
@@ -212,7 +212,7 @@ impl EventBus for RedisEventBus {
     async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
         let what = &self.shared.destination;
         let ended = self.shared.consuming.shutdown(what, timeout).await;
-        self.shared.link.close().await;
+        self.shared.link.close();
         ended
     }
 

@@ -128,20 +128,25 @@ pub(crate) fn read<T: FromRedisValue>(value: Value) -> RedisResult<T> {
     Ok(from_redis_value(value)?)
 }
 
+/// Adds an entry.
+pub(crate) fn add(stream: &str, fields: &Fields<'_>) -> Cmd {
+    let bytes: usize = fields.iter().map(|(field, value)| field.len() + value.len()).sum();
+    let mut command = Cmd::with_capacity(2 * fields.len() + 3, bytes + stream.len() + "XADD*".len());
+    command.arg("XADD").arg(stream).arg("*");
+    for (field, value) in fields {
+        command.arg(*field).arg(&**value);
+    }
+    command
+}
+
 /// Adds entries in one round trip, as one transaction: the server takes all of them, or refuses all of them for want of
 /// memory. What can still refuse one alone, as a stream whose ids have run out, is in its reply.
-pub(crate) fn add(stream: &str, entries: &[Fields]) -> Pipeline {
-    let mut pipeline = redis::pipe();
-    if entries.len() > 1 {
-        pipeline.atomic();
-    }
+pub(crate) fn add_all(stream: &str, entries: &[Fields<'_>]) -> Pipeline {
+    let mut pipeline = Pipeline::with_capacity(entries.len());
+    pipeline.atomic().ignore_errors();
     for fields in entries {
-        let command = pipeline.cmd("XADD").arg(stream).arg("*");
-        for (field, value) in fields {
-            command.arg(*field).arg(value);
-        }
+        pipeline.add_command(add(stream, fields));
     }
-    pipeline.ignore_errors();
     pipeline
 }
 
@@ -246,8 +251,11 @@ pub(crate) fn entries(reply: Value) -> RedisResult<Vec<Entry>> {
         Value::Map(streams) => streams.into_iter().next().map(|(_, entries)| entries),
         other => Some(other),
     };
-    let entries: Vec<Value> = from_redis_value(stream.unwrap_or_default())?;
-    entries.into_iter().map(entry).collect()
+    match stream {
+        Some(Value::Array(entries)) => entries.into_iter().map(entry).collect(),
+        Some(Value::Nil) | None => Ok(Vec::new()),
+        Some(_) => Err((ErrorKind::UnexpectedReturnType, "entries that are no list").into()),
+    }
 }
 
 /// Reads one entry of a stream.
@@ -256,19 +264,24 @@ pub(crate) fn entry(value: Value) -> RedisResult<Entry> {
         Value::Array(parts) => parts.into_iter(),
         _ => Vec::new().into_iter(),
     };
-    let (Some(id), fields) = (parts.next(), parts.next()) else {
+    let Some(id) = parts.next() else {
         return Err((ErrorKind::UnexpectedReturnType, "an entry without an id").into());
     };
-    let flat: Option<Vec<Value>> = from_redis_value(fields.unwrap_or_default())?;
-    let fields = flat.map(|flat| {
-        let mut flat = flat.into_iter();
-        let mut fields = Vec::with_capacity(flat.len() / 2);
-        while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
-            fields.push((text(name), bytes(value)));
-        }
-        fields
-    });
+    let fields = match parts.next() {
+        Some(Value::Array(flat)) => Some(pairs(flat)),
+        Some(Value::Nil) | None => None,
+        Some(_) => return Err((ErrorKind::UnexpectedReturnType, "an entry whose fields are no list").into()),
+    };
     Ok(Entry { id: from_redis_value(id)?, fields })
+}
+
+fn pairs(flat: Vec<Value>) -> Vec<(String, Vec<u8>)> {
+    let mut pairs = Vec::with_capacity(flat.len() / 2);
+    let mut flat = flat.into_iter();
+    while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
+        pairs.push((text(name), bytes(value)));
+    }
+    pairs
 }
 
 fn bytes(value: Value) -> Vec<u8> {
@@ -281,5 +294,5 @@ fn bytes(value: Value) -> Vec<u8> {
 
 /// A field's name; one that is no UTF-8 is none that is looked for.
 fn text(value: Value) -> String {
-    String::from_utf8_lossy(&bytes(value)).into_owned()
+    String::from_utf8(bytes(value)).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }

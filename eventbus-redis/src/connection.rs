@@ -4,10 +4,7 @@
 //! the server would hand the next entry to nobody.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant},
 };
 
@@ -26,18 +23,26 @@ pub(crate) struct Link {
     address: String,
     connect_timeout: Duration,
     response_timeout: Duration,
-    slot: Mutex<Slot>,
+    slot: RwLock<Slot>,
+    /// Held by the one who connects.
+    last_failure: Mutex<Option<Failure>>,
     counters: Arc<BusCounters>,
-    is_up: AtomicBool,
 }
+
+/// The connection, as it is known now.
 
 #[derive(Default)]
 struct Slot {
     connection: Option<MultiplexedConnection>,
     /// Counts the connections, so that a loss is noticed once.
     number: u64,
-    failure: Option<(Instant, String)>,
     is_closed: bool,
+}
+
+/// Why connecting failed, for those who waited meanwhile.
+struct Failure {
+    at: Instant,
+    text: String,
 }
 
 /// Why a command has no reply.
@@ -64,15 +69,15 @@ impl Link {
             address: config.address(),
             connect_timeout: config.socket_connect_timeout,
             response_timeout: config.socket_timeout,
-            slot: Mutex::default(),
+            slot: RwLock::default(),
+            last_failure: Mutex::default(),
             counters,
-            is_up: AtomicBool::new(false),
         })
     }
 
     /// Whether the last that was heard of the connection is good.
     pub(crate) fn is_up(&self) -> bool {
-        self.is_up.load(Ordering::Relaxed)
+        self.slot().connection.is_some()
     }
 
     /// Makes a connection of the caller's own, whose replies may take `response_timeout`.
@@ -104,10 +109,7 @@ impl Link {
         };
         match connected {
             Ok(connection) => {
-                let mut slot = self.slot.lock().await;
-                slot.connection = Some(connection);
-                slot.number += 1;
-                self.is_up.store(true, Ordering::Relaxed);
+                self.slot_mut().put(connection);
                 Ok(())
             }
             Err(error) if error.is_timeout() => Err(RedisConnectError::TimedOut { address, timeout }),
@@ -122,11 +124,7 @@ impl Link {
     pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
         let (mut connection, number) = self.connection().await?;
         match command.query_async(&mut connection).await {
-            Err(error) if self.note(number, &error).await => {
-                let (mut connection, number) = self.connection().await?;
-                let reply = command.query_async(&mut connection).await;
-                self.noted(number, reply).await
-            }
+            Err(error) if self.note(number, &error) => self.query_once(command).await,
             reply => Ok(reply?),
         }
     }
@@ -135,37 +133,43 @@ impl Link {
     pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CommandError> {
         let (mut connection, number) = self.connection().await?;
         match script.invoke_async(&mut connection).await {
-            Err(error) if self.note(number, &error).await => {
+            Err(error) if self.note(number, &error) => {
                 let (mut connection, number) = self.connection().await?;
                 let reply = script.invoke_async(&mut connection).await;
-                self.noted(number, reply).await
+                self.noted(number, reply)
             }
             reply => Ok(reply?),
         }
+    }
+
+    /// Sends a command once.
+    pub(crate) async fn query_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
+        let (mut connection, number) = self.connection().await?;
+        let reply = command.query_async(&mut connection).await;
+        self.noted(number, reply)
     }
 
     /// Sends commands once, in one round trip.
     pub(crate) async fn query_all<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, CommandError> {
         let (mut connection, number) = self.connection().await?;
         let reply = commands.query_async(&mut connection).await;
-        self.noted(number, reply).await
+        self.noted(number, reply)
     }
 
-    async fn noted<T>(&self, number: u64, reply: Result<T, RedisError>) -> Result<T, CommandError> {
+    fn noted<T>(&self, number: u64, reply: Result<T, RedisError>) -> Result<T, CommandError> {
         if let Err(error) = &reply {
-            self.note(number, error).await;
+            self.note(number, error);
         }
         Ok(reply?)
     }
 
     /// Forgets a connection that an error has shown to be lost, and says whether it did.
-    pub(crate) async fn note(&self, number: u64, error: &RedisError) -> bool {
+    pub(crate) fn note(&self, number: u64, error: &RedisError) -> bool {
         let is_lost = is_lost(error);
         if is_lost {
-            let mut slot = self.slot.lock().await;
+            let mut slot = self.slot_mut();
             if slot.number == number {
                 slot.connection = None;
-                self.is_up.store(false, Ordering::Relaxed);
             }
         }
         is_lost
@@ -173,39 +177,67 @@ impl Link {
 
     /// The connection, made now if there is none. Those who waited while it failed share the failure.
     pub(crate) async fn connection(&self) -> Result<(MultiplexedConnection, u64), CommandError> {
+        if let Some(open) = self.slot().open()? {
+            return Ok(open);
+        }
         let asked = Instant::now();
-        let mut slot = self.slot.lock().await;
-        if let Some(connection) = &slot.connection {
-            return Ok((connection.clone(), slot.number));
+        let mut last_failure = self.last_failure.lock().await;
+        if let Some(open) = self.slot().open()? {
+            return Ok(open);
         }
-        if slot.is_closed {
-            return Err(CommandError::NotSent("the bus was disconnected".into()));
-        }
-        if let Some((_, failure)) = slot.failure.as_ref().filter(|(at, _)| *at >= asked) {
-            return Err(CommandError::NotSent(failure.clone()));
+        if let Some(failure) = last_failure.as_ref().filter(|failure| failure.at >= asked) {
+            return Err(CommandError::NotSent(failure.text.clone()));
         }
         match self.dedicated(self.response_timeout).await {
             Ok(connection) => {
+                let mut slot = self.slot_mut();
+                slot.check_open()?;
                 self.counters.reconnections(u64::from(slot.number > 0));
-                slot.connection = Some(connection.clone());
-                slot.number += 1;
-                self.is_up.store(true, Ordering::Relaxed);
-                Ok((connection, slot.number))
+                Ok((connection.clone(), slot.put(connection)))
             }
             Err(error) => {
-                let failure = format!("cannot connect to Redis at {}: {error}", self.address);
-                slot.failure = Some((Instant::now(), failure.clone()));
-                Err(CommandError::NotSent(failure))
+                let text = format!("cannot connect to Redis at {}: {error}", self.address);
+                *last_failure = Some(Failure { at: Instant::now(), text: text.clone() });
+                Err(CommandError::NotSent(text))
             }
         }
     }
 
     /// Lets the connection go, and makes no other.
-    pub(crate) async fn close(&self) {
-        let mut slot = self.slot.lock().await;
+    pub(crate) fn close(&self) {
+        let mut slot = self.slot_mut();
         slot.connection = None;
         slot.is_closed = true;
-        self.is_up.store(false, Ordering::Relaxed);
+    }
+
+    fn slot(&self) -> RwLockReadGuard<'_, Slot> {
+        self.slot.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot_mut(&self) -> RwLockWriteGuard<'_, Slot> {
+        self.slot.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    /// The connection and its number, if there is one.
+    fn open(&self) -> Result<Option<(MultiplexedConnection, u64)>, CommandError> {
+        self.check_open()?;
+        Ok(self.connection.clone().map(|connection| (connection, self.number)))
+    }
+
+    fn check_open(&self) -> Result<(), CommandError> {
+        if self.is_closed {
+            return Err(CommandError::NotSent("the bus was disconnected".into()));
+        }
+        Ok(())
+    }
+
+    /// Takes a new connection, and returns its number.
+    fn put(&mut self, connection: MultiplexedConnection) -> u64 {
+        self.connection = Some(connection);
+        self.number += 1;
+        self.number
     }
 }
 

@@ -134,6 +134,30 @@ async fn a_disconnected_bus_says_so() {
 }
 
 #[tokio::test]
+async fn disconnecting_does_not_wait_for_a_connection_in_the_making_which_then_serves_nobody() {
+    let mut server = test_servers::private_redis();
+    let patient = RedisEventBusConfig { socket_connect_timeout: Duration::from_secs(60), ..config_on(server.url()) };
+    let bus = RedisEventBus::connect(patient).await.unwrap();
+    server.stop();
+    assert!(bus.ping().await.is_err());
+    let slow = TcpListener::bind(("127.0.0.1", server.port())).await.unwrap();
+    let connecting = bus.clone();
+    let pinging = tokio::spawn(async move { connecting.ping().await.map_err(|error| error.to_string()) });
+    let (socket, _) = slow.accept().await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), bus.disconnect()).await.unwrap();
+    // what a connection begins with: the name and the version of the client
+    socket.writable().await.unwrap();
+    socket.try_write(b"+OK\r\n+OK\r\n").unwrap();
+    let pinged = pinging.await.unwrap();
+    assert!(pinged.as_ref().is_err_and(|error| error.contains("disconnected")), "{pinged:?}");
+    let mut received = [0; 1_000];
+    socket.readable().await.unwrap();
+    let bytes = socket.try_read(&mut received).unwrap();
+    let received = String::from_utf8_lossy(&received[..bytes]);
+    assert!(received.contains("CLIENT") && !received.contains("PING"), "{received}");
+}
+
+#[tokio::test]
 async fn publishing_without_a_server_fails_typed_and_works_again_when_it_is_back() {
     let mut server = test_servers::private_redis();
     let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();

@@ -74,7 +74,7 @@ impl Consumer {
             self.not_ours().push(id);
             return None;
         };
-        let text = |name| wire::text(&fields, name);
+        let text = |name| wire::flat(&fields, name);
         if text(field::REPLAY_GROUP).is_some_and(|group| self.group != group) {
             self.not_ours().push(id);
             return None;

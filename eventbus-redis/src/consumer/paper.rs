@@ -175,8 +175,11 @@ impl Consumer {
         let own = self.epitaph(id, tries);
         bury.arg(own.len() * 2);
         let in_memory = record.as_ref().and_then(|record| wire::encode(record).ok()).unwrap_or_default();
-        for (name, value) in own.iter().chain(&in_memory) {
+        for (name, value) in &own {
             bury.arg(*name).arg(value);
+        }
+        for (name, value) in &in_memory {
+            bury.arg(*name).arg(&**value);
         }
         let written: Option<String> = self.shared.link.run(&bury).await?;
         let event = record.as_ref().map(RecordedEvent::metadata);
@@ -199,13 +202,13 @@ impl Consumer {
         let time = |ms: Option<u64>| {
             let nanos = i128::from(ms.unwrap_or_default()) * 1_000_000;
             let time = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-            timestamp::write(time, timestamp::Utc::Offset)
+            utc(time)
         };
         let attempts = tries.most_attempts();
         vec![
             (field::ORIGINAL_MESSAGE_ID, id.to_string()),
             (field::RETRY_COUNT, attempts.saturating_sub(1).to_string()),
-            (field::DLQ_TIMESTAMP, timestamp::write(OffsetDateTime::now_utc(), timestamp::Utc::Offset)),
+            (field::DLQ_TIMESTAMP, utc(OffsetDateTime::now_utc())),
             (field::ERROR, tries.errors()),
             (field::HANDLER, tries.handlers()),
             (field::GROUP, self.group.to_string()),
@@ -238,6 +241,11 @@ impl Consumer {
         tracing::warn!(group = %self.group, count, "entries were taken over by another consumer");
         self.hand.let_go(ids);
     }
+}
+
+/// A time as dead letters spell it.
+fn utc(time: OffsetDateTime) -> String {
+    format!("{}+00:00", timestamp::write(time))
 }
 
 /// Adds ids to the arguments of a script.

@@ -53,7 +53,7 @@ impl Consumer {
                 break;
             };
             if let Some(number) = reading.link_number.take() {
-                self.shared.link.note(number, &error).await;
+                self.shared.link.note(number, &error);
             } else {
                 reading.has_lost |= is_lost(&error);
             }

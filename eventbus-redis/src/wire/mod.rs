@@ -7,7 +7,7 @@ mod decode;
 mod encode;
 pub(crate) mod timestamp;
 
-pub(crate) use decode::{decode, text};
+pub(crate) use decode::{decode, flat};
 pub(crate) use encode::{Fields, encode};
 
 #[cfg(test)]
