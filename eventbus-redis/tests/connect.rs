@@ -165,6 +165,28 @@ async fn a_payload_that_is_no_object_is_refused_and_nothing_is_published() {
 }
 
 #[tokio::test]
+async fn with_require_uuid_aggregate_ids_others_are_refused_by_name_and_nothing_is_published() {
+    let config = RedisEventBusConfig { require_uuid_aggregate_ids: true, ..config() };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let of = |id: &str| {
+        let stream = StreamId::parse("Order", id).expect("a valid stream");
+        NewEvent::new(Name::from_static("OrderCreated"), 1, "{}").recorded_as(stream, Version::FIRST, None)
+    };
+    let good = of("feaf2364-cce1-4ed3-9a63-624520185ae3");
+    for id in ["12345", "FEAF2364-CCE1-4ED3-9A63-624520185AE3", "feaf2364cce14ed39a63624520185ae3"] {
+        let bad = of(id);
+        let refused = bus.publish(&[good.clone(), bad.clone()]).await.unwrap_err();
+        let PublishError::Refused { source, .. } = refused else {
+            panic!("{id}: {refused:?}");
+        };
+        let said = source.to_string();
+        assert!(said.contains(id) && said.contains(&bad.metadata().event_id().to_string()), "{said}");
+    }
+    assert_eq!(bus.stream_info().await.stream.length, 0);
+    bus.publish(&[good]).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_server_that_refuses_writes_refuses_the_events() {
     let bus = fresh_bus().await;
     let client = redis::Client::open(bus.config().redis_url.as_str()).unwrap();

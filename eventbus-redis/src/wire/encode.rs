@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use eventbus::RecordedEvent;
+use eventbus::{EventId, RecordedEvent, StreamId};
+use uuid::Uuid;
 
 use super::timestamp::{self, Utc};
 use crate::keys::field;
@@ -12,6 +13,28 @@ use crate::keys::field;
 #[error("the payload of event {event_id} is no JSON object")]
 pub(crate) struct NotAnObject {
     event_id: String,
+}
+
+/// An aggregate that services in Python could not name.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "event {event_id} is of {stream}, whose id is no UUID in lower case with hyphens (`require_uuid_aggregate_ids` is set)"
+)]
+pub(crate) struct NotAUuid {
+    event_id: EventId,
+    stream: StreamId,
+}
+
+/// Refuses an event whose aggregate has an id that the Python library does not read, or writes in another way: an id in
+/// another spelling is another aggregate.
+pub(crate) fn require_uuid(event: &RecordedEvent) -> Result<(), NotAUuid> {
+    let metadata = event.metadata();
+    let id = metadata.aggregate_id().as_str();
+    let is_uuid = Uuid::try_parse(id).is_ok_and(|uuid| uuid.to_string() == id);
+    if is_uuid {
+        return Ok(());
+    }
+    Err(NotAUuid { event_id: metadata.event_id(), stream: metadata.stream().clone() })
 }
 
 /// The names and values of an entry.

@@ -8,7 +8,7 @@ mod encode;
 mod timestamp;
 
 pub(crate) use decode::decode;
-pub(crate) use encode::{Fields, encode};
+pub(crate) use encode::{Fields, encode, require_uuid};
 
 #[cfg(test)]
 mod tests;
