@@ -17,12 +17,14 @@ use redis::{
 };
 use tokio::sync::Mutex;
 
-use crate::{RedisConnectError, RedisEventBusConfig, command, error::InvalidConfig};
+use crate::{RedisConnectError, RedisEventBusConfig, command, error::InvalidConfig, keys};
 
 /// The shared connection for everything that does not wait, made when it is needed and made anew when it was lost.
 pub(crate) struct Link {
     client: Client,
     address: String,
+    /// The prefix of the keys, if it has no hash tag: then they may be on several nodes of a cluster.
+    untagged_prefix: Option<String>,
     connect_timeout: Duration,
     response_timeout: Duration,
     slot: Mutex<Slot>,
@@ -61,6 +63,7 @@ impl Link {
         Ok(Self {
             client,
             address: config.address(),
+            untagged_prefix: Some(config.stream_prefix.clone()).filter(|prefix| !keys::has_hash_tag(prefix)),
             connect_timeout: config.socket_connect_timeout,
             response_timeout: config.socket_timeout,
             slot: Mutex::default(),
@@ -92,9 +95,13 @@ impl Link {
         let timeout = self.connect_timeout;
         let connecting = async {
             let mut connection = self.dedicated(self.response_timeout).await?;
+            let spread = self.would_spread(&mut connection).await?;
+            if spread.is_some() {
+                return Ok((connection, spread));
+            }
             match first.query_async::<Value>(&mut connection).await {
                 Err(error) if !command::group_exists(&error) => Err(error),
-                _ => Ok(connection),
+                _ => Ok((connection, None)),
             }
         };
         let connected = match tokio::time::timeout(timeout, connecting).await {
@@ -102,7 +109,8 @@ impl Link {
             Err(_) => return Err(RedisConnectError::TimedOut { address, timeout }),
         };
         match connected {
-            Ok(connection) => {
+            Ok((_, Some(stream_prefix))) => Err(RedisConnectError::NeedsHashTag { address, stream_prefix }),
+            Ok((connection, None)) => {
                 let mut slot = self.slot.lock().await;
                 slot.connection = Some(connection);
                 slot.number += 1;
@@ -110,10 +118,23 @@ impl Link {
                 Ok(())
             }
             Err(error) if error.is_timeout() => Err(RedisConnectError::TimedOut { address, timeout }),
-            Err(error) if command::is_refusal(&error) => {
+            Err(error) if command::is_refusal(&error) || command::is_elsewhere(&error) => {
                 Err(RedisConnectError::Refused { address, source: error.into() })
             }
             Err(error) => Err(RedisConnectError::Unavailable { address, source: error.into() }),
+        }
+    }
+
+    /// The prefix of the keys, if the server is a node of a cluster and would have them on several nodes.
+    async fn would_spread(&self, connection: &mut MultiplexedConnection) -> Result<Option<String>, RedisError> {
+        let Some(prefix) = &self.untagged_prefix else {
+            return Ok(None);
+        };
+        match command::cluster_info().query_async::<String>(connection).await {
+            Ok(info) => Ok(Some(prefix.clone()).filter(|_| command::is_cluster_node(&info))),
+            Err(error) if is_lost(&error) => Err(error),
+            // not everybody may ask
+            Err(_) => Ok(None),
         }
     }
 

@@ -15,6 +15,12 @@ use crate::keys;
 /// It deserializes from any format; absent fields take their defaults, unknown ones are refused, timeouts are numbers
 /// of seconds. [`from_env`](Self::from_env) reads it from the environment.
 ///
+/// # Redis Cluster
+/// The bus uses several keys together, so on a cluster they must be on one node: give it a prefix with a hash tag, as
+/// `{orders}`. [`connect`](crate::RedisEventBus::connect) refuses another one there, because `orders:stream` and
+/// `orders:stream_dlq` would be on different nodes. The URL names the master that has the slot
+/// (`CLUSTER KEYSLOT {orders}`); the bus does not follow a slot that moves to another node.
+///
 /// # Examples
 /// ```
 /// use eventbus_redis::RedisEventBusConfig;
@@ -27,7 +33,7 @@ use crate::keys;
 pub struct RedisEventBusConfig {
     /// The server: `redis://[user:password@]host[:port][/database]`. Default `redis://localhost:6379`.
     pub redis_url: String,
-    /// What the names of all keys begin with. Default `events`.
+    /// What the names of all keys begin with; on a cluster with a hash tag, as `{orders}`. Default `events`.
     pub stream_prefix: String,
     /// The group of subscribers that name none. Default `default`.
     pub consumer_group: String,
