@@ -17,7 +17,7 @@ use redis::{
 };
 use tokio::sync::Mutex;
 
-use crate::{RedisConnectError, RedisEventBusConfig, command, error::InvalidConfig, keys};
+use crate::{ConfigMistake, RedisConnectError, RedisEventBusConfig, command, error::InvalidConfig, keys, tls};
 
 /// The shared connection for everything that does not wait, made when it is needed and made anew when it was lost.
 pub(crate) struct Link {
@@ -56,10 +56,7 @@ impl Link {
     /// Prepares the connection; nothing is sent yet.
     pub(crate) fn new(config: &RedisEventBusConfig, counters: Arc<BusCounters>) -> Result<Self, RedisConnectError> {
         config.validate()?;
-        let client = Client::open(config.redis_url.as_str()).map_err(|_| {
-            let mistake = crate::ConfigMistake::new("redis_url", "is no Redis URL");
-            InvalidConfig { mistakes: vec![mistake] }
-        })?;
+        let client = client(config).map_err(|mistake| InvalidConfig { mistakes: vec![mistake] })?;
         Ok(Self {
             client,
             address: config.address(),
@@ -118,6 +115,9 @@ impl Link {
                 Ok(())
             }
             Err(error) if error.is_timeout() => Err(RedisConnectError::TimedOut { address, timeout }),
+            Err(error) if tls::is_untrusted(&error) => {
+                Err(RedisConnectError::Untrusted { address, source: error.into() })
+            }
             Err(error) if command::is_refusal(&error) || command::is_elsewhere(&error) => {
                 Err(RedisConnectError::Refused { address, source: error.into() })
             }
@@ -214,6 +214,13 @@ impl Link {
         slot.is_closed = true;
         self.is_up.store(false, Ordering::Relaxed);
     }
+}
+
+fn client(config: &RedisEventBusConfig) -> Result<Client, ConfigMistake> {
+    if config.asks_for_tls() {
+        return tls::client(config);
+    }
+    Client::open(config.redis_url.as_str()).map_err(|_| ConfigMistake::new("redis_url", "is no Redis URL"))
 }
 
 /// Whether an error shows that a connection is lost.

@@ -63,6 +63,15 @@ pub enum RedisConnectError {
         /// How long it was waited for.
         timeout: Duration,
     },
+    /// The server shows a certificate that is not to be trusted: of an authority that neither the platform nor
+    /// `tls_ca_file` knows, for another host, or expired. Nothing was sent.
+    #[error("the certificate of Redis at {address} is not to be trusted")]
+    Untrusted {
+        /// The address, without the password.
+        address: String,
+        /// What is wrong with the certificate.
+        source: BoxError,
+    },
     /// The server is a node of a cluster, and nothing keeps the keys of the bus together there; nothing was written.
     #[error(
         "Redis at {address} is a node of a cluster, where the keys of a bus must share a hash tag: set `stream_prefix` \

@@ -11,6 +11,11 @@ mod info;
 mod keys;
 mod publish;
 mod settle;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "no_tls.rs"]
+mod tls;
 mod trace;
 mod wire;
 

@@ -93,6 +93,7 @@ fn all_mistakes_are_named_at_once() {
         slow_handler_ms: 0,
         trim_max_length: Some(0),
         trim_max_age_seconds: Some(0),
+        tls_ca_file: Some("ca.pem".into()),
         ..RedisEventBusConfig::default()
     };
     assert_eq!(
@@ -117,6 +118,7 @@ fn all_mistakes_are_named_at_once() {
             "`slow_handler_ms` is 0",
             "`trim_max_length` is 0",
             "`trim_max_age_seconds` is 0",
+            "`tls_ca_file` is set, but `redis_url` is not `rediss://…`",
         ]
     );
 }
@@ -172,6 +174,30 @@ fn every_field_is_shown() {
 }
 
 #[test]
+fn every_form_of_address_is_understood_and_what_would_be_ignored_is_a_mistake() {
+    let url_mistakes = |redis_url: &str| {
+        mistakes(&RedisEventBusConfig { redis_url: redis_url.into(), ..RedisEventBusConfig::default() })
+    };
+    for fine in [
+        "redis://localhost",
+        "redis://:secret@localhost:1/15?protocol=resp3",
+        "rediss://app:se%2Fcret@localhost:1/15",
+        "valkeys://[::1]:1",
+        "unix:///run/redis.sock",
+        "redis+unix:///run/redis.sock?db=1&user=app&pass=secret",
+    ] {
+        assert_eq!(url_mistakes(fine), [""; 0], "{fine}");
+    }
+    let tcp = "`redis_url` has other parameters than `protocol`";
+    assert_eq!(url_mistakes("redis://localhost/0?password=secret"), [tcp]);
+    assert_eq!(url_mistakes("redis://localhost?db=1"), [tcp]);
+    let socket = "`redis_url` has other parameters than `db`, `user`, `pass`, `protocol`";
+    assert_eq!(url_mistakes("unix:///run/redis.sock?password=secret"), [socket]);
+    let insecure = "`redis_url` asks for TLS with anybody (`#insecure`); name whom to trust in `tls_ca_file` instead";
+    assert_eq!(url_mistakes("rediss://localhost/#insecure"), [insecure]);
+}
+
+#[test]
 fn no_message_shows_a_password() {
     for redis_url in [
         "redis://user:secret@localhost:6379/0",
@@ -179,10 +205,30 @@ fn no_message_shows_a_password() {
         "redis//user:secret@localhost",
         "http://user:secret@localhost",
         "rediss://user:secret@localhost",
+        "rediss://user:secret@localhost/#insecure",
+        "redis://user:se/secret@localhost",
+        "redis://user:se?secret@localhost",
+        "redis://user:se#secret@localhost",
+        "redis://secret@localhost",
+        "redis://secret:@localhost",
+        "redis://secret@localhost/not-a-number",
+        "redis://localhost/0?password=secret",
+        "redis://localhost/0?secret",
+        "redis://localhost/0?protocol=secret",
+        "redis://localhost/0#secret",
+        "unix:///run/redis.sock?user=app&pass=secret",
+        "redis+unix:///run/redis.sock?pass=secret&db=many",
+        "unix://user:secret@/run/redis.sock",
         "secret",
     ] {
         let config = RedisEventBusConfig { redis_url: redis_url.into(), ..RedisEventBusConfig::default() };
         let shown = format!("{config:?} {:?} {:?}", config.validate(), mistakes(&config));
         assert!(!shown.contains("secret"), "{redis_url}: {shown}");
     }
+}
+
+#[test]
+fn a_user_is_shown_where_there_is_a_password_too() {
+    let config = RedisEventBusConfig { redis_url: "redis://app:secret@db:1/2".into(), ..Default::default() };
+    assert!(format!("{config:?}").contains("\"redis://app@db:1/2\""), "{config:?}");
 }

@@ -5,24 +5,13 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{config, config_on, fresh_bus, seen::command};
+use common::{config, config_on, fresh_bus, said, seen::command};
 use eventbus::{
     Name, NewEvent, RecordedEvent, StreamId, Version,
     port::{EventBus, PublishError},
 };
 use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
 use tokio::net::TcpListener;
-
-/// Everything an error says.
-fn said(error: &RedisConnectError) -> String {
-    let mut said = format!("{error} {error:?}");
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        said.push_str(&format!(" {error} {error:?}"));
-        cause = error.source();
-    }
-    said
-}
 
 fn event() -> RecordedEvent {
     let stream = StreamId::parse("Order", "1").expect("a valid stream");
@@ -83,28 +72,6 @@ async fn a_server_that_never_answers_is_given_up_in_time() {
     assert!(matches!(error, RedisConnectError::TimedOut { .. }), "{error:?}");
     assert!(!said(&error).contains("secret"), "{}", said(&error));
     accepting.abort();
-}
-
-#[tokio::test]
-async fn a_wrong_password_is_refused_and_not_shown() {
-    let server = test_servers::private_redis();
-    let open = redis::Client::open(server.url()).unwrap();
-    let mut connection = open.get_multiplexed_async_connection().await.unwrap();
-    let mut set = redis::cmd("CONFIG");
-    set.arg("SET").arg("requirepass").arg("right-secret");
-    set.query_async::<()>(&mut connection).await.unwrap();
-    let with = |password: &str| config_on(&server.url().replace("redis://", &format!("redis://:{password}@")));
-
-    let error = RedisEventBus::connect(with("wrong-secret")).await.unwrap_err();
-    assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
-    assert!(!error.is_retryable());
-    assert!(!said(&error).contains("secret"), "{}", said(&error));
-    let error = RedisEventBus::connect(config_on(server.url())).await.unwrap_err();
-    assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
-
-    let bus = RedisEventBus::connect(with("right-secret")).await.unwrap();
-    assert!(!format!("{bus:?}").contains("secret"), "{bus:?}");
-    bus.ping().await.unwrap();
 }
 
 #[tokio::test]
@@ -246,72 +213,4 @@ async fn a_stream_whose_ids_run_out_leaves_the_outcome_unknown() {
     assert!(matches!(partly, Err(PublishError::OutcomeUnknown { .. })), "{partly:?}");
     let nothing = bus.publish(&[event()]).await;
     assert!(matches!(nothing, Err(PublishError::Unavailable { .. })), "{nothing:?}");
-}
-
-#[tokio::test]
-async fn on_a_cluster_a_prefix_without_a_hash_tag_is_refused_and_told_what_to_be() {
-    let server = test_servers::private_redis_cluster();
-    let client = redis::Client::open(server.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let with = |prefix: &str| RedisEventBusConfig { stream_prefix: prefix.into(), ..config_on(server.url()) };
-    let error = RedisEventBus::connect(with("orders")).await.unwrap_err();
-    assert!(matches!(error, RedisConnectError::NeedsHashTag { .. }), "{error:?}");
-    assert!(!error.is_retryable());
-    assert!(error.to_string().ends_with("set `stream_prefix` to `{orders}` instead of `orders`"), "{error}");
-
-    let error = RedisEventBus::connect(with("{orders}")).await.unwrap_err();
-    assert!(error.is_retryable(), "the slot is nobody's yet: {error:?}");
-
-    let mut slots = redis::cmd("CLUSTER");
-    slots.arg("ADDSLOTSRANGE").arg(0).arg(16_383);
-    slots.query_async::<()>(&mut connection).await.unwrap();
-    common::until("the cluster is up", async || RedisEventBus::connect(with("{orders}")).await.is_ok()).await;
-    let bus = RedisEventBus::connect(with("{orders}")).await.unwrap();
-    bus.publish(&[event()]).await.unwrap();
-    assert_eq!(bus.stream_info().await.stream.length, 1);
-    assert_eq!(bus.config().stream_name(), "{orders}:stream");
-}
-
-#[tokio::test]
-async fn a_database_that_the_server_has_not_is_refused() {
-    let server = test_servers::private_redis();
-    let error = RedisEventBus::connect(config_on(&format!("{}/99", server.url()))).await.unwrap_err();
-    assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
-    let bus = RedisEventBus::connect(config_on(&format!("{}/9", server.url()))).await.unwrap();
-    bus.publish(&[event()]).await.unwrap();
-    let keyspace: redis::InfoDict = command(&bus, "INFO", &["keyspace"]).await;
-    assert!(keyspace.get::<String>("db9").is_some() && keyspace.get::<String>("db0").is_none(), "{keyspace:?}");
-}
-
-#[tokio::test]
-async fn a_node_of_a_cluster_that_has_not_the_slot_refuses() {
-    let nodes = [test_servers::private_redis_cluster(), test_servers::private_redis_cluster()];
-    let mut connections = Vec::new();
-    for node in &nodes {
-        let client = redis::Client::open(node.url()).unwrap();
-        connections.push(client.get_multiplexed_async_connection().await.unwrap());
-    }
-    for (connection, [first, last]) in connections.iter_mut().zip([[0, 8_191], [8_192, 16_383]]) {
-        let mut slots = redis::cmd("CLUSTER");
-        slots.arg("ADDSLOTSRANGE").arg(first).arg(last);
-        slots.query_async::<()>(connection).await.unwrap();
-    }
-    let mut whereabouts = redis::cmd("CLUSTER");
-    let told: String = whereabouts.arg("NODES").query_async(&mut connections[1]).await.unwrap();
-    // `<id> <host>:<port>@<port among nodes> …`
-    let port_among_nodes = told.split(['@', ' ']).nth(2).unwrap();
-    let mut meet = redis::cmd("CLUSTER");
-    meet.arg("MEET").arg("127.0.0.1").arg(nodes[1].port()).arg(port_among_nodes);
-    meet.query_async::<()>(&mut connections[0]).await.unwrap();
-
-    let mut keyslot = redis::cmd("CLUSTER");
-    let slot: u16 = keyslot.arg("KEYSLOT").arg("{orders}").query_async(&mut connections[0]).await.unwrap();
-    let (has_it, has_not) = if slot < 8_192 { (&nodes[0], &nodes[1]) } else { (&nodes[1], &nodes[0]) };
-    let on = |url: &str| RedisEventBusConfig { stream_prefix: "{orders}".into(), ..config_on(url) };
-    common::until("the nodes know each other", async || RedisEventBus::connect(on(has_it.url())).await.is_ok()).await;
-    common::until("both say where the slot is", async || {
-        let refused = RedisEventBus::connect(on(has_not.url())).await.unwrap_err();
-        matches!(&refused, RedisConnectError::Refused { source, .. } if source.to_string().contains("Moved"))
-    })
-    .await;
 }

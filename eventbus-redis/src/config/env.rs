@@ -50,6 +50,7 @@ impl RedisEventBusConfig {
         vars.parsed("EVENTBUS_SLOW_HANDLER_MS", &mut config.slow_handler_ms);
         vars.number("EVENTBUS_TRIM_MAX_LENGTH", &mut config.trim_max_length);
         vars.number("EVENTBUS_TRIM_MAX_AGE_SECONDS", &mut config.trim_max_age_seconds);
+        config.tls_ca_file = vars.value("EVENTBUS_TLS_CA_FILE").map(Into::into);
         vars.parsed("EVENTBUS_REQUIRE_UUID_AGGREGATE_IDS", &mut config.require_uuid_aggregate_ids);
         let mut mistakes = vars.mistakes;
         mistakes.extend(config.mistakes());
@@ -147,7 +148,7 @@ mod tests {
     #[test]
     fn every_field_has_a_variable() {
         let config = read(&[
-            ("REDIS_URL", "redis://db:7000/2"),
+            ("REDIS_URL", "rediss://db:7000/2"),
             ("EVENTBUS_STREAM_PREFIX", "orders"),
             ("EVENTBUS_CONSUMER_GROUP", "projections"),
             ("EVENTBUS_CONSUMER_NAME", "worker-1"),
@@ -170,10 +171,11 @@ mod tests {
             ("EVENTBUS_SLOW_HANDLER_MS", "14"),
             ("EVENTBUS_TRIM_MAX_LENGTH", "15"),
             ("EVENTBUS_TRIM_MAX_AGE_SECONDS", "16"),
+            ("EVENTBUS_TLS_CA_FILE", "certificates/ca.pem"),
             ("EVENTBUS_REQUIRE_UUID_AGGREGATE_IDS", "true"),
         ]);
         let expected = RedisEventBusConfig {
-            redis_url: "redis://db:7000/2".into(),
+            redis_url: "rediss://db:7000/2".into(),
             stream_prefix: "orders".into(),
             consumer_group: "projections".into(),
             consumer_name: Some("worker-1".into()),
@@ -196,6 +198,7 @@ mod tests {
             slow_handler_ms: 14,
             trim_max_length: Some(15),
             trim_max_age_seconds: Some(16),
+            tls_ca_file: Some("certificates/ca.pem".into()),
             require_uuid_aggregate_ids: true,
         };
         assert_eq!(config.unwrap(), expected);

@@ -3,7 +3,7 @@
 mod env;
 mod validate;
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use eventbus::port::redacted;
 use serde::{Deserialize, Deserializer, de};
@@ -14,6 +14,15 @@ use crate::keys;
 ///
 /// It deserializes from any format; absent fields take their defaults, unknown ones are refused, timeouts are numbers
 /// of seconds. [`from_env`](Self::from_env) reads it from the environment.
+///
+/// # TLS
+/// `rediss://` needs the cargo feature `tls`. The server's certificate must be for the host of the URL and signed by an
+/// authority that the platform trusts, or by one of [`tls_ca_file`](Self::tls_ca_file). TLS is rustls with the
+/// cryptography provider that the application has installed, else ring, which connecting installs for the process.
+///
+/// # Secrets
+/// The password is shown by nothing: not by `Debug`, not in errors, not in the log. Nor is a user without a password,
+/// which mostly is a password that lacks its colon.
 ///
 /// # Redis Cluster
 /// The bus uses several keys together, so on a cluster they must be on one node: give it a prefix with a hash tag, as
@@ -31,7 +40,9 @@ use crate::keys;
 #[derive(Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisEventBusConfig {
-    /// The server: `redis://[user:password@]host[:port][/database]`. Default `redis://localhost:6379`.
+    /// The server: `redis://[user:password@]host[:port][/database]`, the same with `rediss://` for TLS, or
+    /// `redis+unix:///path[?db=1&user=…&pass=…]` for a socket; user and password percent-encoded. Default
+    /// `redis://localhost:6379`.
     pub redis_url: String,
     /// What the names of all keys begin with; on a cluster with a hash tag, as `{orders}`. Default `events`.
     pub stream_prefix: String,
@@ -90,6 +101,9 @@ pub struct RedisEventBusConfig {
     pub trim_max_length: Option<u64>,
     /// For how many seconds the stream keeps entries that every group has finished. Default: for ever.
     pub trim_max_age_seconds: Option<u64>,
+    /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
+    /// that the platform trusts. Default: none.
+    pub tls_ca_file: Option<PathBuf>,
     /// Whether events of aggregates whose ids are no UUIDs (lower case, with hyphens) are refused. The Python library
     /// knows no others; set it where its services read the stream. Default false.
     pub require_uuid_aggregate_ids: bool,
@@ -121,6 +135,7 @@ impl Default for RedisEventBusConfig {
             slow_handler_ms: 1_000,
             trim_max_length: None,
             trim_max_age_seconds: None,
+            tls_ca_file: None,
             require_uuid_aggregate_ids: false,
         }
     }
@@ -144,9 +159,22 @@ impl RedisEventBusConfig {
         self.max_in_hand.unwrap_or_else(|| self.batch_size.saturating_mul(10))
     }
 
+    /// Whether the URL asks for TLS.
+    pub(crate) fn asks_for_tls(&self) -> bool {
+        validate::asks_for_tls(&self.redis_url)
+    }
+
     /// The server's address without the password, for messages.
     pub(crate) fn address(&self) -> String {
-        redacted(&self.redis_url)
+        let shown = redacted(&self.redis_url);
+        let Some(((scheme, user), host)) =
+            shown.split_once('@').and_then(|(user, host)| Some((user.split_once("://")?, host)))
+        else {
+            return shown;
+        };
+        let before_password = format!("://{user}:");
+        let password = self.redis_url.split_once(&before_password).map(|(_, rest)| rest);
+        if password.is_some_and(|rest| !rest.starts_with('@')) { shown } else { format!("{scheme}://{host}") }
     }
 }
 
@@ -182,6 +210,7 @@ impl fmt::Debug for RedisEventBusConfig {
             .field("slow_handler_ms", &self.slow_handler_ms)
             .field("trim_max_length", &self.trim_max_length)
             .field("trim_max_age_seconds", &self.trim_max_age_seconds)
+            .field("tls_ca_file", &self.tls_ca_file)
             .field("require_uuid_aggregate_ids", &self.require_uuid_aggregate_ids)
             .finish()
     }

@@ -6,6 +6,10 @@ use redis::IntoConnectionInfo;
 use super::RedisEventBusConfig;
 use crate::error::{ConfigMistake, InvalidConfig};
 
+/// What does not parse may hold a password anywhere, so it is not shown.
+const NO_URL: &str = "is no Redis URL (redis://[user:password@]host[:port][/database], the password percent-encoded)";
+const TCP_PARAMETERS: [&str; 1] = ["protocol"];
+const SOCKET_PARAMETERS: [&str; 4] = ["db", "user", "pass", "protocol"];
 /// Leaves room for what keys and checkpoint names add to the prefix.
 const MAX_PREFIX_BYTES: usize = 200;
 /// More entries at once than a server should have to send, or a consumer to hold.
@@ -41,7 +45,7 @@ impl RedisEventBusConfig {
         let mut found_in = |field: &str, problem: Option<String>| {
             found.extend(problem.map(|problem| ConfigMistake::new(field, problem)));
         };
-        found_in("redis_url", url_problem(&self.redis_url));
+        found_in("redis_url", url_problem(&self.redis_url, cfg!(feature = "tls")));
         found_in("stream_prefix", prefix_problem(&self.stream_prefix));
         found_in("consumer_group", name_problem(&self.consumer_group));
         let consumer = self.consumer_name.as_deref();
@@ -65,6 +69,8 @@ impl RedisEventBusConfig {
         found_in("trim_max_length", is_zero(self.trim_max_length == Some(0)));
         let age = self.trim_max_age_seconds;
         found_in("trim_max_age_seconds", age.and_then(|age| out_of_range(age, MAX_SECONDS)));
+        let without_tls = self.tls_ca_file.is_some() && !asks_for_tls(&self.redis_url);
+        found_in("tls_ca_file", without_tls.then(|| "is set, but `redis_url` is not `rediss://…`".to_owned()));
         found
     }
 
@@ -128,13 +134,40 @@ fn retry_prefix_problem(prefix: &str) -> Option<String> {
     })
 }
 
-fn url_problem(url: &str) -> Option<String> {
-    if url.starts_with("rediss://") && redis::Client::open(url).is_err() {
-        return Some("asks for TLS, which this build has not".into());
+fn url_problem(url: &str, has_tls: bool) -> Option<String> {
+    let Some(parsed) = redis::parse_redis_url(url) else {
+        return Some(NO_URL.into());
+    };
+    if asks_for_tls(url) && !has_tls {
+        return Some("asks for TLS, which needs the cargo feature `tls` of eventbus-redis".into());
     }
-    let parsed = url.into_connection_info().is_ok();
-    // what does not parse may hold a password anywhere, so it is not shown
-    (!parsed).then(|| {
-        "is no Redis URL (redis://[user:password@]host[:port][/database], the password percent-encoded)".into()
-    })
+    if asks_for_tls(url) && parsed.fragment() == Some("insecure") {
+        return Some("asks for TLS with anybody (`#insecure`); name whom to trust in `tls_ca_file` instead".into());
+    }
+    if !parsed.username().is_empty() && parsed.password().is_none_or(str::is_empty) {
+        return Some("names a user without a password, who would be ignored".into());
+    }
+    let parameters = if parsed.has_host() { &TCP_PARAMETERS[..] } else { &SOCKET_PARAMETERS };
+    let unknown = parsed.query_pairs().any(|(name, _)| !parameters.contains(&&*name));
+    if parsed.into_connection_info().is_err() {
+        return Some(NO_URL.into());
+    }
+    // an unknown one may be a part of a password
+    unknown.then(|| format!("has other parameters than `{}`", parameters.join("`, `")))
+}
+
+pub(super) fn asks_for_tls(url: &str) -> bool {
+    redis::parse_redis_url(url).is_some_and(|url| matches!(url.scheme(), "rediss" | "valkeys"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_without_tls_names_the_feature() {
+        let problem = url_problem("rediss://localhost", false).unwrap_or_default();
+        assert_eq!(problem, "asks for TLS, which needs the cargo feature `tls` of eventbus-redis");
+        assert_eq!(url_problem("redis://localhost", false), None);
+    }
 }
