@@ -12,7 +12,7 @@ use eventbus::{
 };
 
 use crate::{
-    RedisConnectError, RedisEventBusConfig, command,
+    History, RedisConnectError, RedisEventBusConfig, command,
     config::consumer_name,
     connection::{Link, boxed},
     consume,
@@ -120,6 +120,12 @@ impl RedisEventBus {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         !self.shared.consuming.is_closed() && self.shared.link.is_up()
+    }
+
+    /// Reads the stream by hand, from the oldest entry on: see [`History`].
+    #[must_use]
+    pub fn history(&self) -> History {
+        History::new(Arc::clone(&self.shared))
     }
 
     /// Asks the server for a sign of life.
