@@ -27,6 +27,12 @@ use crate::{
 /// stays pending in Redis while later events flow on, and is handled again when a consumer of the same name starts: see
 /// [`consumer_name`](RedisEventBusConfig::consumer_name).
 ///
+/// # Connections
+/// A bus holds one connection, which all that does not wait for entries shares, and one more for each group that it
+/// consumes for, on which nothing but its reads waits; with
+/// [`single_connection_client`](RedisEventBusConfig::single_connection_client) one in all. Each
+/// [`follow`](History::follow) has its own besides.
+///
 /// # Examples
 /// ```no_run
 /// use eventbus::port::EventBus;
