@@ -12,7 +12,7 @@ use eventbus::{
 };
 
 use crate::{
-    RedisConnectError, RedisEventBusConfig, command,
+    History, RedisConnectError, RedisEventBusConfig, command,
     config::consumer_name,
     connection::{Link, boxed},
     consumer::{self, Recovery, RecoveryStats},
@@ -25,6 +25,12 @@ use crate::{
 /// once; the consumers of a group, one per bus object that consumes, share its events. A delivery with a failed handler
 /// stays pending in Redis while later events flow on, and is handled again when a consumer of the same name starts: see
 /// [`consumer_name`](RedisEventBusConfig::consumer_name).
+///
+/// # Connections
+/// A bus holds one connection, which all that does not wait for entries shares, and one more for each group that it
+/// consumes for, on which nothing but its reads waits; with
+/// [`single_connection_client`](RedisEventBusConfig::single_connection_client) one in all. Each
+/// [`follow`](History::follow) has its own besides.
 ///
 /// # Examples
 /// ```no_run
@@ -140,6 +146,12 @@ impl RedisEventBus {
     /// ```
     pub async fn recover_pending_messages(&self, recovery: Recovery) -> Result<RecoveryStats, ConsumeError> {
         self.shared.recover(recovery).await
+    }
+
+    /// Reads the stream by hand, from the oldest entry on: see [`History`].
+    #[must_use]
+    pub fn history(&self) -> History {
+        History::new(Arc::clone(&self.shared))
     }
 
     /// Asks the server for a sign of life.

@@ -1,9 +1,13 @@
 //! Every command that goes to Redis, and how its reply is read; nothing else builds one.
 
+pub(crate) mod history;
+
 use std::{collections::HashMap, time::Duration};
 
 use eventbus::port::MessageId;
-use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Value, cmd, from_redis_value};
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, cmd, from_redis_value,
+};
 
 use crate::{connection::CommandError, wire::Fields};
 
@@ -59,6 +63,17 @@ pub(crate) fn unblock(client: i64) -> Cmd {
     command
 }
 
+pub(crate) fn cluster_info() -> Cmd {
+    let mut command = cmd("INFO");
+    command.arg("cluster");
+    command
+}
+
+/// Whether the reply of [`cluster_info`] is that of a node of a cluster.
+pub(crate) fn is_cluster_node(info: &str) -> bool {
+    info.lines().any(|line| line.trim() == "cluster_enabled:1")
+}
+
 /// Creates a group that begins with the oldest entry, and the stream if there is none.
 pub(crate) fn create_group(stream: &str, group: &str) -> Cmd {
     let mut command = cmd("XGROUP");
@@ -81,6 +96,12 @@ pub(crate) fn is_no_group(error: &CommandError) -> bool {
 pub(crate) fn is_refusal(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("WRONGTYPE" | "NOAUTH" | "NOPERM" | "WRONGPASS"))
+}
+
+/// Whether the server cannot serve this configuration: it has no such database, or another node has the key.
+pub(crate) fn is_elsewhere(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::Moved)
+        || error.to_string().contains("refused to switch database")
 }
 
 /// Whether a key is missing.

@@ -15,12 +15,14 @@ use redis::{
 };
 use tokio::sync::Mutex;
 
-use crate::{RedisConnectError, RedisEventBusConfig, command, error::InvalidConfig};
+use crate::{ConfigMistake, RedisConnectError, RedisEventBusConfig, command, error::InvalidConfig, keys, tls};
 
 /// The shared connection for everything that does not wait, made when it is needed and made anew when it was lost.
 pub(crate) struct Link {
     client: Client,
     address: String,
+    /// The prefix of the keys, if it has no hash tag: then they may be on several nodes of a cluster.
+    untagged_prefix: Option<String>,
     connect_timeout: Duration,
     response_timeout: Duration,
     slot: RwLock<Slot>,
@@ -30,7 +32,6 @@ pub(crate) struct Link {
 }
 
 /// The connection, as it is known now.
-
 #[derive(Default)]
 struct Slot {
     connection: Option<MultiplexedConnection>,
@@ -60,13 +61,11 @@ impl Link {
     /// Prepares the connection; nothing is sent yet.
     pub(crate) fn new(config: &RedisEventBusConfig, counters: Arc<BusCounters>) -> Result<Self, RedisConnectError> {
         config.validate()?;
-        let client = Client::open(config.redis_url.as_str()).map_err(|_| {
-            let mistake = crate::ConfigMistake::new("redis_url", "is no Redis URL");
-            InvalidConfig { mistakes: vec![mistake] }
-        })?;
+        let client = client(config).map_err(|mistake| InvalidConfig { mistakes: vec![mistake] })?;
         Ok(Self {
             client,
             address: config.address(),
+            untagged_prefix: Some(config.stream_prefix.clone()).filter(|prefix| !keys::has_hash_tag(prefix)),
             connect_timeout: config.socket_connect_timeout,
             response_timeout: config.socket_timeout,
             slot: RwLock::default(),
@@ -98,9 +97,13 @@ impl Link {
         let timeout = self.connect_timeout;
         let connecting = async {
             let mut connection = self.dedicated(self.response_timeout).await?;
+            let spread = self.would_spread(&mut connection).await?;
+            if spread.is_some() {
+                return Ok((connection, spread));
+            }
             match first.query_async::<Value>(&mut connection).await {
                 Err(error) if !command::group_exists(&error) => Err(error),
-                _ => Ok(connection),
+                _ => Ok((connection, None)),
             }
         };
         let connected = match tokio::time::timeout(timeout, connecting).await {
@@ -108,15 +111,32 @@ impl Link {
             Err(_) => return Err(RedisConnectError::TimedOut { address, timeout }),
         };
         match connected {
-            Ok(connection) => {
+            Ok((_, Some(stream_prefix))) => Err(RedisConnectError::NeedsHashTag { address, stream_prefix }),
+            Ok((connection, None)) => {
                 self.slot_mut().put(connection);
                 Ok(())
             }
             Err(error) if error.is_timeout() => Err(RedisConnectError::TimedOut { address, timeout }),
-            Err(error) if command::is_refusal(&error) => {
+            Err(error) if tls::is_untrusted(&error) => {
+                Err(RedisConnectError::Untrusted { address, source: error.into() })
+            }
+            Err(error) if command::is_refusal(&error) || command::is_elsewhere(&error) => {
                 Err(RedisConnectError::Refused { address, source: error.into() })
             }
             Err(error) => Err(RedisConnectError::Unavailable { address, source: error.into() }),
+        }
+    }
+
+    /// The prefix of the keys, if the server is a node of a cluster and would have them on several nodes.
+    async fn would_spread(&self, connection: &mut MultiplexedConnection) -> Result<Option<String>, RedisError> {
+        let Some(prefix) = &self.untagged_prefix else {
+            return Ok(None);
+        };
+        match command::cluster_info().query_async::<String>(connection).await {
+            Ok(info) => Ok(Some(prefix.clone()).filter(|_| command::is_cluster_node(&info))),
+            Err(error) if is_lost(&error) => Err(error),
+            // not everybody may ask
+            Err(_) => Ok(None),
         }
     }
 
@@ -239,6 +259,13 @@ impl Slot {
         self.number += 1;
         self.number
     }
+}
+
+fn client(config: &RedisEventBusConfig) -> Result<Client, ConfigMistake> {
+    if config.asks_for_tls() {
+        return tls::client(config);
+    }
+    Client::open(config.redis_url.as_str()).map_err(|_| ConfigMistake::new("redis_url", "is no Redis URL"))
 }
 
 /// Whether an error shows that a connection is lost, or leads to a server that is a replica now.

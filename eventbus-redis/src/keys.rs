@@ -10,24 +10,29 @@ pub(crate) fn dead_letters(prefix: &str, suffix: &str) -> String {
     format!("{prefix}:stream{suffix}")
 }
 
-/// What was noted about the tries of a group's entries.
+/// The attempts of a group, which are a hash.
 pub(crate) fn retry(stream: &str, prefix: &str, group: &str) -> String {
     beside(stream, &format!("{prefix}:{group}"))
 }
 
-/// The members of a group, and the types they handle.
+/// The members of a group and what they handle.
 pub(crate) fn members(stream: &str, group: &str) -> String {
     beside(stream, &format!("members:{group}"))
 }
 
-/// The first entry that each group has not finished.
+/// The entries that each group begins with; what is below all of them is done with.
 pub(crate) fn floors(stream: &str) -> String {
     beside(stream, "floors")
 }
 
-/// A key in the hash slot of the stream.
-fn beside(stream: &str, what: &str) -> String {
-    format!("{{{stream}}}:{what}")
+/// A key in the slot of the stream, as scripts need it on a cluster.
+fn beside(stream: &str, name: &str) -> String {
+    if has_hash_tag(stream) { format!("{stream}:{name}") } else { format!("{{{stream}}}:{name}") }
+}
+
+/// Whether only a part of a key decides its slot: what stands between the first `{` and the next `}`, if anything.
+pub(crate) fn has_hash_tag(key: &str) -> bool {
+    key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).is_some_and(|(tag, _)| !tag.is_empty())
 }
 
 /// The fields of an entry: the seven of the shared wire format in their order, then our own.
@@ -56,4 +61,59 @@ pub(crate) mod field {
     pub(crate) const FIRST_FAILED_AT: &str = "first_failed_at";
     pub(crate) const LAST_FAILED_AT: &str = "last_failed_at";
     pub(crate) const DONE_HANDLERS: &str = "done_handlers";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn braces_are_added_where_there_is_no_hash_tag() {
+        assert_eq!(retry("orders:stream", "retry", "mail"), "{orders:stream}:retry:mail");
+        assert_eq!(members("orders:stream", "mail"), "{orders:stream}:members:mail");
+        assert_eq!(floors("orders:stream"), "{orders:stream}:floors");
+        assert_eq!(retry("{orders}:stream", "retry", "mail"), "{orders}:stream:retry:mail");
+        assert_eq!(members("{orders}:stream", "mail"), "{orders}:stream:members:mail");
+        assert_eq!(floors("{orders}:stream"), "{orders}:stream:floors");
+    }
+
+    #[test]
+    fn a_hash_tag_is_what_the_server_takes_for_one() {
+        for tagged in ["{a}", "x{a}y", "{a}{}", "{{}", "{a}}"] {
+            assert!(has_hash_tag(tagged), "{tagged}");
+        }
+        for plain in ["", "a", "{", "}", "{a", "a}", "}a{", "{}", "{}{a}"] {
+            assert!(!has_hash_tag(plain), "{plain}");
+        }
+    }
+
+    /// The slots of the stream, the dead letters, and the other keys of a bus.
+    async fn slots(connection: &mut redis::aio::MultiplexedConnection, prefix: &str) -> [u16; 5] {
+        let stream = stream(prefix);
+        let others = [retry(&stream, "retry", "mail"), members(&stream, "mail"), floors(&stream)];
+        let mut ask = redis::pipe();
+        for key in [&stream, &dead_letters(prefix, "_dlq")].into_iter().chain(&others) {
+            ask.cmd("CLUSTER").arg("KEYSLOT").arg(key);
+        }
+        ask.query_async(connection).await.expect("the server is a node of a cluster")
+    }
+
+    #[tokio::test]
+    async fn on_a_cluster_all_keys_of_a_hash_tagged_prefix_share_a_slot() {
+        let server = test_servers::private_redis_cluster();
+        let client = redis::Client::open(server.url()).expect("a valid URL");
+        let mut connection = client.get_multiplexed_async_connection().await.expect("the server answers");
+        for prefix in ["{orders}", "shop:{orders}", "{orders}:eu", "{{}orders"] {
+            let slots = slots(&mut connection, prefix).await;
+            assert_eq!(BTreeSet::from(slots).len(), 1, "{prefix}: {slots:?}");
+        }
+        for prefix in ["orders", "{}orders", "orders}"] {
+            let [stream, dead_letters, ..] = slots(&mut connection, prefix).await;
+            assert_ne!(stream, dead_letters, "{prefix}: nothing ties the dead letters to the stream");
+        }
+        let [stream, _, retry, members, floors] = slots(&mut connection, "orders").await;
+        assert_eq!([retry, members, floors], [stream; 3], "scripts over them work without a hash tag too");
+    }
 }

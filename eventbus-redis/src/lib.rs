@@ -7,10 +7,16 @@ mod config;
 mod connection;
 mod consumer;
 mod error;
+mod history;
 mod info;
 mod keys;
 mod publish;
 mod script;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "no_tls.rs"]
+mod tls;
 mod trace;
 mod wire;
 
@@ -18,3 +24,4 @@ pub use bus::RedisEventBus;
 pub use config::RedisEventBusConfig;
 pub use consumer::{Recovery, RecoveryStats};
 pub use error::{ConfigMistake, InvalidConfig, RedisConnectError};
+pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};

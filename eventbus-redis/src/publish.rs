@@ -3,7 +3,7 @@
 //! Keep: nothing is sent after something that was refused; it would overtake it.
 
 use eventbus::{
-    RecordedEvent,
+    BoxError, RecordedEvent,
     port::{MessageId, PublishError},
 };
 use redis::{RedisError, RedisResult};
@@ -28,11 +28,9 @@ impl Shared {
         if self.consuming.is_closed() {
             return Err(PublishError::ShutDown { destination: destination() });
         }
-        let entries: Vec<_> = match events.iter().map(wire::encode).collect() {
+        let entries: Vec<_> = match events.iter().map(|event| self.encode(event)).collect() {
             Ok(entries) => entries,
-            Err(refused) => {
-                return Err(PublishError::Refused { destination: destination(), source: Box::new(refused) });
-            }
+            Err(source) => return Err(PublishError::Refused { destination: destination(), source }),
         };
         let sending = self.add(&entries).instrument(trace::publish(self, events.len()));
         match sending.await {
@@ -40,6 +38,14 @@ impl Shared {
             Err(CommandError::Sent(error)) => Err(self.not_published(error)),
             Err(not_sent) => Err(PublishError::Unavailable { destination: destination(), source: boxed(not_sent) }),
         }
+    }
+
+    /// The fields of an event's entry, if it may be published.
+    fn encode<'a>(&self, event: &'a RecordedEvent) -> Result<wire::Fields<'a>, BoxError> {
+        if self.config.require_uuid_aggregate_ids {
+            wire::require_uuid(event)?;
+        }
+        Ok(wire::encode(event)?)
     }
 
     async fn add(&self, entries: &[wire::Fields<'_>]) -> Result<Vec<MessageId>, CommandError> {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use eventbus::{Metadata, RecordedEvent};
+use eventbus::{EventId, Metadata, RecordedEvent, StreamId};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -17,6 +17,28 @@ pub(crate) enum Unencodable {
     NotAnObject { event_id: Uuid },
     #[error("the base fields of event {event_id} do not serialize")]
     Base { event_id: Uuid, source: serde_json::Error },
+}
+
+/// An aggregate that services in Python could not name.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "event {event_id} is of {stream}, whose id is no UUID in lower case with hyphens (`require_uuid_aggregate_ids` is set)"
+)]
+pub(crate) struct NotAUuid {
+    event_id: EventId,
+    stream: StreamId,
+}
+
+/// Refuses an event whose aggregate has an id that the Python library does not read, or writes in another way: an id in
+/// another spelling is another aggregate.
+pub(crate) fn require_uuid(event: &RecordedEvent) -> Result<(), NotAUuid> {
+    let metadata = event.metadata();
+    let id = metadata.aggregate_id().as_str();
+    let is_uuid = Uuid::try_parse(id).is_ok_and(|uuid| uuid.to_string() == id);
+    if is_uuid {
+        return Ok(());
+    }
+    Err(NotAUuid { event_id: metadata.event_id(), stream: metadata.stream().clone() })
 }
 
 /// The names and values of an entry.

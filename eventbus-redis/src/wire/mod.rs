@@ -8,7 +8,7 @@ mod encode;
 pub(crate) mod timestamp;
 
 pub(crate) use decode::{decode, flat};
-pub(crate) use encode::{Fields, encode};
+pub(crate) use encode::{Fields, encode, require_uuid};
 
 #[cfg(test)]
 mod tests;
