@@ -6,7 +6,7 @@ use eventbus::{
     Name,
     port::{ConsumeError, GroupInfo, GroupProgress, Health, StreamInfo},
 };
-use redis::{RedisResult, Value};
+use redis::{RedisError, RedisResult, Value};
 use serde::Deserialize;
 
 use crate::{
@@ -16,7 +16,6 @@ use crate::{
         operate::{self, Consumer},
     },
     connection::{CommandError, boxed},
-    keys,
 };
 
 /// What a consumer says of itself.
@@ -80,10 +79,8 @@ impl Shared {
         info.stream.length = stream.length;
         info.stream.first_entry_id = stream.first_id;
         info.stream.last_entry_id = stream.last_id;
-        info.dlq_messages = redis::from_redis_value(next()?).map_err(redis::RedisError::from)?;
-        let now = operate::milliseconds(self.link.query(&operate::time()).await?);
-        for group in groups {
-            let group = self.ask_group(group, now).await?;
+        info.dlq_messages = redis::from_redis_value(next()?).map_err(RedisError::from)?;
+        for group in self.ask_groups(groups).await? {
             info.pending_messages += group.pending;
             info.active_consumers += group.active_consumers;
             info.consumer_groups.push(group);
@@ -91,24 +88,30 @@ impl Shared {
         Ok(info)
     }
 
-    async fn ask_group(&self, group: Group, now: u64) -> Result<GroupInfo, CommandError> {
-        let members = keys::members(&self.stream, &group.name);
-        let commands = operate::inspect_group(&self.stream, &group.name, &members);
+    async fn ask_groups(&self, groups: Vec<Group>) -> Result<Vec<GroupInfo>, CommandError> {
+        let mut commands = operate::time();
+        for group in &groups {
+            operate::inspect_group(&mut commands, &self.stream, &group.name);
+        }
         let replies: Vec<RedisResult<Value>> = self.link.query_all(&commands).await?;
         let mut replies = replies.into_iter();
         let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
-        let consumers = operate::consumers(next())?;
-        let members = redis::from_redis_value(next()?).map_err(redis::RedisError::from)?;
-        let oldest = operate::first_pending(next())?;
-
+        let now = operate::milliseconds(redis::from_redis_value(next()?).map_err(RedisError::from)?);
         let idle = Duration::from_millis(self.config.pending_idle_ms);
-        let mut info = GroupInfo::new(group.name, group.consumers, group.pending);
-        info.active_consumers = active(&consumers, &members, now, idle);
-        info.last_delivered_id = Some(group.last_delivered);
-        info.lag = group.lag;
-        info.oldest_pending_id = oldest.map(|id| id.to_string());
-        info.oldest_pending_age_ms = oldest.map(|id| now.saturating_sub(id.ms));
-        Ok(info)
+        let mut described = Vec::with_capacity(groups.len());
+        for group in groups {
+            let consumers = operate::consumers(next())?;
+            let members = redis::from_redis_value(next()?).map_err(RedisError::from)?;
+            let oldest = operate::first_pending(next())?;
+            let mut info = GroupInfo::new(group.name, group.consumers, group.pending);
+            info.active_consumers = active(&consumers, &members, now, idle);
+            info.last_delivered_id = Some(group.last_delivered);
+            info.lag = group.lag;
+            info.oldest_pending_id = oldest.map(|id| id.to_string());
+            info.oldest_pending_age_ms = oldest.map(|id| now.saturating_sub(id.ms));
+            described.push(info);
+        }
+        Ok(described)
     }
 
     pub(crate) async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
@@ -127,7 +130,7 @@ impl Shared {
         let mut replies = replies.into_iter();
         let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
         let groups = command::groups(next())?;
-        let length = redis::from_redis_value(next()?).map_err(redis::RedisError::from)?;
+        let length = redis::from_redis_value(next()?).map_err(RedisError::from)?;
         let Some(found) = groups.into_iter().find(|found| *group == found.name.as_str()) else {
             // it would begin with the oldest entry
             return Ok(GroupProgress { unread: length, ..GroupProgress::default() });

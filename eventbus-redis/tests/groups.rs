@@ -158,6 +158,15 @@ async fn a_retired_group_is_forgotten_and_what_it_left_is_said() {
 }
 
 #[tokio::test]
+async fn what_others_removed_does_not_count_as_left() {
+    let bus = fresh_bus().await;
+    bus.create_group(&GROUP, GroupStart::Beginning).await.unwrap();
+    bus.publish(&[event("a"), event("b"), event("c")]).await.unwrap();
+    let _: i64 = command(&bus, "XTRIM", &[&bus.config().stream_name(), "MAXLEN", "=", "1"]).await;
+    assert_eq!(bus.retire_group(&GROUP).await.unwrap().unread, 1);
+}
+
+#[tokio::test]
 async fn a_group_with_live_members_is_not_retired() {
     let bus = fresh_bus().await;
     bus.create_group(&GROUP, GroupStart::Beginning).await.unwrap();

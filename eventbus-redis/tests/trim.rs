@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    config, fresh_bus,
+    config, config_on, fresh_bus,
     seen::{Seen, command, event, settled, start},
 };
 use eventbus::{
@@ -145,6 +145,14 @@ async fn a_group_that_nobody_joined_holds_nothing_and_one_with_a_consumer_does()
     let held = trimmed.held_by.unwrap();
     assert_eq!((trimmed.removed, held.oldest, held.reason), (0, ids[1].clone(), HeldReason::Unread));
     assert!(held.age < Duration::from_secs(600), "{:?}", held.age);
+    // its consumer goes, but it has read something
+    read(&bus, "idle", "1").await;
+    acknowledge(&bus, "idle", ids[1].as_str()).await;
+    for consumer in ["one", "reader"] {
+        let _: i64 = command(&bus, "XGROUP", &["DELCONSUMER", &bus.config().stream_name(), "idle", consumer]).await;
+    }
+    let trimmed = bus.trim(NOTHING_STAYS).await.unwrap();
+    assert_eq!((trimmed.removed, trimmed.held_by.unwrap().oldest), (1, ids[2].clone()));
 }
 
 #[tokio::test]
@@ -156,7 +164,7 @@ async fn a_known_group_that_is_missing_stops_trimming_until_it_is_retired() {
     let trimmed = bus.trim(NOTHING_STAYS).await.unwrap();
     let held = trimmed.held_by.unwrap();
     assert_eq!((trimmed.removed, held.group.as_str(), held.reason), (0, "lost", HeldReason::Missing));
-    assert_eq!(held.oldest.as_str(), "9-0");
+    assert_eq!(held.oldest, ids[0], "the oldest one that is there");
     assert_eq!(floor(&bus, "lost").await.as_deref(), Some("9-0"), "where it was");
     for group in ["lost", "also lost"] {
         assert_eq!(left(&bus).await.len(), ids.len());
@@ -241,6 +249,23 @@ async fn what_our_own_consumers_have_handled_may_go() {
     assert_eq!(settled(&bus).await, 0);
     assert_eq!(removed(&bus, Trim { max_length: Some(10), ..Trim::default() }).await, 490);
     bus.stop_consuming().await;
+}
+
+#[tokio::test]
+async fn a_server_without_memory_is_trimmed_all_the_same() {
+    let server = test_servers::private_redis();
+    let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
+    publish(&bus, 300).await;
+    let group = Name::from_static("reports");
+    bus.create_group(&group, GroupStart::Beginning).await.unwrap();
+    read(&bus, &group, "200").await;
+    for id in &left(&bus).await[..200] {
+        acknowledge(&bus, &group, id).await;
+    }
+    let _: String = command(&bus, "CONFIG", &["SET", "maxmemory", "1"]).await;
+    assert!(bus.publish(&[event("one more")]).await.is_err(), "there is no room");
+    let trimmed = bus.trim(NOTHING_STAYS).await.unwrap();
+    assert_eq!((trimmed.removed, trimmed.held_by.unwrap().reason), (200, HeldReason::Unread));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use redis::{Cmd, Pipeline, RedisResult, Value, cmd, from_redis_value};
 
 use super::{Entry, entry, no_such_key, take};
-use crate::entry_id::EntryId;
+use crate::{entry_id::EntryId, keys};
 
 /// Entries from an id, or after one that begins with `(`, up to an id.
 pub(crate) fn range(stream: &str, from: &str, to: &str, count: usize) -> Cmd {
@@ -40,24 +40,24 @@ pub(crate) fn trim(stream: &str, max_length: u64) -> Cmd {
     command
 }
 
-/// The server's time.
-pub(crate) fn time() -> Cmd {
-    cmd("TIME")
-}
-
 /// Reads the reply of `TIME`, as milliseconds since 1970.
 pub(crate) fn milliseconds((seconds, micros): (u64, u64)) -> u64 {
     seconds.saturating_mul(1_000).saturating_add(micros / 1_000)
 }
 
-/// The consumers of a group, its members, and its oldest pending entry.
-pub(crate) fn inspect_group(stream: &str, group: &str, members: &str) -> Pipeline {
+/// The server's time.
+pub(crate) fn time() -> Pipeline {
     let mut pipeline = redis::pipe();
-    pipeline.cmd("XINFO").arg("CONSUMERS").arg(stream).arg(group);
-    pipeline.cmd("HGETALL").arg(members);
-    pipeline.cmd("XPENDING").arg(stream).arg(group).arg("-").arg("+").arg(1);
+    pipeline.cmd("TIME");
     pipeline.ignore_errors();
     pipeline
+}
+
+/// Adds what asks for the consumers of a group, its members, and its oldest pending entry.
+pub(crate) fn inspect_group(pipeline: &mut Pipeline, stream: &str, group: &str) {
+    pipeline.cmd("XINFO").arg("CONSUMERS").arg(stream).arg(group);
+    pipeline.cmd("HGETALL").arg(keys::members(stream, group));
+    pipeline.cmd("XPENDING").arg(stream).arg(group).arg("-").arg("+").arg(1);
 }
 
 /// A consumer as the server knows it.

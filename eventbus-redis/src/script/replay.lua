@@ -13,6 +13,8 @@ local ABOUT = {
 }
 -- of a former replay, or replaced here
 local DROPPED = {replay_group = true, replay_done = true}
+-- a position belongs to the entry that was published first
+local RENAMED = {position = 'original_position'}
 
 local function split(fields)
   local first = #fields + 1
@@ -25,28 +27,11 @@ local function split(fields)
     if i >= first or (first > #fields and ABOUT[name]) then
       about[name] = value
     elseif not DROPPED[name] then
-      delivered[#delivered + 1] = name
+      delivered[#delivered + 1] = RENAMED[name] or name
       delivered[#delivered + 1] = value
     end
   end
   return delivered, about
-end
-
--- The position belongs to the entry that was published first.
-local function without_position(delivered)
-  local has_position = false
-  for i = 1, #delivered, 2 do
-    if delivered[i] == 'position' then has_position = true end
-  end
-  local fields = {}
-  for i = 1, #delivered, 2 do
-    local name = delivered[i]
-    if not (has_position and name == 'original_position') then
-      fields[#fields + 1] = name == 'position' and 'original_position' or name
-      fields[#fields + 1] = delivered[i + 1]
-    end
-  end
-  return fields
 end
 
 local function replay(id)
@@ -54,7 +39,7 @@ local function replay(id)
   if not found then return 0 end
   local delivered, about = split(found[2])
   if #delivered == 0 then return -1 end
-  local command = {'XADD', KEYS[1], '*', unpack(without_position(delivered))}
+  local command = {'XADD', KEYS[1], '*', unpack(delivered)}
   if about.group then
     command[#command + 1] = 'replay_group'
     command[#command + 1] = about.group

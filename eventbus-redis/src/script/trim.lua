@@ -27,7 +27,8 @@ for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     -- entries may have been removed by others while they were pending
     local pending = redis.call('XPENDING', stream, group.name, first and first[1] or '-', '+', 1)[1]
     if pending and is_before(pending[1], id) then id, reason = pending[1], 'pending' end
-    if listed and listed ~= id then redis.call('HSET', floors, group.name, id) end
+    -- a server without memory refuses this, and must be trimmed all the same; an older floor is safe
+    if listed and listed ~= id then redis.pcall('HSET', floors, group.name, id) end
     if not floor or is_before(id, floor) then floor, why, holder = id, reason, group.name end
   end
   missing[group.name] = nil
@@ -43,7 +44,7 @@ local function is_beyond(index, id)
 end
 
 if not first or not is_beyond(1, first[1]) then return {0, 0, length, now, 'none', '', ''} end
-if lost then return {0, 0, length, now, 'missing', holder, lost} end
+if lost then return {0, 0, length, now, 'missing', holder, is_before(lost, first[1]) and first[1] or lost} end
 
 local count = limit
 if not max_age then count = math.min(limit, length - keep) end
