@@ -1,6 +1,7 @@
 //! Every command that goes to Redis, and how its reply is read; nothing else builds one.
 
 pub(crate) mod history;
+pub(crate) mod operate;
 
 use std::{collections::HashMap, time::Duration};
 

@@ -10,8 +10,7 @@ use std::{
 
 use eventbus::{BoxError, port::BusCounters};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, ScriptInvocation, Value,
-    aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, Value, aio::MultiplexedConnection,
 };
 use tokio::sync::Mutex;
 
@@ -149,19 +148,6 @@ impl Link {
         }
     }
 
-    /// Runs a script that may run twice; on a connection that turns out to be lost it does.
-    pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CommandError> {
-        let (mut connection, number) = self.connection().await?;
-        match script.invoke_async(&mut connection).await {
-            Err(error) if self.note(number, &error) => {
-                let (mut connection, number) = self.connection().await?;
-                let reply = script.invoke_async(&mut connection).await;
-                self.noted(number, reply)
-            }
-            reply => Ok(reply?),
-        }
-    }
-
     /// Sends a command once.
     pub(crate) async fn query_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
         let (mut connection, number) = self.connection().await?;
@@ -176,7 +162,7 @@ impl Link {
         self.noted(number, reply)
     }
 
-    fn noted<T>(&self, number: u64, reply: Result<T, RedisError>) -> Result<T, CommandError> {
+    pub(crate) fn noted<T>(&self, number: u64, reply: Result<T, RedisError>) -> Result<T, CommandError> {
         if let Err(error) = &reply {
             self.note(number, error);
         }

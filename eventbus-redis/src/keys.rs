@@ -50,16 +50,21 @@ pub(crate) mod field {
     pub(crate) const REPLAY_GROUP: &str = "replay_group";
     /// The handlers of that group that had succeeded, as a JSON array; ours.
     pub(crate) const REPLAY_DONE: &str = "replay_done";
-    /// What a dead letter has beside the fields of its entry: the shared wire format's three, then ours.
+
+    /// The id that a dead letter had in the stream; what follows it is about the dead letter, not part of the event.
     pub(crate) const ORIGINAL_MESSAGE_ID: &str = "original_message_id";
+    /// How often a dead letter was tried again.
     pub(crate) const RETRY_COUNT: &str = "retry_count";
+    /// When a delivery became a dead letter.
     pub(crate) const DLQ_TIMESTAMP: &str = "dlq_timestamp";
+    /// Why a dead letter failed; ours, like all that follow.
     pub(crate) const ERROR: &str = "error";
     pub(crate) const HANDLER: &str = "handler";
     pub(crate) const GROUP: &str = "group";
     pub(crate) const ATTEMPTS: &str = "attempts";
     pub(crate) const FIRST_FAILED_AT: &str = "first_failed_at";
     pub(crate) const LAST_FAILED_AT: &str = "last_failed_at";
+    /// The handlers that had succeeded, as a JSON array.
     pub(crate) const DONE_HANDLERS: &str = "done_handlers";
 }
 

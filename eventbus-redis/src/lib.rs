@@ -6,7 +6,10 @@ mod command;
 mod config;
 mod connection;
 mod consumer;
+mod dead_letters;
+mod entry_id;
 mod error;
+mod group;
 mod history;
 mod info;
 mod keys;
@@ -18,10 +21,13 @@ mod tls;
 #[path = "no_tls.rs"]
 mod tls;
 mod trace;
+mod trim;
 mod wire;
 
 pub use bus::RedisEventBus;
 pub use config::RedisEventBusConfig;
 pub use consumer::{Recovery, RecoveryStats};
-pub use error::{ConfigMistake, InvalidConfig, RedisConnectError};
+pub use error::{ConfigMistake, InvalidConfig, RedisCommandError, RedisConnectError};
+pub use group::{GroupError, GroupStart, RetiredGroup};
 pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};
+pub use trim::{HeldBy, HeldReason, Trim, Trimmed};

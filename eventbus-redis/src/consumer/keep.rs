@@ -119,7 +119,7 @@ impl Consumer {
             let mut beat = script::BEAT.key(&self.shared.stream);
             beat.arg(self.group.as_str()).arg(&self.name);
             add_ids(&mut beat, ids);
-            let lost: Vec<String> = self.shared.link.run(&beat).await?;
+            let lost: Vec<String> = self.shared.link.rerun(&beat).await?;
             all_lost.extend(lost.into_iter().map(MessageId::new));
         }
         Ok(all_lost)
@@ -131,7 +131,7 @@ impl Consumer {
         look.key(&self.keys.members).key(&self.keys.floors);
         let live_ms = self.shared.config.pending_idle_ms;
         look.arg(self.group.as_str()).arg(&self.name).arg(self.types()).arg(live_ms);
-        let mut reply: Vec<Value> = self.shared.link.run(&look).await?;
+        let mut reply: Vec<Value> = self.shared.link.rerun(&look).await?;
         let others = reply.split_off(1.min(reply.len()));
         let others = others.into_iter().map(command::read).collect::<RedisResult<Vec<String>>>()?;
         let pending: usize = command::read(reply.pop().unwrap_or(Value::Int(0)))?;
@@ -167,7 +167,7 @@ impl Consumer {
         }
         for ids in again.chunks(self.shared.config.batch_size.min(command::TOGETHER)) {
             if let Some(retake) = self.retake(ids) {
-                let (entries, noted, deleted) = self.shared.link.run(&retake).await?;
+                let (entries, noted, deleted) = self.shared.link.rerun(&retake).await?;
                 self.take_again(Retaken::read(entries, noted, deleted)?);
             }
         }
@@ -219,7 +219,7 @@ impl Consumer {
         let mut claim = script::CLAIM.key(&self.shared.stream);
         claim.key(&self.keys.retry);
         claim.arg(self.group.as_str()).arg(&self.name).arg(idle_ms).arg(cursor).arg(count);
-        let (cursor, entries, noted, deleted) = self.shared.link.run(&claim).await?;
+        let (cursor, entries, noted, deleted) = self.shared.link.rerun(&claim).await?;
         Ok((cursor, Retaken::read(entries, noted, deleted)?))
     }
 
@@ -238,7 +238,7 @@ impl Consumer {
         let mut sweep = script::SWEEP.key(&self.shared.stream);
         sweep.key(&self.keys.retry);
         sweep.arg(self.group.as_str()).arg(&self.name).arg(idle).arg(age).arg(&keeper.sweep);
-        let mut reply: Vec<String> = self.shared.link.run(&sweep).await?;
+        let mut reply: Vec<String> = self.shared.link.rerun(&sweep).await?;
         let gone = reply.split_off(1.min(reply.len()));
         keeper.sweep = reply.pop().unwrap_or_else(|| "0".into());
         if !gone.is_empty() {
@@ -280,7 +280,7 @@ impl Consumer {
             leave.arg(self.group.as_str()).arg(&self.name).arg(self.shared.config.pending_idle_ms);
             leave.arg(u8::from(self.shared.is_passing));
             add_ids(&mut leave, ids);
-            self.shared.link.run::<u64>(&leave).await?;
+            self.shared.link.rerun::<u64>(&leave).await?;
         }
         Ok(())
     }

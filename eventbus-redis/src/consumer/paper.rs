@@ -129,7 +129,7 @@ impl Consumer {
             let mut settle = script::SETTLE.key(&self.shared.stream);
             settle.key(&self.keys.retry).arg(self.group.as_str());
             add_ids(&mut settle, ids);
-            self.shared.link.run::<u64>(&settle).await?;
+            self.shared.link.rerun::<u64>(&settle).await?;
         }
         Ok(())
     }
@@ -144,7 +144,7 @@ impl Consumer {
                 let event_type = record.as_ref().map_or("", |record| record.event_type());
                 skip.arg(id.as_str()).arg(event_type);
             }
-            let left: u64 = self.shared.link.run(&skip).await?;
+            let left: u64 = self.shared.link.rerun(&skip).await?;
             if left > 0 {
                 tracing::debug!(group = %self.group, left, "entries left to members that handle their types");
             }
@@ -161,7 +161,7 @@ impl Consumer {
                 let count = tries.attempts.saturating_add(tries.crashes);
                 note.arg(id.as_str()).arg(count).arg(json(tries));
             }
-            let lost: Vec<String> = self.shared.link.run(&note).await?;
+            let lost: Vec<String> = self.shared.link.rerun(&note).await?;
             self.lose(&lost.into_iter().map(MessageId::new).collect::<Vec<_>>());
         }
         Ok(())
@@ -181,7 +181,7 @@ impl Consumer {
         for (name, value) in &in_memory {
             bury.arg(*name).arg(&**value);
         }
-        let written: Option<String> = self.shared.link.run(&bury).await?;
+        let written: Option<String> = self.shared.link.rerun(&bury).await?;
         let event = record.as_ref().map(RecordedEvent::metadata);
         match &written {
             Some(dead_letter) => {

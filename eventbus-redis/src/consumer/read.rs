@@ -107,12 +107,11 @@ impl Consumer {
 
     /// Creates the group if it is not there.
     async fn ensure_group(&self, connection: &mut MultiplexedConnection, is_known: bool) -> RedisResult<()> {
-        let mut ensure = script::ENSURE_GROUP.key(&self.shared.stream);
-        ensure.key(&self.keys.floors);
-        ensure.arg(self.group.as_str()).arg("0").arg(u8::from(is_known));
-        let begins: Option<String> = ensure.invoke_async(connection).await?;
-        if let Some(begins) = begins {
-            tracing::info!(group = %self.group, stream = self.shared.stream, begins, "group created");
+        let mut create = script::CREATE_GROUP.key(&self.shared.stream);
+        create.key(&self.keys.floors);
+        create.arg(self.group.as_str()).arg("0-0").arg(u8::from(is_known));
+        if create.invoke_async(connection).await? {
+            tracing::info!(group = %self.group, stream = self.shared.stream, "group created");
         }
         Ok(())
     }
