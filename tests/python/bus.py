@@ -20,7 +20,7 @@ async def connected():
         stream_prefix=prefix,
         batch_size=10,
         block_ms=100,  # stopping waits for it
-        pending_idle_ms=500,
+        pending_idle_ms=200,
     )
     bus = RedisEventBus(config)
     await bus.connect()

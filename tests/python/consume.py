@@ -1,49 +1,50 @@
 """Consumes until its input is closed; says each event as the library writes it, and whether it is one of the samples.
 
-With the argument `fail-first` the handler fails the first time it gets an event, and what is pending is recovered
-meanwhile, which is up to the application.
+Its third argument, if there is one, is how often the handler fails with each event. Then what is pending is recovered
+now and then, which is up to the application; what fails four times becomes a dead letter.
 """
 
 import asyncio
 import logging
 import sys
+from collections import Counter
 
 from bus import connected, say
 from events import SAMPLES, TYPES
 
-FAIL_FIRST = "fail-first" in sys.argv
-tried = set()
+FAILURES = int(sys.argv[3]) if len(sys.argv) > 3 else 0
+failed = Counter()
 
 
 async def handle(event):
-    if FAIL_FIRST and event.event_id not in tried:
-        tried.add(event.event_id)
-        say(failed=str(event.event_id))
-        raise RuntimeError("fails the first time")
-    say(handled=str(event.event_id), payload=event.model_dump_json(), is_sample=event in SAMPLES)
+    event_id = str(event.event_id)
+    if failed[event_id] < FAILURES:
+        failed[event_id] += 1
+        say(failed=event_id)
+        raise RuntimeError(f"fails {FAILURES} times")
+    say(handled=event_id, payload=event.model_dump_json(), is_sample=event in SAMPLES)
 
 
 async def recover(bus):
     while True:
         await bus.recover_pending_messages()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.05)
 
 
 async def main():
+    if FAILURES:
+        logging.disable()
     async with connected() as bus:
         for event_type in TYPES:
             bus.subscribe(event_type, handle)
         consuming = asyncio.create_task(bus.start_consuming())
-        if FAIL_FIRST:
-            logging.disable()
-            recovering = asyncio.create_task(recover(bus))
         say(consumer=bus.config.consumer_name)
+        recovering = asyncio.create_task(recover(bus)) if FAILURES else None
         await asyncio.to_thread(sys.stdin.read)
-        if FAIL_FIRST:
+        if recovering:
             recovering.cancel()
         await bus.stop_consuming()
         await consuming
-        say(**bus.get_stats_dict())
 
 
 asyncio.run(main())

@@ -1,8 +1,8 @@
 //! A service written with the Python library eventsource-py on the same stream: each side handles what the other
 //! publishes, and writes it in the same bytes.
 //!
-//! The scripts are in `tests/python`. What the library writes for the samples is kept beside the tests of the wire format,
-//! which need no Python.
+//! The scripts are in `tests/python`. What the library writes for the samples is kept beside the tests of the wire
+//! format, which need no Python.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod environment;
@@ -37,11 +37,11 @@ async fn bus() -> RedisEventBus {
     RedisEventBus::connect(config).await.unwrap()
 }
 
-/// What is on the stream.
-async fn entries(bus: &RedisEventBus) -> Vec<Fields> {
+/// What is on a stream.
+async fn entries(bus: &RedisEventBus, stream: &str) -> Vec<Fields> {
     let client = redis::Client::open(bus.config().redis_url.as_str()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let range = redis::cmd("XRANGE").arg(bus.config().stream_name()).arg("-").arg("+").to_owned();
+    let range = redis::cmd("XRANGE").arg(stream).arg("-").arg("+").to_owned();
     let entries: Vec<(String, Fields)> = range.query_async(&mut connection).await.unwrap();
     entries.into_iter().map(|(_, fields)| fields).collect()
 }
@@ -103,7 +103,7 @@ async fn what_python_publishes_is_handled_here() {
     let Some(python) = environment::interpreter() else { return };
     let bus = bus().await;
     run(python, "publish.py", &bus).await;
-    let entries = entries(&bus).await;
+    let entries = entries(&bus, &bus.config().stream_name()).await;
     if env::var_os("GOLDEN").is_some_and(|value| value == "overwrite") {
         let lines = entries.iter().map(|entry| serde_json::to_string(entry).unwrap() + "\n");
         fs::write(GOLDEN, lines.collect::<String>()).unwrap();
@@ -120,19 +120,16 @@ async fn what_is_published_here_is_handled_by_python() {
     let metadata = records[2].metadata().clone().with_position(Some(Position::new(77)));
     records[2] = RecordedEvent::new(metadata, records[2].payload());
     bus.publish(&records).await.unwrap();
-    let mut entries = entries(&bus).await;
+    let mut entries = entries(&bus, &bus.config().stream_name()).await;
     assert_eq!(entries[2].pop().unwrap(), ("position".into(), "77".into()), "the one field that is ours");
     assert_eq!(entries, golden());
 
-    let script = Script::start(python, "consume.py", &bus);
+    let mut script = Script::start(python, "consume.py", &bus, &[]);
     settled(&bus).await;
-    let said = script.end().await;
-    let handled: Vec<_> = said.iter().filter(|line| line.get("handled").is_some()).collect();
-    assert_eq!(handled.len(), records.len(), "{said:?}");
-    for (handled, golden) in handled.into_iter().zip(golden()) {
-        assert_eq!(handled["payload"], golden[6].1.as_str(), "what Python itself writes for what it read");
-        assert_eq!(handled["is_sample"], true, "{handled}");
-    }
+    script.end().await;
+    let payloads: Vec<_> = golden().iter().map(|fields| fields[6].1.clone()).collect();
+    assert_eq!(script.said("payload"), payloads, "what Python itself writes for what it has read");
+    assert_eq!(script.said("is_sample"), [true; 3]);
 }
 
 #[tokio::test]
@@ -147,28 +144,24 @@ async fn a_group_shares_its_events_between_both() {
         async {}
     });
     let consumer = bus.start_consuming_in_background();
-    let script = Script::start(python, "consume.py", &bus);
-    let there = || -> Vec<String> {
-        let lines = script.lines();
-        lines.iter().filter_map(|line| line.get("handled")?.as_str().map(Into::into)).collect()
-    };
+    let mut script = Script::start(python, "consume.py", &bus, &[]);
+    until("Python is there", async || !script.said("consumer").is_empty()).await;
     let mut published = Vec::new();
-    while published.len() < 500 || here.lock().unwrap().len() < SHARE || there().len() < SHARE {
+    while published.len() < 500 || here.lock().unwrap().len() < SHARE || script.said("handled").len() < SHARE {
         assert!(published.len() < 100_000, "one of them gets nothing");
         let event = || RecordedEvent::of(&NoFields, AggregateId::new(), Version::FIRST).unwrap();
         let events: Vec<_> = std::iter::repeat_with(event).take(20).collect();
         published.extend(events.iter().map(|event| event.metadata().event_id().to_string()));
         bus.publish(&events).await.unwrap();
-        until("somebody takes them", async || {
-            bus.progress(bus.default_group()).await.is_ok_and(|progress| progress.unread == 0)
-        })
-        .await;
+        let group = bus.default_group();
+        until("they are taken", async || bus.progress(group).await.is_ok_and(|progress| progress.unread == 0)).await;
     }
     settled(&bus).await;
     bus.stop_consuming().await;
     consumer.await.unwrap().unwrap();
-    let said = script.end().await;
-    let there = said.iter().filter_map(|line| line.get("handled")?.as_str().map(String::from));
+    script.end().await;
+    let there = script.said("handled");
+    let there = there.iter().map(|id| id.as_str().unwrap().to_owned());
     let mut handled: Vec<_> = here.lock().unwrap().iter().cloned().chain(there).collect();
     handled.sort_unstable();
     published.sort_unstable();
@@ -180,16 +173,15 @@ async fn dead_letters_that_python_made_and_replayed_are_handled_here() {
     let Some(python) = environment::interpreter() else { return };
     let bus = bus().await;
     bus.publish(&records()).await.unwrap();
-    let said = run(python, "dead_letter.py", &bus).await;
-    let letters: Vec<_> = said.iter().filter(|line| line.get("dead_letter").is_some()).collect();
-    assert_eq!(letters.len(), 3, "{said:?}");
-    for (letter, golden) in letters.iter().zip(golden()) {
-        let fields: Fields = serde_json::from_value(letter["fields"].clone()).unwrap();
-        let names: Vec<_> = fields[7..].iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(fields[..7], golden);
+    let mut script = Script::start(python, "consume.py", &bus, &["4"]);
+    settled(&bus).await;
+    script.end().await;
+    let letters = entries(&bus, &bus.config().dlq_stream_name()).await;
+    assert_eq!(letters.iter().map(|letter| letter[..7].to_vec()).collect::<Vec<_>>(), golden());
+    for letter in letters {
+        let names: Vec<_> = letter[7..].iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["original_message_id", "retry_count", "dlq_timestamp"]);
     }
-    let said = run(python, "replay.py", &bus).await;
-    assert!(said.len() == 3 && said.iter().all(|line| line["replayed"] == true), "{said:?}");
+    assert_eq!(run(python, "replay.py", &bus).await.said("replayed"), [true; 3]);
     assert_eq!(handled_here(&bus).await, expected());
 }

@@ -26,10 +26,11 @@ pub(crate) struct Script {
 
 impl Script {
     /// Starts a script of `tests/python` on the stream of `bus`.
-    pub(crate) fn start(python: &Path, name: &str, bus: &RedisEventBus) -> Self {
+    pub(crate) fn start(python: &Path, name: &str, bus: &RedisEventBus, arguments: &[&str]) -> Self {
         let mut child = Command::new(python)
             .arg(environment::scripts().join(name))
             .args([&bus.config().redis_url, &bus.config().stream_prefix])
+            .args(arguments)
             .env("PYTHONDONTWRITEBYTECODE", "1") // the folder of the scripts stays clean
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -47,22 +48,24 @@ impl Script {
         Self { child, lines, listening }
     }
 
-    /// What it has said so far.
-    pub(crate) fn lines(&self) -> Vec<Value> {
-        self.lines.lock().unwrap().clone()
+    /// What it has said so far under a key.
+    pub(crate) fn said(&self, key: &str) -> Vec<Value> {
+        self.lines.lock().unwrap().iter().filter_map(|line| line.get(key).cloned()).collect()
     }
 
-    /// Lets it end, and returns all it said.
-    pub(crate) async fn end(mut self) -> Vec<Value> {
+    /// Lets it end.
+    pub(crate) async fn end(&mut self) {
         drop(self.child.stdin.take());
         let ended = tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await;
-        assert!(ended.unwrap().unwrap().success(), "the script failed; it said {:?}", self.lines());
-        self.listening.await.unwrap();
-        self.lines.lock().unwrap().clone()
+        let status = ended.expect("a script ends in time").unwrap();
+        assert!(status.success(), "{status}");
+        (&mut self.listening).await.unwrap();
     }
 }
 
 /// Runs a script to its end.
-pub(crate) async fn run(python: &Path, name: &str, bus: &RedisEventBus) -> Vec<Value> {
-    Script::start(python, name, bus).end().await
+pub(crate) async fn run(python: &Path, name: &str, bus: &RedisEventBus) -> Script {
+    let mut script = Script::start(python, name, bus, &[]);
+    script.end().await;
+    script
 }
