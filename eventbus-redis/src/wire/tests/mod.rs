@@ -1,5 +1,6 @@
 //! The wire format, as it was captured from the Python library, and what that library accepts.
 
+mod python;
 mod random;
 mod tolerance;
 
