@@ -175,8 +175,11 @@ impl Default for Limits {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Every handler that wants the event has succeeded, now or before.
-    Handled,
+    /// Every handler that wants the event and had not given up has succeeded, now or before.
+    Handled {
+        /// Those that succeeded now.
+        succeeded: Vec<Name>,
+    },
     /// No handler of the group wants the event.
     Skipped,
     /// The group has no handlers any more: leave it pending, for nobody has decided about it.
@@ -228,7 +231,7 @@ pub async fn dispatch(subscribers: &[Subscriber], delivery: &Delivery, tries: &T
     }
     match (is_wanted || !tries.is_empty(), failures.is_empty()) {
         (false, _) => Outcome::Skipped,
-        (true, true) => Outcome::Handled,
+        (true, true) => Outcome::Handled { succeeded },
         (true, false) => Outcome::Failed { failures, succeeded },
     }
 }

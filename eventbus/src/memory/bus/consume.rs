@@ -60,7 +60,7 @@ async fn handle(shared: &Shared, group: &Name, taken: Taken) -> bool {
     let groups = shared.subscribers.groups();
     let mut log = shared.log();
     match outcome {
-        Outcome::Handled | Outcome::Skipped => {
+        Outcome::Handled { .. } | Outcome::Skipped => {
             log.cursor(group).finish(taken.number);
             log.trim(&groups);
             shared.counters.events_processed_success(1);
