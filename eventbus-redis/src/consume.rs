@@ -12,7 +12,7 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{Delivery, MessageId, RetryPolicy, StopSignal, dispatch},
+    port::{Delivery, Limits, MessageId, RetryPolicy, StopSignal, Tries, dispatch},
 };
 use redis::{Cmd, RedisError, RedisResult, Value, aio::MultiplexedConnection};
 use tracing::Instrument;
@@ -299,6 +299,6 @@ async fn handle_one(shared: &Shared, group: &Name, entry: Entry) -> Verdict {
         Delivery::new(record, group.clone()).with_attempt(attempt).with_message_id(MessageId::new(id.as_str()));
     let subscribers = shared.subscribers.of_group(group);
     let span = trace::process(shared, &delivery);
-    let outcome = dispatch(&subscribers, &delivery).instrument(span).await;
+    let outcome = dispatch(&subscribers, &delivery, &Tries::default(), &Limits::default()).instrument(span).await;
     shared.settle(group, &id, outcome)
 }

@@ -77,7 +77,7 @@ impl Shared {
         Ok(GroupProgress {
             unread: self.unread(&found).await?.min(length),
             pending: found.pending,
-            failed: self.failures.count(group).min(found.pending),
+            exhausted: self.failures.count(group).min(found.pending),
         })
     }
 

@@ -25,11 +25,11 @@ impl Shared {
     /// Counts the outcome of a delivery, and says what is to be done with its entry.
     pub(crate) fn settle(&self, group: &Name, id: &str, outcome: Outcome) -> Verdict {
         match outcome {
-            Outcome::Handled | Outcome::Skipped => {
+            Outcome::Handled { .. } | Outcome::Skipped => {
                 self.counters.events_processed_success(1);
                 Verdict::Acknowledge
             }
-            Outcome::Failed(failures) => {
+            Outcome::Failed { failures, .. } => {
                 self.counters.handler_errors(failures.len() as u64);
                 self.fail(group, id)
             }

@@ -41,15 +41,15 @@ pub struct GroupProgress {
     pub unread: u64,
     /// Entries taken over and not acknowledged.
     pub pending: u64,
-    /// Those of the pending entries whose handlers failed in this process.
-    pub failed: u64,
+    /// Those of the pending entries whose attempts are used up, and that are no dead letters as the bus keeps none.
+    pub exhausted: u64,
 }
 
 impl GroupProgress {
-    /// Whether nothing is left to do but what failed.
+    /// Whether nothing is left to do: nothing is unread, being handled or waiting for a retry.
     #[must_use]
     pub const fn is_settled(&self) -> bool {
-        self.unread == 0 && self.pending <= self.failed
+        self.unread == 0 && self.pending <= self.exhausted
     }
 }
 

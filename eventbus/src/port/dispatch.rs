@@ -106,7 +106,7 @@ impl Subscriber {
         self.activity.handling(&self.name)
     }
 
-    /// What it failed at last, and why, in words.
+    /// What it failed at last and has not succeeded with since, and why, in words.
     pub(crate) fn failure(&self) -> Option<String> {
         self.activity.failure(&self.name)
     }
@@ -142,8 +142,9 @@ impl Subscriber {
             Err(timed_out) => Err(timed_out),
         };
         drop(handling);
-        if let Err(error) = &result {
-            self.activity.failed(delivery.record(), error);
+        match &result {
+            Ok(()) => self.activity.succeeded(delivery.record()),
+            Err(error) => self.activity.failed(delivery.record(), error),
         }
         result
     }

@@ -114,5 +114,5 @@ async fn an_undecodable_payload_fails_the_delivery_and_nothing_else() {
     consume(&bus, 3).await;
     let stats = bus.stats();
     assert_eq!((stats.events_processed_failed, stats.events_processed_success), (1, 2));
-    assert_eq!(bus.stream_info().await.pending_messages, 1);
+    assert_eq!(bus.stream_info().await.dlq_messages, 1);
 }

@@ -164,13 +164,11 @@ impl Hand {
     /// Waits until it is to be filled, and says how many entries it holds then.
     pub async fn room(&self) -> usize {
         loop {
-            let mut changed = std::pin::pin!(self.room.notified());
-            changed.as_mut().enable();
             let free = self.free();
             if free > 0 && self.state().startable() < self.backlog {
                 return free;
             }
-            changed.await;
+            self.room.notified().await;
         }
     }
 

@@ -156,7 +156,11 @@ async fn there_is_room_while_few_wait_for_a_worker_and_not_too_many_are_in_hand(
     let waiting = tokio::spawn(async move { hand.room().await });
     settle_down().await;
     assert!(!waiting.is_finished());
+    bench.hand.add([taken("a", 5)]);
     held.let_go(1);
+    settle_down().await;
+    assert!(!waiting.is_finished(), "few wait for a worker, and it is full");
+    bench.hand.let_go([&id(5)]);
     settle_down().await;
     assert_eq!(waiting.await.unwrap(), 1, "a worker has taken one of them; the first is not written down");
     bench.write();
