@@ -25,8 +25,12 @@ impl Shared {
     /// Counts the outcome of a delivery, and says what is to be done with its entry.
     pub(crate) fn settle(&self, group: &Name, id: &str, outcome: Outcome) -> Verdict {
         match outcome {
-            Outcome::Handled { .. } | Outcome::Skipped => {
+            Outcome::Handled { .. } => {
                 self.counters.events_processed_success(1);
+                Verdict::Acknowledge
+            }
+            Outcome::Skipped => {
+                self.counters.events_skipped(1);
                 Verdict::Acknowledge
             }
             Outcome::Failed { failures, .. } => {

@@ -14,7 +14,7 @@ macro_rules! counters {
         }
 
         impl BusStats {
-            /// The counters by name, in the tutorial's order.
+            /// The counters by name: first the tutorial's, in its order, then ours.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($field), self.$field)),+].into_iter()
             }
@@ -45,7 +45,7 @@ counters! {
     events_published,
     /// Events this bus took over for its handlers, repeats included.
     events_consumed,
-    /// Deliveries all of whose handlers succeeded, or that no handler wanted.
+    /// Deliveries all of whose handlers succeeded.
     events_processed_success,
     /// Deliveries with a failed handler.
     events_processed_failed,
@@ -57,6 +57,12 @@ counters! {
     handler_errors,
     /// Connections made anew after a loss.
     reconnections,
+    /// Events that no handler of the group wants.
+    events_skipped,
+    /// Deliveries that used up their attempts and stay pending, as there are to be no dead letters.
+    messages_exhausted,
+    /// Deliveries whose entries were deleted before they were handled.
+    messages_deleted,
 }
 
 /// What there is to know about a bus's stream.

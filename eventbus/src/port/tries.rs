@@ -105,7 +105,13 @@ impl Tries {
         }
     }
 
-    /// Whether nothing went wrong so far.
+    /// An entry that some handlers have handled before, and that is tried anew by the others.
+    #[must_use]
+    pub fn anew(done: Vec<String>) -> Self {
+        Self { done, ..Self::default() }
+    }
+
+    /// Whether no handler ran so far, as far as is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.done.is_empty() && self.failed.is_empty()

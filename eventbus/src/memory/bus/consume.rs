@@ -87,16 +87,12 @@ impl Consumer {
         let number = self.numbers.get(&id).copied()?;
         let mut log = self.shared.log();
         match verdict {
-            Verdict::Acknowledge { .. } => log.cursor(&self.group).finish(number),
-            Verdict::Skip => {
-                self.shared.counters.events_processed_success(1);
-                log.cursor(&self.group).finish(number);
-            }
+            Verdict::Acknowledge { .. } | Verdict::Skip => log.cursor(&self.group).finish(number),
             Verdict::Bury(tries) => {
                 self.shared.counters.messages_sent_to_dlq(1);
                 log.bury(&self.group, number, tries);
             }
-            Verdict::Retry(tries) => {
+            Verdict::Retry { tries, .. } => {
                 log.cursor(&self.group).keep(number, tries);
                 return None;
             }

@@ -19,7 +19,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::{MessageId, Tries};
+use super::{MessageId, Outcome, RetryPolicy, Tries, tries::Next};
 use crate::domain::record::RecordedEvent;
 
 pub use desk::Desk;
@@ -49,10 +49,18 @@ impl Taken {
         Self { id, record, tries: Tries::default(), is_left_over: false }
     }
 
-    /// An entry of which something came before, or that a consumer left over which died.
+    /// Says what came of it before.
     #[must_use]
-    pub fn again(id: MessageId, record: RecordedEvent, tries: Tries) -> Self {
-        Self { id, record, tries, is_left_over: true }
+    pub fn with_tries(mut self, tries: Tries) -> Self {
+        self.tries = tries;
+        self
+    }
+
+    /// Says that a consumer had it which may have died of it.
+    #[must_use]
+    pub fn left_over(mut self) -> Self {
+        self.is_left_over = true;
+        self
     }
 }
 
@@ -79,12 +87,36 @@ pub enum Verdict {
     /// No handler here wants it: acknowledge it unless another consumer of the group wants it, then [`Hand::let_go`].
     Skip,
     /// It is tried again later and stays in hand: write its tries down.
-    Retry(Tries),
+    Retry {
+        /// What came of it so far.
+        tries: Tries,
+        /// When it is tried again, from now.
+        after: Duration,
+    },
     /// It is about to be handled, and may have killed the consumer that had it before: write its tries down, then
     /// [`Hand::begin`].
     Begin(Tries),
     /// Its attempts are used up: make it a dead letter, then [`Hand::let_go`].
     Bury(Tries),
+}
+
+impl Verdict {
+    /// What is to be done after the handlers ran, which is noted in `tries`. `None`: the group has no handlers, so
+    /// nobody has decided about it.
+    #[must_use]
+    pub fn of(outcome: Outcome, tries: &mut Tries, retry: &RetryPolicy) -> Option<Self> {
+        let next = match outcome {
+            Outcome::Unattended => return None,
+            Outcome::Skipped => return Some(Self::Skip),
+            Outcome::Handled { succeeded } => tries.succeed(&succeeded),
+            Outcome::Failed { failures, succeeded } => tries.fail(&failures, &succeeded, retry),
+        };
+        Some(match next {
+            Next::Done => Self::Acknowledge { has_tries: *tries != Tries::default() },
+            Next::RetryAfter(after) => Self::Retry { tries: tries.clone(), after },
+            Next::GiveUp => Self::Bury(tries.clone()),
+        })
+    }
 }
 
 /// What a consumer has in hand, shared between its tasks.

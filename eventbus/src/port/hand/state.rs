@@ -14,7 +14,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{Settled, Taken, Verdict};
 use crate::{
     domain::record::RecordedEvent,
-    port::{MessageId, Outcome, RetryPolicy, Tries, tries::Next},
+    port::{MessageId, Outcome, RetryPolicy, Tries},
 };
 
 /// An aggregate, as far as order goes: two that share a number only wait for each other without need.
@@ -277,29 +277,23 @@ impl State {
         let Some(item) = self.items.get_mut(&number).filter(|item| matches!(item.stage, Stage::Running(_))) else {
             return Ended::InVain;
         };
-        let next = match outcome {
-            Outcome::Unattended => {
-                item.stage = Stage::Ready;
-                self.ready.insert(number);
-                return Ended::InVain;
-            }
-            Outcome::Skipped => None,
-            Outcome::Handled { succeeded } => Some(item.tries.succeed(&succeeded)),
-            Outcome::Failed { failures, succeeded } => Some(item.tries.fail(&failures, &succeeded, policy)),
+        let Some(verdict) = Verdict::of(outcome, &mut item.tries, policy) else {
+            item.stage = Stage::Ready;
+            self.ready.insert(number);
+            return Ended::InVain;
         };
         self.begun.remove(&number);
-        let (verdict, ended) = match next {
-            None => (Verdict::Skip, Ended::Plainly),
-            Some(Next::Done) => (Verdict::Acknowledge { has_tries: item.tries != Tries::default() }, Ended::Plainly),
-            Some(Next::RetryAfter(delay)) => {
-                item.stage = Stage::Waiting(now + delay);
-                self.waiting.insert((now + delay, number));
-                (Verdict::Retry(item.tries.clone()), Ended::Specially)
+        let ended = match &verdict {
+            Verdict::Retry { after, .. } => {
+                item.stage = Stage::Waiting(now + *after);
+                self.waiting.insert((now + *after, number));
+                Ended::Specially
             }
-            Some(Next::GiveUp) => {
+            Verdict::Bury(_) => {
                 item.stage = Stage::Burying;
-                (Verdict::Bury(item.tries.clone()), Ended::Specially)
+                Ended::Specially
             }
+            _ => Ended::Plainly,
         };
         self.outbox.push(item.settled(verdict));
         if matches!(ended, Ended::Plainly) {

@@ -159,7 +159,8 @@ fn count(counters: &BusCounters, outcome: &Outcome) {
             counters.events_processed_failed(1);
             counters.handler_errors(failures.len() as u64);
         }
-        Outcome::Skipped | Outcome::Unattended => {}
+        Outcome::Skipped => counters.events_skipped(1),
+        Outcome::Unattended => {}
     }
 }
 

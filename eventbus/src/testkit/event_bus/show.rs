@@ -49,7 +49,8 @@ pub async fn stats_tell_the_story(bus: Bus, _: Bus) {
     let expected = BusStats {
         events_published: 4,
         events_consumed: 4,
-        events_processed_success: 3,
+        events_processed_success: 2,
+        events_skipped: 1,
         events_processed_failed: 1,
         messages_sent_to_dlq: 1,
         handler_errors: 2,

@@ -51,7 +51,7 @@ fn taken(aggregate: &str, number: u64) -> Taken {
 }
 
 fn left_over(aggregate: &str, number: u64, tries: Tries) -> Taken {
-    Taken::again(id(number), event(aggregate, number), tries)
+    taken(aggregate, number).with_tries(tries).left_over()
 }
 
 /// What a handler is told to do with an event.
@@ -202,7 +202,7 @@ impl Bench {
             match settled.verdict {
                 Verdict::Acknowledge { .. } | Verdict::Skip | Verdict::Bury(_) => self.hand.let_go(ids),
                 Verdict::Begin(_) => self.hand.begin(ids),
-                Verdict::Retry(_) => {}
+                Verdict::Retry { .. } => {}
             }
             self.written.push(settled);
         }

@@ -3,7 +3,7 @@
 use super::*;
 
 fn retries(bench: &Bench) -> Vec<MessageId> {
-    bench.verdicts(|verdict| matches!(verdict, Verdict::Retry(_)))
+    bench.verdicts(|verdict| matches!(verdict, Verdict::Retry { .. }))
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,7 +179,7 @@ async fn what_waits_is_given_back_and_its_tries_are_still_written_down() {
     back.sort_by_key(ToString::to_string);
     assert_eq!(back, [id(1), id(2)]);
     let settled = bench.hand.take_settled();
-    assert!(matches!(&settled[0].verdict, Verdict::Retry(tries) if tries.attempts == 1), "{settled:?}");
+    assert!(matches!(&settled[0].verdict, Verdict::Retry { tries, .. } if tries.attempts == 1), "{settled:?}");
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!((witness.begun(), bench.hand.is_empty()), (vec![1], true));
 }

@@ -109,7 +109,8 @@ async fn a_suspect_that_fails_is_no_suspect_any_more() {
     bench.hand.add([left_over("a", 1, crashed(1))]);
     bench.drain().await;
     let verdicts: Vec<_> = bench.written.iter().map(|settled| &settled.verdict).collect();
-    let [Verdict::Begin(begun), Verdict::Retry(failed), Verdict::Acknowledge { has_tries: true }] = &verdicts[..]
+    let [Verdict::Begin(begun), Verdict::Retry { tries: failed, .. }, Verdict::Acknowledge { has_tries: true }] =
+        &verdicts[..]
     else {
         panic!("{verdicts:?}")
     };

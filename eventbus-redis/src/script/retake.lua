@@ -1,0 +1,20 @@
+-- Takes entries again that are pending on the consumer's own name.
+-- KEYS stream, retry   ARGV group, consumer, id ...
+-- Replies with {entries, their tries as JSON or false, ids of entries that were deleted}.
+local stream, retry, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+local entries, tries, deleted = {}, {}, {}
+for i = 3, #ARGV do
+  local id = ARGV[i]
+  if #redis.call('XPENDING', stream, group, id, id, 1, me) == 1 then
+    local entry = redis.call('XCLAIM', stream, group, me, 0, id)[1]
+    if entry then
+      entries[#entries + 1] = entry
+      tries[#tries + 1] = redis.call('HGET', retry, id)
+    else
+      redis.call('XACK', stream, group, id)
+      redis.call('HDEL', retry, id)
+      deleted[#deleted + 1] = id
+    end
+  end
+end
+return { entries, tries, deleted }

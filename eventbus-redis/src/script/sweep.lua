@@ -1,0 +1,26 @@
+-- Removes names of consumers that show no life and have nothing pending, and what is noted of entries that are not
+-- pending any more.
+-- KEYS stream, retry   ARGV group, own name, idle time (ms), age of what is noted (ms), cursor
+-- Replies with {the cursor to go on with, names removed ...}.
+local stream, retry, group = KEYS[1], KEYS[2], ARGV[1]
+local gone = {}
+for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
+  local info = {}
+  for i = 1, #consumer, 2 do info[consumer[i]] = consumer[i + 1] end
+  if info.pending == 0 and info.name ~= ARGV[2] and info.idle >= tonumber(ARGV[3]) then
+    redis.call('XGROUP', 'DELCONSUMER', stream, group, info.name)
+    gone[#gone + 1] = info.name
+  end
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local scanned = redis.call('HSCAN', retry, ARGV[5], 'COUNT', 200)
+for i = 1, #scanned[2], 2 do
+  local id = scanned[2][i]
+  local read, tries = pcall(cjson.decode, scanned[2][i + 1])
+  local touched = read and type(tries) == 'table' and tonumber(tries.last_failed_at) or 0
+  if now - touched >= tonumber(ARGV[4]) and #redis.call('XPENDING', stream, group, id, id, 1) == 0 then
+    redis.call('HDEL', retry, id)
+  end
+end
+return { scanned[1], unpack(gone) }
