@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use eventbus::{
     BoxError, Name, RecordedEvent,
     port::{
-        BusCounters, BusStats, ConsumeError, Consuming, EventBus, GroupProgress, MessageId, PublishError,
+        BusCounters, BusStats, ConsumeError, Consuming, EventBus, GroupProgress, Health, MessageId, PublishError,
         ShutdownError, StreamInfo, Subscribers,
     },
 };
@@ -47,7 +47,7 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct RedisEventBus {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What the clones of a bus, and its consumers, share.
@@ -202,6 +202,10 @@ impl EventBus for RedisEventBus {
 
     async fn stream_info(&self) -> StreamInfo {
         self.shared.stream_info().await
+    }
+
+    async fn health(&self) -> Health {
+        self.shared.health().await
     }
 
     async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {

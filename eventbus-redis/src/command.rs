@@ -1,5 +1,7 @@
 //! Every command that goes to Redis, and how its reply is read; nothing else builds one.
 
+pub(crate) mod operate;
+
 use std::{collections::HashMap, time::Duration};
 
 use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Value, cmd, from_redis_value};

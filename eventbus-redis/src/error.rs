@@ -80,3 +80,47 @@ impl RedisConnectError {
         matches!(self, Self::Unavailable { .. } | Self::TimedOut { .. })
     }
 }
+
+/// Why the server did not do what the bus was told.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RedisCommandError {
+    /// The bus was disconnected or shut down.
+    #[error("the bus on `{stream}` is shut down")]
+    ShutDown {
+        /// The stream of the bus.
+        stream: String,
+    },
+    /// The server could not be reached, or can do nothing now; nothing was done.
+    #[error("the Redis of `{stream}` is unavailable")]
+    Unavailable {
+        /// The stream of the bus.
+        stream: String,
+        /// What the transport said.
+        source: BoxError,
+    },
+    /// The connection broke after sending; it may be done or not.
+    #[error("the connection to the Redis of `{stream}` broke, it may or may not have done what it was told")]
+    OutcomeUnknown {
+        /// The stream of the bus.
+        stream: String,
+        /// What the transport said.
+        source: BoxError,
+    },
+    /// The server answers and refuses, until somebody changes something.
+    #[error("the Redis of `{stream}` refuses")]
+    Refused {
+        /// The stream of the bus.
+        stream: String,
+        /// What the server said.
+        source: BoxError,
+    },
+}
+
+impl RedisCommandError {
+    /// Whether trying again can succeed without anybody changing anything.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::OutcomeUnknown { .. })
+    }
+}

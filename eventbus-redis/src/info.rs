@@ -1,32 +1,66 @@
 //! What the server says about the stream and its groups.
 
+use std::{collections::HashMap, time::Duration};
+
 use eventbus::{
     Name,
-    port::{ConsumeError, GroupInfo, GroupProgress, StreamInfo},
+    port::{ConsumeError, GroupInfo, GroupProgress, Health, StreamInfo},
 };
-use redis::{RedisResult, Value};
+use redis::{RedisError, RedisResult, Value};
+use serde::Deserialize;
 
 use crate::{
     bus::Shared,
-    command::{self, Group},
+    command::{
+        self, Group,
+        operate::{self, Consumer},
+    },
     connection::{CommandError, boxed},
 };
 
+/// What a consumer says of itself.
+#[derive(Deserialize)]
+struct Member {
+    /// When it said so, in milliseconds since 1970 by the server's clock.
+    at: u64,
+    /// How long it is to be believed, in milliseconds.
+    live_ms: u64,
+}
+
+/// How many consumers show life: the members that said so not long ago, and those of other programs that were busy not
+/// long ago.
+fn active(consumers: &[Consumer], members: &HashMap<String, String>, now: u64, idle: Duration) -> u64 {
+    let said: HashMap<&str, Member> =
+        members.iter().filter_map(|(name, text)| Some((name.as_str(), serde_json::from_str(text).ok()?))).collect();
+    let live = said.values().filter(|member| member.at.saturating_add(member.live_ms) > now).count();
+    let is_foreign = |consumer: &&Consumer| !said.contains_key(consumer.name.as_str());
+    let busy = consumers.iter().filter(is_foreign).filter(|consumer| consumer.idle < idle).count();
+    (live + busy) as u64
+}
+
 impl Shared {
     pub(crate) async fn stream_info(&self) -> StreamInfo {
-        let asked = match self.consuming.is_closed() {
-            true => None,
-            false => self.ask().await.map_or_else(
-                |error| {
-                    tracing::warn!(stream = self.stream, %error, "stream cannot be inspected");
-                    None
-                },
-                Some,
-            ),
-        };
-        let mut info = asked.unwrap_or_default();
+        let mut info = self.ask_open().await.unwrap_or_else(|error| {
+            tracing::warn!(stream = self.stream, %error, "stream cannot be inspected");
+            StreamInfo::default()
+        });
         info.stats = self.counters.snapshot();
         info
+    }
+
+    pub(crate) async fn health(&self) -> Health {
+        let consuming = self.consuming.is_running();
+        match self.ask_open().await {
+            Ok(info) => Health::connected(consuming, info.pending_messages, info.dlq_messages),
+            Err(error) => Health::disconnected(consuming, error.to_string()),
+        }
+    }
+
+    async fn ask_open(&self) -> Result<StreamInfo, CommandError> {
+        match self.consuming.is_closed() {
+            true => Err(CommandError::NotSent("the bus was disconnected".into())),
+            false => self.ask().await,
+        }
     }
 
     async fn ask(&self) -> Result<StreamInfo, CommandError> {
@@ -45,12 +79,39 @@ impl Shared {
         info.stream.length = stream.length;
         info.stream.first_entry_id = stream.first_id;
         info.stream.last_entry_id = stream.last_id;
-        info.pending_messages = groups.iter().map(|group| group.pending).sum();
-        info.active_consumers = groups.iter().map(|group| group.consumers).sum();
-        info.consumer_groups =
-            groups.into_iter().map(|group| GroupInfo::new(group.name, group.consumers, group.pending)).collect();
-        info.dlq_messages = redis::from_redis_value(next()?).map_err(redis::RedisError::from)?;
+        info.dlq_messages = redis::from_redis_value(next()?).map_err(RedisError::from)?;
+        for group in self.ask_groups(groups).await? {
+            info.pending_messages += group.pending;
+            info.active_consumers += group.active_consumers;
+            info.consumer_groups.push(group);
+        }
         Ok(info)
+    }
+
+    async fn ask_groups(&self, groups: Vec<Group>) -> Result<Vec<GroupInfo>, CommandError> {
+        let mut commands = operate::time();
+        for group in &groups {
+            operate::inspect_group(&mut commands, &self.stream, &group.name);
+        }
+        let replies: Vec<RedisResult<Value>> = self.link.query_all(&commands).await?;
+        let mut replies = replies.into_iter();
+        let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
+        let now = operate::milliseconds(redis::from_redis_value(next()?).map_err(RedisError::from)?);
+        let idle = Duration::from_millis(self.config.pending_idle_ms);
+        let mut described = Vec::with_capacity(groups.len());
+        for group in groups {
+            let consumers = operate::consumers(next())?;
+            let members = redis::from_redis_value(next()?).map_err(RedisError::from)?;
+            let oldest = operate::first_pending(next())?;
+            let mut info = GroupInfo::new(group.name, group.consumers, group.pending);
+            info.active_consumers = active(&consumers, &members, now, idle);
+            info.last_delivered_id = Some(group.last_delivered);
+            info.lag = group.lag;
+            info.oldest_pending_id = oldest.map(|id| id.to_string());
+            info.oldest_pending_age_ms = oldest.map(|id| now.saturating_sub(id.ms));
+            described.push(info);
+        }
+        Ok(described)
     }
 
     pub(crate) async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
@@ -69,7 +130,7 @@ impl Shared {
         let mut replies = replies.into_iter();
         let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
         let groups = command::groups(next())?;
-        let length = redis::from_redis_value(next()?).map_err(redis::RedisError::from)?;
+        let length = redis::from_redis_value(next()?).map_err(RedisError::from)?;
         let Some(found) = groups.into_iter().find(|found| *group == found.name.as_str()) else {
             // it would begin with the oldest entry
             return Ok(GroupProgress { unread: length, ..GroupProgress::default() });
@@ -83,10 +144,14 @@ impl Shared {
 
     /// Where the server does not know how many entries are unread, they are counted, a thousand at a time.
     async fn unread(&self, group: &Group) -> Result<u64, CommandError> {
-        if let Some(lag) = group.lag {
-            return Ok(lag);
+        match group.lag {
+            Some(lag) => Ok(lag),
+            None => self.count_after(&group.last_delivered).await,
         }
-        let (mut unread, mut after) = (0, group.last_delivered.clone());
+    }
+
+    pub(crate) async fn count_after(&self, id: &str) -> Result<u64, CommandError> {
+        let (mut unread, mut after) = (0, id.to_owned());
         loop {
             let count = command::count_after(&self.stream, &after);
             let (found, last): (u64, String) = self.link.query(&count).await?;

@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{BusStats, CheckpointError, Checkpoints, PublishRange, RangeOutcome, StreamInfo, Subscribers};
+use super::{BusStats, CheckpointError, Checkpoints, Health, PublishRange, RangeOutcome, StreamInfo, Subscribers};
 use crate::domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position};
 
 /// What a bus calls an entry; on Redis the entry id (`1795157844243-0`).
@@ -127,6 +127,16 @@ pub trait EventBus: Send + Sync + 'static {
 
     /// What there is to know about the stream; `connected` is false when the bus cannot be asked.
     async fn stream_info(&self) -> StreamInfo;
+
+    /// Whether the bus is connected and consumes, and what piles up; what a health endpoint answers. It never fails.
+    async fn health(&self) -> Health {
+        let info = self.stream_info().await;
+        let consuming = self.is_consuming();
+        match info.connected {
+            true => Health::connected(consuming, info.pending_messages, info.dlq_messages),
+            false => Health::disconnected(consuming, "the bus cannot be asked"),
+        }
+    }
 
     /// How far a consumer group has come.
     ///
@@ -287,6 +297,10 @@ impl<B: EventBus + ?Sized> EventBus for Arc<B> {
 
     async fn stream_info(&self) -> StreamInfo {
         (**self).stream_info().await
+    }
+
+    async fn health(&self) -> Health {
+        (**self).health().await
     }
 
     async fn progress(&self, group: &Name) -> Result<super::GroupProgress, ConsumeError> {

@@ -79,7 +79,7 @@ pub struct StreamInfo {
     pub pending_messages: u64,
     /// Entries in the dead letters.
     pub dlq_messages: u64,
-    /// Consumers over all groups; on Redis names of dead ones are included.
+    /// Consumers that show life, over all groups.
     pub active_consumers: u64,
     /// What this bus counted.
     pub stats: BusStats,
@@ -105,15 +105,34 @@ pub struct StreamSummary {
 pub struct GroupInfo {
     /// Its name.
     pub name: String,
-    /// Its consumers.
+    /// The consumers it knows, by name; on Redis also those that are gone.
     pub consumers: u64,
     /// Entries handed over and not acknowledged.
     pub pending: u64,
+    /// The consumers that show life.
+    pub active_consumers: u64,
+    /// The id of the newest entry handed over, where the bus knows.
+    pub last_delivered_id: Option<String>,
+    /// Entries not handed over yet, where the bus knows.
+    pub lag: Option<u64>,
+    /// The id of the oldest entry handed over and not acknowledged, where the bus knows.
+    pub oldest_pending_id: Option<String>,
+    /// How long ago that entry was published, in milliseconds.
+    pub oldest_pending_age_ms: Option<u64>,
 }
 
 impl GroupInfo {
-    /// Puts the description of a group together.
+    /// Describes a group all of whose consumers show life, and of which no more is known.
     pub fn new(name: impl Into<String>, consumers: u64, pending: u64) -> Self {
-        Self { name: name.into(), consumers, pending }
+        Self {
+            name: name.into(),
+            consumers,
+            pending,
+            active_consumers: consumers,
+            last_delivered_id: None,
+            lag: None,
+            oldest_pending_id: None,
+            oldest_pending_age_ms: None,
+        }
     }
 }

@@ -1,0 +1,99 @@
+//! The commands of those who run the bus, and how their replies are read.
+
+use std::{collections::HashMap, time::Duration};
+
+use redis::{Cmd, Pipeline, RedisResult, Value, cmd, from_redis_value};
+
+use super::{Entry, entry, no_such_key, take};
+use crate::{entry_id::EntryId, keys};
+
+/// Entries from an id, or after one that begins with `(`, up to an id.
+pub(crate) fn range(stream: &str, from: &str, to: &str, count: usize) -> Cmd {
+    let mut command = cmd("XRANGE");
+    command.arg(stream).arg(from).arg(to).arg("COUNT").arg(count);
+    command
+}
+
+/// The newest entry.
+pub(crate) fn newest(stream: &str) -> Cmd {
+    let mut command = cmd("XREVRANGE");
+    command.arg(stream).arg("+").arg("-").arg("COUNT").arg(1);
+    command
+}
+
+/// Reads the reply of `XRANGE` and `XREVRANGE`.
+pub(crate) fn range_entries(reply: Value) -> RedisResult<Vec<Entry>> {
+    let entries: Vec<Value> = from_redis_value(reply)?;
+    entries.into_iter().map(entry).collect()
+}
+
+pub(crate) fn delete(stream: &str, ids: &[String]) -> Cmd {
+    let mut command = cmd("XDEL");
+    command.arg(stream).arg(ids);
+    command
+}
+
+/// Keeps at least so many entries, whoever has read the others.
+pub(crate) fn trim(stream: &str, max_length: u64) -> Cmd {
+    let mut command = cmd("XTRIM");
+    command.arg(stream).arg("MAXLEN").arg("~").arg(max_length);
+    command
+}
+
+/// Reads the reply of `TIME`, as milliseconds since 1970.
+pub(crate) fn milliseconds((seconds, micros): (u64, u64)) -> u64 {
+    seconds.saturating_mul(1_000).saturating_add(micros / 1_000)
+}
+
+/// The server's time.
+pub(crate) fn time() -> Pipeline {
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("TIME");
+    pipeline.ignore_errors();
+    pipeline
+}
+
+/// Adds what asks for the consumers of a group, its members, and its oldest pending entry.
+pub(crate) fn inspect_group(pipeline: &mut Pipeline, stream: &str, group: &str) {
+    pipeline.cmd("XINFO").arg("CONSUMERS").arg(stream).arg(group);
+    pipeline.cmd("HGETALL").arg(keys::members(stream, group));
+    pipeline.cmd("XPENDING").arg(stream).arg(group).arg("-").arg("+").arg(1);
+}
+
+/// A consumer as the server knows it.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    pub(crate) name: String,
+    pub(crate) idle: Duration,
+}
+
+/// Reads the reply of `XINFO CONSUMERS`; a group that is gone has none.
+pub(crate) fn consumers(reply: RedisResult<Value>) -> RedisResult<Vec<Consumer>> {
+    let reply = match reply {
+        Err(error) if is_gone(&error) => return Ok(Vec::new()),
+        reply => reply?,
+    };
+    let consumers: Vec<HashMap<String, Value>> = from_redis_value(reply)?;
+    let read = |mut map: HashMap<String, Value>| {
+        let idle = take(&mut map, "idle")?;
+        Ok(Consumer { name: take(&mut map, "name")?, idle: Duration::from_millis(idle) })
+    };
+    consumers.into_iter().map(read).collect()
+}
+
+/// Reads the reply of `XPENDING` with a range, as far as its first id.
+pub(crate) fn first_pending(reply: RedisResult<Value>) -> RedisResult<Option<EntryId>> {
+    let reply = match reply {
+        Err(error) if is_gone(&error) => return Ok(None),
+        reply => reply?,
+    };
+    let pending: Vec<Vec<Value>> = from_redis_value(reply)?;
+    let first = pending.into_iter().next().and_then(|entry| entry.into_iter().next());
+    let id: Option<String> = first.map(from_redis_value).transpose()?;
+    Ok(id.and_then(|id| id.parse().ok()))
+}
+
+/// Whether a group, or its stream, is gone.
+fn is_gone(error: &redis::RedisError) -> bool {
+    error.code() == Some("NOGROUP") || no_such_key(error)
+}

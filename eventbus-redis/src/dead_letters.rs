@@ -1,0 +1,254 @@
+//! The dead letters of the stream: what was delivered, field by field, then `original_message_id` and what else is
+//! known about the failure.
+//!
+//! Keep: a replay is one script that never looks into a value, so that nothing is lost or changed by it.
+
+use async_trait::async_trait;
+use eventbus::port::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, MessageId};
+use redis::Value;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{
+    RedisCommandError, RedisEventBus,
+    bus::Shared,
+    command::{Entry, operate},
+    entry_id::EntryId,
+    keys::field,
+    script, wire,
+};
+
+/// How many dead letters are read, replayed or discarded at once.
+const TOGETHER: usize = 100;
+
+/// What is about a dead letter, where nothing marks the place from which on it is.
+const ABOUT: [&str; 10] = [
+    field::ORIGINAL_MESSAGE_ID,
+    field::RETRY_COUNT,
+    field::DLQ_TIMESTAMP,
+    field::ERROR,
+    field::HANDLER,
+    field::GROUP,
+    field::ATTEMPTS,
+    field::FIRST_FAILED_AT,
+    field::LAST_FAILED_AT,
+    field::DONE_HANDLERS,
+];
+
+#[async_trait]
+impl DeadLetters for RedisEventBus {
+    async fn dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> Result<DeadLetterPage, DeadLetterError> {
+        let limit = limit.max(1);
+        let mut after = match after {
+            Some(id) => self.shared.dead_letter_id(id)?,
+            None => EntryId::ZERO,
+        };
+        let mut letters = Vec::new();
+        loop {
+            // without a filter all that is read is shown, and one more tells whether there is a next page
+            let count = match *filter == DeadLetterFilter::default() {
+                true => (limit - letters.len()).saturating_add(1).min(TOGETHER),
+                false => TOGETHER,
+            };
+            let page = self.shared.dead_letters_after(after, "+", count).await?;
+            let is_last = page.len() < count;
+            for letter in page {
+                let id = self.shared.dead_letter_id(&letter.id)?;
+                if filter.matches(&letter) {
+                    if letters.len() == limit {
+                        return Ok(DeadLetterPage::new(letters, Some(MessageId::new(after.to_string()))));
+                    }
+                    letters.push(letter);
+                }
+                after = id;
+            }
+            if is_last {
+                return Ok(DeadLetterPage::new(letters, None));
+            }
+        }
+    }
+
+    async fn dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
+        let id = self.shared.dead_letter_id(id)?.to_string();
+        let range = operate::range(&self.shared.config.dlq_stream_name(), &id, &id, 1);
+        Ok(self.shared.read_dead_letters(&range).await?.pop())
+    }
+
+    async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
+        let text = self.shared.dead_letter_id(id)?.to_string();
+        match self.shared.replay(&[text]).await?.first() {
+            Some(1) => Ok(true),
+            Some(-1) => Err(DeadLetterError::Empty { destination: self.shared.destination.clone(), id: id.clone() }),
+            _ => Ok(false),
+        }
+    }
+
+    async fn replay_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
+        let mut replayed = 0;
+        let mut pages = self.shared.dead_letters_now().await?;
+        while let Some(ids) = self.shared.next_ids(&mut pages, filter).await? {
+            let replies = self.shared.replay(&ids).await?;
+            replayed += replies.iter().filter(|reply| **reply == 1).count() as u64;
+        }
+        Ok(replayed)
+    }
+
+    async fn discard(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
+        let id = self.shared.dead_letter_id(id)?.to_string();
+        Ok(self.shared.discard(&[id]).await? > 0)
+    }
+
+    async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
+        let mut discarded = 0;
+        let mut pages = self.shared.dead_letters_now().await?;
+        while let Some(ids) = self.shared.next_ids(&mut pages, filter).await? {
+            discarded += self.shared.discard(&ids).await?;
+        }
+        Ok(discarded)
+    }
+}
+
+/// A way through the dead letters that were there at some time.
+struct Pages {
+    after: EntryId,
+    /// The newest one; `None` if there is nothing left.
+    last: Option<EntryId>,
+}
+
+impl Shared {
+    async fn dead_letters_now(&self) -> Result<Pages, DeadLetterError> {
+        let newest = operate::newest(&self.config.dlq_stream_name());
+        let newest = self.read_dead_letters(&newest).await?.pop();
+        let last = newest.map(|letter| self.dead_letter_id(&letter.id)).transpose()?;
+        Ok(Pages { after: EntryId::ZERO, last })
+    }
+
+    /// The ids on the next page that match, which may be none; no page is left at the end.
+    async fn next_ids(
+        &self,
+        pages: &mut Pages,
+        filter: &DeadLetterFilter,
+    ) -> Result<Option<Vec<String>>, DeadLetterError> {
+        let Some(last) = pages.last else {
+            return Ok(None);
+        };
+        let letters = self.dead_letters_after(pages.after, &last.to_string(), TOGETHER).await?;
+        match letters.last() {
+            Some(newest) if letters.len() == TOGETHER => pages.after = self.dead_letter_id(&newest.id)?,
+            _ => pages.last = None,
+        }
+        let matching = letters.iter().filter(|letter| filter.matches(letter));
+        Ok(Some(matching.map(|letter| letter.id.to_string()).collect()))
+    }
+
+    async fn dead_letters_after(
+        &self,
+        after: EntryId,
+        to: &str,
+        count: usize,
+    ) -> Result<Vec<DeadLetter>, DeadLetterError> {
+        let stream = self.config.dlq_stream_name();
+        self.read_dead_letters(&operate::range(&stream, &format!("({after}"), to, count)).await
+    }
+
+    async fn read_dead_letters(&self, range: &redis::Cmd) -> Result<Vec<DeadLetter>, DeadLetterError> {
+        let reply: Value = self.tell(range).await.map_err(|error| self.dead_letter_error(error))?;
+        let entries = operate::range_entries(reply).map_err(|error| self.not_done(error.into()));
+        let entries = entries.map_err(|error| self.dead_letter_error(error))?;
+        Ok(entries.into_iter().map(letter).collect())
+    }
+
+    async fn replay(&self, ids: &[String]) -> Result<Vec<i64>, DeadLetterError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut replay = script::REPLAY.prepare_invoke();
+        replay.key(&self.stream).key(self.config.dlq_stream_name()).arg(ids);
+        self.run(&replay).await.map_err(|error| self.dead_letter_error(error))
+    }
+
+    async fn discard(&self, ids: &[String]) -> Result<u64, DeadLetterError> {
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        let delete = operate::delete(&self.config.dlq_stream_name(), ids);
+        self.tell_once(&delete).await.map_err(|error| self.dead_letter_error(error))
+    }
+
+    fn dead_letter_id(&self, id: &MessageId) -> Result<EntryId, DeadLetterError> {
+        let parsed = id.as_str().parse();
+        parsed.map_err(|_| DeadLetterError::InvalidId { destination: self.destination.clone(), id: id.clone() })
+    }
+
+    fn dead_letter_error(&self, error: RedisCommandError) -> DeadLetterError {
+        let destination = self.destination.clone();
+        match error {
+            RedisCommandError::ShutDown { .. } => DeadLetterError::ShutDown { destination },
+            RedisCommandError::Unavailable { source, .. } => DeadLetterError::Unavailable { destination, source },
+            RedisCommandError::OutcomeUnknown { source, .. } => DeadLetterError::OutcomeUnknown { destination, source },
+            RedisCommandError::Refused { source, .. } => DeadLetterError::Refused { destination, source },
+        }
+    }
+}
+
+/// The fields of an entry.
+type Fields = Vec<(String, Vec<u8>)>;
+
+/// What was delivered, and what is about the dead letter: the same rule as in the script that replays.
+fn split(mut fields: Fields) -> (Fields, Fields) {
+    match fields.iter().rposition(|(name, _)| name == field::ORIGINAL_MESSAGE_ID) {
+        Some(first) => {
+            let about = fields.split_off(first);
+            (fields, about)
+        }
+        None => fields.into_iter().partition(|(name, _)| !ABOUT.contains(&name.as_str())),
+    }
+}
+
+fn letter(entry: Entry) -> DeadLetter {
+    let (delivered, about) = split(entry.fields.unwrap_or_default());
+    let said = |name| text(&about, name);
+    let time = |name| OffsetDateTime::parse(&said(name)?, &Rfc3339).ok();
+    let number = |name| said(name)?.parse().ok();
+
+    let mut letter = DeadLetter::new(MessageId::new(entry.id.as_str()));
+    letter.original_message_id = said(field::ORIGINAL_MESSAGE_ID).map(MessageId::new);
+    letter.error = said(field::ERROR);
+    letter.handler = said(field::HANDLER);
+    letter.group = said(field::GROUP);
+    letter.attempts = number(field::ATTEMPTS);
+    letter.retry_count = number(field::RETRY_COUNT);
+    letter.first_failed_at = time(field::FIRST_FAILED_AT);
+    letter.last_failed_at = time(field::LAST_FAILED_AT);
+    letter.dead_lettered_at = time(field::DLQ_TIMESTAMP).or_else(|| added_at(&entry.id));
+    let done = said(field::DONE_HANDLERS).and_then(|json| serde_json::from_str(&json).ok());
+    letter.done_handlers = done.unwrap_or_default();
+
+    letter.record = wire::decode(&delivered).ok();
+    letter.event_type = text(&delivered, field::EVENT_TYPE);
+    letter.aggregate_id = text(&delivered, field::AGGREGATE_ID);
+    if let Some(record) = &letter.record {
+        letter.event_type = Some(record.event_type().to_string());
+        letter.aggregate_id = Some(record.metadata().aggregate_id().to_string());
+    }
+    letter.fields = delivered.into_iter().map(|(name, value)| (name, lossy(&value))).collect();
+    letter
+}
+
+fn text(fields: &[(String, Vec<u8>)], name: &str) -> Option<String> {
+    fields.iter().find(|(field, _)| field == name).map(|(_, value)| lossy(value))
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// When the server added an entry.
+fn added_at(id: &str) -> Option<OffsetDateTime> {
+    let id: EntryId = id.parse().ok()?;
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(id.ms) * 1_000_000).ok()
+}

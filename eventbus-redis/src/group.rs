@@ -1,0 +1,165 @@
+//! Making and retiring consumer groups by hand.
+
+use eventbus::{Name, Position, port::MessageId};
+use time::OffsetDateTime;
+
+use crate::{RedisCommandError, RedisEventBus, bus::Shared, entry_id::EntryId, keys, script};
+
+/// How many entries are looked at at once in search of a position.
+const TOGETHER: usize = 500;
+
+/// Where a consumer group begins.
+///
+/// A group that subscribers join without it being made before begins with the oldest entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GroupStart {
+    /// With the oldest entry that is there.
+    Beginning,
+    /// With what is published from now on.
+    Now,
+    /// With the first entry after this one.
+    After(MessageId),
+    /// With the first entry that was published at this time or later, by the server's clock, to the millisecond.
+    AtTime(OffsetDateTime),
+    /// With the first entry whose event has a higher position in its store; if there is none, with what is published
+    /// from now on. Entries without a position, of other publishers, are passed over until then.
+    Position(Position),
+}
+
+/// What a retired group leaves undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RetiredGroup {
+    /// Entries it had read and not acknowledged.
+    pub pending: u64,
+    /// Entries it had not read.
+    pub unread: u64,
+}
+
+/// Why a group was not made or retired.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GroupError {
+    /// There is no such group.
+    #[error("stream `{stream}` has no consumer group `{group}`")]
+    NotFound {
+        /// The stream.
+        stream: String,
+        /// The group.
+        group: Name,
+    },
+    /// Consumers of the group are running; they would make it anew. Stop them first.
+    #[error("consumer group `{group}` of `{stream}` is in use by {consumers} consumers")]
+    InUse {
+        /// The stream.
+        stream: String,
+        /// The group.
+        group: Name,
+        /// How many consumers show life.
+        consumers: u64,
+    },
+    /// The group cannot begin there: that is no id of an entry.
+    #[error("`{id}` is no id of an entry of `{stream}`")]
+    InvalidStart {
+        /// The stream.
+        stream: String,
+        /// The id.
+        id: MessageId,
+    },
+    /// The server did not do it.
+    #[error(transparent)]
+    Command(#[from] RedisCommandError),
+}
+
+impl RedisEventBus {
+    /// Makes a consumer group that begins where it is told, and returns whether it did: a group that is there is left
+    /// alone. From then on [`trim`](Self::trim) keeps what the group has yet to handle.
+    ///
+    /// A group that was known and that the server has lost goes on where it was, whatever `start` says; to begin
+    /// elsewhere, [retire](Self::retire_group) it first.
+    ///
+    /// # Errors
+    /// [`GroupError::InvalidStart`], or [`GroupError::Command`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
+    /// use eventbus::Name;
+    /// use eventbus_redis::GroupStart;
+    /// // a new service that is not interested in what was before
+    /// bus.create_group(&Name::new("group", "newsletter")?, GroupStart::Now).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn create_group(&self, group: &Name, start: GroupStart) -> Result<bool, GroupError> {
+        let shared = &self.shared;
+        let start = match start {
+            GroupStart::Beginning => EntryId::ZERO.to_string(),
+            GroupStart::Now => "$".into(),
+            GroupStart::After(id) => shared.entry_id(id)?.to_string(),
+            GroupStart::AtTime(at) => just_before(at).to_string(),
+            GroupStart::Position(position) => shared.just_before_position(position).await?,
+        };
+        let mut create = script::CREATE_GROUP.prepare_invoke();
+        create.key(&shared.stream).key(keys::floors(&shared.stream));
+        create.arg(group.as_str()).arg(start);
+        Ok(shared.run(&create).await?)
+    }
+
+    /// Removes a consumer group for good, with all that is kept for it, so that it holds no [trimming](Self::trim) any
+    /// more. Returns what it leaves undone. A consumer that joins a group of that name later begins with the oldest
+    /// entry.
+    ///
+    /// # Errors
+    /// [`GroupError::NotFound`]; [`GroupError::InUse`] while consumers of the group show life; [`GroupError::Command`].
+    pub async fn retire_group(&self, group: &Name) -> Result<RetiredGroup, GroupError> {
+        let shared = &self.shared;
+        let (stream, prefix) = (&shared.stream, &shared.config.retry_key_prefix);
+        let mut retire = script::RETIRE_GROUP.prepare_invoke();
+        retire.key(stream).key(keys::floors(stream));
+        retire.key(keys::retry(stream, prefix, group)).key(keys::members(stream, group));
+        retire.arg(group.as_str());
+        let (what, count, last, unread): (String, u64, String, i64) = shared.run(&retire).await?;
+        let (stream, group) = (stream.clone(), group.clone());
+        match what.as_str() {
+            "retired" => {}
+            "live" => return Err(GroupError::InUse { stream, group, consumers: count }),
+            _ => return Err(GroupError::NotFound { stream, group }),
+        }
+        let unread = match u64::try_from(unread) {
+            Ok(unread) => unread,
+            // the server does not know
+            Err(_) => shared.count_after(&last).await.map_err(|error| shared.not_done(error))?,
+        };
+        Ok(RetiredGroup { pending: count, unread })
+    }
+}
+
+impl Shared {
+    fn entry_id(&self, id: MessageId) -> Result<EntryId, GroupError> {
+        let parsed = id.as_str().parse();
+        parsed.map_err(|_| GroupError::InvalidStart { stream: self.stream.clone(), id })
+    }
+
+    /// The id after which the first entry with a higher position comes, or the end of the stream.
+    async fn just_before_position(&self, position: Position) -> Result<String, RedisCommandError> {
+        let mut after = EntryId::ZERO.to_string();
+        loop {
+            let mut find = script::FIND_POSITION.prepare_invoke();
+            find.key(&self.stream).arg(after).arg(position.get()).arg(TOGETHER);
+            let (goes_on, id): (bool, String) = self.run(&find).await?;
+            if !goes_on {
+                return Ok(id);
+            }
+            after = id;
+        }
+    }
+}
+
+/// The highest id that an entry of an earlier time can have.
+fn just_before(at: OffsetDateTime) -> EntryId {
+    let ms = at.unix_timestamp_nanos().div_euclid(1_000_000);
+    // an entry is as old as its millisecond: one of the millisecond that has begun counts as later
+    EntryId { ms: u64::try_from(ms).unwrap_or_default(), number: 0 }.before()
+}

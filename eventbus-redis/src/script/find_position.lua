@@ -1,0 +1,15 @@
+-- Looks in a page of entries for the first one with a higher position.
+--
+-- KEYS  stream
+-- ARGV  the id after which the page begins, position, how many entries to look at
+-- Replies whether to go on, and after which id: 0 and the id just before the entry; 1 and the end of the page; or 0 and
+-- the end of the stream, when there is no such entry.
+
+local entries = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[3])
+if #entries == 0 then return {0, ARGV[1]} end
+for _, entry in ipairs(entries) do
+  local value = by_name(entry[2]).position
+  local position = value and string.match(value, '^0*(%d+)$')
+  if position and is_smaller(ARGV[2], position) then return {0, before(entry[1])} end
+end
+return {1, entries[#entries][1]}

@@ -1,0 +1,58 @@
+-- Ids of entries. Both numbers of an id have up to 64 bits, more than a number of Lua holds exactly: they stay decimals
+-- without leading zeros, of which the longer one is the larger.
+
+local function parts(id) return string.match(id, '^(%d+)-(%d+)$') end
+
+local function is_smaller(a, b)
+  if #a ~= #b then return #a < #b end
+  return a < b
+end
+
+local function is_before(a, b)
+  local a_ms, a_seq = parts(a)
+  local b_ms, b_seq = parts(b)
+  if a_ms ~= b_ms then return is_smaller(a_ms, b_ms) end
+  return is_smaller(a_seq, b_seq)
+end
+
+local LAST = '18446744073709551615'
+
+local function plus_one(number)
+  local head, nines = string.match(number, '^(%d-)(9*)$')
+  local digit = head == '' and '1' or string.sub(head, 1, -2) .. (string.sub(head, -1) + 1)
+  return digit .. string.rep('0', #nines)
+end
+
+local function minus_one(number)
+  local head, zeros = string.match(number, '^(%d-)(0*)$')
+  local less = string.sub(head, 1, -2) .. (string.sub(head, -1) - 1) .. string.rep('9', #zeros)
+  return string.match(less, '^0*(%d+)$')
+end
+
+-- The lowest id after an id.
+local function after(id)
+  local ms, seq = parts(id)
+  if seq == LAST then return plus_one(ms) .. '-0' end
+  return ms .. '-' .. plus_one(seq)
+end
+
+-- The highest id before an id.
+local function before(id)
+  local ms, seq = parts(id)
+  if seq ~= '0' then return ms .. '-' .. minus_one(seq) end
+  if ms ~= '0' then return minus_one(ms) .. '-' .. LAST end
+  return id
+end
+
+-- A flat list of names and values, by name.
+local function by_name(list)
+  local named = {}
+  for i = 1, #list, 2 do named[list[i]] = list[i + 1] end
+  return named
+end
+
+local function now_in_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+

@@ -1,0 +1,87 @@
+//! The scripts that run on the server.
+//!
+//! Keep: what must not be seen half done is one script. A script reads all its keys before it writes: one that fails
+//! half way is not rolled back.
+
+use std::sync::LazyLock;
+
+use redis::{Cmd, FromRedisValue, RedisError, Script, ScriptInvocation};
+
+use crate::{
+    RedisCommandError,
+    bus::Shared,
+    command,
+    connection::{CommandError, Link, boxed},
+};
+
+/// A script behind the functions for ids.
+macro_rules! with_ids {
+    ($file:literal) => {
+        LazyLock::new(|| Script::new(concat!(include_str!("id.lua"), include_str!($file))))
+    };
+}
+
+pub(crate) static CREATE_GROUP: LazyLock<Script> = with_ids!("create_group.lua");
+pub(crate) static FIND_POSITION: LazyLock<Script> = with_ids!("find_position.lua");
+pub(crate) static REPLAY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("replay.lua")));
+pub(crate) static RETIRE_GROUP: LazyLock<Script> = with_ids!("retire_group.lua");
+pub(crate) static TRIM: LazyLock<Script> = with_ids!("trim.lua");
+
+impl Link {
+    /// Runs a script once; the server is given its text if it does not know it.
+    pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CommandError> {
+        let (mut connection, number) = self.connection().await?;
+        let reply = script.invoke_async(&mut connection).await;
+        if let Err(error) = &reply {
+            self.note(number, error).await;
+        }
+        Ok(reply?)
+    }
+}
+
+impl Shared {
+    /// Runs a script once.
+    pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisCommandError> {
+        self.ensure_open()?;
+        self.link.run(script).await.map_err(|error| self.not_done(error))
+    }
+
+    /// Sends a command that may be sent twice.
+    pub(crate) async fn tell<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisCommandError> {
+        self.ensure_open()?;
+        self.link.query(command).await.map_err(|error| self.not_done(error))
+    }
+
+    /// Sends a command that must not be sent twice.
+    pub(crate) async fn tell_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisCommandError> {
+        self.ensure_open()?;
+        let mut once = redis::pipe();
+        once.add_command(command.clone());
+        let (reply,) = self.link.query_all(&once).await.map_err(|error| self.not_done(error))?;
+        Ok(reply)
+    }
+
+    fn ensure_open(&self) -> Result<(), RedisCommandError> {
+        match self.consuming.is_closed() {
+            true => Err(RedisCommandError::ShutDown { stream: self.stream.clone() }),
+            false => Ok(()),
+        }
+    }
+
+    pub(crate) fn not_done(&self, error: CommandError) -> RedisCommandError {
+        let stream = self.stream.clone();
+        match error {
+            CommandError::Sent(error) if is_refused(&error) => {
+                RedisCommandError::Refused { stream, source: error.into() }
+            }
+            CommandError::Sent(error) if !command::nothing_done(&error) => {
+                RedisCommandError::OutcomeUnknown { stream, source: error.into() }
+            }
+            nothing_done => RedisCommandError::Unavailable { stream, source: boxed(nothing_done) },
+        }
+    }
+}
+
+fn is_refused(error: &RedisError) -> bool {
+    command::is_refusal(error) || error.code() == Some("ERR")
+}

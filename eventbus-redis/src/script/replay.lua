@@ -1,0 +1,58 @@
+-- Moves dead letters back to the stream.
+--
+-- What stands before the last `original_message_id` was delivered, what stands from there on is about the dead letter.
+-- Without that field the names tell. Values are never looked into: they may be any bytes.
+--
+-- KEYS  stream, dead letters
+-- ARGV  ids
+-- Replies for each id: 1 if it was replayed, 0 if it is not there, -1 if there is nothing in it to replay.
+
+local ABOUT = {
+  original_message_id = true, retry_count = true, dlq_timestamp = true, error = true, handler = true, group = true,
+  attempts = true, first_failed_at = true, last_failed_at = true, done_handlers = true,
+}
+-- of a former replay, or replaced here
+local DROPPED = {replay_group = true, replay_done = true}
+-- a position belongs to the entry that was published first
+local RENAMED = {position = 'original_position'}
+
+local function split(fields)
+  local first = #fields + 1
+  for i = 1, #fields, 2 do
+    if fields[i] == 'original_message_id' then first = i end
+  end
+  local delivered, about = {}, {}
+  for i = 1, #fields, 2 do
+    local name, value = fields[i], fields[i + 1]
+    if i >= first or (first > #fields and ABOUT[name]) then
+      about[name] = value
+    elseif not DROPPED[name] then
+      delivered[#delivered + 1] = RENAMED[name] or name
+      delivered[#delivered + 1] = value
+    end
+  end
+  return delivered, about
+end
+
+local function replay(id)
+  local found = redis.call('XRANGE', KEYS[2], id, id)[1]
+  if not found then return 0 end
+  local delivered, about = split(found[2])
+  if #delivered == 0 then return -1 end
+  local command = {'XADD', KEYS[1], '*', unpack(delivered)}
+  if about.group then
+    command[#command + 1] = 'replay_group'
+    command[#command + 1] = about.group
+    if about.done_handlers then
+      command[#command + 1] = 'replay_done'
+      command[#command + 1] = about.done_handlers
+    end
+  end
+  redis.call(unpack(command))
+  redis.call('XDEL', KEYS[2], id)
+  return 1
+end
+
+local replies = {}
+for i, id in ipairs(ARGV) do replies[i] = replay(id) end
+return replies

@@ -1,0 +1,35 @@
+-- Removes a group with all that is kept for it, unless one of its members shows life.
+--
+-- KEYS  stream, floors, retry records, members
+-- ARGV  group
+-- Replies 'unknown'; or 'live' and how many members are; or 'retired', how many entries were pending, after which id the
+-- unread ones begin, and how many they are or -1.
+
+local stream, floors, group = KEYS[1], KEYS[2], ARGV[1]
+local floor = redis.call('HGET', floors, group)
+local found
+if redis.call('EXISTS', stream) == 1 then
+  for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local named = by_name(info)
+    if named.name == group then found = named end
+  end
+end
+if not found and not floor then return {'unknown', 0, '', -1} end
+
+local now, live = now_in_ms(), 0
+for _, text in pairs(by_name(redis.call('HGETALL', KEYS[4]))) do
+  local is_json, member = pcall(cjson.decode, text)
+  if is_json and type(member) == 'table' then
+    local at, live_ms = tonumber(member.at), tonumber(member.live_ms)
+    if at and live_ms and at + live_ms > now then live = live + 1 end
+  end
+end
+if live > 0 then return {'live', live, '', -1} end
+
+redis.call('HDEL', floors, group)
+redis.call('DEL', KEYS[3], KEYS[4])
+if not found then return {'retired', 0, before(floor), -1} end
+redis.call('XGROUP', 'DESTROY', stream, group)
+-- what others removed before it was read is still counted in the lag
+local unread = found.lag and math.min(found.lag, redis.call('XLEN', stream)) or -1
+return {'retired', found.pending, found['last-delivered-id'], unread}

@@ -1,0 +1,145 @@
+//! Keeping the stream short.
+//!
+//! Keep: what a known group has yet to read or acknowledge is never removed, and deciding and removing are one script.
+
+use std::time::Duration;
+
+use eventbus::port::MessageId;
+
+use crate::{RedisCommandError, RedisEventBus, bus::Shared, command::operate, entry_id::EntryId, keys, script};
+
+/// How many entries are removed at once: the server does nothing else meanwhile (about a millisecond).
+const TOGETHER: u64 = 200;
+
+/// From when on entries may be removed from the stream: those beyond either limit. Without limits none are.
+///
+/// # Examples
+/// ```
+/// use eventbus_redis::Trim;
+/// use std::time::Duration;
+/// let trim = Trim { max_length: Some(100_000), max_age: Some(Duration::from_secs(7 * 86_400)) };
+/// assert_eq!(Trim::default(), Trim { max_length: None, max_age: None });
+/// # drop(trim);
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Trim {
+    /// How many entries may stay; 0 removes all that every group is done with.
+    pub max_length: Option<u64>,
+    /// How old an entry may become, by the server's clock, to the millisecond.
+    pub max_age: Option<Duration>,
+}
+
+/// What came of trimming.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Trimmed {
+    /// How many entries were removed.
+    pub removed: u64,
+    /// The group because of which entries beyond the limits are still there.
+    pub held_by: Option<HeldBy>,
+}
+
+/// A group that has yet to handle entries beyond the limits of a [`Trim`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HeldBy {
+    /// The group; of several the one that is furthest behind.
+    pub group: String,
+    /// Why it holds entries.
+    pub reason: HeldReason,
+    /// The id of its oldest unfinished entry.
+    pub oldest: MessageId,
+    /// How long ago that entry was published.
+    pub age: Duration,
+}
+
+/// Why a group holds entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HeldReason {
+    /// It has not read them.
+    Unread,
+    /// It has read them and not acknowledged them.
+    Pending,
+    /// The server has lost it; a consumer of the group makes it anew, and it goes on where it was. If there is none any
+    /// more, [`retire_group`](RedisEventBus::retire_group) says so.
+    Missing,
+}
+
+impl RedisEventBus {
+    /// Removes the oldest entries that are beyond the limits, as far as every consumer group is done with them.
+    ///
+    /// A group counts once one of its consumers has consumed, or it was made by [`create_group`](Self::create_group);
+    /// groups of other programs count once they have a consumer or have read something. A group that nobody consumes any
+    /// more holds its entries for ever: it is named in [`held_by`](Trimmed::held_by) and can be
+    /// [retired](Self::retire_group). The server is kept busy for about a millisecond at a time. Several may trim at
+    /// once.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`]; what was removed until then stays so, and calling again goes on with the rest.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
+    /// use eventbus_redis::Trim;
+    /// let trimmed = bus.trim(Trim { max_length: Some(100_000), ..Default::default() }).await?;
+    /// if let Some(held) = trimmed.held_by {
+    ///     println!("group {} is {:?} behind", held.group, held.age);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn trim(&self, limits: Trim) -> Result<Trimmed, RedisCommandError> {
+        let shared = &self.shared;
+        let mut step = shared.trim_step(limits).await?;
+        let length = step.length;
+        let mut removed = step.removed;
+        // what is published meanwhile is for the next time
+        while step.has_more && removed < length {
+            step = shared.trim_step(limits).await?;
+            removed += step.removed;
+        }
+        Ok(Trimmed { removed, held_by: step.held_by })
+    }
+
+    /// Removes the oldest entries beyond `max_length`, some dozens more may stay, **also those that groups have not
+    /// read**: they are lost to them. Returns how many. [`trim`](Self::trim) loses nothing.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`].
+    pub async fn trim_may_lose(&self, max_length: u64) -> Result<u64, RedisCommandError> {
+        self.shared.tell(&operate::trim(&self.shared.stream, max_length)).await
+    }
+}
+
+/// What one run of the script did.
+struct Step {
+    removed: u64,
+    has_more: bool,
+    length: u64,
+    held_by: Option<HeldBy>,
+}
+
+impl Shared {
+    async fn trim_step(&self, limits: Trim) -> Result<Step, RedisCommandError> {
+        let max_age = limits.max_age.map(|age| age.as_millis().to_string()).unwrap_or_default();
+        let keep = limits.max_length.map(|length| length.to_string()).unwrap_or_default();
+        let mut trim = script::TRIM.prepare_invoke();
+        trim.key(&self.stream).key(keys::floors(&self.stream));
+        trim.arg(keep).arg(max_age).arg(TOGETHER);
+        let (removed, has_more, length, now, why, group, oldest): (u64, bool, u64, u64, String, String, String) =
+            self.run(&trim).await?;
+        let reason = match why.as_str() {
+            "missing" => Some(HeldReason::Missing),
+            "unread" => Some(HeldReason::Unread),
+            "pending" => Some(HeldReason::Pending),
+            _ => None,
+        };
+        let held_by = reason.map(|reason| {
+            let published = oldest.parse::<EntryId>().map_or(now, |id| id.ms);
+            let age = Duration::from_millis(now.saturating_sub(published));
+            HeldBy { group, reason, oldest: MessageId::new(oldest), age }
+        });
+        Ok(Step { removed, has_more, length, held_by })
+    }
+}

@@ -1,0 +1,133 @@
+//! What a bus says about its health, its stream and its groups.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use common::{
+    config, config_on, fresh_bus,
+    seen::{Seen, command, event, start},
+    until,
+};
+use eventbus::port::{EventBus, GroupInfo, HealthStatus, HealthThresholds};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use serde_json::json;
+use time::OffsetDateTime;
+
+async fn groups(bus: &RedisEventBus) -> Vec<GroupInfo> {
+    bus.stream_info().await.consumer_groups
+}
+
+/// Reads one entry as a consumer of another program.
+async fn read(bus: &RedisEventBus, consumer: &str) {
+    let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
+    let read = ["GROUP", &group, consumer, "COUNT", "1", "STREAMS", &stream, ">"];
+    let _: redis::Value = command(bus, "XREADGROUP", &read).await;
+}
+
+/// Says that a member shows life.
+async fn announce(bus: &RedisEventBus, name: &str, json: &str) {
+    let members = format!("{{{}}}:members:{}", bus.config().stream_name(), bus.default_group());
+    let _: i64 = command(bus, "HSET", &[&members, name, json]).await;
+}
+
+fn now_in_ms() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp() * 1_000
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bus_is_healthy_while_it_is_connected_and_consumes() {
+    let bus = fresh_bus().await;
+    let idle = bus.health().await;
+    assert_eq!((idle.status, idle.connected, idle.consuming), (HealthStatus::Unhealthy, true, false));
+    assert_eq!(idle.alerts(&HealthThresholds::default()), ["not consuming"]);
+
+    Seen::default().join(&bus);
+    start(&bus).await;
+    let _: String = command(&bus, "XADD", &[&bus.config().stream_name(), "*", "payload", "no json"]).await;
+    let _: String = command(&bus, "XADD", &[&bus.config().dlq_stream_name(), "*", "payload", "no json"]).await;
+    until("the entry is pending", async || bus.health().await.pending_messages == 1).await;
+    let health = bus.health().await;
+    let expected = json!({
+        "status": "healthy", "connected": true, "consuming": true, "pending_messages": 1, "dlq_messages": 1,
+    });
+    assert_eq!(serde_json::to_value(&health).unwrap(), expected);
+    assert!(health.is_healthy());
+    assert!(health.alerts(&HealthThresholds::default()).is_empty());
+    let strict = HealthThresholds { pending_messages: 0, dlq_messages: 0 };
+    assert_eq!(health.alerts(&strict), ["1 pending messages, more than 0", "1 dead letters, more than 0"]);
+    bus.stop_consuming().await;
+    assert!(!bus.health().await.is_healthy());
+}
+
+#[test]
+fn the_thresholds_are_those_of_the_tutorial() {
+    assert_eq!(HealthThresholds::default(), HealthThresholds { pending_messages: 1_000, dlq_messages: 10 });
+}
+
+#[tokio::test]
+async fn a_bus_without_its_server_says_why_it_is_unhealthy() {
+    let mut server = test_servers::private_redis();
+    let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
+    server.stop();
+    let health = bus.health().await;
+    assert_eq!((health.status, health.connected, health.pending_messages), (HealthStatus::Unhealthy, false, 0));
+    let error = health.error.clone().unwrap();
+    let json = serde_json::to_value(&health).unwrap();
+    assert_eq!((&json["status"], &json["error"]), (&json!("unhealthy"), &json!(error)));
+    let alerts = health.alerts(&HealthThresholds::default());
+    assert_eq!(alerts, [format!("not connected: {error}"), "not consuming".into()]);
+    server.start();
+    assert!(bus.health().await.connected);
+    bus.disconnect().await;
+    assert_eq!(bus.health().await.error.as_deref(), Some("the bus was disconnected"));
+}
+
+#[tokio::test]
+async fn members_count_as_long_as_they_show_life_and_others_as_long_as_they_are_busy() {
+    let bus = RedisEventBus::connect(RedisEventBusConfig { pending_idle_ms: 600_000, ..config() }).await.unwrap();
+    let active = async |bus: &RedisEventBus| bus.stream_info().await.active_consumers;
+    assert_eq!(active(&bus).await, 0);
+    bus.publish(&[event("a"), event("b"), event("c")]).await.unwrap();
+    announce(&bus, "live", &format!(r#"{{"at":{},"live_ms":600000,"types":["OrderCreated"]}}"#, now_in_ms())).await;
+    assert_eq!(active(&bus).await, 1, "though it has not read anything yet");
+    announce(&bus, "dead", &format!(r#"{{"at":{},"live_ms":1000}}"#, now_in_ms() - 5_000)).await;
+    read(&bus, "dead").await;
+    read(&bus, "live").await;
+    assert_eq!(active(&bus).await, 1, "a member that says no more is dead, whatever it did last");
+    read(&bus, "python").await;
+    announce(&bus, "odd", "no json").await;
+    assert_eq!(active(&bus).await, 2, "the one of another program was busy just now");
+    let group = groups(&bus).await.remove(0);
+    assert_eq!((group.consumers, group.active_consumers, group.pending), (3, 2, 3), "{group:?}");
+    // for whom nothing is idle for as short a time
+    let impatient = RedisEventBusConfig { pending_idle_ms: 1, ..bus.config().clone() };
+    let impatient = RedisEventBus::connect(impatient).await.unwrap();
+    until("the other program is no longer busy", async || active(&impatient).await == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_described_with_where_it_is_and_what_it_has_left() {
+    let bus = fresh_bus().await;
+    let ids = bus.publish(&[event("a"), event("b"), event("c")]).await.unwrap();
+    let group = groups(&bus).await.remove(0);
+    assert_eq!((group.last_delivered_id.as_deref(), group.lag), (Some("0-0"), Some(3)));
+    assert_eq!((group.oldest_pending_id, group.oldest_pending_age_ms), (None, None));
+    for _ in 0..2 {
+        read(&bus, "one").await;
+    }
+    let stream = bus.config().stream_name();
+    let _: i64 = command(&bus, "XACK", &[&stream, bus.default_group(), ids[0].as_str()]).await;
+    let group = groups(&bus).await.remove(0);
+    assert_eq!((group.last_delivered_id.as_deref(), group.lag), (Some(ids[1].as_str()), Some(1)));
+    assert_eq!(group.oldest_pending_id.as_deref(), Some(ids[1].as_str()));
+    assert!(group.oldest_pending_age_ms.is_some_and(|age| age < 600_000), "{group:?}");
+
+    Seen::default().join(&bus);
+    start(&bus).await;
+    until("the rest is handled", async || {
+        let group = groups(&bus).await.remove(0);
+        (group.lag, group.pending) == (Some(0), 1)
+    })
+    .await;
+    bus.stop_consuming().await;
+}

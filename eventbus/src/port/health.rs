@@ -1,0 +1,119 @@
+//! Whether a bus is well, for probes and alerts.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Whether a bus is well. As JSON it is what a health endpoint answers.
+///
+/// # Examples
+/// ```
+/// use eventbus::{InMemoryEventBus, port::{EventBus, HealthStatus, HealthThresholds}};
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let health = InMemoryEventBus::new().health().await;
+/// assert_eq!(health.status, HealthStatus::Unhealthy);
+/// assert_eq!(health.alerts(&HealthThresholds::default()), ["not consuming"]);
+/// # });
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Health {
+    /// Healthy: connected and consuming.
+    pub status: HealthStatus,
+    /// Whether the bus could be asked.
+    pub connected: bool,
+    /// Whether this process consumes.
+    pub consuming: bool,
+    /// Entries handed over and not acknowledged, over all groups; 0 when not connected.
+    pub pending_messages: u64,
+    /// Entries in the dead letters; 0 when not connected.
+    pub dlq_messages: u64,
+    /// Why the bus could not be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Whether a bus does its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthStatus {
+    /// It is connected and consumes.
+    Healthy,
+    /// It does not do both.
+    Unhealthy,
+}
+
+impl fmt::Display for HealthStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        })
+    }
+}
+
+/// From where on numbers are worth an alert: a plain struct with defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HealthThresholds {
+    /// More pending entries than this are too many. Default 1000.
+    pub pending_messages: u64,
+    /// More dead letters than this are too many. Default 10.
+    pub dlq_messages: u64,
+}
+
+impl Default for HealthThresholds {
+    fn default() -> Self {
+        Self { pending_messages: 1_000, dlq_messages: 10 }
+    }
+}
+
+impl Health {
+    /// Of a bus that answered.
+    #[must_use]
+    pub const fn connected(consuming: bool, pending_messages: u64, dlq_messages: u64) -> Self {
+        let status = if consuming { HealthStatus::Healthy } else { HealthStatus::Unhealthy };
+        Self { status, connected: true, consuming, pending_messages, dlq_messages, error: None }
+    }
+
+    /// Of a bus that could not be asked.
+    #[must_use]
+    pub fn disconnected(consuming: bool, error: impl Into<String>) -> Self {
+        Self {
+            status: HealthStatus::Unhealthy,
+            connected: false,
+            consuming,
+            pending_messages: 0,
+            dlq_messages: 0,
+            error: Some(error.into()),
+        }
+    }
+
+    /// Whether the bus is connected and consumes.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.status == HealthStatus::Healthy
+    }
+
+    /// What is wrong, in words; nothing if all is well.
+    #[must_use]
+    pub fn alerts(&self, thresholds: &HealthThresholds) -> Vec<String> {
+        let mut alerts = Vec::new();
+        if !self.connected {
+            alerts.push(match &self.error {
+                Some(error) => format!("not connected: {error}"),
+                None => "not connected".into(),
+            });
+        }
+        if !self.consuming {
+            alerts.push("not consuming".into());
+        }
+        let mut count = |what, is: u64, most: u64| {
+            if is > most {
+                alerts.push(format!("{is} {what}, more than {most}"));
+            }
+        };
+        count("pending messages", self.pending_messages, thresholds.pending_messages);
+        count("dead letters", self.dlq_messages, thresholds.dlq_messages);
+        alerts
+    }
+}
