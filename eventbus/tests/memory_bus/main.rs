@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "modules of one test binary")]
 
 mod kit;
+mod letters;
 mod room;
 
 use std::sync::{Arc, atomic::Ordering};

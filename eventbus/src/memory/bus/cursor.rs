@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::letters::Buried;
 use crate::{domain::stream::Position, port::Tries};
 
 /// An entry read and not acknowledged.
@@ -9,8 +10,8 @@ use crate::{domain::stream::Position, port::Tries};
 struct Pending {
     position: Option<Position>,
     tries: Tries,
-    /// Whether it is a dead letter.
-    is_buried: bool,
+    /// Set if it is a dead letter.
+    buried: Option<Buried>,
 }
 
 /// The place of one group in the log.
@@ -43,7 +44,7 @@ impl Cursor {
             self.pending.remove(&number);
             return None;
         }
-        let new = || Pending { position, tries: Tries::default(), is_buried: false };
+        let new = || Pending { position, tries: Tries::default(), buried: None };
         Some(self.pending.entry(number).or_insert_with(new).tries.clone())
     }
 
@@ -62,32 +63,42 @@ impl Cursor {
     }
 
     /// Makes an entry a dead letter, which the checkpoint does not pass.
-    pub(super) fn bury(&mut self, number: u64, tries: Tries) {
+    pub(super) fn bury(&mut self, number: u64, tries: Tries, buried: Buried) {
         if let Some(pending) = self.pending.get_mut(&number) {
             pending.tries = tries;
-            pending.is_buried = true;
+            pending.buried = Some(buried);
+        }
+    }
+
+    /// Has a dead letter taken again, for the handlers that have not succeeded.
+    pub(super) fn revive(&mut self, number: u64) {
+        if let Some(pending) = self.pending.get_mut(&number) {
+            let done = std::mem::take(&mut pending.tries.done);
+            pending.tries = Tries { done, ..Tries::default() };
+            pending.buried = None;
+            self.again.push_back(number);
         }
     }
 
     /// Begins anew: everything pending is taken again.
     pub(super) fn restart(&mut self) {
-        let is_alive = |(number, pending): (&u64, &Pending)| (!pending.is_buried).then_some(*number);
+        let is_alive = |(number, pending): (&u64, &Pending)| pending.buried.is_none().then_some(*number);
         self.again = self.pending.iter().filter_map(is_alive).collect();
     }
 
     /// How many entries are pending; dead letters are not.
     pub(super) fn pending(&self) -> u64 {
-        self.pending.values().filter(|pending| !pending.is_buried).count() as u64
+        self.pending.values().filter(|pending| pending.buried.is_none()).count() as u64
     }
 
-    /// How many entries are dead letters.
-    pub(super) fn dead(&self) -> u64 {
-        self.pending.values().filter(|pending| pending.is_buried).count() as u64
+    /// The dead letters, by the numbers of their entries.
+    pub(super) fn dead(&self) -> impl Iterator<Item = (u64, &Buried, &Tries)> {
+        self.pending.iter().filter_map(|(number, pending)| Some((*number, pending.buried.as_ref()?, &pending.tries)))
     }
 
     /// Whether an entry is a dead letter of the group.
     pub(super) fn has_buried(&self, number: u64) -> bool {
-        self.pending.get(&number).is_some_and(|pending| pending.is_buried)
+        self.pending.get(&number).is_some_and(|pending| pending.buried.is_some())
     }
 
     /// Whether the group has not read, or not acknowledged, an entry.

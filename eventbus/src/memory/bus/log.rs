@@ -35,11 +35,21 @@ pub(super) struct Log {
     pub(super) groups: BTreeMap<Name, Cursor>,
     /// The highest position of the entries that are gone.
     dropped: Option<Position>,
+    /// How many entries became dead letters.
+    pub(super) buried: u64,
 }
 
 impl Log {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { capacity, entries: BTreeMap::new(), next: 0, last_id: (0, 0), groups: BTreeMap::new(), dropped: None }
+        Self {
+            capacity,
+            entries: BTreeMap::new(),
+            next: 0,
+            last_id: (0, 0),
+            groups: BTreeMap::new(),
+            dropped: None,
+            buried: 0,
+        }
     }
 
     /// The group's cursor; a new one stands before the oldest entry.
@@ -78,7 +88,7 @@ impl Log {
     }
 
     /// `ms-seq`: the time, and a count within one millisecond; a clock that is set back does not set ids back.
-    pub(super) fn next_id(&mut self) -> MessageId {
+    fn next_id(&mut self) -> MessageId {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |since| since.as_millis());
         let (ms, seq) = self.last_id;
@@ -165,7 +175,7 @@ impl Log {
         for (name, cursor) in &self.groups {
             let consumers = u64::from(consumed.contains(name));
             let pending = cursor.pending();
-            info.dlq_messages += cursor.dead();
+            info.dlq_messages += cursor.dead().count() as u64;
             info.active_consumers += consumers;
             info.pending_messages += pending;
             info.consumer_groups.push(GroupInfo::new(name.to_string(), consumers, pending));

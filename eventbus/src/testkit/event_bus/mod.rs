@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::port::RetryPolicy;
 
+mod dead;
 mod deliver;
 mod fail;
 mod group;
@@ -14,6 +15,7 @@ mod retry;
 mod show;
 mod witness;
 
+pub use dead::*;
 pub use deliver::*;
 pub use fail::*;
 pub use group::*;
@@ -97,6 +99,11 @@ macro_rules! event_bus_conformance {
                 a_dead_letter_holds_up_nothing,
                 concurrency_is_for_different_aggregates,
                 a_delivery_that_waits_for_its_retry_comes_again_after_a_restart,
+                a_dead_letter_tells_what_happened,
+                a_replay_reaches_only_who_failed,
+                a_replay_that_fails_is_a_dead_letter_again,
+                what_is_discarded_is_gone,
+                pages_list_all_dead_letters,
                 stop_waits_for_the_delivery_in_hand,
                 start_goes_on_after_a_stop,
                 starting_twice_is_refused,
