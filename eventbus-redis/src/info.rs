@@ -142,7 +142,7 @@ impl Shared {
         Ok(GroupProgress {
             unread: self.unread(&found).await?.min(length),
             pending: found.pending,
-            failed: self.exhausted(group).await?.min(found.pending),
+            exhausted: self.exhausted(group).await?.min(found.pending),
         })
     }
 

@@ -83,7 +83,7 @@ pub use domain::{
     record::{Envelope, NewEvent, RecordedEvent},
     stream::{AggregateId, ExpectedVersion, Position, StreamId, Version},
 };
-pub use memory::{InMemoryEventBus, InMemoryEventStore};
+pub use memory::{InMemoryEventBus, InMemoryEventBusBuilder, InMemoryEventStore};
 pub use port::{HandlerError, HandlerErrorKind};
 pub use runtime::{
     app::{App, AppBuilder, Published, PublishedError, SettleError},

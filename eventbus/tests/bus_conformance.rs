@@ -1,5 +1,5 @@
-//! The event-bus suite on the in-process bus.
+//! The event-bus suite on the bus within one process.
 
-use eventbus::{InMemoryEventBus, event_bus_conformance};
+use eventbus::{InMemoryEventBus, testkit::event_bus::SHORT_DELAYS};
 
-event_bus_conformance!(in_process, async { InMemoryEventBus::new() });
+eventbus::event_bus_conformance!(in_process, async { InMemoryEventBus::builder().retry(SHORT_DELAYS).build() });

@@ -40,7 +40,7 @@ impl Consumer {
     /// Takes in entries that nobody of the group had before.
     pub(super) fn take_new(&self, entries: Vec<Entry>) {
         let taken = entries.into_iter().filter_map(|entry| self.examine(entry, None));
-        self.hand.add(taken.collect());
+        self.hand.add(taken);
     }
 
     /// Takes in entries that somebody of the group had before, this consumer perhaps. Returns how many are in hand now

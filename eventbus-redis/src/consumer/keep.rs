@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use eventbus::port::{MessageId, RetryPolicy};
+use eventbus::port::MessageId;
 use redis::{RedisResult, Value};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -15,18 +15,16 @@ use super::{
 };
 use crate::{command, connection::CommandError, script};
 
-/// How long what came of an entry waits to be written down while others are handled.
+/// How often what could not be written down is tried again.
 const WRITE: Duration = Duration::from_millis(100);
+/// How long what is under way may take when the consumer ends.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the consumer looks around, at least.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often it looks for entries of dead consumers, at least.
 const CLAIM: Duration = Duration::from_secs(2);
 /// How often it looks, at most.
 const POLL: Duration = Duration::from_millis(20);
-/// How often what is left at the end is tried to be written down.
-const LAST: RetryPolicy =
-    RetryPolicy { max_retries: 5, first_delay: Duration::from_millis(20), max_delay: Duration::from_millis(500) };
-
 /// What the keeper remembers from one time to the next.
 struct Keeper {
     paper: Paper,
@@ -40,6 +38,15 @@ struct Keeper {
     missing: HashSet<String>,
     /// The types that others announced last.
     others: Vec<(String, String)>,
+}
+
+/// What a keeper does.
+enum What {
+    Write,
+    Beat,
+    Look,
+    Claim,
+    Sweep,
 }
 
 /// Something that is to be done again and again.
@@ -68,15 +75,24 @@ impl Consumer {
         let mut sweep = every(idle.max(CLAIM));
         let mut changes = self.shared.subscribers.watch();
         loop {
-            let kept = tokio::select! {
+            let unwritten = !keeper.paper.is_empty() || !self.not_ours().is_empty();
+            let what = tokio::select! {
                 () = ended.cancelled() => break,
-                () = self.hand.settled() => self.write_down(&mut keeper).await,
-                _ = write.tick(), if !self.hand.is_empty() => self.write_down(&mut keeper).await,
-                _ = beat.tick() => self.beat().await,
-                _ = look.tick() => self.look(&mut keeper).await,
-                _ = changes.changed() => self.look(&mut keeper).await,
-                _ = claim.tick() => self.claim(&mut keeper).await,
-                _ = sweep.tick() => self.sweep(&mut keeper).await,
+                () = self.hand.settled() => What::Write,
+                _ = write.tick(), if unwritten => What::Write,
+                _ = beat.tick() => What::Beat,
+                _ = look.tick() => What::Look,
+                _ = changes.changed() => What::Look,
+                _ = claim.tick() => What::Claim,
+                _ = sweep.tick() => What::Sweep,
+            };
+            let in_vain = async {
+                ended.cancelled().await;
+                tokio::time::sleep(PATIENCE).await;
+            };
+            let kept = tokio::select! {
+                kept = self.do_one(what, &mut keeper) => kept,
+                () = in_vain => break, // what is not done may be done twice
             };
             match kept {
                 Ok(()) => keeper.keeping.is_over(),
@@ -86,6 +102,16 @@ impl Consumer {
             }
         }
         self.end(&mut keeper).await;
+    }
+
+    async fn do_one(&self, what: What, keeper: &mut Keeper) -> Result<(), CommandError> {
+        match what {
+            What::Write => self.write_down(keeper).await,
+            What::Beat => self.beat().await,
+            What::Look => self.look(keeper).await,
+            What::Claim => self.claim(keeper).await,
+            What::Sweep => self.sweep(keeper).await,
+        }
     }
 
     async fn write_down(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
@@ -247,24 +273,24 @@ impl Consumer {
         Ok(())
     }
 
-    /// Writes down what is left to write, and lets others have what was not begun.
+    /// Writes down what is left to write, and lets others have what was not begun; all within a time that a shutdown
+    /// can bear.
     async fn end(&self, keeper: &mut Keeper) {
-        let mut tries = 0;
-        let mut delay = Duration::ZERO;
-        while tries <= LAST.max_retries {
-            tokio::time::sleep(delay).await;
-            keeper.paper.add(self.hand.take_settled());
-            match self.finish(&mut keeper.paper).await {
-                Ok(()) => return,
-                Err(error) if command::is_no_group(&error) => return,
-                Err(error) => {
-                    tries += 1;
-                    delay = keeper.writing.happened(&error).min(LAST.jittered(tries));
+        let ending = async {
+            loop {
+                keeper.paper.add(self.hand.take_settled());
+                match self.finish(&mut keeper.paper).await {
+                    Err(error) if !command::is_no_group(&error) => {
+                        tokio::time::sleep(keeper.writing.happened(&error)).await;
+                    }
+                    _ => return,
                 }
             }
+        };
+        if tokio::time::timeout(PATIENCE * 2, ending).await.is_err() {
+            let count = self.hand.len();
+            tracing::warn!(group = %self.group, count, "ended without an answer; what was in hand is delivered again");
         }
-        let count = self.hand.len();
-        tracing::warn!(group = %self.group, count, "ended without an answer; entries in hand are delivered again");
     }
 
     async fn finish(&self, paper: &mut Paper) -> Result<(), CommandError> {

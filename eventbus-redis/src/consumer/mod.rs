@@ -72,7 +72,7 @@ impl Consumer {
             dead_letters: config.dlq_stream_name(),
         };
         let batch = config.batch_size;
-        let hand = Arc::new(Hand::new(batch.saturating_mul(10), batch.div_ceil(2)));
+        let hand = Arc::new(Hand::new(config.in_hand(), batch.div_ceil(2)));
         Self { shared, group, name, hand, left: Mutex::default(), not_ours: Mutex::default(), keys }
     }
 
@@ -84,14 +84,24 @@ impl Consumer {
             subscribers: bus.subscribers.clone(),
             counters: Arc::clone(&bus.counters),
             retry: self.retry(),
-            limits: Limits::default(),
+            limits: self.limits(),
             span: Arc::new(move |delivery| trace::process(&bus, delivery)),
         }
     }
 
     /// How often and when a failed delivery is tried again.
     fn retry(&self) -> RetryPolicy {
-        RetryPolicy { max_retries: self.shared.config.max_retries, ..RetryPolicy::default() }
+        let config = &self.shared.config;
+        RetryPolicy {
+            max_retries: config.max_retries,
+            first_delay: Duration::from_millis(config.retry_delay_ms),
+            max_delay: Duration::from_millis(config.retry_max_delay_ms),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        let config = &self.shared.config;
+        Limits { concurrency: config.concurrency, slow: Duration::from_millis(config.slow_handler_ms) }
     }
 
     /// After which time without a sign of life others take its entries over.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use eventbus::port::{ConsumeError, Delivery, Limits, MessageId, RetryPolicy, Settled, Taken, Verdict, dispatch};
+use eventbus::port::{ConsumeError, Delivery, MessageId, RetryPolicy, Settled, Taken, Verdict, dispatch};
 use serde::Serialize;
 use tracing::Instrument;
 
@@ -145,7 +145,7 @@ impl Consumer {
         counters.events_consumed(1);
         let subscribers = self.shared.subscribers.of_group(&self.group);
         let span = trace::process(&self.shared, &delivery);
-        let outcome = dispatch(&subscribers, &delivery, &taken.tries, &Limits::default()).instrument(span).await;
+        let outcome = dispatch(&subscribers, &delivery, &taken.tries, &self.limits()).instrument(span).await;
         counters.count(&outcome);
         let verdict = Verdict::of(outcome, &mut taken.tries, retry)?;
         Some(Settled::new(taken.id, Some(taken.record), verdict))

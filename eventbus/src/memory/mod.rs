@@ -3,5 +3,5 @@
 mod bus;
 mod store;
 
-pub use bus::InMemoryEventBus;
+pub use bus::{InMemoryEventBus, InMemoryEventBusBuilder};
 pub use store::InMemoryEventStore;

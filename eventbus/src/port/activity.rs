@@ -27,13 +27,19 @@ impl Activity {
         self.now().failed = Some((record.clone(), error.to_string()));
     }
 
+    /// What failed before has succeeded.
+    pub(super) fn succeeded(&self, record: &RecordedEvent) {
+        let event_id = record.metadata().event_id();
+        self.now().failed.take_if(|(failed, _)| failed.metadata().event_id() == event_id);
+    }
+
     /// What the subscriber called `name` is handling, in words.
     pub(crate) fn handling(&self, name: &Name) -> Option<String> {
         let now = self.now();
         now.handling.first().map(|record| words(name, record))
     }
 
-    /// What the subscriber called `name` failed at last, and why, in words.
+    /// What the subscriber called `name` failed at last and has not succeeded with since, and why, in words.
     pub(crate) fn failure(&self, name: &Name) -> Option<String> {
         let now = self.now();
         let (record, error) = now.failed.as_ref()?;

@@ -8,7 +8,9 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{BusStats, CheckpointError, Checkpoints, Health, PublishRange, RangeOutcome, StreamInfo, Subscribers};
+use super::{
+    BusStats, CheckpointError, Checkpoints, DeadLetters, Health, PublishRange, RangeOutcome, StreamInfo, Subscribers,
+};
 use crate::domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position};
 
 /// What a bus calls an entry; on Redis the entry id (`1795157844243-0`).
@@ -41,15 +43,15 @@ pub struct GroupProgress {
     pub unread: u64,
     /// Entries taken over and not acknowledged.
     pub pending: u64,
-    /// Those of the pending entries whose handlers failed in this process.
-    pub failed: u64,
+    /// Those of the pending entries whose attempts are used up, and that are no dead letters as the bus keeps none.
+    pub exhausted: u64,
 }
 
 impl GroupProgress {
-    /// Whether nothing is left to do but what failed.
+    /// Whether nothing is left to do: nothing is unread, being handled or waiting for a retry.
     #[must_use]
     pub const fn is_settled(&self) -> bool {
-        self.unread == 0 && self.pending <= self.failed
+        self.unread == 0 && self.pending <= self.exhausted
     }
 }
 
@@ -62,7 +64,7 @@ impl GroupProgress {
     label = "not an event bus",
     note = "buses are `InMemoryEventBus` and `RedisEventBus`, or an `Arc` of one; did you forget to `.await?` its constructor?"
 )]
-pub trait EventBus: Send + Sync + 'static {
+pub trait EventBus: DeadLetters + 'static {
     /// Where the events go; durable, part of the relay's checkpoint name.
     fn destination(&self) -> &Name;
 

@@ -35,6 +35,11 @@ struct Tokens {
 pub struct StopSignal(CancellationToken);
 
 impl StopSignal {
+    #[cfg(test)]
+    pub(super) const fn of(token: CancellationToken) -> Self {
+        Self(token)
+    }
+
     /// Whether the consumer is to stop after the delivery it is in.
     #[must_use]
     pub fn is_stopped(&self) -> bool {

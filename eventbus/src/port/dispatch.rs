@@ -107,7 +107,7 @@ impl Subscriber {
         self.activity.handling(&self.name)
     }
 
-    /// What it failed at last, and why, in words.
+    /// What it failed at last and has not succeeded with since, and why, in words.
     pub(crate) fn failure(&self) -> Option<String> {
         self.activity.failure(&self.name)
     }
@@ -143,8 +143,9 @@ impl Subscriber {
             Err(timed_out) => Err(timed_out),
         };
         drop(handling);
-        if let Err(error) = &result {
-            self.activity.failed(delivery.record(), error);
+        match &result {
+            Ok(()) => self.activity.succeeded(delivery.record()),
+            Err(error) => self.activity.failed(delivery.record(), error),
         }
         result
     }
@@ -176,8 +177,11 @@ impl Default for Limits {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Every handler that wants the event has succeeded, now or before.
-    Handled,
+    /// Every handler that wants the event and had not given up has succeeded, now or before.
+    Handled {
+        /// Those that succeeded now.
+        succeeded: Vec<Name>,
+    },
     /// No handler of the group wants the event.
     Skipped,
     /// The group has no handlers any more: leave it pending, for nobody has decided about it.
@@ -229,7 +233,7 @@ pub async fn dispatch(subscribers: &[Subscriber], delivery: &Delivery, tries: &T
     }
     match (is_wanted || !tries.is_empty(), failures.is_empty()) {
         (false, _) => Outcome::Skipped,
-        (true, true) => Outcome::Handled,
+        (true, true) => Outcome::Handled { succeeded },
         (true, false) => Outcome::Failed { failures, succeeded },
     }
 }

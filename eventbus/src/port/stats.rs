@@ -71,7 +71,7 @@ impl BusCounters {
     /// Counts what came of a delivery.
     pub fn count(&self, outcome: &Outcome) {
         match outcome {
-            Outcome::Handled => self.events_processed_success(1),
+            Outcome::Handled { .. } => self.events_processed_success(1),
             Outcome::Skipped => self.events_skipped(1),
             Outcome::Failed { failures, .. } => {
                 self.events_processed_failed(1);

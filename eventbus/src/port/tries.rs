@@ -150,8 +150,20 @@ impl Tries {
     }
 
     /// Its handlers ran, and those left have succeeded.
-    pub(crate) fn succeed(&self) -> Next {
-        if self.failed.values().any(|failed| failed.gave_up) { Next::GiveUp } else { Next::Done }
+    pub(crate) fn succeed(&mut self, succeeded: &[Name]) -> Next {
+        if !self.failed.values().any(|failed| failed.gave_up) {
+            return Next::Done;
+        }
+        self.succeeded(succeeded);
+        Next::GiveUp
+    }
+
+    fn succeeded(&mut self, succeeded: &[Name]) {
+        for name in succeeded {
+            self.failed.remove(name.as_str());
+            self.done.push(name.to_string());
+        }
+        self.done.sort();
     }
 
     /// Its handlers ran, and some failed.
@@ -161,11 +173,7 @@ impl Tries {
         self.crashes = 0;
         self.first_failed_at = self.first_failed_at.or(Some(millis(now)));
         self.last_failed_at = Some(millis(now));
-        for name in succeeded {
-            self.failed.remove(name.as_str());
-            self.done.push(name.to_string());
-        }
-        self.done.sort();
+        self.succeeded(succeeded);
         let delays = failures.iter().filter_map(|failure| self.fail_one(failure, policy));
         let next = match delays.max() {
             Some(delay) => Next::RetryAfter(delay),
@@ -258,8 +266,10 @@ mod tests {
         assert!(matches!(next, Next::RetryAfter(_)), "a may still succeed");
         assert!(!tries.is_done_with("a"));
         assert!(tries.is_done_with("b") && tries.is_done_with("c"));
-        assert_eq!(tries.succeed(), Next::GiveUp, "b has failed for good");
         assert_eq!((tries.handlers(), tries.errors()), ("a,b".into(), "a: no; b: never".into()));
+        assert_eq!(tries.succeed(&[Name::from_static("a")]), Next::GiveUp, "b has failed for good");
+        assert_eq!((tries.handlers(), tries.errors()), ("b".into(), "never".into()));
+        assert_eq!(tries.done, ["a", "c"]);
     }
 
     #[test]
@@ -268,7 +278,7 @@ mod tests {
         tries.fail(&[plain("a"), plain("b")], &[], &POLICY);
         tries.fail(&[plain("b")], &[Name::from_static("a")], &POLICY);
         assert_eq!(tries.handlers(), "b");
-        assert_eq!(tries.succeed(), Next::Done);
+        assert_eq!(tries.succeed(&[Name::from_static("b")]), Next::Done);
     }
 
     #[test]
@@ -299,7 +309,7 @@ mod tests {
         assert_eq!(begun, 3, "at least the usual number of retries");
         tries.give_up_crashing();
         assert_eq!(tries.errors(), "the process ended 4 times while the event was handled");
-        assert_eq!(tries.succeed(), Next::GiveUp);
+        assert_eq!(tries.succeed(&[]), Next::GiveUp);
     }
 
     #[test]

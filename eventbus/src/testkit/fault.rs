@@ -17,9 +17,10 @@ use crate::{
         stream::{ExpectedVersion, Position, StreamId, Version},
     },
     port::{
-        AppendError, AppendEvents, AppendSignal, BusStats, CheckpointError, Checkpoints, ConsumeError, Direction,
-        EventBus, EventStore, GroupProgress, MessageId, PublishError, PublishRange, RangeOutcome, ReadError, ReadFeed,
-        ReadStream, RecordStream, ShutdownError, StreamInfo, Subscribers,
+        AppendError, AppendEvents, AppendSignal, BusStats, CheckpointError, Checkpoints, ConsumeError, DeadLetter,
+        DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, Direction, EventBus, EventStore, GroupProgress,
+        MessageId, PublishError, PublishRange, RangeOutcome, ReadError, ReadFeed, ReadStream, RecordStream,
+        ShutdownError, StreamInfo, Subscribers,
     },
 };
 
@@ -242,5 +243,37 @@ impl EventBus for FaultyBus {
 
     async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
         self.bus.progress(group).await
+    }
+}
+
+#[async_trait]
+impl DeadLetters for FaultyBus {
+    async fn dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> Result<DeadLetterPage, DeadLetterError> {
+        self.bus.dead_letters(filter, after, limit).await
+    }
+
+    async fn dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
+        self.bus.dead_letter(id).await
+    }
+
+    async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
+        self.bus.replay(id).await
+    }
+
+    async fn replay_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
+        self.bus.replay_all(filter).await
+    }
+
+    async fn discard(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
+        self.bus.discard(id).await
+    }
+
+    async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
+        self.bus.discard_all(filter).await
     }
 }

@@ -109,10 +109,10 @@ async fn a_handler_gets_the_events_it_asks_for() {
     let state = StateMap::new().with(log.clone());
     let shipped = || record("order.shipped", "{}");
     let foreign = || record("AccountOpened", r#"{"limit":1}"#);
-    assert!(matches!(run::<of_order>(&state, shipped()).await, Outcome::Handled));
+    assert!(matches!(run::<of_order>(&state, shipped()).await, Outcome::Handled { .. }));
     assert!(matches!(run::<of_order>(&state, foreign()).await, Outcome::Skipped));
-    assert!(matches!(run::<every>(&state, foreign()).await, Outcome::Handled));
-    assert!(matches!(run::<audit>(&state, foreign()).await, Outcome::Handled));
+    assert!(matches!(run::<every>(&state, foreign()).await, Outcome::Handled { .. }));
+    assert!(matches!(run::<audit>(&state, foreign()).await, Outcome::Handled { .. }));
     assert_eq!(*log.lock().unwrap(), ["shipped", "every AccountOpened"]);
 }
 

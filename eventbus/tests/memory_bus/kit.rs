@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use eventbus::{
     EventFilter, HandlerError, InMemoryEventBus, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{CheckpointError, Checkpoints, EventBus, PublishRange, Subscriber, Subscription},
+    port::{CheckpointError, Checkpoints, EventBus, PublishRange, RetryPolicy, Subscriber, Subscription},
 };
 use tokio::{sync::Semaphore, task::JoinHandle};
 
@@ -106,7 +106,11 @@ impl Worker {
 }
 
 pub fn event(position: u64) -> RecordedEvent {
-    let stream = StreamId::parse("Order", "1").unwrap();
+    event_of(&position.to_string(), position)
+}
+
+pub fn event_of(aggregate: &str, position: u64) -> RecordedEvent {
+    let stream = StreamId::parse("Order", aggregate).unwrap();
     NewEvent::new(Name::from_static("OrderCreated"), 1, "{}").recorded_as(
         stream,
         Version::new(position),
@@ -122,6 +126,19 @@ pub fn events(positions: std::ops::RangeInclusive<u64>) -> Vec<RecordedEvent> {
 pub async fn feed(bus: &InMemoryEventBus, events: &[RecordedEvent]) {
     let range = PublishRange { after: Position::START, through: Position::START, events };
     bus.publish_range(range).await.unwrap();
+}
+
+/// Tries nothing again.
+pub const NEVER: RetryPolicy =
+    RetryPolicy { max_retries: 0, first_delay: Duration::from_millis(1), max_delay: Duration::from_millis(1) };
+/// Tries again soon and for ever.
+pub const SOON: RetryPolicy = RetryPolicy { max_retries: u32::MAX, ..NEVER };
+/// Tries again when the test has ended.
+pub const LATER: RetryPolicy =
+    RetryPolicy { max_retries: 1, first_delay: Duration::from_secs(3_600), max_delay: Duration::from_secs(3_600) };
+
+pub fn bus(retry: RetryPolicy) -> InMemoryEventBus {
+    InMemoryEventBus::builder().retry(retry).build()
 }
 
 pub async fn start(bus: &InMemoryEventBus) -> JoinHandle<()> {
@@ -141,7 +158,7 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     assert!(waited.is_ok(), "waited in vain until {what}");
 }
 
-/// Reads a number of events that the worker of a group has in hand or failed.
+/// How many entries a group has taken and is not done with.
 pub async fn pending(bus: &InMemoryEventBus, group: &'static str) -> u64 {
     let progress = bus.progress(&Name::from_static(group)).await;
     progress.unwrap().pending

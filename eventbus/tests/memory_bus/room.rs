@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use eventbus::{
-    InMemoryEventBus, Name,
+    InMemoryEventBus,
     port::{EventBus, MessageId, PublishError},
 };
 use tokio::task::JoinHandle;
 
-use crate::kit::{Worker, event, events, pending, start, until};
+use crate::kit::{LATER, NEVER, Worker, event, event_of, events, pending, start, until};
 
 #[tokio::test]
 async fn publishing_waits_for_a_group_that_lags_and_is_refused_when_nobody_consumes() {
@@ -20,10 +20,10 @@ async fn publishing_waits_for_a_group_that_lags_and_is_refused_when_nobody_consu
     assert!(matches!(refused, Err(PublishError::Full { .. })), "{refused:?}");
 
     start(&bus).await;
-    until("one is in hand", async || pending(&bus, "slow").await == 1).await;
-    bus.publish(&[event(4)]).await.unwrap(); // there is room for one more
+    until("one is in hand, and one ready", async || pending(&bus, "slow").await == 2).await;
+    bus.publish(&events(4..=5)).await.unwrap(); // there is room for two more
     let publisher = bus.clone();
-    let waiting = tokio::spawn(async move { publisher.publish(&[event(5)]).await });
+    let waiting = tokio::spawn(async move { publisher.publish(&[event(6)]).await });
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -32,7 +32,7 @@ async fn publishing_waits_for_a_group_that_lags_and_is_refused_when_nobody_consu
     waiting.await.unwrap().unwrap();
 
     let publisher = bus.clone();
-    let waiting = tokio::spawn(async move { publisher.publish(&[event(6)]).await });
+    let waiting = tokio::spawn(async move { publisher.publish(&[event(7)]).await });
     let bus_to_stop = bus.clone();
     let stopping = tokio::spawn(async move { bus_to_stop.stop_consuming().await });
     for _ in 0..100 {
@@ -46,7 +46,7 @@ async fn publishing_waits_for_a_group_that_lags_and_is_refused_when_nobody_consu
 
 #[tokio::test]
 async fn old_entries_go_when_every_group_is_done_with_them() {
-    let bus = InMemoryEventBus::with_capacity(4);
+    let bus = InMemoryEventBus::builder().capacity(4).retry(NEVER).build();
     let worker = Worker::new().failing(&[2]);
     worker.join(&bus, "a");
     start(&bus).await;
@@ -55,8 +55,7 @@ async fn old_entries_go_when_every_group_is_done_with_them() {
     }
     until("all was tried", async || worker.got().len() == 20).await;
     until("only four are held", async || bus.stream_info().await.stream.length == 4).await;
-    let progress = bus.progress(&Name::from_static("a")).await.unwrap();
-    assert_eq!((progress.pending, progress.failed), (1, 1));
+    assert_eq!(bus.stream_info().await.dlq_messages, 1, "a dead letter is one of them");
 }
 
 #[tokio::test]
@@ -94,7 +93,9 @@ async fn publishing_no_longer_waits_for_a_group_that_left() {
     bus.publish(&[event(1)]).await.unwrap();
     until("the first is in hand", async || pending(&bus, "slow").await == 1).await;
     bus.publish(&[event(2)]).await.unwrap();
-    let waiting = waiting(&bus, 3).await;
+    until("the second is ready", async || pending(&bus, "slow").await == 2).await;
+    bus.publish(&[event(3)]).await.unwrap();
+    let waiting = waiting(&bus, 4).await;
     subscription.cancel();
     ended(waiting).await.unwrap();
 }
@@ -108,7 +109,9 @@ async fn a_shutdown_refuses_whoever_waits_for_room_at_once() {
     bus.publish(&[event(1)]).await.unwrap();
     until("the first is in hand", async || pending(&bus, "slow").await == 1).await;
     bus.publish(&[event(2)]).await.unwrap();
-    let waiting = waiting(&bus, 3).await;
+    until("the second is ready", async || pending(&bus, "slow").await == 2).await;
+    bus.publish(&[event(3)]).await.unwrap();
+    let waiting = waiting(&bus, 4).await;
     assert!(bus.stream_info().await.connected);
     let stopping = bus.clone();
     let stopping = tokio::spawn(async move { stopping.shutdown(Duration::from_secs(60)).await });
@@ -139,13 +142,13 @@ async fn there_is_always_room_for_one() {
 
 #[tokio::test]
 async fn what_is_let_go_is_not_pending_for_a_group_that_left() {
-    let bus = InMemoryEventBus::with_capacity(2);
+    let bus = InMemoryEventBus::builder().capacity(2).retry(LATER).build();
     let (gone, other) = (Worker::new().failing(&[1]), Worker::new());
     let subscription = gone.join(&bus, "gone");
     other.join(&bus, "other");
     start(&bus).await;
     bus.publish(&[event(1)]).await.unwrap();
-    until("it failed", async || bus.progress(&Name::from_static("gone")).await.unwrap().failed == 1).await;
+    until("it failed", async || bus.stats().events_processed_failed == 1).await;
     subscription.cancel();
     for position in 2..=6 {
         bus.publish(&[event(position)]).await.unwrap();
@@ -154,4 +157,39 @@ async fn what_is_let_go_is_not_pending_for_a_group_that_left() {
     assert_eq!(pending(&bus, "gone").await, 0);
     gone.join(&bus, "gone");
     until("it goes on", async || gone.got() == [1, 5, 6]).await;
+}
+
+#[tokio::test]
+async fn dead_letters_of_a_group_that_left_are_kept() {
+    let bus = InMemoryEventBus::builder().capacity(2).retry(NEVER).build();
+    let (gone, other) = (Worker::new().failing(&[1]), Worker::new());
+    let subscription = gone.join(&bus, "gone");
+    other.join(&bus, "other");
+    start(&bus).await;
+    bus.publish(&[event(1)]).await.unwrap();
+    until("it is a dead letter", async || bus.stream_info().await.dlq_messages == 1).await;
+    subscription.cancel();
+    for position in 2..=6 {
+        bus.publish(&[event(position)]).await.unwrap();
+    }
+    until("the others are handled", async || other.got().len() == 6).await;
+    let info = bus.stream_info().await;
+    assert_eq!((info.dlq_messages, info.stream.length), (1, 2));
+}
+
+#[tokio::test]
+async fn failed_deliveries_and_those_behind_them_are_held_up_to_a_limit() {
+    let bus = InMemoryEventBus::builder().capacity(4).max_in_hand(3).retry(LATER).build();
+    let worker = Worker::new().failing(&[1]);
+    worker.join(&bus, "a");
+    start(&bus).await;
+    bus.publish(&[event(1)]).await.unwrap();
+    until("it failed", async || bus.stats().events_processed_failed == 1).await;
+    bus.publish(&[event(2), event_of("1", 3), event(4), event_of("1", 5), event(6)]).await.unwrap();
+    until("it is full", async || pending(&bus, "a").await == 3).await;
+    bus.publish(&events(7..=9)).await.unwrap();
+    let waiting = waiting(&bus, 10).await;
+    assert_eq!(worker.got(), [1, 2, 4], "one that failed, and two behind it");
+    bus.stop_consuming().await;
+    ended(waiting).await.unwrap_err();
 }

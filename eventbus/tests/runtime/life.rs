@@ -1,6 +1,12 @@
 //! Settling and shutting down: what is waited for, and for how long.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Never,
@@ -126,6 +132,59 @@ async fn settling_in_vain_names_the_handler_that_does_not_end() {
         app.settled().await.unwrap_err().to_string(),
         format!("still waiting for group `default` (busy: `never_end` with `OrderCreated` of `{stream}`) after 200ms")
     );
+}
+
+#[handler(manual)]
+async fn come_back_later(_event: &OrderCreated) -> Result<(), HandlerError> {
+    Err(HandlerError::retry_after(Duration::from_secs(3_600), "closed"))
+}
+
+#[tokio::test]
+async fn settling_waits_for_retries_and_says_what_failed() {
+    let app = App::builder().wait_timeout(Duration::from_millis(200));
+    let app = app.handler::<end>().handler::<come_back_later>().start().await.unwrap();
+    let saved = save(&app).await;
+    let stream = saved.events[0].metadata().stream();
+    assert_eq!(
+        app.settled().await.unwrap_err().to_string(),
+        format!(
+            "still waiting for group `default` (failed: `come_back_later` with `OrderCreated` of `{stream}`: closed) \
+             after 200ms"
+        )
+    );
+}
+
+#[derive(Clone)]
+struct Once(Arc<AtomicBool>);
+
+#[handler(manual, retries = 1)]
+async fn succeed_at_last(_event: &OrderCreated, State(failed): State<Once>) -> Result<(), HandlerError> {
+    if failed.0.swap(true, Ordering::SeqCst) { Ok(()) } else { Err("not yet".into()) }
+}
+
+#[handler(manual, retries = 0)]
+async fn never_succeed(_event: &OrderCreated) -> Result<(), HandlerError> {
+    Err("no".into())
+}
+
+#[tokio::test]
+async fn settling_names_none_that_succeeded_at_last() {
+    let bus = InMemoryEventBus::new();
+    for failed_before in [false, true] {
+        let app = App::builder().bus(bus.clone()).store(InMemoryEventStore::new()).state(Once(Arc::default()));
+        let app = app.handler::<succeed_at_last>().handler::<never_succeed>().start().await.unwrap();
+        let saved = save(&app).await;
+        let stream = saved.events[0].metadata().stream();
+        let error = app.settled().await.unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("1 delivery was given up: `never_succeed` with `OrderCreated` of `{stream}`: no"),
+            "failed before: {failed_before}"
+        );
+        app.settled().await.expect("it is said once");
+        drop(app);
+        until("the app stopped", async || !bus.is_consuming()).await;
+    }
 }
 
 #[handler(manual, group = "a")]

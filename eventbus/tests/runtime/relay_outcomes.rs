@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Name, Position,
     port::{
-        BusStats, CheckpointError, Checkpoints, ConsumeError, EventBus, GroupProgress, MessageId, PublishError,
-        PublishRange, RangeOutcome, ShutdownError, StreamInfo, Subscribers,
+        BusStats, CheckpointError, Checkpoints, ConsumeError, DeadLetters, EventBus, GroupProgress, MessageId,
+        PublishError, PublishRange, RangeOutcome, ShutdownError, StreamInfo, Subscribers,
     },
     prelude::*,
 };
@@ -39,6 +39,8 @@ impl ScriptedBus {
         bus
     }
 }
+
+impl DeadLetters for ScriptedBus {}
 
 #[async_trait]
 impl EventBus for ScriptedBus {

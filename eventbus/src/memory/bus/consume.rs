@@ -1,81 +1,151 @@
 //! The consumer of one group of the in-process bus.
 
-use std::sync::Arc;
+use std::{collections::HashMap, pin::pin, sync::Arc};
 
-use super::{Resume, Shared, cursor::Taken};
+use tokio::sync::watch;
+
+use super::{Resume, Shared};
 use crate::{
     domain::{name::Name, stream::Position},
-    port::{CheckpointError, Checkpoints, Delivery, Limits, Outcome, StopSignal, Tries, dispatch},
+    port::{CheckpointError, Checkpoints, Hand, MessageId, Settled, StopSignal, Verdict},
 };
 
 /// How many events are handled between two checkpoints, at most.
 const BATCH: usize = 64;
+/// How many entries are taken before a handler is free for them.
+const AHEAD: usize = 1;
 
-/// Hands the group its events, one after the other, until it is stopped.
+/// Hands the group its events until it is stopped.
 pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
-    let mut published = shared.published.subscribe();
-    let mut subscribers = shared.subscribers.watch();
     shared.log().cursor(&group).restart();
-    while !stop.is_stopped() {
-        published.mark_unchanged();
-        subscribers.mark_unchanged();
-        join(&shared, &group).await;
-        let drained = handle_batch(&shared, &group, &stop).await;
-        save(&shared, &group).await;
-        if drained {
-            tokio::select! {
-                _ = published.changed() => {}
-                _ = subscribers.changed() => {}
-                () = stop.stopped() => {}
+    let desk = shared.desk(&group);
+    let hand = Arc::new(Hand::new(shared.settings.max_in_hand, AHEAD));
+    let mut working = pin!(hand.work(&desk, &stop));
+    let published = shared.published.subscribe();
+    let mut consumer =
+        Consumer { shared, group, hand: Arc::clone(&hand), published, numbers: HashMap::new(), unsaved: 0 };
+    loop {
+        consumer.join().await;
+        tokio::select! {
+            biased;
+            () = &mut working => break,
+            () = hand.settled() => {}
+            () = consumer.feed() => {}
+        }
+        consumer.write_down();
+        consumer.save_now_and_then().await;
+    }
+    consumer.write_down();
+    consumer.save().await;
+}
+
+struct Consumer {
+    shared: Arc<Shared>,
+    group: Name,
+    hand: Arc<Hand>,
+    published: watch::Receiver<()>,
+    /// The numbers in the log of what is in hand.
+    numbers: HashMap<MessageId, u64>,
+    /// How many entries were done with since the checkpoint was saved.
+    unsaved: usize,
+}
+
+impl Consumer {
+    /// Takes entries while there is room, until there are others.
+    async fn feed(&mut self) {
+        loop {
+            self.hand.room().await;
+            self.published.mark_unchanged();
+            let taken = self.shared.log().take(&self.group);
+            self.shared.room.send_replace(());
+            let Some((number, taken)) = taken else {
+                break;
+            };
+            self.numbers.insert(taken.id.clone(), number);
+            self.hand.add([taken]);
+        }
+        // the bus lives as long as its consumers
+        let _ = self.published.changed().await;
+    }
+
+    /// Writes down what came of entries, and lets go of those that are done with.
+    fn write_down(&mut self) {
+        let settled = self.hand.take_settled();
+        if settled.is_empty() {
+            return;
+        }
+        let groups = self.shared.subscribers.groups();
+        let done: Vec<_> = settled.into_iter().filter_map(|settled| self.write_down_one(settled)).collect();
+        self.shared.log().trim(&groups);
+        self.hand.let_go(&done);
+        self.unsaved += done.len();
+    }
+
+    /// Writes down what came of an entry; returns its id if it is done with.
+    fn write_down_one(&mut self, settled: Settled) -> Option<MessageId> {
+        let Settled { id, verdict, .. } = settled;
+        let number = self.numbers.get(&id).copied()?;
+        let mut log = self.shared.log();
+        match verdict {
+            Verdict::Acknowledge { .. } | Verdict::Skip => log.cursor(&self.group).finish(number),
+            Verdict::Bury(tries) => {
+                self.shared.counters.messages_sent_to_dlq(1);
+                log.bury(&self.group, number, tries);
+            }
+            Verdict::Retry { tries, .. } => {
+                log.cursor(&self.group).keep(number, tries);
+                return None;
+            }
+            Verdict::Begin(_) => {
+                self.hand.begin([&id]);
+                return None;
             }
         }
+        self.numbers.remove(&id);
+        Some(id)
     }
-    save(&shared, &group).await;
-}
 
-/// Handles what there is, at most one batch; says whether there was nothing more, or nobody to handle it.
-async fn handle_batch(shared: &Shared, group: &Name, stop: &StopSignal) -> bool {
-    for _ in 0..BATCH {
-        if stop.is_stopped() {
-            return false;
-        }
-        let taken = shared.log().take(group);
-        shared.room.send_replace(());
-        let Some(taken) = taken else {
-            return true;
+    /// Loads the checkpoint of a group that came after the bus resumed; tried again with the next batch if it fails.
+    async fn join(&self) {
+        let (shared, group) = (&self.shared, &self.group);
+        let Some(Resume { checkpoints, fed_from }) = shared.resume().clone() else {
+            return;
         };
-        if !handle(shared, group, taken).await {
-            return true;
+        if shared.log().cursor(group).is_loaded {
+            return;
+        }
+        match load(&*checkpoints, group).await {
+            Ok(saved) => {
+                let mut log = shared.log();
+                let fed_from = fed_from.max(log.dropped().filter(|_| fed_from.is_some()));
+                log.cursor(group).load(saved, fed_from);
+            }
+            Err(error) => tracing::warn!(%group, %error, "checkpoint not loaded, trying again"),
         }
     }
-    false
-}
 
-/// Handles an entry. False: the group has no subscribers at the moment.
-async fn handle(shared: &Shared, group: &Name, taken: Taken) -> bool {
-    let delivery = Delivery::new(taken.record, group.clone()).with_attempt(taken.attempt).with_message_id(taken.id);
-    shared.counters.events_consumed(1);
-    let subscribers = shared.subscribers.of_group(group);
-    let outcome = dispatch(&subscribers, &delivery, &Tries::default(), &Limits::default()).await;
-    let groups = shared.subscribers.groups();
-    let mut log = shared.log();
-    match outcome {
-        Outcome::Handled | Outcome::Skipped => {
-            log.cursor(group).finish(taken.number);
-            log.trim(&groups);
-            shared.counters.events_processed_success(1);
-        }
-        Outcome::Unattended => {
-            log.cursor(group).put_back(taken.number);
-            return false;
-        }
-        Outcome::Failed { failures, .. } => {
-            log.cursor(group).fail(taken.number);
-            shared.counters.events_processed_failed(1);
-            shared.counters.handler_errors(failures.len() as u64);
+    /// Saves the group's checkpoint when many entries are done with, or none is left to be read.
+    async fn save_now_and_then(&mut self) {
+        if self.unsaved >= BATCH || self.shared.log().unread(&self.group) == 0 {
+            self.save().await;
         }
     }
-    true
+
+    /// Saves the group's checkpoint if it moved; tried again with the next batch if it fails.
+    async fn save(&mut self) {
+        self.unsaved = 0;
+        let (shared, group) = (&self.shared, &self.group);
+        let Some(Resume { checkpoints, .. }) = shared.resume().clone() else {
+            return;
+        };
+        let Some(checkpoint) = shared.log().cursor(group).checkpoint() else {
+            return;
+        };
+        match save_checkpoint(shared, &*checkpoints, group, checkpoint).await {
+            Ok(()) => shared.log().cursor(group).saved(checkpoint),
+            Err(error) => tracing::warn!(%group, %error, "checkpoint not saved, trying again"),
+        }
+    }
 }
 
 fn checkpoint_name(group: &Name) -> Name {
@@ -89,38 +159,6 @@ pub(super) async fn load(checkpoints: &dyn Checkpoints, group: &Name) -> Result<
         tracing::info!(%group, "no checkpoint yet: the group begins with the oldest event");
     }
     Ok(saved)
-}
-
-/// Loads the checkpoint of a group that came after the bus resumed; tried again with the next batch if it fails.
-async fn join(shared: &Shared, group: &Name) {
-    let Some(Resume { checkpoints, fed_from }) = shared.resume().clone() else {
-        return;
-    };
-    if shared.log().cursor(group).is_loaded {
-        return;
-    }
-    match load(&*checkpoints, group).await {
-        Ok(saved) => {
-            let mut log = shared.log();
-            let fed_from = fed_from.max(log.dropped().filter(|_| fed_from.is_some()));
-            log.cursor(group).load(saved, fed_from);
-        }
-        Err(error) => tracing::warn!(%group, %error, "checkpoint not loaded, trying again"),
-    }
-}
-
-/// Saves the group's checkpoint if it moved; tried again with the next batch if it fails.
-async fn save(shared: &Shared, group: &Name) {
-    let Some(Resume { checkpoints, .. }) = shared.resume().clone() else {
-        return;
-    };
-    let Some(checkpoint) = shared.log().cursor(group).checkpoint() else {
-        return;
-    };
-    match save_checkpoint(shared, &*checkpoints, group, checkpoint).await {
-        Ok(()) => shared.log().cursor(group).saved(checkpoint),
-        Err(error) => tracing::warn!(%group, %error, "checkpoint not saved, trying again"),
-    }
 }
 
 async fn save_checkpoint(

@@ -1,27 +1,17 @@
-//! How far one group has come: what it has read, what is pending, which checkpoint that makes.
+//! How far one group has come: what it has read, what is pending or dead, which checkpoint that makes.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::{
-    domain::{record::RecordedEvent, stream::Position},
-    port::MessageId,
-};
+use super::letters::Buried;
+use crate::{domain::stream::Position, port::Tries};
 
-/// An entry handed over to a group.
-#[derive(Debug)]
-pub(super) struct Taken {
-    pub(super) number: u64,
-    pub(super) attempt: u32,
-    pub(super) id: MessageId,
-    pub(super) record: RecordedEvent,
-}
-
-/// An entry read and not acknowledged: in hand, or failed.
+/// An entry read and not acknowledged.
 #[derive(Debug)]
 struct Pending {
     position: Option<Position>,
-    attempts: u32,
-    failed: bool,
+    tries: Tries,
+    /// Set if it is a dead letter.
+    buried: Option<Buried>,
 }
 
 /// The place of one group in the log.
@@ -29,7 +19,7 @@ struct Pending {
 pub(super) struct Cursor {
     /// The number of the first entry it has not read.
     pub(super) next: u64,
-    /// Pending entries to be handled again, before any new one.
+    /// Pending entries to be taken again, before any new one.
     pub(super) again: VecDeque<u64>,
     pending: BTreeMap<u64, Pending>,
     /// The highest position it has finished.
@@ -47,17 +37,15 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    /// Takes an entry; `None` if the group's checkpoint says that it was handled before.
-    pub(super) fn take(&mut self, number: u64, position: Option<Position>) -> Option<u32> {
+    /// Takes an entry, and says what came of it before; `None` if the group's checkpoint says that it was handled.
+    pub(super) fn take(&mut self, number: u64, position: Option<Position>) -> Option<Tries> {
         self.next = self.next.max(number + 1);
         if position.is_some() && position <= self.saved {
             self.pending.remove(&number);
             return None;
         }
-        let pending = self.pending.entry(number).or_insert(Pending { position, attempts: 0, failed: false });
-        pending.attempts += 1;
-        pending.failed = false;
-        Some(pending.attempts)
+        let new = || Pending { position, tries: Tries::default(), buried: None };
+        Some(self.pending.entry(number).or_insert_with(new).tries.clone())
     }
 
     /// Acknowledges an entry.
@@ -67,30 +55,50 @@ impl Cursor {
         }
     }
 
-    /// Has an entry that nobody tried to handle taken again, before all others.
-    pub(super) fn put_back(&mut self, number: u64) {
+    /// Keeps what came of an entry that is tried again.
+    pub(super) fn keep(&mut self, number: u64, tries: Tries) {
         if let Some(pending) = self.pending.get_mut(&number) {
-            pending.attempts = pending.attempts.saturating_sub(1);
-            self.again.push_front(number);
+            pending.tries = tries;
         }
     }
 
-    /// Leaves an entry pending because a handler failed.
-    pub(super) fn fail(&mut self, number: u64) {
+    /// Makes an entry a dead letter, which the checkpoint does not pass.
+    pub(super) fn bury(&mut self, number: u64, tries: Tries, buried: Buried) {
         if let Some(pending) = self.pending.get_mut(&number) {
-            pending.failed = true;
+            pending.tries = tries;
+            pending.buried = Some(buried);
         }
     }
 
-    /// Begins anew: everything pending is handled again.
+    /// Has a dead letter taken again, for the handlers that have not succeeded.
+    pub(super) fn revive(&mut self, number: u64) {
+        if let Some(pending) = self.pending.get_mut(&number) {
+            let done = std::mem::take(&mut pending.tries.done);
+            pending.tries = Tries { done, ..Tries::default() };
+            pending.buried = None;
+            self.again.push_back(number);
+        }
+    }
+
+    /// Begins anew: everything pending is taken again.
     pub(super) fn restart(&mut self) {
-        self.again = self.pending.keys().copied().collect();
+        let is_alive = |(number, pending): (&u64, &Pending)| pending.buried.is_none().then_some(*number);
+        self.again = self.pending.iter().filter_map(is_alive).collect();
     }
 
-    /// Pending entries, and how many of them failed.
-    pub(super) fn pending(&self) -> (u64, u64) {
-        let failed = self.pending.values().filter(|pending| pending.failed);
-        (self.pending.len() as u64, failed.count() as u64)
+    /// How many entries are pending; dead letters are not.
+    pub(super) fn pending(&self) -> u64 {
+        self.pending.values().filter(|pending| pending.buried.is_none()).count() as u64
+    }
+
+    /// The dead letters, by the numbers of their entries.
+    pub(super) fn dead(&self) -> impl Iterator<Item = (u64, &Buried, &Tries)> {
+        self.pending.iter().filter_map(|(number, pending)| Some((*number, pending.buried.as_ref()?, &pending.tries)))
+    }
+
+    /// Whether an entry is a dead letter of the group.
+    pub(super) fn has_buried(&self, number: u64) -> bool {
+        self.pending.get(&number).is_some_and(|pending| pending.buried.is_some())
     }
 
     /// Whether the group has not read, or not acknowledged, an entry.

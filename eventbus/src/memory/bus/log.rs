@@ -2,23 +2,24 @@
 //!
 //! Keep: an entry goes only when every group that matters has read and acknowledged it, or when a group that nobody
 //! subscribes to held it; the checkpoint of that group then stays, so that the store's feed delivers it after a restart.
+//! A dead letter's entry stays until it is discarded, or replayed with success.
 
 use std::{
     collections::BTreeMap,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use super::cursor::{Cursor, Taken};
+use super::cursor::Cursor;
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
-    port::{GroupInfo, GroupProgress, MessageId, StreamInfo},
+    port::{GroupInfo, GroupProgress, MessageId, StreamInfo, Taken},
 };
 
 /// One published event.
 #[derive(Debug)]
-struct Entry {
-    id: MessageId,
-    record: RecordedEvent,
+pub(super) struct Entry {
+    pub(super) id: MessageId,
+    pub(super) record: RecordedEvent,
     /// Its place in the feed that checkpoints speak of; `None` if it came from elsewhere.
     position: Option<Position>,
 }
@@ -28,17 +29,27 @@ struct Entry {
 pub(super) struct Log {
     /// How many entries are kept for groups that come later, and how far a group may lag.
     capacity: usize,
-    entries: BTreeMap<u64, Entry>,
+    pub(super) entries: BTreeMap<u64, Entry>,
     next: u64,
     last_id: (u128, u64),
-    groups: BTreeMap<Name, Cursor>,
+    pub(super) groups: BTreeMap<Name, Cursor>,
     /// The highest position of the entries that are gone.
     dropped: Option<Position>,
+    /// How many entries became dead letters.
+    pub(super) buried: u64,
 }
 
 impl Log {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { capacity, entries: BTreeMap::new(), next: 0, last_id: (0, 0), groups: BTreeMap::new(), dropped: None }
+        Self {
+            capacity,
+            entries: BTreeMap::new(),
+            next: 0,
+            last_id: (0, 0),
+            groups: BTreeMap::new(),
+            dropped: None,
+            buried: 0,
+        }
     }
 
     /// The group's cursor; a new one stands before the oldest entry.
@@ -85,14 +96,15 @@ impl Log {
         MessageId::new(format!("{}-{}", self.last_id.0, self.last_id.1))
     }
 
-    /// Takes the next entry for a group: first those to be handled again, then those it has not read. Entries that
-    /// the group's checkpoint covers are passed over.
-    pub(super) fn take(&mut self, group: &Name) -> Option<Taken> {
+    /// Takes the next entry for a group, with its number: first those to be taken again, then those it has not read.
+    /// Entries that the group's checkpoint covers are passed over.
+    pub(super) fn take(&mut self, group: &Name) -> Option<(u64, Taken)> {
         let cursor = self.groups.entry(group.clone()).or_default();
         while let Some(number) = cursor.next_number(&self.entries) {
             let entry = self.entries.get(&number)?;
-            if let Some(attempt) = cursor.take(number, entry.position) {
-                return Some(Taken { number, attempt, id: entry.id.clone(), record: entry.record.clone() });
+            if let Some(tries) = cursor.take(number, entry.position) {
+                let (id, record) = (entry.id.clone(), entry.record.clone());
+                return Some((number, Taken { id, record, tries, is_left_over: false }));
             }
         }
         None
@@ -114,6 +126,7 @@ impl Log {
             .range(..read.unwrap_or(self.next))
             .map(|(number, _)| *number)
             .filter(|number| !cursors.iter().any(|cursor| cursor.needs(*number)))
+            .filter(|number| !self.groups.values().any(|cursor| cursor.has_buried(*number)))
             .take(excess)
             .collect();
         for number in free {
@@ -137,7 +150,8 @@ impl Log {
         self.dropped
     }
 
-    fn unread(&self, group: &Name) -> usize {
+    /// How many entries a group has not read.
+    pub(super) fn unread(&self, group: &Name) -> usize {
         let next = self.groups.get(group).map_or(0, |cursor| cursor.next);
         let at_most = usize::try_from(self.next.saturating_sub(next)).unwrap_or(usize::MAX);
         if at_most < self.capacity {
@@ -148,10 +162,8 @@ impl Log {
     }
 
     pub(super) fn progress(&self, group: &Name) -> GroupProgress {
-        let pending = self.groups.get(group).map(Cursor::pending);
-        let (pending, failed) = pending.unwrap_or_default();
-        let next = self.groups.get(group).map_or(0, |cursor| cursor.next);
-        GroupProgress { unread: self.entries.range(next..).count() as u64, pending, failed }
+        let (next, pending) = self.groups.get(group).map(|cursor| (cursor.next, cursor.pending())).unwrap_or_default();
+        GroupProgress { unread: self.entries.range(next..).count() as u64, pending, exhausted: 0 }
     }
 
     /// Describes the stream; a group has one consumer while it is consumed.
@@ -162,7 +174,8 @@ impl Log {
         info.stream.last_entry_id = self.entries.values().next_back().map(id);
         for (name, cursor) in &self.groups {
             let consumers = u64::from(consumed.contains(name));
-            let (pending, _) = cursor.pending();
+            let pending = cursor.pending();
+            info.dlq_messages += cursor.dead().count() as u64;
             info.active_consumers += consumers;
             info.pending_messages += pending;
             info.consumer_groups.push(GroupInfo::new(name.to_string(), consumers, pending));

@@ -1,12 +1,15 @@
 //! The bus within one process: the readable reference of what a bus does.
 //!
 //! Publishing appends to a log and never runs a handler; while the bus consumes, a task per group reads the log and
-//! runs the handlers, one event after the other.
+//! hands the entries to the group's workers.
 //!
-//! Keep: an event is acknowledged after its handlers ran, and a checkpoint is saved after that.
+//! Keep: an event is acknowledged after its handlers ran, and a checkpoint is saved after that. A checkpoint passes no
+//! dead letter.
 
+mod builder;
 mod consume;
 mod cursor;
+mod letters;
 mod log;
 
 use std::{
@@ -16,29 +19,33 @@ use std::{
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use tracing::Span;
 
-use self::log::Log;
+pub use self::builder::InMemoryEventBusBuilder;
+use self::{builder::Settings, log::Log};
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     port::{
-        BusCounters, BusStats, CheckpointError, Checkpoints, ConsumeError, Consuming, EventBus, GroupProgress,
+        BusCounters, BusStats, CheckpointError, Checkpoints, ConsumeError, Consuming, Desk, EventBus, GroupProgress,
         MessageId, PublishError, PublishRange, RangeOutcome, ShutdownError, StreamInfo, Subscribers,
     },
 };
 
 static DESTINATION: Name = Name::from_static("memory");
 static DEFAULT_GROUP: Name = Name::from_static("default");
-const DEFAULT_CAPACITY: usize = 8_192;
 
 /// A bus within one process. Cloning shares it.
 ///
-/// Each consumer group with subscribers gets every event, one after the other, while
-/// [`start_consuming`](EventBus::start_consuming) runs. A group that comes later starts at the oldest event still
-/// held. A delivery with a failed handler stays pending while later events flow on, and is handled again when
-/// consuming starts anew.
+/// Each consumer group with subscribers gets every event while [`start_consuming`](EventBus::start_consuming) runs:
+/// those of one aggregate in order, one after the other; how many at once is [set](InMemoryEventBusBuilder). A group
+/// that comes later starts at the oldest event still held. A delivery with a failed handler is tried again after a
+/// growing delay, for the handlers that have not succeeded; meanwhile later events of its aggregate wait and all others
+/// flow. When its attempts are used up it is a dead letter.
 ///
 /// What it holds lives in memory. With a place for checkpoints, given by [`resume_from`](EventBus::resume_from), it
-/// resumes after a restart where each group was: the store's feed has the events.
+/// resumes after a restart where each group was: the store's feed has the events. A checkpoint does not pass a dead
+/// letter before it is discarded, or replayed with success: so a restart tries it again, and with it the events that
+/// came after.
 ///
 /// # Examples
 /// ```
@@ -61,6 +68,7 @@ pub struct InMemoryEventBus {
 
 #[derive(Debug)]
 struct Shared {
+    settings: Settings,
     log: Mutex<Log>,
     /// Tells the groups that there are entries to read.
     published: watch::Sender<()>,
@@ -68,7 +76,7 @@ struct Shared {
     room: watch::Sender<()>,
     resume: Mutex<Option<Resume>>,
     subscribers: Subscribers,
-    counters: BusCounters,
+    counters: Arc<BusCounters>,
     consuming: Consuming,
 }
 
@@ -95,26 +103,32 @@ impl InMemoryEventBus {
     /// Makes a bus with a capacity of 8,192 events.
     #[must_use]
     pub fn new() -> Self {
-        Self::with_capacity(DEFAULT_CAPACITY)
+        Self::builder().build()
     }
 
-    /// Makes a bus that holds about `capacity` events, at least one.
-    ///
-    /// The newest ones are held for groups that come later. While a group lags so far behind, publishing waits if the
-    /// bus consumes, and is refused if it does not; a call that is let in is published whole. Deliveries that failed
-    /// are held beside that.
+    /// Begins to put a bus together.
+    pub fn builder() -> InMemoryEventBusBuilder {
+        InMemoryEventBusBuilder::new()
+    }
+
+    /// Makes a bus that holds about `capacity` events: see [`capacity`](InMemoryEventBusBuilder::capacity).
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
-        let mut log = Log::new(capacity.max(1));
+        Self::builder().capacity(capacity).build()
+    }
+
+    fn with(settings: Settings) -> Self {
+        let mut log = Log::new(settings.capacity.max(1));
         log.cursor(&DEFAULT_GROUP);
         Self {
             shared: Arc::new(Shared {
+                settings,
                 log: Mutex::new(log),
                 published: watch::Sender::new(()),
                 room: watch::Sender::new(()),
                 resume: Mutex::default(),
                 subscribers: Subscribers::default(),
-                counters: BusCounters::default(),
+                counters: Arc::default(),
                 consuming: Consuming::default(),
             }),
         }
@@ -128,6 +142,18 @@ impl Shared {
 
     fn resume(&self) -> MutexGuard<'_, Option<Resume>> {
         self.resume.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How a group's entries are handled.
+    fn desk(&self, group: &Name) -> Desk {
+        Desk {
+            group: group.clone(),
+            subscribers: self.subscribers.clone(),
+            counters: Arc::clone(&self.counters),
+            retry: self.settings.retry,
+            limits: self.settings.limits,
+            span: Arc::new(|_| Span::none()),
+        }
     }
 
     /// Appends, as soon as no group lags by the capacity.

@@ -8,6 +8,8 @@
 
 mod desk;
 mod state;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::{
@@ -22,6 +24,9 @@ use crate::domain::record::RecordedEvent;
 
 pub use desk::Desk;
 use state::State;
+
+/// How long what came of an entry may wait to be written down while a handler is busy with another.
+const AT_THE_LATEST: Duration = Duration::from_secs(1);
 
 /// An entry that a consumer has taken.
 #[derive(Debug, Clone)]
@@ -111,7 +116,7 @@ impl Verdict {
         let next = match outcome {
             Outcome::Unattended => return None,
             Outcome::Skipped => return Some(Self::Skip),
-            Outcome::Handled => tries.succeed(),
+            Outcome::Handled { succeeded } => tries.succeed(&succeeded),
             Outcome::Failed { failures, succeeded } => tries.fail(&failures, &succeeded, retry),
         };
         Some(match next {
@@ -137,15 +142,18 @@ pub struct Hand {
 }
 
 impl Hand {
-    /// An empty hand that holds `limit` entries, and is not filled further while `backlog` of them wait for a worker.
+    /// An empty hand that holds `limit` entries, and is not filled further while `backlog` of them wait for a worker; at
+    /// least one each.
     #[must_use]
     pub fn new(limit: usize, backlog: usize) -> Self {
         let (work, outbox, room) = (Notify::new(), Notify::new(), Notify::new());
-        Self { state: Mutex::default(), limit, backlog: backlog.max(1), work, outbox, room }
+        Self { state: Mutex::default(), limit: limit.max(1), backlog: backlog.max(1), work, outbox, room }
     }
 
     /// Takes entries in that are not in hand already; says how many.
-    pub fn add(&self, taken: Vec<Taken>) -> usize {
+    pub fn add(&self, taken: impl IntoIterator<Item = Taken>) -> usize {
+        // the caller's iterator may ask us about what is in hand
+        let taken: Vec<_> = taken.into_iter().collect();
         let now = Instant::now();
         let mut state = self.state();
         let before = state.len();
@@ -198,19 +206,22 @@ impl Hand {
     /// Waits until it is to be filled, and says how many entries it holds then.
     pub async fn room(&self) -> usize {
         loop {
-            let mut changed = std::pin::pin!(self.room.notified());
-            changed.as_mut().enable();
             let free = self.free();
             if free > 0 && self.state().startable() < self.backlog {
                 return free;
             }
-            changed.await;
+            self.room.notified().await;
         }
     }
 
-    /// Waits until it may be worth a round trip to write down what came of entries. Nothing may have come of any.
+    /// Waits until it may be worth a round trip to write down what came of entries: a second after it came, at the
+    /// latest. Nothing may have come of any.
     pub async fn settled(&self) {
-        self.outbox.notified().await;
+        while tokio::time::timeout(AT_THE_LATEST, self.outbox.notified()).await.is_err() {
+            if self.state().unwritten() > 0 {
+                return;
+            }
+        }
     }
 
     /// What came of entries, in order; each is handed out once.
@@ -232,21 +243,22 @@ impl Hand {
     pub fn let_go<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
         let now = Instant::now();
         let mut state = self.state();
-        let startable = state.startable();
         for id in ids {
             state.remove(id, now);
         }
-        let has_freed = state.startable() > startable;
+        let has_work = state.has_work();
         drop(state);
         self.room.notify_one();
-        if has_freed {
+        if has_work {
             self.work.notify_waiters();
         }
     }
 
-    /// Lets go of everything that is not being handled and has nothing to be written down.
+    /// Lets go of everything that is neither being handled nor done with; tries that were to be written down still are.
     pub fn give_back(&self) -> Vec<MessageId> {
-        self.state().remove_idle()
+        let given_back = self.state().remove_idle();
+        self.room.notify_one();
+        given_back
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -107,12 +107,12 @@ impl State {
         self.items.len()
     }
 
-    /// How many a worker could take now.
-    pub(super) fn ready(&self) -> usize {
-        self.ready.len()
+    /// Whether a worker may find something to do, now or when a delay has passed.
+    pub(super) fn has_work(&self) -> bool {
+        self.startable() > 0 || !self.waiting.is_empty()
     }
 
-    /// How many wait for nothing but a worker.
+    /// How many could be started now.
     pub(super) fn startable(&self) -> usize {
         self.ready.len() + self.suspects.len()
     }
@@ -226,7 +226,7 @@ impl State {
     /// Has it written down that suspects are begun: as many as there are workers, but one that was begun before in vain
     /// only alone, so that one that kills the process takes no other suspect with it.
     fn begin_suspects(&mut self, workers: usize, policy: &RetryPolicy) {
-        while self.begun.len() < workers {
+        while self.begun.len() < workers && !self.is_one_alone() {
             let Some(number) = self.suspects.first().copied() else {
                 return;
             };
@@ -249,6 +249,12 @@ impl State {
             };
             self.outbox.push(settled);
         }
+    }
+
+    /// Whether a suspect is begun that was begun before in vain.
+    fn is_one_alone(&self) -> bool {
+        let begun = self.begun.iter().filter_map(|number| self.items.get(number));
+        begun.into_iter().any(|item| item.tries.crashes > 1)
     }
 
     /// It is written down that the entry is begun.
@@ -323,7 +329,8 @@ impl State {
         true
     }
 
-    /// Lets go of everything that nobody has begun and nothing is to be written down about.
+    /// Lets go of everything that is neither being handled nor done with. It is not written down any more that a
+    /// suspect is begun.
     pub(super) fn remove_idle(&mut self) -> Vec<MessageId> {
         let is_idle = |item: &&Item| !matches!(item.stage, Stage::Running(_) | Stage::Settled | Stage::Burying);
         let ids: Vec<_> = self.items.values().filter(is_idle).map(|item| item.id.clone()).collect();
@@ -331,6 +338,8 @@ impl State {
         for id in &ids {
             self.remove(id, now);
         }
+        let is_begin = |settled: &Settled| matches!(settled.verdict, Verdict::Begin(_));
+        self.outbox.retain(|settled| !is_begin(settled) || self.numbers.contains_key(&settled.id));
         ids
     }
 

@@ -25,7 +25,7 @@ impl Hand {
         let mut workers = JoinSet::new();
         while !stop.is_stopped() {
             changes.mark_unchanged();
-            while workers.len() < desk.workers() {
+            while workers.len() < self.workers(desk) {
                 let (hand, desk, stop) = (Arc::clone(self), desk.clone(), stop.clone());
                 workers.spawn(async move { hand.work_alone(&desk, &stop).await });
             }
@@ -38,6 +38,11 @@ impl Hand {
         while let Some(ended) = workers.join_next().await {
             propagate(ended);
         }
+    }
+
+    /// How many workers it takes; more than it holds entries would have nothing to do.
+    fn workers(&self, desk: &Desk) -> usize {
+        desk.workers().min(self.limit)
     }
 
     async fn work_alone(&self, desk: &Desk, stop: &StopSignal) {
@@ -93,15 +98,15 @@ impl Hand {
         }
         let mut state = self.state();
         let unwritten = state.unwritten();
-        let turn = state.take(worker, desk.workers(), &desk.retry, Instant::now());
+        let turn = state.take(worker, self.workers(desk), &desk.retry, Instant::now());
         let has_more = state.unwritten() > unwritten;
-        let (startable, ready) = (state.startable(), state.ready());
+        let (startable, has_work) = (state.startable(), state.has_work());
         drop(state);
         if has_more {
             self.outbox.notify_one();
         }
-        if ready > 0 && matches!(turn, Turn::Work(_)) {
-            self.work.notify_one(); // another worker may be idle
+        if has_work && matches!(turn, Turn::Work(_)) {
+            self.work.notify_one(); // another worker may be idle, and knows of no delay that began meanwhile
         }
         if startable < self.backlog {
             self.room.notify_one();

@@ -139,10 +139,11 @@ impl AppBuilder {
         .check()?;
         plan.log_routes();
         let has_relay = self.relay && !consumes_only;
+        let given_up = bus.stats().messages_sent_to_dlq;
         let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, has_relay).await.map_err(|source| {
             StartMistake::Unavailable { what: format!("the relay to `{}`", bus.destination()), source }
         })?;
-        Ok(App::new(store, bus, plan, tasks, self.wait_timeout))
+        Ok(App::new(store, bus, plan, tasks, self.wait_timeout, given_up))
     }
 }
 

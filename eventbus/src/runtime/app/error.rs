@@ -43,16 +43,26 @@ pub enum PublishedError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SettleError {
-    /// Handlers failed events, which stay pending. The log has each of them; this names the last of each handler.
+    /// Handlers failed deliveries as often as they may, and those became dead letters since this was last said. The log
+    /// has each of them; this names the last of each handler.
+    #[error("{dead} deliver{} given up: {}", if *dead == 1 { "y was" } else { "ies were" }, last.join("; "))]
+    DeadLetters {
+        /// How many deliveries.
+        dead: u64,
+        /// Each handler that failed, with the last event it failed and why.
+        last: Vec<String>,
+    },
+    /// Handlers failed deliveries as often as they may; as the bus keeps no dead letters, they stay pending. The log has
+    /// each of them; this names the last of each handler.
     #[error(
-        "{failed} event{} of group `{group}` failed and stay{} pending: {}",
-        if *failed == 1 { "" } else { "s" }, if *failed == 1 { "s" } else { "" }, last.join("; ")
+        "{exhausted} event{} of group `{group}` failed and stay{} pending: {}",
+        if *exhausted == 1 { "" } else { "s" }, if *exhausted == 1 { "s" } else { "" }, last.join("; ")
     )]
-    Failed {
+    Exhausted {
         /// The consumer group.
         group: Name,
-        /// How many events.
-        failed: u64,
+        /// How many deliveries.
+        exhausted: u64,
         /// Each handler that failed, with the last event it failed and why.
         last: Vec<String>,
     },

@@ -10,7 +10,11 @@ mod settle;
 mod signal;
 mod tasks;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 pub use builder::AppBuilder;
 pub use error::{PublishedError, SettleError};
@@ -76,6 +80,8 @@ struct Running {
     projections: Vec<ProjectionSlot>,
     tasks: Tasks,
     wait_timeout: Duration,
+    /// How many deliveries the bus had given up when that was last said.
+    given_up: AtomicU64,
 }
 
 /// An event that the relay has published.
@@ -101,9 +107,11 @@ impl App {
         plan: Checked,
         tasks: Tasks,
         wait_timeout: Duration,
+        given_up: u64,
     ) -> Self {
-        let groups = plan.groups();
-        Self(Arc::new(Running { store, bus, groups, projections: plan.projections, tasks, wait_timeout }))
+        let (groups, projections) = (plan.groups(), plan.projections);
+        let given_up = given_up.into();
+        Self(Arc::new(Running { store, bus, groups, projections, tasks, wait_timeout, given_up }))
     }
 
     /// A repository of aggregates of one type; the app's relay publishes what it saves.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     domain::{event::EventFilter, name::Name},
-    port::{HandlerOptions, Requirements, StateMap, TypeKey},
+    port::{Requirements, StateMap, TypeKey},
     runtime::{
         definition::{HandlerDefinition, ProjectionDefinition},
         projection::{ProjectionRegistration, ProjectionSlot},
@@ -171,17 +171,11 @@ impl Checked {
         groups
     }
 
-    /// Shows who gets what, and which options wait for a later release.
+    /// Shows who gets what.
     pub(super) fn log_routes(&self) {
         for handler in &self.handlers {
             let group = group_of(handler, &self.default_group);
             tracing::debug!(handler = handler.name, %group, events = %events(handler.events), source = %handler.source, "route");
-            if handler.options != HandlerOptions::default() {
-                tracing::warn!(
-                    handler = handler.name, source = %handler.source,
-                    "the options `retries`, `timeout_ms` and `concurrency` do nothing yet"
-                );
-            }
         }
         for slot in &self.projections {
             let definition = slot.definition();

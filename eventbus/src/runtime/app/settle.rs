@@ -1,7 +1,7 @@
 //! Waiting until an app has nothing left to do.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -16,8 +16,9 @@ impl App {
     /// tests.
     ///
     /// # Errors
-    /// [`SettleError::Failed`] if a handler failed an event, which stays pending; [`SettleError::TimedOut`] with what was
-    /// waited for; an error of a relay or projection that stopped, or of a store or bus that cannot be asked.
+    /// [`SettleError::DeadLetters`] if deliveries were given up since the app started or since the last call said so;
+    /// [`SettleError::TimedOut`] with what was waited for, retries included; an error of a relay or projection that
+    /// stopped, or of a store or bus that cannot be asked.
     pub async fn settled(&self) -> Result<(), SettleError> {
         let waiting = Mutex::new("the store".to_owned());
         let settle = async {
@@ -25,7 +26,7 @@ impl App {
                 let head = self.head().await?;
                 self.settled_up_to(head, &waiting).await?;
                 if self.head().await? == head {
-                    return Ok(());
+                    return self.none_given_up();
                 }
             }
         };
@@ -38,9 +39,11 @@ impl App {
         if let Some(trouble) = relay.and_then(|relay| relay.borrow().trouble.clone()) {
             waiting_for = format!("{waiting_for} (the relay: {trouble})");
         }
-        let busy: Vec<_> = self.0.groups.iter().flat_map(|group| self.of_group(group, Subscriber::handling)).collect();
-        if !busy.is_empty() {
-            waiting_for = format!("{waiting_for} (busy: {})", busy.join("; "));
+        for (what, say) in [("busy", Subscriber::handling as fn(&_) -> _), ("failed", Subscriber::failure)] {
+            let said = self.of_groups(say);
+            if !said.is_empty() {
+                waiting_for = format!("{waiting_for} ({what}: {})", said.join("; "));
+            }
         }
         Err(SettleError::TimedOut { waiting_for, timeout })
     }
@@ -76,17 +79,32 @@ impl App {
         loop {
             let progress = self.0.bus.progress(group).await?;
             if progress.is_settled() {
-                return match progress.failed {
+                return match progress.exhausted {
                     0 => Ok(()),
-                    failed => Err(SettleError::Failed {
+                    exhausted => Err(SettleError::Exhausted {
                         group: group.clone(),
-                        failed,
+                        exhausted,
                         last: self.of_group(group, Subscriber::failure),
                     }),
                 };
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+    }
+
+    /// Says once that deliveries were given up.
+    fn none_given_up(&self) -> Result<(), SettleError> {
+        let now = self.0.bus.stats().messages_sent_to_dlq;
+        let before = self.0.given_up.swap(now, Ordering::Relaxed);
+        match now.saturating_sub(before) {
+            0 => Ok(()),
+            dead => Err(SettleError::DeadLetters { dead, last: self.of_groups(Subscriber::failure) }),
+        }
+    }
+
+    /// What the handlers of all groups have to say.
+    fn of_groups(&self, say: impl Fn(&Subscriber) -> Option<String>) -> Vec<String> {
+        self.0.groups.iter().flat_map(|group| self.of_group(group, &say)).collect()
     }
 
     /// What the handlers of a group have to say.

@@ -58,7 +58,7 @@ pub async fn events_published_before_and_after_the_start_are_delivered(bus: Bus,
     until_begun(&witness, 2).await;
     publish(&bus, &events(3..=4)).await;
     until_begun(&witness, 4).await;
-    until_settled(&bus, bus.default_group(), 0).await;
+    until_settled(&bus, bus.default_group()).await;
     consumer.stop().await;
     assert_eq!(witness.begun(), [1, 2, 3, 4], "each event once, in order");
 }
@@ -128,7 +128,7 @@ pub async fn typed_subscribers_get_their_types_and_wildcards_everything(bus: Bus
     let all = [event(CREATED, 1), event(SHIPPED, 2), event("OrderLost", 3), event(CREATED, 4)];
     publish(&bus, &all).await;
     until_begun(&of_all, 4).await;
-    until_settled(&bus, bus.default_group(), 0).await;
+    until_settled(&bus, bus.default_group()).await;
     consumer.stop().await;
     assert_eq!(of_created.begun(), [1, 4], "the subscriber of one type");
     assert_eq!(of_shipped.begun(), [2], "the subscriber of the other type");
@@ -144,7 +144,7 @@ pub async fn typed_subscribers_run_before_wildcards(bus: Bus, _: Bus) {
     Witness::noting("second", &notes).join(&bus, group, created());
     let consumer = consume(&bus).await;
     publish(&bus, &events(1..=1)).await;
-    until_settled(&bus, group, 0).await;
+    until_settled(&bus, group).await;
     consumer.stop().await;
     assert_eq!(*lock(&notes), ["first", "second", "wildcard"], "order");
 }
@@ -157,7 +157,7 @@ pub async fn one_publish_of_a_thousand_events_is_delivered(bus: Bus, _: Bus) {
     assert_eq!(ids.len(), 1_000, "ids");
     let consumer = consume(&bus).await;
     until_begun(&witness, 1_000).await;
-    until_settled(&bus, bus.default_group(), 0).await;
+    until_settled(&bus, bus.default_group()).await;
     consumer.stop().await;
     let expected: Vec<u64> = (1..=1_000).collect();
     assert_eq!(witness.begun(), expected, "order of deliveries");

@@ -18,8 +18,8 @@ pub async fn every_group_gets_every_event(bus: Bus, _: Bus) {
     publish(&bus, &events(11..=20)).await;
     until_begun(&mine, 20).await;
     until_begun(&theirs, 20).await;
-    until_settled(&bus, bus.default_group(), 0).await;
-    until_settled(&bus, &OTHER_GROUP, 0).await;
+    until_settled(&bus, bus.default_group()).await;
+    until_settled(&bus, &OTHER_GROUP).await;
     consumer.stop().await;
     let expected: Vec<u64> = (1..=20).collect();
     assert_eq!(mine.begun(), expected, "one group");
@@ -60,11 +60,11 @@ pub async fn a_subscriber_added_while_consuming_gets_later_events(bus: Bus, _: B
     early.join(&bus, bus.default_group(), EventFilter::All);
     let consumer = consume(&bus).await;
     publish(&bus, &events(1..=2)).await;
-    until_settled(&bus, bus.default_group(), 0).await;
+    until_settled(&bus, bus.default_group()).await;
     late.join(&bus, bus.default_group(), EventFilter::All);
     publish(&bus, &events(3..=4)).await;
     until_begun(&late, 2).await;
-    until_settled(&bus, bus.default_group(), 0).await;
+    until_settled(&bus, bus.default_group()).await;
     consumer.stop().await;
     assert_eq!(early.begun(), [1, 2, 3, 4], "the early subscriber");
     assert_eq!(late.begun(), [3, 4], "the late subscriber");
@@ -76,12 +76,12 @@ pub async fn a_group_added_while_consuming_gets_what_is_held(bus: Bus, _: Bus) {
     early.join(&bus, bus.default_group(), EventFilter::All);
     let consumer = consume(&bus).await;
     publish(&bus, &events(1..=5)).await;
-    until_settled(&bus, bus.default_group(), 0).await;
+    until_settled(&bus, bus.default_group()).await;
     late.join(&bus, &OTHER_GROUP, EventFilter::All);
     until_begun(&late, 5).await;
     publish(&bus, &events(6..=6)).await;
     until_begun(&late, 6).await;
-    until_settled(&bus, &OTHER_GROUP, 0).await;
+    until_settled(&bus, &OTHER_GROUP).await;
     consumer.stop().await;
     assert_eq!(late.begun(), [1, 2, 3, 4, 5, 6], "the late group");
 }
@@ -93,11 +93,11 @@ pub async fn a_cancelled_subscription_gets_nothing_more(bus: Bus, _: Bus) {
     stays.join(&bus, bus.default_group(), EventFilter::All);
     let consumer = consume(&bus).await;
     publish(&bus, &events(1..=2)).await;
-    until_settled(&bus, bus.default_group(), 0).await;
+    until_settled(&bus, bus.default_group()).await;
     assert!(leaving.cancel(), "the subscription was there");
     assert!(!leaving.cancel(), "it was there only once");
     publish(&bus, &events(3..=4)).await;
-    until_settled(&bus, bus.default_group(), 0).await;
+    until_settled(&bus, bus.default_group()).await;
     consumer.stop().await;
     assert_eq!(leaves.begun(), [1, 2], "the cancelled subscriber");
     assert_eq!(stays.begun(), [1, 2, 3, 4], "the other subscriber");

@@ -51,7 +51,7 @@ pub async fn start_goes_on_after_a_stop(bus: Bus, _: Bus) {
         witness.let_one();
     }
     let consumer = consume(&bus).await;
-    until_settled(&bus, group, 0).await;
+    until_settled(&bus, group).await;
     consumer.stop().await;
     assert_eq!(witness.begun(), [1, 2, 3, 4, 5, 6, 7], "each event once");
 }

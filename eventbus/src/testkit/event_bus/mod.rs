@@ -2,18 +2,30 @@
 //!
 //! A bus's whole `tests/conformance.rs` is one call of [`event_bus_conformance!`](crate::event_bus_conformance).
 
+use std::time::Duration;
+
+use crate::port::RetryPolicy;
+
+mod dead;
 mod deliver;
 mod fail;
 mod group;
 mod life;
+mod retry;
 mod show;
 mod witness;
 
+pub use dead::*;
 pub use deliver::*;
 pub use fail::*;
 pub use group::*;
 pub use life::*;
+pub use retry::*;
 pub use show::*;
+
+/// Delays that are short enough for the suite: what buses under test retry by.
+pub const SHORT_DELAYS: RetryPolicy =
+    RetryPolicy { max_retries: 3, first_delay: Duration::from_millis(10), max_delay: Duration::from_millis(100) };
 
 /// A bus under test.
 #[doc(hidden)]
@@ -22,21 +34,22 @@ pub type Bus = std::sync::Arc<dyn crate::port::EventBus>;
 /// Fails a rule that hangs.
 #[doc(hidden)]
 pub async fn within_a_minute(rule: &str, test: impl Future<Output = ()>) {
-    let minute = std::time::Duration::from_secs(60);
+    let minute = Duration::from_secs(60);
     let ended = tokio::time::timeout(minute, test).await;
     assert!(ended.is_ok(), "rule `{rule}` hangs");
 }
 
 /// Makes a module with one test per rule of the event-bus suite.
 ///
-/// `$fresh_bus` is a future of a bus on a stream of its own, evaluated once per test. `$another` makes, from a
+/// `$fresh_bus` is a future of a bus on a stream of its own with [short delays](SHORT_DELAYS), evaluated once per test.
+/// `$another` makes, from a
 /// reference to it, another bus object on the same stream, as another process would; it may be left out for a bus that
 /// one object is all of, and is a clone then.
 ///
 /// # Examples
 /// ```
-/// use eventbus::{InMemoryEventBus, event_bus_conformance};
-/// event_bus_conformance!(in_process, async { InMemoryEventBus::new() });
+/// use eventbus::{InMemoryEventBus, event_bus_conformance, testkit::event_bus::SHORT_DELAYS};
+/// event_bus_conformance!(in_process, async { InMemoryEventBus::builder().retry(SHORT_DELAYS).build() });
 /// # fn main() {}
 /// ```
 /// For a bus on a server:
@@ -71,12 +84,26 @@ macro_rules! event_bus_conformance {
                 a_group_added_while_consuming_gets_what_is_held,
                 a_cancelled_subscription_gets_nothing_more,
                 a_delivery_is_pending_until_every_handler_has_succeeded,
-                a_failed_delivery_stays_pending_and_others_flow,
                 the_other_handlers_of_a_failed_delivery_still_run,
                 a_panic_is_a_failure_of_that_delivery_only,
                 an_event_that_no_handler_wants_is_acknowledged,
-                failed_deliveries_come_again_after_a_restart,
                 an_aborted_delivery_comes_again,
+                a_failed_delivery_is_tried_again_and_then_a_dead_letter,
+                only_failed_handlers_run_again,
+                success_after_a_failure_acknowledges,
+                a_permanent_error_is_not_tried_again,
+                a_handler_that_asks_for_a_delay_gets_it,
+                a_handler_that_takes_too_long_is_tried_again,
+                a_panic_is_tried_again,
+                a_retry_holds_up_its_own_aggregate_only,
+                a_dead_letter_holds_up_nothing,
+                concurrency_is_for_different_aggregates,
+                a_delivery_that_waits_for_its_retry_comes_again_after_a_restart,
+                a_dead_letter_tells_what_happened,
+                a_replay_reaches_only_who_failed,
+                a_replay_that_fails_is_a_dead_letter_again,
+                what_is_discarded_is_gone,
+                pages_list_all_dead_letters,
                 stop_waits_for_the_delivery_in_hand,
                 start_goes_on_after_a_stop,
                 starting_twice_is_refused,

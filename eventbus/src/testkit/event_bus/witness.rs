@@ -1,9 +1,9 @@
 //! What the rules are told with: events, handlers that remember, consumers, waiting.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{sync::Semaphore, task::JoinHandle};
@@ -16,7 +16,7 @@ use crate::{
         record::{NewEvent, RecordedEvent},
         stream::{StreamId, Version},
     },
-    port::{Delivery, GroupProgress, HandlerError, Subscriber, Subscription},
+    port::{Delivery, GroupProgress, HandlerError, HandlerOptions, Subscriber, Subscription},
 };
 
 /// How long a rule waits for something that is to happen.
@@ -45,10 +45,14 @@ pub(super) const fn shipped() -> EventFilter {
     EventFilter::Only(&ONLY_SHIPPED)
 }
 
-/// An event that is known by its number.
+/// An event that is known by its number, of an aggregate of its own.
 pub(super) fn event(event_type: &'static str, number: u64) -> RecordedEvent {
-    let id = format!("order-{number}");
-    let stream = StreamId::parse("Order", &id).expect("a valid stream");
+    event_of(&format!("order-{number}"), event_type, number)
+}
+
+/// An event that is known by its number, of this aggregate.
+pub(super) fn event_of(aggregate: &str, event_type: &'static str, number: u64) -> RecordedEvent {
+    let stream = StreamId::parse("Order", aggregate).expect("a valid stream");
     let payload = format!(r#"{{"number":{number}}}"#);
     NewEvent::new(Name::from_static(event_type), 1, payload).recorded_as(stream, Version::FIRST, None)
 }
@@ -59,27 +63,35 @@ pub(super) fn events(numbers: std::ops::RangeInclusive<u64>) -> Vec<RecordedEven
 }
 
 fn number(delivery: &Delivery) -> u64 {
-    let id = delivery.metadata().aggregate_id().as_str();
-    id.strip_prefix("order-").and_then(|number| number.parse().ok()).unwrap_or_default()
+    let payload: serde_json::Value = serde_json::from_str(delivery.record().payload()).unwrap_or_default();
+    payload["number"].as_u64().unwrap_or_default()
 }
 
 /// A handler that remembers what it was given, and does with it what it is told to.
 #[derive(Debug, Clone)]
-pub(super) struct Witness(Arc<Told>);
+pub(super) struct Witness {
+    told: Arc<Told>,
+    options: HandlerOptions,
+    error: fn() -> HandlerError,
+}
 
 #[derive(Debug)]
 struct Told {
     name: &'static str,
-    begun: Mutex<Vec<Delivery>>,
+    begun: Mutex<Vec<(Delivery, Instant)>>,
     done: Mutex<Vec<u64>>,
-    failing: Mutex<HashSet<u64>>,
+    /// How many times more it fails, by number.
+    failing: Mutex<HashMap<u64, u32>>,
     panicking: Mutex<HashSet<u64>>,
+    hanging: Mutex<HashSet<u64>>,
     permits: Semaphore,
+    /// The aggregates of the deliveries it is in, and the most that these ever were.
+    running: Mutex<(Vec<String>, usize)>,
     notes: Arc<Mutex<Vec<&'static str>>>,
 }
 
 impl Witness {
-    /// Handles everything at once.
+    /// Handles everything at once; what it is told to fail is not tried again.
     pub(super) fn new() -> Self {
         Self::told("witness", Semaphore::MAX_PERMITS, Arc::default())
     }
@@ -95,68 +107,144 @@ impl Witness {
     }
 
     fn told(name: &'static str, permits: usize, notes: Arc<Mutex<Vec<&'static str>>>) -> Self {
-        Self(Arc::new(Told {
+        let told = Told {
             name,
             begun: Mutex::default(),
             done: Mutex::default(),
             failing: Mutex::default(),
             panicking: Mutex::default(),
+            hanging: Mutex::default(),
             permits: Semaphore::new(permits),
+            running: Mutex::default(),
             notes,
-        }))
+        };
+        let error = || HandlerError::from("told to fail");
+        Self { told: Arc::new(told), options: HandlerOptions::new(Some(0), None, None), error }
+    }
+
+    /// Is tried again so often.
+    pub(super) fn with_retries(mut self, retries: u32) -> Self {
+        self.options.retries = Some(retries);
+        self
+    }
+
+    /// May take so long.
+    pub(super) fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = Some(timeout);
+        self
+    }
+
+    /// Gets so many deliveries at once.
+    pub(super) fn with_concurrency(mut self, concurrency: u32) -> Self {
+        self.options.concurrency = Some(concurrency);
+        self
+    }
+
+    /// Fails with this error.
+    pub(super) fn with_error(mut self, error: fn() -> HandlerError) -> Self {
+        self.error = error;
+        self
     }
 
     /// Fails on these numbers from now on, and on no others.
     pub(super) fn fail_on(&self, numbers: &[u64]) {
-        *lock(&self.0.failing) = numbers.iter().copied().collect();
+        self.fail_times(u32::MAX, numbers);
+    }
+
+    /// Fails so many times on each of these numbers from now on, and on no others.
+    pub(super) fn fail_times(&self, times: u32, numbers: &[u64]) {
+        *lock(&self.told.failing) = numbers.iter().map(|number| (*number, times)).collect();
     }
 
     /// Panics on these numbers from now on, and on no others.
     pub(super) fn panic_on(&self, numbers: &[u64]) {
-        *lock(&self.0.panicking) = numbers.iter().copied().collect();
+        *lock(&self.told.panicking) = numbers.iter().copied().collect();
+    }
+
+    /// Never ends with these numbers from now on, and with no others.
+    pub(super) fn hang_on(&self, numbers: &[u64]) {
+        *lock(&self.told.hanging) = numbers.iter().copied().collect();
     }
 
     pub(super) fn let_one(&self) {
-        self.0.permits.add_permits(1);
+        self.told.permits.add_permits(1);
     }
 
     /// The deliveries it was given.
     pub(super) fn deliveries(&self) -> Vec<Delivery> {
-        lock(&self.0.begun).clone()
+        lock(&self.told.begun).iter().map(|(delivery, _)| delivery.clone()).collect()
     }
 
     /// The numbers of the deliveries it was given.
     pub(super) fn begun(&self) -> Vec<u64> {
-        lock(&self.0.begun).iter().map(number).collect()
+        lock(&self.told.begun).iter().map(|(delivery, _)| number(delivery)).collect()
+    }
+
+    /// The attempts at one number, and when they began.
+    pub(super) fn attempts_at(&self, wanted: u64) -> Vec<(u32, Instant)> {
+        let begun = lock(&self.told.begun);
+        let wanted = begun.iter().filter(|(delivery, _)| number(delivery) == wanted);
+        wanted.map(|(delivery, at)| (delivery.attempt(), *at)).collect()
+    }
+
+    /// How many deliveries it is in, and in how many it ever was at once.
+    pub(super) fn running(&self) -> (usize, usize) {
+        let running = lock(&self.told.running);
+        (running.0.len(), running.1)
     }
 
     /// The numbers it came to the end of, successfully.
     pub(super) fn done(&self) -> Vec<u64> {
-        lock(&self.0.done).clone()
+        lock(&self.told.done).clone()
     }
 
     /// Subscribes it.
     pub(super) fn join(&self, bus: &Bus, group: &Name, events: EventFilter) -> Subscription {
         let witness = self.clone();
-        let name = Name::from_static(self.0.name);
+        let name = Name::from_static(self.told.name);
         let subscriber = Subscriber::new(name, events, move |delivery| {
             let witness = witness.clone();
             Box::pin(async move { witness.handle(delivery).await })
         });
-        bus.subscribers().add(group.clone(), subscriber)
+        bus.subscribers().add(group.clone(), subscriber.with_options(self.options))
     }
 
     async fn handle(&self, delivery: &Delivery) -> Result<(), HandlerError> {
         let number = number(delivery);
-        lock(&self.0.begun).push(delivery.clone());
-        lock(&self.0.notes).push(self.0.name);
-        self.0.permits.acquire().await?.forget();
-        assert!(!lock(&self.0.panicking).contains(&number), "told to panic");
-        if lock(&self.0.failing).contains(&number) {
-            return Err("told to fail".into());
+        lock(&self.told.begun).push((delivery.clone(), Instant::now()));
+        lock(&self.told.notes).push(self.told.name);
+        let _running = Running::begin(&self.told, delivery);
+        self.told.permits.acquire().await?.forget();
+        assert!(!lock(&self.told.panicking).contains(&number), "told to panic");
+        if lock(&self.told.hanging).contains(&number) {
+            std::future::pending::<()>().await;
         }
-        lock(&self.0.done).push(number);
+        if let Some(left @ 1..) = lock(&self.told.failing).get_mut(&number) {
+            *left -= 1;
+            return Err((self.error)());
+        }
+        lock(&self.told.done).push(number);
         Ok(())
+    }
+}
+
+/// A delivery that a witness is in.
+struct Running<'a>(&'a Told, String);
+
+impl<'a> Running<'a> {
+    fn begin(told: &'a Told, delivery: &Delivery) -> Self {
+        let aggregate = delivery.metadata().aggregate_id().to_string();
+        let mut running = lock(&told.running);
+        assert!(!running.0.contains(&aggregate), "two deliveries of `{aggregate}` at once");
+        running.0.push(aggregate.clone());
+        running.1 = running.1.max(running.0.len());
+        Self(told, aggregate)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.running).0.retain(|aggregate| *aggregate != self.1);
     }
 }
 
@@ -224,21 +312,17 @@ pub(super) async fn until_begun(witness: &Witness, count: usize) {
     }
 }
 
-/// Waits until a group has nothing left to do but `failed` deliveries, and nothing in hand.
-pub(super) async fn until_settled(bus: &Bus, group: &Name, failed: u64) {
-    let settled = GroupProgress { unread: 0, pending: failed, failed };
+/// Waits until a group has nothing left to do.
+pub(super) async fn until_settled(bus: &Bus, group: &Name) {
     let mut last = None;
     let waiting = async {
-        loop {
-            last = Some(progress(bus, group).await);
-            if last == Some(settled) {
-                break;
-            }
+        while last != Some(GroupProgress::default()) {
             tokio::time::sleep(Duration::from_millis(2)).await;
+            last = Some(progress(bus, group).await);
         }
     };
     let waited = tokio::time::timeout(DEADLINE, waiting).await;
-    assert!(waited.is_ok(), "group `{group}` did not settle with {failed} failed deliveries: {last:?}");
+    assert!(waited.is_ok(), "group `{group}` did not settle: {last:?}");
 }
 
 /// How far a group has come.

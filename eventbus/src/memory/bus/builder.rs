@@ -1,0 +1,87 @@
+//! Putting an in-process bus together.
+
+use std::time::Duration;
+
+use super::InMemoryEventBus;
+use crate::port::{Limits, RetryPolicy};
+
+/// How many events an in-process bus holds unless it is told otherwise.
+const DEFAULT_CAPACITY: usize = 8_192;
+/// How many deliveries a group has in hand unless it is told otherwise.
+const DEFAULT_IN_HAND: usize = 1_000;
+
+/// How an in-process bus works.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settings {
+    pub(super) capacity: usize,
+    pub(super) max_in_hand: usize,
+    pub(super) retry: RetryPolicy,
+    pub(super) limits: Limits,
+}
+
+/// Puts an [`InMemoryEventBus`] together.
+///
+/// # Examples
+/// ```
+/// use eventbus::{InMemoryEventBus, port::RetryPolicy};
+/// use std::time::Duration;
+/// let at_once = RetryPolicy { first_delay: Duration::from_millis(1), ..Default::default() };
+/// let bus = InMemoryEventBus::builder().retry(at_once).concurrency(4).build();
+/// ```
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct InMemoryEventBusBuilder(Settings);
+
+impl InMemoryEventBusBuilder {
+    pub(super) fn new() -> Self {
+        Self(Settings {
+            capacity: DEFAULT_CAPACITY,
+            max_in_hand: DEFAULT_IN_HAND,
+            retry: RetryPolicy::default(),
+            limits: Limits::default(),
+        })
+    }
+
+    /// About how many events it holds, at least one; 8,192 if left out.
+    ///
+    /// The newest ones are held for groups that come later. While a group lags so far behind, publishing waits if the
+    /// bus consumes, and is refused if it does not; a call that is let in is published whole. Dead letters are held
+    /// beside that.
+    pub const fn capacity(mut self, events: usize) -> Self {
+        self.0.capacity = events;
+        self
+    }
+
+    /// How often and when a failed delivery is tried again, where the handler has no `retries` of its own; three times
+    /// if left out.
+    pub const fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.0.retry = policy;
+        self
+    }
+
+    /// How many deliveries a handler without `concurrency` of its own gets at once, of different aggregates; one if left
+    /// out.
+    pub const fn concurrency(mut self, deliveries: usize) -> Self {
+        self.0.limits.concurrency = deliveries;
+        self
+    }
+
+    /// How many deliveries a group has in hand at most: being handled, waiting for a retry, or parked behind one. Then it
+    /// takes no more. 1,000 if left out.
+    pub const fn max_in_hand(mut self, deliveries: usize) -> Self {
+        self.0.max_in_hand = deliveries;
+        self
+    }
+
+    /// A handler that takes this long is logged; a second if left out.
+    pub const fn slow_after(mut self, time: Duration) -> Self {
+        self.0.limits.slow = time;
+        self
+    }
+
+    /// Makes the bus.
+    #[must_use]
+    pub fn build(self) -> InMemoryEventBus {
+        InMemoryEventBus::with(self.0)
+    }
+}

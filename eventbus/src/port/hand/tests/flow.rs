@@ -1,0 +1,300 @@
+//! Who runs when: order, parking, workers, room.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn entries_of_one_aggregate_run_in_order_while_others_flow() {
+    let slow = Witness::held();
+    let mut bench = Bench::new([slow.subscriber("slow").with_options(options(None, None, Some(3)))]);
+    bench.hand.add([taken("a", 1), taken("a", 2), taken("b", 3), taken("c", 4), taken("d", 5), taken("a", 6)]);
+    settle_down().await;
+    assert_eq!(slow.begun(), [1, 3, 4], "three at once, one of each");
+    slow.let_go(6);
+    bench.drain().await;
+    let of_a: Vec<_> = slow.begun().into_iter().filter(|number| [1, 2, 6].contains(number)).collect();
+    assert_eq!(of_a, [1, 2, 6]);
+    assert_eq!(slow.begun().len(), 6);
+    let acknowledged = bench.verdicts(|verdict| *verdict == Verdict::Acknowledge { has_tries: false });
+    assert_eq!(acknowledged.len(), 6);
+    let stats = bench.desk.counters.snapshot();
+    assert_eq!((stats.events_consumed, stats.events_processed_success), (6, 6));
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_aggregate_of_two_types_is_two() {
+    let witness = Witness::held();
+    let bench = Bench::new([witness.subscriber("a").with_options(options(None, None, Some(2)))]);
+    let other = StreamId::parse("Parcel", "a").unwrap();
+    let parcel = NewEvent::new(Name::from_static("Sent"), 1, "{}").recorded_as(other, Version::new(2), None);
+    bench.hand.add([taken("a", 1), Taken::new(id(2), parcel)]);
+    settle_down().await;
+    assert_eq!(witness.begun(), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn handlers_that_say_nothing_never_run_more_than_the_limit_at_once() {
+    let limits = Limits { concurrency: 2, ..Limits::default() };
+    let (plain, wide) = (Witness::held(), Witness::held());
+    let wide_one = wide.subscriber("wide").with_options(options(None, None, Some(5)));
+    let mut bench = Bench::with(limits, Hand::new(100, 100), [wide_one, plain.subscriber("plain")]);
+    bench.hand.add((1..=9).map(|number| taken(&number.to_string(), number)));
+    settle_down().await;
+    assert_eq!((wide.running(), plain.running()), (5, 0), "as many workers as the widest handler wants");
+    wide.let_go(9);
+    settle_down().await;
+    assert_eq!(plain.running(), 2, "the others wait for their turn");
+    plain.let_go(9);
+    bench.drain().await;
+    assert_eq!((wide.most.load(Ordering::SeqCst), plain.most.load(Ordering::SeqCst)), (5, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_are_no_more_workers_than_entries_it_holds() {
+    let (wide, limits) = (Witness::held(), Limits { concurrency: usize::MAX, ..Limits::default() });
+    let bench = Bench::with(limits, Hand::new(3, 100), [wide.subscriber("wide")]);
+    bench.hand.add((1..=5).map(|number| taken(&number.to_string(), number)));
+    settle_down().await;
+    assert_eq!(wide.running(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_bus_may_allow_more_workers_than_handlers_ask_for() {
+    let (narrow, limits) = (Witness::held(), Limits { concurrency: 3, ..Limits::default() });
+    let subscriber = narrow.subscriber("narrow").with_options(options(None, None, Some(1)));
+    let other = Witness::held();
+    let bench = Bench::with(limits, Hand::new(100, 100), [other.subscriber("other"), subscriber]);
+    bench.hand.add((1..=4).map(|number| taken(&number.to_string(), number)));
+    settle_down().await;
+    assert_eq!(other.running(), 3);
+    other.let_go(3);
+    settle_down().await;
+    assert_eq!(narrow.running(), 1, "a handler that says it is taken at its word");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_joins_is_heard_from_the_next_delivery_on_and_one_that_leaves_no_more() {
+    let (first, second) = (Witness::held(), Witness::held());
+    let mut bench = Bench::new([]);
+    bench.hand.add([taken("a", 1), taken("b", 2), taken("c", 3), taken("d", 4)]);
+    settle_down().await;
+    let leaving = bench.join(first.subscriber("first"));
+    settle_down().await;
+    assert_eq!(first.begun(), [1], "kept while there was nobody");
+    bench.join(second.subscriber("second").with_options(options(None, None, Some(2))));
+    first.let_go(9);
+    settle_down().await;
+    assert_eq!(second.begun(), [2, 3], "it wants two at once, and so there are two workers");
+    leaving.cancel();
+    second.let_go(9);
+    bench.drain().await;
+    assert_eq!((first.begun(), second.begun()), (vec![1, 2, 3], vec![2, 3, 4]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_lost_while_a_group_has_no_subscribers() {
+    let (first, second) = (Witness::willing(), Witness::willing());
+    let mut bench = Bench::new([]);
+    let leaving = bench.join(first.subscriber("first"));
+    bench.hand.add([taken("a", 1)]);
+    bench.drain().await;
+    leaving.cancel();
+    bench.hand.add([taken("a", 2), taken("b", 3)]);
+    settle_down().await;
+    assert_eq!(bench.hand.take_settled().len(), 0);
+    bench.join(second.subscriber("second"));
+    bench.drain().await;
+    assert_eq!((first.begun(), second.begun()), (vec![1], vec![2, 3]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_handler_wants_is_skipped() {
+    let unwilling = Subscriber::new(Name::from_static("none"), EventFilter::Only(&[]), |_| Box::pin(async { Ok(()) }));
+    let mut bench = Bench::new([unwilling]);
+    bench.hand.add([taken("a", 1), taken("a", 2)]);
+    bench.drain().await;
+    assert_eq!(bench.verdicts(|verdict| *verdict == Verdict::Skip), [id(1), id(2)]);
+    assert_eq!(bench.written[0].record.as_ref().unwrap().version(), Version::new(1));
+    let stats = bench.desk.counters.snapshot();
+    assert_eq!((stats.events_skipped, stats.events_processed_success), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_in_hand_is_taken_in_once() {
+    let held = Witness::held();
+    let bench = Bench::new([held.subscriber("held")]);
+    assert_eq!(bench.hand.add([taken("a", 1), taken("a", 1), taken("b", 2)]), 2);
+    settle_down().await;
+    assert_eq!(bench.hand.add([taken("a", 1), taken("b", 2), taken("c", 3)]), 1);
+    bench.hand.add_hopeless(id(1), Tries::hopeless("x".into()));
+    assert!(bench.hand.take_settled().is_empty(), "it is in hand and an event");
+    assert!(bench.hand.contains(&id(3)) && !bench.hand.contains(&id(4)));
+    let mut ids = bench.hand.ids();
+    ids.sort_by_key(ToString::to_string);
+    assert_eq!((ids, bench.hand.len()), (vec![id(1), id(2), id(3)], 3));
+    held.let_go(9);
+    settle_down().await;
+    assert_eq!(held.begun(), [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_is_room_while_few_wait_for_a_worker_and_not_too_many_are_in_hand() {
+    let held = Witness::held();
+    let mut bench = Bench::with(Limits::default(), Hand::new(4, 2), [held.subscriber("held")]);
+    let room = async |bench: &Bench| tokio::time::timeout(Duration::from_secs(1), bench.hand.room()).await.ok();
+    assert_eq!(room(&bench).await, Some(4));
+    bench.hand.add([taken("a", 1), taken("a", 2)]);
+    settle_down().await;
+    assert_eq!(room(&bench).await, Some(2), "one is being handled, one is parked");
+    bench.hand.add([taken("b", 3)]);
+    assert_eq!(room(&bench).await, Some(1), "one waits for a worker");
+    bench.hand.add([taken("c", 4)]);
+    assert_eq!((bench.hand.free(), room(&bench).await), (0, None));
+    bench.hand.let_go([&id(2)]);
+    assert_eq!((bench.hand.free(), room(&bench).await), (1, None), "two wait for a worker");
+
+    let hand = Arc::clone(&bench.hand);
+    let waiting = tokio::spawn(async move { hand.room().await });
+    settle_down().await;
+    assert!(!waiting.is_finished());
+    bench.hand.add([taken("a", 5)]);
+    held.let_go(1);
+    settle_down().await;
+    assert!(!waiting.is_finished(), "few wait for a worker, and it is full");
+    bench.hand.let_go([&id(5)]);
+    settle_down().await;
+    assert_eq!(waiting.await.unwrap(), 1, "a worker has taken one of them; the first is not written down");
+    bench.write();
+    assert_eq!(room(&bench).await, Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn letting_go_and_giving_back_make_room() {
+    for gives_back in [false, true] {
+        let hand = Arc::new(Hand::new(0, 0));
+        hand.add([taken("a", 1)]);
+        let waiting = tokio::spawn({
+            let hand = Arc::clone(&hand);
+            async move { hand.room().await }
+        });
+        settle_down().await;
+        assert!(!waiting.is_finished());
+        match gives_back {
+            true => assert_eq!(hand.give_back(), [id(1)]),
+            false => hand.let_go([&id(1)]),
+        }
+        assert_eq!(tokio::time::timeout(Duration::from_secs(1), waiting).await.unwrap().unwrap(), 1, "at least one");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn letting_go_of_a_delivery_cancels_its_handler_and_ignores_what_comes_of_it() {
+    let held = Witness::held();
+    let mut bench = Bench::new([held.subscriber("held")]);
+    bench.hand.add([taken("a", 1), taken("a", 2)]);
+    settle_down().await;
+    bench.hand.let_go([&id(1)]);
+    settle_down().await;
+    assert_eq!((held.begun(), held.running()), (vec![1, 2], 1), "the next of its aggregate runs");
+    assert!(!bench.hand.contains(&id(1)));
+
+    // it comes back while another one runs: it is another delivery
+    bench.hand.add([taken("a", 1)]);
+    settle_down().await;
+    assert_eq!(held.running(), 1);
+    held.let_go(2);
+    bench.drain().await;
+    assert_eq!(held.begun(), [1, 2, 1]);
+    assert_eq!(bench.verdicts(|verdict| matches!(verdict, Verdict::Acknowledge { .. })), [id(2), id(1)]);
+    assert_eq!(bench.desk.counters.snapshot().events_processed_success, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn letting_go_of_a_delivery_disturbs_no_later_one_of_the_same_worker() {
+    let held = Witness::held();
+    let mut bench = Bench::new([held.subscriber("held")]);
+    bench.hand.add([taken("a", 1), taken("b", 2)]);
+    settle_down().await;
+    // the worker is told, and before it hears of it the delivery has ended
+    held.let_go(1);
+    bench.hand.let_go([&id(1)]);
+    settle_down().await;
+    assert_eq!((held.begun(), held.running()), (vec![1, 2], 1), "the second goes on");
+    held.let_go(1);
+    bench.drain().await;
+    assert_eq!(bench.verdicts(|verdict| matches!(verdict, Verdict::Acknowledge { .. })), [id(2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn parked_entries_go_on_after_success_though_it_is_not_written_down() {
+    let witness = Witness::willing();
+    let bench = Bench::new([witness.subscriber("a")]);
+    bench.hand.add([taken("a", 1), taken("a", 2)]);
+    settle_down().await;
+    assert_eq!((witness.begun(), bench.hand.len()), (vec![1, 2], 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_of_entries_is_told_when_there_is_nothing_else_to_do_or_much_to_write() {
+    let held = Witness::held();
+    let bench = Bench::with(Limits::default(), Hand::new(1_000, 1_000), [held.subscriber("held")]);
+    let told = async || tokio::time::timeout(Duration::from_millis(1), bench.hand.settled()).await.is_ok();
+    bench.hand.add((1..=100).map(|number| taken(&number.to_string(), number)));
+    held.let_go(63);
+    settle_down().await;
+    assert!(!told().await, "there is more to do");
+    held.let_go(1);
+    settle_down().await;
+    assert!(told().await, "it is much");
+    assert_eq!(bench.hand.take_settled().len(), 64);
+    held.let_go(35);
+    settle_down().await;
+    assert!(!told().await, "the last is being handled");
+    assert!(tokio::time::timeout(Duration::from_secs(2), bench.hand.settled()).await.is_ok(), "it takes long");
+    held.let_go(1);
+    settle_down().await;
+    assert!(told().await, "it was the last");
+    assert_eq!(bench.hand.take_settled().len(), 36);
+    assert!(tokio::time::timeout(Duration::from_secs(60), bench.hand.settled()).await.is_err(), "nothing came");
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_ends_after_the_deliveries_in_hand() {
+    let held = Witness::held();
+    let mut bench = Bench::new([held.subscriber("held").with_options(options(None, None, Some(2)))]);
+    bench.hand.add([taken("a", 1), taken("b", 2), taken("c", 3), taken("a", 4)]);
+    settle_down().await;
+    bench.stop.cancel();
+    settle_down().await;
+    assert!(!bench.working.is_finished());
+    held.let_go(1);
+    settle_down().await;
+    assert!(!bench.working.is_finished(), "the other one is being handled");
+    held.let_go(9);
+    (&mut bench.working).await.unwrap();
+    assert_eq!(held.begun(), [1, 2]);
+    assert_eq!(bench.hand.take_settled().len(), 2, "what came of them is to be written down");
+    let mut back = bench.hand.give_back();
+    back.sort_by_key(ToString::to_string);
+    assert_eq!((back, bench.hand.len()), (vec![id(3), id(4)], 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_workers_stop_at_once() {
+    let bench = Bench::new([Witness::willing().subscriber("a")]);
+    settle_down().await;
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mistake_of_ours_is_seen() {
+    let mut bench = Bench::new([]);
+    bench.stop.cancel();
+    bench.desk.span = Arc::new(|_| panic!("as the test wants it"));
+    bench.join(Witness::willing().subscriber("a"));
+    bench.hand.add([taken("a", 1)]);
+    let (hand, desk) = (Arc::clone(&bench.hand), bench.desk.clone());
+    let stop = StopSignal::of(CancellationToken::new());
+    let working = tokio::spawn(async move { hand.work(&desk, &stop).await });
+    assert!(working.await.unwrap_err().is_panic());
+}

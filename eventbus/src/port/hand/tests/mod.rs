@@ -1,0 +1,247 @@
+//! A hand whose entries are written down by the test, and handlers that do as they are told.
+
+mod flow;
+mod retry;
+mod state;
+mod suspects;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::{Desk, Hand, Settled, Taken, Verdict};
+use crate::{
+    domain::{
+        event::EventFilter,
+        name::Name,
+        record::{NewEvent, RecordedEvent},
+        stream::{StreamId, Version},
+    },
+    port::{
+        BusCounters, Delivery, HandlerError, HandlerOptions, Limits, MessageId, RetryPolicy, StopSignal, Subscriber,
+        Subscribers, Subscription, Tries,
+    },
+};
+
+static GROUP: Name = Name::from_static("group");
+
+/// One retry after between half a second and a second.
+const RETRY: RetryPolicy =
+    RetryPolicy { max_retries: 1, first_delay: Duration::from_secs(1), max_delay: Duration::from_secs(60) };
+
+fn id(number: u64) -> MessageId {
+    MessageId::new(format!("{number}-0"))
+}
+
+fn event(aggregate: &str, number: u64) -> RecordedEvent {
+    let stream = StreamId::parse("Order", aggregate).unwrap();
+    NewEvent::new(Name::from_static("OrderCreated"), 1, "{}").recorded_as(stream, Version::new(number), None)
+}
+
+fn taken(aggregate: &str, number: u64) -> Taken {
+    Taken::new(id(number), event(aggregate, number))
+}
+
+fn left_over(aggregate: &str, number: u64, tries: Tries) -> Taken {
+    taken(aggregate, number).with_tries(tries).left_over()
+}
+
+/// What a handler is told to do with an event.
+type Told = dyn Fn(u64) -> Result<(), HandlerError> + Send + Sync;
+
+/// A handler that notes what it begins and ends, and waits for permits.
+#[derive(Clone)]
+struct Witness {
+    begun: Arc<Mutex<Vec<u64>>>,
+    attempts: Arc<Mutex<Vec<u32>>>,
+    running: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    permits: Arc<Semaphore>,
+    told: Arc<Told>,
+}
+
+/// Says, when it is dropped, that a handler does not run any more.
+struct Running(Arc<AtomicUsize>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Witness {
+    fn new(told: impl Fn(u64) -> Result<(), HandlerError> + Send + Sync + 'static) -> Self {
+        Self {
+            begun: Arc::default(),
+            attempts: Arc::default(),
+            running: Arc::default(),
+            most: Arc::default(),
+            permits: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            told: Arc::new(told),
+        }
+    }
+
+    fn willing() -> Self {
+        Self::new(|_| Ok(()))
+    }
+
+    /// Ends only when it is let.
+    fn held() -> Self {
+        Self { permits: Arc::new(Semaphore::new(0)), ..Self::willing() }
+    }
+
+    /// Fails with these numbers, for ever.
+    fn failing(numbers: &'static [u64]) -> Self {
+        Self::new(|number| if numbers.contains(&number) { Err("no".into()) } else { Ok(()) })
+    }
+
+    /// Fails as often as the number says, by number.
+    fn failing_at_first(times: &[(u64, u32)]) -> Self {
+        let left = Mutex::new(HashMap::<u64, u32>::from_iter(times.iter().copied()));
+        Self::new(move |number| match left.lock().unwrap().get_mut(&number) {
+            Some(left @ 1..) => {
+                *left -= 1;
+                Err("not yet".into())
+            }
+            _ => Ok(()),
+        })
+    }
+
+    fn let_go(&self, count: usize) {
+        self.permits.add_permits(count);
+    }
+
+    fn begun(&self) -> Vec<u64> {
+        self.begun.lock().unwrap().clone()
+    }
+
+    fn running(&self) -> usize {
+        self.running.load(Ordering::SeqCst)
+    }
+
+    fn subscriber(&self, name: &'static str) -> Subscriber {
+        let witness = self.clone();
+        Subscriber::new(Name::from_static(name), EventFilter::All, move |delivery| {
+            let (witness, delivery) = (witness.clone(), delivery.clone());
+            Box::pin(async move { witness.handle(&delivery).await })
+        })
+    }
+
+    /// Leaves one event to another.
+    fn or_if(&self, number: u64, other: &Self) -> Subscriber {
+        let (witness, other) = (self.clone(), other.clone());
+        Subscriber::new(Name::from_static("either"), EventFilter::All, move |delivery| {
+            let is_others = delivery.metadata().version() == Version::new(number);
+            let (witness, delivery) = (if is_others { &other } else { &witness }.clone(), delivery.clone());
+            Box::pin(async move { witness.handle(&delivery).await })
+        })
+    }
+
+    async fn handle(&self, delivery: &Delivery) -> Result<(), HandlerError> {
+        let number = delivery.metadata().version().get();
+        self.begun.lock().unwrap().push(number);
+        self.attempts.lock().unwrap().push(delivery.attempt());
+        let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        let _running = Running(Arc::clone(&self.running));
+        self.most.fetch_max(running, Ordering::SeqCst);
+        self.permits.acquire().await?.forget();
+        (self.told)(number)
+    }
+}
+
+/// A hand at work.
+struct Bench {
+    hand: Arc<Hand>,
+    desk: Desk,
+    stop: CancellationToken,
+    written: Vec<Settled>,
+    working: JoinHandle<()>,
+}
+
+impl Bench {
+    fn new(subscribers: impl IntoIterator<Item = Subscriber>) -> Self {
+        Self::with(Limits::default(), Hand::new(100, 100), subscribers)
+    }
+
+    fn with(limits: Limits, hand: Hand, subscribers: impl IntoIterator<Item = Subscriber>) -> Self {
+        let (hand, stop) = (Arc::new(hand), CancellationToken::new());
+        let desk = Desk {
+            group: GROUP.clone(),
+            subscribers: Subscribers::default(),
+            counters: Arc::new(BusCounters::default()),
+            retry: RETRY,
+            limits,
+            span: Arc::new(|_| tracing::Span::none()),
+        };
+        for subscriber in subscribers {
+            desk.subscribers.add(GROUP.clone(), subscriber);
+        }
+        let working = tokio::spawn({
+            let (hand, desk, stop) = (Arc::clone(&hand), desk.clone(), StopSignal::of(stop.clone()));
+            async move { hand.work(&desk, &stop).await }
+        });
+        Self { hand, desk, stop, written: Vec::new(), working }
+    }
+
+    fn join(&self, subscriber: Subscriber) -> Subscription {
+        self.desk.subscribers.add(GROUP.clone(), subscriber)
+    }
+
+    /// Writes down what came of entries.
+    fn write(&mut self) {
+        for settled in self.hand.take_settled() {
+            let ids = [&settled.id];
+            match settled.verdict {
+                Verdict::Acknowledge { .. } | Verdict::Skip | Verdict::Bury(_) => self.hand.let_go(ids),
+                Verdict::Begin(_) => self.hand.begin(ids),
+                Verdict::Retry { .. } => {}
+            }
+            self.written.push(settled);
+        }
+    }
+
+    /// Writes everything down until nothing is left to do.
+    async fn drain(&mut self) {
+        while !self.hand.is_empty() {
+            self.hand.settled().await;
+            self.write();
+        }
+    }
+
+    /// The numbers of those whose verdict is so.
+    fn verdicts(&self, wanted: impl Fn(&Verdict) -> bool) -> Vec<MessageId> {
+        self.written.iter().filter(|settled| wanted(&settled.verdict)).map(|settled| settled.id.clone()).collect()
+    }
+
+    fn buried(&self) -> Vec<Tries> {
+        let buried = |settled: &Settled| match &settled.verdict {
+            Verdict::Bury(tries) => Some(tries.clone()),
+            _ => None,
+        };
+        self.written.iter().filter_map(buried).collect()
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.working.await.unwrap();
+    }
+}
+
+/// Lets all that is ready run.
+async fn settle_down() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+const fn options(retries: Option<u32>, timeout_ms: Option<u64>, concurrency: Option<u32>) -> HandlerOptions {
+    HandlerOptions::new(retries, timeout_ms, concurrency)
+}

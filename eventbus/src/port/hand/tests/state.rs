@@ -1,0 +1,93 @@
+//! What needs no workers.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::{super::state::*, *};
+use crate::port::{Failure, Outcome};
+
+struct Table {
+    state: State,
+    worker: Arc<Notify>,
+    now: Instant,
+}
+
+impl Table {
+    fn with(taken: impl IntoIterator<Item = Taken>) -> Self {
+        let (mut state, now) = (State::default(), Instant::now());
+        for taken in taken {
+            assert!(state.add(taken, now));
+        }
+        Self { state, worker: Arc::default(), now }
+    }
+
+    fn turn(&mut self) -> Turn {
+        self.state.take(&self.worker, 1, &RETRY, self.now)
+    }
+
+    fn job(&mut self) -> Job {
+        match self.turn() {
+            Turn::Work(job) => job,
+            idle @ Turn::Idle(_) => panic!("{idle:?}"),
+        }
+    }
+
+    fn settle(&mut self, number: u64, outcome: Outcome) -> Ended {
+        self.state.settle(number, outcome, &RETRY, self.now)
+    }
+}
+
+fn handled() -> Outcome {
+    Outcome::Handled { succeeded: Vec::new() }
+}
+
+#[test]
+fn a_delivery_that_nobody_attended_to_is_first_again() {
+    let mut table = Table::with([taken("a", 1), taken("b", 2)]);
+    let job = table.job();
+    assert!(table.state.is_running(job.number));
+    assert!(matches!(table.settle(job.number, Outcome::Unattended), Ended::InVain));
+    assert!(!table.state.is_running(job.number));
+    assert_eq!((table.state.unwritten(), table.job().id), (0, id(1)));
+}
+
+#[test]
+fn what_a_worker_does_not_have_is_not_settled() {
+    let mut table = Table::with([taken("a", 1), taken("a", 2)]);
+    let job = table.job();
+    assert!(matches!(table.settle(job.number, handled()), Ended::Plainly));
+    assert!(matches!(table.settle(job.number, handled()), Ended::InVain), "twice");
+    assert!(matches!(table.settle(job.number + 1, handled()), Ended::InVain), "too early");
+    assert!(matches!(table.settle(99, handled()), Ended::InVain));
+    assert_eq!(table.state.drain().len(), 1);
+    assert_eq!(table.state.unwritten(), 0, "it is handed out once");
+}
+
+#[test]
+fn an_idle_worker_knows_how_long() {
+    let mut table = Table::with([taken("a", 1)]);
+    assert!(table.state.has_work() && table.state.startable() == 1);
+    let job = table.job();
+    assert!(!table.state.has_work());
+    let later = HandlerError::retry_after(Duration::from_secs(5), "later");
+    let failure = Failure { handler: Name::from_static("a"), retries: None, error: later };
+    let outcome = Outcome::Failed { failures: vec![failure], succeeded: Vec::new() };
+    assert!(matches!(table.settle(job.number, outcome), Ended::Specially));
+    assert!(table.state.has_work() && table.state.startable() == 0);
+    assert!(matches!(table.turn(), Turn::Idle(Some(at)) if at == table.now + Duration::from_secs(5)));
+    table.now += Duration::from_secs(5);
+    assert_eq!(table.job().tries.attempts, 1);
+    assert!(matches!(table.turn(), Turn::Idle(None)));
+}
+
+#[test]
+fn letting_go_says_whether_it_was_there() {
+    let mut table = Table::with([taken("a", 1), taken("a", 2), taken("a", 3)]);
+    assert!(table.state.remove(&id(2), table.now), "a parked one, and the first stays the first");
+    assert_eq!((table.job().id, table.state.startable()), (id(1), 0));
+    assert!(table.state.remove(&id(1), table.now));
+    assert!(!table.state.remove(&id(1), table.now));
+    assert_eq!(table.job().id, id(3));
+    assert_eq!(table.state.len(), 1);
+}

@@ -1,0 +1,156 @@
+//! Rules of dead letters.
+
+use super::{
+    Bus,
+    witness::{CREATED, SHIPPED, Witness, consume, event, events, publish, until_begun, until_settled},
+};
+use crate::{
+    domain::{event::EventFilter, name::Name},
+    port::{DeadLetter, DeadLetterFilter},
+};
+
+const OTHER_GROUP: Name = Name::from_static("other");
+
+async fn all(bus: &Bus) -> Vec<DeadLetter> {
+    let page = bus.dead_letters(&DeadLetterFilter::default(), None, 1_000).await.expect("dead letters are listed");
+    assert_eq!(page.next, None, "all are on one page");
+    page.letters
+}
+
+/// A dead letter has the event as it was published, and tells who failed, why, how often and when.
+pub async fn a_dead_letter_tells_what_happened(bus: Bus, _: Bus) {
+    let (good, bad) = (Witness::new(), Witness::noting("bad", &std::sync::Arc::default()).with_retries(2));
+    bad.fail_on(&[2]);
+    let group = bus.default_group();
+    good.join(&bus, group, EventFilter::All);
+    bad.join(&bus, group, EventFilter::All);
+    let consumer = consume(&bus).await;
+    let published = events(1..=3);
+    let ids = publish(&bus, &published).await;
+    until_settled(&bus, group).await;
+    consumer.stop().await;
+    let [letter] = &all(&bus).await[..] else { panic!("not one dead letter: {:?}", all(&bus).await) };
+    assert_eq!(letter.original_message_id.as_ref().map(ToString::to_string).as_ref(), Some(&ids[1]), "message id");
+    let record = letter.record.as_ref().expect("the event is there");
+    assert_eq!(record.metadata(), published[1].metadata(), "metadata");
+    assert_eq!(record.payload(), published[1].payload(), "payload");
+    assert_eq!(letter.event_type.as_deref(), Some(CREATED), "event type");
+    assert_eq!(letter.aggregate_id.as_deref(), Some("order-2"), "aggregate");
+    assert_eq!(letter.handler.as_deref(), Some("bad"), "handler");
+    assert_eq!(letter.error.as_deref(), Some("told to fail"), "error");
+    assert_eq!(letter.group.as_deref(), Some(group.as_str()), "group");
+    assert_eq!((letter.attempts, letter.retry_count), (Some(3), Some(2)), "attempts, and retries");
+    assert_eq!(letter.done_handlers, ["witness"], "the handlers that had succeeded");
+    let times = [letter.first_failed_at, letter.last_failed_at, letter.dead_lettered_at];
+    assert!(times.iter().all(Option::is_some), "times: {times:?}");
+    assert!(times[0] < times[1] && times[1] <= times[2], "times: {times:?}");
+    let shown = bus.dead_letter(&letter.id).await.expect("a dead letter is shown").expect("it is there");
+    assert_eq!((&shown.id, &shown.error), (&letter.id, &letter.error), "the one asked for");
+}
+
+/// A replay is a delivery to the handlers that had not succeeded, of the group that gave up, and to nobody else; the
+/// dead letter is gone.
+pub async fn a_replay_reaches_only_who_failed(bus: Bus, _: Bus) {
+    let (good, bad, foreign) = (Witness::new(), Witness::new().with_retries(1), Witness::new());
+    bad.fail_on(&[1]);
+    let group = bus.default_group();
+    good.join(&bus, group, EventFilter::All);
+    bad.join(&bus, group, EventFilter::All);
+    foreign.join(&bus, &OTHER_GROUP, EventFilter::All);
+    let consumer = consume(&bus).await;
+    publish(&bus, &events(1..=1)).await;
+    until_settled(&bus, group).await;
+    until_settled(&bus, &OTHER_GROUP).await;
+    let letters = all(&bus).await;
+    let id = &letters[0].id;
+    bad.fail_on(&[]);
+    assert!(bus.replay(id).await.expect("a dead letter is replayed"), "it was there");
+    until_begun(&bad, 3).await;
+    publish(&bus, &events(2..=2)).await;
+    until_settled(&bus, group).await;
+    until_settled(&bus, &OTHER_GROUP).await;
+    consumer.stop().await;
+    assert_eq!(bad.done().iter().filter(|number| **number == 1).count(), 1, "the handler that had failed");
+    assert_eq!(good.begun(), [1, 2], "the handler that had succeeded");
+    assert_eq!(foreign.begun(), [1, 2], "the other group");
+    assert_eq!(bus.stream_info().await.dlq_messages, 0, "dead letters");
+    assert!(bus.dead_letter(id).await.expect("a dead letter is looked for").is_none(), "it is gone");
+    assert!(!bus.replay(id).await.expect("a dead letter is looked for"), "it is replayed once");
+}
+
+/// A replayed delivery has all its attempts again, and is a dead letter again if it fails them.
+pub async fn a_replay_that_fails_is_a_dead_letter_again(bus: Bus, _: Bus) {
+    let witness = Witness::new().with_retries(1);
+    witness.fail_on(&[1, 2]);
+    let group = bus.default_group();
+    witness.join(&bus, group, EventFilter::All);
+    let consumer = consume(&bus).await;
+    publish(&bus, &events(1..=3)).await;
+    until_settled(&bus, group).await;
+    witness.fail_on(&[1]);
+    let replayed = bus.replay_all(&DeadLetterFilter::default()).await.expect("dead letters are replayed");
+    assert_eq!(replayed, 2, "replayed");
+    until_begun(&witness, 5 + 3).await;
+    until_settled(&bus, group).await;
+    consumer.stop().await;
+    let [letter] = &all(&bus).await[..] else { panic!("not one dead letter: {:?}", all(&bus).await) };
+    assert_eq!((letter.aggregate_id.as_deref(), letter.attempts), (Some("order-1"), Some(2)), "the one that fails");
+    assert_eq!(witness.attempts_at(1).len(), 4, "all attempts, twice");
+    assert_eq!(bus.stats().messages_sent_to_dlq, 3, "given up");
+}
+
+/// What is discarded is gone, and nobody gets it.
+pub async fn what_is_discarded_is_gone(bus: Bus, _: Bus) {
+    let witness = Witness::new();
+    witness.fail_on(&[1, 2, 3, 4]);
+    let group = bus.default_group();
+    witness.join(&bus, group, EventFilter::All);
+    let consumer = consume(&bus).await;
+    publish(&bus, &[event(CREATED, 1), event(CREATED, 2), event(SHIPPED, 3), event(CREATED, 4)]).await;
+    until_settled(&bus, group).await;
+    let first = &all(&bus).await[0].id;
+    assert!(bus.discard(first).await.expect("a dead letter is discarded"), "it was there");
+    assert!(!bus.discard(first).await.expect("a dead letter is looked for"), "it is discarded once");
+    assert!(!bus.replay(first).await.expect("a dead letter is looked for"), "it is gone");
+    let created = DeadLetterFilter { event_type: Some(CREATED.into()), ..DeadLetterFilter::default() };
+    assert_eq!(bus.discard_all(&created).await.expect("dead letters are discarded"), 2, "those of the type");
+    let left: Vec<_> = all(&bus).await.into_iter().map(|letter| letter.aggregate_id).collect();
+    assert_eq!(left, [Some("order-3".to_owned())], "the one of another type");
+    consumer.stop().await;
+    assert_eq!(witness.begun(), [1, 2, 3, 4], "nothing was delivered again");
+}
+
+/// Pages list every dead letter that is meant once, the oldest first.
+pub async fn pages_list_all_dead_letters(bus: Bus, _: Bus) {
+    let witness = Witness::new();
+    witness.fail_on(&(1..=9).collect::<Vec<_>>());
+    let group = bus.default_group();
+    witness.join(&bus, group, EventFilter::All);
+    let consumer = consume(&bus).await;
+    for number in 1..=9 {
+        publish(&bus, &[event(if number % 3 == 0 { SHIPPED } else { CREATED }, number)]).await;
+        until_settled(&bus, group).await;
+    }
+    consumer.stop().await;
+    let created = DeadLetterFilter { event_type: Some(CREATED.into()), ..DeadLetterFilter::default() };
+    for (filter, expected) in [
+        (DeadLetterFilter::default(), (1..=9).collect()),
+        (created, vec![1, 2, 4, 5, 7, 8]),
+        (DeadLetterFilter { group: Some("nobody".into()), ..DeadLetterFilter::default() }, Vec::new()),
+    ] {
+        let (mut listed, mut after, mut pages) = (Vec::new(), None, 0);
+        loop {
+            let page = bus.dead_letters(&filter, after.as_ref(), 3).await.expect("dead letters are listed");
+            assert!(page.letters.len() <= 3, "a page of {}", page.letters.len());
+            listed.extend(page.letters.into_iter().filter_map(|letter| letter.aggregate_id));
+            pages += 1;
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let expected: Vec<_> = expected.iter().map(|number: &u64| format!("order-{number}")).collect();
+        assert_eq!(listed, expected, "listed");
+        assert_eq!(pages, expected.len().div_ceil(3).max(1), "pages");
+    }
+}
