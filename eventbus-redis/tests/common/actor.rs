@@ -33,6 +33,9 @@ pub(crate) enum Act {
     WaitAndFail,
 }
 
+/// What tells a handler.
+type Told = dyn Fn(&str, u32) -> Act + Send + Sync;
+
 /// One run of a handler.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
@@ -49,7 +52,7 @@ pub(crate) struct Actor {
     done: Arc<Mutex<Vec<String>>>,
     cancelled: Arc<AtomicUsize>,
     gate: Arc<Semaphore>,
-    told: Arc<dyn Fn(&str, u32) -> Act + Send + Sync>,
+    told: Arc<Told>,
 }
 
 /// Notices when a run is dropped before its end.
