@@ -23,20 +23,19 @@ impl Hand {
     pub async fn work(self: &Arc<Self>, desk: &Desk, stop: &StopSignal) {
         let mut changes = desk.subscribers.watch();
         let mut workers = JoinSet::new();
-        while !stop.is_stopped() {
+        loop {
             changes.mark_unchanged();
-            while workers.len() < self.workers(desk) {
+            while !stop.is_stopped() && workers.len() < self.workers(desk) {
                 let (hand, desk, stop) = (Arc::clone(self), desk.clone(), stop.clone());
                 workers.spawn(async move { hand.work_alone(&desk, &stop).await });
             }
             tokio::select! {
                 _ = changes.changed() => {}
-                Some(ended) = workers.join_next() => propagate(ended),
-                () = stop.stopped() => {}
+                ended = workers.join_next() => match ended {
+                    Some(ended) => propagate(ended),
+                    None => return,
+                },
             }
-        }
-        while let Some(ended) = workers.join_next().await {
-            propagate(ended);
         }
     }
 
