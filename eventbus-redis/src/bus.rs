@@ -12,12 +12,11 @@ use eventbus::{
 };
 
 use crate::{
-    RedisConnectError, RedisEventBusConfig, command,
+    History, RedisConnectError, RedisEventBusConfig, command,
     config::consumer_name,
     connection::{Link, boxed},
-    consume,
+    consumer::{self, Recovery, RecoveryStats},
     error::{ConfigMistake, InvalidConfig},
-    settle::Failures,
 };
 
 /// A bus on Redis Streams. Cloning shares it.
@@ -26,6 +25,12 @@ use crate::{
 /// once; the consumers of a group, one per bus object that consumes, share its events. A delivery with a failed handler
 /// stays pending in Redis while later events flow on, and is handled again when a consumer of the same name starts: see
 /// [`consumer_name`](RedisEventBusConfig::consumer_name).
+///
+/// # Connections
+/// A bus holds one connection, which all that does not wait for entries shares, and one more for each group that it
+/// consumes for, on which nothing but its reads waits; with
+/// [`single_connection_client`](RedisEventBusConfig::single_connection_client) one in all. Each
+/// [`follow`](History::follow) has its own besides.
 ///
 /// # Examples
 /// ```no_run
@@ -63,7 +68,6 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<BusCounters>,
     pub(crate) subscribers: Subscribers,
     pub(crate) consuming: Consuming,
-    pub(crate) failures: Failures,
 }
 
 impl RedisEventBus {
@@ -105,7 +109,6 @@ impl RedisEventBus {
                 counters,
                 subscribers: Subscribers::default(),
                 consuming: Consuming::default(),
-                failures: Failures::default(),
             }),
         })
     }
@@ -122,6 +125,35 @@ impl RedisEventBus {
         !self.shared.consuming.is_closed() && self.shared.link.is_up()
     }
 
+    /// Takes over entries of the bus's own group that have been pending without a sign of life, whoever had them, and
+    /// handles each once with the subscribers of this bus. A consumer does that by itself while it consumes; this is for
+    /// a process that does not, or wants it now.
+    ///
+    /// Without subscribers nothing is taken over. A failed entry stays pending for the next recovery or consumer.
+    ///
+    /// # Errors
+    /// [`ConsumeError::Unavailable`] if the server cannot be asked; what was not written down is delivered again.
+    /// [`ConsumeError::ShutDown`] after a shutdown.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use eventbus_redis::{Recovery, RedisEventBus};
+    /// # async fn run(bus: RedisEventBus) -> eventbus::Result<()> {
+    /// let stats = bus.recover_pending_messages(Recovery::default()).await?;
+    /// println!("{} reprocessed, {} to the dead letters", stats.reprocessed, stats.dlq);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn recover_pending_messages(&self, recovery: Recovery) -> Result<RecoveryStats, ConsumeError> {
+        self.shared.recover(recovery).await
+    }
+
+    /// Reads the stream by hand, from the oldest entry on: see [`History`].
+    #[must_use]
+    pub fn history(&self) -> History {
+        History::new(Arc::clone(&self.shared))
+    }
+
     /// Asks the server for a sign of life.
     ///
     /// # Errors
@@ -136,7 +168,7 @@ impl RedisEventBus {
     pub async fn disconnect(&self) {
         self.shared.consuming.close();
         self.shared.consuming.stop().await;
-        self.shared.link.close().await;
+        self.shared.link.close();
     }
 }
 
@@ -177,7 +209,7 @@ impl EventBus for RedisEventBus {
     /// Creates the groups that are missing; they begin with the oldest event.
     async fn start_consuming(&self) -> Result<(), ConsumeError> {
         let shared = &self.shared;
-        let consume = |group, stop| consume::consume(Arc::clone(shared), group, stop);
+        let consume = |group, stop| consumer::consume(Arc::clone(shared), group, stop);
         shared.consuming.run(&shared.destination, &shared.subscribers, consume).await
     }
 
@@ -192,7 +224,7 @@ impl EventBus for RedisEventBus {
     async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
         let what = &self.shared.destination;
         let ended = self.shared.consuming.shutdown(what, timeout).await;
-        self.shared.link.close().await;
+        self.shared.link.close();
         ended
     }
 

@@ -1,12 +1,19 @@
 //! Every command that goes to Redis, and how its reply is read; nothing else builds one.
 
+pub(crate) mod history;
 pub(crate) mod operate;
 
 use std::{collections::HashMap, time::Duration};
 
-use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Value, cmd, from_redis_value};
+use eventbus::port::MessageId;
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, cmd, from_redis_value,
+};
 
-use crate::wire::Fields;
+use crate::{connection::CommandError, wire::Fields};
+
+/// How many entries a script is given at once: the server does nothing else meanwhile.
+pub(crate) const TOGETHER: usize = 500;
 
 /// One entry of a stream as it came; the fields are gone when the entry was deleted while it was pending.
 #[derive(Debug)]
@@ -27,27 +34,15 @@ pub(crate) struct Reader<'a> {
 impl Reader<'_> {
     /// Entries that nobody of the group has read; waits for them if `block` is given.
     pub(crate) fn new_entries(&self, block: Option<Duration>) -> Cmd {
-        let mut command = self.command();
+        let mut command = cmd("XREADGROUP");
+        command.arg("GROUP").arg(self.group).arg(self.consumer);
+        command.arg("COUNT").arg(self.count);
         if let Some(block) = block {
             // 0 would wait for ever
             let ms = u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1);
             command.arg("BLOCK").arg(ms);
         }
         command.arg("STREAMS").arg(self.stream).arg(">");
-        command
-    }
-
-    /// Entries that this consumer has read and not acknowledged, after an id.
-    pub(crate) fn own_pending(&self, after: &str) -> Cmd {
-        let mut command = self.command();
-        command.arg("STREAMS").arg(self.stream).arg(after);
-        command
-    }
-
-    fn command(&self) -> Cmd {
-        let mut command = cmd("XREADGROUP");
-        command.arg("GROUP").arg(self.group).arg(self.consumer);
-        command.arg("COUNT").arg(self.count);
         command
     }
 }
@@ -69,6 +64,17 @@ pub(crate) fn unblock(client: i64) -> Cmd {
     command
 }
 
+pub(crate) fn cluster_info() -> Cmd {
+    let mut command = cmd("INFO");
+    command.arg("cluster");
+    command
+}
+
+/// Whether the reply of [`cluster_info`] is that of a node of a cluster.
+pub(crate) fn is_cluster_node(info: &str) -> bool {
+    info.lines().any(|line| line.trim() == "cluster_enabled:1")
+}
+
 /// Creates a group that begins with the oldest entry, and the stream if there is none.
 pub(crate) fn create_group(stream: &str, group: &str) -> Cmd {
     let mut command = cmd("XGROUP");
@@ -82,10 +88,21 @@ pub(crate) fn group_exists(error: &RedisError) -> bool {
     error.code() == Some("BUSYGROUP")
 }
 
+/// Whether the group, or its stream, is gone.
+pub(crate) fn is_no_group(error: &CommandError) -> bool {
+    matches!(error, CommandError::Sent(error) if error.code() == Some("NOGROUP") || no_such_key(error))
+}
+
 /// Whether the server is there and refuses for good, until somebody changes something.
 pub(crate) fn is_refusal(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("WRONGTYPE" | "NOAUTH" | "NOPERM" | "WRONGPASS"))
+}
+
+/// Whether the server cannot serve this configuration: it has no such database, or another node has the key.
+pub(crate) fn is_elsewhere(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::Moved)
+        || error.to_string().contains("refused to switch database")
 }
 
 /// Whether a key is missing.
@@ -93,26 +110,65 @@ fn no_such_key(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("no such key"))
 }
 
-pub(crate) fn acknowledge(stream: &str, group: &str, ids: &[String]) -> Cmd {
+pub(crate) fn acknowledge(stream: &str, group: &str, ids: &[MessageId]) -> Cmd {
     let mut command = cmd("XACK");
-    command.arg(stream).arg(group).arg(ids);
+    command.arg(stream).arg(group);
+    for id in ids {
+        command.arg(id.as_str());
+    }
+    command
+}
+
+/// The ids that are pending on a consumer, from an id (`-`, or `(id` for those after it).
+pub(crate) fn pending_on(stream: &str, group: &str, consumer: &str, from: &str, count: usize) -> Cmd {
+    let mut command = cmd("XPENDING");
+    command.arg(stream).arg(group).arg(from).arg("+").arg(count).arg(consumer);
+    command
+}
+
+/// Reads the ids in the reply of [`pending_on`].
+pub(crate) fn ids(reply: Value) -> RedisResult<Vec<String>> {
+    let pending: Vec<(String, Value, Value, Value)> = read(reply)?;
+    Ok(pending.into_iter().map(|(id, ..)| id).collect())
+}
+
+/// How many entries are pending in a group.
+pub(crate) fn count_pending(stream: &str, group: &str) -> Cmd {
+    let mut command = cmd("XPENDING");
+    command.arg(stream).arg(group);
+    command
+}
+
+/// Reads the number in the reply of [`count_pending`].
+pub(crate) fn pending_count(reply: Value) -> RedisResult<u64> {
+    let (count, ..): (u64, Value, Value, Value) = read(reply)?;
+    Ok(count)
+}
+
+/// Reads a value of a reply.
+pub(crate) fn read<T: FromRedisValue>(value: Value) -> RedisResult<T> {
+    Ok(from_redis_value(value)?)
+}
+
+/// Adds an entry.
+pub(crate) fn add(stream: &str, fields: &Fields<'_>) -> Cmd {
+    let bytes: usize = fields.iter().map(|(field, value)| field.len() + value.len()).sum();
+    let mut command = Cmd::with_capacity(2 * fields.len() + 3, bytes + stream.len() + "XADD*".len());
+    command.arg("XADD").arg(stream).arg("*");
+    for (field, value) in fields {
+        command.arg(*field).arg(&**value);
+    }
     command
 }
 
 /// Adds entries in one round trip, as one transaction: the server takes all of them, or refuses all of them for want of
 /// memory. What can still refuse one alone, as a stream whose ids have run out, is in its reply.
-pub(crate) fn add(stream: &str, entries: &[Fields]) -> Pipeline {
-    let mut pipeline = redis::pipe();
-    if entries.len() > 1 {
-        pipeline.atomic();
-    }
+pub(crate) fn add_all(stream: &str, entries: &[Fields<'_>]) -> Pipeline {
+    let mut pipeline = Pipeline::with_capacity(entries.len());
+    pipeline.atomic().ignore_errors();
     for fields in entries {
-        let command = pipeline.cmd("XADD").arg(stream).arg("*");
-        for (field, value) in fields {
-            command.arg(*field).arg(value);
-        }
+        pipeline.add_command(add(stream, fields));
     }
-    pipeline.ignore_errors();
     pipeline
 }
 
@@ -217,28 +273,37 @@ pub(crate) fn entries(reply: Value) -> RedisResult<Vec<Entry>> {
         Value::Map(streams) => streams.into_iter().next().map(|(_, entries)| entries),
         other => Some(other),
     };
-    let entries: Vec<Value> = from_redis_value(stream.unwrap_or_default())?;
-    entries.into_iter().map(entry).collect()
+    match stream {
+        Some(Value::Array(entries)) => entries.into_iter().map(entry).collect(),
+        Some(Value::Nil) | None => Ok(Vec::new()),
+        Some(_) => Err((ErrorKind::UnexpectedReturnType, "entries that are no list").into()),
+    }
 }
 
-fn entry(value: Value) -> RedisResult<Entry> {
+/// Reads one entry of a stream.
+pub(crate) fn entry(value: Value) -> RedisResult<Entry> {
     let mut parts = match value {
         Value::Array(parts) => parts.into_iter(),
         _ => Vec::new().into_iter(),
     };
-    let (Some(id), fields) = (parts.next(), parts.next()) else {
+    let Some(id) = parts.next() else {
         return Err((ErrorKind::UnexpectedReturnType, "an entry without an id").into());
     };
-    let flat: Option<Vec<Value>> = from_redis_value(fields.unwrap_or_default())?;
-    let fields = flat.map(|flat| {
-        let mut flat = flat.into_iter();
-        let mut fields = Vec::with_capacity(flat.len() / 2);
-        while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
-            fields.push((text(name), bytes(value)));
-        }
-        fields
-    });
+    let fields = match parts.next() {
+        Some(Value::Array(flat)) => Some(pairs(flat)),
+        Some(Value::Nil) | None => None,
+        Some(_) => return Err((ErrorKind::UnexpectedReturnType, "an entry whose fields are no list").into()),
+    };
     Ok(Entry { id: from_redis_value(id)?, fields })
+}
+
+fn pairs(flat: Vec<Value>) -> Vec<(String, Vec<u8>)> {
+    let mut pairs = Vec::with_capacity(flat.len() / 2);
+    let mut flat = flat.into_iter();
+    while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
+        pairs.push((text(name), bytes(value)));
+    }
+    pairs
 }
 
 fn bytes(value: Value) -> Vec<u8> {
@@ -251,5 +316,5 @@ fn bytes(value: Value) -> Vec<u8> {
 
 /// A field's name; one that is no UTF-8 is none that is looked for.
 fn text(value: Value) -> String {
-    String::from_utf8_lossy(&bytes(value)).into_owned()
+    String::from_utf8(bytes(value)).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }

@@ -4,10 +4,7 @@
 //! the server would hand the next entry to nobody.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant},
 };
 
@@ -17,26 +14,35 @@ use redis::{
 };
 use tokio::sync::Mutex;
 
-use crate::{RedisConnectError, RedisEventBusConfig, command, error::InvalidConfig};
+use crate::{ConfigMistake, RedisConnectError, RedisEventBusConfig, command, error::InvalidConfig, keys, tls};
 
 /// The shared connection for everything that does not wait, made when it is needed and made anew when it was lost.
 pub(crate) struct Link {
     client: Client,
     address: String,
+    /// The prefix of the keys, if it has no hash tag: then they may be on several nodes of a cluster.
+    untagged_prefix: Option<String>,
     connect_timeout: Duration,
     response_timeout: Duration,
-    slot: Mutex<Slot>,
+    slot: RwLock<Slot>,
+    /// Held by the one who connects.
+    last_failure: Mutex<Option<Failure>>,
     counters: Arc<BusCounters>,
-    is_up: AtomicBool,
 }
 
+/// The connection, as it is known now.
 #[derive(Default)]
 struct Slot {
     connection: Option<MultiplexedConnection>,
     /// Counts the connections, so that a loss is noticed once.
     number: u64,
-    failure: Option<(Instant, String)>,
     is_closed: bool,
+}
+
+/// Why connecting failed, for those who waited meanwhile.
+struct Failure {
+    at: Instant,
+    text: String,
 }
 
 /// Why a command has no reply.
@@ -54,24 +60,22 @@ impl Link {
     /// Prepares the connection; nothing is sent yet.
     pub(crate) fn new(config: &RedisEventBusConfig, counters: Arc<BusCounters>) -> Result<Self, RedisConnectError> {
         config.validate()?;
-        let client = Client::open(config.redis_url.as_str()).map_err(|_| {
-            let mistake = crate::ConfigMistake::new("redis_url", "is no Redis URL");
-            InvalidConfig { mistakes: vec![mistake] }
-        })?;
+        let client = client(config).map_err(|mistake| InvalidConfig { mistakes: vec![mistake] })?;
         Ok(Self {
             client,
             address: config.address(),
+            untagged_prefix: Some(config.stream_prefix.clone()).filter(|prefix| !keys::has_hash_tag(prefix)),
             connect_timeout: config.socket_connect_timeout,
             response_timeout: config.socket_timeout,
-            slot: Mutex::default(),
+            slot: RwLock::default(),
+            last_failure: Mutex::default(),
             counters,
-            is_up: AtomicBool::new(false),
         })
     }
 
     /// Whether the last that was heard of the connection is good.
     pub(crate) fn is_up(&self) -> bool {
-        self.is_up.load(Ordering::Relaxed)
+        self.slot().connection.is_some()
     }
 
     /// Makes a connection of the caller's own, whose replies may take `response_timeout`.
@@ -92,9 +96,13 @@ impl Link {
         let timeout = self.connect_timeout;
         let connecting = async {
             let mut connection = self.dedicated(self.response_timeout).await?;
+            let spread = self.would_spread(&mut connection).await?;
+            if spread.is_some() {
+                return Ok((connection, spread));
+            }
             match first.query_async::<Value>(&mut connection).await {
                 Err(error) if !command::group_exists(&error) => Err(error),
-                _ => Ok(connection),
+                _ => Ok((connection, None)),
             }
         };
         let connected = match tokio::time::timeout(timeout, connecting).await {
@@ -102,18 +110,32 @@ impl Link {
             Err(_) => return Err(RedisConnectError::TimedOut { address, timeout }),
         };
         match connected {
-            Ok(connection) => {
-                let mut slot = self.slot.lock().await;
-                slot.connection = Some(connection);
-                slot.number += 1;
-                self.is_up.store(true, Ordering::Relaxed);
+            Ok((_, Some(stream_prefix))) => Err(RedisConnectError::NeedsHashTag { address, stream_prefix }),
+            Ok((connection, None)) => {
+                self.slot_mut().put(connection);
                 Ok(())
             }
             Err(error) if error.is_timeout() => Err(RedisConnectError::TimedOut { address, timeout }),
-            Err(error) if command::is_refusal(&error) => {
+            Err(error) if tls::is_untrusted(&error) => {
+                Err(RedisConnectError::Untrusted { address, source: error.into() })
+            }
+            Err(error) if command::is_refusal(&error) || command::is_elsewhere(&error) => {
                 Err(RedisConnectError::Refused { address, source: error.into() })
             }
             Err(error) => Err(RedisConnectError::Unavailable { address, source: error.into() }),
+        }
+    }
+
+    /// The prefix of the keys, if the server is a node of a cluster and would have them on several nodes.
+    async fn would_spread(&self, connection: &mut MultiplexedConnection) -> Result<Option<String>, RedisError> {
+        let Some(prefix) = &self.untagged_prefix else {
+            return Ok(None);
+        };
+        match command::cluster_info().query_async::<String>(connection).await {
+            Ok(info) => Ok(Some(prefix.clone()).filter(|_| command::is_cluster_node(&info))),
+            Err(error) if is_lost(&error) => Err(error),
+            // not everybody may ask
+            Err(_) => Ok(None),
         }
     }
 
@@ -121,37 +143,39 @@ impl Link {
     pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
         let (mut connection, number) = self.connection().await?;
         match command.query_async(&mut connection).await {
-            Err(error) if self.note(number, &error).await => {
-                let (mut connection, number) = self.connection().await?;
-                let reply = command.query_async(&mut connection).await;
-                self.noted(number, reply).await
-            }
+            Err(error) if self.note(number, &error) => self.query_once(command).await,
             reply => Ok(reply?),
         }
+    }
+
+    /// Sends a command once.
+    pub(crate) async fn query_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
+        let (mut connection, number) = self.connection().await?;
+        let reply = command.query_async(&mut connection).await;
+        self.noted(number, reply)
     }
 
     /// Sends commands once, in one round trip.
     pub(crate) async fn query_all<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, CommandError> {
         let (mut connection, number) = self.connection().await?;
         let reply = commands.query_async(&mut connection).await;
-        self.noted(number, reply).await
+        self.noted(number, reply)
     }
 
-    async fn noted<T>(&self, number: u64, reply: Result<T, RedisError>) -> Result<T, CommandError> {
+    pub(crate) fn noted<T>(&self, number: u64, reply: Result<T, RedisError>) -> Result<T, CommandError> {
         if let Err(error) = &reply {
-            self.note(number, error).await;
+            self.note(number, error);
         }
         Ok(reply?)
     }
 
     /// Forgets a connection that an error has shown to be lost, and says whether it did.
-    pub(crate) async fn note(&self, number: u64, error: &RedisError) -> bool {
+    pub(crate) fn note(&self, number: u64, error: &RedisError) -> bool {
         let is_lost = is_lost(error);
         if is_lost {
-            let mut slot = self.slot.lock().await;
+            let mut slot = self.slot_mut();
             if slot.number == number {
                 slot.connection = None;
-                self.is_up.store(false, Ordering::Relaxed);
             }
         }
         is_lost
@@ -159,45 +183,80 @@ impl Link {
 
     /// The connection, made now if there is none. Those who waited while it failed share the failure.
     pub(crate) async fn connection(&self) -> Result<(MultiplexedConnection, u64), CommandError> {
+        if let Some(open) = self.slot().open()? {
+            return Ok(open);
+        }
         let asked = Instant::now();
-        let mut slot = self.slot.lock().await;
-        if let Some(connection) = &slot.connection {
-            return Ok((connection.clone(), slot.number));
+        let mut last_failure = self.last_failure.lock().await;
+        if let Some(open) = self.slot().open()? {
+            return Ok(open);
         }
-        if slot.is_closed {
-            return Err(CommandError::NotSent("the bus was disconnected".into()));
-        }
-        if let Some((_, failure)) = slot.failure.as_ref().filter(|(at, _)| *at >= asked) {
-            return Err(CommandError::NotSent(failure.clone()));
+        if let Some(failure) = last_failure.as_ref().filter(|failure| failure.at >= asked) {
+            return Err(CommandError::NotSent(failure.text.clone()));
         }
         match self.dedicated(self.response_timeout).await {
             Ok(connection) => {
+                let mut slot = self.slot_mut();
+                slot.check_open()?;
                 self.counters.reconnections(u64::from(slot.number > 0));
-                slot.connection = Some(connection.clone());
-                slot.number += 1;
-                self.is_up.store(true, Ordering::Relaxed);
-                Ok((connection, slot.number))
+                Ok((connection.clone(), slot.put(connection)))
             }
             Err(error) => {
-                let failure = format!("cannot connect to Redis at {}: {error}", self.address);
-                slot.failure = Some((Instant::now(), failure.clone()));
-                Err(CommandError::NotSent(failure))
+                let text = format!("cannot connect to Redis at {}: {error}", self.address);
+                *last_failure = Some(Failure { at: Instant::now(), text: text.clone() });
+                Err(CommandError::NotSent(text))
             }
         }
     }
 
     /// Lets the connection go, and makes no other.
-    pub(crate) async fn close(&self) {
-        let mut slot = self.slot.lock().await;
+    pub(crate) fn close(&self) {
+        let mut slot = self.slot_mut();
         slot.connection = None;
         slot.is_closed = true;
-        self.is_up.store(false, Ordering::Relaxed);
+    }
+
+    fn slot(&self) -> RwLockReadGuard<'_, Slot> {
+        self.slot.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot_mut(&self) -> RwLockWriteGuard<'_, Slot> {
+        self.slot.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether an error shows that a connection is lost.
+impl Slot {
+    /// The connection and its number, if there is one.
+    fn open(&self) -> Result<Option<(MultiplexedConnection, u64)>, CommandError> {
+        self.check_open()?;
+        Ok(self.connection.clone().map(|connection| (connection, self.number)))
+    }
+
+    fn check_open(&self) -> Result<(), CommandError> {
+        if self.is_closed {
+            return Err(CommandError::NotSent("the bus was disconnected".into()));
+        }
+        Ok(())
+    }
+
+    /// Takes a new connection, and returns its number.
+    fn put(&mut self, connection: MultiplexedConnection) -> u64 {
+        self.connection = Some(connection);
+        self.number += 1;
+        self.number
+    }
+}
+
+fn client(config: &RedisEventBusConfig) -> Result<Client, ConfigMistake> {
+    if config.asks_for_tls() {
+        return tls::client(config);
+    }
+    Client::open(config.redis_url.as_str()).map_err(|_| ConfigMistake::new("redis_url", "is no Redis URL"))
+}
+
+/// Whether an error shows that a connection is lost, or leads to a server that is a replica now.
 pub(crate) fn is_lost(error: &RedisError) -> bool {
-    error.is_connection_dropped() || error.is_io_error()
+    error.is_connection_dropped() || error.is_io_error() || error.code() == Some("READONLY")
 }
 
 /// What a command error is to users of the bus.

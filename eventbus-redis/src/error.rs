@@ -63,7 +63,28 @@ pub enum RedisConnectError {
         /// How long it was waited for.
         timeout: Duration,
     },
-    /// The server answers and refuses: a wrong password, missing rights, a key of another kind.
+    /// The server shows a certificate that is not to be trusted: of an authority that neither the platform nor
+    /// `tls_ca_file` knows, for another host, or expired. Nothing was sent.
+    #[error("the certificate of Redis at {address} is not to be trusted")]
+    Untrusted {
+        /// The address, without the password.
+        address: String,
+        /// What is wrong with the certificate.
+        source: BoxError,
+    },
+    /// The server is a node of a cluster, and nothing keeps the keys of the bus together there; nothing was written.
+    #[error(
+        "Redis at {address} is a node of a cluster, where the keys of a bus must share a hash tag: set `stream_prefix` \
+         to `{{{stream_prefix}}}` instead of `{stream_prefix}`"
+    )]
+    NeedsHashTag {
+        /// The address, without the password.
+        address: String,
+        /// The prefix, which has no hash tag.
+        stream_prefix: String,
+    },
+    /// The server answers and refuses: a wrong password, missing rights, a database that it has not, a key of another
+    /// kind, or one that another node of its cluster has.
     #[error("Redis at {address} refuses the bus")]
     Refused {
         /// The address, without the password.

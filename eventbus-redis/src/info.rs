@@ -16,6 +16,7 @@ use crate::{
         operate::{self, Consumer},
     },
     connection::{CommandError, boxed},
+    keys, script,
 };
 
 /// What a consumer says of itself.
@@ -25,6 +26,9 @@ struct Member {
     at: u64,
     /// How long it is to be believed, in milliseconds.
     live_ms: u64,
+    /// Whether it has ended since.
+    #[serde(default)]
+    left: bool,
 }
 
 /// How many consumers show life: the members that said so not long ago, and those of other programs that were busy not
@@ -32,7 +36,7 @@ struct Member {
 fn active(consumers: &[Consumer], members: &HashMap<String, String>, now: u64, idle: Duration) -> u64 {
     let said: HashMap<&str, Member> =
         members.iter().filter_map(|(name, text)| Some((name.as_str(), serde_json::from_str(text).ok()?))).collect();
-    let live = said.values().filter(|member| member.at.saturating_add(member.live_ms) > now).count();
+    let live = said.values().filter(|member| !member.left && member.at.saturating_add(member.live_ms) > now).count();
     let is_foreign = |consumer: &&Consumer| !said.contains_key(consumer.name.as_str());
     let busy = consumers.iter().filter(is_foreign).filter(|consumer| consumer.idle < idle).count();
     (live + busy) as u64
@@ -138,8 +142,17 @@ impl Shared {
         Ok(GroupProgress {
             unread: self.unread(&found).await?.min(length),
             pending: found.pending,
-            exhausted: self.failures.count(group).min(found.pending),
+            exhausted: self.exhausted(group).await?.min(found.pending),
         })
+    }
+
+    /// How many entries used up their attempts and are to stay pending.
+    async fn exhausted(&self, group: &Name) -> Result<u64, CommandError> {
+        if self.config.enable_dlq {
+            return Ok(0);
+        }
+        let mut count = script::EXHAUSTED.key(keys::retry(&self.stream, &self.config.retry_key_prefix, group));
+        self.link.rerun(count.key(&self.stream).arg(group.as_str())).await
     }
 
     /// Where the server does not know how many entries are unread, they are counted, a thousand at a time.

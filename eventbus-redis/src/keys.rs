@@ -10,33 +10,29 @@ pub(crate) fn dead_letters(prefix: &str, suffix: &str) -> String {
     format!("{prefix}:stream{suffix}")
 }
 
-/// Where each known group has yet to read or acknowledge: a hash from group to the lowest such entry id.
-pub(crate) fn floors(stream: &str) -> String {
-    beside(stream, "floors")
-}
-
-/// What is kept about the failed entries of a group: a hash from entry id to record.
+/// The attempts of a group, which are a hash.
 pub(crate) fn retry(stream: &str, prefix: &str, group: &str) -> String {
     beside(stream, &format!("{prefix}:{group}"))
 }
 
-/// The consumers of a group that show life: a hash from consumer name to when, and for how long.
+/// The members of a group and what they handle.
 pub(crate) fn members(stream: &str, group: &str) -> String {
     beside(stream, &format!("members:{group}"))
 }
 
-/// The name of a helper key, in the cluster slot of its stream.
-fn beside(stream: &str, name: &str) -> String {
-    match has_hash_tag(stream) {
-        true => format!("{stream}:{name}"),
-        false => format!("{{{stream}}}:{name}"),
-    }
+/// The entries that each group begins with; what is below all of them is done with.
+pub(crate) fn floors(stream: &str) -> String {
+    beside(stream, "floors")
 }
 
-/// Whether a part of the name decides about its cluster slot.
-fn has_hash_tag(key: &str) -> bool {
-    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
-    tag.is_some_and(|(tag, _)| !tag.is_empty())
+/// A key in the slot of the stream, as scripts need it on a cluster.
+fn beside(stream: &str, name: &str) -> String {
+    if has_hash_tag(stream) { format!("{stream}:{name}") } else { format!("{{{stream}}}:{name}") }
+}
+
+/// Whether only a part of a key decides its slot: what stands between the first `{` and the next `}`, if anything.
+pub(crate) fn has_hash_tag(key: &str) -> bool {
+    key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).is_some_and(|(tag, _)| !tag.is_empty())
 }
 
 /// The fields of an entry: the seven of the shared wire format in their order, then our own.
@@ -50,6 +46,10 @@ pub(crate) mod field {
     pub(crate) const PAYLOAD: &str = "payload";
     /// The place in the store's total order; ours.
     pub(crate) const POSITION: &str = "position";
+    /// The one group that a replayed dead letter is for; ours.
+    pub(crate) const REPLAY_GROUP: &str = "replay_group";
+    /// The handlers of that group that had succeeded, as a JSON array; ours.
+    pub(crate) const REPLAY_DONE: &str = "replay_done";
 
     /// The id that a dead letter had in the stream; what follows it is about the dead letter, not part of the event.
     pub(crate) const ORIGINAL_MESSAGE_ID: &str = "original_message_id";
@@ -70,11 +70,55 @@ pub(crate) mod field {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
     #[test]
-    fn a_helper_key_shares_the_slot_of_its_stream() {
-        assert_eq!(super::floors("orders:stream"), "{orders:stream}:floors");
-        assert_eq!(super::floors("{orders}:stream"), "{orders}:stream:floors");
-        assert_eq!(super::retry("orders:stream", "retry", "g"), "{orders:stream}:retry:g");
-        assert_eq!(super::members("a}{b}:stream", "g"), "a}{b}:stream:members:g");
+    fn braces_are_added_where_there_is_no_hash_tag() {
+        assert_eq!(retry("orders:stream", "retry", "mail"), "{orders:stream}:retry:mail");
+        assert_eq!(members("orders:stream", "mail"), "{orders:stream}:members:mail");
+        assert_eq!(floors("orders:stream"), "{orders:stream}:floors");
+        assert_eq!(retry("{orders}:stream", "retry", "mail"), "{orders}:stream:retry:mail");
+        assert_eq!(members("{orders}:stream", "mail"), "{orders}:stream:members:mail");
+        assert_eq!(floors("{orders}:stream"), "{orders}:stream:floors");
+    }
+
+    #[test]
+    fn a_hash_tag_is_what_the_server_takes_for_one() {
+        for tagged in ["{a}", "x{a}y", "{a}{}", "{{}", "{a}}"] {
+            assert!(has_hash_tag(tagged), "{tagged}");
+        }
+        for plain in ["", "a", "{", "}", "{a", "a}", "}a{", "{}", "{}{a}"] {
+            assert!(!has_hash_tag(plain), "{plain}");
+        }
+    }
+
+    /// The slots of the stream, the dead letters, and the other keys of a bus.
+    async fn slots(connection: &mut redis::aio::MultiplexedConnection, prefix: &str) -> [u16; 5] {
+        let stream = stream(prefix);
+        let others = [retry(&stream, "retry", "mail"), members(&stream, "mail"), floors(&stream)];
+        let mut ask = redis::pipe();
+        for key in [&stream, &dead_letters(prefix, "_dlq")].into_iter().chain(&others) {
+            ask.cmd("CLUSTER").arg("KEYSLOT").arg(key);
+        }
+        ask.query_async(connection).await.expect("the server is a node of a cluster")
+    }
+
+    #[tokio::test]
+    async fn on_a_cluster_all_keys_of_a_hash_tagged_prefix_share_a_slot() {
+        let server = test_servers::private_redis_cluster();
+        let client = redis::Client::open(server.url()).expect("a valid URL");
+        let mut connection = client.get_multiplexed_async_connection().await.expect("the server answers");
+        for prefix in ["{orders}", "shop:{orders}", "{orders}:eu", "{{}orders"] {
+            let slots = slots(&mut connection, prefix).await;
+            assert_eq!(BTreeSet::from(slots).len(), 1, "{prefix}: {slots:?}");
+        }
+        for prefix in ["orders", "{}orders", "orders}"] {
+            let [stream, dead_letters, ..] = slots(&mut connection, prefix).await;
+            assert_ne!(stream, dead_letters, "{prefix}: nothing ties the dead letters to the stream");
+        }
+        let [stream, _, retry, members, floors] = slots(&mut connection, "orders").await;
+        assert_eq!([retry, members, floors], [stream; 3], "scripts over them work without a hash tag too");
     }
 }

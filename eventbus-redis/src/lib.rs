@@ -5,22 +5,29 @@ mod bus;
 mod command;
 mod config;
 mod connection;
-mod consume;
+mod consumer;
 mod dead_letters;
 mod entry_id;
 mod error;
 mod group;
+mod history;
 mod info;
 mod keys;
 mod publish;
 mod script;
-mod settle;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "no_tls.rs"]
+mod tls;
 mod trace;
 mod trim;
 mod wire;
 
 pub use bus::RedisEventBus;
 pub use config::RedisEventBusConfig;
+pub use consumer::{Recovery, RecoveryStats};
 pub use error::{ConfigMistake, InvalidConfig, RedisCommandError, RedisConnectError};
 pub use group::{GroupError, GroupStart, RetiredGroup};
+pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};
 pub use trim::{HeldBy, HeldReason, Trim, Trimmed};

@@ -3,7 +3,7 @@
 //! Keep: nothing is sent after something that was refused; it would overtake it.
 
 use eventbus::{
-    RecordedEvent,
+    BoxError, RecordedEvent,
     port::{MessageId, PublishError},
 };
 use redis::{RedisError, RedisResult};
@@ -24,29 +24,34 @@ impl Shared {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        let destination = self.destination.clone();
+        let destination = || self.destination.clone();
         if self.consuming.is_closed() {
-            return Err(PublishError::ShutDown { destination });
+            return Err(PublishError::ShutDown { destination: destination() });
         }
-        let entries: Vec<_> = match events.iter().map(wire::encode).collect() {
+        let entries: Vec<_> = match events.iter().map(|event| self.encode(event)).collect() {
             Ok(entries) => entries,
-            Err(refused) => {
-                return Err(PublishError::Refused { destination, source: Box::new(refused) });
-            }
+            Err(source) => return Err(PublishError::Refused { destination: destination(), source }),
         };
         let sending = self.add(&entries).instrument(trace::publish(self, events.len()));
         match sending.await {
             Ok(ids) => Ok(ids),
             Err(CommandError::Sent(error)) => Err(self.not_published(error)),
-            Err(not_sent) => Err(PublishError::Unavailable { destination, source: boxed(not_sent) }),
+            Err(not_sent) => Err(PublishError::Unavailable { destination: destination(), source: boxed(not_sent) }),
         }
     }
 
-    async fn add(&self, entries: &[wire::Fields]) -> Result<Vec<MessageId>, CommandError> {
+    /// The fields of an event's entry, if it may be published.
+    fn encode<'a>(&self, event: &'a RecordedEvent) -> Result<wire::Fields<'a>, BoxError> {
+        if self.config.require_uuid_aggregate_ids {
+            wire::require_uuid(event)?;
+        }
+        Ok(wire::encode(event)?)
+    }
+
+    async fn add(&self, entries: &[wire::Fields<'_>]) -> Result<Vec<MessageId>, CommandError> {
         let mut ids = Vec::with_capacity(entries.len());
         for together in entries.chunks(TOGETHER) {
-            let add = command::add(&self.stream, together);
-            let replies = self.link.query_all::<Vec<RedisResult<String>>>(&add).await;
+            let replies = self.add_together(together).await;
             let refused = match replies {
                 Ok(replies) => self.take_ids(replies, &mut ids).err().map(CommandError::Sent),
                 Err(error) => Some(error),
@@ -58,6 +63,14 @@ impl Shared {
             }
         }
         Ok(ids)
+    }
+
+    async fn add_together(&self, entries: &[wire::Fields<'_>]) -> Result<Vec<RedisResult<String>>, CommandError> {
+        if let [entry] = entries {
+            let id = self.link.query_once(&command::add(&self.stream, entry)).await?;
+            return Ok(vec![Ok(id)]);
+        }
+        self.link.query_all(&command::add_all(&self.stream, entries)).await
     }
 
     /// Takes the ids of what was added; the error of the first entry that was not.

@@ -5,24 +5,13 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{config, config_on, fresh_bus, seen::command};
+use common::{config, config_on, fresh_bus, said, seen::command};
 use eventbus::{
     Name, NewEvent, RecordedEvent, StreamId, Version,
     port::{EventBus, PublishError},
 };
 use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
 use tokio::net::TcpListener;
-
-/// Everything an error says.
-fn said(error: &RedisConnectError) -> String {
-    let mut said = format!("{error} {error:?}");
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        said.push_str(&format!(" {error} {error:?}"));
-        cause = error.source();
-    }
-    said
-}
 
 fn event() -> RecordedEvent {
     let stream = StreamId::parse("Order", "1").expect("a valid stream");
@@ -86,28 +75,6 @@ async fn a_server_that_never_answers_is_given_up_in_time() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_refused_and_not_shown() {
-    let server = test_servers::private_redis();
-    let open = redis::Client::open(server.url()).unwrap();
-    let mut connection = open.get_multiplexed_async_connection().await.unwrap();
-    let mut set = redis::cmd("CONFIG");
-    set.arg("SET").arg("requirepass").arg("right-secret");
-    set.query_async::<()>(&mut connection).await.unwrap();
-    let with = |password: &str| config_on(&server.url().replace("redis://", &format!("redis://:{password}@")));
-
-    let error = RedisEventBus::connect(with("wrong-secret")).await.unwrap_err();
-    assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
-    assert!(!error.is_retryable());
-    assert!(!said(&error).contains("secret"), "{}", said(&error));
-    let error = RedisEventBus::connect(config_on(server.url())).await.unwrap_err();
-    assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
-
-    let bus = RedisEventBus::connect(with("right-secret")).await.unwrap();
-    assert!(!format!("{bus:?}").contains("secret"), "{bus:?}");
-    bus.ping().await.unwrap();
-}
-
-#[tokio::test]
 async fn a_key_of_another_kind_is_refused() {
     let config = config();
     let client = redis::Client::open(config.redis_url.as_str()).unwrap();
@@ -131,6 +98,30 @@ async fn a_disconnected_bus_says_so() {
     let published = bus.publish(&[event()]).await;
     assert!(matches!(published, Err(PublishError::ShutDown { .. })), "{published:?}");
     assert!(bus.ping().await.is_err());
+}
+
+#[tokio::test]
+async fn disconnecting_does_not_wait_for_a_connection_in_the_making_which_then_serves_nobody() {
+    let mut server = test_servers::private_redis();
+    let patient = RedisEventBusConfig { socket_connect_timeout: Duration::from_secs(60), ..config_on(server.url()) };
+    let bus = RedisEventBus::connect(patient).await.unwrap();
+    server.stop();
+    assert!(bus.ping().await.is_err());
+    let slow = TcpListener::bind(("127.0.0.1", server.port())).await.unwrap();
+    let connecting = bus.clone();
+    let pinging = tokio::spawn(async move { connecting.ping().await.map_err(|error| error.to_string()) });
+    let (socket, _) = slow.accept().await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), bus.disconnect()).await.unwrap();
+    // what a connection begins with: the name and the version of the client
+    socket.writable().await.unwrap();
+    socket.try_write(b"+OK\r\n+OK\r\n").unwrap();
+    let pinged = pinging.await.unwrap();
+    assert!(pinged.as_ref().is_err_and(|error| error.contains("disconnected")), "{pinged:?}");
+    let mut received = [0; 1_000];
+    socket.readable().await.unwrap();
+    let bytes = socket.try_read(&mut received).unwrap();
+    let received = String::from_utf8_lossy(&received[..bytes]);
+    assert!(received.contains("CLIENT") && !received.contains("PING"), "{received}");
 }
 
 #[tokio::test]
@@ -162,6 +153,28 @@ async fn a_payload_that_is_no_object_is_refused_and_nothing_is_published() {
     let refused = bus.publish(&[event(), bad]).await;
     assert!(matches!(refused, Err(PublishError::Refused { .. })), "{refused:?}");
     assert_eq!(bus.stream_info().await.stream.length, 0);
+}
+
+#[tokio::test]
+async fn with_require_uuid_aggregate_ids_others_are_refused_by_name_and_nothing_is_published() {
+    let config = RedisEventBusConfig { require_uuid_aggregate_ids: true, ..config() };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let of = |id: &str| {
+        let stream = StreamId::parse("Order", id).expect("a valid stream");
+        NewEvent::new(Name::from_static("OrderCreated"), 1, "{}").recorded_as(stream, Version::FIRST, None)
+    };
+    let good = of("feaf2364-cce1-4ed3-9a63-624520185ae3");
+    for id in ["12345", "FEAF2364-CCE1-4ED3-9A63-624520185AE3", "feaf2364cce14ed39a63624520185ae3"] {
+        let bad = of(id);
+        let refused = bus.publish(&[good.clone(), bad.clone()]).await.unwrap_err();
+        let PublishError::Refused { source, .. } = refused else {
+            panic!("{id}: {refused:?}");
+        };
+        let said = source.to_string();
+        assert!(said.contains(id) && said.contains(&bad.metadata().event_id().to_string()), "{said}");
+    }
+    assert_eq!(bus.stream_info().await.stream.length, 0);
+    bus.publish(&[good]).await.unwrap();
 }
 
 #[tokio::test]

@@ -162,8 +162,12 @@ async fn what_others_removed_does_not_count_as_left() {
     let bus = fresh_bus().await;
     bus.create_group(&GROUP, GroupStart::Beginning).await.unwrap();
     bus.publish(&[event("a"), event("b"), event("c")]).await.unwrap();
-    let _: i64 = command(&bus, "XTRIM", &[&bus.config().stream_name(), "MAXLEN", "=", "1"]).await;
-    assert_eq!(bus.retire_group(&GROUP).await.unwrap().unread, 1);
+    let stream = bus.config().stream_name();
+    let read = ["GROUP", "reports", "gone", "COUNT", "1", "STREAMS", &stream, ">"];
+    let _: redis::Value = command(&bus, "XREADGROUP", &read).await;
+    let _: i64 = command(&bus, "XTRIM", &[&stream, "MAXLEN", "=", "1"]).await;
+    let retired = bus.retire_group(&GROUP).await.unwrap();
+    assert_eq!((retired.pending, retired.unread), (1, 1));
 }
 
 #[tokio::test]

@@ -30,9 +30,7 @@ impl RedisEventBusConfig {
         vars.text("REDIS_URL", &mut config.redis_url);
         vars.text("EVENTBUS_STREAM_PREFIX", &mut config.stream_prefix);
         vars.text("EVENTBUS_CONSUMER_GROUP", &mut config.consumer_group);
-        let mut consumer_name = String::new();
-        vars.text("EVENTBUS_CONSUMER_NAME", &mut consumer_name);
-        config.consumer_name = Some(consumer_name).filter(|name| !name.is_empty());
+        config.consumer_name = vars.value("EVENTBUS_CONSUMER_NAME");
         vars.parsed("EVENTBUS_BATCH_SIZE", &mut config.batch_size);
         vars.parsed("EVENTBUS_BLOCK_MS", &mut config.block_ms);
         vars.parsed("EVENTBUS_MAX_RETRIES", &mut config.max_retries);
@@ -45,6 +43,15 @@ impl RedisEventBusConfig {
         vars.text("EVENTBUS_RETRY_KEY_PREFIX", &mut config.retry_key_prefix);
         vars.parsed("EVENTBUS_RETRY_KEY_EXPIRY_SECONDS", &mut config.retry_key_expiry_seconds);
         vars.parsed("EVENTBUS_SINGLE_CONNECTION_CLIENT", &mut config.single_connection_client);
+        vars.parsed("EVENTBUS_CONCURRENCY", &mut config.concurrency);
+        vars.number("EVENTBUS_MAX_IN_HAND", &mut config.max_in_hand);
+        vars.parsed("EVENTBUS_RETRY_DELAY_MS", &mut config.retry_delay_ms);
+        vars.parsed("EVENTBUS_RETRY_MAX_DELAY_MS", &mut config.retry_max_delay_ms);
+        vars.parsed("EVENTBUS_SLOW_HANDLER_MS", &mut config.slow_handler_ms);
+        vars.number("EVENTBUS_TRIM_MAX_LENGTH", &mut config.trim_max_length);
+        vars.number("EVENTBUS_TRIM_MAX_AGE_SECONDS", &mut config.trim_max_age_seconds);
+        config.tls_ca_file = vars.value("EVENTBUS_TLS_CA_FILE").map(Into::into);
+        vars.parsed("EVENTBUS_REQUIRE_UUID_AGGREGATE_IDS", &mut config.require_uuid_aggregate_ids);
         let mut mistakes = vars.mistakes;
         mistakes.extend(config.mistakes());
         if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig { mistakes }) }
@@ -92,6 +99,16 @@ impl<G: Fn(&str) -> Option<Result<String, NotText>>> Vars<G> {
         }
     }
 
+    fn number<T: FromStr>(&mut self, name: &str, field: &mut Option<T>) {
+        let Some(value) = self.value(name) else {
+            return;
+        };
+        match value.trim().parse() {
+            Ok(parsed) => *field = Some(parsed),
+            Err(_) => self.refuse(name, &value, "a whole number"),
+        }
+    }
+
     fn seconds(&mut self, name: &str, field: &mut Duration) {
         let Some(value) = self.value(name) else {
             return;
@@ -131,7 +148,7 @@ mod tests {
     #[test]
     fn every_field_has_a_variable() {
         let config = read(&[
-            ("REDIS_URL", "redis://db:7000/2"),
+            ("REDIS_URL", "rediss://db:7000/2"),
             ("EVENTBUS_STREAM_PREFIX", "orders"),
             ("EVENTBUS_CONSUMER_GROUP", "projections"),
             ("EVENTBUS_CONSUMER_NAME", "worker-1"),
@@ -147,9 +164,18 @@ mod tests {
             ("EVENTBUS_RETRY_KEY_PREFIX", "again"),
             ("EVENTBUS_RETRY_KEY_EXPIRY_SECONDS", "11"),
             ("EVENTBUS_SINGLE_CONNECTION_CLIENT", "true"),
+            ("EVENTBUS_CONCURRENCY", "4"),
+            ("EVENTBUS_MAX_IN_HAND", "60"),
+            ("EVENTBUS_RETRY_DELAY_MS", "12"),
+            ("EVENTBUS_RETRY_MAX_DELAY_MS", "13"),
+            ("EVENTBUS_SLOW_HANDLER_MS", "14"),
+            ("EVENTBUS_TRIM_MAX_LENGTH", "15"),
+            ("EVENTBUS_TRIM_MAX_AGE_SECONDS", "16"),
+            ("EVENTBUS_TLS_CA_FILE", "certificates/ca.pem"),
+            ("EVENTBUS_REQUIRE_UUID_AGGREGATE_IDS", "true"),
         ]);
         let expected = RedisEventBusConfig {
-            redis_url: "redis://db:7000/2".into(),
+            redis_url: "rediss://db:7000/2".into(),
             stream_prefix: "orders".into(),
             consumer_group: "projections".into(),
             consumer_name: Some("worker-1".into()),
@@ -165,6 +191,15 @@ mod tests {
             retry_key_prefix: "again".into(),
             retry_key_expiry_seconds: 11,
             single_connection_client: true,
+            concurrency: 4,
+            max_in_hand: Some(60),
+            retry_delay_ms: 12,
+            retry_max_delay_ms: 13,
+            slow_handler_ms: 14,
+            trim_max_length: Some(15),
+            trim_max_age_seconds: Some(16),
+            tls_ca_file: Some("certificates/ca.pem".into()),
+            require_uuid_aggregate_ids: true,
         };
         assert_eq!(config.unwrap(), expected);
     }
@@ -177,12 +212,22 @@ mod tests {
             ("EVENTBUS_ENABLE_DLQ", "yes"),
             ("EVENTBUS_SOCKET_TIMEOUT", "-1"),
             ("EVENTBUS_BLOCK_MS", "0"),
+            ("EVENTBUS_MAX_IN_HAND", "some"),
+            ("EVENTBUS_TRIM_MAX_LENGTH", "-1"),
         ])
         .unwrap_err();
         let fields: Vec<_> = error.mistakes.iter().map(|m| m.field.as_str()).collect();
         assert_eq!(
             fields,
-            ["EVENTBUS_BATCH_SIZE", "EVENTBUS_ENABLE_DLQ", "EVENTBUS_SOCKET_TIMEOUT", "redis_url", "block_ms"]
+            [
+                "EVENTBUS_BATCH_SIZE",
+                "EVENTBUS_ENABLE_DLQ",
+                "EVENTBUS_SOCKET_TIMEOUT",
+                "EVENTBUS_MAX_IN_HAND",
+                "EVENTBUS_TRIM_MAX_LENGTH",
+                "redis_url",
+                "block_ms"
+            ]
         );
         assert!(!error.to_string().contains("secret"), "{error}");
     }

@@ -3,7 +3,7 @@
 mod env;
 mod validate;
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use eventbus::port::redacted;
 use serde::{Deserialize, Deserializer, de};
@@ -15,6 +15,21 @@ use crate::keys;
 /// It deserializes from any format; absent fields take their defaults, unknown ones are refused, timeouts are numbers
 /// of seconds. [`from_env`](Self::from_env) reads it from the environment.
 ///
+/// # TLS
+/// `rediss://` needs the cargo feature `tls`. The server's certificate must be for the host of the URL and signed by an
+/// authority that the platform trusts, or by one of [`tls_ca_file`](Self::tls_ca_file). TLS is rustls with the
+/// cryptography provider that the application has installed, else ring, which connecting installs for the process.
+///
+/// # Secrets
+/// The password is shown by nothing: not by `Debug`, not in errors, not in the log. Nor is a user without a password,
+/// which mostly is a password that lacks its colon.
+///
+/// # Redis Cluster
+/// The bus uses several keys together, so on a cluster they must be on one node: give it a prefix with a hash tag, as
+/// `{orders}`. [`connect`](crate::RedisEventBus::connect) refuses another one there, because `orders:stream` and
+/// `orders:stream_dlq` would be on different nodes. The URL names the master that has the slot
+/// (`CLUSTER KEYSLOT {orders}`); the bus does not follow a slot that moves to another node.
+///
 /// # Examples
 /// ```
 /// use eventbus_redis::RedisEventBusConfig;
@@ -25,33 +40,34 @@ use crate::keys;
 #[derive(Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisEventBusConfig {
-    /// The server: `redis://[user:password@]host[:port][/database]`. Default `redis://localhost:6379`.
+    /// The server: `redis://[user:password@]host[:port][/database]`, the same with `rediss://` for TLS, or
+    /// `redis+unix:///path[?db=1&user=…&pass=…]` for a socket; user and password percent-encoded. Default
+    /// `redis://localhost:6379`.
     pub redis_url: String,
-    /// What the names of all keys begin with. Default `events`.
+    /// What the names of all keys begin with; on a cluster with a hash tag, as `{orders}`. Default `events`.
     pub stream_prefix: String,
     /// The group of subscribers that name none. Default `default`.
     pub consumer_group: String,
-    /// The name of this consumer within its groups; unique among those that run, and the same after a restart: what a
-    /// consumer has read and not finished waits for the next one of its name, nobody else takes it over yet. Default: the
-    /// host's name and eight random hex digits, so a name that never comes back.
+    /// The name of this consumer within its groups; unique among those that run. With one that is the same after a
+    /// restart the consumer recovers what it had in hand at once, and in order. What a consumer leaves that died for
+    /// good is claimed by others after [`pending_idle_ms`](Self::pending_idle_ms). Default: the host's name and eight
+    /// random hex digits, so a name that never comes back.
     pub consumer_name: Option<String>,
-    /// How many entries are read at once, at most; those that were not handled when the consumer ends wait for the next
-    /// one of its name. Default 100.
+    /// How many entries are read at once, at most 1,000,000. Default 100.
     pub batch_size: usize,
     /// How long a read waits for entries, in milliseconds, at most; reads are cut into slices of a second.
     /// Default 5000.
     pub block_ms: u64,
-    /// How often a failed delivery is tried again. Does nothing yet: it stays pending until consuming starts anew.
+    /// How often a failed delivery is tried again before it becomes a dead letter: with 3 it runs four times.
     /// Default 3.
     pub max_retries: u32,
-    /// How long an entry stays with a consumer that shows no life, in milliseconds. Does nothing yet: it stays there.
-    /// Default 60000.
+    /// How long a consumer may show no sign of life before others claim its entries, in milliseconds. One that is slow
+    /// and alive keeps what it holds. Default 60000.
     pub pending_idle_ms: u64,
-    /// Whether deliveries that used up their attempts are kept as dead letters. Does nothing yet: all stay pending.
+    /// Whether deliveries that used up their attempts are kept as dead letters; otherwise only the log tells of them.
     /// Default true.
     pub enable_dlq: bool,
-    /// What the name of the dead letters' stream ends with. Nothing is written to it yet; what others wrote is counted
-    /// in `stream_info()`. Default `_dlq`.
+    /// What the name of the dead letters' stream ends with, after that of the stream. Default `_dlq`.
     pub dlq_stream_suffix: String,
     /// How long the server may take to answer. Default 5 s.
     #[serde(deserialize_with = "seconds")]
@@ -61,12 +77,36 @@ pub struct RedisEventBusConfig {
     pub socket_connect_timeout: Duration,
     /// Whether publishing and handling are traced in spans. Default true.
     pub enable_tracing: bool,
-    /// Part of the names of the keys that count attempts. Does nothing yet: there are no such keys. Default `retry`.
+    /// Part of the name of the key that remembers the attempts of a group, `{<stream>}:<retry_key_prefix>:<group>`.
+    /// Default `retry`.
     pub retry_key_prefix: String,
-    /// How long attempts are remembered, in seconds. Does nothing yet: they are while the bus lives. Default 86400.
+    /// After how many seconds attempts are forgotten that nobody touched and whose entries are pending no more.
+    /// Default 86400.
     pub retry_key_expiry_seconds: u64,
     /// Whether everything goes over one connection, with short reads that do not wait. Default false.
     pub single_connection_client: bool,
+    /// How many events a consumer handles at once; those of one aggregate always follow each other. At most
+    /// [`max_in_hand`](Self::max_in_hand). Default 1.
+    pub concurrency: usize,
+    /// How many entries a consumer holds, at most, handled or waiting for a retry; then it reads no more. Default: ten
+    /// times [`batch_size`](Self::batch_size).
+    pub max_in_hand: Option<usize>,
+    /// How long the first retry waits, in milliseconds; each further one waits twice as long. Default 100.
+    pub retry_delay_ms: u64,
+    /// How long a retry waits at most, in milliseconds. Default 30000.
+    pub retry_max_delay_ms: u64,
+    /// From how many milliseconds on a handler is called slow in the log. Default 1000.
+    pub slow_handler_ms: u64,
+    /// How many entries the stream keeps of those that every group has finished. Default: all of them.
+    pub trim_max_length: Option<u64>,
+    /// For how many seconds the stream keeps entries that every group has finished. Default: for ever.
+    pub trim_max_age_seconds: Option<u64>,
+    /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
+    /// that the platform trusts. Default: none.
+    pub tls_ca_file: Option<PathBuf>,
+    /// Whether events of aggregates whose ids are no UUIDs (lower case, with hyphens) are refused. The Python library
+    /// knows no others; set it where its services read the stream. Default false.
+    pub require_uuid_aggregate_ids: bool,
 }
 
 impl Default for RedisEventBusConfig {
@@ -88,6 +128,15 @@ impl Default for RedisEventBusConfig {
             retry_key_prefix: "retry".into(),
             retry_key_expiry_seconds: 86_400,
             single_connection_client: false,
+            concurrency: 1,
+            max_in_hand: None,
+            retry_delay_ms: 100,
+            retry_max_delay_ms: 30_000,
+            slow_handler_ms: 1_000,
+            trim_max_length: None,
+            trim_max_age_seconds: None,
+            tls_ca_file: None,
+            require_uuid_aggregate_ids: false,
         }
     }
 }
@@ -105,9 +154,27 @@ impl RedisEventBusConfig {
         keys::dead_letters(&self.stream_prefix, &self.dlq_stream_suffix)
     }
 
+    /// How many entries a consumer holds at most.
+    pub(crate) fn in_hand(&self) -> usize {
+        self.max_in_hand.unwrap_or_else(|| self.batch_size.saturating_mul(10))
+    }
+
+    /// Whether the URL asks for TLS.
+    pub(crate) fn asks_for_tls(&self) -> bool {
+        validate::asks_for_tls(&self.redis_url)
+    }
+
     /// The server's address without the password, for messages.
     pub(crate) fn address(&self) -> String {
-        redacted(&self.redis_url)
+        let shown = redacted(&self.redis_url);
+        let Some(((scheme, user), host)) =
+            shown.split_once('@').and_then(|(user, host)| Some((user.split_once("://")?, host)))
+        else {
+            return shown;
+        };
+        let before_password = format!("://{user}:");
+        let password = self.redis_url.split_once(&before_password).map(|(_, rest)| rest);
+        if password.is_some_and(|rest| !rest.starts_with('@')) { shown } else { format!("{scheme}://{host}") }
     }
 }
 
@@ -136,6 +203,15 @@ impl fmt::Debug for RedisEventBusConfig {
             .field("retry_key_prefix", &self.retry_key_prefix)
             .field("retry_key_expiry_seconds", &self.retry_key_expiry_seconds)
             .field("single_connection_client", &self.single_connection_client)
+            .field("concurrency", &self.concurrency)
+            .field("max_in_hand", &self.max_in_hand)
+            .field("retry_delay_ms", &self.retry_delay_ms)
+            .field("retry_max_delay_ms", &self.retry_max_delay_ms)
+            .field("slow_handler_ms", &self.slow_handler_ms)
+            .field("trim_max_length", &self.trim_max_length)
+            .field("trim_max_age_seconds", &self.trim_max_age_seconds)
+            .field("tls_ca_file", &self.tls_ca_file)
+            .field("require_uuid_aggregate_ids", &self.require_uuid_aggregate_ids)
             .finish()
     }
 }

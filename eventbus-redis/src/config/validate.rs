@@ -6,8 +6,18 @@ use redis::IntoConnectionInfo;
 use super::RedisEventBusConfig;
 use crate::error::{ConfigMistake, InvalidConfig};
 
+/// What does not parse may hold a password anywhere, so it is not shown.
+const NO_URL: &str = "is no Redis URL (redis://[user:password@]host[:port][/database], the password percent-encoded)";
+const TCP_PARAMETERS: [&str; 1] = ["protocol"];
+const SOCKET_PARAMETERS: [&str; 4] = ["db", "user", "pass", "protocol"];
 /// Leaves room for what keys and checkpoint names add to the prefix.
 const MAX_PREFIX_BYTES: usize = 200;
+/// More entries at once than a server should have to send, or a consumer to hold.
+const MAX_BATCH_SIZE: u64 = 1_000_000;
+/// A hundred years; the server refuses numbers that its clock cannot hold.
+const MAX_SECONDS: u64 = 100 * 366 * 86_400;
+/// What stands after the name of the stream in the names of other keys.
+const OWN_WORDS: [&str; 3] = ["members", "floors", "relay"];
 
 impl RedisEventBusConfig {
     /// Checks every field.
@@ -35,24 +45,62 @@ impl RedisEventBusConfig {
         let mut found_in = |field: &str, problem: Option<String>| {
             found.extend(problem.map(|problem| ConfigMistake::new(field, problem)));
         };
-        found_in("redis_url", url_problem(&self.redis_url));
+        found_in("redis_url", url_problem(&self.redis_url, cfg!(feature = "tls")));
         found_in("stream_prefix", prefix_problem(&self.stream_prefix));
         found_in("consumer_group", name_problem(&self.consumer_group));
         let consumer = self.consumer_name.as_deref();
         found_in("consumer_name", consumer.and_then(name_problem));
-        let zero = |is_zero: bool| is_zero.then(|| "is 0".to_owned());
-        found_in("batch_size", zero(self.batch_size == 0));
-        found_in("block_ms", zero(self.block_ms == 0));
-        found_in("pending_idle_ms", zero(self.pending_idle_ms == 0));
-        found_in("dlq_stream_suffix", prefix_problem(&self.dlq_stream_suffix));
-        found_in("socket_timeout", zero(self.socket_timeout.is_zero()));
+        let is_zero = |zero: bool| zero.then(|| "is 0".to_owned());
+        found_in("batch_size", out_of_range(self.batch_size as u64, MAX_BATCH_SIZE));
+        found_in("block_ms", ms_problem(self.block_ms));
+        found_in("pending_idle_ms", ms_problem(self.pending_idle_ms));
+        found_in("dlq_stream_suffix", suffix_problem(&self.dlq_stream_suffix, &self.retry_key_prefix));
+        found_in("socket_timeout", is_zero(self.socket_timeout.is_zero()));
         let connect = self.socket_connect_timeout;
-        found_in("socket_connect_timeout", zero(connect.is_zero()));
-        found_in("retry_key_prefix", prefix_problem(&self.retry_key_prefix));
+        found_in("socket_connect_timeout", is_zero(connect.is_zero()));
+        found_in("retry_key_prefix", retry_prefix_problem(&self.retry_key_prefix));
         let expiry = self.retry_key_expiry_seconds;
-        found_in("retry_key_expiry_seconds", zero(expiry == 0));
+        found_in("retry_key_expiry_seconds", out_of_range(expiry, MAX_SECONDS));
+        found_in("concurrency", self.concurrency_problem());
+        found_in("max_in_hand", is_zero(self.max_in_hand == Some(0)));
+        found_in("retry_delay_ms", ms_problem(self.retry_delay_ms));
+        found_in("retry_max_delay_ms", self.max_delay_problem());
+        found_in("slow_handler_ms", is_zero(self.slow_handler_ms == 0));
+        found_in("trim_max_length", is_zero(self.trim_max_length == Some(0)));
+        let age = self.trim_max_age_seconds;
+        found_in("trim_max_age_seconds", age.and_then(|age| out_of_range(age, MAX_SECONDS)));
+        let without_tls = self.tls_ca_file.is_some() && !asks_for_tls(&self.redis_url);
+        found_in("tls_ca_file", without_tls.then(|| "is set, but `redis_url` is not `rediss://…`".to_owned()));
         found
     }
+
+    fn concurrency_problem(&self) -> Option<String> {
+        let (concurrency, in_hand) = (self.concurrency, self.in_hand());
+        match concurrency {
+            0 => Some("is 0".into()),
+            // a limit of 0 is a mistake of its own
+            _ if concurrency > in_hand && in_hand > 0 => {
+                Some(format!("is {concurrency}, but a consumer holds at most {in_hand} entries (`max_in_hand`)"))
+            }
+            _ => None,
+        }
+    }
+
+    fn max_delay_problem(&self) -> Option<String> {
+        let (first, max) = (self.retry_delay_ms, self.retry_max_delay_ms);
+        ms_problem(max).or_else(|| (max < first).then(|| format!("is {max}, less than `retry_delay_ms` ({first})")))
+    }
+}
+
+fn out_of_range(value: u64, max: u64) -> Option<String> {
+    match value {
+        0 => Some("is 0".into()),
+        _ => (value > max).then(|| format!("is {value}, at most {max} is allowed")),
+    }
+}
+
+fn ms_problem(ms: u64) -> Option<String> {
+    out_of_range(ms, MAX_SECONDS * 1_000)
 }
 
 fn name_problem(value: &str) -> Option<String> {
@@ -68,13 +116,58 @@ fn prefix_problem(value: &str) -> Option<String> {
     })
 }
 
-fn url_problem(url: &str) -> Option<String> {
-    if url.starts_with("rediss://") && redis::Client::open(url).is_err() {
-        return Some("asks for TLS, which this build has not".into());
-    }
-    let parsed = url.into_connection_info().is_ok();
-    // what does not parse may hold a password anywhere, so it is not shown
-    (!parsed).then(|| {
-        "is no Redis URL (redis://[user:password@]host[:port][/database], the password percent-encoded)".into()
+/// A suffix that makes the name of another key.
+fn suffix_problem(suffix: &str, retry_prefix: &str) -> Option<String> {
+    prefix_problem(suffix).or_else(|| {
+        let word = suffix.strip_prefix(':')?.split(':').next()?;
+        let taken = OWN_WORDS.contains(&word) || retry_prefix.split(':').next() == Some(word);
+        taken.then(|| format!("begins with `:{word}`, as other keys of the bus do"))
     })
+}
+
+/// A prefix that makes the name of another key.
+fn retry_prefix_problem(prefix: &str) -> Option<String> {
+    prefix_problem(prefix).or_else(|| {
+        let word = prefix.split(':').next()?;
+        let taken = OWN_WORDS.contains(&word);
+        taken.then(|| format!("begins with `{word}`, as other keys of the bus do"))
+    })
+}
+
+fn url_problem(url: &str, has_tls: bool) -> Option<String> {
+    let Some(parsed) = redis::parse_redis_url(url) else {
+        return Some(NO_URL.into());
+    };
+    if asks_for_tls(url) && !has_tls {
+        return Some("asks for TLS, which needs the cargo feature `tls` of eventbus-redis".into());
+    }
+    if asks_for_tls(url) && parsed.fragment() == Some("insecure") {
+        return Some("asks for TLS with anybody (`#insecure`); name whom to trust in `tls_ca_file` instead".into());
+    }
+    if !parsed.username().is_empty() && parsed.password().is_none_or(str::is_empty) {
+        return Some("names a user without a password, who would be ignored".into());
+    }
+    let parameters = if parsed.has_host() { &TCP_PARAMETERS[..] } else { &SOCKET_PARAMETERS };
+    let unknown = parsed.query_pairs().any(|(name, _)| !parameters.contains(&&*name));
+    if parsed.into_connection_info().is_err() {
+        return Some(NO_URL.into());
+    }
+    // an unknown one may be a part of a password
+    unknown.then(|| format!("has other parameters than `{}`", parameters.join("`, `")))
+}
+
+pub(super) fn asks_for_tls(url: &str) -> bool {
+    redis::parse_redis_url(url).is_some_and(|url| matches!(url.scheme(), "rediss" | "valkeys"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_without_tls_names_the_feature() {
+        let problem = url_problem("rediss://localhost", false).unwrap_or_default();
+        assert_eq!(problem, "asks for TLS, which needs the cargo feature `tls` of eventbus-redis");
+        assert_eq!(url_problem("redis://localhost", false), None);
+    }
 }

@@ -2,7 +2,7 @@
 -- lost goes on where it was; if the stream was lost too, it begins with the oldest entry.
 --
 -- KEYS  stream, floors
--- ARGV  group, the id after which it begins, or '$' for the newest
+-- ARGV  group, the id after which it begins, or '$' for the newest, '1' if the caller has been part of it before
 -- Replies whether it was created.
 
 local stream, floors, group, start = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
@@ -17,6 +17,8 @@ local floor = redis.call('HGET', floors, group)
 if floor then
   start = before(floor)
   if is_before(newest, start) then start = '0-0' end
+elseif ARGV[3] == '1' then
+  start = '0-0'
 elseif start == '$' then
   start = newest
 end

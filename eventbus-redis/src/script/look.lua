@@ -1,34 +1,23 @@
 -- A consumer shows that it lives and which types it handles, notes how far its group is, and looks around.
 -- KEYS stream, members, floors   ARGV group, consumer, its types as JSON, how long it counts as alive (ms)
--- Replies with the number of entries pending on its name, then the names and announcements of all live members.
+-- Replies with the number of entries pending on its name, then the names and types of the other live members.
+-- A server without memory refuses the notes; that harms nobody.
 local stream, members, floors = KEYS[1], KEYS[2], KEYS[3]
 local group, me, types, live = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-
-local function pairs_of(list)
-  local map = {}
-  for i = 1, #list, 2 do map[list[i]] = list[i + 1] end
-  return map
-end
-
-local function after(id)
-  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  return ms .. '-' .. string.format('%.0f', tonumber(seq) + 1)
-end
+local now = now_in_ms()
 
 local mine = 0
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
-  local info = pairs_of(consumer)
+  local info = by_name(consumer)
   if info.name == me then mine = info.pending end
 end
 
 for _, found in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-  local info = pairs_of(found)
+  local info = by_name(found)
   if info.name == group then
     local floor = after(info['last-delivered-id'])
     if info.pending > 0 then floor = redis.call('XPENDING', stream, group)[2] end
-    if redis.call('HGET', floors, group) ~= floor then redis.call('HSET', floors, group, floor) end
+    if redis.call('HGET', floors, group) ~= floor then redis.pcall('HSET', floors, group, floor) end
   end
 end
 
@@ -49,6 +38,6 @@ for i = 1, #announced, 2 do
   end
 end
 if not known then
-  redis.call('HSET', members, me, cjson.encode({ at = now, live_ms = live, types = types }))
+  redis.pcall('HSET', members, me, cjson.encode({ at = now, live_ms = live, types = types }))
 end
 return reply

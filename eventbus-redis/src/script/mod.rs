@@ -11,7 +11,7 @@ use crate::{
     RedisCommandError,
     bus::Shared,
     command,
-    connection::{CommandError, Link, boxed},
+    connection::{CommandError, Link, boxed, is_lost},
 };
 
 /// A script behind the functions for ids.
@@ -21,10 +21,28 @@ macro_rules! with_ids {
     };
 }
 
+/// A script that works with no ids.
+macro_rules! plain {
+    ($file:literal) => {
+        LazyLock::new(|| Script::new(include_str!($file)))
+    };
+}
+
+pub(crate) static BEAT: LazyLock<Script> = plain!("beat.lua");
+pub(crate) static BURY: LazyLock<Script> = plain!("bury.lua");
+pub(crate) static CLAIM: LazyLock<Script> = plain!("claim.lua");
 pub(crate) static CREATE_GROUP: LazyLock<Script> = with_ids!("create_group.lua");
+pub(crate) static EXHAUSTED: LazyLock<Script> = plain!("exhausted.lua");
 pub(crate) static FIND_POSITION: LazyLock<Script> = with_ids!("find_position.lua");
-pub(crate) static REPLAY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("replay.lua")));
+pub(crate) static LEAVE: LazyLock<Script> = plain!("leave.lua");
+pub(crate) static LOOK: LazyLock<Script> = with_ids!("look.lua");
+pub(crate) static NOTE: LazyLock<Script> = plain!("note.lua");
+pub(crate) static REPLAY: LazyLock<Script> = plain!("replay.lua");
+pub(crate) static RETAKE: LazyLock<Script> = plain!("retake.lua");
 pub(crate) static RETIRE_GROUP: LazyLock<Script> = with_ids!("retire_group.lua");
+pub(crate) static SETTLE: LazyLock<Script> = plain!("settle.lua");
+pub(crate) static SKIP: LazyLock<Script> = with_ids!("skip.lua");
+pub(crate) static SWEEP: LazyLock<Script> = with_ids!("sweep.lua");
 pub(crate) static TRIM: LazyLock<Script> = with_ids!("trim.lua");
 
 impl Link {
@@ -32,10 +50,15 @@ impl Link {
     pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CommandError> {
         let (mut connection, number) = self.connection().await?;
         let reply = script.invoke_async(&mut connection).await;
-        if let Err(error) = &reply {
-            self.note(number, error).await;
+        self.noted(number, reply)
+    }
+
+    /// Runs a script that may run twice; on a connection that turns out to be lost it does.
+    pub(crate) async fn rerun<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CommandError> {
+        match self.run(script).await {
+            Err(CommandError::Sent(error)) if is_lost(&error) => self.run(script).await,
+            reply => reply,
         }
-        Ok(reply?)
     }
 }
 
@@ -55,10 +78,7 @@ impl Shared {
     /// Sends a command that must not be sent twice.
     pub(crate) async fn tell_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisCommandError> {
         self.ensure_open()?;
-        let mut once = redis::pipe();
-        once.add_command(command.clone());
-        let (reply,) = self.link.query_all(&once).await.map_err(|error| self.not_done(error))?;
-        Ok(reply)
+        self.link.query_once(command).await.map_err(|error| self.not_done(error))
     }
 
     fn ensure_open(&self) -> Result<(), RedisCommandError> {

@@ -3,8 +3,7 @@
 -- KEYS stream, members, retry   ARGV group, consumer, then id, event type, ...
 -- Replies with the number of entries that were left to others.
 local stream, members, retry, group, me = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2]
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_in_ms()
 
 local others = {}
 local announced = redis.call('HGETALL', members)

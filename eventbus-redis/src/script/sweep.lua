@@ -5,15 +5,13 @@
 local stream, retry, group = KEYS[1], KEYS[2], ARGV[1]
 local gone = {}
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
-  local info = {}
-  for i = 1, #consumer, 2 do info[consumer[i]] = consumer[i + 1] end
+  local info = by_name(consumer)
   if info.pending == 0 and info.name ~= ARGV[2] and info.idle >= tonumber(ARGV[3]) then
     redis.call('XGROUP', 'DELCONSUMER', stream, group, info.name)
     gone[#gone + 1] = info.name
   end
 end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_in_ms()
 local scanned = redis.call('HSCAN', retry, ARGV[5], 'COUNT', 200)
 for i = 1, #scanned[2], 2 do
   local id = scanned[2][i]

@@ -1,15 +1,15 @@
 //! From the fields of an entry to an event, as tolerant of foreign publishers as the Python library.
 
-use std::{borrow::Cow, collections::HashMap, fmt};
+use std::{borrow::Cow, fmt};
 
 use eventbus::{
     Attributes, EventId, Metadata, Name, Position, RESERVED_FIELDS, RecordedEvent, StreamId, Version, parse_uuid,
 };
 use serde::{
-    Deserialize, Deserializer,
+    Deserializer,
     de::{MapAccess, Visitor},
 };
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -27,12 +27,18 @@ impl Undecodable {
     }
 }
 
+/// The text of a flat field, if it is there and is text.
+pub(crate) fn flat<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a str> {
+    let (_, value) = fields.iter().find(|(found, _)| found == name)?;
+    std::str::from_utf8(value).ok()
+}
+
 /// Reads an entry. The payload is what counts, except for the type of the event and our own fields; the other fields
 /// only stand in for what the payload lacks. The event's own fields are not decoded.
 pub(crate) fn decode(fields: &[(String, Vec<u8>)]) -> Result<RecordedEvent, Undecodable> {
     let flat = Flat(fields);
     let payload = flat.text(field::PAYLOAD)?.ok_or_else(|| Undecodable::field(field::PAYLOAD, "is missing"))?;
-    let split: Split<'_> = serde_json::from_str(payload)
+    let split = Split::of(payload)
         .map_err(|error| Undecodable::field(field::PAYLOAD, format_args!("does not parse: {error}")))?;
     let base = Base { payload: split.base, flat };
 
@@ -47,8 +53,8 @@ pub(crate) fn decode(fields: &[(String, Vec<u8>)]) -> Result<RecordedEvent, Unde
     let version = base.number("aggregate_version")?;
     let schema_version = u32::try_from(base.number("event_version")?)
         .map_err(|_| Undecodable::field("event_version", "is too large"))?;
-    let correlation_id = match base.payload.get("correlation_id") {
-        Some(raw) if raw.get() == "null" => {
+    let correlation_id = match base.json("correlation_id") {
+        Some("null") => {
             return Err(Undecodable::field("correlation_id", "is null"));
         }
         _ => base.uuid("correlation_id", "correlation id")?,
@@ -94,19 +100,23 @@ impl<'a> Flat<'a> {
 
 /// The base fields of an event.
 struct Base<'a> {
-    payload: HashMap<&'static str, &'a RawValue>,
+    /// As they were written; of one that is there twice the last counts.
+    payload: Vec<(&'static str, &'a str)>,
     flat: Flat<'a>,
 }
 
 impl<'a> Base<'a> {
+    /// A value of the payload.
+    fn json(&self, name: &'static str) -> Option<&'a str> {
+        self.payload.iter().rfind(|(field, _)| *field == name).map(|(_, json)| *json)
+    }
+
     /// A text of the payload; `None` if it is null or missing there.
     fn text(&self, name: &'static str) -> Result<Option<Cow<'a, str>>, Undecodable> {
-        let Some(raw) = self.payload.get(name) else {
-            return Ok(None);
-        };
-        let text: Option<Text<'a>> =
-            serde_json::from_str(raw.get()).map_err(|_| Undecodable::field(name, "is no text"))?;
-        Ok(text.map(|Text(text)| text))
+        match self.json(name) {
+            None | Some("null") => Ok(None),
+            Some(json) => text(json).map(Some).ok_or_else(|| Undecodable::field(name, "is no text")),
+        }
     }
 
     fn required_text(&self, name: &'static str) -> Result<Cow<'a, str>, Undecodable> {
@@ -119,35 +129,31 @@ impl<'a> Base<'a> {
 
     /// A UUID of the payload or, when it is not there at all, of the field beside it, which is empty for none.
     fn uuid(&self, name: &'static str, what: &'static str) -> Result<Option<Uuid>, Undecodable> {
-        let text =
-            if self.payload.contains_key(name) { self.text(name)? } else { self.flat.given(name)?.map(Cow::Borrowed) };
+        let text = match self.json(name) {
+            Some(_) => self.text(name)?,
+            None => self.flat.given(name)?.map(Cow::Borrowed),
+        };
         text.map(|text| parse_uuid(what, &text).map_err(|error| invalid(&error))).transpose()
     }
 
     /// A number from 1 on, also as text; 1 when it is not there.
     fn number(&self, name: &'static str) -> Result<u64, Undecodable> {
-        let Some(raw) = self.payload.get(name) else {
+        let Some(json) = self.json(name) else {
             return Ok(1);
         };
-        let value: Value = serde_json::from_str(raw.get()).map_err(|error| Undecodable::field(name, error))?;
-        let number = match &value {
-            Value::Number(number) => number.as_u64().or_else(|| whole(number.as_f64()?)),
-            Value::String(text) => {
-                let text = text.trim();
-                text.parse().ok().or_else(|| whole(text.parse().ok()?))
-            }
-            _ => None,
+        let number = match text(json) {
+            Some(text) => number(text.trim()),
+            None => number(json),
         };
         number.filter(|number| *number > 0).ok_or_else(|| Undecodable::field(name, "is no number from 1 on"))
     }
 
     fn occurred_at(&self) -> Result<OffsetDateTime, Undecodable> {
         const NAME: &str = "occurred_at";
-        let parsed = match self.payload.get(NAME) {
-            Some(raw) => match serde_json::from_str(raw.get()) {
-                Ok(Value::String(text)) => timestamp::parse(&text),
-                Ok(Value::Number(number)) => number.as_f64().and_then(timestamp::from_epoch),
-                _ => None,
+        let parsed = match self.json(NAME) {
+            Some(json) => match text(json) {
+                Some(text) => timestamp::parse(&text),
+                None => json.parse().ok().and_then(timestamp::from_epoch),
             },
             None => self.flat.text(NAME)?.and_then(timestamp::parse),
         };
@@ -155,11 +161,25 @@ impl<'a> Base<'a> {
     }
 
     fn attributes(&self) -> Result<Attributes, Undecodable> {
-        let Some(raw) = self.payload.get("metadata") else {
+        let Some(json) = self.json("metadata") else {
             return Ok(Attributes::EMPTY);
         };
-        Attributes::parse(raw.get()).map_err(|_| Undecodable::field("metadata", "is no object"))
+        Attributes::parse(json).map_err(|_| Undecodable::field("metadata", "is no object"))
     }
+}
+
+/// The text that a JSON value stands for, if it is one; borrowed where it has no escapes.
+fn text(json: &str) -> Option<Cow<'_, str>> {
+    if json.contains('\\') {
+        return serde_json::from_str(json).ok().map(Cow::Owned);
+    }
+    let text = json.strip_prefix('"')?.strip_suffix('"')?;
+    Some(Cow::Borrowed(text))
+}
+
+/// A whole number, however it is written.
+fn number(text: &str) -> Option<u64> {
+    text.parse().ok().or_else(|| whole(text.parse().ok()?))
 }
 
 /// A float that is a whole number.
@@ -172,17 +192,23 @@ fn whole(number: f64) -> Option<u64> {
 
 /// A payload, taken apart: the base fields, and the object of the event's own, both as they were written.
 struct Split<'a> {
-    base: HashMap<&'static str, &'a RawValue>,
+    base: Vec<(&'static str, &'a str)>,
     own: String,
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Split<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(SplitVisitor)
+impl<'a> Split<'a> {
+    fn of(payload: &'a str) -> serde_json::Result<Self> {
+        let mut json = serde_json::Deserializer::from_str(payload);
+        let split = json.deserialize_map(SplitVisitor { room: payload.len() })?;
+        json.end()?;
+        Ok(split)
     }
 }
 
-struct SplitVisitor;
+struct SplitVisitor {
+    /// In bytes, for the own fields.
+    room: usize,
+}
 
 impl<'de> Visitor<'de> for SplitVisitor {
     type Value = Split<'de>;
@@ -192,12 +218,12 @@ impl<'de> Visitor<'de> for SplitVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Split<'de>, A::Error> {
-        let mut base = HashMap::with_capacity(RESERVED_FIELDS.len());
-        let mut own = String::from("{");
+        let mut base = Vec::with_capacity(RESERVED_FIELDS.len());
+        let mut own = String::with_capacity(self.room);
+        own.push('{');
         while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-            let known = base_field(key.get());
-            if let Some(name) = known {
-                base.insert(name, value);
+            if let Some(name) = base_field(key.get()) {
+                base.push((name, value.get()));
                 continue;
             }
             if own.len() > 1 {
@@ -214,14 +240,6 @@ impl<'de> Visitor<'de> for SplitVisitor {
 
 /// The base field that a key, quoted as it was written, stands for.
 fn base_field(key: &str) -> Option<&'static str> {
-    let text: Cow<'_, str> = if key.contains('\\') {
-        serde_json::from_str::<String>(key).ok()?.into()
-    } else {
-        key.strip_prefix('"')?.strip_suffix('"')?.into()
-    };
-    RESERVED_FIELDS.into_iter().find(|field| *field == text)
+    let key = text(key)?;
+    RESERVED_FIELDS.into_iter().find(|field| *field == key)
 }
-
-/// A text borrowed from the JSON where it has no escapes.
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);

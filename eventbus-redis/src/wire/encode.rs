@@ -1,70 +1,123 @@
 //! From an event to the fields of an entry.
 
-use std::fmt::Write;
+use std::borrow::Cow;
 
-use eventbus::RecordedEvent;
+use eventbus::{EventId, Metadata, RecordedEvent, StreamId};
+use serde::Serialize;
+use uuid::Uuid;
 
-use super::timestamp::{self, Utc};
+use super::timestamp;
 use crate::keys::field;
 
-/// A payload that is no JSON object, so that nothing can be spliced into it.
+/// An event that cannot be written.
 #[derive(Debug, thiserror::Error)]
-#[error("the payload of event {event_id} is no JSON object")]
-pub(crate) struct NotAnObject {
-    event_id: String,
+pub(crate) enum Unencodable {
+    /// Nothing can be spliced into its payload.
+    #[error("the payload of event {event_id} is no JSON object")]
+    NotAnObject { event_id: Uuid },
+    #[error("the base fields of event {event_id} do not serialize")]
+    Base { event_id: Uuid, source: serde_json::Error },
+}
+
+/// An aggregate that services in Python could not name.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "event {event_id} is of {stream}, whose id is no UUID in lower case with hyphens (`require_uuid_aggregate_ids` is set)"
+)]
+pub(crate) struct NotAUuid {
+    event_id: EventId,
+    stream: StreamId,
+}
+
+/// Refuses an event whose aggregate has an id that the Python library does not read, or writes in another way: an id in
+/// another spelling is another aggregate.
+pub(crate) fn require_uuid(event: &RecordedEvent) -> Result<(), NotAUuid> {
+    let metadata = event.metadata();
+    let id = metadata.aggregate_id().as_str();
+    let is_uuid = Uuid::try_parse(id).is_ok_and(|uuid| uuid.to_string() == id);
+    if is_uuid {
+        return Ok(());
+    }
+    Err(NotAUuid { event_id: metadata.event_id(), stream: metadata.stream().clone() })
 }
 
 /// The names and values of an entry.
-pub(crate) type Fields = Vec<(&'static str, String)>;
+pub(crate) type Fields<'a> = Vec<(&'static str, Cow<'a, [u8]>)>;
 
 /// The fields of the entry, in their order. The event's own fields are not parsed.
-pub(crate) fn encode(event: &RecordedEvent) -> Result<Fields, NotAnObject> {
+pub(crate) fn encode(event: &RecordedEvent) -> Result<Fields<'_>, Unencodable> {
     let metadata = event.metadata();
-    let tenant = metadata.tenant_id().map(|id| id.to_string());
-    let mut fields = vec![
-        (field::EVENT_ID, metadata.event_id().to_string()),
-        (field::EVENT_TYPE, metadata.event_type().to_string()),
-        (field::AGGREGATE_ID, metadata.aggregate_id().to_string()),
-        (field::AGGREGATE_TYPE, metadata.aggregate_type().to_string()),
-        (field::TENANT_ID, tenant.unwrap_or_default()),
-        (field::OCCURRED_AT, timestamp::write(metadata.occurred_at(), Utc::Offset)),
-        (field::PAYLOAD, payload(event)?),
-    ];
+    let event_id = metadata.event_id().as_uuid();
+    let own = own_fields(event.payload()).ok_or(Unencodable::NotAnObject { event_id })?;
+    let occurred_at = timestamp::write(metadata.occurred_at());
+    let payload = payload(metadata, &occurred_at, own).map_err(|source| Unencodable::Base { event_id, source })?;
+
+    let mut fields = Vec::with_capacity(8);
+    fields.extend([
+        (field::EVENT_ID, made(event_id.to_string())),
+        (field::EVENT_TYPE, borrowed(metadata.event_type())),
+        (field::AGGREGATE_ID, borrowed(metadata.aggregate_id().as_str())),
+        (field::AGGREGATE_TYPE, borrowed(metadata.aggregate_type())),
+        (field::TENANT_ID, metadata.tenant_id().map_or(borrowed(""), |id| made(id.to_string()))),
+        (field::OCCURRED_AT, made(occurred_at + "+00:00")),
+        (field::PAYLOAD, Cow::Owned(payload)),
+    ]);
     if let Some(position) = metadata.position() {
-        fields.push((field::POSITION, position.to_string()));
+        fields.push((field::POSITION, made(position.to_string())));
     }
     Ok(fields)
 }
 
+fn borrowed(text: &str) -> Cow<'_, [u8]> {
+    Cow::Borrowed(text.as_bytes())
+}
+
+fn made(text: String) -> Cow<'static, [u8]> {
+    Cow::Owned(text.into_bytes())
+}
+
+/// The base fields of a payload in their order, up to the attributes, which are JSON already.
+#[derive(Serialize)]
+struct Base<'a> {
+    event_id: Uuid,
+    event_type: &'a str,
+    event_version: u32,
+    occurred_at: &'a str,
+    aggregate_id: &'a str,
+    aggregate_type: &'a str,
+    aggregate_version: u64,
+    tenant_id: Option<Uuid>,
+    actor_id: Option<&'a str>,
+    correlation_id: Uuid,
+    causation_id: Option<Uuid>,
+}
+
 /// The whole event as one compact object: the base fields in their order, then the event's own.
-fn payload(event: &RecordedEvent) -> Result<String, NotAnObject> {
-    let metadata = event.metadata();
-    let own = own_fields(event.payload()).ok_or_else(|| NotAnObject { event_id: metadata.event_id().to_string() })?;
-    let mut json = String::with_capacity(own.len() + 512);
-    let mut put = |key: &str, value: &str| {
-        json.push(if json.is_empty() { '{' } else { ',' });
-        // writing to a string cannot fail
-        let _ = write!(json, r#""{key}":{value}"#);
+fn payload(metadata: &Metadata, occurred_at: &str, own: &str) -> serde_json::Result<Vec<u8>> {
+    let attributes = metadata.attributes().as_json();
+    let mut json = Vec::with_capacity(own.len() + attributes.len() + 640);
+    let base = Base {
+        event_id: metadata.event_id().as_uuid(),
+        event_type: metadata.event_type(),
+        event_version: metadata.schema_version(),
+        occurred_at: &[occurred_at, "Z"].concat(),
+        aggregate_id: metadata.aggregate_id().as_str(),
+        aggregate_type: metadata.aggregate_type(),
+        aggregate_version: metadata.version().get(),
+        tenant_id: metadata.tenant_id(),
+        actor_id: metadata.actor_id(),
+        correlation_id: metadata.correlation_id(),
+        causation_id: metadata.causation_id(),
     };
-    let uuid = |id: Option<uuid::Uuid>| id.map_or("null".into(), |id| format!(r#""{id}""#));
-    put("event_id", &uuid(Some(metadata.event_id().as_uuid())));
-    put("event_type", &quoted(metadata.event_type()));
-    put("event_version", &metadata.schema_version().to_string());
-    let occurred_at = timestamp::write(metadata.occurred_at(), Utc::Letter);
-    put("occurred_at", &quoted(&occurred_at));
-    put("aggregate_id", &quoted(metadata.aggregate_id().as_str()));
-    put("aggregate_type", &quoted(metadata.aggregate_type()));
-    put("aggregate_version", &metadata.version().to_string());
-    put("tenant_id", &uuid(metadata.tenant_id()));
-    put("actor_id", &metadata.actor_id().map_or("null".into(), quoted));
-    put("correlation_id", &uuid(Some(metadata.correlation_id())));
-    put("causation_id", &uuid(metadata.causation_id()));
-    put("metadata", metadata.attributes().as_json());
+    serde_json::to_writer(&mut json, &base)?;
+    json.pop(); // the brace that closes it: there is more
+    json.extend_from_slice(br#","metadata":"#);
+    json.extend_from_slice(attributes.as_bytes());
     if !own.is_empty() {
-        json.push(',');
-        json.push_str(own);
+        json.push(b',');
+        json.extend_from_slice(own.as_bytes());
     }
-    json.push('}');
+    json.push(b'}');
     Ok(json)
 }
 
@@ -72,8 +125,4 @@ fn payload(event: &RecordedEvent) -> Result<String, NotAnObject> {
 fn own_fields(json: &str) -> Option<&str> {
     let inner = json.trim().strip_prefix('{')?.strip_suffix('}')?;
     Some(inner.trim())
-}
-
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }

@@ -5,10 +5,10 @@
 
 mod decode;
 mod encode;
-mod timestamp;
+pub(crate) mod timestamp;
 
-pub(crate) use decode::decode;
-pub(crate) use encode::{Fields, encode};
+pub(crate) use decode::{decode, flat};
+pub(crate) use encode::{Fields, encode, require_uuid};
 
 #[cfg(test)]
 mod tests;

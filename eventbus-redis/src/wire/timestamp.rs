@@ -2,36 +2,32 @@
 
 use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time, UtcOffset};
 
-/// How UTC is spelled: the two places of an entry differ.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Utc {
-    /// `Z`: within the payload.
-    Letter,
-    /// `+00:00`: in the field beside it.
-    Offset,
+/// Writes a time in UTC with no fraction, or with one of six digits. How UTC is spelled is left to the caller: the two
+/// places of an entry differ in it.
+pub(crate) fn write(at: OffsetDateTime) -> String {
+    const LONGEST: &str = "2026-11-20T06:57:24.243021+00:00";
+    let at = at.to_offset(UtcOffset::UTC);
+    let ((year, month, day), (hour, minute, second, micros)) = (at.to_calendar_date(), at.to_hms_micro());
+    let mut text = String::with_capacity(LONGEST.len());
+    if year < 0 {
+        text.push('-');
+    }
+    push(&mut text, year.unsigned_abs(), 4);
+    for (before, number) in [('-', u8::from(month)), ('-', day), ('T', hour), (':', minute), (':', second)] {
+        text.push(before);
+        push(&mut text, number.into(), 2);
+    }
+    if micros != 0 {
+        text.push('.');
+        push(&mut text, micros, 6);
+    }
+    text
 }
 
-/// Writes a time with no fraction, or with one of six digits.
-pub(super) fn write(at: OffsetDateTime, utc: Utc) -> String {
-    let at = at.to_offset(UtcOffset::UTC);
-    let (date, time) = (at.date(), at.time());
-    let mut text = format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
-        date.year(),
-        u8::from(date.month()),
-        date.day(),
-        time.hour(),
-        time.minute(),
-        time.second()
-    );
-    if time.microsecond() != 0 {
-        text.push_str(&format!(".{:06}", time.microsecond()));
-    }
-    text.push_str(match utc {
-        Utc::Letter => "Z",
-        Utc::Offset => "+00:00",
-    });
-    text
+/// Appends a number of so many digits.
+fn push(text: &mut String, number: u32, digits: u32) {
+    let digit = |place| char::from_digit(number / 10_u32.pow(place) % 10, 10);
+    text.extend((0..digits).rev().filter_map(digit));
 }
 
 /// Reads a time as tolerantly as the Python library: any number of fraction digits, of which six count; `Z`, an offset

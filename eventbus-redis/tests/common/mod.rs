@@ -43,3 +43,14 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waited = tokio::time::timeout(Duration::from_secs(20), waiting).await;
     assert!(waited.is_ok(), "waited in vain until {what}");
 }
+
+/// Everything an error says.
+pub(crate) fn said(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut said = format!("{error} {error:?}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        said.push_str(&format!(" {error} {error:?}"));
+        cause = error.source();
+    }
+    said
+}

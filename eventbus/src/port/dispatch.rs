@@ -97,7 +97,8 @@ impl Subscriber {
     }
 
     /// Whether it wants every event.
-    pub(super) const fn is_wildcard(&self) -> bool {
+    #[must_use]
+    pub const fn is_wildcard(&self) -> bool {
         matches!(self.events, EventFilter::All)
     }
 

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use super::Outcome;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $field:ident),+ $(,)?) => {
         /// What a bus counted since it was made.
@@ -63,6 +65,21 @@ counters! {
     messages_exhausted,
     /// Deliveries whose entries were deleted before they were handled.
     messages_deleted,
+}
+
+impl BusCounters {
+    /// Counts what came of a delivery.
+    pub fn count(&self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Handled { .. } => self.events_processed_success(1),
+            Outcome::Skipped => self.events_skipped(1),
+            Outcome::Failed { failures, .. } => {
+                self.events_processed_failed(1);
+                self.handler_errors(failures.len() as u64);
+            }
+            Outcome::Unattended => {}
+        }
+    }
 }
 
 /// What there is to know about a bus's stream.

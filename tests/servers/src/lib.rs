@@ -94,6 +94,27 @@ pub fn private_redis() -> PrivateRedis {
     PrivateRedis::launch().unwrap_or_else(|error| refuse(&error))
 }
 
+/// Starts a [`private_redis`] with further arguments, such as `["--unixsocket", path]`.
+///
+/// It must answer `PING` without a password and without TLS on its port.
+///
+/// # Panics
+/// Like [`private_redis`].
+#[must_use]
+pub fn private_redis_with(arguments: &[&str]) -> PrivateRedis {
+    PrivateRedis::launch_with(arguments).unwrap_or_else(|error| refuse(&error))
+}
+
+/// Starts a [`private_redis`] that is a cluster of one node, which has no slots yet.
+///
+/// # Panics
+/// Like [`private_redis`].
+#[must_use]
+pub fn private_redis_cluster() -> PrivateRedis {
+    let bus_port = closed_port().to_string();
+    private_redis_with(&["--cluster-enabled", "yes", "--cluster-port", &bus_port])
+}
+
 fn open(url: &'static Result<String, Error>) -> &'static str {
     url.as_deref().unwrap_or_else(|error| refuse(error))
 }

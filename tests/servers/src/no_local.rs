@@ -18,6 +18,10 @@ impl PrivateRedis {
         Err(Error::Unsupported { server: Server::Redis })
     }
 
+    pub(crate) fn launch_with(_arguments: &[&str]) -> Result<Self, Error> {
+        Self::launch()
+    }
+
     #[must_use]
     pub fn url(&self) -> &str {
         match self.0 {}

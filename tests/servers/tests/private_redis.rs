@@ -40,6 +40,16 @@ fn a_paused_server_is_silent_until_it_is_resumed() {
 }
 
 #[test]
+fn further_arguments_reach_the_server_also_when_it_is_started_anew() {
+    let mut redis = test_servers::private_redis_with(&["--databases", "2"]);
+    for _ in 0..2 {
+        assert_eq!(ask(&redis, "SELECT 1").unwrap(), "+OK\r\n");
+        assert!(ask(&redis, "SELECT 2").unwrap().starts_with("-ERR"));
+        redis.start_empty();
+    }
+}
+
+#[test]
 fn stop_and_start_can_be_repeated() {
     let mut redis = test_servers::private_redis();
     redis.start();

@@ -73,7 +73,7 @@ proptest! {
         prop_assume!(event.is_some());
         let event = event.unwrap();
         let fields: Vec<_> = encode(&event).unwrap().into_iter()
-            .map(|(name, value)| (name.to_owned(), value.into_bytes()))
+            .map(|(name, value)| (name.to_owned(), value.into_owned()))
             .collect();
         prop_assert_eq!(decode(&fields).unwrap(), event);
     }

@@ -76,6 +76,14 @@ pub struct Settled {
     pub verdict: Verdict,
 }
 
+impl Settled {
+    /// Says what is to be done with an entry.
+    #[must_use]
+    pub const fn new(id: MessageId, record: Option<RecordedEvent>, verdict: Verdict) -> Self {
+        Self { id, record, verdict }
+    }
+}
+
 /// What is to be done with an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -125,7 +133,8 @@ pub struct Hand {
     state: Mutex<State>,
     limit: usize,
     backlog: usize,
-    /// Tells workers that there may be something to do.
+    /// Tells all idle workers that there may be something to do: so one that finds more than it can do, or a delay that
+    /// another does not know of, needs to tell nobody.
     work: Notify,
     /// Tells the bus that there is something to write down.
     outbox: Notify,
@@ -144,6 +153,8 @@ impl Hand {
 
     /// Takes entries in that are not in hand already; says how many.
     pub fn add(&self, taken: impl IntoIterator<Item = Taken>) -> usize {
+        // the caller's iterator may ask us about what is in hand
+        let taken: Vec<_> = taken.into_iter().collect();
         let now = Instant::now();
         let mut state = self.state();
         let before = state.len();

@@ -196,6 +196,10 @@ impl State {
     pub(super) fn take(&mut self, worker: &Arc<Notify>, workers: usize, policy: &RetryPolicy, now: Instant) -> Turn {
         self.wake(now);
         self.begin_suspects(workers, policy);
+        let keeps_order = workers == 1 && self.begun.first() < self.ready.first();
+        if keeps_order && self.begun.first().is_some_and(|number| !self.ready.contains(number)) {
+            return Turn::Idle(None); // it is being written down that an earlier one is begun
+        }
         let started = self.ready.pop_first().and_then(|number| {
             let item = self.items.get_mut(&number)?;
             let record = item.record.clone()?;

@@ -13,7 +13,7 @@ use super::{
     Desk, Hand,
     state::{Ended, Job, Turn},
 };
-use crate::port::{BusCounters, Delivery, Outcome, StopSignal, Subscriber, dispatch};
+use crate::port::{Delivery, Outcome, StopSignal, Subscriber, dispatch};
 
 /// How many entries may wait to be written down while there is more to handle.
 const TOGETHER: usize = 64;
@@ -58,7 +58,7 @@ impl Hand {
                 outcome = handling => outcome,
                 () = self.until_taken_over(&taken_over, job.number) => continue,
             };
-            count(&desk.counters, &outcome);
+            desk.counters.count(&outcome);
             self.settle(job.number, outcome, desk);
         }
     }
@@ -99,13 +99,10 @@ impl Hand {
         let unwritten = state.unwritten();
         let turn = state.take(worker, self.workers(desk), &desk.retry, Instant::now());
         let has_more = state.unwritten() > unwritten;
-        let (startable, has_work) = (state.startable(), state.has_work());
+        let startable = state.startable();
         drop(state);
         if has_more {
             self.outbox.notify_one();
-        }
-        if has_work && matches!(turn, Turn::Work(_)) {
-            self.work.notify_one(); // another worker may be idle, and knows of no delay that began meanwhile
         }
         if startable < self.backlog {
             self.room.notify_one();
@@ -148,18 +145,6 @@ async fn until(due: Option<Instant>) {
     match due {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-fn count(counters: &BusCounters, outcome: &Outcome) {
-    match outcome {
-        Outcome::Handled { .. } => counters.events_processed_success(1),
-        Outcome::Failed { failures, .. } => {
-            counters.events_processed_failed(1);
-            counters.handler_errors(failures.len() as u64);
-        }
-        Outcome::Skipped => counters.events_skipped(1),
-        Outcome::Unattended => {}
     }
 }
 

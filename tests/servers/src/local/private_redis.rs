@@ -17,6 +17,7 @@ const GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct PrivateRedis {
     program: PathBuf,
+    arguments: Vec<String>,
     run: RunFolder,
     supervisor: Child,
     server: Option<Child>,
@@ -26,11 +27,16 @@ pub struct PrivateRedis {
 
 impl PrivateRedis {
     pub(crate) fn launch() -> Result<Self, Error> {
+        Self::launch_with(&[])
+    }
+
+    pub(crate) fn launch_with(arguments: &[&str]) -> Result<Self, Error> {
         let program = binaries::find(Server::Redis)?;
         let reservation = Reservation::new()?;
         let (run, supervisor) = RunFolder::create(&checkout::folder()?, "private_redis", GRACE)?;
         let url = Server::Redis.url_on(reservation.port());
-        let mut redis = Self { program, run, supervisor, server: None, reservation, url };
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        let mut redis = Self { program, arguments, run, supervisor, server: None, reservation, url };
         redis.spawn()?;
         Ok(redis)
     }
@@ -92,7 +98,7 @@ impl PrivateRedis {
     }
 
     fn spawn(&mut self) -> Result<(), Error> {
-        self.server = Some(Redis::durable(&self.program, &self.run).start(self.port())?);
+        self.server = Some(Redis::durable(&self.program, &self.run, &self.arguments).start(self.port())?);
         Ok(())
     }
 

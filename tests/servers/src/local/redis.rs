@@ -21,17 +21,18 @@ pub(crate) struct Redis<'a> {
     program: &'a Path,
     run: &'a RunFolder,
     arguments: &'static [&'static str],
+    further: &'a [String],
 }
 
 impl<'a> Redis<'a> {
     /// Names a server that keeps its data in memory only.
     pub(crate) fn new(program: &'a Path, run: &'a RunFolder) -> Self {
-        Self { program, run, arguments: &[] }
+        Self { program, run, arguments: &[], further: &[] }
     }
 
     /// Names a server that finds its data again when it is killed and started anew.
-    pub(crate) fn durable(program: &'a Path, run: &'a RunFolder) -> Self {
-        Self { program, run, arguments: &DURABLE }
+    pub(crate) fn durable(program: &'a Path, run: &'a RunFolder, further: &'a [String]) -> Self {
+        Self { program, run, arguments: &DURABLE, further }
     }
 
     /// Starts the server and waits until it answers.
@@ -39,7 +40,7 @@ impl<'a> Redis<'a> {
         self.run.note_port(port)?;
         let mut command = self.run.server_command(self.program);
         command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]);
-        command.args(self.arguments).arg("--dir").arg(self.run.data());
+        command.args(self.arguments).arg("--dir").arg(self.run.data()).args(self.further);
         process::start(Server::Redis, &mut command, &self.run.log(), |_| answers(port))
     }
 }

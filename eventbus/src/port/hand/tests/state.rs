@@ -23,7 +23,7 @@ impl Table {
     }
 
     fn turn(&mut self) -> Turn {
-        self.state.take(&self.worker, 1, &RETRY, self.now)
+        self.state.take(&self.worker, 2, &RETRY, self.now)
     }
 
     fn job(&mut self) -> Job {

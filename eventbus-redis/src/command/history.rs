@@ -1,0 +1,46 @@
+//! Reading the stream without a group.
+
+use std::time::Duration;
+
+use redis::{Cmd, RedisResult, Value, cmd, from_redis_value};
+
+use super::Entry;
+
+/// Entries after an id, or from the oldest on.
+pub(crate) fn range(stream: &str, after: Option<&str>, count: usize) -> Cmd {
+    let mut command = cmd("XRANGE");
+    command.arg(stream).arg(beyond(after)).arg("+").arg("COUNT").arg(limit(count));
+    command
+}
+
+/// The newest entries, the newest first, that are after an id.
+pub(crate) fn newest(stream: &str, after: Option<&str>, count: usize) -> Cmd {
+    let mut command = cmd("XREVRANGE");
+    command.arg(stream).arg("+").arg(beyond(after)).arg("COUNT").arg(limit(count));
+    command
+}
+
+/// Entries after an id, waited for.
+pub(crate) fn wait(stream: &str, after: Option<&str>, count: usize, block: Duration) -> Cmd {
+    let mut command = cmd("XREAD");
+    // 0 would wait for ever
+    let ms = u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1);
+    command.arg("COUNT").arg(limit(count)).arg("BLOCK").arg(ms);
+    command.arg("STREAMS").arg(stream).arg(after.unwrap_or("0-0"));
+    command
+}
+
+fn beyond(after: Option<&str>) -> String {
+    after.map_or_else(|| "-".to_owned(), |id| format!("({id}"))
+}
+
+/// The server counts with a sign.
+fn limit(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Reads the reply of [`range`] and [`newest`].
+pub(crate) fn range_entries(reply: Value) -> RedisResult<Vec<Entry>> {
+    let entries: Vec<Value> = from_redis_value(reply)?;
+    entries.into_iter().map(super::entry).collect()
+}

@@ -1,0 +1,107 @@
+//! From entries to what is in hand.
+
+use eventbus::port::{MessageId, Taken, Tries};
+use redis::{RedisResult, Value, from_redis_value};
+
+use super::Consumer;
+use crate::{
+    command::{self, Entry},
+    keys::field,
+    wire,
+};
+
+/// An entry that somebody had before.
+pub(super) struct Again {
+    entry: Entry,
+    /// What was noted about it.
+    noted: Option<String>,
+}
+
+/// What the scripts reply that take entries again.
+#[derive(Default)]
+pub(super) struct Retaken {
+    pub(super) entries: Vec<Again>,
+    /// Entries that are gone.
+    pub(super) deleted: Vec<String>,
+}
+
+impl Retaken {
+    /// Reads three parts of a reply: entries, what is noted about each, and the ids of those that are gone.
+    pub(super) fn read(entries: Value, noted: Value, deleted: Value) -> RedisResult<Self> {
+        let entries: Vec<Value> = from_redis_value(entries)?;
+        let noted: Vec<Option<String>> = from_redis_value(noted)?;
+        let again =
+            entries.into_iter().zip(noted).map(|(entry, noted)| Ok(Again { entry: command::entry(entry)?, noted }));
+        Ok(Self { entries: again.collect::<RedisResult<_>>()?, deleted: from_redis_value(deleted)? })
+    }
+}
+
+impl Consumer {
+    /// Takes in entries that nobody of the group had before.
+    pub(super) fn take_new(&self, entries: Vec<Entry>) {
+        let taken = entries.into_iter().filter_map(|entry| self.examine(entry, None));
+        self.hand.add(taken);
+    }
+
+    /// Takes in entries that somebody of the group had before, this consumer perhaps. Returns how many are in hand now
+    /// that were not before.
+    pub(super) fn take_again(&self, retaken: Retaken) -> usize {
+        self.hand.add(self.examine_again(retaken))
+    }
+
+    /// What is to be handled of entries that somebody of the group had before.
+    pub(super) fn examine_again(&self, retaken: Retaken) -> Vec<Taken> {
+        self.tell_deleted(&retaken.deleted);
+        let again = retaken.entries.into_iter().filter_map(|Again { entry, noted }| {
+            let noted = noted.and_then(|noted| serde_json::from_str::<Tries>(&noted).ok());
+            Some(self.examine(entry, noted)?.left_over())
+        });
+        again.collect()
+    }
+
+    /// What is to be handled; the rest is dealt with here.
+    fn examine(&self, entry: Entry, noted: Option<Tries>) -> Option<Taken> {
+        let id = MessageId::new(entry.id);
+        if noted.as_ref().is_some_and(|noted| noted.is_exhausted) {
+            self.left().insert(id);
+            return None;
+        }
+        if self.hand.contains(&id) {
+            return None;
+        }
+        let Some(fields) = entry.fields else {
+            self.tell_deleted(&[id.to_string()]);
+            self.not_ours().push(id);
+            return None;
+        };
+        let text = |name| wire::flat(&fields, name);
+        if text(field::REPLAY_GROUP).is_some_and(|group| self.group != group) {
+            self.not_ours().push(id);
+            return None;
+        }
+        let replayed = || {
+            let done = text(field::REPLAY_DONE).and_then(|done| serde_json::from_str(done).ok());
+            Tries::anew(done.unwrap_or_default())
+        };
+        match wire::decode(&fields) {
+            Ok(record) => Some(Taken::new(id, record).with_tries(noted.unwrap_or_else(replayed))),
+            Err(error) => {
+                tracing::warn!(group = %self.group, %id, %error, "entry is no event");
+                let counters = &self.shared.counters;
+                counters.events_consumed(1);
+                counters.events_processed_failed(1);
+                self.hand.add_hopeless(id, Tries::hopeless(error.to_string()));
+                None
+            }
+        }
+    }
+
+    fn tell_deleted(&self, ids: &[String]) {
+        if ids.is_empty() {
+            return;
+        }
+        let (count, first) = (ids.len(), &ids[0]);
+        tracing::error!(group = %self.group, count, first, "entries were deleted before they were handled");
+        self.shared.counters.messages_deleted(count as u64);
+    }
+}

@@ -1,0 +1,261 @@
+//! Writing down what came of entries.
+//!
+//! Keep: an entry leaves the hand only after what came of it is written down; what could not be written is kept and
+//! written later. Whatever is written about a failure is refused by the server if the entry is somebody else's by now;
+//! an acknowledgement never is, as the handlers have succeeded.
+
+use std::collections::VecDeque;
+
+use eventbus::{
+    RecordedEvent,
+    port::{MessageId, Settled, Tries, Verdict},
+};
+use redis::ScriptInvocation;
+use time::OffsetDateTime;
+
+use super::Consumer;
+use crate::{
+    command,
+    connection::CommandError,
+    keys::field,
+    script,
+    wire::{self, timestamp},
+};
+
+/// What came of entries and is not written down yet, by the way in which it is written.
+#[derive(Default)]
+pub(super) struct Paper {
+    acknowledged: Vec<MessageId>,
+    /// Those about which something was noted before.
+    settled: Vec<MessageId>,
+    skipped: Vec<Settled>,
+    noted: Vec<Note>,
+    buried: VecDeque<Burial>,
+}
+
+struct Note {
+    id: MessageId,
+    tries: Tries,
+    /// Whether it is begun as soon as that is written.
+    begins: bool,
+}
+
+struct Burial {
+    id: MessageId,
+    record: Option<RecordedEvent>,
+    tries: Tries,
+}
+
+/// How many entries became what, when they were written down.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Written {
+    pub(super) acknowledged: u64,
+    pub(super) failed: u64,
+    pub(super) buried: u64,
+}
+
+impl Paper {
+    pub(super) fn is_empty(&self) -> bool {
+        self.acknowledged.is_empty()
+            && self.settled.is_empty()
+            && self.skipped.is_empty()
+            && self.noted.is_empty()
+            && self.buried.is_empty()
+    }
+
+    pub(super) fn add(&mut self, settled: impl IntoIterator<Item = Settled>) {
+        for settled in settled {
+            let Settled { id, record, verdict, .. } = settled;
+            match verdict {
+                Verdict::Acknowledge { has_tries: false } => self.acknowledged.push(id),
+                Verdict::Acknowledge { has_tries: true } => self.settled.push(id),
+                Verdict::Skip => self.skipped.push(Settled::new(id, record, verdict)),
+                Verdict::Retry { tries, .. } => self.noted.push(Note { id, tries, begins: false }),
+                Verdict::Begin(tries) => self.noted.push(Note { id, tries, begins: true }),
+                Verdict::Bury(tries) => self.buried.push_back(Burial { id, record, tries }),
+            }
+        }
+    }
+}
+
+impl Consumer {
+    /// Writes down everything there is to write; what fails stays on the paper.
+    pub(super) async fn write(&self, paper: &mut Paper) -> Result<Written, CommandError> {
+        let mut written = Written::default();
+        paper.acknowledged.append(&mut self.not_ours());
+        if !paper.acknowledged.is_empty() {
+            let acknowledge = command::acknowledge(&self.shared.stream, &self.group, &paper.acknowledged);
+            self.shared.link.query::<u64>(&acknowledge).await?;
+            written.acknowledged += self.done(&mut paper.acknowledged);
+        }
+        if !paper.settled.is_empty() {
+            self.settle(&paper.settled).await?;
+            written.acknowledged += self.done(&mut paper.settled);
+        }
+        if !paper.skipped.is_empty() {
+            self.skip(&paper.skipped).await?;
+            let mut ids = std::mem::take(&mut paper.skipped).into_iter().map(|skipped| skipped.id).collect();
+            written.acknowledged += self.done(&mut ids);
+        }
+        if !paper.noted.is_empty() {
+            self.note(&paper.noted).await?;
+            let begun = paper.noted.iter().filter(|note| note.begins);
+            self.hand.begin(begun.map(|note| &note.id));
+            written.failed += paper.noted.len() as u64;
+            paper.noted.clear();
+        }
+        while let Some(burial) = paper.buried.front() {
+            let is_dead = match self.shared.config.enable_dlq {
+                true => self.bury(burial).await?,
+                false => self.leave_pending(burial).await?,
+            };
+            written.buried += u64::from(is_dead);
+            written.failed += u64::from(!is_dead);
+            let burial = paper.buried.pop_front();
+            self.hand.let_go(burial.iter().map(|burial| &burial.id));
+        }
+        Ok(written)
+    }
+
+    fn done(&self, ids: &mut Vec<MessageId>) -> u64 {
+        self.hand.let_go(&*ids);
+        let count = ids.len() as u64;
+        ids.clear();
+        count
+    }
+
+    async fn settle(&self, ids: &[MessageId]) -> Result<(), CommandError> {
+        for ids in ids.chunks(command::TOGETHER) {
+            let mut settle = script::SETTLE.key(&self.shared.stream);
+            settle.key(&self.keys.retry).arg(self.group.as_str());
+            add_ids(&mut settle, ids);
+            self.shared.link.rerun::<u64>(&settle).await?;
+        }
+        Ok(())
+    }
+
+    /// Acknowledges what nobody of the group handles, and leaves the rest to those who do.
+    async fn skip(&self, skipped: &[Settled]) -> Result<(), CommandError> {
+        for skipped in skipped.chunks(command::TOGETHER) {
+            let mut skip = script::SKIP.key(&self.shared.stream);
+            skip.key(&self.keys.members).key(&self.keys.retry);
+            skip.arg(self.group.as_str()).arg(&self.name);
+            for Settled { id, record, .. } in skipped {
+                let event_type = record.as_ref().map_or("", |record| record.event_type());
+                skip.arg(id.as_str()).arg(event_type);
+            }
+            let left: u64 = self.shared.link.rerun(&skip).await?;
+            if left > 0 {
+                tracing::debug!(group = %self.group, left, "entries left to members that handle their types");
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes tries; entries that are somebody else's by now leave the hand.
+    async fn note(&self, notes: &[Note]) -> Result<(), CommandError> {
+        for notes in notes.chunks(command::TOGETHER) {
+            let mut note = script::NOTE.key(&self.shared.stream);
+            note.key(&self.keys.retry).arg(self.group.as_str()).arg(&self.name);
+            for Note { id, tries, .. } in notes {
+                let count = tries.attempts.saturating_add(tries.crashes);
+                note.arg(id.as_str()).arg(count).arg(json(tries));
+            }
+            let lost: Vec<String> = self.shared.link.rerun(&note).await?;
+            self.lose(&lost.into_iter().map(MessageId::new).collect::<Vec<_>>());
+        }
+        Ok(())
+    }
+
+    /// Makes an entry a dead letter. False: it is somebody else's by now.
+    async fn bury(&self, Burial { id, record, tries }: &Burial) -> Result<bool, CommandError> {
+        let mut bury = script::BURY.key(&self.shared.stream);
+        bury.key(&self.keys.retry).key(&self.keys.dead_letters);
+        bury.arg(self.group.as_str()).arg(&self.name).arg(id.as_str());
+        let own = self.epitaph(id, tries);
+        bury.arg(own.len() * 2);
+        let in_memory = record.as_ref().and_then(|record| wire::encode(record).ok()).unwrap_or_default();
+        for (name, value) in &own {
+            bury.arg(*name).arg(value);
+        }
+        for (name, value) in &in_memory {
+            bury.arg(*name).arg(&**value);
+        }
+        let written: Option<String> = self.shared.link.rerun(&bury).await?;
+        let event = record.as_ref().map(RecordedEvent::metadata);
+        match &written {
+            Some(dead_letter) => {
+                self.shared.counters.messages_sent_to_dlq(1);
+                tracing::error!(
+                    group = %self.group, %id, dead_letter, handler = tries.handlers(), error = tries.errors(),
+                    attempts = tries.most_attempts(), event_type = event.map(|event| event.event_type().as_str()),
+                    "event is a dead letter now"
+                );
+            }
+            None => tracing::warn!(group = %self.group, %id, "somebody else has taken a failed event over"),
+        }
+        Ok(written.is_some())
+    }
+
+    /// The fields that a dead letter has beside those of its entry.
+    fn epitaph(&self, id: &MessageId, tries: &Tries) -> Vec<(&'static str, String)> {
+        let time = |ms: Option<u64>| {
+            let nanos = i128::from(ms.unwrap_or_default()) * 1_000_000;
+            let time = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+            utc(time)
+        };
+        let attempts = tries.most_attempts();
+        vec![
+            (field::ORIGINAL_MESSAGE_ID, id.to_string()),
+            (field::RETRY_COUNT, attempts.saturating_sub(1).to_string()),
+            (field::DLQ_TIMESTAMP, utc(OffsetDateTime::now_utc())),
+            (field::ERROR, tries.errors()),
+            (field::HANDLER, tries.handlers()),
+            (field::GROUP, self.group.to_string()),
+            (field::ATTEMPTS, attempts.to_string()),
+            (field::FIRST_FAILED_AT, time(tries.first_failed_at)),
+            (field::LAST_FAILED_AT, time(tries.last_failed_at)),
+            (field::DONE_HANDLERS, serde_json::Value::from(tries.done.as_slice()).to_string()),
+        ]
+    }
+
+    /// Notes that an entry used up its attempts; it stays pending. Always false: it is no dead letter.
+    async fn leave_pending(&self, Burial { id, tries, .. }: &Burial) -> Result<bool, CommandError> {
+        let mut tries = tries.clone();
+        tries.is_exhausted = true;
+        let error = tries.errors();
+        self.note(&[Note { id: id.clone(), tries, begins: false }]).await?;
+        if self.left().insert(id.clone()) {
+            self.shared.counters.messages_exhausted(1);
+            tracing::error!(group = %self.group, %id, error, "event used up its attempts and stays pending");
+        }
+        Ok(false)
+    }
+
+    /// Lets go of entries that are somebody else's by now.
+    pub(super) fn lose(&self, ids: &[MessageId]) {
+        if ids.is_empty() {
+            return;
+        }
+        let count = ids.len();
+        tracing::warn!(group = %self.group, count, "entries were taken over by another consumer");
+        self.hand.let_go(ids);
+    }
+}
+
+/// A time as dead letters spell it.
+fn utc(time: OffsetDateTime) -> String {
+    format!("{}+00:00", timestamp::write(time))
+}
+
+/// Adds ids to the arguments of a script.
+pub(super) fn add_ids(script: &mut ScriptInvocation<'_>, ids: &[MessageId]) {
+    for id in ids {
+        script.arg(id.as_str());
+    }
+}
+
+/// Tries as they are noted; plain data, which cannot fail to be written.
+fn json(tries: &Tries) -> String {
+    serde_json::to_string(tries).unwrap_or_default()
+}

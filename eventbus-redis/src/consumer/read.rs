@@ -1,0 +1,223 @@
+//! Fetching entries.
+//!
+//! Keep: a read that waits for entries is awaited to its end, for the server hands what it finds to this consumer and to
+//! nobody else. After each connection the entries that are pending on this consumer come before any new one.
+
+use std::{pin::pin, time::Duration};
+
+use eventbus::port::StopSignal;
+use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
+
+use super::{Consumer, intake::Retaken, trouble::Trouble};
+use crate::{
+    command::{self, Reader},
+    connection::is_lost,
+    script,
+};
+
+/// How long a read waits for entries at a time. It is what a stop takes where the server does not let us wake the read,
+/// and what it takes to notice that a connection is dead.
+const SLICE: Duration = Duration::from_secs(1);
+/// What the server may take beyond that.
+const MARGIN: Duration = Duration::from_millis(500);
+/// How often is looked for entries on a connection where reads must not wait.
+const POLL: Duration = Duration::from_millis(20);
+/// How long to leave a waking command to do its work before it is sent again.
+const WAKE_AGAIN: Duration = Duration::from_millis(20);
+
+/// What a reader knows beyond one connection.
+struct Reading<'a> {
+    stop: &'a StopSignal,
+    trouble: Trouble,
+    /// Whether a connection of its own was lost.
+    has_lost: bool,
+    /// Whether it has been part of the group before.
+    is_known: bool,
+    /// Which of the shared connections it uses, if it has none of its own.
+    link_number: Option<u64>,
+}
+
+/// A connection, and what wakes it.
+struct Connected {
+    connection: MultiplexedConnection,
+    client: Option<i64>,
+}
+
+impl Consumer {
+    /// Fetches entries while there is room for them, until it is to stop.
+    pub(super) async fn read(&self, stop: &StopSignal) {
+        let trouble = Trouble::new("reading", self.group.clone());
+        let mut reading = Reading { stop, trouble, has_lost: false, is_known: false, link_number: None };
+        while !stop.is_stopped() {
+            let Err(error) = self.session(&mut reading).await else {
+                break;
+            };
+            if let Some(number) = reading.link_number.take() {
+                self.shared.link.note(number, &error);
+            } else {
+                reading.has_lost |= is_lost(&error);
+            }
+            let delay = reading.trouble.happened(&error);
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = stop.stopped() => {}
+            }
+        }
+    }
+
+    /// Reads over one connection until it is to stop, or something goes wrong.
+    async fn session(&self, reading: &mut Reading<'_>) -> RedisResult<()> {
+        let stop = reading.stop;
+        let mut connected = tokio::select! {
+            connected = self.connect(reading) => connected?,
+            () = stop.stopped() => return Ok(()),
+        };
+        self.ensure_group(&mut connected.connection, reading.is_known).await?;
+        reading.is_known = true;
+        self.take_pending(&mut connected.connection, stop).await?;
+        reading.trouble.is_over();
+        loop {
+            let room = tokio::select! {
+                room = self.hand.room() => room,
+                () = stop.stopped() => return Ok(()),
+            };
+            let entries = self.read_new(&mut connected, room, stop).await?;
+            self.take_new(entries);
+        }
+    }
+
+    async fn connect(&self, reading: &mut Reading<'_>) -> RedisResult<Connected> {
+        let config = &self.shared.config;
+        let link = &self.shared.link;
+        if config.single_connection_client {
+            let (connection, number) = link.connection().await.map_err(std::io::Error::other)?;
+            reading.link_number = Some(number);
+            return Ok(Connected { connection, client: None });
+        }
+        let timeout = SLICE + config.socket_timeout.min(MARGIN);
+        let mut connection = link.dedicated(timeout).await?;
+        let id = command::client_id().query_async(&mut connection).await;
+        let lost = std::mem::take(&mut reading.has_lost);
+        self.shared.counters.reconnections(u64::from(lost));
+        Ok(Connected {
+            connection,
+            client: id.ok(), // some servers do not tell: then a stop takes as long as a slice
+        })
+    }
+
+    /// Creates the group if it is not there.
+    async fn ensure_group(&self, connection: &mut MultiplexedConnection, is_known: bool) -> RedisResult<()> {
+        let mut create = script::CREATE_GROUP.key(&self.shared.stream);
+        create.key(&self.keys.floors);
+        create.arg(self.group.as_str()).arg("0-0").arg(u8::from(is_known));
+        if create.invoke_async(connection).await? {
+            tracing::info!(group = %self.group, stream = self.shared.stream, "group created");
+        }
+        Ok(())
+    }
+
+    /// Takes in what is pending on this consumer and not in hand.
+    async fn take_pending(&self, connection: &mut MultiplexedConnection, stop: &StopSignal) -> RedisResult<()> {
+        let mut from = "-".to_owned();
+        loop {
+            let room = tokio::select! {
+                room = self.hand.room() => room.min(self.shared.config.batch_size),
+                () = stop.stopped() => return Ok(()),
+            };
+            let list = command::pending_on(&self.shared.stream, &self.group, &self.name, &from, room);
+            let ids = command::ids(list.query_async(connection).await?)?;
+            let Some(last) = ids.last() else {
+                return Ok(());
+            };
+            from = format!("({last}");
+            let missing = self.not_in_hand(ids);
+            if let Some(retake) = self.retake(&missing) {
+                let (entries, noted, deleted) = retake.invoke_async(connection).await?;
+                self.take_again(Retaken::read(entries, noted, deleted)?);
+            }
+        }
+    }
+
+    async fn read_new(
+        &self,
+        connected: &mut Connected,
+        room: usize,
+        stop: &StopSignal,
+    ) -> RedisResult<Vec<command::Entry>> {
+        let config = &self.shared.config;
+        let reader = Reader {
+            stream: &self.shared.stream,
+            group: &self.group,
+            consumer: &self.name,
+            count: room.min(config.batch_size),
+        };
+        let block = Duration::from_millis(config.block_ms);
+        if config.single_connection_client {
+            let reply = reader.new_entries(None).query_async(&mut connected.connection).await?;
+            let entries = command::entries(reply)?;
+            if entries.is_empty() {
+                tokio::select! {
+                    () = tokio::time::sleep(POLL.min(block)) => {}
+                    () = stop.stopped() => {}
+                }
+            }
+            return Ok(entries);
+        }
+        let read = reader.new_entries(Some(block.min(SLICE)));
+        command::entries(self.read_to_the_end(connected, &read, stop).await?)
+    }
+
+    /// Waits for a read; when the consumer is to stop, the server is asked to end the read, which loses no entry.
+    async fn read_to_the_end(&self, connected: &mut Connected, read: &Cmd, stop: &StopSignal) -> RedisResult<Value> {
+        let client = connected.client;
+        let mut reading = pin!(read.query_async(&mut connected.connection));
+        tokio::select! {
+            biased;
+            reply = &mut reading => return reply,
+            () = stop.stopped() => {}
+        }
+        let ending = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    reply = &mut reading => return reply,
+                    () = self.wake(client) => {}
+                }
+            }
+        };
+        // a server that does not answer at all is left; what it may have handed out is found again at the next start
+        let ended = tokio::time::timeout(SLICE + MARGIN, ending).await;
+        ended.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+    }
+
+    async fn wake(&self, client: Option<i64>) {
+        if let Some(client) = client {
+            let wake = command::unblock(client);
+            if let Err(error) = self.shared.link.query::<Value>(&wake).await {
+                tracing::debug!(%error, "a waiting read cannot be woken, it ends by itself");
+            }
+        }
+        tokio::time::sleep(WAKE_AGAIN).await;
+    }
+
+    /// Those of some entries that are neither in hand nor left pending on purpose.
+    pub(super) fn not_in_hand(&self, ids: Vec<String>) -> Vec<String> {
+        let left = self.left();
+        let is_missing = |id: &String| {
+            let id = eventbus::port::MessageId::new(id.as_str());
+            !self.hand.contains(&id) && !left.contains(&id)
+        };
+        ids.into_iter().filter(is_missing).collect()
+    }
+
+    /// Takes entries again that are pending on this consumer; `None` if there are none.
+    pub(super) fn retake(&self, ids: &[String]) -> Option<redis::ScriptInvocation<'static>> {
+        if ids.is_empty() {
+            return None;
+        }
+        let mut retake = script::RETAKE.key(&self.shared.stream);
+        retake.key(&self.keys.retry);
+        retake.arg(self.group.as_str()).arg(&self.name).arg(ids);
+        Some(retake)
+    }
+}

@@ -1,0 +1,153 @@
+//! Recovery by hand, as the tutorial has it. A consumer does the same by itself while it consumes.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use eventbus::port::{ConsumeError, Delivery, MessageId, RetryPolicy, Settled, Taken, Verdict, dispatch};
+use serde::Serialize;
+use tracing::Instrument;
+
+use super::{Consumer, intake::Retaken, paper::Paper};
+use crate::{
+    bus::Shared,
+    command,
+    connection::{CommandError, boxed},
+    trace,
+};
+
+/// What is to be recovered by hand; what is not said is taken from the configuration.
+///
+/// # Examples
+/// ```
+/// use eventbus_redis::Recovery;
+/// let recovery = Recovery { min_idle_time_ms: Some(30_000), ..Recovery::default() };
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// How long an entry must have been pending without a sign of life, in milliseconds. Default: `pending_idle_ms`.
+    pub min_idle_time_ms: Option<u64>,
+    /// How often a failed delivery is tried again before it becomes a dead letter. Default: `max_retries`.
+    pub max_retries: Option<u32>,
+    /// How many entries are recovered, at most. Default: `batch_size`.
+    pub batch_size: Option<usize>,
+}
+
+/// What came of a recovery.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RecoveryStats {
+    /// Entries that were pending in the group when it began.
+    pub checked: u64,
+    /// Entries that had been pending long enough and were taken over.
+    pub claimed: u64,
+    /// Entries whose handlers have all succeeded now.
+    pub reprocessed: u64,
+    /// Entries that are dead letters now.
+    pub dlq: u64,
+    /// Entries that failed again and stay pending.
+    pub failed: u64,
+}
+
+impl Shared {
+    /// Recovers entries of the bus's own group, under a consumer name that nothing else uses.
+    pub(crate) async fn recover(self: &Arc<Self>, recovery: Recovery) -> Result<RecoveryStats, ConsumeError> {
+        let destination = || self.destination.clone();
+        if self.consuming.is_closed() {
+            return Err(ConsumeError::ShutDown { destination: destination() });
+        }
+        let name = format!("{}-recovery", self.consumer);
+        let consumer = Consumer::new(Arc::clone(self), self.default_group.clone(), name);
+        let recovered = consumer.recover(recovery).await;
+        recovered.map_err(|error| ConsumeError::Unavailable { destination: destination(), source: boxed(error) })
+    }
+}
+
+impl Consumer {
+    async fn recover(&self, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
+        let config = &self.shared.config;
+        let idle_ms = recovery.min_idle_time_ms.unwrap_or(config.pending_idle_ms);
+        let retry = RetryPolicy { max_retries: recovery.max_retries.unwrap_or(config.max_retries), ..self.retry() };
+        let mut left = recovery.batch_size.unwrap_or(config.batch_size);
+        let pending = command::count_pending(&self.shared.stream, &self.group);
+        let checked = command::pending_count(self.shared.link.query(&pending).await?)?;
+        let mut stats = RecoveryStats { checked, ..RecoveryStats::default() };
+        if self.shared.subscribers.of_group(&self.group).is_empty() {
+            return Ok(stats); // nobody here to handle anything
+        }
+        let mut cursor = "0-0".to_owned();
+        while left > 0 {
+            let count = left.min(config.batch_size).min(command::TOGETHER);
+            let (next, retaken) = self.claim_some(&cursor, idle_ms, count).await?;
+            let claimed = retaken.entries.len();
+            stats.claimed += claimed as u64;
+            left = left.saturating_sub(claimed.max(1));
+            self.tell_recovered(claimed);
+            self.handle_now(retaken, &retry, &mut stats).await?;
+            cursor = next;
+            if cursor == "0-0" {
+                break;
+            }
+        }
+        Ok(stats)
+    }
+
+    /// Handles entries once, whatever they are waiting for.
+    async fn handle_now(
+        &self,
+        retaken: Retaken,
+        retry: &RetryPolicy,
+        stats: &mut RecoveryStats,
+    ) -> Result<(), CommandError> {
+        let taken = self.examine_again(retaken);
+        let mine: HashSet<MessageId> = taken.iter().map(|taken| taken.id.clone()).collect();
+        let mine = Mutex::new(mine);
+        let beating = async {
+            loop {
+                tokio::time::sleep((self.pending_idle() / 3).max(Duration::from_millis(10))).await;
+                let ids: Vec<_> = mine.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+                if let Err(error) = self.beat_for(&ids).await {
+                    tracing::debug!(%error, "no sign of life was given");
+                }
+            }
+        };
+        let handling = async {
+            let mut paper = Paper::default();
+            paper.add(self.hand.take_settled());
+            for taken in taken {
+                let id = taken.id.clone();
+                paper.add(self.handle_once(taken, retry).await);
+                let written = self.write(&mut paper).await?;
+                stats.reprocessed += written.acknowledged;
+                stats.dlq += written.buried;
+                stats.failed += written.failed;
+                mine.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            }
+            let written = self.write(&mut paper).await?;
+            stats.dlq += written.buried;
+            stats.failed += written.failed;
+            Ok(())
+        };
+        tokio::select! {
+            handled = handling => handled,
+            () = beating => Ok(()),
+        }
+    }
+
+    async fn handle_once(&self, mut taken: Taken, retry: &RetryPolicy) -> Option<Settled> {
+        let attempt = taken.tries.attempts.saturating_add(1);
+        let delivery = Delivery::new(taken.record.clone(), self.group.clone())
+            .with_attempt(attempt)
+            .with_message_id(taken.id.clone());
+        let counters = &self.shared.counters;
+        counters.events_consumed(1);
+        let subscribers = self.shared.subscribers.of_group(&self.group);
+        let span = trace::process(&self.shared, &delivery);
+        let outcome = dispatch(&subscribers, &delivery, &taken.tries, &self.limits()).instrument(span).await;
+        counters.count(&outcome);
+        let verdict = Verdict::of(outcome, &mut taken.tries, retry)?;
+        Some(Settled::new(taken.id, Some(taken.record), verdict))
+    }
+}

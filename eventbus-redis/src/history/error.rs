@@ -1,0 +1,71 @@
+//! Why nothing was read.
+
+use eventbus::{BoxError, Name, port::MessageId};
+
+use crate::{
+    command,
+    connection::{CommandError, boxed},
+};
+
+/// An entry of the stream that is no event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("entry {id} is no event: {reason}")]
+#[non_exhaustive]
+pub struct NotAnEvent {
+    /// What Redis calls the entry.
+    pub id: MessageId,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Why the stream could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HistoryError {
+    /// The id to read after is no id of an entry, which is `<milliseconds>-<number>`.
+    #[error("`{id}` is no id of an entry of a stream")]
+    InvalidId {
+        /// The id.
+        id: MessageId,
+    },
+    /// The bus was shut down.
+    #[error("event bus `{destination}` is shut down")]
+    ShutDown {
+        /// The bus.
+        destination: Name,
+    },
+    /// The server answers and refuses: missing rights, a key of another kind.
+    #[error("event bus `{destination}` refuses to be read")]
+    Refused {
+        /// The bus.
+        destination: Name,
+        /// What the server said.
+        source: BoxError,
+    },
+    /// The server could not be reached, or not now.
+    #[error("event bus `{destination}` unavailable")]
+    Unavailable {
+        /// The bus.
+        destination: Name,
+        /// What the transport said.
+        source: BoxError,
+    },
+}
+
+impl HistoryError {
+    /// Whether reading again can succeed without anybody changing anything.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+
+    pub(super) fn of(destination: &Name, error: CommandError) -> Self {
+        let destination = destination.clone();
+        match error {
+            CommandError::Sent(error) if command::is_refusal(&error) => {
+                Self::Refused { destination, source: error.into() }
+            }
+            error => Self::Unavailable { destination, source: boxed(error) },
+        }
+    }
+}

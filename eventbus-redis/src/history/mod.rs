@@ -1,0 +1,193 @@
+//! Reading the stream by hand: no group, nothing acknowledged.
+//!
+//! Keep: a place moves only with what was handed to the caller, so that a failed or abandoned read loses nothing.
+
+mod error;
+mod follow;
+
+use std::{fmt, sync::Arc};
+
+use eventbus::{RecordedEvent, port::MessageId};
+
+pub use self::{
+    error::{HistoryError, NotAnEvent},
+    follow::Follow,
+};
+use crate::{
+    bus::Shared,
+    command::{self, Entry},
+    wire,
+};
+
+/// A place in the stream of a bus, from which it is read by hand; made by
+/// [`RedisEventBus::history`](crate::RedisEventBus::history).
+///
+/// It begins before the oldest entry that the stream still has, and moves with what it has read. It needs no consumer
+/// group, acknowledges nothing, and takes nothing away from anybody.
+///
+/// # Examples
+/// ```no_run
+/// use eventbus_redis::RedisEventBus;
+///
+/// # async fn run(bus: RedisEventBus) -> eventbus::Result<()> {
+/// let mut history = bus.history();
+/// loop {
+///     let page = history.page(1_000).await?;
+///     if page.is_empty() {
+///         break;
+///     }
+///     for entry in page {
+///         match entry.event {
+///             Ok(event) => println!("{} {}", entry.id, event.metadata().event_type()),
+///             Err(error) => eprintln!("{error}"),
+///         }
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct History {
+    shared: Arc<Shared>,
+    after: Option<MessageId>,
+}
+
+/// An entry of the stream, read by hand.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct HistoryEntry {
+    /// What Redis calls the entry.
+    pub id: MessageId,
+    /// The event, not decoded, or why the entry is none.
+    pub event: Result<RecordedEvent, NotAnEvent>,
+}
+
+impl History {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, after: None }
+    }
+
+    /// Moves to the place after an entry, which need not exist.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # use eventbus::port::MessageId;
+    /// # async fn run(bus: eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
+    /// let seen = MessageId::new("1795157844243-0");
+    /// let next = bus.history().after(&seen).page(100).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn after(mut self, id: &MessageId) -> Self {
+        self.after = Some(id.clone());
+        self
+    }
+
+    /// Reads at most `count` entries, the oldest first, and moves behind them; fewer, or none, where the stream ends.
+    ///
+    /// # Errors
+    /// [`HistoryError`]; the place stays, so that reading again repeats and misses nothing.
+    #[doc(alias = "xrange")]
+    pub async fn page(&mut self, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
+        let read = command::history::range(&self.shared.stream, self.place()?, count);
+        let entries = self.read(&read).await?;
+        if let Some(last) = entries.last() {
+            self.after = Some(last.id.clone());
+        }
+        Ok(entries)
+    }
+
+    /// Reads the last `count` entries of the stream that are after this place, the oldest of them first, and moves to
+    /// its end: with 0, only that.
+    ///
+    /// # Errors
+    /// [`HistoryError`]; the place stays.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(bus: eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
+    /// let mut history = bus.history();
+    /// for entry in history.last(10).await? {
+    ///     println!("{}", entry.id);
+    /// }
+    /// let mut coming = history.follow(); // and what comes after these ten
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "xrevrange")]
+    pub async fn last(&mut self, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
+        // the end of the stream is where its newest entry is
+        let read = command::history::newest(&self.shared.stream, self.place()?, count.max(1));
+        let mut entries = self.read(&read).await?;
+        if let Some(newest) = entries.first() {
+            self.after = Some(newest.id.clone());
+        }
+        entries.truncate(count);
+        entries.reverse();
+        Ok(entries)
+    }
+
+    /// Reads on from here without an end, waiting for entries as they come.
+    ///
+    /// It has a connection of its own, made with the first read and made anew when it is lost.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(bus: eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
+    /// let mut coming = bus.history().follow();
+    /// loop {
+    ///     let entry = coming.next().await?;
+    ///     println!("{} {:?}", entry.id, entry.event);
+    /// }
+    /// # }
+    /// ```
+    #[doc(alias = "xread")]
+    #[must_use]
+    pub fn follow(self) -> Follow {
+        Follow::new(self)
+    }
+
+    /// The id that was read last, as the server takes it.
+    fn place(&self) -> Result<Option<&str>, HistoryError> {
+        let Some(id) = &self.after else {
+            return Ok(None);
+        };
+        let (ms, number) = id.as_str().split_once('-').unwrap_or((id.as_str(), "0"));
+        let is_number = |text: &str| text.bytes().all(|c| c.is_ascii_digit()) && text.parse::<u64>().is_ok();
+        if is_number(ms) && is_number(number) {
+            return Ok(Some(id.as_str()));
+        }
+        Err(HistoryError::InvalidId { id: id.clone() })
+    }
+
+    async fn read(&self, command: &redis::Cmd) -> Result<Vec<HistoryEntry>, HistoryError> {
+        self.check_open()?;
+        let reply = self.shared.link.query(command).await;
+        let entries = reply.and_then(|reply| Ok(command::history::range_entries(reply)?));
+        let entries = entries.map_err(|error| HistoryError::of(&self.shared.destination, error))?;
+        Ok(entries.into_iter().map(HistoryEntry::from).collect())
+    }
+
+    fn check_open(&self) -> Result<(), HistoryError> {
+        if self.shared.consuming.is_closed() {
+            return Err(HistoryError::ShutDown { destination: self.shared.destination.clone() });
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("History").field("stream", &self.shared.stream).field("after", &self.after).finish()
+    }
+}
+
+impl From<Entry> for HistoryEntry {
+    fn from(entry: Entry) -> Self {
+        let id = MessageId::new(entry.id);
+        let decoded = wire::decode(&entry.fields.unwrap_or_default());
+        let event = decoded.map_err(|error| NotAnEvent { id: id.clone(), reason: error.to_string() });
+        Self { id, event }
+    }
+}

@@ -1,0 +1,15 @@
+//! The stand-in for `tls` in builds without that feature; a configuration that asks for TLS does not get this far.
+
+use redis::{Client, RedisError};
+
+use crate::{ConfigMistake, RedisEventBusConfig};
+
+/// Refuses: this build has no TLS.
+pub(crate) fn client(_config: &RedisEventBusConfig) -> Result<Client, ConfigMistake> {
+    Err(ConfigMistake::new("redis_url", "asks for TLS, which this build has not"))
+}
+
+/// Never: no certificate is looked at.
+pub(crate) fn is_untrusted(_error: &RedisError) -> bool {
+    false
+}

@@ -1,0 +1,42 @@
+//! Connections with TLS: whom to trust.
+//!
+//! Keep: an application that chose a cryptography provider for rustls keeps it; where several are linked and none is
+//! chosen, connecting would panic.
+
+use std::{error::Error, fs, io, sync::Arc};
+
+use redis::{Client, RedisError, TlsCertificates};
+use rustls::crypto::{CryptoProvider, ring};
+
+use crate::{ConfigMistake, RedisEventBusConfig};
+
+/// Prepares a client that trusts the authorities of the configuration.
+pub(crate) fn client(config: &RedisEventBusConfig) -> Result<Client, ConfigMistake> {
+    if CryptoProvider::get_default().is_none() {
+        // fails if somebody else was faster, which is as good
+        let _ = ring::default_provider().install_default();
+    }
+    let root_cert = authorities(config).map_err(|problem| ConfigMistake::new("tls_ca_file", problem))?;
+    let certificates = TlsCertificates { client_tls: None, root_cert };
+    Client::build_with_tls(config.redis_url.as_str(), certificates)
+        .map_err(|error| ConfigMistake::new("tls_ca_file", format!("cannot be used: {error}")))
+}
+
+fn authorities(config: &RedisEventBusConfig) -> Result<Option<Vec<u8>>, String> {
+    let Some(file) = &config.tls_ca_file else {
+        return Ok(None);
+    };
+    let pem = fs::read(file).map_err(|error| format!("({}) cannot be read: {error}", file.display()))?;
+    let begins = b"-----BEGIN CERTIFICATE-----";
+    if !pem.windows(begins.len()).any(|part| part == begins) {
+        return Err(format!("({}) holds no certificate in PEM format", file.display()));
+    }
+    Ok(Some(pem))
+}
+
+/// Whether connecting failed because the server's certificate is not to be trusted.
+pub(crate) fn is_untrusted(error: &RedisError) -> bool {
+    let transport = error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
+    let tls = transport.and_then(|error| error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref());
+    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
+}

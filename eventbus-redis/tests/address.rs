@@ -1,0 +1,166 @@
+//! Every form of address: passwords, users, databases, sockets; and that nobody shows a password.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use common::{
+    config_on, said,
+    seen::{Seen, command, event, publish, settled, start},
+    until,
+};
+use eventbus::port::EventBus;
+use eventbus_redis::{RedisConnectError, RedisEventBus};
+use test_servers::PrivateRedis;
+
+/// Sends a command to a server that asks for no password yet.
+async fn set_up(server: &PrivateRedis, name: &str, arguments: &[&str]) {
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    redis::cmd(name).arg(arguments).query_async::<()>(&mut connection).await.unwrap();
+}
+
+/// Publishes an event, handles it, and acknowledges it.
+async fn assert_works(bus: &RedisEventBus) {
+    let seen = Seen::default();
+    seen.join(bus);
+    let consumer = start(bus).await;
+    publish(bus, "one").await;
+    until("the event arrived", async || seen.all() == ["one"]).await;
+    assert_eq!(settled(bus).await, 0);
+    bus.stop_consuming().await;
+    consumer.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_refused_and_not_shown() {
+    let server = test_servers::private_redis();
+    let open = redis::Client::open(server.url()).unwrap();
+    let mut connection = open.get_multiplexed_async_connection().await.unwrap();
+    let mut set = redis::cmd("CONFIG");
+    set.arg("SET").arg("requirepass").arg("right-secret");
+    set.query_async::<()>(&mut connection).await.unwrap();
+    let with = |password: &str| config_on(&server.url().replace("redis://", &format!("redis://:{password}@")));
+
+    let error = RedisEventBus::connect(with("wrong-secret")).await.unwrap_err();
+    assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
+    assert!(!error.is_retryable());
+    assert!(!said(&error).contains("secret"), "{}", said(&error));
+    let error = RedisEventBus::connect(config_on(server.url())).await.unwrap_err();
+    assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
+
+    let bus = RedisEventBus::connect(with("right-secret")).await.unwrap();
+    assert!(!format!("{bus:?}").contains("secret"), "{bus:?}");
+    bus.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_that_the_server_has_not_is_refused() {
+    let server = test_servers::private_redis();
+    let error = RedisEventBus::connect(config_on(&format!("{}/99", server.url()))).await.unwrap_err();
+    assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
+    let bus = RedisEventBus::connect(config_on(&format!("{}/9", server.url()))).await.unwrap();
+    assert_works(&bus).await;
+    let keyspace: redis::InfoDict = command(&bus, "INFO", &["keyspace"]).await;
+    assert!(keyspace.get::<String>("db9").is_some() && keyspace.get::<String>("db0").is_none(), "{keyspace:?}");
+}
+
+#[tokio::test]
+async fn a_user_with_the_rights_that_the_bus_needs_can_do_everything() {
+    let server = test_servers::private_redis();
+    // a slash, an at sign and a colon, as passwords have them
+    let user = ["SETUSER", "app", "on", ">se/cr@t:1", "~bus*", "~{bus*"];
+    let rights = ["+@stream", "+@hash", "+@connection", "+@transaction", "+@scripting", "+exists", "+del", "+time"];
+    set_up(&server, "ACL", &[&user[..], &rights[..]].concat()).await;
+    let with = |user: &str| config_on(&server.url().replace("redis://", &format!("redis://{user}@")));
+    let bus = RedisEventBus::connect(with("app:se%2Fcr%40t%3A1")).await.unwrap();
+    assert_works(&bus).await;
+    assert!(!format!("{bus:?}").contains("cr%40t"), "{bus:?}");
+
+    let error = RedisEventBus::connect(with("app:wrong-secret")).await.unwrap_err();
+    assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
+    assert!(!said(&error).contains("secret"), "{}", said(&error));
+    let error = RedisEventBus::connect(with("secret")).await.unwrap_err();
+    assert!(matches!(error, RedisConnectError::Config { .. }), "the user would be ignored: {error:?}");
+    assert!(!said(&error).contains("secret"), "{}", said(&error));
+}
+
+#[tokio::test]
+async fn a_user_without_the_rights_is_refused() {
+    let server = test_servers::private_redis();
+    set_up(&server, "ACL", &["SETUSER", "reader", "on", ">secret", "~*", "+@read", "+@connection"]).await;
+    let config = config_on(&server.url().replace("redis://", "redis://reader:secret@"));
+    let error = RedisEventBus::connect(config).await.unwrap_err();
+    assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
+    assert!(!said(&error).contains("secret"), "{}", said(&error));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_socket_is_as_good_as_a_port_and_takes_user_password_and_database_as_parameters() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("redis.sock");
+    let path = socket.to_str().unwrap();
+    let server = test_servers::private_redis_with(&["--unixsocket", path]);
+    let bus = RedisEventBus::connect(config_on(&format!("unix://{path}"))).await.unwrap();
+    assert_works(&bus).await;
+
+    set_up(&server, "ACL", &["SETUSER", "app", "on", ">secret", "~*", "+@all"]).await;
+    set_up(&server, "CONFIG", &["SET", "requirepass", "secret"]).await;
+    for scheme in ["unix", "redis+unix"] {
+        let url = format!("{scheme}://{path}?db=3&user=app&pass=secret");
+        let bus = RedisEventBus::connect(config_on(&url)).await.unwrap();
+        assert_works(&bus).await;
+        let who: String = command(&bus, "ACL", &["WHOAMI"]).await;
+        assert_eq!(who, "app");
+        let keyspace: redis::InfoDict = command(&bus, "INFO", &["keyspace"]).await;
+        assert!(keyspace.get::<String>("db3").is_some(), "{keyspace:?}");
+        assert!(!format!("{bus:?}").contains("secret"), "{bus:?}");
+    }
+    let error = RedisEventBus::connect(config_on(&format!("unix://{path}?pass=wrong-secret"))).await.unwrap_err();
+    assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
+    assert!(!said(&error).contains("secret"), "{}", said(&error));
+    let error = RedisEventBus::connect(config_on(&format!("unix://{path}.not-there?pass=secret"))).await.unwrap_err();
+    assert!(matches!(error, RedisConnectError::Unavailable { .. }), "{error:?}");
+    assert!(said(&error).contains("redis.sock.not-there") && !said(&error).contains("secret"), "{}", said(&error));
+}
+
+/// What the log says.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_of_a_bus_that_is_locked_out_shows_no_password() {
+    let log = Log::default();
+    let (to_log, text) = (log.clone(), || String::from_utf8(log.0.lock().unwrap().clone()).unwrap());
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::TRACE);
+    let subscriber = subscriber.with_ansi(false).with_writer(move || to_log.clone()).finish();
+    let _logging = tracing_subscriber::util::SubscriberInitExt::set_default(subscriber);
+    let server = test_servers::private_redis();
+    set_up(&server, "ACL", &["SETUSER", "app", "on", ">first-secret", "~*", "+@all"]).await;
+    let config = config_on(&server.url().replace("redis://", "redis://app:first-secret@"));
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    Seen::default().join(&bus);
+    let consumer = start(&bus).await;
+    set_up(&server, "ACL", &["SETUSER", "app", "resetpass", ">other-secret"]).await;
+    set_up(&server, "CLIENT", &["KILL", "USER", "app"]).await;
+    until("the consumer is locked out", async || text().contains("Password authentication failed")).await;
+    let refused = bus.publish(&[event("one")]).await.unwrap_err();
+    assert!(!said(&refused).contains("secret"), "{}", said(&refused));
+    assert!(!bus.stream_info().await.connected);
+    bus.stop_consuming().await;
+    consumer.await.unwrap();
+    assert!(!text().contains("secret"), "{}", text());
+}

@@ -1,0 +1,130 @@
+//! Connections with TLS, to a server whose certificate an authority of the test's own has signed.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::{fs, path::PathBuf};
+
+use common::{
+    config_on, said,
+    seen::{Seen, publish, settled, start},
+    until,
+};
+use eventbus::port::EventBus;
+use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tempfile::TempDir;
+use test_servers::PrivateRedis;
+
+/// A server with TLS on a port beside the plain one.
+struct TlsServer {
+    server: PrivateRedis,
+    port: u16,
+    folder: TempDir,
+}
+
+impl TlsServer {
+    /// Starts a server that shows a certificate for `host`.
+    fn start(host: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new([host.to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
+        let write = |name: &str, text: String| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let authority = write("ca.pem", authority.pem());
+        let (certificate, key) = (write("server.pem", certificate.pem()), write("server.key", key.serialize_pem()));
+        let port = test_servers::closed_port();
+        let listen = ["--tls-port", &port.to_string(), "--tls-auth-clients", "no"];
+        let show = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &authority];
+        let server = test_servers::private_redis_with(&[&listen[..], &show].concat());
+        Self { server, port, folder }
+    }
+
+    fn authority(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    fn url(&self) -> String {
+        format!("rediss://:secret@127.0.0.1:{}", self.port)
+    }
+
+    /// A configuration that trusts the authority.
+    fn config(&self) -> RedisEventBusConfig {
+        let url = self.url().replace(":secret@", "");
+        RedisEventBusConfig { tls_ca_file: Some(self.authority()), ..config_on(&url) }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bus_publishes_and_consumes_over_tls_and_again_after_a_restart() {
+    let mut tls = TlsServer::start("127.0.0.1");
+    let bus = RedisEventBus::connect(tls.config()).await.unwrap();
+    let seen = Seen::default();
+    seen.join(&bus);
+    let consumer = start(&bus).await;
+    publish(&bus, "one").await;
+    until("the event arrived", async || seen.all() == ["one"]).await;
+    assert_eq!(settled(&bus).await, 0);
+    tls.server.stop();
+    tls.server.start();
+    publish(&bus, "two").await;
+    until("the second arrived", async || seen.all().contains(&"two".to_owned())).await;
+    bus.stop_consuming().await;
+    consumer.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_of_an_unknown_authority_is_not_trusted() {
+    let tls = TlsServer::start("127.0.0.1");
+    let error = RedisEventBus::connect(config_on(&tls.url())).await.unwrap_err();
+    assert!(matches!(error, RedisConnectError::Untrusted { .. }), "{error:?}");
+    assert!(!error.is_retryable());
+    assert!(!said(&error).contains("secret"), "{}", said(&error));
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_host_is_not_trusted() {
+    let tls = TlsServer::start("redis.example");
+    let error = RedisEventBus::connect(tls.config()).await.unwrap_err();
+    assert!(matches!(error, RedisConnectError::Untrusted { .. }), "{error:?}");
+    assert!(said(&error).contains("redis.example"), "{}", said(&error));
+}
+
+#[tokio::test]
+async fn tls_where_the_server_speaks_none_and_none_where_it_does_is_no_connection() {
+    let tls = TlsServer::start("127.0.0.1");
+    let with = |redis_url: String, tls_ca_file| RedisEventBusConfig { redis_url, tls_ca_file, ..tls.config() };
+    let plain_port = tls.server.url().replace("redis://", "rediss://:secret@");
+    let tls_port = tls.url().replace("rediss://", "redis://");
+    for config in [with(plain_port, Some(tls.authority())), with(tls_port, None)] {
+        let config = RedisEventBusConfig { socket_connect_timeout: std::time::Duration::from_secs(1), ..config };
+        let error = RedisEventBus::connect(config).await.unwrap_err();
+        let expected = matches!(error, RedisConnectError::Unavailable { .. } | RedisConnectError::TimedOut { .. });
+        assert!(expected, "{error:?}");
+        assert!(!said(&error).contains("secret"), "{}", said(&error));
+    }
+}
+
+#[tokio::test]
+async fn an_authority_file_that_is_none_is_a_mistake_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (missing, empty) = (folder.path().join("missing.pem"), folder.path().join("empty.pem"));
+    let broken = folder.path().join("broken.pem");
+    fs::write(&empty, "no certificate").unwrap();
+    fs::write(&broken, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+    for (file, problem) in
+        [(missing, "cannot be read"), (empty, "holds no certificate in PEM format"), (broken, "cannot be used")]
+    {
+        let config = RedisEventBusConfig { tls_ca_file: Some(file), ..config_on("rediss://:secret@localhost") };
+        let error = RedisEventBus::connect(config).await.unwrap_err();
+        assert!(matches!(error, RedisConnectError::Config(_)), "{error:?}");
+        assert!(error.to_string().contains("`tls_ca_file`") && error.to_string().contains(problem), "{error}");
+        assert!(!said(&error).contains("secret"), "{}", said(&error));
+    }
+}
