@@ -316,6 +316,14 @@ mod tests {
     }
 
     #[test]
+    fn a_long_error_is_cut_between_letters_and_shows_it() {
+        let whole = "x".repeat(MAX_ERROR_BYTES);
+        assert_eq!(Tries::hopeless(whole.clone()).errors(), whole);
+        let cut = Tries::hopeless(format!("x{}", "é".repeat(MAX_ERROR_BYTES))).errors();
+        assert!(cut.len() <= MAX_ERROR_BYTES + '…'.len_utf8() && cut.ends_with("é…"), "{}", cut.len());
+    }
+
+    #[test]
     fn what_is_written_is_read() {
         let mut tries = Tries::default();
         tries.fail(&[plain("a")], &[Name::from_static("b")], &POLICY);

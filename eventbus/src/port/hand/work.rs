@@ -99,13 +99,10 @@ impl Hand {
         let unwritten = state.unwritten();
         let turn = state.take(worker, self.workers(desk), &desk.retry, Instant::now());
         let has_more = state.unwritten() > unwritten;
-        let (startable, has_work) = (state.startable(), state.has_work());
+        let startable = state.startable();
         drop(state);
         if has_more {
             self.outbox.notify_one();
-        }
-        if has_work && matches!(turn, Turn::Work(_)) {
-            self.work.notify_one(); // another worker may be idle, and knows of no delay that began meanwhile
         }
         if startable < self.backlog {
             self.room.notify_one();

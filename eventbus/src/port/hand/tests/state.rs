@@ -10,7 +10,6 @@ use crate::port::{Failure, Outcome};
 struct Table {
     state: State,
     worker: Arc<Notify>,
-    workers: usize,
     now: Instant,
 }
 
@@ -20,11 +19,11 @@ impl Table {
         for taken in taken {
             assert!(state.add(taken, now));
         }
-        Self { state, worker: Arc::default(), workers: 1, now }
+        Self { state, worker: Arc::default(), now }
     }
 
     fn turn(&mut self) -> Turn {
-        self.state.take(&self.worker, self.workers, &RETRY, self.now)
+        self.state.take(&self.worker, 2, &RETRY, self.now)
     }
 
     fn job(&mut self) -> Job {
@@ -87,7 +86,6 @@ fn what_was_let_go_wakes_nobody_and_leaves_nothing() {
     let mut table = Table::with([left_over("a", 1, Tries::default()), taken("b", 2)]);
     let later = Tries { next_at: Some(u64::MAX), last_failed_at: Some(0), ..Tries::default() };
     assert!(table.state.add(Taken { tries: later, ..taken("c", 3) }, table.now));
-    table.workers = 2;
     assert!(matches!(table.turn(), Turn::Work(Job { number: 1, .. })));
     table.state.begin(&id(1));
     assert!(table.state.remove(&id(1), table.now) && table.state.remove(&id(3), table.now));
