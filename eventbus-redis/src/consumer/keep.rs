@@ -17,8 +17,8 @@ use crate::{command, connection::CommandError, script};
 
 /// How often what could not be written down is tried again.
 const WRITE: Duration = Duration::from_millis(100);
-/// How long what is under way may take when the consumer ends.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long what is under way, and then what is left to do, may take when the consumer ends.
+const PATIENCE: Duration = Duration::from_millis(800);
 /// How often the consumer looks around, at least.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often it looks for entries of dead consumers, at least.
@@ -287,7 +287,7 @@ impl Consumer {
                 }
             }
         };
-        if tokio::time::timeout(PATIENCE * 2, ending).await.is_err() {
+        if tokio::time::timeout(PATIENCE, ending).await.is_err() {
             let count = self.hand.len();
             tracing::warn!(group = %self.group, count, "ended without an answer; what was in hand is delivered again");
         }

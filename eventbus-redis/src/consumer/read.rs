@@ -186,7 +186,7 @@ impl Consumer {
             }
         };
         // a server that does not answer at all is left; what it may have handed out is found again at the next start
-        let ended = tokio::time::timeout(SLICE * 2, ending).await;
+        let ended = tokio::time::timeout(SLICE + MARGIN, ending).await;
         ended.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
     }
 
