@@ -70,9 +70,9 @@ async fn a_database_that_the_server_has_not_is_refused() {
 async fn a_user_with_the_rights_that_the_bus_needs_can_do_everything() {
     let server = test_servers::private_redis();
     // a slash, an at sign and a colon, as passwords have them
-    let rights =
-        ["SETUSER", "app", "on", ">se/cr@t:1", "~bus*", "~{bus*", "+@stream", "+@connection", "+@transaction", "+eval"];
-    set_up(&server, "ACL", &rights).await;
+    let user = ["SETUSER", "app", "on", ">se/cr@t:1", "~bus*", "~{bus*"];
+    let rights = ["+@stream", "+@hash", "+@connection", "+@transaction", "+@scripting", "+exists", "+del", "+time"];
+    set_up(&server, "ACL", &[&user[..], &rights[..]].concat()).await;
     let with = |user: &str| config_on(&server.url().replace("redis://", &format!("redis://{user}@")));
     let bus = RedisEventBus::connect(with("app:se%2Fcr%40t%3A1")).await.unwrap();
     assert_works(&bus).await;

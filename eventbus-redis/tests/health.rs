@@ -5,7 +5,7 @@ mod common;
 
 use common::{
     config, config_on, fresh_bus,
-    seen::{Seen, command, event, start},
+    seen::{Gate, Seen, command, event, publish, start},
     until,
 };
 use eventbus::port::{EventBus, GroupInfo, HealthStatus, HealthThresholds};
@@ -41,9 +41,10 @@ async fn a_bus_is_healthy_while_it_is_connected_and_consumes() {
     assert_eq!((idle.status, idle.connected, idle.consuming), (HealthStatus::Unhealthy, true, false));
     assert_eq!(idle.alerts(&HealthThresholds::default()), ["not consuming"]);
 
-    Seen::default().join(&bus);
+    let gate = Gate::default();
+    gate.join(&bus);
     start(&bus).await;
-    let _: String = command(&bus, "XADD", &[&bus.config().stream_name(), "*", "payload", "no json"]).await;
+    publish(&bus, "held").await;
     let _: String = command(&bus, "XADD", &[&bus.config().dlq_stream_name(), "*", "payload", "no json"]).await;
     until("the entry is pending", async || bus.health().await.pending_messages == 1).await;
     let health = bus.health().await;
@@ -55,6 +56,7 @@ async fn a_bus_is_healthy_while_it_is_connected_and_consumes() {
     assert!(health.alerts(&HealthThresholds::default()).is_empty());
     let strict = HealthThresholds { pending_messages: 0, dlq_messages: 0 };
     assert_eq!(health.alerts(&strict), ["1 pending messages, more than 0", "1 dead letters, more than 0"]);
+    gate.open();
     bus.stop_consuming().await;
     assert!(!bus.health().await.is_healthy());
 }

@@ -3,11 +3,12 @@
 use std::{
     collections::{HashMap, HashSet},
     pin::pin,
+    sync::atomic::Ordering,
     time::Duration,
 };
 
 use eventbus::port::MessageId;
-use redis::{RedisResult, ScriptInvocation, Value};
+use redis::ScriptInvocation;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -21,8 +22,8 @@ use crate::{command, connection::CommandError, script};
 
 /// How often what could not be written down is tried again.
 const WRITE: Duration = Duration::from_millis(100);
-/// How long what is under way may take when the consumer ends.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long what is under way, and then what is left to do, may take when the consumer ends.
+const PATIENCE: Duration = Duration::from_millis(800);
 /// How often the consumer looks around, at least.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often it looks for entries of dead consumers, at least.
@@ -42,6 +43,8 @@ struct Keeper {
     missing: HashSet<String>,
     /// Members that handle other types than this one: theirs, and its own.
     differing: HashMap<String, (String, String)>,
+    /// Whether another one of its name was seen.
+    has_double: bool,
 }
 
 /// What a keeper does.
@@ -51,6 +54,8 @@ enum What {
     Look,
     Claim,
     Sweep,
+    /// Everything that must not wait for its time when the consumer has joined its group.
+    Join,
 }
 
 /// Something that is to be done again and again.
@@ -72,6 +77,7 @@ impl Consumer {
             sweep: "0".into(),
             missing: HashSet::new(),
             differing: HashMap::new(),
+            has_double: false,
         };
         let idle = self.pending_idle();
         let (mut write, mut beat) = (every(WRITE), every(idle / 3));
@@ -80,7 +86,6 @@ impl Consumer {
         let mut changes = self.shared.subscribers.watch();
         // waits on while other things are done, or what came of entries would never be old enough
         let mut settled = pin!(self.hand.settled());
-        let mut patience = PATIENCE * 2;
         loop {
             let unwritten = !keeper.paper.is_empty() || !self.not_ours().is_empty();
             let what = tokio::select! {
@@ -90,6 +95,7 @@ impl Consumer {
                     What::Write
                 }
                 _ = write.tick(), if unwritten => What::Write,
+                () = self.joined.notified() => What::Join,
                 _ = beat.tick() => What::Beat,
                 _ = look.tick() => What::Look,
                 _ = changes.changed() => What::Look,
@@ -102,10 +108,7 @@ impl Consumer {
             };
             let kept = tokio::select! {
                 kept = self.do_one(what, &mut keeper) => kept,
-                () = in_vain => {
-                    patience = PATIENCE / 2;
-                    break; // what is not done may be done twice
-                }
+                () = in_vain => break, // what is not done may be done twice
             };
             match kept {
                 Ok(()) => keeper.keeping.is_over(),
@@ -114,7 +117,7 @@ impl Consumer {
                 Err(error) => drop(keeper.keeping.happened(&error)),
             }
         }
-        self.end(&mut keeper, patience).await;
+        self.end(&mut keeper).await;
     }
 
     async fn do_one(&self, what: What, keeper: &mut Keeper) -> Result<(), CommandError> {
@@ -124,6 +127,10 @@ impl Consumer {
             What::Look => self.look(keeper).await,
             What::Claim => self.claim(keeper).await,
             What::Sweep => self.sweep(keeper).await,
+            What::Join => {
+                self.look(keeper).await?;
+                self.claim(keeper).await
+            }
         }
     }
 
@@ -171,11 +178,15 @@ impl Consumer {
 
     /// Shows that it lives and what it handles; finds entries that are pending on it without being in hand.
     async fn look(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
-        let mut reply: Vec<Value> = self.shared.link.rerun(&self.looking()).await?;
-        let others = reply.split_off(1.min(reply.len()));
-        let others = others.into_iter().map(command::read).collect::<RedisResult<Vec<String>>>()?;
-        let pending: usize = command::read(reply.pop().unwrap_or(Value::Int(0)))?;
+        let (pending, has_double, others): (usize, bool, Vec<String>) = self.shared.link.rerun(&self.looking()).await?;
+        self.is_announced.store(true, Ordering::Release);
         self.tell_differing(keeper, &others);
+        if has_double && !std::mem::replace(&mut keeper.has_double, true) {
+            tracing::error!(
+                group = %self.group, consumer = self.name,
+                "another consumer of this name is alive: both handle what is pending on it; `consumer_name` must be unique"
+            );
+        }
         let expected = self.hand.len() + self.left().len();
         if pending <= expected || !self.has_caught_up() {
             keeper.missing.clear();
@@ -190,6 +201,7 @@ impl Consumer {
         look.key(&self.keys.members).key(&self.keys.floors);
         let live_ms = self.shared.config.pending_idle_ms;
         look.arg(self.group.as_str()).arg(&self.name).arg(self.types()).arg(live_ms);
+        look.arg(&self.instance).arg(u8::from(self.is_announced.load(Ordering::Acquire)));
         look
     }
 
@@ -298,7 +310,7 @@ impl Consumer {
 
     /// Writes down what is left to write, and lets others have what was not begun; all within a time that a shutdown
     /// can bear.
-    async fn end(&self, keeper: &mut Keeper, patience: Duration) {
+    async fn end(&self, keeper: &mut Keeper) {
         let given_back = self.hand.give_back();
         let ending = async {
             loop {
@@ -311,7 +323,7 @@ impl Consumer {
                 }
             }
         };
-        if tokio::time::timeout(patience, ending).await.is_err() {
+        if tokio::time::timeout(PATIENCE, ending).await.is_err() {
             let count = self.hand.len() + given_back.len();
             tracing::warn!(group = %self.group, count, "ended without an answer; what was in hand is delivered again");
         }

@@ -24,6 +24,7 @@ use eventbus::{
     Name,
     port::{Desk, Hand, Limits, MessageId, RetryPolicy, StopSignal, Subscriber},
 };
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{bus::Shared, keys, trace};
@@ -44,6 +45,12 @@ pub(crate) struct Consumer {
     /// Whether what was pending on it when it began is in hand; until then nobody but the reader takes entries in, as
     /// that would mix up their order.
     has_caught_up: AtomicBool,
+    /// Tells the keeper that this has happened.
+    joined: Notify,
+    /// Tells this consumer from another one of its name.
+    instance: String,
+    /// Whether it has shown itself to the group.
+    is_announced: AtomicBool,
     keys: Keys,
 }
 
@@ -87,6 +94,9 @@ impl Consumer {
             left: Mutex::default(),
             not_ours: Mutex::default(),
             has_caught_up: AtomicBool::new(false),
+            joined: Notify::new(),
+            instance: uuid::Uuid::now_v7().simple().to_string(),
+            is_announced: AtomicBool::new(false),
             keys,
         }
     }

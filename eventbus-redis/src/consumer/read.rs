@@ -76,9 +76,11 @@ impl Consumer {
         reading.is_known = true;
         // before it reads anything: others leave to it what only it handles
         let _: Value = self.looking().invoke_async(&mut connected.connection).await?;
+        self.is_announced.store(true, Ordering::Release);
         self.has_caught_up.store(false, Ordering::Release);
         self.take_pending(&mut connected.connection, stop).await?;
         self.has_caught_up.store(true, Ordering::Release);
+        self.joined.notify_one();
         reading.trouble.is_over();
         loop {
             let room = tokio::select! {
@@ -94,7 +96,7 @@ impl Consumer {
         let config = &self.shared.config;
         let link = &self.shared.link;
         if config.single_connection_client {
-            let (connection, number) = link.connection().await.map_err(std::io::Error::other)?;
+            let (connection, number) = link.impatient().await.map_err(std::io::Error::other)?;
             reading.link_number = Some(number);
             return Ok(Connected { connection, client: None });
         }
@@ -190,7 +192,7 @@ impl Consumer {
             }
         };
         // a server that does not answer at all is left; what it may have handed out is found again at the next start
-        let ended = tokio::time::timeout(SLICE * 2, ending).await;
+        let ended = tokio::time::timeout(SLICE + MARGIN, ending).await;
         ended.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
     }
 

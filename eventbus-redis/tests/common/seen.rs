@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex};
 
 use eventbus::{
     EventFilter, Name, NewEvent, RecordedEvent, StreamId, Version,
-    port::{EventBus, Subscriber},
+    port::{EventBus, Subscriber, Subscription},
 };
 use eventbus_redis::RedisEventBus;
-use tokio::task::JoinHandle;
+use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::until;
 
@@ -28,6 +28,35 @@ impl Seen {
             Box::pin(async { Ok(()) })
         });
         bus.subscribers().add(bus.default_group().clone(), note);
+    }
+}
+
+/// A handler that waits until it is let go on.
+#[derive(Debug, Clone)]
+pub(crate) struct Gate(Arc<Semaphore>);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(0)))
+    }
+}
+
+impl Gate {
+    pub(crate) fn join(&self, bus: &RedisEventBus) -> Subscription {
+        let gate = Arc::clone(&self.0);
+        let wait = Subscriber::new(Name::from_static("gate"), EventFilter::All, move |_| {
+            let gate = Arc::clone(&gate);
+            Box::pin(async move {
+                gate.acquire().await?.forget();
+                Ok(())
+            })
+        });
+        bus.subscribers().add(bus.default_group().clone(), wait)
+    }
+
+    /// Lets all deliveries go on, those to come too.
+    pub(crate) fn open(&self) {
+        self.0.add_permits(1_000);
     }
 }
 
