@@ -1,6 +1,6 @@
 //! The keeper: writes down what came of entries, shows life, and looks for what others left.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, pin::pin, time::Duration};
 
 use eventbus::port::MessageId;
 use redis::{RedisResult, Value};
@@ -74,11 +74,15 @@ impl Consumer {
         let (mut look, mut claim) = (every((idle / 6).clamp(POLL, LOOK)), every((idle / 6).clamp(POLL, CLAIM)));
         let mut sweep = every(idle.max(CLAIM));
         let mut changes = self.shared.subscribers.watch();
+        let mut settled = pin!(self.hand.settled()); // it counts the time: what happens in between must not end it
         loop {
             let unwritten = !keeper.paper.is_empty() || !self.not_ours().is_empty();
             let what = tokio::select! {
                 () = ended.cancelled() => break,
-                () = self.hand.settled() => What::Write,
+                () = &mut settled => {
+                    settled.set(self.hand.settled());
+                    What::Write
+                }
                 _ = write.tick(), if unwritten => What::Write,
                 _ = beat.tick() => What::Beat,
                 _ = look.tick() => What::Look,
