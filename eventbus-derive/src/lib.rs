@@ -61,9 +61,9 @@ pub fn aggregate(item: TokenStream) -> TokenStream {
 /// |---|---|
 /// | `name = "send-receipt"` | the durable name; the function's name if left out |
 /// | `group = "mail"` | the consumer group; the bus's own if left out |
-/// | `retries = 5` | how often a failed delivery is tried again; the bus decides if left out; not in this release: `start()` warns |
-/// | `timeout_ms = 30_000` | how long one try may take; not in this release: `start()` warns |
-/// | `concurrency = 4` | how many deliveries run at once; not in this release: `start()` warns |
+/// | `retries = 5` | how often a failed delivery is tried again, after growing delays, before it is a dead letter; the bus decides if left out |
+/// | `timeout_ms = 30_000` | how long one try may take; then it is ended, and has failed; without limit if left out |
+/// | `concurrency = 4` | how many deliveries run at once, each of another aggregate; the bus decides if left out |
 /// | `manual` | not found by `discover()`: the builder is given it, by `.handler::<..>()` |
 /// | `crate = path` | where `eventbus` is re-exported |
 #[proc_macro_attribute]

@@ -1,10 +1,17 @@
-"""What the scripts share: the bus they work on, named by their arguments, and their output of one JSON text a line."""
+"""What the scripts share: their arguments, the bus they work on, and their output of one JSON text a line."""
 
 import json
-import sys
+from argparse import ArgumentParser
 from contextlib import asynccontextmanager
 
 from eventsource.adapters.redis import RedisEventBus, RedisEventBusConfig
+
+parser = ArgumentParser()
+parser.add_argument("redis_url")
+parser.add_argument("stream_prefix")
+parser.add_argument("--group", default="default")
+parser.add_argument("--idle-ms", type=int, default=200)
+parser.add_argument("--max-retries", type=int, default=3)
 
 
 def say(**line):
@@ -12,15 +19,15 @@ def say(**line):
 
 
 @asynccontextmanager
-async def connected():
-    """The bus of `script.py REDIS_URL STREAM_PREFIX …`, in the default group."""
-    _, url, prefix, *_ = sys.argv
+async def connected(options):
     config = RedisEventBusConfig(
-        redis_url=url,
-        stream_prefix=prefix,
+        redis_url=options.redis_url,
+        stream_prefix=options.stream_prefix,
+        consumer_group=options.group,
         batch_size=10,
         block_ms=100,  # stopping waits for it
-        pending_idle_ms=200,
+        pending_idle_ms=options.idle_ms,
+        max_retries=options.max_retries,
     )
     bus = RedisEventBus(config)
     await bus.connect()

@@ -2,12 +2,12 @@
 
 import asyncio
 
-from bus import connected
+from bus import connected, parser
 from events import SAMPLES
 
 
 async def main():
-    async with connected() as bus:
+    async with connected(parser.parse_args()) as bus:
         await bus.publish(SAMPLES[:1])
         await bus.publish(SAMPLES[1:])
 

@@ -90,7 +90,7 @@ impl Consumer {
         let config = &self.shared.config;
         let link = &self.shared.link;
         if config.single_connection_client {
-            let (connection, number) = link.connection().await.map_err(std::io::Error::other)?;
+            let (connection, number) = link.impatient().await.map_err(std::io::Error::other)?;
             reading.link_number = Some(number);
             return Ok(Connected { connection, client: None });
         }

@@ -1,9 +1,21 @@
--- Takes entries over from consumers that show no life.
+-- Takes entries over from consumers that show no life. That counts as no delivery: by their number others of the group
+-- decide what is to be a dead letter.
 -- KEYS stream, retry   ARGV group, consumer, idle time (ms), cursor, count
 -- Replies with {cursor, entries, their tries as JSON or false, ids of entries that were deleted}.
-local stream, retry = KEYS[1], KEYS[2]
-local claimed = redis.call('XAUTOCLAIM', stream, ARGV[1], ARGV[2], ARGV[3], ARGV[4], 'COUNT', ARGV[5])
-local tries = {}
-for i, entry in ipairs(claimed[2]) do tries[i] = redis.call('HGET', retry, entry[1]) end
-for _, id in ipairs(claimed[3] or {}) do redis.call('HDEL', retry, id) end
-return { claimed[1], claimed[2], tries, claimed[3] or {} }
+local stream, retry, group = KEYS[1], KEYS[2], ARGV[1]
+local claimed = redis.call('XAUTOCLAIM', stream, group, ARGV[2], ARGV[3], ARGV[4], 'COUNT', ARGV[5], 'JUSTID')
+local entries, tries, deleted = {}, {}, claimed[3] or {}
+for _, id in ipairs(deleted) do redis.call('HDEL', retry, id) end
+for _, id in ipairs(claimed[2]) do
+  local entry = redis.call('XRANGE', stream, id, id)[1]
+  if entry then
+    entries[#entries + 1] = entry
+    tries[#tries + 1] = redis.call('HGET', retry, id)
+  else
+    -- a server before 7.0 does not notice that it was deleted
+    redis.call('XACK', stream, group, id)
+    redis.call('HDEL', retry, id)
+    deleted[#deleted + 1] = id
+  end
+end
+return { claimed[1], entries, tries, deleted }

@@ -1,12 +1,13 @@
--- Takes entries again that are pending on the consumer's own name.
+-- Takes entries again that are pending on the consumer's own name, which counts as no delivery.
 -- KEYS stream, retry   ARGV group, consumer, id ...
 -- Replies with {entries, their tries as JSON or false, ids of entries that were deleted}.
 local stream, retry, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local entries, tries, deleted = {}, {}, {}
 for i = 3, #ARGV do
   local id = ARGV[i]
-  if #redis.call('XPENDING', stream, group, id, id, 1, me) == 1 then
-    local entry = redis.call('XCLAIM', stream, group, me, 0, id)[1]
+  local pending = redis.call('XPENDING', stream, group, id, id, 1, me)[1]
+  if pending then
+    local entry = redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', pending[4])[1]
     if entry then
       entries[#entries + 1] = entry
       tries[#tries + 1] = redis.call('HGET', retry, id)

@@ -5,11 +5,20 @@
 
 use std::{collections::HashMap, sync::Mutex, sync::PoisonError, time::Duration};
 
-use tokio::task::{Id, JoinSet};
+use tokio::{
+    task::{Id, JoinSet},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{ConsumeError, ShutdownError, Subscriber, Subscribers};
+use super::{ConsumeError, RetryPolicy, ShutdownError, Subscriber, Subscribers};
 use crate::domain::name::Name;
+
+/// When a consumer that died is replaced.
+const REPLACE: RetryPolicy =
+    RetryPolicy { max_retries: u32::MAX, first_delay: Duration::from_millis(50), max_delay: Duration::from_secs(5) };
+/// A consumer that lived so long did not die of what its predecessor died of.
+const STEADY: Duration = Duration::from_secs(60);
 
 /// Whether a bus consumes, and how it is asked to stop; a bus keeps one and shares it with its clones.
 #[derive(Debug, Default)]
@@ -54,7 +63,8 @@ impl StopSignal {
 
 impl Consuming {
     /// Runs `consume` in a task of its own for every group that has subscribers, also for those that get their first
-    /// one later, until [`stop`](Self::stop); a group that loses its last subscriber is stopped alone.
+    /// one later, until [`stop`](Self::stop); a group that loses its last subscriber is stopped alone. A task that
+    /// panics is replaced, after a delay that grows up to five seconds.
     ///
     /// # Errors
     /// [`ConsumeError::AlreadyConsuming`] while another call runs, [`ConsumeError::ShutDown`] after
@@ -174,7 +184,16 @@ impl Drop for Run<'_> {
 #[derive(Default)]
 struct Tasks {
     set: JoinSet<()>,
-    groups: HashMap<Id, (Name, CancellationToken)>,
+    groups: HashMap<Id, Task>,
+    /// How many consumers of a group died one soon after the other.
+    deaths: HashMap<Name, u32>,
+}
+
+/// The consumer of a group.
+struct Task {
+    group: Name,
+    stop: CancellationToken,
+    began: Instant,
 }
 
 impl Tasks {
@@ -184,19 +203,25 @@ impl Tasks {
         F: Fn(Name, StopSignal) -> T,
         T: Future<Output = ()> + Send + 'static,
     {
-        for (group, stop) in self.groups.values() {
-            if !groups.contains(group) {
-                stop.cancel();
+        for task in self.groups.values() {
+            if !groups.contains(&task.group) {
+                task.stop.cancel();
             }
         }
         for group in groups {
-            if self.groups.values().any(|(running, _)| running == group) {
+            if self.groups.values().any(|task| task.group == *group) {
                 continue;
             }
             let stop = stop.child_token();
-            let task = consume(group.clone(), StopSignal(stop.clone()));
+            let delay = self.deaths.get(group).map_or(Duration::ZERO, |deaths| REPLACE.jittered(*deaths));
+            let consuming = consume(group.clone(), StopSignal(stop.clone()));
+            let delayed = stop.clone();
+            let task = async move {
+                delayed.run_until_cancelled(tokio::time::sleep(delay)).await;
+                consuming.await;
+            };
             let id = self.set.spawn(task).id();
-            self.groups.insert(id, (group.clone(), stop));
+            self.groups.insert(id, Task { group: group.clone(), stop, began: Instant::now() + delay });
         }
     }
 
@@ -207,15 +232,21 @@ impl Tasks {
             Some(Err(error)) => (error.id(), Err(error)),
             None => return std::future::pending().await,
         };
-        let group = self.groups.remove(&id).map(|(group, _)| group);
-        if let (Some(group), Err(error)) = (group, result) {
-            if error.is_cancelled() {
-                // nobody aborts a single task: the runtime is shutting down, and takes us with it
-                tracing::debug!(%group, "consumer ended with the runtime");
-                return std::future::pending().await;
-            }
-            tracing::error!(%group, %error, "consumer died, starting another one");
+        let Some(Task { group, began, .. }) = self.groups.remove(&id) else {
+            return;
+        };
+        let Err(error) = result else {
+            self.deaths.remove(&group);
+            return;
+        };
+        if error.is_cancelled() {
+            // nobody aborts a single task: the runtime is shutting down, and takes us with it
+            tracing::debug!(%group, "consumer ended with the runtime");
+            return std::future::pending().await;
         }
+        tracing::error!(%group, %error, "consumer died, starting another one");
+        let deaths = self.deaths.entry(group).or_default();
+        *deaths = if began.elapsed() < STEADY { deaths.saturating_add(1) } else { 1 };
     }
 
     async fn all_ended(&mut self) {
@@ -226,105 +257,4 @@ impl Tasks {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::poll;
-
-    use super::*;
-    use crate::{domain::event::EventFilter, port::Subscription};
-
-    static HERE: Name = Name::from_static("here");
-
-    fn join(subscribers: &Subscribers, group: &Name) -> Subscription {
-        let subscriber = Subscriber::new(HERE.clone(), EventFilter::All, |_| Box::pin(async { Ok(()) }));
-        subscribers.add(group.clone(), subscriber)
-    }
-
-    fn subscribers() -> Subscribers {
-        let subscribers = Subscribers::default();
-        join(&subscribers, &HERE);
-        subscribers
-    }
-
-    /// The consumer of a group that does nothing until it is stopped.
-    async fn idle(_: Name, stop: StopSignal) {
-        stop.stopped().await;
-    }
-
-    #[test]
-    fn a_runtime_that_shuts_down_is_no_dead_consumer() {
-        use futures_util::FutureExt;
-        let (consuming, subscribers) = (Consuming::default(), subscribers());
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let handle = runtime.handle().clone();
-        let _here = handle.enter();
-        let mut run = Box::pin(consuming.run(&HERE, &subscribers, idle));
-        assert!((&mut run).now_or_never().is_none());
-        drop(runtime);
-        assert!((&mut run).now_or_never().is_none());
-        assert!((&mut run).now_or_never().is_none(), "starts no other one");
-    }
-
-    #[tokio::test]
-    async fn a_consumer_that_dies_is_replaced() {
-        let (consuming, subscribers) = (Consuming::default(), subscribers());
-        let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
-        let first = std::cell::Cell::new(true);
-        let run = consuming.run(&HERE, &subscribers, |_, stop| {
-            let (begun, dies) = (begun.clone(), first.replace(false));
-            async move {
-                begun.send(dies).unwrap();
-                assert!(!dies, "as the test wants it");
-                stop.stopped().await;
-            }
-        });
-        let mut run = Box::pin(run);
-        for dies in [true, false] {
-            let began = tokio::select! {
-                began = begins.recv() => began,
-                _ = &mut run => panic!("nobody stopped it"),
-            };
-            assert_eq!(began, Some(dies));
-        }
-        tokio::join!(consuming.stop(), run).1.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_group_that_loses_its_last_subscriber_is_stopped_alone() {
-        static OTHER: Name = Name::from_static("other");
-        let (consuming, subscribers) = (Consuming::default(), subscribers());
-        let subscription = join(&subscribers, &OTHER);
-        let (stopped, mut stops) = tokio::sync::mpsc::unbounded_channel();
-        let run = consuming.run(&HERE, &subscribers, |group, stop| {
-            let stopped = stopped.clone();
-            async move {
-                stop.stopped().await;
-                stopped.send(group).unwrap();
-            }
-        });
-        let mut run = Box::pin(run);
-        assert!(poll!(&mut run).is_pending());
-        subscription.cancel();
-        let gone = tokio::select! {
-            gone = stops.recv() => gone,
-            _ = &mut run => panic!("nobody stopped it"),
-        };
-        assert_eq!(gone.as_ref(), Some(&OTHER));
-        assert!(stops.try_recv().is_err());
-        tokio::join!(consuming.stop(), run).1.unwrap();
-        assert_eq!(stops.recv().await.as_ref(), Some(&HERE));
-    }
-
-    #[tokio::test]
-    async fn stopping_ends_though_another_run_begins_at_once() {
-        let (consuming, subscribers) = (Consuming::default(), subscribers());
-        let mut first = Box::pin(consuming.run(&HERE, &subscribers, idle));
-        assert!(poll!(&mut first).is_pending());
-        let mut stopping = Box::pin(consuming.stop());
-        assert!(poll!(&mut stopping).is_pending());
-        first.await.unwrap();
-        let mut second = Box::pin(consuming.run(&HERE, &subscribers, idle));
-        assert!(poll!(&mut second).is_pending());
-        assert!(poll!(&mut stopping).is_ready());
-        assert!(consuming.is_running(), "the second run goes on");
-    }
-}
+mod tests;

@@ -88,8 +88,11 @@ impl Delivery {
 
 /// Why a handler did not handle an event, and what is to become of the delivery.
 ///
-/// Every error converts into it with `?` and is retried; [`permanent`](Self::permanent) and
-/// [`retry_after`](Self::retry_after) ask for something else.
+/// Every error converts into it with `?` and is tried again, after a delay that grows, as often as the handler's
+/// `retries` or else the bus's policy say; [`permanent`](Self::permanent) and [`retry_after`](Self::retry_after) ask for
+/// something else. Only handlers that have not succeeded run again, and later events of the same aggregate wait
+/// meanwhile. A delivery whose attempts are used up is a [dead letter](crate::port::DeadLetters). A panic, and a handler
+/// that takes longer than its `timeout_ms`, count as errors.
 ///
 /// # Examples
 /// ```
@@ -108,17 +111,17 @@ pub struct HandlerError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HandlerErrorKind {
-    /// Try again, after the usual delay.
+    /// Try again, after the delay of the bus's policy.
     Retry,
-    /// Try again, after this delay.
+    /// Try again, not before this delay has passed.
     RetryAfter(Duration),
     /// Trying again will not help: straight to the dead letters.
     Permanent,
-    /// The event could not be decoded: no try can help.
+    /// The event could not be decoded: no try can help, straight to the dead letters.
     Undecodable,
-    /// The handler panicked.
+    /// The handler panicked: as [`Retry`](Self::Retry).
     Panicked,
-    /// The handler took longer than it may.
+    /// The handler took longer than it may, and was ended: as [`Retry`](Self::Retry).
     TimedOut,
 }
 
@@ -128,7 +131,7 @@ impl HandlerError {
         Self { kind: HandlerErrorKind::Permanent, source: error.into() }
     }
 
-    /// An error that may be gone after `delay`.
+    /// An error that may be gone after `delay`. It uses up an attempt, as any other.
     pub fn retry_after(delay: Duration, error: impl Into<BoxError>) -> Self {
         Self { kind: HandlerErrorKind::RetryAfter(delay), source: error.into() }
     }

@@ -25,9 +25,9 @@ pub type HandleFn = dyn for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), Han
 pub struct HandlerOptions {
     /// How often a failed delivery is tried again; the bus decides if `None`.
     pub retries: Option<u32>,
-    /// How long one try may take.
+    /// How long one try may take; without limit if `None`.
     pub timeout: Option<Duration>,
-    /// How many deliveries run at once.
+    /// How many deliveries run at once, each of another aggregate; the bus decides if `None`.
     pub concurrency: Option<u32>,
 }
 

@@ -291,8 +291,11 @@ mod tests {
         let hour = Duration::from_secs(3_600);
         let asked = failure("a", None, HandlerError::retry_after(hour, "later"));
         assert_eq!(Tries::default().fail(&[asked], &[], &POLICY), Next::RetryAfter(hour));
-        let left = tries.wait();
-        assert!(left <= second && left + Duration::from_millis(500) > second, "{left:?} of {second:?}");
+        let left = tries.wait(); // in whole milliseconds
+        assert!(
+            left <= second + Duration::from_millis(1) && left + Duration::from_millis(500) > second,
+            "{left:?} of {second:?}"
+        );
     }
 
     #[test]
@@ -310,6 +313,14 @@ mod tests {
         tries.give_up_crashing();
         assert_eq!(tries.errors(), "the process ended 4 times while the event was handled");
         assert_eq!(tries.succeed(&[]), Next::GiveUp);
+    }
+
+    #[test]
+    fn a_long_error_is_cut_between_letters_and_shows_it() {
+        let whole = "x".repeat(MAX_ERROR_BYTES);
+        assert_eq!(Tries::hopeless(whole.clone()).errors(), whole);
+        let cut = Tries::hopeless(format!("x{}", "é".repeat(MAX_ERROR_BYTES))).errors();
+        assert!(cut.len() <= MAX_ERROR_BYTES + '…'.len_utf8() && cut.ends_with("é…"), "{}", cut.len());
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub trait EventHandler<E>: Send + Sync + 'static {
     /// Handles one event.
     ///
     /// # Errors
-    /// Whatever went wrong; the bus leaves the event pending.
+    /// Whatever went wrong; the bus tries again, and makes the delivery a dead letter in the end: see [`HandlerError`].
     fn handle(&self, event: E) -> impl Future<Output = Result<(), HandlerError>> + Send;
 }
 

@@ -178,6 +178,19 @@ async fn dead_letters_of_a_group_that_left_are_kept() {
 }
 
 #[tokio::test]
+async fn a_bus_may_give_each_handler_several_deliveries_at_once() {
+    let (bus, worker) = (InMemoryEventBus::builder().concurrency(3).build(), Worker::held());
+    worker.join(&bus, "a");
+    bus.publish(&events(1..=9)).await.unwrap();
+    start(&bus).await;
+    until("three are in hand, and one ready", async || pending(&bus, "a").await == 4).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(pending(&bus, "a").await, 4);
+}
+
+#[tokio::test]
 async fn failed_deliveries_and_those_behind_them_are_held_up_to_a_limit() {
     let bus = InMemoryEventBus::builder().capacity(4).max_in_hand(3).retry(LATER).build();
     let worker = Worker::new().failing(&[1]);

@@ -139,6 +139,24 @@ async fn a_shutdown_that_aborts_a_handler_names_it() {
 }
 
 #[tokio::test]
+async fn a_slow_handler_is_named() {
+    for (slow_after, count) in [(Duration::ZERO, 1), (Duration::from_secs(3_600), 0)] {
+        let lines = Lines::default();
+        let _here = lines.capture("eventbus=warn");
+        let bus = InMemoryEventBus::builder().slow_after(slow_after).build();
+        let app = App::builder().bus(bus).store(InMemoryEventStore::new()).handler::<audit>().start().await.unwrap();
+        let orders = app.repository::<Order>();
+        let mut order = orders.create(AggregateId::new());
+        order.record(created("ada", 1.0));
+        orders.save(&mut order).await.unwrap();
+        app.settled().await.unwrap();
+        let text = lines.text();
+        let slow = text.lines().filter(|line| line.contains("handler is slow") && line.contains("handler=audit"));
+        assert_eq!(slow.count(), count, "{text}");
+    }
+}
+
+#[tokio::test]
 async fn start_shows_the_routes() {
     let lines = Lines::default();
     let _here = lines.capture("eventbus=debug");

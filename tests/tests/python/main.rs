@@ -5,9 +5,13 @@
 //! format, which need no Python.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod crash;
+mod dead_letters;
 mod environment;
+mod fallible;
 mod samples;
 mod script;
+mod sharing;
 
 use std::{
     env, fs,
@@ -15,9 +19,9 @@ use std::{
     time::Duration,
 };
 
-use eventbus::{Position, Version, port::EventBus, prelude::*};
+use eventbus::{Name, Position, port::EventBus, prelude::*};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
-use samples::{NoFields, Sample, samples};
+use samples::{Sample, samples};
 use script::{Script, run};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../eventbus-redis/src/wire/tests/python.jsonl");
@@ -26,23 +30,29 @@ const CAPTURE: &str = "GOLDEN=overwrite cargo test -p workspace-tests --test pyt
 /// The names and values of an entry.
 type Fields = Vec<(String, String)>;
 
-async fn bus() -> RedisEventBus {
-    let config = RedisEventBusConfig {
+fn config() -> RedisEventBusConfig {
+    RedisEventBusConfig {
         redis_url: test_servers::redis_url().into(),
         stream_prefix: test_servers::unique_name("python"),
         batch_size: 10,
         block_ms: 100,
         ..RedisEventBusConfig::default()
-    };
-    RedisEventBus::connect(config).await.unwrap()
+    }
+}
+
+async fn bus() -> RedisEventBus {
+    RedisEventBus::connect(config()).await.unwrap()
+}
+
+async fn command<T: redis::FromRedisValue>(bus: &RedisEventBus, name: &str, arguments: &[&str]) -> T {
+    let client = redis::Client::open(bus.config().redis_url.as_str()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    redis::cmd(name).arg(arguments).query_async(&mut connection).await.unwrap()
 }
 
 /// What is on a stream.
 async fn entries(bus: &RedisEventBus, stream: &str) -> Vec<Fields> {
-    let client = redis::Client::open(bus.config().redis_url.as_str()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let range = redis::cmd("XRANGE").arg(stream).arg("-").arg("+").to_owned();
-    let entries: Vec<(String, Fields)> = range.query_async(&mut connection).await.unwrap();
+    let entries: Vec<(String, Fields)> = command(bus, "XRANGE", &[stream, "-", "+"]).await;
     entries.into_iter().map(|(_, fields)| fields).collect()
 }
 
@@ -82,9 +92,13 @@ async fn handled_here(bus: &RedisEventBus) -> Vec<String> {
 
 /// Waits until the group has handled everything; what failed counts as not handled.
 async fn settled(bus: &RedisEventBus) {
-    let group = bus.default_group();
-    until("everything is acknowledged", async || {
-        bus.progress(group).await.is_ok_and(|progress| progress.unread == 0 && progress.pending == 0)
+    pending(bus, bus.default_group(), 0).await;
+}
+
+/// Waits until a group has read everything, and so much is pending.
+async fn pending(bus: &RedisEventBus, group: &Name, count: u64) {
+    until("everything is read and the rest acknowledged", async || {
+        bus.progress(group).await.is_ok_and(|progress| progress.unread == 0 && progress.pending == count)
     })
     .await;
 }
@@ -130,58 +144,4 @@ async fn what_is_published_here_is_handled_by_python() {
     let payloads: Vec<_> = golden().iter().map(|fields| fields[6].1.clone()).collect();
     assert_eq!(script.said("payload"), payloads, "what Python itself writes for what it has read");
     assert_eq!(script.said("is_sample"), [true; 3]);
-}
-
-#[tokio::test]
-async fn a_group_shares_its_events_between_both() {
-    const SHARE: usize = 100;
-    let Some(python) = environment::interpreter() else { return };
-    let bus = bus().await;
-    let here = Arc::new(Mutex::new(Vec::new()));
-    let note = Arc::clone(&here);
-    bus.subscribe(move |event: Envelope<NoFields>| {
-        note.lock().unwrap().push(event.metadata().event_id().to_string());
-        async {}
-    });
-    let consumer = bus.start_consuming_in_background();
-    let mut script = Script::start(python, "consume.py", &bus, &[]);
-    until("Python is there", async || !script.said("consumer").is_empty()).await;
-    let mut published = Vec::new();
-    while published.len() < 500 || here.lock().unwrap().len() < SHARE || script.said("handled").len() < SHARE {
-        assert!(published.len() < 100_000, "one of them gets nothing");
-        let event = || RecordedEvent::of(&NoFields, AggregateId::new(), Version::FIRST).unwrap();
-        let events: Vec<_> = std::iter::repeat_with(event).take(20).collect();
-        published.extend(events.iter().map(|event| event.metadata().event_id().to_string()));
-        bus.publish(&events).await.unwrap();
-        let group = bus.default_group();
-        until("they are taken", async || bus.progress(group).await.is_ok_and(|progress| progress.unread == 0)).await;
-    }
-    settled(&bus).await;
-    bus.stop_consuming().await;
-    consumer.await.unwrap().unwrap();
-    script.end().await;
-    let there = script.said("handled");
-    let there = there.iter().map(|id| id.as_str().unwrap().to_owned());
-    let mut handled: Vec<_> = here.lock().unwrap().iter().cloned().chain(there).collect();
-    handled.sort_unstable();
-    published.sort_unstable();
-    assert_eq!(handled, published, "each once");
-}
-
-#[tokio::test]
-async fn dead_letters_that_python_made_and_replayed_are_handled_here() {
-    let Some(python) = environment::interpreter() else { return };
-    let bus = bus().await;
-    bus.publish(&records()).await.unwrap();
-    let mut script = Script::start(python, "consume.py", &bus, &["4"]);
-    settled(&bus).await;
-    script.end().await;
-    let letters = entries(&bus, &bus.config().dlq_stream_name()).await;
-    assert_eq!(letters.iter().map(|letter| letter[..7].to_vec()).collect::<Vec<_>>(), golden());
-    for letter in letters {
-        let names: Vec<_> = letter[7..].iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["original_message_id", "retry_count", "dlq_timestamp"]);
-    }
-    assert_eq!(run(python, "replay.py", &bus).await.said("replayed"), [true; 3]);
-    assert_eq!(handled_here(&bus).await, expected());
 }

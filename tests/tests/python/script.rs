@@ -53,6 +53,12 @@ impl Script {
         self.lines.lock().unwrap().iter().filter_map(|line| line.get(key).cloned()).collect()
     }
 
+    /// Kills it, and listens to its last words.
+    pub(crate) async fn kill(&mut self) {
+        self.child.kill().await.unwrap(); // SIGKILL
+        (&mut self.listening).await.unwrap();
+    }
+
     /// Lets it end.
     pub(crate) async fn end(&mut self) {
         drop(self.child.stdin.take());

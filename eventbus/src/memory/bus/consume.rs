@@ -3,11 +3,12 @@
 use std::{collections::HashMap, pin::pin, sync::Arc};
 
 use tokio::sync::watch;
+use tracing::Span;
 
 use super::{Resume, Shared};
 use crate::{
     domain::{name::Name, stream::Position},
-    port::{CheckpointError, Checkpoints, Hand, MessageId, Settled, StopSignal, Verdict},
+    port::{CheckpointError, Checkpoints, Desk, Hand, MessageId, Settled, StopSignal, Verdict},
 };
 
 /// How many events are handled between two checkpoints, at most.
@@ -39,6 +40,20 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
     consumer.save().await;
 }
 
+impl Shared {
+    /// How a group's entries are handled.
+    fn desk(&self, group: &Name) -> Desk {
+        Desk {
+            group: group.clone(),
+            subscribers: self.subscribers.clone(),
+            counters: Arc::clone(&self.counters),
+            retry: self.settings.retry,
+            limits: self.settings.limits,
+            span: Arc::new(|_| Span::none()),
+        }
+    }
+}
+
 struct Consumer {
     shared: Arc<Shared>,
     group: Name,
@@ -55,7 +70,6 @@ impl Consumer {
     async fn feed(&mut self) {
         loop {
             self.hand.room().await;
-            self.published.mark_unchanged();
             let taken = self.shared.log().take(&self.group);
             self.shared.room.send_replace(());
             let Some((number, taken)) = taken else {

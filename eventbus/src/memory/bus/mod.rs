@@ -19,14 +19,13 @@ use std::{
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use tracing::Span;
 
 pub use self::builder::InMemoryEventBusBuilder;
 use self::{builder::Settings, log::Log};
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     port::{
-        BusCounters, BusStats, CheckpointError, Checkpoints, ConsumeError, Consuming, Desk, EventBus, GroupProgress,
+        BusCounters, BusStats, CheckpointError, Checkpoints, ConsumeError, Consuming, EventBus, GroupProgress,
         MessageId, PublishError, PublishRange, RangeOutcome, ShutdownError, StreamInfo, Subscribers,
     },
 };
@@ -142,18 +141,6 @@ impl Shared {
 
     fn resume(&self) -> MutexGuard<'_, Option<Resume>> {
         self.resume.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How a group's entries are handled.
-    fn desk(&self, group: &Name) -> Desk {
-        Desk {
-            group: group.clone(),
-            subscribers: self.subscribers.clone(),
-            counters: Arc::clone(&self.counters),
-            retry: self.settings.retry,
-            limits: self.settings.limits,
-            span: Arc::new(|_| Span::none()),
-        }
     }
 
     /// Appends, as soon as no group lags by the capacity.

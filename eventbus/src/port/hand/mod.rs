@@ -133,7 +133,8 @@ pub struct Hand {
     state: Mutex<State>,
     limit: usize,
     backlog: usize,
-    /// Tells workers that there may be something to do.
+    /// Tells all idle workers that there may be something to do: so one that finds more than it can do, or a delay that
+    /// another does not know of, needs to tell nobody.
     work: Notify,
     /// Tells the bus that there is something to write down.
     outbox: Notify,

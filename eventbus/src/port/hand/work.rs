@@ -23,20 +23,19 @@ impl Hand {
     pub async fn work(self: &Arc<Self>, desk: &Desk, stop: &StopSignal) {
         let mut changes = desk.subscribers.watch();
         let mut workers = JoinSet::new();
-        while !stop.is_stopped() {
+        loop {
             changes.mark_unchanged();
-            while workers.len() < self.workers(desk) {
+            while !stop.is_stopped() && workers.len() < self.workers(desk) {
                 let (hand, desk, stop) = (Arc::clone(self), desk.clone(), stop.clone());
                 workers.spawn(async move { hand.work_alone(&desk, &stop).await });
             }
             tokio::select! {
                 _ = changes.changed() => {}
-                Some(ended) = workers.join_next() => propagate(ended),
-                () = stop.stopped() => {}
+                ended = workers.join_next() => match ended {
+                    Some(ended) => propagate(ended),
+                    None => return,
+                },
             }
-        }
-        while let Some(ended) = workers.join_next().await {
-            propagate(ended);
         }
     }
 
@@ -100,13 +99,10 @@ impl Hand {
         let unwritten = state.unwritten();
         let turn = state.take(worker, self.workers(desk), &desk.retry, Instant::now());
         let has_more = state.unwritten() > unwritten;
-        let (startable, has_work) = (state.startable(), state.has_work());
+        let startable = state.startable();
         drop(state);
         if has_more {
             self.outbox.notify_one();
-        }
-        if has_work && matches!(turn, Turn::Work(_)) {
-            self.work.notify_one(); // another worker may be idle, and knows of no delay that began meanwhile
         }
         if startable < self.backlog {
             self.room.notify_one();

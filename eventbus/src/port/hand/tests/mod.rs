@@ -2,6 +2,7 @@
 
 mod flow;
 mod retry;
+mod room;
 mod state;
 mod suspects;
 

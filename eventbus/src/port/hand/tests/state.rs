@@ -23,7 +23,7 @@ impl Table {
     }
 
     fn turn(&mut self) -> Turn {
-        self.state.take(&self.worker, 1, &RETRY, self.now)
+        self.state.take(&self.worker, 2, &RETRY, self.now)
     }
 
     fn job(&mut self) -> Job {
@@ -79,6 +79,22 @@ fn an_idle_worker_knows_how_long() {
     table.now += Duration::from_secs(5);
     assert_eq!(table.job().tries.attempts, 1);
     assert!(matches!(table.turn(), Turn::Idle(None)));
+}
+
+#[test]
+fn what_was_let_go_wakes_nobody_and_leaves_nothing() {
+    let mut table = Table::with([left_over("a", 1, Tries::default()), taken("b", 2)]);
+    let later = Tries { next_at: Some(u64::MAX), last_failed_at: Some(0), ..Tries::default() };
+    assert!(table.state.add(Taken { tries: later, ..taken("c", 3) }, table.now));
+    assert!(matches!(table.turn(), Turn::Work(Job { number: 1, .. })));
+    table.state.begin(&id(1));
+    assert!(table.state.remove(&id(1), table.now) && table.state.remove(&id(3), table.now));
+    assert!(table.state.add(taken("d", 4), table.now));
+    assert_eq!(table.job().id, id(4), "not the one that was begun and let go");
+    assert!(matches!(table.turn(), Turn::Idle(None)), "not when the one that waited was due");
+    assert!(table.state.remove(&id(2), table.now) && table.state.remove(&id(4), table.now));
+    let left = format!("{:?}", table.state);
+    assert!(left.contains("lanes: {}") && left.contains("waiting: {}") && left.contains("begun: {}"), "{left}");
 }
 
 #[test]

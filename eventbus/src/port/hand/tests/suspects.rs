@@ -17,7 +17,7 @@ fn begins(settled: &[Settled]) -> Vec<(MessageId, u32)> {
 #[tokio::test(start_paused = true)]
 async fn a_suspect_runs_only_when_it_is_written_down_that_it_is_begun() {
     let witness = Witness::willing();
-    let mut bench = Bench::new([witness.subscriber("a")]);
+    let mut bench = Bench::new([witness.subscriber("a").with_options(options(None, None, Some(2)))]);
     bench.hand.add([left_over("a", 1, Tries::default()), taken("a", 2), taken("b", 3)]);
     settle_down().await;
     assert_eq!(witness.begun(), [3], "what is no suspect runs");
@@ -36,6 +36,18 @@ async fn a_suspect_runs_only_when_it_is_written_down_that_it_is_begun() {
     assert_eq!(witness.begun(), [3, 1, 2]);
     let acknowledged = bench.verdicts(|verdict| *verdict == Verdict::Acknowledge { has_tries: true });
     assert_eq!(acknowledged, [id(1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_single_worker_keeps_the_order_also_while_a_suspect_is_about_to_begin() {
+    let witness = Witness::willing();
+    let bench = Bench::new([witness.subscriber("a")]);
+    bench.hand.add([taken("a", 1), left_over("b", 2, Tries::default()), taken("c", 3)]);
+    settle_down().await;
+    assert_eq!(witness.begun(), [1], "the one before does not wait");
+    bench.hand.begin([&id(2)]);
+    settle_down().await;
+    assert_eq!(witness.begun(), [1, 2, 3]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,152 @@
+//! One group with members on both sides.
+
+use std::collections::BTreeSet;
+
+use eventbus::{
+    Attributes, EventContext, Name, NewEvent, StreamId, Version,
+    port::{DeadLetterFilter, DeadLetters, EventBus},
+    prelude::*,
+};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use serde_json::Value;
+
+use super::{
+    bus, command, config, environment,
+    fallible::{Fallible, id, stop},
+    samples::NoFields,
+    script::Script,
+    settled, until,
+};
+
+/// How often a handler fails with what is to die.
+const ALWAYS: usize = 1_000;
+
+/// An event of an aggregate of its own.
+pub(crate) fn event(failures: usize) -> RecordedEvent {
+    let attributes = Attributes::parse(&format!(r#"{{"failures":{failures}}}"#)).unwrap();
+    let context = EventContext::default().with_attributes(attributes);
+    let stream = StreamId::new(Name::from_static("Sample"), AggregateId::new());
+    NewEvent::of(&NoFields).unwrap().with_context(context).recorded_as(stream, Version::FIRST, None)
+}
+
+pub(crate) fn ids(events: &[RecordedEvent]) -> Vec<String> {
+    events.iter().map(id).collect()
+}
+
+/// Texts that Python has said.
+pub(crate) fn texts(values: &[Value]) -> Vec<String> {
+    values.iter().map(|value| value.as_str().unwrap().to_owned()).collect()
+}
+
+pub(crate) fn sorted(texts: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut texts: Vec<_> = texts.into_iter().collect();
+    texts.sort_unstable();
+    texts
+}
+
+/// Publishes events until both sides have handled their share, at least 500; each tenth fails once where it comes first,
+/// and each other tenth always, if that is told.
+async fn publish_to_both(bus: &RedisEventBus, here: &Fallible, there: &Script, failing: bool) -> Vec<RecordedEvent> {
+    const SHARE: usize = 100;
+    let mut published = Vec::new();
+    while published.len() < 500 || here.handled().len() < SHARE || there.said("handled").len() < SHARE {
+        assert!(published.len() < 100_000, "one of them gets nothing");
+        let failures = |number| match number % 10 {
+            3 if failing => 1,
+            7 if failing => ALWAYS,
+            _ => 0,
+        };
+        let events: Vec<_> = (0..20).map(|number| event(failures(number))).collect();
+        bus.publish(&events).await.unwrap();
+        published.extend(events);
+        let group = bus.default_group();
+        until("they are taken", async || bus.progress(group).await.is_ok_and(|progress| progress.unread == 0)).await;
+    }
+    published
+}
+
+#[tokio::test]
+async fn a_group_shares_its_events_between_both() {
+    let Some(python) = environment::interpreter() else { return };
+    let bus = bus().await;
+    let here = Fallible::on(&bus, 0, None);
+    let consumer = bus.start_consuming_in_background();
+    let mut there = Script::start(python, "consume.py", &bus, &[]);
+    until("Python is there", async || !there.said("consumer").is_empty()).await;
+    let published = publish_to_both(&bus, &here, &there, false).await;
+    settled(&bus).await;
+    stop(&bus, consumer).await;
+    there.end().await;
+    let handled = here.handled().into_iter().chain(texts(&there.said("handled")));
+    assert_eq!(sorted(handled), sorted(ids(&published)), "each once");
+}
+
+/// What fails here waits longer for its retry than Python leaves an entry alone that shows no life.
+#[tokio::test]
+async fn a_group_shares_what_fails_between_both() {
+    let Some(python) = environment::interpreter() else { return };
+    let config = RedisEventBusConfig {
+        pending_idle_ms: 1_500,
+        retry_delay_ms: 5_000,
+        max_retries: 1,
+        max_in_hand: Some(10_000),
+        ..config()
+    };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let here = Fallible::on(&bus, 0, None);
+    let consumer = bus.start_consuming_in_background();
+    let options = ["--recover", "--idle-ms", "1500", "--max-retries", "1"];
+    let mut there = Script::start(python, "consume.py", &bus, &options);
+    until("Python is there", async || !there.said("consumer").is_empty()).await;
+    let published = publish_to_both(&bus, &here, &there, true).await;
+    settled(&bus).await;
+    stop(&bus, consumer).await;
+    there.end().await;
+
+    let lives = |event: &&RecordedEvent| event.metadata().attributes().get("failures") != Some(ALWAYS.into());
+    let (living, dying): (Vec<_>, Vec<_>) = published.iter().cloned().partition(|event| lives(&event));
+    let handled = here.handled().into_iter().chain(texts(&there.said("handled")));
+    assert_eq!(sorted(handled), sorted(ids(&living)), "each once");
+    let letters = bus.dead_letters(&DeadLetterFilter::default(), None, usize::MAX).await.unwrap().letters;
+    let dead = letters.iter().map(|letter| id(letter.record.as_ref().unwrap()));
+    assert_eq!(sorted(dead), sorted(ids(&dying)), "each once");
+    assert!(letters.iter().all(|letter| letter.retry_count == Some(1)));
+
+    let failed_here: BTreeSet<_> = here.failed().into_iter().collect();
+    let failed_there: BTreeSet<_> = texts(&there.said("failed")).into_iter().collect();
+    let both = failed_here.intersection(&failed_there).count() as u64;
+    assert!(!failed_here.is_empty() && !failed_there.is_empty());
+    assert!(both <= bus.stats().messages_recovered, "Python takes nothing over that waits here: {both}");
+}
+
+/// The deliveries that the server has counted for the one pending entry.
+async fn deliveries(bus: &RedisEventBus) -> u64 {
+    let (stream, group) = (bus.config().stream_name(), bus.default_group().as_str());
+    let pending: Vec<(String, String, u64, u64)> = command(bus, "XPENDING", &[&stream, group, "-", "+", "10"]).await;
+    pending[0].3
+}
+
+#[tokio::test]
+async fn python_counts_the_tries_that_were_made_here() {
+    let Some(python) = environment::interpreter() else { return };
+    let config = RedisEventBusConfig { retry_delay_ms: 20, pending_idle_ms: 60, ..config() };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let here = Fallible::on(&bus, 3, Some(0)); // the fourth try never ends
+    let consumer = bus.start_consuming_in_background();
+    let event = RecordedEvent::of(&NoFields, AggregateId::new(), Version::FIRST).unwrap();
+    bus.publish(std::slice::from_ref(&event)).await.unwrap();
+    for tries in 1..=3 {
+        until("it failed", async || here.failed().len() == tries).await;
+        until("it is noted", async || deliveries(&bus).await == tries as u64).await;
+    }
+    consumer.abort();
+    drop(consumer.await);
+
+    let mut there = Script::start(python, "consume.py", &bus, &["--failures", "4", "--recover"]);
+    settled(&bus).await;
+    there.end().await;
+    assert_eq!(there.said("failed"), [id(&event)], "the fourth try, and the last");
+    let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let retries: Vec<_> = letters.iter().map(|letter| letter.retry_count).collect();
+    assert_eq!(retries, [Some(3)], "as if one side alone had tried");
+}
