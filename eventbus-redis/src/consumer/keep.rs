@@ -3,7 +3,6 @@
 use std::{collections::HashSet, time::Duration};
 
 use eventbus::port::MessageId;
-use redis::{RedisResult, Value};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +37,12 @@ struct Keeper {
     missing: HashSet<String>,
     /// The types that others announced last.
     others: Vec<(String, String)>,
+    /// Tells this consumer from another one of its name.
+    instance: String,
+    /// Whether it has shown itself to the group.
+    is_announced: bool,
+    /// Whether another one of its name was seen.
+    has_double: bool,
 }
 
 /// What a keeper does.
@@ -47,6 +52,8 @@ enum What {
     Look,
     Claim,
     Sweep,
+    /// Everything that must not wait for its time when the consumer has joined its group.
+    Join,
 }
 
 /// Something that is to be done again and again.
@@ -68,6 +75,9 @@ impl Consumer {
             sweep: "0".into(),
             missing: HashSet::new(),
             others: Vec::new(),
+            instance: uuid::Uuid::now_v7().simple().to_string(),
+            is_announced: false,
+            has_double: false,
         };
         let idle = self.pending_idle();
         let (mut write, mut beat) = (every(WRITE), every(idle / 3));
@@ -80,6 +90,7 @@ impl Consumer {
                 () = ended.cancelled() => break,
                 () = self.hand.settled() => What::Write,
                 _ = write.tick(), if unwritten => What::Write,
+                () = self.joined.notified() => What::Join,
                 _ = beat.tick() => What::Beat,
                 _ = look.tick() => What::Look,
                 _ = changes.changed() => What::Look,
@@ -111,6 +122,10 @@ impl Consumer {
             What::Look => self.look(keeper).await,
             What::Claim => self.claim(keeper).await,
             What::Sweep => self.sweep(keeper).await,
+            What::Join => {
+                self.look(keeper).await?;
+                self.claim(keeper).await
+            }
         }
     }
 
@@ -157,11 +172,16 @@ impl Consumer {
         look.key(&self.keys.members).key(&self.keys.floors);
         let live_ms = self.shared.config.pending_idle_ms;
         look.arg(self.group.as_str()).arg(&self.name).arg(self.types()).arg(live_ms);
-        let mut reply: Vec<Value> = self.shared.link.rerun(&look).await?;
-        let others = reply.split_off(1.min(reply.len()));
-        let others = others.into_iter().map(command::read).collect::<RedisResult<Vec<String>>>()?;
-        let pending: usize = command::read(reply.pop().unwrap_or(Value::Int(0)))?;
+        look.arg(&keeper.instance).arg(u8::from(keeper.is_announced));
+        let (pending, has_double, others): (usize, bool, Vec<String>) = self.shared.link.rerun(&look).await?;
+        keeper.is_announced = true;
         self.tell_differing(keeper, &others);
+        if has_double && !std::mem::replace(&mut keeper.has_double, true) {
+            tracing::error!(
+                group = %self.group, consumer = self.name,
+                "another consumer of this name is alive: both handle what is pending on it; `consumer_name` must be unique"
+            );
+        }
         let expected = self.hand.len() + self.left().len();
         if pending <= expected {
             keeper.missing.clear();

@@ -21,6 +21,7 @@ use eventbus::{
     Name,
     port::{Desk, Hand, Limits, MessageId, RetryPolicy, StopSignal, Subscriber},
 };
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{bus::Shared, keys, trace};
@@ -38,6 +39,8 @@ pub(crate) struct Consumer {
     left: Mutex<HashSet<MessageId>>,
     /// Entries that are none of this group's business.
     not_ours: Mutex<Vec<MessageId>>,
+    /// Tells the keeper that the consumer is part of the group now.
+    joined: Notify,
     keys: Keys,
 }
 
@@ -73,7 +76,16 @@ impl Consumer {
         };
         let batch = config.batch_size;
         let hand = Arc::new(Hand::new(config.in_hand(), batch.div_ceil(2)));
-        Self { shared, group, name, hand, left: Mutex::default(), not_ours: Mutex::default(), keys }
+        Self {
+            shared,
+            group,
+            name,
+            hand,
+            left: Mutex::default(),
+            not_ours: Mutex::default(),
+            joined: Notify::new(),
+            keys,
+        }
     }
 
     /// How the entries of the group are handled.

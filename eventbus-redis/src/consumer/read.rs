@@ -74,6 +74,7 @@ impl Consumer {
         };
         self.ensure_group(&mut connected.connection, reading.is_known).await?;
         reading.is_known = true;
+        self.joined.notify_one();
         self.take_pending(&mut connected.connection, stop).await?;
         reading.trouble.is_over();
         loop {

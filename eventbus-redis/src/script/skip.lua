@@ -8,10 +8,10 @@ local now = now_in_ms()
 local others = {}
 local announced = redis.call('HGETALL', members)
 for i = 1, #announced, 2 do
-  local read, member = pcall(cjson.decode, announced[i + 1])
-  if announced[i] ~= me and read and member.at + member.live_ms > now then
-    local handles, types = {}, cjson.decode(member.types)
-    if type(types) == 'table' then
+  local member = live_member(announced[i + 1], now)
+  if announced[i] ~= me and member then
+    local handles, is_json, types = {}, pcall(cjson.decode, member.types)
+    if is_json and type(types) == 'table' then
       for _, name in ipairs(types) do handles[name] = true end
     end
     others[#others + 1] = { name = announced[i], all = types == '*', handles = handles }
