@@ -200,6 +200,8 @@ impl Consumer {
         for (name, value) in &in_memory {
             bury.arg(*name).arg(&**value);
         }
+        // who sees that it is pending no more sees it counted
+        let _counted = self.shared.burying.read().await;
         let written: Option<String> = self.shared.link.rerun(&bury).await?;
         let event = record.as_ref().map(RecordedEvent::metadata);
         match &written {
