@@ -87,7 +87,22 @@ impl Consumer {
                 room = self.hand.room() => room,
                 () = stop.stopped() => return Ok(()),
             };
-            let entries = self.read_new(&mut connected, room, stop).await?;
+            let mut asked = room.min(self.shared.config.batch_size);
+            let mut entries = self.read_new(&mut connected, asked, stop).await?;
+            // where there was more to read, the next read is under way while this one is taken in
+            while entries.len() >= asked && !stop.is_stopped() {
+                let room = self.hand.room_beside(entries.len());
+                if room == 0 {
+                    break;
+                }
+                asked = room.min(self.shared.config.batch_size);
+                let take_in = async {
+                    tokio::task::yield_now().await; // until the read is sent
+                    self.take_new(entries);
+                };
+                let (next, ()) = tokio::join!(self.read_new(&mut connected, asked, stop), take_in);
+                entries = next?;
+            }
             self.take_new(entries);
         }
     }
@@ -147,16 +162,11 @@ impl Consumer {
     async fn read_new(
         &self,
         connected: &mut Connected,
-        room: usize,
+        count: usize,
         stop: &StopSignal,
     ) -> RedisResult<Vec<command::Entry>> {
         let config = &self.shared.config;
-        let reader = Reader {
-            stream: &self.shared.stream,
-            group: &self.group,
-            consumer: &self.name,
-            count: room.min(config.batch_size),
-        };
+        let reader = Reader { stream: &self.shared.stream, group: &self.group, consumer: &self.name, count };
         let block = Duration::from_millis(config.block_ms);
         if config.single_connection_client {
             let reply = reader.new_entries(None).query_async(&mut connected.connection).await?;

@@ -211,12 +211,22 @@ impl Hand {
     /// Waits until it is to be filled, and says how many entries it holds then.
     pub async fn room(&self) -> usize {
         loop {
-            let free = self.free();
-            if free > 0 && self.state().startable() < self.backlog {
-                return free;
+            let room = self.room_beside(0);
+            if room > 0 {
+                return room;
             }
             self.room.notified().await;
         }
+    }
+
+    /// How many entries it holds now beside some that are about to be added; none if it is not to be filled.
+    #[must_use]
+    pub fn room_beside(&self, coming: usize) -> usize {
+        let state = self.state();
+        if state.startable() >= self.backlog {
+            return 0;
+        }
+        self.limit.saturating_sub(state.len()).saturating_sub(coming)
     }
 
     /// Waits until it may be worth a round trip to write down what came of entries: a second after it came, at the

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry},
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState},
     sync::Arc,
     time::Duration,
 };
@@ -20,6 +20,29 @@ use crate::{
 
 /// An aggregate, as far as order goes: two that share a number only wait for each other without need.
 type Lane = u64;
+
+/// A map by numbers that are spread well enough as they are.
+type ByNumber<T> = HashMap<u64, T, BuildHasherDefault<Plain>>;
+
+/// Takes a number as its own hash, mixed as the map looks at the highest bits too.
+#[derive(Debug, Default)]
+struct Plain(u64);
+
+impl Hasher for Plain {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(self.0.rotate_left(8) ^ u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number.wrapping_mul(0x9E37_79B9_7F4A_7C15); // 2^64 divided by the golden ratio
+    }
+}
 
 #[derive(Debug)]
 struct Item {
@@ -95,10 +118,10 @@ pub(super) enum Ended {
 #[derive(Debug, Default)]
 pub(super) struct State {
     hasher: RandomState,
-    items: HashMap<u64, Item>,
+    items: ByNumber<Item>,
     numbers: HashMap<MessageId, u64>,
     /// The entries of each aggregate in the order they came.
-    lanes: HashMap<Lane, VecDeque<u64>>,
+    lanes: ByNumber<VecDeque<u64>>,
     ready: BTreeSet<u64>,
     suspects: BTreeSet<u64>,
     waiting: BTreeSet<(Instant, u64)>,
