@@ -123,7 +123,7 @@ async fn main() -> Result<()> {
     tokio::select! {
         () = stop.requested() => {}
         () = worker.enough.notified() => {}
-        () = given_up(&bus, args.exit_after) => {}
+        () = given_up(&bus, args.exit_after), if args.fail => {}
     }
     bus.shutdown(Duration::from_secs(30)).await?; // what is in hand is finished and acknowledged
     consumer.await??;
@@ -134,7 +134,8 @@ async fn main() -> Result<()> {
 
 /// Waits until so many events are dead letters.
 async fn given_up(bus: &RedisEventBus, events: Option<u64>) {
-    while events.is_none_or(|events| bus.stats().messages_sent_to_dlq < events) {
+    let events = events.unwrap_or(u64::MAX);
+    while bus.stats().messages_sent_to_dlq < events {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
