@@ -13,7 +13,7 @@ use std::{
 use common::{
     actor::{
         Actor, BOTH, CREATED, ONLY_CREATED, ONLY_SHIPPED, SHIPPED, connect, dead_letter_count, kill, members_key,
-        named, never, notes, numbered, pending, quick, read_as, until_finished,
+        named, never, notes, numbered, pending, quick, read_as, retry_key, until_finished,
     },
     seen::{command, start},
     until,
@@ -92,8 +92,9 @@ async fn a_member_is_announced_before_it_reads_and_a_backlog_is_shared_too() {
         handles(&shipped, &shipping, ONLY_SHIPPED);
         start(&creating).await;
         until("the first has announced itself", async || announced(&creating, "stable").await.is_some()).await;
-        let (of_created, _) = publish_mixed(&creating, 2).await;
-        until("it has read its own", async || created.done() == of_created).await;
+        // of the other type, too: it is not to be left to the second
+        publish_mixed(&creating, 2).await;
+        until_finished(&creating).await;
         // the second reads at once what is published now, if it can
         start(&shipping).await;
         until("the second has announced itself", async || announced(&creating, "other").await.is_some()).await;
@@ -277,6 +278,33 @@ async fn what_a_dead_member_left_goes_to_one_that_handles_it() {
     bus.stop_consuming().await;
     other.stop_consuming().await;
     assert_eq!((notes(&bus).await.len(), dead_letter_count(&bus).await), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_at_a_dead_member_is_left_to_another_one_that_handles_it() {
+    // the one that handles it has no room, so that another one gets it first
+    let bus = connect(&RedisEventBusConfig { pending_idle_ms: 150, ..quick() }).await;
+    let config =
+        RedisEventBusConfig { max_in_hand: Some(1), consumer_name: Some("full".into()), ..bus.config().clone() };
+    let full = connect(&config).await;
+    let (created, shipped) = (Actor::willing(), Actor::waiting());
+    handles(&created, &bus, ONLY_CREATED);
+    handles(&shipped, &full, ONLY_SHIPPED);
+    bus.publish(&[of_type(SHIPPED, "first")]).await.unwrap();
+    start(&full).await;
+    until("its hand is full", async || shipped.begun().len() == 1).await;
+    let failed = bus.publish(&[of_type(SHIPPED, "failed")]).await.unwrap()[0].to_string();
+    read_as(&bus, "dead", 1).await;
+    let note = r#"{"attempts":1,"failed":{"act":{"attempts":1,"error":"no"}}}"#;
+    let _: u64 = command(&bus, "HSET", &[&retry_key(&bus), &failed, note]).await;
+    start(&bus).await;
+    until("one that does not handle it has looked at it", async || bus.stats().events_consumed > 0).await;
+    shipped.let_go(2);
+    until_finished(&bus).await;
+    assert_eq!((shipped.done(), bus.stats().events_skipped), (vec!["first".into(), "failed".into()], 0));
+    assert_eq!(shipped.runs()[1].attempt, 2, "what was noted is passed on");
+    bus.stop_consuming().await;
+    full.stop_consuming().await;
 }
 
 /// What is logged on this thread.

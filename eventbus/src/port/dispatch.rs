@@ -231,7 +231,8 @@ pub async fn dispatch(subscribers: &[Subscriber], delivery: &Delivery, tries: &T
             }
         }
     }
-    match (is_wanted || !tries.is_empty(), failures.is_empty()) {
+    // what others of the group have yet to try again is left to them
+    match (is_wanted || tries.has_given_up(), failures.is_empty()) {
         (false, _) => Outcome::Skipped,
         (true, true) => Outcome::Handled { succeeded },
         (true, false) => Outcome::Failed { failures, succeeded },

@@ -125,6 +125,11 @@ impl Tries {
                 || self.failed.get(handler).is_some_and(|failed| failed.gave_up))
     }
 
+    /// Whether a handler is not tried again: then it is a dead letter at last.
+    pub(crate) fn has_given_up(&self) -> bool {
+        self.failed.values().any(|failed| failed.gave_up)
+    }
+
     /// The handlers that failed, sorted and separated by commas; empty if it did not get as far as a handler.
     #[must_use]
     pub fn handlers(&self) -> String {
@@ -151,7 +156,7 @@ impl Tries {
 
     /// Its handlers ran, and those left have succeeded.
     pub(crate) fn succeed(&mut self, succeeded: &[Name]) -> Next {
-        if !self.failed.values().any(|failed| failed.gave_up) {
+        if !self.has_given_up() {
             return Next::Done;
         }
         self.succeeded(succeeded);
