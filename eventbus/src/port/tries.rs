@@ -74,6 +74,9 @@ const fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
+/// A hundred years: clocks cannot hold every delay that one can ask for.
+const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
+
 /// How much of an error's text is kept, in bytes.
 const MAX_ERROR_BYTES: usize = 4_000;
 
@@ -200,8 +203,8 @@ impl Tries {
         failed.gave_up = failure.error.is_permanent() || failed.attempts > budget;
         match failure.error.kind() {
             _ if failed.gave_up => None,
-            HandlerErrorKind::RetryAfter(delay) => Some(delay),
-            _ => Some(policy.jittered(failed.attempts)),
+            HandlerErrorKind::RetryAfter(delay) => Some(delay.min(LONGEST)),
+            _ => Some(policy.jittered(failed.attempts).min(LONGEST)),
         }
     }
 
@@ -301,6 +304,16 @@ mod tests {
             left <= second + Duration::from_millis(1) && left + Duration::from_millis(500) > second,
             "{left:?} of {second:?}"
         );
+    }
+
+    #[test]
+    fn a_delay_that_no_clock_can_hold_is_cut() {
+        let asked = || failure("a", None, HandlerError::retry_after(Duration::MAX, "never"));
+        let mut tries = Tries::default();
+        assert_eq!(tries.fail(&[asked()], &[], &POLICY), Next::RetryAfter(LONGEST));
+        assert!(tries.wait() > Duration::from_secs(90 * 366 * 86_400), "{:?}", tries.wait());
+        let policy = RetryPolicy { max_retries: 9, first_delay: Duration::MAX, max_delay: Duration::MAX };
+        assert_eq!(Tries::default().fail(&[plain("a")], &[], &policy), Next::RetryAfter(LONGEST));
     }
 
     #[test]
