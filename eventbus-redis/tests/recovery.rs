@@ -264,6 +264,32 @@ async fn entries_left_pending_for_good_do_not_hide_those_that_are_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn entries_left_pending_for_good_that_are_deleted_do_not_hide_those_that_are_lost() {
+    // a heartbeat each second
+    let config = RedisEventBusConfig { pending_idle_ms: 3_000, max_retries: 0, enable_dlq: false, ..quick() };
+    let bus = connect(&config).await;
+    let actor = Actor::new(|id, _| if id == "bad" { Act::Fail("told to".into()) } else { Act::Succeed });
+    actor.join(&bus);
+    start(&bus).await;
+    let entries = publish_all(&bus, &["bad", "good"]).await;
+    until("it is exhausted", async || bus.stats().messages_exhausted == 1).await;
+    until("the good one is done", async || pending(&bus).await.len() == 1).await;
+    let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
+    let _: u64 = command(&bus, "XDEL", &[&stream, &entries[0]]).await;
+    until("a heartbeat has come by", async || pending(&bus).await.is_empty()).await;
+    never("anything is handled again", Duration::from_millis(1_500), async || actor.begun().len() > 2).await;
+    // a copy goes to a read of which nobody hears
+    let lose = "local entry = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1] \
+                local id = redis.call('XADD', KEYS[1], '*', unpack(entry[2])) \
+                redis.call('XREADGROUP', 'GROUP', ARGV[2], ARGV[3], 'STREAMS', KEYS[1], '>') \
+                return id";
+    let _: String = command(&bus, "EVAL", &[lose, "1", &stream, &entries[1], &group, "stable"]).await;
+    until("it is found", async || actor.runs_of("good") == 2).await;
+    assert_eq!(bus.stats().messages_recovered, 0, "before anybody could have taken it for a dead consumer's");
+    bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_consumer_has_not_begun_when_it_stops_is_taken_over_at_once() {
     for consumer_name in [None, Some("stable".to_owned())] {
         let config = RedisEventBusConfig { consumer_name, pending_idle_ms: 60_000, ..quick() };

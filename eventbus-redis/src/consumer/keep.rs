@@ -153,8 +153,8 @@ impl Consumer {
     async fn beat(&self) -> Result<(), CommandError> {
         let mut ids = self.hand.ids();
         ids.extend(self.left().iter().cloned());
-        let lost = self.beat_for(&ids).await?;
-        for id in &lost {
+        let (lost, gone) = self.beat_for(&ids).await?;
+        for id in lost.iter().chain(&gone) {
             self.left().remove(id);
         }
         // what has been written down meanwhile is not lost
@@ -163,17 +163,18 @@ impl Consumer {
         Ok(())
     }
 
-    /// Keeps the claim on entries; says which of them are somebody else's by now.
-    pub(super) async fn beat_for(&self, ids: &[MessageId]) -> Result<Vec<MessageId>, CommandError> {
-        let mut all_lost = Vec::new();
+    /// Keeps the claim on entries; says which of them are somebody else's by now, and which are gone altogether.
+    pub(super) async fn beat_for(&self, ids: &[MessageId]) -> Result<(Vec<MessageId>, Vec<MessageId>), CommandError> {
+        let (mut all_lost, mut all_gone) = (Vec::new(), Vec::new());
         for ids in ids.chunks(command::TOGETHER) {
             let mut beat = script::BEAT.key(&self.shared.stream);
             beat.arg(self.group.as_str()).arg(&self.name);
             add_ids(&mut beat, ids);
-            let lost: Vec<String> = self.shared.link.rerun(&beat).await?;
+            let (lost, gone): (Vec<String>, Vec<String>) = self.shared.link.rerun(&beat).await?;
             all_lost.extend(lost.into_iter().map(MessageId::new));
+            all_gone.extend(gone.into_iter().map(MessageId::new));
         }
-        Ok(all_lost)
+        Ok((all_lost, all_gone))
     }
 
     /// Shows that it lives and what it handles; finds entries that are pending on it without being in hand.

@@ -103,6 +103,14 @@ impl Consumer {
             self.acknowledge(&paper.acknowledged).await?;
             written.acknowledged += self.done(&mut paper.acknowledged);
         }
+        // what failed may have been tried again and settled since
+        if !paper.noted.is_empty() {
+            let lost = self.note(&paper.noted).await?;
+            let begun = paper.noted.iter().filter(|note| note.begins);
+            self.hand.begin(begun.map(|note| &note.id));
+            written.failed += (paper.noted.len() - lost.len()) as u64;
+            paper.noted.clear();
+        }
         if !paper.settled.is_empty() {
             self.settle(&paper.settled).await?;
             written.acknowledged += self.done(&mut paper.settled);
@@ -110,13 +118,6 @@ impl Consumer {
         if !paper.skipped.is_empty() {
             self.skip(&paper.skipped).await?;
             self.done(&mut paper.skipped.drain(..).map(|skipped| skipped.id).collect());
-        }
-        if !paper.noted.is_empty() {
-            let lost = self.note(&paper.noted).await?;
-            let begun = paper.noted.iter().filter(|note| note.begins);
-            self.hand.begin(begun.map(|note| &note.id));
-            written.failed += (paper.noted.len() - lost.len()) as u64;
-            paper.noted.clear();
         }
         while let Some(burial) = paper.buried.front() {
             match self.shared.config.enable_dlq {
