@@ -47,11 +47,13 @@ struct Burial {
 }
 
 /// How many entries became what, when they were written down.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 pub(super) struct Written {
     pub(super) acknowledged: u64,
     pub(super) failed: u64,
     pub(super) buried: u64,
+    /// Entries about which nothing was noted, as they are somebody else's by now.
+    pub(super) lost: Vec<MessageId>,
 }
 
 impl Paper {
@@ -98,10 +100,10 @@ impl Consumer {
             written.acknowledged += self.done(&mut ids);
         }
         if !paper.noted.is_empty() {
-            self.note(&paper.noted).await?;
-            let begun = paper.noted.iter().filter(|note| note.begins);
-            self.hand.begin(begun.map(|note| &note.id));
-            written.failed += paper.noted.len() as u64;
+            written.lost = self.note(&paper.noted).await?;
+            let (begun, failed): (Vec<&Note>, Vec<_>) = paper.noted.iter().partition(|note| note.begins);
+            self.hand.begin(begun.into_iter().map(|note| &note.id));
+            written.failed += failed.len() as u64;
             paper.noted.clear();
         }
         while let Some(burial) = paper.buried.front() {
@@ -152,8 +154,9 @@ impl Consumer {
         Ok(())
     }
 
-    /// Notes tries; entries that are somebody else's by now leave the hand.
-    async fn note(&self, notes: &[Note]) -> Result<(), CommandError> {
+    /// Notes tries; entries that are somebody else's by now leave the hand, and are returned.
+    async fn note(&self, notes: &[Note]) -> Result<Vec<MessageId>, CommandError> {
+        let mut all_lost = Vec::new();
         for notes in notes.chunks(command::TOGETHER) {
             let mut note = script::NOTE.key(&self.shared.stream);
             note.key(&self.keys.retry).arg(self.group.as_str()).arg(&self.name);
@@ -162,9 +165,11 @@ impl Consumer {
                 note.arg(id.as_str()).arg(count).arg(json(tries));
             }
             let lost: Vec<String> = self.shared.link.rerun(&note).await?;
-            self.lose(&lost.into_iter().map(MessageId::new).collect::<Vec<_>>());
+            let lost: Vec<_> = lost.into_iter().map(MessageId::new).collect();
+            self.lose(&lost);
+            all_lost.extend(lost);
         }
-        Ok(())
+        Ok(all_lost)
     }
 
     /// Makes an entry a dead letter. False: it is somebody else's by now.
