@@ -10,6 +10,7 @@ use eventbus::{
         ShutdownError, StreamInfo, Subscribers,
     },
 };
+use tokio::sync::RwLock;
 
 use crate::{
     History, RedisConnectError, RedisEventBusConfig, command,
@@ -23,8 +24,8 @@ use crate::{
 ///
 /// Events published by one process reach the handlers of all others. Each consumer group gets every event at least
 /// once; the consumers of a group, one per bus object that consumes, share its events. A delivery with a failed handler
-/// stays pending in Redis while later events flow on, and is handled again when a consumer of the same name starts: see
-/// [`consumer_name`](RedisEventBusConfig::consumer_name).
+/// is tried again while other aggregates flow on, and becomes a dead letter at last; what a consumer has in hand when it
+/// dies is handled by the next one of its [name](RedisEventBusConfig::consumer_name), or by another one later.
 ///
 /// # Connections
 /// A bus holds one connection, which all that does not wait for entries shares, and one more for each group that it
@@ -68,6 +69,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<BusCounters>,
     pub(crate) subscribers: Subscribers,
     pub(crate) consuming: Consuming,
+    /// Held by those who write a dead letter, until it is counted.
+    pub(crate) burying: RwLock<()>,
 }
 
 impl RedisEventBus {
@@ -109,6 +112,7 @@ impl RedisEventBus {
                 counters,
                 subscribers: Subscribers::default(),
                 consuming: Consuming::default(),
+                burying: RwLock::default(),
             }),
         })
     }

@@ -12,9 +12,16 @@ use eventbus::{BoxError, port::BusCounters};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, Value, aio::MultiplexedConnection,
 };
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, task::JoinSet};
 
 use crate::{ConfigMistake, RedisConnectError, RedisEventBusConfig, command, error::InvalidConfig, keys, tls};
+
+/// When another connection is tried beside one that is being made.
+const BESIDE: Duration = Duration::from_secs(1);
+/// How many are tried at once.
+const MOST_BESIDE: usize = 8;
+/// When what may be sent twice is sent again over another connection, as the first may be dead.
+pub(crate) const IMPATIENCE: Duration = Duration::from_millis(1_500);
 
 /// The shared connection for everything that does not wait, made when it is needed and made anew when it was lost.
 pub(crate) struct Link {
@@ -78,12 +85,24 @@ impl Link {
         self.slot().connection.is_some()
     }
 
-    /// Makes a connection of the caller's own, whose replies may take `response_timeout`.
+    /// Makes a connection of the caller's own, whose replies may take `response_timeout`. One that takes long to make
+    /// may lead nowhere although the server is back: then others are tried beside it.
     pub(crate) async fn dedicated(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(Some(response_timeout));
-        let connecting = self.client.get_multiplexed_async_connection_with_config(&config);
+        let connecting = async {
+            let mut attempts = JoinSet::new();
+            loop {
+                if attempts.len() < MOST_BESIDE {
+                    let (client, config) = (self.client.clone(), config.clone());
+                    attempts.spawn(async move { client.get_multiplexed_async_connection_with_config(&config).await });
+                }
+                if let Ok(Some(ended)) = tokio::time::timeout(BESIDE, attempts.join_next()).await {
+                    return ended.map_err(std::io::Error::other)?;
+                }
+            }
+        };
         match tokio::time::timeout(self.connect_timeout, connecting).await {
             Ok(connected) => connected,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
@@ -141,7 +160,7 @@ impl Link {
 
     /// Sends a command that may be sent twice; on a connection that turns out to be lost it is.
     pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
-        let (mut connection, number) = self.connection().await?;
+        let (mut connection, number) = self.impatient().await?;
         match command.query_async(&mut connection).await {
             Err(error) if self.note(number, &error) => self.query_once(command).await,
             reply => Ok(reply?),
@@ -207,6 +226,13 @@ impl Link {
                 Err(CommandError::NotSent(text))
             }
         }
+    }
+
+    /// The connection, which is taken for lost soon when there is no reply.
+    pub(crate) async fn impatient(&self) -> Result<(MultiplexedConnection, u64), CommandError> {
+        let (mut connection, number) = self.connection().await?;
+        connection.set_response_timeout(self.response_timeout.min(IMPATIENCE));
+        Ok((connection, number))
     }
 
     /// Lets the connection go, and makes no other.

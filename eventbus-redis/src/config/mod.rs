@@ -64,8 +64,8 @@ pub struct RedisEventBusConfig {
     /// How long a consumer may show no sign of life before others claim its entries, in milliseconds. One that is slow
     /// and alive keeps what it holds. Default 60000.
     pub pending_idle_ms: u64,
-    /// Whether deliveries that used up their attempts are kept as dead letters; otherwise only the log tells of them.
-    /// Default true.
+    /// Whether deliveries that used up their attempts become dead letters. Otherwise they stay pending and are not
+    /// handled again; they are counted as exhausted, and trimming stops before them. Default true.
     pub enable_dlq: bool,
     /// What the name of the dead letters' stream ends with, after that of the stream. Default `_dlq`.
     pub dlq_stream_suffix: String,

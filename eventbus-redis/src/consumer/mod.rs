@@ -13,7 +13,10 @@ mod trouble;
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,6 +24,7 @@ use eventbus::{
     Name,
     port::{Desk, Hand, Limits, MessageId, RetryPolicy, StopSignal, Subscriber},
 };
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{bus::Shared, keys, trace};
@@ -38,6 +42,15 @@ pub(crate) struct Consumer {
     left: Mutex<HashSet<MessageId>>,
     /// Entries that are none of this group's business.
     not_ours: Mutex<Vec<MessageId>>,
+    /// Whether what was pending on it when it began is in hand; until then nobody but the reader takes entries in, as
+    /// that would mix up their order.
+    has_caught_up: AtomicBool,
+    /// Tells the keeper that this has happened.
+    joined: Notify,
+    /// Tells this consumer from another one of its name.
+    instance: String,
+    /// Whether it has shown itself to the group.
+    is_announced: AtomicBool,
     keys: Keys,
 }
 
@@ -73,7 +86,19 @@ impl Consumer {
         };
         let batch = config.batch_size;
         let hand = Arc::new(Hand::new(config.in_hand(), batch.div_ceil(2)));
-        Self { shared, group, name, hand, left: Mutex::default(), not_ours: Mutex::default(), keys }
+        Self {
+            shared,
+            group,
+            name,
+            hand,
+            left: Mutex::default(),
+            not_ours: Mutex::default(),
+            has_caught_up: AtomicBool::new(false),
+            joined: Notify::new(),
+            instance: uuid::Uuid::now_v7().simple().to_string(),
+            is_announced: AtomicBool::new(false),
+            keys,
+        }
     }
 
     /// How the entries of the group are handled.
@@ -119,6 +144,10 @@ impl Consumer {
         types.sort_unstable();
         types.dedup();
         serde_json::Value::from(types).to_string()
+    }
+
+    fn has_caught_up(&self) -> bool {
+        self.has_caught_up.load(Ordering::Acquire)
     }
 
     fn left(&self) -> MutexGuard<'_, HashSet<MessageId>> {

@@ -3,7 +3,7 @@
 //! Keep: a read that waits for entries is awaited to its end, for the server hands what it finds to this consumer and to
 //! nobody else. After each connection the entries that are pending on this consumer come before any new one.
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::atomic::Ordering, time::Duration};
 
 use eventbus::port::StopSignal;
 use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
@@ -74,7 +74,13 @@ impl Consumer {
         };
         self.ensure_group(&mut connected.connection, reading.is_known).await?;
         reading.is_known = true;
+        // before it reads anything: others leave to it what only it handles
+        let _: Value = self.looking().invoke_async(&mut connected.connection).await?;
+        self.is_announced.store(true, Ordering::Release);
+        self.has_caught_up.store(false, Ordering::Release);
         self.take_pending(&mut connected.connection, stop).await?;
+        self.has_caught_up.store(true, Ordering::Release);
+        self.joined.notify_one();
         reading.trouble.is_over();
         loop {
             let room = tokio::select! {
@@ -90,7 +96,7 @@ impl Consumer {
         let config = &self.shared.config;
         let link = &self.shared.link;
         if config.single_connection_client {
-            let (connection, number) = link.connection().await.map_err(std::io::Error::other)?;
+            let (connection, number) = link.impatient().await.map_err(std::io::Error::other)?;
             reading.link_number = Some(number);
             return Ok(Connected { connection, client: None });
         }

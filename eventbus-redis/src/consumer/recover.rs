@@ -72,7 +72,12 @@ impl Shared {
         }
         let name = format!("{}-recovery", self.consumer);
         let consumer = Consumer::new(Arc::clone(self), self.default_group.clone(), name);
-        let recovered = consumer.recover(recovery).await;
+        let mut recovered = consumer.recover(recovery).await;
+        if recovered.is_ok()
+            && let Err(error) = consumer.leave(&[], true).await
+        {
+            recovered = Err(error);
+        }
         recovered.map_err(|error| ConsumeError::Unavailable { destination: destination(), source: boxed(error) })
     }
 }
@@ -95,7 +100,7 @@ impl Consumer {
             let (next, retaken) = self.claim_some(&cursor, idle_ms, count).await?;
             let claimed = retaken.entries.len();
             stats.claimed += claimed as u64;
-            left = left.saturating_sub(claimed.max(1));
+            left = left.saturating_sub(claimed);
             self.tell_recovered(claimed);
             self.handle_now(retaken, &retry, &mut stats).await?;
             cursor = next;

@@ -56,3 +56,12 @@ local function now_in_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+
+-- What a member of a group has announced; nothing if that is too long ago.
+local function live_member(text, now)
+  local is_json, member = pcall(cjson.decode, text)
+  if not is_json or type(member) ~= 'table' then return nil end
+  local at, live_ms = tonumber(member.at), tonumber(member.live_ms)
+  if at and live_ms and at + live_ms > now then return member end
+  return nil
+end

@@ -1,9 +1,11 @@
 -- A consumer shows that it lives and which types it handles, notes how far its group is, and looks around.
--- KEYS stream, members, floors   ARGV group, consumer, its types as JSON, how long it counts as alive (ms)
--- Replies with the number of entries pending on its name, then the names and types of the other live members.
+-- KEYS stream, members, floors   ARGV group, consumer, its types as JSON, how long it counts as alive (ms), what tells it
+-- from another consumer of its name, '1' if it has shown itself before
+-- Replies with {the number of entries pending on its name, whether another consumer has its name, the names and types of
+-- the other live members}.
 -- A server without memory refuses the notes; that harms nobody.
 local stream, members, floors = KEYS[1], KEYS[2], KEYS[3]
-local group, me, types, live = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local group, me, types, live, instance = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local now = now_in_ms()
 
 local mine = 0
@@ -21,23 +23,23 @@ for _, found in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   end
 end
 
-local reply = { mine }
+local others, known, double = {}, false, 0
 local announced = redis.call('HGETALL', members)
-local known
 for i = 1, #announced, 2 do
-  local name, text = announced[i], announced[i + 1]
-  local read, member = pcall(cjson.decode, text)
-  local lives = read and member.at + member.live_ms > now
+  local name, member = announced[i], live_member(announced[i + 1], now)
   if name == me then
-    known = lives and member.types == types and not member.left and member.at + live / 6 > now
-  elseif lives then
-    reply[#reply + 1] = name
-    reply[#reply + 1] = member.types
+    local is_mine = member and member.instance == instance
+    known = is_mine and member.types == types and not member.left and member.at + live / 6 > now
+    if member and not is_mine and not member.left and ARGV[6] == '1' then double = 1 end
+  elseif member then
+    others[#others + 1] = name
+    others[#others + 1] = member.types
   else
     redis.call('HDEL', members, name)
   end
 end
 if not known then
-  redis.pcall('HSET', members, me, cjson.encode({ at = now, live_ms = live, types = types }))
+  local member = { at = now, live_ms = live, types = types, instance = instance }
+  redis.pcall('HSET', members, me, cjson.encode(member))
 end
-return reply
+return { mine, double, others }

@@ -11,7 +11,7 @@ use crate::{
     RedisCommandError,
     bus::Shared,
     command,
-    connection::{CommandError, Link, boxed, is_lost},
+    connection::{CommandError, Link, boxed},
 };
 
 /// A script behind the functions for ids.
@@ -55,9 +55,10 @@ impl Link {
 
     /// Runs a script that may run twice; on a connection that turns out to be lost it does.
     pub(crate) async fn rerun<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CommandError> {
-        match self.run(script).await {
-            Err(CommandError::Sent(error)) if is_lost(&error) => self.run(script).await,
-            reply => reply,
+        let (mut connection, number) = self.impatient().await?;
+        match script.invoke_async(&mut connection).await {
+            Err(error) if self.note(number, &error) => self.run(script).await,
+            reply => Ok(reply?),
         }
     }
 }

@@ -18,11 +18,8 @@ if not found and not floor then return {'unknown', 0, '', -1} end
 
 local now, live = now_in_ms(), 0
 for _, text in pairs(by_name(redis.call('HGETALL', KEYS[4]))) do
-  local is_json, member = pcall(cjson.decode, text)
-  if is_json and type(member) == 'table' and not member.left then
-    local at, live_ms = tonumber(member.at), tonumber(member.live_ms)
-    if at and live_ms and at + live_ms > now then live = live + 1 end
-  end
+  local member = live_member(text, now)
+  if member and not member.left then live = live + 1 end
 end
 if live > 0 then return {'live', live, '', -1} end
 

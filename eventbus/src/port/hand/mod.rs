@@ -92,8 +92,9 @@ pub enum Verdict {
         /// Whether something about its tries was written down before.
         has_tries: bool,
     },
-    /// No handler here wants it: acknowledge it unless another consumer of the group wants it, then [`Hand::let_go`].
-    Skip,
+    /// No handler here wants it: acknowledge it and count it as skipped, or leave it to another consumer of the group
+    /// that wants it, and write down these tries for that one; then [`Hand::let_go`].
+    Skip(Tries),
     /// It is tried again later and stays in hand: write its tries down.
     Retry {
         /// What came of it so far.
@@ -126,7 +127,10 @@ impl Verdict {
     pub fn of(outcome: Outcome, tries: &mut Tries, retry: &RetryPolicy) -> Option<Self> {
         let next = match outcome {
             Outcome::Unattended => return None,
-            Outcome::Skipped => return Some(Self::Skip),
+            Outcome::Skipped => {
+                tries.crashes = 0; // nothing that could have ended the process has run
+                return Some(Self::Skip(tries.clone()));
+            }
             Outcome::Handled { succeeded } => tries.succeed(&succeeded),
             Outcome::Failed { failures, succeeded } => tries.fail(&failures, &succeeded, retry),
         };

@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry},
     hash::{BuildHasher, RandomState},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
@@ -34,6 +35,12 @@ struct Item {
 impl Item {
     fn settled(&self, verdict: Verdict) -> Settled {
         Settled { id: self.id.clone(), record: self.record.clone(), verdict }
+    }
+
+    /// Takes back that it is begun.
+    fn begun_in_vain(&self) -> Settled {
+        let tries = Tries { crashes: self.tries.crashes.saturating_sub(1), ..self.tries.clone() };
+        self.settled(Verdict::Retry { tries, after: Duration::ZERO })
     }
 }
 
@@ -327,17 +334,22 @@ impl State {
         true
     }
 
-    /// Lets go of everything that is neither being handled nor done with. It is not written down any more that a
-    /// suspect is begun.
+    /// Lets go of everything that is neither being handled nor done with. Of a suspect that was to be begun it is not
+    /// written down any more, or written down that it was not.
     pub(super) fn remove_idle(&mut self) -> Vec<MessageId> {
         let is_idle = |item: &&Item| !matches!(item.stage, Stage::Running(_) | Stage::Settled | Stage::Burying);
         let ids: Vec<_> = self.items.values().filter(is_idle).map(|item| item.id.clone()).collect();
+        let begun = self.begun.iter().filter_map(|number| self.items.get(number)).filter(is_idle);
+        let mut not_begun: HashMap<_, _> = begun.map(|item| (item.id.clone(), item.begun_in_vain())).collect();
         let now = Instant::now();
         for id in &ids {
             self.remove(id, now);
         }
-        let is_begin = |settled: &Settled| matches!(settled.verdict, Verdict::Begin(_));
-        self.outbox.retain(|settled| !is_begin(settled) || self.numbers.contains_key(&settled.id));
+        self.outbox.retain(|settled| {
+            let is_begin = matches!(settled.verdict, Verdict::Begin(_));
+            !is_begin || not_begun.remove(&settled.id).is_none()
+        });
+        self.outbox.extend(not_begun.into_values());
         ids
     }
 

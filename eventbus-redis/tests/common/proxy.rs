@@ -1,0 +1,73 @@
+//! A network of a test's own, between a bus and its server.
+
+use std::net::SocketAddr;
+
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+/// What becomes of connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// They work.
+    Works,
+    /// They are closed, new ones at once.
+    Cut,
+    /// They are reset, new ones at once.
+    Reset,
+    /// They stay, also new ones, and nothing passes. Those stay dead when others work again.
+    HalfOpen,
+}
+
+/// Forwards connections to a server, as long as it is told to.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    address: SocketAddr,
+    network: watch::Sender<Network>,
+}
+
+impl Proxy {
+    pub(crate) async fn before(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (network, state) = watch::channel(Network::Works);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(forward(client, port, state.clone()));
+            }
+        });
+        Self { address, network }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    /// Changes what becomes of connections, those that are open included.
+    pub(crate) fn set(&self, network: Network) {
+        self.network.send_replace(network);
+    }
+}
+
+async fn forward(mut client: TcpStream, port: u16, mut state: watch::Receiver<Network>) {
+    let mut server = None;
+    if *state.borrow_and_update() == Network::Works {
+        let server = server.insert(TcpStream::connect(("127.0.0.1", port)).await);
+        let Ok(server) = server else { return };
+        tokio::select! {
+            _ = copy_bidirectional(&mut client, server) => return,
+            _ = state.changed() => {}
+        }
+    }
+    let now = *state.borrow();
+    match now {
+        Network::Works | Network::Cut => {}
+        Network::Reset => client.set_zero_linger().unwrap(),
+        Network::HalfOpen => {
+            // until the proxy is dropped
+            while state.changed().await.is_ok() {}
+        }
+    }
+}

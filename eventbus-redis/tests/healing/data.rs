@@ -1,0 +1,105 @@
+//! The server is there, and something is not that was.
+
+use eventbus::port::EventBus;
+
+use crate::{
+    common::{
+        seen::{event, settled, start},
+        until,
+    },
+    rig::{Rig, outage},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_deleted() {
+    for mut rig in [Rig::new().await, Rig::single().await] {
+        for _ in 0..5 {
+            rig.heals("FLUSHALL", async |rig| rig.command::<()>("FLUSHALL", &[]).await).await;
+        }
+        rig.lost_and_repeated_nothing().await;
+        assert_eq!(rig.reconnections(), 0, "no connection was lost");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_was_deleted() {
+    for mut rig in [Rig::new().await, Rig::single().await] {
+        let stream = rig.bus.config().stream_name();
+        rig.heals("DEL", async |rig| rig.command::<()>("DEL", &[&stream]).await).await;
+        rig.lost_and_repeated_nothing().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_the_wrong_type() {
+    for mut rig in [Rig::new().await, Rig::single().await] {
+        let stream = rig.bus.config().stream_name();
+        let fault = async |rig: &Rig| {
+            let _: () = rig.command("SET", &[&stream, "no stream"]).await;
+            outage().await;
+            let _: () = rig.command("DEL", &[&stream]).await;
+        };
+        rig.heals("WRONGTYPE", fault).await;
+        rig.lost_and_repeated_nothing().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_was_destroyed() {
+    for mut rig in [Rig::new().await, Rig::single().await] {
+        let (stream, group) = (rig.bus.config().stream_name(), rig.bus.default_group().to_string());
+        let destroy = async |rig: &Rig| {
+            // how far the group is was noted
+            settled(&rig.bus).await;
+            noted(rig).await;
+            rig.command::<()>("XGROUP", &["DESTROY", &stream, &group]).await;
+        };
+        rig.heals("XGROUP DESTROY", destroy).await;
+        rig.lost_and_repeated_nothing().await;
+    }
+}
+
+/// Waits until everything that was handled so far is below the floor of the group.
+async fn noted(rig: &Rig) {
+    let floors = format!("{{{}}}:floors", rig.bus.config().stream_name());
+    let (stream, group) = (rig.bus.config().stream_name(), rig.bus.default_group());
+    until("the floor is noted", async || {
+        let floor: Option<String> = rig.command("HGET", &[&floors, group]).await;
+        let beyond: i64 = match &floor {
+            Some(floor) => {
+                let entries: Vec<redis::Value> = rig.command("XRANGE", &[&stream, floor, "+"]).await;
+                entries.len() as i64
+            }
+            None => -1,
+        };
+        beyond == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destroyed_group_goes_on_with_what_it_had_not_finished() {
+    let rig = Rig::new().await;
+    let (stream, group) = (rig.bus.config().stream_name(), rig.bus.default_group().to_string());
+    noted(&rig).await;
+    rig.bus.stop_consuming().await;
+    let events: Vec<_> = (0..1_000).map(|n| event(&format!("n{n}"))).collect();
+    rig.bus.publish(&events).await.unwrap();
+    // another program of the group has read 700 and finished 650
+    let read = ["GROUP", &group, "other", "COUNT", "700", "STREAMS", &stream, ">"];
+    let _: redis::Value = rig.command("XREADGROUP", &read).await;
+    let pending: Vec<(String, String, i64, i64)> = rig.command("XPENDING", &[&stream, &group, "-", "+", "650"]).await;
+    let ids = pending.iter().map(|(id, ..)| id.as_str());
+    let acknowledge: Vec<&str> = [stream.as_str(), group.as_str()].into_iter().chain(ids).collect();
+    let acknowledged: i64 = rig.command("XACK", &acknowledge).await;
+    assert_eq!(acknowledged, 650);
+    let floors = format!("{{{stream}}}:floors");
+    let next: Vec<(String, String, i64, i64)> = rig.command("XPENDING", &[&stream, &group, "-", "+", "1"]).await;
+    let _: i64 = rig.command("HSET", &[&floors, &group, &next[0].0]).await;
+    let _: i64 = rig.command("XGROUP", &["DESTROY", &stream, &group]).await;
+    start(&rig.bus).await;
+    until("the rest is handled", async || rig.seen.all().len() > 350).await;
+    assert_eq!(settled(&rig.bus).await, 0);
+    let expected: Vec<_> = ["1".to_owned()].into_iter().chain((650..1_000).map(|n| format!("n{n}"))).collect();
+    assert_eq!(rig.seen.all(), expected);
+}

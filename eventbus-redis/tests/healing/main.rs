@@ -1,0 +1,10 @@
+//! Consuming goes on by itself after every fault, within two seconds of the server being back.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod data;
+mod network;
+mod refusal;
+mod restart;
+mod rig;

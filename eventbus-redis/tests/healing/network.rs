@@ -1,0 +1,111 @@
+//! Connections are lost.
+
+use std::time::{Duration, Instant};
+
+use eventbus::port::EventBus;
+use eventbus_redis::RedisEventBusConfig;
+
+use crate::{
+    common::{
+        proxy::Network,
+        seen::{event, settled},
+        until,
+    },
+    rig::{Rig, outage, single},
+};
+
+/// The connections of other clients by what they did last.
+async fn clients(rig: &Rig, command: &str) -> Vec<String> {
+    let list: String = rig.command("CLIENT", &["LIST", "TYPE", "NORMAL"]).await;
+    let of_command = list.lines().filter(|line| line.contains(&format!(" cmd={command}")));
+    of_command.filter_map(|line| Some(line.split_once("id=")?.1.split_once(' ')?.0.to_owned())).collect()
+}
+
+async fn kill(rig: &Rig, command: &str) {
+    until("there is such a connection", async || !clients(rig, command).await.is_empty()).await;
+    for id in clients(rig, command).await {
+        // it may be gone by itself
+        let _: i64 = rig.command("CLIENT", &["KILL", "ID", &id]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_the_server_closes() {
+    for command in ["xreadgroup", "evalsha"] {
+        for mut rig in [Rig::new().await, Rig::single().await] {
+            rig.heals(&format!("CLIENT KILL of {command}"), async |rig| kill(rig, command).await).await;
+            until("the loss is counted", async || rig.reconnections() > 0).await;
+            rig.lost_and_repeated_nothing().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_closed_when_idle() {
+    for mut rig in [Rig::new().await, Rig::single().await] {
+        let idle = async |rig: &Rig| {
+            let _: () = rig.command("CONFIG", &["SET", "timeout", "1"]).await;
+            outage().await;
+        };
+        rig.heals("CONFIG SET timeout", idle).await;
+        rig.lost_and_repeated_nothing().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_fails_while_the_consumer_waits() {
+    for network in [Network::Cut, Network::Reset, Network::HalfOpen] {
+        for config in [RedisEventBusConfig::default(), single()] {
+            let mut rig = Rig::behind_a_proxy(config).await;
+            let fault = async |rig: &Rig| {
+                let proxy = rig.proxy.as_ref().unwrap();
+                proxy.set(network);
+                outage().await;
+                proxy.set(Network::Works);
+            };
+            rig.heals(&format!("{network:?}, single {}", rig.bus.config().single_connection_client), fault).await;
+            assert!(rig.reconnections() > 0);
+            rig.lost_and_repeated_nothing().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_went_to_a_dead_connection() {
+    for config in [RedisEventBusConfig::default(), single()] {
+        let mut rig = Rig::behind_a_proxy(config).await;
+        // the server has the command of the reader, and nobody gets its reply
+        rig.proxy.as_ref().unwrap().set(Network::HalfOpen);
+        let id = rig.publish().await;
+        outage().await;
+        rig.proxy.as_ref().unwrap().set(Network::Works);
+        let back = Instant::now();
+        until("the entry is found", async || rig.seen.all().contains(&id)).await;
+        eprintln!("single {}: found after {:?}", rig.bus.config().single_connection_client, back.elapsed());
+        rig.next().await;
+        rig.lost_and_repeated_nothing().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_fails_while_a_command_is_under_way() {
+    for network in [Network::Cut, Network::Reset, Network::HalfOpen] {
+        for config in [RedisEventBusConfig::default(), single()] {
+            let config = RedisEventBusConfig { socket_timeout: Duration::from_secs(1), ..config };
+            let mut rig = Rig::behind_a_proxy(config).await;
+            let fault = async |rig: &Rig| {
+                let proxy = rig.proxy.as_ref().unwrap();
+                proxy.set(network);
+                let events = [event("never")];
+                let publishing = async {
+                    rig.bus.publish(&events).await.unwrap_err();
+                };
+                tokio::join!(publishing, outage());
+                proxy.set(Network::Works);
+            };
+            rig.heals(&format!("{network:?} under way"), fault).await;
+            assert_eq!(settled(&rig.bus).await, 0);
+            rig.lost_and_repeated_nothing().await;
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The server is there and refuses.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use eventbus::port::EventBus;
+use eventbus_redis::RedisEventBusConfig;
+
+use crate::{
+    common::{
+        seen::{event, settled, start},
+        until,
+    },
+    rig::{Rig, failing, outage, single},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_a_replica_for_a_while() {
+    for config in [RedisEventBusConfig::default(), single()] {
+        let other = test_servers::private_redis();
+        let mut rig = Rig::on(test_servers::private_redis(), config).await;
+        let admin = redis::Client::open(other.url()).unwrap();
+        let mut admin = admin.get_multiplexed_async_connection().await.unwrap();
+        let (own, others) = (rig.server.port().to_string(), other.port().to_string());
+        // the other one has everything
+        let _: () = redis::cmd("REPLICAOF").arg("127.0.0.1").arg(&own).query_async(&mut admin).await.unwrap();
+        until("the other has everything", async || {
+            let info: String = rig.command("INFO", &["replication"]).await;
+            info.contains("state=online")
+        })
+        .await;
+        let mut other_admin = admin.clone();
+        let _: () = redis::cmd("REPLICAOF").arg("NO").arg("ONE").query_async(&mut other_admin).await.unwrap();
+        let fault = async |rig: &Rig| {
+            let _: () = rig.command("REPLICAOF", &["127.0.0.1", &others]).await;
+            outage().await;
+            let _: () = rig.command("REPLICAOF", &["NO", "ONE"]).await;
+        };
+        rig.heals("REPLICAOF", fault).await;
+        rig.lost_and_repeated_nothing().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_changes() {
+    let server = test_servers::private_redis();
+    let admin = redis::Client::open(server.url()).unwrap();
+    let admin = admin.get_multiplexed_async_connection().await.unwrap();
+    let tell = async |words: &[&str]| {
+        let mut admin = admin.clone();
+        redis::cmd(words[0]).arg(&words[1..]).query_async::<redis::Value>(&mut admin).await.unwrap()
+    };
+    tell(&["CONFIG", "SET", "requirepass", "old"]).await;
+    let url = format!("redis://:old@127.0.0.1:{}", server.port());
+    let mut rig = Rig::through(server, None, url, RedisEventBusConfig::default()).await;
+    let fault = async |_: &Rig| {
+        tell(&["CONFIG", "SET", "requirepass", "new"]).await;
+        tell(&["CLIENT", "KILL", "TYPE", "NORMAL"]).await;
+        outage().await;
+        tell(&["CONFIG", "SET", "requirepass", "old"]).await;
+    };
+    rig.heals("requirepass", fault).await;
+    rig.lost_and_repeated_nothing().await;
+    assert!(rig.reconnections() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_that_were_forgotten() {
+    let mut rig = Rig::new().await;
+    rig.heals("SCRIPT FLUSH", async |rig| rig.command::<()>("SCRIPT", &["FLUSH"]).await).await;
+    rig.lost_and_repeated_nothing().await;
+    assert_eq!(rig.reconnections(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_memory() {
+    let config = RedisEventBusConfig { retry_delay_ms: 10, max_retries: 2, ..RedisEventBusConfig::default() };
+    let mut rig = Rig::on(test_servers::private_redis(), config).await;
+    let tries = failing(&rig.bus, "fails");
+    // what is not read yet, when there is no memory any more
+    rig.bus.stop_consuming().await;
+    let mut published = vec!["1".to_owned()];
+    for _ in 0..10 {
+        published.push(rig.publish().await);
+    }
+    rig.bus.publish(&[event("fails")]).await.unwrap();
+    let _: () = rig.command("CONFIG", &["SET", "maxmemory-policy", "noeviction"]).await;
+    let _: () = rig.command("CONFIG", &["SET", "maxmemory", "1"]).await;
+    start(&rig.bus).await;
+    until("the failing one is tried as often as it may be", async || tries.load(Relaxed) == 3).await;
+    let group = rig.bus.default_group();
+    until("all but the failing one are acknowledged", async || {
+        rig.bus.progress(group).await.is_ok_and(|progress| progress.pending == 1)
+    })
+    .await;
+    outage().await;
+    assert_eq!(tries.load(Relaxed), 3, "it waits for its dead letter");
+    let _: () = rig.command("CONFIG", &["SET", "maxmemory", "0"]).await;
+    until("the dead letter is written", async || rig.bus.stream_info().await.dlq_messages == 1).await;
+    assert_eq!(settled(&rig.bus).await, 0);
+    published.push(rig.publish().await);
+    published.insert(11, "fails".into());
+    until("the last is handled", async || rig.seen.all().len() >= published.len()).await;
+    assert_eq!(rig.seen.all(), published);
+}

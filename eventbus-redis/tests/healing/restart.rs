@@ -1,0 +1,75 @@
+//! The server goes away and comes back.
+
+use eventbus_redis::RedisEventBusConfig;
+use tokio::sync::Mutex;
+
+use crate::rig::{Rig, outage};
+
+/// Something with a server that is stopped and started.
+async fn after(mut rig: Rig, what: &str, fault: impl AsyncFn(&mut test_servers::PrivateRedis)) -> Rig {
+    let server = std::mem::replace(&mut rig.server, test_servers::private_redis());
+    let server = Mutex::new(server);
+    rig.heals(what, async |_| fault(&mut *server.lock().await).await).await;
+    rig.server = server.into_inner();
+    assert!(rig.reconnections() >= 1);
+    rig
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_loses_and_repeats_nothing() {
+    for rig in [Rig::new().await, Rig::single().await] {
+        let rig = after(rig, "restart", async |server| {
+            server.stop();
+            outage().await;
+            server.start();
+        });
+        rig.await.lost_and_repeated_nothing().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_without_data() {
+    for rig in [Rig::new().await, Rig::single().await] {
+        let rig = after(rig, "restart without data", async |server| {
+            server.stop();
+            outage().await;
+            server.start_empty();
+        });
+        rig.await.lost_and_repeated_nothing().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_shuts_down_while_it_is_read() {
+    let rig = after(Rig::new().await, "SHUTDOWN", async |server| {
+        let client = redis::Client::open(server.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let _: redis::RedisResult<()> = redis::cmd("SHUTDOWN").arg("NOSAVE").query_async(&mut connection).await;
+        server.stop();
+        outage().await;
+        server.start();
+    });
+    rig.await.lost_and_repeated_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_its_time_to_load() {
+    // one millisecond for each command that it finds
+    let slow = ["--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024"];
+    let rig = Rig::on(test_servers::private_redis_with(&slow), RedisEventBusConfig::default()).await;
+    let mut fill = redis::pipe();
+    for n in 0..1_500 {
+        fill.cmd("SET").arg(n).arg("x".repeat(100)).ignore();
+    }
+    let client = redis::Client::open(rig.server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let () = fill.query_async(&mut connection).await.unwrap();
+    let rig = after(rig, "loading", async |server| {
+        server.stop();
+        server.start(); // returns when it has loaded
+    });
+    let rig = rig.await;
+    let errors: String = rig.command("INFO", &["errorstats"]).await;
+    assert!(errors.contains("LOADING"), "it was not seen loading: {errors}");
+    rig.lost_and_repeated_nothing().await;
+}

@@ -1,0 +1,155 @@
+//! A consumer on a server of its own, and the time it takes to be back after a fault.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use eventbus::{
+    EventFilter, Name,
+    port::{EventBus, Subscriber},
+};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use test_servers::PrivateRedis;
+
+use crate::common::{
+    config_on,
+    proxy::Proxy,
+    seen::{Seen, publish, settled, start},
+    until,
+};
+
+/// Within which time of the server being back the next event is handled.
+const PROMISE: Duration = Duration::from_secs(2);
+/// How often a fault may be repeated: a machine may be too busy once.
+const CHANCES: usize = 3;
+/// How long a fault lasts: long enough for the consumer to have become patient.
+pub(crate) const OUTAGE: Duration = Duration::from_millis(2_500);
+
+pub(crate) struct Rig {
+    pub(crate) server: PrivateRedis,
+    pub(crate) proxy: Option<Proxy>,
+    pub(crate) bus: RedisEventBus,
+    /// Speaks to the server directly, and consumes nothing.
+    publisher: RedisEventBus,
+    pub(crate) seen: Seen,
+    published: usize,
+}
+
+impl Rig {
+    pub(crate) async fn new() -> Self {
+        Self::on(test_servers::private_redis(), RedisEventBusConfig::default()).await
+    }
+
+    pub(crate) async fn single() -> Self {
+        Self::on(test_servers::private_redis(), single()).await
+    }
+
+    /// A consumer whose connections go through a network of ours.
+    pub(crate) async fn behind_a_proxy(config: RedisEventBusConfig) -> Self {
+        let server = test_servers::private_redis();
+        let proxy = Proxy::before(server.port()).await;
+        let url = proxy.url();
+        Self::through(server, Some(proxy), url, config).await
+    }
+
+    pub(crate) async fn on(server: PrivateRedis, config: RedisEventBusConfig) -> Self {
+        let url = server.url().to_owned();
+        Self::through(server, None, url, config).await
+    }
+
+    pub(crate) async fn through(
+        server: PrivateRedis,
+        proxy: Option<Proxy>,
+        redis_url: String,
+        config: RedisEventBusConfig,
+    ) -> Self {
+        let RedisEventBusConfig { stream_prefix, redis_url: direct, .. } = config_on(server.url());
+        let config = RedisEventBusConfig { redis_url, stream_prefix, ..config };
+        let publisher = RedisEventBusConfig {
+            redis_url: if proxy.is_some() { direct } else { config.redis_url.clone() },
+            consumer_group: "publisher".into(),
+            ..config.clone()
+        };
+        let (bus, publisher) =
+            (RedisEventBus::connect(config).await.unwrap(), RedisEventBus::connect(publisher).await.unwrap());
+        let seen = Seen::default();
+        seen.join(&bus);
+        start(&bus).await;
+        let mut rig = Self { server, proxy, bus, publisher, seen, published: 0 };
+        rig.next().await;
+        rig
+    }
+
+    /// Publishes, as often as it takes, and returns when that is handled.
+    pub(crate) async fn next(&mut self) {
+        let id = self.publish().await;
+        until("the next event is handled", async || self.seen.all().contains(&id)).await;
+    }
+
+    pub(crate) async fn publish(&mut self) -> String {
+        self.published += 1;
+        let id = self.published.to_string();
+        publish(&self.publisher, &id).await;
+        id
+    }
+
+    /// After a fault, which ends when the server is back, the next event is handled soon.
+    pub(crate) async fn heals(&mut self, what: &str, fault: impl AsyncFn(&Self)) {
+        let mut took = Vec::new();
+        for _ in 0..CHANCES {
+            fault(self).await;
+            let back = Instant::now();
+            self.next().await;
+            took.push(back.elapsed());
+            if back.elapsed() < PROMISE {
+                eprintln!("{what}: back after {took:?}");
+                return;
+            }
+        }
+        panic!("{what}: back only after {took:?}");
+    }
+
+    /// What was published was handled once, and is acknowledged.
+    pub(crate) async fn lost_and_repeated_nothing(&self) {
+        assert_eq!(settled(&self.bus).await, 0);
+        let mut seen = self.seen.all();
+        seen.sort_by_key(|id| id.parse::<usize>().unwrap());
+        assert_eq!(seen, (1..=self.published).map(|n| n.to_string()).collect::<Vec<_>>());
+    }
+
+    pub(crate) fn reconnections(&self) -> u64 {
+        self.bus.stats().reconnections
+    }
+
+    pub(crate) async fn command<T: redis::FromRedisValue>(&self, name: &str, arguments: &[&str]) -> T {
+        let client = redis::Client::open(self.server.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        redis::cmd(name).arg(arguments).query_async(&mut connection).await.unwrap()
+    }
+}
+
+pub(crate) fn single() -> RedisEventBusConfig {
+    RedisEventBusConfig { single_connection_client: true, ..RedisEventBusConfig::default() }
+}
+
+/// Has a handler fail on one aggregate, and counts its runs.
+pub(crate) fn failing(bus: &RedisEventBus, id: &'static str) -> Arc<AtomicUsize> {
+    let count = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&count);
+    let fail = Subscriber::new(Name::from_static("fail"), EventFilter::All, move |delivery| {
+        let fails = delivery.metadata().aggregate_id().as_str() == id;
+        counted.fetch_add(usize::from(fails), Relaxed);
+        Box::pin(async move { if fails { Err("told to".into()) } else { Ok(()) } })
+    });
+    bus.subscribers().add(bus.default_group().clone(), fail);
+    count
+}
+
+/// Lets a fault last.
+pub(crate) async fn outage() {
+    tokio::time::sleep(OUTAGE).await;
+}
