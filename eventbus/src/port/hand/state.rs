@@ -268,16 +268,14 @@ impl State {
                 return;
             }
             self.suspects.remove(&number);
-            let settled = if item.tries.begin_again(policy) {
+            let verdict = Verdict::before(&mut item.tries, policy);
+            if matches!(verdict, Verdict::Begin(_)) {
                 item.stage = Stage::Marking;
                 self.begun.insert(number);
-                item.settled(Verdict::Begin(item.tries.clone()))
             } else {
-                item.tries.give_up_crashing();
                 item.stage = Stage::Burying;
-                item.settled(Verdict::Bury(item.tries.clone()))
-            };
-            self.outbox.push(settled);
+            }
+            self.outbox.push(item.settled(verdict));
         }
     }
 
