@@ -41,6 +41,9 @@ async fn stats_of(bus: &RedisEventBus, recovery: Recovery) -> [u64; 5] {
     [checked, claimed, reprocessed, dlq, failed]
 }
 
+/// A stream and the entries that were read from it.
+type Read = (String, Vec<(String, Value)>);
+
 /// Stops a bus, then lets the handlers end that are running.
 async fn stop_in_the_midst(bus: &RedisEventBus, actor: &Actor, running: usize) {
     tokio::join!(biased; bus.stop_consuming(), async { actor.let_go(running) });
@@ -394,8 +397,7 @@ async fn sweeping_loses_nothing_of_readers_that_come_and_go() {
                     pipe.cmd("XREADGROUP").arg("GROUP").arg(&group).arg(format!("{reader}-{}", round % 3));
                     pipe.arg("COUNT").arg(3).arg("STREAMS").arg(&stream).arg(">");
                     let reply: Vec<Value> = pipe.query_async(&mut connection).await.unwrap();
-                    type Streams = Vec<(String, Vec<(String, Value)>)>;
-                    let read: Option<Streams> = redis::from_redis_value(reply.into_iter().next().unwrap()).unwrap();
+                    let read: Option<Vec<Read>> = redis::from_redis_value(reply.into_iter().next().unwrap()).unwrap();
                     for (id, _) in read.unwrap_or_default().remove(0).1 {
                         if (round + id.len()) % 3 == 0 {
                             left += 1;
