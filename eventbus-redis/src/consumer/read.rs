@@ -6,7 +6,7 @@
 use std::{pin::pin, time::Duration};
 
 use eventbus::port::StopSignal;
-use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
+use redis::{Cmd, RedisResult, ScriptInvocation, Value, aio::MultiplexedConnection};
 
 use super::{Consumer, intake::Retaken, trouble::Trouble};
 use crate::{
@@ -31,8 +31,6 @@ struct Reading<'a> {
     trouble: Trouble,
     /// Whether a connection of its own was lost.
     has_lost: bool,
-    /// Whether it has been part of the group before.
-    is_known: bool,
     /// Which of the shared connections it uses, if it has none of its own.
     link_number: Option<u64>,
 }
@@ -47,7 +45,7 @@ impl Consumer {
     /// Fetches entries while there is room for them, until it is to stop.
     pub(super) async fn read(&self, stop: &StopSignal) {
         let trouble = Trouble::new("reading", self.group.clone());
-        let mut reading = Reading { stop, trouble, has_lost: false, is_known: false, link_number: None };
+        let mut reading = Reading { stop, trouble, has_lost: false, link_number: None };
         while !stop.is_stopped() {
             let Err(error) = self.session(&mut reading).await else {
                 break;
@@ -72,17 +70,17 @@ impl Consumer {
             connected = self.connect(reading) => connected?,
             () = stop.stopped() => return Ok(()),
         };
-        self.ensure_group(&mut connected.connection, reading.is_known).await?;
-        reading.is_known = true;
+        let is_new = self.create_group().invoke_async(&mut connected.connection).await?;
+        self.tell_created(is_new);
         self.joined.notify_one();
         self.take_pending(&mut connected.connection, stop).await?;
-        reading.trouble.is_over();
         loop {
             let room = tokio::select! {
                 room = self.hand.room() => room,
                 () = stop.stopped() => return Ok(()),
             };
             let entries = self.read_new(&mut connected, room, stop).await?;
+            reading.trouble.is_over();
             self.take_new(entries);
         }
     }
@@ -106,15 +104,17 @@ impl Consumer {
         })
     }
 
-    /// Creates the group if it is not there.
-    async fn ensure_group(&self, connection: &mut MultiplexedConnection, is_known: bool) -> RedisResult<()> {
+    /// Creates the group if it is not there, and tells whether it did.
+    pub(super) fn create_group(&self) -> ScriptInvocation<'static> {
         let mut create = script::CREATE_GROUP.key(&self.shared.stream);
-        create.key(&self.keys.floors);
-        create.arg(self.group.as_str()).arg("0-0").arg(u8::from(is_known));
-        if create.invoke_async(connection).await? {
+        create.key(&self.keys.floors).arg(self.group.as_str()).arg("0-0").arg(0);
+        create
+    }
+
+    pub(super) fn tell_created(&self, is_new: bool) {
+        if is_new {
             tracing::info!(group = %self.group, stream = self.shared.stream, "group created");
         }
-        Ok(())
     }
 
     /// Takes in what is pending on this consumer and not in hand.
@@ -212,7 +212,7 @@ impl Consumer {
     }
 
     /// Takes entries again that are pending on this consumer; `None` if there are none.
-    pub(super) fn retake(&self, ids: &[String]) -> Option<redis::ScriptInvocation<'static>> {
+    pub(super) fn retake(&self, ids: &[String]) -> Option<ScriptInvocation<'static>> {
         if ids.is_empty() {
             return None;
         }
