@@ -2,12 +2,12 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
+    sync::{Arc, LazyLock, Mutex, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use eventbus_redis::RedisEventBusConfig;
-use tracing::subscriber::DefaultGuard;
+use tracing::{Dispatch, subscriber::DefaultGuard};
 
 use crate::{
     common::{
@@ -36,6 +36,9 @@ impl io::Write for Lines {
 impl Lines {
     /// Takes what is logged until the guard is dropped, but for what is said of handlers.
     fn capture(&self) -> DefaultGuard {
+        // while there is only one subscriber, threads without one may switch a log line off for it, too
+        static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subscriber::fmt().finish()));
+        LazyLock::force(&ANOTHER);
         let writer = self.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter("info,eventbus::port=off")
@@ -55,8 +58,10 @@ impl Lines {
 
     /// The reader and the keeper have said once that something is wrong, and then that it is over.
     async fn told_once(&self, what: &str) {
-        until("it is over", async || self.count("goes on") >= self.count("was interrupted")).await;
+        let waiting = until("it is over", async || self.count("goes on") >= self.count("was interrupted"));
+        let in_time = tokio::time::timeout(Duration::from_secs(10), waiting).await;
         let all = self.all();
+        assert!(in_time.is_ok(), "{what} is not over: {all}");
         for of in ["reading", "acknowledging"] {
             for text in ["was interrupted", "goes on"] {
                 let count = self.count(&format!("{of} {text}"));

@@ -96,7 +96,8 @@ async fn a_network_that_fails_while_a_command_is_under_way() {
                 let proxy = rig.proxy.as_ref().unwrap();
                 proxy.set(network);
                 let bus = rig.bus.clone();
-                tokio::spawn(async move { bus.publish(&[event("never")]).await.unwrap_err() });
+                // it may still pass
+                tokio::spawn(async move { drop(bus.publish(&[event("under way")]).await) });
                 outage().await;
                 proxy.set(Network::Works);
             };
