@@ -1,14 +1,14 @@
 -- Keeps a consumer's claim on entries that are still its own.
 -- KEYS stream   ARGV group, consumer, id ...
 -- Replies with the ids that it has lost: somebody else has claimed or finished them. An entry that is gone altogether
--- is not lost: nobody else can have it.
+-- is not lost: nobody else can have it. Nor is one that the group is about to read again, as it was made anew.
 local stream, group, me = KEYS[1], ARGV[1], ARGV[2]
 local keep, lost = { 'XCLAIM', stream, group, me, 0 }, {}
 for i = 3, #ARGV do
   local id = ARGV[i]
   if #redis.call('XPENDING', stream, group, id, id, 1, me) == 1 then
     keep[#keep + 1] = id
-  elseif #redis.call('XRANGE', stream, id, id) == 1 then
+  elseif #redis.call('XRANGE', stream, id, id) == 1 and not is_unread(stream, group, id) then
     lost[#lost + 1] = id
   end
 end
