@@ -79,6 +79,26 @@ async fn a_restart_after_a_long_time_keeps_the_order_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_taken_over_before_everything_of_its_own_is_in_hand() {
+    let config = RedisEventBusConfig { batch_size: 20, max_in_hand: Some(100), pending_idle_ms: 120, ..quick() };
+    let bus = connect(&config).await;
+    publish_numbered(&bus, 70).await;
+    read_as(&bus, "dead", 10).await;
+    read_as(&bus, "stable", 60).await;
+    let actor = Actor::waiting();
+    actor.join(&bus);
+    start(&bus).await;
+    until("it is at work", async || actor.begun().len() == 1).await;
+    let left = async || pending(&bus).await.iter().filter(|(_, consumer)| consumer == "dead").count();
+    never("the dead one's are taken over", Duration::from_millis(500), async || left().await < 10).await;
+    actor.let_go(70);
+    until_finished(&bus).await;
+    let begun = actor.begun();
+    assert_eq!((&begun[..60], begun.len()), (&numbered(70)[10..], 70));
+    bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_consumer_had_is_taken_over_page_by_page_as_far_as_it_fits_in_hand() {
     let config = RedisEventBusConfig { batch_size: 7, max_in_hand: Some(10), pending_idle_ms: 300, ..quick() };
     let bus = connect(&config).await;
