@@ -91,7 +91,8 @@ pub struct RedisEventBusConfig {
     /// How many entries a consumer holds, at most, handled or waiting for a retry; then it reads no more. Default: ten
     /// times [`batch_size`](Self::batch_size).
     pub max_in_hand: Option<usize>,
-    /// How long the first retry waits, in milliseconds; each further one waits twice as long. Default 100.
+    /// How long the first retry waits, in milliseconds; each further one waits twice as long. Each is shortened at
+    /// random, by half at most. Default 100.
     pub retry_delay_ms: u64,
     /// How long a retry waits at most, in milliseconds. Default 30000.
     pub retry_max_delay_ms: u64,
