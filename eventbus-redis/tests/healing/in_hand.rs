@@ -136,6 +136,28 @@ async fn nothing_runs_twice_at_once_when_its_group_is_made_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_not_interrupted_by_a_group_that_has_yet_to_read_its_entry_again() {
+    let config = RedisEventBusConfig { max_in_hand: Some(2), batch_size: 2, concurrency: 1, ..config() };
+    let mut rig = Rig::on(test_servers::private_redis(), config).await;
+    let slow = Slow::join(&rig.bus, "slow");
+    rig.bus.publish(&[event("slow"), event("slow")]).await.unwrap();
+    slow.is_running().await;
+    until("the hands are full", async || rig.pending().await == 2).await;
+    let (stream, group) = (rig.bus.config().stream_name(), rig.bus.default_group().to_string());
+    let _: i64 = rig.command("XGROUP", &["DESTROY", &stream, &group]).await;
+    until("the group is back", async || {
+        rig.bus.stream_info().await.consumer_groups.iter().any(|found| found.name == group)
+    })
+    .await;
+    // longer than it takes to ask who has the entries
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!((slow.runs.load(Relaxed), slow.running.load(Relaxed)), (1, 1));
+    slow.let_go();
+    rig.next().await;
+    assert_eq!((settled(&rig.bus).await, slow.most.load(Relaxed)), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_else_claims_is_let_go() {
     let (mut rig, slow, fails) = with_full_hands().await;
     let (stream, group) = (rig.bus.config().stream_name(), rig.bus.default_group().to_string());
@@ -187,6 +209,8 @@ async fn hands_that_are_full_are_emptied_though_the_group_is_gone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledgement_that_got_lost_is_sent_again_soon() {
     for config in [RedisEventBusConfig::default(), single()] {
+        // that long would be waited for a reply
+        let config = RedisEventBusConfig { socket_timeout: Duration::from_secs(60), ..config };
         let mut rig = Rig::behind_a_proxy(config).await;
         let slow = Slow::join(&rig.bus, "slow");
         rig.bus.publish(&[event("slow")]).await.unwrap();

@@ -53,8 +53,8 @@ impl Load {
         first
     }
 
-    /// Ends it; everything that was published and not forgotten is handled.
-    async fn end(self, what: &str, faults: usize, slowest: Duration) {
+    /// Ends it; everything that was published and not forgotten is handled. Returns how much was handled again.
+    async fn end(self, what: &str, faults: usize, slowest: Duration) -> usize {
         self.ends.store(true, Relaxed);
         let total = self.publisher.await.unwrap();
         let published = self.published.lock().unwrap().clone();
@@ -76,6 +76,7 @@ impl Load {
             self.bus.stats().reconnections
         );
         self.bus.stop_consuming().await;
+        repeats
     }
 }
 
@@ -115,7 +116,7 @@ async fn a_server_killed_again_and_again_loses_nothing_that_was_published() {
         server.start();
         slowest = slowest.max(load.goes_on(100).await);
     }
-    load.end("killed", 10, slowest).await;
+    assert_eq!(load.end("killed", 10, slowest).await, 0, "the consumer lives and knows what it has handled");
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
 }
 
