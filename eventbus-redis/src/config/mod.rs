@@ -75,7 +75,8 @@ pub struct RedisEventBusConfig {
     /// How long connecting may take. Default 5 s.
     #[serde(deserialize_with = "seconds")]
     pub socket_connect_timeout: Duration,
-    /// Whether publishing and handling are traced in spans. Default true.
+    /// Whether publishing, receiving and handling are traced in spans, and entries carry the trace that an event is part
+    /// of. Default true.
     pub enable_tracing: bool,
     /// Part of the name of the key that remembers the attempts of a group, `{<stream>}:<retry_key_prefix>:<group>`.
     /// Default `retry`.
