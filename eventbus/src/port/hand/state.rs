@@ -327,12 +327,15 @@ impl State {
             }
             _ => Ended::Plainly,
         };
-        self.outbox.push(item.settled(verdict));
-        if matches!(ended, Ended::Plainly) {
-            item.stage = Stage::Settled;
-            let lane = item.lane;
-            self.leave_lane(lane, number, now);
+        if !matches!(ended, Ended::Plainly) {
+            self.outbox.push(item.settled(verdict));
+            return ended;
         }
+        // nobody needs the record here any more, and whoever gets it drops it outside of our lock
+        self.outbox.push(Settled { id: item.id.clone(), record: item.record.take(), verdict });
+        item.stage = Stage::Settled;
+        let lane = item.lane;
+        self.leave_lane(lane, number, now);
         ended
     }
 
