@@ -10,6 +10,7 @@ use eventbus::{
         ShutdownError, StreamInfo, Subscribers,
     },
 };
+use tokio::sync::RwLock;
 
 use crate::{
     History, RedisConnectError, RedisEventBusConfig, command,
@@ -68,6 +69,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<BusCounters>,
     pub(crate) subscribers: Subscribers,
     pub(crate) consuming: Consuming,
+    /// Held by those who write a dead letter, until it is counted.
+    pub(crate) burying: RwLock<()>,
 }
 
 impl RedisEventBus {
@@ -109,6 +112,7 @@ impl RedisEventBus {
                 counters,
                 subscribers: Subscribers::default(),
                 consuming: Consuming::default(),
+                burying: RwLock::default(),
             }),
         })
     }

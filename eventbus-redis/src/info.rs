@@ -123,9 +123,9 @@ impl Shared {
         if self.consuming.is_closed() {
             return Err(ConsumeError::ShutDown { destination: destination() });
         }
-        self.ask_progress(group)
-            .await
-            .map_err(|error| ConsumeError::Unavailable { destination: destination(), source: boxed(error) })
+        let progress = self.ask_progress(group).await;
+        drop(self.burying.write().await); // what it says is counted
+        progress.map_err(|error| ConsumeError::Unavailable { destination: destination(), source: boxed(error) })
     }
 
     async fn ask_progress(&self, group: &Name) -> Result<GroupProgress, CommandError> {

@@ -31,3 +31,4 @@ pub use error::{ConfigMistake, InvalidConfig, RedisCommandError, RedisConnectErr
 pub use group::{GroupError, GroupStart, RetiredGroup};
 pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};
 pub use trim::{HeldBy, HeldReason, Trim, Trimmed};
+pub use wire::{Unencodable, wire_payload};

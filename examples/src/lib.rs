@@ -1,4 +1,6 @@
-//! What the examples share: opening the backends that the command line names, and a little layout.
+//! What the examples share: opening the backends that the command line names, signals, and a little layout.
+
+pub mod signal;
 
 use std::{path::PathBuf, sync::Arc};
 

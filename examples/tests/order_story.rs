@@ -2,9 +2,7 @@
 
 mod common;
 
-use std::path::PathBuf;
-
-use common::{Database, run};
+use common::{Database, File, run};
 
 fn story(arguments: &[&str]) -> String {
     let output = run(env!("CARGO_BIN_EXE_order-story"), arguments);
@@ -24,30 +22,9 @@ fn assert_lines_in_order(text: &str, lines: &[&str]) {
     }
 }
 
-/// A file in a folder of its own, removed at the end.
-struct File(PathBuf);
-
-impl File {
-    fn new() -> Self {
-        let folder = std::env::temp_dir().join(test_servers::unique_name("order-story"));
-        std::fs::create_dir_all(&folder).unwrap();
-        Self(folder.join("story.db"))
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(self.0.parent().unwrap());
-    }
-}
-
 #[test]
 fn the_story_is_told_and_goes_on_in_the_same_file() {
-    let file = File::new();
+    let file = File::new("story.db");
     let first = story(&["--store", file.path()]);
     assert_lines_in_order(
         &first,

@@ -51,7 +51,9 @@ impl Consumer {
 
     /// What is to be handled of entries that somebody of the group had before.
     pub(super) fn examine_again(&self, retaken: Retaken) -> Vec<Taken> {
-        self.tell_deleted(&retaken.deleted);
+        let is_in_hand = |id: &String| self.hand.contains(&MessageId::new(id.as_str()));
+        let deleted: Vec<_> = retaken.deleted.into_iter().filter(|id| !is_in_hand(id)).collect();
+        self.tell_deleted(&deleted);
         let again = retaken.entries.into_iter().filter_map(|Again { entry, noted }| {
             let noted = noted.and_then(|noted| serde_json::from_str::<Tries>(&noted).ok());
             Some(self.examine(entry, noted)?.left_over())
@@ -62,13 +64,16 @@ impl Consumer {
     /// What is to be handled; the rest is dealt with here.
     fn examine(&self, entry: Entry, noted: Option<Tries>) -> Option<Taken> {
         let id = MessageId::new(entry.id);
-        if noted.as_ref().is_some_and(|noted| noted.is_exhausted) {
-            self.left().insert(id);
-            return None;
-        }
         if self.hand.contains(&id) {
             return None;
         }
+        let noted = match noted {
+            Some(noted) if noted.is_exhausted => {
+                self.take_exhausted(id, noted);
+                return None;
+            }
+            noted => noted,
+        };
         let Some(fields) = entry.fields else {
             self.tell_deleted(&[id.to_string()]);
             self.not_ours().push(id);
@@ -93,6 +98,16 @@ impl Consumer {
                 self.hand.add_hopeless(id, Tries::hopeless(error.to_string()));
                 None
             }
+        }
+    }
+
+    /// An entry that used up its attempts when there were to be no dead letters is not handled again.
+    fn take_exhausted(&self, id: MessageId, mut noted: Tries) {
+        if self.shared.config.enable_dlq {
+            noted.is_exhausted = false;
+            self.hand.add_hopeless(id, noted);
+        } else {
+            self.left().insert(id);
         }
     }
 

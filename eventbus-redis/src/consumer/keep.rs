@@ -1,8 +1,14 @@
 //! The keeper: writes down what came of entries, shows life, and looks for what others left.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    pin::pin,
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 use eventbus::port::MessageId;
+use redis::ScriptInvocation;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -37,12 +43,8 @@ struct Keeper {
     sweep: String,
     /// Entries that were pending on this consumer and not in hand, when it looked last.
     missing: HashSet<String>,
-    /// The types that others announced last.
-    others: Vec<(String, String)>,
-    /// Tells this consumer from another one of its name.
-    instance: String,
-    /// Whether it has shown itself to the group.
-    is_announced: bool,
+    /// Members that handle other types than this one: theirs, and its own.
+    differing: HashMap<String, (String, String)>,
     /// Whether another one of its name was seen.
     has_double: bool,
 }
@@ -90,9 +92,7 @@ impl Consumer {
             cursor: "0-0".into(),
             sweep: "0".into(),
             missing: HashSet::new(),
-            others: Vec::new(),
-            instance: uuid::Uuid::now_v7().simple().to_string(),
-            is_announced: false,
+            differing: HashMap::new(),
             has_double: false,
         };
         let idle = self.pending_idle();
@@ -100,13 +100,18 @@ impl Consumer {
         let (mut look, mut claim) = (every((idle / 6).clamp(POLL, LOOK)), every((idle / 6).clamp(POLL, CLAIM)));
         let mut sweep = every(idle.max(CLAIM));
         let mut changes = self.shared.subscribers.watch();
+        // waits on while other things are done, or what came of entries would never be old enough
+        let mut settled = pin!(self.hand.settled());
         loop {
             let writes = !keeper.failing.contains(&What::Write);
             let unwritten = !keeper.paper.is_empty() || !self.not_ours().is_empty();
             let what = tokio::select! {
                 () = ended.cancelled() => break,
                 () = tokio::time::sleep_until(keeper.again), if !keeper.failing.is_empty() => keeper.failing[0],
-                () = self.hand.settled(), if writes => What::Write,
+                () = &mut settled, if writes => {
+                    settled.set(self.hand.settled());
+                    What::Write
+                }
                 _ = write.tick(), if writes && unwritten => What::Write,
                 () = self.joined.notified() => What::Join,
                 _ = beat.tick() => What::Beat,
@@ -163,9 +168,14 @@ impl Consumer {
         self.write(&mut keeper.paper).await.map(drop)
     }
 
-    /// Keeps the claim on everything in hand.
+    /// Keeps the claim on everything in hand, and on what is left pending on purpose.
     async fn beat(&self) -> Result<(), CommandError> {
-        let lost = self.beat_for(&self.hand.ids()).await?;
+        let mut ids = self.hand.ids();
+        ids.extend(self.left().iter().cloned());
+        let lost = self.beat_for(&ids).await?;
+        for id in &lost {
+            self.left().remove(id);
+        }
         // what has been written down meanwhile is not lost
         let lost: Vec<_> = lost.into_iter().filter(|id| self.hand.contains(id)).collect();
         self.lose(&lost);
@@ -187,13 +197,8 @@ impl Consumer {
 
     /// Shows that it lives and what it handles; finds entries that are pending on it without being in hand.
     async fn look(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
-        let mut look = script::LOOK.key(&self.shared.stream);
-        look.key(&self.keys.members).key(&self.keys.floors);
-        let live_ms = self.shared.config.pending_idle_ms;
-        look.arg(self.group.as_str()).arg(&self.name).arg(self.types()).arg(live_ms);
-        look.arg(&keeper.instance).arg(u8::from(keeper.is_announced));
-        let (pending, has_double, others): (usize, bool, Vec<String>) = self.shared.link.rerun(&look).await?;
-        keeper.is_announced = true;
+        let (pending, has_double, others): (usize, bool, Vec<String>) = self.shared.link.rerun(&self.looking()).await?;
+        self.is_announced.store(true, Ordering::Release);
         self.tell_differing(keeper, &others);
         if has_double && !std::mem::replace(&mut keeper.has_double, true) {
             tracing::error!(
@@ -202,11 +207,21 @@ impl Consumer {
             );
         }
         let expected = self.hand.len() + self.left().len();
-        if pending <= expected {
+        if pending <= expected || !self.has_caught_up() {
             keeper.missing.clear();
             return Ok(());
         }
         self.find_missing(keeper).await
+    }
+
+    /// What shows that it lives, says what it handles, and tells what there is to see.
+    pub(super) fn looking(&self) -> ScriptInvocation<'static> {
+        let mut look = script::LOOK.key(&self.shared.stream);
+        look.key(&self.keys.members).key(&self.keys.floors);
+        let live_ms = self.shared.config.pending_idle_ms;
+        look.arg(self.group.as_str()).arg(&self.name).arg(self.types()).arg(live_ms);
+        look.arg(&self.instance).arg(u8::from(self.is_announced.load(Ordering::Acquire)));
+        look
     }
 
     /// An entry may be on its way from the server: only one that was missing before is taken again.
@@ -240,26 +255,25 @@ impl Consumer {
     }
 
     fn tell_differing(&self, keeper: &mut Keeper, others: &[String]) {
-        let mut others: Vec<_> = others.chunks_exact(2).map(|other| (other[0].clone(), other[1].clone())).collect();
-        others.sort();
-        if others == keeper.others {
-            return;
-        }
-        keeper.others = others;
         let own = self.types();
-        for (member, types) in &keeper.others {
-            if *types != own {
+        let others = others.chunks_exact(2).map(|other| (other[0].clone(), other[1].clone()));
+        let differing: HashMap<_, _> =
+            others.filter(|(_, types)| *types != own).map(|(member, types)| (member, (types, own.clone()))).collect();
+        for (member, sets) in &differing {
+            if keeper.differing.get(member) != Some(sets) {
+                let (types, own) = sets;
                 tracing::warn!(
                     group = %self.group, consumer = self.name, handles = own, member, member_handles = types,
                     "members of one group handle different events; each event is left to a member that handles it"
                 );
             }
         }
+        keeper.differing = differing;
     }
 
     /// Takes entries over from consumers that show no life, as far as there is room.
     async fn claim(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
-        loop {
+        while self.has_caught_up() {
             let count = self.hand.free().min(self.shared.config.batch_size).min(command::TOGETHER);
             if count == 0 {
                 return Ok(());
@@ -270,9 +284,10 @@ impl Consumer {
             let recovered = self.take_again(retaken);
             self.tell_recovered(recovered);
             if keeper.cursor == "0-0" {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     pub(super) async fn claim_some(
@@ -315,10 +330,11 @@ impl Consumer {
     /// Writes down what is left to write, and lets others have what was not begun; all within a time that a shutdown
     /// can bear.
     async fn end(&self, keeper: &mut Keeper) {
+        let given_back = self.hand.give_back();
         let ending = async {
             loop {
                 keeper.paper.add(self.hand.take_settled());
-                match self.finish(&mut keeper.paper).await {
+                match self.finish(&mut keeper.paper, &given_back).await {
                     Err(error) if !command::is_no_group(&error) => {
                         tokio::time::sleep(keeper.trouble.happened(&error)).await;
                     }
@@ -327,14 +343,18 @@ impl Consumer {
             }
         };
         if tokio::time::timeout(PATIENCE, ending).await.is_err() {
-            let count = self.hand.len();
+            let count = self.hand.len() + given_back.len();
             tracing::warn!(group = %self.group, count, "ended without an answer; what was in hand is delivered again");
         }
     }
 
-    async fn finish(&self, paper: &mut Paper) -> Result<(), CommandError> {
+    async fn finish(&self, paper: &mut Paper, given_back: &[MessageId]) -> Result<(), CommandError> {
         self.write(paper).await?;
-        let ids = self.hand.give_back();
+        self.leave(given_back, self.shared.is_passing).await
+    }
+
+    /// Lets others have entries, and the name go if it does not come back.
+    pub(super) async fn leave(&self, ids: &[MessageId], is_passing: bool) -> Result<(), CommandError> {
         let mut chunks = ids.chunks(command::TOGETHER).collect::<Vec<_>>();
         if chunks.is_empty() {
             chunks.push(&[]);
@@ -343,7 +363,7 @@ impl Consumer {
             let mut leave = script::LEAVE.key(&self.shared.stream);
             leave.key(&self.keys.members);
             leave.arg(self.group.as_str()).arg(&self.name).arg(self.shared.config.pending_idle_ms);
-            leave.arg(u8::from(self.shared.is_passing));
+            leave.arg(u8::from(is_passing));
             add_ids(&mut leave, ids);
             self.shared.link.rerun::<u64>(&leave).await?;
         }

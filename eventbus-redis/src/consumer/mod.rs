@@ -13,7 +13,10 @@ mod trouble;
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -39,8 +42,15 @@ pub(crate) struct Consumer {
     left: Mutex<HashSet<MessageId>>,
     /// Entries that are none of this group's business.
     not_ours: Mutex<Vec<MessageId>>,
-    /// Tells the keeper that the consumer is part of the group now.
+    /// Whether what was pending on it when it began is in hand; until then nobody but the reader takes entries in, as
+    /// that would mix up their order.
+    has_caught_up: AtomicBool,
+    /// Tells the keeper that this has happened.
     joined: Notify,
+    /// Tells this consumer from another one of its name.
+    instance: String,
+    /// Whether it has shown itself to the group.
+    is_announced: AtomicBool,
     keys: Keys,
 }
 
@@ -83,7 +93,10 @@ impl Consumer {
             hand,
             left: Mutex::default(),
             not_ours: Mutex::default(),
+            has_caught_up: AtomicBool::new(false),
             joined: Notify::new(),
+            instance: uuid::Uuid::now_v7().simple().to_string(),
+            is_announced: AtomicBool::new(false),
             keys,
         }
     }
@@ -131,6 +144,10 @@ impl Consumer {
         types.sort_unstable();
         types.dedup();
         serde_json::Value::from(types).to_string()
+    }
+
+    fn has_caught_up(&self) -> bool {
+        self.has_caught_up.load(Ordering::Acquire)
     }
 
     fn left(&self) -> MutexGuard<'_, HashSet<MessageId>> {

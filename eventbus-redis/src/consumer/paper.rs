@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use eventbus::{
-    RecordedEvent,
+    Name, RecordedEvent,
     port::{MessageId, Settled, Tries, Verdict},
 };
 use redis::ScriptInvocation;
@@ -28,9 +28,17 @@ pub(super) struct Paper {
     acknowledged: Vec<MessageId>,
     /// Those about which something was noted before.
     settled: Vec<MessageId>,
-    skipped: Vec<Settled>,
+    skipped: Vec<Skip>,
+    /// Those that are none of this group's business.
+    not_ours: Vec<MessageId>,
     noted: Vec<Note>,
     buried: VecDeque<Burial>,
+}
+
+struct Skip {
+    id: MessageId,
+    event_type: Name,
+    tries: Tries,
 }
 
 struct Note {
@@ -47,11 +55,13 @@ struct Burial {
 }
 
 /// How many entries became what, when they were written down.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 pub(super) struct Written {
     pub(super) acknowledged: u64,
     pub(super) failed: u64,
     pub(super) buried: u64,
+    /// Entries about which nothing was noted, as they are somebody else's by now.
+    pub(super) lost: Vec<MessageId>,
 }
 
 impl Paper {
@@ -59,6 +69,7 @@ impl Paper {
         self.acknowledged.is_empty()
             && self.settled.is_empty()
             && self.skipped.is_empty()
+            && self.not_ours.is_empty()
             && self.noted.is_empty()
             && self.buried.is_empty()
     }
@@ -69,7 +80,10 @@ impl Paper {
             match verdict {
                 Verdict::Acknowledge { has_tries: false } => self.acknowledged.push(id),
                 Verdict::Acknowledge { has_tries: true } => self.settled.push(id),
-                Verdict::Skip => self.skipped.push(Settled::new(id, record, verdict)),
+                Verdict::Skip(tries) => {
+                    let event_type = record.map(|record| record.event_type().clone());
+                    self.skipped.extend(event_type.map(|event_type| Skip { id, event_type, tries }));
+                }
                 Verdict::Retry { tries, .. } => self.noted.push(Note { id, tries, begins: false }),
                 Verdict::Begin(tries) => self.noted.push(Note { id, tries, begins: true }),
                 Verdict::Bury(tries) => self.buried.push_back(Burial { id, record, tries }),
@@ -82,10 +96,13 @@ impl Consumer {
     /// Writes down everything there is to write; what fails stays on the paper.
     pub(super) async fn write(&self, paper: &mut Paper) -> Result<Written, CommandError> {
         let mut written = Written::default();
-        paper.acknowledged.append(&mut self.not_ours());
+        paper.not_ours.append(&mut self.not_ours());
+        if !paper.not_ours.is_empty() {
+            self.acknowledge(&paper.not_ours).await?;
+            paper.not_ours.clear();
+        }
         if !paper.acknowledged.is_empty() {
-            let acknowledge = command::acknowledge(&self.shared.stream, &self.group, &paper.acknowledged);
-            self.shared.link.query::<u64>(&acknowledge).await?;
+            self.acknowledge(&paper.acknowledged).await?;
             written.acknowledged += self.done(&mut paper.acknowledged);
         }
         if !paper.settled.is_empty() {
@@ -94,23 +111,20 @@ impl Consumer {
         }
         if !paper.skipped.is_empty() {
             self.skip(&paper.skipped).await?;
-            let mut ids = std::mem::take(&mut paper.skipped).into_iter().map(|skipped| skipped.id).collect();
-            written.acknowledged += self.done(&mut ids);
+            self.done(&mut paper.skipped.drain(..).map(|skipped| skipped.id).collect());
         }
         if !paper.noted.is_empty() {
-            self.note(&paper.noted).await?;
-            let begun = paper.noted.iter().filter(|note| note.begins);
-            self.hand.begin(begun.map(|note| &note.id));
-            written.failed += paper.noted.len() as u64;
+            written.lost = self.note(&paper.noted).await?;
+            let (begun, failed): (Vec<&Note>, Vec<_>) = paper.noted.iter().partition(|note| note.begins);
+            self.hand.begin(begun.into_iter().map(|note| &note.id));
+            written.failed += failed.into_iter().filter(|note| !written.lost.contains(&note.id)).count() as u64;
             paper.noted.clear();
         }
         while let Some(burial) = paper.buried.front() {
-            let is_dead = match self.shared.config.enable_dlq {
-                true => self.bury(burial).await?,
-                false => self.leave_pending(burial).await?,
-            };
-            written.buried += u64::from(is_dead);
-            written.failed += u64::from(!is_dead);
+            match self.shared.config.enable_dlq {
+                true => written.buried += u64::from(self.bury(burial).await?),
+                false => written.failed += u64::from(self.leave_pending(burial).await?),
+            }
             let burial = paper.buried.pop_front();
             self.hand.let_go(burial.iter().map(|burial| &burial.id));
         }
@@ -124,6 +138,11 @@ impl Consumer {
         count
     }
 
+    async fn acknowledge(&self, ids: &[MessageId]) -> Result<(), CommandError> {
+        let acknowledge = command::acknowledge(&self.shared.stream, &self.group, ids);
+        self.shared.link.query::<u64>(&acknowledge).await.map(drop)
+    }
+
     async fn settle(&self, ids: &[MessageId]) -> Result<(), CommandError> {
         for ids in ids.chunks(command::TOGETHER) {
             let mut settle = script::SETTLE.key(&self.shared.stream);
@@ -135,16 +154,16 @@ impl Consumer {
     }
 
     /// Acknowledges what nobody of the group handles, and leaves the rest to those who do.
-    async fn skip(&self, skipped: &[Settled]) -> Result<(), CommandError> {
+    async fn skip(&self, skipped: &[Skip]) -> Result<(), CommandError> {
         for skipped in skipped.chunks(command::TOGETHER) {
             let mut skip = script::SKIP.key(&self.shared.stream);
             skip.key(&self.keys.members).key(&self.keys.retry);
             skip.arg(self.group.as_str()).arg(&self.name);
-            for Settled { id, record, .. } in skipped {
-                let event_type = record.as_ref().map_or("", |record| record.event_type());
-                skip.arg(id.as_str()).arg(event_type);
+            for Skip { id, event_type, tries } in skipped {
+                skip.arg(id.as_str()).arg(event_type.as_str()).arg(json(tries));
             }
-            let left: u64 = self.shared.link.rerun(&skip).await?;
+            let (acknowledged, left): (u64, u64) = self.shared.link.rerun(&skip).await?;
+            self.shared.counters.events_skipped(acknowledged);
             if left > 0 {
                 tracing::debug!(group = %self.group, left, "entries left to members that handle their types");
             }
@@ -152,8 +171,9 @@ impl Consumer {
         Ok(())
     }
 
-    /// Notes tries; entries that are somebody else's by now leave the hand.
-    async fn note(&self, notes: &[Note]) -> Result<(), CommandError> {
+    /// Notes tries; entries that are somebody else's by now leave the hand, and are returned.
+    async fn note(&self, notes: &[Note]) -> Result<Vec<MessageId>, CommandError> {
+        let mut all_lost = Vec::new();
         for notes in notes.chunks(command::TOGETHER) {
             let mut note = script::NOTE.key(&self.shared.stream);
             note.key(&self.keys.retry).arg(self.group.as_str()).arg(&self.name);
@@ -162,9 +182,10 @@ impl Consumer {
                 note.arg(id.as_str()).arg(count).arg(json(tries));
             }
             let lost: Vec<String> = self.shared.link.rerun(&note).await?;
-            self.lose(&lost.into_iter().map(MessageId::new).collect::<Vec<_>>());
+            all_lost.extend(lost.into_iter().map(MessageId::new));
         }
-        Ok(())
+        self.lose(&all_lost);
+        Ok(all_lost)
     }
 
     /// Makes an entry a dead letter. False: it is somebody else's by now.
@@ -181,6 +202,8 @@ impl Consumer {
         for (name, value) in &in_memory {
             bury.arg(*name).arg(&**value);
         }
+        // who sees that it is pending no more sees it counted
+        let _counted = self.shared.burying.read().await;
         let written: Option<String> = self.shared.link.rerun(&bury).await?;
         let event = record.as_ref().map(RecordedEvent::metadata);
         match &written {
@@ -219,17 +242,19 @@ impl Consumer {
         ]
     }
 
-    /// Notes that an entry used up its attempts; it stays pending. Always false: it is no dead letter.
+    /// Notes that an entry used up its attempts; it stays pending. False: it is somebody else's by now.
     async fn leave_pending(&self, Burial { id, tries, .. }: &Burial) -> Result<bool, CommandError> {
         let mut tries = tries.clone();
         tries.is_exhausted = true;
         let error = tries.errors();
-        self.note(&[Note { id: id.clone(), tries, begins: false }]).await?;
+        if !self.note(&[Note { id: id.clone(), tries, begins: false }]).await?.is_empty() {
+            return Ok(false);
+        }
         if self.left().insert(id.clone()) {
             self.shared.counters.messages_exhausted(1);
             tracing::error!(group = %self.group, %id, error, "event used up its attempts and stays pending");
         }
-        Ok(false)
+        Ok(true)
     }
 
     /// Lets go of entries that are somebody else's by now.
@@ -255,7 +280,10 @@ pub(super) fn add_ids(script: &mut ScriptInvocation<'_>, ids: &[MessageId]) {
     }
 }
 
-/// Tries as they are noted; plain data, which cannot fail to be written.
+/// Tries as they are noted, empty if there is nothing to note; plain data, which cannot fail to be written.
 fn json(tries: &Tries) -> String {
+    if *tries == Tries::default() {
+        return String::new();
+    }
     serde_json::to_string(tries).unwrap_or_default()
 }

@@ -3,7 +3,7 @@
 //! Keep: a read that waits for entries is awaited to its end, for the server hands what it finds to this consumer and to
 //! nobody else. After each connection the entries that are pending on this consumer come before any new one.
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::atomic::Ordering, time::Duration};
 
 use eventbus::port::StopSignal;
 use redis::{Cmd, RedisResult, ScriptInvocation, Value, aio::MultiplexedConnection};
@@ -72,15 +72,35 @@ impl Consumer {
         };
         let is_new = self.create_group().invoke_async(&mut connected.connection).await?;
         self.tell_created(is_new);
-        self.joined.notify_one();
+        // before it reads anything: others leave to it what only it handles
+        let _: Value = self.looking().invoke_async(&mut connected.connection).await?;
+        self.is_announced.store(true, Ordering::Release);
+        self.has_caught_up.store(false, Ordering::Release);
         self.take_pending(&mut connected.connection, stop).await?;
+        self.has_caught_up.store(true, Ordering::Release);
+        self.joined.notify_one();
         loop {
             let room = tokio::select! {
                 room = self.hand.room() => room,
                 () = stop.stopped() => return Ok(()),
             };
-            let entries = self.read_new(&mut connected, room, stop).await?;
+            let mut asked = room.min(self.shared.config.batch_size);
+            let mut entries = self.read_new(&mut connected, asked, stop).await?;
             reading.trouble.is_over();
+            // where there was more to read, the next read is under way while this one is taken in
+            while entries.len() >= asked && !stop.is_stopped() {
+                let room = self.hand.room_beside(entries.len());
+                if room == 0 {
+                    break;
+                }
+                asked = room.min(self.shared.config.batch_size);
+                let take_in = async {
+                    tokio::task::yield_now().await; // until the read is sent
+                    self.take_new(entries);
+                };
+                let (next, ()) = tokio::join!(self.read_new(&mut connected, asked, stop), take_in);
+                entries = next?;
+            }
             self.take_new(entries);
         }
     }
@@ -142,16 +162,11 @@ impl Consumer {
     async fn read_new(
         &self,
         connected: &mut Connected,
-        room: usize,
+        count: usize,
         stop: &StopSignal,
     ) -> RedisResult<Vec<command::Entry>> {
         let config = &self.shared.config;
-        let reader = Reader {
-            stream: &self.shared.stream,
-            group: &self.group,
-            consumer: &self.name,
-            count: room.min(config.batch_size),
-        };
+        let reader = Reader { stream: &self.shared.stream, group: &self.group, consumer: &self.name, count };
         let block = Duration::from_millis(config.block_ms);
         if config.single_connection_client {
             let reply = reader.new_entries(None).query_async(&mut connected.connection).await?;

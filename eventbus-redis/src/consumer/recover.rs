@@ -10,7 +10,11 @@ use eventbus::port::{ConsumeError, Delivery, MessageId, RetryPolicy, Settled, Ta
 use serde::Serialize;
 use tracing::Instrument;
 
-use super::{Consumer, intake::Retaken, paper::Paper};
+use super::{
+    Consumer,
+    intake::Retaken,
+    paper::{Paper, Written},
+};
 use crate::{
     bus::Shared,
     command,
@@ -51,6 +55,14 @@ pub struct RecoveryStats {
     pub failed: u64,
 }
 
+impl RecoveryStats {
+    fn add(&mut self, written: &Written) {
+        self.reprocessed += written.acknowledged;
+        self.dlq += written.buried;
+        self.failed += written.failed;
+    }
+}
+
 impl Shared {
     /// Recovers entries of the bus's own group, under a consumer name that nothing else uses.
     pub(crate) async fn recover(self: &Arc<Self>, recovery: Recovery) -> Result<RecoveryStats, ConsumeError> {
@@ -60,7 +72,12 @@ impl Shared {
         }
         let name = format!("{}-recovery", self.consumer);
         let consumer = Consumer::new(Arc::clone(self), self.default_group.clone(), name);
-        let recovered = consumer.recover(recovery).await;
+        let mut recovered = consumer.recover(recovery).await;
+        if recovered.is_ok()
+            && let Err(error) = consumer.leave(&[], true).await
+        {
+            recovered = Err(error);
+        }
         recovered.map_err(|error| ConsumeError::Unavailable { destination: destination(), source: boxed(error) })
     }
 }
@@ -83,7 +100,7 @@ impl Consumer {
             let (next, retaken) = self.claim_some(&cursor, idle_ms, count).await?;
             let claimed = retaken.entries.len();
             stats.claimed += claimed as u64;
-            left = left.saturating_sub(claimed.max(1));
+            left = left.saturating_sub(claimed);
             self.tell_recovered(claimed);
             self.handle_now(retaken, &retry, &mut stats).await?;
             cursor = next;
@@ -116,18 +133,21 @@ impl Consumer {
         let handling = async {
             let mut paper = Paper::default();
             paper.add(self.hand.take_settled());
-            for taken in taken {
+            for mut taken in taken {
                 let id = taken.id.clone();
-                paper.add(self.handle_once(taken, retry).await);
+                // an event that kills the process must not be recovered for ever
+                let before = Verdict::before(&mut taken.tries, retry);
+                let begins = matches!(before, Verdict::Begin(_));
+                paper.add([Settled::new(id.clone(), Some(taken.record.clone()), before)]);
                 let written = self.write(&mut paper).await?;
-                stats.reprocessed += written.acknowledged;
-                stats.dlq += written.buried;
-                stats.failed += written.failed;
+                stats.add(&written);
+                if begins && !written.lost.contains(&id) {
+                    paper.add(self.handle_once(taken, retry).await);
+                    stats.add(&self.write(&mut paper).await?);
+                }
                 mine.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             }
-            let written = self.write(&mut paper).await?;
-            stats.dlq += written.buried;
-            stats.failed += written.failed;
+            stats.add(&self.write(&mut paper).await?);
             Ok(())
         };
         tokio::select! {

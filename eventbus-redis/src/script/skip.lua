@@ -1,7 +1,7 @@
 -- Acknowledges entries that this consumer has no handler for, unless a live member of the group has one: then the entry
--- is left to it.
--- KEYS stream, members, retry   ARGV group, consumer, then id, event type, ...
--- Replies with the number of entries that were left to others.
+-- is left to it, with what is to be noted about it. Entries that are somebody else's by now are left alone.
+-- KEYS stream, members, retry   ARGV group, consumer, then id, event type, tries as JSON or '', ...
+-- Replies with the number of entries that were acknowledged, and of those that were left to others.
 local stream, members, retry, group, me = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2]
 local now = now_in_ms()
 
@@ -18,20 +18,23 @@ for i = 1, #announced, 2 do
   end
 end
 
-local left = 0
-for i = 3, #ARGV, 2 do
-  local id, event_type = ARGV[i], ARGV[i + 1]
+local acknowledged, left = 0, 0
+for i = 3, #ARGV, 3 do
+  local id, event_type, tries = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local who = {}
   for _, other in ipairs(others) do
     if other.all or other.handles[event_type] then who[#who + 1] = other.name end
   end
-  if #who == 0 then
-    redis.call('XACK', stream, group, id)
-    redis.call('HDEL', retry, id)
-  elseif #redis.call('XPENDING', stream, group, id, id, 1, me) == 1 then
-    local to = who[1 + (tonumber(string.match(id, '^%d+')) + i) % #who]
-    redis.call('XCLAIM', stream, group, to, 0, id, 'JUSTID')
-    left = left + 1
+  if #redis.call('XPENDING', stream, group, id, id, 1, me) == 1 then
+    if #who == 0 then
+      acknowledged = acknowledged + redis.call('XACK', stream, group, id)
+      redis.call('HDEL', retry, id)
+    else
+      local to = who[1 + (tonumber(string.match(id, '^%d+')) + i) % #who]
+      redis.call('XCLAIM', stream, group, to, 0, id, 'JUSTID')
+      if tries == '' then redis.call('HDEL', retry, id) else redis.call('HSET', retry, id, tries) end
+      left = left + 1
+    end
   end
 end
-return left
+return { acknowledged, left }

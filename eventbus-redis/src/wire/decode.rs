@@ -199,15 +199,15 @@ struct Split<'a> {
 impl<'a> Split<'a> {
     fn of(payload: &'a str) -> serde_json::Result<Self> {
         let mut json = serde_json::Deserializer::from_str(payload);
-        let split = json.deserialize_map(SplitVisitor { room: payload.len() })?;
+        let split = json.deserialize_map(SplitVisitor { length: payload.len() })?;
         json.end()?;
         Ok(split)
     }
 }
 
 struct SplitVisitor {
-    /// In bytes, for the own fields.
-    room: usize,
+    /// That of the payload, in bytes.
+    length: usize,
 }
 
 impl<'de> Visitor<'de> for SplitVisitor {
@@ -219,21 +219,25 @@ impl<'de> Visitor<'de> for SplitVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Split<'de>, A::Error> {
         let mut base = Vec::with_capacity(RESERVED_FIELDS.len());
-        let mut own = String::with_capacity(self.room);
-        own.push('{');
+        let mut own = String::new();
+        let mut rest = self.length;
         while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
             if let Some(name) = base_field(key.get()) {
                 base.push((name, value.get()));
+                rest = rest.saturating_sub(key.get().len() + value.get().len() + ":,".len());
                 continue;
             }
-            if own.len() > 1 {
+            if own.is_empty() {
+                own.reserve_exact(rest); // just what is left where the own fields come last
+                own.push('{');
+            } else {
                 own.push(',');
             }
             own.push_str(key.get());
             own.push(':');
             own.push_str(value.get());
         }
-        own.push('}');
+        own.push_str(if own.is_empty() { "{}" } else { "}" });
         Ok(Split { base, own })
     }
 }
@@ -241,5 +245,5 @@ impl<'de> Visitor<'de> for SplitVisitor {
 /// The base field that a key, quoted as it was written, stands for.
 fn base_field(key: &str) -> Option<&'static str> {
     let key = text(key)?;
-    RESERVED_FIELDS.into_iter().find(|field| *field == key)
+    RESERVED_FIELDS.iter().copied().find(|field| *field == key)
 }

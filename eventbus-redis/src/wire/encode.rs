@@ -9,14 +9,24 @@ use uuid::Uuid;
 use super::timestamp;
 use crate::keys::field;
 
-/// An event that cannot be written.
+/// An event that cannot be written to a stream.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unencodable {
-    /// Nothing can be spliced into its payload.
+#[non_exhaustive]
+pub enum Unencodable {
+    /// Its own fields are no JSON object, so nothing can be spliced into them.
     #[error("the payload of event {event_id} is no JSON object")]
-    NotAnObject { event_id: Uuid },
+    NotAnObject {
+        /// The event.
+        event_id: EventId,
+    },
+    /// What the bus adds to its own fields cannot be written as JSON.
     #[error("the base fields of event {event_id} do not serialize")]
-    Base { event_id: Uuid, source: serde_json::Error },
+    Base {
+        /// The event.
+        event_id: EventId,
+        /// Why not.
+        source: serde_json::Error,
+    },
 }
 
 /// An aggregate that services in Python could not name.
@@ -47,14 +57,12 @@ pub(crate) type Fields<'a> = Vec<(&'static str, Cow<'a, [u8]>)>;
 /// The fields of the entry, in their order. The event's own fields are not parsed.
 pub(crate) fn encode(event: &RecordedEvent) -> Result<Fields<'_>, Unencodable> {
     let metadata = event.metadata();
-    let event_id = metadata.event_id().as_uuid();
-    let own = own_fields(event.payload()).ok_or(Unencodable::NotAnObject { event_id })?;
     let occurred_at = timestamp::write(metadata.occurred_at());
-    let payload = payload(metadata, &occurred_at, own).map_err(|source| Unencodable::Base { event_id, source })?;
+    let payload = payload(event, &occurred_at)?;
 
     let mut fields = Vec::with_capacity(8);
     fields.extend([
-        (field::EVENT_ID, made(event_id.to_string())),
+        (field::EVENT_ID, made(metadata.event_id().to_string())),
         (field::EVENT_TYPE, borrowed(metadata.event_type())),
         (field::AGGREGATE_ID, borrowed(metadata.aggregate_id().as_str())),
         (field::AGGREGATE_TYPE, borrowed(metadata.aggregate_type())),
@@ -92,8 +100,40 @@ struct Base<'a> {
     causation_id: Option<Uuid>,
 }
 
-/// The whole event as one compact object: the base fields in their order, then the event's own.
-fn payload(metadata: &Metadata, occurred_at: &str, own: &str) -> serde_json::Result<Vec<u8>> {
+/// The payload of an event as it stands in the stream: the whole event as one compact JSON object, first the base fields
+/// in their order, then the event's own as they were written.
+///
+/// Of an event that was read from a stream it is, byte for byte, what a publisher of this crate or of `eventsource-py`
+/// wrote there.
+///
+/// # Errors
+/// [`Unencodable`] if the event's own fields are no JSON object.
+///
+/// # Examples
+/// ```
+/// # use eventbus::{RecordedEvent, Version, prelude::*};
+/// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate_type = "Account")]
+/// # struct Deposited { cents: u64 }
+/// let event = RecordedEvent::of(&Deposited { cents: 120 }, AggregateId::new(), Version::FIRST)?;
+/// let payload = eventbus_redis::wire_payload(&event)?;
+/// assert!(payload.starts_with(r#"{"event_id":""#) && payload.ends_with(r#","metadata":{},"cents":120}"#));
+/// # Ok::<(), eventbus::Error>(())
+/// ```
+pub fn wire_payload(event: &RecordedEvent) -> Result<String, Unencodable> {
+    let payload = payload(event, &timestamp::write(event.metadata().occurred_at()))?;
+    // made of texts, all of it
+    Ok(String::from_utf8_lossy(&payload).into_owned())
+}
+
+fn payload(event: &RecordedEvent, occurred_at: &str) -> Result<Vec<u8>, Unencodable> {
+    let metadata = event.metadata();
+    let event_id = metadata.event_id();
+    let own = own_fields(event.payload()).ok_or(Unencodable::NotAnObject { event_id })?;
+    splice(metadata, occurred_at, own).map_err(|source| Unencodable::Base { event_id, source })
+}
+
+fn splice(metadata: &Metadata, occurred_at: &str, own: &str) -> serde_json::Result<Vec<u8>> {
     let attributes = metadata.attributes().as_json();
     let mut json = Vec::with_capacity(own.len() + attributes.len() + 640);
     let base = Base {

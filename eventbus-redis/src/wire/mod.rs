@@ -9,6 +9,7 @@ pub(crate) mod timestamp;
 
 pub(crate) use decode::{decode, flat};
 pub(crate) use encode::{Fields, encode, require_uuid};
+pub use encode::{Unencodable, wire_payload};
 
 #[cfg(test)]
 mod tests;

@@ -186,6 +186,12 @@ impl From<Error> for HandlerError {
     }
 }
 
+impl From<HandlerError> for Error {
+    fn from(error: HandlerError) -> Self {
+        error.source.into()
+    }
+}
+
 impl<E: Into<BoxError>> From<E> for HandlerError {
     fn from(error: E) -> Self {
         Self { kind: HandlerErrorKind::Retry, source: error.into() }

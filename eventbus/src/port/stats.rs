@@ -68,16 +68,15 @@ counters! {
 }
 
 impl BusCounters {
-    /// Counts what came of a delivery.
+    /// Counts what came of a delivery. What no handler here wants is left to the bus: another consumer may want it.
     pub fn count(&self, outcome: &Outcome) {
         match outcome {
             Outcome::Handled { .. } => self.events_processed_success(1),
-            Outcome::Skipped => self.events_skipped(1),
             Outcome::Failed { failures, .. } => {
                 self.events_processed_failed(1);
                 self.handler_errors(failures.len() as u64);
             }
-            Outcome::Unattended => {}
+            Outcome::Skipped | Outcome::Unattended => {}
         }
     }
 }

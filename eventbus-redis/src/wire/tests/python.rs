@@ -8,7 +8,10 @@ use eventbus::{RecordedEvent, Uuid};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use crate::wire::{decode, encode};
+use crate::{
+    wire::{decode, encode},
+    wire_payload,
+};
 
 /// The names and values of the entries.
 fn captured() -> Vec<Vec<(String, String)>> {
@@ -31,6 +34,8 @@ fn every_entry_is_written_as_it_was_read() {
         let written = encode(&record).unwrap().into_iter().map(|(name, value)| (name.to_owned(), text(value)));
         let written: Vec<_> = written.collect();
         assert_eq!(written, entry);
+        let payload = entry.iter().find(|(name, _)| name == "payload").map(|(_, payload)| payload.clone());
+        assert_eq!(wire_payload(&record).ok(), payload);
     }
 }
 

@@ -101,7 +101,11 @@ impl Consumer {
         let number = self.numbers.get(&id).copied()?;
         let mut log = self.shared.log();
         match verdict {
-            Verdict::Acknowledge { .. } | Verdict::Skip => log.cursor(&self.group).finish(number),
+            Verdict::Acknowledge { .. } => log.cursor(&self.group).finish(number),
+            Verdict::Skip(_) => {
+                self.shared.counters.events_skipped(1);
+                log.cursor(&self.group).finish(number);
+            }
             Verdict::Bury(tries) => {
                 self.shared.counters.messages_sent_to_dlq(1);
                 log.bury(&self.group, number, tries);

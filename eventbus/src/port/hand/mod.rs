@@ -92,8 +92,9 @@ pub enum Verdict {
         /// Whether something about its tries was written down before.
         has_tries: bool,
     },
-    /// No handler here wants it: acknowledge it unless another consumer of the group wants it, then [`Hand::let_go`].
-    Skip,
+    /// No handler here wants it: acknowledge it and count it as skipped, or leave it to another consumer of the group
+    /// that wants it, and write down these tries for that one; then [`Hand::let_go`].
+    Skip(Tries),
     /// It is tried again later and stays in hand: write its tries down.
     Retry {
         /// What came of it so far.
@@ -109,13 +110,27 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// What is to be done before the handlers run with an entry that a dead consumer had, which is noted in `tries`:
+    /// begin, or bury what killed too many.
+    #[must_use]
+    pub fn before(tries: &mut Tries, retry: &RetryPolicy) -> Self {
+        if tries.begin_again(retry) {
+            return Self::Begin(tries.clone());
+        }
+        tries.give_up_crashing();
+        Self::Bury(tries.clone())
+    }
+
     /// What is to be done after the handlers ran, which is noted in `tries`. `None`: the group has no handlers, so
     /// nobody has decided about it.
     #[must_use]
     pub fn of(outcome: Outcome, tries: &mut Tries, retry: &RetryPolicy) -> Option<Self> {
         let next = match outcome {
             Outcome::Unattended => return None,
-            Outcome::Skipped => return Some(Self::Skip),
+            Outcome::Skipped => {
+                tries.crashes = 0; // nothing that could have ended the process has run
+                return Some(Self::Skip(tries.clone()));
+            }
             Outcome::Handled { succeeded } => tries.succeed(&succeeded),
             Outcome::Failed { failures, succeeded } => tries.fail(&failures, &succeeded, retry),
         };
@@ -207,12 +222,22 @@ impl Hand {
     /// Waits until it is to be filled, and says how many entries it holds then.
     pub async fn room(&self) -> usize {
         loop {
-            let free = self.free();
-            if free > 0 && self.state().startable() < self.backlog {
-                return free;
+            let room = self.room_beside(0);
+            if room > 0 {
+                return room;
             }
             self.room.notified().await;
         }
+    }
+
+    /// How many entries it holds now beside some that are about to be added; none if it is not to be filled.
+    #[must_use]
+    pub fn room_beside(&self, coming: usize) -> usize {
+        let state = self.state();
+        if state.startable() >= self.backlog {
+            return 0;
+        }
+        self.limit.saturating_sub(state.len()).saturating_sub(coming)
     }
 
     /// Waits until it may be worth a round trip to write down what came of entries: a second after it came, at the

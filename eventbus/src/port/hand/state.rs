@@ -5,8 +5,9 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry},
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
@@ -19,6 +20,29 @@ use crate::{
 
 /// An aggregate, as far as order goes: two that share a number only wait for each other without need.
 type Lane = u64;
+
+/// A map by numbers that are spread well enough as they are.
+type ByNumber<T> = HashMap<u64, T, BuildHasherDefault<Plain>>;
+
+/// Takes a number as its own hash, mixed as the map looks at the highest bits too.
+#[derive(Debug, Default)]
+struct Plain(u64);
+
+impl Hasher for Plain {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(self.0.rotate_left(8) ^ u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number.wrapping_mul(0x9E37_79B9_7F4A_7C15); // 2^64 divided by the golden ratio
+    }
+}
 
 #[derive(Debug)]
 struct Item {
@@ -34,6 +58,12 @@ struct Item {
 impl Item {
     fn settled(&self, verdict: Verdict) -> Settled {
         Settled { id: self.id.clone(), record: self.record.clone(), verdict }
+    }
+
+    /// Takes back that it is begun.
+    fn begun_in_vain(&self) -> Settled {
+        let tries = Tries { crashes: self.tries.crashes.saturating_sub(1), ..self.tries.clone() };
+        self.settled(Verdict::Retry { tries, after: Duration::ZERO })
     }
 }
 
@@ -88,10 +118,10 @@ pub(super) enum Ended {
 #[derive(Debug, Default)]
 pub(super) struct State {
     hasher: RandomState,
-    items: HashMap<u64, Item>,
+    items: ByNumber<Item>,
     numbers: HashMap<MessageId, u64>,
     /// The entries of each aggregate in the order they came.
-    lanes: HashMap<Lane, VecDeque<u64>>,
+    lanes: ByNumber<VecDeque<u64>>,
     ready: BTreeSet<u64>,
     suspects: BTreeSet<u64>,
     waiting: BTreeSet<(Instant, u64)>,
@@ -238,16 +268,14 @@ impl State {
                 return;
             }
             self.suspects.remove(&number);
-            let settled = if item.tries.begin_again(policy) {
+            let verdict = Verdict::before(&mut item.tries, policy);
+            if matches!(verdict, Verdict::Begin(_)) {
                 item.stage = Stage::Marking;
                 self.begun.insert(number);
-                item.settled(Verdict::Begin(item.tries.clone()))
             } else {
-                item.tries.give_up_crashing();
                 item.stage = Stage::Burying;
-                item.settled(Verdict::Bury(item.tries.clone()))
-            };
-            self.outbox.push(settled);
+            }
+            self.outbox.push(item.settled(verdict));
         }
     }
 
@@ -329,17 +357,22 @@ impl State {
         true
     }
 
-    /// Lets go of everything that is neither being handled nor done with. It is not written down any more that a
-    /// suspect is begun.
+    /// Lets go of everything that is neither being handled nor done with. Of a suspect that was to be begun it is not
+    /// written down any more, or written down that it was not.
     pub(super) fn remove_idle(&mut self) -> Vec<MessageId> {
         let is_idle = |item: &&Item| !matches!(item.stage, Stage::Running(_) | Stage::Settled | Stage::Burying);
         let ids: Vec<_> = self.items.values().filter(is_idle).map(|item| item.id.clone()).collect();
+        let begun = self.begun.iter().filter_map(|number| self.items.get(number)).filter(is_idle);
+        let mut not_begun: HashMap<_, _> = begun.map(|item| (item.id.clone(), item.begun_in_vain())).collect();
         let now = Instant::now();
         for id in &ids {
             self.remove(id, now);
         }
-        let is_begin = |settled: &Settled| matches!(settled.verdict, Verdict::Begin(_));
-        self.outbox.retain(|settled| !is_begin(settled) || self.numbers.contains_key(&settled.id));
+        self.outbox.retain(|settled| {
+            let is_begin = matches!(settled.verdict, Verdict::Begin(_));
+            !is_begin || not_begun.remove(&settled.id).is_none()
+        });
+        self.outbox.extend(not_begun.into_values());
         ids
     }
 

@@ -16,7 +16,7 @@ use super::{
 use crate::port::{Delivery, Outcome, StopSignal, Subscriber, dispatch};
 
 /// How many entries may wait to be written down while there is more to handle.
-const TOGETHER: usize = 64;
+const TOGETHER: usize = 100;
 
 impl Hand {
     /// Handles entries until it is to stop, as many at once as the handlers allow; ends when the last is handled.
@@ -72,12 +72,16 @@ impl Hand {
         stop: &StopSignal,
     ) -> Option<Job> {
         loop {
-            let mut changed = pin!(self.work.notified());
-            changed.as_mut().enable();
             if stop.is_stopped() {
                 return None;
             }
             handlers.refresh(desk);
+            if let Turn::Work(job) = self.take(desk, worker, handlers) {
+                return Some(job);
+            }
+            let mut changed = pin!(self.work.notified());
+            changed.as_mut().enable();
+            // something may have come before we listened
             let due = match self.take(desk, worker, handlers) {
                 Turn::Work(job) => return Some(job),
                 Turn::Idle(due) => due,

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::plan::Checked;
@@ -47,7 +50,15 @@ impl Tasks {
         }
         if !plan.handlers.is_empty() {
             let consumer = consume(Arc::clone(bus), subscriptions, tasks.cancel.clone());
-            tasks.spawn_one(consumer);
+            let (begun, has_begun) = oneshot::channel::<()>();
+            let begin = async move {
+                let _ = begun.send(());
+            };
+            // the consumer first: an app that is started consumes, and its health says so
+            tasks.spawn_one(async {
+                tokio::join!(biased; consumer, begin);
+            });
+            let _ = has_begun.await;
         }
         for slot in &plan.projections {
             tasks.spawn_one(slot.run(Arc::clone(store), state.clone(), tasks.cancel.clone()));

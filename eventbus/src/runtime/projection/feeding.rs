@@ -16,10 +16,45 @@ use crate::{
 };
 
 impl<P: Projection> Projected<P> {
+    /// Handles one event by hand, as when the history of a stream is replayed to a new projection; an event that the
+    /// projection does not ask for is passed over. One that is given twice is counted twice.
+    ///
+    /// # Errors
+    /// What the projection's method returned, or that the event cannot be decoded; the state is left as the method left it.
+    ///
+    /// # Examples
+    /// ```
+    /// # use eventbus::{Projected, Version, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate_type = "Account")]
+    /// # struct Opened {}
+    /// # #[derive(Debug, Default)]
+    /// # struct Accounts { opened: u64 }
+    /// # #[projection(name = "accounts")]
+    /// # impl Accounts {
+    /// #     fn opened(&mut self, _event: &Opened) { self.opened += 1; }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// let accounts = Projected::with(Accounts::default);
+    /// let event = RecordedEvent::of(&Opened {}, AggregateId::new(), Version::FIRST)?;
+    /// accounts.handle(&event).await?;
+    /// assert_eq!(accounts.read().await.opened, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn handle(&self, event: &RecordedEvent) -> Result<(), HandlerError> {
+        let definition = P::definition();
+        if !definition.events.matches(event.event_type()) {
+            return Ok(());
+        }
+        self.handle_from_bus(&feed_delivery(&definition, event.clone(), &StateMap::new())).await
+    }
+
     /// Handles an event from a bus: at least once, in whatever order it comes.
     pub(crate) async fn handle_from_bus(&self, delivery: &Delivery) -> Result<(), HandlerError> {
         let delivery = delivery.clone().with_state(self.context().await);
-        self.handle(&delivery, |_| true).await?;
+        self.handle_if(&delivery, |_| true).await?;
         if let Some(position) = delivery.record().position() {
             self.progress().send_modify(|progress| progress.position = progress.position.max(position));
         }
@@ -33,7 +68,7 @@ impl<P: Projection> Projected<P> {
         };
         let is_next = |progress: &Progress| progress.generation == generation && progress.position < position;
         if P::definition().events.matches(delivery.record().event_type()) {
-            self.handle(delivery, is_next).await?;
+            self.handle_if(delivery, is_next).await?;
         }
         Ok(self.advance(1, position, generation))
     }
@@ -54,7 +89,7 @@ impl<P: Projection> Projected<P> {
     }
 
     /// Runs the method for an event, if `wanted` still holds once it is its turn.
-    async fn handle(&self, delivery: &Delivery, wanted: impl Fn(&Progress) -> bool) -> Result<(), HandlerError> {
+    async fn handle_if(&self, delivery: &Delivery, wanted: impl Fn(&Progress) -> bool) -> Result<(), HandlerError> {
         match self.state() {
             State::Locked(lock) => {
                 let mut state = lock.write().await;
@@ -186,6 +221,29 @@ mod tests {
         let replaced = seen.replace(Seen::default(), Position::new(2), None, caught_up);
         assert_eq!(replaced.await.unwrap(), Some(Position::new(5)));
         assert!(!seen.advance(0, Position::new(6), 0), "the feed is read anew");
+    }
+
+    #[tokio::test]
+    async fn by_hand_only_what_is_asked_for_is_handled() {
+        #[derive(Debug, serde::Serialize, serde::Deserialize, eventbus::DomainEvent)]
+        #[event(aggregate_type = "Order")]
+        struct Paid {}
+
+        #[derive(Default)]
+        struct Payments(u64);
+
+        #[eventbus::projection(name = "payments")]
+        impl Payments {
+            fn paid(&mut self, _event: &Paid) {
+                self.0 += 1;
+            }
+        }
+
+        let payments = Projected::with(Payments::default);
+        let paid = RecordedEvent::of(&Paid {}, "1".parse().unwrap(), Version::FIRST).unwrap();
+        payments.handle(&paid).await.unwrap();
+        payments.handle(&event(5)).await.unwrap();
+        assert_eq!(payments.read().await.0, 1);
     }
 
     fn event(number: u64) -> RecordedEvent {

@@ -14,6 +14,7 @@ use eventbus::{
     Aggregate, AggregateId, EncodeEvent, EventId, ExpectedVersion, NewEvent, StreamId,
     port::{AppendError, EventStore, RetryPolicy},
 };
+use examples::signal::Stop;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
 
@@ -23,7 +24,6 @@ use crate::{
     identity,
     log::{self, Oddity, ReadCommit},
     resume::{self, Imported, Plan},
-    signal::Stop,
 };
 
 /// A window closes at so many commits, or file events.

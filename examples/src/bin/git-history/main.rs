@@ -24,7 +24,6 @@ mod log;
 mod progress;
 mod report;
 mod resume;
-mod signal;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +36,7 @@ use std::{
 
 use clap::Parser;
 use eventbus::{App, Projected, Projection, port::EventStore};
+use examples::signal::{INTERRUPTED, Stop};
 
 use crate::{
     domain::{Authors, HotFiles},
@@ -44,7 +44,6 @@ use crate::{
     import::Importer,
     progress::Progress,
     resume::{Imported, Plan},
-    signal::Stop,
 };
 
 /// Where the events are kept unless told otherwise: in the target folder.
@@ -70,7 +69,7 @@ struct Arguments {
 async fn main() -> eventbus::Result<ExitCode> {
     let arguments = Arguments::parse();
     examples::log_warnings();
-    let mut stop = Stop::on_signal();
+    let mut stop = Stop::on_signal()?;
     let repository = Arc::new(Repository::open(&arguments.path)?);
     if repository.is_shallow {
         println!("note: a shallow clone: its oldest commits look as if they added every file");
@@ -187,5 +186,5 @@ where
 
 fn stopped() -> ExitCode {
     println!("stopped: what was imported stays, the same command goes on from there");
-    ExitCode::from(signal::INTERRUPTED)
+    ExitCode::from(INTERRUPTED)
 }

@@ -6,6 +6,7 @@ use eventbus::{
     AggregateId, AggregateRepository, ExpectedVersion, InMemoryEventStore, NewEvent, Position, Projected,
     port::{AppendEvents, ReadFeed},
 };
+use examples::signal::Stop;
 use futures_util::TryStreamExt;
 use tokio::sync::mpsc;
 
@@ -16,7 +17,6 @@ use crate::{
     import::Importer,
     log::{self, Oddity, Parser, ReadCommit},
     resume::{Imported, Plan},
-    signal::Stop,
 };
 
 /// A commit as `git log` prints it; its hash is its number, its changes are `A path`, `R050 old new` and the like.
@@ -75,7 +75,7 @@ async fn import(store: &Arc<InMemoryEventStore>, commits: &[ReadCommit], window:
         }
         drop(sender);
         let importer = Importer::new(Arc::clone(store), imported).unwrap();
-        let mut stop = Stop::on_signal();
+        let mut stop = Stop::on_signal().unwrap();
         importer.run(receiver, &plan, &mut stop, |_| {}).await.unwrap();
     }
 }

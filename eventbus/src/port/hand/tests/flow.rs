@@ -113,10 +113,10 @@ async fn what_no_handler_wants_is_skipped() {
     let mut bench = Bench::new([unwilling]);
     bench.hand.add([taken("a", 1), taken("a", 2)]);
     bench.drain().await;
-    assert_eq!(bench.verdicts(|verdict| *verdict == Verdict::Skip), [id(1), id(2)]);
+    assert_eq!(bench.verdicts(|verdict| matches!(verdict, Verdict::Skip(_))), [id(1), id(2)]);
     assert_eq!(bench.written[0].record.as_ref().unwrap().version(), Version::new(1));
     let stats = bench.desk.counters.snapshot();
-    assert_eq!((stats.events_skipped, stats.events_processed_success), (2, 0));
+    assert_eq!((stats.events_skipped, stats.events_processed_success), (0, 0), "another consumer may want them");
 }
 
 #[tokio::test(start_paused = true)]

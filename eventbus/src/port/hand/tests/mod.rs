@@ -201,7 +201,7 @@ impl Bench {
         for settled in self.hand.take_settled() {
             let ids = [&settled.id];
             match settled.verdict {
-                Verdict::Acknowledge { .. } | Verdict::Skip | Verdict::Bury(_) => self.hand.let_go(ids),
+                Verdict::Acknowledge { .. } | Verdict::Skip(_) | Verdict::Bury(_) => self.hand.let_go(ids),
                 Verdict::Begin(_) => self.hand.begin(ids),
                 Verdict::Retry { .. } => {}
             }

@@ -109,21 +109,21 @@ async fn what_came_of_entries_is_told_when_there_is_nothing_else_to_do_or_much_t
     let held = Witness::held();
     let bench = Bench::with(Limits::default(), Hand::new(1_000, 1_000), [held.subscriber("held")]);
     let told = async || tokio::time::timeout(Duration::from_millis(1), bench.hand.settled()).await.is_ok();
-    bench.hand.add((1..=100).map(|number| taken(&number.to_string(), number)));
-    held.let_go(63);
+    bench.hand.add((1..=150).map(|number| taken(&number.to_string(), number)));
+    held.let_go(99);
     settle_down().await;
     assert!(!told().await, "there is more to do");
     held.let_go(1);
     settle_down().await;
     assert!(told().await, "it is much");
-    assert_eq!(bench.hand.take_settled().len(), 64);
-    held.let_go(35);
+    assert_eq!(bench.hand.take_settled().len(), 100);
+    held.let_go(49);
     settle_down().await;
     assert!(!told().await, "the last is being handled");
     assert!(tokio::time::timeout(Duration::from_secs(2), bench.hand.settled()).await.is_ok(), "it takes long");
     held.let_go(1);
     settle_down().await;
     assert!(told().await, "it was the last");
-    assert_eq!(bench.hand.take_settled().len(), 36);
+    assert_eq!(bench.hand.take_settled().len(), 50);
     assert!(tokio::time::timeout(Duration::from_secs(60), bench.hand.settled()).await.is_err(), "nothing came");
 }

@@ -150,6 +150,30 @@ async fn a_suspect_that_is_given_back_before_anybody_knew_is_not_begun() {
     assert!(bench.hand.take_settled().is_empty(), "it would count as a crash");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_suspect_that_is_given_back_before_it_ran_is_not_begun_after_all() {
+    let held = Witness::held();
+    let (hand, limits) = (Hand::new(100, 100), Limits { concurrency: 2, ..Limits::default() });
+    let bench = Bench::with(limits, hand, [held.subscriber("a")]);
+    bench.hand.add([taken("a", 1), taken("b", 2), left_over("c", 3, crashed(1))]);
+    settle_down().await;
+    assert_eq!(begins(&bench.hand.take_settled()), [(id(3), 2)], "both workers are busy");
+    bench.hand.begin([&id(3)]);
+    assert_eq!(bench.hand.give_back(), [id(3)]);
+    let written = bench.hand.take_settled();
+    assert_eq!(written.iter().map(|settled| &settled.id).collect::<Vec<_>>(), [&id(3)]);
+    assert_eq!(written[0].verdict, Verdict::Retry { tries: crashed(1), after: Duration::ZERO });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_handler_wants_is_no_suspect_for_the_next_consumer() {
+    let unwilling = Subscriber::new(Name::from_static("none"), EventFilter::Only(&[]), |_| Box::pin(async { Ok(()) }));
+    let mut bench = Bench::new([unwilling]);
+    bench.hand.add([left_over("a", 1, crashed(1))]);
+    bench.drain().await;
+    assert!(bench.written.iter().any(|settled| settled.verdict == Verdict::Skip(Tries::default())));
+}
+
 /// Workers that ask again and again would keep a paused clock from moving for ever.
 #[test]
 fn workers_are_idle_while_suspects_wait_for_each_other() {

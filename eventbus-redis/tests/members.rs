@@ -1,0 +1,330 @@
+//! Members of one group that handle different events leave each other's alone.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::{
+    collections::BTreeSet,
+    io::Write,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use common::{
+    actor::{
+        Actor, BOTH, CREATED, ONLY_CREATED, ONLY_SHIPPED, SHIPPED, connect, dead_letter_count, kill, members_key,
+        named, never, notes, numbered, pending, quick, read_as, until_finished,
+    },
+    seen::{command, start},
+    until,
+};
+use eventbus::{
+    EventFilter, Name, NewEvent, RecordedEvent, StreamId, Version,
+    port::{EventBus, HandlerOptions},
+};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+
+fn of_type(event_type: &'static str, id: &str) -> RecordedEvent {
+    let event = NewEvent::new(Name::from_static(event_type), 1, "{}");
+    event.recorded_as(StreamId::parse("Order", id).unwrap(), Version::FIRST, None)
+}
+
+/// Publishes events whose types take turns; returns the ids of the aggregates by type.
+async fn publish_mixed(bus: &RedisEventBus, count: usize) -> (Vec<String>, Vec<String>) {
+    let ids = numbered(count);
+    let events: Vec<_> =
+        ids.iter().enumerate().map(|(n, id)| of_type(if n % 2 == 0 { CREATED } else { SHIPPED }, id)).collect();
+    bus.publish(&events).await.unwrap();
+    let of = |rest| ids.iter().enumerate().filter(move |(n, _)| n % 2 == rest).map(|(_, id)| id.clone()).collect();
+    (of(0), of(1))
+}
+
+fn sorted(mut ids: Vec<String>) -> Vec<String> {
+    ids.sort();
+    ids
+}
+
+fn handles(actor: &Actor, bus: &RedisEventBus, events: EventFilter) -> eventbus::port::Subscription {
+    actor.join_as(bus, "act", events, HandlerOptions::default())
+}
+
+async fn announced(bus: &RedisEventBus, member: &str) -> Option<String> {
+    let text: Option<String> = command(bus, "HGET", &[&members_key(bus), member]).await;
+    let member: serde_json::Value = serde_json::from_str(&text?).unwrap();
+    Some(member["types"].as_str().unwrap().to_owned())
+}
+
+/// Two members of one group; `pending_idle_ms` is long, so that nothing is found by waiting.
+async fn two(pending_idle_ms: u64) -> (RedisEventBus, RedisEventBus) {
+    let config = RedisEventBusConfig { pending_idle_ms, batch_size: 10, ..quick() };
+    let bus = connect(&config).await;
+    let other = named(&bus, "other").await;
+    (bus, other)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_services_in_one_group_handle_each_its_own_types() {
+    let (creating, shipping) = two(60_000).await;
+    let (created, shipped) = (Actor::willing(), Actor::willing());
+    handles(&created, &creating, ONLY_CREATED);
+    handles(&shipped, &shipping, ONLY_SHIPPED);
+    start(&creating).await;
+    start(&shipping).await;
+    until("both have announced themselves", async || {
+        announced(&creating, "stable").await.is_some() && announced(&creating, "other").await.is_some()
+    })
+    .await;
+    let (of_created, of_shipped) = publish_mixed(&creating, 200).await;
+    until_finished(&creating).await;
+    assert_eq!((sorted(created.done()), sorted(shipped.done())), (of_created, of_shipped));
+    creating.stop_consuming().await;
+    shipping.stop_consuming().await;
+    assert_eq!((creating.stats().events_skipped, shipping.stats().events_skipped), (0, 0), "nothing was skipped");
+    assert_eq!((notes(&creating).await.len(), dead_letter_count(&creating).await), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_is_announced_before_it_reads_and_a_backlog_is_shared_too() {
+    for _ in 0..5 {
+        let (creating, shipping) = two(60_000).await;
+        let (created, shipped) = (Actor::willing(), Actor::willing());
+        handles(&created, &creating, ONLY_CREATED);
+        handles(&shipped, &shipping, ONLY_SHIPPED);
+        start(&creating).await;
+        until("the first has announced itself", async || announced(&creating, "stable").await.is_some()).await;
+        let (of_created, _) = publish_mixed(&creating, 2).await;
+        until("it has read its own", async || created.done() == of_created).await;
+        // the second reads at once what is published now, if it can
+        start(&shipping).await;
+        until("the second has announced itself", async || announced(&creating, "other").await.is_some()).await;
+        let before = (created.done().len(), shipped.done().len());
+        publish_mixed(&creating, 60).await;
+        until_finished(&creating).await;
+        assert_eq!((created.done().len() - before.0, shipped.done().len() - before.1), (30, 30));
+        creating.stop_consuming().await;
+        shipping.stop_consuming().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_announcement_comes_before_the_first_read() {
+    let (bus, _) = two(60_000).await;
+    publish_mixed(&bus, 2).await;
+    let actor = Actor::waiting();
+    handles(&actor, &bus, ONLY_CREATED);
+    start(&bus).await;
+    until("it has read something", async || !pending(&bus).await.is_empty()).await;
+    assert_eq!(announced(&bus, "stable").await.as_deref(), Some(r#"["OrderCreated"]"#));
+    actor.let_go(1);
+    bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_that_nobody_handles_is_acknowledged_and_counted() {
+    let (bus, other) = two(60_000).await;
+    let (mine, theirs) = (Actor::willing(), Actor::willing());
+    handles(&mine, &bus, ONLY_CREATED);
+    handles(&theirs, &other, ONLY_CREATED);
+    publish_mixed(&bus, 40).await;
+    start(&bus).await;
+    start(&other).await;
+    until_finished(&bus).await;
+    bus.stop_consuming().await;
+    other.stop_consuming().await;
+    assert_eq!(bus.stats().events_skipped + other.stats().events_skipped, 20);
+    assert_eq!(mine.done().len() + theirs.done().len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_handles_everything_takes_what_others_do_not() {
+    let (bus, wild) = two(60_000).await;
+    let (created, all) = (Actor::willing(), Actor::willing());
+    handles(&created, &bus, ONLY_CREATED);
+    all.join(&wild);
+    start(&bus).await;
+    start(&wild).await;
+    until("the wildcard is announced", async || announced(&bus, "other").await.as_deref() == Some("\"*\"")).await;
+    let ids = numbered(60);
+    let events: Vec<_> = ids.iter().map(|id| of_type(SHIPPED, id)).collect();
+    bus.publish(&events).await.unwrap();
+    until_finished(&bus).await;
+    assert_eq!((sorted(all.done()), created.begun().len()), (ids, 0));
+    bus.stop_consuming().await;
+    wild.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_and_a_new_release_share_what_both_handle() {
+    let (old, new) = two(60_000).await;
+    let (created, both) = (Actor::willing(), Actor::willing());
+    handles(&created, &old, ONLY_CREATED);
+    handles(&both, &new, BOTH);
+    start(&old).await;
+    start(&new).await;
+    until("the new release is announced", async || announced(&old, "other").await.is_some()).await;
+    let (of_created, of_shipped) = publish_mixed(&old, 200).await;
+    until_finished(&old).await;
+    let done: Vec<String> = [created.done(), both.done()].concat();
+    assert_eq!(sorted(done), sorted([of_created, of_shipped.clone()].concat()), "each once");
+    let by_new: BTreeSet<_> = both.done().into_iter().collect();
+    assert!(of_shipped.iter().all(|id| by_new.contains(id)));
+    old.stop_consuming().await;
+    new.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_died_is_believed_for_a_while_only() {
+    let (bus, dying) = two(1_500).await;
+    let (created, shipped) = (Actor::willing(), Actor::willing());
+    handles(&created, &bus, ONLY_CREATED);
+    handles(&shipped, &dying, ONLY_SHIPPED);
+    let consumer = start(&dying).await;
+    until("it is announced", async || announced(&bus, "other").await.is_some()).await;
+    kill(consumer).await;
+    let died = Instant::now();
+    bus.publish(&[of_type(SHIPPED, "one")]).await.unwrap();
+    start(&bus).await;
+    until("it is left to the dead one", async || pending(&bus).await.first().is_some_and(|(_, on)| on == "other"))
+        .await;
+    until_finished(&bus).await;
+    assert!(died.elapsed() > Duration::from_millis(1_200), "{:?}", died.elapsed());
+    until("it is counted", async || bus.stats().events_skipped == 1).await;
+    until("the announcement is gone", async || announced(&bus, "other").await.is_none()).await;
+    // now nobody waits for it any more
+    bus.publish(&[of_type(SHIPPED, "two")]).await.unwrap();
+    until("the next one is skipped at once", async || bus.stats().events_skipped == 2).await;
+    bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_unsubscribes_a_type_says_so() {
+    let (bus, other) = two(60_000).await;
+    let (mine, theirs) = (Actor::willing(), Actor::willing());
+    handles(&mine, &bus, ONLY_CREATED);
+    let shipped = mine.join_as(&bus, "ship", ONLY_SHIPPED, HandlerOptions::default());
+    handles(&theirs, &other, ONLY_CREATED);
+    start(&bus).await;
+    start(&other).await;
+    let is_announced = async |types| announced(&bus, "stable").await.as_deref() == Some(types);
+    until("it is announced", async || is_announced(r#"["OrderCreated","OrderShipped"]"#).await).await;
+    let began = Instant::now();
+    shipped.cancel();
+    until("it says so", async || is_announced(r#"["OrderCreated"]"#).await).await;
+    assert!(began.elapsed() < Duration::from_millis(800), "at once: {:?}", began.elapsed());
+    publish_mixed(&bus, 20).await;
+    until_finished(&bus).await;
+    bus.stop_consuming().await;
+    other.stop_consuming().await;
+    assert_eq!(bus.stats().events_skipped + other.stats().events_skipped, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_here_handles_is_never_acknowledged_for_somebody_else() {
+    let (bus, _) = two(60_000).await;
+    let waits = Actor::waiting();
+    // a first event keeps the consumer busy, while somebody takes the second from it
+    handles(&waits, &bus, ONLY_CREATED);
+    bus.publish(&[of_type(CREATED, "one"), of_type(SHIPPED, "two")]).await.unwrap();
+    start(&bus).await;
+    until("both are in hand", async || pending(&bus).await.len() == 2 && waits.begun().len() == 1).await;
+    let entry = pending(&bus).await[1].0.clone();
+    common::actor::give(&bus, "somebody", &entry).await;
+    waits.let_go(1);
+    until("both have been looked at", async || bus.stats().events_consumed == 2).await;
+    bus.stop_consuming().await;
+    assert_eq!(pending(&bus).await, [(entry, "somebody".into())]);
+    assert_eq!(bus.stats().events_skipped, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn being_passed_on_again_and_again_is_no_crash() {
+    // the one that handles it has no room, so that it becomes idle and is passed on again and again
+    let config = RedisEventBusConfig { pending_idle_ms: 150, batch_size: 10, ..quick() };
+    let bus = connect(&config).await;
+    let config =
+        RedisEventBusConfig { max_in_hand: Some(1), consumer_name: Some("full".into()), ..bus.config().clone() };
+    let full = connect(&config).await;
+    let (created, shipped) = (Actor::willing(), Actor::waiting());
+    handles(&created, &bus, ONLY_CREATED);
+    handles(&shipped, &full, ONLY_SHIPPED);
+    bus.publish(&[of_type(SHIPPED, "first")]).await.unwrap();
+    start(&full).await;
+    until("its hand is full", async || shipped.begun().len() == 1).await;
+    start(&bus).await;
+    bus.publish(&[of_type(SHIPPED, "second"), of_type(SHIPPED, "third")]).await.unwrap();
+    until("they are passed on many times", async || bus.stats().events_consumed >= 20).await;
+    assert_eq!(dead_letter_count(&bus).await, 0);
+    shipped.let_go(3);
+    until_finished(&bus).await;
+    assert_eq!(sorted(shipped.done()), ["first", "second", "third"]);
+    assert_eq!((dead_letter_count(&bus).await, bus.stats().events_skipped), (0, 0));
+    bus.stop_consuming().await;
+    full.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_member_left_goes_to_one_that_handles_it() {
+    let (bus, other) = two(300).await;
+    let (created, shipped) = (Actor::willing(), Actor::willing());
+    let (of_created, of_shipped) = publish_mixed(&bus, 40).await;
+    read_as(&bus, "dead", 40).await;
+    handles(&created, &bus, ONLY_CREATED);
+    handles(&shipped, &other, ONLY_SHIPPED);
+    start(&bus).await;
+    start(&other).await;
+    until_finished(&bus).await;
+    assert_eq!((sorted(created.done()), sorted(shipped.done())), (of_created, of_shipped));
+    bus.stop_consuming().await;
+    other.stop_consuming().await;
+    assert_eq!((notes(&bus).await.len(), dead_letter_count(&bus).await), (0, 0));
+}
+
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn differences(&self) -> usize {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.lines()
+            .filter(|line| line.contains("handle different events") && line.contains("consumer=\"stable\""))
+            .count()
+    }
+}
+
+#[tokio::test] // on one thread, for the log
+async fn differing_members_are_reported_once_per_change() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let (bus, other) = two(300).await; // looks 20 times a second
+    let actor = Actor::willing();
+    handles(&actor, &bus, ONLY_CREATED);
+    handles(&actor, &other, ONLY_SHIPPED);
+    start(&bus).await;
+    start(&other).await;
+    until("the difference is reported", async || log.differences() == 1).await;
+    never("it is reported again", Duration::from_millis(600), async || log.differences() > 1).await;
+    // a third member that differs not
+    let third = named(&bus, "third").await;
+    handles(&actor, &third, ONLY_CREATED);
+    start(&third).await;
+    never("the old difference is reported again", Duration::from_millis(600), async || log.differences() > 1).await;
+    actor.join_as(&other, "more", BOTH, HandlerOptions::default());
+    until("the change is reported", async || log.differences() == 2).await;
+    for bus in [bus, other, third] {
+        bus.stop_consuming().await;
+    }
+}

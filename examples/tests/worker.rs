@@ -1,0 +1,82 @@
+//! Workers and their publisher, as their users run them.
+
+mod common;
+
+use common::{Process, Stream, printed, run};
+
+fn publish(stream: &Stream, count: u64) -> String {
+    let count = count.to_string();
+    let arguments = [&stream.arguments()[..], &["--count", &count, "--event", "TaskAssigned"]].concat();
+    printed(&run(env!("CARGO_BIN_EXE_publisher"), &arguments))
+}
+
+fn worker(stream: &Stream, name: &str, more: &[&str], environment: &[(&str, &str)]) -> Process {
+    let arguments = [&stream.arguments()[..], &["--group", "workers", "--consumer", name], more].concat();
+    let worker = Process::start(env!("CARGO_BIN_EXE_worker"), &arguments, environment);
+    worker.until(&[&format!("{name} joined workers of {}:stream", stream.prefix)]);
+    worker
+}
+
+fn sorted(mut lines: Vec<String>) -> Vec<String> {
+    lines.sort();
+    lines
+}
+
+#[test]
+fn two_workers_share_a_hundred_events() {
+    let mut stream = Stream::new();
+    let start = |name| worker(&stream, name, &["--work-ms", "10"], &[("EVENTBUS_BATCH_SIZE", "5")]);
+    let mut workers = [start("worker-1"), start("worker-2")];
+    let said = publish(&stream, 100);
+    assert!(said.starts_with("published 100 events, ") && said.contains("-0 to "), "{said}");
+
+    let handled = |workers: &[Process]| -> Vec<String> { workers.iter().flat_map(Process::stdout).collect() };
+    assert!(common::until(|| handled(&workers).len() >= 100), "{:#?}", workers.each_ref().map(Process::stderr));
+    for (worker, name) in workers.iter_mut().zip(["worker-1", "worker-2"]) {
+        worker.signal("-TERM");
+        assert!(worker.end().success());
+        let share = worker.stdout().len();
+        assert!(share > 0, "{name} got some");
+        let split = format!("{name} is done: {share} events handled, 0 given up");
+        assert_eq!(worker.stderr().last(), Some(&split));
+    }
+    assert_eq!(sorted(handled(&workers)), sorted(stream.payloads()), "each exactly once, as it is on the stream");
+    assert_eq!(stream.pending("workers"), 0, "all acknowledged");
+}
+
+#[test]
+fn a_worker_that_has_had_enough_leaves_the_rest_to_others() {
+    let mut stream = Stream::new();
+    publish(&stream, 10);
+    let mut first = worker(&stream, "first", &["--exit-after", "3"], &[]);
+    assert!(first.end().success());
+    let mut second = worker(&stream, "second", &["--exit-after", "7"], &[]);
+    assert!(second.end().success());
+    assert_eq!([first.stdout(), second.stdout()].concat(), stream.payloads());
+    assert_eq!(stream.pending("workers"), 0);
+}
+
+#[test]
+fn what_others_published_is_printed_as_they_wrote_it() {
+    const PAYLOAD: &str = r#"{"event_id":"2376693e-5be9-4a85-a652-862d4b54c52d","event_type":"Größe","event_version":2,"occurred_at":"2026-11-20T06:57:24.243021Z","aggregate_id":"cd78027b-d3ec-44e7-8c0a-2d37ca2beef6","aggregate_type":"T","aggregate_version":7,"tenant_id":null,"actor_id":"Zoë","correlation_id":"cd78027b-d3ec-44e7-8c0a-2d37ca2beef6","causation_id":null,"metadata":{"b":1,"a":[]},"z":1.50,"a":{"y":null,"x":"\u00e9"}}"#;
+    let mut stream = Stream::new();
+    let _: String = stream.run(&format!("XADD {{}}:stream * event_type Größe payload {PAYLOAD}"));
+    let mut worker = worker(&stream, "reader", &["--exit-after", "1"], &[]);
+    assert!(worker.end().success());
+    assert_eq!(worker.stdout(), [PAYLOAD]);
+}
+
+#[test]
+fn what_a_worker_fails_ends_in_the_dead_letters() {
+    let mut stream = Stream::new();
+    publish(&stream, 3);
+    let environment = [("EVENTBUS_MAX_RETRIES", "1"), ("EVENTBUS_RETRY_DELAY_MS", "1")];
+    let mut worker = worker(&stream, "failing", &["--fail", "--exit-after", "3"], &environment);
+    assert!(worker.end().success());
+    assert_eq!(worker.stdout(), Vec::<String>::new());
+    let fails = worker.stderr().iter().filter(|line| line.starts_with("failing fails TaskAssigned ")).count();
+    assert_eq!(fails, 6, "each twice");
+    assert_eq!(worker.stderr().last().unwrap(), "failing is done: 0 events handled, 3 given up");
+    assert_eq!(stream.run::<u64>("XLEN {}:stream_dlq"), 3);
+    assert_eq!(stream.pending("workers"), 0);
+}

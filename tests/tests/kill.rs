@@ -1,0 +1,244 @@
+//! Consumers on Redis that are killed with `kill -9` in the midst of their work, and events that kill their consumer.
+//!
+//! The processes that die are this test binary again, told by their environment what to play.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests; the processes that die report by printing"
+)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    io::{BufRead, BufReader},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use eventbus::{
+    EventFilter, Name, NewEvent, RecordedEvent, StreamId, Version,
+    port::{DeadLetterFilter, DeadLetters, EventBus, Subscriber},
+};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+
+const KILLER: &str = "killer";
+const ROUNDS: usize = 10;
+const EVENTS: usize = 1_000;
+
+fn config(prefix: &str, consumer_name: Option<String>, concurrency: usize) -> RedisEventBusConfig {
+    RedisEventBusConfig {
+        redis_url: test_servers::redis_url().into(),
+        stream_prefix: prefix.into(),
+        consumer_name,
+        block_ms: 100,
+        pending_idle_ms: 400,
+        concurrency,
+        ..RedisEventBusConfig::default()
+    }
+}
+
+fn event(id: &str) -> RecordedEvent {
+    let event = NewEvent::new(Name::from_static("Deposited"), 1, "{}");
+    event.recorded_as(StreamId::parse("Account", id).unwrap(), Version::FIRST, None)
+}
+
+/// What a process plays that dies; does nothing in an ordinary run.
+#[tokio::test]
+async fn the_consumer_that_dies() {
+    let Ok(prefix) = env::var("KILL_PREFIX") else {
+        return;
+    };
+    let concurrency = env::var("KILL_CONCURRENCY").unwrap().parse().unwrap();
+    let bus = RedisEventBus::connect(config(&prefix, env::var("KILL_NAME").ok(), concurrency)).await.unwrap();
+    let handler = Subscriber::new(Name::from_static("report"), EventFilter::All, |delivery| {
+        let id = delivery.metadata().aggregate_id().to_string();
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_micros(500)).await;
+            if id == KILLER {
+                std::process::abort();
+            }
+            println!("handled {id}");
+            Ok(())
+        })
+    });
+    bus.subscribers().add(bus.default_group().clone(), handler);
+    bus.start_consuming().await.unwrap();
+}
+
+/// A process that consumes.
+struct Consumer {
+    child: Child,
+    handled: Arc<Mutex<Vec<String>>>,
+    reading: JoinHandle<()>,
+}
+
+impl Consumer {
+    fn spawn(prefix: &str, name: Option<&str>, concurrency: usize) -> Self {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command
+            .args(["--exact", "the_consumer_that_dies", "--nocapture"])
+            .env("KILL_PREFIX", prefix)
+            .env("KILL_CONCURRENCY", concurrency.to_string())
+            .env("REDIS_URL", test_servers::redis_url())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        if let Some(name) = name {
+            command.env("KILL_NAME", name);
+        }
+        let mut child = command.spawn().unwrap();
+        let handled: Arc<Mutex<Vec<String>>> = Arc::default();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let noted = Arc::clone(&handled);
+        let reading = std::thread::spawn(move || {
+            for line in lines {
+                if let Some((_, id)) = line.split_once("handled ") {
+                    noted.lock().unwrap().push(id.to_owned());
+                }
+            }
+        });
+        Self { child, handled, reading }
+    }
+
+    fn count(&self) -> usize {
+        self.handled.lock().unwrap().len()
+    }
+
+    /// Kills it; returns what it has handled.
+    fn kill(mut self) -> Vec<String> {
+        self.child.kill().unwrap(); // SIGKILL
+        self.child.wait().unwrap();
+        self.reading.join().unwrap();
+        Arc::into_inner(self.handled).unwrap().into_inner().unwrap()
+    }
+
+    fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(30), waiting).await;
+    assert!(waited.is_ok(), "waited in vain until {what}");
+}
+
+async fn is_finished(bus: &RedisEventBus) -> bool {
+    let progress = bus.progress(bus.default_group()).await.unwrap();
+    progress.unread + progress.pending == 0
+}
+
+/// The aggregates whose entries are pending on a consumer.
+async fn in_hand(bus: &RedisEventBus, consumer: &str) -> BTreeSet<String> {
+    let client = redis::Client::open(test_servers::redis_url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let (stream, group) = (bus.config().stream_name(), bus.default_group());
+    let mut list = redis::cmd("XPENDING");
+    list.arg(&stream).arg(group.as_str()).arg("-").arg("+").arg(10_000).arg(consumer);
+    let rows: Vec<(String, String, u64, u64)> = list.query_async(&mut connection).await.unwrap();
+    let mut ids = BTreeSet::new();
+    for (id, ..) in rows {
+        let mut range = redis::cmd("XRANGE");
+        range.arg(&stream).arg(&id).arg(&id);
+        let entries: Vec<(String, BTreeMap<String, String>)> = range.query_async(&mut connection).await.unwrap();
+        ids.insert(entries[0].1["aggregate_id"].clone());
+    }
+    ids
+}
+
+/// Some number below a limit, different each time.
+fn some(limit: usize) -> usize {
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
+    nanos as usize / 7 % limit
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_consumer_had_in_hand_is_handled_by_the_other_and_nothing_else_twice() {
+    let began = Instant::now();
+    let (mut had, mut repeated) = (0, 0);
+    for round in 1..=ROUNDS {
+        let prefix = test_servers::unique_name("kill");
+        let bus = RedisEventBus::connect(config(&prefix, Some("watcher".into()), 1)).await.unwrap();
+        let (victim, other) = (Consumer::spawn(&prefix, Some("victim"), 1), Consumer::spawn(&prefix, Some("other"), 1));
+        let ids: Vec<_> = (0..EVENTS).map(|number| number.to_string()).collect();
+        for ids in ids.chunks(100) {
+            bus.publish(&ids.iter().map(|id| event(id)).collect::<Vec<_>>()).await.unwrap();
+        }
+        let moment = 1 + some(EVENTS / 4);
+        until("the victim is at work", async || victim.count() >= moment).await;
+        let by_victim = victim.kill();
+        let left = in_hand(&bus, "victim").await;
+        until("the other has finished", async || is_finished(&bus).await).await;
+        let by_other = other.kill();
+
+        let mut times: BTreeMap<&str, usize> = BTreeMap::new();
+        for id in by_victim.iter().chain(&by_other) {
+            *times.entry(id).or_default() += 1;
+        }
+        let lost: Vec<_> = ids.iter().filter(|id| !times.contains_key(id.as_str())).collect();
+        assert_eq!(lost, Vec::<&String>::new(), "round {round}");
+        let twice: BTreeSet<_> =
+            times.iter().filter(|(_, times)| **times > 1).map(|(id, _)| (*id).to_owned()).collect();
+        assert!(twice.is_subset(&left), "round {round}: {:?}", twice.difference(&left));
+        assert!(times.values().all(|times| *times <= 2), "round {round}: {times:?}");
+        let dead = bus.dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters;
+        assert!(dead.is_empty(), "round {round}: {dead:?}");
+        println!(
+            "round {round}: victim handled {} before it was killed and had {} in hand, {} of them were handled twice",
+            by_victim.len(),
+            left.len(),
+            twice.len()
+        );
+        (had, repeated) = (had + left.len(), repeated + twice.len());
+    }
+    println!("{ROUNDS} rounds of {EVENTS}: 0 lost, {had} in hand, {repeated} twice, {:?}", began.elapsed());
+    assert!(had > 0, "no victim was killed in the midst");
+}
+
+/// Starts consumers one after the other until everything is done; returns how many died, and what was handled.
+async fn restart_until_finished(bus: &RedisEventBus, name: Option<&str>, concurrency: usize) -> (usize, Vec<String>) {
+    let (mut died, mut handled) = (0, Vec::new());
+    loop {
+        let mut consumer = Consumer::spawn(&bus.config().stream_prefix, name, concurrency);
+        let mut is_dead = false;
+        until("it is finished or dead", async || {
+            is_dead = consumer.ended().is_some();
+            is_dead || is_finished(bus).await
+        })
+        .await;
+        handled.extend(consumer.kill());
+        if !is_dead {
+            return (died, handled);
+        }
+        died += 1;
+        assert!(died <= 10, "the event kills for ever");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_kills_its_consumer_becomes_a_dead_letter_and_takes_no_other_with_it() {
+    for (name, concurrency) in [(Some("stable"), 1), (Some("stable"), 4), (None, 1), (None, 4)] {
+        let prefix = test_servers::unique_name("killer");
+        let bus = RedisEventBus::connect(config(&prefix, Some("watcher".into()), 1)).await.unwrap();
+        let mut ids: Vec<_> = (0..40).map(|number| number.to_string()).collect();
+        ids.insert(17, KILLER.into());
+        bus.publish(&ids.iter().map(|id| event(id)).collect::<Vec<_>>()).await.unwrap();
+        let (died, handled) = restart_until_finished(&bus, name, concurrency).await;
+        let what = format!("{name:?}, {concurrency} at once");
+        println!("{what}: {died} died, {} of 40 were handled twice", handled.len() - 40);
+        assert_eq!(died, 4, "{what}: as often as a failing handler would run");
+        let handled: BTreeSet<_> = handled.into_iter().collect();
+        ids.remove(17);
+        assert_eq!(handled, ids.into_iter().collect::<BTreeSet<_>>(), "{what}: the others are all handled");
+        let dead = bus.dead_letters(&DeadLetterFilter::default(), None, 100).await.unwrap().letters;
+        let dead: Vec<_> =
+            dead.iter().map(|letter| (letter.aggregate_id.as_deref(), letter.error.as_deref())).collect();
+        let error = "the process ended 4 times while the event was handled";
+        assert_eq!(dead, [(Some(KILLER), Some(error))], "{what}");
+    }
+}
