@@ -95,6 +95,7 @@ async fn with_full_hands() -> (Rig, Slow, Arc<AtomicUsize>) {
     rig.bus.publish(&[event("slow"), event("slow"), event("fails"), event("fails")]).await.unwrap();
     slow.is_running().await;
     until("one has failed", async || fails.load(Relaxed) == 1).await;
+    until("what came before is acknowledged", async || rig.pending().await == 4).await;
     (rig, slow, fails)
 }
 
