@@ -10,7 +10,8 @@ use std::{
 
 use eventbus::{BoxError, port::BusCounters};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, Value, aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, Pipeline, RedisError, Value,
+    aio::MultiplexedConnection,
 };
 use tokio::{sync::Mutex, task::JoinSet};
 
@@ -233,6 +234,23 @@ impl Link {
         let (mut connection, number) = self.connection().await?;
         connection.set_response_timeout(self.response_timeout.min(IMPATIENCE));
         Ok((connection, number))
+    }
+
+    /// The host, or the path of the socket, of the server.
+    pub(crate) fn host(&self) -> Option<&str> {
+        match self.client.get_connection_info().addr() {
+            ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => Some(host),
+            ConnectionAddr::Unix(path) => path.to_str(),
+            _ => None,
+        }
+    }
+
+    /// The port of the server; a socket has none.
+    pub(crate) fn port(&self) -> Option<u16> {
+        match self.client.get_connection_info().addr() {
+            ConnectionAddr::Tcp(_, port) | ConnectionAddr::TcpTls { port, .. } => Some(*port),
+            _ => None,
+        }
     }
 
     /// Lets the connection go, and makes no other.

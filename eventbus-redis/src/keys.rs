@@ -46,6 +46,10 @@ pub(crate) mod field {
     pub(crate) const PAYLOAD: &str = "payload";
     /// The place in the store's total order; ours.
     pub(crate) const POSITION: &str = "position";
+    /// The trace that the event is part of, as the W3C has it; ours.
+    pub(crate) const TRACEPARENT: &str = "traceparent";
+    /// What tracing systems add to it; ours.
+    pub(crate) const TRACESTATE: &str = "tracestate";
     /// The one group that a replayed dead letter is for; ours.
     pub(crate) const REPLAY_GROUP: &str = "replay_group";
     /// The handlers of that group that had succeeded, as a JSON array; ours.

@@ -13,6 +13,11 @@ mod group;
 mod history;
 mod info;
 mod keys;
+#[cfg(feature = "opentelemetry")]
+mod otel;
+#[cfg(not(feature = "opentelemetry"))]
+#[path = "no_otel.rs"]
+mod otel;
 mod publish;
 mod script;
 #[cfg(feature = "tls")]

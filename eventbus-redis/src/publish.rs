@@ -7,13 +7,14 @@ use eventbus::{
     port::{MessageId, PublishError},
 };
 use redis::{RedisError, RedisResult};
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::{
     bus::Shared,
     command,
     connection::{CommandError, boxed},
-    trace, wire,
+    trace::{self, Carrier},
+    wire,
 };
 
 /// How many entries are added at once: the server does nothing else meanwhile.
@@ -28,12 +29,24 @@ impl Shared {
         if self.consuming.is_closed() {
             return Err(PublishError::ShutDown { destination: destination() });
         }
-        let entries: Vec<_> = match events.iter().map(|event| self.encode(event)).collect() {
+        let span = trace::publish(self, events);
+        let published = self.publish_within(&span, events).instrument(span.clone()).await;
+        match &published {
+            Ok(ids) if ids.len() == 1 => drop(span.record("messaging.message.id", ids[0].as_str())),
+            Ok(_) => {}
+            Err(error) => trace::failed(&span, error_type(error)),
+        }
+        published
+    }
+
+    async fn publish_within(&self, span: &Span, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        let destination = || self.destination.clone();
+        let carrier = Carrier::of(self, span);
+        let entries: Vec<_> = match events.iter().map(|event| self.encode(event, &carrier)).collect() {
             Ok(entries) => entries,
             Err(source) => return Err(PublishError::Refused { destination: destination(), source }),
         };
-        let sending = self.add(&entries).instrument(trace::publish(self, events.len()));
-        match sending.await {
+        match self.add(&entries).await {
             Ok(ids) => Ok(ids),
             Err(CommandError::Sent(error)) => Err(self.not_published(error)),
             Err(not_sent) => Err(PublishError::Unavailable { destination: destination(), source: boxed(not_sent) }),
@@ -41,11 +54,13 @@ impl Shared {
     }
 
     /// The fields of an event's entry, if it may be published.
-    fn encode<'a>(&self, event: &'a RecordedEvent) -> Result<wire::Fields<'a>, BoxError> {
+    fn encode<'a>(&self, event: &'a RecordedEvent, carrier: &Carrier) -> Result<wire::Fields<'a>, BoxError> {
         if self.config.require_uuid_aggregate_ids {
             wire::require_uuid(event)?;
         }
-        Ok(wire::encode(event)?)
+        let mut fields = wire::encode(event)?;
+        carrier.load(event, &mut fields);
+        Ok(fields)
     }
 
     async fn add(&self, entries: &[wire::Fields<'_>]) -> Result<Vec<MessageId>, CommandError> {
@@ -98,6 +113,16 @@ impl Shared {
         } else {
             PublishError::OutcomeUnknown { destination, source }
         }
+    }
+}
+
+/// What spans call an error.
+const fn error_type(error: &PublishError) -> &'static str {
+    match error {
+        PublishError::Refused { .. } => "refused",
+        PublishError::Unavailable { .. } => "unavailable",
+        PublishError::OutcomeUnknown { .. } => "outcome_unknown",
+        _ => "_OTHER",
     }
 }
 

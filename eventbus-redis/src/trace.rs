@@ -1,41 +1,240 @@
-//! Spans with the fields that OpenTelemetry has for messaging.
+//! Spans with the fields that OpenTelemetry has for messaging, and the trace context that goes with an event.
+//!
+//! Keep: with `enable_tracing = false` there is neither. A context of a foreign publisher that is none means nothing.
 
-use eventbus::port::Delivery;
-use tracing::Span;
+use eventbus::{Attributes, RecordedEvent, port::Delivery};
+use tracing::{Span, field::Empty};
 
-use crate::bus::Shared;
+use crate::{bus::Shared, keys::field, otel, wire};
+
+/// Longer states may be cut by whoever passes them on, says the W3C.
+const MAX_STATE_BYTES: usize = 512;
 
 /// Around one call of publish.
-pub(crate) fn publish(bus: &Shared, events: usize) -> Span {
+pub(crate) fn publish(bus: &Shared, events: &[RecordedEvent]) -> Span {
     if !bus.config.enable_tracing {
         return Span::none();
     }
+    let single = if let [event] = events { Some(event.metadata()) } else { None };
     tracing::info_span!(
         "publish",
         otel.name = format_args!("publish {}", bus.stream),
         otel.kind = "producer",
+        otel.status_code = Empty,
         messaging.system = "redis",
         messaging.operation.name = "publish",
+        messaging.operation.type = "send",
         messaging.destination.name = bus.stream,
-        messaging.batch.message_count = events,
+        messaging.client.id = bus.consumer,
+        messaging.batch.message_count = (events.len() > 1).then_some(events.len()),
+        messaging.message.id = Empty,
+        messaging.message.conversation_id = single.map(|event| tracing::field::display(event.correlation_id())),
+        server.address = bus.link.host(),
+        server.port = bus.link.port(),
+        error.type = Empty,
     )
 }
 
-/// Around the handlers of one delivery.
-pub(crate) fn process(bus: &Shared, delivery: &Delivery) -> Span {
+/// Around taking in what a read has brought.
+pub(crate) fn receive(bus: &Shared, group: &str, entries: usize) -> Span {
     if !bus.config.enable_tracing {
         return Span::none();
     }
     tracing::info_span!(
+        "receive",
+        otel.name = format_args!("receive {}", bus.stream),
+        otel.kind = "client",
+        messaging.system = "redis",
+        messaging.operation.name = "receive",
+        messaging.operation.type = "receive",
+        messaging.destination.name = bus.stream,
+        messaging.consumer.group.name = group,
+        messaging.client.id = bus.consumer,
+        messaging.batch.message_count = entries,
+        server.address = bus.link.host(),
+        server.port = bus.link.port(),
+    )
+}
+
+/// Around the handlers of one delivery; it goes on with the trace of the event.
+pub(crate) fn process(bus: &Shared, delivery: &Delivery) -> Span {
+    if !bus.config.enable_tracing {
+        return Span::none();
+    }
+    let span = tracing::info_span!(
         "process",
         otel.name = format_args!("process {}", bus.stream),
         otel.kind = "consumer",
+        otel.status_code = Empty,
         messaging.system = "redis",
         messaging.operation.name = "process",
+        messaging.operation.type = "process",
         messaging.destination.name = bus.stream,
         messaging.consumer.group.name = %delivery.group(),
+        messaging.client.id = bus.consumer,
         messaging.message.id = delivery.message_id().map(|id| id.as_str()),
+        messaging.message.conversation_id = %delivery.metadata().correlation_id(),
+        server.address = bus.link.host(),
+        server.port = bus.link.port(),
         event_type = %delivery.metadata().event_type(),
         event_id = %delivery.metadata().event_id(),
-    )
+        attempt = delivery.attempt(),
+        traceparent = Empty,
+        error.type = Empty,
+    );
+    if !span.is_disabled()
+        && let Some(context) = TraceContext::of(delivery.record())
+    {
+        span.record(field::TRACEPARENT, &context.parent);
+        otel::go_on(&span, &context);
+    }
+    span
+}
+
+/// Says in a span that it ended badly.
+pub(crate) fn failed(span: &Span, error_type: &str) {
+    span.record("otel.status_code", "ERROR").record("error.type", error_type);
+}
+
+/// The trace that an event is part of, as the W3C writes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TraceContext {
+    pub(crate) parent: String,
+    pub(crate) state: Option<String>,
+}
+
+impl TraceContext {
+    /// The context that the application attached to an event.
+    pub(crate) fn of(event: &RecordedEvent) -> Option<Self> {
+        let attributes = event.metadata().attributes();
+        if !attributes.as_json().contains(field::TRACEPARENT) {
+            return None;
+        }
+        let map = attributes.to_map();
+        let text = |name| map.get(name).and_then(serde_json::Value::as_str);
+        Self::read(text(field::TRACEPARENT), text(field::TRACESTATE))
+    }
+
+    /// The context beside the payload of an entry.
+    fn beside(fields: &[(String, Vec<u8>)]) -> Option<Self> {
+        Self::read(wire::flat(fields, field::TRACEPARENT), wire::flat(fields, field::TRACESTATE))
+    }
+
+    fn read(parent: Option<&str>, state: Option<&str>) -> Option<Self> {
+        let parent = parent.filter(|parent| is_parent(parent))?;
+        Some(Self { parent: parent.into(), state: state.filter(|state| is_state(state)).map(Into::into) })
+    }
+
+    /// Puts the context beside the payload.
+    fn write(self, fields: &mut wire::Fields<'_>) {
+        fields.push((field::TRACEPARENT, self.parent.into_bytes().into()));
+        fields.extend(self.state.map(|state| (field::TRACESTATE, state.into_bytes().into())));
+    }
+
+    /// The attributes with the context behind them.
+    fn behind(self, attributes: &Attributes) -> Option<Attributes> {
+        let before = attributes.as_json().trim_end().strip_suffix('}')?;
+        let comma = if attributes.is_empty() { "" } else { "," };
+        let own = [(field::TRACEPARENT, Some(self.parent)), (field::TRACESTATE, self.state)];
+        let own = own.into_iter().filter_map(|(name, value)| Some((name.into(), value?.into())));
+        let own = serde_json::Value::Object(own.collect()).to_string();
+        Attributes::parse(&format!("{before}{comma}{}", own.strip_prefix('{')?)).ok()
+    }
+}
+
+/// What the entries of one call of publish carry.
+pub(crate) struct Carrier {
+    /// Nothing, if nothing is to be carried.
+    current: Option<Option<TraceContext>>,
+}
+
+impl Carrier {
+    pub(crate) fn of(bus: &Shared, span: &Span) -> Self {
+        Self { current: bus.config.enable_tracing.then(|| otel::context(span)) }
+    }
+
+    /// Has the entry of an event carry the context attached to the event, else that of the span.
+    pub(crate) fn load(&self, event: &RecordedEvent, fields: &mut wire::Fields<'_>) {
+        if let Some(current) = &self.current
+            && let Some(context) = TraceContext::of(event).or_else(|| current.clone())
+        {
+            context.write(fields);
+        }
+    }
+}
+
+/// The event as handlers get it: the context that its entry carried is attached to it, unless it has one.
+pub(crate) fn attach(bus: &Shared, event: RecordedEvent, fields: &[(String, Vec<u8>)]) -> RecordedEvent {
+    if !bus.config.enable_tracing {
+        return event;
+    }
+    let Some(context) = TraceContext::beside(fields).filter(|_| TraceContext::of(&event).is_none()) else {
+        return event;
+    };
+    match context.behind(event.metadata().attributes()) {
+        Some(attributes) => RecordedEvent::new(event.metadata().clone().with_attributes(attributes), event.payload()),
+        None => event,
+    }
+}
+
+/// Whether it is a `traceparent`: version, trace, span and flags in lower-case hex, neither id of zeros only.
+fn is_parent(text: &str) -> bool {
+    let mut parts = text.split('-');
+    let mut hex = |digits| {
+        let part = parts.next().filter(|part| part.len() == digits)?;
+        part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')).then_some(part)
+    };
+    let (Some(version), Some(trace), Some(span), Some(_)) = (hex(2), hex(32), hex(16), hex(2)) else {
+        return false;
+    };
+    let is_zero = |id: &str| id.bytes().all(|byte| byte == b'0');
+    // later versions may add parts
+    let is_known = version != "ff" && (version != "00" || parts.next().is_none());
+    is_known && !is_zero(trace) && !is_zero(span) && text.len() <= MAX_STATE_BYTES
+}
+
+fn is_state(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_STATE_BYTES && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn what_is_no_traceparent_is_none() {
+        assert!(is_parent(PARENT));
+        assert!(is_parent(&PARENT.replacen("00", "01", 1)));
+        assert!(is_parent(&format!("{}-more", PARENT.replacen("00", "01", 1))), "of a later version");
+        for wrong in [
+            String::new(),
+            "00".into(),
+            PARENT.to_uppercase(),
+            PARENT.replace("0af7", "0ag7"),
+            PARENT.replacen("00", "ff", 1),
+            format!("{PARENT}-more"),
+            format!("{PARENT} "),
+            PARENT[..54].into(),
+            PARENT.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
+            PARENT.replace("b7ad6b7169203331", &"0".repeat(16)),
+        ] {
+            assert!(!is_parent(&wrong), "{wrong}");
+        }
+        assert!(is_state("rojo=00f067aa0ba902b7,congo=t61"));
+        assert!(!is_state("") && !is_state("a=\n") && !is_state(&"a".repeat(513)));
+    }
+
+    #[test]
+    fn a_context_is_attached_behind_what_is_there() {
+        let context = TraceContext { parent: PARENT.into(), state: Some("a=\"1\"".into()) };
+        for attributes in ["{}", r#"{"n":12345678901234567890.5}"#, r#"{"traceparent":"none"}"#] {
+            let attributes = Attributes::parse(attributes).unwrap();
+            let attached = context.clone().behind(&attributes).unwrap();
+            assert_eq!(attached.get("traceparent"), Some(PARENT.into()));
+            assert_eq!(attached.get("tracestate"), Some("a=\"1\"".into()));
+            assert!(attached.as_json().starts_with(attributes.as_json().trim_end_matches('}')));
+        }
+    }
 }

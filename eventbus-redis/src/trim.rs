@@ -113,15 +113,16 @@ impl RedisEventBus {
 }
 
 /// What one run of the script did.
-struct Step {
+pub(crate) struct Step {
     removed: u64,
-    has_more: bool,
+    pub(crate) has_more: bool,
     length: u64,
-    held_by: Option<HeldBy>,
+    pub(crate) held_by: Option<HeldBy>,
 }
 
 impl Shared {
-    async fn trim_step(&self, limits: Trim) -> Result<Step, RedisCommandError> {
+    /// Removes some of the oldest entries that are beyond the limits and that every group is done with.
+    pub(crate) async fn trim_step(&self, limits: Trim) -> Result<Step, RedisCommandError> {
         let max_age = limits.max_age.map(|age| age.as_millis().to_string()).unwrap_or_default();
         let keep = limits.max_length.map(|length| length.to_string()).unwrap_or_default();
         let mut trim = script::TRIM.prepare_invoke();

@@ -41,6 +41,9 @@ async fn stats_of(bus: &RedisEventBus, recovery: Recovery) -> [u64; 5] {
     [checked, claimed, reprocessed, dlq, failed]
 }
 
+/// A stream and the entries that were read from it.
+type Read = (String, Vec<(String, Value)>);
+
 /// Stops a bus, then lets the handlers end that are running.
 async fn stop_in_the_midst(bus: &RedisEventBus, actor: &Actor, running: usize) {
     tokio::join!(biased; bus.stop_consuming(), async { actor.let_go(running) });
@@ -64,15 +67,35 @@ async fn a_restart_under_the_same_name_begins_with_what_it_had_in_order_before_a
 async fn a_restart_after_a_long_time_keeps_the_order_too() {
     for _ in 0..10 {
         // all of them are so old that the consumer would take them over from itself
-        let config = RedisEventBusConfig { batch_size: 10, max_in_hand: Some(40), pending_idle_ms: 130, ..quick() };
-        let (bus, actor, _) = left_by("stable", 300, &config).await;
+        let config = RedisEventBusConfig { batch_size: 50, max_in_hand: Some(1_000), pending_idle_ms: 130, ..quick() };
+        let (bus, actor, _) = left_by("stable", 400, &config).await;
         let idle = Instant::now() + Duration::from_millis(150);
         until("all are old", async || Instant::now() > idle).await;
         start(&bus).await;
         until_finished(&bus).await;
-        assert_eq!(actor.begun(), numbered(300));
+        assert_eq!(actor.begun(), numbered(400));
         bus.stop_consuming().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_taken_over_before_everything_of_its_own_is_in_hand() {
+    let config = RedisEventBusConfig { batch_size: 20, max_in_hand: Some(100), pending_idle_ms: 120, ..quick() };
+    let bus = connect(&config).await;
+    publish_numbered(&bus, 70).await;
+    read_as(&bus, "dead", 10).await;
+    read_as(&bus, "stable", 60).await;
+    let actor = Actor::waiting();
+    actor.join(&bus);
+    start(&bus).await;
+    until("it is at work", async || actor.begun().len() == 1).await;
+    let left = async || pending(&bus).await.iter().filter(|(_, consumer)| consumer == "dead").count();
+    never("the dead one's are taken over", Duration::from_millis(500), async || left().await < 10).await;
+    actor.let_go(70);
+    until_finished(&bus).await;
+    let begun = actor.begun();
+    assert_eq!((&begun[..60], begun.len()), (&numbered(70)[10..], 70));
+    bus.stop_consuming().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,7 +164,8 @@ async fn deleted_entries_are_counted_once_and_never_looped_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_handler_keeps_its_claim_while_another_consumer_is_looking() {
-    let config = RedisEventBusConfig { pending_idle_ms: 300, ..quick() };
+    // a full hand claims nothing, not even from itself
+    let config = RedisEventBusConfig { max_in_hand: Some(2), pending_idle_ms: 300, ..quick() };
     let (bus, slow) = (connect(&config).await, Actor::waiting());
     slow.join(&bus);
     publish_all(&bus, &["slow", "behind"]).await;
@@ -420,8 +444,7 @@ async fn sweeping_loses_nothing_of_readers_that_come_and_go() {
                     pipe.cmd("XREADGROUP").arg("GROUP").arg(&group).arg(format!("{reader}-{}", round % 3));
                     pipe.arg("COUNT").arg(3).arg("STREAMS").arg(&stream).arg(">");
                     let reply: Vec<Value> = pipe.query_async(&mut connection).await.unwrap();
-                    let read: Option<Vec<(String, Vec<(String, Value)>)>> =
-                        redis::from_redis_value(reply.into_iter().next().unwrap()).unwrap();
+                    let read: Option<Vec<Read>> = redis::from_redis_value(reply.into_iter().next().unwrap()).unwrap();
                     for (id, _) in read.unwrap_or_default().remove(0).1 {
                         if (round + id.len()) % 3 == 0 {
                             left += 1;

@@ -21,10 +21,11 @@ use common::{
     until,
 };
 use eventbus::{
-    EventFilter, HandlerError, Name, NewEvent, StreamId, Version,
+    DomainEvent, EventBusExt, EventFilter, HandlerError, Name, NewEvent, StreamId, Version,
     port::{DeadLetterFilter, DeadLetters, EventBus, HandlerOptions},
 };
 use eventbus_redis::{HeldReason, RedisEventBus, RedisEventBusConfig, Trim};
+use serde::{Deserialize, Serialize};
 
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -303,6 +304,29 @@ async fn what_is_no_event_becomes_a_dead_letter_byte_by_byte() {
     assert_eq!(text(&letter, "group"), "default");
     assert!(text(&letter, "dlq_timestamp").ends_with("+00:00"));
     assert_eq!(actor.begun().len(), 0);
+    bus.stop_consuming().await;
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Order")]
+struct OrderCreated {
+    cents: u64,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_fields_that_do_not_fit_are_not_tried_again() {
+    let bus = connect(&quick()).await;
+    bus.subscribe(|_: OrderCreated| async {});
+    let fine = Actor::willing();
+    fine.join(&bus);
+    publish_all(&bus, &["one"]).await; // without cents
+    start(&bus).await;
+    until_dead(&bus, 1).await;
+    until_finished(&bus).await;
+    let (_, letter) = letters(&bus).await.remove(0);
+    assert_eq!((text(&letter, "attempts"), fine.begun().len()), ("1", 1));
+    assert!(text(&letter, "error").contains("cents"), "{}", text(&letter, "error"));
+    assert_eq!(text(&letter, "done_handlers"), r#"["act"]"#);
     bus.stop_consuming().await;
 }
 

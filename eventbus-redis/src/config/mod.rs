@@ -75,7 +75,8 @@ pub struct RedisEventBusConfig {
     /// How long connecting may take. Default 5 s.
     #[serde(deserialize_with = "seconds")]
     pub socket_connect_timeout: Duration,
-    /// Whether publishing and handling are traced in spans. Default true.
+    /// Whether publishing, receiving and handling are traced in spans, and entries carry the trace that an event is part
+    /// of. Default true.
     pub enable_tracing: bool,
     /// Part of the name of the key that remembers the attempts of a group, `{<stream>}:<retry_key_prefix>:<group>`.
     /// Default `retry`.
@@ -91,15 +92,18 @@ pub struct RedisEventBusConfig {
     /// How many entries a consumer holds, at most, handled or waiting for a retry; then it reads no more. Default: ten
     /// times [`batch_size`](Self::batch_size).
     pub max_in_hand: Option<usize>,
-    /// How long the first retry waits, in milliseconds; each further one waits twice as long. Default 100.
+    /// How long the first retry waits, in milliseconds; each further one waits twice as long. Each is shortened at
+    /// random, by half at most. Default 100.
     pub retry_delay_ms: u64,
     /// How long a retry waits at most, in milliseconds. Default 30000.
     pub retry_max_delay_ms: u64,
     /// From how many milliseconds on a handler is called slow in the log. Default 1000.
     pub slow_handler_ms: u64,
-    /// How many entries the stream keeps of those that every group has finished. Default: all of them.
+    /// How many entries the stream keeps of those that every group has finished; older ones are removed within about a
+    /// second while this bus consumes, see [`trim`](crate::RedisEventBus::trim). Default: all of them.
     pub trim_max_length: Option<u64>,
-    /// For how many seconds the stream keeps entries that every group has finished. Default: for ever.
+    /// For how many seconds the stream keeps entries that every group has finished, as for
+    /// [`trim_max_length`](Self::trim_max_length). Default: for ever.
     pub trim_max_age_seconds: Option<u64>,
     /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
     /// that the platform trusts. Default: none.

@@ -7,7 +7,7 @@ use super::Consumer;
 use crate::{
     command::{self, Entry},
     keys::field,
-    wire,
+    trace, wire,
 };
 
 /// An entry that somebody had before.
@@ -39,6 +39,10 @@ impl Retaken {
 impl Consumer {
     /// Takes in entries that nobody of the group had before.
     pub(super) fn take_new(&self, entries: Vec<Entry>) {
+        if entries.is_empty() {
+            return;
+        }
+        let _span = trace::receive(&self.shared, &self.group, entries.len()).entered();
         let taken = entries.into_iter().filter_map(|entry| self.examine(entry, None));
         self.hand.add(taken);
     }
@@ -89,7 +93,10 @@ impl Consumer {
             Tries::anew(done.unwrap_or_default())
         };
         match wire::decode(&fields) {
-            Ok(record) => Some(Taken::new(id, record).with_tries(noted.unwrap_or_else(replayed))),
+            Ok(record) => {
+                let record = trace::attach(&self.shared, record, &fields);
+                Some(Taken::new(id, record).with_tries(noted.unwrap_or_else(replayed)))
+            }
             Err(error) => {
                 tracing::warn!(group = %self.group, %id, %error, "entry is no event");
                 let counters = &self.shared.counters;

@@ -33,8 +33,10 @@ const POLL: Duration = Duration::from_millis(20);
 /// What the keeper remembers from one time to the next.
 struct Keeper {
     paper: Paper,
-    writing: Trouble,
-    keeping: Trouble,
+    trouble: Trouble,
+    /// What went wrong when it was done last; it is done again, one after the other.
+    failing: Vec<What>,
+    again: Instant,
     /// Where to go on looking for entries of dead consumers.
     cursor: String,
     /// Where to go on looking for notes that nobody needs.
@@ -48,6 +50,7 @@ struct Keeper {
 }
 
 /// What a keeper does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
     Write,
     Beat,
@@ -56,6 +59,19 @@ enum What {
     Sweep,
     /// Everything that must not wait for its time when the consumer has joined its group.
     Join,
+}
+
+impl Keeper {
+    /// Notes how something went; trouble is over when everything that went wrong has gone well.
+    fn note(&mut self, what: What, kept: Result<(), CommandError>) {
+        self.failing.retain(|failing| *failing != what);
+        if let Err(error) = kept {
+            self.failing.push(what);
+            self.again = Instant::now() + self.trouble.happened(&error);
+        } else if self.failing.is_empty() {
+            self.trouble.is_over();
+        }
+    }
 }
 
 /// Something that is to be done again and again.
@@ -68,11 +84,11 @@ fn every(period: Duration) -> tokio::time::Interval {
 impl Consumer {
     /// Keeps until workers and reader have ended, then writes down the rest and leaves.
     pub(super) async fn keep(&self, ended: &CancellationToken) {
-        let trouble = |what| Trouble::new(what, self.group.clone());
         let mut keeper = Keeper {
             paper: Paper::default(),
-            writing: trouble("acknowledging"),
-            keeping: trouble("recovering"),
+            trouble: Trouble::new("acknowledging", self.group.clone()),
+            failing: Vec::new(),
+            again: Instant::now(),
             cursor: "0-0".into(),
             sweep: "0".into(),
             missing: HashSet::new(),
@@ -87,14 +103,16 @@ impl Consumer {
         // waits on while other things are done, or what came of entries would never be old enough
         let mut settled = pin!(self.hand.settled());
         loop {
+            let writes = !keeper.failing.contains(&What::Write);
             let unwritten = !keeper.paper.is_empty() || !self.not_ours().is_empty();
             let what = tokio::select! {
                 () = ended.cancelled() => break,
-                () = &mut settled => {
+                () = tokio::time::sleep_until(keeper.again), if !keeper.failing.is_empty() => keeper.failing[0],
+                () = &mut settled, if writes => {
                     settled.set(self.hand.settled());
                     What::Write
                 }
-                _ = write.tick(), if unwritten => What::Write,
+                _ = write.tick(), if writes && unwritten => What::Write,
                 () = self.joined.notified() => What::Join,
                 _ = beat.tick() => What::Beat,
                 _ = look.tick() => What::Look,
@@ -110,28 +128,36 @@ impl Consumer {
                 kept = self.do_one(what, &mut keeper) => kept,
                 () = in_vain => break, // what is not done may be done twice
             };
-            match kept {
-                Ok(()) => keeper.keeping.is_over(),
-                // a group that is gone is made anew by the reader
-                Err(error) if command::is_no_group(&error) => {}
-                Err(error) => drop(keeper.keeping.happened(&error)),
-            }
+            keeper.note(what, kept);
         }
         self.end(&mut keeper).await;
     }
 
     async fn do_one(&self, what: What, keeper: &mut Keeper) -> Result<(), CommandError> {
-        match what {
+        let done = match what {
             What::Write => self.write_down(keeper).await,
             What::Beat => self.beat().await,
             What::Look => self.look(keeper).await,
             What::Claim => self.claim(keeper).await,
             What::Sweep => self.sweep(keeper).await,
-            What::Join => {
-                self.look(keeper).await?;
-                self.claim(keeper).await
-            }
+            What::Join => self.join(keeper).await,
+        };
+        match done {
+            // the reader may be waiting for room, which there is only when something is written down
+            Err(error) if command::is_no_group(&error) => self.make_group_anew().await,
+            done => done,
         }
+    }
+
+    async fn join(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
+        self.look(keeper).await?;
+        self.claim(keeper).await
+    }
+
+    async fn make_group_anew(&self) -> Result<(), CommandError> {
+        let is_new: bool = self.shared.link.rerun(&self.create_group()).await?;
+        self.tell_created(is_new);
+        Ok(())
     }
 
     async fn write_down(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
@@ -139,22 +165,15 @@ impl Consumer {
         if keeper.paper.is_empty() && self.not_ours().is_empty() {
             return Ok(());
         }
-        match self.write(&mut keeper.paper).await {
-            Ok(_) => keeper.writing.is_over(),
-            Err(error) => {
-                let delay = keeper.writing.happened(&error);
-                tokio::time::sleep(delay.min(WRITE)).await;
-            }
-        }
-        Ok(())
+        self.write(&mut keeper.paper).await.map(drop)
     }
 
     /// Keeps the claim on everything in hand, and on what is left pending on purpose.
     async fn beat(&self) -> Result<(), CommandError> {
         let mut ids = self.hand.ids();
         ids.extend(self.left().iter().cloned());
-        let (lost, gone) = self.beat_for(&ids).await?;
-        for id in lost.iter().chain(&gone) {
+        let (lost, free) = self.beat_for(&ids).await?;
+        for id in lost.iter().chain(&free) {
             self.left().remove(id);
         }
         // what has been written down meanwhile is not lost
@@ -163,18 +182,18 @@ impl Consumer {
         Ok(())
     }
 
-    /// Keeps the claim on entries; says which of them are somebody else's by now, and which are gone altogether.
+    /// Keeps the claim on entries; says which of them are somebody else's by now, and which are nobody's.
     pub(super) async fn beat_for(&self, ids: &[MessageId]) -> Result<(Vec<MessageId>, Vec<MessageId>), CommandError> {
-        let (mut all_lost, mut all_gone) = (Vec::new(), Vec::new());
+        let (mut all_lost, mut all_free) = (Vec::new(), Vec::new());
         for ids in ids.chunks(command::TOGETHER) {
             let mut beat = script::BEAT.key(&self.shared.stream);
             beat.arg(self.group.as_str()).arg(&self.name);
             add_ids(&mut beat, ids);
-            let (lost, gone): (Vec<String>, Vec<String>) = self.shared.link.rerun(&beat).await?;
+            let (lost, free): (Vec<String>, Vec<String>) = self.shared.link.rerun(&beat).await?;
             all_lost.extend(lost.into_iter().map(MessageId::new));
-            all_gone.extend(gone.into_iter().map(MessageId::new));
+            all_free.extend(free.into_iter().map(MessageId::new));
         }
-        Ok((all_lost, all_gone))
+        Ok((all_lost, all_free))
     }
 
     /// Shows that it lives and what it handles; finds entries that are pending on it without being in hand.
@@ -318,7 +337,7 @@ impl Consumer {
                 keeper.paper.add(self.hand.take_settled());
                 match self.finish(&mut keeper.paper, &given_back).await {
                     Err(error) if !command::is_no_group(&error) => {
-                        tokio::time::sleep(keeper.writing.happened(&error)).await;
+                        tokio::time::sleep(keeper.trouble.happened(&error)).await;
                     }
                     _ => return,
                 }

@@ -9,6 +9,7 @@ mod keep;
 mod paper;
 mod read;
 mod recover;
+mod trim;
 mod trouble;
 
 use std::{
@@ -69,7 +70,7 @@ pub(crate) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
     let desk = consumer.desk();
     let ended = CancellationToken::new();
     let work = async {
-        tokio::join!(consumer.hand.work(&desk, &stop), consumer.read(&stop));
+        tokio::join!(consumer.hand.work(&desk, &stop), consumer.read(&stop), consumer.trim(&stop));
         ended.cancel();
     };
     tokio::join!(work, consumer.keep(&ended));

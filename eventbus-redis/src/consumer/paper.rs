@@ -55,11 +55,13 @@ struct Burial {
 }
 
 /// How many entries became what, when they were written down.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 pub(super) struct Written {
     pub(super) acknowledged: u64,
     pub(super) failed: u64,
     pub(super) buried: u64,
+    /// Entries about which nothing was noted, as they are somebody else's by now.
+    pub(super) lost: Vec<MessageId>,
 }
 
 impl Paper {
@@ -105,10 +107,10 @@ impl Consumer {
         }
         // what failed may have been tried again and settled since
         if !paper.noted.is_empty() {
-            let lost = self.note(&paper.noted).await?;
-            let begun = paper.noted.iter().filter(|note| note.begins);
-            self.hand.begin(begun.map(|note| &note.id));
-            written.failed += (paper.noted.len() - lost.len()) as u64;
+            written.lost = self.note(&paper.noted).await?;
+            let (begun, failed): (Vec<&Note>, Vec<_>) = paper.noted.iter().partition(|note| note.begins);
+            self.hand.begin(begun.into_iter().map(|note| &note.id));
+            written.failed += failed.into_iter().filter(|note| !written.lost.contains(&note.id)).count() as u64;
             paper.noted.clear();
         }
         if !paper.settled.is_empty() {

@@ -6,7 +6,7 @@
 use std::{pin::pin, sync::atomic::Ordering, time::Duration};
 
 use eventbus::port::StopSignal;
-use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
+use redis::{Cmd, RedisResult, ScriptInvocation, Value, aio::MultiplexedConnection};
 
 use super::{Consumer, intake::Retaken, trouble::Trouble};
 use crate::{
@@ -31,8 +31,6 @@ struct Reading<'a> {
     trouble: Trouble,
     /// Whether a connection of its own was lost.
     has_lost: bool,
-    /// Whether it has been part of the group before.
-    is_known: bool,
     /// Which of the shared connections it uses, if it has none of its own.
     link_number: Option<u64>,
 }
@@ -47,7 +45,7 @@ impl Consumer {
     /// Fetches entries while there is room for them, until it is to stop.
     pub(super) async fn read(&self, stop: &StopSignal) {
         let trouble = Trouble::new("reading", self.group.clone());
-        let mut reading = Reading { stop, trouble, has_lost: false, is_known: false, link_number: None };
+        let mut reading = Reading { stop, trouble, has_lost: false, link_number: None };
         while !stop.is_stopped() {
             let Err(error) = self.session(&mut reading).await else {
                 break;
@@ -72,8 +70,8 @@ impl Consumer {
             connected = self.connect(reading) => connected?,
             () = stop.stopped() => return Ok(()),
         };
-        self.ensure_group(&mut connected.connection, reading.is_known).await?;
-        reading.is_known = true;
+        let is_new = self.create_group().invoke_async(&mut connected.connection).await?;
+        self.tell_created(is_new);
         // before it reads anything: others leave to it what only it handles
         let _: Value = self.looking().invoke_async(&mut connected.connection).await?;
         self.is_announced.store(true, Ordering::Release);
@@ -81,7 +79,6 @@ impl Consumer {
         self.take_pending(&mut connected.connection, stop).await?;
         self.has_caught_up.store(true, Ordering::Release);
         self.joined.notify_one();
-        reading.trouble.is_over();
         loop {
             let room = tokio::select! {
                 room = self.hand.room() => room,
@@ -89,6 +86,7 @@ impl Consumer {
             };
             let mut asked = room.min(self.shared.config.batch_size);
             let mut entries = self.read_new(&mut connected, asked, stop).await?;
+            reading.trouble.is_over();
             // where there was more to read, the next read is under way while this one is taken in
             while entries.len() >= asked && !stop.is_stopped() {
                 let room = self.hand.room_beside(entries.len());
@@ -126,15 +124,17 @@ impl Consumer {
         })
     }
 
-    /// Creates the group if it is not there.
-    async fn ensure_group(&self, connection: &mut MultiplexedConnection, is_known: bool) -> RedisResult<()> {
+    /// Creates the group if it is not there, and tells whether it did.
+    pub(super) fn create_group(&self) -> ScriptInvocation<'static> {
         let mut create = script::CREATE_GROUP.key(&self.shared.stream);
-        create.key(&self.keys.floors);
-        create.arg(self.group.as_str()).arg("0-0").arg(u8::from(is_known));
-        if create.invoke_async(connection).await? {
+        create.key(&self.keys.floors).arg(self.group.as_str()).arg("0-0").arg(0);
+        create
+    }
+
+    pub(super) fn tell_created(&self, is_new: bool) {
+        if is_new {
             tracing::info!(group = %self.group, stream = self.shared.stream, "group created");
         }
-        Ok(())
     }
 
     /// Takes in what is pending on this consumer and not in hand.
@@ -227,7 +227,7 @@ impl Consumer {
     }
 
     /// Takes entries again that are pending on this consumer; `None` if there are none.
-    pub(super) fn retake(&self, ids: &[String]) -> Option<redis::ScriptInvocation<'static>> {
+    pub(super) fn retake(&self, ids: &[String]) -> Option<ScriptInvocation<'static>> {
         if ids.is_empty() {
             return None;
         }

@@ -10,7 +10,11 @@ use eventbus::port::{ConsumeError, Delivery, MessageId, RetryPolicy, Settled, Ta
 use serde::Serialize;
 use tracing::Instrument;
 
-use super::{Consumer, intake::Retaken, paper::Paper};
+use super::{
+    Consumer,
+    intake::Retaken,
+    paper::{Paper, Written},
+};
 use crate::{
     bus::Shared,
     command,
@@ -49,6 +53,14 @@ pub struct RecoveryStats {
     pub dlq: u64,
     /// Entries that failed again and stay pending.
     pub failed: u64,
+}
+
+impl RecoveryStats {
+    fn add(&mut self, written: &Written) {
+        self.reprocessed += written.acknowledged;
+        self.dlq += written.buried;
+        self.failed += written.failed;
+    }
 }
 
 impl Shared {
@@ -121,18 +133,21 @@ impl Consumer {
         let handling = async {
             let mut paper = Paper::default();
             paper.add(self.hand.take_settled());
-            for taken in taken {
+            for mut taken in taken {
                 let id = taken.id.clone();
-                paper.add(self.handle_once(taken, retry).await);
+                // an event that kills the process must not be recovered for ever
+                let before = Verdict::before(&mut taken.tries, retry);
+                let begins = matches!(before, Verdict::Begin(_));
+                paper.add([Settled::new(id.clone(), Some(taken.record.clone()), before)]);
                 let written = self.write(&mut paper).await?;
-                stats.reprocessed += written.acknowledged;
-                stats.dlq += written.buried;
-                stats.failed += written.failed;
+                stats.add(&written);
+                if begins && !written.lost.contains(&id) {
+                    paper.add(self.handle_once(taken, retry).await);
+                    stats.add(&self.write(&mut paper).await?);
+                }
                 mine.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             }
-            let written = self.write(&mut paper).await?;
-            stats.dlq += written.buried;
-            stats.failed += written.failed;
+            stats.add(&self.write(&mut paper).await?);
             Ok(())
         };
         tokio::select! {

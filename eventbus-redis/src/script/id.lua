@@ -56,7 +56,6 @@ local function now_in_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
-
 -- What a member of a group has announced; nothing if that is too long ago.
 local function live_member(text, now)
   local is_json, member = pcall(cjson.decode, text)
@@ -65,3 +64,13 @@ local function live_member(text, now)
   if at and live_ms and at + live_ms > now then return member end
   return nil
 end
+
+-- Whether a group has yet to read an entry.
+local function is_unread(stream, group, id)
+  for _, found in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local info = by_name(found)
+    if info.name == group then return is_before(info['last-delivered-id'], id) end
+  end
+  return false
+end
+

@@ -28,7 +28,7 @@ macro_rules! plain {
     };
 }
 
-pub(crate) static BEAT: LazyLock<Script> = plain!("beat.lua");
+pub(crate) static BEAT: LazyLock<Script> = with_ids!("beat.lua");
 pub(crate) static BURY: LazyLock<Script> = plain!("bury.lua");
 pub(crate) static CLAIM: LazyLock<Script> = plain!("claim.lua");
 pub(crate) static CREATE_GROUP: LazyLock<Script> = with_ids!("create_group.lua");
@@ -36,7 +36,7 @@ pub(crate) static EXHAUSTED: LazyLock<Script> = plain!("exhausted.lua");
 pub(crate) static FIND_POSITION: LazyLock<Script> = with_ids!("find_position.lua");
 pub(crate) static LEAVE: LazyLock<Script> = plain!("leave.lua");
 pub(crate) static LOOK: LazyLock<Script> = with_ids!("look.lua");
-pub(crate) static NOTE: LazyLock<Script> = plain!("note.lua");
+pub(crate) static NOTE: LazyLock<Script> = with_ids!("note.lua");
 pub(crate) static REPLAY: LazyLock<Script> = plain!("replay.lua");
 pub(crate) static RETAKE: LazyLock<Script> = plain!("retake.lua");
 pub(crate) static RETIRE_GROUP: LazyLock<Script> = with_ids!("retire_group.lua");

@@ -4,6 +4,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod data;
+mod in_hand;
+mod load;
+mod logs;
+mod many;
 mod network;
 mod refusal;
 mod restart;

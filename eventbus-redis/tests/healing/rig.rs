@@ -26,8 +26,8 @@ use crate::common::{
 const PROMISE: Duration = Duration::from_secs(2);
 /// How often a fault may be repeated: a machine may be too busy once.
 const CHANCES: usize = 3;
-/// How long a fault lasts: long enough for the consumer to have become patient.
-pub(crate) const OUTAGE: Duration = Duration::from_millis(2_500);
+/// How long a fault lasts, at least: long enough for the consumer to have become patient.
+const OUTAGE: Duration = Duration::from_millis(2_000);
 
 pub(crate) struct Rig {
     pub(crate) server: PrivateRedis,
@@ -113,12 +113,19 @@ impl Rig {
         panic!("{what}: back only after {took:?}");
     }
 
-    /// What was published was handled once, and is acknowledged.
+    /// What was published with a number was handled once, and is acknowledged.
     pub(crate) async fn lost_and_repeated_nothing(&self) {
         assert_eq!(settled(&self.bus).await, 0);
-        let mut seen = self.seen.all();
-        seen.sort_by_key(|id| id.parse::<usize>().unwrap());
-        assert_eq!(seen, (1..=self.published).map(|n| n.to_string()).collect::<Vec<_>>());
+        let mut seen: Vec<usize> = self.seen.all().iter().filter_map(|id| id.parse().ok()).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (1..=self.published).collect::<Vec<_>>());
+    }
+
+    /// How many entries are not acknowledged, as the server says.
+    pub(crate) async fn pending(&self) -> u64 {
+        let (count, ..): (u64, redis::Value, redis::Value, redis::Value) =
+            self.command("XPENDING", &[&self.bus.config().stream_name(), self.bus.default_group()]).await;
+        count
     }
 
     pub(crate) fn reconnections(&self) -> u64 {
@@ -149,7 +156,9 @@ pub(crate) fn failing(bus: &RedisEventBus, id: &'static str) -> Arc<AtomicUsize>
     count
 }
 
-/// Lets a fault last.
+/// Lets a fault last, so that it ends in any moment between two tries of the consumer.
 pub(crate) async fn outage() {
-    tokio::time::sleep(OUTAGE).await;
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let more = NUMBER.fetch_add(1, Relaxed) * 370 % 1_000;
+    tokio::time::sleep(OUTAGE + Duration::from_millis(more as u64)).await;
 }

@@ -12,6 +12,7 @@ use std::{
 
 use futures_util::FutureExt;
 use tokio::{sync::Semaphore, time::Instant};
+use tracing::Span;
 
 use super::{BoxFuture, Delivery, HandlerError, Tries, activity::Activity};
 use crate::domain::{event::EventFilter, name::Name};
@@ -226,6 +227,7 @@ pub async fn dispatch(subscribers: &[Subscriber], delivery: &Delivery, tries: &T
             Ok(()) => succeeded.push(subscriber.name.clone()),
             Err(error) => {
                 tell(&subscriber.name, delivery, &error);
+                Span::current().record("otel.status_code", "ERROR").record("error.type", "handler_failed");
                 let (handler, retries) = (subscriber.name.clone(), subscriber.options.retries);
                 failures.push(Failure { handler, retries, error });
             }

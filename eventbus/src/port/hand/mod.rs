@@ -110,6 +110,17 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// What is to be done before the handlers run with an entry that a dead consumer had, which is noted in `tries`:
+    /// begin, or bury what killed too many.
+    #[must_use]
+    pub fn before(tries: &mut Tries, retry: &RetryPolicy) -> Self {
+        if tries.begin_again(retry) {
+            return Self::Begin(tries.clone());
+        }
+        tries.give_up_crashing();
+        Self::Bury(tries.clone())
+    }
+
     /// What is to be done after the handlers ran, which is noted in `tries`. `None`: the group has no handlers, so
     /// nobody has decided about it.
     #[must_use]

@@ -268,16 +268,14 @@ impl State {
                 return;
             }
             self.suspects.remove(&number);
-            let settled = if item.tries.begin_again(policy) {
+            let verdict = Verdict::before(&mut item.tries, policy);
+            if matches!(verdict, Verdict::Begin(_)) {
                 item.stage = Stage::Marking;
                 self.begun.insert(number);
-                item.settled(Verdict::Begin(item.tries.clone()))
             } else {
-                item.tries.give_up_crashing();
                 item.stage = Stage::Burying;
-                item.settled(Verdict::Bury(item.tries.clone()))
-            };
-            self.outbox.push(settled);
+            }
+            self.outbox.push(item.settled(verdict));
         }
     }
 
@@ -329,12 +327,15 @@ impl State {
             }
             _ => Ended::Plainly,
         };
-        self.outbox.push(item.settled(verdict));
-        if matches!(ended, Ended::Plainly) {
-            item.stage = Stage::Settled;
-            let lane = item.lane;
-            self.leave_lane(lane, number, now);
+        if !matches!(ended, Ended::Plainly) {
+            self.outbox.push(item.settled(verdict));
+            return ended;
         }
+        // nobody needs the record here any more, and whoever gets it drops it outside of our lock
+        self.outbox.push(Settled { id: item.id.clone(), record: item.record.take(), verdict });
+        item.stage = Stage::Settled;
+        let lane = item.lane;
+        self.leave_lane(lane, number, now);
         ended
     }
 

@@ -1,0 +1,67 @@
+//! Recovery by hand: who has an entry, and what comes of those that nobody survives.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{
+    fresh_bus,
+    seen::{Gate, Seen, command, event},
+    until,
+};
+use eventbus::port::{DeadLetterFilter, DeadLetters, EventBus};
+use eventbus_redis::{Recovery, RedisEventBus};
+use tokio::task::JoinHandle;
+
+/// A bus with events that a consumer has read which is dead by now, and their ids in the stream.
+async fn with_left(ids: &[&str]) -> (RedisEventBus, Vec<String>) {
+    let bus = fresh_bus().await;
+    let events: Vec<_> = ids.iter().copied().map(event).collect();
+    let ids = bus.publish(&events).await.unwrap();
+    let read = ["GROUP", bus.default_group(), "dead", "STREAMS", &bus.config().stream_name(), ">"];
+    let _: redis::Value = command(&bus, "XREADGROUP", &read).await;
+    (bus, ids.iter().map(ToString::to_string).collect())
+}
+
+/// Recovers in the background.
+fn recover(bus: &RedisEventBus) -> JoinHandle<eventbus_redis::RecoveryStats> {
+    let bus = bus.clone();
+    let all = Recovery { min_idle_time_ms: Some(0), ..Recovery::default() };
+    tokio::spawn(async move { bus.recover_pending_messages(all).await.unwrap() })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_no_recovery_survives_becomes_a_dead_letter() {
+    let (bus, _) = with_left(&["deadly"]).await;
+    let (seen, gate) = (Seen::default(), Gate::default());
+    seen.join(&bus);
+    gate.join(&bus);
+    for times in 1..=3 {
+        let recovering = recover(&bus);
+        until("it is begun", async || seen.all().len() == times).await;
+        recovering.abort(); // as if the process died
+        drop(recovering.await);
+    }
+    let stats = recover(&bus).await.unwrap();
+    assert_eq!((stats.claimed, stats.dlq, stats.failed), (1, 1, 0));
+    assert_eq!(seen.all().len(), 3);
+    let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    assert_eq!(letters[0].error.as_deref(), Some("the process ended 4 times while the event was handled"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_another_took_meanwhile_is_left_to_it() {
+    let (bus, ids) = with_left(&["one", "two", "three"]).await;
+    let (seen, gate) = (Seen::default(), Gate::default());
+    seen.join(&bus);
+    gate.join(&bus);
+    let recovering = recover(&bus);
+    until("the first is begun", async || seen.all() == ["one"]).await;
+    let claim = [&bus.config().stream_name(), bus.default_group().as_str(), "another", "0", &ids[1]];
+    let _: redis::Value = command(&bus, "XCLAIM", &claim).await;
+    gate.open();
+    let stats = tokio::time::timeout(Duration::from_secs(20), recovering).await.unwrap().unwrap();
+    assert_eq!(seen.all(), ["one", "three"]);
+    assert_eq!((stats.claimed, stats.reprocessed, stats.failed, stats.dlq), (3, 2, 0, 0));
+}
