@@ -22,6 +22,9 @@ use crate::{
     wire::{self, timestamp},
 };
 
+/// How many entries one command acknowledges; the server takes no command with more than a million arguments.
+const ACKNOWLEDGED_TOGETHER: usize = 10_000;
+
 /// What came of entries and is not written down yet, by the way in which it is written.
 #[derive(Default)]
 pub(super) struct Paper {
@@ -140,8 +143,11 @@ impl Consumer {
     }
 
     async fn acknowledge(&self, ids: &[MessageId]) -> Result<(), CommandError> {
-        let acknowledge = command::acknowledge(&self.shared.stream, &self.group, ids);
-        self.shared.link.query::<u64>(&acknowledge).await.map(drop)
+        for ids in ids.chunks(ACKNOWLEDGED_TOGETHER) {
+            let acknowledge = command::acknowledge(&self.shared.stream, &self.group, ids);
+            self.shared.link.query::<u64>(&acknowledge).await?;
+        }
+        Ok(())
     }
 
     async fn settle(&self, ids: &[MessageId]) -> Result<(), CommandError> {

@@ -142,7 +142,7 @@ impl Consumer {
         let mut from = "-".to_owned();
         loop {
             let room = tokio::select! {
-                room = self.hand.room() => room.min(self.shared.config.batch_size),
+                room = self.hand.room() => room.min(self.shared.config.batch_size).min(command::TOGETHER),
                 () = stop.stopped() => return Ok(()),
             };
             let list = command::pending_on(&self.shared.stream, &self.group, &self.name, &from, room);
