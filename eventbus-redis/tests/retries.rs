@@ -331,6 +331,25 @@ async fn own_fields_that_do_not_fit_are_not_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_entry_with_more_fields_than_a_script_can_pass_on_holds_up_no_other() {
+    let bus = connect(&RedisEventBusConfig { max_retries: 0, ..quick() }).await;
+    picky().join(&bus);
+    let stream = bus.config().stream_name();
+    let names: Vec<_> = (0..5_000).map(|number| format!("field{number}")).collect();
+    let mut arguments = vec![stream.as_str(), "*", "payload", "no json"];
+    arguments.extend(names.iter().flat_map(|name| [name.as_str(), "value"]));
+    let huge: String = command(&bus, "XADD", &arguments).await;
+    let bad = publish_all(&bus, &["bad"]).await.remove(0);
+    start(&bus).await;
+    until_dead(&bus, 2).await;
+    let letters = letters(&bus).await;
+    assert_eq!(letters.iter().map(|(_, fields)| text(fields, "original_message_id")).collect::<Vec<_>>(), [huge, bad]);
+    let huge = &letters[0].1;
+    assert_eq!((text(huge, "payload"), text(huge, "field0"), text(huge, "group")), ("no json", "value", "default"));
+    bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_keeps_the_event_and_says_what_happened() {
     let bus = connect(&RedisEventBusConfig { max_retries: 2, ..quick() }).await;
     let (failing, fine) = (Actor::failing(), Actor::willing());
