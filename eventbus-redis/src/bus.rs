@@ -10,7 +10,7 @@ use eventbus::{
         ShutdownError, StreamInfo, Subscribers,
     },
 };
-use tokio::sync::RwLock;
+use tokio::sync::{Mutex, RwLock};
 
 use crate::{
     History, RedisConnectError, RedisEventBusConfig, command,
@@ -71,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) consuming: Consuming,
     /// Held by those who write a dead letter, until it is counted.
     pub(crate) burying: RwLock<()>,
+    /// Held by a recovery by hand: all of them have one name, so nothing else tells whose an entry is.
+    pub(crate) recovering: Mutex<()>,
 }
 
 impl RedisEventBus {
@@ -113,6 +115,7 @@ impl RedisEventBus {
                 subscribers: Subscribers::default(),
                 consuming: Consuming::default(),
                 burying: RwLock::default(),
+                recovering: Mutex::default(),
             }),
         })
     }
@@ -133,7 +136,8 @@ impl RedisEventBus {
     /// handles each once with the subscribers of this bus. A consumer does that by itself while it consumes; this is for
     /// a process that does not, or wants it now.
     ///
-    /// Without subscribers nothing is taken over. A failed entry stays pending for the next recovery or consumer.
+    /// Without subscribers nothing is taken over. A failed entry stays pending for the next recovery or consumer. Several
+    /// calls on one bus follow each other, so a handler must not wait for one.
     ///
     /// # Errors
     /// [`ConsumeError::Unavailable`] if the server cannot be asked; what was not written down is delivered again.

@@ -6,6 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{
+    actor::never,
     fresh_bus,
     seen::{Gate, Seen, command, event},
     until,
@@ -64,4 +65,20 @@ async fn an_entry_that_another_took_meanwhile_is_left_to_it() {
     let stats = tokio::time::timeout(Duration::from_secs(20), recovering).await.unwrap().unwrap();
     assert_eq!(seen.all(), ["one", "three"]);
     assert_eq!((stats.claimed, stats.reprocessed, stats.failed, stats.dlq), (3, 2, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recoveries_of_one_bus_follow_each_other() {
+    let (bus, _) = with_left(&["one"]).await;
+    let (seen, gate) = (Seen::default(), Gate::default());
+    seen.join(&bus);
+    gate.join(&bus);
+    let first = recover(&bus);
+    until("it is begun", async || seen.all() == ["one"]).await;
+    let second = recover(&bus);
+    never("it is begun twice", Duration::from_millis(300), async || seen.all().len() > 1).await;
+    gate.open();
+    let (first, second) = (first.await.unwrap(), second.await.unwrap());
+    assert_eq!((first.reprocessed, second.checked, second.claimed), (1, 0, 0));
+    assert_eq!(seen.all(), ["one"]);
 }

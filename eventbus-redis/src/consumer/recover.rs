@@ -70,6 +70,7 @@ impl Shared {
         if self.consuming.is_closed() {
             return Err(ConsumeError::ShutDown { destination: destination() });
         }
+        let _alone = self.recovering.lock().await;
         let name = format!("{}-recovery", self.consumer);
         let consumer = Consumer::new(Arc::clone(self), self.default_group.clone(), name);
         let mut recovered = consumer.recover(recovery).await;
