@@ -18,6 +18,7 @@ use crate::{
     connection::{Link, boxed},
     consumer::{self, Recovery, RecoveryStats},
     error::{ConfigMistake, InvalidConfig},
+    keys, script,
 };
 
 /// A bus on Redis Streams. Cloning shares it.
@@ -101,7 +102,10 @@ impl RedisEventBus {
         let stream = config.stream_name();
         let destination = name("stream_prefix", &format!("redis:{stream}"))?;
         let default_group = name("consumer_group", &config.consumer_group)?;
-        link.connect(&command::create_group(&stream, &default_group)).await?;
+        // it holds no trimming until somebody joins it
+        let mut create = script::CREATE_GROUP.key(&stream);
+        create.key(keys::floors(&stream)).arg(default_group.as_str()).arg("0-0").arg(0);
+        link.connect(&create).await?;
         Ok(Self {
             shared: Arc::new(Shared {
                 config,

@@ -75,19 +75,6 @@ pub(crate) fn is_cluster_node(info: &str) -> bool {
     info.lines().any(|line| line.trim() == "cluster_enabled:1")
 }
 
-/// Creates a group that begins with the oldest entry, and the stream if there is none.
-pub(crate) fn create_group(stream: &str, group: &str) -> Cmd {
-    let mut command = cmd("XGROUP");
-    command.arg("CREATE").arg(stream).arg(group);
-    command.arg("0").arg("MKSTREAM");
-    command
-}
-
-/// Whether a group was not created because it is there.
-pub(crate) fn group_exists(error: &RedisError) -> bool {
-    error.code() == Some("BUSYGROUP")
-}
-
 /// Whether the group, or its stream, is gone.
 pub(crate) fn is_no_group(error: &CommandError) -> bool {
     matches!(error, CommandError::Sent(error) if error.code() == Some("NOGROUP") || no_such_key(error))

@@ -10,7 +10,7 @@ use std::{
 
 use eventbus::{BoxError, port::BusCounters};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, Pipeline, RedisError, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, Pipeline, RedisError, ScriptInvocation, Value,
     aio::MultiplexedConnection,
 };
 use tokio::{sync::Mutex, task::JoinSet};
@@ -111,7 +111,7 @@ impl Link {
     }
 
     /// Connects, and lets the server answer once, within the time for connecting.
-    pub(crate) async fn connect(&self, first: &Cmd) -> Result<(), RedisConnectError> {
+    pub(crate) async fn connect(&self, first: &ScriptInvocation<'_>) -> Result<(), RedisConnectError> {
         let address = self.address.clone();
         let timeout = self.connect_timeout;
         let connecting = async {
@@ -120,10 +120,8 @@ impl Link {
             if spread.is_some() {
                 return Ok((connection, spread));
             }
-            match first.query_async::<Value>(&mut connection).await {
-                Err(error) if !command::group_exists(&error) => Err(error),
-                _ => Ok((connection, None)),
-            }
+            first.invoke_async::<Value>(&mut connection).await?;
+            Ok::<_, RedisError>((connection, None))
         };
         let connected = match tokio::time::timeout(timeout, connecting).await {
             Ok(connected) => connected,

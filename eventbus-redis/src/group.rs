@@ -103,7 +103,7 @@ impl RedisEventBus {
         };
         let mut create = script::CREATE_GROUP.prepare_invoke();
         create.key(&shared.stream).key(keys::floors(&shared.stream));
-        create.arg(group.as_str()).arg(start).arg(0);
+        create.arg(group.as_str()).arg(start).arg(1);
         Ok(shared.run(&create).await?)
     }
 

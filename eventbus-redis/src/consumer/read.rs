@@ -127,7 +127,7 @@ impl Consumer {
     /// Creates the group if it is not there, and tells whether it did.
     pub(super) fn create_group(&self) -> ScriptInvocation<'static> {
         let mut create = script::CREATE_GROUP.key(&self.shared.stream);
-        create.key(&self.keys.floors).arg(self.group.as_str()).arg("0-0").arg(0);
+        create.key(&self.keys.floors).arg(self.group.as_str()).arg("0-0").arg(1);
         create
     }
 

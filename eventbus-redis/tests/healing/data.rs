@@ -1,6 +1,7 @@
 //! The server is there, and something is not that was.
 
 use eventbus::port::EventBus;
+use eventbus_redis::RedisEventBus;
 
 use crate::{
     common::{
@@ -97,6 +98,8 @@ async fn a_destroyed_group_goes_on_with_what_it_had_not_finished() {
     let next: Vec<(String, String, i64, i64)> = rig.command("XPENDING", &[&stream, &group, "-", "+", "1"]).await;
     let _: i64 = rig.command("HSET", &[&floors, &group, &next[0].0]).await;
     let _: i64 = rig.command("XGROUP", &["DESTROY", &stream, &group]).await;
+    // whoever makes it anew
+    RedisEventBus::connect(rig.bus.config().clone()).await.unwrap();
     start(&rig.bus).await;
     until("the rest is handled", async || rig.seen.all().len() > 350).await;
     assert_eq!(settled(&rig.bus).await, 0);
