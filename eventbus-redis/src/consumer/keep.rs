@@ -106,12 +106,15 @@ impl Consumer {
                 ended.cancelled().await;
                 tokio::time::sleep(PATIENCE).await;
             };
+            // always asks the server; the others may succeed without
+            let has_asked = matches!(what, What::Look | What::Join);
             let kept = tokio::select! {
                 kept = self.do_one(what, &mut keeper) => kept,
                 () = in_vain => break, // what is not done may be done twice
             };
             match kept {
-                Ok(()) => keeper.keeping.is_over(),
+                Ok(()) if has_asked => keeper.keeping.is_over(),
+                Ok(()) => {}
                 // a group that is gone is made anew by the reader
                 Err(error) if command::is_no_group(&error) => {}
                 Err(error) => drop(keeper.keeping.happened(&error)),
