@@ -394,7 +394,8 @@ async fn sweeping_loses_nothing_of_readers_that_come_and_go() {
                     pipe.cmd("XREADGROUP").arg("GROUP").arg(&group).arg(format!("{reader}-{}", round % 3));
                     pipe.arg("COUNT").arg(3).arg("STREAMS").arg(&stream).arg(">");
                     let reply: Vec<Value> = pipe.query_async(&mut connection).await.unwrap();
-                    let read: Option<Vec<(String, Vec<(String, Value)>)>> =
+                    type Entries = Vec<(String, Value)>;
+                    let read: Option<Vec<(String, Entries)>> =
                         redis::from_redis_value(reply.into_iter().next().unwrap()).unwrap();
                     for (id, _) in read.unwrap_or_default().remove(0).1 {
                         if (round + id.len()) % 3 == 0 {
