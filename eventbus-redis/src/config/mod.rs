@@ -53,7 +53,8 @@ pub struct RedisEventBusConfig {
     /// good is claimed by others after [`pending_idle_ms`](Self::pending_idle_ms). Default: the host's name and eight
     /// random hex digits, so a name that never comes back.
     pub consumer_name: Option<String>,
-    /// How many entries are read at once, at most 1,000,000. Default 100.
+    /// How many entries are read at once, at most 1,000,000. Default 100. What is read is this consumer's: where an
+    /// event takes long, a smaller one, and [`max_in_hand`](Self::max_in_hand), leave more to the group's others.
     pub batch_size: usize,
     /// How long a read waits for entries, in milliseconds, at most; reads are cut into slices of a second.
     /// Default 5000.
