@@ -46,7 +46,8 @@ pub struct RedisEventBusConfig {
     pub redis_url: String,
     /// What the names of all keys begin with; on a cluster with a hash tag, as `{orders}`. Default `events`.
     pub stream_prefix: String,
-    /// The group of subscribers that name none. Default `default`.
+    /// The group of subscribers that name none. It is made on connecting, also where all name another one or nobody
+    /// subscribes: then it stays unread, and holds no trimming. Default `default`.
     pub consumer_group: String,
     /// The name of this consumer within its groups; unique among those that run. With one that is the same after a
     /// restart the consumer recovers what it had in hand at once, and in order. What a consumer leaves that died for
@@ -76,7 +77,8 @@ pub struct RedisEventBusConfig {
     /// How long connecting may take. Default 5 s.
     #[serde(deserialize_with = "seconds")]
     pub socket_connect_timeout: Duration,
-    /// Whether publishing and handling are traced in spans. Default true.
+    /// Whether publishing and handling are traced in spans; `tracing-subscriber` writes those before each line of the
+    /// log. Default true.
     pub enable_tracing: bool,
     /// Part of the name of the key that remembers the attempts of a group, `{<stream>}:<retry_key_prefix>:<group>`.
     /// Default `retry`.
