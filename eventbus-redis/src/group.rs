@@ -50,7 +50,7 @@ pub enum GroupError {
         group: Name,
     },
     /// Consumers of the group are running; they would make it anew. Stop them first.
-    #[error("consumer group `{group}` of `{stream}` is in use by {consumers} consumers")]
+    #[error("consumer group `{group}` of `{stream}` is in use, consumers that show life: {consumers}")]
     InUse {
         /// The stream.
         stream: String,

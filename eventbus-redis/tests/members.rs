@@ -333,20 +333,45 @@ impl Write for Log {
 }
 
 impl Log {
-    fn differences(&self) -> usize {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.lines()
-            .filter(|line| line.contains("handle different events") && line.contains("consumer=\"stable\""))
-            .count()
+    /// Takes what is logged on this thread until the result is dropped.
+    fn capture(&self) -> tracing::subscriber::DefaultGuard {
+        let writer = self.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::set_default(subscriber)
     }
+
+    /// How many lines contain all the parts.
+    fn count(&self, parts: &[&str]) -> usize {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
+    }
+
+    fn differences(&self) -> usize {
+        self.count(&["handle different events", "consumer=\"stable\""])
+    }
+}
+
+#[tokio::test] // on one thread, for the log
+async fn a_server_that_is_away_is_reported_once() {
+    let log = Log::default();
+    let _logging = log.capture();
+    let mut server = test_servers::private_redis();
+    let config = RedisEventBusConfig { pending_idle_ms: 300, ..common::config_on(server.url()) };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    handles(&Actor::willing(), &bus, ONLY_CREATED);
+    start(&bus).await;
+    server.stop();
+    until("it is reported", async || log.count(&["recovering was interrupted"]) == 1).await;
+    let more = async || log.count(&["recovering goes on"]) > 0 || log.count(&["recovering was interrupted"]) > 1;
+    never("there is more to say", Duration::from_secs(1), more).await;
+    server.start();
+    until("it is over", async || log.count(&["recovering goes on"]) == 1).await;
 }
 
 #[tokio::test] // on one thread, for the log
 async fn differing_members_are_reported_once_per_change() {
     let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let _logging = log.capture();
     let (bus, other) = two(300).await; // looks 20 times a second
     let actor = Actor::willing();
     handles(&actor, &bus, ONLY_CREATED);

@@ -7,7 +7,8 @@ use crate::error::{ConfigMistake, InvalidConfig};
 
 impl RedisEventBusConfig {
     /// Reads the configuration from the environment and checks it: `REDIS_URL`, and for every other field
-    /// `EVENTBUS_` and its name (`EVENTBUS_STREAM_PREFIX`). Absent and empty variables leave the default.
+    /// `EVENTBUS_` and its name (`EVENTBUS_STREAM_PREFIX`). Absent and empty variables leave the default; one with
+    /// another name is not looked at, so a mistyped name goes unnoticed.
     ///
     /// Timeouts are numbers of seconds, switches are `true` or `false`.
     ///
@@ -52,6 +53,9 @@ impl RedisEventBusConfig {
         vars.number("EVENTBUS_TRIM_MAX_AGE_SECONDS", &mut config.trim_max_age_seconds);
         config.tls_ca_file = vars.value("EVENTBUS_TLS_CA_FILE").map(Into::into);
         vars.parsed("EVENTBUS_REQUIRE_UUID_AGGREGATE_IDS", &mut config.require_uuid_aggregate_ids);
+        if vars.value("EVENTBUS_REDIS_URL").is_some() {
+            vars.mistakes.push(ConfigMistake::new("EVENTBUS_REDIS_URL", "is set; the server is named by `REDIS_URL`"));
+        }
         let mut mistakes = vars.mistakes;
         mistakes.extend(config.mistakes());
         if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig { mistakes }) }
@@ -143,6 +147,12 @@ mod tests {
         assert_eq!(read(&[]).unwrap(), RedisEventBusConfig::default());
         let empty = [("REDIS_URL", ""), ("EVENTBUS_BATCH_SIZE", "")];
         assert_eq!(read(&empty).unwrap(), RedisEventBusConfig::default());
+    }
+
+    #[test]
+    fn the_server_under_another_name_is_a_mistake() {
+        let error = read(&[("EVENTBUS_REDIS_URL", "redis://db")]).unwrap_err().to_string();
+        assert!(error.ends_with("`EVENTBUS_REDIS_URL` is set; the server is named by `REDIS_URL`"), "{error}");
     }
 
     #[test]

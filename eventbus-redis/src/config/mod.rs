@@ -46,14 +46,16 @@ pub struct RedisEventBusConfig {
     pub redis_url: String,
     /// What the names of all keys begin with; on a cluster with a hash tag, as `{orders}`. Default `events`.
     pub stream_prefix: String,
-    /// The group of subscribers that name none. Default `default`.
+    /// The group of subscribers that name none. It is made on connecting, also where all name another one or nobody
+    /// subscribes: then it stays unread, and holds no trimming. Default `default`.
     pub consumer_group: String,
     /// The name of this consumer within its groups; unique among those that run. With one that is the same after a
     /// restart the consumer recovers what it had in hand at once, and in order. What a consumer leaves that died for
     /// good is claimed by others after [`pending_idle_ms`](Self::pending_idle_ms). Default: the host's name and eight
     /// random hex digits, so a name that never comes back.
     pub consumer_name: Option<String>,
-    /// How many entries are read at once, at most 1,000,000. Default 100.
+    /// How many entries are read at once, at most 1,000,000. Default 100. What is read is this consumer's: where an
+    /// event takes long, a smaller one, and [`max_in_hand`](Self::max_in_hand), leave more to the group's others.
     pub batch_size: usize,
     /// How long a read waits for entries, in milliseconds, at most; reads are cut into slices of a second.
     /// Default 5000.
@@ -75,8 +77,8 @@ pub struct RedisEventBusConfig {
     /// How long connecting may take. Default 5 s.
     #[serde(deserialize_with = "seconds")]
     pub socket_connect_timeout: Duration,
-    /// Whether publishing, receiving and handling are traced in spans, and entries carry the trace that an event is part
-    /// of. Default true.
+    /// Whether publishing, receiving and handling are traced in spans, which `tracing-subscriber` writes before each line
+    /// of the log, and entries carry the trace that an event is part of. Default true.
     pub enable_tracing: bool,
     /// Part of the name of the key that remembers the attempts of a group, `{<stream>}:<retry_key_prefix>:<group>`.
     /// Default `retry`.
@@ -89,7 +91,8 @@ pub struct RedisEventBusConfig {
     /// How many events a consumer handles at once; those of one aggregate always follow each other. At most
     /// [`max_in_hand`](Self::max_in_hand). Default 1.
     pub concurrency: usize,
-    /// How many entries a consumer holds, at most, handled or waiting for a retry; then it reads no more. Default: ten
+    /// How many entries a consumer holds, handled or waiting for a retry; then it reads no more. Entries that it takes
+    /// over meanwhile from a consumer that died may exceed that by one batch. Default: ten
     /// times [`batch_size`](Self::batch_size).
     pub max_in_hand: Option<usize>,
     /// How long the first retry waits, in milliseconds; each further one waits twice as long. Each is shortened at

@@ -219,6 +219,8 @@ impl Consumer {
                 tracing::error!(
                     group = %self.group, %id, dead_letter, handler = tries.handlers(), error = tries.errors(),
                     attempts = tries.most_attempts(), event_type = event.map(|event| event.event_type().as_str()),
+                    aggregate = event.map(|event| tracing::field::display(event.stream())),
+                    event_id = event.map(|event| tracing::field::display(event.event_id())),
                     "event is a dead letter now"
                 );
             }

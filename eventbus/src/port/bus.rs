@@ -113,7 +113,9 @@ pub trait EventBus: DeadLetters + 'static {
     /// [`ConsumeError`] if it cannot begin; what goes wrong later is retried and counted.
     async fn start_consuming(&self) -> Result<(), ConsumeError>;
 
-    /// Asks the consumers to stop after the deliveries they are in; returns once they have stopped.
+    /// Asks the consumers to stop after the deliveries they are in; returns once they have stopped. A handler that awaits
+    /// this waits for itself, for ever: it spawns a task that does. So it is with [`shutdown`](Self::shutdown), until its
+    /// timeout.
     async fn stop_consuming(&self);
 
     /// Whether [`start_consuming`](Self::start_consuming) is running.

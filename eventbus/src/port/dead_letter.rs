@@ -28,11 +28,11 @@ pub struct DeadLetter {
     pub aggregate_id: Option<String>,
     /// Why it failed the last time.
     pub error: Option<String>,
-    /// The handler that failed.
+    /// The handler that failed; several are separated by commas.
     pub handler: Option<String>,
     /// The group that gave it up.
     pub group: Option<String>,
-    /// How often the handler was run.
+    /// How often the handler was run; of several the one that was run most often.
     pub attempts: Option<u32>,
     /// How often it was tried again.
     pub retry_count: Option<u32>,
@@ -68,6 +68,11 @@ impl DeadLetter {
             done_handlers: Vec::new(),
         }
     }
+
+    /// Whether a handler is among those that failed.
+    fn names_handler(&self, name: &str) -> bool {
+        self.handler.as_deref().is_some_and(|failed| failed == name || failed.split(',').any(|one| one == name))
+    }
 }
 
 /// Which dead letters are meant: those that match every field that is set. The default means all.
@@ -82,12 +87,16 @@ impl DeadLetter {
 /// assert!(!filter.matches(&letter));
 /// letter.group = Some("billing".into());
 /// assert!(filter.matches(&letter));
+///
+/// let filter = DeadLetterFilter { handler: Some("charge".into()), ..filter };
+/// letter.handler = Some("charge,remind".into()); // both failed
+/// assert!(filter.matches(&letter));
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadLetterFilter {
     /// Of this consumer group.
     pub group: Option<String>,
-    /// Of this handler.
+    /// Of this handler, also where others failed besides.
     pub handler: Option<String>,
     /// Of this event type.
     pub event_type: Option<String>,
@@ -106,7 +115,7 @@ impl DeadLetterFilter {
         let is = |asked: &Option<String>, said: &Option<String>| asked.is_none() || asked == said;
         let at = letter.dead_lettered_at;
         is(&self.group, &letter.group)
-            && is(&self.handler, &letter.handler)
+            && self.handler.as_deref().is_none_or(|asked| letter.names_handler(asked))
             && is(&self.event_type, &letter.event_type)
             && is(&self.aggregate_id, &letter.aggregate_id)
             && self.from.is_none_or(|from| at.is_some_and(|at| at >= from))

@@ -244,7 +244,7 @@ pub async fn dispatch(subscribers: &[Subscriber], delivery: &Delivery, tries: &T
 fn tell(handler: &Name, delivery: &Delivery, error: &HandlerError) {
     let metadata = delivery.metadata();
     tracing::warn!(
-        %handler, group = %delivery.group(), event_type = %metadata.event_type(), event_id = %metadata.event_id(),
-        attempt = delivery.attempt(), %error, "handler failed"
+        %handler, group = %delivery.group(), event_type = %metadata.event_type(), aggregate = %metadata.stream(),
+        event_id = %metadata.event_id(), attempt = delivery.attempt(), %error, "handler failed"
     );
 }

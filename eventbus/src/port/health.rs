@@ -6,6 +6,8 @@ use serde::Serialize;
 
 /// Whether a bus is well. As JSON it is what a health endpoint answers.
 ///
+/// A process that only publishes does not consume, so its `status` is never healthy: it looks at `connected`.
+///
 /// # Examples
 /// ```
 /// use eventbus::{InMemoryEventBus, port::{EventBus, HealthStatus, HealthThresholds}};

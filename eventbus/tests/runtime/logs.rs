@@ -157,6 +157,17 @@ async fn a_slow_handler_is_named() {
 }
 
 #[tokio::test]
+async fn an_app_without_handlers_says_so() {
+    for (is_empty, count) in [(true, 1), (false, 0)] {
+        let lines = Lines::default();
+        let _here = lines.capture("eventbus=info");
+        let app = App::builder();
+        let _app = if is_empty { app } else { app.handler::<patient>() }.start().await.unwrap();
+        assert_eq!(lines.text().matches("`.discover()` adds those that are linked").count(), count, "{}", lines.text());
+    }
+}
+
+#[tokio::test]
 async fn start_shows_the_routes() {
     let lines = Lines::default();
     let _here = lines.capture("eventbus=debug");

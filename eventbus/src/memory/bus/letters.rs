@@ -36,9 +36,9 @@ impl Log {
     /// Makes an entry of a group a dead letter.
     pub(super) fn bury(&mut self, group: &Name, number: u64, tries: Tries) {
         if let Some(entry) = self.entries.get(&number) {
-            let (event_type, stream) = (entry.record.event_type(), entry.record.metadata().stream());
+            let (event_type, aggregate) = (entry.record.event_type(), entry.record.metadata().stream());
             tracing::error!(
-                %group, handler = tries.handlers(), %event_type, %stream, id = %entry.id, error = tries.errors(),
+                %group, handler = tries.handlers(), %event_type, %aggregate, id = %entry.id, error = tries.errors(),
                 attempts = tries.most_attempts(), "delivery given up: it is a dead letter now"
             );
         }

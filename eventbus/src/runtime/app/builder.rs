@@ -63,7 +63,8 @@ impl AppBuilder {
         self
     }
 
-    /// Shares a value with handlers and projections, which take it as `State<T>`; one per type.
+    /// Shares a value with handlers and projections, which take it as `State<T>`; one per type. What is no `Clone` goes
+    /// in an `Arc`, and is taken as `State<Arc<T>>`.
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
         self.state = self.state.with(value);
         self
@@ -138,6 +139,9 @@ impl AppBuilder {
         }
         .check()?;
         plan.log_routes();
+        if plan.handlers.is_empty() && plan.projections.is_empty() {
+            tracing::info!("the app has no handlers and no projections; `.discover()` adds those that are linked");
+        }
         let has_relay = self.relay && !consumes_only;
         let given_up = bus.stats().messages_sent_to_dlq;
         let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, has_relay).await.map_err(|source| {
