@@ -3,7 +3,10 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use common::{
     actor::never,
@@ -11,7 +14,10 @@ use common::{
     seen::{Gate, Seen, command, event},
     until,
 };
-use eventbus::port::{DeadLetterFilter, DeadLetters, EventBus};
+use eventbus::{
+    EventFilter, Name,
+    port::{DeadLetterFilter, DeadLetters, EventBus, Subscriber},
+};
 use eventbus_redis::{Recovery, RedisEventBus};
 use tokio::task::JoinHandle;
 
@@ -81,4 +87,25 @@ async fn recoveries_of_one_bus_follow_each_other() {
     let (first, second) = (first.await.unwrap(), second.await.unwrap());
     assert_eq!((first.reprocessed, second.checked, second.claimed), (1, 0, 0));
     assert_eq!(seen.all(), ["one"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_does_not_overtake_a_failed_one_of_its_aggregate() {
+    let (bus, _) = with_left(&["a", "a", "b"]).await;
+    let seen = Seen::default();
+    seen.join(&bus);
+    let fails = Subscriber::new(Name::from_static("fails"), EventFilter::All, {
+        let first = AtomicBool::new(true);
+        move |_| {
+            let fails = first.swap(false, Ordering::SeqCst);
+            Box::pin(async move { if fails { Err("told to".into()) } else { Ok(()) } })
+        }
+    });
+    bus.subscribers().add(bus.default_group().clone(), fails);
+    let stats = recover(&bus).await.unwrap();
+    assert_eq!(seen.all(), ["a", "b"], "the second of the aggregate waits");
+    assert_eq!((stats.claimed, stats.reprocessed, stats.failed), (3, 1, 2));
+    let stats = recover(&bus).await.unwrap();
+    assert_eq!(seen.all(), ["a", "b", "a"], "the handler that had succeeded did not run again");
+    assert_eq!((stats.claimed, stats.reprocessed, stats.failed), (2, 2, 0));
 }

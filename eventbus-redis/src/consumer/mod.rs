@@ -6,6 +6,7 @@
 
 mod intake;
 mod keep;
+mod look;
 mod paper;
 mod read;
 mod recover;

@@ -134,8 +134,13 @@ impl Consumer {
         let handling = async {
             let mut paper = Paper::default();
             paper.add(self.hand.take_settled());
+            let mut unfinished = HashSet::new();
             for mut taken in taken {
-                let id = taken.id.clone();
+                let (id, stream) = (taken.id.clone(), taken.record.metadata().stream().clone());
+                if unfinished.contains(&stream) {
+                    stats.failed += 1; // it must not overtake the one before it
+                    continue;
+                }
                 // an event that kills the process must not be recovered for ever
                 let before = Verdict::before(&mut taken.tries, retry);
                 let begins = matches!(before, Verdict::Begin(_));
@@ -143,7 +148,11 @@ impl Consumer {
                 let written = self.write(&mut paper).await?;
                 stats.add(&written);
                 if begins && !written.lost.contains(&id) {
-                    paper.add(self.handle_once(taken, retry).await);
+                    let settled = self.handle_once(taken, retry).await;
+                    if !settled.as_ref().is_some_and(|settled| is_done(&settled.verdict)) {
+                        unfinished.insert(stream);
+                    }
+                    paper.add(settled);
                     stats.add(&self.write(&mut paper).await?);
                 }
                 mine.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
@@ -171,4 +180,9 @@ impl Consumer {
         let verdict = Verdict::of(outcome, &mut taken.tries, retry)?;
         Some(Settled::new(taken.id, Some(taken.record), verdict))
     }
+}
+
+/// Whether the next event of the aggregate may follow.
+const fn is_done(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Acknowledge { .. } | Verdict::Skip(_) | Verdict::Bury(_))
 }

@@ -1,0 +1,145 @@
+//! Looking around: who else is in the group, and what was left behind.
+//!
+//! Keep: what may be on its way to this consumer is not taken again, and nothing of others is taken over before what was
+//! its own is in hand.
+
+use std::{collections::HashMap, sync::atomic::Ordering};
+
+use redis::ScriptInvocation;
+
+use super::{Consumer, intake::Retaken, keep::Keeper};
+use crate::{command, connection::CommandError, script};
+
+impl Consumer {
+    /// Shows that it lives and what it handles; finds entries that are pending on it without being in hand.
+    pub(super) async fn look(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
+        let (pending, has_double, others): (usize, bool, Vec<String>) = self.shared.link.rerun(&self.looking()).await?;
+        self.is_announced.store(true, Ordering::Release);
+        self.tell_differing(keeper, &others);
+        if has_double && !std::mem::replace(&mut keeper.has_double, true) {
+            tracing::error!(
+                group = %self.group, consumer = self.name,
+                "another consumer of this name is alive: both handle what is pending on it; `consumer_name` must be unique"
+            );
+        }
+        let expected = self.hand.len() + self.left().len();
+        if pending <= expected || !self.has_caught_up() {
+            keeper.missing.clear();
+            return Ok(());
+        }
+        self.find_missing(keeper).await
+    }
+
+    /// What shows that it lives, says what it handles, and tells what there is to see.
+    pub(super) fn looking(&self) -> ScriptInvocation<'static> {
+        let mut look = script::LOOK.key(&self.shared.stream);
+        look.key(&self.keys.members).key(&self.keys.floors);
+        let live_ms = self.shared.config.pending_idle_ms;
+        look.arg(self.group.as_str()).arg(&self.name).arg(self.types()).arg(live_ms);
+        look.arg(&self.instance).arg(u8::from(self.is_announced.load(Ordering::Acquire)));
+        look
+    }
+
+    /// An entry may be on its way from the server: only one that was missing before is taken again.
+    async fn find_missing(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
+        let before = std::mem::take(&mut keeper.missing);
+        let (mut from, mut again) = ("-".to_owned(), Vec::new());
+        let mut room = self.hand.free();
+        loop {
+            let list = command::pending_on(&self.shared.stream, &self.group, &self.name, &from, command::TOGETHER);
+            let ids = command::ids(self.shared.link.query(&list).await?)?;
+            let Some(last) = ids.last() else {
+                break;
+            };
+            from = format!("({last}");
+            for id in self.not_in_hand(ids) {
+                if before.contains(&id) && room > 0 {
+                    room -= 1;
+                    again.push(id);
+                } else {
+                    keeper.missing.insert(id);
+                }
+            }
+        }
+        for ids in again.chunks(self.shared.config.batch_size.min(command::TOGETHER)) {
+            if let Some(retake) = self.retake(ids) {
+                let (entries, noted, deleted) = self.shared.link.rerun(&retake).await?;
+                self.take_again(Retaken::read(entries, noted, deleted)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_differing(&self, keeper: &mut Keeper, others: &[String]) {
+        let own = self.types();
+        let others = others.chunks_exact(2).map(|other| (other[0].clone(), other[1].clone()));
+        let differing: HashMap<_, _> =
+            others.filter(|(_, types)| *types != own).map(|(member, types)| (member, (types, own.clone()))).collect();
+        for (member, sets) in &differing {
+            if keeper.differing.get(member) != Some(sets) {
+                let (types, own) = sets;
+                tracing::warn!(
+                    group = %self.group, consumer = self.name, handles = own, member, member_handles = types,
+                    "members of one group handle different events; each event is left to a member that handles it"
+                );
+            }
+        }
+        keeper.differing = differing;
+    }
+
+    /// Takes entries over from consumers that show no life, as far as there is room.
+    pub(super) async fn claim(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
+        while self.has_caught_up() {
+            let count = self.hand.free().min(self.shared.config.batch_size).min(command::TOGETHER);
+            if count == 0 {
+                return Ok(());
+            }
+            let idle = self.shared.config.pending_idle_ms;
+            let (cursor, retaken) = self.claim_some(&keeper.cursor, idle, count).await?;
+            keeper.cursor = cursor;
+            let recovered = self.take_again(retaken);
+            self.tell_recovered(recovered);
+            if keeper.cursor == "0-0" {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn claim_some(
+        &self,
+        cursor: &str,
+        idle_ms: u64,
+        count: usize,
+    ) -> Result<(String, Retaken), CommandError> {
+        let mut claim = script::CLAIM.key(&self.shared.stream);
+        claim.key(&self.keys.retry);
+        claim.arg(self.group.as_str()).arg(&self.name).arg(idle_ms).arg(cursor).arg(count);
+        let (cursor, entries, noted, deleted) = self.shared.link.rerun(&claim).await?;
+        Ok((cursor, Retaken::read(entries, noted, deleted)?))
+    }
+
+    pub(super) fn tell_recovered(&self, count: usize) {
+        if count > 0 {
+            self.shared.counters.messages_recovered(count as u64);
+            tracing::info!(group = %self.group, count, "entries of consumers that show no life taken over");
+        }
+    }
+
+    /// Removes what dead consumers left behind.
+    pub(super) async fn sweep(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
+        let config = &self.shared.config;
+        let (idle, age) =
+            (config.pending_idle_ms.saturating_mul(10), config.retry_key_expiry_seconds.saturating_mul(1_000));
+        let mut sweep = script::SWEEP.key(&self.shared.stream);
+        sweep.key(&self.keys.retry);
+        sweep.arg(self.group.as_str()).arg(&self.name).arg(idle).arg(age).arg(&keeper.sweep);
+        let mut reply: Vec<String> = self.shared.link.rerun(&sweep).await?;
+        let gone = reply.split_off(1.min(reply.len()));
+        keeper.sweep = reply.pop().unwrap_or_else(|| "0".into());
+        if !gone.is_empty() {
+            tracing::info!(group = %self.group, consumers = ?gone, "names of consumers that are long gone removed");
+        }
+        Ok(())
+    }
+}
