@@ -201,3 +201,26 @@ async fn unread_entries_are_counted_where_the_server_does_not_know() {
     let progress = bus.progress(bus.default_group()).await.unwrap();
     assert_eq!(progress.unread, 2_499);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_left_pending_on_purpose_is_not_handled_again_when_its_group_is_made_anew() {
+    let config = RedisEventBusConfig { enable_dlq: false, max_retries: 0, ..config() };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let seen = Seen::default();
+    seen.join(&bus);
+    let fail = Subscriber::new(Name::from_static("fail"), EventFilter::All, |delivery| {
+        let fails = delivery.metadata().aggregate_id().as_str() == "bad";
+        Box::pin(async move { if fails { Err("told to".into()) } else { Ok(()) } })
+    });
+    bus.subscribers().add(bus.default_group().clone(), fail);
+    let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
+    publish(&bus, "bad").await;
+    start(&bus).await;
+    until("its attempts are used up", async || bus.stats().messages_exhausted == 1).await;
+    let _: i64 = command(&bus, "XGROUP", &["DESTROY", &stream, &group]).await;
+    publish(&bus, "good").await;
+    until("the group goes on", async || seen.all().contains(&"good".to_owned())).await;
+    assert_eq!(settled(&bus).await, 1, "it is pending again");
+    assert_eq!(seen.all(), ["bad", "good"]);
+    bus.stop_consuming().await;
+}

@@ -68,7 +68,8 @@ impl Consumer {
     /// What is to be handled; the rest is dealt with here.
     fn examine(&self, entry: Entry, noted: Option<Tries>) -> Option<Taken> {
         let id = MessageId::new(entry.id);
-        if self.hand.contains(&id) {
+        // a group that was made anew reads again what is in hand or was left pending on purpose
+        if self.hand.contains(&id) || self.left().contains(&id) {
             return None;
         }
         let noted = match noted {

@@ -1,0 +1,50 @@
+//! Settings at the edge of what is allowed.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use common::{
+    config,
+    seen::{Seen, event, settled, start},
+    until,
+};
+use eventbus::port::EventBus;
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+
+/// Publishes, consumes, and says what came, sorted.
+async fn delivered(config: RedisEventBusConfig) -> Vec<String> {
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let seen = Seen::default();
+    seen.join(&bus);
+    let events: Vec<_> = (0..50).map(|n| event(&format!("{n:02}"))).collect();
+    bus.publish(&events).await.unwrap();
+    start(&bus).await;
+    until("all arrived", async || seen.all().len() >= 50).await;
+    assert_eq!(settled(&bus).await, 0);
+    bus.stop_consuming().await;
+    let mut all = seen.all();
+    all.sort();
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_arrives_once_whatever_the_settings() {
+    let least = || RedisEventBusConfig { retry_delay_ms: 1, retry_max_delay_ms: 1, slow_handler_ms: 1, ..config() };
+    let all: Vec<_> = (0..50).map(|n| format!("{n:02}")).collect();
+    for config in [
+        RedisEventBusConfig { batch_size: 1, block_ms: 1, max_in_hand: Some(1), ..least() },
+        RedisEventBusConfig { batch_size: 1_000_000, max_in_hand: Some(1), ..least() },
+        RedisEventBusConfig { pending_idle_ms: 1, ..least() },
+        RedisEventBusConfig { concurrency: 10_000, max_in_hand: Some(10_000), ..least() },
+        RedisEventBusConfig {
+            retry_delay_ms: 1,
+            retry_max_delay_ms: 3_000_000_000,
+            block_ms: 3_000_000_000,
+            ..config()
+        },
+        RedisEventBusConfig { pending_idle_ms: 3_000_000_000, retry_key_expiry_seconds: 3_000_000_000, ..config() },
+        RedisEventBusConfig { single_connection_client: true, batch_size: 1, block_ms: 1, ..least() },
+    ] {
+        assert_eq!(delivered(config.clone()).await, all, "{config:?}");
+    }
+}
