@@ -352,23 +352,6 @@ impl Log {
 }
 
 #[tokio::test] // on one thread, for the log
-async fn a_server_that_is_away_is_reported_once() {
-    let log = Log::default();
-    let _logging = log.capture();
-    let mut server = test_servers::private_redis();
-    let config = RedisEventBusConfig { pending_idle_ms: 300, ..common::config_on(server.url()) };
-    let bus = RedisEventBus::connect(config).await.unwrap();
-    handles(&Actor::willing(), &bus, ONLY_CREATED);
-    start(&bus).await;
-    server.stop();
-    until("it is reported", async || log.count(&["recovering was interrupted"]) == 1).await;
-    let more = async || log.count(&["recovering goes on"]) > 0 || log.count(&["recovering was interrupted"]) > 1;
-    never("there is more to say", Duration::from_secs(1), more).await;
-    server.start();
-    until("it is over", async || log.count(&["recovering goes on"]) == 1).await;
-}
-
-#[tokio::test] // on one thread, for the log
 async fn differing_members_are_reported_once_per_change() {
     let log = Log::default();
     let _logging = log.capture();
