@@ -1,6 +1,6 @@
 //! The consumer of one group of the in-process bus.
 
-use std::{collections::HashMap, pin::pin, sync::Arc};
+use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use tracing::Span;
@@ -13,6 +13,8 @@ use crate::{
 
 /// How many events are handled between two checkpoints, at most.
 const BATCH: usize = 64;
+/// How long a checkpoint that could not be saved waits for the next try, where nothing else happens.
+const SAVE_AGAIN: Duration = Duration::from_secs(1);
 /// How many entries are taken before a handler is free for them.
 const AHEAD: usize = 1;
 
@@ -27,11 +29,13 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
         Consumer { shared, group, hand: Arc::clone(&hand), published, numbers: HashMap::new(), unsaved: 0 };
     loop {
         consumer.join().await;
+        let is_behind = consumer.shared.log().cursor(&consumer.group).checkpoint().is_some();
         tokio::select! {
             biased;
             () = &mut working => break,
             () = hand.settled() => {}
             () = consumer.feed() => {}
+            () = tokio::time::sleep(SAVE_AGAIN), if is_behind => {}
         }
         consumer.write_down();
         consumer.save_now_and_then().await;
@@ -149,7 +153,7 @@ impl Consumer {
         }
     }
 
-    /// Saves the group's checkpoint if it moved; tried again with the next batch if it fails.
+    /// Saves the group's checkpoint if it moved; tried again soon if it fails.
     async fn save(&mut self) {
         self.unsaved = 0;
         let (shared, group) = (&self.shared, &self.group);

@@ -161,8 +161,11 @@ impl Log {
         self.entries.range(next..).count()
     }
 
+    /// How far a group has come. While its checkpoint is behind what it has handled, that much counts as pending: the next
+    /// start would deliver it again.
     pub(super) fn progress(&self, group: &Name) -> GroupProgress {
-        let (next, pending) = self.groups.get(group).map(|cursor| (cursor.next, cursor.pending())).unwrap_or_default();
+        let described = |cursor: &Cursor| (cursor.next, cursor.pending() + u64::from(cursor.checkpoint().is_some()));
+        let (next, pending) = self.groups.get(group).map(described).unwrap_or_default();
         GroupProgress { unread: self.entries.range(next..).count() as u64, pending, exhausted: 0 }
     }
 
