@@ -62,6 +62,26 @@ async fn the_lowest_checkpoint_decides_from_where_the_feed_is_published() {
     until("both groups have got theirs", async || of_a.got() == [8] && of_b.got() == [5, 6, 7, 8]).await;
 }
 
+#[tokio::test]
+async fn a_group_is_settled_when_its_checkpoint_is_saved_and_not_before() {
+    let kept = Arc::new(Kept::default());
+    let (bus, worker) = (InMemoryEventBus::new(), Worker::new());
+    worker.join(&bus, "a");
+    bus.resume_from(kept.clone()).await.unwrap();
+    kept.broken.store(true, Ordering::SeqCst);
+    start(&bus).await;
+    feed(&bus, &events(1..=3)).await;
+    let a = Name::from_static("a");
+    let refused = || kept.refused.load(Ordering::SeqCst);
+    until("all is handled", async || worker.got().len() == 3 && refused() > 0).await;
+    assert!(!bus.progress(&a).await.unwrap().is_settled(), "the next start would deliver the events again");
+    let before = refused();
+    until("saving is tried again though nothing happens", async || refused() > before).await;
+    kept.broken.store(false, Ordering::SeqCst);
+    until("it is settled", async || bus.progress(&a).await.unwrap().is_settled()).await;
+    assert_eq!(kept.get("group:a"), Some(Position::new(3)));
+}
+
 /// An event of another store.
 fn other_event() -> RecordedEvent {
     let stream = StreamId::parse("Order", "other").unwrap();
