@@ -27,6 +27,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const CLAIM: Duration = Duration::from_secs(2);
 /// How often it looks, at most.
 const POLL: Duration = Duration::from_millis(20);
+
 /// What the keeper remembers from one time to the next.
 pub(super) struct Keeper {
     paper: Paper,

@@ -4,18 +4,10 @@
 -- Replies with {cursor, entries, their tries as JSON or false, ids of entries that were deleted}.
 local stream, retry, group = KEYS[1], KEYS[2], ARGV[1]
 local claimed = redis.call('XAUTOCLAIM', stream, group, ARGV[2], ARGV[3], ARGV[4], 'COUNT', ARGV[5], 'JUSTID')
-local entries, tries, deleted = {}, {}, claimed[3] or {}
+local entries, tries, deleted = {}, {}, claimed[3]
 for _, id in ipairs(deleted) do redis.call('HDEL', retry, id) end
-for _, id in ipairs(claimed[2]) do
-  local entry = redis.call('XRANGE', stream, id, id)[1]
-  if entry then
-    entries[#entries + 1] = entry
-    tries[#tries + 1] = redis.call('HGET', retry, id)
-  else
-    -- a server before 7.0 does not notice that it was deleted
-    redis.call('XACK', stream, group, id)
-    redis.call('HDEL', retry, id)
-    deleted[#deleted + 1] = id
-  end
+for i, id in ipairs(claimed[2]) do
+  entries[i] = redis.call('XRANGE', stream, id, id)[1]
+  tries[i] = redis.call('HGET', retry, id)
 end
 return { claimed[1], entries, tries, deleted }
