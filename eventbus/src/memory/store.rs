@@ -4,12 +4,15 @@
 //! lock, so an event is never visible before all events with lower positions are.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
 };
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
+use super::roles::Roles;
 use crate::{
     domain::{
         metadata::EventId,
@@ -18,8 +21,9 @@ use crate::{
         stream::{ExpectedVersion, Position, StreamId, Version},
     },
     port::{
-        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, ReadError,
-        ReadFeed, ReadStream, RecordStream, check_ids, check_payloads, first_result, paged,
+        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, FeedFilter,
+        Floor, Floors, Lease, LeaseError, Leases, Page, ReadError, ReadFeed, ReadStream, RecordStream, check_ids,
+        check_payloads, first_result, paged,
     },
 };
 
@@ -46,11 +50,21 @@ const PAGE: usize = 256;
 #[derive(Debug, Clone, Default)]
 pub struct InMemoryEventStore(Arc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    id: Uuid,
     log: RwLock<Log>,
     checkpoints: RwLock<HashMap<Name, Position>>,
+    roles: Roles,
+    floors: RwLock<BTreeMap<(Name, Name), Position>>,
     appended: AppendSignal,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        let (log, checkpoints, roles, floors, appended) = Default::default();
+        Self { id: Uuid::now_v7(), log, checkpoints, roles, floors, appended }
+    }
 }
 
 impl InMemoryEventStore {
@@ -126,9 +140,16 @@ impl Log {
         }
     }
 
-    fn feed_page(&self, after: Position) -> Vec<RecordedEvent> {
-        let from = clamp(after.get(), self.events.len());
-        self.events[from..].iter().take(PAGE).cloned().collect()
+    /// The events asked for among the next ones, and where to read on.
+    fn feed_page(&self, after: Position, filter: &FeedFilter) -> Page<Position> {
+        let page = || self.between(after, Position::new(u64::MAX)).iter().take(PAGE);
+        let next = page().next_back().and_then(RecordedEvent::position);
+        (page().filter(|event| filter.matches(event)).cloned().collect(), next)
+    }
+
+    fn between(&self, after: Position, through: Position) -> &[RecordedEvent] {
+        let through = clamp(through.get(), self.events.len());
+        &self.events[clamp(after.get(), through)..through]
     }
 }
 
@@ -186,16 +207,22 @@ impl ReadStream for InMemoryEventStore {
 
 #[async_trait]
 impl ReadFeed for InMemoryEventStore {
-    fn read_all(&self, after: Position) -> RecordStream<'_> {
-        paged(after, |after| {
-            let page = read(&self.0.log).feed_page(after);
-            let next = page.last().and_then(RecordedEvent::position);
-            std::future::ready(Ok((page, next)))
-        })
+    fn read_feed(&self, after: Position, filter: &FeedFilter) -> RecordStream<'_> {
+        let filter = filter.clone();
+        paged(after, move |after| std::future::ready(Ok(read(&self.0.log).feed_page(after, &filter))))
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
         Ok(Position::new(read(&self.0.log).events.len() as u64))
+    }
+
+    async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
+        let log = read(&self.0.log);
+        Ok(log.between(after, through).iter().filter(|event| filter.matches(event)).count() as u64)
+    }
+
+    async fn store_id(&self) -> Result<Uuid, ReadError> {
+        Ok(self.0.id)
     }
 
     fn appended(&self) -> &AppendSignal {
@@ -211,6 +238,46 @@ impl Checkpoints for InMemoryEventStore {
 
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
         write(&self.0.checkpoints).insert(name.clone(), position);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Leases for InMemoryEventStore {
+    async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
+        Ok(self.0.roles.acquire(role, owner, ttl))
+    }
+
+    async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
+        Ok(self.0.roles.seize(role, owner, ttl))
+    }
+
+    async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
+        Ok(self.0.roles.renew(lease, ttl))
+    }
+
+    async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
+        self.0.roles.renew(lease, Duration::ZERO);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Floors for InMemoryEventStore {
+    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
+        let floors = read(&self.0.floors);
+        let of_destination = floors.iter().filter(|((of, _), _)| of == destination);
+        Ok(of_destination.map(|((_, group), &position)| Floor { group: group.clone(), position }).collect())
+    }
+
+    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
+        let entry = |floor: &Floor| ((destination.clone(), floor.group.clone()), floor.position);
+        write(&self.0.floors).extend(floors.iter().map(entry));
+        Ok(())
+    }
+
+    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
+        write(&self.0.floors).remove(&(destination.clone(), group.clone()));
         Ok(())
     }
 }

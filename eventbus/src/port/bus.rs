@@ -9,9 +9,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{
-    BusStats, CheckpointError, Checkpoints, DeadLetters, Health, PublishRange, RangeOutcome, StreamInfo, Subscribers,
-};
+use super::{BusStats, CheckpointError, Checkpoints, DeadLetters, Health, RelayTarget, StreamInfo, Subscribers};
 use crate::domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position};
 
 /// What a bus calls an entry; on Redis the entry id (`1795157844243-0`).
@@ -78,14 +76,19 @@ pub trait EventBus: DeadLetters + 'static {
     /// [`PublishError`]; see [`PublishError::is_retryable`].
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError>;
 
-    /// Publishes a range of a store's feed; the relay's only way out.
-    ///
-    /// The provided body publishes plainly: after a crash between publishing and the relay's checkpoint it repeats.
+    /// Publishes what a relay read from its store's feed, on a bus without a [`relay_target`](Self::relay_target).
     ///
     /// # Errors
     /// [`PublishError`] as for [`publish`](Self::publish).
-    async fn publish_range(&self, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
-        self.publish(range.events).await.map(RangeOutcome::Published)
+    async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        self.publish(events).await
+    }
+
+    /// The way for relays, if the bus keeps the position of a store beside its events.
+    ///
+    /// Without it a relay publishes plainly: after a crash between publishing and its checkpoint it repeats.
+    fn relay_target(&self) -> Option<&dyn RelayTarget> {
+        None
     }
 
     /// Whether the bus keeps what was published, and how far each group has come, by itself.
@@ -264,8 +267,12 @@ impl<B: EventBus + ?Sized> EventBus for Arc<B> {
         (**self).publish(events).await
     }
 
-    async fn publish_range(&self, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
-        (**self).publish_range(range).await
+    async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        (**self).publish_feed(events).await
+    }
+
+    fn relay_target(&self) -> Option<&dyn RelayTarget> {
+        (**self).relay_target()
     }
 
     fn is_durable(&self) -> bool {

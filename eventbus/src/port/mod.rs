@@ -12,8 +12,11 @@ mod consuming;
 mod dead_letter;
 mod delivery;
 mod dispatch;
+mod filter;
+mod floor;
 mod hand;
 mod health;
+mod lease;
 mod page;
 mod relay;
 mod retry;
@@ -33,17 +36,22 @@ pub use consuming::{Consuming, StopSignal};
 pub use dead_letter::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters};
 pub use delivery::{Delivery, HandlerError, HandlerErrorKind};
 pub use dispatch::{Failure, HandleFn, HandlerOptions, Limits, Outcome, Subscriber, dispatch};
+pub use filter::FeedFilter;
+pub use floor::{Floor, Floors};
 pub use hand::{Desk, Hand, Settled, Taken, Verdict};
 pub use health::{Health, HealthStatus, HealthThresholds};
+pub use lease::{Lease, LeaseError, Leases};
 pub use page::{Page, paged};
-pub use relay::{PublishRange, RangeOutcome};
+pub use relay::{Adopted, Adoption, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloor, SeenFloors};
 pub use retry::RetryPolicy;
 pub use signal::{AppendSignal, AppendWatch};
 pub use state::{Requirements, StateMap, TypeKey};
 pub use stats::{BusCounters, BusStats, GroupInfo, StreamInfo, StreamSummary};
-pub use store::{AppendError, AppendEvents, Direction, EventStore, ReadError, ReadFeed, ReadStream, RecordStream};
+pub use store::{
+    Append, AppendError, AppendEvents, Direction, EventStore, ReadError, ReadFeed, ReadStream, RecordStream,
+};
 pub use subscribers::{Subscribers, Subscription};
-pub use transaction::{FromTransaction, Transaction, TransactionSlot, Transactions};
+pub use transaction::{FromTransaction, Shadow, Transaction, TransactionSlot, Transactions};
 pub use tries::{Failed, Tries};
 
 /// A boxed future that can move between threads.

@@ -1,16 +1,62 @@
-//! What the relay asks of a bus: to publish a range of a store's feed.
+//! What a relay asks of a bus that keeps what it publishes.
+//!
+//! Everything a store holds after one position up to another is a pure function of the store. So whoever publishes a
+//! range publishes the same, and it is enough that the bus moves the position together with the events, and only from
+//! where the range begins.
 
-use super::MessageId;
-use crate::domain::{record::RecordedEvent, stream::Position};
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::{MessageId, PublishError};
+use crate::domain::{name::Name, record::RecordedEvent, stream::Position};
+
+/// A bus that keeps the position of each store beside the events, in the same atomic step.
+///
+/// Keep: whatever dies and whoever else publishes, the events of a store follow each other in position order, each once,
+/// from the last adoption on, as long as the bus keeps what it acknowledged.
+#[async_trait]
+pub trait RelayTarget: Send + Sync {
+    /// Publishes a range if the bus holds everything before it and nothing after; a range without events only asks.
+    ///
+    /// # Errors
+    /// [`PublishError`]; after an unknown outcome the same range is sent again, and the answer tells what happened.
+    async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError>;
+
+    /// Begins, or begins anew after [`RangeOutcome::Lost`]: makes the groups that are missing, so that they get all that
+    /// follows, and sets the position to the floor. It looks again whether that is needed.
+    ///
+    /// # Errors
+    /// [`PublishError`]; to be asked again.
+    async fn adopt(&self, publisher: Publisher, adoption: Adoption<'_>) -> Result<Adopted, PublishError>;
+
+    /// How far each group has finished, and what became of the known ones.
+    ///
+    /// # Errors
+    /// [`PublishError`] if the bus cannot be asked.
+    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<SeenFloors, PublishError>;
+
+    /// Sets the position back to publish again from there, while the stream is intact; never forward.
+    ///
+    /// # Errors
+    /// [`PublishError`]; to be asked again.
+    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<Adopted, PublishError>;
+}
+
+/// Who publishes: a store, through the relay that has its lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Publisher {
+    /// The store.
+    pub store: Uuid,
+    /// The epoch of the relay's lease.
+    pub epoch: u64,
+}
 
 /// Everything a store's feed holds after one position up to another.
-///
-/// It is a pure function of the store, so whoever publishes it publishes the same.
 #[derive(Debug, Clone, Copy)]
 pub struct PublishRange<'a> {
     /// Where the range begins: this position was published before.
     pub after: Position,
-    /// Where it ends: this position is part of it, whether it holds an event or not.
+    /// Where it ends: the position of its last event, `after` if it has none.
     pub through: Position,
     /// The events between, in position order.
     pub events: &'a [RecordedEvent],
@@ -20,14 +66,61 @@ pub struct PublishRange<'a> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RangeOutcome {
-    /// It is published; the ids are in the order of the events.
+    /// It is published; the ids are in the order of the events, where the bus knows them.
     Published(Vec<MessageId>),
-    /// Someone else published meanwhile: continue from here.
+    /// The bus is at another position, where somebody else left it: continue from there.
     Moved(Position),
-    /// A newer relay has taken over: step down.
+    /// A relay with a higher epoch has taken over: step down.
     Fenced,
-    /// The bus lost what was published before: adopt it anew.
+    /// The bus does not hold what was published last, or never heard of the store: adopt.
     Lost,
-    /// The bus carries the events of another store: stop and say so.
-    OtherStore,
+}
+
+/// From where a store's events are to be published, and for whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Adoption<'a> {
+    /// The lowest floor of the known groups.
+    pub floor: Position,
+    /// The known groups.
+    pub groups: &'a [Name],
+    /// Whether the stream may carry the events of other stores too.
+    pub shared: bool,
+}
+
+/// What came of adopting, or of setting the position back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Adopted {
+    /// It is to be published from here.
+    At(Position),
+    /// It was not needed: continue from here.
+    Moved(Position),
+    /// A relay with a higher epoch has taken over: step down.
+    Fenced,
+    /// The stream carries the events of this other store, and is not to be shared.
+    OtherStore(Uuid),
+}
+
+/// How far the groups of a bus have finished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SeenFloors {
+    /// Each group there is, and each known group that is missing.
+    Groups(Vec<(Name, SeenFloor)>),
+    /// The bus does not hold what was published last: adopt.
+    Lost,
+}
+
+/// How far one group has finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SeenFloor {
+    /// Everything up to here.
+    At(Position),
+    /// It cannot be told now: what was known before still holds.
+    Unknown,
+    /// The group is gone; whoever consumes next makes it again.
+    Missing,
+    /// Somebody removed entries that the group had not finished: publish again from its former floor.
+    Hole,
 }

@@ -8,8 +8,9 @@ use std::{pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
 use futures_core::Stream;
+use uuid::Uuid;
 
-use super::{AppendSignal, Checkpoints, Transactions};
+use super::{AppendSignal, Checkpoints, FeedFilter, Floors, Leases, Transactions};
 use crate::domain::{
     error::BoxError,
     metadata::EventId,
@@ -20,7 +21,18 @@ use crate::domain::{
 /// Recorded events, read page by page while they are consumed.
 pub type RecordStream<'a> = Pin<Box<dyn Stream<Item = Result<RecordedEvent, ReadError>> + Send + 'a>>;
 
-/// Appends events to one stream, all or nothing.
+/// One append among several, see [`AppendEvents::append_many`].
+#[derive(Debug, Clone)]
+pub struct Append {
+    /// The stream.
+    pub stream: StreamId,
+    /// Where the stream has to be.
+    pub expected: ExpectedVersion,
+    /// What is appended, in order.
+    pub events: Vec<NewEvent>,
+}
+
+/// Appends events to streams, all or nothing each.
 ///
 /// Implementations are shared between tasks and must pass the event-store suite of `eventbus::testkit`.
 #[async_trait]
@@ -38,6 +50,21 @@ pub trait AppendEvents: Send + Sync {
         expected: ExpectedVersion,
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError>;
+
+    /// Appends to many streams at once and returns a result for each, in order; one that fails harms no other.
+    ///
+    /// Appends to the same stream are made in the order given. There is no promise that they become visible together.
+    /// The provided body makes one after the other; a store on a server sends them in one round trip.
+    ///
+    /// # Errors
+    /// Each result by itself is that of [`append`](Self::append).
+    async fn append_many(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
+        let mut results = Vec::with_capacity(appends.len());
+        for Append { stream, expected, events } in appends {
+            results.push(self.append(&stream, expected, events).await);
+        }
+        results
+    }
 }
 
 /// Which way a stream is read.
@@ -71,19 +98,41 @@ pub trait ReadStream: Send + Sync {
 /// Reads all events of a store in one total order.
 #[async_trait]
 pub trait ReadFeed: Send + Sync {
-    /// The events after position `after`, in position order, up to the end that is safe when it is reached.
+    /// The events after position `after` that `filter` asks for, in position order, up to the end that is safe when it is
+    /// reached. They are filtered where they are kept.
     ///
     /// Never skips: an event that becomes visible later has a higher position than everything returned before.
     ///
     /// # Errors
     /// Each item may be a [`ReadError`]; the stream ends after it.
-    fn read_all(&self, after: Position) -> RecordStream<'_>;
+    fn read_feed(&self, after: Position, filter: &FeedFilter) -> RecordStream<'_>;
 
-    /// A position at or after the last event that is safe to read; nothing will appear at or before it any more.
+    /// Every event after position `after`: [`read_feed`](Self::read_feed) without a filter.
+    ///
+    /// # Errors
+    /// Each item may be a [`ReadError`]; the stream ends after it.
+    fn read_all(&self, after: Position) -> RecordStream<'_> {
+        self.read_feed(after, &FeedFilter::all())
+    }
+
+    /// The position of the last event that is safe to read, [`Position::START`] if there is none. Nothing will appear at
+    /// or before it any more, also after a crash of the store.
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] if the store cannot be reached.
     async fn head(&self) -> Result<Position, ReadError>;
+
+    /// How many events after `after`, up to and with `through`, `filter` asks for. It may take as long as reading them.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] if the store cannot be reached.
+    async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError>;
+
+    /// What tells this store from all others; made with it. One restored from a copy has the id of the original.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] if the store cannot be reached.
+    async fn store_id(&self) -> Result<Uuid, ReadError>;
 
     /// Signals every append made through this store in this process; others are found by polling [`head`](Self::head).
     fn appended(&self) -> &AppendSignal;
@@ -95,7 +144,7 @@ pub trait ReadFeed: Send + Sync {
     label = "not an event store",
     note = "stores are `InMemoryEventStore`, `SqliteEventStore`, `PgEventStore`, or an `Arc` of one; did you forget to `.await?` its constructor?"
 )]
-pub trait EventStore: AppendEvents + ReadStream + ReadFeed + Checkpoints + 'static {
+pub trait EventStore: AppendEvents + ReadStream + ReadFeed + Checkpoints + Leases + Floors + 'static {
     /// The store's own transactions, if handlers and projections can take part in them.
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
         None
@@ -181,6 +230,10 @@ impl<S: AppendEvents + ?Sized> AppendEvents for Arc<S> {
     ) -> Result<Vec<RecordedEvent>, AppendError> {
         (**self).append(stream, expected, events).await
     }
+
+    async fn append_many(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
+        (**self).append_many(appends).await
+    }
 }
 
 #[async_trait]
@@ -196,12 +249,20 @@ impl<S: ReadStream + ?Sized> ReadStream for Arc<S> {
 
 #[async_trait]
 impl<S: ReadFeed + ?Sized> ReadFeed for Arc<S> {
-    fn read_all(&self, after: Position) -> RecordStream<'_> {
-        (**self).read_all(after)
+    fn read_feed(&self, after: Position, filter: &FeedFilter) -> RecordStream<'_> {
+        (**self).read_feed(after, filter)
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
         (**self).head().await
+    }
+
+    async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
+        (**self).count_events(after, through, filter).await
+    }
+
+    async fn store_id(&self) -> Result<Uuid, ReadError> {
+        (**self).store_id().await
     }
 
     fn appended(&self) -> &AppendSignal {

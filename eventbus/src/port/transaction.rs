@@ -1,13 +1,14 @@
-//! Taking part in the store's own transaction.
+//! Taking part in the store's own transaction: effects, inbox and checkpoint commit together or not at all.
 //!
-//! Declared and checked at start now; handlers and projections are not yet run inside transactions.
+//! Keep: whoever moves a checkpoint says under which lease, and the store looks at the lease's epoch in that same
+//! transaction. So an owner that was paused while another one took over can write nothing any more.
 
-use std::{any::Any, fmt};
+use std::{any::Any, fmt, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{HandlerError, Requirements, TypeKey};
-use crate::domain::{error::BoxError, name::Name, stream::Position};
+use super::{HandlerError, Lease, Requirements, TypeKey};
+use crate::domain::{error::BoxError, metadata::EventId, name::Name, stream::Position};
 
 /// A store that lets handlers and projections take part in its transactions.
 #[async_trait]
@@ -15,11 +16,45 @@ pub trait Transactions: Send + Sync {
     /// The type behind [`Transaction::as_any_mut`].
     fn transaction_type(&self) -> TypeKey;
 
-    /// Begins a transaction.
+    /// Begins a transaction. One that takes too long is ended by the store, since others may wait for it.
     ///
     /// # Errors
     /// Whatever the store says when it cannot.
     async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError>;
+
+    /// Makes empty copies of a shadow's tables beside the live ones, unless they are there already, and returns how far
+    /// they were filled before.
+    ///
+    /// # Errors
+    /// Whatever the store says when it cannot, for example that a table does not exist.
+    async fn make_shadow(&self, shadow: &Shadow) -> Result<Position, BoxError>;
+
+    /// Begins a transaction in which the names of a shadow's tables mean the copies. Its checkpoints are the shadow's.
+    ///
+    /// # Errors
+    /// Whatever the store says when it cannot.
+    async fn begin_in(&self, shadow: &Shadow) -> Result<Box<dyn Transaction>, BoxError>;
+
+    /// Removes the copies and how far they were filled; no error if there are none.
+    ///
+    /// # Errors
+    /// Whatever the store says when it cannot.
+    async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError>;
+
+    /// Forgets deliveries that were handled so long ago, see [`Transaction::is_first`], and returns how many.
+    ///
+    /// # Errors
+    /// Whatever the store says when it cannot.
+    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError>;
+}
+
+/// Copies of a projection's tables, filled while the live ones serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shadow {
+    /// Whose; also the role of the lease under which it is filled.
+    pub name: Name,
+    /// The tables, by the names that the projection's statements call them.
+    pub tables: Vec<String>,
 }
 
 /// An open transaction of a store; dropped is rolled back.
@@ -28,11 +63,34 @@ pub trait Transaction: Send {
     /// The store's own transaction type, for [`FromTransaction`].
     fn as_any_mut(&mut self) -> &mut (dyn Any + Send);
 
-    /// Moves a checkpoint within the transaction.
+    /// Moves the checkpoint named like the lease's role from `from` to `to`. False: the lease has passed to somebody else,
+    /// or the checkpoint is somewhere else; the transaction is to be dropped then.
+    ///
+    /// A checkpoint that was never saved is at [`Position::START`].
     ///
     /// # Errors
     /// Whatever the store says when it cannot.
-    async fn save_checkpoint(&mut self, name: &Name, position: Position) -> Result<(), BoxError>;
+    async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError>;
+
+    /// Notes that `handler` handles the event. False: that was committed before, and there is nothing left to do.
+    ///
+    /// Waits for another transaction that notes the same.
+    ///
+    /// # Errors
+    /// Whatever the store says when it cannot.
+    async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError>;
+
+    /// Replaces the rows of the live tables by those of the shadow's copies.
+    ///
+    /// # Errors
+    /// Whatever the store says when it cannot.
+    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<(), BoxError>;
+
+    /// Deletes the rows of `table` whose `column` is `value`.
+    ///
+    /// # Errors
+    /// Whatever the store says when it cannot.
+    async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError>;
 
     /// Commits.
     ///

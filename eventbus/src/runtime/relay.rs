@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::feed::FeedWatch;
 use crate::{
     domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position},
-    port::{EventBus, EventStore, MessageId, PublishRange, RangeOutcome},
+    port::{EventBus, EventStore, MessageId},
 };
 
 /// At most this much is published by one call: about a millisecond of a busy Redis.
@@ -108,7 +108,6 @@ impl Relay {
                     self.recovered();
                     feed.idle(&cancel).await
                 }
-                Ok(Step::Stop(reason)) => return self.stop(reason),
                 Err(error) => {
                     self.report(&error, feed.is_failing());
                     feed.failed(&cancel).await
@@ -127,13 +126,8 @@ impl Relay {
             return Ok(Step::CaughtUp);
         }
         let (events, through) = self.next_range(after, head).await?;
-        match self.bus.publish_range(PublishRange { after, through, events: &events }).await? {
-            RangeOutcome::Published(ids) => self.advance(&events, ids, through).await,
-            RangeOutcome::Moved(position) => self.advance(&[], Vec::new(), position).await,
-            RangeOutcome::Fenced => Ok(Step::Stop("a newer relay has taken over")),
-            RangeOutcome::Lost => Ok(Step::Stop("the bus lost what was published before")),
-            RangeOutcome::OtherStore => Ok(Step::Stop("the bus carries the events of another store")),
-        }
+        let ids = self.bus.publish_feed(&events).await?;
+        self.advance(&events, ids, through).await
     }
 
     /// The next events, and the position up to which they are everything.
@@ -197,19 +191,11 @@ impl Relay {
     fn recovered(&self) {
         self.progress.send_if_modified(|progress| progress.trouble.take().is_some());
     }
-
-    fn stop(&self, reason: &'static str) {
-        tracing::error!(destination = %self.bus.destination(), reason, "relay stopped");
-        self.progress.send_modify(|progress| {
-            progress.stopped = Some(reason);
-        });
-    }
 }
 
 enum Step {
     Published,
     CaughtUp,
-    Stop(&'static str),
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use crate::{
     domain::{
@@ -18,9 +19,9 @@ use crate::{
     },
     port::{
         AppendError, AppendEvents, AppendSignal, BusStats, CheckpointError, Checkpoints, ConsumeError, DeadLetter,
-        DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, Direction, EventBus, EventStore, GroupProgress,
-        MessageId, PublishError, PublishRange, RangeOutcome, ReadError, ReadFeed, ReadStream, RecordStream,
-        ShutdownError, StreamInfo, Subscribers,
+        DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, Direction, EventBus, EventStore, FeedFilter,
+        Floor, Floors, GroupProgress, Lease, LeaseError, Leases, MessageId, PublishError, ReadError, ReadFeed,
+        ReadStream, RecordStream, ShutdownError, StreamInfo, Subscribers,
     },
 };
 
@@ -114,12 +115,20 @@ impl ReadStream for FaultyStore {
 
 #[async_trait]
 impl ReadFeed for FaultyStore {
-    fn read_all(&self, after: Position) -> RecordStream<'_> {
-        self.store.read_all(after)
+    fn read_feed(&self, after: Position, filter: &FeedFilter) -> RecordStream<'_> {
+        self.store.read_feed(after, filter)
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
         self.store.head().await
+    }
+
+    async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
+        self.store.count_events(after, through, filter).await
+    }
+
+    async fn store_id(&self) -> Result<Uuid, ReadError> {
+        self.store.store_id().await
     }
 
     fn appended(&self) -> &AppendSignal {
@@ -139,6 +148,40 @@ impl Checkpoints for FaultyStore {
             self.store.save_checkpoint(name, position).await?;
         }
         fault.map_or(Ok(()), |_| Err(CheckpointError::new(name, "fault made by the test")))
+    }
+}
+
+#[async_trait]
+impl Leases for FaultyStore {
+    async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
+        self.store.acquire_lease(role, owner, ttl).await
+    }
+
+    async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
+        self.store.seize_lease(role, owner, ttl).await
+    }
+
+    async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
+        self.store.renew_lease(lease, ttl).await
+    }
+
+    async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
+        self.store.release_lease(lease).await
+    }
+}
+
+#[async_trait]
+impl Floors for FaultyStore {
+    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
+        self.store.floors(destination).await
+    }
+
+    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
+        self.store.save_floors(destination, floors).await
+    }
+
+    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
+        self.store.forget_floor(destination, group).await
     }
 }
 
@@ -201,8 +244,8 @@ impl EventBus for FaultyBus {
         self.with_fault(self.bus.publish(events)).await
     }
 
-    async fn publish_range(&self, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
-        self.with_fault(self.bus.publish_range(range)).await
+    async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        self.with_fault(self.bus.publish_feed(events)).await
     }
 
     fn is_durable(&self) -> bool {

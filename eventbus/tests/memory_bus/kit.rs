@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use eventbus::{
     EventFilter, HandlerError, InMemoryEventBus, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{CheckpointError, Checkpoints, EventBus, PublishRange, RetryPolicy, Subscriber, Subscription},
+    port::{CheckpointError, Checkpoints, EventBus, RetryPolicy, Subscriber, Subscription},
 };
 use tokio::{sync::Semaphore, task::JoinHandle};
 
@@ -124,8 +124,7 @@ pub fn events(positions: std::ops::RangeInclusive<u64>) -> Vec<RecordedEvent> {
 
 /// Publishes as a relay does.
 pub async fn feed(bus: &InMemoryEventBus, events: &[RecordedEvent]) {
-    let range = PublishRange { after: Position::START, through: Position::START, events };
-    bus.publish_range(range).await.unwrap();
+    bus.publish_feed(events).await.unwrap();
 }
 
 /// Tries nothing again.

@@ -1,16 +1,19 @@
 //! A store that can be held up and damaged.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use eventbus::{
-    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, StreamId, Version,
+    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, StreamId, Uuid, Version,
     port::{
-        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, ReadError,
-        ReadFeed, ReadStream, RecordStream,
+        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, FeedFilter,
+        Floor, Floors, Lease, LeaseError, Leases, ReadError, ReadFeed, ReadStream, RecordStream,
     },
     prelude::*,
 };
@@ -78,8 +81,8 @@ impl ReadStream for GatedStore {
 
 #[async_trait]
 impl ReadFeed for GatedStore {
-    fn read_all(&self, after: Position) -> RecordStream<'_> {
-        self.store.read_all(after)
+    fn read_feed(&self, after: Position, filter: &FeedFilter) -> RecordStream<'_> {
+        self.store.read_feed(after, filter)
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
@@ -89,6 +92,14 @@ impl ReadFeed for GatedStore {
         }
         let head = self.store.head().await?;
         Ok(Position::new(head.get() + self.gap.load(Ordering::SeqCst)))
+    }
+
+    async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
+        self.store.count_events(after, through, filter).await
+    }
+
+    async fn store_id(&self) -> Result<Uuid, ReadError> {
+        self.store.store_id().await
     }
 
     fn appended(&self) -> &AppendSignal {
@@ -110,6 +121,40 @@ impl Checkpoints for GatedStore {
     async fn save_checkpoint(&self, name: &Name, p: Position) -> Result<(), CheckpointError> {
         self.pass(&self.saves).await;
         self.store.save_checkpoint(name, p).await
+    }
+}
+
+#[async_trait]
+impl Leases for GatedStore {
+    async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
+        self.store.acquire_lease(role, owner, ttl).await
+    }
+
+    async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
+        self.store.seize_lease(role, owner, ttl).await
+    }
+
+    async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
+        self.store.renew_lease(lease, ttl).await
+    }
+
+    async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
+        self.store.release_lease(lease).await
+    }
+}
+
+#[async_trait]
+impl Floors for GatedStore {
+    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
+        self.store.floors(destination).await
+    }
+
+    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
+        self.store.save_floors(destination, floors).await
+    }
+
+    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
+        self.store.forget_floor(destination, group).await
     }
 }
 

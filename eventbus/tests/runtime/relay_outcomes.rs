@@ -1,7 +1,6 @@
 //! What a relay does with each answer of a bus.
 
 use std::{
-    collections::VecDeque,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -11,7 +10,7 @@ use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Name, Position,
     port::{
         BusStats, CheckpointError, Checkpoints, ConsumeError, DeadLetters, EventBus, GroupProgress, MessageId,
-        PublishError, PublishRange, RangeOutcome, ShutdownError, StreamInfo, Subscribers,
+        PublishError, ShutdownError, StreamInfo, Subscribers,
     },
     prelude::*,
 };
@@ -23,21 +22,12 @@ use crate::{
     wait::until,
 };
 
-/// A durable bus that answers to ranges as it is told, and notes what it was asked to publish.
+/// A durable bus that answers to ranges when it is let, and notes how much it was asked to publish.
 #[derive(Clone, Default)]
 struct ScriptedBus {
     bus: InMemoryEventBus,
-    answers: Arc<Mutex<VecDeque<RangeOutcome>>>,
-    asked: Arc<Mutex<Vec<(u64, u64)>>>,
+    asked: Arc<Mutex<Vec<usize>>>,
     gate: Option<Arc<Semaphore>>,
-}
-
-impl ScriptedBus {
-    fn answering(answer: RangeOutcome) -> Self {
-        let bus = Self::default();
-        bus.answers.lock().unwrap().push_back(answer);
-        bus
-    }
 }
 
 impl DeadLetters for ScriptedBus {}
@@ -56,16 +46,13 @@ impl EventBus for ScriptedBus {
         self.bus.publish(events).await
     }
 
-    async fn publish_range(&self, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
-        self.asked.lock().unwrap().push((range.after.get(), range.through.get()));
+    async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        self.asked.lock().unwrap().push(events.len());
         if let Some(gate) = &self.gate {
             gate.acquire().await.unwrap().forget();
+            return Ok(Vec::new());
         }
-        let answer = self.answers.lock().unwrap().pop_front();
-        match answer {
-            Some(answer) => Ok(answer),
-            None => self.bus.publish_range(range).await,
-        }
+        self.bus.publish_feed(events).await
     }
 
     async fn resume_from(&self, _checkpoints: Arc<dyn Checkpoints>) -> Result<Option<Position>, CheckpointError> {
@@ -120,32 +107,6 @@ async fn app(store: &InMemoryEventStore, bus: &ScriptedBus) -> App {
 }
 
 #[tokio::test]
-async fn a_relay_that_must_not_publish_stops_and_says_why() {
-    for (answer, reason) in [
-        (RangeOutcome::Fenced, "a newer relay has taken over"),
-        (RangeOutcome::Lost, "the bus lost what was published before"),
-        (RangeOutcome::OtherStore, "the bus carries the events of another store"),
-    ] {
-        let (store, bus) = (store().await, ScriptedBus::answering(answer));
-        let app = app(&store, &bus).await;
-        let error = app.published(Position::new(3)).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("the relay stopped at position 0, before 3: {reason}"));
-        assert_eq!(*bus.asked.lock().unwrap(), [(0, 3)], "it does not ask again");
-        let checkpoint = Name::prefixed("relay:", bus.destination());
-        assert_eq!(store.load_checkpoint(&checkpoint).await.unwrap(), None);
-    }
-}
-
-#[tokio::test]
-async fn a_relay_goes_on_where_the_bus_says_that_it_is() {
-    let (store, bus) = (store().await, ScriptedBus::answering(RangeOutcome::Moved(Position::new(2))));
-    let app = app(&store, &bus).await;
-    app.published(Position::new(3)).await.unwrap();
-    assert_eq!(*bus.asked.lock().unwrap(), [(0, 3), (2, 3)]);
-    assert_eq!(bus.stream_info().await.stream.length, 1);
-}
-
-#[tokio::test]
 async fn a_durable_bus_gets_everything_that_was_stored_before_its_first_relay() {
     let (store, bus) = (store().await, ScriptedBus::default());
     let app = app(&store, &bus).await;
@@ -161,14 +122,14 @@ async fn a_shutdown_ends_after_the_range_in_hand() {
     order.record(vec![created("ada", 1.0); 300]);
     orders.save(&mut order).await.unwrap();
     let gate = Arc::new(Semaphore::new(0));
-    let bus = ScriptedBus { gate: Some(gate.clone()), ..ScriptedBus::answering(RangeOutcome::Published(Vec::new())) };
+    let bus = ScriptedBus { gate: Some(gate.clone()), ..ScriptedBus::default() };
     let app = app(&store, &bus).await;
     until("a range is in hand", async || bus.asked.lock().unwrap().len() == 1).await;
     let mut stopping = Box::pin(app.shutdown(Duration::from_secs(10)));
     assert!(futures_util::poll!(&mut stopping).is_pending());
     gate.add_permits(10);
     stopping.await.unwrap();
-    assert_eq!(*bus.asked.lock().unwrap(), [(0, 256)]);
+    assert_eq!(*bus.asked.lock().unwrap(), [256]);
     let checkpoint = Name::prefixed("relay:", bus.destination());
     assert_eq!(store.load_checkpoint(&checkpoint).await.unwrap(), Some(Position::new(256)));
 }

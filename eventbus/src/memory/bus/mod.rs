@@ -26,7 +26,7 @@ use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     port::{
         BusCounters, BusStats, CheckpointError, Checkpoints, ConsumeError, Consuming, EventBus, GroupProgress,
-        MessageId, PublishError, PublishRange, RangeOutcome, ShutdownError, StreamInfo, Subscribers,
+        MessageId, PublishError, ShutdownError, StreamInfo, Subscribers,
     },
 };
 
@@ -215,8 +215,8 @@ impl EventBus for InMemoryEventBus {
         self.shared.publish(events).await
     }
 
-    async fn publish_range(&self, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
-        self.shared.publish(range.events).await.map(RangeOutcome::Published)
+    async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        self.shared.publish(events).await
     }
 
     fn is_durable(&self) -> bool {

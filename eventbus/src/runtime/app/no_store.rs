@@ -1,6 +1,9 @@
 //! The store of an app that only consumes: there is none, and whoever needs one is told.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use crate::{
     domain::{
@@ -10,8 +13,8 @@ use crate::{
         stream::{ExpectedVersion, Position, StreamId, Version},
     },
     port::{
-        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, ReadError,
-        ReadFeed, ReadStream, RecordStream,
+        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, FeedFilter,
+        Floor, Floors, Lease, LeaseError, Leases, ReadError, ReadFeed, ReadStream, RecordStream,
     },
 };
 
@@ -48,11 +51,19 @@ impl ReadStream for NoStore {
 
 #[async_trait]
 impl ReadFeed for NoStore {
-    fn read_all(&self, _after: Position) -> RecordStream<'_> {
+    fn read_feed(&self, _after: Position, _filter: &FeedFilter) -> RecordStream<'_> {
         Box::pin(futures_util::stream::iter([Err(ReadError::Unavailable(none()))]))
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
+        Err(ReadError::Unavailable(none()))
+    }
+
+    async fn count_events(&self, _: Position, _: Position, _: &FeedFilter) -> Result<u64, ReadError> {
+        Err(ReadError::Unavailable(none()))
+    }
+
+    async fn store_id(&self) -> Result<Uuid, ReadError> {
         Err(ReadError::Unavailable(none()))
     }
 
@@ -69,6 +80,40 @@ impl Checkpoints for NoStore {
 
     async fn save_checkpoint(&self, name: &Name, _position: Position) -> Result<(), CheckpointError> {
         Err(CheckpointError::new(name, none()))
+    }
+}
+
+#[async_trait]
+impl Leases for NoStore {
+    async fn acquire_lease(&self, role: &Name, _: &Name, _: Duration) -> Result<Option<Lease>, LeaseError> {
+        Err(LeaseError::new(role, none()))
+    }
+
+    async fn seize_lease(&self, role: &Name, _: &Name, _: Duration) -> Result<Lease, LeaseError> {
+        Err(LeaseError::new(role, none()))
+    }
+
+    async fn renew_lease(&self, lease: &Lease, _: Duration) -> Result<bool, LeaseError> {
+        Err(LeaseError::new(&lease.role, none()))
+    }
+
+    async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
+        Err(LeaseError::new(&lease.role, none()))
+    }
+}
+
+#[async_trait]
+impl Floors for NoStore {
+    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
+        Err(CheckpointError::new(destination, none()))
+    }
+
+    async fn save_floors(&self, destination: &Name, _: &[Floor]) -> Result<(), CheckpointError> {
+        Err(CheckpointError::new(destination, none()))
+    }
+
+    async fn forget_floor(&self, destination: &Name, _: &Name) -> Result<(), CheckpointError> {
+        Err(CheckpointError::new(destination, none()))
     }
 }
 

@@ -1,0 +1,96 @@
+//! Which events of a feed are asked for.
+
+use std::collections::BTreeSet;
+
+use uuid::Uuid;
+
+use crate::domain::{event::EventFilter, name::Name, record::RecordedEvent};
+
+/// Which events of a feed are asked for; all of them unless it says otherwise. Stores filter where the events are.
+///
+/// # Examples
+/// ```
+/// use eventbus::{Name, port::FeedFilter};
+/// let filter = FeedFilter::all().aggregate_types([Name::new("aggregate type", "Order")?]);
+/// assert_ne!(filter, FeedFilter::all());
+/// # Ok::<(), eventbus::InvalidName>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FeedFilter {
+    aggregate_types: Option<BTreeSet<Name>>,
+    event_types: Option<BTreeSet<Name>>,
+    tenant: Option<Uuid>,
+}
+
+impl FeedFilter {
+    /// Every event.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// Only events of aggregates of these types; none if there are none.
+    #[must_use]
+    pub fn aggregate_types(mut self, types: impl IntoIterator<Item = Name>) -> Self {
+        self.aggregate_types = Some(types.into_iter().collect());
+        self
+    }
+
+    /// Only events of these types; none if there are none.
+    #[must_use]
+    pub fn event_types(mut self, types: impl IntoIterator<Item = Name>) -> Self {
+        self.event_types = Some(types.into_iter().collect());
+        self
+    }
+
+    /// Only events of this tenant.
+    #[must_use]
+    pub const fn tenant(mut self, tenant: Uuid) -> Self {
+        self.tenant = Some(tenant);
+        self
+    }
+
+    /// The aggregate types asked for; all if `None`.
+    #[must_use]
+    pub const fn wanted_aggregate_types(&self) -> Option<&BTreeSet<Name>> {
+        self.aggregate_types.as_ref()
+    }
+
+    /// The event types asked for; all if `None`.
+    #[must_use]
+    pub const fn wanted_event_types(&self) -> Option<&BTreeSet<Name>> {
+        self.event_types.as_ref()
+    }
+
+    /// The tenant asked for; all if `None`.
+    #[must_use]
+    pub const fn wanted_tenant(&self) -> Option<Uuid> {
+        self.tenant
+    }
+
+    /// Whether it asks for every event.
+    #[must_use]
+    pub const fn is_all(&self) -> bool {
+        self.aggregate_types.is_none() && self.event_types.is_none() && self.tenant.is_none()
+    }
+
+    /// Whether `event` is asked for; what stores that cannot filter otherwise ask.
+    #[must_use]
+    pub fn matches(&self, event: &RecordedEvent) -> bool {
+        let is_among =
+            |types: &Option<BTreeSet<Name>>, wanted: &str| types.as_ref().is_none_or(|types| types.contains(wanted));
+        is_among(&self.aggregate_types, event.metadata().aggregate_type())
+            && is_among(&self.event_types, event.event_type())
+            && self.tenant.is_none_or(|tenant| event.metadata().tenant_id() == Some(tenant))
+    }
+}
+
+impl From<EventFilter> for FeedFilter {
+    /// The events that a handler, a projection or a type asks for.
+    fn from(events: EventFilter) -> Self {
+        match events {
+            EventFilter::All => Self::all(),
+            typed => Self::all().event_types(typed.event_types().into_iter().map(Name::from_static)),
+        }
+    }
+}
