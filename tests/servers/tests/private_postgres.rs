@@ -1,0 +1,43 @@
+//! A private PostgreSQL does what a crash test asks of it.
+#![cfg(unix)]
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Ipv4Addr, TcpStream},
+};
+
+use test_servers::PrivatePostgres;
+
+/// Logs in as far as the answer "authentication ok".
+fn answers(postgres: &PrivatePostgres) -> bool {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, postgres.port())).unwrap();
+    let parameters = b"user\0postgres\0database\0postgres\0\0";
+    let length = u32::try_from(parameters.len() + 8).unwrap();
+    stream.write_all(&[&length.to_be_bytes(), &196_608_u32.to_be_bytes(), &parameters[..]].concat()).unwrap();
+    let mut answer = [0; 9];
+    stream.read_exact(&mut answer).unwrap();
+    answer == [b'R', 0, 0, 0, 8, 0, 0, 0, 0]
+}
+
+fn refuses(port: u16) -> bool {
+    let refused = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+    refused.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+#[test]
+fn a_crashed_server_is_gone_and_comes_back_at_the_same_place() {
+    let mut postgres = test_servers::private_postgres();
+    let url = postgres.url().to_owned();
+    for _ in 0..2 {
+        assert!(answers(&postgres));
+        postgres.start();
+        postgres.stop();
+        postgres.stop();
+        assert!(refuses(postgres.port()));
+        postgres.start();
+        assert_eq!(postgres.url(), url);
+    }
+    let port = postgres.port();
+    drop(postgres);
+    assert!(refuses(port));
+}
