@@ -29,6 +29,7 @@ pub struct GatedStore {
     pub loads: Arc<Semaphore>,
     pub saves: Arc<Semaphore>,
     pub is_damaged: Arc<AtomicBool>,
+    pub is_away: Arc<AtomicBool>,
     /// Positions at the end that hold no event.
     pub gap: Arc<AtomicU64>,
 }
@@ -41,6 +42,7 @@ impl GatedStore {
             loads: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             saves: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             is_damaged: Arc::default(),
+            is_away: Arc::default(),
             gap: Arc::default(),
         }
     }
@@ -89,6 +91,9 @@ impl ReadFeed for GatedStore {
         if self.is_damaged.load(Ordering::SeqCst) {
             let (place, source) = ("position 3".into(), "no payload".into());
             return Err(ReadError::Corrupt { place, source });
+        }
+        if self.is_away.load(Ordering::SeqCst) {
+            return Err(ReadError::Unavailable("away".into()));
         }
         let head = self.store.head().await?;
         Ok(Position::new(head.get() + self.gap.load(Ordering::SeqCst)))

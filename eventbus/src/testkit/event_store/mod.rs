@@ -11,6 +11,7 @@ mod append;
 mod checkpoint;
 mod expectation;
 mod feed;
+mod follow;
 mod names;
 mod race;
 mod reopen;
@@ -22,6 +23,7 @@ pub use append::*;
 pub use checkpoint::*;
 pub use expectation::*;
 pub use feed::*;
+pub use follow::*;
 pub use names::*;
 pub use race::*;
 pub use reopen::*;
@@ -91,6 +93,9 @@ macro_rules! event_store_conformance {
                 feed_never_skips_repeats_or_reorders,
                 nothing_appears_at_or_below_the_head,
                 append_wakes_who_watches,
+                following_has_no_seam,
+                following_a_part_keeps_up_with_the_rest,
+                following_pauses_resumes_and_stops,
                 unsaved_checkpoint_is_none,
                 checkpoint_is_what_was_saved_last,
                 checkpoint_names_are_independent,
@@ -154,6 +159,7 @@ mod tests {
             include_str!("checkpoint.rs"),
             include_str!("expectation.rs"),
             include_str!("feed.rs"),
+            include_str!("follow.rs"),
             include_str!("names.rs"),
             include_str!("race.rs"),
             include_str!("reopen.rs"),
@@ -168,6 +174,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 51);
+        assert_eq!(rules, 54);
     }
 }
