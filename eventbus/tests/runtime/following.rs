@@ -2,7 +2,10 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use eventbus::{App, Follow, Name, NewEvent, Position, StreamId, port::AppendEvents as _};
+use eventbus::{
+    App, Follow, Name, NewEvent, Position, StreamId,
+    port::{AppendEvents as _, FeedFilter},
+};
 use futures_util::TryStreamExt as _;
 
 use crate::{gated::GatedStore, wait::until};
@@ -24,6 +27,17 @@ async fn a_damaged_event_ends_it_and_says_where() {
     let error = following.try_next().await.unwrap_err();
     assert_eq!(error.to_string(), "event store holds a corrupt event at position 3");
     assert_eq!(following.try_next().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_event_that_comes_just_after_the_end_was_reached_is_not_skipped() {
+    let store = GatedStore::open();
+    append(&store, 3).await;
+    store.comes_at.store(2, Ordering::SeqCst);
+    let late = FeedFilter::all().event_types([Name::from_static("Late")]);
+    let mut following = Follow::of(store.clone()).filter(late).start();
+    let event = tokio::time::timeout(Duration::from_secs(10), following.try_next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(event.position(), Some(Position::new(4)));
 }
 
 #[tokio::test]
