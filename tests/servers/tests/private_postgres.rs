@@ -2,21 +2,19 @@
 #![cfg(unix)]
 
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{Error, ErrorKind, Read, Write},
     net::{Ipv4Addr, TcpStream},
 };
 
 use test_servers::PrivatePostgres;
 
 /// Logs in as far as the answer "authentication ok".
-fn answers(postgres: &PrivatePostgres) -> bool {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, postgres.port())).unwrap();
-    let parameters = b"user\0postgres\0database\0postgres\0\0";
-    let length = u32::try_from(parameters.len() + 8).unwrap();
-    stream.write_all(&[&length.to_be_bytes(), &196_608_u32.to_be_bytes(), &parameters[..]].concat()).unwrap();
+fn greeting(postgres: &PrivatePostgres) -> Result<[u8; 9], Error> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, postgres.port()))?;
+    // the length of what follows and itself, version 3.0, the parameters
+    stream.write_all(b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0postgres\0\0")?;
     let mut answer = [0; 9];
-    stream.read_exact(&mut answer).unwrap();
-    answer == [b'R', 0, 0, 0, 8, 0, 0, 0, 0]
+    stream.read_exact(&mut answer).map(|()| answer)
 }
 
 fn refuses(port: u16) -> bool {
@@ -29,7 +27,7 @@ fn a_crashed_server_is_gone_and_comes_back_at_the_same_place() {
     let mut postgres = test_servers::private_postgres();
     let url = postgres.url().to_owned();
     for _ in 0..2 {
-        assert!(answers(&postgres));
+        assert_eq!(greeting(&postgres).unwrap(), [b'R', 0, 0, 0, 8, 0, 0, 0, 0]);
         postgres.start();
         postgres.stop();
         postgres.stop();
