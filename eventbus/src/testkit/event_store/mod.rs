@@ -2,7 +2,8 @@
 //!
 //! A backend calls [`event_store_conformance!`](crate::event_store_conformance) with an expression that makes a fresh,
 //! empty store; if what it stores outlives the process,
-//! [`event_store_reopen_conformance!`](crate::event_store_reopen_conformance) too. Its tests need `tokio` with
+//! [`event_store_reopen_conformance!`](crate::event_store_reopen_conformance) too; if it has transactions,
+//! [`event_store_transactions_conformance!`](crate::event_store_transactions_conformance) as well. Its tests need `tokio` with
 //! `macros` and `rt-multi-thread`. A failure names the rule that is broken.
 //!
 //! Keep: a new rule goes into the list of its macro below, and is proved by breaking a store on purpose.
@@ -13,6 +14,7 @@ mod expectation;
 mod feed;
 mod filter;
 mod floor;
+mod follow;
 mod lease;
 mod names;
 mod race;
@@ -20,6 +22,7 @@ mod reopen;
 mod repeat;
 mod stream;
 mod subject;
+mod transaction;
 
 pub use append::*;
 pub use checkpoint::*;
@@ -27,12 +30,14 @@ pub use expectation::*;
 pub use feed::*;
 pub use filter::*;
 pub use floor::*;
+pub use follow::*;
 pub use lease::*;
 pub use names::*;
 pub use race::*;
 pub use reopen::*;
 pub use repeat::*;
 pub use stream::*;
+pub use transaction::*;
 
 /// Makes a module of tests, one per rule, that a store must pass.
 ///
@@ -97,6 +102,9 @@ macro_rules! event_store_conformance {
                 feed_never_skips_repeats_or_reorders,
                 nothing_appears_at_or_below_the_head,
                 append_wakes_who_watches,
+                following_has_no_seam,
+                following_a_part_keeps_up_with_the_rest,
+                following_pauses_resumes_and_stops,
                 unsaved_checkpoint_is_none,
                 checkpoint_is_what_was_saved_last,
                 checkpoint_names_are_independent,
@@ -170,6 +178,37 @@ macro_rules! event_store_reopen_conformance {
     };
 }
 
+/// Makes a module of tests, one per rule, that a store must pass which lets handlers take part in its transactions.
+///
+/// Its arguments are those of [`event_store_conformance!`](crate::event_store_conformance).
+///
+/// # Examples
+/// ```ignore
+/// eventbus::event_store_transactions_conformance!(transactions, open(&temporary_file()));
+/// ```
+#[macro_export]
+macro_rules! event_store_transactions_conformance {
+    ($name:ident, $fresh_store:expr $(,)?) => {
+        mod $name {
+            #[allow(unused_imports, reason = "the expression may name anything of its place")]
+            use super::*;
+
+            $crate::event_store_conformance! {
+                @each $fresh_store;
+                committed_transaction_is_kept_whole,
+                dropped_transaction_leaves_nothing,
+                checkpoint_advances_only_from_where_it_is,
+                former_owner_moves_nothing,
+                takeover_sees_what_was_committed,
+                deliveries_are_first_once_per_handler,
+                same_delivery_waits_for_the_other_one,
+                one_of_racing_advances_is_made,
+                old_deliveries_are_forgotten,
+            }
+        }
+    };
+}
+
 #[cfg(test)]
 mod tests {
     /// A rule that is not listed is never run, and one with a wrong name misleads.
@@ -185,11 +224,13 @@ mod tests {
             include_str!("filter.rs"),
             include_str!("floor.rs"),
             include_str!("lease.rs"),
+            include_str!("follow.rs"),
             include_str!("names.rs"),
             include_str!("race.rs"),
             include_str!("reopen.rs"),
             include_str!("repeat.rs"),
             include_str!("stream.rs"),
+            include_str!("transaction.rs"),
         ] {
             for rule in file.split("pub async fn ").skip(1) {
                 let name = rule.split(['<', '(']).next().unwrap();
@@ -202,6 +243,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 68);
+        assert_eq!(rules, 80);
     }
 }
