@@ -93,10 +93,8 @@ impl PgEventStore {
         Schema::new(schema).map(|schema| migrate::script(&schema))
     }
 
-    /// Closes the connections once their statements are done; afterwards everything is unavailable, and so it is at once
-    /// for appends that were not sent yet.
+    /// Closes the connections once their statements are done; everything that was not sent before is unavailable.
     pub async fn close(&self) {
-        self.group.close();
         self.connections.close().await;
     }
 }
