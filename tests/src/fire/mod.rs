@@ -8,6 +8,7 @@
 pub mod auditor;
 pub mod evidence;
 pub mod history;
+pub mod proxy;
 
 /// What went wrong with the test itself, a server that does not start for example.
 pub type Trouble = eventbus::BoxError;
