@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use eventbus::Uuid;
 
-use super::history::{History, Note, Place};
+use super::history::{History, Note, Place, Told};
 
 /// Everything that is known of a run.
 #[derive(Debug, Clone, Default)]
@@ -26,17 +26,6 @@ pub struct Stored {
     pub stream: Arc<str>,
     /// What it adds to the read model.
     pub amount: i64,
-}
-
-/// What somebody who appends did or was told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
-    /// An append was sent; these are its events.
-    Sent(Vec<Uuid>),
-    /// An append was acknowledged; there its events are.
-    Stored(Vec<Place>),
-    /// An append was refused for good.
-    Refused(Vec<Uuid>),
 }
 
 /// Somebody who reads the feed or a bus.
@@ -120,9 +109,7 @@ impl Evidence {
     pub fn add(&mut self, history: History) {
         for note in history.notes {
             match note {
-                Note::Sent { events } => self.told.push(Told::Sent(events)),
-                Note::Stored { events } => self.told.push(Told::Stored(events)),
-                Note::Refused { events } => self.told.push(Told::Refused(events)),
+                Note::Told(told) => self.told.push(told),
                 Note::Handled { reader, event, epoch } => {
                     if let Some(reader) = self.readers.iter_mut().find(|known| known.name == reader) {
                         reader.seen.push(Seen { event, epoch });

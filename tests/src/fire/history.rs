@@ -16,23 +16,10 @@ use super::Trouble;
 
 /// One thing that happened, noted by whom it happened to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "note", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Note {
-    /// An append is about to be sent.
-    Sent {
-        /// Its events.
-        events: Vec<Uuid>,
-    },
-    /// An append was acknowledged.
-    Stored {
-        /// Its events, and where they are.
-        events: Vec<Place>,
-    },
-    /// An append was refused for good, by a conflict for example.
-    Refused {
-        /// Its events.
-        events: Vec<Uuid>,
-    },
+    /// Somebody appended, or was told what came of it.
+    Told(Told),
     /// A handler or projection without a transaction is done with an event.
     Handled {
         /// Who it was.
@@ -42,6 +29,18 @@ pub enum Note {
         /// The epoch of the lease under which it worked, 0 if there is none.
         epoch: u64,
     },
+}
+
+/// What somebody who appends did or was told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Told {
+    /// An append is about to be sent; these are its events.
+    Sent(Vec<Uuid>),
+    /// An append was acknowledged; there its events are.
+    Stored(Vec<Place>),
+    /// An append was refused for good, by a conflict for example.
+    Refused(Vec<Uuid>),
 }
 
 /// Where an event is.
@@ -130,9 +129,9 @@ mod tests {
     fn a_torn_note_spoils_no_other() {
         let path = std::env::temp_dir().join(test_servers::unique_name("history"));
         let notebook = Notebook::open(&path).unwrap();
-        let note = Note::Refused { events: vec![Uuid::now_v7()] };
+        let note = Note::Told(Told::Refused(vec![Uuid::now_v7()]));
         notebook.note(&note).unwrap();
-        (&notebook.0).write_all(b"\n{\"note\":\"ref").unwrap();
+        (&notebook.0).write_all(b"\n{\"told\":{\"ref").unwrap();
         notebook.note(&note).unwrap();
         let history = History::read(&path).unwrap();
         assert_eq!((history.notes, history.torn), (vec![note.clone(), note], 1));
@@ -147,7 +146,7 @@ mod tests {
                 let notebook = Notebook::open(&path).unwrap();
                 thread::spawn(move || {
                     for _ in 0..500 {
-                        notebook.note(&Note::Sent { events: vec![Uuid::now_v7(); 3] }).unwrap();
+                        notebook.note(&Note::Told(Told::Sent(vec![Uuid::now_v7(); 3]))).unwrap();
                         thread::sleep(Duration::ZERO);
                     }
                 })

@@ -6,9 +6,14 @@
 //! Keep: production code knows nothing of this. What dies at a named point dies in a wrapper around a port.
 
 pub mod auditor;
+pub mod database;
 pub mod evidence;
+pub mod figures;
 pub mod history;
+pub mod model;
 pub mod proxy;
+pub mod race;
+pub mod workload;
 
 /// What went wrong with the test itself, a server that does not start for example.
 pub type Trouble = eventbus::BoxError;

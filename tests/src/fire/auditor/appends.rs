@@ -6,8 +6,8 @@ use eventbus::Uuid;
 
 use super::{Broken, ById, Report};
 use crate::fire::{
-    evidence::{Evidence, Told},
-    history::Place,
+    evidence::Evidence,
+    history::{Place, Told},
 };
 
 /// What was said of one event.

@@ -6,8 +6,8 @@ use eventbus::Uuid;
 
 use super::{Broken, caught};
 use crate::fire::{
-    evidence::{Stored, Told},
-    history::Place,
+    evidence::Stored,
+    history::{Place, Told},
 };
 
 #[test]

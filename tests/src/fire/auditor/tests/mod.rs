@@ -9,8 +9,8 @@ use eventbus::Uuid;
 
 use super::{Broken, audit};
 use crate::fire::{
-    evidence::{Evidence, Order, Promise, Reader, Seen, Stored, Told},
-    history::Place,
+    evidence::{Evidence, Order, Promise, Reader, Seen, Stored},
+    history::{Place, Told},
 };
 
 const STREAMS: u64 = 7;
@@ -60,7 +60,7 @@ fn projection(run: &Evidence) -> Reader {
 }
 
 fn handler(run: &Evidence) -> Reader {
-    let is_dead = |stored: &&Stored| stored.place.position % 10 == 0;
+    let is_dead = |stored: &&Stored| stored.place.position.is_multiple_of(10);
     let mut seen: Vec<_> = run
         .stored
         .iter()
