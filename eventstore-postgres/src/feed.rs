@@ -160,3 +160,43 @@ impl Wanted {
 fn unreadable(error: sqlx::Error) -> ReadError {
     ReadError::Unavailable(error.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use eventbus::{AggregateId, ExpectedVersion, Name, NewEvent, StreamId, port::AppendEvents as _};
+    use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+
+    use super::*;
+    use crate::PgEventStoreConfig;
+
+    /// However little a filter lets through: sorting, or looking at all events, takes longer the more there are.
+    #[tokio::test]
+    async fn filtered_pages_are_walked_along_the_positions() {
+        let schema = test_servers::unique_name("store");
+        let database_url = test_servers::postgres_url().to_owned();
+        let config = PgEventStoreConfig { database_url, schema: schema.clone(), ..Default::default() };
+        let store = PgEventStore::connect_with(config).await.unwrap();
+        let stream = StreamId::new(Name::from_static("Account"), AggregateId::new());
+        let event = |_| NewEvent::new(Name::from_static("Deposited"), 1, r#"{"cents":120}"#);
+        for _ in 0..5 {
+            store.append(&stream, ExpectedVersion::Any, (0..1_000).map(event).collect()).await.unwrap();
+        }
+        let mut connection = PgConnection::connect(test_servers::postgres_url()).await.unwrap();
+        let sql = store.statements.read_filtered.as_str();
+        let prepare = format!("ANALYZE {schema}.events; PREPARE page AS {sql}");
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(prepare))).await.unwrap();
+        for mode in ["force_custom_plan", "force_generic_plan"] {
+            for wanted in ["NULL, '{Rare}', NULL", "'{Order}', NULL, gen_random_uuid()", "NULL, '{Deposited}', NULL"] {
+                let explain = format!("EXPLAIN EXECUTE page(0, 5000, {wanted}, 1000)");
+                let set = format!("SET plan_cache_mode = {mode}");
+                connection.execute(sqlx::raw_sql(AssertSqlSafe(set))).await.unwrap();
+                let plan: Vec<String> =
+                    sqlx::query_scalar(AssertSqlSafe(explain)).fetch_all(&mut connection).await.unwrap();
+                let plan = plan.join("\n");
+                assert!(plan.contains("Index Scan using events_pkey"), "{mode}, {wanted}:\n{plan}");
+            }
+        }
+        let drop = format!("DROP SCHEMA {schema} CASCADE");
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(drop))).await.unwrap();
+    }
+}

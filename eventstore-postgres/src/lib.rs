@@ -22,6 +22,7 @@ mod statements;
 mod store;
 mod transaction;
 
+pub use append::PgTransactionFault;
 pub use config::PgEventStoreConfig;
 pub use error::{PgConnectError, PgPrecondition};
 pub use sqlx::PgConnection;

@@ -13,6 +13,7 @@ mod expectation;
 mod feed;
 mod filter;
 mod floor;
+mod follow;
 mod lease;
 mod names;
 mod race;
@@ -27,6 +28,7 @@ pub use expectation::*;
 pub use feed::*;
 pub use filter::*;
 pub use floor::*;
+pub use follow::*;
 pub use lease::*;
 pub use names::*;
 pub use race::*;
@@ -97,6 +99,9 @@ macro_rules! event_store_conformance {
                 feed_never_skips_repeats_or_reorders,
                 nothing_appears_at_or_below_the_head,
                 append_wakes_who_watches,
+                following_has_no_seam,
+                following_a_part_keeps_up_with_the_rest,
+                following_pauses_resumes_and_stops,
                 unsaved_checkpoint_is_none,
                 checkpoint_is_what_was_saved_last,
                 checkpoint_names_are_independent,
@@ -185,6 +190,7 @@ mod tests {
             include_str!("filter.rs"),
             include_str!("floor.rs"),
             include_str!("lease.rs"),
+            include_str!("follow.rs"),
             include_str!("names.rs"),
             include_str!("race.rs"),
             include_str!("reopen.rs"),
@@ -202,6 +208,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 68);
+        assert_eq!(rules, 71);
     }
 }
