@@ -11,7 +11,7 @@ mod orders;
 mod projections;
 mod rebuild;
 mod relay;
-mod relay_outcomes;
+mod relay_target;
 mod repository;
 mod saving;
 mod shared_bus;
