@@ -11,6 +11,7 @@ mod orders;
 mod projections;
 mod rebuild;
 mod relay;
+mod relay_chaos;
 mod relay_target;
 mod repository;
 mod saving;
