@@ -2,6 +2,7 @@
 
 pub(crate) mod app;
 pub(crate) mod definition;
+pub(crate) mod effect;
 pub(crate) mod extract;
 mod feed;
 pub(crate) mod projection;

@@ -3,5 +3,7 @@
 pub mod event_bus;
 pub mod event_store;
 mod fault;
+mod tables;
 
 pub use fault::{Fault, Faults, FaultyBus, FaultyStore};
+pub use tables::{Row, TableStore, TableTransaction, Tables};

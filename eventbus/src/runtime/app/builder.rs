@@ -21,6 +21,22 @@ use crate::{
 /// How long waiting methods of an app wait at most, unless the builder says otherwise.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The shortest time a role may last; below it would be lost between two renewals.
+const SHORTEST_LEASE: Duration = Duration::from_millis(100);
+
+/// For how long what the app notes in its store holds.
+pub(super) struct Terms {
+    pub(super) lease_ttl: Duration,
+    pub(super) inbox_retention: Duration,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 3_600);
+        Self { lease_ttl: Duration::from_secs(10), inbox_retention: 30 * DAY }
+    }
+}
+
 /// Puts an app together; [`start`](Self::start) checks everything and sets it going.
 ///
 /// Without `.store(..)` and `.bus(..)` everything is in memory: that is the app for tests. With a bus and no store it
@@ -35,6 +51,7 @@ pub struct AppBuilder {
     projections: Vec<ProjectionSlot>,
     relay: bool,
     wait_timeout: Duration,
+    terms: Terms,
 }
 
 impl AppBuilder {
@@ -48,6 +65,7 @@ impl AppBuilder {
             projections: Vec::new(),
             relay: true,
             wait_timeout: WAIT_TIMEOUT,
+            terms: Terms::default(),
         }
     }
 
@@ -116,6 +134,22 @@ impl AppBuilder {
         self
     }
 
+    /// How long a role of this process lasts after the process was killed or cut off: so long nobody else does what it
+    /// did. 10 s by default, at least 100 ms; it is renewed three times in that time.
+    pub fn lease_ttl(mut self, ttl: Duration) -> Self {
+        self.terms.lease_ttl = ttl.max(SHORTEST_LEASE);
+        self
+    }
+
+    /// How long the store remembers which events took effect in handlers that take its transaction; 30 days by default.
+    ///
+    /// A delivery that comes again later than that takes effect again. So it must be longer than an event can wait: for
+    /// a group that consumes nothing meanwhile, for a retry, or as a dead letter that is replayed in the end.
+    pub fn inbox_retention(mut self, retention: Duration) -> Self {
+        self.terms.inbox_retention = retention;
+        self
+    }
+
     /// Checks everything, then sets relay, consumers and projections going.
     ///
     /// # Errors
@@ -144,7 +178,7 @@ impl AppBuilder {
         }
         let has_relay = self.relay && !consumes_only;
         let given_up = bus.stats().messages_sent_to_dlq;
-        let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, has_relay).await.map_err(|source| {
+        let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, has_relay, &self.terms).await.map_err(|source| {
             StartMistake::Unavailable { what: format!("the relay to `{}`", bus.destination()), source }
         })?;
         Ok(App::new(store, bus, plan, tasks, self.wait_timeout, given_up))

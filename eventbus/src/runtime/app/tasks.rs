@@ -8,14 +8,15 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::plan::Checked;
+use super::{builder::Terms, plan::Checked};
 use crate::{
     domain::error::BoxError,
     port::{ConsumeError, EventBus, EventStore, RetryPolicy, ShutdownError, StateMap, Subscription},
     runtime::{
         definition::HandlerDefinition,
+        effect,
         relay::{Relay, RelayProgress},
-        subscription::{group_of, handler_subscriber},
+        subscription::{Surroundings, group_of, handler_subscriber},
     },
 };
 
@@ -35,8 +36,9 @@ impl Tasks {
         plan: &Checked,
         state: &StateMap,
         has_relay: bool,
+        terms: &Terms,
     ) -> Result<Self, BoxError> {
-        let subscriptions = Subscriptions::of(&plan.handlers, bus, state);
+        let subscriptions = Subscriptions::of(&plan.handlers, bus, &Surroundings::with(state, store));
         let mut tasks = Self {
             cancel: CancellationToken::new(),
             abort: CancellationToken::new(),
@@ -59,6 +61,10 @@ impl Tasks {
                 tokio::join!(biased; consumer, begin);
             });
             let _ = has_begun.await;
+        }
+        let takes_effect = |handler: &HandlerDefinition| !handler.requirements().transactions().is_empty();
+        if let Some(transactions) = store.transactions().filter(|_| plan.handlers.iter().any(takes_effect)) {
+            tasks.spawn_one(effect::forget(transactions, terms.inbox_retention, tasks.cancel.clone()));
         }
         for slot in &plan.projections {
             tasks.spawn_one(slot.run(Arc::clone(store), state.clone(), tasks.cancel.clone()));
@@ -101,10 +107,10 @@ impl Drop for Tasks {
 struct Subscriptions(Vec<Subscription>);
 
 impl Subscriptions {
-    fn of(handlers: &[HandlerDefinition], bus: &Arc<dyn EventBus>, state: &StateMap) -> Self {
+    fn of(handlers: &[HandlerDefinition], bus: &Arc<dyn EventBus>, surroundings: &Surroundings) -> Self {
         let subscribe = |handler: &HandlerDefinition| {
             let group = group_of(handler, bus.default_group());
-            bus.subscribers().add(group, handler_subscriber(*handler, state))
+            bus.subscribers().add(group.clone(), handler_subscriber(*handler, &group, surroundings))
         };
         Self(handlers.iter().map(subscribe).collect())
     }
