@@ -90,7 +90,10 @@ pub use runtime::{
     app::{App, AppBuilder, Published, PublishedError, SettleError},
     definition::{Handler, HandlerDefinition, Projection, ProjectionDefinition, ProjectionKind},
     extract::{Attempt, FromDelivery, FromDeliveryRef, HandlerOutcome, State},
-    projection::{Projected, ProjectionError, ProjectionGuard, Rebuild, RebuildError, RebuildProgress, Rebuilt},
+    projection::{
+        Projected, ProjectionError, ProjectionGuard, ProjectionOwner, ProjectionStatus, Rebuild, RebuildError,
+        RebuildProgress, Rebuilt,
+    },
     registry::{EventRegistry, UnknownEventType},
     repository::{AggregateRepository, LoadError, Publication, SaveError, Saved, UpdateError},
     start::{StartError, StartMistake},

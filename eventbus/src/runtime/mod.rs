@@ -11,3 +11,4 @@ mod relay;
 pub(crate) mod repository;
 pub(crate) mod start;
 pub(crate) mod subscription;
+pub(crate) mod tenure;

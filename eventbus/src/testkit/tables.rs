@@ -212,8 +212,10 @@ impl Transaction for TableTransaction {
     }
 
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
-        let rows = self.tables.0.get_mut(table).ok_or_else(|| format!("there is no table `{table}`"))?;
-        rows.retain(|_, row| row.get(column).is_none_or(|is| is != value));
+        // a table without rows need not be there
+        if let Some(rows) = self.tables.0.get_mut(table) {
+            rows.retain(|_, row| row.get(column).is_none_or(|is| is != value));
+        }
         Ok(())
     }
 

@@ -13,6 +13,8 @@ mod rebuild;
 mod relay;
 mod relay_outcomes;
 mod repository;
+mod rows;
+mod rows_rebuild;
 mod saving;
 mod shared_bus;
 mod stateful;

@@ -15,8 +15,10 @@ use crate::{
     runtime::{
         definition::HandlerDefinition,
         effect,
+        projection::RunWith,
         relay::{Relay, RelayProgress},
         subscription::{Surroundings, group_of, handler_subscriber},
+        tenure::new_owner,
     },
 };
 
@@ -26,6 +28,8 @@ pub(super) struct Tasks {
     /// Ends at once what did not stop in time.
     abort: CancellationToken,
     tracker: TaskTracker,
+    /// What projections are fed with.
+    pub(super) feeding: RunWith,
     pub(super) relay: Option<watch::Receiver<RelayProgress>>,
 }
 
@@ -43,6 +47,12 @@ impl Tasks {
             cancel: CancellationToken::new(),
             abort: CancellationToken::new(),
             tracker: TaskTracker::new(),
+            feeding: RunWith {
+                store: Arc::clone(store),
+                state: state.clone(),
+                owner: new_owner(),
+                lease_ttl: terms.lease_ttl,
+            },
             relay: None,
         };
         if has_relay {
@@ -67,7 +77,7 @@ impl Tasks {
             tasks.spawn_one(effect::forget(transactions, terms.inbox_retention, tasks.cancel.clone()));
         }
         for slot in &plan.projections {
-            tasks.spawn_one(slot.run(Arc::clone(store), state.clone(), tasks.cancel.clone()));
+            tasks.spawn_one(slot.run(tasks.feeding.clone(), tasks.cancel.clone()));
         }
         tasks.tracker.close();
         Ok(tasks)
@@ -76,6 +86,11 @@ impl Tasks {
     fn spawn_one(&self, task: impl Future<Output = ()> + Send + 'static) {
         let abort = self.abort.clone();
         self.tracker.spawn(async move { abort.run_until_cancelled(task).await });
+    }
+
+    /// Cancelled when everything is to end.
+    pub(super) const fn stop(&self) -> &CancellationToken {
+        &self.cancel
     }
 
     pub(super) fn is_stopped(&self) -> bool {
