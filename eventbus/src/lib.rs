@@ -90,11 +90,13 @@ pub use runtime::{
     app::{App, AppBuilder, Published, PublishedError, SettleError},
     definition::{Handler, HandlerDefinition, Projection, ProjectionDefinition, ProjectionKind},
     extract::{Attempt, FromDelivery, FromDeliveryRef, HandlerOutcome, State},
+    follow::{Follow, FollowControl, FollowStatus, Following},
     projection::{
         Projected, ProjectionError, ProjectionGuard, ProjectionOwner, ProjectionStatus, Rebuild, RebuildError,
         RebuildProgress, Rebuilt,
     },
     registry::{EventRegistry, UnknownEventType},
+    relay::{RelayError, RelayStatus, RepublishError},
     repository::{AggregateRepository, LoadError, Publication, SaveError, Saved, UpdateError},
     start::{StartError, StartMistake},
     subscription::{EventBusExt, EventHandler},

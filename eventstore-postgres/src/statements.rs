@@ -7,18 +7,35 @@ use crate::schema::Schema;
 
 #[derive(Debug)]
 pub(crate) struct Statements {
+    pub(crate) schema: Schema,
     append_new: SqlStr,
     append_exact: SqlStr,
     append_existing: SqlStr,
     append_any: SqlStr,
+    pub(crate) append_many: SqlStr,
     pub(crate) resolve: SqlStr,
     pub(crate) read_forward: SqlStr,
     pub(crate) read_backward: SqlStr,
     pub(crate) stream_version: SqlStr,
-    pub(crate) safe_bound: SqlStr,
+    pub(crate) head: SqlStr,
     pub(crate) read_page: SqlStr,
+    pub(crate) read_filtered: SqlStr,
+    pub(crate) reach: SqlStr,
+    pub(crate) count_events: SqlStr,
+    pub(crate) store_id: SqlStr,
     pub(crate) load_checkpoint: SqlStr,
     pub(crate) save_checkpoint: SqlStr,
+    pub(crate) acquire_lease: SqlStr,
+    pub(crate) seize_lease: SqlStr,
+    pub(crate) renew_lease: SqlStr,
+    pub(crate) load_floors: SqlStr,
+    pub(crate) save_floors: SqlStr,
+    pub(crate) forget_floor: SqlStr,
+    pub(crate) advance: SqlStr,
+    pub(crate) advance_first: SqlStr,
+    pub(crate) note_delivery: SqlStr,
+    pub(crate) forget_deliveries: SqlStr,
+    pub(crate) drop_checkpoint: SqlStr,
 }
 
 impl Statements {
@@ -26,21 +43,40 @@ impl Statements {
         let append = |claim: &str| {
             schema.statement(&uncommented(include_str!("sql/append.sql")).replace("{claim}", &uncommented(claim)))
         };
-        let statement =
-            |sql: &str| schema.statement(&uncommented(sql).replace("{record}", include_str!("sql/record.sql").trim()));
+        let statement = |sql: &str| {
+            let sql = uncommented(sql).replace("{record}", include_str!("sql/record.sql").trim());
+            schema.statement(&sql.replace("{wanted}", include_str!("sql/wanted.sql").trim()))
+        };
         Self {
+            schema: schema.clone(),
             append_new: append(include_str!("sql/claim_new.sql")),
             append_exact: append(include_str!("sql/claim_exact.sql")),
             append_existing: append(include_str!("sql/claim_existing.sql")),
             append_any: append(include_str!("sql/claim_any.sql")),
+            append_many: statement(include_str!("sql/append_many.sql")),
             resolve: statement(include_str!("sql/resolve.sql")),
             read_forward: statement(include_str!("sql/read_forward.sql")),
             read_backward: statement(include_str!("sql/read_backward.sql")),
             stream_version: statement(include_str!("sql/stream_version.sql")),
-            safe_bound: statement(include_str!("sql/safe_bound.sql")),
+            head: statement(include_str!("sql/head.sql")),
             read_page: statement(include_str!("sql/read_page.sql")),
+            read_filtered: statement(include_str!("sql/read_filtered.sql")),
+            reach: statement(include_str!("sql/reach.sql")),
+            count_events: statement(include_str!("sql/count_events.sql")),
+            store_id: statement(include_str!("sql/store_id.sql")),
             load_checkpoint: statement(include_str!("sql/load_checkpoint.sql")),
             save_checkpoint: statement(include_str!("sql/save_checkpoint.sql")),
+            acquire_lease: statement(include_str!("sql/acquire_lease.sql")),
+            seize_lease: statement(include_str!("sql/seize_lease.sql")),
+            renew_lease: statement(include_str!("sql/renew_lease.sql")),
+            load_floors: statement(include_str!("sql/load_floors.sql")),
+            save_floors: statement(include_str!("sql/save_floors.sql")),
+            forget_floor: statement(include_str!("sql/forget_floor.sql")),
+            advance: statement(include_str!("sql/advance.sql")),
+            advance_first: statement(include_str!("sql/advance_first.sql")),
+            note_delivery: statement(include_str!("sql/note_delivery.sql")),
+            forget_deliveries: statement(include_str!("sql/forget_deliveries.sql")),
+            drop_checkpoint: statement(include_str!("sql/drop_checkpoint.sql")),
         }
     }
 

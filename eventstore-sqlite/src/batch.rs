@@ -12,14 +12,14 @@ use crate::{
     append::{Placed, execute},
     error::is_busy,
     job::{Answer, Job},
+    seal::roll_back,
 };
 
 /// Jobs that share a transaction.
-#[derive(Debug)]
 pub(crate) struct Batch(Vec<Job>);
 
 /// What became of a batch, beside the answers to its jobs.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Report {
     /// Whether events were appended.
     pub(crate) appended: bool,
@@ -41,7 +41,7 @@ impl Batch {
     }
 
     /// Runs all jobs in one transaction and answers them once it has committed.
-    pub(crate) fn run(self, connection: &Connection) -> Report {
+    pub(crate) fn run(mut self, connection: &Connection) -> Report {
         roll_back(connection); // what a panic may have left open
         if let Err(error) = execute(connection, "BEGIN IMMEDIATE") {
             if is_busy(&error) {
@@ -50,7 +50,7 @@ impl Batch {
             self.fail(error);
             return Report::default();
         }
-        let answers: rusqlite::Result<Vec<_>> = self.0.iter().map(|job| job.run(connection)).collect();
+        let answers: rusqlite::Result<Vec<_>> = self.0.iter_mut().map(|job| job.run(connection)).collect();
         match answers {
             Ok(answers) => self.commit(connection, answers),
             Err(error) => {
@@ -65,7 +65,7 @@ impl Batch {
         let mut wrote = false;
         for answer in &answers {
             report.appended |= matches!(answer, Answer::Append(Ok(Placed::New { .. })));
-            wrote |= report.appended || matches!(answer, Answer::Saved);
+            wrote |= report.appended || matches!(answer, Answer::Written);
         }
         let started = Instant::now();
         if let Err(error) = execute(connection, "COMMIT") {
@@ -115,16 +115,9 @@ impl Batch {
     }
 }
 
-fn roll_back(connection: &Connection) {
-    // if it fails, the next BEGIN says why
-    if !connection.is_autocommit() {
-        let _ = execute(connection, "ROLLBACK");
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use eventbus::{ExpectedVersion, Name, NewEvent, StreamId};
+    use eventbus::{ExpectedVersion, Name, NewEvent, StreamId, port};
     use tokio::sync::oneshot;
 
     use super::*;
@@ -133,7 +126,7 @@ mod tests {
     type Waiting = oneshot::Receiver<Result<(Append, Placed), AppendError>>;
 
     fn database() -> Connection {
-        open_writer(&Place::Memory, &SqliteEventStoreConfig::default()).unwrap()
+        open_writer(&Place::memory(), &SqliteEventStoreConfig::default()).unwrap()
     }
 
     fn append(id: &str, expected: ExpectedVersion, payload_bytes: usize) -> (Job, Waiting) {
@@ -142,15 +135,18 @@ mod tests {
             let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(payload_bytes));
             NewEvent::new(Name::from_static("Written"), 1, payload)
         };
-        let append = Append::new(&stream, expected, vec![event(), event()]);
+        let append = port::Append { stream, expected, events: vec![event(), event()] };
+        let append = Append::check(append).unwrap().unwrap();
         let (done, waiting) = oneshot::channel();
-        (Job::Append { append, done }, waiting)
+        (Job::Append { append, done, _room: None }, waiting)
     }
 
     fn checkpoint() -> (Job, oneshot::Receiver<Result<(), BoxError>>) {
         let (done, waiting) = oneshot::channel();
-        let job = Job::Checkpoint { name: Name::from_static("reader"), position: 7.into(), done };
-        (job, waiting)
+        let save = |connection: &Connection| {
+            connection.execute("INSERT INTO eventbus_checkpoints VALUES ('reader', 7)", []).map(drop)
+        };
+        (Job::write(save, done), waiting)
     }
 
     fn stored(connection: &Connection) -> String {

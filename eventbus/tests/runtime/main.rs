@@ -4,6 +4,7 @@
 
 mod app;
 mod effects;
+mod following;
 mod gated;
 mod life;
 mod logs;
@@ -11,7 +12,8 @@ mod orders;
 mod projections;
 mod rebuild;
 mod relay;
-mod relay_outcomes;
+mod relay_chaos;
+mod relay_target;
 mod repository;
 mod rows;
 mod rows_rebuild;

@@ -123,7 +123,7 @@ async fn save_other(store: &TableStore) -> Position {
 
 pub async fn app(store: &TableStore, mood: &Mood) -> App {
     let app = App::builder().store(store.clone()).state(mood.clone()).projection(OrderRows);
-    app.lease_ttl(Duration::from_secs(1)).without_relay().start().await.unwrap()
+    app.projection_lease(Duration::from_secs(1)).without_relay().start().await.unwrap()
 }
 
 /// How many events each row counted, all together, and how many rows there are.

@@ -14,6 +14,7 @@ use crate::{
     runtime::{
         definition::{Handler, HandlerDefinition, Projection},
         projection::{Projected, ProjectionSlot},
+        relay::{self, RelayOptions},
         start::{StartError, StartMistake},
     },
 };
@@ -50,6 +51,7 @@ pub struct AppBuilder {
     handlers: Vec<HandlerDefinition>,
     projections: Vec<ProjectionSlot>,
     relay: bool,
+    relay_options: RelayOptions,
     wait_timeout: Duration,
     terms: Terms,
 }
@@ -64,6 +66,7 @@ impl AppBuilder {
             handlers: Vec::new(),
             projections: Vec::new(),
             relay: true,
+            relay_options: RelayOptions::default(),
             wait_timeout: WAIT_TIMEOUT,
             terms: Terms::default(),
         }
@@ -120,11 +123,25 @@ impl AppBuilder {
         self
     }
 
-    /// Leaves publishing to another process: this one saves, consumes and projects only.
+    /// Leaves publishing to other processes: this one saves, consumes and projects only.
     ///
-    /// One process relays a store to a stream; two would publish every event twice.
+    /// It is never needed: of all processes on a store one relays to a stream, and another takes over when it dies.
     pub fn without_relay(mut self) -> Self {
         self.relay = false;
+        self
+    }
+
+    /// How long the relay's lease lasts: another process takes over that long after the last sign of life of the one that
+    /// relays; at once after a shutdown. 10 s by default, at least 100 ms.
+    pub fn relay_lease(mut self, lease: Duration) -> Self {
+        self.relay_options.lease = lease;
+        self
+    }
+
+    /// Publishes to a stream that may carry the events of other stores too; otherwise the relay refuses it, since a
+    /// database that was made anew beside a stream of the former one is rarely meant.
+    pub fn share_stream(mut self) -> Self {
+        self.relay_options.shared = true;
         self
     }
 
@@ -134,10 +151,10 @@ impl AppBuilder {
         self
     }
 
-    /// How long a role of this process lasts after the process was killed or cut off: so long nobody else does what it
-    /// did. 10 s by default, at least 100 ms; it is renewed three times in that time.
-    pub fn lease_ttl(mut self, ttl: Duration) -> Self {
-        self.terms.lease_ttl = ttl.max(SHORTEST_LEASE);
+    /// For how long no other process feeds a projection after the last sign of life of the one that does; 10 s by default,
+    /// at least 100 ms. State in memory is fed in every process.
+    pub fn projection_lease(mut self, lease: Duration) -> Self {
+        self.terms.lease_ttl = lease.max(SHORTEST_LEASE);
         self
     }
 
@@ -176,12 +193,16 @@ impl AppBuilder {
         if plan.handlers.is_empty() && plan.projections.is_empty() {
             tracing::info!("the app has no handlers and no projections; `.discover()` adds those that are linked");
         }
-        let has_relay = self.relay && !consumes_only;
         let given_up = bus.stats().messages_sent_to_dlq;
-        let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, has_relay, &self.terms).await.map_err(|source| {
-            StartMistake::Unavailable { what: format!("the relay to `{}`", bus.destination()), source }
-        })?;
-        Ok(App::new(store, bus, plan, tasks, self.wait_timeout, given_up))
+        let unavailable =
+            |source| StartMistake::Unavailable { what: format!("the relay to `{}`", bus.destination()), source };
+        if !consumes_only {
+            relay::introduce(&*store, &*bus, &plan.groups()).await.map_err(unavailable)?;
+        }
+        let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
+        let tasks =
+            Tasks::spawn(&store, &bus, &plan, &self.state, relay_options, &self.terms).await.map_err(unavailable)?;
+        Ok(App::new(store, bus, !consumes_only, plan, tasks, self.wait_timeout, given_up))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
         definition::HandlerDefinition,
         effect,
         projection::RunWith,
-        relay::{Relay, RelayProgress},
+        relay::{Relay, RelayOptions, RelayProgress},
         subscription::{Surroundings, group_of, handler_subscriber},
         tenure::new_owner,
     },
@@ -39,7 +39,7 @@ impl Tasks {
         bus: &Arc<dyn EventBus>,
         plan: &Checked,
         state: &StateMap,
-        has_relay: bool,
+        relay: Option<RelayOptions>,
         terms: &Terms,
     ) -> Result<Self, BoxError> {
         let subscriptions = Subscriptions::of(&plan.handlers, bus, &Surroundings::with(state, store));
@@ -55,8 +55,8 @@ impl Tasks {
             },
             relay: None,
         };
-        if has_relay {
-            let relay = Relay::prepare(Arc::clone(store), Arc::clone(bus)).await?;
+        if let Some(options) = relay {
+            let relay = Relay::prepare(Arc::clone(store), Arc::clone(bus), options).await?;
             tasks.relay = Some(relay.progress());
             tasks.spawn_one(relay.run(tasks.cancel.clone()));
         }

@@ -2,7 +2,8 @@
 //!
 //! A backend calls [`event_store_conformance!`](crate::event_store_conformance) with an expression that makes a fresh,
 //! empty store; if what it stores outlives the process,
-//! [`event_store_reopen_conformance!`](crate::event_store_reopen_conformance) too. Its tests need `tokio` with
+//! [`event_store_reopen_conformance!`](crate::event_store_reopen_conformance) too; if it has transactions,
+//! [`event_store_transactions_conformance!`](crate::event_store_transactions_conformance) as well. Its tests need `tokio` with
 //! `macros` and `rt-multi-thread`. A failure names the rule that is broken.
 //!
 //! Keep: a new rule goes into the list of its macro below, and is proved by breaking a store on purpose.
@@ -11,22 +12,34 @@ mod append;
 mod checkpoint;
 mod expectation;
 mod feed;
+mod filter;
+mod floor;
+mod follow;
+mod lease;
+mod many;
 mod names;
 mod race;
 mod reopen;
 mod repeat;
 mod stream;
 mod subject;
+mod transaction;
 
 pub use append::*;
 pub use checkpoint::*;
 pub use expectation::*;
 pub use feed::*;
+pub use filter::*;
+pub use floor::*;
+pub use follow::*;
+pub use lease::*;
+pub use many::*;
 pub use names::*;
 pub use race::*;
 pub use reopen::*;
 pub use repeat::*;
 pub use stream::*;
+pub use transaction::*;
 
 /// Makes a module of tests, one per rule, that a store must pass.
 ///
@@ -76,6 +89,11 @@ macro_rules! event_store_conformance {
                 one_writer_appends_at_a_version,
                 readers_never_see_half_an_append,
                 failing_appends_harm_no_other,
+                each_of_many_appends_has_its_result,
+                failing_append_harms_no_other_of_its_call,
+                appends_to_one_stream_are_made_in_order,
+                repeats_among_many_return_the_first_result,
+                many_streams_are_appended_to_at_once,
                 aggregate_types_do_not_mix,
                 natural_keys_are_kept_apart,
                 type_and_id_do_not_run_together,
@@ -91,10 +109,34 @@ macro_rules! event_store_conformance {
                 feed_never_skips_repeats_or_reorders,
                 nothing_appears_at_or_below_the_head,
                 append_wakes_who_watches,
+                following_has_no_seam,
+                following_a_part_keeps_up_with_the_rest,
+                following_pauses_resumes_and_stops,
                 unsaved_checkpoint_is_none,
                 checkpoint_is_what_was_saved_last,
                 checkpoint_names_are_independent,
                 checkpoints_are_saved_beside_appends,
+                filters_ask_for_types_and_tenant,
+                long_filtered_feeds_are_read_whole,
+                as_many_events_are_counted_as_are_read,
+                lease_has_one_owner,
+                lease_runs_out_and_epochs_grow,
+                renewed_lease_is_kept_and_a_passed_one_is_not,
+                seizing_fences_the_former_owner,
+                release_lets_the_next_one_in,
+                leases_of_roles_are_independent,
+                one_of_racing_owners_gets_the_lease,
+                floors_are_what_was_saved_last,
+                floors_are_sorted,
+                floors_of_buses_are_independent,
+                forgotten_floor_is_gone,
+                floors_are_saved_at_once,
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn stores_are_told_apart_by_their_ids() {
+                $crate::testkit::event_store::stores_are_told_apart_by_their_ids($fresh_store.await, $fresh_store.await)
+                    .await;
             }
         }
     };
@@ -129,6 +171,7 @@ macro_rules! event_store_reopen_conformance {
                 events_and_checkpoints_survive_reopening,
                 repeats_are_known_after_reopening,
                 two_handles_are_one_store,
+                delivery_state_survives_reopening,
             }
         }
     };
@@ -139,6 +182,37 @@ macro_rules! event_store_reopen_conformance {
                 $crate::testkit::event_store::$rule($fresh_place.await, $open).await;
             }
         )*
+    };
+}
+
+/// Makes a module of tests, one per rule, that a store must pass which lets handlers take part in its transactions.
+///
+/// Its arguments are those of [`event_store_conformance!`](crate::event_store_conformance).
+///
+/// # Examples
+/// ```ignore
+/// eventbus::event_store_transactions_conformance!(transactions, open(&temporary_file()));
+/// ```
+#[macro_export]
+macro_rules! event_store_transactions_conformance {
+    ($name:ident, $fresh_store:expr $(,)?) => {
+        mod $name {
+            #[allow(unused_imports, reason = "the expression may name anything of its place")]
+            use super::*;
+
+            $crate::event_store_conformance! {
+                @each $fresh_store;
+                committed_transaction_is_kept_whole,
+                dropped_transaction_leaves_nothing,
+                checkpoint_advances_only_from_where_it_is,
+                former_owner_moves_nothing,
+                takeover_sees_what_was_committed,
+                deliveries_are_first_once_per_handler,
+                same_delivery_waits_for_the_other_one,
+                one_of_racing_advances_is_made,
+                old_deliveries_are_forgotten,
+            }
+        }
     };
 }
 
@@ -154,20 +228,29 @@ mod tests {
             include_str!("checkpoint.rs"),
             include_str!("expectation.rs"),
             include_str!("feed.rs"),
+            include_str!("filter.rs"),
+            include_str!("floor.rs"),
+            include_str!("lease.rs"),
+            include_str!("follow.rs"),
+            include_str!("many.rs"),
             include_str!("names.rs"),
             include_str!("race.rs"),
             include_str!("reopen.rs"),
             include_str!("repeat.rs"),
             include_str!("stream.rs"),
+            include_str!("transaction.rs"),
         ] {
             for rule in file.split("pub async fn ").skip(1) {
                 let name = rule.split(['<', '(']).next().unwrap();
-                assert!(lists.contains(&format!(" {name},\n")), "{name} is not listed");
+                assert!(
+                    lists.contains(&format!(" {name},\n")) || lists.contains(&format!("async fn {name}()")),
+                    "{name} is not listed"
+                );
                 let body = rule.split("\npub async fn").next().unwrap();
                 assert!(body.contains(&format!("\"{name}\"")), "{name} does not name itself");
                 rules += 1;
             }
         }
-        assert_eq!(rules, 51);
+        assert_eq!(rules, 85);
     }
 }
