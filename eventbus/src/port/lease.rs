@@ -41,14 +41,11 @@ pub trait Leases: Send + Sync {
     /// [`LeaseError`] if the store cannot be reached; then it runs out by itself.
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError>;
 
-    /// Who has the lease of `role` now, for messages; `None` if nobody has, it has run out, or the store cannot say.
+    /// Who has the lease of `role` now; `None` if nobody has, or it has run out.
     ///
     /// # Errors
     /// [`LeaseError`] if the store cannot be reached.
-    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
-        let _ = role;
-        Ok(None)
-    }
+    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError>;
 }
 
 /// A role that somebody has for a while.
