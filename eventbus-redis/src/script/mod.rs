@@ -43,6 +43,7 @@ pub(crate) static CREATE_GROUP: LazyLock<Script> = with_relay!("create_group.lua
 pub(crate) static EXHAUSTED: LazyLock<Script> = plain!("exhausted.lua");
 pub(crate) static FIND_POSITION: LazyLock<Script> = with_ids!("find_position.lua");
 pub(crate) static GROUP_FLOORS: LazyLock<Script> = with_relay!("group_floors.lua");
+pub(crate) static LAST_EVENT: LazyLock<Script> = with_relay!("last_event.lua");
 pub(crate) static LEAVE: LazyLock<Script> = plain!("leave.lua");
 pub(crate) static LOOK: LazyLock<Script> = with_ids!("look.lua");
 pub(crate) static NOTE: LazyLock<Script> = with_ids!("note.lua");
