@@ -7,7 +7,7 @@ use eventbus::{
     BoxError, Name, RecordedEvent,
     port::{
         BusCounters, BusStats, ConsumeError, Consuming, EventBus, GroupProgress, Health, MessageId, PublishError,
-        ShutdownError, StreamInfo, Subscribers,
+        RelayTarget, ShutdownError, StreamInfo, Subscribers,
     },
 };
 use tokio::sync::{Mutex, RwLock};
@@ -104,7 +104,8 @@ impl RedisEventBus {
         let default_group = name("consumer_group", &config.consumer_group)?;
         // it holds no trimming until somebody joins it
         let mut create = script::CREATE_GROUP.key(&stream);
-        create.key(keys::floors(&stream)).arg(default_group.as_str()).arg("0-0").arg(0);
+        create.key(keys::floors(&stream)).key(keys::relay(&stream));
+        create.arg(default_group.as_str()).arg("0-0").arg(0);
         link.connect(&create).await?;
         Ok(Self {
             shared: Arc::new(Shared {
@@ -212,6 +213,10 @@ impl EventBus for RedisEventBus {
 
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         self.shared.publish(events).await
+    }
+
+    fn relay_target(&self) -> Option<&dyn RelayTarget> {
+        Some(self)
     }
 
     fn subscribers(&self) -> &Subscribers {

@@ -25,6 +25,11 @@ pub(crate) fn floors(stream: &str) -> String {
     beside(stream, "floors")
 }
 
+/// How far the relays of stores have published, and what they keep beside.
+pub(crate) fn relay(stream: &str) -> String {
+    beside(stream, "relay")
+}
+
 /// A key in the slot of the stream, as scripts need it on a cluster.
 fn beside(stream: &str, name: &str) -> String {
     if has_hash_tag(stream) { format!("{stream}:{name}") } else { format!("{{{stream}}}:{name}") }
@@ -44,6 +49,8 @@ pub(crate) mod field {
     pub(crate) const TENANT_ID: &str = "tenant_id";
     pub(crate) const OCCURRED_AT: &str = "occurred_at";
     pub(crate) const PAYLOAD: &str = "payload";
+    /// The store whose relay published it; ours.
+    pub(crate) const STORE: &str = "store";
     /// The place in the store's total order; ours.
     pub(crate) const POSITION: &str = "position";
     /// The trace that the event is part of, as the W3C has it; ours.
@@ -83,9 +90,11 @@ mod tests {
         assert_eq!(retry("orders:stream", "retry", "mail"), "{orders:stream}:retry:mail");
         assert_eq!(members("orders:stream", "mail"), "{orders:stream}:members:mail");
         assert_eq!(floors("orders:stream"), "{orders:stream}:floors");
+        assert_eq!(relay("orders:stream"), "{orders:stream}:relay");
         assert_eq!(retry("{orders}:stream", "retry", "mail"), "{orders}:stream:retry:mail");
         assert_eq!(members("{orders}:stream", "mail"), "{orders}:stream:members:mail");
         assert_eq!(floors("{orders}:stream"), "{orders}:stream:floors");
+        assert_eq!(relay("{orders}:stream"), "{orders}:stream:relay");
     }
 
     #[test]
@@ -99,9 +108,9 @@ mod tests {
     }
 
     /// The slots of the stream, the dead letters, and the other keys of a bus.
-    async fn slots(connection: &mut redis::aio::MultiplexedConnection, prefix: &str) -> [u16; 5] {
+    async fn slots(connection: &mut redis::aio::MultiplexedConnection, prefix: &str) -> [u16; 6] {
         let stream = stream(prefix);
-        let others = [retry(&stream, "retry", "mail"), members(&stream, "mail"), floors(&stream)];
+        let others = [retry(&stream, "retry", "mail"), members(&stream, "mail"), floors(&stream), relay(&stream)];
         let mut ask = redis::pipe();
         for key in [&stream, &dead_letters(prefix, "_dlq")].into_iter().chain(&others) {
             ask.cmd("CLUSTER").arg("KEYSLOT").arg(key);
@@ -122,7 +131,7 @@ mod tests {
             let [stream, dead_letters, ..] = slots(&mut connection, prefix).await;
             assert_ne!(stream, dead_letters, "{prefix}: nothing ties the dead letters to the stream");
         }
-        let [stream, _, retry, members, floors] = slots(&mut connection, "orders").await;
-        assert_eq!([retry, members, floors], [stream; 3], "scripts over them work without a hash tag too");
+        let [stream, _, retry, members, floors, relay] = slots(&mut connection, "orders").await;
+        assert_eq!([retry, members, floors, relay], [stream; 4], "scripts over them work without a hash tag too");
     }
 }

@@ -19,6 +19,7 @@ mod otel;
 #[path = "no_otel.rs"]
 mod otel;
 mod publish;
+mod relay;
 mod script;
 #[cfg(feature = "tls")]
 mod tls;

@@ -25,10 +25,7 @@ impl Shared {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        let destination = || self.destination.clone();
-        if self.consuming.is_closed() {
-            return Err(PublishError::ShutDown { destination: destination() });
-        }
+        self.ensure_publishing()?;
         let span = trace::publish(self, events);
         let published = self.publish_within(&span, events).instrument(span.clone()).await;
         match &published {
@@ -46,15 +43,18 @@ impl Shared {
             Ok(entries) => entries,
             Err(source) => return Err(PublishError::Refused { destination: destination(), source }),
         };
-        match self.add(&entries).await {
-            Ok(ids) => Ok(ids),
-            Err(CommandError::Sent(error)) => Err(self.not_published(error)),
-            Err(not_sent) => Err(PublishError::Unavailable { destination: destination(), source: boxed(not_sent) }),
+        self.add(&entries).await.map_err(|error| self.not_published(error))
+    }
+
+    pub(crate) fn ensure_publishing(&self) -> Result<(), PublishError> {
+        match self.consuming.is_closed() {
+            true => Err(PublishError::ShutDown { destination: self.destination.clone() }),
+            false => Ok(()),
         }
     }
 
     /// The fields of an event's entry, if it may be published.
-    fn encode<'a>(&self, event: &'a RecordedEvent, carrier: &Carrier) -> Result<wire::Fields<'a>, BoxError> {
+    pub(crate) fn encode<'a>(&self, event: &'a RecordedEvent, carrier: &Carrier) -> Result<wire::Fields<'a>, BoxError> {
         if self.config.require_uuid_aggregate_ids {
             wire::require_uuid(event)?;
         }
@@ -102,8 +102,11 @@ impl Shared {
         refusal.map_or(Ok(()), Err)
     }
 
-    fn not_published(&self, error: RedisError) -> PublishError {
+    pub(crate) fn not_published(&self, error: CommandError) -> PublishError {
         let destination = self.destination.clone();
+        let CommandError::Sent(error) = error else {
+            return PublishError::Unavailable { destination, source: boxed(error) };
+        };
         let (is_refusal, nothing_done) = (command::is_refusal(&error), command::nothing_done(&error));
         let source = error.into();
         if is_refusal {
@@ -117,7 +120,7 @@ impl Shared {
 }
 
 /// What spans call an error.
-const fn error_type(error: &PublishError) -> &'static str {
+pub(crate) const fn error_type(error: &PublishError) -> &'static str {
     match error {
         PublishError::Refused { .. } => "refused",
         PublishError::Unavailable { .. } => "unavailable",

@@ -34,6 +34,9 @@ pub struct PgEventStoreConfig {
     pub migrate: bool,
     /// The most connections kept open at once; default 10.
     pub max_connections: u32,
+    /// The most appends of this process that may be under way or wait; whoever appends more waits for room. Default
+    /// 4,096.
+    pub append_queue: u32,
     /// How long to wait for a connection, a new one or a free one; default 5 s.
     pub connect_timeout: Duration,
     /// How long a statement may run on the server; its answer is waited for one second longer. Default 30 s.
@@ -53,6 +56,7 @@ impl Default for PgEventStoreConfig {
             schema: "eventbus".into(),
             migrate: true,
             max_connections: 10,
+            append_queue: 4_096,
             connect_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(30),
             max_transactions: 10,
@@ -97,8 +101,11 @@ impl PgEventStoreConfig {
 
     fn check(&self) -> Result<(), PgConnectError> {
         let invalid = |field, reason| Err(PgConnectError::InvalidConfig { field, reason });
-        for (field, number) in [("max_connections", self.max_connections), ("max_transactions", self.max_transactions)]
-        {
+        for (field, number) in [
+            ("max_connections", self.max_connections),
+            ("append_queue", self.append_queue),
+            ("max_transactions", self.max_transactions),
+        ] {
             if number == 0 {
                 return invalid(field, "at least 1 is needed");
             }
@@ -128,6 +135,7 @@ impl fmt::Debug for PgEventStoreConfig {
             .field("schema", &self.schema)
             .field("migrate", &self.migrate)
             .field("max_connections", &self.max_connections)
+            .field("append_queue", &self.append_queue)
             .field("connect_timeout", &self.connect_timeout)
             .field("statement_timeout", &self.statement_timeout)
             .field("max_transactions", &self.max_transactions)

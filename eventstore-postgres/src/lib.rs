@@ -25,6 +25,7 @@ mod store;
 mod transaction;
 mod transactions;
 
+pub use append::PgTransactionFault;
 pub use config::PgEventStoreConfig;
 pub use error::{PgConnectError, PgPrecondition, PgTransactionError};
 pub use sqlx::PgConnection;

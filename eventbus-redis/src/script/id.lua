@@ -74,3 +74,51 @@ local function is_unread(stream, group, id)
   return false
 end
 
+-- What the server knows of the groups of a stream, by their names.
+local function groups_of(stream)
+  local groups = {}
+  if redis.call('EXISTS', stream) == 0 then return groups end
+  for _, found in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local info = by_name(found)
+    groups[info.name] = info
+  end
+  return groups
+end
+
+local function first_of(stream)
+  local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  return first and first[1]
+end
+
+-- The highest id that a stream ever had.
+local function newest_of(stream)
+  if redis.call('EXISTS', stream) == 0 then return '0-0' end
+  return by_name(redis.call('XINFO', 'STREAM', stream))['last-generated-id']
+end
+
+-- The id after which a group is to begin that is not there: one that is listed in the floors and was lost goes on where
+-- it was; if the stream was lost too, it begins with the oldest entry.
+local function start_of(floor, start, newest)
+  if floor then
+    start = before(floor)
+    if is_before(newest, start) then return '0-0' end
+  elseif start == '$' then
+    return newest
+  end
+  return start
+end
+
+-- Whether a group is known: it is listed in the floors, has a consumer, or has read something.
+local function is_known(info, floor)
+  return floor or info.consumers > 0 or info['last-delivered-id'] ~= '0-0'
+end
+
+-- What a group has finished ends before this id, and the oldest entry after it is unread or pending. Entries that others
+-- removed while they were pending do not count.
+local function floor_of(stream, info, first)
+  local id = after(info['last-delivered-id'])
+  local pending = redis.call('XPENDING', stream, info.name, first or '-', '+', 1)[1]
+  if pending and is_before(pending[1], id) then return pending[1], 'pending' end
+  return id, 'unread'
+end
+

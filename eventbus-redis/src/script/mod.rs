@@ -21,6 +21,13 @@ macro_rules! with_ids {
     };
 }
 
+/// A script that works with the record of relays.
+macro_rules! with_relay {
+    ($file:literal) => {
+        LazyLock::new(|| Script::new(concat!(include_str!("id.lua"), include_str!("relay.lua"), include_str!($file))))
+    };
+}
+
 /// A script that works with no ids.
 macro_rules! plain {
     ($file:literal) => {
@@ -28,22 +35,27 @@ macro_rules! plain {
     };
 }
 
+pub(crate) static ADOPT: LazyLock<Script> = with_relay!("adopt.lua");
 pub(crate) static BEAT: LazyLock<Script> = with_ids!("beat.lua");
 pub(crate) static BURY: LazyLock<Script> = plain!("bury.lua");
-pub(crate) static CLAIM: LazyLock<Script> = plain!("claim.lua");
-pub(crate) static CREATE_GROUP: LazyLock<Script> = with_ids!("create_group.lua");
+pub(crate) static CLAIM: LazyLock<Script> = with_relay!("claim.lua");
+pub(crate) static CREATE_GROUP: LazyLock<Script> = with_relay!("create_group.lua");
 pub(crate) static EXHAUSTED: LazyLock<Script> = plain!("exhausted.lua");
 pub(crate) static FIND_POSITION: LazyLock<Script> = with_ids!("find_position.lua");
+pub(crate) static GROUP_FLOORS: LazyLock<Script> = with_relay!("group_floors.lua");
+pub(crate) static LAST_EVENT: LazyLock<Script> = with_relay!("last_event.lua");
 pub(crate) static LEAVE: LazyLock<Script> = plain!("leave.lua");
 pub(crate) static LOOK: LazyLock<Script> = with_ids!("look.lua");
 pub(crate) static NOTE: LazyLock<Script> = with_ids!("note.lua");
+pub(crate) static PUBLISH_RANGE: LazyLock<Script> = with_relay!("publish_range.lua");
 pub(crate) static REPLAY: LazyLock<Script> = plain!("replay.lua");
-pub(crate) static RETAKE: LazyLock<Script> = plain!("retake.lua");
+pub(crate) static RETAKE: LazyLock<Script> = with_relay!("retake.lua");
 pub(crate) static RETIRE_GROUP: LazyLock<Script> = with_ids!("retire_group.lua");
+pub(crate) static REWIND: LazyLock<Script> = with_relay!("rewind.lua");
 pub(crate) static SETTLE: LazyLock<Script> = plain!("settle.lua");
 pub(crate) static SKIP: LazyLock<Script> = with_ids!("skip.lua");
 pub(crate) static SWEEP: LazyLock<Script> = with_ids!("sweep.lua");
-pub(crate) static TRIM: LazyLock<Script> = with_ids!("trim.lua");
+pub(crate) static TRIM: LazyLock<Script> = with_relay!("trim.lua");
 
 impl Link {
     /// Runs a script once; the server is given its text if it does not know it.

@@ -2,12 +2,14 @@
 
 pub(crate) mod app;
 pub(crate) mod definition;
+pub(crate) mod effect;
 pub(crate) mod extract;
 mod feed;
 pub(crate) mod follow;
 pub(crate) mod projection;
 pub(crate) mod registry;
-mod relay;
+pub(crate) mod relay;
 pub(crate) mod repository;
 pub(crate) mod start;
 pub(crate) mod subscription;
+pub(crate) mod tenure;

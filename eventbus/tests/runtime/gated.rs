@@ -13,7 +13,7 @@ use eventbus::{
     ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, StreamId, Uuid, Version,
     port::{
         AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, FeedFilter,
-        Floor, Floors, Lease, LeaseError, Leases, ReadError, ReadFeed, ReadStream, RecordStream,
+        Floor, Floors, Lease, LeaseError, Leases, ReadError, ReadFeed, ReadStream, RecordStream, Transactions,
     },
     prelude::*,
 };
@@ -87,6 +87,10 @@ impl ReadStream for GatedStore {
 #[async_trait]
 impl ReadFeed for GatedStore {
     fn read_feed(&self, after: Position, filter: &FeedFilter) -> RecordStream<'_> {
+        if self.is_damaged.load(Ordering::SeqCst) {
+            let (place, source) = ("position 3".into(), "no payload".into());
+            return Box::pin(futures_util::stream::iter([Err(ReadError::Corrupt { place, source })]));
+        }
         self.store.read_feed(after, filter)
     }
 
@@ -154,6 +158,10 @@ impl Leases for GatedStore {
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
         self.store.release_lease(lease).await
     }
+
+    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
+        self.store.lease_of(role).await
+    }
 }
 
 #[async_trait]
@@ -171,4 +179,8 @@ impl Floors for GatedStore {
     }
 }
 
-impl EventStore for GatedStore {}
+impl EventStore for GatedStore {
+    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
+        self.store.transactions()
+    }
+}

@@ -7,10 +7,10 @@ use std::{
 };
 
 use eventbus::{
-    InMemoryEventBus, InMemoryEventStore, Name,
-    port::Checkpoints,
+    InMemoryEventBus, InMemoryEventStore, Name, Position,
+    port::{Adoption, Checkpoints, EventBus, Floors, Publisher, RelayTarget},
     prelude::*,
-    testkit::{Fault, FaultyBus, FaultyStore},
+    testkit::{Fault, FaultyBus, FaultyStore, LossyBus},
 };
 
 use crate::{
@@ -56,17 +56,10 @@ impl Lines {
 }
 
 /// What two saves log, if `rival` moves the checkpoint of that name before each of them.
-async fn log_of_saves(is_durable: bool, rival: Option<&'static str>) -> String {
+async fn log_of_saves(rival: Option<&'static str>) -> String {
     let (lines, store) = (Lines::default(), InMemoryEventStore::new());
     let _here = lines.capture("eventbus=warn");
-    let bus = FaultyBus::new(InMemoryEventBus::new());
-    let app = App::builder()
-        .store(store.clone())
-        .bus(if is_durable { bus.durable() } else { bus })
-        .handler::<audit>()
-        .start()
-        .await
-        .unwrap();
+    let app = App::builder().store(store.clone()).handler::<audit>().start().await.unwrap();
     for position in 1..=2 {
         if let Some(checkpoint) = rival {
             store.save_checkpoint(&Name::from_static(checkpoint), position.into()).await.unwrap();
@@ -83,14 +76,9 @@ async fn log_of_saves(is_durable: bool, rival: Option<&'static str>) -> String {
 
 #[tokio::test]
 async fn an_app_that_is_not_alone_on_its_store_is_warned_once() {
-    for (is_durable, checkpoint, text) in [
-        (false, "group:audit", "someone else handles this store's events"),
-        (true, "relay:memory", "another app relays this store"),
-    ] {
-        assert_eq!(log_of_saves(is_durable, None).await, "", "it is alone");
-        let log = log_of_saves(is_durable, Some(checkpoint)).await;
-        assert_eq!(log.matches(text).count(), 1, "{log}");
-    }
+    assert_eq!(log_of_saves(None).await, "", "it is alone");
+    let log = log_of_saves(Some("group:audit")).await;
+    assert_eq!(log.matches("someone else handles this store's events").count(), 1, "{log}");
 }
 
 #[tokio::test]
@@ -112,9 +100,7 @@ async fn an_own_checkpoint_whose_reply_was_lost_is_no_rival() {
         until("it failed", async || store.checkpoints.left() == 0).await;
         app.shutdown(Duration::from_secs(5)).await.unwrap();
         assert!(lines.text().contains("trying again"), "{}", lines.text());
-        for rival in ["someone else", "another app"] {
-            assert!(!lines.text().contains(rival), "{}", lines.text());
-        }
+        assert!(!lines.text().contains("someone else"), "{}", lines.text());
     }
 }
 
@@ -182,4 +168,54 @@ async fn start_shows_the_routes() {
     line(&["DEBUG", "route", "\"audit\"", "group=audit", "events=all"]);
     line(&["DEBUG", "route", "\"order-statistics\"", "kind=InMemory", "events=OrderCreated, OrderShipped"]);
     assert!(!text.contains("WARN"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_finishes_nothing_any_more_is_named_once_with_its_age() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=warn");
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    let app = App::builder().store(store).bus(bus.clone()).start().await.unwrap();
+    let (dead, alive) = (Name::from_static("dead"), Name::from_static("alive"));
+    let save = async || {
+        let orders = app.repository::<Order>();
+        let mut order = orders.create(AggregateId::new());
+        order.record(created("ada", 1.0));
+        let saved = orders.save(&mut order).await.unwrap();
+        app.published(saved.position).await.unwrap();
+    };
+    bus.create_group(&dead);
+    for _ in 0..30 {
+        save().await;
+        bus.take(&alive, 10);
+        tokio::time::sleep(Duration::from_secs(300)).await;
+    }
+    let text = lines.text();
+    assert_eq!(text.matches("a group has finished nothing for long").count(), 1, "{text}");
+    assert!(text.contains("group=dead floor=0 minutes=60"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_operator_has_to_know_is_said_once() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=warn");
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    let app = App::builder().store(store.clone()).bus(bus.clone()).start().await.unwrap();
+    let group = Name::from_static("audit");
+    bus.create_group(&group);
+    until("the group is known", async || !store.floors(bus.destination()).await.unwrap().is_empty()).await;
+    bus.destroy_group(&group);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(lines.text().matches("a group is gone from the bus").count(), 1, "{}", lines.text());
+
+    bus.ranges.next(Fault::Unavailable, 5);
+    until("the outage is over", async || bus.ranges.left() == 0).await;
+    assert_eq!(lines.text().matches("relay cannot publish, trying again").count(), 1, "{}", lines.text());
+
+    bus.flush();
+    let other = Publisher { store: eventbus::Uuid::now_v7(), epoch: 0 };
+    bus.adopt(other, Adoption { floor: Position::START, groups: &[], shared: true }).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(lines.text().matches("relay stopped").count(), 1, "{}", lines.text());
+    assert!(!app.health().await.is_healthy());
 }

@@ -14,12 +14,29 @@ use crate::{
     runtime::{
         definition::{Handler, HandlerDefinition, Projection},
         projection::{Projected, ProjectionSlot},
+        relay::{self, RelayOptions},
         start::{StartError, StartMistake},
     },
 };
 
 /// How long waiting methods of an app wait at most, unless the builder says otherwise.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The shortest time a role may last; below it would be lost between two renewals.
+const SHORTEST_LEASE: Duration = Duration::from_millis(100);
+
+/// For how long what the app notes in its store holds.
+pub(super) struct Terms {
+    pub(super) lease_ttl: Duration,
+    pub(super) inbox_retention: Duration,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 3_600);
+        Self { lease_ttl: Duration::from_secs(10), inbox_retention: 30 * DAY }
+    }
+}
 
 /// Puts an app together; [`start`](Self::start) checks everything and sets it going.
 ///
@@ -34,7 +51,9 @@ pub struct AppBuilder {
     handlers: Vec<HandlerDefinition>,
     projections: Vec<ProjectionSlot>,
     relay: bool,
+    relay_options: RelayOptions,
     wait_timeout: Duration,
+    terms: Terms,
 }
 
 impl AppBuilder {
@@ -47,7 +66,9 @@ impl AppBuilder {
             handlers: Vec::new(),
             projections: Vec::new(),
             relay: true,
+            relay_options: RelayOptions::default(),
             wait_timeout: WAIT_TIMEOUT,
+            terms: Terms::default(),
         }
     }
 
@@ -102,17 +123,47 @@ impl AppBuilder {
         self
     }
 
-    /// Leaves publishing to another process: this one saves, consumes and projects only.
+    /// Leaves publishing to other processes: this one saves, consumes and projects only.
     ///
-    /// One process relays a store to a stream; two would publish every event twice.
+    /// It is never needed: of all processes on a store one relays to a stream, and another takes over when it dies.
     pub fn without_relay(mut self) -> Self {
         self.relay = false;
+        self
+    }
+
+    /// How long the relay's lease lasts: another process takes over that long after the last sign of life of the one that
+    /// relays; at once after a shutdown. 10 s by default, at least 100 ms.
+    pub fn relay_lease(mut self, lease: Duration) -> Self {
+        self.relay_options.lease = lease;
+        self
+    }
+
+    /// Publishes to a stream that may carry the events of other stores too; otherwise the relay refuses it, since a
+    /// database that was made anew beside a stream of the former one is rarely meant.
+    pub fn share_stream(mut self) -> Self {
+        self.relay_options.shared = true;
         self
     }
 
     /// How long `projected`, `published` and `settled` wait at most, and `rebuild` for guards; 30 s by default.
     pub fn wait_timeout(mut self, timeout: Duration) -> Self {
         self.wait_timeout = timeout;
+        self
+    }
+
+    /// For how long no other process feeds a projection after the last sign of life of the one that does; 10 s by default,
+    /// at least 100 ms. State in memory is fed in every process.
+    pub fn projection_lease(mut self, lease: Duration) -> Self {
+        self.terms.lease_ttl = lease.max(SHORTEST_LEASE);
+        self
+    }
+
+    /// How long the store remembers which events took effect in handlers that take its transaction; 30 days by default.
+    ///
+    /// A delivery that comes again later than that takes effect again. So it must be longer than an event can wait: for
+    /// a group that consumes nothing meanwhile, for a retry, or as a dead letter that is replayed in the end.
+    pub fn inbox_retention(mut self, retention: Duration) -> Self {
+        self.terms.inbox_retention = retention;
         self
     }
 
@@ -142,12 +193,16 @@ impl AppBuilder {
         if plan.handlers.is_empty() && plan.projections.is_empty() {
             tracing::info!("the app has no handlers and no projections; `.discover()` adds those that are linked");
         }
-        let has_relay = self.relay && !consumes_only;
         let given_up = bus.stats().messages_sent_to_dlq;
-        let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, has_relay).await.map_err(|source| {
-            StartMistake::Unavailable { what: format!("the relay to `{}`", bus.destination()), source }
-        })?;
-        Ok(App::new(store, bus, plan, tasks, self.wait_timeout, given_up))
+        let unavailable =
+            |source| StartMistake::Unavailable { what: format!("the relay to `{}`", bus.destination()), source };
+        if !consumes_only {
+            relay::introduce(&*store, &*bus, &plan.groups()).await.map_err(unavailable)?;
+        }
+        let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
+        let tasks =
+            Tasks::spawn(&store, &bus, &plan, &self.state, relay_options, &self.terms).await.map_err(unavailable)?;
+        Ok(App::new(store, bus, !consumes_only, plan, tasks, self.wait_timeout, given_up))
     }
 }
 

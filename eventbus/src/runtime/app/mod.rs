@@ -6,6 +6,8 @@ mod builder;
 mod error;
 mod no_store;
 mod plan;
+mod projections;
+mod publishing;
 mod settle;
 mod signal;
 mod tasks;
@@ -23,7 +25,7 @@ use self::{plan::Checked, signal::Signals, tasks::Tasks};
 use super::{
     definition::Projection,
     follow::Follow,
-    projection::{Projected, ProjectionError, ProjectionGuard, ProjectionSlot, Rebuild, RebuildError, Rebuilt},
+    projection::{Projected, ProjectionError, ProjectionGuard, ProjectionSlot},
     repository::AggregateRepository,
 };
 use crate::{
@@ -77,6 +79,7 @@ pub struct App(Arc<Running>);
 struct Running {
     store: Arc<dyn EventStore>,
     bus: Arc<dyn EventBus>,
+    has_store: bool,
     groups: Vec<Name>,
     projections: Vec<ProjectionSlot>,
     tasks: Tasks,
@@ -105,6 +108,7 @@ impl App {
     fn new(
         store: Arc<dyn EventStore>,
         bus: Arc<dyn EventBus>,
+        has_store: bool,
         plan: Checked,
         tasks: Tasks,
         wait_timeout: Duration,
@@ -112,7 +116,7 @@ impl App {
     ) -> Self {
         let (groups, projections) = (plan.groups(), plan.projections);
         let given_up = given_up.into();
-        Self(Arc::new(Running { store, bus, groups, projections, tasks, wait_timeout, given_up }))
+        Self(Arc::new(Running { store, bus, has_store, groups, projections, tasks, wait_timeout, given_up }))
     }
 
     /// A repository of aggregates of one type; the app's relay publishes what it saves.
@@ -159,64 +163,6 @@ impl App {
     ) -> Result<ProjectionGuard<'_, P>, ProjectionError> {
         let position = position.into().unwrap_or(Position::START);
         self.projection::<P>()?.read_at(position, self.0.wait_timeout).await
-    }
-
-    /// Rebuilds a projection from zero. State in memory is replaced when the new one is complete; a projection that
-    /// keeps its rows itself handles every event again, also if nobody waits for it any more.
-    ///
-    /// Let go of the projection's guards before: the new state waits for them, at most for the builder's `wait_timeout`.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # use eventbus::{App, prelude::*};
-    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
-    /// # #[event(aggregate_type = "Account")]
-    /// # struct Opened {}
-    /// # #[derive(Default)] struct Accounts;
-    /// # #[projection(name = "accounts")] impl Accounts { fn opened(&mut self, _event: &Opened) {} }
-    /// # async fn example(app: &App) -> eventbus::Result<()> {
-    /// app.rebuild::<Accounts>().on_progress(|now| println!("{} of {}", now.position, now.target)).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`RebuildError`]; state in memory then is the former one still.
-    pub fn rebuild<P: Projection>(&self) -> Rebuild<'_, Rebuilt> {
-        Rebuild::new(move |report| {
-            Box::pin(async move {
-                let slot = self.slot::<P>().map_err(RebuildError::from)?;
-                let projected = slot.downcast::<P>().ok_or_else(|| self.not_running::<P>())?;
-                projected.rebuild_in_app(&*self.0.store, report, self.0.wait_timeout).await
-            })
-        })
-    }
-
-    /// Waits until the relay has published everything up to `position`.
-    ///
-    /// # Errors
-    /// [`PublishedError`] if the app has no relay, it stopped, or it did not get there within the builder's
-    /// `wait_timeout`.
-    pub async fn published(&self, position: impl Into<Option<Position>>) -> Result<Published, PublishedError> {
-        let wanted = position.into().unwrap_or(Position::START);
-        let mut relay = self.0.tasks.relay.clone().ok_or(PublishedError::NoRelay)?;
-        let timeout = self.0.wait_timeout;
-        let arrived = relay.wait_for(|relay| relay.position >= wanted);
-        let in_time = tokio::time::timeout(timeout, arrived).await.is_ok();
-        let now = relay.borrow();
-        let position = now.position;
-        if position >= wanted {
-            return Ok(Published { position, message_id: now.message_id(wanted) });
-        }
-        if in_time {
-            return Err(PublishedError::Stopped {
-                position,
-                wanted,
-                reason: now.stopped.unwrap_or("its app was shut down").into(),
-            });
-        }
-        let busy = || "it is still busy".into();
-        Err(PublishedError::TimedOut { position, wanted, timeout, trouble: now.trouble.clone().unwrap_or_else(busy) })
     }
 
     /// Runs until SIGTERM or SIGINT (Ctrl-C), then stops within 30 s; what is in flight is finished.

@@ -16,6 +16,7 @@ mod filter;
 mod floor;
 mod follow;
 mod lease;
+mod many;
 mod names;
 mod race;
 mod reopen;
@@ -32,6 +33,7 @@ pub use filter::*;
 pub use floor::*;
 pub use follow::*;
 pub use lease::*;
+pub use many::*;
 pub use names::*;
 pub use race::*;
 pub use reopen::*;
@@ -87,6 +89,11 @@ macro_rules! event_store_conformance {
                 one_writer_appends_at_a_version,
                 readers_never_see_half_an_append,
                 failing_appends_harm_no_other,
+                each_of_many_appends_has_its_result,
+                failing_append_harms_no_other_of_its_call,
+                appends_to_one_stream_are_made_in_order,
+                repeats_among_many_return_the_first_result,
+                many_streams_are_appended_to_at_once,
                 aggregate_types_do_not_mix,
                 natural_keys_are_kept_apart,
                 type_and_id_do_not_run_together,
@@ -113,6 +120,7 @@ macro_rules! event_store_conformance {
                 long_filtered_feeds_are_read_whole,
                 as_many_events_are_counted_as_are_read,
                 lease_has_one_owner,
+                lease_names_its_owner,
                 lease_runs_out_and_epochs_grow,
                 renewed_lease_is_kept_and_a_passed_one_is_not,
                 seizing_fences_the_former_owner,
@@ -225,6 +233,7 @@ mod tests {
             include_str!("floor.rs"),
             include_str!("lease.rs"),
             include_str!("follow.rs"),
+            include_str!("many.rs"),
             include_str!("names.rs"),
             include_str!("race.rs"),
             include_str!("reopen.rs"),
@@ -243,6 +252,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 80);
+        assert_eq!(rules, 85);
     }
 }
