@@ -141,7 +141,7 @@ pub async fn appends_to_one_stream_are_made_in_order<S: EventStore>(store: S) {
 pub async fn repeats_among_many_return_the_first_result<S: EventStore>(store: S) {
     let store = Subject::new("repeats_among_many_return_the_first_result", store);
     for expected in [NoStream, Any] {
-        let (one, two, three) = (stream(), stream(), stream());
+        let (one, two, three, four) = (stream(), stream(), stream(), stream());
         let (given, other) = (events(2), events(1));
         let first = store.add(&one, expected, &given).await;
         let results = add_many(
@@ -152,6 +152,8 @@ pub async fn repeats_among_many_return_the_first_result<S: EventStore>(store: S)
                 append(&two, expected, &other),
                 append(&three, expected, &events(1)),
                 append(&one, Any, &given[1..]),
+                append(&four, expected, &events(2)),
+                append(&four, Exact(2.into()), &events(1)),
             ],
         )
         .await;
@@ -161,6 +163,7 @@ pub async fn repeats_among_many_return_the_first_result<S: EventStore>(store: S)
         store.holds(&one, &first).await;
         store.holds(&two, &results[0]).await;
         store.holds(&three, &results[3]).await;
+        store.holds(&four, &[results[5].clone(), results[6].clone()].concat()).await;
     }
 }
 
