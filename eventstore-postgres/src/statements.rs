@@ -7,6 +7,7 @@ use crate::schema::Schema;
 
 #[derive(Debug)]
 pub(crate) struct Statements {
+    pub(crate) schema: Schema,
     append_new: SqlStr,
     append_exact: SqlStr,
     append_existing: SqlStr,
@@ -26,10 +27,16 @@ pub(crate) struct Statements {
     pub(crate) save_checkpoint: SqlStr,
     pub(crate) acquire_lease: SqlStr,
     pub(crate) seize_lease: SqlStr,
+    pub(crate) lease_of: SqlStr,
     pub(crate) renew_lease: SqlStr,
     pub(crate) load_floors: SqlStr,
     pub(crate) save_floors: SqlStr,
     pub(crate) forget_floor: SqlStr,
+    pub(crate) advance: SqlStr,
+    pub(crate) advance_first: SqlStr,
+    pub(crate) note_delivery: SqlStr,
+    pub(crate) forget_deliveries: SqlStr,
+    pub(crate) drop_checkpoint: SqlStr,
 }
 
 impl Statements {
@@ -42,6 +49,7 @@ impl Statements {
             schema.statement(&sql.replace("{wanted}", include_str!("sql/wanted.sql").trim()))
         };
         Self {
+            schema: schema.clone(),
             append_new: append(include_str!("sql/claim_new.sql")),
             append_exact: append(include_str!("sql/claim_exact.sql")),
             append_existing: append(include_str!("sql/claim_existing.sql")),
@@ -61,10 +69,16 @@ impl Statements {
             save_checkpoint: statement(include_str!("sql/save_checkpoint.sql")),
             acquire_lease: statement(include_str!("sql/acquire_lease.sql")),
             seize_lease: statement(include_str!("sql/seize_lease.sql")),
+            lease_of: statement(include_str!("sql/lease_of.sql")),
             renew_lease: statement(include_str!("sql/renew_lease.sql")),
             load_floors: statement(include_str!("sql/load_floors.sql")),
             save_floors: statement(include_str!("sql/save_floors.sql")),
             forget_floor: statement(include_str!("sql/forget_floor.sql")),
+            advance: statement(include_str!("sql/advance.sql")),
+            advance_first: statement(include_str!("sql/advance_first.sql")),
+            note_delivery: statement(include_str!("sql/note_delivery.sql")),
+            forget_deliveries: statement(include_str!("sql/forget_deliveries.sql")),
+            drop_checkpoint: statement(include_str!("sql/drop_checkpoint.sql")),
         }
     }
 

@@ -2,11 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
-use eventbus::port::{AppendSignal, EventStore};
+use eventbus::port::{AppendSignal, EventStore, Transactions};
 
 use crate::{
     append::Group, config::PgEventStoreConfig, error::PgConnectError, migrate, pool::Connections, preflight,
-    schema::Schema, session::Session, statements::Statements,
+    schema::Schema, session::Session, statements::Statements, transactions::PgTransactions,
 };
 
 /// An event store in a PostgreSQL database. Cloning shares it.
@@ -99,7 +99,11 @@ impl PgEventStore {
     }
 }
 
-impl EventStore for PgEventStore {}
+impl EventStore for PgEventStore {
+    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
+        Some(Arc::new(PgTransactions(self.clone())))
+    }
+}
 
 impl fmt::Debug for PgEventStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

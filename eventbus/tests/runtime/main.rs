@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "modules of one test binary")]
 
 mod app;
+mod effects;
 mod following;
 mod gated;
 mod life;
@@ -11,8 +12,11 @@ mod orders;
 mod projections;
 mod rebuild;
 mod relay;
+mod relay_chaos;
 mod relay_target;
 mod repository;
+mod rows;
+mod rows_rebuild;
 mod saving;
 mod shared_bus;
 mod stateful;

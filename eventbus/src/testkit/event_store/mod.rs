@@ -2,7 +2,8 @@
 //!
 //! A backend calls [`event_store_conformance!`](crate::event_store_conformance) with an expression that makes a fresh,
 //! empty store; if what it stores outlives the process,
-//! [`event_store_reopen_conformance!`](crate::event_store_reopen_conformance) too. Its tests need `tokio` with
+//! [`event_store_reopen_conformance!`](crate::event_store_reopen_conformance) too; if it has transactions,
+//! [`event_store_transactions_conformance!`](crate::event_store_transactions_conformance) as well. Its tests need `tokio` with
 //! `macros` and `rt-multi-thread`. A failure names the rule that is broken.
 //!
 //! Keep: a new rule goes into the list of its macro below, and is proved by breaking a store on purpose.
@@ -22,6 +23,7 @@ mod reopen;
 mod repeat;
 mod stream;
 mod subject;
+mod transaction;
 
 pub use append::*;
 pub use checkpoint::*;
@@ -37,6 +39,7 @@ pub use race::*;
 pub use reopen::*;
 pub use repeat::*;
 pub use stream::*;
+pub use transaction::*;
 
 /// Makes a module of tests, one per rule, that a store must pass.
 ///
@@ -117,6 +120,7 @@ macro_rules! event_store_conformance {
                 long_filtered_feeds_are_read_whole,
                 as_many_events_are_counted_as_are_read,
                 lease_has_one_owner,
+                lease_names_its_owner,
                 lease_runs_out_and_epochs_grow,
                 renewed_lease_is_kept_and_a_passed_one_is_not,
                 seizing_fences_the_former_owner,
@@ -182,6 +186,37 @@ macro_rules! event_store_reopen_conformance {
     };
 }
 
+/// Makes a module of tests, one per rule, that a store must pass which lets handlers take part in its transactions.
+///
+/// Its arguments are those of [`event_store_conformance!`](crate::event_store_conformance).
+///
+/// # Examples
+/// ```ignore
+/// eventbus::event_store_transactions_conformance!(transactions, open(&temporary_file()));
+/// ```
+#[macro_export]
+macro_rules! event_store_transactions_conformance {
+    ($name:ident, $fresh_store:expr $(,)?) => {
+        mod $name {
+            #[allow(unused_imports, reason = "the expression may name anything of its place")]
+            use super::*;
+
+            $crate::event_store_conformance! {
+                @each $fresh_store;
+                committed_transaction_is_kept_whole,
+                dropped_transaction_leaves_nothing,
+                checkpoint_advances_only_from_where_it_is,
+                former_owner_moves_nothing,
+                takeover_sees_what_was_committed,
+                deliveries_are_first_once_per_handler,
+                same_delivery_waits_for_the_other_one,
+                one_of_racing_advances_is_made,
+                old_deliveries_are_forgotten,
+            }
+        }
+    };
+}
+
 #[cfg(test)]
 mod tests {
     /// A rule that is not listed is never run, and one with a wrong name misleads.
@@ -204,6 +239,7 @@ mod tests {
             include_str!("reopen.rs"),
             include_str!("repeat.rs"),
             include_str!("stream.rs"),
+            include_str!("transaction.rs"),
         ] {
             for rule in file.split("pub async fn ").skip(1) {
                 let name = rule.split(['<', '(']).next().unwrap();
@@ -216,6 +252,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 76);
+        assert_eq!(rules, 85);
     }
 }
