@@ -12,6 +12,7 @@ mod floor;
 mod identifier;
 mod lease;
 mod migrate;
+mod notify;
 mod pool;
 mod preflight;
 mod read;
