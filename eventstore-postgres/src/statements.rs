@@ -36,6 +36,7 @@ pub(crate) struct Statements {
     pub(crate) note_delivery: SqlStr,
     pub(crate) forget_deliveries: SqlStr,
     pub(crate) drop_checkpoint: SqlStr,
+    pub(crate) open_append: SqlStr,
 }
 
 impl Statements {
@@ -77,6 +78,7 @@ impl Statements {
             note_delivery: statement(include_str!("sql/note_delivery.sql")),
             forget_deliveries: statement(include_str!("sql/forget_deliveries.sql")),
             drop_checkpoint: statement(include_str!("sql/drop_checkpoint.sql")),
+            open_append: statement(include_str!("sql/open_append.sql")),
         }
     }
 

@@ -10,6 +10,7 @@ use crate::{
     error::PgConnectError,
     migrate,
     notify::{Appended, Wire},
+    open_append,
     pool::Connections,
     preflight,
     schema::Schema,
@@ -65,6 +66,7 @@ impl PgEventStore {
             migrate::check(&mut session, &schema).await?;
         }
         preflight::check_sequence(&mut session, &schema).await?;
+        open_append::warn(&mut session, &schema).await?;
         session.close().await;
         let appended = Arc::default();
         if config.notify {
