@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "modules of one test binary")]
 
 mod app;
+mod effects;
 mod following;
 mod gated;
 mod life;
@@ -17,6 +18,8 @@ mod relay_stopped;
 mod relay_target;
 mod relay_turns;
 mod repository;
+mod rows;
+mod rows_rebuild;
 mod saving;
 mod shared_bus;
 mod stateful;
