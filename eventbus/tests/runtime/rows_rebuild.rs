@@ -12,6 +12,8 @@ use eventbus::{
     testkit::{Fault, Row, TableStore, Tables},
 };
 
+use futures_util::FutureExt;
+
 use crate::{
     orders::{OrderCreated, OrderShipped, OrderStatistics, created},
     rows::{Mood, OrderRows, ROLE, app, append, counted, save},
@@ -230,6 +232,26 @@ async fn rows_are_replaced_all_or_none() {
         app.projected::<OrderRows>(next).await.unwrap();
         assert_eq!(counted(&store).await, (11, 21));
     }
+}
+
+#[tokio::test]
+async fn who_lost_the_role_of_rebuilding_replaces_nothing() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    let last = save(&store, "ada", 9).await;
+    let app = app(&store, &mood).await;
+    drop(app.projected::<OrderRows>(last).await.unwrap());
+    damage(&store).await;
+    let damaged = dump(&store).await;
+    let (other, ttl) = (Name::from_static("other"), Duration::from_secs(3_600));
+    let rebuild = app.rebuild::<OrderRows>().on_progress(|now| {
+        if now.events == 10 {
+            store.seize_lease(&REBUILD, &other, ttl).now_or_never().unwrap().unwrap();
+        }
+    });
+    let lost = rebuild.await.unwrap_err();
+    assert!(matches!(lost, RebuildError::Lost { name: "order-rows" }), "{lost}");
+    assert_eq!(dump(&store).await, damaged);
+    assert!(store.shadows().await.contains(&REBUILD), "somebody else fills the copies");
 }
 
 #[tokio::test]

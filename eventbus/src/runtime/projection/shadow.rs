@@ -199,6 +199,11 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         let mut failures = 0;
         loop {
             let checkpoint = self.live_checkpoint(live).await?;
+            // whoever took over rebuilding writes to the copies
+            let renewed = self.with.store.renew_lease(tenure.lease(), self.with.lease_ttl).await;
+            if !renewed.map_err(|error| self.failed(error))? {
+                return Err(self.lost());
+            }
             let position = self.fill(tenure, checkpoint, meter).await?;
             match self.try_to_switch(live, checkpoint, position).await {
                 Ok(true) => return Ok(position),
