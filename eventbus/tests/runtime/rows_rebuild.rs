@@ -279,6 +279,21 @@ async fn a_store_that_is_away_for_a_moment_does_not_end_a_rebuild() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn copies_that_cannot_be_removed_are_told_of_since_the_next_rebuild_begins_with_them() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    let last = save(&store, "ada", 9).await;
+    let app = app(&store, &mood).await;
+    drop(app.projected::<OrderRows>(last).await.unwrap());
+    for (faults, is_told) in [(5, false), (6, true)] {
+        store.drops.next(Fault::Unavailable, faults);
+        let rebuilt = app.rebuild::<OrderRows>().await;
+        assert_eq!(matches!(rebuilt, Err(RebuildError::Store { .. })), is_told, "{rebuilt:?}");
+        assert_eq!((store.drops.left(), store.shadows().await.is_empty()), (0, !is_told));
+        assert_eq!(counted(&store).await, (1, 10));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_event_that_keeps_failing_ends_the_rebuild_before_it_and_the_next_one_goes_on_there() {
     let (store, mood) = (TableStore::new(), Mood::default());
     save(&store, "ada", 1).await;
