@@ -124,7 +124,8 @@ impl<'a> Tenure<'a> {
                 Ended::Stopped
             }
             Step::Done | Step::CaughtUp => {
-                if !P::SAVES_CHECKPOINT {
+                // it may have passed on since it was looked after
+                if !P::SAVES_CHECKPOINT && matches!(self.store.renew_lease(&self.lease, self.ttl).await, Ok(true)) {
                     self.save_checkpoint(self.board.position()).await;
                 }
                 self.release().await;
