@@ -84,6 +84,12 @@ pub(crate) fn is_no_group(error: &CommandError) -> bool {
 pub(crate) fn is_refusal(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("WRONGTYPE" | "NOAUTH" | "NOPERM" | "WRONGPASS"))
+        || is_sealed(error)
+}
+
+/// Whether the stream takes no entries any more, as it was given partitions.
+pub(crate) fn is_sealed(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.contains("exhausted the last possible ID"))
 }
 
 /// Whether the server cannot serve this configuration: it has no such database, or another node has the key.

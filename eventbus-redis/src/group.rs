@@ -99,12 +99,22 @@ impl RedisEventBus {
             GroupStart::Now => "$".into(),
             GroupStart::After(id) => shared.entry_id(id)?.to_string(),
             GroupStart::AtTime(at) => just_before(at).to_string(),
-            GroupStart::Position(position) => shared.just_before_position(position).await?,
+            GroupStart::Position(position) => return self.create_group_at(group, position).await,
         };
-        let mut create = script::CREATE_GROUP.prepare_invoke();
-        create.key(&shared.stream).key(keys::floors(&shared.stream));
-        create.arg(group.as_str()).arg(start).arg(1);
-        Ok(shared.run(&create).await?)
+        let mut is_new = false;
+        for part in shared.parts() {
+            is_new |= part.create_group(group, &start).await?;
+        }
+        Ok(is_new)
+    }
+
+    async fn create_group_at(&self, group: &Name, position: Position) -> Result<bool, GroupError> {
+        let mut is_new = false;
+        for part in self.shared.parts() {
+            let start = part.just_before_position(position).await?;
+            is_new |= part.create_group(group, &start).await?;
+        }
+        Ok(is_new)
     }
 
     /// Removes a consumer group for good, with all that is kept for it, so that it holds no [trimming](Self::trim) any
@@ -114,29 +124,51 @@ impl RedisEventBus {
     /// # Errors
     /// [`GroupError::NotFound`]; [`GroupError::InUse`] while consumers of the group show life; [`GroupError::Command`].
     pub async fn retire_group(&self, group: &Name) -> Result<RetiredGroup, GroupError> {
-        let shared = &self.shared;
-        let (stream, prefix) = (&shared.stream, &shared.config.retry_key_prefix);
+        let mut all = None;
+        for part in self.shared.parts() {
+            match part.retire_group(group).await {
+                Ok(part) => {
+                    let all = all.get_or_insert(RetiredGroup { pending: 0, unread: 0 });
+                    all.pending += part.pending;
+                    all.unread += part.unread;
+                }
+                Err(GroupError::NotFound { .. }) => {} // perhaps it was retired half way before
+                Err(error) => return Err(error),
+            }
+        }
+        all.ok_or_else(|| GroupError::NotFound { stream: self.shared.stream.clone(), group: group.clone() })
+    }
+}
+
+impl Shared {
+    async fn create_group(&self, group: &Name, start: &str) -> Result<bool, RedisCommandError> {
+        let mut create = script::CREATE_GROUP.prepare_invoke();
+        create.key(&self.stream).key(keys::floors(&self.stream));
+        create.arg(group.as_str()).arg(start).arg(1);
+        self.run(&create).await
+    }
+
+    async fn retire_group(&self, group: &Name) -> Result<RetiredGroup, GroupError> {
+        let (stream, prefix) = (&self.stream, &self.config.retry_key_prefix);
         let mut retire = script::RETIRE_GROUP.prepare_invoke();
         retire.key(stream).key(keys::floors(stream));
-        retire.key(keys::retry(stream, prefix, group)).key(keys::members(stream, group));
-        retire.arg(group.as_str());
-        let (what, count, last, unread): (String, u64, String, i64) = shared.run(&retire).await?;
+        retire.key(keys::retry(stream, prefix, group)).key(keys::members(&self.home, group));
+        retire.key(keys::lease(stream, group)).arg(group.as_str());
+        let (what, count, last, unread): (String, u64, String, i64) = self.run(&retire).await?;
         let (stream, group) = (stream.clone(), group.clone());
         match what.as_str() {
             "retired" => {}
-            "live" => return Err(GroupError::InUse { stream, group, consumers: count }),
+            "live" => return Err(GroupError::InUse { stream: self.home.clone(), group, consumers: count }),
             _ => return Err(GroupError::NotFound { stream, group }),
         }
         let unread = match u64::try_from(unread) {
             Ok(unread) => unread,
             // the server does not know
-            Err(_) => shared.count_after(&last).await.map_err(|error| shared.not_done(error))?,
+            Err(_) => self.count_after(&last).await.map_err(|error| self.not_done(error))?,
         };
         Ok(RetiredGroup { pending: count, unread })
     }
-}
 
-impl Shared {
     fn entry_id(&self, id: MessageId) -> Result<EntryId, GroupError> {
         let parsed = id.as_str().parse();
         parsed.map_err(|_| GroupError::InvalidStart { stream: self.stream.clone(), id })

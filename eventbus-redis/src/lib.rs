@@ -18,6 +18,7 @@ mod otel;
 #[cfg(not(feature = "opentelemetry"))]
 #[path = "no_otel.rs"]
 mod otel;
+mod partition;
 mod publish;
 mod script;
 #[cfg(feature = "tls")]
@@ -35,5 +36,6 @@ pub use consumer::{Recovery, RecoveryStats};
 pub use error::{ConfigMistake, InvalidConfig, RedisCommandError, RedisConnectError};
 pub use group::{GroupError, GroupStart, RetiredGroup};
 pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};
+pub use partition::OtherLayout;
 pub use trim::{HeldBy, HeldReason, Trim, Trimmed};
 pub use wire::{Unencodable, wire_payload};

@@ -16,6 +16,8 @@ local function is_before(a, b)
 end
 
 local LAST = '18446744073709551615'
+-- The newest id of a stream that takes no entries any more.
+local SEALED = LAST .. '-' .. LAST
 
 local function plus_one(number)
   local head, nines = string.match(number, '^(%d-)(9*)$')

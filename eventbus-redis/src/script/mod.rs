@@ -21,6 +21,15 @@ macro_rules! with_ids {
     };
 }
 
+/// A script that adds to partitions.
+macro_rules! partitioned {
+    ($file:literal) => {
+        LazyLock::new(|| {
+            Script::new(concat!(include_str!("id.lua"), include_str!("partitioned.lua"), include_str!($file)))
+        })
+    };
+}
+
 /// A script that works with no ids.
 macro_rules! plain {
     ($file:literal) => {
@@ -34,10 +43,14 @@ pub(crate) static CLAIM: LazyLock<Script> = plain!("claim.lua");
 pub(crate) static CREATE_GROUP: LazyLock<Script> = with_ids!("create_group.lua");
 pub(crate) static EXHAUSTED: LazyLock<Script> = plain!("exhausted.lua");
 pub(crate) static FIND_POSITION: LazyLock<Script> = with_ids!("find_position.lua");
+pub(crate) static LAYOUT: LazyLock<Script> = with_ids!("layout.lua");
 pub(crate) static LEAVE: LazyLock<Script> = plain!("leave.lua");
 pub(crate) static LOOK: LazyLock<Script> = with_ids!("look.lua");
 pub(crate) static NOTE: LazyLock<Script> = with_ids!("note.lua");
-pub(crate) static REPLAY: LazyLock<Script> = plain!("replay.lua");
+pub(crate) static PUBLISH: LazyLock<Script> = partitioned!("publish.lua");
+pub(crate) static REPLAY: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("one_stream.lua"), include_str!("replay.lua"))));
+pub(crate) static REPLAY_TO_PARTITION: LazyLock<Script> = partitioned!("replay.lua");
 pub(crate) static RETAKE: LazyLock<Script> = plain!("retake.lua");
 pub(crate) static RETIRE_GROUP: LazyLock<Script> = with_ids!("retire_group.lua");
 pub(crate) static SETTLE: LazyLock<Script> = plain!("settle.lua");
@@ -91,6 +104,11 @@ impl Shared {
 
     pub(crate) fn not_done(&self, error: CommandError) -> RedisCommandError {
         let stream = self.stream.clone();
+        if let CommandError::Sent(error) = &error
+            && let Some(layout) = self.refused_layout(error)
+        {
+            return RedisCommandError::Refused { stream, source: layout.into() };
+        }
         match error {
             CommandError::Sent(error) if is_refused(&error) => {
                 RedisCommandError::Refused { stream, source: error.into() }
