@@ -89,6 +89,7 @@ pub use runtime::{
     app::{App, AppBuilder, Published, PublishedError, SettleError},
     definition::{Handler, HandlerDefinition, Projection, ProjectionDefinition, ProjectionKind},
     extract::{Attempt, FromDelivery, FromDeliveryRef, HandlerOutcome, State},
+    follow::{Follow, FollowControl, FollowStatus, Following},
     projection::{Projected, ProjectionError, ProjectionGuard, Rebuild, RebuildError, RebuildProgress, Rebuilt},
     registry::{EventRegistry, UnknownEventType},
     repository::{AggregateRepository, LoadError, Publication, SaveError, Saved, UpdateError},

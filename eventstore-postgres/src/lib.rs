@@ -8,6 +8,8 @@ mod config;
 mod error;
 mod fault;
 mod feed;
+mod floor;
+mod lease;
 mod migrate;
 mod pool;
 mod preflight;

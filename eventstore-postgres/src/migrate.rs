@@ -14,8 +14,10 @@ struct Migration {
 }
 
 /// All migrations of this release, oldest first.
-const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, name: "events", sql: include_str!("../migrations/0001_events.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "events", sql: include_str!("../migrations/0001_events.sql") },
+    Migration { version: 2, name: "delivery", sql: include_str!("../migrations/0002_delivery.sql") },
+];
 
 /// The migration that this release needs.
 const NEWEST: u32 = MIGRATIONS[MIGRATIONS.len() - 1].version;

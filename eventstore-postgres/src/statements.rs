@@ -15,10 +15,20 @@ pub(crate) struct Statements {
     pub(crate) read_forward: SqlStr,
     pub(crate) read_backward: SqlStr,
     pub(crate) stream_version: SqlStr,
-    pub(crate) safe_bound: SqlStr,
+    pub(crate) head: SqlStr,
     pub(crate) read_page: SqlStr,
+    pub(crate) read_filtered: SqlStr,
+    pub(crate) reach: SqlStr,
+    pub(crate) count_events: SqlStr,
+    pub(crate) store_id: SqlStr,
     pub(crate) load_checkpoint: SqlStr,
     pub(crate) save_checkpoint: SqlStr,
+    pub(crate) acquire_lease: SqlStr,
+    pub(crate) seize_lease: SqlStr,
+    pub(crate) renew_lease: SqlStr,
+    pub(crate) load_floors: SqlStr,
+    pub(crate) save_floors: SqlStr,
+    pub(crate) forget_floor: SqlStr,
 }
 
 impl Statements {
@@ -26,8 +36,10 @@ impl Statements {
         let append = |claim: &str| {
             schema.statement(&uncommented(include_str!("sql/append.sql")).replace("{claim}", &uncommented(claim)))
         };
-        let statement =
-            |sql: &str| schema.statement(&uncommented(sql).replace("{record}", include_str!("sql/record.sql").trim()));
+        let statement = |sql: &str| {
+            let sql = uncommented(sql).replace("{record}", include_str!("sql/record.sql").trim());
+            schema.statement(&sql.replace("{wanted}", include_str!("sql/wanted.sql").trim()))
+        };
         Self {
             append_new: append(include_str!("sql/claim_new.sql")),
             append_exact: append(include_str!("sql/claim_exact.sql")),
@@ -37,10 +49,20 @@ impl Statements {
             read_forward: statement(include_str!("sql/read_forward.sql")),
             read_backward: statement(include_str!("sql/read_backward.sql")),
             stream_version: statement(include_str!("sql/stream_version.sql")),
-            safe_bound: statement(include_str!("sql/safe_bound.sql")),
+            head: statement(include_str!("sql/head.sql")),
             read_page: statement(include_str!("sql/read_page.sql")),
+            read_filtered: statement(include_str!("sql/read_filtered.sql")),
+            reach: statement(include_str!("sql/reach.sql")),
+            count_events: statement(include_str!("sql/count_events.sql")),
+            store_id: statement(include_str!("sql/store_id.sql")),
             load_checkpoint: statement(include_str!("sql/load_checkpoint.sql")),
             save_checkpoint: statement(include_str!("sql/save_checkpoint.sql")),
+            acquire_lease: statement(include_str!("sql/acquire_lease.sql")),
+            seize_lease: statement(include_str!("sql/seize_lease.sql")),
+            renew_lease: statement(include_str!("sql/renew_lease.sql")),
+            load_floors: statement(include_str!("sql/load_floors.sql")),
+            save_floors: statement(include_str!("sql/save_floors.sql")),
+            forget_floor: statement(include_str!("sql/forget_floor.sql")),
         }
     }
 

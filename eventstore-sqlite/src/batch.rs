@@ -15,11 +15,10 @@ use crate::{
 };
 
 /// Jobs that share a transaction.
-#[derive(Debug)]
 pub(crate) struct Batch(Vec<Job>);
 
 /// What became of a batch, beside the answers to its jobs.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Report {
     /// Whether events were appended.
     pub(crate) appended: bool,
@@ -41,7 +40,7 @@ impl Batch {
     }
 
     /// Runs all jobs in one transaction and answers them once it has committed.
-    pub(crate) fn run(self, connection: &Connection) -> Report {
+    pub(crate) fn run(mut self, connection: &Connection) -> Report {
         roll_back(connection); // what a panic may have left open
         if let Err(error) = execute(connection, "BEGIN IMMEDIATE") {
             if is_busy(&error) {
@@ -50,7 +49,7 @@ impl Batch {
             self.fail(error);
             return Report::default();
         }
-        let answers: rusqlite::Result<Vec<_>> = self.0.iter().map(|job| job.run(connection)).collect();
+        let answers: rusqlite::Result<Vec<_>> = self.0.iter_mut().map(|job| job.run(connection)).collect();
         match answers {
             Ok(answers) => self.commit(connection, answers),
             Err(error) => {
@@ -65,7 +64,7 @@ impl Batch {
         let mut wrote = false;
         for answer in &answers {
             report.appended |= matches!(answer, Answer::Append(Ok(Placed::New { .. })));
-            wrote |= report.appended || matches!(answer, Answer::Saved);
+            wrote |= report.appended || matches!(answer, Answer::Written);
         }
         let started = Instant::now();
         if let Err(error) = execute(connection, "COMMIT") {
@@ -149,8 +148,10 @@ mod tests {
 
     fn checkpoint() -> (Job, oneshot::Receiver<Result<(), BoxError>>) {
         let (done, waiting) = oneshot::channel();
-        let job = Job::Checkpoint { name: Name::from_static("reader"), position: 7.into(), done };
-        (job, waiting)
+        let save = |connection: &Connection| {
+            connection.execute("INSERT INTO eventbus_checkpoints VALUES ('reader', 7)", []).map(drop)
+        };
+        (Job::write(save, done), waiting)
     }
 
     fn stored(connection: &Connection) -> String {

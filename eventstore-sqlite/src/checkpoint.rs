@@ -20,7 +20,12 @@ impl Checkpoints for SqliteEventStore {
     }
 
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
-        self.writer().save_checkpoint(name, position).await
+        let key = name.clone();
+        let save = move |connection: &Connection| {
+            let mut save = connection.prepare_cached(include_str!("sql/save_checkpoint.sql"))?;
+            save.execute((key.as_str(), position.as_i64())).map(drop)
+        };
+        self.writer().write(save).await.map_err(|error| CheckpointError::new(name, error))
     }
 }
 
@@ -32,8 +37,11 @@ fn load(connection: &Connection, name: &Name) -> Result<Option<Position>, ReadEr
             row.optional()
         })
         .map_err(read_error)?;
-    position
-        .map(|position| u64::try_from(position).map(Position::new))
-        .transpose()
-        .map_err(|source| ReadError::Corrupt { place: format!("checkpoint `{name}`"), source: source.into() })
+    position.map(|position| to_position(position, || format!("checkpoint `{name}`"))).transpose()
+}
+
+/// A position as it is stored; `place` says where.
+pub(crate) fn to_position(stored: i64, place: impl FnOnce() -> String) -> Result<Position, ReadError> {
+    let position = u64::try_from(stored).map(Position::new);
+    position.map_err(|source| ReadError::Corrupt { place: place(), source: source.into() })
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// More than the statements there are, so that none is ever prepared twice.
-const CACHED_STATEMENTS: usize = 32;
+const CACHED_STATEMENTS: usize = 64;
 
 /// Opens the connection that writes, and makes the tables or brings them up to date.
 ///

@@ -3,24 +3,46 @@
 use async_trait::async_trait;
 use eventbus::{
     Position, RecordedEvent,
-    port::{AppendSignal, Page, ReadError, ReadFeed, RecordStream, paged},
+    port::{AppendSignal, FeedFilter, Page, ReadError, ReadFeed, RecordStream, paged},
 };
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
+use uuid::Uuid;
 
 use crate::{
+    checkpoint::to_position,
     error::read_error,
+    filter::Wanted,
     readers::{PAGE_EVENTS, read_page},
     store::SqliteEventStore,
 };
 
+/// So many positions are searched for a page at most: what is rare must not keep a connection for long.
+const SEARCHED: i64 = 8_192;
+
 #[async_trait]
 impl ReadFeed for SqliteEventStore {
-    fn read_all(&self, after: Position) -> RecordStream<'_> {
-        paged(after, |after| self.readers().read(move |connection| page(connection, after)))
+    fn read_feed(&self, after: Position, filter: &FeedFilter) -> RecordStream<'_> {
+        if filter.is_all() {
+            return paged(after, |after| self.readers().read(move |connection| page(connection, after)));
+        }
+        let wanted = Wanted::new(filter);
+        paged(after, move |after| {
+            let wanted = wanted.clone();
+            self.readers().read(move |connection| filtered_page(connection, after, &wanted))
+        })
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
         self.readers().read(head).await
+    }
+
+    async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
+        let wanted = Wanted::new(filter);
+        self.readers().read(move |connection| count(connection, after, through, &wanted)).await
+    }
+
+    async fn store_id(&self) -> Result<Uuid, ReadError> {
+        self.readers().read(store_id).await
     }
 
     fn appended(&self) -> &AppendSignal {
@@ -37,13 +59,52 @@ fn page(connection: &Connection, after: Position) -> Result<Page<Position>, Read
     Ok((events, last.filter(|_| more)))
 }
 
+/// The events asked for among the next positions, and where to search on.
+fn filtered_page(connection: &Connection, after: Position, wanted: &Wanted) -> Result<Page<Position>, ReadError> {
+    // asked first: what is appended meanwhile is left to the next page
+    let head = head(connection)?;
+    let through = after.as_i64().saturating_add(SEARCHED);
+    let sql = include_str!("sql/read_feed_filtered.sql");
+    let mut statement = connection.prepare_cached(sql).map_err(read_error)?;
+    let rows = statement
+        .query(params![
+            after.as_i64(),
+            through,
+            wanted.aggregate_types,
+            wanted.event_types,
+            wanted.tenant(),
+            PAGE_EVENTS
+        ])
+        .map_err(read_error)?;
+    let (events, more) = read_page(rows)?;
+    let next = match events.last().and_then(RecordedEvent::position) {
+        Some(last) if more => Some(last),
+        _ => Some(Position::new(through.unsigned_abs())).filter(|&through| through < head),
+    };
+    Ok((events, next))
+}
+
+fn count(connection: &Connection, after: Position, through: Position, wanted: &Wanted) -> Result<u64, ReadError> {
+    let parameters =
+        params![after.as_i64(), through.as_i64(), wanted.aggregate_types, wanted.event_types, wanted.tenant()];
+    let count: i64 = connection
+        .prepare_cached(include_str!("sql/count_events.sql"))
+        .and_then(|mut statement| statement.query_row(parameters, |row| row.get(0)))
+        .map_err(read_error)?;
+    Ok(count.unsigned_abs())
+}
+
 fn head(connection: &Connection) -> Result<Position, ReadError> {
     let head: i64 = connection
         .prepare_cached(include_str!("sql/head.sql"))
         .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
         .map_err(read_error)?;
-    match u64::try_from(head) {
-        Ok(head) => Ok(Position::new(head)),
-        Err(source) => Err(ReadError::Corrupt { place: format!("position {head}"), source: source.into() }),
-    }
+    to_position(head, || format!("position {head}"))
+}
+
+fn store_id(connection: &Connection) -> Result<Uuid, ReadError> {
+    let id: Vec<u8> =
+        connection.query_row(include_str!("sql/store_id.sql"), [], |row| row.get(0)).map_err(read_error)?;
+    let corrupt = |error: uuid::Error| ReadError::Corrupt { place: "the store's id".into(), source: error.into() };
+    Uuid::from_slice(&id).map_err(corrupt)
 }

@@ -1,49 +1,86 @@
-//! Something to write: an append or a checkpoint.
+//! Something to write: an append, or whatever else is one small change.
 
-use eventbus::{BoxError, Name, Position, port::AppendError};
+use eventbus::{BoxError, port::AppendError};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use crate::append::{Append, Placed};
 
 /// Something to write, and who waits for it.
-#[derive(Debug)]
 pub(crate) enum Job {
     Append {
         append: Append,
         /// Takes the append back, so that its records are made by who waits and not by who writes.
         done: oneshot::Sender<Result<(Append, Placed), AppendError>>,
     },
-    Checkpoint {
-        name: Name,
-        position: Position,
-        done: oneshot::Sender<Result<(), BoxError>>,
-    },
+    Write(Box<dyn Write>),
 }
 
 /// What a job says, if the transaction commits.
 pub(crate) enum Answer {
     Append(Result<Placed, AppendError>),
-    Saved,
+    Written,
 }
 
-impl Job {
-    pub(crate) fn is_abandoned(&self) -> bool {
-        match self {
-            Self::Append { done, .. } => done.is_closed(),
-            Self::Checkpoint { done, .. } => done.is_closed(),
+/// A change, and who waits for what it says.
+pub(crate) trait Write: Send {
+    fn is_abandoned(&self) -> bool;
+    /// May run again, after the transaction of the former time was rolled back.
+    fn run(&mut self, connection: &Connection) -> rusqlite::Result<()>;
+    fn answer(self: Box<Self>);
+    fn fail(self: Box<Self>, error: BoxError);
+}
+
+struct Change<T, F> {
+    change: F,
+    said: Option<T>,
+    done: oneshot::Sender<Result<T, BoxError>>,
+}
+
+impl<T, F> Write for Change<T, F>
+where
+    T: Send,
+    F: FnMut(&Connection) -> rusqlite::Result<T> + Send,
+{
+    fn is_abandoned(&self) -> bool {
+        self.done.is_closed()
+    }
+
+    fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        self.said = Some((self.change)(connection)?);
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>) {
+        if let Some(said) = self.said {
+            let _ = self.done.send(Ok(said));
         }
     }
 
-    pub(crate) fn run(&self, connection: &Connection) -> rusqlite::Result<Answer> {
+    fn fail(self: Box<Self>, error: BoxError) {
+        let _ = self.done.send(Err(error));
+    }
+}
+
+impl Job {
+    pub(crate) fn write<T: Send + 'static>(
+        change: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        done: oneshot::Sender<Result<T, BoxError>>,
+    ) -> Self {
+        Self::Write(Box::new(Change { change, said: None, done }))
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Append { done, .. } => done.is_closed(),
+            Self::Write(write) => write.is_abandoned(),
+        }
+    }
+
+    pub(crate) fn run(&mut self, connection: &Connection) -> rusqlite::Result<Answer> {
         match self {
             Self::Append { append, .. } => append.run(connection).map(Answer::Append),
-            Self::Checkpoint { name, position, .. } => {
-                connection
-                    .prepare_cached(include_str!("sql/save_checkpoint.sql"))?
-                    .execute((name.as_str(), position.as_i64()))?;
-                Ok(Answer::Saved)
-            }
+            Self::Write(write) => write.run(connection).map(|()| Answer::Written),
         }
     }
 
@@ -53,10 +90,8 @@ impl Job {
             (Self::Append { append, done }, Answer::Append(placed)) => {
                 let _ = done.send(placed.map(|placed| (append, placed)));
             }
-            (Self::Checkpoint { done, .. }, _) => {
-                let _ = done.send(Ok(()));
-            }
-            (Self::Append { .. }, Answer::Saved) => {}
+            (Self::Write(write), _) => write.answer(),
+            (Self::Append { .. }, Answer::Written) => {}
         }
     }
 
@@ -65,9 +100,7 @@ impl Job {
             Self::Append { done, .. } => {
                 let _ = done.send(Err(append_error(source)));
             }
-            Self::Checkpoint { done, .. } => {
-                let _ = done.send(Err(source));
-            }
+            Self::Write(write) => write.fail(source),
         }
     }
 }

@@ -9,7 +9,10 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use crate::{config::SqliteEventStoreConfig, error::SqliteConnectError};
 
 /// In order; the first has version 1.
-const MIGRATIONS: &[(&str, &str)] = &[("0001_events", include_str!("../migrations/0001_events.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("0001_events", include_str!("../migrations/0001_events.sql")),
+    ("0002_roles", include_str!("../migrations/0002_roles.sql")),
+];
 
 /// Checks that the database is one for this store, runs `before_writing`, then what migrations are missing.
 ///

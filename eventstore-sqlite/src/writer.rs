@@ -17,8 +17,8 @@ use std::{
 };
 
 use eventbus::{
-    Name, Position, RecordedEvent,
-    port::{AppendError, AppendSignal, CheckpointError},
+    BoxError, RecordedEvent,
+    port::{AppendError, AppendSignal},
 };
 use rusqlite::Connection;
 use tokio::sync::oneshot::{self, error::RecvError};
@@ -107,18 +107,17 @@ impl Writer {
         }
     }
 
-    pub(crate) async fn save_checkpoint(
+    /// Makes a small change in the transaction of whatever else is written at the time.
+    ///
+    /// # Errors
+    /// What SQLite said, or that the answer was lost.
+    pub(crate) async fn write<T: Send + 'static>(
         self: &Arc<Self>,
-        name: &Name,
-        position: Position,
-    ) -> Result<(), CheckpointError> {
+        change: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, BoxError> {
         let (done, answer) = oneshot::channel();
-        let job = Job::Checkpoint { name: name.clone(), position, done };
-        self.submit(job, false);
-        match answer.await {
-            Ok(answer) => answer.map_err(|error| CheckpointError::new(name, error)),
-            Err(lost) => Err(CheckpointError::new(name, lost)),
-        }
+        self.submit(Job::write(change, done), false);
+        answer.await?
     }
 
     /// Uses the connection for something else than writing, between two transactions.

@@ -4,6 +4,7 @@ pub(crate) mod app;
 pub(crate) mod definition;
 pub(crate) mod extract;
 mod feed;
+pub(crate) mod follow;
 pub(crate) mod projection;
 pub(crate) mod registry;
 mod relay;

@@ -29,6 +29,9 @@ pub struct GatedStore {
     pub loads: Arc<Semaphore>,
     pub saves: Arc<Semaphore>,
     pub is_damaged: Arc<AtomicBool>,
+    pub is_away: Arc<AtomicBool>,
+    /// At which asking for the head, from 1, an event comes just before the answer.
+    pub comes_at: Arc<AtomicU64>,
     /// Positions at the end that hold no event.
     pub gap: Arc<AtomicU64>,
 }
@@ -41,6 +44,8 @@ impl GatedStore {
             loads: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             saves: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             is_damaged: Arc::default(),
+            is_away: Arc::default(),
+            comes_at: Arc::default(),
             gap: Arc::default(),
         }
     }
@@ -89,6 +94,14 @@ impl ReadFeed for GatedStore {
         if self.is_damaged.load(Ordering::SeqCst) {
             let (place, source) = ("position 3".into(), "no payload".into());
             return Err(ReadError::Corrupt { place, source });
+        }
+        if self.is_away.load(Ordering::SeqCst) {
+            return Err(ReadError::Unavailable("away".into()));
+        }
+        if self.comes_at.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |at| at.checked_sub(1)) == Ok(1) {
+            let event = NewEvent::new(Name::from_static("Late"), 1, "{}");
+            let stream = StreamId::parse("Order", "late").unwrap();
+            self.store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
         }
         let head = self.store.head().await?;
         Ok(Position::new(head.get() + self.gap.load(Ordering::SeqCst)))

@@ -8,7 +8,7 @@
 //! it went (five, unless `TEST_SERVERS_GRACE_SECONDS` says otherwise).
 //!
 //! The servers are shared and hold no secrets: keep tests apart with [`unique_name`] (a database, a schema, a stream
-//! prefix each), and take a [`private_redis`] for a test that kills or pauses Redis.
+//! prefix each), and take a [`private_redis`] or a [`private_postgres`] for a test that kills or pauses one.
 //!
 //! Keep: register first, then look (the supervisor moves the notice away first, then looks for clients). In any
 //! other order a test can join a server that is about to stop.
@@ -28,7 +28,7 @@ use std::sync::OnceLock;
 
 use crate::{error::Error, server::Server};
 
-pub use crate::local::PrivateRedis;
+pub use crate::local::{PrivatePostgres, PrivateRedis};
 
 /// Returns the URL of a PostgreSQL server, starting one if there is none yet.
 ///
@@ -81,6 +81,27 @@ pub fn unique_name(prefix: &str) -> String {
 #[must_use]
 pub fn closed_port() -> u16 {
     port::closed().unwrap_or_else(|error| refuse(&error))
+}
+
+/// Starts a PostgreSQL server of the caller's own, for tests that crash it.
+///
+/// It syncs like a real one, unlike the shared one. It needs the installed binaries even if `DATABASE_URL` is set. It
+/// takes about two seconds.
+///
+/// # Panics
+/// If PostgreSQL is not installed or does not start.
+#[must_use]
+pub fn private_postgres() -> PrivatePostgres {
+    private_postgres_with(&[])
+}
+
+/// Starts a [`private_postgres`] with further arguments, such as `["-c", "wal_writer_delay=10s"]`.
+///
+/// # Panics
+/// Like [`private_postgres`].
+#[must_use]
+pub fn private_postgres_with(arguments: &[&str]) -> PrivatePostgres {
+    PrivatePostgres::launch_with(arguments).unwrap_or_else(|error| refuse(&error))
 }
 
 /// Starts a Redis server of the caller's own, for tests that kill, pause or empty it.

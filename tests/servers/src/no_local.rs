@@ -52,3 +52,33 @@ impl PrivateRedis {
         match self.0 {}
     }
 }
+
+/// A PostgreSQL server of the caller's own; never to be had on this system.
+#[derive(Debug)]
+pub struct PrivatePostgres(std::convert::Infallible);
+
+/// The same methods as elsewhere, so that tests compile; none can be reached.
+#[allow(missing_docs)]
+impl PrivatePostgres {
+    pub(crate) fn launch_with(_arguments: &[&str]) -> Result<Self, Error> {
+        Err(Error::Unsupported { server: Server::Postgres })
+    }
+
+    #[must_use]
+    pub fn url(&self) -> &str {
+        match self.0 {}
+    }
+
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        match self.0 {}
+    }
+
+    pub fn stop(&mut self) {
+        match self.0 {}
+    }
+
+    pub fn start(&mut self) {
+        match self.0 {}
+    }
+}

@@ -22,6 +22,7 @@ pub use error::{PublishedError, SettleError};
 use self::{plan::Checked, signal::Signals, tasks::Tasks};
 use super::{
     definition::Projection,
+    follow::Follow,
     projection::{Projected, ProjectionError, ProjectionGuard, ProjectionSlot, Rebuild, RebuildError, Rebuilt},
     repository::AggregateRepository,
 };
@@ -124,6 +125,11 @@ impl App {
     #[must_use]
     pub fn store(&self) -> &Arc<dyn EventStore> {
         &self.0.store
+    }
+
+    /// Follows the store's feed: what is there, then what comes.
+    pub fn follow(&self) -> Follow {
+        Follow::of_shared(Arc::clone(&self.0.store))
     }
 
     /// The bus.

@@ -1,7 +1,12 @@
 //! What is there after a store was closed and opened again.
 
+use std::time::Duration;
+
 use super::subject::{Subject, events, stream, versions};
-use crate::{ExpectedVersion, Name, Position, port::EventStore};
+use crate::{
+    ExpectedVersion, Name, Position,
+    port::{EventStore, Floor},
+};
 
 /// Events and checkpoints are there after reopening, and everything goes on where it was.
 pub async fn events_and_checkpoints_survive_reopening<P, S, O>(place: P, open: O)
@@ -89,4 +94,41 @@ where
         let stored = versions(&store.read(&stream).await);
         store.same(stored, (1..=100).collect(), "versions at the end");
     }
+}
+
+/// The id of a store stays the same, leases are kept, and so are floors.
+pub async fn delivery_state_survives_reopening<P, S, O>(place: P, open: O)
+where
+    P: Clone,
+    S: EventStore,
+    O: AsyncFn(P) -> S,
+{
+    let rule = "delivery_state_survives_reopening";
+    let (role, owner, other) = (Name::from_static("relay"), Name::from_static("one"), Name::from_static("two"));
+    let hour = Duration::from_secs(3_600);
+    let floors = [Floor { group: Name::from_static("mail"), position: 7.into() }];
+
+    let store = Subject::new(rule, open(place.clone()).await);
+    let id = store.ok(store.store_id().await, "asking for the id");
+    let lease = store.ok(store.seize_lease(&role, &owner, hour).await, "seizing");
+    store.ok(store.save_floors(&role, &floors).await, "saving");
+    drop(store);
+
+    let store = Subject::new(rule, open(place).await);
+    store.same(store.ok(store.store_id().await, "asking for the id"), id, "the id of the store");
+    store.same(store.ok(store.floors(&role).await, "loading"), floors.to_vec(), "the floors");
+    store.same(store.ok(store.acquire_lease(&role, &other, hour).await, "acquiring"), None, "a lease that is taken");
+    store.check(store.ok(store.renew_lease(&lease, hour).await, "renewing"), "the lease is not kept");
+    let next = store.ok(store.seize_lease(&role, &other, hour).await, "seizing");
+    store.check(next.epoch > lease.epoch, format_args!("epoch {} after {}", next.epoch, lease.epoch));
+}
+
+/// Every store has an id of its own.
+pub async fn stores_are_told_apart_by_their_ids<S: EventStore>(one: S, two: S) {
+    let [one, two] = [one, two].map(|store| Subject::new("stores_are_told_apart_by_their_ids", store));
+    let id = one.ok(one.store_id().await, "asking for the id");
+    one.check(!id.is_nil(), "the id is nil");
+    one.same(one.ok(one.store_id().await, "asking for the id"), id, "the id when asked again");
+    let other = two.ok(two.store_id().await, "asking for the id");
+    two.check(id != other, "two stores have one id");
 }

@@ -45,6 +45,11 @@ impl<S: EventStore> Subject<S> {
         Self { rule, store: Arc::new(store) }
     }
 
+    /// The store, for who keeps it.
+    pub(super) fn shared(&self) -> Arc<S> {
+        Arc::clone(&self.store)
+    }
+
     #[track_caller]
     pub(super) fn fail(&self, what: impl Display) -> ! {
         panic!("rule `{}` is broken: {what}", self.rule)

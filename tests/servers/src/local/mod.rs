@@ -10,11 +10,12 @@ mod binaries;
 mod checkout;
 mod install;
 mod postgres;
+mod private_postgres;
 mod private_redis;
 mod process;
 mod redis;
 mod run_folder;
 mod shared;
 
-pub use self::private_redis::PrivateRedis;
 pub(crate) use self::shared::url as shared_url;
+pub use self::{private_postgres::PrivatePostgres, private_redis::PrivateRedis};

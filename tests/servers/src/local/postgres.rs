@@ -1,6 +1,7 @@
-//! A PostgreSQL server for tests: a new cluster that trusts everybody on this machine and syncs nothing.
+//! A PostgreSQL server for tests: a new cluster that trusts everybody on this machine.
 //!
-//! Keep: `synchronous_commit` stays on, because the store refuses to run without; with `fsync` off it costs nothing.
+//! The shared one syncs nothing. Keep: `synchronous_commit` stays on, because the store refuses to run without; with
+//! `fsync` off it costs nothing.
 
 use std::{
     fs,
@@ -13,6 +14,7 @@ use crate::{error::Error, server::Server};
 
 const INIT: &str = "-U postgres -A trust -E UTF8 --locale=C --no-sync --no-instructions";
 const SETTINGS: [&str; 4] = ["fsync=off", "full_page_writes=off", "max_connections=500", "shared_buffers=64MB"];
+const DURABLE_SETTINGS: [&str; 4] = ["fsync=on", "full_page_writes=on", "max_connections=100", "shared_buffers=16MB"];
 
 /// A cluster that can be started.
 #[derive(Debug)]
@@ -20,17 +22,24 @@ pub(crate) struct Postgres<'a> {
     programs: &'a Path,
     run: &'a RunFolder,
     account: Option<Account>,
+    settings: [&'static str; 4],
+    further: &'a [String],
 }
 
 impl<'a> Postgres<'a> {
     /// Makes a cluster in the data folder, with the programs in that folder.
     pub(crate) fn prepare(programs: &'a Path, run: &'a RunFolder) -> Result<Self, Error> {
-        let postgres = Self { programs, run, account: Account::instead_of_root()? };
+        let postgres = Self { programs, run, account: Account::instead_of_root()?, settings: SETTINGS, further: &[] };
         if let Some(account) = postgres.account {
             account.own(&run.data())?;
         }
         postgres.init()?;
         Ok(postgres)
+    }
+
+    /// Names a cluster that was made before, as a server that syncs like a real one.
+    pub(crate) fn durable(programs: &'a Path, run: &'a RunFolder, further: &'a [String]) -> Result<Self, Error> {
+        Ok(Self { programs, run, account: Account::instead_of_root()?, settings: DURABLE_SETTINGS, further })
     }
 
     /// Starts the server and waits until it takes connections.
@@ -39,7 +48,7 @@ impl<'a> Postgres<'a> {
         let program = self.programs.join("postgres");
         let mut command = self.in_data_folder(self.run.server_command(&program));
         command.args(["-h", "127.0.0.1", "-k", "", "-p", &port.to_string()]);
-        command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
+        command.args(self.settings.iter().flat_map(|setting| ["-c", setting])).args(self.further);
         process::start(Server::Postgres, &mut command, &self.run.log(), |pid| self.is_ready(pid))
     }
 

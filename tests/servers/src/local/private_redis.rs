@@ -58,7 +58,7 @@ impl PrivateRedis {
         if let Some(mut server) = self.server.take() {
             process::end(&mut server);
         }
-        expect(absent_is_fine(fs::remove_file(self.run.pid_file())).map_err(Error::io("remove a process id")));
+        expect(self.run.forget_pid());
     }
 
     /// Starts a stopped server on the same port and waits until it answers; does nothing if it runs.

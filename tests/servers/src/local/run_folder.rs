@@ -115,6 +115,14 @@ impl RunFolder {
         self.data().join("server.pid")
     }
 
+    /// Removes the process id of a server that has ended, so that the supervisor never signals whoever gets it next.
+    pub(crate) fn forget_pid(&self) -> Result<(), Error> {
+        match fs::remove_file(self.pid_file()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(Error::io("remove a process id")),
+        }
+    }
+
     /// Returns a command that becomes the server `program`, arguments to be added.
     ///
     /// It leaves its process id, and ends instead if the supervisor began to clear away: see `supervisor.sh`.

@@ -1,0 +1,137 @@
+//! Asking the feed for some of the events, and counting them.
+
+use std::fmt::Debug;
+
+use futures_util::TryStreamExt as _;
+use uuid::Uuid;
+
+use super::subject::{Subject, events, stream};
+use crate::{
+    AggregateId, EventContext, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId,
+    port::{EventStore, FeedFilter},
+};
+
+const TENANT: Uuid = Uuid::from_u128(7);
+
+fn name(name: &'static str) -> Name {
+    Name::from_static(name)
+}
+
+/// Three kinds of streams, two event types, with and without a tenant: 12 events of each combination.
+async fn mixture<S: EventStore>(store: &Subject<S>) -> Vec<RecordedEvent> {
+    let mut all = Vec::new();
+    for round in 0..12 {
+        for aggregate_type in ["Account", "Order", "account"] {
+            let stream = StreamId::new(name(aggregate_type), AggregateId::new());
+            let mut given = Vec::new();
+            for tenant in [None, Some(TENANT), Some(Uuid::from_u128(8 + round))] {
+                for event_type in ["Opened", "Closed"] {
+                    let context = EventContext { tenant_id: tenant, ..EventContext::default() };
+                    given.push(NewEvent::new(name(event_type), 1, "{}").with_context(context));
+                }
+            }
+            all.extend(store.add(&stream, ExpectedVersion::NoStream, &given).await);
+        }
+    }
+    all
+}
+
+/// Filters, and how many events of the mixture each asks for.
+fn filters() -> Vec<(FeedFilter, usize)> {
+    let all = FeedFilter::all;
+    vec![
+        (all(), 216),
+        (all().event_types([name("Opened")]), 108),
+        (all().event_types([name("Opened"), name("Closed"), name("Never")]), 216),
+        (all().event_types([name("opened")]), 0),
+        (all().event_types([]), 0),
+        (all().aggregate_types([name("Order")]), 72),
+        (all().aggregate_types([name("Order"), name("account")]), 144),
+        (all().aggregate_types([]), 0),
+        (all().tenant(TENANT), 72),
+        (all().tenant(Uuid::from_u128(8)), 6),
+        (all().tenant(Uuid::nil()), 0),
+        (all().aggregate_types([name("Order")]).event_types([name("Closed")]).tenant(TENANT), 12),
+    ]
+}
+
+async fn read<S: EventStore>(store: &Subject<S>, after: Position, filter: &FeedFilter) -> Vec<RecordedEvent> {
+    let read = store.within("reading a filtered feed", store.read_feed(after, filter).try_collect()).await;
+    store.ok(read, "reading a filtered feed")
+}
+
+async fn count<S: EventStore>(store: &Subject<S>, after: Position, through: Position, filter: &FeedFilter) -> u64 {
+    let counted = store.within("counting", store.count_events(after, through, filter)).await;
+    store.ok(counted, format_args!("counting after {after} through {through}"))
+}
+
+/// Checks that `read` is what of `all` the filter lets through, in the same order.
+#[track_caller]
+fn is_asked_for<S: EventStore>(
+    store: &Subject<S>,
+    all: &[RecordedEvent],
+    filter: &FeedFilter,
+    read: &[RecordedEvent],
+    what: impl Debug,
+) {
+    let wanted: Vec<_> = all.iter().filter(|event| filter.matches(event)).collect();
+    store.same(read.iter().collect(), wanted, format_args!("{what:?} with {filter:?}"));
+}
+
+/// A filter lets through the events of its types and of its tenant, all others are left out.
+pub async fn filters_ask_for_types_and_tenant<S: EventStore>(store: S) {
+    let store = Subject::new("filters_ask_for_types_and_tenant", store);
+    let all = mixture(&store).await;
+    for (filter, number) in filters() {
+        let events = read(&store, Position::START, &filter).await;
+        store.same(events.len(), number, format_args!("number of events with {filter:?}"));
+        is_asked_for(&store, &all, &filter, &events, "from the start");
+        for from in [1, 77, 215, 216] {
+            let after = all[from - 1].position().unwrap_or_default();
+            let events = read(&store, after, &filter).await;
+            is_asked_for(&store, &all[from..], &filter, &events, after);
+        }
+    }
+}
+
+/// A filtered feed of many pages is read whole, also where long stretches hold nothing that is asked for.
+pub async fn long_filtered_feeds_are_read_whole<S: EventStore>(store: S) {
+    let store = Subject::new("long_filtered_feeds_are_read_whole", store);
+    let stream = stream();
+    let rare = || [NewEvent::new(name("Rare"), 1, "{}")];
+    let mut all = Vec::new();
+    for round in 0..12 {
+        all.extend(store.add(&stream, ExpectedVersion::Any, &events(400)).await);
+        if [0, 1, 7, 11].contains(&round) {
+            all.extend(store.add(&stream, ExpectedVersion::Any, &rare()).await);
+        }
+    }
+    for filter in [
+        FeedFilter::all().event_types([name("Rare")]),
+        FeedFilter::all().event_types([name("Counted")]),
+        FeedFilter::all().tenant(TENANT),
+    ] {
+        let events = read(&store, Position::START, &filter).await;
+        is_asked_for(&store, &all, &filter, &events, "from the start");
+    }
+}
+
+/// As many events are counted as are read, whatever is asked for.
+pub async fn as_many_events_are_counted_as_are_read<S: EventStore>(store: S) {
+    let store = Subject::new("as_many_events_are_counted_as_are_read", store);
+    store.same(count(&store, Position::START, Position::new(u64::MAX), &FeedFilter::all()).await, 0, "an empty store");
+    let all = mixture(&store).await;
+    let at = |index: usize| all[index - 1].position().unwrap_or_default();
+    let head = store.at_head().await;
+    for (filter, number) in filters() {
+        let counted = count(&store, Position::START, head, &filter).await;
+        store.same(counted, number as u64, format_args!("all events with {filter:?}"));
+        for (after, through) in [(1, 216), (10, 100), (100, 101), (100, 100), (101, 100)] {
+            let counted = count(&store, at(after), at(through), &filter).await;
+            let wanted = all.iter().take(through).skip(after).filter(|event| filter.matches(event));
+            store.same(counted, wanted.count() as u64, format_args!("events {after} to {through} with {filter:?}"));
+        }
+    }
+    let beyond = count(&store, at(216), Position::new(u64::MAX), &FeedFilter::all()).await;
+    store.same(beyond, 0, "events after the last one");
+}

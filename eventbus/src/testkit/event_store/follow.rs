@@ -1,0 +1,102 @@
+//! Following the feed: what is there, then what comes.
+
+use std::time::Duration;
+
+use futures_util::TryStreamExt as _;
+
+use super::subject::{Subject, event, events, positions_grow, stream};
+use crate::{ExpectedVersion, Follow, Following, Name, Position, RecordedEvent, port::EventStore, port::FeedFilter};
+
+/// Far longer than any store needs.
+const SOON: Duration = Duration::from_secs(30);
+
+/// Takes that many events.
+async fn take<S: EventStore>(store: &Subject<S>, following: &mut Following, count: usize) -> Vec<RecordedEvent> {
+    let mut taken = Vec::with_capacity(count);
+    while taken.len() < count {
+        let next = store.within("the next event", following.try_next()).await;
+        match store.ok(next, "following") {
+            Some(event) => taken.push(event),
+            None => store.fail(format_args!("it ended by itself after {} events", taken.len())),
+        }
+    }
+    taken
+}
+
+/// Who follows gets what is stored and then what is appended, each event once and in order, also those that are appended
+/// while the end of what was stored is reached.
+pub async fn following_has_no_seam<S: EventStore>(store: S) {
+    const BEFORE: usize = 2_500;
+    const WRITERS: usize = 4;
+    const EACH: usize = 100;
+    let store = Subject::new("following_has_no_seam", store);
+    store.add(&stream(), ExpectedVersion::NoStream, &events(BEFORE)).await;
+    let mut following = Follow::of(store.shared()).start();
+    let writing = store.at_once(WRITERS, |_| {
+        let store = store.clone();
+        async move {
+            let stream = stream();
+            for _ in 0..EACH {
+                store.add(&stream, ExpectedVersion::Any, &events(1)).await;
+            }
+        }
+    });
+    let all = BEFORE + WRITERS * EACH;
+    let (seen, _) = tokio::join!(take(&store, &mut following, all), writing);
+    store.check(positions_grow(&seen), "positions do not grow");
+    store.check(seen == store.feed(Position::START).await, "what was followed is not what is stored");
+
+    let later = store.add(&stream(), ExpectedVersion::NoStream, &events(1)).await;
+    store.same(take(&store, &mut following, 1).await, later, "what comes later");
+}
+
+/// Who follows a part of the feed gets that part, and its position moves on with the rest.
+pub async fn following_a_part_keeps_up_with_the_rest<S: EventStore>(store: S) {
+    let store = Subject::new("following_a_part_keeps_up_with_the_rest", store);
+    let stream = stream();
+    let deposits = FeedFilter::all().event_types([Name::from_static("Deposited")]);
+    let mut following = Follow::of(store.shared()).filter(deposits).start();
+    let control = following.control();
+    for round in 0..3 {
+        store.add(&stream, ExpectedVersion::Any, &events(600)).await;
+        let deposit = store.add(&stream, ExpectedVersion::Any, &[event()]).await;
+        let rest = store.add(&stream, ExpectedVersion::Any, &events(600)).await;
+        store.same(take(&store, &mut following, 1).await, deposit, format_args!("deposit {round}"));
+        let last = rest.last().and_then(RecordedEvent::position).unwrap_or_default();
+        let keeps_up = async {
+            while control.status().position < last {
+                tokio::task::yield_now().await;
+            }
+        };
+        let no_more = async {
+            let more = following.try_next().await;
+            store.fail(format_args!("more than was asked for: {more:?}"));
+        };
+        let kept_up = tokio::time::timeout(SOON, async {
+            tokio::select! {
+                () = keeps_up => {}
+                () = no_more => {}
+            }
+        });
+        store.ok(kept_up.await, format_args!("keeping up with {last} in round {round}"));
+    }
+}
+
+/// A pause holds back everything, events that were read already too; afterwards it goes on where it was. A stop ends it.
+pub async fn following_pauses_resumes_and_stops<S: EventStore>(store: S) {
+    let store = Subject::new("following_pauses_resumes_and_stops", store);
+    let recorded = store.add(&stream(), ExpectedVersion::NoStream, &events(5)).await;
+    let mut following = Follow::of(store.shared()).start();
+    let control = following.control();
+    store.same(&*take(&store, &mut following, 2).await, &recorded[..2], "before the pause");
+    control.pause();
+    let more = store.add(&stream(), ExpectedVersion::NoStream, &events(1)).await;
+    let held_back = tokio::time::timeout(Duration::from_millis(50), following.try_next()).await;
+    store.check(held_back.is_err(), "something was handed out during the pause");
+    control.resume();
+    store.same(&*take(&store, &mut following, 3).await, &recorded[2..], "after the pause");
+    store.same(take(&store, &mut following, 1).await, more, "what came during the pause");
+    control.stop();
+    let ended = store.within("the end", following.try_next()).await;
+    store.same(store.ok(ended, "ending"), None, "after the stop");
+}

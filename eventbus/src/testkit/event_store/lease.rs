@@ -1,0 +1,176 @@
+//! Who has a role.
+
+use std::time::Duration;
+
+use super::subject::Subject;
+use crate::{
+    Name,
+    port::{EventStore, Lease},
+};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const ROLE: Name = Name::from_static("relay");
+const ONE: Name = Name::from_static("one");
+const TWO: Name = Name::from_static("two");
+
+async fn acquire<S: EventStore>(store: &Subject<S>, role: &Name, owner: &Name, ttl: Duration) -> Option<Lease> {
+    let lease = store.ok(store.acquire_lease(role, owner, ttl).await, format_args!("{owner} acquiring {role}"));
+    if let Some(lease) = &lease {
+        store.same((&lease.role, &lease.owner), (role, owner), "what the lease says");
+    }
+    lease
+}
+
+/// Acquires what must be free.
+async fn acquired<S: EventStore>(store: &Subject<S>, owner: &Name, ttl: Duration) -> Lease {
+    match acquire(store, &ROLE, owner, ttl).await {
+        Some(lease) => lease,
+        None => store.fail(format_args!("{owner} does not get a lease that nobody has")),
+    }
+}
+
+async fn seized<S: EventStore>(store: &Subject<S>, owner: &Name) -> Lease {
+    store.ok(store.seize_lease(&ROLE, owner, HOUR).await, format_args!("{owner} seizing"))
+}
+
+async fn renew<S: EventStore>(store: &Subject<S>, lease: &Lease, ttl: Duration) -> bool {
+    store.ok(store.renew_lease(lease, ttl).await, format_args!("{} renewing", lease.owner))
+}
+
+async fn release<S: EventStore>(store: &Subject<S>, lease: &Lease) {
+    store.ok(store.release_lease(lease).await, format_args!("{} releasing", lease.owner));
+}
+
+/// Checks that nobody but its owner gets the lease.
+async fn is_taken<S: EventStore>(store: &Subject<S>) {
+    let other = Name::from_static("somebody else");
+    store.same(acquire(store, &ROLE, &other, HOUR).await, None, "a lease that somebody has");
+}
+
+/// While one has a lease, nobody else gets it; its owner gets it again, with a higher epoch.
+pub async fn lease_has_one_owner<S: EventStore>(store: S) {
+    let store = Subject::new("lease_has_one_owner", store);
+    let first = acquired(&store, &ONE, HOUR).await;
+    is_taken(&store).await;
+    let again = acquired(&store, &ONE, HOUR).await;
+    store.check(again.epoch > first.epoch, "an owner that begins anew does not fence its former self");
+    store.check(!renew(&store, &first, HOUR).await, "its former self still renews");
+    store.check(renew(&store, &again, HOUR).await, "the owner cannot renew");
+    is_taken(&store).await;
+}
+
+/// A lease that ran out goes to whoever asks, with a higher epoch each time.
+pub async fn lease_runs_out_and_epochs_grow<S: EventStore>(store: S) {
+    let store = Subject::new("lease_runs_out_and_epochs_grow", store);
+    let mut former = acquired(&store, &ONE, Duration::from_millis(50)).await;
+    for owner in [TWO, ONE, TWO] {
+        let next = async {
+            loop {
+                match acquire(&store, &ROLE, &owner, Duration::from_millis(50)).await {
+                    Some(lease) => return lease,
+                    None => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        let next = store.within("running out", next).await;
+        store.check(next.epoch > former.epoch, format_args!("epoch {} after {}", next.epoch, former.epoch));
+        store.check(!renew(&store, &former, HOUR).await, "an owner renews what has passed on");
+        former = next;
+    }
+}
+
+/// An owner keeps what it renews, also what only ran out; what has passed on it does not.
+pub async fn renewed_lease_is_kept_and_a_passed_one_is_not<S: EventStore>(store: S) {
+    let store = Subject::new("renewed_lease_is_kept_and_a_passed_one_is_not", store);
+    let first = acquired(&store, &ONE, Duration::ZERO).await;
+    store.check(renew(&store, &first, HOUR).await, "what only ran out is not kept");
+    is_taken(&store).await;
+    store.check(renew(&store, &first, Duration::ZERO).await, "the owner cannot renew");
+    let second = acquired(&store, &TWO, HOUR).await;
+    store.check(!renew(&store, &first, HOUR).await, "what has passed on is renewed");
+    store.check(renew(&store, &second, HOUR).await, "the owner cannot renew");
+    is_taken(&store).await;
+    let unknown = Lease { role: Name::from_static("nobody's"), ..second };
+    store.check(!renew(&store, &unknown, HOUR).await, "a lease that nobody took is renewed");
+}
+
+/// Who seizes a lease has it, whoever had it before.
+pub async fn seizing_fences_the_former_owner<S: EventStore>(store: S) {
+    let store = Subject::new("seizing_fences_the_former_owner", store);
+    let first = seized(&store, &ONE).await;
+    let second = seized(&store, &TWO).await;
+    store.same((&second.role, &second.owner), (&ROLE, &TWO), "what the lease says");
+    store.check(second.epoch > first.epoch, format_args!("epoch {} after {}", second.epoch, first.epoch));
+    store.check(!renew(&store, &first, HOUR).await, "the former owner renews");
+    release(&store, &first).await;
+    is_taken(&store).await;
+    store.check(renew(&store, &second, HOUR).await, "the owner cannot renew");
+    let third = seized(&store, &TWO).await;
+    store.check(third.epoch > second.epoch, "who seizes its own lease does not fence its former self");
+}
+
+/// A lease that is given back goes to the next at once; epochs still grow.
+pub async fn release_lets_the_next_one_in<S: EventStore>(store: S) {
+    let store = Subject::new("release_lets_the_next_one_in", store);
+    let first = acquired(&store, &ONE, HOUR).await;
+    release(&store, &first).await;
+    let second = acquired(&store, &TWO, HOUR).await;
+    store.check(second.epoch > first.epoch, format_args!("epoch {} after {}", second.epoch, first.epoch));
+    release(&store, &first).await;
+    is_taken(&store).await;
+    release(&store, &second).await;
+    release(&store, &second).await;
+    let third = acquired(&store, &ONE, Duration::MAX).await;
+    store.check(third.epoch > second.epoch, format_args!("epoch {} after {}", third.epoch, second.epoch));
+    is_taken(&store).await;
+}
+
+/// Each role has its own lease, however it is spelled.
+pub async fn leases_of_roles_are_independent<S: EventStore>(store: S) {
+    let store = Subject::new("leases_of_roles_are_independent", store);
+    let mut leases = Vec::new();
+    for (number, role) in ["relay", "Relay", "relay ", "o'brien", "%", "漢字 ünï"].into_iter().enumerate() {
+        let role = store.ok(Name::new("role", role), "naming a role");
+        let owner = store.ok(Name::new("owner", format!("owner {number}")), "naming an owner");
+        match acquire(&store, &role, &owner, HOUR).await {
+            Some(lease) => leases.push(lease),
+            None => store.fail(format_args!("the lease of `{role}` is taken")),
+        }
+    }
+    release(&store, &leases[0]).await;
+    for lease in &leases[1..] {
+        store.check(renew(&store, lease, HOUR).await, format_args!("`{}` was lost", lease.role));
+    }
+}
+
+/// Of many who ask at once, one gets a lease that is new or ran out; who seizes at once gets different epochs.
+pub async fn one_of_racing_owners_gets_the_lease<S: EventStore>(store: S) {
+    let store = Subject::new("one_of_racing_owners_gets_the_lease", store);
+    let mut former = 0;
+    for round in 0..10 {
+        let leases = store
+            .at_once(8, |task| {
+                let store = store.clone();
+                async move {
+                    let owner = store.ok(Name::new("owner", format!("owner {task}")), "naming an owner");
+                    acquire(&store, &ROLE, &owner, HOUR).await
+                }
+            })
+            .await;
+        let winners: Vec<_> = leases.into_iter().flatten().collect();
+        store.same(winners.len(), 1, format_args!("winners in round {round}"));
+        store.check(winners[0].epoch > former, "epochs do not grow");
+        former = winners[0].epoch;
+        release(&store, &winners[0]).await;
+    }
+    let mut epochs = store
+        .at_once(8, |_| {
+            let store = store.clone();
+            async move { seized(&store, &ONE).await.epoch }
+        })
+        .await;
+    epochs.sort_unstable();
+    epochs.dedup();
+    store.same(epochs.len(), 8, "different epochs");
+    store.check(epochs[0] > former, "epochs do not grow");
+}

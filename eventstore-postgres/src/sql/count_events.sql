@@ -1,0 +1,7 @@
+-- How many events are asked for: after position $1, up to position $2.
+--
+-- $3 aggregate types, $4 event types, $5 tenant; null is all
+SELECT count(*)
+FROM {schema}.events e
+WHERE e.position > $1::bigint AND e.position <= $2::bigint
+    AND {wanted}

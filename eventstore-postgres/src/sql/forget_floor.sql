@@ -1,0 +1,3 @@
+-- Forgets a group of a bus.
+DELETE FROM {schema}.floors f
+WHERE f.destination = $1::text AND f."group" = $2::text

@@ -1,0 +1,5 @@
+-- The floors of a bus.
+SELECT f."group", f.position
+FROM {schema}.floors f
+WHERE f.destination = $1::text
+ORDER BY f."group"

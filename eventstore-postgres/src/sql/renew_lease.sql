@@ -1,0 +1,7 @@
+-- Keeps a lease from now on, or ends it with 0 microseconds; no row: it has passed on.
+--
+-- $1 role, $2 epoch, $3 microseconds
+UPDATE {schema}.leases l
+SET expires_at = clock_timestamp() + $3::bigint * interval '1 microsecond'
+WHERE l.role = $1::text AND l.epoch = $2::bigint
+RETURNING l.epoch

@@ -1,0 +1,56 @@
+//! A crash of the server: what a reader has passed holds nothing afterwards either.
+
+#![allow(clippy::unwrap_used, reason = "as in any test")]
+
+mod common;
+
+use common::{add, connect, feed, open, run, stream};
+use eventbus::{Position, RecordedEvent, port::ReadFeed as _};
+use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
+use futures_util::TryStreamExt as _;
+use test_servers::PrivatePostgres;
+
+/// Nothing is written to disk before a commit asks for it: what is lost in a crash is lost every time.
+const LAZY: [&str; 2] = ["-c", "wal_writer_delay=10s"];
+
+/// The server writes down the sequence every so many positions.
+const LOGGED_AHEAD: u64 = 33;
+
+async fn store(server: &PrivatePostgres) -> PgEventStore {
+    open(PgEventStoreConfig { database_url: server.url().into(), ..Default::default() }).await
+}
+
+/// Events up to where the server writes the sequence down with the next draw, and then that draw, rolled back.
+async fn store_with_a_hole(server: &PrivatePostgres) -> PgEventStore {
+    let store = store(server).await;
+    add(&store, &stream(), LOGGED_AHEAD as usize).await;
+    let mut writer = connect(server.url()).await;
+    run(&mut writer, "BEGIN; SELECT nextval('eventbus.events_position_seq') FROM generate_series(1, 40); ROLLBACK")
+        .await;
+    store
+}
+
+async fn crash(server: &mut PrivatePostgres) -> PgEventStore {
+    server.stop();
+    server.start();
+    store(server).await
+}
+
+fn last(events: &[RecordedEvent]) -> Position {
+    events.last().and_then(RecordedEvent::position).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_position_at_or_before_the_head_is_not_drawn_again_after_a_crash() {
+    let mut server = test_servers::private_postgres_with(&LAZY);
+    let before = store_with_a_hole(&server).await;
+    let (head, read) = (before.head().await.unwrap(), last(&feed(&before).await));
+    let after = crash(&mut server).await;
+    let added = add(&after, &stream(), 3).await;
+    let first = added[0].position().unwrap().get();
+    assert!(first <= LOGGED_AHEAD + 40, "no position was drawn again: this test shows nothing");
+    for cursor in [head, read] {
+        let missed: Vec<_> = after.read_all(cursor).try_collect().await.unwrap();
+        assert_eq!(missed, added, "after {cursor}");
+    }
+}

@@ -1,0 +1,35 @@
+//! A filter as SQL parameters.
+
+use std::collections::BTreeSet;
+
+use eventbus::{Name, port::FeedFilter};
+use uuid::Uuid;
+
+/// What the statements are given; `None` asks for everything.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    /// A JSON array.
+    pub(crate) aggregate_types: Option<String>,
+    /// A JSON array.
+    pub(crate) event_types: Option<String>,
+    tenant: Option<Uuid>,
+}
+
+impl Wanted {
+    pub(crate) fn new(filter: &FeedFilter) -> Self {
+        Self {
+            aggregate_types: filter.wanted_aggregate_types().map(array),
+            event_types: filter.wanted_event_types().map(array),
+            tenant: filter.wanted_tenant(),
+        }
+    }
+
+    pub(crate) fn tenant(&self) -> Option<&[u8; 16]> {
+        self.tenant.as_ref().map(Uuid::as_bytes)
+    }
+}
+
+fn array(names: &BTreeSet<Name>) -> String {
+    let names: serde_json::Value = names.iter().map(Name::as_str).collect();
+    names.to_string()
+}

@@ -1,0 +1,68 @@
+//! Who has which role, by the clock of the machine: all who share the file share it too.
+//!
+//! Keep: no row is ever deleted, so that an epoch is never used twice.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use eventbus::{
+    Name,
+    port::{Lease, LeaseError, Leases},
+};
+use rusqlite::{Connection, OptionalExtension as _};
+
+use crate::store::SqliteEventStore;
+
+#[async_trait]
+impl Leases for SqliteEventStore {
+    async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
+        self.take(role, owner, ttl, false).await
+    }
+
+    async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
+        let seized = self.take(role, owner, ttl, true).await?;
+        seized.ok_or_else(|| LeaseError::new(role, "the store keeps no epoch for it"))
+    }
+
+    async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
+        let (role, epoch, millis) = (lease.role.clone(), stored(lease.epoch), millis(ttl));
+        let renew = move |connection: &Connection| {
+            let mut renew = connection.prepare_cached(include_str!("sql/renew_lease.sql"))?;
+            Ok(renew.execute((role.as_str(), epoch, millis))? == 1)
+        };
+        self.writer().write(renew).await.map_err(|error| LeaseError::new(&lease.role, error))
+    }
+
+    async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
+        let (role, epoch) = (lease.role.clone(), stored(lease.epoch));
+        let release = move |connection: &Connection| {
+            let mut release = connection.prepare_cached(include_str!("sql/release_lease.sql"))?;
+            release.execute((role.as_str(), epoch)).map(drop)
+        };
+        self.writer().write(release).await.map_err(|error| LeaseError::new(&lease.role, error))
+    }
+}
+
+impl SqliteEventStore {
+    async fn take(&self, role: &Name, owner: &Name, ttl: Duration, seize: bool) -> Result<Option<Lease>, LeaseError> {
+        let lease = Lease { role: role.clone(), owner: owner.clone(), epoch: 0 };
+        let millis = millis(ttl);
+        let take = move |connection: &Connection| {
+            let mut take = connection.prepare_cached(include_str!("sql/take_lease.sql"))?;
+            let parameters = (lease.role.as_str(), lease.owner.as_str(), millis, seize);
+            let epoch: Option<i64> = take.query_row(parameters, |row| row.get(0)).optional()?;
+            Ok(epoch.map(|epoch| Lease { epoch: epoch.cast_unsigned(), ..lease.clone() }))
+        };
+        self.writer().write(take).await.map_err(|error| LeaseError::new(role, error))
+    }
+}
+
+/// The longest time that still fits behind the present one.
+fn millis(ttl: Duration) -> i64 {
+    i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).min(i64::MAX / 2)
+}
+
+/// An epoch as it is stored: one that does not fit was never handed out, and there is none below zero.
+pub(crate) fn stored(epoch: u64) -> i64 {
+    i64::try_from(epoch).unwrap_or(-1)
+}

@@ -1,0 +1,1 @@
+SELECT id FROM eventbus_store

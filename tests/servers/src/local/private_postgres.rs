@@ -1,0 +1,94 @@
+//! A PostgreSQL server of one test's own.
+//!
+//! Keep: it syncs like a real one. What a crash may lose is what such a test is about.
+
+use std::{path::PathBuf, process::Child, time::Duration};
+
+use super::{binaries, checkout, postgres::Postgres, process, run_folder::RunFolder};
+use crate::{error::Error, port::Reservation, refuse, server::Server};
+
+/// Its owner never comes back; the supervisor need not wait for another.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// A PostgreSQL server of the caller's own, to crash at will; gone when dropped.
+///
+/// It keeps its port and its data for its whole life, also while it is stopped. If the test process is killed, a
+/// supervisor ends the server some seconds later. Methods panic with the reason if the server does not do as told.
+#[derive(Debug)]
+pub struct PrivatePostgres {
+    programs: PathBuf,
+    arguments: Vec<String>,
+    run: RunFolder,
+    supervisor: Child,
+    server: Option<Child>,
+    reservation: Reservation,
+    url: String,
+}
+
+impl PrivatePostgres {
+    pub(crate) fn launch_with(arguments: &[&str]) -> Result<Self, Error> {
+        let programs = binaries::find(Server::Postgres)?;
+        let reservation = Reservation::new()?;
+        let (run, supervisor) = RunFolder::create(&checkout::folder()?, "private_postgres", GRACE)?;
+        let url = Server::Postgres.url_on(reservation.port());
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        let mut postgres = Self { programs, arguments, run, supervisor, server: None, reservation, url };
+        Postgres::prepare(&postgres.programs, &postgres.run)?;
+        postgres.spawn()?;
+        Ok(postgres)
+    }
+
+    /// Returns the URL, which names a superuser and the database `postgres`; it never changes.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Returns the port; it never changes.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.reservation.port()
+    }
+
+    /// Crashes the server (an immediate stop) and waits until it is gone; does nothing if it is stopped already.
+    ///
+    /// Every backend ends at once, and what was not written for a commit is lost.
+    pub fn stop(&mut self) {
+        let Some(mut server) = self.server.take() else { return };
+        // both can only fail because it is gone already
+        let _ = process::signal(&server, "QUIT");
+        process::wait_until(|| process::has_ended(&mut server));
+        process::end(&mut server);
+        self.run.forget_pid().unwrap_or_else(|error| refuse(&error));
+    }
+
+    /// Starts a stopped server on the same port and waits until it takes connections; does nothing if it runs.
+    ///
+    /// It has everything that was committed before [`stop`](Self::stop).
+    pub fn start(&mut self) {
+        if self.server.as_mut().is_none_or(process::has_ended) {
+            self.spawn().unwrap_or_else(|error| refuse(&error));
+        }
+    }
+
+    fn spawn(&mut self) -> Result<(), Error> {
+        let postgres = Postgres::durable(&self.programs, &self.run, &self.arguments)?;
+        self.server = Some(postgres.start(self.port())?);
+        Ok(())
+    }
+}
+
+impl Drop for PrivatePostgres {
+    fn drop(&mut self) {
+        if let Some(server) = &mut self.server {
+            // its backends would outlive it if it were killed
+            let _ = process::signal(server, "QUIT");
+            process::wait_until(|| process::has_ended(server));
+            process::end(server);
+        }
+        // the supervisor, last, does what this could not
+        if self.run.remove().is_ok() {
+            process::end(&mut self.supervisor);
+        }
+    }
+}
