@@ -64,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) destination: Name,
     pub(crate) default_group: Name,
     pub(crate) consumer: String,
+    /// Tells this bus object from another one of its name.
+    pub(crate) instance: String,
     /// Whether the next start has another consumer name, so that nobody would look for what this one leaves.
     pub(crate) is_passing: bool,
     /// The stream with the events: of a partition, if this is one's.
@@ -115,6 +117,7 @@ impl RedisEventBus {
             destination,
             default_group,
             consumer,
+            instance: uuid::Uuid::now_v7().simple().to_string(),
             is_passing,
             home: stream.clone(),
             stream,

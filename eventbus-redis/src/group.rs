@@ -1,6 +1,7 @@
 //! Making and retiring consumer groups by hand.
 
 use eventbus::{Name, Position, port::MessageId};
+use redis::ScriptInvocation;
 use time::OffsetDateTime;
 
 use crate::{RedisCommandError, RedisEventBus, bus::Shared, entry_id::EntryId, keys, script};
@@ -141,6 +142,13 @@ impl RedisEventBus {
 }
 
 impl Shared {
+    /// What makes a group for those who consume: with the oldest entry, and listed in the floors.
+    pub(crate) fn create_listed_group(&self, group: &Name) -> ScriptInvocation<'static> {
+        let mut create = script::CREATE_GROUP.key(&self.stream);
+        create.key(keys::floors(&self.stream)).arg(group.as_str()).arg("0-0").arg(1);
+        create
+    }
+
     async fn create_group(&self, group: &Name, start: &str) -> Result<bool, RedisCommandError> {
         let mut create = script::CREATE_GROUP.prepare_invoke();
         create.key(&self.stream).key(keys::floors(&self.stream));

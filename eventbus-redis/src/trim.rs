@@ -95,10 +95,7 @@ impl RedisEventBus {
         for part in self.shared.parts() {
             let part = part.trim(limits).await?;
             all.removed += part.removed;
-            let is_older = |than: &HeldBy| part.held_by.as_ref().is_some_and(|held_by| held_by.age > than.age);
-            if all.held_by.as_ref().is_none_or(is_older) {
-                all.held_by = part.held_by;
-            }
+            all.held_by = older(all.held_by, part.held_by);
         }
         Ok(all)
     }
@@ -116,6 +113,11 @@ impl RedisEventBus {
         }
         Ok(removed)
     }
+}
+
+/// Who holds the older entry.
+pub(crate) fn older(one: Option<HeldBy>, other: Option<HeldBy>) -> Option<HeldBy> {
+    one.into_iter().chain(other).max_by_key(|held_by| held_by.age)
 }
 
 /// What one run of the script did.

@@ -76,3 +76,26 @@ local function is_unread(stream, group, id)
   return false
 end
 
+-- Notes from which entry on a group has something to do, and returns the id of the entry that it was given last.
+-- A server without memory refuses the note; that harms nobody.
+local function note_floor(stream, floors, group)
+  if redis.call('EXISTS', stream) == 0 then return '0-0' end
+  for _, found in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local info = by_name(found)
+    if info.name == group then
+      local floor = after(info['last-delivered-id'])
+      if info.pending > 0 then floor = redis.call('XPENDING', stream, group)[2] end
+      if redis.call('HGET', floors, group) ~= floor then redis.pcall('HSET', floors, group, floor) end
+      return info['last-delivered-id']
+    end
+  end
+  return '0-0'
+end
+
+-- Makes a consumer the owner of a partition, under a higher epoch than any before, also where the last one was lost.
+local function take_lease(lease, owner, epoch, now, ttl)
+  local next = string.format('%.0f', math.max((tonumber(epoch) or 0) + 1, now * 1000))
+  redis.call('HSET', lease, 'owner', owner, 'epoch', next, 'until', now + ttl, 'reader', '')
+  return next
+end
+
