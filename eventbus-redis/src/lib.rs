@@ -36,6 +36,6 @@ pub use consumer::{Recovery, RecoveryStats};
 pub use error::{ConfigMistake, InvalidConfig, RedisCommandError, RedisConnectError};
 pub use group::{GroupError, GroupStart, RetiredGroup};
 pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};
-pub use partition::OtherLayout;
+pub use partition::{OtherLayout, RepartitionError, Unfinished};
 pub use trim::{HeldBy, HeldReason, Trim, Trimmed};
 pub use wire::{Unencodable, wire_payload};

@@ -3,6 +3,8 @@
 mod env;
 mod validate;
 
+pub(crate) use validate::MAX_PARTITIONS;
+
 use std::{fmt, path::PathBuf, time::Duration};
 
 use eventbus::port::redacted;

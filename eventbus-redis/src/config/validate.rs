@@ -19,7 +19,7 @@ const MAX_SECONDS: u64 = 100 * 366 * 86_400;
 /// What stands after the name of the stream in the names of other keys.
 const OWN_WORDS: [&str; 5] = ["members", "floors", "relay", "layout", "lease"];
 /// More streams than any number of consumers needs; some scripts look at all of them.
-const MAX_PARTITIONS: u64 = 1_024;
+pub(crate) const MAX_PARTITIONS: u64 = 1_024;
 
 impl RedisEventBusConfig {
     /// Checks every field.

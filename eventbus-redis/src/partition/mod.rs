@@ -4,8 +4,12 @@
 //! Keep: which partition an aggregate has depends on nothing but its id and the number of partitions, and that number is
 //! checked by the script that publishes. Two publishers that disagree would break the order.
 
+mod repartition;
+
 use redis::{RedisError, ScriptInvocation};
 use xxhash_rust::xxh3::xxh3_64;
+
+pub use repartition::{RepartitionError, Unfinished};
 
 use crate::{bus::Shared, connection::CommandError, keys, script};
 

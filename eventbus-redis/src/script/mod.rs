@@ -62,6 +62,7 @@ pub(crate) static LOOK: LazyLock<Script> = with_ids!("look.lua");
 pub(crate) static NOTE: LazyLock<OfConsumer> = of_consumer!("note.lua");
 pub(crate) static PUBLISH: LazyLock<Script> = partitioned!("publish.lua");
 pub(crate) static RELEASE: LazyLock<Script> = plain!("release.lua");
+pub(crate) static REPARTITION: LazyLock<Script> = with_ids!("repartition.lua");
 pub(crate) static REPLAY: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!(include_str!("one_stream.lua"), include_str!("replay.lua"))));
 pub(crate) static REPLAY_TO_PARTITION: LazyLock<Script> = partitioned!("replay.lua");

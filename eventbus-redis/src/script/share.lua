@@ -1,11 +1,11 @@
 -- A consumer shows that it lives and which types it handles, keeps the partitions it owns, and takes free ones up to its
--- share: the partitions divided by the live members. It notes how far its group is in each of them.
+-- share: the partitions divided by the live members that know of them. It notes how far its group is in each of them.
 --
 -- KEYS  members, layout, then for each partition: lease, stream, floors
 -- ARGV  group, consumer, its types as JSON, how long it counts as alive (ms), what tells it from another one of its name,
 --       how long a lease lasts (ms), the generation of the layout, '1' if it may take partitions, then for each partition
 --       the epoch under which it owns it or '', then the numbers of the partitions in the order in which to take them
--- Replies with {how many partitions the layout has now, its share, for each partition {epoch or '', the id that the group
+-- Replies with {how many partitions there are by a newer layout or 0, its share, for each partition {epoch or '', the id that the group
 -- was given last, '1' if it was taken from a consumer that shows no life} ..., whether another consumer has its name, the
 -- names and types of the other live members}.
 
@@ -15,9 +15,9 @@ local ttl, count = tonumber(ARGV[6]), (#KEYS - 2) / 3
 local now = now_in_ms()
 
 local recorded = redis.call('HMGET', layout, 'generation', 'partitions')
-local partitions, may_take = count, ARGV[8] == '1'
+local other_layout, may_take = 0, ARGV[8] == '1'
 if recorded[1] and is_smaller(ARGV[7], recorded[1]) then
-  partitions, may_take = tonumber(recorded[2]), false
+  other_layout, may_take = tonumber(recorded[2]), false
 end
 
 local others, double, alive = {}, 0, 1
@@ -29,12 +29,13 @@ for i = 1, #announced, 2 do
   elseif member then
     others[#others + 1] = name
     others[#others + 1] = member.types
-    if not member.left then alive = alive + 1 end
+    if not member.left and member.layout == ARGV[7] then alive = alive + 1 end
   else
     redis.call('HDEL', members, name)
   end
 end
-redis.call('HSET', members, me, cjson.encode({ at = now, live_ms = live, types = types, instance = instance }))
+local member = { at = now, live_ms = live, types = types, instance = instance, layout = ARGV[7] }
+redis.call('HSET', members, me, cjson.encode(member))
 
 local share, owned = math.ceil(count / alive), 0
 local epochs, taken = {}, {}
@@ -66,4 +67,4 @@ for p = 1, count do
   if epochs[p] ~= '' then last = note_floor(KEYS[3 * p + 1], KEYS[3 * p + 2], group) end
   parts[p] = { epochs[p], last, taken[p] or 0 }
 end
-return { partitions, share, parts, double, others }
+return { other_layout, share, parts, double, others }

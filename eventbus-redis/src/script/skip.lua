@@ -9,9 +9,10 @@ local now = now_in_ms()
 
 local others = {}
 local announced = redis.call('HGETALL', members)
+local own = live_member(redis.call('HGET', members, ARGV[3]) or '', now)
 for i = 1, #announced, 2 do
   local member = live_member(announced[i + 1], now)
-  if announced[i] ~= ARGV[3] and member then
+  if announced[i] ~= ARGV[3] and member and member.layout == (own and own.layout) then
     local handles, is_json, types = {}, pcall(cjson.decode, member.types)
     if is_json and type(types) == 'table' then
       for _, name in ipairs(types) do handles[name] = true end

@@ -257,7 +257,7 @@ impl Partitioned {
     /// Shows that it lives, keeps its partitions, and takes or leaves some to have its share.
     async fn share(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
         keeper.share_at = Instant::now() + self.lease() / 3;
-        let (partitions, share, parts, has_double, others): Shared =
+        let (other_layout, share, parts, has_double, others): Shared =
             self.shared().link.rerun(&self.sharing(keeper)).await?;
         self.front.tell_double(has_double, &mut keeper.has_double);
         self.front.tell_differing(&mut keeper.differing, &others);
@@ -277,7 +277,7 @@ impl Partitioned {
         if !taken.is_empty() {
             tracing::info!(group = %self.front.group, partitions = ?taken, "partitions taken");
         }
-        self.note_layout(keeper, partitions);
+        self.note_layout(keeper, other_layout);
         let owned = self.owned().consumers().len();
         let keeps = if keeper.has_other_layout { 0 } else { share };
         self.owned().leave(owned.saturating_sub(keeps));
@@ -325,10 +325,8 @@ impl Partitioned {
 
     /// The number of partitions was changed, and this bus knows only the former ones.
     fn note_layout(&self, keeper: &mut Keeper, partitions: usize) {
-        let configured = self.shared().partitions.len();
-        let is_other = partitions != configured;
-        if is_other && !std::mem::replace(&mut keeper.has_other_layout, is_other) {
-            let stream = &self.shared().home;
+        if partitions > 0 && !std::mem::replace(&mut keeper.has_other_layout, true) {
+            let (stream, configured) = (&self.shared().home, self.shared().partitions.len());
             tracing::error!(
                 stream,
                 partitions,
