@@ -7,7 +7,7 @@ use eventbus::{
     BoxError, Name, RecordedEvent,
     port::{
         BusCounters, BusStats, ConsumeError, Consuming, EventBus, GroupProgress, Health, MessageId, PublishError,
-        ShutdownError, StreamInfo, Subscribers,
+        RelayTarget, ShutdownError, StreamInfo, Subscribers,
     },
 };
 use tokio::sync::{Mutex, RwLock};
@@ -244,6 +244,10 @@ impl EventBus for RedisEventBus {
 
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         self.shared.publish(events).await
+    }
+
+    fn relay_target(&self) -> Option<&dyn RelayTarget> {
+        Some(self)
     }
 
     fn subscribers(&self) -> &Subscribers {

@@ -40,6 +40,11 @@ pub(crate) fn floors(stream: &str) -> String {
     beside(stream, "floors")
 }
 
+/// How far the relays of stores have published, and what they keep beside.
+pub(crate) fn relay(stream: &str) -> String {
+    beside(stream, "relay")
+}
+
 /// A key in the slot of the stream, as scripts need it on a cluster.
 fn beside(stream: &str, name: &str) -> String {
     if has_hash_tag(stream) { format!("{stream}:{name}") } else { format!("{{{stream}}}:{name}") }
@@ -59,6 +64,8 @@ pub(crate) mod field {
     pub(crate) const TENANT_ID: &str = "tenant_id";
     pub(crate) const OCCURRED_AT: &str = "occurred_at";
     pub(crate) const PAYLOAD: &str = "payload";
+    /// The store whose relay published it; ours.
+    pub(crate) const STORE: &str = "store";
     /// The place in the store's total order; ours.
     pub(crate) const POSITION: &str = "position";
     /// The trace that the event is part of, as the W3C has it; ours.
@@ -98,11 +105,13 @@ mod tests {
         assert_eq!(retry("orders:stream", "retry", "mail"), "{orders:stream}:retry:mail");
         assert_eq!(members("orders:stream", "mail"), "{orders:stream}:members:mail");
         assert_eq!(floors("orders:stream"), "{orders:stream}:floors");
+        assert_eq!(relay("orders:stream"), "{orders:stream}:relay");
         assert_eq!(retry("{orders}:stream", "retry", "mail"), "{orders}:stream:retry:mail");
         assert_eq!(members("{orders}:stream", "mail"), "{orders}:stream:members:mail");
         assert_eq!(floors("{orders}:stream"), "{orders}:stream:floors");
         assert_eq!(lease(&partition("orders:stream", 7), "mail"), "{orders:stream:7}:lease:mail");
         assert_eq!(lease(&partition("{orders}:stream", 7), "mail"), "{orders}:stream:7:lease:mail");
+        assert_eq!(relay("{orders}:stream"), "{orders}:stream:relay");
     }
 
     #[test]
@@ -116,7 +125,7 @@ mod tests {
     }
 
     /// The slots of the stream, the dead letters, and the other keys of a bus.
-    async fn slots(connection: &mut redis::aio::MultiplexedConnection, prefix: &str) -> [u16; 8] {
+    async fn slots(connection: &mut redis::aio::MultiplexedConnection, prefix: &str) -> [u16; 9] {
         let stream = stream(prefix);
         let partition = partition(&stream, 3);
         let others = [
@@ -126,6 +135,7 @@ mod tests {
             lease(&partition, "mail"),
             layout(&stream),
             partition,
+            relay(&stream),
         ];
         let mut ask = redis::pipe();
         for key in [&stream, &dead_letters(prefix, "_dlq")].into_iter().chain(&others) {
@@ -147,7 +157,7 @@ mod tests {
             let [stream, dead_letters, ..] = slots(&mut connection, prefix).await;
             assert_ne!(stream, dead_letters, "{prefix}: nothing ties the dead letters to the stream");
         }
-        let [stream, _, retry, members, floors, ..] = slots(&mut connection, "orders").await;
-        assert_eq!([retry, members, floors], [stream; 3], "scripts over them work without a hash tag too");
+        let [stream, _, retry, members, floors, .., relay] = slots(&mut connection, "orders").await;
+        assert_eq!([retry, members, floors, relay], [stream; 4], "scripts over them work without a hash tag too");
     }
 }

@@ -20,6 +20,7 @@ mod otel;
 mod otel;
 mod partition;
 mod publish;
+mod relay;
 mod script;
 #[cfg(feature = "tls")]
 mod tls;

@@ -28,10 +28,7 @@ impl Shared {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        let destination = || self.destination.clone();
-        if self.consuming.is_closed() {
-            return Err(PublishError::ShutDown { destination: destination() });
-        }
+        self.ensure_publishing()?;
         let span = trace::publish(self, events);
         let published = self.publish_within(&span, events).instrument(span.clone()).await;
         match &published {
@@ -53,15 +50,18 @@ impl Shared {
             true => self.add(&entries).await,
             false => self.add_by_partition(events, &entries).await,
         };
-        match added {
-            Ok(ids) => Ok(ids),
-            Err(CommandError::Sent(error)) => Err(self.not_published(error)),
-            Err(not_sent) => Err(PublishError::Unavailable { destination: destination(), source: boxed(not_sent) }),
+        added.map_err(|error| self.not_published(error))
+    }
+
+    pub(crate) fn ensure_publishing(&self) -> Result<(), PublishError> {
+        match self.consuming.is_closed() {
+            true => Err(PublishError::ShutDown { destination: self.destination.clone() }),
+            false => Ok(()),
         }
     }
 
     /// The fields of an event's entry, if it may be published.
-    fn encode<'a>(&self, event: &'a RecordedEvent, carrier: &Carrier) -> Result<wire::Fields<'a>, BoxError> {
+    pub(crate) fn encode<'a>(&self, event: &'a RecordedEvent, carrier: &Carrier) -> Result<wire::Fields<'a>, BoxError> {
         if self.config.require_uuid_aggregate_ids {
             wire::require_uuid(event)?;
         }
@@ -148,8 +148,11 @@ impl Shared {
         refusal.map_or(Ok(()), Err)
     }
 
-    fn not_published(&self, error: RedisError) -> PublishError {
+    pub(crate) fn not_published(&self, error: CommandError) -> PublishError {
         let destination = self.destination.clone();
+        let CommandError::Sent(error) = error else {
+            return PublishError::Unavailable { destination, source: boxed(error) };
+        };
         if let Some(layout) = self.refused_layout(&error) {
             return PublishError::Refused { destination, source: layout.into() };
         }
@@ -166,7 +169,7 @@ impl Shared {
 }
 
 /// What spans call an error.
-const fn error_type(error: &PublishError) -> &'static str {
+pub(crate) const fn error_type(error: &PublishError) -> &'static str {
     match error {
         PublishError::Refused { .. } => "refused",
         PublishError::Unavailable { .. } => "unavailable",

@@ -73,7 +73,7 @@ impl RedisEventBus {
     /// A group counts once one of its consumers has consumed, or it was made by [`create_group`](Self::create_group);
     /// groups of other programs count once they have a consumer or have read something. A group that nobody consumes any
     /// more holds its entries for ever: it is named in [`held_by`](Trimmed::held_by) and can be
-    /// [retired](Self::retire_group). The server is kept busy for about a millisecond at a time. Several may trim at
+    /// [retired](Self::retire_group). Where a relay publishes, the newest entry stays. The server is kept busy for about a millisecond at a time. Several may trim at
     /// once.
     ///
     /// # Errors
@@ -151,7 +151,7 @@ impl Shared {
         let max_age = limits.max_age.map(|age| age.as_millis().to_string()).unwrap_or_default();
         let keep = limits.max_length.map(|length| self.share_of(length).to_string()).unwrap_or_default();
         let mut trim = script::TRIM.prepare_invoke();
-        trim.key(&self.stream).key(keys::floors(&self.stream));
+        trim.key(&self.stream).key(keys::floors(&self.stream)).key(keys::relay(&self.stream));
         trim.arg(keep).arg(max_age).arg(TOGETHER);
         let (removed, has_more, length, now, why, group, oldest): (u64, bool, u64, u64, String, String, String) =
             self.run(&trim).await?;

@@ -92,6 +92,7 @@ pub use runtime::{
     follow::{Follow, FollowControl, FollowStatus, Following},
     projection::{Projected, ProjectionError, ProjectionGuard, Rebuild, RebuildError, RebuildProgress, Rebuilt},
     registry::{EventRegistry, UnknownEventType},
+    relay::{RelayError, RelayStatus, RepublishError},
     repository::{AggregateRepository, LoadError, Publication, SaveError, Saved, UpdateError},
     start::{StartError, StartMistake},
     subscription::{EventBusExt, EventHandler},

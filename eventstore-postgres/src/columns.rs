@@ -1,10 +1,78 @@
 //! New events, one array per column: how they are handed to a statement.
 
-use eventbus::{BoxError, NewEvent};
+use eventbus::{ExpectedVersion, NewEvent, StreamId, Version, port::AppendError};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::pool::Query;
+
+/// Finds an event that no column can hold, which the server would refuse.
+///
+/// # Errors
+/// [`AppendError::Refused`] with what is wrong with the first such event.
+pub(crate) fn check_columns(stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendError> {
+    for event in events {
+        let version = event.schema_version();
+        let source = if i32::try_from(version).is_ok_and(|version| version > 0) {
+            match &event.context().actor_id {
+                Some(actor) if actor.contains('\0') => "its actor contains a null character".into(),
+                _ => continue,
+            }
+        } else {
+            format!("its schema version {version} is out of range")
+        };
+        let source = format!("event {}: {source}", event.event_id()).into();
+        return Err(AppendError::Refused { stream: stream.clone(), source });
+    }
+    Ok(())
+}
+
+/// The streams of a statement, and to which of them its events belong.
+#[derive(Debug, Default)]
+pub(crate) struct StreamColumns<'e> {
+    aggregate_ids: Vec<&'e str>,
+    aggregate_types: Vec<&'e str>,
+    expected: Vec<i64>,
+    /// How many events each stream gets; from 1, since a stream is not claimed for nothing.
+    events: Vec<i64>,
+    stream_of_event: Vec<i64>,
+    place_of_event: Vec<i64>,
+}
+
+impl<'e> StreamColumns<'e> {
+    /// Adds a stream, and returns its number.
+    pub(crate) fn push(&mut self, stream: &'e StreamId, expected: ExpectedVersion) {
+        self.aggregate_ids.push(stream.aggregate_id().as_str());
+        self.aggregate_types.push(stream.aggregate_type().as_str());
+        self.expected.push(match expected {
+            ExpectedVersion::Any => -1,
+            ExpectedVersion::StreamExists => -2,
+            ExpectedVersion::NoStream => 0,
+            ExpectedVersion::Exact(version) => version.as_i64(),
+        });
+        self.events.push(0);
+    }
+
+    /// Says that the next events of the statement are for the stream with this number, from 0.
+    pub(crate) fn push_events(&mut self, stream: usize, events: usize) {
+        for _ in 0..events {
+            self.events[stream] += 1;
+            self.stream_of_event.push(stream as i64 + 1);
+            self.place_of_event.push(self.events[stream]);
+        }
+    }
+
+    /// Binds the first six arrays of `append_many.sql`.
+    pub(crate) fn bind_to(self, query: Query<'_>) -> Query<'_> {
+        query
+            .bind(self.aggregate_ids)
+            .bind(self.aggregate_types)
+            .bind(self.expected)
+            .bind(self.events)
+            .bind(self.stream_of_event)
+            .bind(self.place_of_event)
+    }
+}
 
 /// The events of one or more appends, in order, one array per column.
 #[derive(Debug, Default)]
@@ -22,19 +90,12 @@ pub(crate) struct EventColumns<'e> {
 }
 
 impl<'e> EventColumns<'e> {
-    /// Adds the columns of one event.
-    ///
-    /// # Errors
-    /// What no column can hold.
-    pub(crate) fn push(&mut self, event: &'e NewEvent) -> Result<(), BoxError> {
-        let schema_version = i32::try_from(event.schema_version())
-            .ok()
-            .filter(|version| *version > 0)
-            .ok_or_else(|| format!("schema version {} is out of range", event.schema_version()))?;
+    /// Adds the columns of one event, which [`check_columns`] has seen.
+    pub(crate) fn push(&mut self, event: &'e NewEvent) {
         let context = event.context();
         self.event_ids.push(event.event_id().as_uuid());
         self.event_types.push(event.event_type());
-        self.schema_versions.push(schema_version);
+        self.schema_versions.push(i32::try_from(event.schema_version()).unwrap_or(i32::MAX));
         self.occurred_at.push(event.occurred_at());
         self.data.push(event.payload());
         self.correlation_ids.push(event.correlation_id());
@@ -43,10 +104,19 @@ impl<'e> EventColumns<'e> {
         self.actor_ids.push(context.actor_id.as_deref());
         let attributes = &context.attributes;
         self.metadata.push((!attributes.is_empty()).then(|| attributes.as_json()));
-        Ok(())
     }
 
-    /// Binds the ten arrays, in the order of `append.sql`.
+    /// Binds what an append to one stream needs, in the order of `append.sql`.
+    pub(crate) fn bind_claim<'q>(self, query: Query<'q>, stream: &StreamId, expected: ExpectedVersion) -> Query<'q> {
+        let query = query.bind(stream.aggregate_id().as_str()).bind(stream.aggregate_type().as_str());
+        let query = self.bind_to(query);
+        match expected {
+            ExpectedVersion::Exact(version) if version > Version::NONE => query.bind(version.as_i64()),
+            _ => query,
+        }
+    }
+
+    /// Binds the ten arrays of events.
     pub(crate) fn bind_to(self, query: Query<'_>) -> Query<'_> {
         query
             .bind(self.event_ids)

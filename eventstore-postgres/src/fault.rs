@@ -1,6 +1,6 @@
 //! What became of a statement that failed, from the point of view of the data.
 
-use std::time::Duration;
+use std::{error::Error, iter, sync::Arc, time::Duration};
 
 use eventbus::{
     BoxError, Name,
@@ -15,6 +15,8 @@ pub(crate) enum Fault {
     NotSent(BoxError),
     /// It ran into another statement and was undone; it can be sent again.
     Again(BoxError),
+    /// It waited too long for a row that a transaction keeps for itself; nothing was kept.
+    Blocked(BoxError),
     /// An event id is stored already; nothing was kept.
     EventIdStored(BoxError),
     /// The server refuses what was asked for, and always will; nothing was kept.
@@ -29,6 +31,23 @@ pub(crate) enum Fault {
 #[derive(Debug, thiserror::Error)]
 #[error("no answer within {0:?}")]
 pub(crate) struct NoAnswerWithin(pub(crate) Duration);
+
+/// What befell several appends, because one statement held them all.
+#[derive(Debug, thiserror::Error)]
+#[error("a statement that held {appends} appends failed")]
+struct Joint {
+    appends: usize,
+    source: Arc<dyn Error + Send + Sync>,
+}
+
+/// The same source for each of a number of appends.
+pub(crate) fn shared(source: BoxError, appends: usize) -> Box<dyn Iterator<Item = BoxError> + Send> {
+    if appends == 1 {
+        return Box::new(iter::once(source));
+    }
+    let source: Arc<dyn Error + Send + Sync> = source.into();
+    Box::new(iter::repeat_n(source, appends).map(move |source| Joint { appends, source }.into()))
+}
 
 impl Fault {
     /// Sorts what the driver says about a statement that was sent.
@@ -50,6 +69,7 @@ impl Fault {
         }
         let sort = match answer.code() {
             "40001" | "40P01" => Self::Again,
+            "55P03" => Self::Blocked,
             "23505" if answer.constraint() == Some("events_event_id_key") => Self::EventIdStored,
             "57014" => Self::Failed, // the server's time limit
             code => match code.get(..2) {
@@ -66,6 +86,7 @@ impl Fault {
         match self {
             Self::NotSent(source)
             | Self::Again(source)
+            | Self::Blocked(source)
             | Self::EventIdStored(source)
             | Self::Refused(source)
             | Self::Failed(source)

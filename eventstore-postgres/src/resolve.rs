@@ -1,26 +1,12 @@
 //! What to make of an append that stored nothing, or perhaps did: the cold path, decided from one snapshot.
 
 use eventbus::{
-    EventId, ExpectedVersion, NewEvent, RecordedEvent, StreamId, Version,
-    port::{AppendError, ReadError, first_result},
+    BoxError, EventId, NewEvent, RecordedEvent, Version,
+    port::{Append, AppendError, ReadError, first_result},
 };
-use sqlx::{Row, postgres::PgRow};
+use sqlx::{Row, SqlStr, postgres::PgRow};
 
-use crate::record;
-
-/// One append: what is asked of the store.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Append<'a> {
-    pub(crate) stream: &'a StreamId,
-    pub(crate) expected: ExpectedVersion,
-    pub(crate) events: &'a [NewEvent],
-}
-
-impl Append<'_> {
-    pub(crate) fn ids(&self) -> Vec<EventId> {
-        self.events.iter().map(NewEvent::event_id).collect()
-    }
-}
+use crate::{pool::Query, record};
 
 /// What the store holds of an append, in one snapshot.
 #[derive(Debug)]
@@ -42,9 +28,41 @@ pub(crate) enum Verdict {
     TryAgain,
 }
 
+/// Asks about the appends; the rows are for [`read`].
+pub(crate) fn query<'a>(sql: SqlStr, appends: impl Iterator<Item = &'a Append>) -> Query<'a> {
+    let (mut ids, mut aggregate_ids, mut aggregate_types) = (Vec::new(), Vec::new(), Vec::new());
+    for Append { stream, events, .. } in appends {
+        for event in events {
+            ids.push(event.event_id().as_uuid());
+            aggregate_ids.push(stream.aggregate_id().as_str());
+            aggregate_types.push(stream.aggregate_type().as_str());
+        }
+    }
+    sqlx::query(sql).bind(ids).bind(aggregate_ids).bind(aggregate_types)
+}
+
+/// Reads what is known of each append; where a record is corrupt, only those who asked for it are told.
+///
+/// # Errors
+/// The answer makes no sense.
+pub(crate) fn read<'a>(
+    mut rows: &[PgRow],
+    appends: impl Iterator<Item = &'a Append>,
+) -> Result<Vec<Result<Known, ReadError>>, BoxError> {
+    let mut all = Vec::new();
+    for append in appends {
+        let (own, rest) = rows.split_at_checked(append.events.len()).ok_or("fewer rows than asked for")?;
+        rows = rest;
+        all.push(match Known::read(own) {
+            Err(ReadError::Unavailable(source)) => return Err(source),
+            known => known,
+        });
+    }
+    Ok(all)
+}
+
 impl Known {
-    /// Reads the rows of `resolve.sql`.
-    pub(crate) fn read(rows: &[PgRow]) -> Result<Self, ReadError> {
+    fn read(rows: &[PgRow]) -> Result<Self, ReadError> {
         let unreadable = |error: sqlx::Error| ReadError::Unavailable(error.into());
         let mut known = Self { actual: Version::NONE, found: Vec::new() };
         for row in rows {
@@ -58,8 +76,9 @@ impl Known {
     }
 
     /// Decides; the ids first, because a repeated append usually finds its stream elsewhere too.
-    pub(crate) fn judge(self, append: Append<'_>) -> Result<Verdict, AppendError> {
-        Ok(match first_result(append.stream, &append.ids(), self.found)? {
+    pub(crate) fn judge(self, append: &Append) -> Result<Verdict, AppendError> {
+        let ids: Vec<EventId> = append.events.iter().map(NewEvent::event_id).collect();
+        Ok(match first_result(&append.stream, &ids, self.found)? {
             Some(records) => Verdict::Stored(records),
             None if append.expected.matches(self.actual) => Verdict::TryAgain,
             None => Verdict::Conflict(self.actual),
@@ -70,15 +89,14 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use eventbus::{Name, Position};
+    use eventbus::{ExpectedVersion, Name, Position, StreamId};
 
     fn judge(expected: ExpectedVersion, actual: u64, is_stored: bool) -> Verdict {
         let stream = StreamId::parse("Order", "a").unwrap();
         let event = NewEvent::new(Name::from_static("Placed"), 1, "{}");
         let stored = event.clone().recorded_as(stream.clone(), 4.into(), Some(Position::new(9)));
         let known = Known { actual: actual.into(), found: is_stored.then_some(stored).into_iter().collect() };
-        let append = Append { stream: &stream, expected, events: &[event] };
-        known.judge(append).unwrap()
+        known.judge(&Append { stream, expected, events: vec![event] }).unwrap()
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
-use eventbus::port::{AppendSignal, EventStore};
+use eventbus::port::{AppendSignal, EventStore, Transactions};
 
 use crate::{
-    config::PgEventStoreConfig, error::PgConnectError, migrate, pool::Connections, preflight, schema::Schema,
-    session::Session, statements::Statements,
+    append::Group, config::PgEventStoreConfig, error::PgConnectError, migrate, pool::Connections, preflight,
+    schema::Schema, session::Session, statements::Statements, transactions::PgTransactions,
 };
 
 /// An event store in a PostgreSQL database. Cloning shares it.
@@ -18,6 +18,7 @@ pub struct PgEventStore {
     pub(crate) connections: Connections,
     pub(crate) statements: Arc<Statements>,
     pub(crate) appended: Arc<AppendSignal>,
+    pub(crate) group: Arc<Group>,
     pub(crate) config: PgEventStoreConfig,
 }
 
@@ -56,12 +57,11 @@ impl PgEventStore {
         }
         preflight::check_sequence(&mut session, &schema).await?;
         session.close().await;
-        Ok(Self {
-            connections: Connections::new(&config, options),
-            statements: Arc::new(Statements::new(&schema)),
-            appended: Arc::default(),
-            config,
-        })
+        let connections = Connections::new(&config, options);
+        let statements = Arc::new(Statements::new(&schema));
+        let appended = Arc::default();
+        let group = Group::new(&config, connections.clone(), Arc::clone(&statements), Arc::clone(&appended));
+        Ok(Self { connections, statements, appended, group, config })
     }
 
     /// Makes or upgrades the tables, whatever `config.migrate` says: for deployments that do it as a step of its own.
@@ -93,13 +93,17 @@ impl PgEventStore {
         Schema::new(schema).map(|schema| migrate::script(&schema))
     }
 
-    /// Closes the connections once their statements are done; afterwards everything is unavailable.
+    /// Closes the connections once their statements are done; everything that was not sent before is unavailable.
     pub async fn close(&self) {
         self.connections.close().await;
     }
 }
 
-impl EventStore for PgEventStore {}
+impl EventStore for PgEventStore {
+    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
+        Some(Arc::new(PgTransactions(self.clone())))
+    }
+}
 
 impl fmt::Debug for PgEventStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

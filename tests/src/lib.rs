@@ -1,5 +1,7 @@
 //! Tests over several crates; see `tests/`. The README's code is compiled here.
 
+pub mod fire;
+
 /// The README, whose code blocks are doctests.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

@@ -76,20 +76,63 @@ local function is_unread(stream, group, id)
   return false
 end
 
+-- What the server knows of the groups of a stream, by their names.
+local function groups_of(stream)
+  local groups = {}
+  if redis.call('EXISTS', stream) == 0 then return groups end
+  for _, found in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local info = by_name(found)
+    groups[info.name] = info
+  end
+  return groups
+end
+
+-- The highest id that a stream ever had.
+local function newest_of(stream)
+  if redis.call('EXISTS', stream) == 0 then return '0-0' end
+  return by_name(redis.call('XINFO', 'STREAM', stream))['last-generated-id']
+end
+
+local function first_of(stream)
+  local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  return first and first[1]
+end
+
+-- The id after which a group is to begin that is not there: one that is listed in the floors and was lost goes on where
+-- it was; if the stream was lost too, it begins with the oldest entry.
+local function start_of(floor, start, newest)
+  if floor then
+    start = before(floor)
+    if is_before(newest, start) then return '0-0' end
+  elseif start == '$' then
+    return newest
+  end
+  return start
+end
+
+-- Whether a group is known: it is listed in the floors, has a consumer, or has read something.
+local function is_known(info, floor)
+  return floor or info.consumers > 0 or info['last-delivered-id'] ~= '0-0'
+end
+
+-- What a group has finished ends before this id, and the oldest entry after it is unread or pending. Entries that others
+-- removed while they were pending do not count.
+local function floor_of(stream, info, first)
+  local id = after(info['last-delivered-id'])
+  local pending = redis.call('XPENDING', stream, info.name, first or '-', '+', 1)[1]
+  if pending and is_before(pending[1], id) then return pending[1], 'pending' end
+  return id, 'unread'
+end
+
 -- Notes from which entry on a group has something to do, and returns the id of the entry that it was given last.
 -- A server without memory refuses the note; that harms nobody.
 local function note_floor(stream, floors, group)
-  if redis.call('EXISTS', stream) == 0 then return '0-0' end
-  for _, found in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-    local info = by_name(found)
-    if info.name == group then
-      local floor = after(info['last-delivered-id'])
-      if info.pending > 0 then floor = redis.call('XPENDING', stream, group)[2] end
-      if redis.call('HGET', floors, group) ~= floor then redis.pcall('HSET', floors, group, floor) end
-      return info['last-delivered-id']
-    end
-  end
-  return '0-0'
+  local info = groups_of(stream)[group]
+  if not info then return '0-0' end
+  local floor = after(info['last-delivered-id'])
+  if info.pending > 0 then floor = redis.call('XPENDING', stream, group)[2] end
+  if redis.call('HGET', floors, group) ~= floor then redis.pcall('HSET', floors, group, floor) end
+  return info['last-delivered-id']
 end
 
 -- Makes a consumer the owner of a partition, under a higher epoch than any before, also where the last one was lost.

@@ -13,11 +13,6 @@ if recorded[1] and not is_smaller(recorded[2], known) then
 end
 if wanted == '1' then return { wanted, known } end
 
-local function newest_of(key)
-  if redis.call('EXISTS', key) == 0 then return '0-0' end
-  return by_name(redis.call('XINFO', 'STREAM', key))['last-generated-id']
-end
-
 local before = newest_of(stream)
 if known == '0' and before ~= '0-0' and before ~= SEALED then return { '1', known } end
 local newest = '0-0'

@@ -19,14 +19,8 @@ if ARGV[5] == '0' then
   return { 'given up' }
 end
 
-local function of(stream, what)
-  if redis.call('EXISTS', stream) == 0 then return nil end
-  return redis.call('XINFO', what, stream)
-end
-
-local function newest_of(stream)
-  local info = of(stream, 'STREAM')
-  local id = info and by_name(info)['last-generated-id'] or '0-0'
+local function newest_in(stream)
+  local id = newest_of(stream)
   return id == SEALED and '0-0' or id
 end
 
@@ -35,18 +29,17 @@ local function wait(...) waits[#waits + 1] = { ... } end
 for p = 0, from - 1 do
   local stream, floors = KEYS[3 + 2 * p], KEYS[4 + 2 * p]
   local listed = by_name(redis.call('HGETALL', floors))
-  if is_before(newest, newest_of(stream)) then newest = newest_of(stream) end
-  for _, found in ipairs(of(stream, 'GROUPS') or {}) do
-    local group = by_name(found)
-    local last = group['last-delivered-id']
-    if listed[group.name] or group.consumers > 0 or last ~= '0-0' then
-      known[group.name] = known[group.name] or listed[group.name] ~= nil
+  if is_before(newest, newest_in(stream)) then newest = newest_in(stream) end
+  for name, group in pairs(groups_of(stream)) do
+    if is_known(group, listed[name]) then
+      local last = group['last-delivered-id']
+      known[name] = known[name] or listed[name] ~= nil
       local is_behind = #redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', 1) > 0
       if is_behind or group.pending > 0 then
-        wait(p, group.name, is_behind and (group.lag or -1) or 0, group.pending)
+        wait(p, name, is_behind and (group.lag or -1) or 0, group.pending)
       end
     end
-    listed[group.name] = nil
+    listed[name] = nil
   end
   for name in pairs(listed) do wait(p, name, -1, 0) end
 end
@@ -57,9 +50,8 @@ end
 
 for p = from, from + to - 1 do
   local stream, floors = KEYS[3 + 2 * p], KEYS[4 + 2 * p]
-  local last, present = newest_of(stream), {}
+  local last, present = newest_in(stream), groups_of(stream)
   if is_before(newest, last) then newest = last end
-  for _, found in ipairs(of(stream, 'GROUPS') or {}) do present[by_name(found).name] = true end
   for name, is_listed in pairs(known) do
     if not present[name] then redis.call('XGROUP', 'CREATE', stream, name, last, 'MKSTREAM') end
     if is_listed and redis.call('HEXISTS', floors, name) == 0 then redis.call('HSET', floors, name, after(last)) end

@@ -1,17 +1,17 @@
 -- Removes the oldest entries that are beyond a limit, as far as every known group is done with them.
 --
--- A group is known when it is listed in the floors, has a consumer, or has read something. A listed group that is missing
--- stops the trimming. The floors of the listed groups are written anew.
+-- A listed group that is missing stops the trimming. The floors of the listed groups are written anew. Where relays
+-- publish, the newest entry stays, and those that tell them that nothing was lost are replaced by the oldest that stays.
 --
--- KEYS  stream, floors
+-- KEYS  stream, floors, relay
 -- ARGV  how many entries to keep or '', for how many ms to keep them or '', how many to remove at most
 -- Replies how many were removed, whether there may be more, the length before, the time in ms, and what holds the rest
 -- back: 'none', or 'missing', 'unread' or 'pending', the group, and the id of its oldest entry.
 
-local stream, floors = KEYS[1], KEYS[2]
+local stream, floors, relay = KEYS[1], KEYS[2], KEYS[3]
 local keep, max_age, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local now = now_in_ms()
-local missing = by_name(redis.call('HGETALL', floors))
+local missing, notes = by_name(redis.call('HGETALL', floors)), by_name(redis.call('HGETALL', relay))
 if redis.call('EXISTS', stream) == 0 then return {0, 0, 0, now, 'none', '', ''} end
 
 local length = redis.call('XLEN', stream)
@@ -19,19 +19,15 @@ local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
 
 -- what the slowest group has yet to do
 local floor, why, holder
-for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-  local group = by_name(info)
-  local listed, last = missing[group.name], group['last-delivered-id']
-  if listed or group.consumers > 0 or last ~= '0-0' then
-    local id, reason = after(last), 'unread'
-    -- entries may have been removed by others while they were pending
-    local pending = redis.call('XPENDING', stream, group.name, first and first[1] or '-', '+', 1)[1]
-    if pending and is_before(pending[1], id) then id, reason = pending[1], 'pending' end
+for name, info in pairs(groups_of(stream)) do
+  local listed = missing[name]
+  if is_known(info, listed) then
+    local id, reason = floor_of(stream, info, first and first[1])
     -- a server without memory refuses this, and must be trimmed all the same; an older floor is safe
-    if listed and listed ~= id then redis.pcall('HSET', floors, group.name, id) end
-    if not floor or is_before(id, floor) then floor, why, holder = id, reason, group.name end
+    if listed and listed ~= id then redis.pcall('HSET', floors, name, id) end
+    if not floor or is_before(id, floor) then floor, why, holder = id, reason, name end
   end
-  missing[group.name] = nil
+  missing[name] = nil
 end
 local lost
 for group, id in pairs(missing) do
@@ -56,7 +52,25 @@ for index, entry in ipairs(entries) do
   if floor and not is_before(id, floor) then cut, held = id, true; break end
   if index > limit then cut, more = id, 1; break end
 end
-cut = cut or after(entries[#entries][1])
-local removed = redis.call('XTRIM', stream, 'MINID', '=', cut)
+local records = records_of(notes)
+local last = entries[#entries][1]
+cut = cut or (next(records) and last or after(last))
+
+local first_left = next(records) and redis.call('XRANGE', stream, cut, '+', 'COUNT', 1)[1][1]
+local kept = cut
+for store, record in pairs(records) do
+  local witness = record.witness
+  if witness ~= '-' and is_before(witness, cut) and is_there(stream, witness) then
+    record.witness = first_left
+    -- refused by a server without memory
+    local refused = write_record(redis.pcall, relay, store, record)
+    if type(refused) == 'table' and is_before(witness, kept) then kept = witness end
+  end
+end
+local removed = redis.call('XTRIM', stream, 'MINID', '=', kept)
+if first_left and removed > 0 then
+  if notes.head == first[1] then redis.pcall('HSET', relay, 'head', first_of(stream)) end
+  redis.pcall('HSET', relay, 'trimmed_below', kept)
+end
 if not held then return {removed, more, length, now, 'none', '', ''} end
 return {removed, 0, length, now, why, holder, why == 'pending' and floor or cut}

@@ -33,6 +33,9 @@ pub struct Health {
     /// Why the bus could not be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Why the relay of this process does not publish.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relay: Option<String>,
 }
 
 /// Whether a bus does its work.
@@ -74,7 +77,7 @@ impl Health {
     #[must_use]
     pub const fn connected(consuming: bool, pending_messages: u64, dlq_messages: u64) -> Self {
         let status = if consuming { HealthStatus::Healthy } else { HealthStatus::Unhealthy };
-        Self { status, connected: true, consuming, pending_messages, dlq_messages, error: None }
+        Self { status, connected: true, consuming, pending_messages, dlq_messages, error: None, relay: None }
     }
 
     /// Of a bus that could not be asked.
@@ -87,7 +90,21 @@ impl Health {
             pending_messages: 0,
             dlq_messages: 0,
             error: Some(error.into()),
+            relay: None,
         }
+    }
+
+    /// With what keeps the relay from publishing for now: an alert.
+    #[must_use]
+    pub fn with_relay_trouble(mut self, trouble: String) -> Self {
+        self.relay = Some(trouble);
+        self
+    }
+
+    /// With what keeps the relay from publishing until somebody decides: unhealthy.
+    #[must_use]
+    pub fn with_relay_stopped(self, reason: String) -> Self {
+        Self { status: HealthStatus::Unhealthy, ..self.with_relay_trouble(reason) }
     }
 
     /// Whether the bus is connected and consumes.
@@ -109,6 +126,7 @@ impl Health {
         if !self.consuming {
             alerts.push("not consuming".into());
         }
+        alerts.extend(self.relay.iter().map(|why| format!("the relay does not publish: {why}")));
         let mut count = |what, is: u64, most: u64| {
             if is > most {
                 alerts.push(format!("{is} {what}, more than {most}"));

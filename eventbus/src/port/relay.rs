@@ -121,6 +121,7 @@ pub enum SeenFloor {
     Unknown,
     /// The group is gone; whoever consumes next makes it again.
     Missing,
-    /// Somebody removed entries that the group had not finished: publish again from its former floor.
+    /// Somebody removed entries that the group had not finished: publish again from its former floor. It is told until the
+    /// position is [set back](RelayTarget::rewind).
     Hole,
 }

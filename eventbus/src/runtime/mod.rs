@@ -7,7 +7,7 @@ mod feed;
 pub(crate) mod follow;
 pub(crate) mod projection;
 pub(crate) mod registry;
-mod relay;
+pub(crate) mod relay;
 pub(crate) mod repository;
 pub(crate) mod start;
 pub(crate) mod subscription;

@@ -3,5 +3,7 @@
 pub mod event_bus;
 pub mod event_store;
 mod fault;
+mod lossy_bus;
 
 pub use fault::{Fault, Faults, FaultyBus, FaultyStore};
+pub use lossy_bus::{LossyBus, LossyBusCopy};

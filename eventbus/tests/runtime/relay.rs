@@ -121,8 +121,8 @@ async fn a_bus_that_forgets_and_serves_nobody_begins_at_the_end() {
 async fn a_checkpoint_that_cannot_be_saved_repeats_but_never_loses() {
     let store = FaultyStore::new(InMemoryEventStore::new());
     let bus = FaultyBus::new(InMemoryEventBus::new()).durable();
-    store.checkpoints.next(Fault::Unavailable, 2);
     let app = App::builder().bus(bus.clone()).store(store.clone()).start().await.unwrap();
+    store.checkpoints.next(Fault::Unavailable, 2);
     let last = save(&app, 0).await;
     app.published(last).await.unwrap();
     assert_eq!(store.checkpoints.left(), 0);

@@ -1,12 +1,13 @@
--- Why an append stored nothing, or whether it did: where the stream is, and each of its event ids.
+-- Why appends stored nothing, or whether they did: each of their event ids, and where its stream is.
 --
 -- Keep it one statement, which is one snapshot: events first and streams later would see false conflicts.
 --
--- $1 aggregate id, $2 aggregate type, $3 the event ids
+-- $1 the event ids, $2 and $3 for each the aggregate id and type of the stream it was to be appended to
 SELECT
     coalesce(s.version, 0) AS actual,
     {record}
-FROM unnest($3::uuid[]) WITH ORDINALITY w(event_id, ordinal)
+FROM unnest($1::uuid[], $2::text[], $3::text[])
+    WITH ORDINALITY w(event_id, aggregate_id, aggregate_type, ordinal)
 LEFT JOIN {schema}.events e ON e.event_id = w.event_id
-LEFT JOIN {schema}.streams s ON s.aggregate_id = $1::text AND s.aggregate_type = $2::text
+LEFT JOIN {schema}.streams s ON s.aggregate_id = w.aggregate_id AND s.aggregate_type = w.aggregate_type
 ORDER BY w.ordinal

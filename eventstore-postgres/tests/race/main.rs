@@ -25,7 +25,9 @@ use readers::WrongReader;
 use sqlx::Connection as _;
 use tokio::task::JoinSet;
 
-const WRITERS: u32 = 12;
+/// Stand for processes: their writers share no statements.
+const STORES: u32 = 8;
+const WRITERS: u32 = 24;
 const TIME: Duration = Duration::from_secs(6);
 
 /// Writers are slow between taking their transaction id and drawing positions, and between that and their commit; some
@@ -108,14 +110,18 @@ async fn write_elsewhere(race: Race) {
 async fn every_event_is_seen_once_and_in_order() {
     let database = TestDatabase::create("").await;
     let race = Race(Arc::new((database.url(), AtomicBool::new(false))));
-    let store = Arc::new(race.store("writer").await);
+    let mut stores = Vec::new();
+    for _ in 0..STORES {
+        stores.push(Arc::new(race.store("writer").await));
+    }
     run(&mut database.connection().await, SLOW_DOWN).await;
 
     let follower = tokio::spawn(readers::follow(race.clone()));
     let wrong = WrongReader::ALL.map(|reader| tokio::spawn(reader.follow(race.clone())));
     let killer = tokio::spawn(kill(race.clone()));
     let foreign = tokio::spawn(write_elsewhere(race.clone()));
-    let writers: JoinSet<_> = (0..WRITERS).map(|_| writers::write(Arc::clone(&store), TIME)).collect();
+    let stores = stores.iter().cycle().take(WRITERS as usize);
+    let writers: JoinSet<_> = stores.map(|store| writers::write(Arc::clone(store), TIME)).collect();
     let notes = within(writers.join_all()).await;
 
     race.end();

@@ -14,6 +14,7 @@ use crate::{
     runtime::{
         definition::{Handler, HandlerDefinition, Projection},
         projection::{Projected, ProjectionSlot},
+        relay::{self, RelayOptions},
         start::{StartError, StartMistake},
     },
 };
@@ -34,6 +35,7 @@ pub struct AppBuilder {
     handlers: Vec<HandlerDefinition>,
     projections: Vec<ProjectionSlot>,
     relay: bool,
+    relay_options: RelayOptions,
     wait_timeout: Duration,
 }
 
@@ -47,6 +49,7 @@ impl AppBuilder {
             handlers: Vec::new(),
             projections: Vec::new(),
             relay: true,
+            relay_options: RelayOptions::default(),
             wait_timeout: WAIT_TIMEOUT,
         }
     }
@@ -102,11 +105,25 @@ impl AppBuilder {
         self
     }
 
-    /// Leaves publishing to another process: this one saves, consumes and projects only.
+    /// Leaves publishing to other processes: this one saves, consumes and projects only.
     ///
-    /// One process relays a store to a stream; two would publish every event twice.
+    /// It is never needed: of all processes on a store one relays to a stream, and another takes over when it dies.
     pub fn without_relay(mut self) -> Self {
         self.relay = false;
+        self
+    }
+
+    /// How long the relay's lease lasts: another process takes over that long after the last sign of life of the one that
+    /// relays; at once after a shutdown. 10 s by default, at least 100 ms.
+    pub fn relay_lease(mut self, lease: Duration) -> Self {
+        self.relay_options.lease = lease;
+        self
+    }
+
+    /// Publishes to a stream that may carry the events of other stores too; otherwise the relay refuses it, since a
+    /// database that was made anew beside a stream of the former one is rarely meant.
+    pub fn share_stream(mut self) -> Self {
+        self.relay_options.shared = true;
         self
     }
 
@@ -142,12 +159,15 @@ impl AppBuilder {
         if plan.handlers.is_empty() && plan.projections.is_empty() {
             tracing::info!("the app has no handlers and no projections; `.discover()` adds those that are linked");
         }
-        let has_relay = self.relay && !consumes_only;
         let given_up = bus.stats().messages_sent_to_dlq;
-        let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, has_relay).await.map_err(|source| {
-            StartMistake::Unavailable { what: format!("the relay to `{}`", bus.destination()), source }
-        })?;
-        Ok(App::new(store, bus, plan, tasks, self.wait_timeout, given_up))
+        let unavailable =
+            |source| StartMistake::Unavailable { what: format!("the relay to `{}`", bus.destination()), source };
+        if !consumes_only {
+            relay::introduce(&*store, &*bus, &plan.groups()).await.map_err(unavailable)?;
+        }
+        let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
+        let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, relay_options).await.map_err(unavailable)?;
+        Ok(App::new(store, bus, !consumes_only, plan, tasks, self.wait_timeout, given_up))
     }
 }
 

@@ -5,16 +5,19 @@ use std::time::Duration;
 use crate::{
     domain::{name::Name, stream::Position},
     port::{ConsumeError, ReadError},
-    runtime::projection::ProjectionError,
+    runtime::{projection::ProjectionError, relay::RelayError},
 };
 
 /// Why a position is not published.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishedError {
-    /// The app has no relay: it only consumes, or another process relays its store.
+    /// Nobody relays: the app only consumes, or its bus lives in the process and the builder says `.without_relay()`.
     #[error("the app has no relay: it only consumes, or its builder says `.without_relay()`")]
     NoRelay,
+    /// The relay publishes nothing until somebody decides.
+    #[error(transparent)]
+    Relay(#[from] RelayError),
     /// The relay ended before it got that far.
     #[error("the relay stopped at position {position}, before {wanted}: {reason}")]
     Stopped {

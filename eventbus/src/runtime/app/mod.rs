@@ -6,6 +6,7 @@ mod builder;
 mod error;
 mod no_store;
 mod plan;
+mod publishing;
 mod settle;
 mod signal;
 mod tasks;
@@ -77,6 +78,7 @@ pub struct App(Arc<Running>);
 struct Running {
     store: Arc<dyn EventStore>,
     bus: Arc<dyn EventBus>,
+    has_store: bool,
     groups: Vec<Name>,
     projections: Vec<ProjectionSlot>,
     tasks: Tasks,
@@ -105,6 +107,7 @@ impl App {
     fn new(
         store: Arc<dyn EventStore>,
         bus: Arc<dyn EventBus>,
+        has_store: bool,
         plan: Checked,
         tasks: Tasks,
         wait_timeout: Duration,
@@ -112,7 +115,7 @@ impl App {
     ) -> Self {
         let (groups, projections) = (plan.groups(), plan.projections);
         let given_up = given_up.into();
-        Self(Arc::new(Running { store, bus, groups, projections, tasks, wait_timeout, given_up }))
+        Self(Arc::new(Running { store, bus, has_store, groups, projections, tasks, wait_timeout, given_up }))
     }
 
     /// A repository of aggregates of one type; the app's relay publishes what it saves.
@@ -190,33 +193,6 @@ impl App {
                 projected.rebuild_in_app(&*self.0.store, report, self.0.wait_timeout).await
             })
         })
-    }
-
-    /// Waits until the relay has published everything up to `position`.
-    ///
-    /// # Errors
-    /// [`PublishedError`] if the app has no relay, it stopped, or it did not get there within the builder's
-    /// `wait_timeout`.
-    pub async fn published(&self, position: impl Into<Option<Position>>) -> Result<Published, PublishedError> {
-        let wanted = position.into().unwrap_or(Position::START);
-        let mut relay = self.0.tasks.relay.clone().ok_or(PublishedError::NoRelay)?;
-        let timeout = self.0.wait_timeout;
-        let arrived = relay.wait_for(|relay| relay.position >= wanted);
-        let in_time = tokio::time::timeout(timeout, arrived).await.is_ok();
-        let now = relay.borrow();
-        let position = now.position;
-        if position >= wanted {
-            return Ok(Published { position, message_id: now.message_id(wanted) });
-        }
-        if in_time {
-            return Err(PublishedError::Stopped {
-                position,
-                wanted,
-                reason: now.stopped.unwrap_or("its app was shut down").into(),
-            });
-        }
-        let busy = || "it is still busy".into();
-        Err(PublishedError::TimedOut { position, wanted, timeout, trouble: now.trouble.clone().unwrap_or_else(busy) })
     }
 
     /// Runs until SIGTERM or SIGINT (Ctrl-C), then stops within 30 s; what is in flight is finished.

@@ -14,7 +14,7 @@ use crate::{
     port::{ConsumeError, EventBus, EventStore, RetryPolicy, ShutdownError, StateMap, Subscription},
     runtime::{
         definition::HandlerDefinition,
-        relay::{Relay, RelayProgress},
+        relay::{Relay, RelayOptions, RelayProgress},
         subscription::{group_of, handler_subscriber},
     },
 };
@@ -34,7 +34,7 @@ impl Tasks {
         bus: &Arc<dyn EventBus>,
         plan: &Checked,
         state: &StateMap,
-        has_relay: bool,
+        relay: Option<RelayOptions>,
     ) -> Result<Self, BoxError> {
         let subscriptions = Subscriptions::of(&plan.handlers, bus, state);
         let mut tasks = Self {
@@ -43,8 +43,8 @@ impl Tasks {
             tracker: TaskTracker::new(),
             relay: None,
         };
-        if has_relay {
-            let relay = Relay::prepare(Arc::clone(store), Arc::clone(bus)).await?;
+        if let Some(options) = relay {
+            let relay = Relay::prepare(Arc::clone(store), Arc::clone(bus), options).await?;
             tasks.relay = Some(relay.progress());
             tasks.spawn_one(relay.run(tasks.cancel.clone()));
         }

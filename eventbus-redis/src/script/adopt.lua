@@ -1,0 +1,49 @@
+-- Begins to publish a store's events from a position, unless what was published last is still there.
+--
+-- The known groups that are missing are made, to go on where they were or to begin with the oldest entry, and all are
+-- listed in the floors: nothing is trimmed that they have yet to read, whoever made them.
+--
+-- KEYS  stream, relay, floors
+-- ARGV  store, epoch, position, '1' if other stores may feed the stream too, known groups ...
+-- Replies {'at', position}, {'moved', position}, {'fenced'} or {'other', store}.
+
+local stream, relay, floors = KEYS[1], KEYS[2], KEYS[3]
+local store, epoch, position = ARGV[1], ARGV[2], ARGV[3]
+local notes, listed = by_name(redis.call('HGETALL', relay)), by_name(redis.call('HGETALL', floors))
+redis.call('XLEN', stream) -- fails if it is no stream
+local record = read_record(notes[store])
+if record then
+  if is_smaller(epoch, record.epoch) then return { 'fenced' } end
+  if is_there(stream, record.witness) then return { 'moved', record.position } end
+end
+if ARGV[4] ~= '1' then
+  for other in pairs(records_of(notes)) do
+    if other ~= store then return { 'other', other } end
+  end
+end
+
+local groups, newest = groups_of(stream), newest_of(stream)
+local first = first_of(stream)
+local made, unlisted = {}, {}
+for i = 5, #ARGV do
+  local group = ARGV[i]
+  if not groups[group] then
+    made[group] = start_of(listed[group], '0-0', newest)
+    unlisted[group] = after(made[group])
+  elseif not listed[group] then
+    unlisted[group] = floor_of(stream, groups[group], first)
+  end
+end
+
+for group, start in pairs(made) do redis.call('XGROUP', 'CREATE', stream, group, start, 'MKSTREAM') end
+for group, floor in pairs(unlisted) do redis.call('HSET', floors, group, floor) end
+-- what was noted may be about another stream, and everything that was found missing is published again
+for name in pairs(notes) do
+  if name == 'head' or string.find(name, 'floor:', 1, true) == 1 or string.find(name, 'hole:' .. store, 1, true) == 1 then
+    redis.call('HDEL', relay, name)
+  end
+end
+local at = newest == '0-0' and '-' or newest
+local to = newest == '0-0' and '-' or position
+write_record(redis.call, relay, store, { epoch = epoch, position = position, witness = '-', rewound_at = at, rewound_to = to })
+return { 'at', position }

@@ -1,0 +1,125 @@
+-- Tells how far each known group has finished what a store's relay published.
+--
+-- A hole is where others removed entries from the beginning of the stream that a group had not finished; deleting entries
+-- further behind makes none. It is looked for only when the oldest entry is not the one that we left as such, and only in
+-- groups that had not finished what came before the one that is the oldest now. Such a group has no hole if it has yet to
+-- read as many entries as there are, and nothing pending that is gone. Its counter is put right then, for it counts what
+-- was removed for ever, and what was found is noted for all stores until it is mended.
+--
+-- KEYS  stream, relay, floors
+-- ARGV  store, groups that it knows ...
+-- Replies {'lost'}, or {'groups', group, 'at' 'unknown' 'missing' or 'hole', position or '', ...}.
+
+-- How many entries are read to find one of the store, and to count what a group has yet to read.
+local MOST_READ, MOST_COUNTED = 500, 100
+
+local stream, relay, floors, store = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+local notes, listed = by_name(redis.call('HGETALL', relay)), by_name(redis.call('HGETALL', floors))
+local record = read_record(notes[store])
+if not record or not is_there(stream, record.witness) then return { 'lost' } end
+local asked = {}
+for i = 2, #ARGV do asked[ARGV[i]] = true end
+local groups, first = groups_of(stream), first_of(stream)
+
+-- The number of entries after an id, or nothing if they are many.
+local function count_after(id)
+  if is_before(id, first) then return redis.call('XLEN', stream) end
+  local entries = redis.call('XRANGE', stream, '(' .. id, '+', 'COUNT', MOST_COUNTED + 1)
+  if #entries <= MOST_COUNTED then return #entries end
+  return nil
+end
+
+-- The position below that of the first entry of the store from an id on, or nothing if it is far away.
+local function position_before(id)
+  if record.witness == '-' or is_before(record.witness, id) then return record.position end
+  local from, count, read = id, 1, 0
+  while read < MOST_READ do
+    local entries = redis.call('XRANGE', stream, from, record.witness, 'COUNT', count)
+    for _, entry in ipairs(entries) do
+      local fields = by_name(entry[2])
+      local position = fields.store == store and is_number(fields.position)
+      if position then return position == '0' and position or minus_one(position) end
+    end
+    if #entries < count then return record.position end
+    from, read = '(' .. entries[count][1], read + count
+    count = math.min(count * 4, MOST_READ - read)
+  end
+  return nil
+end
+
+local function finished_before(id)
+  local position = position_before(id)
+  local is_rewound = record.rewound_at ~= '-' and not is_before(record.rewound_at, id)
+  if position and is_rewound and is_smaller(record.rewound_to, position) then return record.rewound_to end
+  return position
+end
+
+-- Whether entries are gone that a group had not finished when it was at an id; nothing if that cannot be told now.
+local counters = {}
+local function has_hole(info, id)
+  local last = info['last-delivered-id']
+  local unread = count_after(last)
+  local is_right = unread and info['entries-read'] and info.lag == unread
+  if unread and not is_right then counters[info.name] = { last, unread } end
+  if #redis.call('XPENDING', stream, info.name, id, before(first), 1) > 0 then return true end
+  if not unread then return nil end
+  return not is_right
+end
+
+local head, is_cut, is_sure = notes.head, false, true
+if head and head ~= '' and first then is_cut = head ~= first end
+local new, gone, holes, ids, done = {}, {}, {}, {}, {}
+local reply = { 'groups' }
+local function tell(group, what, position)
+  for _, value in ipairs({ group, what, position or '' }) do reply[#reply + 1] = value end
+end
+for group, info in pairs(groups) do
+  if asked[group] or is_known(info, listed[group]) then
+    local note, mark = 'floor:' .. group, 'hole:' .. store .. ':' .. group
+    local floor = floor_of(stream, info, first)
+    local hole = false
+    if is_cut and notes[note] and is_before(notes[note], first) then hole = has_hole(info, notes[note]) end
+    if hole == nil then
+      is_sure = false
+    elseif notes[note] ~= floor then
+      new[note] = floor
+    end
+    if hole then holes[group] = true end
+    if hole or notes[mark] then
+      tell(group, 'hole')
+      new[mark] = 'told'
+    elseif hole == nil then
+      tell(group, 'unknown')
+    else
+      if done[floor] == nil then done[floor] = finished_before(floor) or false end
+      tell(group, done[floor] and 'at' or 'unknown', done[floor])
+      if (asked[group] or listed[group]) and listed[group] ~= floor then ids[group] = floor end
+    end
+  end
+end
+for group in pairs(asked) do
+  if not groups[group] then tell(group, 'missing') end
+end
+for name in pairs(notes) do
+  local group = string.match(name, '^floor:(.*)$') or string.match(name, '^hole:[^:]*:(.*)$')
+  if group and not groups[group] and not asked[group] and not listed[group] then gone[#gone + 1] = name end
+end
+if is_sure and head ~= (first or '') then new.head = first or '' end
+
+-- a hole must not be forgotten; all else may be noted later, if the server has no memory now
+for other in pairs(records_of(notes)) do
+  for group in pairs(holes) do
+    if other ~= store then redis.call('HSET', relay, 'hole:' .. other .. ':' .. group, 'found') end
+  end
+end
+for group in pairs(holes) do redis.call('HSET', relay, 'hole:' .. store .. ':' .. group, 'told') end
+if next(counters) then
+  local added = by_name(redis.call('XINFO', 'STREAM', stream))['entries-added']
+  for group, counter in pairs(counters) do
+    redis.call('XGROUP', 'SETID', stream, group, counter[1], 'ENTRIESREAD', added - counter[2])
+  end
+end
+for name, value in pairs(new) do redis.pcall('HSET', relay, name, value) end
+for group, id in pairs(ids) do redis.pcall('HSET', floors, group, id) end
+for _, name in ipairs(gone) do redis.call('HDEL', relay, name) end
+return reply

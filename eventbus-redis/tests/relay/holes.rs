@@ -1,0 +1,193 @@
+//! Entries that others remove before a group has finished them.
+
+use std::collections::BTreeSet;
+
+use eventbus::port::{Adopted, Publisher, SeenFloor};
+use eventbus_redis::Trim;
+use uuid::Uuid;
+
+use crate::rig::{Rig, at};
+
+const ALL: usize = 10_000;
+
+async fn trim_plainly(rig: &Rig, length: usize) {
+    rig.run(&["XTRIM", &rig.stream, "MAXLEN", &length.to_string()]).await;
+}
+
+async fn ready(groups: &[&str]) -> Rig {
+    let rig = Rig::adopted().await;
+    for group in groups {
+        rig.make(group).await;
+    }
+    rig.publish(0, 1_000).await;
+    rig
+}
+
+#[tokio::test]
+async fn unread_events_that_others_removed_come_back() {
+    let rig = ready(&["behind", "done"]).await;
+    let mut handled: BTreeSet<u64> = rig.handle("behind", 300).await.into_iter().collect();
+    rig.handle("done", 1_000).await;
+    assert_eq!(rig.floor("behind").await, SeenFloor::At(at(300)));
+    trim_plainly(&rig, 200).await;
+    for _ in 0..2 {
+        let floors = rig.floors(&["behind", "done"]).await;
+        assert_eq!((floors["behind"], floors["done"]), (SeenFloor::Hole, SeenFloor::At(at(1_000))));
+    }
+    assert_eq!(rig.rewind(300).await, Adopted::At(at(300)));
+    assert_eq!(rig.floor("behind").await, SeenFloor::At(at(300)));
+    rig.publish(300, 1_000).await;
+    handled.extend(rig.handle("behind", ALL).await);
+    assert_eq!(handled.len(), 1_000);
+    assert_eq!(rig.floor("behind").await, SeenFloor::At(at(1_000)));
+    // and it is over: what was removed then stays counted by the server, but never again by us
+    rig.handle("done", ALL).await;
+    rig.bus.trim(Trim { max_length: Some(10), max_age: None }).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(rig.floor("behind").await, SeenFloor::At(at(1_000)));
+    }
+    trim_plainly(&rig, 5).await;
+    assert_eq!(rig.floor("behind").await, SeenFloor::At(at(1_000)));
+}
+
+#[tokio::test]
+async fn a_hole_is_seen_though_the_group_has_read_on() {
+    for (read_on, expected) in [(50, SeenFloor::Unknown), (120, SeenFloor::Hole), (200, SeenFloor::Hole)] {
+        let rig = ready(&["behind"]).await;
+        rig.handle("behind", 300).await;
+        rig.floors(&[]).await;
+        trim_plainly(&rig, 200).await;
+        rig.handle("behind", read_on).await;
+        // how many it has yet to read is not known as long as they are many
+        assert_eq!(rig.floor("behind").await, expected, "{read_on}");
+        rig.handle("behind", 200 - read_on).await;
+        for _ in 0..2 {
+            assert_eq!(rig.floor("behind").await, SeenFloor::Hole, "{read_on}");
+        }
+        rig.rewind(300).await;
+        rig.publish(300, 1_000).await;
+        assert_eq!(rig.handle("behind", ALL).await, (301..=1_000).collect::<Vec<_>>());
+        assert_eq!(rig.floor("behind").await, SeenFloor::At(at(1_000)));
+    }
+}
+
+#[tokio::test]
+async fn pending_events_that_others_removed_come_back_once() {
+    let rig = ready(&["reports"]).await;
+    let read = rig.read("reports", 300).await;
+    rig.acknowledge("reports", &read[..100]).await;
+    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(100)));
+    trim_plainly(&rig, 800).await;
+    assert_eq!(rig.floor("reports").await, SeenFloor::Hole);
+    rig.rewind(100).await;
+    // what is gone stays pending until a consumer looks after it
+    for _ in 0..2 {
+        assert_eq!(rig.floor("reports").await, SeenFloor::At(at(100)));
+    }
+    rig.publish(100, 1_000).await;
+    rig.acknowledge("reports", &read[200..]).await;
+    rig.handle("reports", 700).await;
+    assert_eq!(rig.handle("reports", 10).await, (101..=110).collect::<Vec<_>>());
+    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(110)));
+}
+
+#[tokio::test]
+async fn a_hole_is_mended_for_each_store_by_itself() {
+    let one = Rig::adopted().await;
+    let two = one.another(Publisher { store: Uuid::now_v7(), epoch: 1 });
+    two.adopt_as(0, &[], true).await;
+    one.make("reports").await;
+    for position in 0..100 {
+        one.publish(position, position + 1).await;
+        two.publish(position, position + 1).await;
+    }
+    one.handle("reports", 40).await;
+    one.floors(&[]).await;
+    trim_plainly(&one, 100).await;
+    assert_eq!(one.floor("reports").await, SeenFloor::Hole);
+    one.rewind(20).await;
+    one.publish(20, 100).await;
+    assert_eq!(one.floor("reports").await, SeenFloor::At(at(20)));
+    // a rewind that knew nothing of it mends nothing
+    two.rewind(90).await;
+    two.publish(90, 100).await;
+    assert_eq!(two.floor("reports").await, SeenFloor::Hole);
+    two.rewind(20).await;
+    assert_eq!(two.floor("reports").await, SeenFloor::At(at(20)));
+    assert_eq!(one.floor("reports").await, SeenFloor::At(at(20)));
+}
+
+#[tokio::test]
+async fn a_hole_without_own_events_is_mended_without_publishing_again() {
+    let rig = Rig::adopted().await;
+    rig.make("reports").await;
+    rig.add_foreign(50).await;
+    rig.publish(0, 5).await;
+    rig.floors(&["reports"]).await;
+    trim_plainly(&rig, 20).await;
+    assert_eq!(rig.floor("reports").await, SeenFloor::Hole);
+    rig.rewind(0).await;
+    rig.publish(0, 5).await;
+    rig.handle("reports", ALL).await;
+    rig.add_foreign(50).await;
+    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(5)));
+    rig.handle("reports", 10).await;
+    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(5)));
+    trim_plainly(&rig, 45).await;
+    assert_eq!(rig.seen(&[]).await, eventbus::port::SeenFloors::Lost, "the last own event is gone too");
+    rig.adopt(5, &["reports"]).await;
+    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(5)));
+    trim_plainly(&rig, 20).await;
+    assert_eq!(rig.floor("reports").await, SeenFloor::Hole);
+    assert_eq!(rig.rewind(5).await, Adopted::Moved(at(5)));
+    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(5)), "there is nothing to publish again");
+}
+
+#[tokio::test]
+async fn there_is_no_false_alarm() {
+    let rig = ready(&["reports", "slow", "idle"]).await;
+    let all = ["reports", "slow", "idle"];
+    let expect = async |what: &str, floors: [u64; 3]| {
+        let seen = rig.floors(&all).await;
+        let expected = floors.map(|floor| SeenFloor::At(at(floor)));
+        assert_eq!([seen["reports"], seen["slow"], seen["idle"]], expected, "{what}");
+    };
+    rig.handle("reports", 900).await;
+    rig.handle("slow", 500).await;
+    rig.handle("idle", 200).await;
+    expect("at first", [900, 500, 200]).await;
+    rig.bus.trim(Trim { max_length: Some(0), max_age: None }).await.unwrap();
+    expect("after our own trim", [900, 500, 200]).await;
+    let ids: Vec<String> = rig.entries().await.into_iter().map(|(id, _)| id).collect();
+    // unread by some, in the middle
+    for id in &ids[400..420] {
+        rig.run(&["XDEL", &rig.stream, id]).await;
+    }
+    expect("after entries in the middle were deleted", [900, 500, 200]).await;
+    rig.handle("slow", 200).await;
+    rig.handle("idle", 300).await;
+    rig.bus.trim(Trim { max_length: Some(0), max_age: None }).await.unwrap();
+    rig.handle("idle", 450).await;
+    rig.handle("slow", 250).await;
+    rig.bus.trim(Trim { max_length: Some(0), max_age: None }).await.unwrap();
+    expect("after those were passed", [900, 970, 970]).await;
+    for made in ["new", "from the end"] {
+        rig.make(made).await;
+        rig.run(&["XGROUP", "SETID", &rig.stream, made, if made == "new" { "0" } else { "$" }]).await;
+        rig.read(made, 10).await;
+    }
+    assert!(rig.floors(&all).await.values().all(|floor| matches!(floor, SeenFloor::At(_))));
+    rig.handle("reports", ALL).await;
+    rig.handle("slow", ALL).await;
+    rig.handle("idle", ALL).await;
+    expect("at the end", [1_000; 3]).await;
+    // others trim what all are done with, between two looks, at the very end of what was read
+    for round in 0..5 {
+        rig.publish(1_000 + round * 10, 1_010 + round * 10).await;
+        for group in all {
+            rig.handle(group, ALL).await;
+        }
+        trim_plainly(&rig, 1).await;
+        expect("others trim", [1_010 + round * 10; 3]).await;
+    }
+}

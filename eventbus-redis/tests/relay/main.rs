@@ -1,0 +1,15 @@
+//! What relays ask of the bus: a store's events in order, each once, whatever dies, races or is lost.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod crash;
+mod floors;
+mod holes;
+mod loss;
+
+mod range;
+mod rewind;
+mod rig;
+mod stores;
+mod trim;

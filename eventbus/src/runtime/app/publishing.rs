@@ -1,0 +1,88 @@
+//! What an app says of its relay, and what operators tell it.
+
+use super::{App, Published, PublishedError};
+use crate::{
+    domain::{name::Name, stream::Position},
+    port::{CheckpointError, Health},
+    runtime::relay::{self, RelayStatus, RelayView, RepublishError},
+};
+
+impl App {
+    /// Waits until the relay has published everything up to `position`, also where another process relays: what that one
+    /// publishes is seen about a second later.
+    ///
+    /// # Errors
+    /// [`PublishedError`] if nobody relays, the relay stopped, or it did not get there within the builder's
+    /// `wait_timeout`.
+    pub async fn published(&self, position: impl Into<Option<Position>>) -> Result<Published, PublishedError> {
+        let wanted = position.into().unwrap_or(Position::START);
+        let mut relay = self.relay().ok_or(PublishedError::NoRelay)?;
+        let timeout = self.0.wait_timeout;
+        match tokio::time::timeout(timeout, relay.reached(wanted)).await {
+            Ok(true) => {
+                let message_id = relay.tell(|now| now.message_id(wanted));
+                Ok(Published { position: relay.position().await.max(wanted), message_id })
+            }
+            Ok(false) => {
+                if let Some(stopped) = relay.tell(|now| now.stopped.clone()) {
+                    return Err(stopped.into());
+                }
+                let position = relay.tell(|now| now.position);
+                Err(PublishedError::Stopped { position, wanted, reason: "its app was shut down".into() })
+            }
+            Err(_) => {
+                let trouble = relay.tell(|now| now.trouble.clone()).unwrap_or_else(|| match relay.is_owner() {
+                    true => "it is still busy".into(),
+                    false => "another process relays, or is to relay".into(),
+                });
+                Err(PublishedError::TimedOut { position: relay.position().await, wanted, timeout, trouble })
+            }
+        }
+    }
+
+    /// How the relay fares; `None` if nobody relays: the app only consumes, or its bus lives in the process and the
+    /// builder says `.without_relay()`.
+    pub async fn relay_status(&self) -> Option<RelayStatus> {
+        Some(self.relay()?.status().await)
+    }
+
+    /// Whether the bus is well, and the relay of this process publishes; what a health endpoint answers. It never fails.
+    pub async fn health(&self) -> Health {
+        let health = self.0.bus.health().await;
+        let Some(relay) = self.relay() else {
+            return health;
+        };
+        match (relay.tell(|now| now.stopped.clone()), relay.tell(|now| now.trouble.clone())) {
+            (Some(stopped), _) => health.with_relay_stopped(stopped.to_string()),
+            (None, Some(trouble)) => health.with_relay_trouble(trouble),
+            (None, None) => health,
+        }
+    }
+
+    /// Publishes everything after `from` again, with the same event ids and positions, by whichever process relays: for
+    /// operators. Returns from where it is published: `from`, or lower if the relay is not that far.
+    ///
+    /// It resolves [`RelayError::StoreWentBack`](crate::RelayError::StoreWentBack): say where the copy ended that the store was restored from, or any
+    /// position before it; [`Position::START`] is always right. Handlers see again what they have seen.
+    ///
+    /// # Errors
+    /// [`RepublishError`]; a bus in the process keeps no position that could be set back.
+    pub async fn republish(&self, from: Position) -> Result<Position, RepublishError> {
+        relay::republish(&*self.0.store, &*self.0.bus, from).await
+    }
+
+    /// Forgets how far a consumer group of the bus has finished, so that nothing is kept or published again for it: for
+    /// operators. A group that is still on the bus is soon known again, so retire it there first.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] if the store cannot be reached.
+    pub async fn forget_group(&self, group: &Name) -> Result<(), CheckpointError> {
+        self.0.store.forget_floor(self.0.bus.destination(), group).await
+    }
+
+    fn relay(&self) -> Option<RelayView> {
+        let running = &*self.0;
+        let has_relay = running.tasks.relay.is_some() || running.has_store;
+        has_relay.then(|| RelayView::of(&running.store, &*running.bus, running.tasks.relay.as_ref())).flatten()
+    }
+}

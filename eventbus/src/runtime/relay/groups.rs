@@ -1,0 +1,176 @@
+//! How far the consumer groups of a bus have finished, kept in the store while the bus still knows.
+//!
+//! Keep: a floor is what the bus said last, lower ones too: a group that was set back has finished less. What the bus
+//! cannot tell leaves the former floor as it is.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::checkpoint_name;
+use crate::{
+    domain::{
+        error::{BoxError, Chain},
+        name::Name,
+        stream::Position,
+    },
+    port::{EventBus, EventStore, Floor, Publisher, RelayTarget, SeenFloor, SeenFloors},
+};
+
+/// After how long a group that finishes nothing, while there is something to finish, is worth a line in the log.
+const FORGOTTEN: Duration = Duration::from_secs(3_600);
+
+/// What became of the groups.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Nothing to do.
+    Fine,
+    /// The bus does not hold what was published last.
+    Lost,
+    /// A group misses what was published after this position; nothing that is known, if there is none.
+    Hole(Option<Position>),
+}
+
+/// What is known of the groups of a bus, while this process relays.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    watched: HashMap<Name, Watched>,
+    is_failing: bool,
+}
+
+#[derive(Debug)]
+struct Watched {
+    floor: Position,
+    /// Since when it is there.
+    since: Instant,
+    is_told: bool,
+    is_missing: bool,
+}
+
+impl Groups {
+    /// Asks the bus how far the groups are, and saves what is new.
+    pub(super) async fn look(
+        &mut self,
+        store: &dyn EventStore,
+        destination: &Name,
+        target: &dyn RelayTarget,
+        publisher: Publisher,
+    ) -> Result<Look, BoxError> {
+        let known: BTreeMap<Name, Position> =
+            store.floors(destination).await?.into_iter().map(|floor| (floor.group, floor.position)).collect();
+        let names: Vec<Name> = known.keys().cloned().collect();
+        let SeenFloors::Groups(seen) = target.group_floors(publisher, &names).await? else {
+            return Ok(Look::Lost);
+        };
+        let (mut changed, mut holes) = (Vec::new(), Vec::new());
+        for (group, floor) in seen {
+            let former = known.get(&group).copied();
+            if let SeenFloor::At(position) = floor
+                && former != Some(position)
+            {
+                changed.push(Floor { group: group.clone(), position });
+            }
+            self.note(destination, &group, floor, former);
+            if floor == SeenFloor::Hole {
+                tracing::warn!(
+                    %destination, %group, floor = former.map(Position::get),
+                    "somebody removed entries that a group had not finished: they are published again"
+                );
+                holes.push(former);
+            }
+        }
+        self.watched.retain(|group, _| known.contains_key(group) || changed.iter().any(|floor| floor.group == *group));
+        if !changed.is_empty() {
+            store.save_floors(destination, &changed).await?;
+        }
+        Ok(if holes.is_empty() { Look::Fine } else { Look::Hole(holes.into_iter().flatten().min()) })
+    }
+
+    /// Logs that they cannot be looked after, and once which of them hold everything back although there is something to
+    /// finish before `published`.
+    pub(super) fn report(&mut self, destination: &Name, published: Position, failure: Option<&BoxError>) {
+        if let Some(error) = failure
+            && !self.is_failing
+        {
+            tracing::warn!(%destination, error = %Chain(&**error), "how far the groups are cannot be kept, trying again");
+        }
+        self.is_failing = failure.is_some();
+        for (group, watched) in &mut self.watched {
+            let age = watched.since.elapsed();
+            if watched.floor < published && age >= FORGOTTEN && !watched.is_told {
+                watched.is_told = true;
+                let (floor, minutes) = (watched.floor, age.as_secs() / 60);
+                tracing::warn!(
+                    %destination, %group, %floor, minutes,
+                    "a group has finished nothing for long; what follows on its floor is kept for it, and is published \
+                     again if the bus loses its data: if nobody consumes it any more, retire it on the bus, then say \
+                     `app.forget_group(..)`"
+                );
+            }
+        }
+    }
+
+    /// Notes for how long a group has been where it is.
+    fn note(&mut self, destination: &Name, group: &Name, seen: SeenFloor, former: Option<Position>) {
+        let at = if let SeenFloor::At(position) = seen { Some(position) } else { former };
+        let Some(floor) = at else {
+            return;
+        };
+        let fresh = || Watched { floor, since: Instant::now(), is_told: false, is_missing: false };
+        let watched = self.watched.entry(group.clone()).or_insert_with(fresh);
+        if watched.floor != floor {
+            *watched = Watched { is_missing: watched.is_missing, ..fresh() };
+        }
+        let is_missing = seen == SeenFloor::Missing;
+        if is_missing && !watched.is_missing {
+            tracing::warn!(%destination, %group, %floor, "a group is gone from the bus; whoever consumes next makes it again");
+        }
+        watched.is_missing = is_missing;
+    }
+}
+
+/// From where on, and for whom, everything is published anew.
+pub(super) async fn adoption(store: &dyn EventStore, destination: &Name) -> Result<(Position, Vec<Name>), BoxError> {
+    let floors = store.floors(destination).await?;
+    let newest = store.head().await?;
+    let lowest = floors.iter().map(|floor| floor.position).min();
+    let floor = match lowest {
+        Some(floor) => floor,
+        None => store.load_checkpoint(&checkpoint_name(destination)).await?.unwrap_or_default(),
+    };
+    // a store that was restored may have floors that are ahead of it
+    Ok((floor.min(newest), floors.into_iter().map(|floor| floor.group).collect()))
+}
+
+/// Gives each of these groups a floor before it consumes: so it is known should the bus lose its data a moment later.
+pub(crate) async fn introduce(store: &dyn EventStore, bus: &dyn EventBus, groups: &[Name]) -> Result<(), BoxError> {
+    let Some(target) = bus.relay_target() else {
+        return Ok(());
+    };
+    let destination = bus.destination();
+    let known = store.floors(destination).await?;
+    let is_new = |group: &&Name| known.iter().all(|floor| floor.group != **group);
+    let new: Vec<_> = groups.iter().filter(is_new).collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    let asker = Publisher { store: store.store_id().await?, epoch: 0 };
+    let (seen, otherwise) = match target.group_floors(asker, &[]).await {
+        Ok(SeenFloors::Groups(seen)) => (seen, Position::START),
+        // nothing was published by a relay that keeps floors: what one without them did stays done
+        Ok(SeenFloors::Lost) if known.is_empty() => (Vec::new(), adoption(store, destination).await?.0),
+        Ok(SeenFloors::Lost) | Err(_) => (Vec::new(), Position::START),
+    };
+    let floor = |group: &Name| {
+        let seen = seen.iter().find_map(|(name, floor)| match floor {
+            SeenFloor::At(position) if name == group => Some(*position),
+            _ => None,
+        });
+        Floor { group: group.clone(), position: seen.unwrap_or(otherwise) }
+    };
+    let floors: Vec<_> = new.into_iter().map(floor).collect();
+    Ok(store.save_floors(destination, &floors).await?)
+}

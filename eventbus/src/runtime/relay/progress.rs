@@ -1,0 +1,216 @@
+//! How far the relay has come, and how it fares.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::{sync::watch, time::Instant};
+
+use super::{RelayError, range::Range};
+use crate::{
+    domain::{
+        error::{BoxError, Chain},
+        name::Name,
+        record::RecordedEvent,
+        stream::Position,
+    },
+    port::MessageId,
+};
+
+/// How many message ids of the last published events are remembered for those who wait for them.
+const REMEMBERED: usize = 1_024;
+
+/// How the relay of an app fares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RelayStatus {
+    /// Everything up to here is published. Where another process relays, it is what that one saved, about once a second.
+    pub position: Position,
+    /// The end of the store; `None` if it cannot be asked.
+    pub head: Option<Position>,
+    /// Whether this process relays; the others stand by.
+    pub is_owner: bool,
+    /// How long it has had something to publish without once coming to the end, where this process relays.
+    pub lag: Duration,
+    /// What keeps it from publishing for now: it tries again.
+    pub trouble: Option<String>,
+    /// What keeps it from publishing until somebody decides.
+    pub stopped: Option<RelayError>,
+}
+
+impl RelayStatus {
+    /// How many events are not published yet, at most: positions have gaps. `None` if the store cannot be asked.
+    #[must_use]
+    pub fn lag_events(&self) -> Option<u64> {
+        self.head.map(|head| head.get().saturating_sub(self.position.get()))
+    }
+}
+
+/// How far the relay of this process has come.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RelayProgress {
+    /// Everything up to here is published.
+    pub(crate) position: Position,
+    /// What the bus called the last events, by position.
+    recent: VecDeque<(Position, MessageId)>,
+    /// Since when it was not at the end of the feed.
+    behind_since: Option<Instant>,
+    /// Whether this process relays at the moment.
+    pub(crate) is_owner: bool,
+    /// Why the relay does not publish at the moment.
+    pub(crate) trouble: Option<String>,
+    /// Why it does not until somebody decides.
+    pub(crate) stopped: Option<RelayError>,
+}
+
+impl RelayProgress {
+    /// What the bus called the event at `position`, if it was published lately.
+    pub(crate) fn message_id(&self, position: Position) -> Option<MessageId> {
+        let index = self.recent.binary_search_by_key(&position, |(position, _)| *position).ok()?;
+        Some(self.recent[index].1.clone())
+    }
+
+    pub(super) fn lag(&self) -> Duration {
+        self.behind_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn move_to(&mut self, position: Position) {
+        // what is published again is called something else
+        self.recent.retain(|(published, _)| *published <= position);
+        self.position = position;
+        self.trouble = None;
+        self.stopped = None;
+    }
+
+    fn published(&mut self, range: &Range, ids: Vec<MessageId>) {
+        self.move_to(range.through);
+        if ids.len() == range.events.len() {
+            let positions = range.events.iter().filter_map(RecordedEvent::position);
+            self.recent.extend(positions.zip(ids));
+            self.recent.drain(..self.recent.len().saturating_sub(REMEMBERED));
+        }
+    }
+}
+
+/// Where a relay writes how far it has come and how it fares; the log gets what is news.
+pub(super) struct Board {
+    destination: Name,
+    progress: watch::Sender<RelayProgress>,
+}
+
+impl Board {
+    pub(super) fn new(destination: Name, position: Position) -> Self {
+        Self { destination, progress: watch::Sender::new(RelayProgress { position, ..RelayProgress::default() }) }
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<RelayProgress> {
+        self.progress.subscribe()
+    }
+
+    pub(super) fn destination(&self) -> &Name {
+        &self.destination
+    }
+
+    pub(super) fn position(&self) -> Position {
+        self.progress.borrow().position
+    }
+
+    pub(super) fn set_owner(&self, is_owner: bool) {
+        self.progress.send_modify(|progress| {
+            progress.is_owner = is_owner;
+            progress.behind_since = None;
+        });
+    }
+
+    /// A range was published.
+    pub(super) fn published(&self, range: &Range, ids: Vec<MessageId>) {
+        self.progress.send_modify(|progress| progress.published(range, ids));
+    }
+
+    /// The bus is at this position, whoever brought it there.
+    pub(super) fn moved(&self, position: Position) {
+        self.progress.send_modify(|progress| progress.move_to(position));
+    }
+
+    /// There is something to publish, or not.
+    pub(super) fn set_behind(&self, is_behind: bool) {
+        self.progress.send_if_modified(|progress| {
+            let changed = is_behind != progress.behind_since.is_some();
+            if changed {
+                progress.behind_since = is_behind.then(Instant::now);
+            }
+            changed
+        });
+    }
+
+    /// It did not work; a failure `repeated` is not worth another line in the log.
+    pub(super) fn trouble(&self, error: &BoxError, repeated: bool) {
+        let (destination, error) = (&self.destination, Chain(&**error).to_string());
+        if repeated {
+            tracing::debug!(%destination, %error, "relay still cannot publish");
+        } else {
+            tracing::warn!(%destination, %error, "relay cannot publish, trying again");
+        }
+        self.progress.send_modify(|progress| progress.trouble = Some(error));
+    }
+
+    pub(super) fn recovered(&self) {
+        self.progress.send_if_modified(|progress| progress.trouble.take().is_some());
+    }
+
+    /// Another process was seen to relay, `times` in a row. One that keeps at it has not stopped.
+    pub(super) fn stands_by(&self, times: u32) {
+        self.progress.send_if_modified(|progress| {
+            let was_stopped = times > 2 && progress.stopped.take().is_some();
+            progress.trouble.take().is_some() || was_stopped
+        });
+    }
+
+    /// Only an operator can help.
+    pub(super) fn stopped(&self, error: RelayError) {
+        self.progress.send_if_modified(|progress| {
+            let is_news = progress.stopped.as_ref() != Some(&error);
+            if is_news && progress.stopped.is_none() {
+                tracing::error!(destination = %self.destination, %error, "relay stopped");
+            }
+            progress.stopped = Some(error);
+            is_news
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{record::NewEvent, stream::StreamId};
+
+    fn publish(progress: &mut RelayProgress, number: u64, id: &str) {
+        let stream = StreamId::parse("Order", "1").unwrap();
+        let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
+        let event = event.recorded_as(stream, number.into(), Some(number.into()));
+        let range = Range { after: (number - 1).into(), through: number.into(), events: vec![event], is_full: false };
+        progress.published(&range, vec![MessageId::new(id)]);
+    }
+
+    #[test]
+    fn only_the_last_message_ids_are_remembered() {
+        let mut progress = RelayProgress::default();
+        for number in 1..=3_000 {
+            publish(&mut progress, number, &number.to_string());
+        }
+        let id = |number| progress.message_id(Position::new(number));
+        assert_eq!(id(3_000), Some(MessageId::new("3000")));
+        assert_eq!((id(1_000), progress.recent.len()), (None, REMEMBERED));
+    }
+
+    #[test]
+    fn what_is_published_again_is_known_by_its_new_id() {
+        let mut progress = RelayProgress::default();
+        for number in 1..=4 {
+            publish(&mut progress, number, "old");
+        }
+        progress.move_to(2.into());
+        assert_eq!(progress.message_id(3.into()), None);
+        publish(&mut progress, 3, "new");
+        let id = |number: u64| progress.message_id(number.into());
+        assert_eq!((id(2), id(3)), (Some(MessageId::new("old")), Some(MessageId::new("new"))));
+    }
+}

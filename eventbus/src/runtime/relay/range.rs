@@ -1,0 +1,126 @@
+//! What is published at once: everything a feed holds after one position up to another.
+//!
+//! Keep: a range ends at its last event. A position without an event may be drawn again after a crash of the store.
+
+use futures_util::TryStreamExt;
+
+use crate::{
+    domain::{record::RecordedEvent, stream::Position},
+    port::{EventStore, PublishRange, ReadError, RecordStream},
+};
+
+/// At most this much is published by one call: about a millisecond of a busy Redis.
+const MAX_EVENTS: usize = 256;
+const MAX_BYTES: usize = 256 * 1024;
+
+/// Everything after one position up to another.
+#[derive(Debug)]
+pub(super) struct Range {
+    pub(super) after: Position,
+    pub(super) through: Position,
+    pub(super) events: Vec<RecordedEvent>,
+    /// Whether there may be more to publish behind it.
+    pub(super) is_full: bool,
+}
+
+impl Range {
+    /// A range that only asks.
+    pub(super) fn empty(at: Position) -> Self {
+        Self { after: at, through: at, events: Vec::new(), is_full: false }
+    }
+
+    pub(super) fn as_port(&self) -> PublishRange<'_> {
+        PublishRange { after: self.after, through: self.through, events: &self.events }
+    }
+}
+
+/// Reads ranges, one behind the other; the feed stays open between them.
+pub(super) struct Ranges<'a> {
+    store: &'a dyn EventStore,
+    /// The feed, and up to where it was read.
+    feed: Option<(RecordStream<'a>, Position)>,
+}
+
+impl<'a> Ranges<'a> {
+    pub(super) fn of(store: &'a dyn EventStore) -> Self {
+        Self { store, feed: None }
+    }
+
+    /// What follows on `after`, without events if that is the end.
+    pub(super) async fn next(&mut self, after: Position) -> Result<Range, ReadError> {
+        let open = self.feed.take().filter(|(_, at)| *at == after);
+        let mut feed = open.map_or_else(|| self.store.read_all(after), |(feed, _)| feed);
+        let (mut range, mut bytes) = (Range::empty(after), 0);
+        while let Some(record) = feed.try_next().await? {
+            bytes += record.payload().len();
+            range.through = record.position().unwrap_or(range.through);
+            range.events.push(record);
+            if range.events.len() == MAX_EVENTS || bytes >= MAX_BYTES {
+                range.is_full = true;
+                self.feed = Some((feed, range.through));
+                break;
+            }
+        }
+        Ok(range)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{
+            name::Name,
+            record::NewEvent,
+            stream::{ExpectedVersion, StreamId},
+        },
+        memory::InMemoryEventStore,
+        port::AppendEvents as _,
+    };
+
+    async fn append(store: &InMemoryEventStore, payloads: impl Iterator<Item = String>) {
+        let stream = StreamId::parse("Order", "1").unwrap();
+        let events = payloads.map(|payload| NewEvent::new(Name::from_static("Noted"), 1, payload)).collect();
+        store.append(&stream, ExpectedVersion::Any, events).await.unwrap();
+    }
+
+    fn small(events: usize) -> impl Iterator<Item = String> {
+        std::iter::repeat_n("{}".into(), events)
+    }
+
+    /// Where a range begins and ends, and how many events it has.
+    async fn next(ranges: &mut Ranges<'_>, after: u64) -> (u64, u64, usize) {
+        let range = ranges.next(after.into()).await.unwrap();
+        (range.after.get(), range.through.get(), range.events.len())
+    }
+
+    #[tokio::test]
+    async fn ranges_follow_each_other_to_the_end_and_go_on_when_more_is_appended() {
+        let store = InMemoryEventStore::new();
+        append(&store, small(300)).await;
+        let mut ranges = Ranges::of(&store);
+        assert_eq!(next(&mut ranges, 0).await, (0, 256, 256));
+        assert_eq!(next(&mut ranges, 256).await, (256, 300, 44));
+        assert_eq!(next(&mut ranges, 300).await, (300, 300, 0));
+        append(&store, small(2)).await;
+        assert_eq!(next(&mut ranges, 300).await, (300, 302, 2));
+    }
+
+    #[tokio::test]
+    async fn a_range_begins_where_it_is_told_wherever_the_feed_is() {
+        let store = InMemoryEventStore::new();
+        append(&store, small(600)).await;
+        let mut ranges = Ranges::of(&store);
+        assert_eq!(next(&mut ranges, 0).await, (0, 256, 256));
+        assert_eq!(next(&mut ranges, 10).await, (10, 266, 256));
+        assert_eq!(next(&mut ranges, 590).await, (590, 600, 10));
+    }
+
+    #[tokio::test]
+    async fn a_range_is_limited_in_bytes() {
+        let store = InMemoryEventStore::new();
+        let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(100 * 1024));
+        append(&store, std::iter::repeat_n(large, 5)).await;
+        assert_eq!(next(&mut Ranges::of(&store), 0).await, (0, 3, 3));
+    }
+}

@@ -1,0 +1,65 @@
+//! Publishing again from a position, by an operator's word.
+
+use std::time::Duration;
+
+use super::{RelayError, RepublishError, checkpoint_name, owner, target::halt_name};
+use crate::{
+    domain::stream::Position,
+    port::{Adopted, EventBus, EventStore, Publisher, RelayTarget},
+};
+
+/// For how long relays are kept away meanwhile, if this process dies in between.
+const LEASE: Duration = Duration::from_secs(5);
+
+/// How often the lease is taken at most: a store that was restored may have to make up for as many changes of hands.
+const ATTEMPTS: usize = 10_000;
+
+/// Sets the position of a bus back; whoever relays goes on from there. Returns from where it publishes.
+pub(crate) async fn republish(
+    store: &dyn EventStore,
+    bus: &dyn EventBus,
+    from: Position,
+) -> Result<Position, RepublishError> {
+    let destination = bus.destination();
+    let Some(target) = bus.relay_target() else {
+        return Err(RepublishError::NoPosition { destination: destination.clone() });
+    };
+    // never ahead of the store, or the relay would stop there again
+    let newest = store.head().await.map_err(RepublishError::unavailable(destination))?;
+    let position = set_back(store, bus, target, from.min(newest)).await?;
+    let halt = halt_name(destination);
+    let halted = store.load_checkpoint(&halt).await.map_err(RepublishError::unavailable(destination))?;
+    if halted.is_some_and(|halted| halted > Position::START) {
+        store.save_checkpoint(&halt, Position::START).await.map_err(RepublishError::unavailable(destination))?;
+    }
+    tracing::info!(%destination, %position, "it is published again from here");
+    Ok(position)
+}
+
+async fn set_back(
+    store: &dyn EventStore,
+    bus: &dyn EventBus,
+    target: &dyn RelayTarget,
+    to: Position,
+) -> Result<Position, RepublishError> {
+    let destination = bus.destination();
+    let unavailable = |source| RepublishError::Unavailable { destination: destination.clone(), source };
+    let own = store.store_id().await.map_err(|error| unavailable(error.into()))?;
+    let (role, owner) = (checkpoint_name(destination), owner().map_err(unavailable)?);
+    for _ in 0..ATTEMPTS {
+        let lease = store.seize_lease(&role, &owner, LEASE).await.map_err(|error| unavailable(error.into()))?;
+        let adopted = target.rewind(Publisher { store: own, epoch: lease.epoch }, to).await;
+        if !matches!(adopted, Ok(Adopted::Fenced)) {
+            // it would run out by itself
+            let _ = store.release_lease(&lease).await;
+        }
+        match adopted.map_err(|error| unavailable(error.into()))? {
+            Adopted::At(position) | Adopted::Moved(position) => return Ok(position),
+            Adopted::Fenced => {}
+            Adopted::OtherStore(other) => {
+                return Err(RelayError::OtherStore { destination: destination.clone(), own, other }.into());
+            }
+        }
+    }
+    Err(RepublishError::Contended { destination: destination.clone() })
+}

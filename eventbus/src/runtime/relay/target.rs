@@ -1,0 +1,244 @@
+//! Publishing to a bus that keeps the position of the store beside its events.
+//!
+//! Keep: the answers of the bus are the truth. After any doubt the relay asks, and goes on from where the bus is.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    Relay, RelayError,
+    groups::{Groups, Look, adoption},
+    range::{Range, Ranges},
+    tenure::{Publish, Step},
+};
+use crate::{
+    domain::{error::BoxError, name::Name, stream::Position},
+    port::{Adopted, Adoption, EventStore, FeedFilter, Publisher, RangeOutcome, ReadError, RelayTarget},
+};
+
+/// How often the groups are looked after; and the bus asked while there is nothing to publish, so that a loss of its
+/// data is noticed at rest too.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Everything: `Position` is at most this in any store.
+const END: u64 = i64::MAX as u64;
+
+/// Under this name the store remembers that it went back behind what was published, until somebody decides.
+pub(super) fn halt_name(destination: &Name) -> Name {
+    Name::prefixed("relay-halted:", destination)
+}
+
+/// Whether the bus was seen to know of an owner that the store has forgotten.
+#[derive(Debug, Default)]
+pub(super) struct Halt {
+    is_suspected: bool,
+}
+
+impl Halt {
+    pub(super) fn suspect(&mut self) {
+        self.is_suspected = true;
+    }
+}
+
+/// Publishes ranges.
+pub(super) struct ToTarget<'a> {
+    relay: &'a Relay,
+    store: &'a dyn EventStore,
+    target: &'a dyn RelayTarget,
+    epoch: u64,
+    /// Known once it has begun.
+    publisher: Option<Publisher>,
+    ranges: Ranges<'a>,
+    /// What is published next, where that is clear.
+    next: Option<Range>,
+    asked: Instant,
+    looked: Instant,
+    groups: Groups,
+    halt: &'a mut Halt,
+}
+
+impl Publish for ToTarget<'_> {
+    const SAVES_CHECKPOINT: bool = false;
+
+    async fn step(&mut self) -> Result<Step, BoxError> {
+        let Some(publisher) = self.publisher else {
+            return self.begin().await;
+        };
+        if let Some(step) = self.look_after_groups(publisher).await {
+            return Ok(step);
+        }
+        let position = self.relay.board.position();
+        let range = match self.next.take() {
+            Some(range) => range,
+            None => self.ranges.next(position).await?,
+        };
+        self.relay.board.set_behind(!range.events.is_empty());
+        if !range.events.is_empty() || range.after != position {
+            return self.publish(publisher, range).await;
+        }
+        if self.asked.elapsed() < LOOK {
+            return Ok(Step::CaughtUp);
+        }
+        if let Some(stopped) = self.went_back(position).await? {
+            return Ok(stopped);
+        }
+        self.publish(publisher, range).await
+    }
+}
+
+impl<'a> ToTarget<'a> {
+    pub(super) fn new(relay: &'a Relay, target: &'a dyn RelayTarget, epoch: u64, halt: &'a mut Halt) -> Self {
+        let (store, now) = (&*relay.store, Instant::now());
+        Self {
+            relay,
+            store,
+            target,
+            epoch,
+            publisher: None,
+            ranges: Ranges::of(store),
+            next: None,
+            asked: now,
+            looked: now,
+            groups: Groups::default(),
+            halt,
+        }
+    }
+
+    /// Asks where the bus is, unless somebody has to decide first.
+    async fn begin(&mut self) -> Result<Step, BoxError> {
+        let halted = self.store.load_checkpoint(&halt_name(self.destination())).await?.unwrap_or_default();
+        if halted > Position::START {
+            let newest = self.store.head().await?;
+            return Ok(self.store_went_back(halted, newest));
+        }
+        let publisher = Publisher { store: self.store.store_id().await?, epoch: self.epoch };
+        let step = self.publish(publisher, Range::empty(Position::START)).await?;
+        self.publisher = Some(publisher);
+        Ok(step)
+    }
+
+    /// Publishes a range, and reads the next one meanwhile.
+    async fn publish(&mut self, publisher: Publisher, range: Range) -> Result<Step, BoxError> {
+        let ranges = &mut self.ranges;
+        let read_ahead = async {
+            // what cannot be read now fails when it is its turn
+            if range.is_full { ranges.next(range.through).await.ok() } else { None }
+        };
+        let (answer, ahead) = tokio::join!(self.target.publish_range(publisher, range.as_port()), read_ahead);
+        if answer.is_ok() {
+            self.asked = Instant::now();
+        }
+        match answer {
+            Ok(RangeOutcome::Published(ids)) => {
+                self.halt.is_suspected = false;
+                self.relay.board.published(&range, ids);
+                self.next = ahead;
+                Ok(if range.events.is_empty() { Step::CaughtUp } else { Step::Done })
+            }
+            Ok(RangeOutcome::Moved(position)) => self.moved(position).await,
+            Ok(RangeOutcome::Fenced) => Ok(Step::Fenced),
+            Ok(RangeOutcome::Lost) => self.adopt(publisher).await,
+            Err(error) => {
+                // whether it was published is told by the answer to the same range
+                self.next = Some(range);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Somebody else brought the bus to `position`.
+    async fn moved(&mut self, position: Position) -> Result<Step, BoxError> {
+        if let Some(stopped) = self.went_back(position).await? {
+            return Ok(stopped);
+        }
+        Ok(self.go_on(position))
+    }
+
+    fn go_on(&mut self, position: Position) -> Step {
+        self.next = None;
+        self.relay.board.moved(position);
+        Step::Done
+    }
+
+    /// The bus lost what was published, or never heard of the store.
+    async fn adopt(&mut self, publisher: Publisher) -> Result<Step, BoxError> {
+        self.halt.is_suspected = false;
+        let (floor, groups) = adoption(self.store, self.destination()).await?;
+        let adoption = Adoption { floor, groups: &groups, shared: self.relay.options.shared };
+        let adopted = self.target.adopt(publisher, adoption).await?;
+        if let Adopted::At(position) = adopted {
+            tracing::warn!(
+                destination = %self.destination(), %position, groups = groups.len(),
+                "the bus does not hold what this store published last, or holds nothing of it yet: it is published from here"
+            );
+        }
+        self.set_to(publisher, adopted).await
+    }
+
+    /// Once a second. What fails is tried again a second later: publishing need not wait for it.
+    async fn look_after_groups(&mut self, publisher: Publisher) -> Option<Step> {
+        if self.looked.elapsed() < LOOK {
+            return None;
+        }
+        self.looked = Instant::now();
+        let looked = self.look(publisher).await;
+        self.groups.report(self.destination(), self.relay.board.position(), looked.as_ref().err());
+        looked.unwrap_or_default()
+    }
+
+    async fn look(&mut self, publisher: Publisher) -> Result<Option<Step>, BoxError> {
+        Ok(match self.groups.look(self.store, self.destination(), self.target, publisher).await? {
+            Look::Fine => None,
+            Look::Lost => Some(self.adopt(publisher).await?),
+            Look::Hole(floor) => {
+                // a group that was never known is promised nothing; the bus is told all the same that it was noted
+                let floor = floor.unwrap_or(self.relay.board.position());
+                let adopted = self.target.rewind(publisher, floor).await?;
+                Some(self.set_to(publisher, adopted).await?)
+            }
+        })
+    }
+
+    async fn set_to(&mut self, publisher: Publisher, adopted: Adopted) -> Result<Step, BoxError> {
+        match adopted {
+            Adopted::At(position) => Ok(self.go_on(position)),
+            Adopted::Moved(position) => self.moved(position).await,
+            Adopted::Fenced => Ok(Step::Fenced),
+            Adopted::OtherStore(other) => Ok(Step::Stopped(self.other_store(publisher.store, other))),
+        }
+    }
+
+    /// Whether the store ends before what was published, so that what it appends now would pass for published.
+    ///
+    /// The end that is safe to read may be behind for a moment; then there are events that it does not cover yet.
+    async fn went_back(&mut self, published: Position) -> Result<Option<Step>, BoxError> {
+        let newest = self.store.head().await?;
+        let is_beyond = published > newest && is_beyond(self.store, published).await?;
+        if published == Position::START || !(is_beyond || self.halt.is_suspected) {
+            return Ok(None);
+        }
+        self.store.save_checkpoint(&halt_name(self.destination()), published).await?;
+        self.halt.is_suspected = false;
+        Ok(Some(self.store_went_back(published, newest)))
+    }
+
+    fn store_went_back(&self, published: Position, newest: Position) -> Step {
+        Step::Stopped(RelayError::StoreWentBack { destination: self.destination().clone(), published, newest })
+    }
+
+    fn other_store(&self, own: Uuid, other: Uuid) -> RelayError {
+        RelayError::OtherStore { destination: self.destination().clone(), own, other }
+    }
+
+    fn destination(&self) -> &'a Name {
+        self.relay.board.destination()
+    }
+}
+
+/// Whether a store holds nothing at or after a position.
+async fn is_beyond(store: &dyn EventStore, published: Position) -> Result<bool, ReadError> {
+    let before = Position::new(published.get().saturating_sub(1));
+    Ok(store.count_events(before, Position::new(END), &FeedFilter::all()).await? == 0)
+}

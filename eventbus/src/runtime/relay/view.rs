@@ -1,0 +1,105 @@
+//! What an app can see of the relay, whichever process has it.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use super::{RelayProgress, RelayStatus, checkpoint_name};
+use crate::{
+    domain::{name::Name, stream::Position},
+    port::{EventBus, EventStore},
+};
+
+/// How often the store is asked how far another process has come, while somebody waits for it.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The relay of a destination, as seen from one process.
+pub(crate) struct RelayView {
+    store: Arc<dyn EventStore>,
+    /// What another process saves about once a second; `None` if no other process can relay to this bus.
+    checkpoint: Option<Name>,
+    progress: Option<watch::Receiver<RelayProgress>>,
+}
+
+/// What the relay of this process knows.
+#[derive(Default)]
+struct Own {
+    position: Position,
+    is_owner: bool,
+    is_stopped: bool,
+}
+
+impl RelayView {
+    /// `None` if nobody relays to this bus.
+    pub(crate) fn of(
+        store: &Arc<dyn EventStore>,
+        bus: &dyn EventBus,
+        progress: Option<&watch::Receiver<RelayProgress>>,
+    ) -> Option<Self> {
+        let checkpoint = bus.is_durable().then(|| checkpoint_name(bus.destination()));
+        (progress.is_some() || checkpoint.is_some()).then(|| Self {
+            store: Arc::clone(store),
+            checkpoint,
+            progress: progress.cloned(),
+        })
+    }
+
+    /// How far everything is published, as far as this process can tell.
+    pub(crate) async fn position(&self) -> Position {
+        let own = self.own();
+        let saved = if own.is_owner { None } else { self.saved().await };
+        own.position.max(saved.unwrap_or_default())
+    }
+
+    /// What the relay of this process tells.
+    pub(crate) fn tell<T: Default>(&self, what: impl FnOnce(&RelayProgress) -> T) -> T {
+        self.progress.as_ref().map(|progress| what(&progress.borrow())).unwrap_or_default()
+    }
+
+    pub(crate) fn is_owner(&self) -> bool {
+        self.own().is_owner
+    }
+
+    fn own(&self) -> Own {
+        self.tell(|now| Own { position: now.position, is_owner: now.is_owner, is_stopped: now.stopped.is_some() })
+    }
+
+    async fn saved(&self) -> Option<Position> {
+        self.store.load_checkpoint(self.checkpoint.as_ref()?).await.ok()?
+    }
+
+    /// Waits until everything up to `wanted` is published. False: the relay ended, or only an operator can help.
+    pub(crate) async fn reached(&mut self, wanted: Position) -> bool {
+        loop {
+            let own = self.own();
+            if own.position >= wanted || !own.is_owner && self.saved().await.is_some_and(|saved| saved >= wanted) {
+                return true;
+            }
+            if own.is_stopped {
+                return false;
+            }
+            let Some(progress) = &mut self.progress else {
+                tokio::time::sleep(ASK_AGAIN).await;
+                continue;
+            };
+            tokio::select! {
+                changed = progress.changed() => if changed.is_err() {
+                    return progress.borrow().position >= wanted;
+                },
+                () = tokio::time::sleep(ASK_AGAIN), if self.checkpoint.is_some() && !own.is_owner => {}
+            }
+        }
+    }
+
+    pub(crate) async fn status(&self) -> RelayStatus {
+        let (position, head, own) = (self.position().await, self.store.head().await.ok(), self.own());
+        RelayStatus {
+            position,
+            head,
+            is_owner: own.is_owner,
+            lag: self.tell(RelayProgress::lag),
+            trouble: self.tell(|now| now.trouble.clone()),
+            stopped: self.tell(|now| now.stopped.clone()),
+        }
+    }
+}

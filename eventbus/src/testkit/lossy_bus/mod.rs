@@ -1,0 +1,237 @@
+//! A bus in memory that keeps positions beside its events, and loses data on demand: what a relay has to cope with.
+
+mod data;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use self::data::{Data, Kept};
+use super::{Fault, Faults};
+use crate::{
+    domain::{name::Name, record::RecordedEvent, stream::Position},
+    memory::InMemoryEventBus,
+    port::{
+        Adopted, Adoption, BusStats, CheckpointError, Checkpoints, ConsumeError, DeadLetters, EventBus, GroupProgress,
+        MessageId, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloor, SeenFloors,
+        ShutdownError, StreamInfo, Subscribers,
+    },
+};
+
+/// A [`RelayTarget`] in memory whose data can be lost, rolled back and trimmed by a test, which consumes by hand too.
+///
+/// Clones share everything; a [`connection`](Self::connection) shares the data only.
+#[derive(Clone)]
+pub struct LossyBus {
+    data: Arc<Mutex<Data>>,
+    bus: InMemoryEventBus,
+    /// What goes wrong with the next ranges that are published over this connection.
+    pub ranges: Faults,
+    paused: Arc<watch::Sender<bool>>,
+}
+
+/// What the bus held at one moment.
+#[derive(Debug, Clone)]
+pub struct LossyBusCopy(Kept);
+
+impl Default for LossyBus {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for LossyBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LossyBus").field("data", &self.lock()).finish_non_exhaustive()
+    }
+}
+
+impl LossyBus {
+    /// Makes an empty bus.
+    #[must_use]
+    pub fn new() -> Self {
+        let (data, ranges, paused) = Default::default();
+        Self { data, bus: InMemoryEventBus::new(), ranges, paused }
+    }
+
+    /// Another way to the same data, with faults and pauses of its own.
+    #[must_use]
+    pub fn connection(&self) -> Self {
+        Self { data: Arc::clone(&self.data), ..Self::new() }
+    }
+
+    /// Loses everything.
+    pub fn flush(&self) {
+        self.lock().kept = Kept::default();
+    }
+
+    /// What it holds now.
+    #[must_use]
+    pub fn copy(&self) -> LossyBusCopy {
+        LossyBusCopy(self.lock().kept.clone())
+    }
+
+    /// Holds what it held then.
+    pub fn restore(&self, copy: &LossyBusCopy) {
+        self.lock().kept = copy.0.clone();
+    }
+
+    /// Removes the oldest entries, whoever has not finished them.
+    pub fn trim(&self, entries: usize) {
+        let data = &mut *self.lock();
+        let gone = data.kept.entries.drain(..entries.min(data.kept.entries.len())).next_back();
+        for group in data.kept.groups.values_mut() {
+            group.has_hole |= gone.as_ref().is_some_and(|gone| group.finished < gone.id);
+        }
+    }
+
+    /// Makes a group that begins with the oldest entry, if it is missing.
+    pub fn create_group(&self, group: &Name) {
+        self.lock().kept.groups.entry(group.clone()).or_default();
+    }
+
+    /// Removes a group.
+    pub fn destroy_group(&self, group: &Name) {
+        self.lock().kept.groups.remove(group);
+    }
+
+    /// Takes and finishes the next events of a group, which is made if it is missing.
+    pub fn take(&self, group: &Name, most: usize) -> Vec<RecordedEvent> {
+        let data = &mut *self.lock();
+        let group = data.kept.groups.entry(group.clone()).or_default();
+        let next = data.kept.entries.iter().filter(|entry| entry.id > group.finished).take(most);
+        let taken: Vec<_> = next.cloned().collect();
+        group.finished = taken.last().map_or(group.finished, |entry| entry.id);
+        taken.into_iter().map(|entry| entry.event).collect()
+    }
+
+    /// The positions of the events it holds, in order.
+    #[must_use]
+    pub fn positions(&self) -> Vec<u64> {
+        let data = self.lock();
+        data.kept.entries.iter().filter_map(|entry| entry.event.position()).map(Position::get).collect()
+    }
+
+    /// The positions of all events that were ever published, in order.
+    #[must_use]
+    pub fn history(&self) -> Vec<u64> {
+        self.lock().history.iter().copied().map(Position::get).collect()
+    }
+
+    /// The store's position, if there is one.
+    #[must_use]
+    pub fn position(&self, store: Uuid) -> Option<Position> {
+        Some(self.lock().kept.records.get(&store)?.position)
+    }
+
+    /// Tells this of every group from now on, whatever is true; `None` tells the truth again.
+    pub fn tell_floors(&self, floor: Option<SeenFloor>) {
+        self.lock().tells_floors = floor;
+    }
+
+    /// Holds the ranges up that are published over this connection, before anything happens, or lets them go on.
+    pub fn pause(&self, is_paused: bool) {
+        self.paused.send_replace(is_paused);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Data> {
+        self.data.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn error(&self, is_unknown: bool) -> PublishError {
+        let (destination, source) = (self.destination().clone(), "fault made by the test".into());
+        match is_unknown {
+            true => PublishError::OutcomeUnknown { destination, source },
+            false => PublishError::Unavailable { destination, source },
+        }
+    }
+}
+
+#[async_trait]
+impl RelayTarget for LossyBus {
+    async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
+        // the sender lives as long as this connection
+        let _ = self.paused.subscribe().wait_for(|is_paused| !is_paused).await;
+        let fault = self.ranges.take();
+        if fault == Some(Fault::Unavailable) {
+            return Err(self.error(false));
+        }
+        let outcome = self.lock().publish(publisher, range);
+        if fault.is_some() { Err(self.error(true)) } else { Ok(outcome) }
+    }
+
+    async fn adopt(&self, publisher: Publisher, adoption: Adoption<'_>) -> Result<Adopted, PublishError> {
+        Ok(self.lock().adopt(publisher, adoption))
+    }
+
+    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<SeenFloors, PublishError> {
+        Ok(self.lock().floors(publisher.store, known))
+    }
+
+    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<Adopted, PublishError> {
+        Ok(self.lock().rewind(publisher, to))
+    }
+}
+
+impl DeadLetters for LossyBus {}
+
+#[async_trait]
+impl EventBus for LossyBus {
+    fn destination(&self) -> &Name {
+        self.bus.destination()
+    }
+
+    fn default_group(&self) -> &Name {
+        self.bus.default_group()
+    }
+
+    async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        self.bus.publish(events).await
+    }
+
+    fn relay_target(&self) -> Option<&dyn RelayTarget> {
+        Some(self)
+    }
+
+    async fn resume_from(&self, _checkpoints: Arc<dyn Checkpoints>) -> Result<Option<Position>, CheckpointError> {
+        Ok(None)
+    }
+
+    fn subscribers(&self) -> &Subscribers {
+        self.bus.subscribers()
+    }
+
+    async fn start_consuming(&self) -> Result<(), ConsumeError> {
+        self.bus.start_consuming().await
+    }
+
+    async fn stop_consuming(&self) {
+        self.bus.stop_consuming().await;
+    }
+
+    fn is_consuming(&self) -> bool {
+        self.bus.is_consuming()
+    }
+
+    async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
+        self.bus.shutdown(timeout).await
+    }
+
+    fn stats(&self) -> BusStats {
+        self.bus.stats()
+    }
+
+    async fn stream_info(&self) -> StreamInfo {
+        self.bus.stream_info().await
+    }
+
+    async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
+        self.bus.progress(group).await
+    }
+}

@@ -1,0 +1,184 @@
+//! Relays over one store, and a bus that loses data, replies and time: what a group had not finished comes again, and
+//! nothing comes twice without a loss.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use eventbus::{
+    InMemoryEventStore, Name,
+    port::{Leases, ReadFeed},
+    prelude::*,
+    testkit::{Fault, LossyBus},
+};
+use proptest::{collection::vec, prelude::*};
+
+use crate::orders::{Order, created};
+
+const RELAYS: usize = 3;
+static ROLE: Name = Name::from_static("relay:memory");
+static GROUPS: [Name; 2] = [Name::from_static("audit"), Name::from_static("mails")];
+
+#[derive(Debug, Clone)]
+enum Event {
+    Append(usize),
+    Take(usize, usize),
+    Flush,
+    Copy,
+    Restore,
+    Trim(usize),
+    Fail(usize, bool),
+    Pause(usize, bool),
+    TakeOver,
+    Wait(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (1..400_usize).prop_map(Event::Append),
+        4 => (0..GROUPS.len(), 1..300_usize).prop_map(|(group, most)| Event::Take(group, most)),
+        6 => (0..3_000_u64).prop_map(Event::Wait),
+        2 => (0..RELAYS, any::<bool>()).prop_map(|(relay, is_lost)| Event::Fail(relay, is_lost)),
+        2 => (0..RELAYS, any::<bool>()).prop_map(|(relay, is_paused)| Event::Pause(relay, is_paused)),
+        1 => Just(Event::TakeOver),
+    ]
+}
+
+fn event_or_loss() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        10 => event(),
+        1 => Just(Event::Flush),
+        1 => Just(Event::Copy),
+        1 => Just(Event::Restore),
+        1 => (1..200_usize).prop_map(Event::Trim),
+    ]
+}
+
+struct World {
+    store: InMemoryEventStore,
+    bus: LossyBus,
+    connections: Vec<LossyBus>,
+    _apps: Vec<App>,
+    copy: eventbus::testkit::LossyBusCopy,
+    taken: [BTreeSet<u64>; 2],
+    /// How often something may come again.
+    losses: usize,
+}
+
+impl World {
+    async fn begin() -> Self {
+        let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+        let connections: Vec<_> = (0..RELAYS).map(|_| bus.connection()).collect();
+        let mut apps = Vec::new();
+        GROUPS.iter().for_each(|group| bus.create_group(group));
+        for connection in &connections {
+            let app = App::builder().store(store.clone()).bus(connection.clone()).relay_lease(Duration::from_secs(2));
+            apps.push(app.start().await.unwrap());
+        }
+        let copy = bus.copy();
+        let mut world = Self { store, bus, connections, _apps: apps, copy, taken: Default::default(), losses: 0 };
+        world.append(1).await;
+        // what is promised holds for groups that are known
+        world.settle().await;
+        world.copy = world.bus.copy();
+        world
+    }
+
+    async fn append(&self, events: usize) {
+        let orders = AggregateRepository::<Order>::new(self.store.clone());
+        let mut order = orders.create(AggregateId::new());
+        order.record(vec![created("ada", 1.0); events]);
+        orders.save(&mut order).await.unwrap();
+    }
+
+    fn take(&mut self, group: usize, most: usize) -> usize {
+        let events = self.bus.take(&GROUPS[group], most);
+        self.taken[group].extend(events.iter().map(|event| event.position().unwrap().get()));
+        events.len()
+    }
+
+    async fn happen(&mut self, event: &Event) {
+        match *event {
+            Event::Append(events) => self.append(events).await,
+            Event::Take(group, most) => drop(self.take(group, most)),
+            Event::Copy => self.copy = self.bus.copy(),
+            Event::Flush => {
+                self.losses += 1;
+                self.bus.flush();
+            }
+            Event::Restore => {
+                self.losses += 1;
+                self.bus.restore(&self.copy);
+            }
+            Event::Trim(entries) => {
+                self.losses += 2; // the last one may be among them: then all is lost, and the groups have a hole
+                self.bus.trim(entries);
+            }
+            Event::Fail(relay, is_lost) => {
+                self.connections[relay].ranges.next(if is_lost { Fault::LostReply } else { Fault::Unavailable }, 1);
+            }
+            Event::Pause(relay, is_paused) => self.connections[relay].pause(is_paused),
+            Event::TakeOver => {
+                let lease = self.store.seize_lease(&ROLE, &GROUPS[0], Duration::from_secs(1)).await.unwrap();
+                self.store.release_lease(&lease).await.unwrap();
+            }
+            Event::Wait(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+        }
+    }
+
+    /// Lets everything go on until nothing comes any more.
+    async fn settle(&mut self) {
+        self.connections.iter().for_each(|connection| connection.pause(false));
+        let mut quiet = 0;
+        while quiet < 10 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let is_quiet = [0, 1].map(|group| self.take(group, usize::MAX)) == [0, 0];
+            quiet = if is_quiet { quiet + 1 } else { 0 };
+        }
+    }
+
+    async fn check(&self) -> Result<(), TestCaseError> {
+        let head = self.store.head().await.unwrap().get();
+        let all: BTreeSet<u64> = (1..=head).collect();
+        for (group, taken) in GROUPS.iter().zip(&self.taken) {
+            let lost: Vec<_> = all.difference(taken).collect();
+            prop_assert!(lost.is_empty(), "`{group}` never got {lost:?} of {head}");
+        }
+        let history = self.bus.history();
+        let jumps = history.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
+        prop_assert!(jumps <= self.losses, "{jumps} jumps after {} losses", self.losses);
+        let mut times = vec![0; history.iter().max().map_or(0, |max| *max as usize) + 1];
+        history.iter().for_each(|position| times[*position as usize] += 1);
+        let most = times.into_iter().max().unwrap_or_default();
+        prop_assert!(most <= 1 + self.losses, "{most} times after {} losses", self.losses);
+        Ok(())
+    }
+}
+
+fn run(events: &[Event]) -> Result<(), TestCaseError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let mut world = World::begin().await;
+        for event in events {
+            world.happen(event).await;
+        }
+        world.settle().await;
+        world.check().await
+    })
+}
+
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn without_a_loss_everything_comes_once_and_in_order(events in vec(event(), 1..60)) {
+        run(&events)?;
+    }
+
+    #[test]
+    fn after_losses_everything_comes_that_a_group_had_not_finished(events in vec(event_or_loss(), 1..80)) {
+        run(&events)?;
+    }
+}

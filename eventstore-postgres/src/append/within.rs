@@ -1,0 +1,186 @@
+//! Appending in a transaction of the caller's.
+//!
+//! Keep: everything within a savepoint, so that whatever goes wrong leaves the transaction as it was, and one that
+//! appended nothing does not hold up the feed.
+
+use eventbus::{
+    BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
+    port::{Append, AppendError},
+};
+use sqlx::{Executor as _, PgConnection, Row as _, postgres::PgRow};
+
+use super::{
+    AppendResult, check,
+    entry::conflict,
+    plan,
+    settle::{StillRefused, place},
+};
+use crate::{
+    fault::Fault,
+    resolve::{self, Verdict},
+    store::PgEventStore,
+};
+
+const ENTER: &str = "SAVEPOINT eventbus_append; SELECT current_setting('synchronous_commit')";
+const KEEP: &str = "RELEASE SAVEPOINT eventbus_append";
+const UNDO: &str = "ROLLBACK TO SAVEPOINT eventbus_append; RELEASE SAVEPOINT eventbus_append";
+const UNDO_AND_STAY: &str = "ROLLBACK TO SAVEPOINT eventbus_append";
+
+/// How often an append is made that is refused although nothing speaks against it.
+const TRIES: usize = 5;
+
+/// Why events cannot be appended in a transaction; nothing was changed in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PgTransactionFault {
+    /// There is none: the connection is not in a transaction.
+    #[error("the connection is not in a transaction; to repair: begin one, for example with `Connection::begin`")]
+    NoTransaction,
+    /// A statement failed in it before, so that it can only be rolled back.
+    #[error("the transaction has failed before; to repair: roll it back, and make it again")]
+    Failed,
+    /// Its commit would not wait for the disk: a crash would lose events that readers have seen.
+    #[error(
+        "`synchronous_commit` is off in this transaction; to repair: SET LOCAL synchronous_commit = on, or ALTER ROLE … \
+         SET synchronous_commit = on"
+    )]
+    SynchronousCommitOff,
+}
+
+impl PgEventStore {
+    /// Appends in a transaction of the caller's: the events are there when it commits, together with whatever else it
+    /// writes, or never. Otherwise like [`append`](eventbus::port::AppendEvents::append).
+    ///
+    /// `connection` must be in a transaction of the database that holds this store. After an error the transaction is as
+    /// it was before, and can go on; only where the connection itself broke is it lost.
+    ///
+    /// Until the transaction ends, the stream takes no other append, and no reader of the feed gets past the events, so
+    /// it is to be short. Afterwards `store.appended().notify()` wakes the readers in this process; without it they find
+    /// the events when they look next. A future that is dropped before it is done leaves open what was appended: roll
+    /// back then.
+    ///
+    /// # Errors
+    /// [`AppendError`]. [`Refused`](AppendError::Refused) with a [`PgTransactionFault`] says what is wrong with the
+    /// transaction, and how to repair it. [`Unavailable`](AppendError::Unavailable) is worth another try in a new one;
+    /// the outcome is never unknown, because nothing is kept without a commit.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use eventbus::{ExpectedVersion, NewEvent, StreamId, port::ReadFeed};
+    /// use eventstore_postgres::PgEventStore;
+    /// use sqlx::{PgPool, Postgres};
+    ///
+    /// # async fn example(store: PgEventStore, pool: PgPool, stream: StreamId, events: Vec<NewEvent>) -> eventbus::Result<()> {
+    /// let mut transaction = pool.begin().await?;
+    /// sqlx::query("UPDATE accounts SET is_closed = true").execute(&mut *transaction).await?;
+    /// store.append_in(&mut transaction, &stream, ExpectedVersion::Any, events).await?;
+    /// transaction.commit().await?;
+    /// store.appended().notify();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn append_in(
+        &self,
+        connection: &mut PgConnection,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let append = Append { stream: stream.clone(), expected, events };
+        check(&append)?;
+        let mut within = Within { store: self, connection, append };
+        within.enter().await?;
+        let result = within.settle().await;
+        let end = if matches!(result, Ok((true, _))) { KEEP } else { UNDO };
+        // a connection that broke tells for itself
+        let ended = within.run(end).await;
+        let (_, records) = result?;
+        ended?;
+        Ok(records)
+    }
+}
+
+/// An append in a transaction.
+struct Within<'a> {
+    store: &'a PgEventStore,
+    connection: &'a mut PgConnection,
+    append: Append,
+}
+
+impl Within<'_> {
+    /// Sets the savepoint, which also tells whether there is a transaction.
+    async fn enter(&mut self) -> Result<(), AppendError> {
+        let rows = self.connection.fetch_all(sqlx::raw_sql(ENTER)).await;
+        let rows = rows.map_err(|error| match error.as_database_error().and_then(|error| error.code()).as_deref() {
+            Some("25P01") => self.refused(PgTransactionFault::NoTransaction.into()),
+            Some("25P02") => self.refused(PgTransactionFault::Failed.into()),
+            _ => self.failed(Fault::of_statement(error)),
+        })?;
+        let setting = rows.first().map(|row| row.try_get::<&str, _>(0)).transpose();
+        if setting.map_err(|error| AppendError::Unavailable(error.into()))? == Some("off") {
+            self.run(UNDO).await?;
+            return Err(self.refused(PgTransactionFault::SynchronousCommitOff.into()));
+        }
+        Ok(())
+    }
+
+    /// Appends, and tells whether it did or had been done before.
+    async fn settle(&mut self) -> Result<(bool, Vec<RecordedEvent>), AppendError> {
+        for _ in 0..TRIES {
+            let query = plan::alone(&self.append, &self.store.statements);
+            match self.connection.fetch_all(query).await.map_err(Fault::of_statement) {
+                Ok(rows) if !rows.is_empty() => return Ok((true, self.recorded(&rows)?)),
+                Ok(_) => {}
+                Err(Fault::EventIdStored(_)) => self.run(UNDO_AND_STAY).await?,
+                Err(fault) => return Err(self.failed(fault)),
+            }
+            match self.resolve().await? {
+                Verdict::Stored(records) => return Ok((false, records)),
+                Verdict::Conflict(actual) => return Err(conflict(&self.append, actual)),
+                Verdict::TryAgain => {}
+            }
+        }
+        Err(AppendError::Unavailable(StillRefused.into()))
+    }
+
+    fn recorded(&self, rows: &[PgRow]) -> AppendResult {
+        let places: Result<Vec<_>, BoxError> = rows.iter().map(place).collect();
+        let places = places.map_err(AppendError::Unavailable)?;
+        let Append { stream, events, .. } = &self.append;
+        let recorded = events.iter().zip(places);
+        let recorded = recorded.map(|(event, place)| place.record(event.clone(), stream));
+        Ok(recorded.collect())
+    }
+
+    async fn resolve(&mut self) -> Result<Verdict, AppendError> {
+        let appends = std::iter::once(&self.append);
+        let query = resolve::query(self.store.statements.resolve.clone(), appends.clone());
+        let rows = self.connection.fetch_all(query).await.map_err(|error| self.failed(Fault::of_statement(error)))?;
+        let known = resolve::read(&rows, appends).map_err(AppendError::Unavailable)?.pop();
+        match known {
+            Some(Ok(known)) => known.judge(&self.append),
+            Some(Err(corrupt)) => Err(self.refused(corrupt.into())),
+            None => Ok(Verdict::TryAgain),
+        }
+    }
+
+    async fn run(&mut self, sql: &'static str) -> Result<(), AppendError> {
+        let done = self.connection.execute(sqlx::raw_sql(sql)).await;
+        done.map(drop).map_err(|error| AppendError::Unavailable(error.into()))
+    }
+
+    fn refused(&self, source: BoxError) -> AppendError {
+        AppendError::Refused { stream: self.append.stream.clone(), source }
+    }
+
+    /// Without an answer there is no commit either, so that nothing is in doubt.
+    fn failed(&self, fault: Fault) -> AppendError {
+        match fault {
+            Fault::Refused(source) => self.refused(source),
+            fault => AppendError::Unavailable(fault.into_source()),
+        }
+    }
+}

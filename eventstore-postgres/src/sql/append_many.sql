@@ -1,0 +1,68 @@
+-- Appends events to many streams; a stream that is not where it is expected gives no rows, and harms no other.
+--
+-- $1 to $4 the streams, one array per column: id, type, expected version (-1 any, -2 has events), number of events.
+-- $5 and $6 for each event its stream, counted from 1, and its place among the stream's events, counted from 1;
+-- $7 to $16 the events, one array per column.
+--
+-- Keep the order: the bound is locked, then the rows of streams that exist, in key order, then those of new streams,
+-- in key order too, then positions are drawn. Everybody who holds rows and waits for another waits for a later one, so
+-- nobody waits in a circle. Whoever waits too long gives way to a transaction that keeps a row for itself.
+WITH bound AS MATERIALIZED (
+    SELECT
+        pg_advisory_xact_lock_shared(
+            ({namespace}::bigint << 44) | (q.last_value - (NOT q.is_called)::int)),
+        set_config('lock_timeout', '100ms', true)
+    FROM {schema}.events_position_seq q
+),
+wanted AS MATERIALIZED (
+    SELECT w.*
+    FROM bound, unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
+        WITH ORDINALITY w(aggregate_id, aggregate_type, expected, events, number)
+),
+held AS MATERIALIZED (
+    SELECT w.*, s.version AS base
+    FROM wanted w
+    JOIN {schema}.streams s ON s.aggregate_id = w.aggregate_id AND s.aggregate_type = w.aggregate_type
+    ORDER BY s.aggregate_id, s.aggregate_type
+    FOR UPDATE OF s
+),
+made AS (
+    INSERT INTO {schema}.streams (aggregate_id, aggregate_type, version)
+    SELECT w.aggregate_id, w.aggregate_type, w.events
+    FROM wanted w
+    WHERE w.expected IN (-1, 0) AND w.number NOT IN (SELECT h.number FROM held h)
+    ORDER BY w.aggregate_id COLLATE "C", w.aggregate_type COLLATE "C"
+    ON CONFLICT DO NOTHING
+    RETURNING aggregate_id, aggregate_type
+),
+moved AS (
+    UPDATE {schema}.streams s
+    SET version = h.base + h.events
+    FROM held h
+    WHERE s.aggregate_id = h.aggregate_id AND s.aggregate_type = h.aggregate_type
+      AND (h.expected = h.base OR h.expected = -1 OR (h.expected = -2 AND h.base > 0))
+    RETURNING h.number, h.base, s.aggregate_id, s.aggregate_type
+),
+claimed AS (
+    SELECT number, base, aggregate_id, aggregate_type FROM moved
+    UNION ALL
+    SELECT w.number, 0, m.aggregate_id, m.aggregate_type
+    FROM made m
+    JOIN wanted w ON w.aggregate_id = m.aggregate_id AND w.aggregate_type = m.aggregate_type
+)
+INSERT INTO {schema}.events (
+    position, version, occurred_at, event_id, correlation_id, schema_version, aggregate_id, aggregate_type,
+    event_type, data, causation_id, tenant_id, actor_id, metadata)
+SELECT
+    nextval('{schema}.events_position_seq'), c.base + e.place, e.occurred_at, e.event_id, e.correlation_id,
+    e.schema_version, c.aggregate_id, c.aggregate_type, e.event_type, e.data::json, e.causation_id, e.tenant_id,
+    e.actor_id, e.metadata::json
+FROM unnest(
+        $5::bigint[], $6::bigint[], $7::uuid[], $8::text[], $9::integer[], $10::timestamptz[], $11::text[],
+        $12::uuid[], $13::uuid[], $14::uuid[], $15::text[], $16::text[])
+    WITH ORDINALITY e(
+        stream, place, event_id, event_type, schema_version, occurred_at, data, correlation_id, causation_id,
+        tenant_id, actor_id, metadata, ordinal)
+JOIN claimed c ON c.number = e.stream
+ORDER BY e.ordinal
+RETURNING event_id, version, position

@@ -1,0 +1,91 @@
+//! Proof under fire, for as long as one likes.
+//!
+//! `cargo run --release -p workspace-tests --bin fire -- --kills 500 --seed 7` prints a table of what was done and what
+//! came of it, and ends with 1 if a promise was broken. It brings its own servers.
+#![allow(clippy::print_stdout, reason = "the table")]
+
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::{Parser, ValueEnum};
+use eventbus::{InMemoryEventStore, port::EventStore};
+use eventstore_sqlite::SqliteEventStore;
+use tokio::runtime::Runtime;
+use workspace_tests::fire::{Trouble, database::Database, figures::Figures, model, race};
+
+/// Checks what is promised while servers, processes and connections die.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How many events the ordering race stores.
+    #[arg(long, default_value_t = 1_000_000)]
+    events: u64,
+    /// How many random programs run on each store.
+    #[arg(long, default_value_t = 10_000)]
+    cases: u32,
+    /// What everything random follows from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Only these parts.
+    #[arg(long, value_enum)]
+    only: Vec<Part>,
+}
+
+/// A part of the suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The feed against writers that are slow, rolled back and killed.
+    Race,
+    /// Random programs against a model.
+    Model,
+}
+
+/// The longest that the ordering race may take.
+const RACE: Duration = Duration::from_secs(3_600);
+
+fn main() -> Result<ExitCode, Trouble> {
+    let arguments = Arguments::parse();
+    let runtime = Runtime::new()?;
+    let mut is_good = true;
+    println!("{}", Figures::head());
+    for part in Part::value_variants() {
+        if arguments.only.is_empty() || arguments.only.contains(part) {
+            let figures = part.run(&arguments, &runtime)?;
+            println!("{figures}");
+            is_good &= figures.is_good();
+        }
+    }
+    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Part {
+    fn run(self, arguments: &Arguments, runtime: &Runtime) -> Result<Figures, Trouble> {
+        let Arguments { events, cases, seed, .. } = *arguments;
+        match self {
+            Self::Race => runtime.block_on(race::run(race::Plan { events, time: RACE, seed })),
+            Self::Model => model_on_all(runtime, cases, seed),
+        }
+    }
+}
+
+fn model_on_all(runtime: &Runtime, cases: u32, seed: u64) -> Result<Figures, Trouble> {
+    let database = runtime.block_on(Database::create())?;
+    let postgres = runtime.block_on(database.store("model", 4))?;
+    let stores: [(&str, Arc<dyn EventStore>); 3] = [
+        ("in memory", Arc::new(InMemoryEventStore::new())),
+        ("sqlite", Arc::new(runtime.block_on(SqliteEventStore::in_memory())?)),
+        ("postgres", Arc::new(postgres.clone())),
+    ];
+    let (begin, mut figures) = (Instant::now(), Figures::of("model"));
+    figures.what = format!("{cases} programs on each of {} stores", stores.len());
+    for (name, store) in stores {
+        if let Err(difference) = model::run(runtime, &store, cases, seed) {
+            figures.objections.push(format!("{name}: {difference}"));
+        }
+    }
+    runtime.block_on(postgres.close());
+    runtime.block_on(database.remove())?;
+    Ok(Figures { took: begin.elapsed(), ..figures })
+}

@@ -1,0 +1,66 @@
+//! Compares what was promised with what happened.
+//!
+//! Keep: it must not share code with what it checks. Each of its checks is itself checked: `tests` breaks a good run in
+//! every way there is a name for, and sees that the auditor says that name.
+
+mod appends;
+mod readers;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use eventbus::Uuid;
+
+pub use report::{Broken, Report};
+
+use super::evidence::{Evidence, Stored};
+
+/// What the store holds, by event.
+type ById<'a> = HashMap<Uuid, &'a Stored>;
+
+/// Says which promises a run broke.
+#[must_use]
+pub fn audit(evidence: &Evidence) -> Report {
+    let mut report = Report::default();
+    let by_id = by_id(evidence, &mut report);
+    streams(evidence, &mut report);
+    appends::check(evidence, &by_id, &mut report);
+    for reader in &evidence.readers {
+        readers::check(reader, evidence, &by_id, &mut report);
+    }
+    report
+}
+
+fn by_id<'a>(evidence: &'a Evidence, report: &mut Report) -> ById<'a> {
+    let mut by_id = ById::with_capacity(evidence.stored.len());
+    for stored in &evidence.stored {
+        if by_id.insert(stored.place.event, stored).is_some() {
+            report.add(Broken::StoredTwice, || format!("event {}", stored.place.event));
+        }
+    }
+    by_id
+}
+
+/// In each stream versions are contiguous from 1, in the order of positions.
+fn streams(evidence: &Evidence, report: &mut Report) {
+    let mut last_position = 0;
+    let mut versions: HashMap<&str, Vec<u64>> = HashMap::new();
+    for Stored { place, stream, .. } in &evidence.stored {
+        if place.position <= last_position {
+            report.add(Broken::PositionTwice, || format!("{} after {last_position}", place.position));
+        }
+        last_position = place.position;
+        versions.entry(stream).or_default().push(place.version);
+    }
+    for (stream, mut versions) in versions {
+        if let Some(pair) = versions.windows(2).find(|pair| pair[1] <= pair[0]) {
+            report.add(Broken::StreamOrder, || format!("{stream}: version {} before {}", pair[0], pair[1]));
+            versions.sort_unstable();
+        }
+        if let Some((expected, found)) = (1..).zip(&versions).find(|(expected, found)| expected != *found) {
+            report.add(Broken::VersionGap, || format!("{stream}: version {found} where {expected} should be"));
+        }
+    }
+}

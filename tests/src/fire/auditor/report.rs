@@ -1,0 +1,102 @@
+//! What the auditor found.
+
+use std::{collections::BTreeMap, fmt};
+
+/// A promise that was broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Broken {
+    /// A version of a stream is missing.
+    VersionGap,
+    /// In a stream a higher version has a lower position.
+    StreamOrder,
+    /// Two events have one position.
+    PositionTwice,
+    /// An event is stored twice.
+    StoredTwice,
+    /// An acknowledged event is not stored.
+    LostAck,
+    /// An acknowledged event is stored elsewhere than was said.
+    MovedAck,
+    /// Nobody appended an event that is stored.
+    Phantom,
+    /// What was refused, each time it was sent, is stored.
+    RefusedStored,
+    /// Some events of an append are stored and others are not, or they are apart.
+    HalfAppend,
+    /// An event had no effect.
+    Skipped,
+    /// An event had more than one effect.
+    Repeated,
+    /// Events had their effects in the wrong order.
+    Reordered,
+    /// Something that is not stored had an effect.
+    Ghost,
+    /// A former owner wrote.
+    StaleOwner,
+    /// A checkpoint is beyond an event that had no effect.
+    CheckpointAhead,
+    /// A checkpoint is behind an event that had an effect in its transaction.
+    CheckpointBehind,
+    /// A dead letter that is not stored, or is there twice.
+    StrangeLetter,
+    /// An event is a dead letter and had an effect.
+    DeadAndApplied,
+    /// The read model is not what folding the events from zero gives.
+    WrongModel,
+}
+
+/// What the auditor found, counted, with some examples.
+#[derive(Debug, Clone, Default)]
+pub struct Report(BTreeMap<Broken, (u64, Vec<String>)>);
+
+impl Report {
+    const EXAMPLES: usize = 5;
+
+    pub(super) fn add(&mut self, broken: Broken, what: impl FnOnce() -> String) {
+        let (times, examples) = self.0.entry(broken).or_default();
+        *times += 1;
+        if examples.len() < Self::EXAMPLES {
+            examples.push(what());
+        }
+    }
+
+    /// Whether every promise was kept.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How often promises of these kinds were broken.
+    #[must_use]
+    pub fn count(&self, kinds: &[Broken]) -> u64 {
+        kinds.iter().filter_map(|kind| self.0.get(kind)).map(|(times, _)| times).sum()
+    }
+
+    /// What was broken.
+    #[must_use]
+    pub fn broken(&self) -> Vec<Broken> {
+        self.0.keys().copied().collect()
+    }
+
+    /// Takes in what another report says.
+    pub fn merge(&mut self, other: Self) {
+        for (broken, (times, examples)) in other.0 {
+            let known = self.0.entry(broken).or_default();
+            known.0 += times;
+            let room = Self::EXAMPLES.saturating_sub(known.1.len());
+            known.1.extend(examples.into_iter().take(room));
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_clean() {
+            return f.write_str("every promise was kept");
+        }
+        for (broken, (times, examples)) in &self.0 {
+            writeln!(f, "{broken:?}, {times} times: {}", examples.join("; "))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! The auditor under test: a good run passes, and whatever is broken on purpose is named.
+
+mod appends;
+mod readers;
+
+use std::sync::Arc;
+
+use eventbus::Uuid;
+
+use super::{Broken, audit};
+use crate::fire::{
+    evidence::{Evidence, Order, Promise, Reader, Seen, Stored},
+    history::{Place, Told},
+};
+
+const STREAMS: u64 = 7;
+const EVENTS: u64 = 120;
+
+/// A run in which everything went as promised: appends of two events, conflicts, a repeat, an unknown outcome that is
+/// stored and one that is not, a projection with a lease that changed hands, a handler with dead letters and a repeat.
+fn good(seed: u64) -> Evidence {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut run = Evidence::default();
+    let mut position = 0;
+    for round in 0..EVENTS / 2 {
+        let stream: Arc<str> = format!("Account/{}", random.u64(..STREAMS)).into();
+        let version = run.stored.iter().filter(|stored| stored.stream == stream).count() as u64;
+        position += random.u64(0..3); // rolled back appends leave holes
+        let places =
+            [1, 2].map(|nth| Place { event: Uuid::now_v7(), version: version + nth, position: position + nth });
+        position += 2;
+        let ids = places.map(|place| place.event).to_vec();
+        run.told.push(Told::Sent(ids.clone()));
+        match round % 6 {
+            0 => {} // the answer was lost
+            1 => run.told.extend([Told::Stored(places.into()), Told::Sent(ids), Told::Stored(places.into())]),
+            2 => run.told.extend([Told::Refused(ids.clone()), Told::Sent(ids), Told::Stored(places.into())]),
+            _ => run.told.push(Told::Stored(places.into())),
+        }
+        for place in places {
+            run.stored.push(Stored { place, stream: Arc::clone(&stream), amount: random.i64(-50..50) });
+        }
+    }
+    let (refused, lost) = (vec![Uuid::now_v7()], vec![Uuid::now_v7()]);
+    run.told.extend([Told::Sent(refused.clone()), Told::Refused(refused), Told::Sent(lost)]);
+    run.readers = vec![projection(&run), handler(&run)];
+    run
+}
+
+fn projection(run: &Evidence) -> Reader {
+    let seen = |(nth, stored): (usize, &Stored)| Seen { event: stored.place.event, epoch: 3 + nth as u64 / 40 };
+    Reader {
+        name: "balances".into(),
+        promise: Promise { once: true, order: Order::Total },
+        seen: run.stored.iter().enumerate().map(seen).collect(),
+        model: Some(run.fold(|_| true)),
+        checkpoint: run.stored.last().map(|stored| stored.place.position),
+        ..Reader::default()
+    }
+}
+
+fn handler(run: &Evidence) -> Reader {
+    let is_dead = |stored: &&Stored| stored.place.position.is_multiple_of(10);
+    let mut seen: Vec<_> = run
+        .stored
+        .iter()
+        .filter(|stored| !is_dead(stored))
+        .map(|stored| Seen { event: stored.place.event, epoch: 0 })
+        .collect();
+    seen.push(seen[5]); // at least once
+    Reader {
+        name: "mail".into(),
+        promise: Promise { once: false, order: Order::PerAggregate },
+        seen,
+        dead: run.stored.iter().filter(is_dead).map(|stored| stored.place.event).collect(),
+        ..Reader::default()
+    }
+}
+
+/// Breaks a good run; the auditor must name what was broken, and nothing else but what follows from it.
+#[track_caller]
+fn caught(expected: &[Broken], mutate: impl Fn(&mut Evidence, &mut fastrand::Rng)) {
+    for seed in 0..20 {
+        let mut run = good(seed);
+        mutate(&mut run, &mut fastrand::Rng::with_seed(seed + 1_000));
+        let report = audit(&run);
+        assert_eq!(report.broken(), expected, "seed {seed}: {report}");
+    }
+}
+
+#[test]
+fn a_good_run_passes() {
+    for seed in 0..200 {
+        let report = audit(&good(seed));
+        assert!(report.is_clean(), "seed {seed}: {report}");
+    }
+}

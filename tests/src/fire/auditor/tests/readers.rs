@@ -1,0 +1,149 @@
+//! Readers that do not do what is promised.
+
+use std::sync::Arc;
+
+use eventbus::Uuid;
+
+use super::{Broken, caught};
+use crate::fire::evidence::{Folded, Seen};
+
+#[test]
+fn a_projection_that_skips_an_event() {
+    caught(&[Broken::CheckpointAhead], |run, random| {
+        let at = random.usize(..run.readers[0].seen.len());
+        run.readers[0].seen.remove(at);
+    });
+}
+
+#[test]
+fn a_handler_that_skips_an_event() {
+    caught(&[Broken::Skipped], |run, random| {
+        let seen = &mut run.readers[1].seen;
+        let skipped = seen[random.usize(..seen.len())].event;
+        seen.retain(|seen| seen.event != skipped);
+    });
+}
+
+#[test]
+fn an_event_applied_twice() {
+    caught(&[Broken::Repeated], |run, random| {
+        let seen = &mut run.readers[0].seen;
+        let at = random.usize(..seen.len());
+        seen.insert(at, seen[at]);
+    });
+}
+
+#[test]
+fn two_events_applied_in_the_wrong_order() {
+    caught(&[Broken::Reordered], |run, random| {
+        let at = random.usize(1..39);
+        run.readers[0].seen.swap(at - 1, at);
+    });
+}
+
+#[test]
+fn a_handler_that_turns_the_events_of_an_aggregate_around() {
+    caught(&[Broken::Reordered], |run, random| {
+        // the two events of one append
+        let pairs: Vec<_> = run.stored.chunks(2).map(|pair| (pair[0].place.event, pair[1].place.event)).collect();
+        let seen = &mut run.readers[1].seen;
+        let at = loop {
+            let at = random.usize(6..seen.len() - 2);
+            if pairs.contains(&(seen[at].event, seen[at + 1].event)) {
+                break at;
+            }
+        };
+        seen.swap(at, at + 1);
+    });
+}
+
+#[test]
+fn a_handler_may_handle_two_aggregates_in_any_order() {
+    caught(&[], |run, random| {
+        let streams: Vec<_> =
+            run.stored.iter().map(|stored| (stored.place.event, Arc::clone(&stored.stream))).collect();
+        let stream_of = |seen: Seen| &streams.iter().find(|(event, _)| *event == seen.event).unwrap().1;
+        let at = (6..run.readers[1].seen.len() - 2).find(|at| {
+            let seen = &run.readers[1].seen;
+            random.bool() && stream_of(seen[*at]) != stream_of(seen[at + 1])
+        });
+        if let Some(at) = at {
+            run.readers[1].seen.swap(at, at + 1);
+        }
+    });
+}
+
+#[test]
+fn a_former_owner_that_writes() {
+    caught(&[Broken::StaleOwner], |run, random| {
+        run.readers[0].seen[random.usize(41..120)].epoch = 3;
+    });
+}
+
+#[test]
+fn a_checkpoint_saved_before_its_effect() {
+    caught(&[Broken::CheckpointAhead, Broken::WrongModel], |run, _| {
+        let last = run.readers[0].seen.pop().unwrap().event;
+        run.readers[0].model = Some(run.fold(|stored| stored.place.event != last));
+    });
+}
+
+#[test]
+fn an_effect_without_its_checkpoint() {
+    caught(&[Broken::CheckpointBehind], |run, random| {
+        run.readers[0].checkpoint = Some(run.stored[random.usize(..run.stored.len() - 1)].place.position);
+    });
+}
+
+#[test]
+fn a_dead_letter_that_is_missing() {
+    caught(&[Broken::Skipped], |run, random| {
+        let dead = &mut run.readers[1].dead;
+        dead.remove(random.usize(..dead.len()));
+    });
+}
+
+#[test]
+fn a_dead_letter_of_what_was_applied() {
+    caught(&[Broken::DeadAndApplied], |run, random| {
+        let handler = &mut run.readers[1];
+        handler.dead.push(handler.seen[random.usize(..handler.seen.len())].event);
+    });
+}
+
+#[test]
+fn a_dead_letter_of_nothing_or_twice() {
+    caught(&[Broken::StrangeLetter], |run, random| {
+        let dead = &mut run.readers[1].dead;
+        dead.push(if random.bool() { dead[0] } else { Uuid::now_v7() });
+    });
+}
+
+#[test]
+fn a_read_model_off_by_one() {
+    caught(&[Broken::WrongModel], |run, random| {
+        let model = run.readers[0].model.as_mut().unwrap();
+        let at = random.usize(..model.len());
+        let folded = model.values_mut().nth(at).unwrap();
+        match random.u8(..3) {
+            0 => folded.events += 1,
+            1 => folded.total -= 1,
+            _ => folded.digest += 1,
+        }
+    });
+}
+
+#[test]
+fn a_read_model_of_streams_that_are_not_there() {
+    caught(&[Broken::WrongModel], |run, _| {
+        run.readers[0].model.as_mut().unwrap().insert("Account/none".into(), Folded::default());
+    });
+}
+
+#[test]
+fn an_effect_of_what_is_not_stored() {
+    caught(&[Broken::Ghost], |run, random| {
+        let ghost = Seen { event: Uuid::now_v7(), epoch: 0 };
+        run.readers[1].seen.insert(random.usize(..50), ghost);
+    });
+}

@@ -1,0 +1,115 @@
+//! A PostgreSQL database of a run's own, and what its tables hold.
+//!
+//! Keep: what the store holds is read from the tables, not through the store.
+
+use std::sync::Arc;
+
+use eventbus::Uuid;
+use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
+use futures_util::TryStreamExt as _;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+
+use super::{Trouble, evidence::Stored, history::Place};
+
+const STORED: &str = "
+    SELECT position, version, event_id, aggregate_type || '/' || aggregate_id, (data ->> 'amount')::bigint
+    FROM events ORDER BY position";
+
+/// A database of a run's own.
+#[derive(Debug)]
+pub struct Database {
+    name: String,
+    url: String,
+}
+
+impl Database {
+    /// Makes it on the shared server.
+    ///
+    /// # Errors
+    /// Whatever the server says.
+    pub async fn create() -> Result<Self, Trouble> {
+        let name = test_servers::unique_name("fire");
+        let mut admin = PgConnection::connect(test_servers::postgres_url()).await?;
+        run(&mut admin, &format!("CREATE DATABASE {name}")).await?;
+        Ok(Self { url: test_servers::database_url_for(&name), name })
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A store in it whose sessions go by `name`.
+    ///
+    /// # Errors
+    /// Whatever the store says.
+    pub async fn store(&self, name: &str, connections: u32) -> Result<PgEventStore, Trouble> {
+        let config = PgEventStoreConfig {
+            database_url: format!("{}?application_name={name}", self.url),
+            max_connections: connections,
+            ..Default::default()
+        };
+        Ok(PgEventStore::connect_with(config).await?)
+    }
+
+    /// A connection by `name` that finds the store's tables.
+    ///
+    /// # Errors
+    /// Whatever the server says.
+    pub async fn connection(&self, name: &str) -> Result<PgConnection, Trouble> {
+        let url = format!("{}?application_name={name}", self.url);
+        let mut connection = PgConnection::connect(&url).await?;
+        run(&mut connection, "SET search_path TO eventbus").await?;
+        Ok(connection)
+    }
+
+    /// What the store holds, in position order.
+    ///
+    /// # Errors
+    /// Whatever the server says.
+    pub async fn stored(&self) -> Result<Vec<Stored>, Trouble> {
+        let mut connection = self.connection("auditor").await?;
+        stored(&mut connection).await
+    }
+
+    /// Removes it, whoever is still connected.
+    ///
+    /// # Errors
+    /// Whatever the server says.
+    pub async fn remove(self) -> Result<(), Trouble> {
+        let mut admin = PgConnection::connect(test_servers::postgres_url()).await?;
+        run(&mut admin, &format!("DROP DATABASE {} WITH (FORCE)", self.name)).await
+    }
+}
+
+/// What the store behind a connection holds, in position order.
+///
+/// # Errors
+/// Whatever the server says.
+pub async fn stored(connection: &mut PgConnection) -> Result<Vec<Stored>, Trouble> {
+    let mut rows = sqlx::query_as::<_, (i64, i64, Uuid, String, i64)>(STORED).fetch(connection);
+    let (mut found, mut names) = (Vec::new(), std::collections::HashSet::<Arc<str>>::new());
+    while let Some((position, version, event, stream, amount)) = rows.try_next().await? {
+        let stream = match names.get(stream.as_str()) {
+            Some(known) => Arc::clone(known),
+            None => {
+                let stream: Arc<str> = stream.into();
+                names.insert(Arc::clone(&stream));
+                stream
+            }
+        };
+        let place = Place { event, version: version.try_into()?, position: position.try_into()? };
+        found.push(Stored { place, stream, amount });
+    }
+    Ok(found)
+}
+
+/// Runs statements without parameters.
+///
+/// # Errors
+/// Whatever the server says.
+pub async fn run(connection: &mut PgConnection, sql: &str) -> Result<(), Trouble> {
+    connection.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await?;
+    Ok(())
+}

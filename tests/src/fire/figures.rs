@@ -1,0 +1,82 @@
+//! What a run comes to: one row of the table that a long run prints.
+
+use std::{fmt, time::Duration};
+
+use super::auditor::{Broken, Report};
+
+/// What a part of the suite came to.
+#[derive(Debug, Clone)]
+pub struct Figures {
+    /// The part.
+    pub part: &'static str,
+    /// How many events were stored.
+    pub events: u64,
+    /// How many faults there were.
+    pub faults: u64,
+    /// What was faulty, in words.
+    pub what: String,
+    /// The longest time from the end of a fault until everything was done again; none if it is not measured.
+    pub slowest_recovery: Option<Duration>,
+    /// How long it took.
+    pub took: Duration,
+    /// What the auditor says.
+    pub report: Report,
+    /// What else is wrong: a reader that must fail did not, for example.
+    pub objections: Vec<String>,
+}
+
+impl Figures {
+    /// Begins with nothing.
+    #[must_use]
+    pub fn of(part: &'static str) -> Self {
+        Self {
+            part,
+            events: 0,
+            faults: 0,
+            what: String::new(),
+            slowest_recovery: None,
+            took: Duration::ZERO,
+            report: Report::default(),
+            objections: Vec::new(),
+        }
+    }
+
+    /// Whether all promises were kept, and the run was able to tell.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.report.is_clean() && self.objections.is_empty()
+    }
+
+    /// The head of the table.
+    #[must_use]
+    pub fn head() -> String {
+        format!(
+            "{:<12} {:>9} {:>7} {:>6} {:>9} {:>13} {:>6} {:>10} {:>8}  {}",
+            "part", "events", "faults", "lost", "repeated", "out of order", "other", "recovery", "took", "what"
+        )
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lost = [Broken::Skipped, Broken::LostAck, Broken::CheckpointAhead];
+        let repeated = [Broken::Repeated, Broken::StoredTwice, Broken::CheckpointBehind];
+        let order = [Broken::Reordered, Broken::StreamOrder];
+        let [lost, repeated, order] = [&lost[..], &repeated, &order].map(|kinds| self.report.count(kinds));
+        let other = self.report.count(&self.report.broken()) - lost - repeated - order;
+        let recovery = self.slowest_recovery.map_or_else(|| "-".into(), |time| format!("{:.2} s", time.as_secs_f64()));
+        write!(
+            f,
+            "{:<12} {:>9} {:>7} {lost:>6} {repeated:>9} {order:>13} {other:>6} {recovery:>10} {:>6.0} s  {}",
+            self.part,
+            self.events,
+            self.faults,
+            self.took.as_secs_f64(),
+            self.what
+        )?;
+        if !self.report.is_clean() {
+            write!(f, "\n{}", self.report)?;
+        }
+        self.objections.iter().try_for_each(|objection| write!(f, "\n  {objection}"))
+    }
+}

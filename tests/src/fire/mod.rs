@@ -1,0 +1,19 @@
+//! Proof under fire: what is promised is checked while servers, processes and connections die.
+//!
+//! Each part brings a load and its faults, notes what happened, and lets the [`auditor`] compare that with what the
+//! store holds in the end. `tests/fire.rs` runs them short, the program `fire` as long as one likes.
+//!
+//! Keep: production code knows nothing of this. What dies at a named point dies in a wrapper around a port.
+
+pub mod auditor;
+pub mod database;
+pub mod evidence;
+pub mod figures;
+pub mod history;
+pub mod model;
+pub mod proxy;
+pub mod race;
+pub mod workload;
+
+/// What went wrong with the test itself, a server that does not start for example.
+pub type Trouble = eventbus::BoxError;

@@ -1,0 +1,200 @@
+//! Random programs of appends and reads, on a store and on a plain vector: both must say the same.
+//!
+//! `FIRE_CASES` sets how many programs run on each store. A program that fails is made as small as it can be, and shown.
+
+mod program;
+mod reference;
+
+use std::sync::Arc;
+
+use eventbus::{
+    Position, RecordedEvent, StreamId, Uuid, Version,
+    port::{Append, AppendError, AppendEvents as _, Direction, EventStore, ReadFeed as _, ReadStream as _},
+    testkit::{Fault, FaultyStore},
+};
+use futures_util::TryStreamExt as _;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
+use tokio::runtime::Runtime;
+
+pub use program::{Expected, One, Step, program};
+use reference::{Answer, Reference};
+
+use super::{Trouble, evidence::Folded, workload};
+
+/// How many programs run: what `FIRE_CASES` says, or so many.
+///
+/// # Errors
+/// If the variable is no number.
+pub fn cases(usually: u32) -> Result<u32, Trouble> {
+    Ok(std::env::var("FIRE_CASES").map_or(Ok(usually), |cases| cases.parse())?)
+}
+
+/// Runs random programs on a store that was made in this runtime.
+///
+/// # Errors
+/// The smallest program found on which the store and the model differ, and where.
+pub fn run(runtime: &Runtime, store: &Arc<dyn EventStore>, cases: u32, seed: u64) -> Result<(), Trouble> {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let outcome = runner.run(&program(), |steps| {
+        let played = runtime.block_on(Player::play(Arc::clone(store), &steps));
+        played.map_err(|error| TestCaseError::fail(error.to_string()))
+    });
+    Ok(outcome.map_err(|error| error.to_string())?)
+}
+
+/// Plays one program on a store and on the model.
+struct Player {
+    store: FaultyStore,
+    plain: Arc<dyn EventStore>,
+    model: Reference,
+    /// Where the feed was when the program began.
+    begin: Position,
+    /// The streams are the program's own.
+    streams: Vec<StreamId>,
+    /// What was appended, with its ids, to append it again.
+    appended: Vec<Append>,
+}
+
+impl Player {
+    async fn play(store: Arc<dyn EventStore>, steps: &[Step]) -> Result<(), Trouble> {
+        let own = Uuid::now_v7();
+        let streams: Result<Vec<_>, _> =
+            (0..program::STREAMS).map(|number| workload::stream(format_args!("{own}-{number}"))).collect();
+        let begin = store.head().await?;
+        let mut player = Self {
+            store: FaultyStore::new(Arc::clone(&store)),
+            plain: store,
+            model: Reference::default(),
+            begin,
+            streams: streams?,
+            appended: Vec::new(),
+        };
+        for (number, step) in steps.iter().enumerate() {
+            player.step(step).await.map_err(|error| format!("step {number}, {step:?}: {error}"))?;
+        }
+        player.whole().await
+    }
+
+    async fn step(&mut self, step: &Step) -> Result<(), Trouble> {
+        match step {
+            Step::Append(one) => {
+                let append = self.make(one);
+                let answer = self.append(&append, None).await;
+                self.judge(&append, answer)
+            }
+            Step::LoseReply(one) => {
+                let append = self.make(one);
+                if let Err(AppendError::OutcomeUnknown(_)) = self.append(&append, Some(Fault::LostReply)).await {
+                    // the first answer was lost: the second must be what it was
+                    let answer = self.append(&append, None).await;
+                    return self.judge(&append, answer);
+                }
+                let answer = self.append(&append, None).await;
+                self.judge(&append, answer)
+            }
+            Step::Unreachable(one) => {
+                let append = self.make(one);
+                match self.append(&append, Some(Fault::Unavailable)).await {
+                    Err(AppendError::Unavailable(_)) => Ok(()),
+                    other => Err(format!("not unavailable but {other:?}").into()),
+                }
+            }
+            Step::Many(ones) => self.many(ones).await,
+            Step::Again(nth, expected) => {
+                let Some(index) = nth.checked_rem(self.appended.len()) else { return Ok(()) };
+                let former = self.appended[index].clone();
+                let append = Append { expected: self.expected(&former.stream, *expected), ..former };
+                let answer = self.append(&append, None).await;
+                self.judge(&append, answer)
+            }
+            Step::TakenId(one, nth) => {
+                let Some(index) = nth.checked_rem(self.appended.len()) else { return Ok(()) };
+                let mut append = self.make(one);
+                append.events.extend(self.appended[index].events.first().cloned());
+                let answer = self.append(&append, None).await;
+                self.judge(&append, answer)
+            }
+            Step::Load { stream, from, backward } => self.load(*stream, *from, *backward).await,
+            Step::Feed { after } => self.feed(*after).await,
+        }
+    }
+
+    fn make(&mut self, one: &One) -> Append {
+        let stream = self.streams[one.stream].clone();
+        let events = one.amounts.iter().map(|amount| workload::event(*amount)).collect();
+        let append = Append { expected: self.expected(&stream, one.expected), stream, events };
+        if !append.events.is_empty() {
+            self.appended.push(append.clone());
+        }
+        append
+    }
+
+    fn expected(&self, stream: &StreamId, expected: Expected) -> eventbus::ExpectedVersion {
+        expected.at(self.model.version(stream))
+    }
+
+    async fn append(&self, append: &Append, fault: Option<Fault>) -> Result<Vec<RecordedEvent>, AppendError> {
+        if let Some(fault) = fault {
+            self.store.appends.next(fault, 1);
+        }
+        self.store.append(&append.stream, append.expected, append.events.clone()).await
+    }
+
+    async fn many(&mut self, ones: &[One]) -> Result<(), Trouble> {
+        let appends: Vec<_> = ones.iter().map(|one| self.make(one)).collect();
+        let answers = self.plain.append_many(appends.clone()).await;
+        if answers.len() != appends.len() {
+            return Err(format!("{} answers to {} appends", answers.len(), appends.len()).into());
+        }
+        appends.iter().zip(answers).try_for_each(|(append, answer)| self.judge(append, answer))
+    }
+
+    fn judge(&mut self, append: &Append, answer: Result<Vec<RecordedEvent>, AppendError>) -> Result<(), Trouble> {
+        let expected = self.model.append(append);
+        let got = match answer {
+            Ok(records) => Answer::Stored(records),
+            Err(AppendError::Conflict { actual, .. }) => Answer::Conflict(actual),
+            Err(AppendError::EventIdTaken { .. }) => Answer::IdTaken,
+            Err(other) => return Err(other.into()),
+        };
+        self.model.compare(&expected, &got)
+    }
+
+    async fn load(&self, stream: usize, from: u64, backward: bool) -> Result<(), Trouble> {
+        let stream = &self.streams[stream];
+        let direction = if backward { Direction::Backward } else { Direction::Forward };
+        let loaded: Vec<_> = self.plain.read_stream(stream, from.into(), direction).try_collect().await?;
+        self.model.same(&loaded, &self.model.load(stream, from.into(), backward), "load")?;
+        let version = self.plain.stream_version(stream).await?;
+        let fold = |records: &[RecordedEvent]| {
+            records
+                .iter()
+                .try_fold(Folded::default(), |folded, record| Ok::<_, Trouble>(folded.and(workload::amount(record)?)))
+        };
+        let whole: Vec<_> = self.plain.read_stream(stream, Version::FIRST, Direction::Forward).try_collect().await?;
+        let expected = (self.model.version(stream), self.model.fold(stream));
+        match (version, fold(&whole)?) == expected {
+            true => Ok(()),
+            false => Err(format!("{stream} is at {version}, not {expected:?}").into()),
+        }
+    }
+
+    /// The feed after one of the events, or from the beginning of the program.
+    async fn feed(&self, after: usize) -> Result<(), Trouble> {
+        let (position, expected) = self.model.feed(after);
+        let feed = self.plain.read_all(position.unwrap_or(self.begin));
+        let own = |record: &RecordedEvent| self.streams.contains(record.metadata().stream());
+        let found: Vec<_> = feed.try_collect::<Vec<_>>().await?.into_iter().filter(own).collect();
+        self.model.same(&found, expected, "feed")
+    }
+
+    async fn whole(&self) -> Result<(), Trouble> {
+        for stream in 0..self.streams.len() {
+            self.load(stream, 1, false).await?;
+        }
+        self.feed(usize::MAX).await
+    }
+}

@@ -1,0 +1,62 @@
+//! Proof under fire, in short; the program `fire` runs the same for longer.
+//!
+//! Seeds are fixed, so that a run that fails can be run again; `FIRE_SEED` sets another one.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which report by printing")]
+
+use std::time::Duration;
+
+use workspace_tests::fire::{figures::Figures, race};
+
+fn seed() -> u64 {
+    std::env::var("FIRE_SEED").map_or(1, |seed| seed.parse().unwrap())
+}
+
+#[track_caller]
+fn judge(figures: &Figures) {
+    println!("{}\n{figures}", Figures::head());
+    assert!(figures.is_good(), "{figures}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_feed_neither_skips_nor_repeats_nor_reorders_and_wrong_readers_are_caught() {
+    let plan = race::Plan { events: 200_000, time: Duration::from_secs(20), seed: seed() };
+    judge(&race::run(plan).await.unwrap());
+}
+
+mod model_test {
+    //! A thousand programs in all: most where they cost least.
+
+    use std::sync::Arc;
+
+    use eventbus::{InMemoryEventStore, port::EventStore};
+    use eventstore_sqlite::SqliteEventStore;
+    use tokio::runtime::Runtime;
+    use workspace_tests::fire::{database::Database, model};
+
+    fn check(runtime: &Runtime, store: impl EventStore, usually: u32) {
+        let (store, cases): (Arc<dyn EventStore>, _) = (Arc::new(store), model::cases(usually).unwrap());
+        model::run(runtime, &store, cases, super::seed()).unwrap();
+    }
+
+    #[test]
+    fn the_store_in_memory_is_the_model() {
+        check(&Runtime::new().unwrap(), InMemoryEventStore::new(), 500);
+    }
+
+    #[test]
+    fn sqlite_is_the_model() {
+        let runtime = Runtime::new().unwrap();
+        let store = runtime.block_on(SqliteEventStore::in_memory()).unwrap();
+        check(&runtime, store, 300);
+    }
+
+    #[test]
+    fn postgres_is_the_model() {
+        let runtime = Runtime::new().unwrap();
+        let database = runtime.block_on(Database::create()).unwrap();
+        let store = runtime.block_on(database.store("model", 4)).unwrap();
+        check(&runtime, store.clone(), 200);
+        runtime.block_on(store.close());
+        runtime.block_on(database.remove()).unwrap();
+    }
+}
