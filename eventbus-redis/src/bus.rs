@@ -18,7 +18,7 @@ use crate::{
     connection::{Link, boxed},
     consumer::{self, Recovery, RecoveryStats},
     error::{ConfigMistake, InvalidConfig},
-    keys, script,
+    keys,
 };
 
 /// A bus on Redis Streams. Cloning shares it.
@@ -206,10 +206,9 @@ impl Shared {
             let part = |number| Self { stream: keys::partition(&self.home, number), ..self.clone() };
             self.partitions = (0..self.config.partitions).map(|number| Arc::new(part(number))).collect();
         }
-        for Self { stream, .. } in self.parts() {
+        for part in self.parts() {
             // it holds no trimming until somebody joins it
-            let mut create = script::CREATE_GROUP.key(stream);
-            create.key(keys::floors(stream)).arg(self.default_group.as_str()).arg("0-0").arg(0);
+            let create = part.creating(&self.default_group, "0-0", false);
             self.link.rerun::<redis::Value>(&create).await.map_err(|error| self.link.not_made(error))?;
         }
         Ok(())

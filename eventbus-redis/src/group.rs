@@ -144,16 +144,19 @@ impl RedisEventBus {
 impl Shared {
     /// What makes a group for those who consume: with the oldest entry, and listed in the floors.
     pub(crate) fn create_listed_group(&self, group: &Name) -> ScriptInvocation<'static> {
+        self.creating(group, "0-0", true)
+    }
+
+    /// What makes a group, unless it is there.
+    pub(crate) fn creating(&self, group: &Name, start: &str, is_listed: bool) -> ScriptInvocation<'static> {
         let mut create = script::CREATE_GROUP.key(&self.stream);
-        create.key(keys::floors(&self.stream)).arg(group.as_str()).arg("0-0").arg(1);
+        create.key(keys::floors(&self.stream)).key(keys::relay(&self.stream));
+        create.arg(group.as_str()).arg(start).arg(u8::from(is_listed));
         create
     }
 
     async fn create_group(&self, group: &Name, start: &str) -> Result<bool, RedisCommandError> {
-        let mut create = script::CREATE_GROUP.prepare_invoke();
-        create.key(&self.stream).key(keys::floors(&self.stream));
-        create.arg(group.as_str()).arg(start).arg(1);
-        self.run(&create).await
+        self.run(&self.creating(group, start, true)).await
     }
 
     async fn retire_group(&self, group: &Name) -> Result<RetiredGroup, GroupError> {

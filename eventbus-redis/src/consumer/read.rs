@@ -263,7 +263,7 @@ impl Consumer {
             return None;
         }
         let mut retake = self.script(&script::RETAKE);
-        retake.key(&self.keys.retry);
+        retake.key(&self.keys.retry).key(&self.keys.relay);
         retake.arg(self.group.as_str()).arg(&self.name).arg(ids);
         Some(retake)
     }

@@ -143,7 +143,7 @@ impl Shared {
         let mut change = script::REPARTITION.prepare_invoke();
         change.key(keys::layout(&self.home)).key(&self.home);
         for stream in there_is.chain(is_to_be) {
-            change.key(&stream).key(keys::floors(&stream));
+            change.key(&stream).key(keys::floors(&stream)).key(keys::relay(&stream));
         }
         let closed_ms = u64::try_from(closed.as_millis()).unwrap_or(u64::MAX);
         change.arg(&self.generation).arg(self.config.partitions).arg(partitions).arg(&self.instance).arg(closed_ms);

@@ -37,12 +37,12 @@ macro_rules! partitioned {
     };
 }
 
-/// A script of a consumer, behind the functions for ids.
+/// A script of a consumer, with the functions before it.
 macro_rules! of_consumer {
-    ($file:literal) => {
+    ($($file:literal),+) => {
         LazyLock::new(|| OfConsumer {
-            plain: Script::new(concat!(include_str!("id.lua"), include_str!($file))),
-            fenced: Script::new(concat!(include_str!("fence.lua"), include_str!("id.lua"), include_str!($file))),
+            plain: Script::new(concat!($(include_str!($file)),+)),
+            fenced: Script::new(concat!(include_str!("fence.lua"), $(include_str!($file)),+)),
         })
     };
 }
@@ -58,30 +58,48 @@ pub(crate) static ADOPT: LazyLock<Script> = with_relay!("adopt.lua");
 pub(crate) static BEAT: LazyLock<Script> = with_ids!("beat.lua");
 pub(crate) static BEGIN_READING: LazyLock<OfConsumer> = of_consumer!("begin_reading.lua");
 pub(crate) static BURY: LazyLock<OfConsumer> = of_consumer!("bury.lua");
-pub(crate) static CLAIM: LazyLock<OfConsumer> = of_consumer!("claim.lua");
-pub(crate) static CREATE_GROUP: LazyLock<Script> = with_ids!("create_group.lua");
+pub(crate) static CLAIM: LazyLock<OfConsumer> = of_consumer!("id.lua", "relay.lua", "claim.lua");
+pub(crate) static CREATE_GROUP: LazyLock<Script> = with_relay!("create_group.lua");
 pub(crate) static DONE: LazyLock<Script> = plain!("done.lua");
 pub(crate) static EXHAUSTED: LazyLock<Script> = plain!("exhausted.lua");
 pub(crate) static FIND_POSITION: LazyLock<Script> = with_ids!("find_position.lua");
 pub(crate) static GROUP_FLOORS: LazyLock<Script> = with_relay!("group_floors.lua");
+pub(crate) static LAST_EVENT: LazyLock<Script> = with_relay!("last_event.lua");
 pub(crate) static LAYOUT: LazyLock<Script> = with_ids!("layout.lua");
 pub(crate) static LEAVE: LazyLock<Script> = plain!("leave.lua");
 pub(crate) static LEASE: LazyLock<Script> = with_ids!("lease.lua");
 pub(crate) static LOOK: LazyLock<Script> = with_ids!("look.lua");
-pub(crate) static NOTE: LazyLock<OfConsumer> = of_consumer!("note.lua");
+pub(crate) static NOTE: LazyLock<OfConsumer> = of_consumer!("id.lua", "note.lua");
 pub(crate) static PUBLISH: LazyLock<Script> = partitioned!("publish.lua");
-pub(crate) static PUBLISH_RANGE: LazyLock<Script> = with_relay!("publish_range.lua");
+pub(crate) static PUBLISH_RANGE: LazyLock<Script> = LazyLock::new(|| {
+    let text = concat!(
+        include_str!("id.lua"),
+        include_str!("one_stream.lua"),
+        include_str!("relay.lua"),
+        include_str!("publish_range.lua")
+    );
+    Script::new(text)
+});
+pub(crate) static PUBLISH_RANGE_TO_PARTITION: LazyLock<Script> = LazyLock::new(|| {
+    let text = concat!(
+        include_str!("id.lua"),
+        include_str!("partitioned.lua"),
+        include_str!("relay.lua"),
+        include_str!("publish_range.lua")
+    );
+    Script::new(text)
+});
 pub(crate) static RELEASE: LazyLock<Script> = plain!("release.lua");
-pub(crate) static REPARTITION: LazyLock<Script> = with_ids!("repartition.lua");
+pub(crate) static REPARTITION: LazyLock<Script> = with_relay!("repartition.lua");
 pub(crate) static REPLAY: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!(include_str!("one_stream.lua"), include_str!("replay.lua"))));
 pub(crate) static REPLAY_TO_PARTITION: LazyLock<Script> = partitioned!("replay.lua");
-pub(crate) static RETAKE: LazyLock<OfConsumer> = of_consumer!("retake.lua");
+pub(crate) static RETAKE: LazyLock<OfConsumer> = of_consumer!("id.lua", "relay.lua", "retake.lua");
 pub(crate) static RETIRE_GROUP: LazyLock<Script> = with_ids!("retire_group.lua");
 pub(crate) static REWIND: LazyLock<Script> = with_relay!("rewind.lua");
 pub(crate) static SETTLE: LazyLock<OfConsumer> = of_consumer!("settle.lua");
 pub(crate) static SHARE: LazyLock<Script> = with_ids!("share.lua");
-pub(crate) static SKIP: LazyLock<OfConsumer> = of_consumer!("skip.lua");
+pub(crate) static SKIP: LazyLock<OfConsumer> = of_consumer!("id.lua", "skip.lua");
 pub(crate) static SWEEP: LazyLock<Script> = with_ids!("sweep.lua");
 pub(crate) static TAKE: LazyLock<Script> = plain!("take.lua");
 pub(crate) static TRIM: LazyLock<Script> = with_relay!("trim.lua");

@@ -19,14 +19,19 @@ local function next_id()
   return newest
 end
 
-local function add(stream, ...)
+-- Returns the id, or an error.
+local function try_to_add(stream, ...)
   local id = redis.pcall('XADD', stream, next_id(), ...)
-  if type(id) == 'table' and id.err then
-    -- the stream may be ahead of a layout that was lost
-    local last = by_name(redis.call('XINFO', 'STREAM', stream))['last-generated-id']
-    if is_before(newest, last) then newest = last end
-    id = redis.call('XADD', stream, next_id(), ...)
-  end
+  if not id.err then return id end
+  -- the stream may be ahead of a layout that was lost
+  local last = newest_of(stream)
+  if is_before(newest, last) then newest = last end
+  return redis.pcall('XADD', stream, next_id(), ...)
+end
+
+local function add(stream, ...)
+  local id = try_to_add(stream, ...)
+  if id.err then return redis.call('XADD', stream, next_id(), ...) end
   return id
 end
 

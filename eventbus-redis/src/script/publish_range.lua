@@ -18,7 +18,7 @@ while next_one <= #ARGV do
 end
 
 local record = read_record(redis.call('HGET', relay, store) or nil)
-redis.call('XLEN', stream) -- fails if it is no stream
+local is_empty = redis.call('XLEN', stream) == 0 -- fails if it is no stream
 if not record then return { 'lost' } end
 if is_smaller(epoch, record.epoch) then return { 'fenced' } end
 if not is_there(stream, record.witness) then return { 'lost' } end
@@ -28,14 +28,17 @@ if #events == 0 and through == position then return { 'published' } end
 local reply = { 'published' }
 record.epoch, record.position = epoch, through
 for _, event in ipairs(events) do
-  local id = redis.pcall('XADD', stream, '*', unpack(ARGV, event.from, event.to))
+  local id = try_to_add(stream, unpack(ARGV, event.from, event.to))
   if id.err then
     if #reply == 1 then return id end
     record.position = position
     write_record(redis.call, relay, store, record)
+    remember()
     return { 'moved', position }
   end
   reply[#reply + 1], record.witness, position = id, id, event.position
 end
 write_record(redis.call, relay, store, record)
+remember()
+if is_empty and reply[2] then redis.call('HSET', relay, 'head', reply[2]) end
 return reply

@@ -8,5 +8,6 @@ mod attack;
 mod fence;
 mod journal;
 mod process;
+mod relay;
 mod repartition;
 mod share;

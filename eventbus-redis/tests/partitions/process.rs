@@ -47,6 +47,7 @@ async fn the_consumer_that_is_a_process() {
     tokio::spawn(async move {
         let closed = tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0]).unwrap());
         closed.await.unwrap();
+        until_within("it consumes", Duration::from_secs(10), async || stopping.is_consuming()).await;
         stopping.stop_consuming().await;
     });
     bus.start_consuming().await.unwrap();
