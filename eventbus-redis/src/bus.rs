@@ -23,6 +23,9 @@ use crate::{
 
 /// A bus on Redis Streams. Cloning shares it.
 ///
+/// Its consumers keep the order of an aggregate each; with [`partitions`](RedisEventBusConfig::partitions) all of a group
+/// do together.
+///
 /// Events published by one process reach the handlers of all others. Each consumer group gets every event at least
 /// once; the consumers of a group, one per bus object that consumes, share its events. A delivery with a failed handler
 /// is tried again while other aggregates flow on, and becomes a dead letter at last; what a consumer has in hand when it

@@ -137,3 +137,33 @@ async fn nothing_is_repeated_when_consumers_come_and_go_in_peace() {
     let lines = Journal::on(url, prefix.clone()).await.lines().await;
     assert_eq!(account(&lines, &load.published), Account::default());
 }
+
+/// Where much is unread, an owner that was paused would read on at once, past what the next owner has in hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_was_paused_overtakes_nobody() {
+    let (server, prefix) = (test_servers::private_redis(), test_servers::unique_name("paused"));
+    let url = server.url();
+    let bus = RedisEventBus::connect(config(url, &prefix, 8, SHORT)).await.unwrap();
+    let mut load = Load::over(AGGREGATES);
+    for _ in 0..EVENTS / 1_000 {
+        bus.publish(&load.batch(1_000)).await.unwrap();
+    }
+    let running: Vec<_> = (0..3).map(|_| Process::working(url, url, &prefix, true, 5)).collect();
+    let journal = Journal::on(url, prefix.clone()).await;
+    crate::common::until("they are at work", async || journal.ended().await > 100).await;
+    let mut pauses = 0;
+    while journal.ended().await < EVENTS * 3 / 4 {
+        running[pauses % 3].signal("STOP");
+        tokio::time::sleep(SHORT + Duration::from_millis(200)).await;
+        running[pauses % 3].signal("CONT");
+        pauses += 1;
+    }
+    until_finished(&bus, Duration::from_secs(60)).await;
+    for process in running {
+        process.stop().await;
+    }
+    let account = account(&journal.lines().await, &load.published);
+    println!("{pauses} pauses beyond the lease: {} repeated", account.repeated);
+    assert!(pauses > 2, "it was too quick");
+    assert_eq!(account, Account { repeated: account.repeated, ..Account::default() });
+}

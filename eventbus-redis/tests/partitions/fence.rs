@@ -15,6 +15,7 @@ use crate::{
         seen::{command, event, start},
         until,
     },
+    journal::{Account, Journal, Load, account},
     process::until_finished,
 };
 
@@ -79,6 +80,32 @@ async fn a_consumer_without_its_lease_notes_no_failure_and_writes_no_dead_letter
         .await;
         assert_eq!(actor.begun().len(), 1, "nor does it try again");
     }
+}
+
+/// Both would read on, and each begin what follows an event that the other has in hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_does_not_know_that_it_is_none_overtakes_nobody() {
+    let config = RedisEventBusConfig { partitions: 4, batch_size: 10, concurrency: 4, ..slow() };
+    let (bus, other, journal) = (connect(&config).await, connect(&config).await, Journal::new());
+    for bus in [&bus, &other] {
+        journal.join(bus, Duration::from_millis(2), false);
+    }
+    start(&bus).await;
+    let mut load = Load::over(40);
+    bus.publish(&load.batch(200)).await.unwrap();
+    until_finished(&bus, Duration::from_secs(20)).await;
+    for number in 0..4 {
+        let key = format!("{{{}:{number}}}:lease:{}", bus.config().stream_name(), bus.default_group());
+        let _: u64 = command(&bus, "HSET", &[&key, "until", "1"]).await;
+    }
+    start(&other).await;
+    until("the other owns its share", async || owners(&bus).await == 2).await;
+    for _ in 0..40 {
+        bus.publish(&load.batch(50)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    until_finished(&bus, Duration::from_secs(20)).await;
+    assert_eq!(account(&journal.lines().await, &load.published), Account::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,19 +209,19 @@ async fn a_partition_is_left_while_one_of_its_events_waits_for_a_retry() {
     bus.publish(&(0..20).map(|number| event(&number.to_string())).collect::<Vec<_>>()).await.unwrap();
     until("all wait", async || bus.stats().events_processed_failed == 20).await;
     let consumer = start(&other).await;
-    let owned = format!("{{{}:*}}:lease:*", config.stream_name());
-    until("each owns one", async || {
-        let keys: Vec<String> = command(&bus, "KEYS", &[&owned]).await;
-        let mut owners = Vec::new();
-        for key in keys {
-            owners.push(command::<String>(&bus, "HGET", &[&key, "owner"]).await);
-        }
-        owners.sort();
-        owners.dedup();
-        owners.len() == 2
-    })
-    .await;
+    until("each owns one", async || owners(&bus).await == 2).await;
     assert_eq!(failing.begun().len(), 20, "none was tried before its time");
     other.stop_consuming().await;
     consumer.await.unwrap();
+}
+
+/// How many consumers own partitions.
+async fn owners(bus: &RedisEventBus) -> usize {
+    let all = format!("{{{}:*}}:lease:*", bus.config().stream_name());
+    let keys: Vec<String> = command(bus, "KEYS", &[&all]).await;
+    let mut owners = std::collections::BTreeSet::new();
+    for key in keys {
+        owners.insert(command::<String>(bus, "HGET", &[&key, "owner"]).await);
+    }
+    owners.len()
 }

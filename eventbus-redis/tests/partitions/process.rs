@@ -21,7 +21,8 @@ pub(crate) fn config(url: &str, prefix: &str, partitions: u32, lease: Duration) 
     RedisEventBusConfig {
         redis_url: url.into(),
         stream_prefix: prefix.into(),
-        batch_size: 50,
+        batch_size: 20,
+        max_in_hand: Some(60),
         concurrency: 4,
         block_ms: 100,
         retry_delay_ms: 10,
@@ -42,12 +43,15 @@ async fn the_consumer_that_is_a_process() {
     let lease = if fails { SHORT } else { LONG };
     let bus = RedisEventBus::connect(config(&var("PARTITIONS_URL"), &prefix, 8, lease)).await.unwrap();
     let journal = Journal::on(&var("PARTITIONS_JOURNAL"), prefix).await;
-    journal.join(&bus, Duration::from_millis(1), fails);
+    let work = Duration::from_millis(var("PARTITIONS_WORK_MS").parse().unwrap());
+    journal.join(&bus, work, fails);
     let stopping = bus.clone();
     tokio::spawn(async move {
         let closed = tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0]).unwrap());
         closed.await.unwrap();
-        until_within("it consumes", Duration::from_secs(10), async || stopping.is_consuming()).await;
+        while !stopping.is_consuming() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         stopping.stop_consuming().await;
     });
     bus.start_consuming().await.unwrap();
@@ -58,12 +62,18 @@ pub(crate) struct Process(Child);
 
 impl Process {
     pub(crate) fn spawn(url: &str, journal: &str, prefix: &str, fails: bool) -> Self {
+        Self::working(url, journal, prefix, fails, 1)
+    }
+
+    /// Its handler takes so many milliseconds.
+    pub(crate) fn working(url: &str, journal: &str, prefix: &str, fails: bool, work_ms: u64) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
         command
             .args(["--exact", "process::the_consumer_that_is_a_process", "--nocapture"])
             .env("PARTITIONS_PREFIX", prefix)
             .env("PARTITIONS_URL", url)
             .env("PARTITIONS_JOURNAL", journal)
+            .env("PARTITIONS_WORK_MS", work_ms.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
