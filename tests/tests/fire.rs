@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use workspace_tests::fire::{figures::Figures, race};
+use workspace_tests::fire::{cuts, figures::Figures, race};
 
 fn seed() -> u64 {
     std::env::var("FIRE_SEED").map_or(1, |seed| seed.parse().unwrap())
@@ -21,6 +21,11 @@ fn judge(figures: &Figures) {
 async fn the_feed_neither_skips_nor_repeats_nor_reorders_and_wrong_readers_are_caught() {
     let plan = race::Plan { events: 200_000, time: Duration::from_secs(20), seed: seed() };
     judge(&race::run(plan).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_over_a_failing_network_are_made_once() {
+    judge(&cuts::run(40, seed()).await.unwrap());
 }
 
 mod model_test {

@@ -14,7 +14,7 @@ use clap::{Parser, ValueEnum};
 use eventbus::{InMemoryEventStore, port::EventStore};
 use eventstore_sqlite::SqliteEventStore;
 use tokio::runtime::Runtime;
-use workspace_tests::fire::{Trouble, database::Database, figures::Figures, model, race};
+use workspace_tests::fire::{Trouble, cuts, database::Database, figures::Figures, model, race};
 
 /// Checks what is promised while servers, processes and connections die.
 #[derive(Debug, Parser)]
@@ -25,6 +25,9 @@ struct Arguments {
     /// How many random programs run on each store.
     #[arg(long, default_value_t = 10_000)]
     cases: u32,
+    /// How many connections suffer.
+    #[arg(long, default_value_t = 200)]
+    cuts: u64,
     /// What everything random follows from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -40,6 +43,8 @@ enum Part {
     Race,
     /// Random programs against a model.
     Model,
+    /// Appends over a network that fails.
+    Cuts,
 }
 
 /// The longest that the ordering race may take.
@@ -62,10 +67,11 @@ fn main() -> Result<ExitCode, Trouble> {
 
 impl Part {
     fn run(self, arguments: &Arguments, runtime: &Runtime) -> Result<Figures, Trouble> {
-        let Arguments { events, cases, seed, .. } = *arguments;
+        let Arguments { events, cases, cuts, seed, .. } = *arguments;
         match self {
             Self::Race => runtime.block_on(race::run(race::Plan { events, time: RACE, seed })),
             Self::Model => model_on_all(runtime, cases, seed),
+            Self::Cuts => runtime.block_on(cuts::run(cuts, seed)),
         }
     }
 }

@@ -6,9 +6,11 @@
 //! Keep: production code knows nothing of this. What dies at a named point dies in a wrapper around a port.
 
 pub mod auditor;
+pub mod cuts;
 pub mod database;
 pub mod evidence;
 pub mod figures;
+pub mod follower;
 pub mod history;
 pub mod model;
 pub mod proxy;
