@@ -41,6 +41,12 @@ pub struct PgEventStoreConfig {
     pub connect_timeout: Duration,
     /// How long a statement may run on the server; its answer is waited for one second longer. Default 30 s.
     pub statement_timeout: Duration,
+    /// The most transactions of handlers and projections open at once, each on a connection of its own beside those of
+    /// [`max_connections`](Self::max_connections); default 10.
+    pub max_transactions: u32,
+    /// How long a transaction of handlers and projections may take; the server ends one whose owner is paused. Default
+    /// 10 s.
+    pub transaction_timeout: Duration,
 }
 
 impl Default for PgEventStoreConfig {
@@ -53,6 +59,8 @@ impl Default for PgEventStoreConfig {
             append_queue: 4_096,
             connect_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(30),
+            max_transactions: 10,
+            transaction_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -93,14 +101,20 @@ impl PgEventStoreConfig {
 
     fn check(&self) -> Result<(), PgConnectError> {
         let invalid = |field, reason| Err(PgConnectError::InvalidConfig { field, reason });
-        for (field, number) in [("max_connections", self.max_connections), ("append_queue", self.append_queue)] {
+        for (field, number) in [
+            ("max_connections", self.max_connections),
+            ("append_queue", self.append_queue),
+            ("max_transactions", self.max_transactions),
+        ] {
             if number == 0 {
                 return invalid(field, "at least 1 is needed");
             }
         }
-        for (field, duration) in
-            [("connect_timeout", self.connect_timeout), ("statement_timeout", self.statement_timeout)]
-        {
+        for (field, duration) in [
+            ("connect_timeout", self.connect_timeout),
+            ("statement_timeout", self.statement_timeout),
+            ("transaction_timeout", self.transaction_timeout),
+        ] {
             if duration < Duration::from_millis(1) {
                 return invalid(field, "at least a millisecond is needed");
             }
@@ -110,7 +124,7 @@ impl PgEventStoreConfig {
 }
 
 /// The limit in the server's unit and range; it takes 0 for "no limit", which [`PgEventStoreConfig::check`] rules out.
-fn milliseconds(limit: Duration) -> i32 {
+pub(crate) fn milliseconds(limit: Duration) -> i32 {
     i32::try_from(limit.as_millis()).unwrap_or(i32::MAX)
 }
 
@@ -124,6 +138,8 @@ impl fmt::Debug for PgEventStoreConfig {
             .field("append_queue", &self.append_queue)
             .field("connect_timeout", &self.connect_timeout)
             .field("statement_timeout", &self.statement_timeout)
+            .field("max_transactions", &self.max_transactions)
+            .field("transaction_timeout", &self.transaction_timeout)
             .finish()
     }
 }

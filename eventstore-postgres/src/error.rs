@@ -1,4 +1,6 @@
-//! Why a store cannot be had.
+//! Why a store cannot be had, or a transaction cannot go on.
+
+use std::time::Duration;
 
 use eventbus::BoxError;
 
@@ -162,4 +164,41 @@ impl PgPrecondition {
             }
         }
     }
+}
+
+/// Why a transaction of a store cannot do what it is asked for; other errors are those of the driver.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PgTransactionError {
+    /// It took too long; it is undone, unless it was being committed.
+    #[error("the transaction took longer than {limit:?}")]
+    TooLong {
+        /// [`transaction_timeout`](crate::PgEventStoreConfig::transaction_timeout).
+        limit: Duration,
+    },
+    /// A table or a column cannot be called so.
+    #[error("invalid name of a table or column `{name}`: {reason}")]
+    InvalidName {
+        /// The name, shortened, control characters escaped.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// There is no such table where unqualified names are looked up.
+    #[error("table `{table}` does not exist in the search path")]
+    NoTable {
+        /// The table.
+        table: String,
+    },
+    /// The table has no such column, or does not exist.
+    #[error("table `{table}` has no column `{column}`")]
+    NoColumn {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// The rows of live tables cannot be replaced where their names mean the copies.
+    #[error("rows of live tables are not replaced within a shadow")]
+    InShadow,
 }

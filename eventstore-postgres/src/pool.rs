@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
+use eventbus::BoxError;
 use sqlx::{
-    Connection, PgPool, Postgres,
+    AssertSqlSafe, Connection, PgPool, Postgres, Transaction,
     pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
 };
@@ -25,27 +26,52 @@ const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(crate) struct Connections {
     pool: PgPool,
+    /// Apart from the others: handlers that append and keep a lease within their transactions must not wait for each
+    /// other.
+    transactions: PgPool,
     answer_timeout: Duration,
 }
 
 impl Connections {
     /// Prepares the connections; each is opened when it is first needed.
     pub(crate) fn new(config: &PgEventStoreConfig, options: PgConnectOptions) -> Self {
-        let pool = PgPoolOptions::new()
-            .max_connections(config.max_connections)
-            .acquire_timeout(config.connect_timeout)
-            .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
-                Box::pin(async move {
-                    if meta.idle_for > TRUSTED_IDLE {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
+        let answer_timeout = config.answer_timeout();
+        let pool = |connections| {
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(config.connect_timeout)
+                .test_before_acquire(false)
+                .before_acquire(|connection, meta| {
+                    Box::pin(async move {
+                        if meta.idle_for > TRUSTED_IDLE {
+                            connection.ping().await?;
+                        }
+                        Ok(true)
+                    })
                 })
-            })
-            .after_connect(|connection, _| Box::pin(refuse_standby(connection)))
-            .connect_lazy_with(options);
-        Self { pool, answer_timeout: config.answer_timeout() }
+                .after_connect(|connection, _| Box::pin(refuse_standby(connection)))
+        };
+        let transactions = pool(config.max_transactions)
+            .after_release(move |connection, _| Box::pin(end_transaction(connection, answer_timeout)));
+        Self {
+            pool: pool(config.max_connections).connect_lazy_with(options.clone()),
+            transactions: transactions.connect_lazy_with(options),
+            answer_timeout,
+        }
+    }
+
+    /// Begins a transaction with `begin`.
+    ///
+    /// In a task of its own that is never given up: a connection on which only half of it happened would come back in an
+    /// open transaction that nobody knows of.
+    pub(crate) async fn begin(&self, begin: String) -> Result<Transaction<'static, Postgres>, BoxError> {
+        let pool = self.transactions.clone();
+        // our own text and numbers
+        let begun = tokio::spawn(async move { pool.begin_with(AssertSqlSafe(begin)).await });
+        match timeout(self.answer_timeout, begun).await {
+            Ok(begun) => Ok(begun??),
+            Err(_) => Err(NoAnswerWithin(self.answer_timeout).into()),
+        }
     }
 
     /// Runs one statement and reads its answer to the end, which is when it is committed.
@@ -64,7 +90,7 @@ impl Connections {
 
     /// Closes all connections once their statements are done.
     pub(crate) async fn close(&self) {
-        self.pool.close().await;
+        tokio::join!(self.pool.close(), self.transactions.close());
     }
 }
 
@@ -88,4 +114,12 @@ async fn refuse_standby(connection: &mut sqlx::PgConnection) -> Result<(), sqlx:
         return Err(sqlx::Error::Protocol("the server is a standby".into()));
     }
     Ok(())
+}
+
+/// Waits until a transaction that was dropped is rolled back, but not for ever: then the connection is closed.
+async fn end_transaction(connection: &mut sqlx::PgConnection, within: Duration) -> Result<bool, sqlx::Error> {
+    match timeout(within, connection.ping()).await {
+        Ok(answer) => answer.map(|()| true),
+        Err(late) => Err(sqlx::Error::Io(std::io::Error::other(late))),
+    }
 }

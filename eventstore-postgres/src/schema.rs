@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 use crate::error::PgConnectError;
 
 /// The longest identifier PostgreSQL keeps; longer ones it cuts off in silence.
-const MAX_IDENTIFIER_BYTES: usize = 63;
+pub(crate) const MAX_IDENTIFIER_BYTES: usize = 63;
 
 /// The name of a schema, checked: it can stand in a statement as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,11 +41,14 @@ impl Schema {
     /// Locks are per database, and it may hold several schemas. Together with 44 bits of a position it makes a
     /// positive `bigint`; it is never 0, where small numbers chosen by hand are.
     pub(crate) fn lock_namespace(&self) -> u64 {
-        let hash = self
-            .0
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-        hash % ((1 << 19) - 1) + 1
+        hash(&self.0) % ((1 << 19) - 1) + 1
+    }
+
+    /// The schema of a shadow of this store: readable, and different for each name of each store.
+    pub(crate) fn shadow(&self, name: &str) -> String {
+        let readable = name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit(), "_");
+        let hash = hash(&format!("{}.{name}", self.0));
+        format!("{:.16}_shadow_{readable:.22}_{hash:016x}", self.0)
     }
 
     /// Replaces the placeholders `{schema}` and `{namespace}` of a text of ours.
@@ -58,6 +61,12 @@ impl Schema {
         // the only text that is not ours is the name of the schema, which `new` checked
         AssertSqlSafe(self.fill(sql)).into_sql_str()
     }
+}
+
+/// FNV-1a: never changes.
+fn hash(text: &str) -> u64 {
+    let step = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, step)
 }
 
 #[cfg(test)]
@@ -81,6 +90,16 @@ mod tests {
         let namespace = |name| Schema::new(name).unwrap().lock_namespace();
         assert_eq!(namespace("eventbus"), NAMESPACE_OF_EVENTBUS);
         assert_ne!(namespace("eventbus"), namespace("eventbus2"));
+    }
+
+    #[test]
+    fn shadows_have_schemas_of_their_own() {
+        let of = |schema: &str, name| Schema::new(schema).unwrap().shadow(name);
+        assert_eq!(of("eventbus", "Orders:v2"), "eventbus_shadow_orders_v2_3e11f12100c2e2d8");
+        assert_ne!(of("eventbus", "orders:v2"), of("eventbus", "orders_v2"));
+        assert_ne!(of("eventbus", "orders"), of("eventbus2", "orders"));
+        let longest = of(&"x".repeat(63), &"漢".repeat(85));
+        assert_eq!((longest.len(), Schema::new(&longest).is_ok()), (63, true), "{longest}");
     }
 
     /// Processes of two releases share one database: changing the number lets the feed skip.

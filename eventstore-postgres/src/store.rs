@@ -2,11 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
-use eventbus::port::{AppendSignal, EventStore};
+use eventbus::port::{AppendSignal, EventStore, Transactions};
 
 use crate::{
     append::Group, config::PgEventStoreConfig, error::PgConnectError, migrate, pool::Connections, preflight,
-    schema::Schema, session::Session, statements::Statements,
+    schema::Schema, session::Session, statements::Statements, transactions::PgTransactions,
 };
 
 /// An event store in a PostgreSQL database. Cloning shares it.
@@ -93,15 +93,17 @@ impl PgEventStore {
         Schema::new(schema).map(|schema| migrate::script(&schema))
     }
 
-    /// Closes the connections once their statements are done; afterwards everything is unavailable, and so it is at once
-    /// for appends that were not sent yet.
+    /// Closes the connections once their statements are done; everything that was not sent before is unavailable.
     pub async fn close(&self) {
-        self.group.close();
         self.connections.close().await;
     }
 }
 
-impl EventStore for PgEventStore {}
+impl EventStore for PgEventStore {
+    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
+        Some(Arc::new(PgTransactions(self.clone())))
+    }
+}
 
 impl fmt::Debug for PgEventStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,27 +1,142 @@
-//! Taking part in the store's transactions.
+//! An open transaction: what handlers and projections take part in.
+//!
+//! Keep: nothing is committed that the server undid. A transaction in which a statement failed answers a commit as if all
+//! were well; so it is asked first, if somebody else used its connection after us.
 
-use eventbus::port::FromTransaction;
-use sqlx::{PgConnection, Postgres, Transaction};
+use std::{any::Any, fmt, sync::Arc, time::Duration};
 
-use crate::store::PgEventStore;
+use async_trait::async_trait;
+use eventbus::{
+    BoxError, EventId, Name, Position,
+    port::{FromTransaction, Lease, Shadow, Transaction},
+};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Postgres, SqlSafeStr as _, postgres::PgRow};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    error::PgTransactionError, identifier::Identifier, pool::Query, statements::Statements, store::PgEventStore,
+};
 
 /// A transaction of the store's database; dropped is rolled back.
 ///
 /// Handlers and projections take it as `connection: &mut PgConnection`.
-#[derive(Debug)]
-pub struct PgTransaction(Transaction<'static, Postgres>);
+pub struct PgTransaction {
+    inner: sqlx::Transaction<'static, Postgres>,
+    statements: Arc<Statements>,
+    limit: Duration,
+    deadline: Instant,
+    /// Whether somebody else used the connection after our last statement.
+    is_unchecked: bool,
+    /// Whether names of tables mean the copies of a shadow.
+    pub(crate) is_in_shadow: bool,
+}
 
 impl PgTransaction {
-    /// Gives the driver's transaction away, to commit it or to roll it back.
-    #[must_use]
-    pub fn into_inner(self) -> Transaction<'static, Postgres> {
-        self.0
+    pub(crate) fn new(
+        inner: sqlx::Transaction<'static, Postgres>,
+        statements: Arc<Statements>,
+        limit: Duration,
+    ) -> Self {
+        let deadline = Instant::now() + limit;
+        Self { inner, statements, limit, deadline, is_unchecked: false, is_in_shadow: false }
+    }
+
+    /// The connection, for statements that are to be part of the transaction. Not to be committed by hand.
+    pub fn connection(&mut self) -> &mut PgConnection {
+        self.is_unchecked = true;
+        &mut self.inner
+    }
+
+    pub(crate) fn statements(&self) -> &Statements {
+        &self.statements
+    }
+
+    /// Gives what is done now more time, and what comes after it the usual.
+    pub(crate) fn extend(&mut self, by: Duration) {
+        self.deadline = Instant::now() + by + self.limit;
+    }
+
+    pub(crate) async fn fetch_all(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, BoxError> {
+        let rows = self.in_time(self.deadline, |connection| query.fetch_all(connection)).await?;
+        self.is_unchecked = false;
+        Ok(rows)
+    }
+
+    /// Runs statements that have no parameters and whose answers nobody needs.
+    pub(crate) async fn run(&mut self, sql: String) -> Result<(), BoxError> {
+        // made of our own text and of checked names
+        let sql = sqlx::raw_sql(AssertSqlSafe(sql).into_sql_str());
+        self.in_time(self.deadline, |connection| connection.execute(sql)).await?;
+        self.is_unchecked = false;
+        Ok(())
+    }
+
+    async fn in_time<'t, T, F>(
+        &'t mut self,
+        deadline: Instant,
+        statement: impl FnOnce(&'t mut PgConnection) -> F,
+    ) -> Result<T, BoxError>
+    where
+        F: Future<Output = Result<T, sqlx::Error>>,
+    {
+        match timeout_at(deadline, statement(&mut self.inner)).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(PgTransactionError::TooLong { limit: self.limit }.into()),
+        }
     }
 }
 
-impl From<Transaction<'static, Postgres>> for PgTransaction {
-    fn from(transaction: Transaction<'static, Postgres>) -> Self {
-        Self(transaction)
+#[async_trait]
+impl Transaction for PgTransaction {
+    fn as_any_mut(&mut self) -> &mut (dyn Any + Send) {
+        self
+    }
+
+    async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError> {
+        let sql = match from {
+            Position::START => &self.statements.advance_first,
+            _ => &self.statements.advance,
+        };
+        let query = sqlx::query(sql.clone())
+            .bind(lease.role.as_str())
+            .bind(i64::try_from(lease.epoch).unwrap_or(i64::MAX))
+            .bind(from.as_i64())
+            .bind(to.as_i64());
+        Ok(!self.fetch_all(query).await?.is_empty())
+    }
+
+    async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
+        let query = sqlx::query(self.statements.note_delivery.clone()).bind(handler.as_str()).bind(event.as_uuid());
+        Ok(!self.fetch_all(query).await?.is_empty())
+    }
+
+    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+        self.replace_rows_by(shadow).await
+    }
+
+    async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
+        let (table, column) = (Identifier::new(table)?, Identifier::new(column)?);
+        let of_type = self.column_type(&table, &column).await?;
+        // the type as the catalogue calls it: so the column is compared as it is, along its index
+        let sql = format!("DELETE FROM {table} WHERE {column} = CAST($1::text AS {of_type})");
+        self.fetch_all(sqlx::query(AssertSqlSafe(sql).into_sql_str()).bind(value)).await.map(drop)
+    }
+
+    async fn commit(mut self: Box<Self>) -> Result<(), BoxError> {
+        if self.is_unchecked {
+            self.run("SELECT".into()).await?;
+        }
+        let Self { inner, limit, deadline, .. } = *self;
+        match timeout_at(deadline, inner.commit()).await {
+            Ok(committed) => Ok(committed?),
+            Err(_) => Err(PgTransactionError::TooLong { limit }.into()),
+        }
+    }
+}
+
+impl fmt::Debug for PgTransaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgTransaction").finish_non_exhaustive()
     }
 }
 
@@ -29,6 +144,6 @@ impl FromTransaction<PgEventStore> for PgConnection {
     type Transaction = PgTransaction;
 
     fn from_transaction(transaction: &mut PgTransaction) -> &mut Self {
-        &mut transaction.0
+        transaction.connection()
     }
 }

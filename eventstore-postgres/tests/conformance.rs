@@ -8,6 +8,8 @@ use eventstore_postgres::PgEventStoreConfig;
 // the schema is a temporary of the statement that runs the rule, and goes with it
 eventbus::event_store_conformance!(postgres, TestSchema::new().store());
 
+eventbus::event_store_transactions_conformance!(transactions, TestSchema::new().store());
+
 eventbus::event_store_reopen_conformance!(reopened, TestSchema::new().place(), async |config: PgEventStoreConfig| {
     open(config).await
 });

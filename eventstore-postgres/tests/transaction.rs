@@ -5,30 +5,28 @@
 mod common;
 
 use common::{TestSchema, open, run};
-use eventbus::port::{EventStore as _, FromTransaction, Requirements, TypeKey};
+use eventbus::port::{EventStore as _, FromTransaction, Requirements, Transaction, TypeKey};
 use eventstore_postgres::{PgConnection, PgEventStore, PgTransaction};
-use sqlx::postgres::PgPoolOptions;
 
 type Parameter = PgConnection;
 
-async fn take(transaction: &mut PgTransaction) -> &mut PgConnection {
-    <Parameter as FromTransaction<PgEventStore>>::take(Some(transaction)).unwrap()
+fn take(transaction: &mut dyn Transaction) -> &mut PgConnection {
+    <Parameter as FromTransaction<PgEventStore>>::take(Some(transaction.as_any_mut())).unwrap()
 }
 
 #[tokio::test]
 async fn a_handler_takes_part_in_the_transaction() {
     let schema = TestSchema::new();
     let store = open(schema.config()).await;
-    assert!(store.transactions().is_none());
-    let name = schema.config().schema;
-    let pool = PgPoolOptions::new().connect(test_servers::postgres_url()).await.unwrap();
+    let transactions = store.transactions().unwrap();
+    assert_eq!(transactions.transaction_type(), TypeKey::of::<PgTransaction>());
     run(&mut schema.connection().await, "CREATE TABLE rows (number integer)").await;
-    let insert = format!("INSERT INTO {name}.rows VALUES (1)");
+    let insert = format!("INSERT INTO {}.rows VALUES (1)", schema.name());
     for commit in [false, true] {
-        let mut transaction = PgTransaction::from(pool.begin().await.unwrap());
-        run(take(&mut transaction).await, &insert).await;
+        let mut transaction = transactions.begin().await.unwrap();
+        run(take(&mut *transaction), &insert).await;
         if commit {
-            transaction.into_inner().commit().await.unwrap();
+            transaction.commit().await.unwrap();
         }
     }
     let count = sqlx::query_scalar("SELECT count(*) FROM rows");

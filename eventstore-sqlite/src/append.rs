@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use eventbus::{
     EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{AppendError, AppendEvents, check_ids, check_payloads, first_result},
+    port::{self, AppendError, AppendEvents, check_ids, check_payloads, first_result},
 };
 use rusqlite::{Connection, OptionalExtension as _};
 
@@ -20,13 +20,23 @@ impl AppendEvents for SqliteEventStore {
         expected: ExpectedVersion,
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
-        if events.is_empty() {
-            return Ok(Vec::new());
+        match Append::check(port::Append { stream: stream.clone(), expected, events })? {
+            Some(append) => self.writer().append(append).await,
+            None => Ok(Vec::new()),
         }
-        check_ids(stream, &events)?;
-        check_payloads(stream, &events)?;
-        let append = Append::new(stream, expected, events);
-        self.writer().append(append).await
+    }
+
+    async fn append_many(&self, appends: Vec<port::Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
+        let mut sound = Vec::with_capacity(appends.len());
+        let checked: Vec<_> =
+            appends.into_iter().map(|append| Ok(Append::check(append)?.map(|it| sound.push(it)))).collect();
+        let mut results = self.writer().append_many(sound).await.into_iter();
+        let result = |checked| match checked {
+            Ok(Some(())) => results.next().unwrap_or_else(|| Ok(Vec::new())),
+            Ok(None) => Ok(Vec::new()),
+            Err(refused) => Err(refused),
+        };
+        checked.into_iter().map(result).collect()
     }
 }
 
@@ -48,8 +58,15 @@ pub(crate) enum Placed {
 }
 
 impl Append {
-    pub(crate) fn new(stream: &StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
-        Self { stream: stream.clone(), expected, events }
+    /// Nothing if there are no events.
+    pub(crate) fn check(append: port::Append) -> Result<Option<Self>, AppendError> {
+        let port::Append { stream, expected, events } = append;
+        if events.is_empty() {
+            return Ok(None);
+        }
+        check_ids(&stream, &events)?;
+        check_payloads(&stream, &events)?;
+        Ok(Some(Self { stream, expected, events }))
     }
 
     /// How many events there are.
@@ -130,7 +147,7 @@ impl Append {
         })
     }
 
-    fn refused(&self, source: impl Into<eventbus::BoxError>) -> AppendError {
+    pub(crate) fn refused(&self, source: impl Into<eventbus::BoxError>) -> AppendError {
         AppendError::Refused { stream: self.stream.clone(), source: source.into() }
     }
 

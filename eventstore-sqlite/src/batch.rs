@@ -12,6 +12,7 @@ use crate::{
     append::{Placed, execute},
     error::is_busy,
     job::{Answer, Job},
+    seal::roll_back,
 };
 
 /// Jobs that share a transaction.
@@ -114,16 +115,9 @@ impl Batch {
     }
 }
 
-fn roll_back(connection: &Connection) {
-    // if it fails, the next BEGIN says why
-    if !connection.is_autocommit() {
-        let _ = execute(connection, "ROLLBACK");
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use eventbus::{ExpectedVersion, Name, NewEvent, StreamId};
+    use eventbus::{ExpectedVersion, Name, NewEvent, StreamId, port};
     use tokio::sync::oneshot;
 
     use super::*;
@@ -132,7 +126,7 @@ mod tests {
     type Waiting = oneshot::Receiver<Result<(Append, Placed), AppendError>>;
 
     fn database() -> Connection {
-        open_writer(&Place::Memory, &SqliteEventStoreConfig::default()).unwrap()
+        open_writer(&Place::memory(), &SqliteEventStoreConfig::default()).unwrap()
     }
 
     fn append(id: &str, expected: ExpectedVersion, payload_bytes: usize) -> (Job, Waiting) {
@@ -141,9 +135,10 @@ mod tests {
             let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(payload_bytes));
             NewEvent::new(Name::from_static("Written"), 1, payload)
         };
-        let append = Append::new(&stream, expected, vec![event(), event()]);
+        let append = port::Append { stream, expected, events: vec![event(), event()] };
+        let append = Append::check(append).unwrap().unwrap();
         let (done, waiting) = oneshot::channel();
-        (Job::Append { append, done }, waiting)
+        (Job::Append { append, done, _room: None }, waiting)
     }
 
     fn checkpoint() -> (Job, oneshot::Receiver<Result<(), BoxError>>) {

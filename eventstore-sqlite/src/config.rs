@@ -20,6 +20,11 @@ pub struct SqliteEventStoreConfig {
     pub busy_timeout: Duration,
     /// How many pages are read at the same time, each on a connection of its own; from 1. Default: 4.
     pub readers: usize,
+    /// How many appends may wait for their turn; the next ones wait until there is room, from 1. Default: 4,096.
+    pub queued_appends: usize,
+    /// How long a transaction of a handler or projection may be open, before it is rolled back because all appends of
+    /// this process wait for it. Default: 5 seconds.
+    pub transaction_timeout: Duration,
     /// Whether the file is made if it is missing. Default: true.
     pub create_if_missing: bool,
     /// Whether the store may be made in a database that holds tables of someone else already. Default: false, so that
@@ -33,6 +38,8 @@ impl Default for SqliteEventStoreConfig {
             synchronous: Synchronous::Full,
             busy_timeout: Duration::from_secs(5),
             readers: 4,
+            queued_appends: 4_096,
+            transaction_timeout: Duration::from_secs(5),
             create_if_missing: true,
             share_database: false,
         }
@@ -64,6 +71,12 @@ impl SqliteEventStoreConfig {
         let fault = |what| Err(SqliteConnectError::InvalidConfig { what });
         if self.readers == 0 {
             return fault("`readers` is 0; without one nothing can be read");
+        }
+        if self.queued_appends == 0 {
+            return fault("`queued_appends` is 0; without room for one nothing can be appended");
+        }
+        if self.transaction_timeout.is_zero() {
+            return fault("`transaction_timeout` is 0; every transaction would be rolled back");
         }
         if i32::try_from(self.busy_timeout.as_millis()).is_err() {
             return fault("`busy_timeout` is longer than 24 days, SQLite's limit");

@@ -14,21 +14,19 @@ use crate::{
 /// More than the statements there are, so that none is ever prepared twice.
 const CACHED_STATEMENTS: usize = 64;
 
+/// Memory is named by a URI, files by plain absolute paths.
+pub(crate) const READ_WRITE: OpenFlags =
+    OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX).union(OpenFlags::SQLITE_OPEN_URI);
+
 /// Opens the connection that writes, and makes the tables or brings them up to date.
 ///
 /// Keep: nothing is changed in the file, not even its journal mode, before it is known to be ours.
 pub(crate) fn open_writer(place: &Place, config: &SqliteEventStoreConfig) -> Result<Connection, SqliteConnectError> {
     config.check()?;
     let fault = |error| SqliteConnectError::of(place.path(), error);
-    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    flags.set(OpenFlags::SQLITE_OPEN_CREATE, config.create_if_missing);
-    let mut connection = match place {
-        Place::Memory => {
-            Connection::open_in_memory_with_flags(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-        }
-        Place::File(path) => Connection::open_with_flags(path, flags),
-    }
-    .map_err(fault)?;
+    let mut flags = READ_WRITE;
+    flags.set(OpenFlags::SQLITE_OPEN_CREATE, config.create_if_missing || place.is_memory());
+    let mut connection = Connection::open_with_flags(place.database(), flags).map_err(fault)?;
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
     connection.busy_timeout(config.busy_timeout).map_err(fault)?;
     migrate(&mut connection, place.path(), config, |connection| prepare_journal(connection, place, config))?;
@@ -41,7 +39,7 @@ fn prepare_journal(
     config: &SqliteEventStoreConfig,
 ) -> Result<(), SqliteConnectError> {
     let fault = |error| SqliteConnectError::of(place.path(), error);
-    if *place == Place::Memory {
+    if place.is_memory() {
         return Ok(());
     }
     let mode: String = patiently(config.busy_timeout, || {

@@ -1,6 +1,6 @@
 //! Why a store could not be opened, and what SQLite's errors mean to callers.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use eventbus::{BoxError, port::ReadError};
 use rusqlite::ErrorCode;
@@ -88,6 +88,70 @@ pub enum SqliteConnectError {
         /// What SQLite or the operating system said.
         source: BoxError,
     },
+}
+
+/// Why something could not be done in a transaction.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SqliteTransactionError {
+    /// It would wait for the transaction of its own task.
+    #[error(
+        "this task has a transaction of the store open, for which this would wait: use `append_in` with the transaction, \
+         and write anything else after it"
+    )]
+    Inside,
+    /// It was open for too long: all appends of the process wait for it.
+    #[error("the transaction is rolled back: it was open for longer than {limit:?}, the `transaction_timeout`")]
+    TimedOut {
+        /// How long it may be open.
+        limit: Duration,
+    },
+    /// It was ended by hand, or by SQLite, as `ON CONFLICT ROLLBACK` and a full disk do.
+    #[error("the transaction is rolled back already; begin, commit and rollback are the store's")]
+    RolledBack,
+    /// The transaction was begun by another store.
+    #[error("the transaction belongs to another store")]
+    OtherStore,
+    /// A table or column cannot be called so here.
+    #[error("`{name}` cannot be the name of a table or column here: {reason}")]
+    InvalidName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// There is no such table.
+    #[error("there is no table `{table}`")]
+    NoTable {
+        /// Its name.
+        table: String,
+    },
+    /// The copies were not made, or are gone.
+    #[error("there are no copies of the tables of `{name}`")]
+    NoShadow {
+        /// Whose.
+        name: String,
+    },
+    /// A rebuild only fills copies.
+    #[error("`{what}` needs a transaction on the live tables, this one is on copies")]
+    InShadow {
+        /// What was called.
+        what: &'static str,
+    },
+    /// A file of copies cannot be removed.
+    #[error("`{}` cannot be removed", path.display())]
+    ShadowFile {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The file of the copies holds something else.
+    #[error("the copies are damaged")]
+    Damaged(#[from] ReadError),
+    /// SQLite refuses a statement.
+    #[error("SQLite refuses the statement")]
+    Sqlite(#[from] rusqlite::Error),
 }
 
 impl SqliteConnectError {

@@ -2,7 +2,7 @@
 
 use eventbus::{BoxError, port::AppendError};
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::append::{Append, Placed};
 
@@ -12,6 +12,8 @@ pub(crate) enum Job {
         append: Append,
         /// Takes the append back, so that its records are made by who waits and not by who writes.
         done: oneshot::Sender<Result<(Append, Placed), AppendError>>,
+        /// Its place among those that may be queued.
+        _room: Option<OwnedSemaphorePermit>,
     },
     Write(Box<dyn Write>),
 }
@@ -87,7 +89,7 @@ impl Job {
     // whoever waited may be gone: then nobody wants the answer
     pub(crate) fn answer(self, answer: Answer) {
         match (self, answer) {
-            (Self::Append { append, done }, Answer::Append(placed)) => {
+            (Self::Append { append, done, .. }, Answer::Append(placed)) => {
                 let _ = done.send(placed.map(|placed| (append, placed)));
             }
             (Self::Write(write), _) => write.answer(),

@@ -58,7 +58,7 @@ impl SqliteEventStore {
 }
 
 /// The longest time that still fits behind the present one.
-fn millis(ttl: Duration) -> i64 {
+pub(crate) fn millis(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).min(i64::MAX / 2)
 }
 

@@ -1,19 +1,28 @@
 //! Where a store is.
 
-use std::path::{Path, PathBuf};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
 
 use eventbus::port::redacted;
+use uuid::Uuid;
 
 use crate::error::SqliteConnectError;
 
-/// Where a store is: a file, or the memory of one connection.
+/// Where a store is: a file, or a piece of memory that lasts as long as a connection to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
-    Memory,
+    Memory(Uuid),
     File(PathBuf),
 }
 
 impl Place {
+    /// A piece of memory of its own.
+    pub(crate) fn memory() -> Self {
+        Self::Memory(Uuid::now_v7())
+    }
+
     /// Makes the path absolute: SQLite gives a meaning of its own to `:memory:` and to the empty path, and readers
     /// are opened later, perhaps in another working directory.
     pub(crate) fn file(path: &Path) -> Result<Self, SqliteConnectError> {
@@ -29,17 +38,29 @@ impl Place {
             return refuse("it does not begin with `sqlite:`");
         };
         match rest.strip_prefix("//").unwrap_or(rest) {
-            ":memory:" => Ok(Self::Memory),
+            ":memory:" => Ok(Self::memory()),
             "" => refuse("the path is missing"),
             path if path.contains('?') => refuse("parameters are not understood, use `SqliteEventStoreConfig`"),
             path => Self::file(Path::new(path)),
         }
     }
 
+    /// What SQLite opens; several connections of a process may share a piece of memory.
+    pub(crate) fn database(&self) -> Cow<'_, Path> {
+        match self {
+            Self::Memory(id) => Cow::Owned(format!("file:eventbus-{id}?mode=memory&cache=shared").into()),
+            Self::File(path) => Cow::Borrowed(path),
+        }
+    }
+
+    pub(crate) const fn is_memory(&self) -> bool {
+        matches!(self, Self::Memory(_))
+    }
+
     /// How errors name it.
     pub(crate) fn path(&self) -> &Path {
         match self {
-            Self::Memory => Path::new(":memory:"),
+            Self::Memory(_) => Path::new(":memory:"),
             Self::File(path) => path,
         }
     }
@@ -56,8 +77,9 @@ mod tests {
 
     #[test]
     fn urls_name_a_file_or_memory() {
-        assert_eq!(Place::parse("sqlite::memory:").unwrap(), Place::Memory);
-        assert_eq!(Place::parse("sqlite://:memory:").unwrap(), Place::Memory);
+        for memory in ["sqlite::memory:", "sqlite://:memory:"] {
+            assert!(matches!(Place::parse(memory).unwrap(), Place::Memory(_)));
+        }
         let absolute = Place::File("/var/lib/app/events.db".into());
         assert_eq!(Place::parse("sqlite:/var/lib/app/events.db").unwrap(), absolute);
         assert_eq!(Place::parse("sqlite:///var/lib/app/events.db").unwrap(), absolute);

@@ -2,15 +2,17 @@
 
 use std::{fmt, path::Path, sync::Arc, time::Duration};
 
-use eventbus::port::EventStore;
+use eventbus::port::{EventStore, Transactions};
 
 use crate::{
     blocking::blocking,
     config::SqliteEventStoreConfig,
     connection::open_writer,
+    copy::Copies,
     error::SqliteConnectError,
     place::Place,
     readers::{Pool, Readers},
+    seal::Sealed,
     writer::Writer,
 };
 
@@ -34,7 +36,9 @@ pub struct SqliteEventStore(Arc<Parts>);
 struct Parts {
     // before the writer: the last connection that is closed tidies up, and readers cannot
     readers: Readers,
+    copies: Arc<Copies>,
     writer: Arc<Writer>,
+    transaction_timeout: Duration,
     place: Place,
 }
 
@@ -60,7 +64,7 @@ impl SqliteEventStore {
     /// # Errors
     /// [`SqliteConnectError`] if there is no memory left for it.
     pub async fn in_memory() -> Result<Self, SqliteConnectError> {
-        Self::at(Place::Memory, SqliteEventStoreConfig::default()).await
+        Self::at(Place::memory(), SqliteEventStoreConfig::default()).await
     }
 
     /// Opens the store that a URL names: `sqlite:path/to/file`, `sqlite:///absolute/path` or `sqlite::memory:`.
@@ -91,12 +95,14 @@ impl SqliteEventStore {
         let fault = |error| SqliteConnectError::of(place.path(), error);
         // a writer first tries in a caller's task, which must not wait
         connection.busy_timeout(Duration::ZERO).map_err(fault)?;
-        let writer = Arc::new(Writer::new(connection, config.busy_timeout));
+        let writer = Arc::new(Writer::new(Sealed::new(connection).map_err(fault)?, config));
         let readers = match &place {
-            Place::Memory => Readers::Shared(Arc::clone(&writer)),
+            Place::Memory(_) => Readers::Shared(Arc::clone(&writer)),
             Place::File(path) => Readers::Own(Arc::new(Pool::new(path.clone(), config.busy_timeout, config.readers))),
         };
-        Ok(Self(Arc::new(Parts { readers, writer, place })))
+        let copies = Arc::new(Copies::new(place.clone(), config.busy_timeout));
+        let transaction_timeout = config.transaction_timeout;
+        Ok(Self(Arc::new(Parts { readers, copies, writer, transaction_timeout, place })))
     }
 
     pub(crate) fn writer(&self) -> &Arc<Writer> {
@@ -106,9 +112,25 @@ impl SqliteEventStore {
     pub(crate) fn readers(&self) -> &Readers {
         &self.0.readers
     }
+
+    pub(crate) fn copies(&self) -> &Arc<Copies> {
+        &self.0.copies
+    }
+
+    pub(crate) fn transaction_timeout(&self) -> Duration {
+        self.0.transaction_timeout
+    }
+
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.0.place.is_memory()
+    }
 }
 
-impl EventStore for SqliteEventStore {}
+impl EventStore for SqliteEventStore {
+    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
+        Some(Arc::new(self.clone()))
+    }
+}
 
 impl fmt::Debug for SqliteEventStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

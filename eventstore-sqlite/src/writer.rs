@@ -8,9 +8,8 @@
 //! more. In any other order a job can be left behind that nobody looks at.
 
 use std::{
-    collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -21,20 +20,28 @@ use eventbus::{
     port::{AppendError, AppendSignal},
 };
 use rusqlite::Connection;
-use tokio::sync::oneshot::{self, error::RecvError};
+use tokio::sync::{
+    OwnedSemaphorePermit, Semaphore,
+    oneshot::{self, error::RecvError},
+};
 
 use crate::{
-    append::Append,
-    batch::{Batch, Report},
+    append::{Append, Placed},
+    batch::Batch,
+    config::SqliteEventStoreConfig,
+    error::SqliteTransactionError,
     job::Job,
+    lent::Lent,
+    queue::{BATCH, Queue},
+    seal::Sealed,
+    turn::{Context, Turn},
+    watch::Watch,
 };
 
 /// How long a caller's task may be kept busy for others before a thread that may block takes over.
 const INLINE: Duration = Duration::from_millis(1);
 /// More events than a caller's task may insert by itself.
-const INLINE_EVENTS: usize = 128;
-/// How many jobs share a transaction at most: the first of them waits for the last.
-const BATCH: usize = 512;
+pub(crate) const INLINE_EVENTS: usize = 128;
 /// After so long without a pause other processes get a chance: SQLite's lock is not fair.
 const BURST: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(1);
@@ -42,51 +49,29 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// The connection, and what is to be done with it.
 pub(crate) struct Writer {
     queue: Mutex<Queue>,
-    connection: Mutex<Connection>,
+    /// Nothing while somebody has it.
+    connection: Mutex<Option<Sealed>>,
+    /// The transaction that has the connection, if one has.
+    watch: Arc<Watch>,
+    /// As many permits as appends may still be queued.
+    room: Arc<Semaphore>,
+    queued_appends: usize,
     busy_timeout: Duration,
     /// How long a commit takes lately: on a slow disk no task should wait for it.
     commit_micros: AtomicU64,
     appended: AppendSignal,
 }
 
-type Visit = Box<dyn FnOnce(&Connection) + Send>;
-
-#[derive(Default)]
-struct Queue {
-    jobs: VecDeque<Job>,
-    visits: Vec<Visit>,
-}
-
-impl Queue {
-    fn is_empty(&self) -> bool {
-        self.jobs.is_empty() && self.visits.is_empty()
-    }
-
-    fn take(&mut self) -> (Vec<Visit>, Vec<Job>) {
-        let jobs = self.jobs.len().min(BATCH);
-        (std::mem::take(&mut self.visits), self.jobs.drain(..jobs).collect())
-    }
-
-    fn put_back(&mut self, batch: Batch) {
-        for job in batch.into_jobs().rev() {
-            self.jobs.push_front(job);
-        }
-    }
-}
-
-/// Where the connection is used: in a caller's task, which must not block for long, or on a thread that may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Context {
-    Task,
-    Thread,
-}
-
 impl Writer {
-    pub(crate) fn new(connection: Connection, busy_timeout: Duration) -> Self {
+    pub(crate) fn new(connection: Sealed, config: &SqliteEventStoreConfig) -> Self {
+        let queued_appends = config.queued_appends.min(Semaphore::MAX_PERMITS);
         Self {
             queue: Mutex::default(),
-            connection: Mutex::new(connection),
-            busy_timeout,
+            connection: Mutex::new(Some(connection)),
+            watch: Arc::default(),
+            room: Arc::new(Semaphore::new(queued_appends)),
+            queued_appends,
+            busy_timeout: config.busy_timeout,
             commit_micros: AtomicU64::new(0),
             appended: AppendSignal::default(),
         }
@@ -97,14 +82,50 @@ impl Writer {
     }
 
     pub(crate) async fn append(self: &Arc<Self>, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
-        let large = append.len() > INLINE_EVENTS;
-        let (done, answer) = oneshot::channel();
-        self.submit(Job::Append { append, done }, large);
-        match answer.await {
-            Ok(answer) => answer.map(|(append, placed)| append.recorded(placed)),
-            // only a panic drops a job without an answer
-            Err(lost) => Err(AppendError::OutcomeUnknown(lost.into())),
+        if self.inside().is_some() {
+            return Err(append.refused(SqliteTransactionError::Inside));
         }
+        let large = append.len() > INLINE_EVENTS;
+        let room = self.room(1).await;
+        let (done, answer) = oneshot::channel();
+        self.submit(Job::Append { append, done, _room: room }, large);
+        recorded(answer).await
+    }
+
+    /// Appends that are queued together share a transaction, unless they are very many.
+    pub(crate) async fn append_many(
+        self: &Arc<Self>,
+        appends: Vec<Append>,
+    ) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
+        if self.inside().is_some() {
+            return appends.iter().map(|append| Err(append.refused(SqliteTransactionError::Inside))).collect();
+        }
+        let mut answers = Vec::with_capacity(appends.len());
+        let mut appends = appends.into_iter().peekable();
+        while appends.peek().is_some() {
+            let together: Vec<_> = appends.by_ref().take(BATCH.min(self.queued_appends)).collect();
+            let large = together.iter().map(Append::len).sum::<usize>() > INLINE_EVENTS;
+            let mut rooms = self.room(together.len()).await;
+            let jobs = together.into_iter().map(|append| {
+                let (done, answer) = oneshot::channel();
+                answers.push(answer);
+                Job::Append { append, done, _room: rooms.as_mut().and_then(|rooms| rooms.split(1)) }
+            });
+            lock(&self.queue).jobs.extend(jobs);
+            self.start(large);
+        }
+        let mut results = Vec::with_capacity(answers.len());
+        for answer in answers {
+            results.push(recorded(answer).await);
+        }
+        results
+    }
+
+    /// Waits until so many appends may be queued.
+    async fn room(&self, appends: usize) -> Option<OwnedSemaphorePermit> {
+        let appends = u32::try_from(appends).unwrap_or(u32::MAX);
+        // it is never closed
+        Arc::clone(&self.room).acquire_many_owned(appends).await.ok()
     }
 
     /// Makes a small change in the transaction of whatever else is written at the time.
@@ -115,6 +136,7 @@ impl Writer {
         self: &Arc<Self>,
         change: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, BoxError> {
+        self.refuse_inside()?;
         let (done, answer) = oneshot::channel();
         self.submit(Job::write(change, done), false);
         answer.await?
@@ -123,19 +145,72 @@ impl Writer {
     /// Uses the connection for something else than writing, between two transactions.
     ///
     /// # Errors
-    /// If `f` panicked.
+    /// If `f` panicked. Inside a transaction of the calling task it is the transaction's connection, for the task would
+    /// wait for itself.
     pub(crate) async fn visit<T: Send + 'static>(
         self: &Arc<Self>,
         f: impl FnOnce(&Connection) -> T + Send + 'static,
     ) -> Result<T, RecvError> {
         let (done, answer) = oneshot::channel();
-        let visit = Box::new(move |connection: &Connection| {
+        let visit = move |connection: &Connection| {
             // nobody may wait any more
             let _ = done.send(f(connection));
-        });
-        lock(&self.queue).visits.push(visit);
-        self.start(false);
+        };
+        match self.inside().as_ref().map(|lent| lent.open()) {
+            Some(Ok(open)) => visit(&open),
+            _ => {
+                lock(&self.queue).visits.push(Box::new(visit));
+                self.start(false);
+            }
+        }
         answer.await
+    }
+
+    /// Waits for the connection, to have it alone. Between two claims whatever is queued gets a turn.
+    ///
+    /// # Errors
+    /// [`SqliteTransactionError::Inside`] if the calling task has it already.
+    pub(crate) async fn claim(self: &Arc<Self>) -> Result<Turn, BoxError> {
+        self.refuse_inside()?;
+        let (claim, turn) = oneshot::channel();
+        lock(&self.queue).claims.push_back(claim);
+        self.start(false);
+        Ok(turn.await?)
+    }
+
+    /// Notes which transaction has the connection, and watches over it.
+    pub(crate) fn lend(&self, lent: &Arc<Lent>) {
+        if lent.is_waited_for() {
+            self.watch.begin(lent);
+        }
+    }
+
+    /// The transaction that has the connection, if the calling task is the one that uses it.
+    fn inside(&self) -> Option<Arc<Lent>> {
+        self.watch.lent().filter(|lent| lent.is_used_here())
+    }
+
+    fn refuse_inside(&self) -> Result<(), SqliteTransactionError> {
+        self.inside().map_or(Ok(()), |_| Err(SqliteTransactionError::Inside))
+    }
+
+    pub(crate) const fn busy_timeout(&self) -> Duration {
+        self.busy_timeout
+    }
+
+    /// Whether commits take so long lately that no task should wait for one.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.commit_micros.load(Ordering::Relaxed) > INLINE.as_micros() as u64
+    }
+
+    fn take_turn(self: &Arc<Self>) -> Option<Turn> {
+        let connection = lock(&self.connection).take()?;
+        Some(Turn::new(connection, Arc::clone(self)))
+    }
+
+    /// For the end of a turn only.
+    pub(crate) fn put_back(&self, connection: Sealed) {
+        *lock(&self.connection) = Some(connection);
     }
 
     fn submit(self: &Arc<Self>, job: Job, large: bool) {
@@ -145,13 +220,12 @@ impl Writer {
 
     /// Sees to it that someone runs what was just queued. Nothing here waits: a caller that goes away afterwards
     /// takes nothing with it but its own answer.
-    fn start(self: &Arc<Self>, large: bool) {
-        let slow = self.commit_micros.load(Ordering::Relaxed) > INLINE.as_micros() as u64;
-        if !(large || slow) {
+    pub(crate) fn start(self: &Arc<Self>, large: bool) {
+        if !(large || self.is_slow()) {
             if self.drain(Context::Task) {
                 return;
             }
-        } else if try_lock(&self.connection).is_none() {
+        } else if lock(&self.connection).is_none() {
             return; // who has the connection will look at the queue once more
         }
         let rest = Rest(Arc::clone(self));
@@ -162,16 +236,21 @@ impl Writer {
 
     /// Runs what is queued until nothing is left, unless someone else has the connection. False if a thread has to
     /// go on.
-    fn drain(&self, context: Context) -> bool {
+    fn drain(self: &Arc<Self>, context: Context) -> bool {
         let started = Instant::now();
         loop {
-            let Some(connection) = try_lock(&self.connection) else {
+            let Some(mut turn) = self.take_turn() else {
                 return true;
             };
-            self.wait_when_busy(&connection, context);
+            turn.wait_when_busy(context);
             let mut burst = Instant::now();
             while context == Context::Thread || started.elapsed() < INLINE {
-                if !self.run_next(&connection, context) {
+                let goes_on = self.run_next(turn.connection(), context);
+                turn = match self.hand_over(turn) {
+                    Some(turn) => turn,
+                    None => return true,
+                };
+                if !goes_on {
                     break;
                 }
                 if burst.elapsed() > BURST {
@@ -180,14 +259,31 @@ impl Writer {
                     burst = Instant::now();
                 }
             }
-            self.wait_when_busy(&connection, Context::Task);
-            drop(connection);
+            turn.wait_when_busy(Context::Task);
+            drop(turn);
             if lock(&self.queue).is_empty() {
                 return true;
             }
             if context == Context::Task {
                 return false;
             }
+        }
+    }
+
+    /// Gives the connection to the next one who claims it, and back if there is none.
+    fn hand_over(&self, mut turn: Turn) -> Option<Turn> {
+        loop {
+            let claim = lock(&self.queue).claims.pop_front();
+            let Some(claim) = claim else {
+                return Some(turn);
+            };
+            let context = turn.context();
+            turn.wait_when_busy(Context::Task);
+            turn.set_claimed(true);
+            turn = claim.send(turn).err()?;
+            // it does not want it any more
+            turn.set_claimed(false);
+            turn.wait_when_busy(context);
         }
     }
 
@@ -200,7 +296,7 @@ impl Writer {
         }
         if let Some(batch) = Batch::of(jobs) {
             let report = batch.run(connection);
-            self.note(&report);
+            self.note(report.appended, report.commit);
             match report.busy {
                 Some((batch, _)) if context == Context::Task => {
                     lock(&self.queue).put_back(batch);
@@ -213,21 +309,12 @@ impl Writer {
         !idle
     }
 
-    /// On a thread SQLite may sleep until another process is done; in a task it gives up at once.
-    fn wait_when_busy(&self, connection: &Connection, context: Context) {
-        let timeout = match context {
-            Context::Task => Duration::ZERO,
-            Context::Thread => self.busy_timeout,
-        };
-        // it cannot fail; if it did, a busy database would be reported sooner or later than it should
-        let _ = connection.busy_timeout(timeout);
-    }
-
-    fn note(&self, report: &Report) {
-        if report.appended {
+    /// Tells what was committed.
+    pub(crate) fn note(&self, appended: bool, commit: Option<Duration>) {
+        if appended {
             self.appended.notify();
         }
-        if let Some(commit) = report.commit {
+        if let Some(commit) = commit {
             let before = self.commit_micros.load(Ordering::Relaxed);
             let now = u64::try_from(commit.as_micros()).unwrap_or(u64::MAX / 4);
             let average = (before * 3).saturating_add(now) / 4;
@@ -250,10 +337,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
-    match mutex.try_lock() {
-        Ok(guard) => Some(guard),
-        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
+async fn recorded(
+    answer: oneshot::Receiver<Result<(Append, Placed), AppendError>>,
+) -> Result<Vec<RecordedEvent>, AppendError> {
+    match answer.await {
+        Ok(answer) => answer.map(|(append, placed)| append.recorded(placed)),
+        // only a panic drops a job without an answer
+        Err(lost) => Err(AppendError::OutcomeUnknown(lost.into())),
     }
 }

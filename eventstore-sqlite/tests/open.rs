@@ -123,6 +123,8 @@ async fn a_read_only_directory_or_file_is_named() {
 async fn configurations_without_sense_are_refused() {
     for (config, field) in [
         (SqliteEventStoreConfig { readers: 0, ..Default::default() }, "readers"),
+        (SqliteEventStoreConfig { queued_appends: 0, ..Default::default() }, "queued_appends"),
+        (SqliteEventStoreConfig { transaction_timeout: Duration::ZERO, ..Default::default() }, "transaction_timeout"),
         (SqliteEventStoreConfig { busy_timeout: Duration::MAX, ..Default::default() }, "busy_timeout"),
     ] {
         let error = SqliteEventStore::connect_with("sqlite::memory:", config).await.unwrap_err();

@@ -66,11 +66,6 @@ struct Queued {
     runtime: Handle,
 }
 
-/// The store was closed before the append was sent.
-#[derive(Debug, thiserror::Error)]
-#[error("the store is closed")]
-struct Closed;
-
 /// The task that made the append ended before it was done: its runtime was shut down.
 #[derive(Debug, thiserror::Error)]
 #[error("the runtime was shut down meanwhile")]
@@ -136,14 +131,6 @@ impl Group {
             return None;
         }
         Some((Turn(Arc::clone(self)), queued.entries))
-    }
-
-    /// Tells those who wait that the store is closed; nothing was sent for them.
-    pub(crate) fn close(&self) {
-        let calls = mem::take(&mut self.line().calls);
-        for entry in calls.into_iter().flat_map(|call| call.entries) {
-            entry.over(Closed.into());
-        }
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {

@@ -10,6 +10,7 @@ use std::{
         LazyLock,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use eventbus::{
@@ -43,6 +44,11 @@ pub(crate) fn fresh_path() -> PathBuf {
 /// Opens a store that must open.
 pub(crate) async fn open(path: PathBuf) -> SqliteEventStore {
     SqliteEventStore::open(path).await.unwrap()
+}
+
+/// The result of something that must not take for ever.
+pub(crate) async fn within<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(30), future).await.expect("it takes too long")
 }
 
 /// A stream of its own.

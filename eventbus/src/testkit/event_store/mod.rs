@@ -2,7 +2,8 @@
 //!
 //! A backend calls [`event_store_conformance!`](crate::event_store_conformance) with an expression that makes a fresh,
 //! empty store; if what it stores outlives the process,
-//! [`event_store_reopen_conformance!`](crate::event_store_reopen_conformance) too. Its tests need `tokio` with
+//! [`event_store_reopen_conformance!`](crate::event_store_reopen_conformance) too; if it has transactions,
+//! [`event_store_transactions_conformance!`](crate::event_store_transactions_conformance) as well. Its tests need `tokio` with
 //! `macros` and `rt-multi-thread`. A failure names the rule that is broken.
 //!
 //! Keep: a new rule goes into the list of its macro below, and is proved by breaking a store on purpose.
@@ -15,12 +16,14 @@ mod filter;
 mod floor;
 mod follow;
 mod lease;
+mod many;
 mod names;
 mod race;
 mod reopen;
 mod repeat;
 mod stream;
 mod subject;
+mod transaction;
 
 pub use append::*;
 pub use checkpoint::*;
@@ -30,11 +33,13 @@ pub use filter::*;
 pub use floor::*;
 pub use follow::*;
 pub use lease::*;
+pub use many::*;
 pub use names::*;
 pub use race::*;
 pub use reopen::*;
 pub use repeat::*;
 pub use stream::*;
+pub use transaction::*;
 
 /// Makes a module of tests, one per rule, that a store must pass.
 ///
@@ -84,6 +89,11 @@ macro_rules! event_store_conformance {
                 one_writer_appends_at_a_version,
                 readers_never_see_half_an_append,
                 failing_appends_harm_no_other,
+                each_of_many_appends_has_its_result,
+                failing_append_harms_no_other_of_its_call,
+                appends_to_one_stream_are_made_in_order,
+                repeats_among_many_return_the_first_result,
+                many_streams_are_appended_to_at_once,
                 aggregate_types_do_not_mix,
                 natural_keys_are_kept_apart,
                 type_and_id_do_not_run_together,
@@ -175,6 +185,37 @@ macro_rules! event_store_reopen_conformance {
     };
 }
 
+/// Makes a module of tests, one per rule, that a store must pass which lets handlers take part in its transactions.
+///
+/// Its arguments are those of [`event_store_conformance!`](crate::event_store_conformance).
+///
+/// # Examples
+/// ```ignore
+/// eventbus::event_store_transactions_conformance!(transactions, open(&temporary_file()));
+/// ```
+#[macro_export]
+macro_rules! event_store_transactions_conformance {
+    ($name:ident, $fresh_store:expr $(,)?) => {
+        mod $name {
+            #[allow(unused_imports, reason = "the expression may name anything of its place")]
+            use super::*;
+
+            $crate::event_store_conformance! {
+                @each $fresh_store;
+                committed_transaction_is_kept_whole,
+                dropped_transaction_leaves_nothing,
+                checkpoint_advances_only_from_where_it_is,
+                former_owner_moves_nothing,
+                takeover_sees_what_was_committed,
+                deliveries_are_first_once_per_handler,
+                same_delivery_waits_for_the_other_one,
+                one_of_racing_advances_is_made,
+                old_deliveries_are_forgotten,
+            }
+        }
+    };
+}
+
 #[cfg(test)]
 mod tests {
     /// A rule that is not listed is never run, and one with a wrong name misleads.
@@ -191,11 +232,13 @@ mod tests {
             include_str!("floor.rs"),
             include_str!("lease.rs"),
             include_str!("follow.rs"),
+            include_str!("many.rs"),
             include_str!("names.rs"),
             include_str!("race.rs"),
             include_str!("reopen.rs"),
             include_str!("repeat.rs"),
             include_str!("stream.rs"),
+            include_str!("transaction.rs"),
         ] {
             for rule in file.split("pub async fn ").skip(1) {
                 let name = rule.split(['<', '(']).next().unwrap();
@@ -208,6 +251,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 71);
+        assert_eq!(rules, 85);
     }
 }

@@ -1,0 +1,113 @@
+//! Appending to the PostgreSQL store against an INSERT written by hand: see `benches/README.md`.
+//!
+//! Keep: both sides write the same columns of the same tables, and both refuse an append to a stream that has moved.
+
+mod by_hand;
+mod ours;
+
+use std::{
+    env,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use eventbus::{AggregateId, Name, NewEvent, Result, StreamId, Version};
+use test_servers::private_postgres_with;
+use tokio::task::JoinSet;
+
+use crate::{by_hand::ByHand, ours::Ours};
+
+/// Odd, so that a median is one that was measured.
+const ROUNDS: usize = 9;
+/// How many callers there are, how many appends they make together, and the ratio that is the goal.
+const LOADS: [(usize, usize, f64); 4] = [(1, 1_000, 0.90), (8, 4_000, 1.0), (32, 12_000, 3.0), (256, 24_000, 5.5)];
+/// How many events a stream gets.
+const STREAM: u64 = 10;
+
+/// One way to append an event to a stream that is at `version`.
+pub trait Side: Send + Sync + 'static {
+    fn append(&self, stream: &StreamId, version: Version, event: NewEvent) -> impl Future<Output = Result<()>> + Send;
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let only: Option<usize> = env::args().nth(1).map(|callers| callers.parse()).transpose()?;
+    let server = private_postgres_with(&["-c", "shared_buffers=256MB"]);
+    let ours = Arc::new(Ours::open(server.url()).await?);
+    let by_hand = Arc::new(ByHand::open(server.url()).await?);
+    run(&ours, 32, 2_000).await?; // warms up
+    run(&by_hand, 32, 2_000).await?;
+    println!("| callers | ours, appends/s | by hand, appends/s | ours ÷ by hand | goal |");
+    println!("|---|---|---|---|---|");
+    for (callers, appends, goal) in LOADS.into_iter().filter(|load| only.is_none_or(|only| only == load.0)) {
+        let mut rounds = Vec::new();
+        for round in 0..ROUNDS {
+            // who is first changes from round to round
+            let rates = if round.is_multiple_of(2) {
+                let ours = run(&ours, callers, appends).await?;
+                [ours, run(&by_hand, callers, appends).await?]
+            } else {
+                let by_hand = run(&by_hand, callers, appends).await?;
+                [run(&ours, callers, appends).await?, by_hand]
+            };
+            rounds.push([rates[0], rates[1], rates[0] / rates[1]]);
+        }
+        let [ours, by_hand, ratio] =
+            [0, 1, 2].map(|column| Spread::of(rounds.iter().map(|round| round[column]).collect()));
+        println!("| {callers} | {ours:.0} | {by_hand:.0} | {ratio:.2} | {goal:.2} |");
+    }
+    Ok(())
+}
+
+/// Appends that many events, each caller one after the other, and returns how many in a second.
+async fn run<S: Side>(side: &Arc<S>, callers: usize, appends: usize) -> Result<f64> {
+    let start = Instant::now();
+    let mut tasks: JoinSet<Result<()>> = (0..callers).map(|_| call(Arc::clone(side), appends / callers)).collect();
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    let time: Duration = start.elapsed();
+    Ok((appends / callers * callers) as f64 / time.as_secs_f64())
+}
+
+async fn call<S: Side>(side: Arc<S>, appends: usize) -> Result<()> {
+    let mut stream = new_stream();
+    for number in 0..appends as u64 {
+        let version = number % STREAM;
+        if version == 0 {
+            stream = new_stream();
+        }
+        side.append(&stream, version.into(), event(number)).await?;
+    }
+    Ok(())
+}
+
+fn new_stream() -> StreamId {
+    StreamId::new(Name::from_static("Order"), AggregateId::new())
+}
+
+fn event(number: u64) -> NewEvent {
+    let payload = format!(r#"{{"item":"sku-{number}","quantity":{number},"note":"{:120}"}}"#, "as agreed");
+    NewEvent::new(Name::from_static("ItemAdded"), 1, payload)
+}
+
+/// A value over the rounds: the median, and in brackets from the least to the most.
+struct Spread {
+    least: f64,
+    median: f64,
+    most: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        Self { least: values[0], median: values[values.len() / 2], most: values[values.len() - 1] }
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let digits = f.precision().unwrap_or_default();
+        write!(f, "**{:.digits$}** ({:.digits$}–{:.digits$})", self.median, self.least, self.most)
+    }
+}

@@ -1,0 +1,257 @@
+//! Taking part in the store's transactions.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::task::JoinHandle;
+
+use super::subject::Subject;
+use crate::{
+    EventId, Name, Position,
+    port::{EventStore, Lease, Transaction, Transactions},
+};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const ROLE: Name = Name::from_static("projection:orders");
+const OWNER: Name = Name::from_static("one");
+const OTHER: Name = Name::from_static("two");
+const HANDLER: Name = Name::from_static("mail");
+
+/// How long something is watched that must not happen. A store that is slower than that is not caught, never blamed.
+const WHILE: Duration = Duration::from_millis(200);
+
+fn transactions<S: EventStore>(store: &Subject<S>) -> Arc<dyn Transactions> {
+    match store.transactions() {
+        Some(transactions) => transactions,
+        None => store.fail("the store has no transactions"),
+    }
+}
+
+async fn begin<S: EventStore>(store: &Subject<S>) -> Box<dyn Transaction> {
+    store.ok(store.within("beginning", transactions(store).begin()).await, "beginning")
+}
+
+async fn commit<S: EventStore>(store: &Subject<S>, transaction: Box<dyn Transaction>) {
+    store.ok(store.within("committing", transaction.commit()).await, "committing");
+}
+
+async fn advance<S: EventStore>(
+    store: &Subject<S>,
+    transaction: &mut Box<dyn Transaction>,
+    lease: &Lease,
+    from: u64,
+    to: u64,
+) -> bool {
+    let advanced = transaction.advance(lease, from.into(), to.into());
+    store.ok(store.within("advancing", advanced).await, format_args!("advancing from {from} to {to}"))
+}
+
+async fn is_first<S: EventStore>(
+    store: &Subject<S>,
+    transaction: &mut Box<dyn Transaction>,
+    handler: &Name,
+    event: EventId,
+) -> bool {
+    let noted = transaction.is_first(handler, event);
+    store.ok(store.within("noting a delivery", noted).await, "noting a delivery")
+}
+
+/// Notes a delivery in a transaction of its own.
+async fn note<S: EventStore>(store: &Subject<S>, event: EventId) -> bool {
+    let mut transaction = begin(store).await;
+    let first = is_first(store, &mut transaction, &HANDLER, event).await;
+    if first {
+        commit(store, transaction).await;
+    }
+    first
+}
+
+/// Advances in a transaction of its own, which is committed if it may be.
+async fn moved<S: EventStore>(store: &Subject<S>, lease: &Lease, from: u64, to: u64) -> bool {
+    let mut transaction = begin(store).await;
+    let advanced = advance(store, &mut transaction, lease, from, to).await;
+    if advanced {
+        commit(store, transaction).await;
+    }
+    advanced
+}
+
+async fn seized<S: EventStore>(store: &Subject<S>, owner: &Name) -> Lease {
+    store.ok(store.seize_lease(&ROLE, owner, HOUR).await, "seizing")
+}
+
+async fn checkpoint<S: EventStore>(store: &Subject<S>) -> Option<u64> {
+    store.ok(store.load_checkpoint(&ROLE).await, "loading").map(Position::get)
+}
+
+/// What is committed is kept, and was not seen before.
+pub async fn committed_transaction_is_kept_whole<S: EventStore>(store: S) {
+    let store = Subject::new("committed_transaction_is_kept_whole", store);
+    let (lease, event) = (seized(&store, &OWNER).await, EventId::new());
+    let mut transaction = begin(&store).await;
+    store.check(is_first(&store, &mut transaction, &HANDLER, event).await, "a first delivery is none");
+    store.check(!is_first(&store, &mut transaction, &HANDLER, event).await, "it is first twice in one transaction");
+    store.check(advance(&store, &mut transaction, &lease, 0, 5).await, "the owner cannot advance");
+    store.check(advance(&store, &mut transaction, &lease, 5, 7).await, "the owner cannot advance twice");
+    store.same(checkpoint(&store).await, None, "the checkpoint before the commit");
+    commit(&store, transaction).await;
+    store.same(checkpoint(&store).await, Some(7), "the checkpoint after the commit");
+    store.check(!note(&store, event).await, "a delivery that was committed is forgotten");
+}
+
+/// What is dropped leaves nothing behind, and does not stand in the way.
+pub async fn dropped_transaction_leaves_nothing<S: EventStore>(store: S) {
+    let store = Subject::new("dropped_transaction_leaves_nothing", store);
+    let (lease, event) = (seized(&store, &OWNER).await, EventId::new());
+    for _ in 0..30 {
+        let mut transaction = begin(&store).await;
+        store.check(is_first(&store, &mut transaction, &HANDLER, event).await, "what was dropped is noted");
+        store.check(advance(&store, &mut transaction, &lease, 0, 5).await, "what was dropped has advanced");
+        drop(transaction);
+    }
+    store.check(note(&store, event).await, "what was dropped is noted");
+    store.same(checkpoint(&store).await, None, "the checkpoint");
+}
+
+/// A checkpoint is moved only from where it is; one that was never saved is at the start.
+pub async fn checkpoint_advances_only_from_where_it_is<S: EventStore>(store: S) {
+    let store = Subject::new("checkpoint_advances_only_from_where_it_is", store);
+    let lease = seized(&store, &OWNER).await;
+    store.check(!moved(&store, &lease, 3, 5).await, "it advanced from a position that was never saved");
+    store.same(checkpoint(&store).await, None, "the checkpoint");
+    store.check(moved(&store, &lease, 0, 5).await, "it cannot advance from the start");
+    for from in [0, 4, 6] {
+        store.check(!moved(&store, &lease, from, 9).await, format_args!("it advanced from {from}"));
+        store.same(checkpoint(&store).await, Some(5), "the checkpoint");
+    }
+    store.check(moved(&store, &lease, 5, 9).await, "it cannot advance from where it is");
+    store.ok(store.save_checkpoint(&ROLE, Position::START).await, "saving");
+    store.check(!moved(&store, &lease, 9, 10).await, "it advanced although it was set back");
+    store.check(moved(&store, &lease, 0, 2).await, "it cannot advance from where it was set");
+    store.same(checkpoint(&store).await, Some(2), "the checkpoint");
+}
+
+/// Who is not the owner any more, or never was, moves no checkpoint.
+pub async fn former_owner_moves_nothing<S: EventStore>(store: S) {
+    let store = Subject::new("former_owner_moves_nothing", store);
+    let former = seized(&store, &OWNER).await;
+    store.check(moved(&store, &former, 0, 1).await, "the owner cannot advance");
+    let owner = seized(&store, &OTHER).await;
+    for lease in [&former, &Lease { role: Name::from_static("nobody's"), ..owner.clone() }] {
+        for from in [0, 1] {
+            store.check(!moved(&store, lease, from, 5).await, format_args!("{lease:?} advanced from {from}"));
+        }
+    }
+    store.same(checkpoint(&store).await, Some(1), "the checkpoint");
+    store.check(moved(&store, &owner, 1, 2).await, "the owner cannot advance");
+    store.check(seized(&store, &OTHER).await.epoch > owner.epoch, "epochs do not grow");
+    store.check(!moved(&store, &owner, 2, 3).await, "its former self advanced");
+}
+
+/// Who takes a role over sees what its former owner committed: either it waits, or the former owner is fenced.
+pub async fn takeover_sees_what_was_committed<S: EventStore>(store: S) {
+    let store = Subject::new("takeover_sees_what_was_committed", store);
+    let mut at = 0;
+    for round in 0..6 {
+        let lease = seized(&store, &OWNER).await;
+        let mut transaction = begin(&store).await;
+        store.check(advance(&store, &mut transaction, &lease, at, at + 1).await, "the owner cannot advance");
+        let takeover = takeover(&store);
+        if round % 2 == 0 {
+            tokio::time::sleep(WHILE / 4).await;
+        }
+        let committed = store.within("committing", transaction.commit()).await.is_ok();
+        let seen = store.ok(store.within("taking over", takeover).await, "taking over");
+        at += u64::from(committed);
+        store.same(seen.unwrap_or(0), at, "the checkpoint as the new owner sees it");
+    }
+}
+
+fn takeover<S: EventStore>(store: &Subject<S>) -> JoinHandle<Option<u64>> {
+    let store = store.clone();
+    tokio::spawn(async move {
+        seized(&store, &OTHER).await;
+        checkpoint(&store).await
+    })
+}
+
+/// A delivery is first once for each handler.
+pub async fn deliveries_are_first_once_per_handler<S: EventStore>(store: S) {
+    let store = Subject::new("deliveries_are_first_once_per_handler", store);
+    let events = [EventId::new(), EventId::new()];
+    for wanted in [true, false] {
+        for handler in ["mail", "Mail", "mail ", "o'brien", "漢字 ünï"] {
+            let handler = store.ok(Name::new("handler", handler), "naming a handler");
+            for event in events {
+                let mut transaction = begin(&store).await;
+                let first = is_first(&store, &mut transaction, &handler, event).await;
+                store.same(first, wanted, format_args!("first delivery to `{handler}`"));
+                commit(&store, transaction).await;
+            }
+        }
+    }
+}
+
+/// Who notes what another one notes just now waits for it: it is first if the other one is not after all.
+pub async fn same_delivery_waits_for_the_other_one<S: EventStore>(store: S) {
+    let store = Subject::new("same_delivery_waits_for_the_other_one", store);
+    for is_committed in [true, false] {
+        let event = EventId::new();
+        let mut transaction = begin(&store).await;
+        store.check(is_first(&store, &mut transaction, &HANDLER, event).await, "a first delivery is none");
+        let mut other = tokio::spawn({
+            let store = store.clone();
+            async move { note(&store, event).await }
+        });
+        let early = tokio::time::timeout(WHILE, &mut other).await;
+        store.check(early.is_err(), "it did not wait for the other one");
+        if is_committed {
+            commit(&store, transaction).await;
+        } else {
+            drop(transaction);
+        }
+        let first = store.ok(store.within("noting the same", other).await, "noting the same");
+        store.same(first, !is_committed, "first after the other one");
+    }
+}
+
+/// Of many who advance at once, one does.
+pub async fn one_of_racing_advances_is_made<S: EventStore>(store: S) {
+    let store = Subject::new("one_of_racing_advances_is_made", store);
+    let lease = seized(&store, &OWNER).await;
+    for at in 0..5 {
+        let advanced = store
+            .at_once(4, |_| {
+                let (store, lease) = (store.clone(), lease.clone());
+                async move { moved(&store, &lease, at, at + 1).await }
+            })
+            .await;
+        let winners = advanced.into_iter().filter(|advanced| *advanced).count();
+        store.same(winners, 1, format_args!("advances from {at}"));
+        store.same(checkpoint(&store).await, Some(at + 1), "the checkpoint");
+    }
+}
+
+/// Deliveries are forgotten once they are old enough, and only then.
+pub async fn old_deliveries_are_forgotten<S: EventStore>(store: S) {
+    let store = Subject::new("old_deliveries_are_forgotten", store);
+    let events = [EventId::new(), EventId::new(), EventId::new()];
+    for event in events {
+        store.check(note(&store, event).await, "a first delivery is none");
+    }
+    for age in [HOUR, Duration::MAX] {
+        let forgotten = store.ok(transactions(&store).forget_deliveries(age).await, "forgetting");
+        store.same(forgotten, 0, format_args!("deliveries older than {age:?}"));
+    }
+    store.check(!note(&store, events[0]).await, "a delivery is forgotten too early");
+    let forget = async {
+        let mut forgotten = 0;
+        while forgotten < 3 {
+            forgotten += store.ok(transactions(&store).forget_deliveries(Duration::ZERO).await, "forgetting");
+        }
+        forgotten
+    };
+    store.same(store.within("forgetting", forget).await, 3, "deliveries of any age");
+    for event in events {
+        store.check(note(&store, event).await, "a delivery is not forgotten");
+    }
+}

@@ -1,0 +1,163 @@
+//! Copies of tables in a schema of their own, filled while the live ones serve.
+//!
+//! Keep: whoever works in a shadow holds its tables. A name that means no copy would mean the live table.
+
+use std::time::Duration;
+
+use eventbus::{BoxError, Position, port::Shadow};
+use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _};
+
+use crate::{error::PgTransactionError, identifier::Identifier, transaction::PgTransaction};
+
+/// How long the rows of the live tables may take to be replaced: all of them are written.
+const REPLACE_WITHIN: Duration = Duration::from_secs(3_600);
+
+/// A live table and its copy, as statements have them.
+struct Pair {
+    live: String,
+    copy: String,
+}
+
+impl PgTransaction {
+    /// Makes the copies that are not there; how far they are filled.
+    pub(crate) async fn make_shadow(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
+        let schema = self.shadow_schema(shadow);
+        self.take_turns(shadow).await?;
+        let mut pairs = Vec::new();
+        let mut is_there = true;
+        for table in tables(shadow)? {
+            let pair = Pair { live: self.live(&table).await?, copy: format!("{schema}.{table}") };
+            is_there = is_there && self.have_same_shape(&pair).await?;
+            pairs.push(pair);
+        }
+        if is_there {
+            return self.filled(shadow).await;
+        }
+        self.drop_copies(shadow).await?;
+        self.run(format!("CREATE SCHEMA {schema}")).await?;
+        for Pair { live, copy } in pairs {
+            self.run(format!("CREATE TABLE {copy} (LIKE {live} INCLUDING ALL)")).await?;
+        }
+        Ok(Position::START)
+    }
+
+    /// Lets the names of the tables mean the copies, up to the end of the transaction.
+    pub(crate) async fn enter(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+        let schema = self.shadow_schema(shadow);
+        for table in tables(shadow)? {
+            self.run(format!("LOCK TABLE {schema}.{table} IN ROW EXCLUSIVE MODE")).await?;
+        }
+        let sql = "SELECT set_config('search_path', concat_ws(', ', $1::text, \
+                   nullif(current_setting('search_path'), '')), true)";
+        self.fetch_all(sqlx::query(sql).bind(schema)).await?;
+        self.is_in_shadow = true;
+        Ok(())
+    }
+
+    pub(crate) async fn drop_shadow(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+        self.take_turns(shadow).await?;
+        self.drop_copies(shadow).await
+    }
+
+    /// Replaces the rows and nothing else, so that rights, views and foreign keys of the live tables stay.
+    pub(crate) async fn replace_rows_by(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+        if self.is_in_shadow {
+            return Err(PgTransactionError::InShadow.into());
+        }
+        let schema = self.shadow_schema(shadow);
+        let mut pairs = Vec::new();
+        for table in tables(shadow)? {
+            pairs.push(Pair { live: self.live(&table).await?, copy: format!("{schema}.{table}") });
+        }
+        self.extend(REPLACE_WITHIN);
+        self.run(format!("SET LOCAL statement_timeout = {}", REPLACE_WITHIN.as_millis())).await?;
+        for Pair { live, .. } in &pairs {
+            self.run(format!("LOCK TABLE {live} IN SHARE ROW EXCLUSIVE MODE")).await?;
+        }
+        // tables that refer to others come after them in the list
+        for Pair { live, .. } in pairs.iter().rev() {
+            self.run(format!("DELETE FROM {live}")).await?;
+        }
+        for pair in &pairs {
+            self.copy_rows(pair).await?;
+        }
+        self.extend(Duration::ZERO);
+        Ok(())
+    }
+
+    async fn copy_rows(&mut self, Pair { live, copy }: &Pair) -> Result<(), BoxError> {
+        let sql = include_str!("sql/columns.sql");
+        let rows = self.fetch_all(sqlx::query(sql).bind(live)).await?;
+        let columns = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
+        let names = columns.join(", ");
+        self.run(format!("INSERT INTO {live} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM {copy}")).await?;
+        for (column, row) in columns.iter().zip(&rows) {
+            if let Some(identity) = row.try_get(1)? {
+                self.catch_up_identity(live, column, identity).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The copy counted by itself: the live table goes on after what it was given.
+    async fn catch_up_identity(&mut self, live: &str, column: &str, name: &str) -> Result<(), BoxError> {
+        let sql = include_str!("sql/catch_up_identity.sql").replace("{column}", column).replace("{live}", live);
+        let query = sqlx::query(AssertSqlSafe(sql).into_sql_str()).bind(live).bind(name);
+        self.fetch_all(query).await.map(drop)
+    }
+
+    pub(crate) async fn column_type(&mut self, table: &Identifier, column: &Identifier) -> Result<String, BoxError> {
+        let query = sqlx::query(include_str!("sql/column_type.sql")).bind(table.to_string()).bind(column.name());
+        match self.fetch_all(query).await?.first() {
+            Some(row) => Ok(row.try_get(0)?),
+            None => {
+                Err(PgTransactionError::NoColumn { table: table.name().into(), column: column.name().into() }.into())
+            }
+        }
+    }
+
+    /// The live table, with its schema.
+    async fn live(&mut self, table: &Identifier) -> Result<String, BoxError> {
+        let query = sqlx::query(include_str!("sql/live_table.sql")).bind(table.to_string());
+        match self.fetch_all(query).await?.first() {
+            Some(row) => Ok(row.try_get(0)?),
+            None => Err(PgTransactionError::NoTable { table: table.name().into() }.into()),
+        }
+    }
+
+    async fn have_same_shape(&mut self, Pair { live, copy }: &Pair) -> Result<bool, BoxError> {
+        let query = sqlx::query(include_str!("sql/same_shape.sql")).bind(live).bind(copy);
+        let rows = self.fetch_all(query).await?;
+        Ok(rows.first().ok_or("no answer")?.try_get(0)?)
+    }
+
+    async fn filled(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
+        let query = sqlx::query(self.statements().load_checkpoint.clone()).bind(shadow.name.as_str());
+        match self.fetch_all(query).await?.first() {
+            Some(row) => Ok(Position::new(u64::try_from(row.try_get::<i64, _>(0)?)?)),
+            None => Ok(Position::START),
+        }
+    }
+
+    async fn drop_copies(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+        let schema = self.shadow_schema(shadow);
+        self.run(format!("DROP SCHEMA IF EXISTS {schema} CASCADE")).await?;
+        let query = sqlx::query(self.statements().drop_checkpoint.clone()).bind(shadow.name.as_str());
+        self.fetch_all(query).await.map(drop)
+    }
+
+    /// Those who make and drop one shadow at once take turns.
+    async fn take_turns(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+        let schema = self.shadow_schema(shadow);
+        let query = sqlx::query("SELECT pg_advisory_xact_lock(1702260325, hashtext($1))").bind(schema);
+        self.fetch_all(query).await.map(drop)
+    }
+
+    fn shadow_schema(&self, shadow: &Shadow) -> String {
+        format!("\"{}\"", self.statements().schema.shadow(&shadow.name))
+    }
+}
+
+fn tables(shadow: &Shadow) -> Result<Vec<Identifier>, PgTransactionError> {
+    shadow.tables.iter().map(|table| Identifier::new(table)).collect()
+}

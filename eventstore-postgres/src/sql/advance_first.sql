@@ -1,0 +1,13 @@
+-- `advance.sql` from the start, where a checkpoint that was never saved is too: then there is no row to move.
+--
+-- $1 role, $2 epoch, $3 from, which is 0, $4 to
+WITH held AS MATERIALIZED (
+    SELECT FROM {schema}.leases l
+    WHERE l.role = $1::text AND l.epoch = $2::bigint
+    FOR SHARE
+)
+INSERT INTO {schema}.checkpoints AS c (name, position, updated_at)
+SELECT $1::text, $4::bigint, now() FROM held
+ON CONFLICT (name) DO UPDATE SET position = excluded.position, updated_at = excluded.updated_at
+WHERE c.position = $3::bigint
+RETURNING c.position

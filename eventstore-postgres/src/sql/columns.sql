@@ -1,0 +1,7 @@
+-- The columns of a table that can be written: quoted, and as they are if they are identity columns.
+--
+-- $1 the table's name with its schema, quoted
+SELECT quote_ident(a.attname), CASE WHEN a.attidentity <> '' THEN a.attname::text END
+FROM pg_catalog.pg_attribute a
+WHERE a.attrelid = to_regclass($1::text) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+ORDER BY a.attnum

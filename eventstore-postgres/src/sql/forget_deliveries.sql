@@ -1,0 +1,16 @@
+-- Forgets the oldest deliveries, at most $2 of those handled longer ago than $1 microseconds, and says how many.
+--
+-- What another one forgets just now is left to it.
+WITH forgotten AS (
+    DELETE FROM {schema}.deliveries d
+    WHERE d.ctid = ANY (ARRAY(
+        SELECT o.ctid
+        FROM {schema}.deliveries o
+        WHERE o.handled_at < clock_timestamp() - $1::bigint * interval '1 microsecond'
+        ORDER BY o.handled_at
+        LIMIT $2::bigint
+        FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING 1
+)
+SELECT count(*) FROM forgotten

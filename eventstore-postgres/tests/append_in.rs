@@ -1,0 +1,270 @@
+//! Appends in a transaction of the caller's.
+
+#![allow(clippy::unwrap_used, reason = "as in any test")]
+
+mod common;
+
+use std::{error::Error as _, time::Duration};
+
+use common::{TestSchema, add, event, events, feed, read, run, stream, within};
+use eventbus::{
+    ExpectedVersion, Name, NewEvent, RecordedEvent, Version,
+    port::{AppendError, AppendEvents as _, ReadFeed as _},
+};
+use eventstore_postgres::{PgConnection, PgEventStore, PgTransactionFault};
+use sqlx::Connection as _;
+
+use ExpectedVersion::{Any, Exact, NoStream, StreamExists};
+
+/// A store, and a connection of the application's own to its database, with a table of the application's.
+struct Application {
+    store: PgEventStore,
+    connection: PgConnection,
+    // last: it goes after those who use it
+    schema: TestSchema,
+}
+
+impl Application {
+    async fn new() -> Self {
+        let schema = TestSchema::new();
+        let store = schema.store().await;
+        let mut connection = schema.connection().await;
+        run(&mut connection, "CREATE TABLE rows (number integer)").await;
+        Self { store, connection, schema }
+    }
+
+    async fn rows(&self) -> i64 {
+        let count = sqlx::query_scalar("SELECT count(*) FROM rows");
+        count.fetch_one(&mut self.schema.connection().await).await.unwrap()
+    }
+
+    /// Checks that no append is open, as the feed sees it.
+    async fn holds_nobody_up(&self) {
+        let last = add(&self.store, &stream(), 1).await;
+        assert!(feed(&self.store).await.ends_with(&last));
+    }
+}
+
+#[tokio::test]
+async fn events_and_rows_are_kept_together_or_not_at_all() {
+    let mut app = Application::new().await;
+    let stream = stream();
+    for (number, commit) in [false, true, false, true].into_iter().enumerate() {
+        let mut signal = app.store.appended().watch();
+        let before = read(&app.store, &stream).await;
+        let expected = Exact(Version::new(before.len() as u64));
+        let mut transaction = app.connection.begin().await.unwrap();
+        run(&mut transaction, "INSERT INTO rows VALUES (1)").await;
+        let appended = app.store.append_in(&mut transaction, &stream, expected, events(2)).await.unwrap();
+        let more = app.store.append_in(&mut transaction, &stream, StreamExists, events(1)).await.unwrap();
+        assert_eq!(read(&app.store, &stream).await, before, "visible before commit");
+        if commit {
+            transaction.commit().await.unwrap();
+            assert_eq!(read(&app.store, &stream).await, [before, appended, more].concat());
+            app.store.appended().notify();
+            within(signal.appended()).await;
+        } else {
+            transaction.rollback().await.unwrap();
+            assert_eq!(read(&app.store, &stream).await, before);
+        }
+        assert_eq!(app.rows().await, (number as i64 + 1) / 2);
+        app.holds_nobody_up().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_recorded_is_what_is_read() {
+    let mut app = Application::new().await;
+    let (one, two) = (stream(), stream());
+    let mut transaction = app.connection.begin().await.unwrap();
+    let first = app.store.append_in(&mut transaction, &one, NoStream, events(3)).await.unwrap();
+    let second = app.store.append_in(&mut transaction, &two, Any, events(1)).await.unwrap();
+    let nothing = app.store.append_in(&mut transaction, &two, NoStream, Vec::new()).await.unwrap();
+    assert_eq!(nothing, []);
+    transaction.commit().await.unwrap();
+    assert_eq!(read(&app.store, &one).await, first);
+    assert_eq!(feed(&app.store).await, [first, second].concat());
+}
+
+/// What may go wrong with an append, and what it says.
+async fn goes_wrong(app: &mut Application, wrong: &str) {
+    let (there, mine) = (stream(), stream());
+    let known = add(&app.store, &there, 2).await;
+    let known_id = event().with_event_id(known[0].metadata().event_id());
+    let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(200_000), "]".repeat(200_000));
+    let deep = NewEvent::new(Name::from_static("Deposited"), 1, deep);
+    let mut transaction = app.connection.begin().await.unwrap();
+    run(&mut transaction, "INSERT INTO rows VALUES (1)").await;
+    let before = app.store.append_in(&mut transaction, &mine, NoStream, events(1)).await.unwrap();
+    let failed = match wrong {
+        "conflict" => app.store.append_in(&mut transaction, &there, NoStream, events(1)).await,
+        "id taken" => app.store.append_in(&mut transaction, &mine, Any, vec![event(), known_id]).await,
+        "refused" => app.store.append_in(&mut transaction, &mine, Any, vec![event(), deep]).await,
+        other => panic!("{other}"),
+    };
+    let is_that = match failed.unwrap_err() {
+        AppendError::Conflict { actual, .. } => wrong == "conflict" && actual == known[1].version(),
+        AppendError::EventIdTaken { .. } => wrong == "id taken",
+        AppendError::Refused { .. } => wrong == "refused",
+        _ => false,
+    };
+    assert!(is_that, "{wrong}");
+    // the transaction is as it was
+    let after = app.store.append_in(&mut transaction, &mine, Exact(Version::FIRST), events(1)).await.unwrap();
+    run(&mut transaction, "INSERT INTO rows VALUES (2)").await;
+    transaction.commit().await.unwrap();
+    assert_eq!(read(&app.store, &mine).await, [before, after].concat(), "{wrong}");
+    assert_eq!(read(&app.store, &there).await, known);
+}
+
+#[tokio::test]
+async fn an_append_that_fails_leaves_the_transaction_as_it_was() {
+    let mut app = Application::new().await;
+    for (number, wrong) in ["conflict", "id taken", "refused"].into_iter().enumerate() {
+        goes_wrong(&mut app, wrong).await;
+        assert_eq!(app.rows().await, 2 * (number as i64 + 1));
+    }
+}
+
+/// What appended nothing holds nobody up, however long its transaction stays open.
+#[tokio::test]
+async fn an_append_that_fails_does_not_hold_up_the_feed() {
+    let mut app = Application::new().await;
+    let there = stream();
+    add(&app.store, &there, 1).await;
+    let mut transaction = app.connection.begin().await.unwrap();
+    let conflict = app.store.append_in(&mut transaction, &there, NoStream, events(1)).await;
+    assert!(conflict.unwrap_err().is_conflict());
+    add(&app.store, &stream(), 1).await;
+    assert_eq!(feed(&app.store).await.len(), 2);
+    transaction.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_repeat_returns_the_first_result() {
+    let mut app = Application::new().await;
+    for expected in [NoStream, Any] {
+        let (stream, given) = (stream(), events(2));
+        let first = app.store.append(&stream, expected, given.clone()).await.unwrap();
+        let mut transaction = app.connection.begin().await.unwrap();
+        let again = app.store.append_in(&mut transaction, &stream, expected, given.clone()).await.unwrap();
+        assert_eq!(again, first);
+        // also if it was appended in the same transaction
+        let mine = events(1);
+        let one = app.store.append_in(&mut transaction, &stream, Any, mine.clone()).await.unwrap();
+        let two = app.store.append_in(&mut transaction, &stream, Any, mine).await.unwrap();
+        assert_eq!(one, two);
+        run(&mut transaction, "INSERT INTO rows VALUES (1)").await;
+        transaction.commit().await.unwrap();
+        assert_eq!(read(&app.store, &stream).await, [first, one].concat());
+    }
+    assert_eq!(app.rows().await, 2);
+}
+
+/// The same append in two transactions at once: the second waits for the first, and says what it says.
+#[tokio::test]
+async fn repeats_at_the_same_time_are_stored_once() {
+    for commit in [true, false] {
+        let mut app = Application::new().await;
+        let (target, given) = (stream(), events(2));
+        let mut other = app.schema.connection().await;
+        let mut first = app.connection.begin().await.unwrap();
+        let stored = app.store.append_in(&mut first, &target, Any, given.clone()).await.unwrap();
+        let mut watcher = app.schema.connection().await;
+        let store = app.store.clone();
+        let second = async {
+            let mut transaction = other.begin().await.unwrap();
+            let stored = store.append_in(&mut transaction, &target, Any, given.clone()).await.unwrap();
+            transaction.commit().await.unwrap();
+            stored
+        };
+        let end = async {
+            common::blocked_backend(&mut watcher, app.schema.name()).await;
+            if commit { first.commit().await.unwrap() } else { first.rollback().await.unwrap() }
+        };
+        let (again, ()) = within(async { tokio::join!(second, end) }).await;
+        if commit {
+            assert_eq!(again, stored);
+        }
+        assert_eq!(feed(&app.store).await, again);
+    }
+}
+
+fn fault(result: Result<Vec<RecordedEvent>, AppendError>) -> PgTransactionFault {
+    let error = result.unwrap_err();
+    assert!(!error.is_retryable());
+    *error.source().unwrap().downcast_ref().unwrap()
+}
+
+#[tokio::test]
+async fn what_a_transaction_lacks_is_said_with_its_repair() {
+    let mut app = Application::new().await;
+    let stream = stream();
+    let outside = app.store.append_in(&mut app.connection, &stream, Any, events(1)).await;
+    assert_eq!(fault(outside), PgTransactionFault::NoTransaction);
+
+    for set in ["SET LOCAL synchronous_commit = off", "SET LOCAL synchronous_commit = local"] {
+        let mut transaction = app.connection.begin().await.unwrap();
+        run(&mut transaction, "INSERT INTO rows VALUES (1)").await;
+        run(&mut transaction, set).await;
+        let appended = app.store.append_in(&mut transaction, &stream, Any, events(1)).await;
+        if set.ends_with("off") {
+            let fault = fault(appended);
+            assert_eq!(fault, PgTransactionFault::SynchronousCommitOff);
+            assert!(fault.to_string().contains("SET LOCAL synchronous_commit = on"), "{fault}");
+        } else {
+            appended.unwrap();
+        }
+        transaction.commit().await.unwrap();
+    }
+    assert_eq!(app.rows().await, 2, "a refusal leaves the transaction as it was");
+
+    let mut transaction = app.connection.begin().await.unwrap();
+    sqlx::query("SELECT 1 / 0").execute(&mut *transaction).await.unwrap_err();
+    let failed = app.store.append_in(&mut transaction, &stream, Any, events(1)).await;
+    assert_eq!(fault(failed), PgTransactionFault::Failed);
+    transaction.rollback().await.unwrap();
+    assert_eq!(read(&app.store, &stream).await.len(), 1);
+}
+
+/// Whatever is appended while the transaction is open has a later position, and is shown after it.
+#[tokio::test]
+async fn the_feed_waits_for_an_open_transaction() {
+    for commit in [true, false] {
+        let mut app = Application::new().await;
+        let before = add(&app.store, &stream(), 2).await;
+        let mut transaction = app.connection.begin().await.unwrap();
+        let held = app.store.append_in(&mut transaction, &stream(), Any, events(2)).await.unwrap();
+        let after = add(&app.store, &stream(), 2).await;
+        assert!(held[1].position() < after[0].position());
+        let head = app.store.head().await.unwrap();
+        assert_eq!(Some(head), before[1].position());
+        assert_eq!(feed(&app.store).await, before, "the feed has a gap");
+        let wanted = if commit {
+            transaction.commit().await.unwrap();
+            [before, held, after].concat()
+        } else {
+            transaction.rollback().await.unwrap();
+            [before, after].concat()
+        };
+        assert_eq!(feed(&app.store).await, wanted);
+    }
+}
+
+/// A transaction that has a stream, and waits for an append of its own process to another one, is not waited for.
+#[tokio::test]
+async fn others_append_while_a_transaction_is_open() {
+    let mut app = Application::new().await;
+    let (mine, other) = (stream(), stream());
+    let mut transaction = app.connection.begin().await.unwrap();
+    app.store.append_in(&mut transaction, &mine, NoStream, events(1)).await.unwrap();
+    let (store, target) = (app.store.clone(), mine.clone());
+    let waiting = tokio::spawn(async move { store.append(&target, Any, events(1)).await });
+    let mut watcher = app.schema.connection().await;
+    common::blocked_backend(&mut watcher, app.schema.name()).await;
+    let appended = tokio::time::timeout(Duration::from_secs(10), app.store.append(&other, Any, events(1)));
+    appended.await.expect("it waits for the transaction").unwrap();
+    transaction.commit().await.unwrap();
+    let last = within(waiting).await.unwrap().unwrap();
+    assert_eq!(last[0].version().get(), 2);
+}

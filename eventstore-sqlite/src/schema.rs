@@ -1,0 +1,95 @@
+//! Tables by their definitions: copied, emptied, filled.
+
+use rusqlite::{Connection, config::DbConfig};
+
+use crate::error::SqliteTransactionError;
+
+/// The longest name of a table or column.
+const LONGEST: usize = 128;
+
+/// Refuses what is not a plain name, or names a table of the store.
+pub(crate) fn check_table(name: &str) -> Result<(), SqliteTransactionError> {
+    let lower = name.to_ascii_lowercase();
+    if lower.starts_with("eventbus_") || lower.starts_with("sqlite_") {
+        return Err(SqliteTransactionError::InvalidName { name: name.into(), reason: "the table is not yours" });
+    }
+    check_name(name)
+}
+
+/// Refuses what is not a plain name.
+pub(crate) fn check_name(name: &str) -> Result<(), SqliteTransactionError> {
+    let is_plain = |name: &str| name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric());
+    let fault =
+        |reason| Err(SqliteTransactionError::InvalidName { name: name.chars().take(LONGEST).collect(), reason });
+    match name.chars().next() {
+        None => fault("it is empty"),
+        Some(first) if first.is_ascii_digit() => fault("it begins with a digit"),
+        _ if !is_plain(name) => fault("only ASCII letters, digits and `_` are taken, and no schema"),
+        _ if name.len() > LONGEST => fault("it is longer than 128 bytes"),
+        _ => Ok(()),
+    }
+}
+
+/// The statements that make tables with their indexes and triggers.
+pub(crate) struct Definition(Vec<String>);
+
+impl Definition {
+    /// The definition of live tables.
+    pub(crate) fn of(connection: &Connection, tables: &[String]) -> Result<Self, SqliteTransactionError> {
+        let mut statements = Vec::new();
+        let mut parts = connection.prepare(include_str!("sql/table_parts.sql"))?;
+        for table in tables {
+            let of_table: Vec<(String, String)> =
+                parts.query_map([table], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
+            if of_table.first().is_none_or(|(kind, _)| kind != "table") {
+                return Err(SqliteTransactionError::NoTable { table: table.clone() });
+            }
+            statements.extend(of_table.into_iter().map(|(_, sql)| sql));
+        }
+        Ok(Self(statements))
+    }
+
+    pub(crate) fn as_text(&self) -> String {
+        self.0.join(";\n")
+    }
+
+    pub(crate) fn make(&self, connection: &Connection) -> rusqlite::Result<()> {
+        self.0.iter().try_for_each(|statement| connection.execute_batch(statement))
+    }
+}
+
+/// Replaces the rows of live tables by those of the tables of that name in schema `from`.
+///
+/// Neither triggers nor foreign keys take part: they did their work when the copies were filled.
+pub(crate) fn replace_rows(connection: &Connection, from: &str, tables: &[String]) -> rusqlite::Result<()> {
+    const QUIET: [DbConfig; 2] = [DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY];
+    let mut former = Vec::new();
+    for option in QUIET {
+        former.push((option, connection.db_config(option)?));
+        connection.set_db_config(option, false)?;
+    }
+    let replaced = replace(connection, from, tables);
+    for (option, was_on) in former {
+        connection.set_db_config(option, was_on)?;
+    }
+    replaced
+}
+
+fn replace(connection: &Connection, from: &str, tables: &[String]) -> rusqlite::Result<()> {
+    for table in tables {
+        connection.execute(&format!("DELETE FROM main.\"{table}\""), [])?;
+        let columns = columns(connection, table)?;
+        let insert = format!("INSERT INTO main.\"{table}\" ({columns}) SELECT {columns} FROM {from}.\"{table}\"");
+        connection.execute(&insert, [])?;
+    }
+    Ok(())
+}
+
+/// The columns that are stored because someone gave them, not because they are computed.
+fn columns(connection: &Connection, table: &str) -> rusqlite::Result<String> {
+    let mut given =
+        connection.prepare("SELECT name FROM pragma_table_xinfo(?1, 'main') WHERE hidden = 0 ORDER BY cid")?;
+    let names: Vec<String> = given.query_map([table], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let quoted: Vec<String> = names.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
+    Ok(quoted.join(", "))
+}

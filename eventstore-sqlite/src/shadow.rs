@@ -1,0 +1,143 @@
+//! Transactions of the store, on its own tables or on the copies of a shadow.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use eventbus::{
+    BoxError, Name, Position,
+    port::{Shadow, Transaction, Transactions, TypeKey},
+};
+use rusqlite::{Connection, OptionalExtension as _};
+
+use crate::{
+    blocking::blocking,
+    error::{SqliteTransactionError, read_error},
+    lease::millis,
+    lent::Hold,
+    schema::check_table,
+    store::SqliteEventStore,
+    transaction::SqliteTransaction,
+    turn::Turn,
+};
+
+/// How many deliveries are forgotten at once, so that appends need not wait for all of them.
+const FORGOTTEN: u32 = 1_000;
+
+#[async_trait]
+impl Transactions for SqliteEventStore {
+    fn transaction_type(&self) -> TypeKey {
+        TypeKey::of::<SqliteTransaction>()
+    }
+
+    async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
+        let turn = self.writer().claim().await?.begin().await?;
+        Ok(Box::new(SqliteTransaction::new(self.clone(), Hold::Live(Box::new(turn)))))
+    }
+
+    async fn make_shadow(&self, shadow: &Shadow) -> Result<Position, BoxError> {
+        check(shadow)?;
+        // the second time if the tables have changed since the copies were made
+        for _ in 0..2 {
+            let file = self.note_shadow(&shadow.name).await?;
+            let (copies, wanted) = (Arc::clone(self.copies()), shadow.clone());
+            let live = self.alone().await?;
+            let made = blocking(move || {
+                let made = copies.make(&wanted.name, file, &wanted.tables);
+                drop(live);
+                made
+            });
+            if let Some(position) = made.await?? {
+                return Ok(position);
+            }
+            self.drop_shadow(shadow).await?;
+        }
+        Err(SqliteTransactionError::NoShadow { name: shadow.name.to_string() }.into())
+    }
+
+    async fn begin_in(&self, shadow: &Shadow) -> Result<Box<dyn Transaction>, BoxError> {
+        check(shadow)?;
+        let file = match self.copies().known_file(&shadow.name) {
+            Some(file) => file,
+            None => self.shadow_file(&shadow.name).await?.ok_or_else(|| no_shadow(shadow))?,
+        };
+        let live = self.alone().await?;
+        let (copies, name) = (Arc::clone(self.copies()), shadow.name.clone());
+        let turn = blocking(move || copies.begin(&name, file, live)).await??;
+        Ok(Box::new(SqliteTransaction::new(self.clone(), Hold::Shadow(Box::new(turn)))))
+    }
+
+    async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError> {
+        let Some(file) = self.shadow_file(&shadow.name).await? else {
+            return Ok(());
+        };
+        let (copies, name, removed) = (Arc::clone(self.copies()), shadow.name.clone(), file.clone());
+        blocking(move || copies.remove(&name, &removed)).await??;
+        // afterwards, so that no file is left that no row names
+        let name = shadow.name.clone();
+        let forget = move |connection: &Connection| {
+            connection.prepare_cached(include_str!("sql/forget_shadow.sql"))?.execute((name.as_str(), file.as_str()))
+        };
+        self.writer().write(forget).await.map(drop)
+    }
+
+    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
+        let older_than = millis(older_than);
+        let forget = move |connection: &Connection| {
+            let mut forget = connection.prepare_cached(include_str!("sql/forget_deliveries.sql"))?;
+            forget.execute((older_than, FORGOTTEN))
+        };
+        let mut all = 0;
+        loop {
+            let forgotten = self.writer().write(forget).await?;
+            all += forgotten as u64;
+            if forgotten < FORGOTTEN as usize {
+                return Ok(all);
+            }
+        }
+    }
+}
+
+impl SqliteEventStore {
+    /// The connection that writes if nobody may write meanwhile: what is in memory has no snapshots.
+    async fn alone(&self) -> Result<Option<Turn>, BoxError> {
+        match self.is_in_memory() {
+            true => self.writer().claim().await.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// The file of a shadow; a new one if there is none, or it is gone.
+    async fn note_shadow(&self, shadow: &Name) -> Result<String, BoxError> {
+        let (copies, name) = (Arc::clone(self.copies()), shadow.clone());
+        let note = move |connection: &Connection| {
+            if let Some(file) = file(connection, &name)?.filter(|file| copies.is_there(file)) {
+                return Ok(file);
+            }
+            let fresh = copies.fresh_file(&name);
+            connection.prepare_cached(include_str!("sql/save_shadow.sql"))?.execute((name.as_str(), fresh.as_str()))?;
+            Ok(fresh)
+        };
+        self.writer().write(note).await
+    }
+
+    async fn shadow_file(&self, shadow: &Name) -> Result<Option<String>, BoxError> {
+        let shadow = shadow.clone();
+        let found = self.readers().read(move |connection| file(connection, &shadow).map_err(read_error));
+        Ok(found.await?)
+    }
+}
+
+/// The file of a shadow, if it was made.
+pub(crate) fn file(connection: &Connection, shadow: &Name) -> rusqlite::Result<Option<String>> {
+    let mut find = connection.prepare_cached(include_str!("sql/shadow_file.sql"))?;
+    find.query_row([shadow.as_str()], |row| row.get(0)).optional()
+}
+
+/// Refuses tables that cannot have copies.
+pub(crate) fn check(shadow: &Shadow) -> Result<(), SqliteTransactionError> {
+    shadow.tables.iter().try_for_each(|table| check_table(table))
+}
+
+fn no_shadow(shadow: &Shadow) -> SqliteTransactionError {
+    SqliteTransactionError::NoShadow { name: shadow.name.to_string() }
+}

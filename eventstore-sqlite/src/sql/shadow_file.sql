@@ -1,0 +1,1 @@
+SELECT file FROM eventbus_shadows WHERE name = ?1

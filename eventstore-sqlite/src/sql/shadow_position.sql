@@ -1,0 +1,1 @@
+SELECT position FROM eventbus_shadow_checkpoints WHERE name = ?1

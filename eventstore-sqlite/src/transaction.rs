@@ -1,0 +1,267 @@
+//! The open transaction that handlers and projections write in.
+
+use std::{any::Any, fmt, ops::Deref, sync::Arc, time::Instant};
+
+use async_trait::async_trait;
+use eventbus::{
+    BoxError, EventId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId,
+    port::{self, AppendError, FromTransaction, Lease, Shadow, Transaction},
+};
+use rusqlite::{Connection, Params};
+
+use crate::{
+    append::{Append, Placed},
+    blocking::blocking,
+    error::SqliteTransactionError,
+    lease,
+    lent::{End, Hold, Lent, Open},
+    schema::{check_name, check_table, replace_rows},
+    shadow,
+    store::SqliteEventStore,
+    writer::INLINE_EVENTS,
+};
+
+/// Where the copies are attached while they replace the live rows.
+const COPY: &str = "eventbus_copy";
+
+/// An open transaction of a [`SqliteEventStore`]: what handlers and projections take by `&mut`.
+///
+/// What is written in it commits together with the note that the event was handled, or not at all. It holds the one
+/// connection that writes, so all appends of the process wait for it: keep it short, and do not wait for a network in
+/// it. After [`transaction_timeout`](crate::SqliteEventStoreConfig::transaction_timeout) it is rolled back.
+///
+/// Begin, commit and rollback are the store's; by hand they spoil the transaction, which then commits nothing. Append
+/// with [`append_in`](SqliteEventStore::append_in): an append beside it would wait for it, and is refused.
+///
+/// # Examples
+/// ```
+/// use eventbus::prelude::*;
+/// use eventstore_sqlite::{SqliteTransaction, SqliteTransactionError};
+///
+/// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// #[event(aggregate_type = "Order")]
+/// struct OrderCreated {
+///     total: f64,
+/// }
+///
+/// #[handler]
+/// async fn list_order(
+///     event: &OrderCreated,
+///     meta: &Metadata,
+///     tx: &mut SqliteTransaction,
+/// ) -> Result<(), SqliteTransactionError> {
+///     tx.execute("INSERT INTO orders (id, total) VALUES (?1, ?2)", (meta.aggregate_id().as_str(), event.total))?;
+///     Ok(())
+/// }
+/// # fn main() {}
+/// ```
+pub struct SqliteTransaction {
+    lent: Arc<Lent>,
+    store: SqliteEventStore,
+    appended: bool,
+}
+
+/// The connection of a transaction, borrowed for some statements; not over an `await`.
+///
+/// What outlives a transaction (pragmas, hooks, temporary tables, attached databases) is to be left alone: the store
+/// goes on with the same connection.
+pub struct SqliteTransactionConnection<'t>(Open<'t>);
+
+impl Deref for SqliteTransactionConnection<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
+}
+
+impl SqliteTransaction {
+    pub(crate) fn new(store: SqliteEventStore, hold: Hold) -> Self {
+        let lent = Lent::new(hold, store.transaction_timeout());
+        store.writer().lend(&lent);
+        Self { lent, store, appended: false }
+    }
+
+    /// The connection, for whatever [`execute`](Self::execute) is too small for.
+    ///
+    /// # Errors
+    /// [`SqliteTransactionError`] if the transaction is over: its time was up, or it was rolled back.
+    pub fn connection(&mut self) -> Result<SqliteTransactionConnection<'_>, SqliteTransactionError> {
+        self.lent.used();
+        self.lent.open().map(SqliteTransactionConnection)
+    }
+
+    /// Runs one statement, which is kept prepared, and returns how many rows it changed.
+    ///
+    /// # Errors
+    /// [`SqliteTransactionError`] if SQLite refuses it, or the transaction is over.
+    pub fn execute(&mut self, sql: &str, parameters: impl Params) -> Result<usize, SqliteTransactionError> {
+        Ok(self.connection()?.prepare_cached(sql)?.execute(parameters)?)
+    }
+
+    async fn append(&mut self, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
+        self.lent.used();
+        let lent = Arc::clone(&self.lent);
+        let large = append.len() > INLINE_EVENTS;
+        let run = move || {
+            let placed = place(&lent, &append)?;
+            let is_new = matches!(placed, Placed::New { .. });
+            Ok((append.recorded(placed), is_new))
+        };
+        let ran = if large {
+            blocking(run).await.unwrap_or_else(|ended| Err(AppendError::OutcomeUnknown(ended.into())))
+        } else {
+            run()
+        };
+        let (recorded, is_new) = ran?;
+        self.appended |= is_new;
+        Ok(recorded)
+    }
+
+    fn is_of(&self, store: &SqliteEventStore) -> bool {
+        Arc::ptr_eq(self.store.writer(), store.writer())
+    }
+}
+
+/// Appends, and ends the transaction if that spoiled it.
+fn place(lent: &Arc<Lent>, append: &Append) -> Result<Placed, AppendError> {
+    let open = lent.open().map_err(|over| append.refused(over))?;
+    if matches!(open.hold(), Hold::Shadow(_)) {
+        return Err(append.refused(SqliteTransactionError::InShadow { what: "append_in" }));
+    }
+    let ran = append.run(&open);
+    drop(open);
+    ran.unwrap_or_else(|error| {
+        lent.end(End::RolledBack);
+        Err(AppendError::Unavailable(error.into()))
+    })
+}
+
+impl SqliteEventStore {
+    /// Appends inside an open transaction of this store: the events are there when it commits, and not if it does not.
+    ///
+    /// A conflict leaves the transaction as it was.
+    ///
+    /// # Errors
+    /// As for [`append`](eventbus::port::AppendEvents::append); [`AppendError::Refused`] also if the transaction is over,
+    /// belongs to another store or to a rebuild.
+    pub async fn append_in(
+        &self,
+        transaction: &mut SqliteTransaction,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        let Some(append) = Append::check(port::Append { stream: stream.clone(), expected, events })? else {
+            return Ok(Vec::new());
+        };
+        if !transaction.is_of(self) {
+            return Err(append.refused(SqliteTransactionError::OtherStore));
+        }
+        transaction.append(append).await
+    }
+}
+
+#[async_trait]
+impl Transaction for SqliteTransaction {
+    fn as_any_mut(&mut self) -> &mut (dyn Any + Send) {
+        self.lent.used();
+        self
+    }
+
+    async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError> {
+        let connection = self.connection()?;
+        let sql = match connection.0.hold() {
+            Hold::Live(_) => include_str!("sql/advance.sql"),
+            Hold::Shadow(_) => include_str!("sql/advance_shadow.sql"),
+        };
+        let parameters = (lease.role.as_str(), lease::stored(lease.epoch), from.as_i64(), to.as_i64());
+        Ok(connection.prepare_cached(sql)?.execute(parameters)? == 1)
+    }
+
+    async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
+        let connection = self.connection()?;
+        if matches!(connection.0.hold(), Hold::Shadow(_)) {
+            return Err(SqliteTransactionError::InShadow { what: "is_first" }.into());
+        }
+        let mut note = connection.prepare_cached(include_str!("sql/note_delivery.sql"))?;
+        Ok(note.execute((handler.as_str(), event.as_uuid().as_bytes()))? == 1)
+    }
+
+    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+        shadow::check(shadow)?;
+        let (lent, store, shadow) = (Arc::clone(&self.lent), self.store.clone(), shadow.clone());
+        lent.used();
+        // it may take long, and there is nothing its user could do about it
+        lent.stop_clock();
+        let replaced = blocking(move || replace(&lent, &store, &shadow)).await;
+        self.lent.restart_clock();
+        self.store.writer().lend(&self.lent);
+        Ok(replaced??)
+    }
+
+    async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
+        check_table(table)?;
+        check_name(column)?;
+        // a quoted name that no column has would be taken for a text, were it not for the table
+        self.execute(&format!("DELETE FROM \"{table}\" WHERE \"{table}\".\"{column}\" = ?1"), [value])?;
+        Ok(())
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), BoxError> {
+        let hold = self.lent.take()?;
+        let appended = self.appended;
+        let at_once = matches!(&hold, Hold::Live(turn) if !turn.writer().is_slow());
+        let committed = if at_once { commit(hold, appended) } else { blocking(move || commit(hold, appended)).await? };
+        Ok(committed?)
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the connection goes back when it is dropped here")]
+fn commit(hold: Hold, appended: bool) -> rusqlite::Result<()> {
+    let started = Instant::now();
+    hold.connection().commit()?;
+    if let Hold::Live(turn) = &hold {
+        turn.writer().note(appended, Some(started.elapsed()));
+    }
+    Ok(())
+}
+
+fn replace(lent: &Lent, store: &SqliteEventStore, shadow: &Shadow) -> Result<(), SqliteTransactionError> {
+    let mut open = lent.open()?;
+    let file = shadow::file(&open, &shadow.name)?;
+    let file = file.filter(|file| store.copies().is_there(file));
+    let file = file.ok_or_else(|| SqliteTransactionError::NoShadow { name: shadow.name.to_string() })?;
+    let database = store.copies().database(&file)?;
+    match open.hold_mut() {
+        Hold::Live(turn) => turn.attach(&database.to_string_lossy(), COPY)?,
+        Hold::Shadow(_) => return Err(SqliteTransactionError::InShadow { what: "replace_rows" }),
+    }
+    Ok(replace_rows(&open, COPY, &shadow.tables)?)
+}
+
+impl Drop for SqliteTransaction {
+    fn drop(&mut self) {
+        self.lent.end(End::RolledBack);
+    }
+}
+
+impl FromTransaction<SqliteEventStore> for SqliteTransaction {
+    type Transaction = Self;
+
+    fn from_transaction(transaction: &mut Self) -> &mut Self {
+        transaction
+    }
+}
+
+impl fmt::Debug for SqliteTransaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SqliteTransaction").field(&self.store).finish()
+    }
+}
+
+impl fmt::Debug for SqliteTransactionConnection<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SqliteTransactionConnection")
+    }
+}
