@@ -104,7 +104,8 @@ impl RedisEventBus {
         let default_group = name("consumer_group", &config.consumer_group)?;
         // it holds no trimming until somebody joins it
         let mut create = script::CREATE_GROUP.key(&stream);
-        create.key(keys::floors(&stream)).arg(default_group.as_str()).arg("0-0").arg(0);
+        create.key(keys::floors(&stream)).key(keys::relay(&stream));
+        create.arg(default_group.as_str()).arg("0-0").arg(0);
         link.connect(&create).await?;
         Ok(Self {
             shared: Arc::new(Shared {

@@ -102,7 +102,7 @@ impl RedisEventBus {
             GroupStart::Position(position) => shared.just_before_position(position).await?,
         };
         let mut create = script::CREATE_GROUP.prepare_invoke();
-        create.key(&shared.stream).key(keys::floors(&shared.stream));
+        create.key(&shared.stream).key(keys::floors(&shared.stream)).key(keys::relay(&shared.stream));
         create.arg(group.as_str()).arg(start).arg(1);
         Ok(shared.run(&create).await?)
     }

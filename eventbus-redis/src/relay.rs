@@ -58,6 +58,17 @@ impl RelayTarget for RedisEventBus {
         shared.adopted(&shared.step(&adopt).await?)
     }
 
+    async fn last_event(&self, publisher: Publisher) -> Result<Option<(Position, EventId)>, PublishError> {
+        let told = self.shared.step(&step(&script::LAST_EVENT, &self.shared, publisher)).await?;
+        match words(&told) {
+            ("event", [at, id]) => match (position(at.as_bytes()), EventId::parse(id)) {
+                (Some(at), Ok(id)) => Ok(Some((at, id))),
+                _ => Err(self.shared.not_understood(told)),
+            },
+            _ => Ok(None),
+        }
+    }
+
     /// Of the groups that nobody asks for, it tells those that are listed, have a consumer or have read something; one
     /// that nobody ever joined has no progress. A group whose name is no [`Name`] is not told.
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<SeenFloors, PublishError> {

@@ -44,8 +44,9 @@
 //! # Promises
 //! A save that returned is durable; a conflict stores nothing. The feed of a store skips, repeats and reorders nothing.
 //! What is stored is published in order, at least once; every consumer group gets every event at least once.
-//! Projections whose state is in memory are exact. Effects of handlers may be repeated after a crash: deduplicate by
-//! [`Metadata::event_id`] where that would hurt.
+//! Projections whose state is in memory are exact, and what a handler writes through the store's connection is written
+//! once. Other effects of handlers may be repeated after a crash: deduplicate by [`Metadata::event_id`] where that would
+//! hurt.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 extern crate self as eventbus;
@@ -90,7 +91,10 @@ pub use runtime::{
     definition::{Handler, HandlerDefinition, Projection, ProjectionDefinition, ProjectionKind},
     extract::{Attempt, FromDelivery, FromDeliveryRef, HandlerOutcome, State},
     follow::{Follow, FollowControl, FollowStatus, Following},
-    projection::{Projected, ProjectionError, ProjectionGuard, Rebuild, RebuildError, RebuildProgress, Rebuilt},
+    projection::{
+        Projected, ProjectionError, ProjectionGuard, ProjectionOwner, ProjectionStatus, Rebuild, RebuildError,
+        RebuildProgress, Rebuilt,
+    },
     registry::{EventRegistry, UnknownEventType},
     relay::{RelayError, RelayStatus, RepublishError},
     repository::{AggregateRepository, LoadError, Publication, SaveError, Saved, UpdateError},

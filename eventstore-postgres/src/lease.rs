@@ -36,6 +36,16 @@ impl Leases for PgEventStore {
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
         self.renew_lease(lease, Duration::ZERO).await.map(drop)
     }
+
+    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
+        let query = sqlx::query(self.statements.lease_of.clone()).bind(role.as_str());
+        let Some(row) = self.lease_row(role, query).await? else {
+            return Ok(None);
+        };
+        let owner: String = row.try_get(0).map_err(|error| LeaseError::new(role, error))?;
+        let owner = Name::new("owner", owner).map_err(|error| LeaseError::new(role, error))?;
+        Ok(Some(Lease { role: role.clone(), owner, epoch: epoch_of(&row, 1, role)? }))
+    }
 }
 
 impl PgEventStore {
@@ -50,8 +60,7 @@ impl PgEventStore {
         let Some(row) = self.lease_row(role, query).await? else {
             return Ok(None);
         };
-        let epoch: i64 = row.try_get(0).map_err(|error| LeaseError::new(role, error))?;
-        let epoch = u64::try_from(epoch).map_err(|error| LeaseError::new(role, error))?;
+        let epoch = epoch_of(&row, 0, role)?;
         Ok(Some(Lease { role: role.clone(), owner: owner.clone(), epoch }))
     }
 
@@ -59,6 +68,11 @@ impl PgEventStore {
         let rows = self.connections.fetch_all(query).await;
         Ok(rows.map_err(|fault| LeaseError::new(role, fault.into_source()))?.pop())
     }
+}
+
+fn epoch_of(row: &PgRow, column: usize, role: &Name) -> Result<u64, LeaseError> {
+    let epoch: i64 = row.try_get(column).map_err(|error| LeaseError::new(role, error))?;
+    u64::try_from(epoch).map_err(|error| LeaseError::new(role, error))
 }
 
 fn microseconds(ttl: Duration) -> i64 {

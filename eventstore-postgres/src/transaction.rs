@@ -127,6 +127,9 @@ impl Transaction for PgTransaction {
             self.run("SELECT".into()).await?;
         }
         let Self { inner, limit, deadline, .. } = *self;
+        if Instant::now() >= deadline {
+            return Err(PgTransactionError::TooLong { limit }.into());
+        }
         match timeout_at(deadline, inner.commit()).await {
             Ok(committed) => Ok(committed?),
             Err(_) => Err(PgTransactionError::TooLong { limit }.into()),

@@ -1,37 +1,155 @@
-//! A handler's parameter: the connection of the store's transaction.
+//! A handler's parameter: the connection of the store's transaction; and what becomes of transactions in trouble.
 
 #![allow(clippy::unwrap_used, reason = "as in any test")]
 
 mod common;
 
-use common::{TestSchema, open, run};
-use eventbus::port::{EventStore as _, FromTransaction, Requirements, Transaction, TypeKey};
-use eventstore_postgres::{PgConnection, PgEventStore, PgTransaction};
+use std::{sync::Arc, time::Duration};
+
+use common::{TestDatabase, open, run, within};
+use eventbus::{
+    EventId, Name, Position,
+    port::{EventStore as _, FromTransaction, Leases as _, Requirements, Transaction, Transactions, TypeKey},
+};
+use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig, PgTransaction, PgTransactionError};
+use sqlx::Connection as _;
 
 type Parameter = PgConnection;
+
+const SHORT: Duration = Duration::from_millis(300);
+const HOUR: Duration = Duration::from_secs(3_600);
 
 fn take(transaction: &mut dyn Transaction) -> &mut PgConnection {
     <Parameter as FromTransaction<PgEventStore>>::take(Some(transaction.as_any_mut())).unwrap()
 }
 
+/// A table in a database of its own, and a store that has a single connection for transactions.
+struct Place {
+    store: PgEventStore,
+    transactions: Arc<dyn Transactions>,
+    admin: PgConnection,
+    _database: TestDatabase,
+}
+
+impl Place {
+    async fn new(transaction_timeout: Duration) -> Self {
+        let database = TestDatabase::create("").await;
+        let config = PgEventStoreConfig { max_transactions: 1, transaction_timeout, ..database.config() };
+        let store = open(config).await;
+        let mut admin = database.connection().await;
+        run(&mut admin, "CREATE TABLE public.rows (number integer PRIMARY KEY)").await;
+        Self { transactions: store.transactions().unwrap(), store, admin, _database: database }
+    }
+
+    async fn begin(&self) -> Box<dyn Transaction> {
+        within(self.transactions.begin()).await.unwrap()
+    }
+
+    async fn rows(&mut self) -> i64 {
+        sqlx::query_scalar("SELECT count(*) FROM public.rows").fetch_one(&mut self.admin).await.unwrap()
+    }
+
+    /// The transactions that are open in the database, apart from the one that asks.
+    async fn open_transactions(&mut self) -> i64 {
+        let sql = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND state LIKE '%in transaction%' AND pid <> pg_backend_pid()";
+        sqlx::query_scalar(sql).fetch_one(&mut self.admin).await.unwrap()
+    }
+}
+
 #[tokio::test]
 async fn a_handler_takes_part_in_the_transaction() {
-    let schema = TestSchema::new();
-    let store = open(schema.config()).await;
-    let transactions = store.transactions().unwrap();
-    assert_eq!(transactions.transaction_type(), TypeKey::of::<PgTransaction>());
-    run(&mut schema.connection().await, "CREATE TABLE rows (number integer)").await;
-    let insert = format!("INSERT INTO {}.rows VALUES (1)", schema.name());
+    let mut place = Place::new(HOUR).await;
+    assert_eq!(place.transactions.transaction_type(), TypeKey::of::<PgTransaction>());
     for commit in [false, true] {
-        let mut transaction = transactions.begin().await.unwrap();
-        run(take(&mut *transaction), &insert).await;
+        let mut transaction = place.begin().await;
+        run(take(&mut *transaction), "INSERT INTO rows VALUES (1)").await;
+        let mut nested = take(&mut *transaction).begin().await.unwrap();
+        run(&mut nested, "INSERT INTO rows VALUES (2)").await;
         if commit {
+            nested.commit().await.unwrap();
             transaction.commit().await.unwrap();
         }
     }
-    let count = sqlx::query_scalar("SELECT count(*) FROM rows");
-    let rows: i64 = count.fetch_one(&mut schema.connection().await).await.unwrap();
-    assert_eq!(rows, 1, "the transaction that was dropped is rolled back, the other is kept");
+    assert_eq!(place.rows().await, 2, "the transaction that was dropped is rolled back, the other is kept");
+}
+
+/// The server answers a commit after a failure as if all were well, and undoes everything.
+#[tokio::test]
+async fn a_failure_that_was_swallowed_is_no_commit() {
+    let mut place = Place::new(HOUR).await;
+    let mut transaction = place.begin().await;
+    assert!(transaction.is_first(&Name::from_static("mail"), EventId::new()).await.unwrap());
+    let connection = take(&mut *transaction);
+    run(connection, "INSERT INTO rows VALUES (1)").await;
+    sqlx::query("INSERT INTO rows VALUES (1)").execute(connection).await.unwrap_err();
+    transaction.commit().await.unwrap_err();
+    assert_eq!(place.rows().await, 0);
+    assert!(place.begin().await.is_first(&Name::from_static("mail"), EventId::new()).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_paused_owner_holds_nobody_up_for_ever() {
+    let place = Place::new(SHORT).await;
+    let (role, one, two) = (Name::from_static("role"), Name::from_static("one"), Name::from_static("two"));
+    let lease = place.store.acquire_lease(&role, &one, HOUR).await.unwrap().unwrap();
+    let mut paused = place.begin().await;
+    assert!(paused.advance(&lease, Position::START, Position::new(1)).await.unwrap());
+    within(place.store.seize_lease(&role, &two, HOUR)).await.unwrap();
+    paused.commit().await.unwrap_err();
+    let mut again = place.begin().await;
+    assert!(!again.advance(&lease, Position::START, Position::new(1)).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_transaction_that_takes_too_long_is_not_committed() {
+    let mut place = Place::new(SHORT).await;
+    let mut transaction = place.begin().await;
+    let busy = async {
+        // not idle, so the server does not end it
+        let started = std::time::Instant::now();
+        while started.elapsed() < SHORT + SHORT {
+            run(take(&mut *transaction), "INSERT INTO rows VALUES (1) ON CONFLICT DO NOTHING").await;
+        }
+    };
+    busy.await;
+    let error = transaction.commit().await.unwrap_err();
+    assert!(matches!(error.downcast_ref(), Some(PgTransactionError::TooLong { .. })), "{error}");
+    place.begin().await;
+    assert_eq!(place.rows().await, 0);
+}
+
+#[tokio::test]
+async fn a_transaction_given_up_midway_leaves_a_clean_connection() {
+    let mut place = Place::new(HOUR).await;
+    let mut transaction = place.begin().await;
+    let midway = run(take(&mut *transaction), "INSERT INTO rows VALUES (1); SELECT pg_sleep(1)");
+    assert!(tokio::time::timeout(SHORT, midway).await.is_err(), "it was not midway");
+    drop(transaction);
+    let mut next = place.begin().await;
+    run(take(&mut *next), "INSERT INTO rows VALUES (2)").await;
+    next.commit().await.unwrap();
+    assert_eq!(place.rows().await, 1);
+}
+
+/// However little of it was done: the connection comes back outside of a transaction.
+#[tokio::test]
+async fn a_begin_that_is_given_up_leaves_no_transaction_open() {
+    let mut place = Place::new(HOUR).await;
+    drop(place.begin().await);
+    for times in 1..20 {
+        let closed = async { while place.open_transactions().await > 0 {} };
+        within(closed).await;
+        let mut begin = std::pin::pin!(place.transactions.begin());
+        for _ in 0..times {
+            if futures_util::poll!(&mut begin).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    let closed = async { while place.open_transactions().await > 0 {} };
+    within(closed).await;
 }
 
 #[test]

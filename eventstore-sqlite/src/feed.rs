@@ -108,3 +108,54 @@ fn store_id(connection: &Connection) -> Result<Uuid, ReadError> {
     let corrupt = |error: uuid::Error| ReadError::Corrupt { place: "the store's id".into(), source: error.into() };
     Uuid::from_slice(&id).map_err(corrupt)
 }
+
+#[cfg(test)]
+mod tests {
+    use eventbus::Name;
+
+    use super::*;
+    use crate::{config::SqliteEventStoreConfig, connection::open_writer, place::Place};
+
+    const RARE: Name = Name::from_static("Rare");
+
+    /// Three rare events among very many others, and behind a hole.
+    fn database() -> Connection {
+        let connection = open_writer(&Place::memory(), &SqliteEventStoreConfig::default()).unwrap();
+        let events = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000)
+            INSERT INTO eventbus_events SELECT CASE WHEN i > 25000 THEN i + 1000000 ELSE i END, 1, 0, randomblob(16), 1,
+                'Account', i, CASE WHEN i IN (20000, 24999, 30000) THEN 'Rare' ELSE 'Common' END, '{}', zeroblob(16),
+                NULL, NULL, NULL, NULL
+            FROM n";
+        connection.execute(events, []).unwrap();
+        connection
+    }
+
+    #[test]
+    fn what_is_rare_is_found_in_many_short_searches() {
+        let (connection, wanted) = (database(), Wanted::new(&FeedFilter::all().event_types([RARE])));
+        let (mut found, mut pages, mut from) = (Vec::new(), 0, Some(Position::START));
+        while let Some(after) = from {
+            let (events, next) = filtered_page(&connection, after, &wanted).unwrap();
+            assert!(next.is_none_or(|next| next > after));
+            found.extend(events.iter().filter_map(RecordedEvent::position).map(Position::get));
+            (pages, from) = (pages + 1, next);
+        }
+        assert_eq!(found, [20_000, 24_999, 1_030_000]);
+        assert!(pages > 3, "{pages}");
+        let through = Position::new(24_999);
+        assert_eq!(count(&connection, Position::new(20_000), through, &wanted).unwrap(), 1);
+    }
+
+    #[test]
+    fn filters_walk_the_positions() {
+        let connection = database();
+        connection.execute_batch("ANALYZE").unwrap();
+        for sql in [include_str!("sql/read_feed_filtered.sql"), include_str!("sql/count_events.sql")] {
+            let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let steps: Vec<String> = plan.raw_query().mapped(|row| row.get(3)).map(Result::unwrap).collect();
+            let by_position = "SEARCH eventbus_events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)";
+            assert!(steps.iter().any(|step| step == by_position), "{steps:?}");
+            assert!(!steps.iter().any(|step| step.contains("TEMP B-TREE FOR ORDER")), "{steps:?}");
+        }
+    }
+}

@@ -11,7 +11,7 @@ use eventbus::{
 };
 use rusqlite::{Connection, OptionalExtension as _};
 
-use crate::store::SqliteEventStore;
+use crate::{error::read_error, store::SqliteEventStore};
 
 #[async_trait]
 impl Leases for SqliteEventStore {
@@ -41,6 +41,21 @@ impl Leases for SqliteEventStore {
         };
         self.writer().write(release).await.map_err(|error| LeaseError::new(&lease.role, error))
     }
+
+    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
+        let key = role.clone();
+        let found = self.readers().read(move |connection| load(connection, &key).map_err(read_error)).await;
+        let Some((owner, epoch)) = found.map_err(|error| LeaseError::new(role, error))? else {
+            return Ok(None);
+        };
+        let owner = Name::new("owner", owner).map_err(|error| LeaseError::new(role, error))?;
+        Ok(Some(Lease { role: role.clone(), owner, epoch: epoch.cast_unsigned() }))
+    }
+}
+
+fn load(connection: &Connection, role: &Name) -> rusqlite::Result<Option<(String, i64)>> {
+    let mut load = connection.prepare_cached(include_str!("sql/lease_of.sql"))?;
+    load.query_row([role.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()
 }
 
 impl SqliteEventStore {

@@ -61,6 +61,8 @@ impl SqliteEventStore {
 
     /// Makes an empty store that ends with its last clone.
     ///
+    /// It has one connection for all: readers wait for an open transaction, and those of its own task see what it wrote.
+    ///
     /// # Errors
     /// [`SqliteConnectError`] if there is no memory left for it.
     pub async fn in_memory() -> Result<Self, SqliteConnectError> {

@@ -21,9 +21,6 @@ use crate::{
     writer::INLINE_EVENTS,
 };
 
-/// Where the copies are attached while they replace the live rows.
-const COPY: &str = "eventbus_copy";
-
 /// An open transaction of a [`SqliteEventStore`]: what handlers and projections take by `&mut`.
 ///
 /// What is written in it commits together with the note that the event was handled, or not at all. It holds the one
@@ -233,11 +230,11 @@ fn replace(lent: &Lent, store: &SqliteEventStore, shadow: &Shadow) -> Result<(),
     let file = file.filter(|file| store.copies().is_there(file));
     let file = file.ok_or_else(|| SqliteTransactionError::NoShadow { name: shadow.name.to_string() })?;
     let database = store.copies().database(&file)?;
-    match open.hold_mut() {
-        Hold::Live(turn) => turn.attach(&database.to_string_lossy(), COPY)?,
+    let copies = match open.hold_mut() {
+        Hold::Live(turn) => turn.attach(&database.to_string_lossy())?,
         Hold::Shadow(_) => return Err(SqliteTransactionError::InShadow { what: "replace_rows" }),
-    }
-    Ok(replace_rows(&open, COPY, &shadow.tables)?)
+    };
+    Ok(replace_rows(&open, &copies, &shadow.tables)?)
 }
 
 impl Drop for SqliteTransaction {

@@ -25,13 +25,14 @@ pub(crate) struct Turn {
     connection: Option<Sealed>,
     writer: Arc<Writer>,
     is_claimed: bool,
-    attached: Option<&'static str>,
+    /// How many databases are attached until it ends.
+    attached: u32,
     context: Context,
 }
 
 impl Turn {
     pub(crate) fn new(connection: Sealed, writer: Arc<Writer>) -> Self {
-        Self { connection: Some(connection), writer, is_claimed: false, attached: None, context: Context::Task }
+        Self { connection: Some(connection), writer, is_claimed: false, attached: 0, context: Context::Task }
     }
 
     pub(crate) fn connection(&self) -> &Sealed {
@@ -81,17 +82,22 @@ impl Turn {
         Ok(begin.await??)
     }
 
-    /// Attaches a database that is only read, until the turn ends.
-    pub(crate) fn attach(&mut self, database: &str, schema: &'static str) -> rusqlite::Result<()> {
+    /// Attaches a database that is only read, until the turn ends, and returns the name of its schema.
+    pub(crate) fn attach(&mut self, database: &str) -> rusqlite::Result<String> {
+        let schema = attached(self.attached);
         let connection = self.connection();
         let could_write = connection.db_config(ATTACH_WRITE)?;
         connection.set_db_config(ATTACH_WRITE, false)?;
-        let attached = connection.execute(&format!("ATTACH ?1 AS {schema}"), [database]);
+        let result = connection.execute(&format!("ATTACH ?1 AS {schema}"), [database]);
         connection.set_db_config(ATTACH_WRITE, could_write)?;
-        attached?;
-        self.attached = Some(schema);
-        Ok(())
+        result?;
+        self.attached += 1;
+        Ok(schema)
     }
+}
+
+fn attached(number: u32) -> String {
+    format!("eventbus_copy_{number}")
 }
 
 impl Drop for Turn {
@@ -100,7 +106,7 @@ impl Drop for Turn {
             return;
         };
         connection.reset();
-        if let Some(schema) = self.attached {
+        for schema in (0..self.attached).map(attached) {
             let detached = connection.execute(&format!("DETACH {schema}"), []);
             if let Err(error) = detached {
                 tracing::warn!(%error, schema, "a database stays attached");

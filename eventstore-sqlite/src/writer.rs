@@ -15,28 +15,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventbus::{
-    BoxError, RecordedEvent,
-    port::{AppendError, AppendSignal},
-};
+use eventbus::port::AppendSignal;
 use rusqlite::Connection;
-use tokio::sync::{
-    OwnedSemaphorePermit, Semaphore,
-    oneshot::{self, error::RecvError},
-};
+use tokio::sync::Semaphore;
 
 use crate::{
-    append::{Append, Placed},
     batch::Batch,
     config::SqliteEventStoreConfig,
-    error::SqliteTransactionError,
-    job::Job,
     lent::Lent,
-    queue::{BATCH, Queue},
+    queue::Queue,
     seal::Sealed,
     turn::{Context, Turn},
     watch::Watch,
 };
+
+mod submit;
 
 /// How long a caller's task may be kept busy for others before a thread that may block takes over.
 const INLINE: Duration = Duration::from_millis(1);
@@ -81,103 +74,6 @@ impl Writer {
         &self.appended
     }
 
-    pub(crate) async fn append(self: &Arc<Self>, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
-        if self.inside().is_some() {
-            return Err(append.refused(SqliteTransactionError::Inside));
-        }
-        let large = append.len() > INLINE_EVENTS;
-        let room = self.room(1).await;
-        let (done, answer) = oneshot::channel();
-        self.submit(Job::Append { append, done, _room: room }, large);
-        recorded(answer).await
-    }
-
-    /// Appends that are queued together share a transaction, unless they are very many.
-    pub(crate) async fn append_many(
-        self: &Arc<Self>,
-        appends: Vec<Append>,
-    ) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
-        if self.inside().is_some() {
-            return appends.iter().map(|append| Err(append.refused(SqliteTransactionError::Inside))).collect();
-        }
-        let mut answers = Vec::with_capacity(appends.len());
-        let mut appends = appends.into_iter().peekable();
-        while appends.peek().is_some() {
-            let together: Vec<_> = appends.by_ref().take(BATCH.min(self.queued_appends)).collect();
-            let large = together.iter().map(Append::len).sum::<usize>() > INLINE_EVENTS;
-            let mut rooms = self.room(together.len()).await;
-            let jobs = together.into_iter().map(|append| {
-                let (done, answer) = oneshot::channel();
-                answers.push(answer);
-                Job::Append { append, done, _room: rooms.as_mut().and_then(|rooms| rooms.split(1)) }
-            });
-            lock(&self.queue).jobs.extend(jobs);
-            self.start(large);
-        }
-        let mut results = Vec::with_capacity(answers.len());
-        for answer in answers {
-            results.push(recorded(answer).await);
-        }
-        results
-    }
-
-    /// Waits until so many appends may be queued.
-    async fn room(&self, appends: usize) -> Option<OwnedSemaphorePermit> {
-        let appends = u32::try_from(appends).unwrap_or(u32::MAX);
-        // it is never closed
-        Arc::clone(&self.room).acquire_many_owned(appends).await.ok()
-    }
-
-    /// Makes a small change in the transaction of whatever else is written at the time.
-    ///
-    /// # Errors
-    /// What SQLite said, or that the answer was lost.
-    pub(crate) async fn write<T: Send + 'static>(
-        self: &Arc<Self>,
-        change: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, BoxError> {
-        self.refuse_inside()?;
-        let (done, answer) = oneshot::channel();
-        self.submit(Job::write(change, done), false);
-        answer.await?
-    }
-
-    /// Uses the connection for something else than writing, between two transactions.
-    ///
-    /// # Errors
-    /// If `f` panicked. Inside a transaction of the calling task it is the transaction's connection, for the task would
-    /// wait for itself.
-    pub(crate) async fn visit<T: Send + 'static>(
-        self: &Arc<Self>,
-        f: impl FnOnce(&Connection) -> T + Send + 'static,
-    ) -> Result<T, RecvError> {
-        let (done, answer) = oneshot::channel();
-        let visit = move |connection: &Connection| {
-            // nobody may wait any more
-            let _ = done.send(f(connection));
-        };
-        match self.inside().as_ref().map(|lent| lent.open()) {
-            Some(Ok(open)) => visit(&open),
-            _ => {
-                lock(&self.queue).visits.push(Box::new(visit));
-                self.start(false);
-            }
-        }
-        answer.await
-    }
-
-    /// Waits for the connection, to have it alone. Between two claims whatever is queued gets a turn.
-    ///
-    /// # Errors
-    /// [`SqliteTransactionError::Inside`] if the calling task has it already.
-    pub(crate) async fn claim(self: &Arc<Self>) -> Result<Turn, BoxError> {
-        self.refuse_inside()?;
-        let (claim, turn) = oneshot::channel();
-        lock(&self.queue).claims.push_back(claim);
-        self.start(false);
-        Ok(turn.await?)
-    }
-
     /// Notes which transaction has the connection, and watches over it.
     pub(crate) fn lend(&self, lent: &Arc<Lent>) {
         if lent.is_waited_for() {
@@ -188,10 +84,6 @@ impl Writer {
     /// The transaction that has the connection, if the calling task is the one that uses it.
     fn inside(&self) -> Option<Arc<Lent>> {
         self.watch.lent().filter(|lent| lent.is_used_here())
-    }
-
-    fn refuse_inside(&self) -> Result<(), SqliteTransactionError> {
-        self.inside().map_or(Ok(()), |_| Err(SqliteTransactionError::Inside))
     }
 
     pub(crate) const fn busy_timeout(&self) -> Duration {
@@ -211,11 +103,6 @@ impl Writer {
     /// For the end of a turn only.
     pub(crate) fn put_back(&self, connection: Sealed) {
         *lock(&self.connection) = Some(connection);
-    }
-
-    fn submit(self: &Arc<Self>, job: Job, large: bool) {
-        lock(&self.queue).jobs.push_back(job);
-        self.start(large);
     }
 
     /// Sees to it that someone runs what was just queued. Nothing here waits: a caller that goes away afterwards
@@ -335,14 +222,4 @@ impl Drop for Rest {
 /// A panic leaves a queue as it was, and a transaction that the next batch rolls back: both are sound.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn recorded(
-    answer: oneshot::Receiver<Result<(Append, Placed), AppendError>>,
-) -> Result<Vec<RecordedEvent>, AppendError> {
-    match answer.await {
-        Ok(answer) => answer.map(|(append, placed)| append.recorded(placed)),
-        // only a panic drops a job without an answer
-        Err(lost) => Err(AppendError::OutcomeUnknown(lost.into())),
-    }
 }

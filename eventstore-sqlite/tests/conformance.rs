@@ -13,4 +13,5 @@ eventbus::event_store_conformance!(fast_file_with_one_reader, async {
     let config = SqliteEventStoreConfig { synchronous: Synchronous::Normal, readers: 1, ..Default::default() };
     SqliteEventStore::open_with(fresh_path(), config).await.unwrap()
 });
+eventbus::event_store_transactions_conformance!(transactions, open(fresh_path()));
 eventbus::event_store_reopen_conformance!(reopened, async { fresh_path() }, async |path: PathBuf| open(path).await);

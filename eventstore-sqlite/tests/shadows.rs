@@ -118,6 +118,7 @@ async fn copies_are_filled_beside_the_live_tables_until_the_switch() {
         assert_eq!(live(&store).await, before, "rolled back as a whole");
         let mut tx = store.begin().await.unwrap();
         tx.replace_rows(&shadow()).await.unwrap();
+        tx.replace_rows(&shadow()).await.unwrap();
         assert!(tx.advance(&lease, 0.into(), 6.into()).await.unwrap());
         tx.commit().await.unwrap();
         assert_eq!(live(&store).await, ["new:7:14 newer:7:14", "orders:2"], "the trigger counted once");

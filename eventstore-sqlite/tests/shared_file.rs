@@ -16,14 +16,15 @@ use std::{
 
 use common::{events, feed, fresh_path, fresh_stream, open, read};
 use eventbus::{
-    ExpectedVersion, NewEvent, RecordedEvent, StreamId,
-    port::{AppendError, AppendEvents as _},
+    ExpectedVersion, Name, NewEvent, RecordedEvent, StreamId,
+    port::{AppendError, AppendEvents as _, Leases as _},
 };
 use eventstore_sqlite::{SqliteEventStore, SqliteEventStoreConfig};
 
 const FILE: &str = "EVENTSTORE_SQLITE_TEST_FILE";
 const STREAM: &str = "EVENTSTORE_SQLITE_TEST_STREAM";
 const APPENDS: &str = "EVENTSTORE_SQLITE_TEST_APPENDS";
+const OWNED: &str = "EVENTSTORE_SQLITE_TEST_OWNED";
 
 /// Starts a process of writers on one stream; it prints the id of each event whose append was acknowledged.
 fn start_writer(path: &Path, stream: &StreamId, appends: usize) -> Child {
@@ -130,6 +131,57 @@ async fn three_processes_share_a_file_without_losing_or_refusing_anything() {
     assert_eq!(stored, seen);
     let versions: Vec<_> = read(&store, &stream).await.iter().map(|e| e.version().get()).collect();
     assert_eq!(versions, (1..=versions.len() as u64).collect::<Vec<_>>());
+}
+
+/// Not a test by itself: a process that owns a role again and again, and prints each epoch.
+#[tokio::test]
+async fn owner_process() {
+    let (Ok(path), Ok(owned)) = (env::var(OWNED), env::var(APPENDS)) else {
+        return;
+    };
+    let store = open(PathBuf::from(&path)).await;
+    let (role, owner) = (Name::from_static("relay"), Name::new("owner", std::process::id().to_string()).unwrap());
+    let mut left: usize = owned.parse().unwrap();
+    while left > 0 {
+        let Some(lease) = store.acquire_lease(&role, &owner, Duration::from_secs(60)).await.unwrap() else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        // who owns it is alone: nobody else made this file
+        let mark = PathBuf::from(format!("{path}.owned"));
+        std::fs::File::create_new(&mark).unwrap();
+        assert!(store.renew_lease(&lease, Duration::from_secs(60)).await.unwrap());
+        std::fs::remove_file(&mark).unwrap();
+        std::io::stdout().lock().write_all(format!("\nepoch {}\n", lease.epoch).as_bytes()).unwrap();
+        store.release_lease(&lease).await.unwrap();
+        left -= 1;
+    }
+}
+
+#[tokio::test]
+async fn of_several_processes_one_owns_a_role() {
+    let path = fresh_path();
+    drop(open(path.clone()).await);
+    let start = || {
+        let mut child = Command::new(env::current_exe().unwrap());
+        child.args(["--exact", "owner_process", "--nocapture"]).env(OWNED, &path).env(APPENDS, "60");
+        child.stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let mut epochs = Vec::new();
+    for child in [start(), start(), start()] {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "two owned it, or one lost it");
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let own: Vec<u64> = printed
+            .lines()
+            .filter_map(|line| line.strip_prefix("epoch "))
+            .map(|epoch| epoch.parse().unwrap())
+            .collect();
+        assert!(own.is_sorted_by(|one, next| one < next));
+        epochs.extend(own);
+    }
+    epochs.sort_unstable();
+    assert_eq!(epochs, (1..=180).collect::<Vec<_>>(), "each epoch is handed out once");
 }
 
 #[tokio::test]

@@ -72,6 +72,7 @@ fn expand_definition(model: &Model) -> TokenStream {
         quote!(#(#cfgs)* #filter)
     });
     let requires = expand_requires(model);
+    let rebuild = expand_rebuild(model);
     let source = quote_spanned!(*span=> #krate::Source::new(::core::file!(), ::core::line!()));
     quote! {
         fn definition() -> #krate::ProjectionDefinition {
@@ -86,8 +87,23 @@ fn expand_definition(model: &Model) -> TokenStream {
                 #source,
                 #requires,
             )
+            #rebuild
         }
     }
+}
+
+/// What a rebuild needs to know.
+fn expand_rebuild(model: &Model) -> TokenStream {
+    let Model { tables, key, version, .. } = model;
+    let version = version.map(|version| quote!(.with_version(#version)));
+    let tables = (!tables.is_empty()).then(|| {
+        let key = match key {
+            Some(key) => quote!(::core::option::Option::Some(#key)),
+            None => quote!(::core::option::Option::None),
+        };
+        quote!(.with_tables(&[#(#tables),*], #key))
+    });
+    quote!(#tables #version)
 }
 
 fn expand_requires(model: &Model) -> TokenStream {

@@ -11,6 +11,10 @@ pub(super) struct Model {
     pub(super) name: String,
     pub(super) kind: Kind,
     pub(super) manual: bool,
+    /// What a rebuild needs to know; only of rows in the store's transaction.
+    pub(super) tables: Vec<String>,
+    pub(super) key: Option<String>,
+    pub(super) version: Option<u32>,
     pub(super) self_ty: Type,
     /// Where the type is named.
     pub(super) span: Span,

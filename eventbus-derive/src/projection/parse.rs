@@ -1,7 +1,7 @@
 //! Finds every mistake of an `impl` block with `#[projection]`.
 
 use proc_macro2::{Span, TokenStream};
-use syn::{FnArg, ImplItem, ImplItemFn, Item, ItemImpl, Receiver, ReceiverKind, Safety, spanned::Spanned};
+use syn::{FnArg, ImplItem, ImplItemFn, Item, ItemImpl, LitStr, Receiver, ReceiverKind, Safety, spanned::Spanned};
 
 use super::model::{Kind, Method, Model};
 use crate::{
@@ -13,6 +13,9 @@ use crate::{
 
 const OPTIONS: &[Known] = &[
     Known::text("name", "`name = \"order-statistics\"`"),
+    Known::list("tables", "`tables(\"order_rows\", \"order_lines\")`"),
+    Known::text("key", "`key = \"order_id\"`"),
+    Known::number("version", "`version = 2`"),
     Known::flag("manual", "`#[projection(name = \"..\", manual)]`"),
     krate::CRATE,
 ];
@@ -25,6 +28,12 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
     let krate = krate::path(&options, mistakes);
     let name = options.name("name", "a projection's name", mistakes);
     let manual = options.flag("manual", mistakes);
+    let tables = tables(&options, mistakes);
+    let key = options.text("key", mistakes);
+    if let Some(key) = &key {
+        check_identifier("a column", key, mistakes);
+    }
+    let version = options.number("version", 1..=u32::MAX, mistakes);
     if options.key("name").is_none() {
         mistakes.at_span(
             Span::call_site(),
@@ -44,16 +53,73 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
         return None;
     }
     let methods = methods(&block, mistakes);
+    let kind = kind(&methods, mistakes);
+    check_rebuild(&options, kind, mistakes);
     let self_ty = strip_groups(&block.self_ty).clone();
     Some(Model {
         krate,
         name: name.map(|name| name.value()).unwrap_or_default(),
-        kind: kind(&methods, mistakes),
+        kind,
         manual,
+        tables,
+        key: key.map(|key| key.value()),
+        version,
         span: self_ty.span(),
         self_ty,
         methods,
     })
+}
+
+/// The tables, each named once.
+fn tables(options: &Options, mistakes: &mut Mistakes) -> Vec<String> {
+    const EXPECTED: &str = "`tables` expects names of tables, as in `tables(\"order_rows\", \"order_lines\")`";
+    let Some((span, members)) = options.list("tables", mistakes) else {
+        return Vec::new();
+    };
+    if members.is_empty() {
+        mistakes.at_span(span, EXPECTED);
+    }
+    let mut tables = Vec::new();
+    for member in members {
+        let Ok(table) = syn::parse2::<LitStr>(member.clone()) else {
+            mistakes.at(member, EXPECTED);
+            continue;
+        };
+        check_identifier("a table", &table, mistakes);
+        if tables.contains(&table.value()) {
+            mistakes.at(&table, format!("table `{}` is named twice", table.value()));
+        }
+        tables.push(table.value());
+    }
+    tables
+}
+
+/// Names of tables and columns go into statements, so they are plain ones.
+fn check_identifier(what: &str, literal: &LitStr, mistakes: &mut Mistakes) {
+    /// The longest that PostgreSQL keeps.
+    const MAX_BYTES: usize = 63;
+    let name = literal.value();
+    let is_plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if name.is_empty() || name.len() > MAX_BYTES || !is_plain || name.starts_with(|c: char| c.is_ascii_digit()) {
+        mistakes.at(
+            literal,
+            format!("{what} is named by 1 to {MAX_BYTES} letters, digits and `_`, and does not begin with a digit"),
+        );
+    }
+}
+
+/// What only rows in the store's transaction have.
+fn check_rebuild(options: &Options, kind: Kind, mistakes: &mut Mistakes) {
+    if kind != Kind::Transactional {
+        for key in ["tables", "key", "version"].into_iter().filter_map(|key| options.key(key)) {
+            mistakes.at(
+                key,
+                format!("`{key}` is for rows in the store's transaction, but no method takes the store's connection"),
+            );
+        }
+    } else if let (Some(key), None) = (options.key("key"), options.key("tables")) {
+        mistakes.at(key, "`key` is a column of the projection's tables: say which, as in `tables(\"order_rows\")`");
+    }
 }
 
 fn block(item: &TokenStream, mistakes: &mut Mistakes) -> Option<ItemImpl> {

@@ -113,7 +113,7 @@ impl Consumer {
         count: usize,
     ) -> Result<(String, Retaken), CommandError> {
         let mut claim = script::CLAIM.key(&self.shared.stream);
-        claim.key(&self.keys.retry);
+        claim.key(&self.keys.retry).key(&self.keys.relay);
         claim.arg(self.group.as_str()).arg(&self.name).arg(idle_ms).arg(cursor).arg(count);
         let (cursor, entries, noted, deleted) = self.shared.link.rerun(&claim).await?;
         Ok((cursor, Retaken::read(entries, noted, deleted)?))

@@ -61,6 +61,7 @@ struct Keys {
     retry: String,
     members: String,
     floors: String,
+    relay: String,
     dead_letters: String,
 }
 
@@ -84,6 +85,7 @@ impl Consumer {
             retry: keys::retry(&shared.stream, &config.retry_key_prefix, &group),
             members: keys::members(&shared.stream, &group),
             floors: keys::floors(&shared.stream),
+            relay: keys::relay(&shared.stream),
             dead_letters: config.dlq_stream_name(),
         };
         let batch = config.batch_size;

@@ -127,7 +127,8 @@ impl Consumer {
     /// Creates the group if it is not there, and tells whether it did.
     pub(super) fn create_group(&self) -> ScriptInvocation<'static> {
         let mut create = script::CREATE_GROUP.key(&self.shared.stream);
-        create.key(&self.keys.floors).arg(self.group.as_str()).arg("0-0").arg(1);
+        create.key(&self.keys.floors).key(&self.keys.relay);
+        create.arg(self.group.as_str()).arg("0-0").arg(1);
         create
     }
 
@@ -232,7 +233,7 @@ impl Consumer {
             return None;
         }
         let mut retake = script::RETAKE.key(&self.shared.stream);
-        retake.key(&self.keys.retry);
+        retake.key(&self.keys.retry).key(&self.keys.relay);
         retake.arg(self.group.as_str()).arg(&self.name).arg(ids);
         Some(retake)
     }

@@ -22,28 +22,30 @@ if ARGV[4] ~= '1' then
   end
 end
 
-local groups, newest = groups_of(stream), newest_of(stream)
-local first = first_of(stream)
-local made, unlisted = {}, {}
+local groups, newest, first = groups_of(stream), newest_of(stream), first_of(stream)
+local made, at = {}, {}
 for i = 5, #ARGV do
   local group = ARGV[i]
-  if not groups[group] then
+  if groups[group] then
+    at[group] = floor_of(stream, groups[group], first)
+  else
     made[group] = start_of(listed[group], '0-0', newest)
-    unlisted[group] = after(made[group])
-  elseif not listed[group] then
-    unlisted[group] = floor_of(stream, groups[group], first)
+    at[group] = after(made[group])
   end
 end
 
 for group, start in pairs(made) do redis.call('XGROUP', 'CREATE', stream, group, start, 'MKSTREAM') end
-for group, floor in pairs(unlisted) do redis.call('HSET', floors, group, floor) end
 -- what was noted may be about another stream, and everything that was found missing is published again
 for name in pairs(notes) do
-  if name == 'head' or string.find(name, 'floor:', 1, true) == 1 or string.find(name, 'hole:' .. store, 1, true) == 1 then
-    redis.call('HDEL', relay, name)
-  end
+  local is_old = string.find(name, 'floor:', 1, true) == 1 or string.find(name, 'hole:' .. store, 1, true) == 1
+  if is_old then redis.call('HDEL', relay, name) end
 end
-local at = newest == '0-0' and '-' or newest
-local to = newest == '0-0' and '-' or position
-write_record(redis.call, relay, store, { epoch = epoch, position = position, witness = '-', rewound_at = at, rewound_to = to })
+for group, floor in pairs(at) do
+  if not listed[group] then redis.call('HSET', floors, group, floor) end
+  redis.call('HSET', relay, 'floor:' .. group, floor .. ' -')
+end
+redis.call('HSET', relay, 'head', first or '')
+record = { epoch = epoch, position = position, witness = '-', rewound_at = '-', rewound_to = '-' }
+if newest ~= '0-0' then record.rewound_at, record.rewound_to = newest, position end
+write_record(redis.call, relay, store, record)
 return { 'at', position }

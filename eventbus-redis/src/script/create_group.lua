@@ -1,13 +1,18 @@
--- Creates a group, and the stream if there is none. A group that was known goes on where it was.
+-- Creates a group, and the stream if there is none. A group that was known goes on where it was; what others removed
+-- meanwhile is noted for the relays.
 --
--- KEYS  stream, floors
+-- KEYS  stream, floors, relay
 -- ARGV  group, the id after which it begins, or '$' for the newest, '1' if it is to be listed in the floors: from then on
 --       nothing is trimmed that it has yet to read
 -- Replies whether it was created.
 
-local stream, floors, group = KEYS[1], KEYS[2], ARGV[1]
+local stream, floors, relay, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 if groups_of(stream)[group] then return 0 end
-local start = start_of(redis.call('HGET', floors, group), ARGV[2], newest_of(stream))
+local floor, notes = redis.call('HGET', floors, group), by_name(redis.call('HGETALL', relay))
+local start = start_of(floor, ARGV[2], newest_of(stream))
+if floor and may_miss(notes, group, first_of(stream)) then note_hole(redis.call, relay, notes, group) end
 redis.call('XGROUP', 'CREATE', stream, group, start, 'MKSTREAM')
+local noted = noted_floor(notes, group)
+if noted then redis.call('HSET', relay, 'floor:' .. group, noted .. ' -') end
 if ARGV[3] == '1' then redis.call('HSET', floors, group, after(start)) end
 return 1

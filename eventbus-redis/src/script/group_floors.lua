@@ -2,9 +2,9 @@
 --
 -- A hole is where others removed entries from the beginning of the stream that a group had not finished; deleting entries
 -- further behind makes none. It is looked for only when the oldest entry is not the one that we left as such, and only in
--- groups that had not finished what came before the one that is the oldest now. Such a group has no hole if it has yet to
--- read as many entries as there are, and nothing pending that is gone. Its counter is put right then, for it counts what
--- was removed for ever, and what was found is noted for all stores until it is mended.
+-- groups that had not finished what came before the one that is the oldest now. Such a group has no hole if nothing that
+-- it has pending is gone, and the server counts no more entries that it has yet to read than there are, other than it did
+-- before. What was found is noted for all stores until it is mended.
 --
 -- KEYS  stream, relay, floors
 -- ARGV  store, groups that it knows ...
@@ -21,10 +21,15 @@ local asked = {}
 for i = 2, #ARGV do asked[ARGV[i]] = true end
 local groups, first = groups_of(stream), first_of(stream)
 
--- The number of entries after an id, or nothing if they are many.
-local function count_after(id)
-  if is_before(id, first) then return redis.call('XLEN', stream) end
-  local entries = redis.call('XRANGE', stream, '(' .. id, '+', 'COUNT', MOST_COUNTED + 1)
+local newest = newest_of(stream)
+
+-- How many entries a group has yet to read, or nothing if they are many, or if they were to be counted one by one.
+local function unread_of(info, is_quick)
+  local last = info['last-delivered-id']
+  if not first or not is_before(last, newest) then return 0 end
+  if is_before(last, first) then return redis.call('XLEN', stream) end
+  if is_quick then return nil end
+  local entries = redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', MOST_COUNTED + 1)
   if #entries <= MOST_COUNTED then return #entries end
   return nil
 end
@@ -54,21 +59,24 @@ local function finished_before(id)
   return position
 end
 
--- Whether entries are gone that a group had not finished when it was at an id; nothing if that cannot be told now.
-local counters = {}
-local function has_hole(info, id)
-  local last = info['last-delivered-id']
-  local unread = count_after(last)
-  local is_right = unread and info['entries-read'] and info.lag == unread
-  if unread and not is_right then counters[info.name] = { last, unread } end
-  if #redis.call('XPENDING', stream, info.name, id, before(first), 1) > 0 then return true end
-  if not unread then return nil end
-  return not is_right
+-- How many entries the server counts too many; nothing if it does not count, as of groups that have just been made.
+local function drift_of(info, is_quick)
+  local unread = unread_of(info, is_quick)
+  if not unread or not info['entries-read'] or not info.lag then return nil, unread end
+  return string.format('%.0f', info.lag - unread), unread
 end
 
-local head, is_cut, is_sure = notes.head, false, true
-if head and head ~= '' and first then is_cut = head ~= first end
-local new, gone, holes, ids, done = {}, {}, {}, {}, {}
+-- Whether entries are gone that a group had not finished when it was noted; nothing if that cannot be told now.
+local function has_hole(info, drift, unread)
+  local id, noted = noted_floor(notes, info.name), string.match(notes['floor:' .. info.name], ' (%S+)$')
+  local gone = first and before(first) or '+'
+  if #redis.call('XPENDING', stream, info.name, id, gone, 1) > 0 then return true end
+  if not unread then return nil end
+  return drift == nil or drift ~= noted
+end
+
+local is_sure = true
+local new, gone, holes, absent, ids, done = {}, {}, {}, {}, {}, {}
 local reply = { 'groups' }
 local function tell(group, what, position)
   for _, value in ipairs({ group, what, position or '' }) do reply[#reply + 1] = value end
@@ -77,12 +85,16 @@ for group, info in pairs(groups) do
   if asked[group] or is_known(info, listed[group]) then
     local note, mark = 'floor:' .. group, 'hole:' .. store .. ':' .. group
     local floor = floor_of(stream, info, first)
-    local hole = false
-    if is_cut and notes[note] and is_before(notes[note], first) then hole = has_hole(info, notes[note]) end
+    local hole, is_cut = false, may_miss(notes, group, first)
+    local noted = string.match(notes[note] or '', ' (%-?%d+)$')
+    local drift, unread = drift_of(info, noted and not is_cut)
+    if is_cut then hole = has_hole(info, drift, unread) end
     if hole == nil then
       is_sure = false
-    elseif notes[note] ~= floor then
-      new[note] = floor
+    else
+      if not hole then drift = drift or noted end
+      local text = floor .. ' ' .. (drift or '-')
+      if notes[note] ~= text then new[note] = text end
     end
     if hole then holes[group] = true end
     if hole or notes[mark] then
@@ -98,26 +110,26 @@ for group, info in pairs(groups) do
   end
 end
 for group in pairs(asked) do
-  if not groups[group] then tell(group, 'missing') end
+  if not groups[group] then
+    tell(group, 'missing')
+    -- it is told when the group is back
+    if may_miss(notes, group, first) then absent[#absent + 1] = group end
+  end
 end
 for name in pairs(notes) do
   local group = string.match(name, '^floor:(.*)$') or string.match(name, '^hole:[^:]*:(.*)$')
   if group and not groups[group] and not asked[group] and not listed[group] then gone[#gone + 1] = name end
 end
-if is_sure and head ~= (first or '') then new.head = first or '' end
+if is_sure and notes.head ~= (first or '') then new.head = first or '' end
 
 -- a hole must not be forgotten; all else may be noted later, if the server has no memory now
-for other in pairs(records_of(notes)) do
-  for group in pairs(holes) do
-    if other ~= store then redis.call('HSET', relay, 'hole:' .. other .. ':' .. group, 'found') end
-  end
+for group in pairs(holes) do
+  note_hole(redis.call, relay, notes, group)
+  redis.call('HSET', relay, 'hole:' .. store .. ':' .. group, 'told')
 end
-for group in pairs(holes) do redis.call('HSET', relay, 'hole:' .. store .. ':' .. group, 'told') end
-if next(counters) then
-  local added = by_name(redis.call('XINFO', 'STREAM', stream))['entries-added']
-  for group, counter in pairs(counters) do
-    redis.call('XGROUP', 'SETID', stream, group, counter[1], 'ENTRIESREAD', added - counter[2])
-  end
+for _, group in ipairs(absent) do
+  note_hole(redis.call, relay, notes, group)
+  if first then redis.call('HSET', relay, 'floor:' .. group, first .. ' -') end
 end
 for name, value in pairs(new) do redis.pcall('HSET', relay, name, value) end
 for group, id in pairs(ids) do redis.pcall('HSET', floors, group, id) end

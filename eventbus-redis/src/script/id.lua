@@ -85,15 +85,15 @@ local function groups_of(stream)
   return groups
 end
 
+local function first_of(stream)
+  local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  return first and first[1]
+end
+
 -- The highest id that a stream ever had.
 local function newest_of(stream)
   if redis.call('EXISTS', stream) == 0 then return '0-0' end
   return by_name(redis.call('XINFO', 'STREAM', stream))['last-generated-id']
-end
-
-local function first_of(stream)
-  local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
-  return first and first[1]
 end
 
 -- The id after which a group is to begin that is not there: one that is listed in the floors and was lost goes on where

@@ -18,7 +18,7 @@ while next_one <= #ARGV do
 end
 
 local record = read_record(redis.call('HGET', relay, store) or nil)
-redis.call('XLEN', stream) -- fails if it is no stream
+local is_empty = redis.call('XLEN', stream) == 0 -- fails if it is no stream
 if not record then return { 'lost' } end
 if is_smaller(epoch, record.epoch) then return { 'fenced' } end
 if not is_there(stream, record.witness) then return { 'lost' } end
@@ -38,4 +38,5 @@ for _, event in ipairs(events) do
   reply[#reply + 1], record.witness, position = id, id, event.position
 end
 write_record(redis.call, relay, store, record)
+if is_empty and reply[2] then redis.call('HSET', relay, 'head', reply[2]) end
 return reply

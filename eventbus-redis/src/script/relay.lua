@@ -6,7 +6,8 @@
 --   rewound_to  ... than this: a group that has not come as far has not finished what is above it
 -- Notes:
 --   head             the oldest entry, as long as only we trim
---   floor:<group>    where the group was when nothing was wrong with it
+--   floor:<group>    where the group was when nothing was wrong with it, and by how much the server counted too many
+--                    entries that it had yet to read, or `-` if that is not known
 --   hole:<store>:<group>  `found` or `told`: entries were removed that the group had not finished
 --   trimmed_below    what was trimmed was below this id
 
@@ -40,5 +41,35 @@ end
 
 local function is_number(text)
   return text and string.match(text, '^0*(%d+)$')
+end
+
+local function noted_floor(notes, group)
+  return string.match(notes['floor:' .. group] or '', '^(%d+%-%d+) ')
+end
+
+-- Whether others removed entries, since the group was noted, that it may not have finished.
+local function may_miss(notes, group, first)
+  local floor, head = noted_floor(notes, group), notes.head
+  if not floor or not head or head == (first or '') then return false end
+  return not first or is_before(floor, first)
+end
+
+-- Notes for all stores that entries were removed which a group had not finished.
+local function note_hole(call, relay, notes, group)
+  for store in pairs(records_of(notes)) do call('HSETNX', relay, 'hole:' .. store .. ':' .. group, 'found') end
+end
+
+-- Notes it if some of the entries that a group had pending were removed from the beginning of the stream.
+local function note_removed(stream, relay, group, ids)
+  if #ids == 0 then return end
+  local notes, first = by_name(redis.call('HGETALL', relay)), first_of(stream)
+  local floor = noted_floor(notes, group)
+  for _, id in ipairs(ids) do
+    local is_removed = not first or is_before(id, first)
+    if floor and is_removed and not is_before(id, floor) then
+      -- a server without memory refuses it
+      return note_hole(redis.pcall, relay, notes, group)
+    end
+  end
 end
 

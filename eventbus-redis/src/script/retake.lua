@@ -1,5 +1,5 @@
 -- Takes entries again that are pending on the consumer's own name, which counts as no delivery.
--- KEYS stream, retry   ARGV group, consumer, id ...
+-- KEYS stream, retry, relay   ARGV group, consumer, id ...
 -- Replies with {entries, their tries as JSON or false, ids of entries that were deleted}.
 local stream, retry, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local entries, tries, deleted = {}, {}, {}
@@ -18,4 +18,5 @@ for i = 3, #ARGV do
     end
   end
 end
+note_removed(stream, KEYS[3], group, deleted)
 return { entries, tries, deleted }

@@ -2,11 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use eventbus::port::{Adopted, Publisher, SeenFloor};
-use eventbus_redis::Trim;
+use eventbus::{
+    Name,
+    port::{Adopted, EventBus, Publisher, SeenFloor},
+};
+use eventbus_redis::{GroupStart, Recovery, RedisEventBusConfig, Trim};
 use uuid::Uuid;
 
-use crate::rig::{Rig, at};
+use crate::{
+    common::{
+        config,
+        seen::{Seen, settled, start},
+        until,
+    },
+    rig::{Rig, at},
+};
 
 const ALL: usize = 10_000;
 
@@ -189,5 +199,61 @@ async fn there_is_no_false_alarm() {
         }
         trim_plainly(&rig, 1).await;
         expect("others trim", [1_010 + round * 10; 3]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_consumer_had_in_hand_comes_back_though_its_successor_was_first_to_miss_it() {
+    for restarts in [true, false] {
+        let rig = Rig::on(RedisEventBusConfig { consumer_name: Some("reader".into()), ..config() }).await;
+        let group = rig.bus.default_group().clone();
+        rig.adopt(0, &[&group]).await;
+        rig.publish(0, 100).await;
+        let read = rig.read(&group, 100).await;
+        rig.acknowledge(&group, &read[..10]).await;
+        assert_eq!(rig.floor(&group).await, SeenFloor::At(at(10)));
+        trim_plainly(&rig, 50).await;
+        let seen = Seen::default();
+        seen.join(&rig.bus);
+        if restarts {
+            start(&rig.bus).await;
+        } else {
+            let at_once = Recovery { min_idle_time_ms: Some(0), ..Recovery::default() };
+            rig.bus.recover_pending_messages(at_once).await.unwrap();
+        }
+        until("what is there is handled", async || settled(&rig.bus).await == 0).await;
+        assert_eq!(seen.all().len(), 50);
+        rig.bus.stop_consuming().await;
+        assert_eq!(rig.floor(&group).await, SeenFloor::Hole, "restarts: {restarts}");
+        rig.rewind(10).await;
+        rig.publish(10, 100).await;
+        assert_eq!(rig.handle(&group, ALL).await, (11..=100).collect::<Vec<_>>());
+        assert_eq!(rig.floor(&group).await, SeenFloor::At(at(100)));
+    }
+}
+
+#[tokio::test]
+async fn what_others_removed_while_a_group_was_gone_comes_back() {
+    for looks in [true, false] {
+        let rig = ready(&["reports"]).await;
+        let reports = Name::from_static("reports");
+        rig.handle("reports", 300).await;
+        assert_eq!(rig.floor("reports").await, SeenFloor::At(at(300)));
+        rig.run(&["XGROUP", "DESTROY", &rig.stream, "reports"]).await;
+        trim_plainly(&rig, 200).await;
+        if looks {
+            assert_eq!(rig.floor("reports").await, SeenFloor::Missing);
+        }
+        rig.bus.create_group(&reports, GroupStart::Now).await.unwrap();
+        rig.handle("reports", ALL).await;
+        assert_eq!(rig.floor("reports").await, SeenFloor::Hole, "looks: {looks}");
+        rig.rewind(300).await;
+        rig.publish(300, 1_000).await;
+        assert_eq!(rig.handle("reports", ALL).await, (301..=1_000).collect::<Vec<_>>());
+        assert_eq!(rig.floor("reports").await, SeenFloor::At(at(1_000)));
+        // one that goes on where it was, with nothing gone, is no alarm
+        rig.run(&["XGROUP", "DESTROY", &rig.stream, "reports"]).await;
+        rig.bus.create_group(&reports, GroupStart::Now).await.unwrap();
+        assert_eq!(rig.floor("reports").await, SeenFloor::At(at(1_000)));
     }
 }

@@ -46,6 +46,21 @@ async fn a_range_without_events_moves_the_position_and_one_that_asks_writes_noth
 }
 
 #[tokio::test]
+async fn the_last_event_is_told_while_its_entry_is_there() {
+    let rig = Rig::adopted().await;
+    let told = async || rig.target().last_event(rig.publisher).await.unwrap();
+    assert_eq!(told().await, None);
+    let events = [event(3), event(7)];
+    let range = PublishRange { after: at(0), through: at(7), events: &events };
+    rig.target().publish_range(rig.publisher, range).await.unwrap();
+    assert_eq!(told().await, Some((at(7), events[1].metadata().event_id())));
+    let other = Publisher { store: uuid::Uuid::now_v7(), ..rig.publisher };
+    assert_eq!(rig.target().last_event(other).await.unwrap(), None);
+    rig.run(&["DEL", &rig.stream]).await;
+    assert_eq!(told().await, None);
+}
+
+#[tokio::test]
 async fn a_lower_epoch_is_fenced_and_a_higher_one_takes_over() {
     let rig = Rig::adopted().await;
     let with = |epoch| rig.another(Publisher { epoch, ..rig.publisher });

@@ -146,8 +146,7 @@ impl Rig {
 
     pub(crate) async fn entries(&self) -> Vec<(String, Vec<(String, String)>)> {
         let entries: Vec<(String, Vec<String>)> = self.command(&["XRANGE", &self.stream, "-", "+"]).await;
-        let pairs = |fields: Vec<String>| fields.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
-        entries.into_iter().map(|(id, fields)| (id, pairs(fields))).collect()
+        entries.into_iter().map(|(id, fields)| (id, pairs(&fields))).collect()
     }
 
     /// The positions of the store's events in the stream.
@@ -159,16 +158,32 @@ impl Rig {
 
     /// Reads as a consumer of a group; returns ids and positions, 0 for what others published.
     pub(crate) async fn read(&self, group: &str, count: usize) -> Vec<(String, u64)> {
-        type Read = Option<Vec<(String, Vec<(String, Vec<String>)>)>>;
+        let read = self.read_from(group, count, ">").await;
+        read.into_iter().map(|(id, position)| (id, position.unwrap_or(0))).collect()
+    }
+
+    /// Reads what is pending on the consumer; what is gone is acknowledged.
+    pub(crate) async fn read_again(&self, group: &str) -> Vec<(String, u64)> {
+        let mut left = Vec::new();
+        for (id, position) in self.read_from(group, 100_000, "0").await {
+            match position {
+                Some(position) => left.push((id, position)),
+                None => self.acknowledge(group, &[(id, 0)]).await,
+            }
+        }
+        left
+    }
+
+    async fn read_from(&self, group: &str, count: usize, from: &str) -> Vec<(String, Option<u64>)> {
+        type Read = Option<Vec<(String, Vec<(String, Option<Vec<String>>)>)>>;
         let count = count.to_string();
-        let words = ["XREADGROUP", "GROUP", group, "reader", "COUNT", &count, "STREAMS", &self.stream, ">"];
-        let read: Read = self.command(&words).await;
+        let words = ["XREADGROUP", "GROUP", group, "reader", "COUNT", &count, "STREAMS", &self.stream, from];
+        // the group may be gone
+        let read = self.try_command::<Read>(&words).await.ok().flatten();
         let store = self.publisher.store.to_string();
         let entries = read.into_iter().flatten().flat_map(|(_, entries)| entries);
-        let pairs = |fields: &[String]| -> Vec<(String, String)> {
-            fields.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
-        };
-        entries.map(|(id, fields)| (id, position_of(&pairs(&fields), &store).unwrap_or(0))).collect()
+        let position = |fields: Vec<String>| position_of(&pairs(&fields), &store).unwrap_or(0);
+        entries.map(|(id, fields)| (id, fields.map(position))).collect()
     }
 
     pub(crate) async fn acknowledge(&self, group: &str, read: &[(String, u64)]) {
@@ -187,6 +202,10 @@ impl Rig {
     pub(crate) async fn record(&self) -> Option<String> {
         self.command(&["HGET", &self.key("relay"), &self.publisher.store.to_string()]).await
     }
+}
+
+fn pairs(fields: &[String]) -> Vec<(String, String)> {
+    fields.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
 }
 
 fn position_of(fields: &[(String, String)], store: &str) -> Option<u64> {

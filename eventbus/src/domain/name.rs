@@ -70,10 +70,15 @@ impl Name {
 
     /// The name with a number behind it (`audit#2`); cut at the front where it would be too long.
     pub(crate) fn numbered(&self, number: usize) -> Self {
-        let behind = format!("#{number}");
-        let room = MAX_NAME_BYTES.saturating_sub(behind.len());
-        let cut = (self.len().saturating_sub(room)..).find(|&at| self.is_char_boundary(at)).unwrap_or_default();
-        Self(Text::Shared(format!("{}{behind}", &self[cut..]).into()))
+        self.joined("#", &number.to_string())
+    }
+
+    /// The name with `behind` behind it (`mail/send_receipt`); cut at the front where it would be too long.
+    pub(crate) fn joined(&self, between: &str, behind: &str) -> Self {
+        let joined = format!("{self}{between}{behind}");
+        let too_long = joined.len().saturating_sub(MAX_NAME_BYTES);
+        let cut = (too_long..joined.len()).find(|&at| joined.is_char_boundary(at)).unwrap_or_default();
+        Self(Text::Shared(joined[cut..].into()))
     }
 
     /// The name as text.

@@ -41,6 +41,11 @@ impl Roles {
         true
     }
 
+    /// Who has it, unless it has run out.
+    pub(super) fn lease_of(&self, role: &Name) -> Option<Lease> {
+        self.lock().get(role).filter(|held| held.is_live()).map(|held| held.lease.clone())
+    }
+
     /// A change is made as a whole or not at all, so a poisoned lock still guards a sound value.
     fn lock(&self) -> MutexGuard<'_, HashMap<Name, Held>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -260,6 +260,10 @@ impl Leases for InMemoryEventStore {
         self.0.roles.renew(lease, Duration::ZERO);
         Ok(())
     }
+
+    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
+        Ok(self.0.roles.lease_of(role))
+    }
 }
 
 #[async_trait]

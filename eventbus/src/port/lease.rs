@@ -40,6 +40,12 @@ pub trait Leases: Send + Sync {
     /// # Errors
     /// [`LeaseError`] if the store cannot be reached; then it runs out by itself.
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError>;
+
+    /// Who has the lease of `role` now; `None` if nobody has, or it has run out.
+    ///
+    /// # Errors
+    /// [`LeaseError`] if the store cannot be reached.
+    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError>;
 }
 
 /// A role that somebody has for a while.
@@ -87,5 +93,9 @@ impl<L: Leases + ?Sized> Leases for Arc<L> {
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
         (**self).release_lease(lease).await
+    }
+
+    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
+        (**self).lease_of(role).await
     }
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::{MessageId, PublishError};
-use crate::domain::{name::Name, record::RecordedEvent, stream::Position};
+use crate::domain::{metadata::EventId, name::Name, record::RecordedEvent, stream::Position};
 
 /// A bus that keeps the position of each store beside the events, in the same atomic step.
 ///
@@ -28,6 +28,16 @@ pub trait RelayTarget: Send + Sync {
     /// # Errors
     /// [`PublishError`]; to be asked again.
     async fn adopt(&self, publisher: Publisher, adoption: Adoption<'_>) -> Result<Adopted, PublishError>;
+
+    /// The event of the store that was published last, and its position: what the store must hold there, unless it was
+    /// restored from an older copy. `None`: the bus cannot tell.
+    ///
+    /// # Errors
+    /// [`PublishError`] if the bus cannot be asked.
+    async fn last_event(&self, publisher: Publisher) -> Result<Option<(Position, EventId)>, PublishError> {
+        let _ = publisher;
+        Ok(None)
+    }
 
     /// How far each group has finished, and what became of the known ones.
     ///

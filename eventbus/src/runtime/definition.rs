@@ -53,6 +53,13 @@ impl HandlerDefinition {
         Self { name, group: None, options: HandlerOptions::new(None, None, None), events, source, requires, call }
     }
 
+    /// What its parameters demand.
+    pub(crate) fn requirements(&self) -> Requirements {
+        let mut requirements = Requirements::default();
+        (self.requires)(&mut requirements);
+        requirements
+    }
+
     #[doc(hidden)]
     #[must_use]
     pub const fn in_group(mut self, group: &'static str) -> Self {
@@ -126,6 +133,12 @@ pub struct ProjectionDefinition {
     pub events: EventFilter,
     /// Where the `impl` block stands.
     pub source: Source,
+    /// Which version of it, from 1: a rebuild that was interrupted goes on only in the same version.
+    pub version: u32,
+    /// The tables that hold its rows and nothing else, if it is said which: what a rebuild replaces.
+    pub tables: &'static [&'static str],
+    /// The column of each table that holds the id of the aggregate a row belongs to, if it is said which.
+    pub key: Option<&'static str>,
     pub(crate) requires: fn(&mut Requirements),
 }
 
@@ -139,7 +152,29 @@ impl ProjectionDefinition {
         source: Source,
         requires: fn(&mut Requirements),
     ) -> Self {
-        Self { name, kind, events, source, requires }
+        Self { name, kind, events, source, version: 1, tables: &[], key: None, requires }
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_tables(mut self, tables: &'static [&'static str], key: Option<&'static str>) -> Self {
+        self.tables = tables;
+        self.key = key;
+        self
+    }
+
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_version(mut self, version: u32) -> Self {
+        self.version = version;
+        self
+    }
+
+    /// What its parameters demand.
+    pub(crate) fn requirements(&self) -> Requirements {
+        let mut requirements = Requirements::default();
+        (self.requires)(&mut requirements);
+        requirements
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod app;
 pub(crate) mod definition;
+pub(crate) mod effect;
 pub(crate) mod extract;
 mod feed;
 pub(crate) mod follow;
@@ -11,3 +12,4 @@ pub(crate) mod relay;
 pub(crate) mod repository;
 pub(crate) mod start;
 pub(crate) mod subscription;
+pub(crate) mod tenure;

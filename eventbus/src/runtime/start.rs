@@ -125,14 +125,6 @@ pub enum StartMistake {
         /// The transaction type of the store, if it has one.
         offered: Option<&'static str>,
     },
-    /// A handler or projection takes the store's transaction, which this release declares and checks only.
-    #[error("`{name}` ({source_place}) takes the store's transaction; this release does not run handlers in one yet")]
-    TransactionsNotRun {
-        /// The handler or projection.
-        name: &'static str,
-        /// Where it stands.
-        source_place: Source,
-    },
     /// A projection has no default, and the builder was given no instance.
     #[error("projection `{name}` ({source_place}) has no `Default`; give the builder one: `.projection(..)`")]
     ProjectionWithoutInstance {

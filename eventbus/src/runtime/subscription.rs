@@ -4,13 +4,17 @@ use std::{future::Future, sync::Arc};
 
 use super::{
     definition::{Handler, HandlerDefinition, HandlerRegistration, Projection},
+    effect::Effect,
     extract::HandlerOutcome,
     projection::Projected,
     start::{StartError, StartMistake},
 };
 use crate::{
     domain::{codec::DecodeError, event::EventSet, name::Name, record::RecordedEvent},
-    port::{ConsumeError, EventBus, HandlerError, Requirements, StateMap, Subscriber, Subscription},
+    port::{
+        ConsumeError, EventBus, EventStore, HandlerError, Requirements, StateMap, Subscriber, Subscription,
+        Transactions,
+    },
 };
 
 /// Something that handles events of type `E`: a closure, or a value with an `async fn handle`.
@@ -73,28 +77,49 @@ pub trait EventBusExt: EventBus {
     /// Subscribes an annotated handler, in its own group or else the bus's.
     ///
     /// # Errors
-    /// [`StartError`] if the handler takes a state that `state` has not, or a transaction.
+    /// [`StartError`] if the handler takes a state that `state` has not, or a transaction: that is
+    /// [`subscribe_handler_in`](Self::subscribe_handler_in).
     fn subscribe_handler<H: Handler>(&self, state: &StateMap) -> Result<Subscription, StartError> {
-        let definition = H::definition();
-        check_handlers(&[definition], state)?;
-        Ok(self.subscribers().add(group_of(&definition, self.default_group()), handler_subscriber(definition, state)))
+        let mut subscriptions = subscribe_all_of(self, &[H::definition()], &Surroundings::of(state))?;
+        subscriptions.pop().ok_or_else(|| StartMistake::NothingDiscovered.into())
+    }
+
+    /// The same for a handler that may take the connection of `store`: it runs in a transaction of its own.
+    ///
+    /// What is noted there about deliveries is to be forgotten at times, see
+    /// [`Transactions::forget_deliveries`](crate::port::Transactions::forget_deliveries); an app does so by itself.
+    ///
+    /// # Errors
+    /// [`StartError`] if the handler takes a state that `state` has not, or the transaction of another store.
+    fn subscribe_handler_in<H: Handler>(
+        &self,
+        state: &StateMap,
+        store: &impl EventStore,
+    ) -> Result<Subscription, StartError> {
+        let mut subscriptions = subscribe_all_of(self, &[H::definition()], &Surroundings::with(state, store))?;
+        subscriptions.pop().ok_or_else(|| StartMistake::NothingDiscovered.into())
     }
 
     /// Subscribes every annotated handler that is linked into the program.
     ///
     /// # Errors
-    /// [`StartError`] with every mistake: none found, a name used twice, states that `state` has not.
+    /// [`StartError`] with every mistake: none found, a name used twice, states that `state` has not, transactions.
     fn subscribe_discovered(&self, state: &StateMap) -> Result<Vec<Subscription>, StartError> {
-        let definitions = discovered_handlers();
-        if definitions.is_empty() {
-            return Err(StartMistake::NothingDiscovered.into());
-        }
-        check_handlers(&definitions, state)?;
-        let subscribe = |definition: HandlerDefinition| {
-            let group = group_of(&definition, self.default_group());
-            self.subscribers().add(group, handler_subscriber(definition, state))
-        };
-        Ok(definitions.into_iter().map(subscribe).collect())
+        subscribe_all_of(self, &discovered_handlers(), &Surroundings::of(state))
+    }
+
+    /// The same where handlers may take the connection of `store`, see
+    /// [`subscribe_handler_in`](Self::subscribe_handler_in).
+    ///
+    /// # Errors
+    /// [`StartError`] with every mistake: none found, a name used twice, states that `state` has not, transactions of
+    /// another store.
+    fn subscribe_discovered_in(
+        &self,
+        state: &StateMap,
+        store: &impl EventStore,
+    ) -> Result<Vec<Subscription>, StartError> {
+        subscribe_all_of(self, &discovered_handlers(), &Surroundings::with(state, store))
     }
 
     /// Feeds a projection from the bus, in the bus's own group: at least once, so an event may be counted twice after a
@@ -172,24 +197,69 @@ pub(crate) fn group_of(definition: &HandlerDefinition, default_group: &Name) -> 
     definition.group.map_or_else(|| default_group.clone(), Name::from_static)
 }
 
-/// A handler with the state it runs with.
-pub(crate) fn handler_subscriber(definition: HandlerDefinition, state: &StateMap) -> Subscriber {
-    let state = state.clone();
+/// What handlers run with.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) state: StateMap,
+    /// The store's own, for handlers that take part in them.
+    pub(crate) transactions: Option<Arc<dyn Transactions>>,
+}
+
+impl Surroundings {
+    fn of(state: &StateMap) -> Self {
+        Self { state: state.clone(), transactions: None }
+    }
+
+    pub(crate) fn with(state: &StateMap, store: &impl EventStore) -> Self {
+        Self { state: state.clone(), transactions: store.transactions() }
+    }
+}
+
+fn subscribe_all_of<B: EventBus + ?Sized>(
+    bus: &B,
+    handlers: &[HandlerDefinition],
+    surroundings: &Surroundings,
+) -> Result<Vec<Subscription>, StartError> {
+    if handlers.is_empty() {
+        return Err(StartMistake::NothingDiscovered.into());
+    }
+    check_handlers(handlers, surroundings)?;
+    let subscribe = |definition: &HandlerDefinition| {
+        let group = group_of(definition, bus.default_group());
+        bus.subscribers().add(group.clone(), handler_subscriber(*definition, &group, surroundings))
+    };
+    Ok(handlers.iter().map(subscribe).collect())
+}
+
+/// A handler with what it runs with.
+pub(crate) fn handler_subscriber(
+    definition: HandlerDefinition,
+    group: &Name,
+    surroundings: &Surroundings,
+) -> Subscriber {
     let call = definition.call;
+    let effect = Effect::of(&definition, group, surroundings.transactions.as_ref()).map(Arc::new);
+    let state = surroundings.state.clone();
     Subscriber::new(Name::from_static(definition.name), definition.events, move |delivery| {
         let delivery = delivery.clone().with_state(state.clone());
-        Box::pin(async move { call(&delivery, None).await })
+        let effect = effect.clone();
+        Box::pin(async move {
+            match effect {
+                Some(effect) => effect.once(&delivery, call).await,
+                None => call(&delivery, None).await,
+            }
+        })
     })
     .with_options(definition.options)
 }
 
-/// Reports every mistake of handlers that run without a store.
-fn check_handlers(handlers: &[HandlerDefinition], state: &StateMap) -> Result<(), StartError> {
+/// Reports every mistake of handlers that run without an app.
+fn check_handlers(handlers: &[HandlerDefinition], surroundings: &Surroundings) -> Result<(), StartError> {
     let mut mistakes = duplicate_handlers(handlers);
+    let transaction = surroundings.transactions.as_ref().map(|transactions| transactions.transaction_type());
     for handler in handlers {
-        let mut requirements = Requirements::default();
-        (handler.requires)(&mut requirements);
-        mistakes.extend(unmet(handler.name, handler.source, &requirements, state, None));
+        let requirements = handler.requirements();
+        mistakes.extend(unmet(handler.name, handler.source, &requirements, &surroundings.state, transaction));
     }
     StartError::unless_empty(mistakes)
 }
@@ -215,14 +285,12 @@ pub(crate) fn unmet(
 ) -> Vec<StartMistake> {
     let missing = requirements.states().iter().filter(|key| !state.contains(**key));
     let states = missing.map(|key| StartMistake::MissingState { name, source_place, state: key.name() });
-    let transactions = requirements.transactions().iter().map(|wanted| match transaction {
-        Some(offered) if offered == *wanted => StartMistake::TransactionsNotRun { name, source_place },
-        offered => StartMistake::TransactionMismatch {
-            name,
-            source_place,
-            wanted: wanted.name(),
-            offered: offered.map(|key| key.name()),
-        },
+    let others = requirements.transactions().iter().filter(|wanted| transaction != Some(**wanted));
+    let transactions = others.map(|wanted| StartMistake::TransactionMismatch {
+        name,
+        source_place,
+        wanted: wanted.name(),
+        offered: transaction.map(|key| key.name()),
     });
     states.chain(transactions).collect()
 }
@@ -240,14 +308,12 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_of_another_store_is_told_from_one_that_is_not_run_yet() {
+    fn a_transaction_of_another_store_is_a_mistake() {
         let other = "`reserve` (src/x.rs:58) takes part in transactions of type `u8`, but this store's are `u16`";
         assert_eq!(mistakes(Some(TypeKey::of::<u16>())), [other]);
         let none = "`reserve` (src/x.rs:58) takes part in transactions of type `u8`, but this store has none";
         assert_eq!(mistakes(None), [none]);
-        let same =
-            "`reserve` (src/x.rs:58) takes the store's transaction; this release does not run handlers in one yet";
-        assert_eq!(mistakes(Some(TypeKey::of::<u8>())), [same]);
+        assert!(mistakes(Some(TypeKey::of::<u8>())).is_empty());
     }
 
     #[test]

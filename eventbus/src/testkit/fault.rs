@@ -21,7 +21,7 @@ use crate::{
         AppendError, AppendEvents, AppendSignal, BusStats, CheckpointError, Checkpoints, ConsumeError, DeadLetter,
         DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, Direction, EventBus, EventStore, FeedFilter,
         Floor, Floors, GroupProgress, Lease, LeaseError, Leases, MessageId, PublishError, ReadError, ReadFeed,
-        ReadStream, RecordStream, ShutdownError, StreamInfo, Subscribers,
+        ReadStream, RecordStream, ShutdownError, StreamInfo, Subscribers, Transactions,
     },
 };
 
@@ -168,6 +168,10 @@ impl Leases for FaultyStore {
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
         self.store.release_lease(lease).await
     }
+
+    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
+        self.store.lease_of(role).await
+    }
 }
 
 #[async_trait]
@@ -185,7 +189,11 @@ impl Floors for FaultyStore {
     }
 }
 
-impl EventStore for FaultyStore {}
+impl EventStore for FaultyStore {
+    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
+        self.store.transactions()
+    }
+}
 
 /// A bus whose publishing fails on demand, and which is durable by its own word.
 #[derive(Clone)]

@@ -4,6 +4,8 @@ pub mod event_bus;
 pub mod event_store;
 mod fault;
 mod lossy_bus;
+mod tables;
 
 pub use fault::{Fault, Faults, FaultyBus, FaultyStore};
 pub use lossy_bus::{LossyBus, LossyBusCopy};
+pub use tables::{Row, TableStore, TableTransaction, Tables};

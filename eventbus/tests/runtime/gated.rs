@@ -13,7 +13,7 @@ use eventbus::{
     ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, StreamId, Uuid, Version,
     port::{
         AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, FeedFilter,
-        Floor, Floors, Lease, LeaseError, Leases, ReadError, ReadFeed, ReadStream, RecordStream,
+        Floor, Floors, Lease, LeaseError, Leases, ReadError, ReadFeed, ReadStream, RecordStream, Transactions,
     },
     prelude::*,
 };
@@ -158,6 +158,10 @@ impl Leases for GatedStore {
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
         self.store.release_lease(lease).await
     }
+
+    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
+        self.store.lease_of(role).await
+    }
 }
 
 #[async_trait]
@@ -175,4 +179,8 @@ impl Floors for GatedStore {
     }
 }
 
-impl EventStore for GatedStore {}
+impl EventStore for GatedStore {
+    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
+        self.store.transactions()
+    }
+}

@@ -7,10 +7,10 @@ use std::{
 };
 
 use eventbus::{
-    InMemoryEventBus, InMemoryEventStore, Name,
-    port::Checkpoints,
+    InMemoryEventBus, InMemoryEventStore, Name, Position,
+    port::{Adoption, Checkpoints, EventBus, Floors, Publisher, RelayTarget},
     prelude::*,
-    testkit::{Fault, FaultyBus, FaultyStore},
+    testkit::{Fault, FaultyBus, FaultyStore, LossyBus},
 };
 
 use crate::{
@@ -168,4 +168,54 @@ async fn start_shows_the_routes() {
     line(&["DEBUG", "route", "\"audit\"", "group=audit", "events=all"]);
     line(&["DEBUG", "route", "\"order-statistics\"", "kind=InMemory", "events=OrderCreated, OrderShipped"]);
     assert!(!text.contains("WARN"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_finishes_nothing_any_more_is_named_once_with_its_age() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=warn");
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    let app = App::builder().store(store).bus(bus.clone()).start().await.unwrap();
+    let (dead, alive) = (Name::from_static("dead"), Name::from_static("alive"));
+    let save = async || {
+        let orders = app.repository::<Order>();
+        let mut order = orders.create(AggregateId::new());
+        order.record(created("ada", 1.0));
+        let saved = orders.save(&mut order).await.unwrap();
+        app.published(saved.position).await.unwrap();
+    };
+    bus.create_group(&dead);
+    for _ in 0..30 {
+        save().await;
+        bus.take(&alive, 10);
+        tokio::time::sleep(Duration::from_secs(300)).await;
+    }
+    let text = lines.text();
+    assert_eq!(text.matches("a group has finished nothing for long").count(), 1, "{text}");
+    assert!(text.contains("group=dead floor=0 minutes=60"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_operator_has_to_know_is_said_once() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=warn");
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    let app = App::builder().store(store.clone()).bus(bus.clone()).start().await.unwrap();
+    let group = Name::from_static("audit");
+    bus.create_group(&group);
+    until("the group is known", async || !store.floors(bus.destination()).await.unwrap().is_empty()).await;
+    bus.destroy_group(&group);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(lines.text().matches("a group is gone from the bus").count(), 1, "{}", lines.text());
+
+    bus.ranges.next(Fault::Unavailable, 5);
+    until("the outage is over", async || bus.ranges.left() == 0).await;
+    assert_eq!(lines.text().matches("relay cannot publish, trying again").count(), 1, "{}", lines.text());
+
+    bus.flush();
+    let other = Publisher { store: eventbus::Uuid::now_v7(), epoch: 0 };
+    bus.adopt(other, Adoption { floor: Position::START, groups: &[], shared: true }).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(lines.text().matches("relay stopped").count(), 1, "{}", lines.text());
+    assert!(!app.health().await.is_healthy());
 }

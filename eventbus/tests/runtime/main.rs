@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "modules of one test binary")]
 
 mod app;
+mod effects;
 mod following;
 mod gated;
 mod life;
@@ -14,6 +15,8 @@ mod relay;
 mod relay_chaos;
 mod relay_target;
 mod repository;
+mod rows;
+mod rows_rebuild;
 mod saving;
 mod shared_bus;
 mod stateful;

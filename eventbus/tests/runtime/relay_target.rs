@@ -397,17 +397,35 @@ async fn a_store_that_goes_back_while_the_relay_runs_stops_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bus_that_knows_a_later_owner_than_the_store_tells_that_the_store_went_back() {
+async fn a_store_that_went_back_is_known_by_its_events_however_far_it_has_come_since() {
+    let (newer, store, bus) = (InMemoryEventStore::new(), InMemoryEventStore::new(), LossyBus::new());
+    append(&newer, 10).await;
+    append(&store, 20).await;
+    adopt(&store, &bus, 0).await;
+    let publisher = Publisher { store: store.store_id().await.unwrap(), epoch: 0 };
+    let events: Vec<_> = newer.read_all(Position::START).try_collect().await.unwrap();
+    let range = PublishRange { after: 0.into(), through: 10.into(), events: &events };
+    bus.publish_range(publisher, range).await.unwrap();
+
+    let app = app(&store, &bus).await;
+    let error = app.published(Position::new(20)).await.unwrap_err();
+    assert!(matches!(error, PublishedError::Relay(RelayError::StoreWentBack { .. })), "{error}");
+    assert_eq!(bus.history(), all(10));
+    app.republish(Position::new(7)).await.unwrap();
+    until_at(&store, &bus, 20).await;
+    assert_eq!(bus.history(), (1..=10).chain(8..=20).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_makes_up_for_owners_that_its_store_has_forgotten() {
     let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
     append(&store, 10).await;
     adopt(&store, &bus, 40).await;
     publish(&store, &bus, 40, 0, 5).await;
     let app = app(&store, &bus).await;
-    let error = app.published(Position::new(10)).await.unwrap_err();
-    assert!(matches!(error, PublishedError::Relay(RelayError::StoreWentBack { .. })), "{error}");
-    app.republish(Position::new(2)).await.unwrap();
-    until_at(&store, &bus, 10).await;
-    assert_eq!(bus.history(), (1..=5).chain(3..=10).collect::<Vec<_>>());
+    app.published(Position::new(10)).await.unwrap();
+    assert_eq!(bus.history(), all(10));
+    assert_eq!(app.republish(Position::new(5)).await.unwrap(), 5);
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,6 +25,11 @@ impl ByHand {
         pool.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(tables))).await?;
         Ok(Self(pool))
     }
+
+    /// The process that serves one of the connections.
+    pub async fn backend(&self) -> Result<i32> {
+        Ok(sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&self.0).await?)
+    }
 }
 
 impl Side for ByHand {

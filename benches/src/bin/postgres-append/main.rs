@@ -3,19 +3,20 @@
 //! Keep: both sides write the same columns of the same tables, and both refuse an append to a stream that has moved.
 
 mod by_hand;
+mod meter;
 mod ours;
 
-use std::{
-    env,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{env, sync::Arc};
 
 use eventbus::{AggregateId, Name, NewEvent, Result, StreamId, Version};
 use test_servers::private_postgres_with;
 use tokio::task::JoinSet;
 
-use crate::{by_hand::ByHand, ours::Ours};
+use crate::{
+    by_hand::ByHand,
+    meter::{Cost, Server},
+    ours::Ours,
+};
 
 /// Odd, so that a median is one that was measured.
 const ROUNDS: usize = 9;
@@ -35,39 +36,40 @@ async fn main() -> Result<()> {
     let server = private_postgres_with(&["-c", "shared_buffers=256MB"]);
     let ours = Arc::new(Ours::open(server.url()).await?);
     let by_hand = Arc::new(ByHand::open(server.url()).await?);
+    let meter = Server::of(by_hand.backend().await?)?;
     run(&ours, 32, 2_000).await?; // warms up
     run(&by_hand, 32, 2_000).await?;
-    println!("| callers | ours, appends/s | by hand, appends/s | ours ÷ by hand | goal |");
-    println!("|---|---|---|---|---|");
+    println!("| callers | ours, appends/s | by hand, appends/s | ours ÷ by hand | goal | ours ÷ by hand, CPU |");
+    println!("|---|---|---|---|---|---|");
     for (callers, appends, goal) in LOADS.into_iter().filter(|load| only.is_none_or(|only| only == load.0)) {
         let mut rounds = Vec::new();
         for round in 0..ROUNDS {
             // who is first changes from round to round
-            let rates = if round.is_multiple_of(2) {
-                let ours = run(&ours, callers, appends).await?;
-                [ours, run(&by_hand, callers, appends).await?]
+            rounds.push(if round.is_multiple_of(2) {
+                let ours = meter.measure(run(&ours, callers, appends)).await?;
+                (ours, meter.measure(run(&by_hand, callers, appends)).await?)
             } else {
-                let by_hand = run(&by_hand, callers, appends).await?;
-                [run(&ours, callers, appends).await?, by_hand]
-            };
-            rounds.push([rates[0], rates[1], rates[0] / rates[1]]);
+                let by_hand = meter.measure(run(&by_hand, callers, appends)).await?;
+                (meter.measure(run(&ours, callers, appends)).await?, by_hand)
+            });
         }
-        let [ours, by_hand, ratio] =
-            [0, 1, 2].map(|column| Spread::of(rounds.iter().map(|round| round[column]).collect()));
-        println!("| {callers} | {ours:.0} | {by_hand:.0} | {ratio:.2} | {goal:.2} |");
+        let spread = |of: fn(&(Cost, Cost)) -> f64| Spread::of(rounds.iter().map(of).collect());
+        let (ours, by_hand) = (spread(|(ours, _)| ours.rate), spread(|(_, by_hand)| by_hand.rate));
+        let ratio = spread(|(ours, by_hand)| ours.rate / by_hand.rate);
+        let cpu = spread(|(ours, by_hand)| ours.cpu / by_hand.cpu);
+        println!("| {callers} | {ours:.0} | {by_hand:.0} | {ratio:.2} | {goal:.2} | {cpu:.2} |");
     }
     Ok(())
 }
 
-/// Appends that many events, each caller one after the other, and returns how many in a second.
-async fn run<S: Side>(side: &Arc<S>, callers: usize, appends: usize) -> Result<f64> {
-    let start = Instant::now();
-    let mut tasks: JoinSet<Result<()>> = (0..callers).map(|_| call(Arc::clone(side), appends / callers)).collect();
+/// Appends that many events, each caller one after the other, and returns how many.
+async fn run<S: Side>(side: &Arc<S>, callers: usize, appends: usize) -> Result<usize> {
+    let each = appends / callers;
+    let mut tasks: JoinSet<Result<()>> = (0..callers).map(|_| call(Arc::clone(side), each)).collect();
     while let Some(done) = tasks.join_next().await {
         done??;
     }
-    let time: Duration = start.elapsed();
-    Ok((appends / callers * callers) as f64 / time.as_secs_f64())
+    Ok(each * callers)
 }
 
 async fn call<S: Side>(side: Arc<S>, appends: usize) -> Result<()> {

@@ -22,6 +22,22 @@ use crate::{
 /// How long waiting methods of an app wait at most, unless the builder says otherwise.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The shortest time a role may last; below it would be lost between two renewals.
+const SHORTEST_LEASE: Duration = Duration::from_millis(100);
+
+/// For how long what the app notes in its store holds.
+pub(super) struct Terms {
+    pub(super) lease_ttl: Duration,
+    pub(super) inbox_retention: Duration,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 3_600);
+        Self { lease_ttl: Duration::from_secs(10), inbox_retention: 30 * DAY }
+    }
+}
+
 /// Puts an app together; [`start`](Self::start) checks everything and sets it going.
 ///
 /// Without `.store(..)` and `.bus(..)` everything is in memory: that is the app for tests. With a bus and no store it
@@ -37,6 +53,7 @@ pub struct AppBuilder {
     relay: bool,
     relay_options: RelayOptions,
     wait_timeout: Duration,
+    terms: Terms,
 }
 
 impl AppBuilder {
@@ -51,6 +68,7 @@ impl AppBuilder {
             relay: true,
             relay_options: RelayOptions::default(),
             wait_timeout: WAIT_TIMEOUT,
+            terms: Terms::default(),
         }
     }
 
@@ -133,6 +151,22 @@ impl AppBuilder {
         self
     }
 
+    /// For how long no other process feeds a projection after the last sign of life of the one that does; 10 s by default,
+    /// at least 100 ms. State in memory is fed in every process.
+    pub fn projection_lease(mut self, lease: Duration) -> Self {
+        self.terms.lease_ttl = lease.max(SHORTEST_LEASE);
+        self
+    }
+
+    /// How long the store remembers which events took effect in handlers that take its transaction; 30 days by default.
+    ///
+    /// A delivery that comes again later than that takes effect again. So it must be longer than an event can wait: for
+    /// a group that consumes nothing meanwhile, for a retry, or as a dead letter that is replayed in the end.
+    pub fn inbox_retention(mut self, retention: Duration) -> Self {
+        self.terms.inbox_retention = retention;
+        self
+    }
+
     /// Checks everything, then sets relay, consumers and projections going.
     ///
     /// # Errors
@@ -166,7 +200,8 @@ impl AppBuilder {
             relay::introduce(&*store, &*bus, &plan.groups()).await.map_err(unavailable)?;
         }
         let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
-        let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, relay_options).await.map_err(unavailable)?;
+        let tasks =
+            Tasks::spawn(&store, &bus, &plan, &self.state, relay_options, &self.terms).await.map_err(unavailable)?;
         Ok(App::new(store, bus, !consumes_only, plan, tasks, self.wait_timeout, given_up))
     }
 }

@@ -6,6 +6,7 @@ mod builder;
 mod error;
 mod no_store;
 mod plan;
+mod projections;
 mod publishing;
 mod settle;
 mod signal;
@@ -24,7 +25,7 @@ use self::{plan::Checked, signal::Signals, tasks::Tasks};
 use super::{
     definition::Projection,
     follow::Follow,
-    projection::{Projected, ProjectionError, ProjectionGuard, ProjectionSlot, Rebuild, RebuildError, Rebuilt},
+    projection::{Projected, ProjectionError, ProjectionGuard, ProjectionSlot},
     repository::AggregateRepository,
 };
 use crate::{
@@ -162,37 +163,6 @@ impl App {
     ) -> Result<ProjectionGuard<'_, P>, ProjectionError> {
         let position = position.into().unwrap_or(Position::START);
         self.projection::<P>()?.read_at(position, self.0.wait_timeout).await
-    }
-
-    /// Rebuilds a projection from zero. State in memory is replaced when the new one is complete; a projection that
-    /// keeps its rows itself handles every event again, also if nobody waits for it any more.
-    ///
-    /// Let go of the projection's guards before: the new state waits for them, at most for the builder's `wait_timeout`.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # use eventbus::{App, prelude::*};
-    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
-    /// # #[event(aggregate_type = "Account")]
-    /// # struct Opened {}
-    /// # #[derive(Default)] struct Accounts;
-    /// # #[projection(name = "accounts")] impl Accounts { fn opened(&mut self, _event: &Opened) {} }
-    /// # async fn example(app: &App) -> eventbus::Result<()> {
-    /// app.rebuild::<Accounts>().on_progress(|now| println!("{} of {}", now.position, now.target)).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`RebuildError`]; state in memory then is the former one still.
-    pub fn rebuild<P: Projection>(&self) -> Rebuild<'_, Rebuilt> {
-        Rebuild::new(move |report| {
-            Box::pin(async move {
-                let slot = self.slot::<P>().map_err(RebuildError::from)?;
-                let projected = slot.downcast::<P>().ok_or_else(|| self.not_running::<P>())?;
-                projected.rebuild_in_app(&*self.0.store, report, self.0.wait_timeout).await
-            })
-        })
     }
 
     /// Runs until SIGTERM or SIGINT (Ctrl-C), then stops within 30 s; what is in flight is finished.

@@ -100,6 +100,10 @@ impl Leases for NoStore {
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
         Err(LeaseError::new(&lease.role, none()))
     }
+
+    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
+        Err(LeaseError::new(role, none()))
+    }
 }
 
 #[async_trait]

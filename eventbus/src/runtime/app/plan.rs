@@ -140,16 +140,15 @@ impl Plan<'_> {
 
     fn unmet_requirements(&self) -> Vec<StartMistake> {
         let mut mistakes = Vec::new();
-        let mut check = |name, source, requires: fn(&mut Requirements)| {
-            let mut requirements = Requirements::default();
-            requires(&mut requirements);
+        let mut check = |name, source, requirements: Requirements| {
             mistakes.extend(unmet(name, source, &requirements, self.state, self.transaction));
         };
         for handler in &self.handlers {
-            check(handler.name, handler.source, handler.requires);
+            check(handler.name, handler.source, handler.requirements());
         }
         for slot in &self.projections {
-            check(slot.definition().name, slot.definition().source, slot.definition().requires);
+            let definition = slot.definition();
+            check(definition.name, definition.source, definition.requirements());
         }
         if !self.has_store {
             let without = |slot: &ProjectionSlot| StartMistake::ProjectionWithoutStore {

@@ -8,14 +8,17 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::plan::Checked;
+use super::{builder::Terms, plan::Checked};
 use crate::{
     domain::error::BoxError,
     port::{ConsumeError, EventBus, EventStore, RetryPolicy, ShutdownError, StateMap, Subscription},
     runtime::{
         definition::HandlerDefinition,
+        effect,
+        projection::RunWith,
         relay::{Relay, RelayOptions, RelayProgress},
-        subscription::{group_of, handler_subscriber},
+        subscription::{Surroundings, group_of, handler_subscriber},
+        tenure::new_owner,
     },
 };
 
@@ -25,6 +28,8 @@ pub(super) struct Tasks {
     /// Ends at once what did not stop in time.
     abort: CancellationToken,
     tracker: TaskTracker,
+    /// What projections are fed with.
+    pub(super) feeding: RunWith,
     pub(super) relay: Option<watch::Receiver<RelayProgress>>,
 }
 
@@ -35,12 +40,19 @@ impl Tasks {
         plan: &Checked,
         state: &StateMap,
         relay: Option<RelayOptions>,
+        terms: &Terms,
     ) -> Result<Self, BoxError> {
-        let subscriptions = Subscriptions::of(&plan.handlers, bus, state);
+        let subscriptions = Subscriptions::of(&plan.handlers, bus, &Surroundings::with(state, store));
         let mut tasks = Self {
             cancel: CancellationToken::new(),
             abort: CancellationToken::new(),
             tracker: TaskTracker::new(),
+            feeding: RunWith {
+                store: Arc::clone(store),
+                state: state.clone(),
+                owner: new_owner(),
+                lease_ttl: terms.lease_ttl,
+            },
             relay: None,
         };
         if let Some(options) = relay {
@@ -60,8 +72,12 @@ impl Tasks {
             });
             let _ = has_begun.await;
         }
+        let takes_effect = |handler: &HandlerDefinition| !handler.requirements().transactions().is_empty();
+        if let Some(transactions) = store.transactions().filter(|_| plan.handlers.iter().any(takes_effect)) {
+            tasks.spawn_one(effect::forget(transactions, terms.inbox_retention, tasks.cancel.clone()));
+        }
         for slot in &plan.projections {
-            tasks.spawn_one(slot.run(Arc::clone(store), state.clone(), tasks.cancel.clone()));
+            tasks.spawn_one(slot.run(tasks.feeding.clone(), tasks.cancel.clone()));
         }
         tasks.tracker.close();
         Ok(tasks)
@@ -70,6 +86,11 @@ impl Tasks {
     fn spawn_one(&self, task: impl Future<Output = ()> + Send + 'static) {
         let abort = self.abort.clone();
         self.tracker.spawn(async move { abort.run_until_cancelled(task).await });
+    }
+
+    /// Cancelled when everything is to end.
+    pub(super) const fn stop(&self) -> &CancellationToken {
+        &self.cancel
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -101,10 +122,10 @@ impl Drop for Tasks {
 struct Subscriptions(Vec<Subscription>);
 
 impl Subscriptions {
-    fn of(handlers: &[HandlerDefinition], bus: &Arc<dyn EventBus>, state: &StateMap) -> Self {
+    fn of(handlers: &[HandlerDefinition], bus: &Arc<dyn EventBus>, surroundings: &Surroundings) -> Self {
         let subscribe = |handler: &HandlerDefinition| {
             let group = group_of(handler, bus.default_group());
-            bus.subscribers().add(group, handler_subscriber(*handler, state))
+            bus.subscribers().add(group.clone(), handler_subscriber(*handler, &group, surroundings))
         };
         Self(handlers.iter().map(subscribe).collect())
     }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::{domain::stream::Position, port::ReadError};
+use crate::{
+    domain::{error::BoxError, name::Name, stream::Position},
+    port::ReadError,
+};
 
 /// Why a projection does not go on, or cannot be read.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -20,7 +23,8 @@ pub enum ProjectionError {
         /// The projections it has, sorted.
         known: Vec<&'static str>,
     },
-    /// An event could not be handled: the projection stays before it until it is rebuilt or the app is started anew.
+    /// An event could not be handled: the projection stays before it until it is rebuilt or resumed, or the app is started
+    /// anew.
     #[error("projection `{name}` stopped at position {position}: {error}")]
     Stopped {
         /// The projection.
@@ -29,6 +33,12 @@ pub enum ProjectionError {
         position: Position,
         /// What its method said.
         error: String,
+    },
+    /// An event was handled half, perhaps, so the state cannot go on: only a rebuild mends it.
+    #[error("projection `{name}` keeps its state in memory, where an event may be handled half: rebuild it")]
+    InMemory {
+        /// The projection.
+        name: &'static str,
     },
     /// Its app was shut down before it got that far.
     #[error("projection `{name}` is at position {position} and not fed any more: its app was shut down")]
@@ -102,9 +112,57 @@ pub enum RebuildError {
         /// What its method said.
         error: String,
     },
+    /// It does not say in which tables its rows are, so nothing can replace them.
+    #[error(
+        "projection `{name}` does not say in which tables its rows are: write \
+         `#[projection(name = \"{name}\", tables(\"..\"))]`"
+    )]
+    NoTables {
+        /// The projection.
+        name: &'static str,
+    },
+    /// It does not say which rows belong to which aggregate.
+    #[error(
+        "projection `{name}` does not say which rows belong to an aggregate: write \
+         `#[projection(name = \"{name}\", tables(\"..\"), key = \"..\")]` with the column of the aggregate id, on methods that \
+         take the store's connection"
+    )]
+    NoKey {
+        /// The projection.
+        name: &'static str,
+    },
+    /// Another process does what only one can do: it is rebuilding the projection, or feeds one whose rows are its own.
+    #[error("projection `{name}` is in the hands of {}", owner.as_deref().unwrap_or("another process"))]
+    Elsewhere {
+        /// The projection.
+        name: &'static str,
+        /// Who does, if the store can tell: host, process, and more.
+        owner: Option<Name>,
+    },
+    /// Another process took over meanwhile. Calling it again begins where this one was, if that one is not at it.
+    #[error("rebuilding projection `{name}` was taken over by another process")]
+    Lost {
+        /// The projection.
+        name: &'static str,
+    },
     /// The store could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The store refused to make, fill or replace rows, or could not be reached. Calling it again begins where this one
+    /// was.
+    #[error("projection `{name}` cannot be rebuilt")]
+    Store {
+        /// The projection.
+        name: &'static str,
+        /// What the store said.
+        source: BoxError,
+    },
+}
+
+impl RebuildError {
+    pub(super) fn store(name: &'static str, source: impl Into<BoxError>) -> Self {
+        Self::Store { name, source: source.into() }
+    }
 }
 
 impl From<ProjectionError> for RebuildError {

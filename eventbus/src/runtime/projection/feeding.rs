@@ -137,12 +137,67 @@ impl<P: Projection> Projected<P> {
         Ok(Some(position))
     }
 
+    /// Says that the owner in this process has handled `events` more, and everything up to `position`.
+    pub(super) fn reached_by_owner(&self, events: u64, position: Position) {
+        self.progress().send_modify(|progress| {
+            progress.position = position;
+            progress.events += events;
+        });
+    }
+
+    /// Takes the position of the checkpoint, wherever it is, unless it is to be set back. False: it is where it was.
+    pub(super) fn follow(&self, position: Position) -> bool {
+        self.progress().send_if_modified(|progress| {
+            let moved = progress.position != position && !progress.is_set_back;
+            if !moved {
+                return false;
+            }
+            if position < progress.position {
+                progress.generation += 1;
+            }
+            progress.position = position;
+            true
+        })
+    }
+
+    /// Says that the checkpoint is where the position was set back to.
+    pub(super) fn is_saved(&self, generation: u64) {
+        self.progress().send_if_modified(|progress| {
+            progress.is_set_back &= progress.generation != generation;
+            false
+        });
+    }
+
+    /// Says whether this process feeds it.
+    pub(super) fn set_owner(&self, is_owner: bool) {
+        self.progress().send_modify(|progress| progress.is_owner = is_owner);
+    }
+
+    /// Lets it go on after it stopped. False: it did not stop.
+    pub(crate) fn resume(&self) -> bool {
+        self.progress().send_if_modified(|progress| progress.stopped.take().is_some())
+    }
+
+    /// Lets it go on if the event before which it stopped was handled elsewhere.
+    pub(super) fn free_before(&self, checkpoint: Position) {
+        self.progress().send_if_modified(|progress| {
+            let is_past =
+                matches!(&progress.stopped, Some(ProjectionError::Stopped { position, .. }) if *position <= checkpoint);
+            if is_past {
+                progress.stopped = None;
+                progress.position = checkpoint;
+            }
+            is_past
+        });
+    }
+
     /// Sets the position back, so that the whole feed is handled again.
     pub(super) fn restart(&self) {
         self.progress().send_modify(|progress| {
             progress.position = Position::START;
             progress.generation += 1;
             progress.events = 0;
+            progress.is_set_back = true;
             progress.stopped = None;
         });
     }

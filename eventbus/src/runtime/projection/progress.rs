@@ -11,11 +11,15 @@ pub(super) struct Progress {
     pub(super) position: Position,
     /// Grows whenever the position was set back: whoever reads the feed starts anew.
     pub(super) generation: u64,
-    /// Events read since then.
+    /// Whether the checkpoint in the store has yet to be set back too.
+    pub(super) is_set_back: bool,
+    /// Events handled since then.
     pub(super) events: u64,
     pub(super) stopped: Option<ProjectionError>,
     /// Why the feed or the checkpoint is not available at the moment.
     pub(super) trouble: Option<String>,
+    /// Whether this process feeds it; another one may do it instead.
+    pub(super) is_owner: bool,
     /// Whether the app that fed it does so no more.
     pub(super) ended: bool,
 }

@@ -3,51 +3,47 @@
 use std::{
     future::{Future, IntoFuture},
     pin::Pin,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use futures_util::TryStreamExt;
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    RebuildError,
-    feeding::{caught, feed_delivery},
+    RebuildError, RebuildProgress,
     projected::Projected,
+    rebuild_progress::Meter,
+    runner::{RunWith, role_of},
+    shadow::ShadowRebuild,
 };
 use crate::{
-    domain::{record::RecordedEvent, stream::Position},
-    port::{EventStore, HandlerError, StateMap},
+    domain::stream::Position,
+    port::{EventStore, FeedFilter},
     runtime::definition::{Projection, ProjectionKind},
 };
-
-/// How far a rebuild has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RebuildProgress {
-    /// Events read so far, those of other types included.
-    pub events: u64,
-    /// The position of the last one.
-    pub position: Position,
-    /// The end of the store when the rebuild began: `position` gets at least there.
-    pub target: Position,
-}
 
 /// What a rebuild did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rebuilt {
-    /// Events read, those of other types included.
+    /// Events handled, those before an interruption included.
     pub events: u64,
     /// The position up to which the new state includes everything.
     pub position: Position,
-    /// How long it took.
+    /// How long it took, the time before an interruption not included.
     pub took: Duration,
+}
+
+impl Rebuilt {
+    pub(super) const fn of(end: &RebuildProgress) -> Self {
+        Self { events: end.events, position: end.position, took: end.took }
+    }
 }
 
 /// A rebuild that begins when it is awaited.
 #[must_use = "a rebuild begins when it is awaited"]
 pub struct Rebuild<'a, T> {
     begin: Begin<'a, T>,
-    report: Box<dyn FnMut(RebuildProgress) + Send + 'a>,
+    report: Report<'a>,
 }
 
 pub(crate) type Report<'a> = Box<dyn FnMut(RebuildProgress) + Send + 'a>;
@@ -96,120 +92,53 @@ impl<P: Projection> Projected<P> {
     /// Rebuilds as its kind demands, while an app feeds it; waits for guards to be let go no longer than `patience`.
     pub(crate) async fn rebuild_in_app(
         &self,
-        store: &dyn EventStore,
+        with: &RunWith,
+        stop: &CancellationToken,
         report: Report<'_>,
         patience: Duration,
     ) -> Result<Rebuilt, RebuildError> {
         match self.definition().kind {
-            ProjectionKind::InMemory => self.replay_in_memory(store, report, Some(patience)).await,
-            ProjectionKind::Transactional | ProjectionKind::AtLeastOnce => {
-                self.replay_through_runner(store, report).await
-            }
+            ProjectionKind::InMemory => self.replay_in_memory(&*with.store, report, Some(patience)).await,
+            ProjectionKind::Transactional => ShadowRebuild::new(self, with, stop)?.run(report).await,
+            ProjectionKind::AtLeastOnce => self.replay_through_runner(with, report).await,
         }
-    }
-
-    async fn replay_in_memory(
-        &self,
-        store: &dyn EventStore,
-        report: Report<'_>,
-        patience: Option<Duration>,
-    ) -> Result<Rebuilt, RebuildError> {
-        let definition = self.definition();
-        let name = definition.name;
-        if definition.kind != ProjectionKind::InMemory {
-            return Err(RebuildError::NotInMemory { name });
-        }
-        let mut fresh = self.make().ok_or(RebuildError::NoFactory { name })?;
-        let mut replay = Replay {
-            store,
-            state: self.context().await,
-            report,
-            progress: RebuildProgress { events: 0, position: Position::START, target: store.head().await? },
-        };
-        let began = Instant::now();
-        let target = replay.progress.target;
-        replay.until(&mut fresh, target).await?;
-        let included = replay.progress.position;
-        let replaced = self
-            .replace(fresh, included, patience, async |fresh: &mut P, target| {
-                replay.until(fresh, target).await?;
-                Ok::<_, RebuildError>(replay.progress.position)
-            })
-            .await?;
-        let position = replaced.unwrap_or(included);
-        (replay.report)(RebuildProgress { position, ..replay.progress });
-        Ok(Rebuilt { events: replay.progress.events, position, took: began.elapsed() })
     }
 
     /// Has a running app handle every event again, through the instance it has.
-    async fn replay_through_runner(
-        &self,
-        store: &dyn EventStore,
-        mut report: Report<'_>,
-    ) -> Result<Rebuilt, RebuildError> {
-        let began = Instant::now();
-        let target = store.head().await?;
+    async fn replay_through_runner(&self, with: &RunWith, report: Report<'_>) -> Result<Rebuilt, RebuildError> {
+        let definition = self.definition();
+        self.check_that_it_is_fed_here(with).await?;
+        let target = with.store.head().await?;
+        let filter = FeedFilter::from(definition.events);
+        let events = with.store.count_events(Position::START, target, &filter).await?;
+        let mut meter = Meter::new(definition.name, target, events, report);
         self.restart();
         let mut progress = self.progress().subscribe();
         loop {
             let now = progress.borrow_and_update().clone();
-            report(RebuildProgress { events: now.events, position: now.position, target });
+            meter.tell(now.events.saturating_sub(meter.now.events), now.position);
             if now.position >= target {
-                return Ok(Rebuilt { events: now.events, position: now.position, took: began.elapsed() });
+                return Ok(Rebuilt::of(&meter.now));
             }
-            if let Some(error) = now.why_not_on(self.definition().name) {
+            if let Some(error) = now.why_not_on(definition.name) {
                 return Err(error.into());
             }
             // an error means that the sender is gone, which `self` keeps from happening
             let _ = progress.changed().await;
-        }
-    }
-}
-
-/// A fold of a store's feed, from where it has come.
-struct Replay<'a> {
-    store: &'a dyn EventStore,
-    state: StateMap,
-    report: Report<'a>,
-    progress: RebuildProgress,
-}
-
-impl Replay<'_> {
-    /// Folds everything up to `target`: writers that do not pause would keep it from ever coming to the end.
-    async fn until<P: Projection>(&mut self, projection: &mut P, target: Position) -> Result<(), RebuildError> {
-        const REPORT_EVERY: u64 = 256;
-        if self.progress.position >= target {
-            return Ok(());
-        }
-        let mut feed = self.store.read_all(self.progress.position);
-        while let Some(record) = feed.try_next().await? {
-            let position = record.position().unwrap_or(self.progress.position);
-            let folded = fold(projection, record, &self.state).await;
-            folded.map_err(|error| RebuildError::Failed {
-                name: P::definition().name,
-                position,
-                error: error.to_string(),
-            })?;
-            self.progress.position = position;
-            self.progress.events += 1;
-            if self.progress.events.is_multiple_of(REPORT_EVERY) {
-                (self.report)(self.progress);
-            }
-            if position >= target {
-                return Ok(());
+            if !self.progress().borrow().is_owner {
+                self.check_that_it_is_fed_here(with).await?;
             }
         }
-        // the feed ended: whatever is missing up to the target is no event
-        self.progress.position = self.progress.position.max(target);
-        Ok(())
     }
-}
 
-async fn fold<P: Projection>(projection: &mut P, record: RecordedEvent, state: &StateMap) -> Result<(), HandlerError> {
-    let definition = P::definition();
-    if !definition.events.matches(record.event_type()) {
-        return Ok(());
+    /// Refuses what only the process that feeds the projection can do.
+    async fn check_that_it_is_fed_here(&self, with: &RunWith) -> Result<(), RebuildError> {
+        let name = self.definition().name;
+        let role = role_of(name);
+        let lease = with.store.lease_of(&role).await.map_err(|error| RebuildError::store(name, error))?;
+        match lease.filter(|lease| lease.owner != with.owner) {
+            Some(lease) => Err(RebuildError::Elsewhere { name, owner: Some(lease.owner) }),
+            None => Ok(()),
+        }
     }
-    let delivery = feed_delivery(&definition, record, state);
-    caught(projection.project_mut(&delivery)).await
 }

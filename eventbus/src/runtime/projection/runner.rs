@@ -1,64 +1,80 @@
 //! The runner: feeds one projection from a store's feed, live and rebuild alike.
+//!
+//! State in memory is fed in every process. What is kept elsewhere is fed by one process at a time, the owner of the lease
+//! `projection:{name}`; the others stand by, and follow its checkpoint meanwhile.
+//!
+//! Keep: the checkpoint is loaded after the lease was taken, never before.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use futures_util::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::{feeding::feed_delivery, projected::Projected};
+use super::{
+    one_by_one::OneByOne,
+    projected::{Projected, State},
+    writer::{Writer, Written},
+};
 use crate::{
     domain::{
         error::{BoxError, Chain},
         name::Name,
-        record::RecordedEvent,
         stream::Position,
     },
-    port::{EventStore, HandlerError, HandlerErrorKind, RetryPolicy, StateMap},
+    port::{EventStore, StateMap},
     runtime::{
         definition::{Projection, ProjectionKind},
         feed::FeedWatch,
+        tenure::{Candidate, Tenure},
     },
 };
 
-/// A checkpoint of a projection that keeps its rows itself is saved at least this often, in events.
-const CHECKPOINT_EVERY: u64 = 256;
+/// How long a process that ends tries to save how far it read.
+const LAST_SAVE: Duration = Duration::from_secs(1);
 
-/// The checkpoint in the store that says how far a projection has come.
-fn checkpoint_name(projection: &'static str) -> Name {
+/// The role of feeding a projection, and the checkpoint that says how far it has come.
+pub(super) fn role_of(projection: &'static str) -> Name {
     Name::prefixed("projection:", &Name::from_static(projection))
 }
 
+/// A projection that is to be fed.
+pub(super) struct FeedProjection<P> {
+    pub(super) projected: Projected<P>,
+    pub(super) with: RunWith,
+}
+
 /// What feeding a projection takes.
-pub(crate) struct FeedProjection<P> {
-    pub(crate) projected: Projected<P>,
+#[derive(Clone)]
+pub(crate) struct RunWith {
     pub(crate) store: Arc<dyn EventStore>,
     pub(crate) state: StateMap,
+    /// Who this process is, and how long its leases last.
+    pub(crate) owner: Name,
+    pub(crate) lease_ttl: Duration,
 }
 
 /// Feeds a projection until cancelled.
-pub(crate) async fn run<P: Projection>(task: FeedProjection<P>, cancel: CancellationToken) {
+pub(super) async fn run<P: Projection>(task: FeedProjection<P>, cancel: CancellationToken) {
     let _fed = task.projected.fed();
-    let mut feed = FeedWatch::new(&task.store);
-    let mut saved = match task.begin(&mut feed, &cancel).await {
-        Some(position) => position,
-        None => return,
-    };
-    loop {
-        let more = match task.feed_next(&mut saved, &cancel).await {
-            Ok(Step::Handled) => {
-                task.projected.set_trouble(None);
-                feed.made_progress();
-                !cancel.is_cancelled()
+    task.projected.set_context(task.with.state.clone()).await;
+    let mut feed = FeedWatch::new(&task.with.store);
+    if P::definition().kind == ProjectionKind::InMemory {
+        task.projected.set_owner(true);
+        while let Served::Stopped = task.serve_in_memory(&mut feed, &cancel).await {
+            if !task.wait_for_restart(&cancel).await {
+                return;
             }
-            Ok(Step::CaughtUp) => {
-                task.projected.set_trouble(None);
-                feed.idle(&cancel).await
-            }
-            Ok(Step::Stopped) => task.wait_for_restart(&cancel).await,
-            Err(error) => {
-                task.report(&error, feed.is_failing());
-                feed.failed(&cancel).await
-            }
+        }
+        return;
+    }
+    while let Some(tenure) = task.stand_by(&mut feed, &cancel).await {
+        task.projected.set_owner(true);
+        let served = task.serve(&tenure, &mut feed).await;
+        task.projected.set_owner(false);
+        tenure.give_back().await;
+        let more = match served {
+            // whoever stands by may have better luck with the event
+            Served::Stopped => task.wait_until_freed(&cancel).await,
+            Served::Ended => feed.failed(&cancel).await,
         };
         if !more {
             return;
@@ -66,138 +82,154 @@ pub(crate) async fn run<P: Projection>(task: FeedProjection<P>, cancel: Cancella
     }
 }
 
-enum Step {
+/// What came of a look at the feed.
+pub(super) enum Step {
     Handled,
     CaughtUp,
     Stopped,
+    /// The role is somebody else's.
+    Over,
+}
+
+/// Why a projection is fed no longer.
+enum Served {
+    Stopped,
+    /// Cancelled, or the role is somebody else's.
+    Ended,
 }
 
 impl<P: Projection> FeedProjection<P> {
-    /// Whether progress must outlive the process: state in memory begins at zero anyway.
-    fn has_checkpoint() -> bool {
-        P::definition().kind != ProjectionKind::InMemory
+    pub(super) fn candidate(&self) -> Candidate {
+        Candidate {
+            store: Arc::clone(&self.with.store),
+            role: role_of(P::definition().name),
+            owner: self.with.owner.clone(),
+            ttl: self.with.lease_ttl,
+        }
     }
 
-    /// Finds out where to begin; `None` if cancelled meanwhile.
-    async fn begin(&self, feed: &mut FeedWatch, cancel: &CancellationToken) -> Option<Position> {
-        self.projected.set_context(self.state.clone()).await;
-        if !Self::has_checkpoint() {
-            return Some(Position::START);
-        }
-        let generation = self.projected.progress().borrow().generation;
+    pub(super) async fn checkpoint(&self) -> Result<Position, BoxError> {
+        let loaded = self.with.store.load_checkpoint(&role_of(P::definition().name)).await?;
+        Ok(loaded.unwrap_or(Position::START))
+    }
+
+    async fn serve_in_memory(&self, feed: &mut FeedWatch, cancel: &CancellationToken) -> Served {
+        let mut steps = OneByOne { task: self, tenure: None, saved: Position::START, stop: cancel };
         loop {
-            match self.store.load_checkpoint(&checkpoint_name(P::definition().name)).await {
-                Ok(position) => {
-                    let position = position.unwrap_or(Position::START);
-                    self.projected.advance(0, position, generation);
-                    return Some(position);
-                }
-                Err(error) => {
-                    self.report(&error.into(), feed.is_failing());
-                    if !feed.failed(cancel).await {
-                        return None;
+            let step = steps.feed_next().await;
+            if let Some(served) = self.after(step, feed, cancel).await {
+                return served;
+            }
+        }
+    }
+
+    /// Feeds the projection while it has the role.
+    async fn serve(&self, tenure: &Tenure, feed: &mut FeedWatch) -> Served {
+        let stop = tenure.over();
+        while !stop.is_cancelled() {
+            let served = match self.checkpoint().await {
+                Ok(saved) => {
+                    self.projected.follow(saved);
+                    match (self.projected.state(), self.with.store.transactions()) {
+                        (State::Free(projection), Some(transactions))
+                            if P::definition().kind == ProjectionKind::Transactional =>
+                        {
+                            let state = &self.with.state;
+                            let writer = Writer::new(projection, &*transactions, None, tenure, state, saved);
+                            self.serve_in_transactions(writer, feed, stop).await
+                        }
+                        _ => {
+                            self.serve_one_by_one(OneByOne { task: self, tenure: Some(tenure), saved, stop }, feed)
+                                .await
+                        }
                     }
                 }
+                Err(error) => self.after(Err(error), feed, stop).await,
+            };
+            if let Some(served) = served {
+                return served;
+            }
+        }
+        Served::Ended
+    }
+
+    async fn serve_one_by_one(&self, mut steps: OneByOne<'_, P>, feed: &mut FeedWatch) -> Option<Served> {
+        loop {
+            let step = steps.feed_next().await;
+            if let Some(served) = self.after(step, feed, steps.stop).await {
+                return Some(served);
             }
         }
     }
 
-    /// Handles what the feed holds now.
-    ///
-    /// Keep: only the runner writes the checkpoint, so a rebuild cannot be overtaken by a checkpoint from before it.
-    async fn feed_next(&self, saved: &mut Position, cancel: &CancellationToken) -> Result<Step, BoxError> {
-        let (after, generation) = {
-            let progress = self.projected.progress().borrow();
-            (progress.position, progress.generation)
-        };
-        if after < *saved {
-            self.save(saved).await?;
-        }
-        let head = self.store.head().await?;
-        if head <= after {
-            return Ok(Step::CaughtUp);
-        }
-        let mut records = self.store.read_all(after);
-        let mut handled = 0_u64;
-        while let Some(record) = records.try_next().await? {
-            match self.handle(&record, generation, cancel).await {
-                Ok(true) => {}
-                Ok(false) => {
-                    self.save(saved).await?;
-                    return Ok(Step::Handled);
-                }
-                Err(error) => {
-                    self.save(saved).await?;
-                    self.projected.stop_at(&record, &error, generation);
-                    return Ok(Step::Stopped);
-                }
-            }
-            handled += 1;
-            if handled.is_multiple_of(CHECKPOINT_EVERY) {
-                self.save(saved).await?;
-            }
-            if cancel.is_cancelled() {
-                self.save(saved).await?;
-                return Ok(Step::Handled);
-            }
-        }
-        // the feed ended: nothing will appear any more up to the head asked for before
-        if self.projected.advance(0, head, generation) {
-            self.save(saved).await?;
-        }
-        Ok(Step::Handled)
-    }
-
-    /// Handles one event; one that keeps its rows itself may try again, since its state is not half changed.
-    async fn handle(
+    /// `None`: the checkpoint is to be loaded anew, since nobody knows what was committed.
+    async fn serve_in_transactions(
         &self,
-        record: &RecordedEvent,
-        generation: u64,
-        cancel: &CancellationToken,
-    ) -> Result<bool, HandlerError> {
-        let retries = RetryPolicy::default();
-        let mut attempt = 1;
+        mut writer: Writer<'_, P>,
+        feed: &mut FeedWatch,
+        stop: &CancellationToken,
+    ) -> Option<Served> {
         loop {
-            let delivery = feed_delivery(&P::definition(), record.clone(), &self.state).with_attempt(attempt);
-            match self.projected.handle_from_feed(&delivery, generation).await {
-                Err(error) if Self::has_checkpoint() && !error.is_permanent() && attempt <= retries.max_retries => {
-                    tracing::warn!(
-                        projection = P::definition().name, position = ?record.position(), attempt, %error,
-                        "projection cannot handle an event, trying again"
-                    );
-                    let delay = match error.kind() {
-                        HandlerErrorKind::RetryAfter(delay) => delay,
-                        _ => retries.jittered(attempt),
-                    };
-                    tokio::select! {
-                        () = cancel.cancelled() => return Ok(false),
-                        () = tokio::time::sleep(delay) => attempt += 1,
-                    }
-                }
-                outcome => return outcome,
+            let step = self.write_next(&mut writer).await;
+            let failed = step.is_err();
+            if let Some(served) = self.after(step, feed, stop).await {
+                // what no rows go with would only be read again
+                let _ = tokio::time::timeout(LAST_SAVE, writer.save(true)).await;
+                return Some(served);
+            }
+            if failed {
+                return None;
             }
         }
     }
 
-    async fn save(&self, saved: &mut Position) -> Result<(), BoxError> {
-        let position = self.projected.position();
-        if Self::has_checkpoint() && position != *saved {
-            self.store.save_checkpoint(&checkpoint_name(P::definition().name), position).await?;
-            *saved = position;
+    async fn write_next(&self, writer: &mut Writer<'_, P>) -> Result<Step, BoxError> {
+        let head = self.with.store.head().await?;
+        if head <= writer.position() {
+            return Ok(if writer.save(false).await? { Step::CaughtUp } else { Step::Over });
         }
-        Ok(())
+        let projected = &self.projected;
+        let mut report = |events, position| projected.reached_by_owner(events, position);
+        Ok(match writer.write_up_to(head, &*self.with.store, &mut report).await? {
+            Written::All if writer.save(false).await? => Step::Handled,
+            Written::All | Written::Lost => Step::Over,
+            Written::Ended => Step::Handled,
+            Written::Stopped(record, error) => {
+                let generation = projected.progress().borrow().generation;
+                projected.stop_at(&record, &error, generation);
+                Step::Stopped
+            }
+        })
     }
 
-    /// Waits until a rebuild has set the projection going again. False: cancelled meanwhile.
-    async fn wait_for_restart(&self, cancel: &CancellationToken) -> bool {
-        let mut progress = self.projected.progress().subscribe();
-        tokio::select! {
-            () = cancel.cancelled() => false,
-            restarted = progress.wait_for(|progress| progress.stopped.is_none()) => restarted.is_ok(),
-        }
+    /// Waits until the next look is worth it; why there is none, if so.
+    async fn after(
+        &self,
+        step: Result<Step, BoxError>,
+        feed: &mut FeedWatch,
+        stop: &CancellationToken,
+    ) -> Option<Served> {
+        let more = match step {
+            Ok(Step::Handled) => {
+                self.projected.set_trouble(None);
+                feed.made_progress();
+                !stop.is_cancelled()
+            }
+            Ok(Step::CaughtUp) => {
+                self.projected.set_trouble(None);
+                feed.idle(stop).await
+            }
+            Ok(Step::Stopped) => return Some(Served::Stopped),
+            Ok(Step::Over) => false,
+            Err(error) => {
+                self.report(&error, feed.is_failing());
+                feed.failed(stop).await
+            }
+        };
+        (!more).then_some(Served::Ended)
     }
 
-    fn report(&self, error: &BoxError, repeated: bool) {
+    pub(super) fn report(&self, error: &BoxError, repeated: bool) {
         let projection = P::definition().name;
         let error = Chain(&**error).to_string();
         if repeated {

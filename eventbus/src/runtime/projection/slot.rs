@@ -10,13 +10,13 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ProjectionError,
+    ProjectionError, ProjectionStatus,
     projected::Projected,
-    runner::{self, FeedProjection},
+    runner::{self, FeedProjection, RunWith},
 };
 use crate::{
     domain::stream::Position,
-    port::{BoxFuture, EventStore, StateMap},
+    port::BoxFuture,
     runtime::definition::{Projection, ProjectionDefinition},
 };
 
@@ -30,17 +30,22 @@ pub struct ProjectionSlot {
 }
 
 trait Erased: Any + Send + Sync {
-    fn run(&self, store: Arc<dyn EventStore>, state: StateMap, cancel: CancellationToken) -> BoxFuture<'static, ()>;
+    fn run(&self, with: RunWith, cancel: CancellationToken) -> BoxFuture<'static, ()>;
     fn reached(&self, position: Position, timeout: Duration) -> BoxFuture<'static, Result<(), ProjectionError>>;
+    fn status(&self, head: Position) -> ProjectionStatus;
 }
 
 impl<P: Projection> Erased for Projected<P> {
-    fn run(&self, store: Arc<dyn EventStore>, state: StateMap, cancel: CancellationToken) -> BoxFuture<'static, ()> {
-        Box::pin(runner::run(FeedProjection { projected: self.clone(), store, state }, cancel))
+    fn run(&self, with: RunWith, cancel: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(runner::run(FeedProjection { projected: self.clone(), with }, cancel))
     }
 
     fn reached(&self, position: Position, timeout: Duration) -> BoxFuture<'static, Result<(), ProjectionError>> {
         Box::pin(Self::reached(self, position, timeout))
+    }
+
+    fn status(&self, head: Position) -> ProjectionStatus {
+        ProjectionStatus::new(&self.definition(), &self.progress().borrow(), head)
     }
 }
 
@@ -69,13 +74,8 @@ impl ProjectionSlot {
         self.type_id
     }
 
-    pub(crate) fn run(
-        &self,
-        store: Arc<dyn EventStore>,
-        state: StateMap,
-        cancel: CancellationToken,
-    ) -> BoxFuture<'static, ()> {
-        self.projected.run(store, state, cancel)
+    pub(crate) fn run(&self, with: RunWith, cancel: CancellationToken) -> BoxFuture<'static, ()> {
+        self.projected.run(with, cancel)
     }
 
     pub(crate) fn reached(
@@ -84,6 +84,11 @@ impl ProjectionSlot {
         timeout: Duration,
     ) -> BoxFuture<'static, Result<(), ProjectionError>> {
         self.projected.reached(position, timeout)
+    }
+
+    /// How it is doing, where the store ends at `head`.
+    pub(crate) fn status(&self, head: Position) -> ProjectionStatus {
+        self.projected.status(head)
     }
 }
 

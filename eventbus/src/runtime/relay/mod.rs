@@ -30,7 +30,7 @@ pub(crate) use self::{groups::introduce, progress::RelayProgress, republish::rep
 use self::{
     plain::{Forgetful, Plain},
     progress::Board,
-    target::{Halt, ToTarget},
+    target::ToTarget,
     tenure::{Ended, Tenure},
 };
 use super::feed::FeedWatch;
@@ -126,13 +126,13 @@ impl Relay {
             Forgetful::new(&*self.store, &*self.bus, &self.board).run(&self.store, &cancel).await;
             return;
         };
-        let (mut feed, mut halt, mut stood_by) = (FeedWatch::new(&self.store), Halt::default(), 0);
+        let (mut feed, mut stood_by) = (FeedWatch::new(&self.store), 0);
         while !cancel.is_cancelled() {
             match self.store.acquire_lease(role, owner, self.options.lease).await {
                 Ok(Some(lease)) => {
                     feed.made_progress();
                     stood_by = 0;
-                    self.take_turn(lease, &mut halt, &cancel).await;
+                    self.take_turn(lease, &cancel).await;
                 }
                 Ok(None) => {
                     feed.made_progress();
@@ -149,20 +149,19 @@ impl Relay {
     }
 
     /// Publishes while this process has the lease.
-    async fn take_turn(&self, lease: Lease, halt: &mut Halt, cancel: &CancellationToken) {
+    async fn take_turn(&self, lease: Lease, cancel: &CancellationToken) {
         let tenure = Tenure::new(&*self.store, &self.board, lease, self.options.lease, cancel);
         let ended = match self.bus.relay_target() {
             Some(target) => {
-                let publishing = ToTarget::new(self, target, tenure.epoch(), halt);
+                let publishing = ToTarget::new(self, target, tenure.epoch());
                 tenure.run(publishing, &self.store).await
             }
             None => tenure.run(Plain::new(&*self.store, &*self.bus, &self.board), &self.store).await,
         };
         match ended {
-            // begins anew at once, with a higher epoch
-            Ended::Forgotten => halt.suspect(),
             Ended::Passed | Ended::Stopped => self.wait(cancel).await,
-            Ended::Cancelled => {}
+            // a store that was restored has forgotten owners that the bus knows: it makes up for them, one by one
+            Ended::Forgotten | Ended::Cancelled => {}
         }
     }
 

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -14,7 +15,7 @@ use super::{
     tenure::{Publish, Step},
 };
 use crate::{
-    domain::{error::BoxError, name::Name, stream::Position},
+    domain::{error::BoxError, metadata::EventId, name::Name, stream::Position},
     port::{Adopted, Adoption, EventStore, FeedFilter, Publisher, RangeOutcome, ReadError, RelayTarget},
 };
 
@@ -28,18 +29,6 @@ const END: u64 = i64::MAX as u64;
 /// Under this name the store remembers that it went back behind what was published, until somebody decides.
 pub(super) fn halt_name(destination: &Name) -> Name {
     Name::prefixed("relay-halted:", destination)
-}
-
-/// Whether the bus was seen to know of an owner that the store has forgotten.
-#[derive(Debug, Default)]
-pub(super) struct Halt {
-    is_suspected: bool,
-}
-
-impl Halt {
-    pub(super) fn suspect(&mut self) {
-        self.is_suspected = true;
-    }
 }
 
 /// Publishes ranges.
@@ -56,16 +45,48 @@ pub(super) struct ToTarget<'a> {
     asked: Instant,
     looked: Instant,
     groups: Groups,
-    halt: &'a mut Halt,
+    /// Whether something failed, so that the store may be another copy by now.
+    is_doubtful: bool,
 }
 
 impl Publish for ToTarget<'_> {
     const SAVES_CHECKPOINT: bool = false;
 
     async fn step(&mut self) -> Result<Step, BoxError> {
-        let Some(publisher) = self.publisher else {
-            return self.begin().await;
+        let step = match self.publisher {
+            Some(publisher) => self.next_step(publisher).await,
+            None => self.begin().await,
         };
+        self.is_doubtful |= step.is_err();
+        step
+    }
+}
+
+impl<'a> ToTarget<'a> {
+    pub(super) fn new(relay: &'a Relay, target: &'a dyn RelayTarget, epoch: u64) -> Self {
+        let (store, now) = (&*relay.store, Instant::now());
+        Self {
+            relay,
+            store,
+            target,
+            epoch,
+            publisher: None,
+            ranges: Ranges::of(store),
+            next: None,
+            asked: now,
+            looked: now,
+            groups: Groups::default(),
+            is_doubtful: false,
+        }
+    }
+
+    async fn next_step(&mut self, publisher: Publisher) -> Result<Step, BoxError> {
+        if self.is_doubtful {
+            if let Some(stopped) = self.went_back(publisher, self.relay.board.position()).await? {
+                return Ok(stopped);
+            }
+            self.is_doubtful = false;
+        }
         if let Some(step) = self.look_after_groups(publisher).await {
             return Ok(step);
         }
@@ -81,29 +102,12 @@ impl Publish for ToTarget<'_> {
         if self.asked.elapsed() < LOOK {
             return Ok(Step::CaughtUp);
         }
-        if let Some(stopped) = self.went_back(position).await? {
+        if self.store.head().await? < position
+            && let Some(stopped) = self.went_back(publisher, position).await?
+        {
             return Ok(stopped);
         }
         self.publish(publisher, range).await
-    }
-}
-
-impl<'a> ToTarget<'a> {
-    pub(super) fn new(relay: &'a Relay, target: &'a dyn RelayTarget, epoch: u64, halt: &'a mut Halt) -> Self {
-        let (store, now) = (&*relay.store, Instant::now());
-        Self {
-            relay,
-            store,
-            target,
-            epoch,
-            publisher: None,
-            ranges: Ranges::of(store),
-            next: None,
-            asked: now,
-            looked: now,
-            groups: Groups::default(),
-            halt,
-        }
     }
 
     /// Asks where the bus is, unless somebody has to decide first.
@@ -132,12 +136,11 @@ impl<'a> ToTarget<'a> {
         }
         match answer {
             Ok(RangeOutcome::Published(ids)) => {
-                self.halt.is_suspected = false;
                 self.relay.board.published(&range, ids);
                 self.next = ahead;
                 Ok(if range.events.is_empty() { Step::CaughtUp } else { Step::Done })
             }
-            Ok(RangeOutcome::Moved(position)) => self.moved(position).await,
+            Ok(RangeOutcome::Moved(position)) => self.moved(publisher, position).await,
             Ok(RangeOutcome::Fenced) => Ok(Step::Fenced),
             Ok(RangeOutcome::Lost) => self.adopt(publisher).await,
             Err(error) => {
@@ -149,8 +152,8 @@ impl<'a> ToTarget<'a> {
     }
 
     /// Somebody else brought the bus to `position`.
-    async fn moved(&mut self, position: Position) -> Result<Step, BoxError> {
-        if let Some(stopped) = self.went_back(position).await? {
+    async fn moved(&mut self, publisher: Publisher, position: Position) -> Result<Step, BoxError> {
+        if let Some(stopped) = self.went_back(publisher, position).await? {
             return Ok(stopped);
         }
         Ok(self.go_on(position))
@@ -164,7 +167,6 @@ impl<'a> ToTarget<'a> {
 
     /// The bus lost what was published, or never heard of the store.
     async fn adopt(&mut self, publisher: Publisher) -> Result<Step, BoxError> {
-        self.halt.is_suspected = false;
         let (floor, groups) = adoption(self.store, self.destination()).await?;
         let adoption = Adoption { floor, groups: &groups, shared: self.relay.options.shared };
         let adopted = self.target.adopt(publisher, adoption).await?;
@@ -204,23 +206,25 @@ impl<'a> ToTarget<'a> {
     async fn set_to(&mut self, publisher: Publisher, adopted: Adopted) -> Result<Step, BoxError> {
         match adopted {
             Adopted::At(position) => Ok(self.go_on(position)),
-            Adopted::Moved(position) => self.moved(position).await,
+            Adopted::Moved(position) => self.moved(publisher, position).await,
             Adopted::Fenced => Ok(Step::Fenced),
             Adopted::OtherStore(other) => Ok(Step::Stopped(self.other_store(publisher.store, other))),
         }
     }
 
-    /// Whether the store ends before what was published, so that what it appends now would pass for published.
-    ///
-    /// The end that is safe to read may be behind for a moment; then there are events that it does not cover yet.
-    async fn went_back(&mut self, published: Position) -> Result<Option<Step>, BoxError> {
+    /// Whether the store is an older copy than the one that was published last, so that what it appends now would pass for
+    /// published.
+    async fn went_back(&mut self, publisher: Publisher, published: Position) -> Result<Option<Step>, BoxError> {
+        let last = self.target.last_event(publisher).await?;
         let newest = self.store.head().await?;
-        let is_beyond = published > newest && is_beyond(self.store, published).await?;
-        if published == Position::START || !(is_beyond || self.halt.is_suspected) {
+        let went_back = match last {
+            Some((position, event_id)) if position == published => !holds(self.store, position, event_id).await?,
+            _ => published > newest && is_beyond(self.store, published).await?,
+        };
+        if !went_back {
             return Ok(None);
         }
         self.store.save_checkpoint(&halt_name(self.destination()), published).await?;
-        self.halt.is_suspected = false;
         Ok(Some(self.store_went_back(published, newest)))
     }
 
@@ -237,8 +241,20 @@ impl<'a> ToTarget<'a> {
     }
 }
 
+/// Whether a store holds this event at this position, as far as it can tell.
+async fn holds(store: &dyn EventStore, position: Position, event_id: EventId) -> Result<bool, ReadError> {
+    match store.read_all(before(position)).try_next().await? {
+        Some(event) => Ok(event.position() == Some(position) && event.metadata().event_id() == event_id),
+        // the end that is safe to read may be behind for a moment
+        None => Ok(!is_beyond(store, position).await?),
+    }
+}
+
 /// Whether a store holds nothing at or after a position.
-async fn is_beyond(store: &dyn EventStore, published: Position) -> Result<bool, ReadError> {
-    let before = Position::new(published.get().saturating_sub(1));
-    Ok(store.count_events(before, Position::new(END), &FeedFilter::all()).await? == 0)
+async fn is_beyond(store: &dyn EventStore, position: Position) -> Result<bool, ReadError> {
+    Ok(store.count_events(before(position), Position::new(END), &FeedFilter::all()).await? == 0)
+}
+
+fn before(position: Position) -> Position {
+    Position::new(position.get().saturating_sub(1))
 }

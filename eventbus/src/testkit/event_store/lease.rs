@@ -47,6 +47,19 @@ async fn is_taken<S: EventStore>(store: &Subject<S>) {
     store.same(acquire(store, &ROLE, &other, HOUR).await, None, "a lease that somebody has");
 }
 
+/// Whoever has a lease can be named as long as it has it.
+pub async fn lease_names_its_owner<S: EventStore>(store: S) {
+    let store = Subject::new("lease_names_its_owner", store);
+    let named = async || store.ok(store.lease_of(&ROLE).await, "asking who has a lease");
+    store.same(named().await, None, "who has a lease that was never taken");
+    let first = acquired(&store, &ONE, HOUR).await;
+    store.same(named().await, Some(first), "who has the lease");
+    let second = seized(&store, &TWO).await;
+    store.same(named().await.as_ref(), Some(&second), "who has seized the lease");
+    release(&store, &second).await;
+    store.same(named().await, None, "who has a lease that was released");
+}
+
 /// While one has a lease, nobody else gets it; its owner gets it again, with a higher epoch.
 pub async fn lease_has_one_owner<S: EventStore>(store: S) {
     let store = Subject::new("lease_has_one_owner", store);

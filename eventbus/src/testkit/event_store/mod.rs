@@ -120,6 +120,7 @@ macro_rules! event_store_conformance {
                 long_filtered_feeds_are_read_whole,
                 as_many_events_are_counted_as_are_read,
                 lease_has_one_owner,
+                lease_names_its_owner,
                 lease_runs_out_and_epochs_grow,
                 renewed_lease_is_kept_and_a_passed_one_is_not,
                 seizing_fences_the_former_owner,

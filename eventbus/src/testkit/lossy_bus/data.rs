@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 use crate::{
-    domain::{name::Name, record::RecordedEvent, stream::Position},
+    domain::{metadata::EventId, name::Name, record::RecordedEvent, stream::Position},
     port::{Adopted, Adoption, MessageId, PublishRange, Publisher, RangeOutcome, SeenFloor, SeenFloors},
 };
 
@@ -80,6 +80,12 @@ impl Data {
     pub(super) fn intact(&self, store: Uuid) -> Option<&Record> {
         let is_there = |id| self.kept.entries.iter().any(|entry| entry.id == id);
         self.kept.records.get(&store).filter(|record| record.witness.is_none_or(is_there))
+    }
+
+    pub(super) fn last_event(&self, store: Uuid) -> Option<(Position, EventId)> {
+        let witness = self.intact(store)?.witness?;
+        let entry = self.kept.entries.iter().find(|entry| entry.id == witness)?;
+        Some((entry.event.position()?, entry.event.metadata().event_id()))
     }
 
     pub(super) fn adopt(&mut self, publisher: Publisher, adoption: Adoption<'_>) -> Adopted {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use self::data::{Data, Kept};
 use super::{Fault, Faults};
 use crate::{
-    domain::{name::Name, record::RecordedEvent, stream::Position},
+    domain::{metadata::EventId, name::Name, record::RecordedEvent, stream::Position},
     memory::InMemoryEventBus,
     port::{
         Adopted, Adoption, BusStats, CheckpointError, Checkpoints, ConsumeError, DeadLetters, EventBus, GroupProgress,
@@ -168,6 +168,10 @@ impl RelayTarget for LossyBus {
 
     async fn adopt(&self, publisher: Publisher, adoption: Adoption<'_>) -> Result<Adopted, PublishError> {
         Ok(self.lock().adopt(publisher, adoption))
+    }
+
+    async fn last_event(&self, publisher: Publisher) -> Result<Option<(Position, EventId)>, PublishError> {
+        Ok(self.lock().last_event(publisher.store))
     }
 
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<SeenFloors, PublishError> {

@@ -50,7 +50,7 @@ async fn reserve_stock(
 #[derive(Debug, Default)]
 struct OrderRows;
 
-#[projection(name = "order-rows")]
+#[projection(name = "order-rows", tables("order_rows", "order_lines"), key = "order_id", version = 2)]
 impl OrderRows {
     async fn created(
         &self,
@@ -78,5 +78,7 @@ impl Elsewhere {
 fn main() {
     let _ = reserve_stock::definition();
     assert_eq!(OrderRows::definition().kind, ProjectionKind::Transactional);
+    let rows = OrderRows::definition();
+    assert_eq!((rows.tables, rows.key, rows.version), (&["order_rows", "order_lines"][..], Some("order_id"), 2));
     assert_eq!(Elsewhere::definition().kind, ProjectionKind::AtLeastOnce);
 }

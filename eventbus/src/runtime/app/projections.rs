@@ -1,0 +1,91 @@
+//! What can be asked of, and done to, the projections of an app.
+
+use super::App;
+use crate::{
+    domain::stream::StreamId,
+    port::ReadError,
+    runtime::{
+        definition::{Projection, ProjectionKind},
+        projection::{Projected, ProjectionError, ProjectionSlot, ProjectionStatus, Rebuild, RebuildError, Rebuilt},
+    },
+};
+
+impl App {
+    /// How each projection of the app is doing, sorted by name.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the store cannot be asked where it ends.
+    pub async fn projections(&self) -> Result<Vec<ProjectionStatus>, ReadError> {
+        let head = self.0.store.head().await?;
+        Ok(self.0.projections.iter().map(|slot| slot.status(head)).collect())
+    }
+
+    /// Rebuilds a projection from zero while the app runs, see [`RebuildProgress`](crate::RebuildProgress) for a bar.
+    ///
+    /// - State in memory: a new instance is folded beside the old one, which is read until it is replaced. Let go of the
+    ///   projection's guards before: the new state waits for them, at most for the builder's `wait_timeout`.
+    /// - Rows in the store's transaction: copies of the projection's `tables(..)` are filled while the live ones serve and
+    ///   go on; when they have caught up, the rows are replaced in one transaction. A rebuild that ended early, in whatever
+    ///   way, left the live rows as they were; calling this again goes on where it was. Methods that changed since then
+    ///   need a new `version = ..` in the attribute, which begins at zero.
+    /// - Rows somewhere else: every event is handled again, through the instance that the app has, also if nobody waits
+    ///   for it any more. Only the process that feeds the projection can do that.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # use eventbus::{App, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate_type = "Account")]
+    /// # struct Opened {}
+    /// # #[derive(Default)] struct Accounts;
+    /// # #[projection(name = "accounts")] impl Accounts { fn opened(&mut self, _event: &Opened) {} }
+    /// # async fn example(app: &App) -> eventbus::Result<()> {
+    /// app.rebuild::<Accounts>().on_progress(|now| println!("{now}")).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`RebuildError`]; what was read before is read still.
+    pub fn rebuild<P: Projection>(&self) -> Rebuild<'_, Rebuilt> {
+        Rebuild::new(move |report| {
+            Box::pin(async move {
+                let (projected, tasks) = (self.projected_of::<P>()?, &self.0.tasks);
+                projected.rebuild_in_app(&tasks.feeding, tasks.stop(), report, self.0.wait_timeout).await
+            })
+        })
+    }
+
+    /// Writes the rows of one aggregate anew, for projections whose attribute has `tables(..)` and `key = ".."`.
+    ///
+    /// In one transaction its rows are deleted from every table, and its events are handled again up to where the
+    /// projection is; nobody sees it without rows. The projection stands still meanwhile.
+    ///
+    /// # Errors
+    /// [`RebuildError`]; its rows then are what they were.
+    pub async fn rebuild_aggregate<P: Projection>(&self, stream: &StreamId) -> Result<Rebuilt, RebuildError> {
+        let tasks = &self.0.tasks;
+        self.projected_of::<P>()?.rebuild_stream(stream, &tasks.feeding, tasks.stop()).await
+    }
+
+    /// Lets a projection that stopped at an event try it again, when what was wrong with it is mended. False: it had not
+    /// stopped.
+    ///
+    /// # Errors
+    /// [`ProjectionError::NotRunning`] if the app has no such projection; [`ProjectionError::InMemory`] for state in
+    /// memory, which is to be rebuilt instead.
+    pub fn resume_projection<P: Projection>(&self) -> Result<bool, ProjectionError> {
+        let projected = self.projection::<P>()?;
+        let definition = P::definition();
+        if definition.kind == ProjectionKind::InMemory {
+            return Err(ProjectionError::InMemory { name: definition.name });
+        }
+        Ok(projected.resume())
+    }
+
+    fn projected_of<P: Projection>(&self) -> Result<&Projected<P>, RebuildError> {
+        let slot: Result<&ProjectionSlot, _> = self.slot::<P>();
+        let projected = slot.and_then(|slot| slot.downcast::<P>().ok_or_else(|| self.not_running::<P>()));
+        projected.map_err(RebuildError::from)
+    }
+}

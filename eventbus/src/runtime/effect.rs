@@ -1,0 +1,63 @@
+//! Handlers in the store's transaction: what they write and that they handled the event commit together.
+//!
+//! Keep: the delivery is noted before the handler runs, in the transaction in which it runs. So whatever ends it early, an
+//! error, a panic, a timeout, a crash, leaves neither rows nor note; and after an unknown outcome the note tells.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::definition::{HandlerCall, HandlerDefinition};
+use crate::{
+    domain::name::Name,
+    port::{Delivery, HandlerError, Transactions},
+};
+
+/// Lets a handler take effect once for each event.
+pub(crate) struct Effect {
+    transactions: Arc<dyn Transactions>,
+    /// What the store knows the handler by.
+    name: Name,
+}
+
+impl Effect {
+    /// `None` for a handler that takes no transaction, or where there are none to take.
+    pub(crate) fn of(
+        handler: &HandlerDefinition,
+        group: &Name,
+        transactions: Option<&Arc<dyn Transactions>>,
+    ) -> Option<Self> {
+        let takes_part = !handler.requirements().transactions().is_empty();
+        let transactions = transactions.filter(|_| takes_part)?;
+        Some(Self { transactions: Arc::clone(transactions), name: group.joined("/", handler.name) })
+    }
+
+    /// Runs the handler in a transaction of its own, unless that was committed before.
+    pub(crate) async fn once(&self, delivery: &Delivery, call: HandlerCall) -> Result<(), HandlerError> {
+        let event_id = delivery.metadata().event_id();
+        let mut transaction = self.transactions.begin().await?;
+        if !transaction.is_first(&self.name, event_id).await? {
+            tracing::debug!(handler = %self.name, %event_id, "delivery took effect before, skipped");
+            return Ok(());
+        }
+        call(delivery, Some(transaction.as_any_mut())).await?;
+        Ok(transaction.commit().await?)
+    }
+}
+
+/// Forgets deliveries that took effect longer ago than `retention`, about once an hour until cancelled.
+pub(crate) async fn forget(transactions: Arc<dyn Transactions>, retention: Duration, cancel: CancellationToken) {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    loop {
+        // apps that were started together do not come together
+        let pause = HOUR.mul_f64(0.75 + fastrand::f64() / 2.0);
+        if cancel.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return;
+        }
+        match cancel.run_until_cancelled(transactions.forget_deliveries(retention)).await {
+            Some(Ok(forgotten)) => tracing::debug!(forgotten, ?retention, "forgot deliveries that took effect"),
+            Some(Err(error)) => tracing::warn!(%error, "cannot forget deliveries that took effect, trying again later"),
+            None => return,
+        }
+    }
+}

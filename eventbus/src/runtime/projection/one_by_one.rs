@@ -1,0 +1,119 @@
+//! Feeding a projection event by event: its state is in memory, or its rows are somewhere else.
+
+use futures_util::TryStreamExt;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    feeding::feed_delivery,
+    runner::{FeedProjection, Step},
+    trial::Trial,
+};
+use crate::{
+    domain::{error::BoxError, record::RecordedEvent, stream::Position},
+    port::{FeedFilter, HandlerError},
+    runtime::{definition::Projection, tenure::Tenure},
+};
+
+/// A checkpoint of a projection that keeps its rows itself is saved at least this often, in events.
+const CHECKPOINT_EVERY: u64 = 256;
+
+/// Feeds a projection event by event.
+pub(super) struct OneByOne<'a, P> {
+    pub(super) task: &'a FeedProjection<P>,
+    /// `None` for state in memory, which is fed in every process, and from zero.
+    pub(super) tenure: Option<&'a Tenure>,
+    /// The checkpoint in the store.
+    pub(super) saved: Position,
+    pub(super) stop: &'a CancellationToken,
+}
+
+impl<P: Projection> OneByOne<'_, P> {
+    /// Handles what the feed holds now.
+    ///
+    /// Keep: only the runner writes the checkpoint, so a rebuild cannot be overtaken by a checkpoint from before it.
+    pub(super) async fn feed_next(&mut self) -> Result<Step, BoxError> {
+        let task = self.task;
+        let (after, generation) = {
+            let progress = task.projected.progress().borrow();
+            (progress.position, progress.generation)
+        };
+        if after < self.saved {
+            self.save().await?;
+        }
+        task.projected.is_saved(generation);
+        let head = task.with.store.head().await?;
+        if head <= after {
+            return Ok(Step::CaughtUp);
+        }
+        let mut records = task.with.store.read_feed(after, &FeedFilter::from(P::definition().events));
+        let mut handled = 0_u64;
+        while let Some(record) = records.try_next().await? {
+            if self.has_passed() {
+                return Ok(Step::Over);
+            }
+            match self.handle(&record, generation).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.save().await?;
+                    return Ok(Step::Handled);
+                }
+                Err(error) => {
+                    self.save().await?;
+                    task.projected.stop_at(&record, &error, generation);
+                    return Ok(Step::Stopped);
+                }
+            }
+            handled += 1;
+            if handled.is_multiple_of(CHECKPOINT_EVERY) {
+                self.save().await?;
+            }
+            if self.stop.is_cancelled() {
+                self.save().await?;
+                return Ok(Step::Handled);
+            }
+        }
+        // the feed ended: nothing will appear any more up to the head asked for before
+        if task.projected.advance(0, head, generation) {
+            self.save().await?;
+        }
+        Ok(Step::Handled)
+    }
+
+    fn has_passed(&self) -> bool {
+        self.tenure.is_some_and(Tenure::has_passed)
+    }
+
+    /// Handles one event; one that keeps its rows itself may try again, since its state is not half changed.
+    async fn handle(&self, record: &RecordedEvent, generation: u64) -> Result<bool, HandlerError> {
+        let definition = P::definition();
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let delivery = feed_delivery(&definition, record.clone(), &self.task.with.state).with_attempt(attempts);
+            let error = match self.task.projected.handle_from_feed(&delivery, generation).await {
+                Ok(is_next) => return Ok(is_next),
+                Err(error) => error,
+            };
+            let trial = Trial { position: record.position().unwrap_or(Position::START), attempts, error };
+            if self.tenure.is_none() || trial.is_final() {
+                return Err(trial.error);
+            }
+            trial.log(definition.name);
+            if self.stop.run_until_cancelled(tokio::time::sleep(trial.delay())).await.is_none() {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Saves the checkpoint, unless somebody else may have the role by now.
+    async fn save(&mut self) -> Result<(), BoxError> {
+        let position = self.task.projected.position();
+        if let Some(tenure) = self.tenure.filter(|tenure| !tenure.has_passed())
+            && position != self.saved
+        {
+            self.task.with.store.save_checkpoint(&tenure.lease().role, position).await?;
+            self.saved = position;
+        }
+        Ok(())
+    }
+}

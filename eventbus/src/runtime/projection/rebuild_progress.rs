@@ -1,0 +1,174 @@
+//! How far a rebuild has come, as values and as a bar.
+
+use std::{fmt, time::Duration};
+
+use tokio::time::Instant;
+
+use super::rebuild::Report;
+use crate::domain::stream::Position;
+
+/// How far a rebuild has come; `Display` shows it as a bar.
+///
+/// ```text
+/// order-rows [########------] 57 % 1,140,000 of 2,000,000 events, 81,000/s, 10 s left
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RebuildProgress {
+    /// The projection.
+    pub name: &'static str,
+    /// Events handled so far, those before an interruption included.
+    pub events: u64,
+    /// How many events there are for it; those that come while it is rebuilt are added when they are handled.
+    pub of: u64,
+    /// Everything up to here is handled.
+    pub position: Position,
+    /// The end of the store when the rebuild began: `position` gets at least there.
+    pub target: Position,
+    /// How long it has taken, the time before an interruption not included.
+    pub took: Duration,
+    /// Events that were handled before an interruption.
+    resumed: u64,
+}
+
+impl RebuildProgress {
+    /// The share that is done, from 0 to 1.
+    #[must_use]
+    pub fn share(&self) -> f64 {
+        if self.of == 0 { 1.0 } else { self.events as f64 / self.of as f64 }
+    }
+
+    /// Events per second.
+    #[must_use]
+    pub fn per_second(&self) -> f64 {
+        let seconds = self.took.as_secs_f64();
+        if seconds > 0.0 { self.events.saturating_sub(self.resumed) as f64 / seconds } else { 0.0 }
+    }
+
+    /// About how long it takes yet; `None` as long as nobody can tell.
+    #[must_use]
+    pub fn left(&self) -> Option<Duration> {
+        let events = self.of.saturating_sub(self.events) as f64;
+        Duration::try_from_secs_f64(events / self.per_second()).ok()
+    }
+}
+
+impl fmt::Display for RebuildProgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const WIDTH: usize = 14;
+        let part_of = |whole: u64| match self.of {
+            0 => whole,
+            of => whole.saturating_mul(self.events) / of,
+        };
+        let filled = "#".repeat(usize::try_from(part_of(WIDTH as u64)).unwrap_or(WIDTH));
+        let bar = format!("{filled:-<WIDTH$}");
+        let (done, of, rate) = (grouped(self.events), grouped(self.of), grouped(self.per_second() as u64));
+        write!(f, "{} [{bar}] {} % {done} of {of} events, {rate}/s", self.name, part_of(100))?;
+        if self.position >= self.target && self.events >= self.of {
+            return write!(f, ", done in {}", in_words(self.took));
+        }
+        self.left().map_or(Ok(()), |left| write!(f, ", {} left", in_words(left)))
+    }
+}
+
+/// A number with commas between thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn in_words(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..=99 => format!("{seconds} s"),
+        seconds @ 100..=5_999 => format!("{} min", seconds / 60),
+        seconds => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+    }
+}
+
+/// Counts what is handled, and tells.
+pub(super) struct Meter<'a> {
+    report: Report<'a>,
+    pub(super) now: RebuildProgress,
+    began: Instant,
+}
+
+impl<'a> Meter<'a> {
+    pub(super) fn new(name: &'static str, target: Position, of: u64, report: Report<'a>) -> Self {
+        let now = RebuildProgress {
+            name,
+            events: 0,
+            of,
+            position: Position::START,
+            target,
+            took: Duration::ZERO,
+            resumed: 0,
+        };
+        Self { report, now, began: Instant::now() }
+    }
+
+    /// Says that so many events were handled before an interruption, up to `position`.
+    pub(super) fn resume(&mut self, events: u64, position: Position) {
+        (self.now.events, self.now.resumed) = (events, events);
+        self.tell(0, position);
+    }
+
+    /// Says that so many events more are handled, and everything up to `position`.
+    pub(super) fn tell(&mut self, events: u64, position: Position) {
+        self.now.events += events;
+        self.now.of = self.now.of.max(self.now.events);
+        self.now.position = self.now.position.max(position);
+        self.now.took = self.began.elapsed();
+        (self.report)(self.now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(events: u64, of: u64, took: u64, resumed: u64) -> RebuildProgress {
+        RebuildProgress {
+            name: "order-rows",
+            events,
+            of,
+            position: Position::new(events),
+            target: Position::new(of),
+            took: Duration::from_secs(took),
+            resumed,
+        }
+    }
+
+    #[test]
+    fn a_bar_says_how_far_how_fast_and_how_long_yet() {
+        let text = |now: RebuildProgress| now.to_string();
+        assert_eq!(
+            text(at(1_140_000, 2_000_000, 14, 0)),
+            "order-rows [#######-------] 57 % 1,140,000 of 2,000,000 events, 81,428/s, 10 s left"
+        );
+        assert_eq!(text(at(0, 2_000, 0, 0)), "order-rows [--------------] 0 % 0 of 2,000 events, 0/s");
+        assert_eq!(
+            text(at(2_000, 2_000, 4, 0)),
+            "order-rows [##############] 100 % 2,000 of 2,000 events, 500/s, done in 4 s"
+        );
+        assert_eq!(text(at(0, 0, 0, 0)), "order-rows [##############] 100 % 0 of 0 events, 0/s, done in 0 s");
+    }
+
+    #[test]
+    fn what_was_done_before_an_interruption_does_not_count_as_speed() {
+        let now = at(1_500, 2_000, 5, 1_000);
+        assert_eq!((now.per_second(), now.left()), (100.0, Some(Duration::from_secs(5))));
+    }
+
+    #[test]
+    fn long_times_are_told_in_minutes_and_hours() {
+        let words = |seconds| in_words(Duration::from_secs(seconds));
+        assert_eq!([words(99), words(100), words(7_500)], ["99 s", "1 min", "2 h 5 min"]);
+    }
+}

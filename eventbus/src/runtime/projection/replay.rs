@@ -1,0 +1,94 @@
+//! Rebuilding state in memory: a new instance is folded beside the old one, then takes its place.
+
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+
+use super::{
+    RebuildError,
+    feeding::{caught, feed_delivery},
+    projected::Projected,
+    rebuild::{Rebuilt, Report},
+    rebuild_progress::Meter,
+};
+use crate::{
+    domain::{record::RecordedEvent, stream::Position},
+    port::{EventStore, FeedFilter, HandlerError, StateMap},
+    runtime::definition::{Projection, ProjectionKind},
+};
+
+impl<P: Projection> Projected<P> {
+    pub(super) async fn replay_in_memory(
+        &self,
+        store: &dyn EventStore,
+        report: Report<'_>,
+        patience: Option<Duration>,
+    ) -> Result<Rebuilt, RebuildError> {
+        let definition = self.definition();
+        let name = definition.name;
+        if definition.kind != ProjectionKind::InMemory {
+            return Err(RebuildError::NotInMemory { name });
+        }
+        let mut fresh = self.make().ok_or(RebuildError::NoFactory { name })?;
+        let target = store.head().await?;
+        let filter = FeedFilter::from(definition.events);
+        let events = store.count_events(Position::START, target, &filter).await?;
+        let meter = Meter::new(name, target, events, report);
+        let mut replay = Replay { store, filter, state: self.context().await, meter };
+        replay.until(&mut fresh, target).await?;
+        let included = replay.meter.now.position;
+        let replaced = self
+            .replace(fresh, included, patience, async |fresh: &mut P, target| {
+                replay.until(fresh, target).await?;
+                Ok::<_, RebuildError>(replay.meter.now.position)
+            })
+            .await?;
+        replay.meter.tell(0, replaced.unwrap_or(included));
+        Ok(Rebuilt::of(&replay.meter.now))
+    }
+}
+
+/// A fold of a store's feed, from where it has come.
+struct Replay<'a> {
+    store: &'a dyn EventStore,
+    filter: FeedFilter,
+    state: StateMap,
+    meter: Meter<'a>,
+}
+
+impl Replay<'_> {
+    /// Folds everything up to `target`: writers that do not pause would keep it from ever coming to the end.
+    async fn until<P: Projection>(&mut self, projection: &mut P, target: Position) -> Result<(), RebuildError> {
+        const REPORT_EVERY: u64 = 256;
+        let mut position = self.meter.now.position;
+        if position >= target {
+            return Ok(());
+        }
+        let mut feed = self.store.read_feed(position, &self.filter);
+        let mut events = 0;
+        while let Some(record) = feed.try_next().await? {
+            position = record.position().unwrap_or(position);
+            let folded = fold(projection, record, &self.state).await;
+            folded.map_err(|error| RebuildError::Failed {
+                name: P::definition().name,
+                position,
+                error: error.to_string(),
+            })?;
+            events += 1;
+            if events == REPORT_EVERY {
+                self.meter.tell(std::mem::take(&mut events), position);
+            }
+            if position >= target {
+                break;
+            }
+        }
+        // where the feed ended, whatever is missing up to the target is no event
+        self.meter.tell(events, position.max(target));
+        Ok(())
+    }
+}
+
+async fn fold<P: Projection>(projection: &mut P, record: RecordedEvent, state: &StateMap) -> Result<(), HandlerError> {
+    let delivery = feed_delivery(&P::definition(), record, state);
+    caught(projection.project_mut(&delivery)).await
+}

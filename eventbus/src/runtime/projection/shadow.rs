@@ -1,0 +1,252 @@
+//! Rebuilding rows that are written in the store's transaction: copies of the tables are filled beside the live ones,
+//! then take their place.
+//!
+//! Keep: the live rows are replaced, and the live checkpoint moves to where the copies are, in one transaction, under a
+//! lease that was seized before the copies caught up. So the live rows serve until then, nothing is missing from the new
+//! ones, and whatever ends the rebuild early leaves the old ones as they were.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    RebuildError,
+    error::ProjectionError,
+    projected::{Projected, State},
+    rebuild::{Rebuilt, Report},
+    rebuild_progress::Meter,
+    runner::{RunWith, role_of},
+    writer::{Writer, Written},
+};
+use crate::{
+    domain::{error::BoxError, name::Name, stream::Position},
+    port::{FeedFilter, RetryPolicy, Shadow, Transactions},
+    runtime::{
+        definition::{Projection, ProjectionDefinition},
+        tenure::{Candidate, Tenure},
+    },
+};
+
+/// The copies catch up with the live rows in at most so many rounds before these have to stand still for the last one.
+const ROUNDS: u32 = 8;
+
+/// A round with at most so many events is short enough for that.
+const SHORT_ROUND: u64 = 256;
+
+/// The copies that rebuilds of so many versions before may have left behind are removed.
+const FORMER_VERSIONS: u32 = 8;
+
+/// How often, and after which delays, a store that cannot be reached is tried again.
+const RETRIES: RetryPolicy =
+    RetryPolicy { max_retries: 5, first_delay: Duration::from_millis(100), max_delay: Duration::from_secs(5) };
+
+/// Rebuilds a projection through copies of its tables.
+pub(super) struct ShadowRebuild<'a, P> {
+    pub(super) projected: &'a Projected<P>,
+    projection: &'a P,
+    pub(super) with: &'a RunWith,
+    pub(super) transactions: Arc<dyn Transactions>,
+    stop: &'a CancellationToken,
+    shadow: Shadow,
+}
+
+impl<'a, P: Projection> ShadowRebuild<'a, P> {
+    pub(super) fn new(
+        projected: &'a Projected<P>,
+        with: &'a RunWith,
+        stop: &'a CancellationToken,
+    ) -> Result<Self, RebuildError> {
+        let definition = P::definition();
+        let name = definition.name;
+        if definition.tables.is_empty() {
+            return Err(RebuildError::NoTables { name });
+        }
+        let (State::Free(projection), Some(transactions)) = (projected.state(), with.store.transactions()) else {
+            return Err(RebuildError::store(name, "the store has no transactions"));
+        };
+        let shadow = shadow_of(&definition, definition.version);
+        Ok(Self { projected, projection, with, transactions, stop, shadow })
+    }
+
+    pub(super) async fn run(self, report: Report<'_>) -> Result<Rebuilt, RebuildError> {
+        let tenure = self.take_turn().await?;
+        let rebuilt = self.fill_and_switch(&tenure, report).await;
+        tenure.give_back().await;
+        rebuilt
+    }
+
+    /// Takes the role of rebuilding this projection.
+    async fn take_turn(&self) -> Result<Tenure, RebuildError> {
+        let candidate = self.candidate(self.shadow.name.clone());
+        match candidate.take(self.stop).await {
+            Ok(Some(tenure)) => Ok(tenure),
+            Ok(None) => {
+                let lease = self.with.store.lease_of(&self.shadow.name).await.ok().flatten();
+                Err(RebuildError::Elsewhere { name: P::definition().name, owner: lease.map(|lease| lease.owner) })
+            }
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    fn candidate(&self, role: Name) -> Candidate {
+        // another owner than the one that feeds the projection, which must not get the role meanwhile
+        let owner = self.with.owner.joined("/", &format!("rebuild-{:08x}", fastrand::u32(..)));
+        Candidate { store: Arc::clone(&self.with.store), role, owner, ttl: self.with.lease_ttl }
+    }
+
+    async fn fill_and_switch(&self, tenure: &Tenure, report: Report<'_>) -> Result<Rebuilt, RebuildError> {
+        let mut meter = self.begin(report).await?;
+        for _ in 0..ROUNDS {
+            let before = meter.now.events;
+            let head = self.with.store.head().await?;
+            self.fill(tenure, head, &mut meter).await?;
+            if meter.now.events - before <= SHORT_ROUND {
+                break;
+            }
+        }
+        let live = self.seize().await?;
+        let switched = self.switch(tenure, &live, &mut meter).await;
+        live.give_back().await;
+        let position = switched?;
+        self.projected.free_before(position);
+        if let Err(error) = self.transactions.drop_shadow(&self.shadow).await {
+            tracing::warn!(shadow = %self.shadow.name, %error, "copies of tables are left behind, the next rebuild removes them");
+        }
+        meter.tell(0, position);
+        Ok(Rebuilt::of(&meter.now))
+    }
+
+    /// Makes the copies, or finds those of an interrupted rebuild, and counts what is to be done.
+    async fn begin<'r>(&self, report: Report<'r>) -> Result<Meter<'r>, RebuildError> {
+        let definition = P::definition();
+        for version in definition.version.saturating_sub(FORMER_VERSIONS).max(1)..definition.version {
+            let former = shadow_of(&definition, version);
+            self.transactions.drop_shadow(&former).await.map_err(|error| self.failed(error))?;
+        }
+        let position = self.transactions.make_shadow(&self.shadow).await.map_err(|error| self.failed(error))?;
+        let store = &self.with.store;
+        let (target, filter) = (store.head().await?, FeedFilter::from(definition.events));
+        let events = store.count_events(Position::START, target, &filter).await?;
+        let mut meter = Meter::new(definition.name, target, events, report);
+        if position > Position::START {
+            tracing::warn!(
+                projection = definition.name, %position, version = definition.version,
+                "goes on with an interrupted rebuild; methods that changed since then need a new `version`"
+            );
+            let done = store.count_events(Position::START, position, &filter).await?;
+            meter.resume(done, position);
+        } else {
+            meter.tell(0, position);
+        }
+        Ok(meter)
+    }
+
+    /// Fills the copies with everything up to `target`, over outages of the store, and returns how far they got.
+    async fn fill(&self, tenure: &Tenure, target: Position, meter: &mut Meter<'_>) -> Result<Position, RebuildError> {
+        let mut failures = 0;
+        loop {
+            let before = meter.now.position;
+            let error = match self.try_to_fill(tenure, target, meter).await {
+                Ok((position, Written::All)) => return Ok(position),
+                Ok((position, Written::Ended)) => {
+                    return Err(if self.stop.is_cancelled() { self.shut_down(position) } else { self.lost() });
+                }
+                Ok((_, Written::Lost)) => return Err(self.lost()),
+                Ok((_, Written::Stopped(record, error))) => {
+                    let position = record.position().unwrap_or(Position::START);
+                    let name = P::definition().name;
+                    return Err(RebuildError::Failed { name, position, error: error.to_string() });
+                }
+                Err(error) => error,
+            };
+            failures = if meter.now.position > before { 1 } else { failures + 1 };
+            if failures > RETRIES.max_retries {
+                return Err(self.failed(error));
+            }
+            tracing::warn!(projection = P::definition().name, %error, "rebuild cannot go on, trying again");
+            let pause = tokio::time::sleep(RETRIES.jittered(failures));
+            // what was cancelled ends with the next try
+            tenure.over().run_until_cancelled(pause).await;
+        }
+    }
+
+    async fn try_to_fill(
+        &self,
+        tenure: &Tenure,
+        target: Position,
+        meter: &mut Meter<'_>,
+    ) -> Result<(Position, Written), BoxError> {
+        let saved = self.transactions.make_shadow(&self.shadow).await?;
+        let (transactions, state) = (&*self.transactions, &self.with.state);
+        let mut writer = Writer::new(self.projection, transactions, Some(&self.shadow), tenure, state, saved);
+        if saved >= target {
+            return Ok((saved, Written::All));
+        }
+        let mut report = |events, position| meter.tell(events, position);
+        let written = writer.write_up_to(target, &*self.with.store, &mut report).await?;
+        let kept = writer.save(true).await?;
+        Ok((writer.position(), if kept { written } else { Written::Lost }))
+    }
+
+    /// Makes the live rows stand still: whoever wrote them cannot any more.
+    pub(super) async fn seize(&self) -> Result<Tenure, RebuildError> {
+        let candidate = self.candidate(role_of(P::definition().name));
+        candidate.seize(self.stop).await.map_err(|error| self.failed(error))
+    }
+
+    /// Catches up with the live rows, then replaces them.
+    async fn switch(&self, tenure: &Tenure, live: &Tenure, meter: &mut Meter<'_>) -> Result<Position, RebuildError> {
+        let mut failures = 0;
+        loop {
+            let checkpoint = self.live_checkpoint(live).await?;
+            let position = self.fill(tenure, checkpoint, meter).await?;
+            match self.try_to_switch(live, checkpoint, position).await {
+                Ok(true) => return Ok(position),
+                Ok(false) => return Err(self.lost()),
+                // the outcome may be unknown: replacing the rows once more changes nothing
+                Err(error) if failures < RETRIES.max_retries => {
+                    failures += 1;
+                    tracing::warn!(projection = P::definition().name, %error, "rows could not be replaced, trying again");
+                    live.over().run_until_cancelled(tokio::time::sleep(RETRIES.jittered(failures))).await;
+                }
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+    }
+
+    async fn try_to_switch(&self, live: &Tenure, from: Position, to: Position) -> Result<bool, BoxError> {
+        let mut transaction = self.transactions.begin().await?;
+        transaction.replace_rows(&self.shadow).await?;
+        if !transaction.advance(live.lease(), from, to).await? {
+            return Ok(false);
+        }
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// The checkpoint of the live rows, which stand still.
+    pub(super) async fn live_checkpoint(&self, live: &Tenure) -> Result<Position, RebuildError> {
+        let loaded = self.with.store.load_checkpoint(&live.lease().role).await.map_err(|error| self.failed(error))?;
+        Ok(loaded.unwrap_or(Position::START))
+    }
+
+    pub(super) fn failed(&self, error: impl Into<BoxError>) -> RebuildError {
+        RebuildError::store(P::definition().name, error)
+    }
+
+    pub(super) fn lost(&self) -> RebuildError {
+        RebuildError::Lost { name: P::definition().name }
+    }
+
+    fn shut_down(&self, position: Position) -> RebuildError {
+        RebuildError::NotRunning(ProjectionError::ShutDown { name: P::definition().name, position })
+    }
+}
+
+fn shadow_of(definition: &ProjectionDefinition, version: u32) -> Shadow {
+    let role = Name::prefixed("rebuild:", &Name::from_static(definition.name));
+    Shadow {
+        name: if version == 1 { role } else { role.joined(":v", &version.to_string()) },
+        tables: definition.tables.iter().map(|&table| table.to_owned()).collect(),
+    }
+}

@@ -1,0 +1,79 @@
+//! Waiting: for the role of feeding a projection, and for an event that stopped it to be mended.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::runner::FeedProjection;
+use crate::runtime::{definition::Projection, feed::FeedWatch, tenure::Tenure};
+
+/// A process that stands by looks at the checkpoint no more often than this, however fast events come.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How soon, and at the latest how late, it asks for the role again.
+const FIRST_ASK: Duration = Duration::from_millis(20);
+const LAST_ASK: Duration = Duration::from_secs(1);
+
+impl<P: Projection> FeedProjection<P> {
+    /// Waits for the role, and follows whoever has it meanwhile. `None`: cancelled.
+    pub(super) async fn stand_by(&self, feed: &mut FeedWatch, cancel: &CancellationToken) -> Option<Tenure> {
+        let candidate = self.candidate();
+        let (mut ask_at, mut pause) = (Instant::now(), FIRST_ASK);
+        loop {
+            if cancel.is_cancelled() {
+                return None;
+            }
+            if ask_at <= Instant::now() {
+                match candidate.take(cancel).await {
+                    Ok(Some(tenure)) => return Some(tenure),
+                    Ok(None) => {}
+                    Err(error) => {
+                        self.report(&error.into(), feed.is_failing());
+                        feed.failed(cancel).await;
+                        continue;
+                    }
+                }
+                ask_at = Instant::now() + pause;
+                pause = (pause * 2).min(LAST_ASK).min(self.with.lease_ttl / 3);
+            }
+            match self.checkpoint().await {
+                Ok(position) => {
+                    self.projected.set_trouble(None);
+                    if self.projected.follow(position) {
+                        feed.made_progress();
+                    }
+                    tokio::time::sleep(LOOK).await;
+                    feed.idle(cancel).await;
+                }
+                Err(error) => {
+                    self.report(&error, feed.is_failing());
+                    feed.failed(cancel).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until a rebuild, or somebody by hand, has set the projection going again. False: cancelled meanwhile.
+    pub(super) async fn wait_for_restart(&self, cancel: &CancellationToken) -> bool {
+        let mut progress = self.projected.progress().subscribe();
+        let restarted = progress.wait_for(|progress| progress.stopped.is_none());
+        cancel.run_until_cancelled(restarted).await.is_some_and(|restarted| restarted.is_ok())
+    }
+
+    /// The same; or until another process has got past the event.
+    pub(super) async fn wait_until_freed(&self, cancel: &CancellationToken) -> bool {
+        let looking = async {
+            loop {
+                tokio::time::sleep(LAST_ASK).await;
+                if let Ok(position) = self.checkpoint().await {
+                    self.projected.free_before(position);
+                }
+            }
+        };
+        tokio::select! {
+            freed = self.wait_for_restart(cancel) => freed,
+            () = looking => false,
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! How a projection is doing.
+
+use super::{ProjectionError, progress::Progress};
+use crate::{
+    domain::stream::Position,
+    runtime::definition::{ProjectionDefinition, ProjectionKind},
+};
+
+/// How a projection of an app is doing.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ProjectionStatus {
+    /// Its durable name.
+    pub name: &'static str,
+    /// How it keeps its rows.
+    pub kind: ProjectionKind,
+    /// Everything up to here is included.
+    pub position: Position,
+    /// How many positions it is behind the end of the store: at most so many events are not included yet.
+    pub lag: u64,
+    /// Who feeds it.
+    pub owner: ProjectionOwner,
+    /// Why it does not go on, if it stopped: [`ProjectionError::Stopped`] with the position and the error, or that the app
+    /// was shut down.
+    pub stopped: Option<ProjectionError>,
+    /// Why the feed, the checkpoint or the transaction is not available at the moment, if so.
+    pub trouble: Option<String>,
+}
+
+/// Who feeds a projection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProjectionOwner {
+    /// This process. State in memory is fed in every process.
+    Here,
+    /// Another process, or nobody until one takes over; this one follows the checkpoint and stands by.
+    Elsewhere,
+}
+
+impl ProjectionStatus {
+    pub(super) fn new(definition: &ProjectionDefinition, progress: &Progress, head: Position) -> Self {
+        Self {
+            name: definition.name,
+            kind: definition.kind,
+            position: progress.position,
+            lag: head.get().saturating_sub(progress.position.get()),
+            owner: if progress.is_owner || definition.kind == ProjectionKind::InMemory {
+                ProjectionOwner::Here
+            } else {
+                ProjectionOwner::Elsewhere
+            },
+            stopped: progress.why_not_on(definition.name),
+            trouble: progress.trouble.clone(),
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Handling events in the store's transaction: rows and checkpoint commit together.
+//!
+//! Keep: the transaction that holds the rows also moves the checkpoint, under the lease and from where this owner knows it
+//! to be. So nothing is handled twice in effect, and an owner that was paused, or whose commit had an unknown outcome,
+//! is refused before it writes anything.
+
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use tokio::time::Instant;
+
+use super::{
+    feeding::{caught, feed_delivery},
+    trial::Trial,
+};
+use crate::{
+    domain::{error::BoxError, record::RecordedEvent, stream::Position},
+    port::{
+        EventStore, FeedFilter, HandlerError, ReadError, RecordStream, Shadow, StateMap, Transaction, Transactions,
+    },
+    runtime::{definition::Projection, tenure::Tenure},
+};
+
+/// A transaction holds at most so many events, or so many bytes of them, and ends after about this time.
+const MAX_EVENTS: usize = 256;
+const MAX_BYTES: usize = 1024 * 1024;
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// A checkpoint that no rows go with is saved only now and then.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+
+/// What came of writing.
+pub(super) enum Written {
+    /// Everything is written.
+    All,
+    /// The work was to end; what is written is committed.
+    Ended,
+    /// Somebody else has the role, or moved the checkpoint.
+    Lost,
+    /// An event could not be handled; what was before it is committed.
+    Stopped(RecordedEvent, HandlerError),
+}
+
+/// Writes rows of a projection, live or to copies of its tables.
+pub(super) struct Writer<'a, P> {
+    pub(super) projection: &'a P,
+    pub(super) transactions: &'a dyn Transactions,
+    /// `None`: the live tables.
+    pub(super) shadow: Option<&'a Shadow>,
+    pub(super) tenure: &'a Tenure,
+    pub(super) state: &'a StateMap,
+    /// Everything up to here is in the rows.
+    position: Position,
+    /// The checkpoint in the store; behind the position where the last events are of other types.
+    saved: Position,
+    saved_at: Instant,
+}
+
+/// Events that follow each other in a feed, and the position up to which they are everything.
+struct Batch {
+    events: Vec<RecordedEvent>,
+    through: Position,
+    is_last: bool,
+}
+
+/// What came of one transaction.
+enum Attempted {
+    /// So many events are committed.
+    Committed(usize),
+    /// Nothing is, for this event could not be handled.
+    Failed(usize, HandlerError),
+    Lost,
+}
+
+impl<'a, P: Projection> Writer<'a, P> {
+    /// Begins where the checkpoint is.
+    pub(super) fn new(
+        projection: &'a P,
+        transactions: &'a dyn Transactions,
+        shadow: Option<&'a Shadow>,
+        tenure: &'a Tenure,
+        state: &'a StateMap,
+        saved: Position,
+    ) -> Self {
+        let saved_at = Instant::now();
+        Self { projection, transactions, shadow, tenure, state, position: saved, saved, saved_at }
+    }
+
+    /// Everything up to here is in the rows.
+    pub(super) const fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Writes everything up to `target`, which was the head of the store; `report` is told what is committed.
+    pub(super) async fn write_up_to(
+        &mut self,
+        target: Position,
+        store: &dyn EventStore,
+        report: &mut (dyn FnMut(u64, Position) + Send),
+    ) -> Result<Written, BoxError> {
+        let mut feed = store.read_feed(self.position, &FeedFilter::from(P::definition().events));
+        let mut batch = next_batch(&mut feed, target).await?;
+        loop {
+            let is_last = batch.is_last;
+            let ahead = async { if is_last { Ok(None) } else { next_batch(&mut feed, target).await.map(Some) } };
+            let (written, next) = tokio::join!(self.write(&batch, report), ahead);
+            match (written?, next?) {
+                (Written::All, Some(next)) => batch = next,
+                (written, _) => return Ok(written),
+            }
+        }
+    }
+
+    /// Writes a batch in as few transactions as it takes.
+    ///
+    /// An event that fails is tried again alone, after those before it are committed.
+    async fn write(
+        &mut self,
+        batch: &Batch,
+        report: &mut (dyn FnMut(u64, Position) + Send),
+    ) -> Result<Written, BoxError> {
+        let mut rest = &*batch.events;
+        let mut trial: Option<Trial> = None;
+        while let Some(first) = rest.first() {
+            if self.tenure.over().is_cancelled() {
+                return Ok(Written::Ended);
+            }
+            let alone = trial.take_if(|trial| Some(trial.position) == first.position());
+            let (count, attempts) = match (alone, &trial) {
+                (Some(trial), _) if trial.is_final() => return Ok(Written::Stopped(first.clone(), trial.error)),
+                (Some(trial), _) => {
+                    trial.log(P::definition().name);
+                    let pause = tokio::time::sleep(trial.delay());
+                    if self.tenure.over().run_until_cancelled(pause).await.is_none() {
+                        return Ok(Written::Ended);
+                    }
+                    (1, trial.attempts)
+                }
+                (None, Some(trial)) => (rest.partition_point(|event| event.position() < Some(trial.position)), 0),
+                (None, None) => (rest.len(), 0),
+            };
+            let through = if count == rest.len() { batch.through } else { position_of(&rest[count - 1]) };
+            match self.attempt(&rest[..count], through, attempts + 1).await? {
+                Attempted::Committed(handled) => {
+                    rest = &rest[handled..];
+                    report(handled as u64, self.position);
+                }
+                Attempted::Failed(index, error) => {
+                    let attempts = if index == 0 { attempts + 1 } else { 1 };
+                    trial = Some(Trial { position: position_of(&rest[index]), attempts, error });
+                }
+                Attempted::Lost => return Ok(Written::Lost),
+            }
+        }
+        if self.position < batch.through {
+            self.position = batch.through;
+            report(0, self.position);
+        }
+        Ok(Written::All)
+    }
+
+    /// Handles events in one transaction, which ends early if it takes long.
+    async fn attempt(
+        &mut self,
+        events: &[RecordedEvent],
+        through: Position,
+        attempt: u32,
+    ) -> Result<Attempted, BoxError> {
+        let definition = P::definition();
+        let mut transaction = self.begin().await?;
+        let began = Instant::now();
+        let mut handled = 0;
+        for record in events {
+            let delivery = feed_delivery(&definition, record.clone(), self.state).with_attempt(attempt);
+            let projected = self.projection.project(&delivery, Some(transaction.as_any_mut()));
+            if let Err(error) = caught(projected).await {
+                drop(transaction);
+                return self.blame(handled, error).await;
+            }
+            handled += 1;
+            if began.elapsed() >= LONGEST || self.tenure.over().is_cancelled() {
+                break;
+            }
+        }
+        let to = if handled == events.len() { through } else { position_of(&events[handled - 1]) };
+        Ok(if self.commit(transaction, to).await? { Attempted::Committed(handled) } else { Attempted::Lost })
+    }
+
+    /// A method that failed because the store is away, or the role has passed, says nothing about the event.
+    async fn blame(&self, index: usize, error: HandlerError) -> Result<Attempted, BoxError> {
+        let mut transaction = self.begin().await?;
+        let is_owner = transaction.advance(self.tenure.lease(), self.saved, self.saved).await?;
+        Ok(if is_owner { Attempted::Failed(index, error) } else { Attempted::Lost })
+    }
+
+    /// Saves the position if that is due, or at the `end`. False: the role is lost.
+    pub(super) async fn save(&mut self, is_end: bool) -> Result<bool, BoxError> {
+        let is_due = is_end || self.saved_at.elapsed() >= SAVE_EVERY;
+        if self.saved == self.position || !is_due {
+            return Ok(true);
+        }
+        let transaction = self.begin().await?;
+        self.commit(transaction, self.position).await
+    }
+
+    async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
+        match self.shadow {
+            Some(shadow) => self.transactions.begin_in(shadow).await,
+            None => self.transactions.begin().await,
+        }
+    }
+
+    /// Moves the checkpoint and commits. False: the role is lost, and nothing is written.
+    async fn commit(&mut self, mut transaction: Box<dyn Transaction>, to: Position) -> Result<bool, BoxError> {
+        if !transaction.advance(self.tenure.lease(), self.saved, to).await? {
+            return Ok(false);
+        }
+        transaction.commit().await?;
+        (self.position, self.saved, self.saved_at) = (to, to, Instant::now());
+        Ok(true)
+    }
+}
+
+/// The next events of a feed, up to `target`.
+async fn next_batch(feed: &mut RecordStream<'_>, target: Position) -> Result<Batch, ReadError> {
+    let (mut events, mut bytes) = (Vec::new(), 0);
+    let mut through = Position::START;
+    while let Some(record) = feed.try_next().await? {
+        bytes += record.payload().len();
+        through = position_of(&record);
+        events.push(record);
+        if through >= target {
+            return Ok(Batch { events, through, is_last: true });
+        }
+        if events.len() == MAX_EVENTS || bytes >= MAX_BYTES {
+            return Ok(Batch { events, through, is_last: false });
+        }
+    }
+    // the feed ended: nothing will appear any more up to the target, which was the head
+    Ok(Batch { events, through: through.max(target), is_last: true })
+}
+
+/// Events of a feed have a position.
+fn position_of(record: &RecordedEvent) -> Position {
+    record.position().unwrap_or(Position::START)
+}

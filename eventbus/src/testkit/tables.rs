@@ -1,0 +1,343 @@
+//! A store in memory whose transactions hold tables: for tests of handlers and projections that write rows.
+
+use std::{
+    any::Any,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard, OwnedRwLockReadGuard, RwLock},
+    time::Instant,
+};
+use uuid::Uuid;
+
+use super::{Fault, Faults};
+use crate::{
+    domain::{
+        error::BoxError,
+        metadata::EventId,
+        name::Name,
+        record::{NewEvent, RecordedEvent},
+        stream::{ExpectedVersion, Position, StreamId, Version},
+    },
+    memory::InMemoryEventStore,
+    port::{
+        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, FeedFilter,
+        Floor, Floors, FromTransaction, Lease, LeaseError, Leases, ReadError, ReadFeed, ReadStream, RecordStream,
+        Shadow, Transaction, Transactions, TypeKey,
+    },
+};
+
+/// A row: its columns by name.
+pub type Row = BTreeMap<String, String>;
+
+/// Tables of rows, each row under its key; what a handler or projection takes as `&mut Tables`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tables(BTreeMap<String, BTreeMap<String, Row>>);
+
+impl Tables {
+    /// The row of this key, made empty if there is none.
+    pub fn row(&mut self, table: &str, key: impl Into<String>) -> &mut Row {
+        self.0.entry(table.to_owned()).or_default().entry(key.into()).or_default()
+    }
+
+    /// Removes a row.
+    pub fn remove(&mut self, table: &str, key: &str) {
+        self.0.get_mut(table).map(|rows| rows.remove(key));
+    }
+
+    /// All rows of a table with their keys, ordered by them.
+    #[must_use]
+    pub fn rows(&self, table: &str) -> Vec<(String, Row)> {
+        self.0.get(table).into_iter().flatten().map(|(key, row)| (key.clone(), row.clone())).collect()
+    }
+
+    fn copy(&mut self, table: &str, from: &Self) {
+        self.0.insert(table.to_owned(), from.0.get(table).cloned().unwrap_or_default());
+    }
+}
+
+impl FromTransaction<TableStore> for Tables {
+    type Transaction = TableTransaction;
+
+    fn from_transaction(transaction: &mut TableTransaction) -> &mut Self {
+        &mut transaction.tables
+    }
+}
+
+/// A store in memory with transactions over [`Tables`], which fail on demand. Clones share one store.
+#[derive(Debug, Clone, Default)]
+pub struct TableStore {
+    store: InMemoryEventStore,
+    data: Arc<Mutex<Data>>,
+    /// Shared by transactions that have looked at a lease: it does not change hands before they end.
+    hands: Arc<RwLock<()>>,
+    /// What goes wrong with the next transactions that begin.
+    pub begins: Faults,
+    /// What goes wrong with the next commits.
+    pub commits: Faults,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Data {
+    tables: Tables,
+    shadows: BTreeMap<Name, Tables>,
+    deliveries: BTreeMap<(Name, EventId), Instant>,
+}
+
+impl TableStore {
+    /// Makes an empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The tables as they are committed.
+    pub async fn tables(&self) -> Tables {
+        self.data.lock().await.tables.clone()
+    }
+
+    /// The copies of tables that a rebuild fills at the moment, by the name of the shadow.
+    pub async fn shadows(&self) -> BTreeSet<Name> {
+        self.data.lock().await.shadows.keys().cloned().collect()
+    }
+
+    async fn begin_on(&self, shadow: Option<&Shadow>) -> Result<Box<dyn Transaction>, BoxError> {
+        if self.begins.take().is_some() {
+            return Err("fault made by the test".into());
+        }
+        let committed = Arc::clone(&self.data).lock_owned().await;
+        let mut tables = committed.tables.clone();
+        if let Some(shadow) = shadow {
+            let copies = committed.shadows.get(&shadow.name).ok_or("there is no such shadow")?;
+            shadow.tables.iter().for_each(|table| tables.copy(table, copies));
+        }
+        Ok(Box::new(TableTransaction {
+            store: self.clone(),
+            shadow: shadow.cloned(),
+            tables,
+            deliveries: committed.deliveries.clone(),
+            committed,
+            checkpoints: BTreeMap::new(),
+            hands: None,
+        }))
+    }
+}
+
+#[async_trait]
+impl Transactions for TableStore {
+    fn transaction_type(&self) -> TypeKey {
+        TypeKey::of::<TableTransaction>()
+    }
+
+    async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
+        self.begin_on(None).await
+    }
+
+    async fn make_shadow(&self, shadow: &Shadow) -> Result<Position, BoxError> {
+        let mut data = self.data.lock().await;
+        if !data.shadows.contains_key(&shadow.name) {
+            data.shadows.insert(shadow.name.clone(), Tables::default());
+            self.store.save_checkpoint(&shadow.name, Position::START).await?;
+        }
+        Ok(self.store.load_checkpoint(&shadow.name).await?.unwrap_or(Position::START))
+    }
+
+    async fn begin_in(&self, shadow: &Shadow) -> Result<Box<dyn Transaction>, BoxError> {
+        self.begin_on(Some(shadow)).await
+    }
+
+    async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError> {
+        let mut data = self.data.lock().await;
+        data.shadows.remove(&shadow.name);
+        Ok(self.store.save_checkpoint(&shadow.name, Position::START).await?)
+    }
+
+    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
+        let mut data = self.data.lock().await;
+        let before = data.deliveries.len();
+        data.deliveries.retain(|_, noted| noted.elapsed() < older_than);
+        Ok((before - data.deliveries.len()) as u64)
+    }
+}
+
+/// A transaction of a [`TableStore`]; the next one begins when it ends.
+#[derive(Debug)]
+pub struct TableTransaction {
+    store: TableStore,
+    shadow: Option<Shadow>,
+    tables: Tables,
+    deliveries: BTreeMap<(Name, EventId), Instant>,
+    committed: OwnedMutexGuard<Data>,
+    checkpoints: BTreeMap<Name, Position>,
+    hands: Option<OwnedRwLockReadGuard<()>>,
+}
+
+#[async_trait]
+impl Transaction for TableTransaction {
+    fn as_any_mut(&mut self) -> &mut (dyn Any + Send) {
+        self
+    }
+
+    async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError> {
+        if self.hands.is_none() {
+            self.hands = Some(Arc::clone(&self.store.hands).read_owned().await);
+        }
+        let holder = self.store.store.lease_of(&lease.role).await?;
+        if holder.as_ref() != Some(lease) {
+            return Ok(false);
+        }
+        let saved = match self.checkpoints.get(&lease.role) {
+            Some(&position) => Some(position),
+            None => self.store.load_checkpoint(&lease.role).await?,
+        };
+        if saved.unwrap_or(Position::START) != from {
+            return Ok(false);
+        }
+        self.checkpoints.insert(lease.role.clone(), to);
+        Ok(true)
+    }
+
+    async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
+        Ok(self.deliveries.insert((handler.clone(), event), Instant::now()).is_none())
+    }
+
+    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+        let copies = self.committed.shadows.get(&shadow.name).ok_or("there is no such shadow")?;
+        shadow.tables.iter().for_each(|table| self.tables.copy(table, copies));
+        Ok(())
+    }
+
+    async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
+        // a table without rows need not be there
+        if let Some(rows) = self.tables.0.get_mut(table) {
+            rows.retain(|_, row| row.get(column).is_none_or(|is| is != value));
+        }
+        Ok(())
+    }
+
+    async fn commit(mut self: Box<Self>) -> Result<(), BoxError> {
+        let fault = self.store.commits.take();
+        if fault == Some(Fault::Unavailable) {
+            return Err("fault made by the test".into());
+        }
+        if let Some(shadow) = &self.shadow {
+            let (live, mut copies) = (self.committed.tables.clone(), Tables::default());
+            shadow.tables.iter().for_each(|table| copies.copy(table, &self.tables));
+            shadow.tables.iter().for_each(|table| self.tables.copy(table, &live));
+            self.committed.shadows.insert(shadow.name.clone(), copies);
+        }
+        self.committed.tables = std::mem::take(&mut self.tables);
+        self.committed.deliveries = std::mem::take(&mut self.deliveries);
+        for (name, position) in &self.checkpoints {
+            self.store.save_checkpoint(name, *position).await?;
+        }
+        fault.map_or(Ok(()), |_| Err("fault made by the test: the outcome is unknown".into()))
+    }
+}
+
+#[async_trait]
+impl AppendEvents for TableStore {
+    async fn append(
+        &self,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        self.store.append(stream, expected, events).await
+    }
+}
+
+#[async_trait]
+impl ReadStream for TableStore {
+    fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
+        self.store.read_stream(stream, from, direction)
+    }
+
+    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
+        self.store.stream_version(stream).await
+    }
+}
+
+#[async_trait]
+impl ReadFeed for TableStore {
+    fn read_feed(&self, after: Position, filter: &FeedFilter) -> RecordStream<'_> {
+        self.store.read_feed(after, filter)
+    }
+
+    async fn head(&self) -> Result<Position, ReadError> {
+        self.store.head().await
+    }
+
+    async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
+        self.store.count_events(after, through, filter).await
+    }
+
+    async fn store_id(&self) -> Result<Uuid, ReadError> {
+        self.store.store_id().await
+    }
+
+    fn appended(&self) -> &AppendSignal {
+        self.store.appended()
+    }
+}
+
+#[async_trait]
+impl Checkpoints for TableStore {
+    async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
+        self.store.load_checkpoint(name).await
+    }
+
+    async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
+        self.store.save_checkpoint(name, position).await
+    }
+}
+
+#[async_trait]
+impl Leases for TableStore {
+    async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
+        let _changing = self.hands.write().await;
+        self.store.acquire_lease(role, owner, ttl).await
+    }
+
+    async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
+        let _changing = self.hands.write().await;
+        self.store.seize_lease(role, owner, ttl).await
+    }
+
+    async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
+        self.store.renew_lease(lease, ttl).await
+    }
+
+    async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
+        self.store.release_lease(lease).await
+    }
+
+    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
+        self.store.lease_of(role).await
+    }
+}
+
+#[async_trait]
+impl Floors for TableStore {
+    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
+        self.store.floors(destination).await
+    }
+
+    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
+        self.store.save_floors(destination, floors).await
+    }
+
+    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
+        self.store.forget_floor(destination, group).await
+    }
+}
+
+impl EventStore for TableStore {
+    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
+        Some(Arc::new(self.clone()))
+    }
+}

@@ -1,0 +1,318 @@
+//! Projections that keep their rows in the store's transaction: live, failing, fenced, standing by.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use eventbus::{
+    ExpectedVersion, Name, NewEvent, Position, ProjectionError, ProjectionOwner, StreamId,
+    port::{AppendEvents, Checkpoints, Leases, ReadFeed},
+    prelude::*,
+    testkit::{Fault, TableStore, Tables},
+};
+use tokio::sync::Semaphore;
+
+use crate::{
+    orders::{OrderCreated, OrderShipped, created},
+    wait::until,
+};
+
+pub const ROLE: Name = Name::from_static("projection:order-rows");
+
+/// How the methods behave; shared by all instances of a test.
+#[derive(Clone)]
+pub struct Mood {
+    /// How often `bad` is refused yet.
+    pub refusals: Arc<AtomicU32>,
+    /// How often `bad` was tried.
+    pub tries: Arc<AtomicU32>,
+    /// What `slow` waits for.
+    pub gate: Arc<Semaphore>,
+    pub waiting: Arc<AtomicU32>,
+}
+
+impl Default for Mood {
+    fn default() -> Self {
+        Self {
+            refusals: Arc::default(),
+            tries: Arc::default(),
+            gate: Arc::new(Semaphore::new(0)),
+            waiting: Arc::default(),
+        }
+    }
+}
+
+impl Mood {
+    pub fn refusing(times: u32) -> Self {
+        let mood = Self::default();
+        mood.refusals.store(times, Ordering::SeqCst);
+        mood
+    }
+
+    pub async fn until_waiting(&self) {
+        until("the method waits", async || self.waiting.load(Ordering::SeqCst) > 0).await;
+    }
+}
+
+/// A row per order; not idempotent on purpose.
+#[derive(Default)]
+pub struct OrderRows;
+
+#[projection(name = "order-rows", tables("order_rows"), key = "order_id")]
+impl OrderRows {
+    async fn created(
+        &self,
+        event: &OrderCreated,
+        meta: &Metadata,
+        tables: &mut Tables,
+        State(mood): State<Mood>,
+    ) -> Result<(), HandlerError> {
+        let id = meta.aggregate_id().to_string();
+        let row = tables.row("order_rows", &id);
+        row.insert("order_id".into(), id);
+        row.insert("customer".into(), event.customer_id.clone());
+        add(row, "events");
+        match event.customer_id.as_str() {
+            "bad" => {
+                mood.tries.fetch_add(1, Ordering::SeqCst);
+                let refuse = |left: u32| left.checked_sub(1);
+                if mood.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, refuse).is_ok() {
+                    return Err("no such customer".into());
+                }
+            }
+            "slow" => {
+                mood.waiting.fetch_add(1, Ordering::SeqCst);
+                mood.gate.acquire().await?.forget();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn shipped(&self, _event: &OrderShipped, meta: &Metadata, tables: &mut Tables) {
+        add(tables.row("order_rows", meta.aggregate_id().as_str()), "events");
+    }
+}
+
+fn add(row: &mut eventbus::testkit::Row, column: &str) {
+    let before: u64 = row.get(column).map_or(0, |number| number.parse().unwrap());
+    row.insert(column.into(), (before + 1).to_string());
+}
+
+pub async fn save(store: &TableStore, customer: &str, shipments: usize) -> Position {
+    let stream = StreamId::new(Name::from_static("Order"), AggregateId::new());
+    let mut news = vec![NewEvent::of(&created(customer, 1.5)).unwrap()];
+    news.extend((0..shipments).map(|_| NewEvent::of(&OrderShipped { tracking_number: "T".into() }).unwrap()));
+    append(store, &stream, news).await
+}
+
+pub async fn append(store: &TableStore, stream: &StreamId, news: Vec<NewEvent>) -> Position {
+    let records = store.append(stream, ExpectedVersion::Any, news).await.unwrap();
+    records.last().unwrap().position().unwrap()
+}
+
+/// An event that the projection does not ask for.
+async fn save_other(store: &TableStore) -> Position {
+    let stream = StreamId::parse("Parcel", "1").unwrap();
+    append(store, &stream, vec![NewEvent::new(Name::from_static("ParcelSent"), 1, "{}")]).await
+}
+
+pub async fn app(store: &TableStore, mood: &Mood) -> App {
+    let app = App::builder().store(store.clone()).state(mood.clone()).projection(OrderRows);
+    app.projection_lease(Duration::from_secs(1)).without_relay().start().await.unwrap()
+}
+
+/// How many events each row counted, all together, and how many rows there are.
+pub async fn counted(store: &TableStore) -> (usize, u64) {
+    let rows = store.tables().await.rows("order_rows");
+    (rows.len(), rows.iter().map(|(_, row)| row["events"].parse::<u64>().unwrap()).sum())
+}
+
+async fn checkpoint(store: &TableStore) -> Position {
+    store.load_checkpoint(&ROLE).await.unwrap().unwrap_or(Position::START)
+}
+
+async fn stopped(app: &App, position: Position) -> ProjectionError {
+    app.projected::<OrderRows>(position).await.map(drop).unwrap_err()
+}
+
+#[tokio::test]
+async fn rows_and_checkpoint_are_committed_together_and_resumed_after() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    for round in 1..=3 {
+        for _ in 0..200 {
+            save(&store, "ada", 3).await;
+        }
+        let app = app(&store, &mood).await;
+        let position = save_other(&store).await;
+        app.projected::<OrderRows>(position).await.unwrap();
+        app.shutdown(Duration::from_secs(5)).await.unwrap();
+        assert_eq!(counted(&store).await, (round * 200, 800 * round as u64));
+        assert_eq!(checkpoint(&store).await, position, "events of other types count too");
+    }
+}
+
+#[tokio::test]
+async fn a_commit_whose_outcome_is_unknown_repeats_and_loses_nothing() {
+    for fault in [Fault::LostReply, Fault::Unavailable] {
+        let (store, mood) = (TableStore::new(), Mood::default());
+        store.commits.next(fault, 2);
+        let app = app(&store, &mood).await;
+        for _ in 0..300 {
+            save(&store, "ada", 1).await;
+        }
+        app.projected::<OrderRows>(Position::new(600)).await.unwrap();
+        assert_eq!(counted(&store).await, (300, 600), "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_before_a_failing_event_is_committed_and_it_alone_is_tried_again() {
+    let (store, mood) = (TableStore::new(), Mood::refusing(2));
+    save(&store, "ada", 4).await;
+    save(&store, "bad", 0).await;
+    let last = save(&store, "bob", 4).await;
+    let app = app(&store, &mood).await;
+    app.projected::<OrderRows>(last).await.unwrap();
+    assert_eq!(counted(&store).await, (3, 11), "nothing is left of the tries that failed");
+    assert_eq!(mood.tries.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_keeps_failing_stops_the_projection_before_it() {
+    let (store, mood) = (TableStore::new(), Mood::refusing(u32::MAX));
+    let before = save(&store, "ada", 4).await;
+    let bad = save(&store, "bad", 0).await;
+    let last = save(&store, "bob", 0).await;
+    let app = app(&store, &mood).await;
+    let error = stopped(&app, last).await;
+    assert_eq!(error.to_string(), format!("projection `order-rows` stopped at position {bad}: no such customer"));
+    assert_eq!((checkpoint(&store).await, counted(&store).await), (before, (1, 5)));
+    assert_eq!(mood.tries.load(Ordering::SeqCst), 4);
+
+    let status = app.projections().await.unwrap().remove(0);
+    assert_eq!((status.name, status.position, status.lag), ("order-rows", before, 2));
+    assert!(matches!(status.stopped, Some(ProjectionError::Stopped { position, .. }) if position == bad), "{status:?}");
+    until("the lease is given back", async || store.lease_of(&ROLE).await.unwrap().is_none()).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(mood.tries.load(Ordering::SeqCst), 4, "nobody tries for ever");
+
+    mood.refusals.store(0, Ordering::SeqCst);
+    assert!(app.resume_projection::<OrderRows>().unwrap());
+    app.projected::<OrderRows>(last).await.unwrap();
+    assert_eq!(counted(&store).await, (3, 7));
+    assert!(!app.resume_projection::<OrderRows>().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_projection_goes_on_where_another_process_can_handle_the_event() {
+    let (store, strict, mild) = (TableStore::new(), Mood::refusing(u32::MAX), Mood::default());
+    let old = app(&store, &strict).await;
+    let bad = save(&store, "bad", 0).await;
+    stopped(&old, bad).await;
+    let new = app(&store, &mild).await;
+    new.projected::<OrderRows>(bad).await.unwrap();
+    until("the old one knows", async || old.projected::<OrderRows>(bad).await.is_ok()).await;
+    assert_eq!(old.projections().await.unwrap()[0].owner, ProjectionOwner::Elsewhere);
+    let next = save(&store, "ada", 0).await;
+    old.projected::<OrderRows>(next).await.unwrap();
+    assert_eq!(counted(&store).await, (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_does_not_stop_the_projection() {
+    let (store, mood) = (TableStore::new(), Mood::refusing(1));
+    save(&store, "bad", 0).await;
+    store.begins.next(Fault::Unavailable, 1);
+    let app = app(&store, &mood).await;
+    until("it tried", async || mood.tries.load(Ordering::SeqCst) == 1).await;
+    // the method failed, and so does every look whether the store is there
+    store.begins.next(Fault::Unavailable, 20);
+    app.projected::<OrderRows>(Position::new(1)).await.unwrap();
+    assert_eq!(counted(&store).await, (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_whose_lease_has_passed_on_writes_nothing() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    let app = app(&store, &mood).await;
+    let position = save(&store, "slow", 0).await;
+    mood.until_waiting().await;
+    // it is paused in its transaction, while somebody else takes the role
+    let other = store.seize_lease(&ROLE, &Name::from_static("other"), Duration::from_secs(60)).await.unwrap();
+    mood.gate.add_permits(10);
+    until("it has stepped down", async || app.projections().await.unwrap()[0].owner == ProjectionOwner::Elsewhere)
+        .await;
+    assert_eq!((counted(&store).await, checkpoint(&store).await), ((0, 0), Position::START));
+    store.release_lease(&other).await.unwrap();
+    app.projected::<OrderRows>(position).await.unwrap();
+    assert_eq!(counted(&store).await, (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_several_processes_writes_and_all_know_how_far() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    let mut apps = Vec::new();
+    for _ in 0..3 {
+        apps.push(app(&store, &mood).await);
+    }
+    let mut saved = 0;
+    while !apps.is_empty() {
+        for _ in 0..50 {
+            let position = save(&store, "ada", 2).await;
+            saved += 1;
+            if saved % 25 == 0 {
+                for app in &apps {
+                    app.projected::<OrderRows>(position).await.unwrap();
+                }
+                assert_eq!(counted(&store).await, (saved, 3 * saved as u64));
+            }
+        }
+        let mut owner = None;
+        for (index, app) in apps.iter().enumerate() {
+            if app.projections().await.unwrap()[0].owner == ProjectionOwner::Here {
+                assert_eq!(owner.replace(index), None, "one owner");
+            }
+        }
+        // whoever writes goes, and another one takes over
+        apps.remove(owner.expect("an owner")).shutdown(Duration::from_secs(5)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_vanishes_is_replaced_when_its_lease_runs_out() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    let gone = store.seize_lease(&ROLE, &Name::from_static("gone"), Duration::from_millis(300)).await.unwrap();
+    let app = app(&store, &mood).await;
+    let position = save(&store, "ada", 0).await;
+    app.projected::<OrderRows>(position).await.unwrap();
+    assert_ne!(store.lease_of(&ROLE).await.unwrap().unwrap().owner, gone.owner);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_other_types_cost_few_transactions() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    let app = app(&store, &mood).await;
+    let mut checkpoints = std::collections::BTreeSet::new();
+    for _ in 0..1_000 {
+        let position = save_other(&store).await;
+        app.projected::<OrderRows>(position).await.unwrap();
+        checkpoints.insert(checkpoint(&store).await);
+    }
+    assert!(checkpoints.len() < 50, "{} checkpoints", checkpoints.len());
+    let head = store.head().await.unwrap();
+    until("the checkpoint follows", async || checkpoint(&store).await == head).await;
+}
+
+#[tokio::test]
+async fn state_in_memory_is_not_resumed_but_rebuilt() {
+    let app = App::builder().projection_with(crate::orders::OrderStatistics::default).start().await.unwrap();
+    let refused = app.resume_projection::<crate::orders::OrderStatistics>().unwrap_err();
+    assert!(matches!(refused, ProjectionError::InMemory { name: "order-statistics" }), "{refused}");
+    let status = app.projections().await.unwrap().remove(0);
+    assert_eq!((status.owner, status.lag), (ProjectionOwner::Here, 0));
+}

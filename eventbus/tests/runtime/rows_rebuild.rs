@@ -1,0 +1,402 @@
+//! Rebuilding rows that are kept in the store's transaction, under live traffic.
+
+use std::{
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+use eventbus::{
+    ExpectedVersion, Name, NewEvent, Position, RebuildError, RebuildProgress, StreamId,
+    port::{AppendEvents, Checkpoints, Leases, ReadFeed, Transactions},
+    prelude::*,
+    testkit::{Fault, Row, TableStore, Tables},
+};
+
+use crate::{
+    orders::{OrderCreated, OrderShipped, OrderStatistics, created},
+    rows::{Mood, OrderRows, ROLE, app, append, counted, save},
+    wait::until,
+};
+
+const REBUILD: Name = Name::from_static("rebuild:order-rows");
+
+async fn dump(store: &TableStore) -> Vec<(String, Row)> {
+    store.tables().await.rows("order_rows")
+}
+
+/// Damages the live rows, as a bug that was mended since would have.
+async fn damage(store: &TableStore) {
+    let mut transaction = store.begin().await.unwrap();
+    let tables: &mut Tables =
+        eventbus::port::FromTransaction::<TableStore>::take(Some(transaction.as_any_mut())).unwrap();
+    for (key, _) in tables.rows("order_rows") {
+        tables.row("order_rows", &key).insert("events".into(), "0".into());
+    }
+    tables.row("order_rows", "no such order").insert("events".into(), "7".into());
+    tables.row("other_rows", "kept").insert("events".into(), "1".into());
+    transaction.commit().await.unwrap();
+}
+
+fn news(customer: &str, shipments: usize) -> Vec<NewEvent> {
+    let shipped = || NewEvent::of(&OrderShipped { tracking_number: "T".into() }).unwrap();
+    std::iter::once(NewEvent::of(&created(customer, 1.5)).unwrap()).chain((0..shipments).map(|_| shipped())).collect()
+}
+
+#[tokio::test]
+async fn the_rows_are_made_anew_and_other_tables_are_left_alone() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    for _ in 0..500 {
+        save(&store, "ada", 3).await;
+    }
+    let app = app(&store, &mood).await;
+    app.projected::<OrderRows>(Position::new(2_000)).await.unwrap();
+    let before = dump(&store).await;
+    damage(&store).await;
+    let seen = Mutex::new(Vec::new());
+    let rebuilt = app.rebuild::<OrderRows>().on_progress(|now| seen.lock().unwrap().push(now)).await.unwrap();
+    assert_eq!((rebuilt.events, rebuilt.position), (2_000, Position::new(2_000)));
+    assert_eq!(dump(&store).await, before);
+    assert_eq!(store.tables().await.rows("other_rows").len(), 1);
+    assert!(store.shadows().await.is_empty());
+    let seen: Vec<RebuildProgress> = seen.into_inner().unwrap();
+    assert!(seen.len() >= 8 && seen.is_sorted_by_key(|now| now.events), "{seen:?}");
+    let last = seen.last().unwrap();
+    assert_eq!((last.name, last.events, last.of), ("order-rows", 2_000, 2_000));
+    assert!(last.to_string().starts_with("order-rows [##############] 100 % 2,000 of 2,000 events, "), "{last}");
+    let next = save(&store, "ada", 0).await;
+    app.projected::<OrderRows>(next).await.unwrap();
+    assert_eq!(counted(&store).await, (501, 2_001), "it goes on live");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_live_traffic_nothing_is_missing_and_nothing_is_counted_twice() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    let app = app(&store, &mood).await;
+    let writer = tokio::spawn({
+        let store = store.clone();
+        async move {
+            let streams: Vec<_> = (0..20).map(|n| StreamId::parse("Order", &n.to_string()).unwrap()).collect();
+            for round in 0..150 {
+                for stream in &streams {
+                    store.append(stream, ExpectedVersion::Any, news("ada", round % 3)).await.unwrap();
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    });
+    let mut rebuilds = 0;
+    while !writer.is_finished() || rebuilds < 3 {
+        app.rebuild::<OrderRows>().await.unwrap();
+        rebuilds += 1;
+    }
+    writer.await.unwrap();
+    let head = store.head().await.unwrap();
+    app.projected::<OrderRows>(head).await.unwrap();
+    let live = dump(&store).await;
+    assert_eq!(counted(&store).await, (20, head.get()), "after {rebuilds} rebuilds");
+    app.rebuild::<OrderRows>().await.unwrap();
+    assert_eq!(dump(&store).await, live);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_live_rows_serve_and_go_on_until_they_are_replaced() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    let app = app(&store, &mood).await;
+    let slow = save(&store, "ada", 0).await;
+    app.projected::<OrderRows>(slow).await.unwrap();
+    let rebuilding = Arc::new(Mutex::new(false));
+    let saw = Arc::clone(&rebuilding);
+    let app_of_rebuild = app.clone();
+    let store_of_rebuild = store.clone();
+    let rebuild = tokio::spawn(async move {
+        // as soon as the copies are begun, an event comes and is served live before the rebuild goes on
+        let begun = move |_| *saw.lock().unwrap() = true;
+        for _ in 0..200 {
+            save(&store_of_rebuild, "ada", 3).await;
+        }
+        app_of_rebuild.rebuild::<OrderRows>().on_progress(begun).await
+    });
+    until("the rebuild began", async || *rebuilding.lock().unwrap()).await;
+    let next = save(&store, "bob", 0).await;
+    app.projected::<OrderRows>(next).await.unwrap();
+    assert!(dump(&store).await.iter().any(|(_, row)| row.get("customer").is_some_and(|name| name == "bob")));
+    rebuild.await.unwrap().unwrap();
+    assert_eq!(counted(&store).await.1, store.head().await.unwrap().get());
+}
+
+/// 600 events, and one in the middle for which a rebuild waits.
+async fn half_slow(mood: &Mood) -> (TableStore, App) {
+    let store = TableStore::new();
+    for half in ["slow", ""] {
+        for _ in 0..150 {
+            save(&store, "ada", 1).await;
+        }
+        if !half.is_empty() {
+            save(&store, half, 0).await;
+        }
+    }
+    let app = app(&store, mood).await;
+    mood.gate.add_permits(1);
+    app.projected::<OrderRows>(Position::new(601)).await.unwrap();
+    mood.waiting.store(0, Ordering::SeqCst);
+    (store, app)
+}
+
+#[tokio::test]
+async fn an_interrupted_rebuild_is_resumed() {
+    let mood = Mood::default();
+    let (store, app) = half_slow(&mood).await;
+    let before = dump(&store).await;
+    damage(&store).await;
+    let damaged = dump(&store).await;
+    tokio::select! {
+        biased;
+        rebuilt = app.rebuild::<OrderRows>().into_future() => panic!("not interrupted: {rebuilt:?}"),
+        () = mood.until_waiting() => {}
+    }
+    assert_eq!(dump(&store).await, damaged, "the old rows still serve");
+    let at = store.load_checkpoint(&REBUILD).await.unwrap().unwrap();
+    assert_eq!(at, 256, "one batch was committed");
+    mood.gate.add_permits(1);
+    let next = save(&store, "bob", 0).await;
+    app.projected::<OrderRows>(next).await.unwrap();
+
+    let mut first = None;
+    // the lease of the interrupted one has to run out
+    let rebuilt = loop {
+        match app
+            .rebuild::<OrderRows>()
+            .on_progress(|now| {
+                first.get_or_insert(now);
+            })
+            .await
+        {
+            Err(RebuildError::Elsewhere { name: "order-rows", owner: Some(_) }) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            rebuilt => break rebuilt.unwrap(),
+        }
+    };
+    let first = first.unwrap();
+    assert_eq!((first.events, first.of, first.position), (at.get(), 602, at), "{first}");
+    assert_eq!(rebuilt.events, 602);
+    let after = dump(&store).await;
+    assert_eq!(after.len(), 302);
+    assert!(before.iter().all(|row| after.contains(row)));
+}
+
+#[tokio::test]
+async fn one_process_rebuilds_and_the_others_are_told_who() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    save(&store, "slow", 0).await;
+    let (first, second) = (app(&store, &mood).await, app(&store, &mood).await);
+    mood.gate.add_permits(1);
+    first.projected::<OrderRows>(Position::new(1)).await.unwrap();
+    let rebuild = tokio::spawn(async move { first.rebuild::<OrderRows>().await });
+    until("it rebuilds", async || store.lease_of(&REBUILD).await.unwrap().is_some()).await;
+    let owner = store.lease_of(&REBUILD).await.unwrap().unwrap().owner;
+    let refused = second.rebuild::<OrderRows>().await.unwrap_err();
+    assert_eq!(refused.to_string(), format!("projection `order-rows` is in the hands of {owner}"));
+    mood.gate.add_permits(1);
+    rebuild.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn rows_are_replaced_all_or_none() {
+    for (fault, replaced) in [(Fault::Unavailable, false), (Fault::LostReply, true)] {
+        let (store, mood) = (TableStore::new(), Mood::default());
+        for _ in 0..10 {
+            save(&store, "ada", 1).await;
+        }
+        let app = app(&store, &mood).await;
+        app.projected::<OrderRows>(Position::new(20)).await.unwrap();
+        let (before, checkpoint) = (dump(&store).await, store.load_checkpoint(&ROLE).await.unwrap());
+        damage(&store).await;
+        let damaged = dump(&store).await;
+        // the first commit fills the copies, the others replace the rows
+        let mut filled = false;
+        let refused = app.rebuild::<OrderRows>().on_progress(|now| {
+            if now.events == 20 && !std::mem::replace(&mut filled, true) {
+                store.commits.next(fault, 6);
+            }
+        });
+        let refused = refused.await.unwrap_err();
+        assert!(matches!(refused, RebuildError::Store { name: "order-rows", .. }), "{refused:?}");
+        assert_eq!(dump(&store).await, if replaced { before.clone() } else { damaged }, "{fault:?}");
+        assert_eq!(store.load_checkpoint(&ROLE).await.unwrap(), checkpoint);
+        app.rebuild::<OrderRows>().await.unwrap();
+        assert_eq!(dump(&store).await, before);
+        let next = save(&store, "ada", 0).await;
+        app.projected::<OrderRows>(next).await.unwrap();
+        assert_eq!(counted(&store).await, (11, 21));
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_for_a_moment_does_not_end_a_rebuild() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    for _ in 0..300 {
+        save(&store, "ada", 1).await;
+    }
+    let app = app(&store, &mood).await;
+    app.projected::<OrderRows>(Position::new(600)).await.unwrap();
+    let before = dump(&store).await;
+    damage(&store).await;
+    let mut reports = 0;
+    let rebuild = app.rebuild::<OrderRows>().on_progress(|_| {
+        reports += 1;
+        match reports {
+            1 => store.commits.next(Fault::LostReply, 1),
+            2 => store.commits.next(Fault::Unavailable, 1),
+            3 => store.begins.next(Fault::Unavailable, 2),
+            _ => {}
+        }
+    });
+    assert_eq!(rebuild.await.unwrap().position, 600);
+    assert_eq!(dump(&store).await, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_keeps_failing_ends_the_rebuild_before_it_and_the_next_one_goes_on_there() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    save(&store, "ada", 1).await;
+    save(&store, "bad", 1).await;
+    let app = app(&store, &mood).await;
+    app.projected::<OrderRows>(Position::new(4)).await.unwrap();
+    mood.refusals.store(4, Ordering::SeqCst);
+    let refused = app.rebuild::<OrderRows>().await.unwrap_err();
+    assert!(matches!(refused, RebuildError::Failed { position, .. } if position == 3), "{refused}");
+    assert_eq!(counted(&store).await, (2, 4));
+    assert_eq!(store.load_checkpoint(&REBUILD).await.unwrap(), Some(Position::new(2)));
+    assert_eq!(app.rebuild::<OrderRows>().await.unwrap().events, 4);
+    assert_eq!(counted(&store).await, (2, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rebuild_frees_a_projection_that_stopped() {
+    let (store, mood) = (TableStore::new(), Mood::refusing(4));
+    let app = app(&store, &mood).await;
+    let bad = save(&store, "bad", 1).await;
+    app.projected::<OrderRows>(bad).await.map(drop).unwrap_err();
+    app.rebuild::<OrderRows>().await.unwrap();
+    let next = save(&store, "ada", 0).await;
+    app.projected::<OrderRows>(next).await.unwrap();
+    assert_eq!(counted(&store).await, (2, 3));
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_a_rebuild_and_the_old_rows_stay() {
+    let mood = Mood::default();
+    let (store, app) = half_slow(&mood).await;
+    damage(&store).await;
+    let damaged = dump(&store).await;
+    let rebuild = tokio::spawn({
+        let app = app.clone();
+        async move { app.rebuild::<OrderRows>().await }
+    });
+    mood.until_waiting().await;
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+    mood.gate.add_permits(1);
+    let ended = rebuild.await.unwrap().unwrap_err();
+    assert!(matches!(ended, RebuildError::NotRunning(_)), "{ended:?}");
+    assert_eq!(dump(&store).await, damaged);
+    assert!(store.lease_of(&REBUILD).await.unwrap().is_none(), "the next one need not wait");
+}
+
+#[derive(Default)]
+struct Later;
+
+#[projection(name = "order-rows", tables("order_rows"), version = 3)]
+impl Later {
+    fn created(&self, _event: &OrderCreated, meta: &Metadata, tables: &mut Tables) {
+        tables.row("order_rows", meta.aggregate_id().as_str()).insert("version".into(), "3".into());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_version_begins_at_zero_and_removes_what_the_former_left() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    save(&store, "ada", 1).await;
+    let last = save(&store, "bad", 1).await;
+    let first = app(&store, &mood).await;
+    first.projected::<OrderRows>(last).await.unwrap();
+    mood.refusals.store(4, Ordering::SeqCst);
+    first.rebuild::<OrderRows>().await.unwrap_err();
+    assert!(store.shadows().await.contains(&REBUILD));
+    first.shutdown(Duration::from_secs(5)).await.unwrap();
+
+    let second = App::builder().store(store.clone()).projection(Later).without_relay().start().await.unwrap();
+    assert_eq!(second.rebuild::<Later>().await.unwrap().events, 2);
+    assert!(store.shadows().await.is_empty());
+    assert!(dump(&store).await.iter().all(|(_, row)| row.len() == 1 && row["version"] == "3"));
+}
+
+#[tokio::test]
+async fn the_rows_of_one_aggregate_are_made_anew() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    let stream = StreamId::parse("Order", "one").unwrap();
+    append(&store, &stream, news("ada", 5)).await;
+    let other = save(&store, "bob", 2).await;
+    let app = app(&store, &mood).await;
+    app.projected::<OrderRows>(other).await.unwrap();
+    let before = dump(&store).await;
+    damage(&store).await;
+    let rebuilt = app.rebuild_aggregate::<OrderRows>(&stream).await.unwrap();
+    assert_eq!((rebuilt.events, rebuilt.position), (6, other));
+    let rows = dump(&store).await;
+    let row = |rows: &[(String, Row)], key: &str| rows.iter().find(|(k, _)| k == key).map(|(_, row)| row.clone());
+    assert_eq!(row(&rows, "one"), row(&before, "one"));
+    let others = rows.iter().filter(|(key, _)| key != "one");
+    assert!(others.clone().count() == 2 && others.clone().all(|(_, row)| row["events"] != "3"), "only those: {rows:?}");
+    let next = append(&store, &stream, news("ada", 0)).await;
+    app.projected::<OrderRows>(next).await.unwrap();
+    assert_eq!(row(&dump(&store).await, "one").unwrap()["events"], "7");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rows_of_one_aggregate_are_made_anew_under_live_traffic() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    let app = app(&store, &mood).await;
+    let stream = StreamId::parse("Order", "one").unwrap();
+    let writer = tokio::spawn({
+        let (store, stream) = (store.clone(), stream.clone());
+        async move {
+            for _ in 0..300 {
+                append(&store, &stream, news("ada", 1)).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    });
+    let mut rebuilds = 0;
+    while !writer.is_finished() || rebuilds < 3 {
+        app.rebuild_aggregate::<OrderRows>(&stream).await.unwrap();
+        rebuilds += 1;
+    }
+    writer.await.unwrap();
+    app.projected::<OrderRows>(Position::new(600)).await.unwrap();
+    assert_eq!(counted(&store).await, (1, 600), "after {rebuilds} rebuilds");
+}
+
+#[derive(Default)]
+struct Bare;
+
+#[projection(name = "bare")]
+impl Bare {
+    fn created(&self, _event: &OrderCreated, _tables: &mut Tables) {}
+}
+
+#[tokio::test]
+async fn a_projection_that_does_not_say_where_its_rows_are_is_told_what_to_write() {
+    let app = App::builder().store(TableStore::new()).projection(Bare).projection_with(OrderStatistics::default);
+    let app = app.without_relay().start().await.unwrap();
+    let refused = app.rebuild::<Bare>().await.unwrap_err();
+    assert!(matches!(refused, RebuildError::NoTables { name: "bare" }));
+    let text = "projection `bare` does not say in which tables its rows are: write \
+                `#[projection(name = \"bare\", tables(\"..\"))]`";
+    assert_eq!(refused.to_string(), text);
+    let stream = StreamId::parse("Order", "1").unwrap();
+    let refused = app.rebuild_aggregate::<Bare>(&stream).await.unwrap_err();
+    assert!(matches!(refused, RebuildError::NoTables { name: "bare" }), "{refused}");
+    let refused = app.rebuild_aggregate::<OrderStatistics>(&stream).await.unwrap_err();
+    assert!(matches!(refused, RebuildError::NoKey { name: "order-statistics" }), "{refused}");
+}

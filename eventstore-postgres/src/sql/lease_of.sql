@@ -1,0 +1,4 @@
+-- Who has a role now.
+--
+-- $1 role
+SELECT owner, epoch FROM {schema}.leases WHERE role = $1::text AND expires_at > clock_timestamp()

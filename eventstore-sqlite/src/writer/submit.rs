@@ -1,0 +1,237 @@
+//! What callers ask of the writer: each queues something and waits for its answer.
+//!
+//! Keep: nothing is queued for a task that uses the open transaction itself: it would wait for its own end.
+
+use std::sync::Arc;
+
+use eventbus::{BoxError, RecordedEvent, port::AppendError};
+use rusqlite::Connection;
+use tokio::sync::{
+    OwnedSemaphorePermit,
+    oneshot::{self, error::RecvError},
+};
+
+use super::{INLINE_EVENTS, Writer, lock};
+use crate::{
+    append::{Append, Placed},
+    error::SqliteTransactionError,
+    job::Job,
+    queue::BATCH,
+    turn::Turn,
+};
+
+impl Writer {
+    pub(crate) async fn append(self: &Arc<Self>, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
+        if self.inside().is_some() {
+            return Err(append.refused(SqliteTransactionError::Inside));
+        }
+        let large = append.len() > INLINE_EVENTS;
+        let room = self.room(1).await;
+        let (done, answer) = oneshot::channel();
+        self.submit(Job::Append { append, done, _room: room }, large);
+        recorded(answer).await
+    }
+
+    /// Appends that are queued together share a transaction, unless they are very many.
+    pub(crate) async fn append_many(
+        self: &Arc<Self>,
+        appends: Vec<Append>,
+    ) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
+        if self.inside().is_some() {
+            return appends.iter().map(|append| Err(append.refused(SqliteTransactionError::Inside))).collect();
+        }
+        let mut answers = Vec::with_capacity(appends.len());
+        let mut appends = appends.into_iter().peekable();
+        while appends.peek().is_some() {
+            let together: Vec<_> = appends.by_ref().take(BATCH.min(self.queued_appends)).collect();
+            let large = together.iter().map(Append::len).sum::<usize>() > INLINE_EVENTS;
+            let mut rooms = self.room(together.len()).await;
+            let jobs = together.into_iter().map(|append| {
+                let (done, answer) = oneshot::channel();
+                answers.push(answer);
+                Job::Append { append, done, _room: rooms.as_mut().and_then(|rooms| rooms.split(1)) }
+            });
+            lock(&self.queue).jobs.extend(jobs);
+            self.start(large);
+        }
+        let mut results = Vec::with_capacity(answers.len());
+        for answer in answers {
+            results.push(recorded(answer).await);
+        }
+        results
+    }
+
+    /// Waits until so many appends may be queued.
+    async fn room(&self, appends: usize) -> Option<OwnedSemaphorePermit> {
+        let appends = u32::try_from(appends).unwrap_or(u32::MAX);
+        // it is never closed
+        Arc::clone(&self.room).acquire_many_owned(appends).await.ok()
+    }
+
+    /// Makes a small change in the transaction of whatever else is written at the time.
+    ///
+    /// # Errors
+    /// What SQLite said, or that the answer was lost.
+    pub(crate) async fn write<T: Send + 'static>(
+        self: &Arc<Self>,
+        change: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, BoxError> {
+        self.refuse_inside()?;
+        let (done, answer) = oneshot::channel();
+        self.submit(Job::write(change, done), false);
+        answer.await?
+    }
+
+    /// Uses the connection for something else than writing, between two transactions.
+    ///
+    /// # Errors
+    /// If `f` panicked. Inside a transaction of the calling task it is the transaction's connection, for the task would
+    /// wait for itself.
+    pub(crate) async fn visit<T: Send + 'static>(
+        self: &Arc<Self>,
+        f: impl FnOnce(&Connection) -> T + Send + 'static,
+    ) -> Result<T, RecvError> {
+        let (done, answer) = oneshot::channel();
+        let visit = move |connection: &Connection| {
+            // nobody may wait any more
+            let _ = done.send(f(connection));
+        };
+        match self.inside().as_ref().map(|lent| lent.open()) {
+            Some(Ok(open)) => visit(&open),
+            _ => {
+                lock(&self.queue).visits.push(Box::new(visit));
+                self.start(false);
+            }
+        }
+        answer.await
+    }
+
+    /// Waits for the connection, to have it alone. Between two claims whatever is queued gets a turn.
+    ///
+    /// # Errors
+    /// [`SqliteTransactionError::Inside`] if the calling task has it already.
+    pub(crate) async fn claim(self: &Arc<Self>) -> Result<Turn, BoxError> {
+        self.refuse_inside()?;
+        let (claim, turn) = oneshot::channel();
+        lock(&self.queue).claims.push_back(claim);
+        self.start(false);
+        Ok(turn.await?)
+    }
+
+    fn refuse_inside(&self) -> Result<(), SqliteTransactionError> {
+        self.inside().map_or(Ok(()), |_| Err(SqliteTransactionError::Inside))
+    }
+
+    fn submit(self: &Arc<Self>, job: Job, large: bool) {
+        lock(&self.queue).jobs.push_back(job);
+        self.start(large);
+    }
+}
+
+async fn recorded(
+    answer: oneshot::Receiver<Result<(Append, Placed), AppendError>>,
+) -> Result<Vec<RecordedEvent>, AppendError> {
+    match answer.await {
+        Ok(answer) => answer.map(|(append, placed)| append.recorded(placed)),
+        // only a panic drops a job without an answer
+        Err(lost) => Err(AppendError::OutcomeUnknown(lost.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eventbus::{ExpectedVersion, Name, NewEvent, StreamId, port};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::{config::SqliteEventStoreConfig, connection::open_writer, place::Place, seal::Sealed};
+
+    type Appending = JoinHandle<Result<Vec<RecordedEvent>, AppendError>>;
+
+    fn writer(queued_appends: usize) -> Arc<Writer> {
+        let config = SqliteEventStoreConfig { queued_appends, ..Default::default() };
+        let connection = Sealed::new(open_writer(&Place::memory(), &config).unwrap()).unwrap();
+        Arc::new(Writer::new(connection, &config))
+    }
+
+    fn one(id: usize) -> Append {
+        let stream = StreamId::parse("Account", &id.to_string()).unwrap();
+        let events = vec![NewEvent::new(Name::from_static("Written"), 1, "{}")];
+        Append::check(port::Append { stream, expected: ExpectedVersion::NoStream, events }).unwrap().unwrap()
+    }
+
+    fn append(writer: &Arc<Writer>, id: usize) -> Appending {
+        let writer = Arc::clone(writer);
+        tokio::spawn(async move { writer.append(one(id)).await })
+    }
+
+    async fn until_queued(writer: &Writer, jobs: usize) {
+        while lock(&writer.queue).jobs.len() < jobs {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn stored(turn: &Turn) -> i64 {
+        turn.connection().query_row("SELECT count(*) FROM eventbus_events", [], |row| row.get(0)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn no_more_is_queued_than_there_is_room_for() {
+        let writer = writer(4);
+        let turn = writer.claim().await.unwrap();
+        let mut waiting: Vec<_> = (0..10).map(|id| append(&writer, id)).collect();
+        let many = {
+            let writer = Arc::clone(&writer);
+            tokio::spawn(async move { writer.append_many((10..30).map(one).collect()).await })
+        };
+        until_queued(&writer, 4).await;
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(lock(&writer.queue).jobs.len(), 4);
+        // one that waits for room and goes away takes none
+        waiting.remove(7).abort();
+        drop(turn);
+        for appended in waiting {
+            appended.await.unwrap().unwrap();
+        }
+        assert!(many.await.unwrap().iter().all(Result::is_ok));
+        assert_eq!(stored(&writer.claim().await.unwrap()), 29);
+    }
+
+    #[tokio::test]
+    async fn a_claim_waits_for_one_batch_and_not_for_all() {
+        let writer = writer(10_000);
+        let turn = writer.claim().await.unwrap();
+        let waiting: Vec<_> = (0..3 * BATCH).map(|id| append(&writer, id)).collect();
+        until_queued(&writer, 3 * BATCH).await;
+        let claiming = {
+            let writer = Arc::clone(&writer);
+            tokio::spawn(async move { writer.claim().await.unwrap() })
+        };
+        while lock(&writer.queue).claims.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        drop(turn);
+        let turn = claiming.await.unwrap();
+        assert_eq!(stored(&turn), BATCH as i64);
+        drop(turn);
+        for appended in waiting {
+            appended.await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn appends_of_one_call_are_queued_together() {
+        let writer = writer(10_000);
+        let turn = writer.claim().await.unwrap();
+        let many = {
+            let writer = Arc::clone(&writer);
+            tokio::spawn(async move { writer.append_many((0..BATCH + 10).map(one).collect()).await })
+        };
+        until_queued(&writer, 1).await;
+        assert_eq!(lock(&writer.queue).jobs.len(), BATCH + 10, "in one go");
+        drop(turn);
+        assert!(many.await.unwrap().iter().all(Result::is_ok));
+    }
+}

@@ -1,0 +1,270 @@
+//! Relays from PostgreSQL to Redis that are killed and paused, and servers that lose data or come back from a copy.
+//!
+//! The processes that die are this test binary again, told by their environment what to play.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    unreachable_pub,
+    reason = "helpers of tests, which print what they measured"
+)]
+
+mod world;
+
+use std::{
+    collections::BTreeSet,
+    env,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use eventbus::{
+    PublishedError, RelayError,
+    port::{EventBus, Floors, ReadFeed},
+    prelude::*,
+};
+use eventstore_postgres::PgEventStore;
+use tokio::task::JoinHandle;
+
+use self::world::{Relay, World, administer, append, builder, database, until};
+
+/// What a process plays that dies; does nothing in an ordinary run.
+#[tokio::test]
+async fn the_relay_that_dies() {
+    let (Ok(database), Ok(redis)) = (env::var("RELAY_DATABASE"), env::var("RELAY_REDIS")) else {
+        return;
+    };
+    let _app = builder(&database, &redis).await.start().await.unwrap();
+    std::future::pending::<()>().await;
+}
+
+/// Appends until it is told to stop.
+fn keep_appending(store: &PgEventStore, stop: &Arc<AtomicBool>) -> JoinHandle<()> {
+    let (store, stop) = (store.clone(), Arc::clone(stop));
+    tokio::spawn(async move {
+        while !stop.load(Ordering::SeqCst) {
+            append(&store, 10).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+}
+
+/// Waits until the lease is taken, but not by this one.
+async fn owner_other_than(world: &World, former: &str) -> String {
+    let mut owner = String::new();
+    until("a relay has the lease", async || {
+        let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(&world.database).await.unwrap();
+        let row: Option<(String,)> = sqlx::query_as("SELECT owner FROM eventbus.leases WHERE expires_at > now()")
+            .fetch_optional(&mut connection)
+            .await
+            .unwrap();
+        owner = row.map(|row| row.0).unwrap_or_default();
+        !owner.is_empty() && owner != former
+    })
+    .await;
+    owner
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn relays_that_are_killed_or_paused_beyond_their_lease_publish_everything_once_and_in_order() {
+    let began = Instant::now();
+    let mut world = World::begin().await;
+    let stop = Arc::default();
+    let appending = keep_appending(&world.store, &stop);
+    let mut relays: Vec<_> = (0..2).map(|_| Relay::spawn(&world)).collect();
+    let (mut owner, mut killed, mut paused) = (String::new(), 0, 0);
+    for round in 0..8 {
+        owner = owner_other_than(&world, &owner).await;
+        // the owner's name begins with its process id
+        let of_owner = relays.iter().position(|relay| owner.starts_with(&format!("{}-", relay.id()))).unwrap();
+        if round % 2 == 0 {
+            drop(relays.remove(of_owner));
+            relays.push(Relay::spawn(&world));
+            killed += 1;
+        } else {
+            relays[of_owner].signal("STOP");
+            let next = owner_other_than(&world, &owner).await;
+            relays[of_owner].signal("CONT");
+            assert_ne!(next, owner);
+            owner = String::new();
+            paused += 1;
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    appending.await.unwrap();
+    world.until_published(world.head().await).await;
+    let stored = world.stored().await;
+    assert_eq!(world.published().await, stored);
+    println!("{} events, {killed} killed, {paused} paused, {:?}", stored.len(), began.elapsed());
+}
+
+type Seen = Arc<Mutex<BTreeSet<u64>>>;
+
+#[handler(manual)]
+async fn note(event: &RecordedEvent, State(seen): State<Seen>) -> Result<(), HandlerError> {
+    let position = event.position().ok_or("no position")?;
+    seen.lock().map_err(|_| "poisoned")?.insert(position.get());
+    Ok(())
+}
+
+/// What a key holds, to be put back later.
+async fn dump(world: &mut World, key: &str) -> Option<Vec<u8>> {
+    redis::cmd("DUMP").arg(key).query_async(&mut world.connection).await.unwrap()
+}
+
+/// Everything Redis holds, as it was then, in one step.
+async fn restore(world: &mut World, copy: &[(String, Vec<u8>)]) {
+    let mut pipeline = redis::pipe();
+    pipeline.atomic().cmd("FLUSHALL").ignore();
+    for (key, value) in copy {
+        pipeline.cmd("RESTORE").arg(key).arg(0).arg(value).ignore();
+    }
+    pipeline.query_async::<()>(&mut world.connection).await.unwrap();
+}
+
+async fn copy(world: &mut World) -> Vec<(String, Vec<u8>)> {
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut world.connection).await.unwrap();
+    let mut copy = Vec::new();
+    for key in keys {
+        if let Some(value) = dump(world, &key).await {
+            copy.push((key, value));
+        }
+    }
+    copy
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_flushed_or_comes_back_from_a_copy_gets_again_what_nobody_had_finished() {
+    let began = Instant::now();
+    let mut world = World::begin().await;
+    let seen = Seen::default();
+    let consumer = builder(&world.database, world.redis.url()).await.without_relay();
+    let consumer = consumer.state(Arc::clone(&seen)).handler::<note>().start().await.unwrap();
+    let stop = Arc::default();
+    let appending = keep_appending(&world.store, &stop);
+    let _relays: Vec<_> = (0..2).map(|_| Relay::spawn(&world)).collect();
+    let has_seen = async |more: usize| {
+        let wanted = seen.lock().unwrap().len() + more;
+        until("more is handled", async || seen.lock().unwrap().len() >= wanted).await;
+    };
+    for round in 0..6 {
+        has_seen(200).await;
+        let copy = copy(&mut world).await;
+        match round % 3 {
+            0 => world.redis(&["FLUSHALL"]).await,
+            1 => world.redis(&["DEL", "relay:stream"]).await,
+            _ => {
+                has_seen(200).await;
+                restore(&mut world, &copy).await;
+            }
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    appending.await.unwrap();
+    let stored: BTreeSet<u64> = world.stored().await.into_iter().collect();
+    until("everything is handled", async || seen.lock().unwrap().len() >= stored.len()).await;
+    assert_eq!(*seen.lock().unwrap(), stored);
+    println!("{} events, 6 losses, {:?}", stored.len(), began.elapsed());
+    consumer.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_flushed_at_rest_is_filled_again_from_the_lowest_floor() {
+    let mut world = World::begin().await;
+    let relaying = world.app().await;
+    let consumer = builder(&world.database, world.redis.url()).await.without_relay();
+    let consumer = consumer.state(Seen::default()).handler::<note>().start().await.unwrap();
+    append(&world.store, 250).await;
+    relaying.published(world.head().await).await.unwrap();
+    consumer.settled().await.unwrap();
+    consumer.shutdown(Duration::from_secs(10)).await.unwrap();
+    append(&world.store, 50).await;
+    relaying.published(world.head().await).await.unwrap();
+    let stored = world.stored().await;
+    assert_eq!(world.published().await, stored);
+    until("the floor is saved", async || {
+        let floors = world.store.floors(relaying.bus().destination()).await.unwrap();
+        floors.iter().any(|floor| floor.position.get() == stored[249])
+    })
+    .await;
+    world.redis(&["FLUSHALL"]).await;
+    until("it is noticed", async || world.published().await.len() == 50).await;
+    assert_eq!(world.published().await, stored[250..]);
+    relaying.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_restored_from_a_backup_publishes_nothing_until_somebody_says_from_where() {
+    let (name, original) = database().await;
+    let mut world = World::on(original).await;
+    append(&world.store, 20).await;
+    let app = world.app().await;
+    let backed_up = world.head().await;
+    app.published(backed_up).await.unwrap();
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+    drop(app);
+    world.store.close().await;
+    let copy = format!("{name}_copy");
+    until("nobody is connected", async || {
+        let mut admin = <sqlx::PgConnection as sqlx::Connection>::connect(test_servers::postgres_url()).await.unwrap();
+        let count: (i64,) = sqlx::query_as("SELECT count(*) FROM pg_stat_activity WHERE datname = $1")
+            .bind(&name)
+            .fetch_one(&mut admin)
+            .await
+            .unwrap();
+        count.0 == 0
+    })
+    .await;
+    administer(format!("CREATE DATABASE {copy} TEMPLATE {name}")).await;
+
+    // the original goes on; then it is lost, and the copy takes its place
+    world.store = PgEventStore::connect(&world.database).await.unwrap();
+    let app = world.app().await;
+    append(&world.store, 30).await;
+    app.published(world.head().await).await.unwrap();
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+    drop(app);
+    let before = world.published().await;
+    world.database = test_servers::database_url_for(&copy);
+    world.store = PgEventStore::connect(&world.database).await.unwrap();
+
+    append(&world.store, 100).await; // far beyond what was published: no position tells any more
+    let app = world.app().await;
+    let error = app.published(world.head().await).await.unwrap_err();
+    assert!(matches!(error, PublishedError::Relay(RelayError::StoreWentBack { .. })), "{error}");
+    assert_eq!(world.published().await, before);
+
+    app.republish(backed_up).await.unwrap();
+    world.until_published(world.head().await).await;
+    let stored = world.stored().await;
+    let again: Vec<_> = world.published().await.split_off(before.len());
+    assert_eq!(again, stored[20..]);
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_database_beside_the_stream_of_a_former_one_is_refused_and_may_share_it() {
+    let mut world = World::begin().await;
+    append(&world.store, 5).await;
+    let former = world.app().await;
+    former.published(world.head().await).await.unwrap();
+    former.shutdown(Duration::from_secs(10)).await.unwrap();
+    let before = world.published().await;
+
+    let (_, new) = database().await;
+    let store = PgEventStore::connect(&new).await.unwrap();
+    append(&store, 3).await;
+    let app = builder(&new, world.redis.url()).await.start().await.unwrap();
+    let head = store.head().await.unwrap();
+    let error = app.published(head).await.unwrap_err();
+    assert!(matches!(error, PublishedError::Relay(RelayError::OtherStore { .. })), "{error}");
+    assert_eq!(world.published().await, before);
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+
+    let app = builder(&new, world.redis.url()).await.share_stream().start().await.unwrap();
+    app.published(head).await.unwrap();
+    assert_eq!(world.published().await.len(), before.len() + 3);
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+}

@@ -1,0 +1,161 @@
+//! A PostgreSQL database, a Redis server, and processes that relay from one to the other.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use eventbus::{
+    ExpectedVersion, Name, NewEvent, Position, StreamId,
+    port::{Append, AppendEvents, ReadFeed},
+    prelude::*,
+};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventstore_postgres::PgEventStore;
+use redis::aio::MultiplexedConnection;
+use sqlx::{AssertSqlSafe, Connection, Executor};
+use test_servers::PrivateRedis;
+
+const LEASE: Duration = Duration::from_millis(600);
+
+/// An app that relays, and does nothing else unless it is given more.
+pub async fn builder(database: &str, redis_url: &str) -> eventbus::AppBuilder {
+    let store = PgEventStore::connect(database).await.unwrap();
+    App::builder().store(store).bus(bus(redis_url).await).relay_lease(LEASE)
+}
+
+pub async fn bus(redis_url: &str) -> RedisEventBus {
+    let config = RedisEventBusConfig {
+        redis_url: redis_url.into(),
+        stream_prefix: "relay".into(),
+        block_ms: 100,
+        ..RedisEventBusConfig::default()
+    };
+    RedisEventBus::connect(config).await.unwrap()
+}
+
+/// Runs a statement as the administrator of the server.
+pub async fn administer(statement: String) {
+    let mut admin = sqlx::PgConnection::connect(test_servers::postgres_url()).await.unwrap();
+    admin.execute(sqlx::raw_sql(AssertSqlSafe(statement))).await.unwrap();
+}
+
+/// A new database: its name and its URL.
+pub async fn database() -> (String, String) {
+    let name = test_servers::unique_name("relay");
+    administer(format!("CREATE DATABASE {name}")).await;
+    let url = test_servers::database_url_for(&name);
+    (name, url)
+}
+
+pub struct World {
+    pub database: String,
+    pub store: PgEventStore,
+    pub redis: PrivateRedis,
+    pub connection: MultiplexedConnection,
+}
+
+impl World {
+    pub async fn begin() -> Self {
+        let (_, database) = database().await;
+        Self::on(database).await
+    }
+
+    pub async fn on(database: String) -> Self {
+        let redis = test_servers::private_redis();
+        let store = PgEventStore::connect(&database).await.unwrap();
+        let connection = redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+        Self { database, store, redis, connection }
+    }
+
+    pub async fn app(&self) -> App {
+        builder(&self.database, self.redis.url()).await.start().await.unwrap()
+    }
+
+    pub async fn head(&self) -> Position {
+        self.store.head().await.unwrap()
+    }
+
+    /// The positions of everything the store holds.
+    pub async fn stored(&self) -> Vec<u64> {
+        use futures_util::TryStreamExt;
+        let events: Vec<_> = self.store.read_all(Position::START).try_collect().await.unwrap();
+        events.iter().map(|event| event.position().unwrap().get()).collect()
+    }
+
+    /// The positions of everything the stream holds.
+    pub async fn published(&mut self) -> Vec<u64> {
+        let mut range = redis::cmd("XRANGE");
+        range.arg("relay:stream").arg("-").arg("+");
+        let entries: Vec<(String, BTreeMap<String, String>)> = range.query_async(&mut self.connection).await.unwrap();
+        entries.iter().map(|(_, fields)| fields["position"].parse().unwrap()).collect()
+    }
+
+    pub async fn until_published(&mut self, through: Position) {
+        let mut last = 0;
+        until("everything is published", async || {
+            last = self.published().await.last().copied().unwrap_or_default();
+            last >= through.get()
+        })
+        .await;
+    }
+
+    pub async fn redis(&mut self, command: &[&str]) {
+        let mut cmd = redis::cmd(command[0]);
+        cmd.arg(&command[1..]);
+        cmd.query_async::<redis::Value>(&mut self.connection).await.unwrap();
+    }
+}
+
+/// Appends some events, each to a stream of its own, in as many transactions.
+pub async fn append(store: &PgEventStore, events: usize) {
+    let append = || Append {
+        stream: StreamId::new(Name::from_static("Account"), AggregateId::new()),
+        expected: ExpectedVersion::NoStream,
+        events: vec![NewEvent::new(Name::from_static("Deposited"), 1, "{}")],
+    };
+    let appends = (0..events).map(|_| append()).collect();
+    store.append_many(appends).await.into_iter().for_each(|appended| drop(appended.unwrap()));
+}
+
+/// A process that relays.
+pub struct Relay(Child);
+
+impl Relay {
+    pub fn spawn(world: &World) -> Self {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command
+            .args(["--exact", "the_relay_that_dies", "--nocapture"])
+            .env("RELAY_DATABASE", &world.database)
+            .env("RELAY_REDIS", world.redis.url())
+            .stdout(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([&format!("-{signal}"), &self.0.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // SIGKILL
+        let _ = self.0.wait();
+    }
+}
+
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
