@@ -8,10 +8,12 @@
 pub mod auditor;
 pub mod cuts;
 pub mod database;
+pub mod doom;
 pub mod evidence;
 pub mod figures;
 pub mod follower;
 pub mod history;
+pub mod kills;
 pub mod model;
 pub mod proxy;
 pub mod race;
