@@ -53,11 +53,14 @@ pub async fn kill(program: &Program, kills: u64, seed: u64) -> Result<Figures, T
         slot??;
     }
     let mut figures = Figures::of("kills");
-    figures.faults = tally.all.load(Ordering::SeqCst);
+    let [writers, workers] = [true, false].map(|writes| tally.of(writes).load(Ordering::SeqCst));
+    figures.faults = writers + workers;
     let points = tally.points.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let at_points: u64 = points.values().sum();
-    figures.what = format!("{at_points} at named points {points:?}, the others at random times");
-    conclude(workers(program, &scene)?, &scene, true, &mut figures).await?;
+    figures.what = format!(
+        "{writers} writers and {workers} workers, {at_points} at named points {points:?}, the others at random times"
+    );
+    conclude(self::workers(program, &scene)?, &scene, true, &mut figures).await?;
     database.remove().await?;
     Ok(Figures { took: begin.elapsed(), ..figures })
 }
@@ -116,8 +119,16 @@ async fn conclude(workers: Vec<Process>, scene: &Scene, is_kept: bool, figures: 
 /// How often what died.
 #[derive(Debug, Default)]
 struct Tally {
-    all: AtomicU64,
+    writers: AtomicU64,
+    workers: AtomicU64,
     points: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Tally {
+    /// Of whom a slot is.
+    const fn of(&self, writes: bool) -> &AtomicU64 {
+        if writes { &self.writers } else { &self.workers }
+    }
 }
 
 /// A place where one process follows the other.
@@ -130,20 +141,21 @@ struct Slot {
 }
 
 impl Slot {
+    /// A quarter of those that die are writers, and writers go on until the last worker has died.
     async fn run(mut self, kills: u64) -> Result<(), Trouble> {
-        while self.tally.all.load(Ordering::SeqCst) < kills {
-            let writes = self.number < WRITERS;
+        let writes = self.number < WRITERS;
+        while self.tally.of(false).load(Ordering::SeqCst) < kills - kills / 4 {
             let name =
                 if writes { format!("writer-{}", self.number) } else { format!("worker-{}", self.number - WRITERS) };
             let mut script = self.scene.script(&name, self.random.u64(..), writes);
             script.death = self.some_death(writes);
             let time = match (writes, &script.death) {
-                (true, _) => self.random.u64(300..2_000),
+                (true, _) => self.random.u64(1_000..6_000),
                 (false, None) => self.random.u64(300..2_000),
-                (false, Some(_)) => 2_500,
+                (false, Some(_)) => 5_000,
             };
             let end = self.program.spawn(&script)?.live(Duration::from_millis(time)).await?;
-            self.tally.all.fetch_add(1, Ordering::SeqCst);
+            self.tally.of(writes).fetch_add(1, Ordering::SeqCst);
             if let (End::AtPoint, Some(death)) = (end, script.death) {
                 let side = if death.after { "after" } else { "before" };
                 let mut points = self.tally.points.lock().unwrap_or_else(PoisonError::into_inner);
@@ -158,7 +170,7 @@ impl Slot {
         let point = if writes { "append" } else { POINTS[self.random.usize(1..POINTS.len())] };
         let nth = match point {
             "adopt" | "floors" => 1,
-            "append" => self.random.u64(1..=30),
+            "append" => self.random.u64(1..=150),
             _ => self.random.u64(1..=12),
         };
         let death = Death { point: point.into(), after: self.random.bool(), nth };
