@@ -8,3 +8,7 @@ eventbus::event_store_reopen_conformance!(
     async { InMemoryEventStore::new() },
     async |store: InMemoryEventStore| store
 );
+eventbus::event_store_conformance!(table_store, async { eventbus::testkit::TableStore::new() });
+eventbus::event_store_transactions_conformance!(transactions_of_table_store, async {
+    eventbus::testkit::TableStore::new()
+});

@@ -44,6 +44,9 @@ pub struct PgEventStoreConfig {
     /// The most transactions of handlers and projections open at once, each on a connection of its own beside those of
     /// [`max_connections`](Self::max_connections); default 10.
     pub max_transactions: u32,
+    /// Whether stores in other processes are told of appends, and listened to, so that readers need not wait until they
+    /// look next; takes one more connection, which a pooler in between must not share (`LISTEN`). Default true.
+    pub notify: bool,
     /// How long a transaction of handlers and projections may take; the server ends one whose owner is paused. Default
     /// 10 s.
     pub transaction_timeout: Duration,
@@ -60,6 +63,7 @@ impl Default for PgEventStoreConfig {
             connect_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(30),
             max_transactions: 10,
+            notify: true,
             transaction_timeout: Duration::from_secs(10),
         }
     }
@@ -139,6 +143,7 @@ impl fmt::Debug for PgEventStoreConfig {
             .field("connect_timeout", &self.connect_timeout)
             .field("statement_timeout", &self.statement_timeout)
             .field("max_transactions", &self.max_transactions)
+            .field("notify", &self.notify)
             .field("transaction_timeout", &self.transaction_timeout)
             .finish()
     }

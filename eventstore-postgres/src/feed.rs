@@ -69,7 +69,7 @@ impl ReadFeed for PgEventStore {
     }
 
     fn appended(&self) -> &AppendSignal {
-        &self.appended
+        &self.appended.signal
     }
 }
 

@@ -109,7 +109,7 @@ impl Drop for Lease {
 }
 
 /// After a failover the same address may be a standby, where the locks behind the feed cannot be seen.
-async fn refuse_standby(connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
+pub(crate) async fn refuse_standby(connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
     if sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(connection).await? {
         return Err(sqlx::Error::Protocol("the server is a standby".into()));
     }

@@ -37,6 +37,7 @@ struct Server {
     read_only: bool,
     synchronous_commit: String,
     encoding: String,
+    isolation: String,
     fsync: bool,
     prepared_transactions: i64,
 }
@@ -49,6 +50,7 @@ impl Server {
             read_only: row.try_get("read_only")?,
             synchronous_commit: row.try_get("synchronous_commit")?,
             encoding: row.try_get("encoding")?,
+            isolation: row.try_get("isolation")?,
             fsync: row.try_get("fsync")?,
             prepared_transactions: row.try_get("prepared_transactions")?,
         })
@@ -74,7 +76,22 @@ impl Server {
         Ok(())
     }
 
+    /// Whether statements of different writers may fail each other, which then have to be made again.
+    ///
+    /// No promise rests on the level: a statement is a transaction of its own, and the transactions of handlers and
+    /// projections name theirs. Connections ask for this one, but a pooler may not pass it on.
+    fn is_isolated_too_much(&self) -> bool {
+        self.isolation != "read committed"
+    }
+
     fn warn(&self) {
+        if self.is_isolated_too_much() {
+            tracing::warn!(
+                isolation = self.isolation,
+                "`default_transaction_isolation` is not `read committed`: appends to one stream at once are made again more \
+                 often; to repair: ALTER ROLE … SET default_transaction_isolation = 'read committed'"
+            );
+        }
         if !self.fsync {
             tracing::warn!("`fsync` is off: a crash of the machine may lose or damage events");
         }
@@ -135,6 +152,7 @@ mod tests {
             read_only: false,
             synchronous_commit: "on".into(),
             encoding: "UTF8".into(),
+            isolation: "read committed".into(),
             fsync: true,
             prepared_transactions: 0,
         }
@@ -148,6 +166,14 @@ mod tests {
         assert_eq!(fault.to_string(), "the server is version 12.22, at least 13 is needed");
         let standby = Server { standby: true, read_only: true, ..good() };
         assert_eq!(standby.judge(), Err(PgPrecondition::Standby));
+    }
+
+    #[test]
+    fn another_isolation_is_allowed_with_a_warning() {
+        assert!(!good().is_isolated_too_much());
+        let serializable = Server { isolation: "serializable".into(), ..good() };
+        assert!(serializable.is_isolated_too_much());
+        assert_eq!(serializable.judge(), Ok(()));
     }
 
     #[test]

@@ -51,6 +51,11 @@ impl Schema {
         format!("{:.16}_shadow_{readable:.22}_{hash:016x}", self.0)
     }
 
+    /// The channel on which stores of this schema tell each other of appends.
+    pub(crate) fn channel(&self) -> String {
+        format!("{:.37}_appended_{:016x}", self.0, hash(&self.0))
+    }
+
     /// Replaces the placeholders `{schema}` and `{namespace}` of a text of ours.
     pub(crate) fn fill(&self, sql: &str) -> String {
         sql.replace("{schema}", &format!("\"{}\"", self.0)).replace("{namespace}", &self.lock_namespace().to_string())

@@ -39,6 +39,11 @@ impl Session {
         self.answered(answer)
     }
 
+    pub(crate) async fn fetch_optional(&mut self, query: Query<'_>) -> Result<Option<PgRow>, PgConnectError> {
+        let answer = timeout(self.answer_timeout, query.fetch_optional(&mut self.connection)).await;
+        self.answered(answer)
+    }
+
     /// Runs statements that have no parameters and whose answers nobody needs.
     pub(crate) async fn run(&mut self, sql: SqlStr) -> Result<(), PgConnectError> {
         let answer = timeout(self.answer_timeout, self.connection.execute(sqlx::raw_sql(sql))).await;

@@ -2,11 +2,21 @@
 
 use std::{fmt, sync::Arc};
 
-use eventbus::port::{AppendSignal, EventStore, Transactions};
+use eventbus::port::{EventStore, Transactions};
 
 use crate::{
-    append::Group, config::PgEventStoreConfig, error::PgConnectError, migrate, pool::Connections, preflight,
-    schema::Schema, session::Session, statements::Statements, transactions::PgTransactions,
+    append::Group,
+    config::PgEventStoreConfig,
+    error::PgConnectError,
+    migrate,
+    notify::{Appended, Wire},
+    open_append,
+    pool::Connections,
+    preflight,
+    schema::Schema,
+    session::Session,
+    statements::Statements,
+    transactions::PgTransactions,
 };
 
 /// An event store in a PostgreSQL database. Cloning shares it.
@@ -17,7 +27,7 @@ use crate::{
 pub struct PgEventStore {
     pub(crate) connections: Connections,
     pub(crate) statements: Arc<Statements>,
-    pub(crate) appended: Arc<AppendSignal>,
+    pub(crate) appended: Arc<Appended>,
     pub(crate) group: Arc<Group>,
     pub(crate) config: PgEventStoreConfig,
 }
@@ -56,10 +66,14 @@ impl PgEventStore {
             migrate::check(&mut session, &schema).await?;
         }
         preflight::check_sequence(&mut session, &schema).await?;
+        open_append::warn(&mut session, &schema).await?;
         session.close().await;
+        let appended = Arc::default();
+        if config.notify {
+            Wire::new(&config, &options, &schema, &appended).spawn();
+        }
         let connections = Connections::new(&config, options);
         let statements = Arc::new(Statements::new(&schema));
-        let appended = Arc::default();
         let group = Group::new(&config, connections.clone(), Arc::clone(&statements), Arc::clone(&appended));
         Ok(Self { connections, statements, appended, group, config })
     }
@@ -95,6 +109,7 @@ impl PgEventStore {
 
     /// Closes the connections once their statements are done; everything that was not sent before is unavailable.
     pub async fn close(&self) {
+        self.appended.close().await;
         self.connections.close().await;
     }
 }

@@ -45,6 +45,7 @@ async fn a_position_at_or_before_the_head_is_not_drawn_again_after_a_crash() {
     let mut server = test_servers::private_postgres_with(&LAZY);
     let before = store_with_a_hole(&server).await;
     let (head, read) = (before.head().await.unwrap(), last(&feed(&before).await));
+    drop(before);
     let after = crash(&mut server).await;
     let added = add(&after, &stream(), 3).await;
     let first = added[0].position().unwrap().get();

@@ -163,6 +163,23 @@ async fn a_result_per_append_of_many_callers() {
     mixed.check(results).await;
 }
 
+/// Those before it are stored, and those after it find what they left.
+#[tokio::test]
+async fn a_refused_append_harms_no_other_to_its_stream() {
+    let schema = TestSchema::new();
+    let (store, stream) = (schema.store().await, stream());
+    let appends = vec![
+        append(&stream, NoStream, events(2)),
+        append(&stream, Any, vec![event(), too_deep()]),
+        append(&stream, Exact(2.into()), events(1)),
+    ];
+    let results = store.append_many(appends).await;
+    let [Ok(first), Err(AppendError::Refused { .. }), Ok(last)] = &results[..] else {
+        panic!("{results:?}");
+    };
+    assert_eq!(read(&store, &stream).await, [first.clone(), last.clone()].concat());
+}
+
 #[tokio::test]
 async fn a_stream_that_somebody_keeps_for_himself_keeps_nobody_else_waiting() {
     let mut held = Held::new().await;
@@ -192,7 +209,7 @@ async fn a_stream_that_somebody_keeps_for_himself_keeps_nobody_else_waiting() {
 async fn calls_for_the_same_streams_in_another_order_do_not_wait_in_a_circle() {
     const CALLS: usize = 40;
     let schema = TestSchema::new();
-    let mut streams: Vec<_> = (0..100).map(|_| stream()).collect();
+    let mut streams: Vec<_> = (0..300).map(|_| stream()).collect();
     let mut callers = JoinSet::new();
     for _ in 0..2 {
         let (store, order) = (schema.store().await, streams.clone());
@@ -208,7 +225,8 @@ async fn calls_for_the_same_streams_in_another_order_do_not_wait_in_a_circle() {
     let store = schema.store().await;
     assert_eq!(feed(&store).await.len(), 2 * CALLS * streams.len());
     let transactions = transactions(&schema).await;
-    assert!(transactions < 3 * CALLS as i64, "{transactions} transactions for {} calls", 2 * CALLS);
+    // on a machine that is very busy somebody may give way without a circle
+    assert!(transactions < 2 * CALLS as i64 + 8, "{transactions} transactions for {} calls", 2 * CALLS);
 }
 
 #[tokio::test]

@@ -4,7 +4,10 @@
 
 mod common;
 
-use common::{TestDatabase, add, feed, open, run, stream};
+use std::time::Duration;
+
+use common::{TestDatabase, add, connect, event, feed, open, run, stream, within};
+use eventbus::ExpectedVersion;
 use eventstore_postgres::{PgConnectError, PgEventStore, PgPrecondition};
 
 async fn fault(database: &TestDatabase) -> PgPrecondition {
@@ -101,4 +104,56 @@ async fn a_database_in_another_encoding_is_refused() {
     let database = TestDatabase::create(options).await;
     let encoding = "LATIN1".into();
     assert_eq!(fault(&database).await, PgPrecondition::Encoding { encoding });
+}
+
+/// The level is asked for by each connection; here a role's setting that would be used otherwise.
+#[tokio::test]
+async fn a_database_of_another_isolation_serves_all_the_same() {
+    let database = TestDatabase::create("").await;
+    let mut admin = database.connection().await;
+    let name = database.name();
+    run(&mut admin, &format!("ALTER DATABASE {name} SET default_transaction_isolation = serializable")).await;
+    let store = open(database.config()).await;
+    add(&store, &stream(), 3).await;
+    assert_eq!(feed(&store).await.len(), 3);
+}
+
+#[tokio::test]
+async fn an_append_that_stays_open_is_named() {
+    let database = TestDatabase::create("").await;
+    let store = open(database.config()).await;
+    assert_eq!(store.oldest_append().await.unwrap(), None);
+    let mut admin = database.connection().await;
+    run(&mut admin, "SET application_name = 'forgetful'; BEGIN").await;
+    store.append_in(&mut admin, &stream(), ExpectedVersion::Any, vec![event()]).await.unwrap();
+    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut admin).await.unwrap();
+    let older = async {
+        loop {
+            let open = store.oldest_append().await.unwrap().unwrap();
+            assert_eq!((open.pid, &*open.application_name), (Some(pid), "forgetful"));
+            if open.age > Duration::from_millis(50) {
+                return;
+            }
+        }
+    };
+    within(older).await;
+    let mut foreign = database.connection().await;
+    run(&mut foreign, "BEGIN; SELECT pg_advisory_xact_lock_shared(1)").await;
+    run(&mut admin, "ROLLBACK").await;
+    assert_eq!(store.oldest_append().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_append_in_a_prepared_transaction_is_named_too() {
+    let server = test_servers::private_postgres_with(&["-c", "max_prepared_transactions=2"]);
+    let store = PgEventStore::connect(server.url()).await.unwrap();
+    let mut admin = connect(server.url()).await;
+    run(&mut admin, "BEGIN").await;
+    store.append_in(&mut admin, &stream(), ExpectedVersion::Any, vec![event()]).await.unwrap();
+    run(&mut admin, "PREPARE TRANSACTION 'forgotten'").await;
+    let open = store.oldest_append().await.unwrap().unwrap();
+    assert_eq!((open.pid, &*open.application_name), (None, ""));
+    assert_ne!(open.age, Duration::ZERO);
+    run(&mut admin, "ROLLBACK PREPARED 'forgotten'").await;
+    assert_eq!(store.oldest_append().await.unwrap(), None);
 }

@@ -60,6 +60,33 @@ async fn an_append_whose_backend_is_terminated_is_made_again() {
     }
 }
 
+/// A statement without an answer may still run, and meet the version it expects once the stream gets there.
+#[tokio::test]
+async fn a_conflict_that_may_pass_is_unknown_where_an_answer_was_lost() {
+    let schema = TestSchema::new();
+    let (store, stream) = (open(schema.config()).await, stream());
+    add(&store, &stream, 1).await;
+    let (mut holder, mut watcher) = (schema.connection().await, schema.connection().await);
+    let sql = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM pg_advisory_xact_lock(hashtext(TG_TABLE_SCHEMA));
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER slow BEFORE UPDATE ON streams FOR EACH STATEMENT EXECUTE FUNCTION wait();
+        SELECT pg_advisory_lock(hashtext(current_schema()))";
+    run(&mut holder, sql).await;
+    let ahead = store.append(&stream, ExpectedVersion::Exact(2.into()), events(1));
+    let terminate = async {
+        let backend = common::blocked_backend(&mut watcher, schema.name()).await;
+        run(&mut watcher, &format!("SELECT pg_terminate_backend({backend})")).await;
+    };
+    let (unknown, ()) = within(async { tokio::join!(ahead, terminate) }).await;
+    assert!(matches!(unknown, Err(AppendError::OutcomeUnknown(_))), "{unknown:?}");
+    // what was overtaken stays behind for ever
+    run(&mut holder, "SELECT pg_advisory_unlock(hashtext(current_schema()))").await;
+    let behind = store.append(&stream, ExpectedVersion::Exact(0.into()), events(1)).await;
+    assert!(behind.unwrap_err().is_conflict());
+}
+
 #[tokio::test]
 async fn an_append_without_any_answer_is_unknown_in_time() {
     let mut held = Held::new().await;

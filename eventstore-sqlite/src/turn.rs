@@ -25,14 +25,14 @@ pub(crate) struct Turn {
     connection: Option<Sealed>,
     writer: Arc<Writer>,
     is_claimed: bool,
-    /// How many databases are attached until it ends.
-    attached: u32,
+    /// What is attached until it ends.
+    attached: Vec<String>,
     context: Context,
 }
 
 impl Turn {
     pub(crate) fn new(connection: Sealed, writer: Arc<Writer>) -> Self {
-        Self { connection: Some(connection), writer, is_claimed: false, attached: 0, context: Context::Task }
+        Self { connection: Some(connection), writer, is_claimed: false, attached: Vec::new(), context: Context::Task }
     }
 
     pub(crate) fn connection(&self) -> &Sealed {
@@ -84,19 +84,22 @@ impl Turn {
 
     /// Attaches a database that is only read, until the turn ends, and returns the name of its schema.
     pub(crate) fn attach(&mut self, database: &str) -> rusqlite::Result<String> {
-        let schema = attached(self.attached);
+        if let Some(known) = self.attached.iter().position(|known| known == database) {
+            return Ok(schema(known));
+        }
+        let schema = schema(self.attached.len());
         let connection = self.connection();
         let could_write = connection.db_config(ATTACH_WRITE)?;
         connection.set_db_config(ATTACH_WRITE, false)?;
         let result = connection.execute(&format!("ATTACH ?1 AS {schema}"), [database]);
         connection.set_db_config(ATTACH_WRITE, could_write)?;
         result?;
-        self.attached += 1;
+        self.attached.push(database.to_owned());
         Ok(schema)
     }
 }
 
-fn attached(number: u32) -> String {
+fn schema(number: usize) -> String {
     format!("eventbus_copy_{number}")
 }
 
@@ -106,7 +109,7 @@ impl Drop for Turn {
             return;
         };
         connection.reset();
-        for schema in (0..self.attached).map(attached) {
+        for schema in (0..self.attached.len()).map(schema) {
             let detached = connection.execute(&format!("DETACH {schema}"), []);
             if let Err(error) = detached {
                 tracing::warn!(%error, schema, "a database stays attached");

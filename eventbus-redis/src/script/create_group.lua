@@ -1,5 +1,5 @@
--- Creates a group, and the stream if there is none. A group that was known goes on where it was; what others removed
--- meanwhile is noted for the relays.
+-- Creates a group, and the stream if there is none. A group that was known goes on where it was; as the server begins
+-- to count anew, what it counted is not noted any more.
 --
 -- KEYS  stream, floors, relay
 -- ARGV  group, the id after which it begins, or '$' for the newest, '1' if it is to be listed in the floors: from then on
@@ -10,7 +10,6 @@ local stream, floors, relay, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 if groups_of(stream)[group] then return 0 end
 local floor, notes = redis.call('HGET', floors, group), by_name(redis.call('HGETALL', relay))
 local start = start_of(floor, ARGV[2], newest_of(stream))
-if floor and may_miss(notes, group, first_of(stream)) then note_hole(redis.call, relay, notes, group) end
 redis.call('XGROUP', 'CREATE', stream, group, start, 'MKSTREAM')
 local noted = noted_floor(notes, group)
 if noted then redis.call('HSET', relay, 'floor:' .. group, noted .. ' -') end

@@ -68,8 +68,9 @@ async fn the_lower_one_of_two_rewinds_counts() {
         // when nothing from before it is there any more, the first one is over
         rig.handle("reports", 1_000).await;
         rig.bus.trim(eventbus_redis::Trim { max_length: Some(1), max_age: None }).await.unwrap();
+        rig.publish(100, 102).await;
         rig.rewind(99).await;
-        rig.publish(99, 100).await;
+        rig.publish(99, 102).await;
         assert_eq!(rig.floor("reports").await, SeenFloor::At(at(99)));
     }
 }

@@ -16,7 +16,7 @@ use std::{
 
 use eventbus::{
     NewEvent,
-    port::{Append, AppendError, AppendSignal},
+    port::{Append, AppendError},
 };
 use tokio::{
     runtime::Handle,
@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{AppendResult, entry::Entry, settle::Writer};
-use crate::{config::PgEventStoreConfig, pool::Connections, statements::Statements};
+use crate::{config::PgEventStoreConfig, notify::Appended, pool::Connections, statements::Statements};
 
 /// The most appends in a statement.
 const MAX_APPENDS: usize = 1_000;
@@ -76,7 +76,7 @@ impl Group {
         config: &PgEventStoreConfig,
         connections: Connections,
         statements: Arc<Statements>,
-        appended: Arc<AppendSignal>,
+        appended: Arc<Appended>,
     ) -> Arc<Self> {
         let places = config.append_queue as usize;
         Arc::new(Self {

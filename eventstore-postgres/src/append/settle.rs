@@ -7,7 +7,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use eventbus::{
     BoxError, EventId, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{AppendSignal, BoxFuture, ReadError},
+    port::{BoxFuture, ReadError},
 };
 use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::{effort::Effort, entry::Entry, plan::Plan};
 use crate::{
     fault::{Fault, shared},
+    notify::Appended,
     pool::Connections,
     resolve::{self, Known, Verdict},
     statements::Statements,
@@ -45,7 +46,7 @@ pub(super) struct StillRefused;
 pub(super) struct Writer {
     pub(super) connections: Connections,
     pub(super) statements: Arc<Statements>,
-    pub(super) appended: Arc<AppendSignal>,
+    pub(super) appended: Arc<Appended>,
     /// How long appends are tried again.
     pub(super) patience: Duration,
 }

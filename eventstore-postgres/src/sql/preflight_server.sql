@@ -5,6 +5,7 @@ SELECT
     current_setting('transaction_read_only') = 'on'        AS read_only,
     current_setting('synchronous_commit')                  AS synchronous_commit,
     current_setting('server_encoding')                     AS encoding,
+    current_setting('default_transaction_isolation')       AS isolation,
     current_setting('fsync') = 'on'                        AS fsync,
     (SELECT count(*) FROM pg_catalog.pg_prepared_xacts x WHERE x.database = current_database())
                                                            AS prepared_transactions

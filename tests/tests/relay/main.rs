@@ -245,6 +245,28 @@ async fn a_database_restored_from_a_backup_publishes_nothing_until_somebody_says
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_goes_back_while_the_relay_is_at_rest_stops_it() {
+    let mut world = World::begin().await;
+    append(&world.store, 20).await;
+    let app = world.app().await;
+    app.published(world.head().await).await.unwrap();
+    let before = world.published().await;
+    let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(&world.database).await.unwrap();
+    sqlx::query("DELETE FROM eventbus.events WHERE position > $1")
+        .bind(i64::try_from(before[9]).unwrap())
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    until("it stops", async || app.relay_status().await.unwrap().stopped.is_some()).await;
+    app.republish(before[9].into()).await.unwrap();
+    until("it goes on", async || app.relay_status().await.unwrap().stopped.is_none()).await;
+    append(&world.store, 5).await;
+    world.until_published(world.head().await).await;
+    assert_eq!(world.published().await[20..], world.stored().await[10..]);
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_database_beside_the_stream_of_a_former_one_is_refused_and_may_share_it() {
     let mut world = World::begin().await;
     append(&world.store, 5).await;

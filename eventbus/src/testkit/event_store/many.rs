@@ -53,6 +53,15 @@ pub async fn failing_append_harms_no_other_of_its_call<S: EventStore>(store: S) 
     let store = Subject::new("failing_append_harms_no_other_of_its_call", store);
     let moved = stream();
     let there = store.add(&moved, Any, &events(2)).await;
+    let mut conflicts = Vec::new();
+    for expected in [Exact(1.into()), NoStream, Exact(3.into())] {
+        let (good, behind) = (append(&stream(), NoStream, &events(1)), append(&moved, expected, &events(1)));
+        conflicts.extend(store.append_many(vec![good, behind]).await);
+    }
+    for pair in conflicts.chunks(2) {
+        let is_right = matches!(pair, [Ok(_), Err(AppendError::Conflict { actual, .. })] if actual.get() == 2);
+        store.check(is_right, format_args!("not one stored and one in conflict at version 2: {pair:?}"));
+    }
     let known = event().with_event_id(there[0].metadata().event_id());
     let bad = NewEvent::new(Name::from_static("Deposited"), 1, "no JSON");
     let streams: Vec<_> = (0..6).map(|_| stream()).collect();
@@ -141,7 +150,7 @@ pub async fn appends_to_one_stream_are_made_in_order<S: EventStore>(store: S) {
 pub async fn repeats_among_many_return_the_first_result<S: EventStore>(store: S) {
     let store = Subject::new("repeats_among_many_return_the_first_result", store);
     for expected in [NoStream, Any] {
-        let (one, two, three) = (stream(), stream(), stream());
+        let (one, two, three, four) = (stream(), stream(), stream(), stream());
         let (given, other) = (events(2), events(1));
         let first = store.add(&one, expected, &given).await;
         let results = add_many(
@@ -152,6 +161,8 @@ pub async fn repeats_among_many_return_the_first_result<S: EventStore>(store: S)
                 append(&two, expected, &other),
                 append(&three, expected, &events(1)),
                 append(&one, Any, &given[1..]),
+                append(&four, NoStream, &events(2)),
+                append(&four, Exact(2.into()), &events(1)),
             ],
         )
         .await;
@@ -161,6 +172,7 @@ pub async fn repeats_among_many_return_the_first_result<S: EventStore>(store: S)
         store.holds(&one, &first).await;
         store.holds(&two, &results[0]).await;
         store.holds(&three, &results[3]).await;
+        store.holds(&four, &[results[5].clone(), results[6].clone()].concat()).await;
     }
 }
 

@@ -1,0 +1,143 @@
+//! What a relay leaves to an operator, and what an operator can say.
+
+use std::time::Duration;
+
+use eventbus::{
+    InMemoryEventStore, Position, PublishedError, RelayError,
+    port::{HealthThresholds, PublishRange, Publisher, ReadFeed, RelayTarget},
+    prelude::*,
+    testkit::LossyBus,
+};
+use futures_util::TryStreamExt;
+
+use crate::{relay_kit::*, wait::until};
+
+/// A store that holds three events of the ten that were published.
+async fn restored() -> (InMemoryEventStore, LossyBus) {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    append(&store, 3).await;
+    adopt(&store, &bus, 0).await;
+    publish(&store, &bus, 0, 0, 3).await;
+    let publisher = Publisher { store: store.store_id().await.unwrap(), epoch: 0 };
+    let range = PublishRange { after: 3.into(), through: 10.into(), events: &[] };
+    bus.publish_range(publisher, range).await.unwrap();
+    (store, bus)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_went_back_stops_the_relay_until_somebody_says_from_where() {
+    let (store, bus) = restored().await;
+    let first = app(&store, &bus).await;
+    let error = first.published(Position::new(4)).await.unwrap_err();
+    let PublishedError::Relay(stopped @ RelayError::StoreWentBack { published, newest, .. }) = &error else {
+        panic!("{error}");
+    };
+    assert_eq!((published.get(), newest.get()), (10, 3));
+    assert!(error.to_string().contains("`app.republish(position)`"), "{error}");
+    assert_eq!(first.relay_status().await.unwrap().stopped.as_ref(), Some(stopped));
+    let health = first.health().await;
+    assert!(!health.is_healthy());
+    let alerts = health.alerts(&HealthThresholds::default()).join("; ");
+    assert!(alerts.contains("the relay does not publish: `memory` was published up to position 10"), "{alerts}");
+
+    append(&store, 20).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(bus.history(), all(3), "what it appends is not taken for published, nor the rest for all");
+    first.shutdown(LEASE).await.unwrap();
+    let second = app(&store, &bus).await;
+    let error = second.published(Position::new(23)).await.unwrap_err();
+    assert!(
+        matches!(error, PublishedError::Relay(RelayError::StoreWentBack { .. })),
+        "a restart forgets nothing: {error}"
+    );
+
+    assert_eq!(second.republish(Position::new(3)).await.unwrap(), 3);
+    second.shutdown(LEASE).await.unwrap();
+    let third = app(&store, &bus).await;
+    third.published(Position::new(23)).await.unwrap();
+    assert_eq!(bus.history(), all(23));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_relay_goes_on_by_itself_once_somebody_has_said_from_where() {
+    let (store, bus) = restored().await;
+    let app = app(&store, &bus).await;
+    app.published(Position::new(4)).await.unwrap_err();
+    append(&store, 20).await;
+    assert_eq!(app.republish(Position::new(1)).await.unwrap(), 1);
+    until_at(&store, &bus, 23).await;
+    assert_eq!(bus.history(), [1, 2, 3].into_iter().chain(2..=23).collect::<Vec<_>>());
+    assert_eq!(app.relay_status().await.unwrap().stopped, None);
+    app.published(Position::new(23)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_goes_back_while_the_relay_runs_stops_it() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    append(&store, 3).await;
+    let app = app(&store, &bus).await;
+    until_at(&store, &bus, 3).await;
+    let publisher = Publisher { store: store.store_id().await.unwrap(), epoch: 1 };
+    let range = PublishRange { after: 3.into(), through: 10.into(), events: &[] };
+    bus.publish_range(publisher, range).await.unwrap();
+    let error = app.published(Position::new(11)).await.unwrap_err();
+    assert!(matches!(error, PublishedError::Relay(RelayError::StoreWentBack { .. })), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_went_back_is_known_by_its_events_however_far_it_has_come_since() {
+    let (newer, store, bus) = (InMemoryEventStore::new(), InMemoryEventStore::new(), LossyBus::new());
+    append(&newer, 10).await;
+    append(&store, 20).await;
+    adopt(&store, &bus, 0).await;
+    let publisher = Publisher { store: store.store_id().await.unwrap(), epoch: 0 };
+    let events: Vec<_> = newer.read_all(Position::START).try_collect().await.unwrap();
+    let range = PublishRange { after: 0.into(), through: 10.into(), events: &events };
+    bus.publish_range(publisher, range).await.unwrap();
+
+    let app = app(&store, &bus).await;
+    let error = app.published(Position::new(20)).await.unwrap_err();
+    assert!(matches!(error, PublishedError::Relay(RelayError::StoreWentBack { .. })), "{error}");
+    assert_eq!(bus.history(), all(10));
+    app.republish(Position::new(7)).await.unwrap();
+    until_at(&store, &bus, 20).await;
+    assert_eq!(bus.history(), (1..=10).chain(8..=20).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_another_store_is_refused_unless_it_is_shared() {
+    let (former, store, bus) = (InMemoryEventStore::new(), InMemoryEventStore::new(), LossyBus::new());
+    append(&former, 2).await;
+    adopt(&former, &bus, 0).await;
+    publish(&former, &bus, 0, 0, 2).await;
+    let last = append(&store, 3).await;
+    let refused = app(&store, &bus).await;
+    let error = refused.published(last).await.unwrap_err();
+    let PublishedError::Relay(RelayError::OtherStore { own, other, .. }) = &error else { panic!("{error}") };
+    assert_eq!((*own, *other), (store.store_id().await.unwrap(), former.store_id().await.unwrap()));
+    assert!(error.to_string().contains("`.share_stream()`"), "{error}");
+    assert!(!refused.health().await.is_healthy());
+    refused.shutdown(LEASE).await.unwrap();
+
+    let sharing = builder(&store, &bus).share_stream().start().await.unwrap();
+    sharing.published(last).await.unwrap();
+    assert_eq!(bus.positions(), [1, 2, 1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn republishing_begins_where_it_is_told_and_never_ahead() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    append(&store, 5).await;
+    let app = app(&store, &bus).await;
+    until_at(&store, &bus, 5).await;
+    assert_eq!(app.republish(Position::new(2)).await.unwrap(), 2);
+    until("it is published again", async || bus.history() == [1, 2, 3, 4, 5, 3, 4, 5]).await;
+    assert_eq!(app.republish(Position::new(99)).await.unwrap(), 5);
+    let last = append(&store, 1).await;
+    app.published(last).await.unwrap();
+    assert_eq!(bus.history(), [1, 2, 3, 4, 5, 3, 4, 5, 6]);
+
+    let in_process = App::builder().start().await.unwrap();
+    let error = in_process.republish(Position::START).await.unwrap_err();
+    assert_eq!(error.to_string(), "`memory` keeps no position that could be set back");
+}

@@ -1,0 +1,121 @@
+//! Which process relays, and what the others see of it.
+
+use std::time::Duration;
+
+use eventbus::{
+    InMemoryEventStore, Name, Position,
+    port::{Checkpoints, Leases, ReadFeed},
+    testkit::LossyBus,
+};
+
+use crate::{relay_kit::*, wait::until};
+
+#[tokio::test(start_paused = true)]
+async fn another_process_takes_over_at_once_after_a_shutdown_and_later_after_a_crash() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    let first = app(&store, &bus).await;
+    until("it relays", async || first.relay_status().await.unwrap().is_owner).await;
+    let second = app(&store, &bus.connection()).await;
+    let last = append(&store, 3).await;
+    first.published(last).await.unwrap();
+    let published = second.published(last).await.unwrap();
+    assert_eq!((published.position, published.message_id), (last, None), "another process published it");
+    let status = second.relay_status().await.unwrap();
+    assert_eq!((status.position, status.is_owner), (last, false));
+
+    first.shutdown(LEASE).await.unwrap();
+    let last = append(&store, 3).await;
+    let began = tokio::time::Instant::now();
+    assert!(second.published(last).await.unwrap().message_id.is_some());
+    assert!(began.elapsed() < LEASE, "took {:?}", began.elapsed());
+    second.shutdown(LEASE).await.unwrap();
+
+    let dead = store.acquire_lease(&ROLE, &AUDIT, Duration::from_secs(10)).await.unwrap().unwrap();
+    let third = app(&store, &bus.connection()).await;
+    let last = append(&store, 3).await;
+    let began = tokio::time::Instant::now();
+    third.published(last).await.unwrap();
+    assert!((9..12).contains(&began.elapsed().as_secs()), "took {:?}", began.elapsed());
+    assert!(!store.renew_lease(&dead, LEASE).await.unwrap());
+    assert_eq!(bus.history(), all(9));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_was_paused_beyond_its_lease_steps_down_and_stands_by() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    let first = app(&store, &bus).await;
+    let last = append(&store, 1).await;
+    first.published(last).await.unwrap();
+    bus.pause(true);
+    append(&store, 1).await;
+    // what a pause of the whole process comes to: its lease has passed on when it goes on
+    let other = Name::from_static("other");
+    let lease = store.seize_lease(&ROLE, &other, Duration::from_secs(30)).await.unwrap();
+    publish(&store, &bus.connection(), lease.epoch, 1, 2).await;
+    bus.pause(false);
+    until("it has stepped down", async || !first.relay_status().await.unwrap().is_owner).await;
+    append(&store, 1).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(position(&store, &bus).await, 2, "the other one has the lease");
+    store.release_lease(&lease).await.unwrap();
+    until_at(&store, &bus, 3).await;
+    assert_eq!(bus.history(), all(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_checkpoint_is_saved_about_once_a_second_and_at_the_end() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    let app = app(&store, &bus).await;
+    assert_eq!(store.load_checkpoint(&ROLE).await.unwrap(), Some(Position::START), "nobody else may publish any more");
+    let last = append(&store, 5).await;
+    app.published(last).await.unwrap();
+    let saved = async || store.load_checkpoint(&ROLE).await.unwrap() == Some(last);
+    tokio::time::timeout(Duration::from_millis(1_100), until("it is saved", saved)).await.unwrap();
+    let last = append(&store, 5).await;
+    app.published(last).await.unwrap();
+    app.shutdown(LEASE).await.unwrap();
+    assert_eq!(store.load_checkpoint(&ROLE).await.unwrap(), Some(last));
+    let other = Name::from_static("other");
+    assert!(store.acquire_lease(&ROLE, &other, LEASE).await.unwrap().is_some(), "the lease is given back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_relay_of_its_own_an_app_waits_for_that_of_another() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    let saving = builder(&store, &bus.connection()).without_relay().start().await.unwrap();
+    let last = append(&store, 5).await;
+    let error = saving.published(last).await.unwrap_err().to_string();
+    assert!(error.contains("another process relays, or is to relay"), "{error}");
+    let _relaying = app(&store, &bus).await;
+    assert_eq!(saving.published(last).await.unwrap().position, last);
+    assert!(!saving.relay_status().await.unwrap().is_owner);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_makes_up_for_owners_that_its_store_has_forgotten() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    append(&store, 10).await;
+    adopt(&store, &bus, 40).await;
+    publish(&store, &bus, 40, 0, 5).await;
+    let app = app(&store, &bus).await;
+    app.published(Position::new(10)).await.unwrap();
+    assert_eq!(bus.history(), all(10));
+    assert_eq!(app.republish(Position::new(5)).await.unwrap(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_ends_after_the_range_in_hand() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    let app = app(&store, &bus).await;
+    until("it relays", async || app.relay_status().await.unwrap().is_owner).await;
+    until("it has asked", async || bus.position(store.store_id().await.unwrap()).is_some()).await;
+    bus.pause(true);
+    append(&store, 300).await;
+    until("a range is in hand", async || !app.relay_status().await.unwrap().lag.is_zero()).await;
+    let mut stopping = Box::pin(app.shutdown(Duration::from_secs(10)));
+    assert!(futures_util::poll!(&mut stopping).is_pending());
+    bus.pause(false);
+    stopping.await.unwrap();
+    assert_eq!(bus.history(), all(256));
+    assert_eq!(store.load_checkpoint(&ROLE).await.unwrap(), Some(Position::new(256)));
+}

@@ -1,0 +1,84 @@
+//! Appends that stay open: a transaction that was left open after an append holds every reader of the feed back.
+
+use std::time::Duration;
+
+use eventbus::port::ReadError;
+use sqlx::{Row as _, postgres::PgRow};
+
+use crate::{error::PgConnectError, schema::Schema, session::Session, store::PgEventStore};
+
+/// An append that is open for so long has been forgotten, or its transaction does too much.
+const LONG: Duration = Duration::from_secs(30);
+
+/// An append whose transaction is still open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PgOpenAppend {
+    /// How long its transaction has been open; zero if the server does not tell this role.
+    pub age: Duration,
+    /// The server process, for `pg_terminate_backend`; none for a prepared transaction, see `pg_prepared_xacts`.
+    pub pid: Option<i32>,
+    /// What its connection calls itself.
+    pub application_name: String,
+}
+
+impl PgEventStore {
+    /// The append that is open the longest, of whichever process; none if none is open.
+    ///
+    /// Readers of the feed do not get past it. What is appended by itself is open for milliseconds; one that stays is in
+    /// a transaction of the application's, see [`append_in`](Self::append_in).
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] if the store cannot be reached.
+    pub async fn oldest_append(&self) -> Result<Option<PgOpenAppend>, ReadError> {
+        let rows = self.connections.fetch_all(sqlx::query(self.statements.open_append.clone())).await?;
+        let open = rows.first().map(PgOpenAppend::read).transpose();
+        open.map_err(|error| ReadError::Unavailable(error.into()))
+    }
+}
+
+impl PgOpenAppend {
+    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let seconds: Option<f64> = row.try_get("seconds")?;
+        Ok(Self {
+            age: Duration::try_from_secs_f64(seconds.unwrap_or_default()).unwrap_or_default(),
+            pid: row.try_get("pid")?,
+            application_name: row.try_get("application_name")?,
+        })
+    }
+
+    fn is_long(&self) -> bool {
+        self.age > LONG
+    }
+}
+
+/// Warns of one that has been open for long.
+pub(crate) async fn warn(session: &mut Session, schema: &Schema) -> Result<(), PgConnectError> {
+    let query = sqlx::query(schema.statement(include_str!("sql/open_append.sql")));
+    let Some(row) = session.fetch_optional(query).await? else {
+        return Ok(());
+    };
+    let open = PgOpenAppend::read(&row).map_err(|error| session.unreadable(error))?;
+    if open.is_long() {
+        tracing::warn!(
+            pid = open.pid,
+            application_name = open.application_name,
+            age = ?open.age,
+            "a transaction that appended events stays open: it holds every reader of the feed until it ends"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_append_is_open_for_long_after_half_a_minute() {
+        let open =
+            |seconds| PgOpenAppend { age: Duration::from_secs(seconds), pid: None, application_name: String::new() };
+        assert!(!open(30).is_long());
+        assert!(open(31).is_long());
+    }
+}

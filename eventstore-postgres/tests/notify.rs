@@ -1,0 +1,158 @@
+//! Appends of one store wake the readers of another one.
+
+#![allow(clippy::unwrap_used, reason = "as in any test")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{TestDatabase, add, open, stream, within};
+use eventbus::port::ReadFeed as _;
+use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
+use sqlx::{AssertSqlSafe, postgres::PgListener};
+
+const LISTENING: &str = "SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%\\_appended\\_%'";
+
+/// A database of its own, and whoever looks into it.
+struct Place {
+    database: TestDatabase,
+    watcher: PgConnection,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let database = TestDatabase::create("").await;
+        let watcher = common::connect(&database.url()).await;
+        Self { database, watcher }
+    }
+
+    async fn store(&self, notify: bool) -> PgEventStore {
+        open(PgEventStoreConfig { notify, ..self.database.config() }).await
+    }
+
+    async fn listening(&mut self) -> i64 {
+        sqlx::query_scalar(LISTENING).fetch_one(&mut self.watcher).await.unwrap()
+    }
+
+    /// The channel, once somebody listens.
+    async fn channel(&mut self) -> String {
+        let sql = LISTENING.replace("count(*)", "split_part(query, '\"', 2)");
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut self.watcher).await.unwrap()
+    }
+
+    /// Kills those who listen, and waits until they are gone.
+    async fn kill(&mut self) {
+        let kill = LISTENING.replace("count(*)", "pid") + " AND pg_terminate_backend(pid)";
+        let killed: Vec<i32> = sqlx::query_scalar(AssertSqlSafe(kill)).fetch_all(&mut self.watcher).await.unwrap();
+        assert_ne!(killed, [0_i32; 0]);
+        let alive = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY ($1)";
+        let mut alive =
+            async || -> i64 { sqlx::query_scalar(alive).bind(&killed).fetch_one(&mut self.watcher).await.unwrap() };
+        within(async { while alive().await > 0 {} }).await;
+    }
+
+    /// Waits until that many listen.
+    async fn listen(&mut self, number: i64) {
+        within(async { while self.listening().await != number {} }).await;
+    }
+}
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// How long something is watched that must not happen.
+const WHILE: Duration = Duration::from_millis(300);
+
+/// Whether one store is woken by an append of the other.
+async fn wakes(writer: &PgEventStore, reader: &PgEventStore, patience: Duration) -> bool {
+    let mut watch = reader.appended().watch();
+    add(writer, &stream(), 1).await;
+    tokio::time::timeout(patience, watch.appended()).await.is_ok()
+}
+
+#[tokio::test]
+async fn an_append_wakes_the_readers_of_another_store() {
+    let mut place = Place::new().await;
+    let reader = place.store(true).await;
+    place.listen(1).await;
+    let writer = place.store(true).await;
+    for _ in 0..10 {
+        assert!(wakes(&writer, &reader, LONG).await);
+    }
+}
+
+/// Two stores that hear each other do not call for ever.
+#[tokio::test]
+async fn what_was_heard_is_not_told() {
+    let mut place = Place::new().await;
+    let (one, two) = (place.store(true).await, place.store(true).await);
+    place.listen(2).await;
+    let mut listener = PgListener::connect(&place.database.url()).await.unwrap();
+    listener.listen(&place.channel().await).await.unwrap();
+    assert!(wakes(&one, &two, LONG).await);
+    within(listener.recv()).await.unwrap();
+    let more = tokio::time::timeout(WHILE, listener.recv()).await;
+    assert!(more.is_err(), "told twice: {more:?}");
+}
+
+#[tokio::test]
+async fn many_appends_are_told_in_few_notifications() {
+    let mut place = Place::new().await;
+    let store = place.store(true).await;
+    place.listen(1).await;
+    let mut listener = PgListener::connect(&place.database.url()).await.unwrap();
+    listener.listen(&place.channel().await).await.unwrap();
+    let started = Instant::now();
+    for _ in 0..200 {
+        add(&store, &stream(), 1).await;
+    }
+    let most = started.elapsed().as_millis() / 20 + 2;
+    let mut told = 0;
+    while tokio::time::timeout(WHILE, listener.recv()).await.is_ok() {
+        told += 1;
+    }
+    assert!((1..=most).contains(&told), "{told} notifications, at most {most} were allowed");
+}
+
+#[tokio::test]
+async fn a_listener_that_is_killed_comes_back() {
+    let mut place = Place::new().await;
+    let (reader, writer) = (place.store(true).await, place.store(true).await);
+    for _ in 0..3 {
+        place.listen(2).await;
+        let mut watch = reader.appended().watch();
+        place.kill().await;
+        add(&writer, &stream(), 1).await;
+        // nobody heard that one, so the reader looks when it is back
+        within(watch.appended()).await;
+    }
+    place.listen(2).await;
+    assert!(wakes(&writer, &reader, LONG).await);
+}
+
+#[tokio::test]
+async fn a_store_that_shall_not_tell_tells_nothing_and_hears_nothing() {
+    let mut place = Place::new().await;
+    let (silent, reader) = (place.store(false).await, place.store(true).await);
+    place.listen(1).await;
+    // it may still be woken because it began to listen
+    within(async { while wakes(&silent, &reader, WHILE).await {} }).await;
+    assert!(!wakes(&reader, &silent, WHILE).await);
+}
+
+#[tokio::test]
+async fn listening_ends_with_the_store() {
+    let mut place = Place::new().await;
+    let store = place.store(true).await;
+    let clone = store.clone();
+    place.listen(1).await;
+    drop(store);
+    add(&clone, &stream(), 1).await;
+    assert_eq!(place.listening().await, 1);
+    drop(clone);
+    place.listen(0).await;
+    let store = place.store(true).await;
+    place.listen(1).await;
+    within(store.close()).await;
+    place.listen(0).await;
+}

@@ -1,0 +1,125 @@
+//! The two kinds of stores.
+
+use std::{sync::Arc, time::Duration};
+
+use eventbus::{App, AppBuilder, Projection, port::EventStore};
+use eventstore_postgres::{PgEventStore, PgTransaction};
+use eventstore_sqlite::{SqliteEventStore, SqliteTransaction};
+use sqlx::{AssertSqlSafe, Connection, Executor, SqlSafeStr};
+
+use crate::orders::{self, DUMP, Pace, TABLES};
+
+/// A kind of store whose transactions hold rows.
+pub(crate) trait Kind: Send + Sync + Sized + 'static {
+    const NAME: &'static str;
+    type Rows: Projection + Default;
+
+    /// A place for a store of its own.
+    fn place() -> impl Future<Output = String> + Send;
+    fn open(place: &str) -> impl Future<Output = Self> + Send;
+    fn store(&self) -> Arc<dyn EventStore>;
+    fn with_effects(builder: AppBuilder) -> AppBuilder;
+    fn tell(&self, sql: &str) -> impl Future<Output = ()> + Send;
+    /// The answer to a question that is one text.
+    fn ask(&self, sql: &str) -> impl Future<Output = String> + Send;
+
+    /// A new store with its tables.
+    fn fresh() -> impl Future<Output = (String, Self)> + Send {
+        async {
+            let place = Self::place().await;
+            let kind = Self::open(&place).await;
+            for table in TABLES {
+                kind.tell(table).await;
+            }
+            (place, kind)
+        }
+    }
+
+    fn dump(&self) -> impl Future<Output = String> + Send {
+        self.ask(DUMP)
+    }
+
+    /// An app that projects.
+    fn app(&self, pace: Pace) -> impl Future<Output = App> + Send {
+        let builder = App::builder().store(self.store()).state(pace).projection(Self::Rows::default());
+        let builder = builder.projection_lease(Duration::from_millis(400)).without_relay();
+        async move { builder.start().await.unwrap() }
+    }
+}
+
+pub(crate) struct Sqlite(SqliteEventStore);
+
+impl Kind for Sqlite {
+    const NAME: &'static str = "sqlite";
+    type Rows = orders::sqlite::Rows;
+
+    async fn place() -> String {
+        let folder = std::env::temp_dir().join(test_servers::unique_name("rows"));
+        std::fs::create_dir_all(&folder).unwrap();
+        folder.join("rows.db").to_str().unwrap().to_owned()
+    }
+
+    async fn open(place: &str) -> Self {
+        Self(SqliteEventStore::open(place).await.unwrap())
+    }
+
+    fn store(&self) -> Arc<dyn EventStore> {
+        Arc::new(self.0.clone())
+    }
+
+    fn with_effects(builder: AppBuilder) -> AppBuilder {
+        orders::sqlite::with_effects(builder)
+    }
+
+    async fn tell(&self, sql: &str) {
+        let mut transaction = self.0.transactions().unwrap().begin().await.unwrap();
+        let own: &mut SqliteTransaction = transaction.as_any_mut().downcast_mut().unwrap();
+        own.execute(sql, ()).unwrap();
+        transaction.commit().await.unwrap();
+    }
+
+    async fn ask(&self, sql: &str) -> String {
+        let mut transaction = self.0.transactions().unwrap().begin().await.unwrap();
+        let own: &mut SqliteTransaction = transaction.as_any_mut().downcast_mut().unwrap();
+        own.connection().unwrap().query_row(sql, (), |row| row.get(0)).unwrap()
+    }
+}
+
+pub(crate) struct Postgres(PgEventStore);
+
+impl Kind for Postgres {
+    const NAME: &'static str = "postgres";
+    type Rows = orders::postgres::Rows;
+
+    async fn place() -> String {
+        let name = test_servers::unique_name("rows");
+        let mut admin = sqlx::PgConnection::connect(test_servers::postgres_url()).await.unwrap();
+        admin.execute(sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))).await.unwrap();
+        test_servers::database_url_for(&name)
+    }
+
+    async fn open(place: &str) -> Self {
+        Self(PgEventStore::connect(place).await.unwrap())
+    }
+
+    fn store(&self) -> Arc<dyn EventStore> {
+        Arc::new(self.0.clone())
+    }
+
+    fn with_effects(builder: AppBuilder) -> AppBuilder {
+        orders::postgres::with_effects(builder)
+    }
+
+    async fn tell(&self, sql: &str) {
+        let mut transaction = self.0.transactions().unwrap().begin().await.unwrap();
+        let own: &mut PgTransaction = transaction.as_any_mut().downcast_mut().unwrap();
+        own.connection().execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await.unwrap();
+        transaction.commit().await.unwrap();
+    }
+
+    async fn ask(&self, sql: &str) -> String {
+        let mut transaction = self.0.transactions().unwrap().begin().await.unwrap();
+        let own: &mut PgTransaction = transaction.as_any_mut().downcast_mut().unwrap();
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned()).into_sql_str()).fetch_one(own.connection()).await.unwrap()
+    }
+}

@@ -1,0 +1,44 @@
+//! Rows in a store's own transactions, on SQLite and PostgreSQL: processes that are killed and paused, rebuilds under
+//! live traffic, effects of handlers.
+//!
+//! The processes that die are this test binary again, told by their environment what to play.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests; the processes that die report by printing"
+)]
+
+mod effects;
+mod kinds;
+mod live;
+mod orders;
+mod play;
+mod rebuild;
+
+/// Each of these tests on each kind of store.
+macro_rules! on_both {
+    ($($module:ident::$test:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$module::$test::<super::kinds::Sqlite>().await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$module::$test::<super::kinds::Postgres>().await;
+            })*
+        }
+    };
+}
+
+on_both! {
+    effects::effects_are_made_once_whatever_is_killed,
+    live::rows_and_checkpoint_survive_kills_together,
+    live::a_paused_owner_writes_nothing_more,
+    rebuild::a_rebuild_under_live_traffic_equals_the_live_rows,
+    rebuild::a_killed_rebuild_leaves_the_old_rows_and_is_resumed,
+    rebuild::rows_are_replaced_all_or_none,
+    rebuild::the_rows_of_one_aggregate_are_made_anew,
+}
