@@ -5,7 +5,12 @@
 
 use std::time::Duration;
 
-use workspace_tests::fire::{figures::Figures, race};
+use workspace_tests::fire::{
+    cuts,
+    figures::Figures,
+    kills::{self, Program},
+    race,
+};
 
 fn seed() -> u64 {
     std::env::var("FIRE_SEED").map_or(1, |seed| seed.parse().unwrap())
@@ -21,6 +26,36 @@ fn judge(figures: &Figures) {
 async fn the_feed_neither_skips_nor_repeats_nor_reorders_and_wrong_readers_are_caught() {
     let plan = race::Plan { events: 200_000, time: Duration::from_secs(20), seed: seed() };
     judge(&race::run(plan).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_over_a_failing_network_are_made_once() {
+    judge(&cuts::run(40, seed()).await.unwrap());
+}
+
+/// What the processes play that die; does nothing in an ordinary run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_dies() {
+    kills::role::play().await.unwrap();
+}
+
+fn program() -> Program {
+    Program::this(&["--exact", "a_process_that_dies", "--nocapture"]).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_die_anywhere_lose_and_repeat_nothing() {
+    judge(&kills::kill(&program(), 24, seed()).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_were_paused_write_nothing_any_more() {
+    judge(&kills::pause(&program(), 4, seed()).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_that_crash_and_forget_lose_no_effect() {
+    judge(&kills::fail_servers(&program(), 6, seed()).await.unwrap());
 }
 
 mod model_test {

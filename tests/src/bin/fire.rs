@@ -14,7 +14,13 @@ use clap::{Parser, ValueEnum};
 use eventbus::{InMemoryEventStore, port::EventStore};
 use eventstore_sqlite::SqliteEventStore;
 use tokio::runtime::Runtime;
-use workspace_tests::fire::{Trouble, database::Database, figures::Figures, model, race};
+use workspace_tests::fire::{
+    Trouble, cuts,
+    database::Database,
+    figures::Figures,
+    kills::{self, Program},
+    model, race,
+};
 
 /// Checks what is promised while servers, processes and connections die.
 #[derive(Debug, Parser)]
@@ -25,6 +31,18 @@ struct Arguments {
     /// How many random programs run on each store.
     #[arg(long, default_value_t = 10_000)]
     cases: u32,
+    /// How many processes are killed.
+    #[arg(long, default_value_t = 500)]
+    kills: u64,
+    /// How often a process is paused for longer than its lease.
+    #[arg(long, default_value_t = 50)]
+    pauses: u64,
+    /// How often a server fails, each kind of failure in turn.
+    #[arg(long, default_value_t = 300)]
+    server_kills: u64,
+    /// How many connections suffer.
+    #[arg(long, default_value_t = 200)]
+    cuts: u64,
     /// What everything random follows from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -40,14 +58,25 @@ enum Part {
     Race,
     /// Random programs against a model.
     Model,
+    /// Appends over a network that fails.
+    Cuts,
+    /// Writers, relays, consumers and projectors that die.
+    Kills,
+    /// Processes that are paused for longer than their leases.
+    Pauses,
+    /// Servers that crash, forget and go back in time.
+    Servers,
 }
 
 /// The longest that the ordering race may take.
 const RACE: Duration = Duration::from_secs(3_600);
 
 fn main() -> Result<ExitCode, Trouble> {
-    let arguments = Arguments::parse();
     let runtime = Runtime::new()?;
+    if runtime.block_on(kills::role::play())? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let arguments = Arguments::parse();
     let mut is_good = true;
     println!("{}", Figures::head());
     for part in Part::value_variants() {
@@ -62,12 +91,22 @@ fn main() -> Result<ExitCode, Trouble> {
 
 impl Part {
     fn run(self, arguments: &Arguments, runtime: &Runtime) -> Result<Figures, Trouble> {
-        let Arguments { events, cases, seed, .. } = *arguments;
+        let Arguments { events, cases, cuts, kills, pauses, server_kills, seed, .. } = *arguments;
         match self {
             Self::Race => runtime.block_on(race::run(race::Plan { events, time: RACE, seed })),
             Self::Model => model_on_all(runtime, cases, seed),
+            Self::Cuts => runtime.block_on(cuts::run(cuts, seed)),
+            Self::Kills => runtime.block_on(kills::kill(&Program::this(&[])?, kills, seed)),
+            Self::Pauses => runtime.block_on(kills::pause(&Program::this(&[])?, pauses, seed)),
+            Self::Servers => runtime.block_on(spawned(server_kills, seed)),
         }
     }
+}
+
+/// On a thread of the runtime, which may block.
+async fn spawned(server_kills: u64, seed: u64) -> Result<Figures, Trouble> {
+    let program = Program::this(&[])?;
+    tokio::spawn(async move { kills::fail_servers(&program, server_kills, seed).await }).await?
 }
 
 fn model_on_all(runtime: &Runtime, cases: u32, seed: u64) -> Result<Figures, Trouble> {

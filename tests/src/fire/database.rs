@@ -2,12 +2,15 @@
 //!
 //! Keep: what the store holds is read from the tables, not through the store.
 
-use std::sync::Arc;
+use std::{
+    net::{SocketAddr, ToSocketAddrs as _},
+    sync::Arc,
+};
 
 use eventbus::Uuid;
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use futures_util::TryStreamExt as _;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, postgres::PgConnectOptions};
 
 use super::{Trouble, evidence::Stored, history::Place};
 
@@ -53,6 +56,26 @@ impl Database {
         Ok(PgEventStore::connect_with(config).await?)
     }
 
+    /// Where its server listens.
+    ///
+    /// # Errors
+    /// If the address of the shared server names no host and port.
+    pub fn server(&self) -> Result<SocketAddr, Trouble> {
+        let options: PgConnectOptions = self.url.parse()?;
+        let mut found = (options.get_host(), options.get_port()).to_socket_addrs()?;
+        Ok(found.next().ok_or("the server's name has no address")?)
+    }
+
+    /// Its address by another way to the server.
+    ///
+    /// # Errors
+    /// Like [`server`](Self::server).
+    pub fn url_through(&self, way: SocketAddr) -> Result<String, Trouble> {
+        let options: PgConnectOptions = self.url.parse()?;
+        let server = format!("{}:{}", options.get_host(), options.get_port());
+        Ok(self.url.replacen(&server, &way.to_string(), 1))
+    }
+
     /// A connection by `name` that finds the store's tables.
     ///
     /// # Errors
@@ -77,7 +100,7 @@ impl Database {
     ///
     /// # Errors
     /// Whatever the server says.
-    pub async fn remove(self) -> Result<(), Trouble> {
+    pub async fn remove(&self) -> Result<(), Trouble> {
         let mut admin = PgConnection::connect(test_servers::postgres_url()).await?;
         run(&mut admin, &format!("DROP DATABASE {} WITH (FORCE)", self.name)).await
     }

@@ -6,10 +6,14 @@
 //! Keep: production code knows nothing of this. What dies at a named point dies in a wrapper around a port.
 
 pub mod auditor;
+pub mod cuts;
 pub mod database;
+pub mod doom;
 pub mod evidence;
 pub mod figures;
+pub mod follower;
 pub mod history;
+pub mod kills;
 pub mod model;
 pub mod proxy;
 pub mod race;

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use eventbus::Uuid;
+use eventstore_postgres::PgEventStore;
 use sqlx::{Connection as _, PgConnection};
 
 use super::{Race, readers::Cursor, writers};
@@ -37,11 +38,11 @@ pub(super) struct Schedule {
 /// Runs the schedule; returns where the folded reader is then, and what was appended.
 pub(super) async fn schedule(race: &Race) -> Result<(Cursor, Schedule), Trouble> {
     let (mut folded, mut apart) = (Cursor::default(), Cursor::default());
-    let mut notes = Notes::default();
+    let (store, mut notes) = (race.database().store("held", 1).await?, Notes::default());
     for _ in 0..ROUNDS {
-        round(race, &mut folded, true, &mut notes).await?;
+        round(race, &store, &mut folded, true, &mut notes).await?;
         // what the folded one sees now is not what it missed
-        round(race, &mut apart, false, &mut notes).await?;
+        round(race, &store, &mut apart, false, &mut notes).await?;
     }
     let stored = race.database().stored().await?.len();
     if apart.seen.len() != stored {
@@ -52,13 +53,19 @@ pub(super) async fn schedule(race: &Race) -> Result<(Cursor, Schedule), Trouble>
 
 /// One writer has drawn a position and not committed, the next one has committed; the reader takes its snapshot, the
 /// first one commits, the reader looks at the locks.
-async fn round(race: &Race, cursor: &mut Cursor, is_folded: bool, notes: &mut Notes) -> Result<(), Trouble> {
+async fn round(
+    race: &Race,
+    store: &PgEventStore,
+    cursor: &mut Cursor,
+    is_folded: bool,
+    notes: &mut Notes,
+) -> Result<(), Trouble> {
     let database = race.database();
     let (mut slow, mut quick) = (database.connection("held").await?, database.connection("quick").await?);
     let mut random = race.random(cursor.seen.len() as u64);
-    let mut open = writers::Explicit::begin(&mut slow, writers::to_new_stream(&mut random)?).await?;
+    let mut open = writers::Explicit::begin(store, &mut slow, writers::to_new_stream(&mut random)?).await?;
     open.append(notes).await?;
-    let mut next = writers::Explicit::begin(&mut quick, writers::to_new_stream(&mut random)?).await?;
+    let mut next = writers::Explicit::begin(store, &mut quick, writers::to_new_stream(&mut random)?).await?;
     next.append(notes).await?;
     next.commit(notes).await?;
 

@@ -25,6 +25,7 @@ use super::{
     database::{Database, run as execute},
     evidence::{Evidence, Reader},
     figures::Figures,
+    follower::follow,
     workload::Notes,
 };
 
@@ -95,7 +96,8 @@ pub async fn run(plan: Plan) -> Result<Figures, Trouble> {
     let (stored, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     let race = Race(Arc::new(Shared { database, plan, begin, stored, is_over }));
 
-    let ours = tokio::spawn(readers::follow(race.clone(), sound));
+    let watch = race.clone();
+    let ours = tokio::spawn(follow(sound, move || watch.is_over()));
     let (folded, schedule) = folded::schedule(&race).await?;
     let wrong = readers::Wrong::ALL.map(|wrong| {
         let reader = if wrong == readers::Wrong::Folded { folded.clone() } else { readers::Cursor::default() };
@@ -110,14 +112,12 @@ pub async fn run(plan: Plan) -> Result<Figures, Trouble> {
     let kills = killer.await??;
     foreign.await??;
 
-    let mut readers = vec![ours.await??];
+    let mut readers = vec![ours.await?];
     for task in wrong {
         readers.push(task.await??);
     }
     let figures = judge(&race, notes, readers, schedule.rounds, kills).await?;
-    if let Some(shared) = Arc::into_inner(race.0) {
-        shared.database.remove().await?;
-    }
+    race.0.database.remove().await?;
     Ok(Figures { took: begin.elapsed(), ..figures })
 }
 

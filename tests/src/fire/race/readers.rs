@@ -1,10 +1,8 @@
-//! Those who read along: the feed, and readers that are known to be wrong.
+//! Readers that are known to be wrong.
 
 use std::time::Duration;
 
-use eventbus::{Position, Uuid, port::ReadFeed as _};
-use eventstore_postgres::PgEventStore;
-use futures_util::StreamExt as _;
+use eventbus::Uuid;
 use sqlx::PgConnection;
 
 use super::Race;
@@ -12,43 +10,10 @@ use crate::fire::{
     Trouble,
     auditor::Broken,
     evidence::{Order, Promise, Reader, Seen},
-    history::Place,
 };
 
 /// How long a reader that found nothing waits before it looks again.
 const POLL: Duration = Duration::from_millis(2);
-
-/// Follows the feed, again from where it was when its backend is killed, until the race is over and nothing is left.
-pub(super) async fn follow(race: Race, store: PgEventStore) -> Result<Reader, Trouble> {
-    let mut reader = Reader {
-        name: "read_all".into(),
-        promise: Promise { once: true, order: Order::Total },
-        checkpoint: Some(0),
-        ..Reader::default()
-    };
-    loop {
-        let was_over = race.is_over();
-        let after = reader.checkpoint.unwrap_or(0);
-        let mut feed = store.read_all(Position::new(after));
-        let (mut found, mut is_whole) = (false, true);
-        while let Some(event) = feed.next().await {
-            let Ok(event) = event else {
-                is_whole = false;
-                continue;
-            };
-            let place = Place::from(&event);
-            reader.seen.push(Seen { event: place.event, epoch: 0 });
-            reader.checkpoint = Some(place.position);
-            found = true;
-        }
-        if !found && is_whole {
-            if was_over {
-                return Ok(reader);
-            }
-            tokio::time::sleep(POLL).await;
-        }
-    }
-}
 
 /// Ways to follow the table of events that look right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use crate::fire::{
     Trouble,
     database::run,
     history::{Place, Told},
-    workload::{self, Notes, ids},
+    workload::{self, Notes, ids, places},
 };
 
 const SLOW: u64 = 24;
@@ -27,8 +27,9 @@ const BATCH: usize = 60;
 /// Starts everybody.
 pub(super) async fn spawn(race: &Race) -> Result<JoinSet<Result<Notes, Trouble>>, Trouble> {
     let mut tasks = JoinSet::new();
+    let store = race.database().store("slow", 1).await?;
     for who in 0..SLOW {
-        tasks.spawn(slow(race.clone(), race.random(who)));
+        tasks.spawn(slow(race.clone(), store.clone(), race.random(who)));
     }
     for number in 0..STORES {
         let store = race.database().store("writer", 4).await?;
@@ -82,12 +83,12 @@ fn some_append(random: &mut Rng, notes: &Notes) -> Result<Append, Trouble> {
 }
 
 /// Transactions of its own until the race is full: each takes its id early, waits, appends, waits, and mostly commits.
-async fn slow(race: Race, mut random: Rng) -> Result<Notes, Trouble> {
+async fn slow(race: Race, store: PgEventStore, mut random: Rng) -> Result<Notes, Trouble> {
     let mut notes = Notes::default();
     let mut connection = race.database().connection("slow").await?;
     while !race.is_full() {
         let before = notes.stored;
-        if transact(&mut connection, &mut random, &mut notes).await.is_err() {
+        if transact(&store, &mut connection, &mut random, &mut notes).await.is_err() {
             // terminated: what was not committed is undone
             connection = reconnect(&race).await?;
         }
@@ -106,10 +107,15 @@ async fn reconnect(race: &Race) -> Result<PgConnection, Trouble> {
     }
 }
 
-async fn transact(connection: &mut PgConnection, random: &mut Rng, notes: &mut Notes) -> Result<(), Trouble> {
+async fn transact(
+    store: &PgEventStore,
+    connection: &mut PgConnection,
+    random: &mut Rng,
+    notes: &mut Notes,
+) -> Result<(), Trouble> {
     let naps = [random.u64(..30), random.u64(..30)].map(Duration::from_millis);
     let rolls_back = random.u8(..10) == 0;
-    let mut transaction = Explicit::begin(connection, some_appends(random)?).await?;
+    let mut transaction = Explicit::begin(store, connection, some_appends(random)?).await?;
     tokio::time::sleep(naps[0]).await;
     transaction.append(notes).await?;
     tokio::time::sleep(naps[1]).await;
@@ -135,6 +141,7 @@ pub(super) fn to_new_stream(random: &mut Rng) -> Result<Appends, Trouble> {
 
 /// A transaction that appends.
 pub(super) struct Explicit<'c> {
+    store: &'c PgEventStore,
     connection: &'c mut PgConnection,
     appends: Appends,
     places: Vec<Vec<Place>>,
@@ -142,9 +149,13 @@ pub(super) struct Explicit<'c> {
 
 impl<'c> Explicit<'c> {
     /// Begins, and takes an id.
-    pub(super) async fn begin(connection: &'c mut PgConnection, appends: Appends) -> Result<Self, Trouble> {
+    pub(super) async fn begin(
+        store: &'c PgEventStore,
+        connection: &'c mut PgConnection,
+        appends: Appends,
+    ) -> Result<Self, Trouble> {
         run(connection, "BEGIN; SELECT pg_current_xact_id()").await?;
-        Ok(Self { connection, appends, places: Vec::new() })
+        Ok(Self { store, connection, appends, places: Vec::new() })
     }
 
     /// Appends; positions are drawn now.
@@ -159,17 +170,9 @@ impl<'c> Explicit<'c> {
 
     async fn try_append(&mut self) -> Result<(), Trouble> {
         for (stream, events) in &self.appends {
-            let data: Vec<_> = events.iter().map(|event| event.payload().to_owned()).collect();
-            let query = sqlx::query_as::<_, (i64, i64)>(APPEND)
-                .bind(stream.aggregate_id().as_str())
-                .bind(stream.aggregate_type().as_str())
-                .bind(ids(events))
-                .bind(data);
-            let rows = query.fetch_all(&mut *self.connection).await?;
-            let place = |(event, (version, position)): (Uuid, (i64, i64))| {
-                Ok(Place { event, version: version.try_into()?, position: position.try_into()? })
-            };
-            self.places.push(ids(events).into_iter().zip(rows).map(place).collect::<Result<_, Trouble>>()?);
+            let any = ExpectedVersion::Any;
+            let recorded = self.store.append_in(self.connection, stream, any, events.clone()).await?;
+            self.places.push(places(&recorded));
         }
         Ok(())
     }
@@ -197,25 +200,3 @@ impl<'c> Explicit<'c> {
         notes.told.extend(self.appends.iter().map(|(_, events)| Told::Refused(ids(events))));
     }
 }
-
-/// The statement of the store, in a transaction of ours.
-const APPEND: &str = "
-    WITH bound AS MATERIALIZED (
-        SELECT pg_advisory_xact_lock_shared((341769::bigint << 44) | (q.last_value - (NOT q.is_called)::int))
-        FROM events_position_seq q
-    ),
-    claimed AS (
-        INSERT INTO streams AS s (aggregate_id, aggregate_type, version)
-        SELECT $1::text, $2::text, cardinality($3::uuid[]) FROM bound
-        ON CONFLICT (aggregate_id, aggregate_type) DO UPDATE SET version = s.version + excluded.version
-        RETURNING s.version - cardinality($3::uuid[]) AS base
-    )
-    INSERT INTO events (
-        position, version, occurred_at, event_id, correlation_id, schema_version, aggregate_id, aggregate_type,
-        event_type, data)
-    SELECT
-        nextval('events_position_seq'), claimed.base + e.ordinal, now(), e.event_id, e.event_id, 1, $1::text,
-        $2::text, 'Deposited', e.data::json
-    FROM claimed, unnest($3::uuid[], $4::text[]) WITH ORDINALITY e(event_id, data, ordinal)
-    ORDER BY e.ordinal
-    RETURNING version, position";

@@ -1,0 +1,156 @@
+//! A bus at whose relay's calls the process dies.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use eventbus::{
+    Name, Position, RecordedEvent,
+    port::{
+        Adopted, Adoption, BusStats, CheckpointError, Checkpoints, ConsumeError, DeadLetter, DeadLetterError,
+        DeadLetterFilter, DeadLetterPage, DeadLetters, EventBus, GroupProgress, MessageId, PublishError, PublishRange,
+        Publisher, RangeOutcome, RelayTarget, SeenFloors, ShutdownError, StreamInfo, Subscribers,
+    },
+};
+
+use super::Doom;
+
+/// A bus at whose relay's calls the process dies.
+#[derive(Clone)]
+pub struct DoomedBus {
+    bus: Arc<dyn EventBus>,
+    doom: Doom,
+}
+
+impl DoomedBus {
+    /// Wraps a bus.
+    pub fn new(bus: impl EventBus, doom: Doom) -> Self {
+        Self { bus: Arc::new(bus), doom }
+    }
+
+    fn target(&self) -> Result<&dyn RelayTarget, PublishError> {
+        self.bus.relay_target().ok_or_else(|| PublishError::Refused {
+            destination: self.bus.destination().clone(),
+            source: "the bus keeps no positions".into(),
+        })
+    }
+}
+
+impl fmt::Debug for DoomedBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DoomedBus").field("doom", &self.doom).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl RelayTarget for DoomedBus {
+    async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
+        self.doom.around("publish", self.target()?.publish_range(publisher, range)).await
+    }
+
+    async fn adopt(&self, publisher: Publisher, adoption: Adoption<'_>) -> Result<Adopted, PublishError> {
+        self.doom.around("adopt", self.target()?.adopt(publisher, adoption)).await
+    }
+
+    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<SeenFloors, PublishError> {
+        self.target()?.group_floors(publisher, known).await
+    }
+
+    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<Adopted, PublishError> {
+        self.target()?.rewind(publisher, to).await
+    }
+}
+
+#[async_trait]
+impl EventBus for DoomedBus {
+    fn destination(&self) -> &Name {
+        self.bus.destination()
+    }
+
+    fn default_group(&self) -> &Name {
+        self.bus.default_group()
+    }
+
+    async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        self.doom.around("publish", self.bus.publish(events)).await
+    }
+
+    async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        self.doom.around("publish", self.bus.publish_feed(events)).await
+    }
+
+    fn relay_target(&self) -> Option<&dyn RelayTarget> {
+        self.bus.relay_target().is_some().then_some(self)
+    }
+
+    fn is_durable(&self) -> bool {
+        self.bus.is_durable()
+    }
+
+    async fn resume_from(&self, checkpoints: Arc<dyn Checkpoints>) -> Result<Option<Position>, CheckpointError> {
+        self.bus.resume_from(checkpoints).await
+    }
+
+    fn subscribers(&self) -> &Subscribers {
+        self.bus.subscribers()
+    }
+
+    async fn start_consuming(&self) -> Result<(), ConsumeError> {
+        self.bus.start_consuming().await
+    }
+
+    async fn stop_consuming(&self) {
+        self.bus.stop_consuming().await;
+    }
+
+    fn is_consuming(&self) -> bool {
+        self.bus.is_consuming()
+    }
+
+    async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
+        self.bus.shutdown(timeout).await
+    }
+
+    fn stats(&self) -> BusStats {
+        self.bus.stats()
+    }
+
+    async fn stream_info(&self) -> StreamInfo {
+        self.bus.stream_info().await
+    }
+
+    async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
+        self.bus.progress(group).await
+    }
+}
+
+#[async_trait]
+impl DeadLetters for DoomedBus {
+    async fn dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> Result<DeadLetterPage, DeadLetterError> {
+        self.bus.dead_letters(filter, after, limit).await
+    }
+
+    async fn dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
+        self.bus.dead_letter(id).await
+    }
+
+    async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
+        self.bus.replay(id).await
+    }
+
+    async fn replay_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
+        self.bus.replay_all(filter).await
+    }
+
+    async fn discard(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
+        self.bus.discard(id).await
+    }
+
+    async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
+        self.bus.discard_all(filter).await
+    }
+}

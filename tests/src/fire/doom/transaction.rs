@@ -1,0 +1,94 @@
+//! Transactions at whose calls the process dies, and which note under which lease they moved a checkpoint.
+
+use std::{any::Any, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use eventbus::{
+    BoxError, EventId, Name, Position,
+    port::{Lease, Shadow, Transaction, Transactions, TypeKey},
+};
+use eventstore_postgres::PgTransaction;
+
+use super::Doom;
+
+/// Committed together with what it tells of, or not at all.
+const NOTE: &str = "INSERT INTO fire.advances (role, epoch) VALUES ($1, $2)";
+
+pub(super) struct DoomedTransactions {
+    transactions: Arc<dyn Transactions>,
+    doom: Doom,
+}
+
+impl DoomedTransactions {
+    pub(super) fn new(transactions: Arc<dyn Transactions>, doom: Doom) -> Self {
+        Self { transactions, doom }
+    }
+
+    fn doomed(&self, transaction: Box<dyn Transaction>) -> Box<dyn Transaction> {
+        Box::new(DoomedTransaction { transaction, doom: self.doom.clone() })
+    }
+}
+
+#[async_trait]
+impl Transactions for DoomedTransactions {
+    fn transaction_type(&self) -> TypeKey {
+        self.transactions.transaction_type()
+    }
+
+    async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
+        Ok(self.doomed(self.transactions.begin().await?))
+    }
+
+    async fn make_shadow(&self, shadow: &Shadow) -> Result<Position, BoxError> {
+        self.transactions.make_shadow(shadow).await
+    }
+
+    async fn begin_in(&self, shadow: &Shadow) -> Result<Box<dyn Transaction>, BoxError> {
+        Ok(self.doomed(self.transactions.begin_in(shadow).await?))
+    }
+
+    async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError> {
+        self.transactions.drop_shadow(shadow).await
+    }
+
+    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
+        self.transactions.forget_deliveries(older_than).await
+    }
+}
+
+struct DoomedTransaction {
+    transaction: Box<dyn Transaction>,
+    doom: Doom,
+}
+
+#[async_trait]
+impl Transaction for DoomedTransaction {
+    fn as_any_mut(&mut self) -> &mut (dyn Any + Send) {
+        self.transaction.as_any_mut()
+    }
+
+    async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError> {
+        let advanced = self.doom.around("checkpoint", self.transaction.advance(lease, from, to)).await?;
+        if let Some(postgres) = self.transaction.as_any_mut().downcast_mut::<PgTransaction>().filter(|_| advanced) {
+            let note = sqlx::query(NOTE).bind(lease.role.as_str()).bind(i64::try_from(lease.epoch)?);
+            note.execute(postgres.connection()).await?;
+        }
+        Ok(advanced)
+    }
+
+    async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
+        self.doom.around("inbox", self.transaction.is_first(handler, event)).await
+    }
+
+    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+        self.transaction.replace_rows(shadow).await
+    }
+
+    async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
+        self.transaction.delete_rows(table, column, value).await
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), BoxError> {
+        self.doom.around("commit", self.transaction.commit()).await
+    }
+}

@@ -1,0 +1,46 @@
+//! Our reader of the feed, which must see everything once and in order.
+
+use std::time::Duration;
+
+use eventbus::{Position, port::ReadFeed};
+use futures_util::StreamExt as _;
+
+use super::{
+    evidence::{Order, Promise, Reader, Seen},
+    history::Place,
+};
+
+/// How long it waits when it found nothing, before it looks again.
+const POLL: Duration = Duration::from_millis(2);
+
+/// Follows a feed, again from where it was when its connection breaks, until `is_over` and nothing is left.
+pub async fn follow(store: impl ReadFeed, is_over: impl Fn() -> bool) -> Reader {
+    let mut reader = Reader {
+        name: "read_all".into(),
+        promise: Promise { once: true, order: Order::Total },
+        checkpoint: Some(0),
+        ..Reader::default()
+    };
+    loop {
+        let was_over = is_over();
+        let after = reader.checkpoint.unwrap_or(0);
+        let mut feed = store.read_all(Position::new(after));
+        let (mut found, mut is_whole) = (false, true);
+        while let Some(event) = feed.next().await {
+            let Ok(event) = event else {
+                is_whole = false;
+                continue;
+            };
+            let place = Place::from(&event);
+            reader.seen.push(Seen { event: place.event, epoch: 0 });
+            reader.checkpoint = Some(place.position);
+            found = true;
+        }
+        if !found && is_whole {
+            if was_over {
+                return reader;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}

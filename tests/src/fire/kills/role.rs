@@ -1,0 +1,233 @@
+//! What the processes play that die: writers, and workers which relay, consume and project.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use eventbus::{
+    App, DomainEvent, EventId, ExpectedVersion, HandlerError, Metadata, Name, State, Uuid, handler, port::Append,
+    projection,
+};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
+use fastrand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::fire::{
+    Trouble,
+    doom::{Death, Doom, DoomedBus, DoomedStore},
+    history::{Note, Notebook, Told},
+    workload::{self, ids},
+};
+
+/// The variable that tells a process what to play.
+pub const VARIABLE: &str = "FIRE_SCRIPT";
+
+/// The lease of relay and projection: whoever is silent for so long is no owner any more.
+pub const LEASE: Duration = Duration::from_secs(1);
+
+/// What a process plays.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Script {
+    /// Whether it writes, or works.
+    pub writes: bool,
+    /// The database.
+    pub store: String,
+    /// The Redis server.
+    pub redis: String,
+    /// The prefix of the stream.
+    pub prefix: String,
+    /// The consumer's name.
+    pub name: String,
+    /// The file of notes.
+    pub notes: PathBuf,
+    /// What everything random follows from.
+    pub seed: u64,
+    /// How it dies by itself.
+    pub death: Option<Death>,
+    /// Whether some events can never be handled.
+    pub poison: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Account")]
+struct Deposited {
+    amount: i64,
+}
+
+/// Whether the handler can never handle an event of this amount.
+#[must_use]
+pub const fn is_poison(amount: i64) -> bool {
+    amount.rem_euclid(50) == 7
+}
+
+/// What handlers share.
+#[derive(Debug, Clone)]
+struct Desk {
+    notebook: Arc<Notebook>,
+    doom: Doom,
+    poison: bool,
+}
+
+/// A handler without a transaction: its effect is a note.
+#[handler(group = "mail", manual)]
+async fn mail(event: &Deposited, meta: &Metadata, State(desk): State<Desk>) -> Result<(), HandlerError> {
+    if desk.poison && is_poison(event.amount) {
+        return Err(HandlerError::permanent("poison"));
+    }
+    let note = async || desk.notebook.note(&Note::Handled { reader: "mail".into(), event: uuid(meta), epoch: 0 });
+    Ok(desk.doom.around("handle", note()).await?)
+}
+
+/// A handler in the store's transaction: its effect is a row.
+#[handler(group = "inbox", manual)]
+async fn inbox(
+    _event: &Deposited,
+    meta: &Metadata,
+    State(desk): State<Desk>,
+    connection: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
+    desk.doom.around("effect", effect(connection, "inbox", meta)).await
+}
+
+/// A projection in the store's transaction: its effects are rows, and a read model.
+#[derive(Debug)]
+struct Ledger;
+
+#[projection(name = "ledger", manual)]
+impl Ledger {
+    async fn deposited(
+        &self,
+        event: &Deposited,
+        meta: &Metadata,
+        State(desk): State<Desk>,
+        connection: &mut PgConnection,
+    ) -> Result<(), sqlx::Error> {
+        desk.doom.around("effect", effect(connection, "ledger", meta)).await?;
+        let fold = sqlx::query(FOLD).bind(meta.stream().to_string()).bind(event.amount);
+        fold.execute(connection).await.map(drop)
+    }
+}
+
+const EFFECT: &str = "INSERT INTO fire.effects (reader, event) VALUES ($1, $2)";
+
+const FOLD: &str = "
+    INSERT INTO fire.ledger AS l (stream, events, total, digest) VALUES ($1, 1, $2, $2 % 1000003)
+    ON CONFLICT (stream) DO UPDATE
+    SET events = l.events + 1, total = l.total + $2, digest = (l.digest * 31 + $2) % 1000003";
+
+async fn effect(connection: &mut PgConnection, reader: &str, meta: &Metadata) -> Result<(), sqlx::Error> {
+    sqlx::query(EFFECT).bind(reader).bind(uuid(meta)).execute(connection).await.map(drop)
+}
+
+fn uuid(meta: &Metadata) -> Uuid {
+    EventId::as_uuid(meta.event_id())
+}
+
+/// Plays what the variable says, until it is killed; returns at once if there is none.
+///
+/// # Errors
+/// What went wrong with the process itself.
+pub async fn play() -> Result<bool, Trouble> {
+    let Ok(script) = std::env::var(VARIABLE) else { return Ok(false) };
+    let script: Script = serde_json::from_str(&script)?;
+    log(&script)?;
+    let doom = Doom::new(script.death.clone());
+    let store = DoomedStore::new(connect(&script).await, doom.clone());
+    let notebook = Notebook::open(&script.notes)?;
+    if script.writes {
+        write(&script, &store, &notebook).await?;
+    } else {
+        work(&script, store, notebook, doom).await?;
+    }
+    Ok(true)
+}
+
+/// With `FIRE_LOG` set, a process says what it does in a file of that folder.
+fn log(script: &Script) -> Result<(), Trouble> {
+    let Some(folder) = std::env::var_os("FIRE_LOG") else { return Ok(()) };
+    let file = PathBuf::from(folder).join(format!("{}-{}.log", script.name, std::process::id()));
+    let file = std::fs::File::create(file)?;
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
+        .with_writer(file)
+        .init();
+    Ok(())
+}
+
+/// Servers may be down: that is part of the play.
+async fn connect(script: &Script) -> PgEventStore {
+    let config = PgEventStoreConfig {
+        database_url: script.store.clone(),
+        max_connections: 8,
+        migrate: false,
+        connect_timeout: Duration::from_secs(2),
+        statement_timeout: Duration::from_secs(5),
+        ..Default::default()
+    };
+    loop {
+        match PgEventStore::connect_with(config.clone()).await {
+            Ok(store) => return store,
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+async fn write(script: &Script, store: &DoomedStore, notebook: &Notebook) -> Result<(), Trouble> {
+    let mut random = Rng::with_seed(script.seed);
+    loop {
+        let append = Append {
+            stream: workload::stream(random.u64(..30))?,
+            expected: ExpectedVersion::Any,
+            events: workload::events(&mut random, 1..=3),
+        };
+        let mut notes = workload::Notes::default();
+        notebook.note(&Note::Told(Told::Sent(ids(&append.events))))?;
+        notes.append(store, &append).await?;
+        // the first was noted before; each further one was sent too
+        for told in notes.told.into_iter().skip(1) {
+            notebook.note(&Note::Told(told))?;
+        }
+        tokio::time::sleep(Duration::from_millis(random.u64(10..40))).await;
+    }
+}
+
+async fn work(script: &Script, store: DoomedStore, notebook: Notebook, doom: Doom) -> Result<(), Trouble> {
+    let desk = Desk { notebook: Arc::new(notebook), doom: doom.clone(), poison: script.poison };
+    let app = loop {
+        match start(script, store.clone(), desk.clone()).await {
+            Ok(app) => break app,
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
+    std::future::pending::<()>().await;
+    drop(app);
+    Ok(())
+}
+
+async fn start(script: &Script, store: DoomedStore, desk: Desk) -> Result<App, Trouble> {
+    let bus = DoomedBus::new(RedisEventBus::connect(bus_config(script)).await?, desk.doom.clone());
+    let builder = App::builder().store(store).bus(bus).state(desk).relay_lease(LEASE).projection_lease(LEASE);
+    Ok(builder.handler::<mail>().handler::<inbox>().projection(Ledger).start().await?)
+}
+
+/// How a process of the play reaches the bus.
+#[must_use]
+pub fn bus_config(script: &Script) -> RedisEventBusConfig {
+    RedisEventBusConfig {
+        redis_url: script.redis.clone(),
+        stream_prefix: script.prefix.clone(),
+        consumer_name: Some(script.name.clone()),
+        block_ms: 100,
+        pending_idle_ms: 2_000,
+        concurrency: 4,
+        // a process that dies again and again is the rule here, not the fault of an event
+        max_retries: 1_000,
+        ..RedisEventBusConfig::default()
+    }
+}
+
+/// The groups of the workers' handlers.
+#[must_use]
+pub fn groups() -> [Name; 2] {
+    [Name::from_static("mail"), Name::from_static("inbox")]
+}

@@ -1,0 +1,171 @@
+//! Servers that crash, forget and go back in time, under processes that keep running.
+
+use std::time::{Duration, Instant};
+
+use eventbus::{ExpectedVersion, port::AppendEvents as _};
+use eventstore_postgres::PgEventStore;
+use fastrand::Rng;
+use sqlx::PgConnection;
+use test_servers::{PrivatePostgres, PrivateRedis};
+use tokio::task::block_in_place;
+
+use super::{Program, Scene, child::send, conclude, scene::connect, workers};
+use crate::fire::{Trouble, figures::Figures, workload};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What happens to a server.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    /// A backend of PostgreSQL is killed with `kill -9`, so that the server ends all of them and recovers.
+    Backend,
+    /// PostgreSQL is stopped at once, and started again.
+    Postgres,
+    /// Redis is killed, and started again.
+    Redis,
+    /// Redis forgets everything.
+    Flush,
+    /// Redis goes back to an older copy, as it does when an asynchronous replica takes over.
+    OlderCopy,
+    /// Redis loses the stream and nothing else.
+    Stream,
+}
+
+const FAULTS: [Fault; 6] =
+    [Fault::Backend, Fault::Postgres, Fault::Redis, Fault::Flush, Fault::OlderCopy, Fault::Stream];
+
+/// Lets servers fail, again and again, and looks what has become of everything.
+///
+/// # Errors
+/// What went wrong with the run itself; what it shows is in the figures.
+pub async fn fail_servers(program: &Program, faults: u64, seed: u64) -> Result<Figures, Trouble> {
+    let begin = Instant::now();
+    let (postgres, redis) = block_in_place(|| (test_servers::private_postgres(), test_servers::private_redis()));
+    let scene = Scene::prepare(postgres.url(), redis.url(), false).await?;
+    let store = PgEventStore::connect(postgres.url()).await?;
+    let mut stage = Stage { postgres, redis, copy: block_in_place(test_servers::private_redis), scene, store };
+    let mut random = Rng::with_seed(seed);
+    let writers = [0, 1].map(|number| program.spawn(&stage.scene.script("writer", seed + number, true)));
+    let workers = workers(program, &stage.scene)?;
+    let (mut slowest, mut counts) = (Duration::ZERO, [0; FAULTS.len()]);
+    stage.probe().await?;
+    for fault in 0..faults {
+        let kind = usize::try_from(fault)? % FAULTS.len();
+        tokio::time::sleep(Duration::from_millis(random.u64(50..300))).await;
+        stage.make(FAULTS[kind], &mut random).await?;
+        counts[kind] += 1;
+        slowest = slowest.max(stage.probe().await.map_err(|error| format!("after {:?}: {error}", FAULTS[kind]))?);
+    }
+    for writer in writers {
+        writer?.kill().await?;
+    }
+    let mut figures = Figures::of("servers");
+    figures.faults = faults;
+    figures.what = FAULTS.iter().zip(counts).map(|(fault, count)| format!("{fault:?} {count} ")).collect();
+    conclude(workers, &stage.scene, false, &mut figures).await?;
+    figures.slowest_recovery = figures.slowest_recovery.max(Some(slowest));
+    Ok(Figures { took: begin.elapsed(), ..figures })
+}
+
+/// The servers, and what plays on them.
+struct Stage {
+    postgres: PrivatePostgres,
+    redis: PrivateRedis,
+    copy: PrivateRedis,
+    scene: Scene,
+    store: PgEventStore,
+}
+
+impl Stage {
+    async fn make(&mut self, fault: Fault, random: &mut Rng) -> Result<(), Trouble> {
+        match fault {
+            Fault::Backend => self.kill_backend().await,
+            Fault::Postgres => {
+                block_in_place(|| self.postgres.stop());
+                tokio::time::sleep(Duration::from_millis(random.u64(0..200))).await;
+                block_in_place(|| self.postgres.start());
+                Ok(())
+            }
+            Fault::Redis => {
+                block_in_place(|| self.redis.stop());
+                tokio::time::sleep(Duration::from_millis(random.u64(0..200))).await;
+                block_in_place(|| self.redis.start());
+                Ok(())
+            }
+            Fault::Flush => self.command(redis::cmd("FLUSHALL")).await,
+            Fault::Stream => {
+                let stream = super::role::bus_config(&self.scene.script("watcher", 0, false)).stream_name();
+                self.command(redis::cmd("DEL").arg(stream).clone()).await
+            }
+            Fault::OlderCopy => {
+                follow(self.copy.url(), Some(self.redis.port())).await?;
+                follow(self.copy.url(), None).await?;
+                tokio::time::sleep(Duration::from_millis(random.u64(50..400))).await;
+                follow(self.redis.url(), Some(self.copy.port())).await?;
+                follow(self.redis.url(), None).await
+            }
+        }
+    }
+
+    async fn kill_backend(&self) -> Result<(), Trouble> {
+        let mut connection = self.scene.connection().await?;
+        let sql = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+                   ORDER BY random() LIMIT 1";
+        let pid: i32 = sqlx::query_scalar(sql).fetch_one(&mut connection).await?;
+        send(pid.try_into()?, "KILL").await
+    }
+
+    async fn command(&self, command: redis::Cmd) -> Result<(), Trouble> {
+        Ok(command.query_async(&mut self.scene.redis().await?).await?)
+    }
+
+    /// Appends an event, and waits until it is handled; returns how long that took.
+    async fn probe(&self) -> Result<Duration, Trouble> {
+        let begin = Instant::now();
+        let (stream, event) = (workload::stream("probe")?, workload::event(1));
+        self.scene.note_probe(&event)?;
+        while let Err(error) = self.store.append(&stream, ExpectedVersion::Any, vec![event.clone()]).await {
+            if begin.elapsed() > PATIENCE {
+                return Err(error.into());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        while !self.is_handled(event.event_id().as_uuid()).await.unwrap_or(false) {
+            if begin.elapsed() > PATIENCE {
+                return Err(format!("the probe was not handled within {PATIENCE:?}").into());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(begin.elapsed())
+    }
+
+    async fn is_handled(&self, event: eventbus::Uuid) -> Result<bool, Trouble> {
+        let mut connection: PgConnection = self.scene.connection().await?;
+        let sql = "SELECT count(DISTINCT reader) = 2 FROM fire.effects WHERE event = $1";
+        Ok(sqlx::query_scalar(sql).bind(event).fetch_one(&mut connection).await?)
+    }
+}
+
+/// Lets a Redis server take over everything from another one, or go its own way.
+async fn follow(url: &str, port: Option<u16>) -> Result<(), Trouble> {
+    let mut redis = connect(url).await?;
+    let mut replicate = redis::cmd("REPLICAOF");
+    match port {
+        Some(port) => replicate.arg("127.0.0.1").arg(port),
+        None => replicate.arg("NO").arg("ONE"),
+    };
+    let _: () = replicate.query_async(&mut redis).await?;
+    let begin = Instant::now();
+    while port.is_some() {
+        let info: String = redis::cmd("INFO").arg("replication").query_async(&mut redis).await?;
+        if info.contains("master_link_status:up") && info.contains("master_sync_in_progress:0") {
+            break;
+        }
+        if begin.elapsed() > PATIENCE {
+            return Err("a Redis replica did not get its data".into());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
+}
