@@ -164,27 +164,26 @@ async fn an_interrupted_rebuild_is_resumed() {
     app.projected::<OrderRows>(next).await.unwrap();
 
     let mut first = None;
-    // the lease of the interrupted one has to run out
-    let rebuilt = loop {
-        match app
-            .rebuild::<OrderRows>()
-            .on_progress(|now| {
-                first.get_or_insert(now);
-            })
-            .await
-        {
-            Err(RebuildError::Elsewhere { name: "order-rows", owner: Some(_) }) => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            rebuilt => break rebuilt.unwrap(),
-        }
-    };
+    // it waits until the lease of the interrupted one has run out
+    let rebuild = app.rebuild::<OrderRows>().on_progress(|now| {
+        first.get_or_insert(now);
+    });
+    let rebuilt = rebuild.await.unwrap();
     let first = first.unwrap();
     assert_eq!((first.events, first.of, first.position), (at.get(), 602, at), "{first}");
     assert_eq!(rebuilt.events, 602);
     let after = dump(&store).await;
     assert_eq!(after.len(), 302);
     assert!(before.iter().all(|row| after.contains(row)));
+}
+
+#[tokio::test]
+async fn a_rebuild_that_somebody_else_is_at_is_not_begun() {
+    let (store, app) = half_slow(&Mood::default()).await;
+    let somebody = Name::from_static("somebody");
+    store.acquire_lease(&REBUILD, &somebody, Duration::from_secs(3_600)).await.unwrap();
+    let error = app.rebuild::<OrderRows>().await.unwrap_err();
+    assert_eq!(error.to_string(), "projection `order-rows` is in the hands of somebody");
 }
 
 #[tokio::test]
