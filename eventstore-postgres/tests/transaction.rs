@@ -88,6 +88,18 @@ async fn a_failure_that_was_swallowed_is_no_commit() {
     assert!(place.begin().await.is_first(&Name::from_static("mail"), EventId::new()).await.unwrap());
 }
 
+/// Also if it was a statement of the store's own.
+#[tokio::test]
+async fn a_failure_of_the_store_that_was_swallowed_is_no_commit() {
+    let place = Place::new(HOUR).await;
+    let (handler, event) = (Name::from_static("mail"), EventId::new());
+    let mut transaction = place.begin().await;
+    assert!(transaction.is_first(&handler, event).await.unwrap());
+    transaction.delete_rows("rows", "number", "none").await.unwrap_err();
+    transaction.commit().await.unwrap_err();
+    assert!(place.begin().await.is_first(&handler, event).await.unwrap());
+}
+
 #[tokio::test]
 async fn a_paused_owner_holds_nobody_up_for_ever() {
     let place = Place::new(SHORT).await;
