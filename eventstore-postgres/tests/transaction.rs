@@ -121,6 +121,17 @@ async fn a_value_that_no_row_can_have_deletes_none() {
 }
 
 #[tokio::test]
+async fn no_delivery_is_older_than_any_time() {
+    let place = Place::new(HOUR).await;
+    let mut transaction = place.begin().await;
+    assert!(transaction.is_first(&Name::from_static("mail"), EventId::new()).await.unwrap());
+    transaction.commit().await.unwrap();
+    for older_than in [HOUR * 10_000 * 8_766, Duration::MAX] {
+        assert_eq!(place.transactions.forget_deliveries(older_than).await.unwrap(), 0, "{older_than:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_paused_owner_holds_nobody_up_for_ever() {
     let place = Place::new(SHORT).await;
     let (role, one, two) = (Name::from_static("role"), Name::from_static("one"), Name::from_static("two"));
