@@ -3,9 +3,11 @@
 //! Keep: each step is one script, which checks everything before it writes anything. What a store holds between two
 //! positions never changes, so a step whose reply was lost is simply made again.
 
+mod partitions;
+
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, EventId, Name, Position, RecordedEvent,
+    BoxError, EventId, Name, Position,
     port::{
         Adopted, Adoption, MessageId, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloor,
         SeenFloors,
@@ -15,6 +17,7 @@ use redis::ScriptInvocation;
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
+use self::partitions::together;
 use crate::{
     RedisEventBus,
     bus::Shared,
@@ -69,19 +72,10 @@ impl RelayTarget for RedisEventBus {
     /// Of the groups that nobody asks for, it tells those that are listed, have a consumer or have read something; one
     /// that nobody ever joined has no progress. A group whose name is no [`Name`] is not told.
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<SeenFloors, PublishError> {
-        let mut all: Vec<(Name, SeenFloor)> = Vec::new();
-        for part in self.shared.parts() {
-            let SeenFloors::Groups(groups) = part.group_floors(publisher, known).await? else {
-                return Ok(SeenFloors::Lost);
-            };
-            for (group, floor) in groups {
-                match all.iter_mut().find(|(other, _)| *other == group) {
-                    Some((_, other)) => *other = worse(*other, floor),
-                    None => all.push((group, floor)),
-                }
-            }
+        match self.shared.partitions.is_empty() {
+            true => self.shared.group_floors(publisher, known).await,
+            false => self.shared.group_floors_by_partition(publisher, known).await,
         }
-        Ok(SeenFloors::Groups(all))
     }
 
     async fn rewind(&self, publisher: Publisher, to: Position) -> Result<Adopted, PublishError> {
@@ -90,35 +84,6 @@ impl RelayTarget for RedisEventBus {
             all = Some(together(all, part.rewind(publisher, to).await?));
         }
         Ok(all.unwrap_or(Adopted::Moved(to)))
-    }
-}
-
-/// What came of adopting or rewinding several partitions: what refuses one refuses all, and all go on from the lowest
-/// position. Those that are further ahead pass over what they have.
-fn together(all: Option<Adopted>, part: Adopted) -> Adopted {
-    match (all, part) {
-        (None, part) => part,
-        (Some(refused @ (Adopted::Fenced | Adopted::OtherStore(_))), _) => refused,
-        (Some(Adopted::Moved(all)), Adopted::Moved(part)) => Adopted::Moved(all.min(part)),
-        (Some(Adopted::At(all) | Adopted::Moved(all)), Adopted::At(part) | Adopted::Moved(part)) => {
-            Adopted::At(all.min(part))
-        }
-        (Some(_), refused) => refused,
-    }
-}
-
-/// How far a group has come that has come so far in two partitions.
-fn worse(one: SeenFloor, other: SeenFloor) -> SeenFloor {
-    let rank = |floor: SeenFloor| match floor {
-        SeenFloor::Hole => 0,
-        SeenFloor::Missing => 1,
-        SeenFloor::At(_) => 3,
-        _ => 2,
-    };
-    match (one, other) {
-        (SeenFloor::At(one), SeenFloor::At(other)) => SeenFloor::At(one.min(other)),
-        _ if rank(one) <= rank(other) => one,
-        _ => other,
     }
 }
 
@@ -163,51 +128,6 @@ fn check(range: PublishRange<'_>) -> Result<(), Unpublishable> {
 }
 
 impl Shared {
-    /// Publishes to each partition its own events of a range; one without any only moves its position. A partition that is
-    /// ahead, as a former try ended half way, gets what it has not.
-    async fn publish_by_partition(
-        &self,
-        publisher: Publisher,
-        range: PublishRange<'_>,
-    ) -> Result<RangeOutcome, PublishError> {
-        let mut ids: Vec<(Position, MessageId)> = Vec::with_capacity(range.events.len());
-        // where those are that were somewhere else
-        let mut lowest: Option<Position> = None;
-        let mut has_published = false;
-        for part in &self.partitions {
-            let is_its = |event: &&RecordedEvent| {
-                self.partition_for(event.metadata().aggregate_id().as_str()).stream == part.stream
-            };
-            let mut events: Vec<RecordedEvent> = range.events.iter().filter(is_its).cloned().collect();
-            let mut after = range.after;
-            loop {
-                let own = PublishRange { after, through: range.through, events: &events };
-                match part.publish_range(publisher, own).await? {
-                    RangeOutcome::Published(published) => {
-                        let positions = events.iter().filter_map(RecordedEvent::position);
-                        ids.extend(positions.zip(published));
-                        has_published = true;
-                    }
-                    RangeOutcome::Moved(at) if at > after && at < range.through => {
-                        after = at;
-                        events.retain(|event| event.position() > Some(at));
-                        continue;
-                    }
-                    RangeOutcome::Moved(at) => lowest = Some(lowest.map_or(at, |lowest| lowest.min(at))),
-                    refused => return Ok(refused),
-                }
-                break;
-            }
-        }
-        if let Some(lowest) = lowest.filter(|lowest| !has_published || *lowest < range.after) {
-            return Ok(RangeOutcome::Moved(lowest));
-        }
-        ids.sort_by_key(|(position, _)| *position);
-        let is_known = ids.len() == range.events.len();
-        let ids = ids.into_iter().filter(|_| is_known).map(|(_, id)| id);
-        Ok(RangeOutcome::Published(ids.collect()))
-    }
-
     async fn adopt(&self, publisher: Publisher, adoption: Adoption<'_>) -> Result<Adopted, PublishError> {
         let mut adopt = step(&script::ADOPT, self, publisher);
         adopt.key(keys::floors(&self.stream));

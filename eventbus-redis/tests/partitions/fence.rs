@@ -215,6 +215,28 @@ async fn a_partition_is_left_while_one_of_its_events_waits_for_a_retry() {
     consumer.await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_is_not_left_while_one_of_its_events_is_being_handled() {
+    let config = RedisEventBusConfig { partition_lease_ms: 300, concurrency: 20, ..slow() };
+    let (bus, other) = (connect(&config).await, connect(&config).await);
+    let (waiting, willing) = (Actor::waiting(), Actor::willing());
+    waiting.join(&bus);
+    willing.join(&other);
+    start(&bus).await;
+    let mut ids: Vec<_> = (0..20).map(|number| number.to_string()).collect();
+    bus.publish(&ids.iter().map(|id| event(id)).collect::<Vec<_>>()).await.unwrap();
+    until("all are being handled", async || waiting.begun().len() == 20).await;
+    start(&other).await;
+    never("the other gets one", Duration::from_millis(600), async || owners(&bus).await == 2).await;
+    waiting.let_go(20);
+    until("each owns one", async || owners(&bus).await == 2).await;
+    until_finished(&other, Duration::from_secs(20)).await;
+    let mut done = waiting.done();
+    done.sort();
+    ids.sort();
+    assert_eq!((done, willing.done()), (ids, Vec::new()));
+}
+
 /// How many consumers own partitions.
 async fn owners(bus: &RedisEventBus) -> usize {
     let all = format!("{{{}:*}}:lease:*", bus.config().stream_name());

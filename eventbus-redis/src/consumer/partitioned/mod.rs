@@ -8,6 +8,7 @@
 mod fetch;
 mod keep;
 mod owned;
+mod share;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -109,9 +109,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         live.give_back().await;
         let position = switched?;
         self.projected.free_before(position);
-        if let Err(error) = self.transactions.drop_shadow(&self.shadow).await {
-            tracing::warn!(shadow = %self.shadow.name, %error, "copies of tables are left behind, the next rebuild removes them");
-        }
+        self.drop_copies().await?;
         meter.tell(0, position);
         Ok(Rebuilt::of(&meter.now))
     }
@@ -199,6 +197,11 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         let mut failures = 0;
         loop {
             let checkpoint = self.live_checkpoint(live).await?;
+            // whoever took over rebuilding writes to the copies
+            let renewed = self.with.store.renew_lease(tenure.lease(), self.with.lease_ttl).await;
+            if !renewed.map_err(|error| self.failed(error))? {
+                return Err(self.lost());
+            }
             let position = self.fill(tenure, checkpoint, meter).await?;
             match self.try_to_switch(live, checkpoint, position).await {
                 Ok(true) => return Ok(position),
@@ -222,6 +225,20 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         }
         transaction.commit().await?;
         Ok(true)
+    }
+
+    /// Copies that stayed would pass for those of an interrupted rebuild, and the next one would begin with their rows.
+    async fn drop_copies(&self) -> Result<(), RebuildError> {
+        let mut failures = 0;
+        while let Err(error) = self.transactions.drop_shadow(&self.shadow).await {
+            failures += 1;
+            if failures > RETRIES.max_retries {
+                return Err(self.failed(error));
+            }
+            tracing::warn!(shadow = %self.shadow.name, %error, "rows are replaced, but their copies not removed, trying again");
+            self.stop.run_until_cancelled(tokio::time::sleep(RETRIES.jittered(failures))).await;
+        }
+        Ok(())
     }
 
     /// The checkpoint of the live rows, which stand still.

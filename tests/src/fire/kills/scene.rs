@@ -90,7 +90,7 @@ impl Scene {
     /// # Errors
     /// Whatever the server says.
     pub async fn redis(&self) -> Result<redis::aio::MultiplexedConnection, Trouble> {
-        Ok(redis::Client::open(self.script.redis.as_str())?.get_multiplexed_async_connection().await?)
+        connect(&self.script.redis).await
     }
 
     /// Notes that an event is about to be appended by who plays no part.
@@ -200,6 +200,13 @@ impl Scene {
             redis::cmd("KEYS").arg(format!("*{}*", self.script.prefix)).query_async(&mut redis).await?;
         Ok(redis::cmd("DEL").arg(keys).query_async(&mut redis).await?)
     }
+}
+
+/// Connects to a Redis server, which on a busy machine takes its time to answer.
+pub(super) async fn connect(url: &str) -> Result<redis::aio::MultiplexedConnection, Trouble> {
+    let config =
+        redis::AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
+    Ok(redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await?)
 }
 
 async fn effects(connection: &mut PgConnection, reader: &str) -> Result<Vec<Seen>, Trouble> {

@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use test_servers::{PrivatePostgres, PrivateRedis};
 use tokio::task::block_in_place;
 
-use super::{Program, Scene, child::send, conclude, workers};
+use super::{Program, Scene, child::send, conclude, scene::connect, workers};
 use crate::fire::{Trouble, figures::Figures, workload};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -149,7 +149,7 @@ impl Stage {
 
 /// Lets a Redis server take over everything from another one, or go its own way.
 async fn follow(url: &str, port: Option<u16>) -> Result<(), Trouble> {
-    let mut redis = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
+    let mut redis = connect(url).await?;
     let mut replicate = redis::cmd("REPLICAOF");
     match port {
         Some(port) => replicate.arg("127.0.0.1").arg(port),

@@ -79,6 +79,7 @@ impl Player {
     }
 
     async fn step(&mut self, step: &Step) -> Result<(), Trouble> {
+        self.model.begin_step();
         match step {
             Step::Append(one) => {
                 let append = self.make(one);

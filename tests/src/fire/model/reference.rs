@@ -6,10 +6,12 @@ use eventbus::{EventId, Position, RecordedEvent, StreamId, Version, port::Append
 
 use crate::fire::{Trouble, evidence::Folded, workload};
 
-/// All events, in the order in which they were appended, as the store has recorded them.
+/// All events, in position order, as the store has recorded them.
 #[derive(Debug, Default)]
 pub(super) struct Reference {
     events: Vec<RecordedEvent>,
+    /// Where the step began: what it appends comes after. Appends made at once to several streams come in any order.
+    floor: Position,
 }
 
 /// What came of an append.
@@ -33,6 +35,11 @@ pub(super) enum Due {
 }
 
 impl Reference {
+    /// A step of the program begins.
+    pub(super) fn begin_step(&mut self) {
+        self.floor = self.events.last().and_then(RecordedEvent::position).unwrap_or(self.floor);
+    }
+
     pub(super) fn version(&self, stream: &StreamId) -> Version {
         self.of(stream).last().map_or(Version::NONE, RecordedEvent::version)
     }
@@ -71,7 +78,8 @@ impl Reference {
     }
 
     fn take(&mut self, append: &Append, version: Version, found: &[RecordedEvent]) -> Result<(), Trouble> {
-        let last = self.events.last().and_then(RecordedEvent::position).unwrap_or(Position::START);
+        let last = self.of(&append.stream).last().and_then(RecordedEvent::position).unwrap_or(self.floor);
+        let last = last.max(self.floor);
         let positions: Vec<_> = found.iter().filter_map(RecordedEvent::position).collect();
         let grow = positions.first().is_none_or(|first| *first > last) && positions.is_sorted_by(|a, b| a < b);
         if positions.len() != append.events.len() || !grow {
@@ -88,6 +96,7 @@ impl Reference {
             .collect();
         self.same(found, &due, "append")?;
         self.events.extend(due);
+        self.events.sort_by_key(RecordedEvent::position);
         Ok(())
     }
 
