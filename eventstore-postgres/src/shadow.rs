@@ -69,6 +69,7 @@ impl PgTransaction {
         for table in tables(shadow)? {
             pairs.push(Pair { live: self.live(&table).await?, copy: format!("{schema}.{table}") });
         }
+        self.refuse_referred(&pairs).await?;
         self.extend(REPLACE_WITHIN);
         self.run(format!("SET LOCAL statement_timeout = {}", REPLACE_WITHIN.as_millis())).await?;
         for Pair { live, .. } in &pairs {
@@ -89,6 +90,14 @@ impl PgTransaction {
     /// How far the copies are filled; nobody fills them further until the transaction ends.
     async fn stop_filling(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
         self.filled_by(self.statements().hold_checkpoint.clone(), shadow).await
+    }
+
+    async fn refuse_referred(&mut self, pairs: &[Pair]) -> Result<(), BoxError> {
+        let live: Vec<&str> = pairs.iter().map(|pair| &*pair.live).collect();
+        match self.fetch_all(sqlx::query(include_str!("sql/referring_table.sql")).bind(live)).await?.first() {
+            Some(row) => Err(PgTransactionError::Referred { table: row.try_get(0)?, by: row.try_get(1)? }.into()),
+            None => Ok(()),
+        }
     }
 
     async fn copy_rows(&mut self, Pair { live, copy }: &Pair) -> Result<(), BoxError> {

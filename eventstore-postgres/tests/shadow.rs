@@ -230,3 +230,20 @@ async fn rows_are_deleted_by_the_value_of_a_column_of_any_type() {
     drop(transaction);
     assert_eq!(place.orders().await, [(1, 200, 2)]);
 }
+
+#[tokio::test]
+async fn tables_that_would_lose_rows_with_those_that_are_replaced_are_named() {
+    let mut place = Place::new().await;
+    run(
+        &mut place.admin,
+        "CREATE TABLE app.notes (about integer REFERENCES app.orders ON DELETE CASCADE); INSERT INTO app.notes VALUES (1)",
+    )
+    .await;
+    place.make().await;
+    let mut transaction = place.transactions.begin().await.unwrap();
+    let error = transaction.replace_rows(&place.shadow).await.unwrap_err();
+    let Some(PgTransactionError::Referred { table, by }) = error.downcast_ref() else { panic!("{error}") };
+    assert_eq!((&**table, &**by), ("orders", "notes"));
+    drop(transaction);
+    assert_eq!(place.count("SELECT count(*) FROM app.notes").await, 1);
+}
