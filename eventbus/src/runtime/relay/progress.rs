@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{RelayError, range::Range};
 use crate::{
     domain::{
-        error::{BoxError, Chain},
+        error::{BoxError, Line},
         name::Name,
         record::RecordedEvent,
         stream::Position,
@@ -113,6 +113,17 @@ impl Board {
         self.progress.borrow().position
     }
 
+    /// This process relays. One that stopped only looks again, which is not worth a line in the log each time.
+    pub(super) fn begins(&self, epoch: u64) {
+        let (destination, is_stopped) = (&self.destination, self.progress.borrow().stopped.is_some());
+        if is_stopped {
+            tracing::debug!(%destination, epoch, "this process looks whether it can relay again");
+        } else {
+            tracing::info!(%destination, epoch, "this process relays");
+        }
+        self.set_owner(true);
+    }
+
     pub(super) fn set_owner(&self, is_owner: bool) {
         self.progress.send_modify(|progress| {
             progress.is_owner = is_owner;
@@ -143,7 +154,7 @@ impl Board {
 
     /// It did not work; a failure `repeated` is not worth another line in the log.
     pub(super) fn trouble(&self, error: &BoxError, repeated: bool) {
-        let (destination, error) = (&self.destination, Chain(&**error).to_string());
+        let (destination, error) = (&self.destination, Line(&**error).to_string());
         if repeated {
             tracing::debug!(%destination, %error, "relay still cannot publish");
         } else {

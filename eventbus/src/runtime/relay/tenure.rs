@@ -102,8 +102,7 @@ impl<'a> Tenure<'a> {
 
     /// Publishes while the lease is held.
     pub(super) async fn run<P: Publish>(self, mut publishing: P, store: &Arc<dyn EventStore>) -> Ended {
-        tracing::info!(destination = %self.board.destination(), epoch = self.lease.epoch, "this process relays");
-        self.board.set_owner(true);
+        self.board.begins(self.lease.epoch);
         let ended = self.cancel.child_token();
         let publish = async {
             let last = publish_until(&ended, &mut publishing, store, self.board).await;
