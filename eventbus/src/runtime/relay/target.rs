@@ -170,11 +170,15 @@ impl<'a> ToTarget<'a> {
         let (floor, groups) = adoption(self.store, self.destination()).await?;
         let adoption = Adoption { floor, groups: &groups, shared: self.relay.options.shared };
         let adopted = self.target.adopt(publisher, adoption).await?;
-        if let Adopted::At(position) = adopted {
-            tracing::warn!(
+        match adopted {
+            Adopted::At(position) if self.relay.board.position() == Position::START => {
+                tracing::info!(destination = %self.destination(), %position, "the first events of this store are published");
+            }
+            Adopted::At(position) => tracing::warn!(
                 destination = %self.destination(), %position, groups = groups.len(),
-                "the bus does not hold what this store published last, or holds nothing of it yet: it is published from here"
-            );
+                "the bus does not hold what this store published last: it is published again from here"
+            ),
+            _ => {}
         }
         self.set_to(publisher, adopted).await
     }
