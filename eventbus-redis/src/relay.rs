@@ -17,7 +17,7 @@ use redis::ScriptInvocation;
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
-use self::partitions::{together, worse};
+use self::partitions::together;
 use crate::{
     RedisEventBus,
     bus::Shared,
@@ -72,19 +72,10 @@ impl RelayTarget for RedisEventBus {
     /// Of the groups that nobody asks for, it tells those that are listed, have a consumer or have read something; one
     /// that nobody ever joined has no progress. A group whose name is no [`Name`] is not told.
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<SeenFloors, PublishError> {
-        let mut all: Vec<(Name, SeenFloor)> = Vec::new();
-        for part in self.shared.parts() {
-            let SeenFloors::Groups(groups) = part.group_floors(publisher, known).await? else {
-                return Ok(SeenFloors::Lost);
-            };
-            for (group, floor) in groups {
-                match all.iter_mut().find(|(other, _)| *other == group) {
-                    Some((_, other)) => *other = worse(*other, floor),
-                    None => all.push((group, floor)),
-                }
-            }
+        match self.shared.partitions.is_empty() {
+            true => self.shared.group_floors(publisher, known).await,
+            false => self.shared.group_floors_by_partition(publisher, known).await,
         }
-        Ok(SeenFloors::Groups(all))
     }
 
     async fn rewind(&self, publisher: Publisher, to: Position) -> Result<Adopted, PublishError> {

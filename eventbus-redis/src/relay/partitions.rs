@@ -2,9 +2,11 @@
 //!
 //! Keep: a partition without events moves its position too, or it would hold the others back for ever.
 
+use std::collections::BTreeMap;
+
 use eventbus::{
-    Position, RecordedEvent,
-    port::{Adopted, MessageId, PublishError, PublishRange, Publisher, RangeOutcome, SeenFloor},
+    Name, Position, RecordedEvent,
+    port::{Adopted, MessageId, PublishError, PublishRange, Publisher, RangeOutcome, SeenFloor, SeenFloors},
 };
 
 use crate::bus::Shared;
@@ -24,7 +26,7 @@ pub(super) fn together(all: Option<Adopted>, part: Adopted) -> Adopted {
 }
 
 /// How far a group has come that has come so far in two partitions.
-pub(super) fn worse(one: SeenFloor, other: SeenFloor) -> SeenFloor {
+fn worse(one: SeenFloor, other: SeenFloor) -> SeenFloor {
     let rank = |floor: SeenFloor| match floor {
         SeenFloor::Hole => 0,
         SeenFloor::Missing => 1,
@@ -82,5 +84,31 @@ impl Shared {
         let is_known = ids.len() == range.events.len();
         let ids = ids.into_iter().filter(|_| is_known).map(|(_, id)| id);
         Ok(RangeOutcome::Published(ids.collect()))
+    }
+
+    /// How far each group has come where it is furthest behind. A partition tells nothing of a group that has not begun
+    /// there unless it is asked for it.
+    pub(super) async fn group_floors_by_partition(
+        &self,
+        publisher: Publisher,
+        known: &[Name],
+    ) -> Result<SeenFloors, PublishError> {
+        let mut asked = known.to_vec();
+        loop {
+            let mut all: BTreeMap<Name, SeenFloor> = BTreeMap::new();
+            for part in &self.partitions {
+                let SeenFloors::Groups(groups) = part.group_floors(publisher, &asked).await? else {
+                    return Ok(SeenFloors::Lost);
+                };
+                for (group, floor) in groups {
+                    all.entry(group).and_modify(|other| *other = worse(*other, floor)).or_insert(floor);
+                }
+            }
+            let new: Vec<Name> = all.keys().filter(|group| !asked.contains(group)).cloned().collect();
+            if new.is_empty() {
+                return Ok(SeenFloors::Groups(all.into_iter().collect()));
+            }
+            asked.extend(new);
+        }
     }
 }

@@ -145,6 +145,27 @@ async fn a_group_is_as_far_as_it_is_in_the_partition_where_it_is_furthest_behind
 }
 
 #[tokio::test]
+async fn a_group_that_nobody_asked_for_has_finished_nothing_where_it_has_not_begun() {
+    let (bus, events) = (begun().await, store(40));
+    publish(&bus, &events, 0, 40).await;
+    let seen = async || match bus.group_floors(PUBLISHER, &[]).await.unwrap() {
+        SeenFloors::Groups(groups) => groups.into_iter().find(|(name, _)| &**name == "audit").map(|(_, floor)| floor),
+        other => panic!("{other:?}"),
+    };
+    let partition = |number: u32| format!("{}:{number}", bus.config().stream_name());
+    let make = async |number| command::<()>(&bus, "XGROUP", &["CREATE", &partition(number), "audit", "0"]).await;
+    // a consumer of another program has finished one partition, and the others are not begun or not even known
+    make(0).await;
+    let read = ["GROUP", "audit", "reader", "NOACK", "COUNT", "100", "STREAMS", &partition(0), ">"];
+    let _: redis::Value = command(&bus, "XREADGROUP", &read).await;
+    assert_eq!(seen().await, Some(SeenFloor::Missing));
+    for number in 1..4 {
+        make(number).await;
+    }
+    assert_eq!(seen().await, Some(SeenFloor::At(at(0))));
+}
+
+#[tokio::test]
 async fn a_relay_goes_on_where_it_was_when_the_number_of_partitions_changes() {
     let (bus, events) = (begun().await, store(60));
     publish(&bus, &events, 0, 30).await;

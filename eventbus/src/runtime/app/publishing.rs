@@ -68,6 +68,9 @@ impl App {
     /// It resolves [`RelayError::StoreWentBack`](crate::RelayError::StoreWentBack): say where the copy ended that the store was restored from, or any
     /// position before it; [`Position::START`] is always right. Handlers see again what they have seen.
     ///
+    /// It returns before that is published: the relay notices within a second, and until then
+    /// [`published`](Self::published) and [`settled`](Self::settled) do not wait for it.
+    ///
     /// # Errors
     /// [`RepublishError`]; a bus in the process keeps no position that could be set back.
     pub async fn republish(&self, from: Position) -> Result<Position, RepublishError> {

@@ -7,6 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -35,6 +36,9 @@ const SHORT_ROUND: u64 = 256;
 
 /// The copies that rebuilds of so many versions before may have left behind are removed.
 const FORMER_VERSIONS: u32 = 8;
+
+/// How often the role is asked for while somebody else has it.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// How often, and after which delays, a store that cannot be reached is tried again.
 const RETRIES: RetryPolicy =
@@ -69,22 +73,40 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     }
 
     pub(super) async fn run(self, report: Report<'_>) -> Result<Rebuilt, RebuildError> {
-        let tenure = self.take_turn().await?;
-        let rebuilt = self.fill_and_switch(&tenure, report).await;
+        // one role for all versions: they would replace each other's rows
+        let first = shadow_of(&P::definition(), 1).name;
+        if first == self.shadow.name {
+            return self.run_as(&first, None, report).await;
+        }
+        let any = self.take_turn(&first).await?;
+        let rebuilt = self.run_as(&self.shadow.name, Some(&any), report).await;
+        any.give_back().await;
+        rebuilt
+    }
+
+    async fn run_as(&self, role: &Name, any: Option<&Tenure>, report: Report<'_>) -> Result<Rebuilt, RebuildError> {
+        let tenure = self.take_turn(role).await?;
+        let rebuilt = self.fill_and_switch(&tenure, any, report).await;
         tenure.give_back().await;
         rebuilt
     }
 
-    /// Takes the role of rebuilding this projection.
-    async fn take_turn(&self) -> Result<Tenure, RebuildError> {
-        let candidate = self.candidate(self.shadow.name.clone());
-        match candidate.take(self.stop).await {
-            Ok(Some(tenure)) => Ok(tenure),
-            Ok(None) => {
-                let lease = self.with.store.lease_of(&self.shadow.name).await.ok().flatten();
-                Err(RebuildError::Elsewhere { name: P::definition().name, owner: lease.map(|lease| lease.owner) })
+    /// Takes a role of rebuilding this projection; waits as long as a lease lasts, since who had it may be dead.
+    async fn take_turn(&self, role: &Name) -> Result<Tenure, RebuildError> {
+        let candidate = self.candidate(role.clone());
+        let patience = self.with.lease_ttl + self.with.lease_ttl / 10;
+        let began = Instant::now();
+        loop {
+            if let Some(tenure) = candidate.take(self.stop).await.map_err(|error| self.failed(error))? {
+                return Ok(tenure);
             }
-            Err(error) => Err(self.failed(error)),
+            if self.stop.is_cancelled() || began.elapsed() > patience {
+                let lease = self.with.store.lease_of(role).await.ok().flatten();
+                let owner = lease.map(|lease| lease.owner);
+                return Err(RebuildError::Elsewhere { name: P::definition().name, owner });
+            }
+            let look_again = tokio::time::sleep(LOOK.min(patience / 20));
+            self.stop.run_until_cancelled(look_again).await;
         }
     }
 
@@ -94,7 +116,12 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         Candidate { store: Arc::clone(&self.with.store), role, owner, ttl: self.with.lease_ttl }
     }
 
-    async fn fill_and_switch(&self, tenure: &Tenure, report: Report<'_>) -> Result<Rebuilt, RebuildError> {
+    async fn fill_and_switch(
+        &self,
+        tenure: &Tenure,
+        any: Option<&Tenure>,
+        report: Report<'_>,
+    ) -> Result<Rebuilt, RebuildError> {
         let mut meter = self.begin(report).await?;
         for _ in 0..ROUNDS {
             let before = meter.now.events;
@@ -105,13 +132,11 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
             }
         }
         let live = self.seize().await?;
-        let switched = self.switch(tenure, &live, &mut meter).await;
+        let switched = self.switch(tenure, any, &live, &mut meter).await;
         live.give_back().await;
         let position = switched?;
         self.projected.free_before(position);
-        if let Err(error) = self.transactions.drop_shadow(&self.shadow).await {
-            tracing::warn!(shadow = %self.shadow.name, %error, "copies of tables are left behind, the next rebuild removes them");
-        }
+        self.drop_copies().await?;
         meter.tell(0, position);
         Ok(Rebuilt::of(&meter.now))
     }
@@ -195,10 +220,23 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     }
 
     /// Catches up with the live rows, then replaces them.
-    async fn switch(&self, tenure: &Tenure, live: &Tenure, meter: &mut Meter<'_>) -> Result<Position, RebuildError> {
+    async fn switch(
+        &self,
+        tenure: &Tenure,
+        any: Option<&Tenure>,
+        live: &Tenure,
+        meter: &mut Meter<'_>,
+    ) -> Result<Position, RebuildError> {
         let mut failures = 0;
         loop {
             let checkpoint = self.live_checkpoint(live).await?;
+            // whoever took over rebuilding writes to the copies
+            for tenure in [Some(tenure), any].into_iter().flatten() {
+                let renewed = self.with.store.renew_lease(tenure.lease(), self.with.lease_ttl).await;
+                if !renewed.map_err(|error| self.failed(error))? {
+                    return Err(self.lost());
+                }
+            }
             let position = self.fill(tenure, checkpoint, meter).await?;
             match self.try_to_switch(live, checkpoint, position).await {
                 Ok(true) => return Ok(position),
@@ -222,6 +260,20 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         }
         transaction.commit().await?;
         Ok(true)
+    }
+
+    /// Copies that stayed would pass for those of an interrupted rebuild, and the next one would begin with their rows.
+    async fn drop_copies(&self) -> Result<(), RebuildError> {
+        let mut failures = 0;
+        while let Err(error) = self.transactions.drop_shadow(&self.shadow).await {
+            failures += 1;
+            if failures > RETRIES.max_retries {
+                return Err(self.failed(error));
+            }
+            tracing::warn!(shadow = %self.shadow.name, %error, "rows are replaced, but their copies not removed, trying again");
+            self.stop.run_until_cancelled(tokio::time::sleep(RETRIES.jittered(failures))).await;
+        }
+        Ok(())
     }
 
     /// The checkpoint of the live rows, which stand still.

@@ -113,17 +113,6 @@ impl Board {
         self.progress.borrow().position
     }
 
-    /// This process relays. One that stopped only looks again, which is not worth a line in the log each time.
-    pub(super) fn begins(&self, epoch: u64) {
-        let (destination, is_stopped) = (&self.destination, self.progress.borrow().stopped.is_some());
-        if is_stopped {
-            tracing::debug!(%destination, epoch, "this process looks whether it can relay again");
-        } else {
-            tracing::info!(%destination, epoch, "this process relays");
-        }
-        self.set_owner(true);
-    }
-
     pub(super) fn set_owner(&self, is_owner: bool) {
         self.progress.send_modify(|progress| {
             progress.is_owner = is_owner;
@@ -173,6 +162,11 @@ impl Board {
             let was_stopped = times > 2 && progress.stopped.take().is_some();
             progress.trouble.take().is_some() || was_stopped
         });
+    }
+
+    /// Whether only an operator could help when it was looked at last.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.progress.borrow().stopped.is_some()
     }
 
     /// Only an operator can help.

@@ -170,12 +170,13 @@ impl<'a> ToTarget<'a> {
         let (floor, groups) = adoption(self.store, self.destination()).await?;
         let adoption = Adoption { floor, groups: &groups, shared: self.relay.options.shared };
         let adopted = self.target.adopt(publisher, adoption).await?;
+        let destination = self.destination();
         match adopted {
-            Adopted::At(position) if self.relay.board.position() == Position::START => {
-                tracing::info!(destination = %self.destination(), %position, "the first events of this store are published");
+            Adopted::At(Position::START) => {
+                tracing::info!(%destination, groups = groups.len(), "everything that the store holds is published");
             }
             Adopted::At(position) => tracing::warn!(
-                destination = %self.destination(), %position, groups = groups.len(),
+                %destination, %position, groups = groups.len(),
                 "the bus does not hold what this store published last: it is published again from here"
             ),
             _ => {}
