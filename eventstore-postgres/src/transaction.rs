@@ -112,7 +112,7 @@ impl Transaction for PgTransaction {
         Ok(!self.fetch_all(query).await?.is_empty())
     }
 
-    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
         self.replace_rows_by(shadow).await
     }
 

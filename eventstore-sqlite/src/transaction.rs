@@ -7,7 +7,7 @@ use eventbus::{
     BoxError, EventId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId,
     port::{self, AppendError, FromTransaction, Lease, Shadow, Transaction},
 };
-use rusqlite::{Connection, Params};
+use rusqlite::{Connection, OptionalExtension as _, Params};
 
 use crate::{
     append::{Append, Placed},
@@ -228,7 +228,7 @@ impl Transaction for SqliteTransaction {
         Ok(note.execute((handler.as_str(), event.as_uuid().as_bytes()))? == 1)
     }
 
-    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
         shadow::check(shadow)?;
         let (lent, store, shadow) = (Arc::clone(&self.lent), self.store.clone(), shadow.clone());
         lent.used();
@@ -263,7 +263,7 @@ fn commit(hold: Hold, appended: bool) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn replace(lent: &Lent, store: &SqliteEventStore, shadow: &Shadow) -> Result<(), SqliteTransactionError> {
+fn replace(lent: &Lent, store: &SqliteEventStore, shadow: &Shadow) -> Result<Position, SqliteTransactionError> {
     let mut open = lent.open()?;
     let file = shadow::file(&open, &shadow.name)?;
     let file = file.filter(|file| store.copies().is_there(file));
@@ -273,7 +273,11 @@ fn replace(lent: &Lent, store: &SqliteEventStore, shadow: &Shadow) -> Result<(),
         Hold::Live(turn) => turn.attach(&database.to_string_lossy())?,
         Hold::Shadow(_) => return Err(SqliteTransactionError::InShadow { what: "replace_rows" }),
     };
-    Ok(replace_rows(&open, &copies, &shadow.tables)?)
+    replace_rows(&open, &copies, &shadow.tables)?;
+    let sql = format!("SELECT position FROM {copies}.eventbus_shadow_checkpoints WHERE name = ?1");
+    let filled: Option<i64> = open.query_row(&sql, [shadow.name.as_str()], |row| row.get(0)).optional()?;
+    // a negative position is damage: nobody is there
+    Ok(filled.and_then(|filled| u64::try_from(filled).ok()).map_or(Position::START, Position::new))
 }
 
 impl Drop for SqliteTransaction {

@@ -254,8 +254,9 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
 
     async fn try_to_switch(&self, live: &Tenure, from: Position, to: Position) -> Result<bool, BoxError> {
         let mut transaction = self.transactions.begin().await?;
-        transaction.replace_rows(&self.shadow).await?;
-        if !transaction.advance(live.lease(), from, to).await? {
+        // copies that are further were filled by somebody else, who took over while this process was paused
+        let filled = transaction.replace_rows(&self.shadow).await?;
+        if filled != to || !transaction.advance(live.lease(), from, to).await? {
             return Ok(false);
         }
         transaction.commit().await?;

@@ -80,7 +80,7 @@ impl Transaction for DoomedTransaction {
         self.doom.around("inbox", self.transaction.is_first(handler, event)).await
     }
 
-    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
         self.transaction.replace_rows(shadow).await
     }
 
