@@ -5,8 +5,11 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// The promises by number, in the order of the README, and for each the tests: a folder or a file, and functions in it.
-const PROMISES: &[(&str, &[(&str, &[&str])])] = &[
+/// Where tests are, a folder or a file, and functions in it.
+type Proof = (&'static str, &'static [&'static str]);
+
+/// The promises in the order of the README.
+const PROMISES: &[(&str, &[Proof])] = &[
     (
         "A save that returned is durable.",
         &[
