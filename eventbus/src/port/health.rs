@@ -36,6 +36,9 @@ pub struct Health {
     /// Why the relay of this process does not publish.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relay: Option<String>,
+    /// The projections of this process that stopped at an event, each with the event and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub projections: Vec<String>,
 }
 
 /// Whether a bus does its work.
@@ -77,7 +80,16 @@ impl Health {
     #[must_use]
     pub const fn connected(consuming: bool, pending_messages: u64, dlq_messages: u64) -> Self {
         let status = if consuming { HealthStatus::Healthy } else { HealthStatus::Unhealthy };
-        Self { status, connected: true, consuming, pending_messages, dlq_messages, error: None, relay: None }
+        Self {
+            status,
+            connected: true,
+            consuming,
+            pending_messages,
+            dlq_messages,
+            error: None,
+            relay: None,
+            projections: Vec::new(),
+        }
     }
 
     /// Of a bus that could not be asked.
@@ -91,6 +103,7 @@ impl Health {
             dlq_messages: 0,
             error: Some(error.into()),
             relay: None,
+            projections: Vec::new(),
         }
     }
 
@@ -105,6 +118,13 @@ impl Health {
     #[must_use]
     pub fn with_relay_stopped(self, reason: String) -> Self {
         Self { status: HealthStatus::Unhealthy, ..self.with_relay_trouble(reason) }
+    }
+
+    /// With the projections that stopped at an event: an alert each. The status stays: the rest goes on.
+    #[must_use]
+    pub fn with_stopped_projections(mut self, stopped: Vec<String>) -> Self {
+        self.projections = stopped;
+        self
     }
 
     /// Whether the bus is connected and consumes.
@@ -127,6 +147,7 @@ impl Health {
             alerts.push("not consuming".into());
         }
         alerts.extend(self.relay.iter().map(|why| format!("the relay does not publish: {why}")));
+        alerts.extend(self.projections.iter().cloned());
         let mut count = |what, is: u64, most: u64| {
             if is > most {
                 alerts.push(format!("{is} {what}, more than {most}"));

@@ -10,7 +10,7 @@ use std::{
 
 use eventbus::{
     ExpectedVersion, Name, NewEvent, Position, ProjectionError, ProjectionOwner, StreamId,
-    port::{AppendEvents, Checkpoints, Leases, ReadFeed},
+    port::{AppendEvents, Checkpoints, HealthThresholds, Leases, ReadFeed},
     prelude::*,
     testkit::{Fault, TableStore, Tables},
 };
@@ -197,6 +197,9 @@ async fn an_event_that_keeps_failing_stops_the_projection_before_it() {
     let status = app.projections().await.unwrap().remove(0);
     assert_eq!((status.name, status.position, status.lag), ("order-rows", before, 2));
     assert!(matches!(status.stopped, Some(ProjectionError::Stopped { position, .. }) if position == bad), "{status:?}");
+    let health = app.health().await;
+    assert_eq!(health.projections, [error.to_string()]);
+    assert!(health.alerts(&HealthThresholds::default()).contains(&error.to_string()));
     until("the lease is given back", async || store.lease_of(&ROLE).await.unwrap().is_none()).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(mood.tries.load(Ordering::SeqCst), 4, "nobody tries for ever");
@@ -205,6 +208,7 @@ async fn an_event_that_keeps_failing_stops_the_projection_before_it() {
     assert!(app.resume_projection::<OrderRows>().unwrap());
     app.projected::<OrderRows>(last).await.unwrap();
     assert_eq!(counted(&store).await, (3, 7));
+    assert!(app.health().await.projections.is_empty());
     assert!(!app.resume_projection::<OrderRows>().unwrap());
 }
 

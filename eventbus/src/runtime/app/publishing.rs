@@ -46,12 +46,12 @@ impl App {
         Some(self.relay()?.status().await)
     }
 
-    /// Whether the bus is well, and the relay of this process publishes; what a health endpoint answers. It never fails.
-    ///
-    /// It says nothing of projections: one that stopped at an event is told by [`projections`](Self::projections), in
-    /// `stopped`.
+    /// Whether the bus is well, the relay of this process publishes, and no projection of it stopped at an event; what a
+    /// health endpoint answers. It never fails.
     pub async fn health(&self) -> Health {
-        let health = self.0.bus.health().await;
+        let stopped = self.0.projections.iter().filter_map(|slot| slot.status(Position::START).stopped);
+        let stopped = stopped.map(|error| error.to_string()).collect();
+        let health = self.0.bus.health().await.with_stopped_projections(stopped);
         let Some(relay) = self.relay() else {
             return health;
         };
