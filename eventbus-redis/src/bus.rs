@@ -18,10 +18,13 @@ use crate::{
     connection::{Link, boxed},
     consumer::{self, Recovery, RecoveryStats},
     error::{ConfigMistake, InvalidConfig},
-    keys, script,
+    keys,
 };
 
 /// A bus on Redis Streams. Cloning shares it.
+///
+/// Its consumers keep the order of an aggregate each; with [`partitions`](RedisEventBusConfig::partitions) all of a group
+/// do together.
 ///
 /// Events published by one process reach the handlers of all others. Each consumer group gets every event at least
 /// once; the consumers of a group, one per bus object that consumes, share its events. A delivery with a failed handler
@@ -57,23 +60,33 @@ pub struct RedisEventBus {
     pub(crate) shared: Arc<Shared>,
 }
 
-/// What the clones of a bus, and its consumers, share.
+/// What the clones of a bus, and its consumers, share. Each partition has its own, which differs by the stream.
+#[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) config: RedisEventBusConfig,
     pub(crate) destination: Name,
     pub(crate) default_group: Name,
     pub(crate) consumer: String,
+    /// Tells this bus object from another one of its name.
+    pub(crate) instance: String,
     /// Whether the next start has another consumer name, so that nobody would look for what this one leaves.
     pub(crate) is_passing: bool,
+    /// The stream with the events: of a partition, if this is one's.
     pub(crate) stream: String,
-    pub(crate) link: Link,
+    /// What the keys are named after that partitions have in common: the stream itself, where there are none.
+    pub(crate) home: String,
+    /// Those of the partitions, by number; none, where there is one stream.
+    pub(crate) partitions: Vec<Arc<Self>>,
+    /// That of the layout of the partitions, a decimal.
+    pub(crate) generation: String,
+    pub(crate) link: Arc<Link>,
     pub(crate) counters: Arc<BusCounters>,
     pub(crate) subscribers: Subscribers,
-    pub(crate) consuming: Consuming,
+    pub(crate) consuming: Arc<Consuming>,
     /// Held by those who write a dead letter, until it is counted.
-    pub(crate) burying: RwLock<()>,
+    pub(crate) burying: Arc<RwLock<()>>,
     /// Held by a recovery by hand: all of them have one name, so nothing else tells whose an entry is.
-    pub(crate) recovering: Mutex<()>,
+    pub(crate) recovering: Arc<Mutex<()>>,
 }
 
 impl RedisEventBus {
@@ -102,27 +115,26 @@ impl RedisEventBus {
         let stream = config.stream_name();
         let destination = name("stream_prefix", &format!("redis:{stream}"))?;
         let default_group = name("consumer_group", &config.consumer_group)?;
-        // it holds no trimming until somebody joins it
-        let mut create = script::CREATE_GROUP.key(&stream);
-        create.key(keys::floors(&stream)).key(keys::relay(&stream));
-        create.arg(default_group.as_str()).arg("0-0").arg(0);
-        link.connect(&create).await?;
-        Ok(Self {
-            shared: Arc::new(Shared {
-                config,
-                destination,
-                default_group,
-                consumer,
-                is_passing,
-                stream,
-                link,
-                counters,
-                subscribers: Subscribers::default(),
-                consuming: Consuming::default(),
-                burying: RwLock::default(),
-                recovering: Mutex::default(),
-            }),
-        })
+        let mut shared = Shared {
+            config,
+            destination,
+            default_group,
+            consumer,
+            instance: uuid::Uuid::now_v7().simple().to_string(),
+            is_passing,
+            home: stream.clone(),
+            stream,
+            partitions: Vec::new(),
+            generation: "0".into(),
+            link: Arc::new(link),
+            counters,
+            subscribers: Subscribers::default(),
+            consuming: Arc::default(),
+            burying: Arc::default(),
+            recovering: Arc::default(),
+        };
+        shared.connect().await?;
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// The configuration, with the name that this consumer has.
@@ -182,6 +194,27 @@ impl RedisEventBus {
         self.shared.consuming.close();
         self.shared.consuming.stop().await;
         self.shared.link.close();
+    }
+}
+
+impl Shared {
+    /// Connects, joins the layout of the stream, and makes the default group.
+    async fn connect(&mut self) -> Result<(), RedisConnectError> {
+        let (recorded, generation): (u32, String) = self.link.connect(&self.join_layout()).await?;
+        if recorded != self.config.partitions {
+            return Err(self.other_layout(recorded).into());
+        }
+        self.generation = generation;
+        if self.config.partitions > 1 {
+            let part = |number| Self { stream: keys::partition(&self.home, number), ..self.clone() };
+            self.partitions = (0..self.config.partitions).map(|number| Arc::new(part(number))).collect();
+        }
+        for part in self.parts() {
+            // it holds no trimming until somebody joins it
+            let create = part.creating(&self.default_group, "0-0", false);
+            self.link.rerun::<redis::Value>(&create).await.map_err(|error| self.link.not_made(error))?;
+        }
+        Ok(())
     }
 }
 

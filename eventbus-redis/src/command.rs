@@ -47,6 +47,20 @@ impl Reader<'_> {
     }
 }
 
+/// Waits until one of some streams has an entry after an id.
+pub(crate) fn wait_for_any(places: &[(String, String)], block: Duration) -> Cmd {
+    let mut command = cmd("XREAD");
+    let ms = u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1);
+    command.arg("COUNT").arg(1).arg("BLOCK").arg(ms).arg("STREAMS");
+    for (stream, _) in places {
+        command.arg(stream);
+    }
+    for (_, after) in places {
+        command.arg(after);
+    }
+    command
+}
+
 pub(crate) fn ping() -> Cmd {
     cmd("PING")
 }
@@ -80,10 +94,21 @@ pub(crate) fn is_no_group(error: &CommandError) -> bool {
     matches!(error, CommandError::Sent(error) if error.code() == Some("NOGROUP") || no_such_key(error))
 }
 
+/// Whether a partition is somebody else's by now.
+pub(crate) fn is_fenced(error: &CommandError) -> bool {
+    matches!(error, CommandError::Sent(error) if error.code() == Some("FENCED"))
+}
+
 /// Whether the server is there and refuses for good, until somebody changes something.
 pub(crate) fn is_refusal(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("WRONGTYPE" | "NOAUTH" | "NOPERM" | "WRONGPASS"))
+        || is_sealed(error)
+}
+
+/// Whether the stream takes no entries any more, as it was given partitions.
+pub(crate) fn is_sealed(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.contains("exhausted the last possible ID"))
 }
 
 /// Whether the server cannot serve this configuration: it has no such database, or another node has the key.
@@ -265,6 +290,19 @@ pub(crate) fn entries(reply: Value) -> RedisResult<Vec<Entry>> {
         Some(Value::Nil) | None => Ok(Vec::new()),
         Some(_) => Err((ErrorKind::UnexpectedReturnType, "entries that are no list").into()),
     }
+}
+
+/// The last id of each stream in the reply of `XREAD`.
+pub(crate) fn last_ids(reply: Value) -> RedisResult<Vec<(String, String)>> {
+    let streams: Vec<(String, Vec<Value>)> = match reply {
+        Value::Nil => return Ok(Vec::new()),
+        Value::Map(streams) => read(Value::Array(
+            streams.into_iter().map(|(stream, entries)| Value::Array(vec![stream, entries])).collect(),
+        ))?,
+        reply => read(reply)?,
+    };
+    let last = |(stream, entries): (String, Vec<Value>)| Some((stream, entries.into_iter().next_back()?));
+    streams.into_iter().filter_map(last).map(|(stream, last)| Ok((stream, entry(last)?.id))).collect()
 }
 
 /// Reads one entry of a stream.

@@ -10,7 +10,7 @@ use std::{
 
 use eventbus::{BoxError, port::BusCounters};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, Pipeline, RedisError, ScriptInvocation, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, Pipeline, RedisError, ScriptInvocation,
     aio::MultiplexedConnection,
 };
 use tokio::{sync::Mutex, task::JoinSet};
@@ -110,37 +110,55 @@ impl Link {
         }
     }
 
-    /// Connects, and lets the server answer once, within the time for connecting.
-    pub(crate) async fn connect(&self, first: &ScriptInvocation<'_>) -> Result<(), RedisConnectError> {
+    /// Connects, and runs a script, within the time for connecting.
+    pub(crate) async fn connect<T: FromRedisValue>(
+        &self,
+        first: &ScriptInvocation<'_>,
+    ) -> Result<T, RedisConnectError> {
         let address = self.address.clone();
         let timeout = self.connect_timeout;
         let connecting = async {
             let mut connection = self.dedicated(self.response_timeout).await?;
             let spread = self.would_spread(&mut connection).await?;
-            if spread.is_some() {
-                return Ok((connection, spread));
+            if let Some(spread) = spread {
+                return Ok((connection, Err(spread)));
             }
-            first.invoke_async::<Value>(&mut connection).await?;
-            Ok::<_, RedisError>((connection, None))
+            let reply = first.invoke_async(&mut connection).await?;
+            Ok::<_, RedisError>((connection, Ok(reply)))
         };
         let connected = match tokio::time::timeout(timeout, connecting).await {
             Ok(connected) => connected,
             Err(_) => return Err(RedisConnectError::TimedOut { address, timeout }),
         };
         match connected {
-            Ok((_, Some(stream_prefix))) => Err(RedisConnectError::NeedsHashTag { address, stream_prefix }),
-            Ok((connection, None)) => {
+            Ok((_, Err(stream_prefix))) => Err(RedisConnectError::NeedsHashTag { address, stream_prefix }),
+            Ok((connection, Ok(reply))) => {
                 self.slot_mut().put(connection);
-                Ok(())
+                Ok(reply)
             }
-            Err(error) if error.is_timeout() => Err(RedisConnectError::TimedOut { address, timeout }),
-            Err(error) if tls::is_untrusted(&error) => {
-                Err(RedisConnectError::Untrusted { address, source: error.into() })
+            Err(error) => Err(self.not_connected(error)),
+        }
+    }
+
+    /// Why there is no bus, though there was a connection.
+    pub(crate) fn not_made(&self, error: CommandError) -> RedisConnectError {
+        match error {
+            CommandError::Sent(error) => self.not_connected(error),
+            CommandError::NotSent(text) => {
+                RedisConnectError::Unavailable { address: self.address.clone(), source: text.into() }
             }
-            Err(error) if command::is_refusal(&error) || command::is_elsewhere(&error) => {
-                Err(RedisConnectError::Refused { address, source: error.into() })
+        }
+    }
+
+    fn not_connected(&self, error: RedisError) -> RedisConnectError {
+        let (address, timeout) = (self.address.clone(), self.connect_timeout);
+        match error {
+            error if error.is_timeout() => RedisConnectError::TimedOut { address, timeout },
+            error if tls::is_untrusted(&error) => RedisConnectError::Untrusted { address, source: error.into() },
+            error if command::is_refusal(&error) || command::is_elsewhere(&error) => {
+                RedisConnectError::Refused { address, source: error.into() }
             }
-            Err(error) => Err(RedisConnectError::Unavailable { address, source: error.into() }),
+            error => RedisConnectError::Unavailable { address, source: error.into() },
         }
     }
 

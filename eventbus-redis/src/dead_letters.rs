@@ -166,9 +166,31 @@ impl Shared {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
+        if !self.partitions.is_empty() {
+            return self.replay_to_partitions(ids).await;
+        }
         let mut replay = script::REPLAY.prepare_invoke();
         replay.key(&self.stream).key(self.config.dlq_stream_name()).arg(ids);
         self.run(&replay).await.map_err(|error| self.dead_letter_error(error))
+    }
+
+    /// Each goes to the partition that its aggregate has now.
+    async fn replay_to_partitions(&self, ids: &[String]) -> Result<Vec<i64>, DeadLetterError> {
+        let mut replies = Vec::with_capacity(ids.len());
+        for id in ids {
+            let range = operate::range(&self.config.dlq_stream_name(), id, id, 1);
+            let Some(letter) = self.read_dead_letters(&range).await?.pop() else {
+                replies.push(0);
+                continue;
+            };
+            let part = self.partition_for(letter.aggregate_id.as_deref().unwrap_or_default());
+            let mut replay = script::REPLAY_TO_PARTITION.prepare_invoke();
+            replay.key(&part.stream).key(self.config.dlq_stream_name()).arg(id);
+            self.relying_on_layout(&mut replay);
+            let reply: Result<Vec<i64>, _> = self.add_to_partitions(&replay).await;
+            replies.extend(reply.map_err(|error| self.dead_letter_error(self.not_done(error)))?);
+        }
+        Ok(replies)
     }
 
     async fn discard(&self, ids: &[String]) -> Result<u64, DeadLetterError> {

@@ -4,6 +4,8 @@ use std::{fmt, time::Duration};
 
 use eventbus::BoxError;
 
+use crate::partition::OtherLayout;
+
 /// A configuration with mistakes; all of them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid configuration of the Redis bus: {}", list(.mistakes))]
@@ -83,6 +85,9 @@ pub enum RedisConnectError {
         /// The prefix, which has no hash tag.
         stream_prefix: String,
     },
+    /// The stream has another number of partitions; nothing was written.
+    #[error(transparent)]
+    OtherLayout(#[from] OtherLayout),
     /// The server answers and refuses: a wrong password, missing rights, a database that it has not, a key of another
     /// kind, or one that another node of its cluster has.
     #[error("Redis at {address} refuses the bus")]

@@ -1,6 +1,7 @@
 //! Making and retiring consumer groups by hand.
 
 use eventbus::{Name, Position, port::MessageId};
+use redis::ScriptInvocation;
 use time::OffsetDateTime;
 
 use crate::{RedisCommandError, RedisEventBus, bus::Shared, entry_id::EntryId, keys, script};
@@ -99,12 +100,22 @@ impl RedisEventBus {
             GroupStart::Now => "$".into(),
             GroupStart::After(id) => shared.entry_id(id)?.to_string(),
             GroupStart::AtTime(at) => just_before(at).to_string(),
-            GroupStart::Position(position) => shared.just_before_position(position).await?,
+            GroupStart::Position(position) => return self.create_group_at(group, position).await,
         };
-        let mut create = script::CREATE_GROUP.prepare_invoke();
-        create.key(&shared.stream).key(keys::floors(&shared.stream)).key(keys::relay(&shared.stream));
-        create.arg(group.as_str()).arg(start).arg(1);
-        Ok(shared.run(&create).await?)
+        let mut is_new = false;
+        for part in shared.parts() {
+            is_new |= part.create_group(group, &start).await?;
+        }
+        Ok(is_new)
+    }
+
+    async fn create_group_at(&self, group: &Name, position: Position) -> Result<bool, GroupError> {
+        let mut is_new = false;
+        for part in self.shared.parts() {
+            let start = part.just_before_position(position).await?;
+            is_new |= part.create_group(group, &start).await?;
+        }
+        Ok(is_new)
     }
 
     /// Removes a consumer group for good, with all that is kept for it, so that it holds no [trimming](Self::trim) any
@@ -114,29 +125,61 @@ impl RedisEventBus {
     /// # Errors
     /// [`GroupError::NotFound`]; [`GroupError::InUse`] while consumers of the group show life; [`GroupError::Command`].
     pub async fn retire_group(&self, group: &Name) -> Result<RetiredGroup, GroupError> {
-        let shared = &self.shared;
-        let (stream, prefix) = (&shared.stream, &shared.config.retry_key_prefix);
+        let mut all = None;
+        for part in self.shared.parts() {
+            match part.retire_group(group).await {
+                Ok(part) => {
+                    let all = all.get_or_insert(RetiredGroup { pending: 0, unread: 0 });
+                    all.pending += part.pending;
+                    all.unread += part.unread;
+                }
+                Err(GroupError::NotFound { .. }) => {} // perhaps it was retired half way before
+                Err(error) => return Err(error),
+            }
+        }
+        all.ok_or_else(|| GroupError::NotFound { stream: self.shared.stream.clone(), group: group.clone() })
+    }
+}
+
+impl Shared {
+    /// What makes a group for those who consume: with the oldest entry, and listed in the floors.
+    pub(crate) fn create_listed_group(&self, group: &Name) -> ScriptInvocation<'static> {
+        self.creating(group, "0-0", true)
+    }
+
+    /// What makes a group, unless it is there.
+    pub(crate) fn creating(&self, group: &Name, start: &str, is_listed: bool) -> ScriptInvocation<'static> {
+        let mut create = script::CREATE_GROUP.key(&self.stream);
+        create.key(keys::floors(&self.stream)).key(keys::relay(&self.stream));
+        create.arg(group.as_str()).arg(start).arg(u8::from(is_listed));
+        create
+    }
+
+    async fn create_group(&self, group: &Name, start: &str) -> Result<bool, RedisCommandError> {
+        self.run(&self.creating(group, start, true)).await
+    }
+
+    async fn retire_group(&self, group: &Name) -> Result<RetiredGroup, GroupError> {
+        let (stream, prefix) = (&self.stream, &self.config.retry_key_prefix);
         let mut retire = script::RETIRE_GROUP.prepare_invoke();
         retire.key(stream).key(keys::floors(stream));
-        retire.key(keys::retry(stream, prefix, group)).key(keys::members(stream, group));
-        retire.arg(group.as_str());
-        let (what, count, last, unread): (String, u64, String, i64) = shared.run(&retire).await?;
+        retire.key(keys::retry(stream, prefix, group)).key(keys::members(&self.home, group));
+        retire.key(keys::lease(stream, group)).arg(group.as_str());
+        let (what, count, last, unread): (String, u64, String, i64) = self.run(&retire).await?;
         let (stream, group) = (stream.clone(), group.clone());
         match what.as_str() {
             "retired" => {}
-            "live" => return Err(GroupError::InUse { stream, group, consumers: count }),
+            "live" => return Err(GroupError::InUse { stream: self.home.clone(), group, consumers: count }),
             _ => return Err(GroupError::NotFound { stream, group }),
         }
         let unread = match u64::try_from(unread) {
             Ok(unread) => unread,
             // the server does not know
-            Err(_) => shared.count_after(&last).await.map_err(|error| shared.not_done(error))?,
+            Err(_) => self.count_after(&last).await.map_err(|error| self.not_done(error))?,
         };
         Ok(RetiredGroup { pending: count, unread })
     }
-}
 
-impl Shared {
     fn entry_id(&self, id: MessageId) -> Result<EntryId, GroupError> {
         let parsed = id.as_str().parse();
         parsed.map_err(|_| GroupError::InvalidStart { stream: self.stream.clone(), id })

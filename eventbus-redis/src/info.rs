@@ -16,6 +16,7 @@ use crate::{
         operate::{self, Consumer},
     },
     connection::{CommandError, boxed},
+    entry_id::EntryId,
     keys, script,
 };
 
@@ -42,6 +43,36 @@ fn active(consumers: &[Consumer], members: &HashMap<String, String>, now: u64, i
     (live + busy) as u64
 }
 
+/// Adds what there is to know about a partition.
+fn add(all: &mut StreamInfo, part: StreamInfo) {
+    let id = |id: &Option<String>| id.as_ref().and_then(|id| id.parse::<EntryId>().ok());
+    let older =
+        |a: Option<String>, b: Option<String>| match id(&a).is_none() || id(&b).is_some_and(|b| Some(b) < id(&a)) {
+            true => b,
+            false => a,
+        };
+    let newer = |a: Option<String>, b: Option<String>| if id(&b) > id(&a) { b } else { a };
+    all.connected = part.connected;
+    all.dlq_messages = part.dlq_messages;
+    let (stream, other) = (&mut all.stream, part.stream);
+    stream.length += other.length;
+    stream.first_entry_id = older(stream.first_entry_id.take(), other.first_entry_id);
+    stream.last_entry_id = newer(stream.last_entry_id.take(), other.last_entry_id);
+    for other in part.consumer_groups {
+        let Some(group) = all.consumer_groups.iter_mut().find(|group| group.name == other.name) else {
+            all.consumer_groups.push(other);
+            continue;
+        };
+        group.consumers = group.consumers.max(other.consumers);
+        group.active_consumers = group.active_consumers.max(other.active_consumers);
+        group.pending += other.pending;
+        group.lag = group.lag.zip(other.lag).map(|(a, b)| a + b);
+        group.last_delivered_id = newer(group.last_delivered_id.take(), other.last_delivered_id);
+        group.oldest_pending_id = older(group.oldest_pending_id.take(), other.oldest_pending_id);
+        group.oldest_pending_age_ms = group.oldest_pending_age_ms.max(other.oldest_pending_age_ms);
+    }
+}
+
 impl Shared {
     pub(crate) async fn stream_info(&self) -> StreamInfo {
         let mut info = self.ask_open().await.unwrap_or_else(|error| {
@@ -61,10 +92,18 @@ impl Shared {
     }
 
     async fn ask_open(&self) -> Result<StreamInfo, CommandError> {
-        match self.consuming.is_closed() {
-            true => Err(CommandError::NotSent("the bus was disconnected".into())),
-            false => self.ask().await,
+        if self.consuming.is_closed() {
+            return Err(CommandError::NotSent("the bus was disconnected".into()));
         }
+        let mut all = StreamInfo::default();
+        for part in self.parts() {
+            add(&mut all, part.ask().await?);
+        }
+        all.stream.name.clone_from(&self.stream);
+        all.consumer_groups.sort_by(|a, b| a.name.cmp(&b.name));
+        all.pending_messages = all.consumer_groups.iter().map(|group| group.pending).sum();
+        all.active_consumers = all.consumer_groups.iter().map(|group| group.active_consumers).sum();
+        Ok(all)
     }
 
     async fn ask(&self) -> Result<StreamInfo, CommandError> {
@@ -74,28 +113,22 @@ impl Shared {
         let mut replies = replies.into_iter();
         let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
         let stream = command::stream(next())?;
-        let mut groups = command::groups(next())?;
-        groups.sort_by(|a, b| a.name.cmp(&b.name));
+        let groups = command::groups(next())?;
 
         let mut info = StreamInfo::default();
         info.connected = true;
-        info.stream.name.clone_from(&self.stream);
         info.stream.length = stream.length;
         info.stream.first_entry_id = stream.first_id;
         info.stream.last_entry_id = stream.last_id;
         info.dlq_messages = redis::from_redis_value(next()?).map_err(RedisError::from)?;
-        for group in self.ask_groups(groups).await? {
-            info.pending_messages += group.pending;
-            info.active_consumers += group.active_consumers;
-            info.consumer_groups.push(group);
-        }
+        info.consumer_groups = self.ask_groups(groups).await?;
         Ok(info)
     }
 
     async fn ask_groups(&self, groups: Vec<Group>) -> Result<Vec<GroupInfo>, CommandError> {
         let mut commands = operate::time();
         for group in &groups {
-            operate::inspect_group(&mut commands, &self.stream, &group.name);
+            operate::inspect_group(&mut commands, &self.stream, &self.home, &group.name);
         }
         let replies: Vec<RedisResult<Value>> = self.link.query_all(&commands).await?;
         let mut replies = replies.into_iter();
@@ -104,10 +137,14 @@ impl Shared {
         let idle = Duration::from_millis(self.config.pending_idle_ms);
         let mut described = Vec::with_capacity(groups.len());
         for group in groups {
-            let consumers = operate::consumers(next())?;
-            let members = redis::from_redis_value(next()?).map_err(RedisError::from)?;
+            let mut consumers = operate::consumers(next())?;
+            let members: HashMap<_, _> = redis::from_redis_value(next()?).map_err(RedisError::from)?;
             let oldest = operate::first_pending(next())?;
             let mut info = GroupInfo::new(group.name, group.consumers, group.pending);
+            if self.is_partition() {
+                consumers.clear(); // whoever owns the partition has the same name there
+                info.consumers = members.len() as u64;
+            }
             info.active_consumers = active(&consumers, &members, now, idle);
             info.last_delivered_id = Some(group.last_delivered);
             info.lag = group.lag;
@@ -123,7 +160,17 @@ impl Shared {
         if self.consuming.is_closed() {
             return Err(ConsumeError::ShutDown { destination: destination() });
         }
-        let progress = self.ask_progress(group).await;
+        let asking = async {
+            let mut all = GroupProgress::default();
+            for part in self.parts() {
+                let part = part.ask_progress(group).await?;
+                all.unread += part.unread;
+                all.pending += part.pending;
+                all.exhausted += part.exhausted;
+            }
+            Ok(all)
+        };
+        let progress = asking.await;
         drop(self.burying.write().await); // what it says is counted
         progress.map_err(|error| ConsumeError::Unavailable { destination: destination(), source: boxed(error) })
     }

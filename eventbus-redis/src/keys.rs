@@ -10,6 +10,21 @@ pub(crate) fn dead_letters(prefix: &str, suffix: &str) -> String {
     format!("{prefix}:stream{suffix}")
 }
 
+/// The stream of one partition.
+pub(crate) fn partition(stream: &str, number: u32) -> String {
+    format!("{stream}:{number}")
+}
+
+/// How many partitions there are, which is a hash.
+pub(crate) fn layout(stream: &str) -> String {
+    format!("{stream}:layout")
+}
+
+/// Who reads a partition for a group, which is a hash.
+pub(crate) fn lease(partition: &str, group: &str) -> String {
+    beside(partition, &format!("lease:{group}"))
+}
+
 /// The attempts of a group, which are a hash.
 pub(crate) fn retry(stream: &str, prefix: &str, group: &str) -> String {
     beside(stream, &format!("{prefix}:{group}"))
@@ -94,6 +109,8 @@ mod tests {
         assert_eq!(retry("{orders}:stream", "retry", "mail"), "{orders}:stream:retry:mail");
         assert_eq!(members("{orders}:stream", "mail"), "{orders}:stream:members:mail");
         assert_eq!(floors("{orders}:stream"), "{orders}:stream:floors");
+        assert_eq!(lease(&partition("orders:stream", 7), "mail"), "{orders:stream:7}:lease:mail");
+        assert_eq!(lease(&partition("{orders}:stream", 7), "mail"), "{orders}:stream:7:lease:mail");
         assert_eq!(relay("{orders}:stream"), "{orders}:stream:relay");
     }
 
@@ -108,9 +125,18 @@ mod tests {
     }
 
     /// The slots of the stream, the dead letters, and the other keys of a bus.
-    async fn slots(connection: &mut redis::aio::MultiplexedConnection, prefix: &str) -> [u16; 6] {
+    async fn slots(connection: &mut redis::aio::MultiplexedConnection, prefix: &str) -> [u16; 9] {
         let stream = stream(prefix);
-        let others = [retry(&stream, "retry", "mail"), members(&stream, "mail"), floors(&stream), relay(&stream)];
+        let partition = partition(&stream, 3);
+        let others = [
+            retry(&stream, "retry", "mail"),
+            members(&stream, "mail"),
+            floors(&stream),
+            lease(&partition, "mail"),
+            layout(&stream),
+            partition,
+            relay(&stream),
+        ];
         let mut ask = redis::pipe();
         for key in [&stream, &dead_letters(prefix, "_dlq")].into_iter().chain(&others) {
             ask.cmd("CLUSTER").arg("KEYSLOT").arg(key);
@@ -131,7 +157,7 @@ mod tests {
             let [stream, dead_letters, ..] = slots(&mut connection, prefix).await;
             assert_ne!(stream, dead_letters, "{prefix}: nothing ties the dead letters to the stream");
         }
-        let [stream, _, retry, members, floors, relay] = slots(&mut connection, "orders").await;
+        let [stream, _, retry, members, floors, .., relay] = slots(&mut connection, "orders").await;
         assert_eq!([retry, members, floors, relay], [stream; 4], "scripts over them work without a hash tag too");
     }
 }

@@ -18,6 +18,7 @@ mod otel;
 #[cfg(not(feature = "opentelemetry"))]
 #[path = "no_otel.rs"]
 mod otel;
+mod partition;
 mod publish;
 mod relay;
 mod script;
@@ -36,5 +37,6 @@ pub use consumer::{Recovery, RecoveryStats};
 pub use error::{ConfigMistake, InvalidConfig, RedisCommandError, RedisConnectError};
 pub use group::{GroupError, GroupStart, RetiredGroup};
 pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};
+pub use partition::{OtherLayout, RepartitionError, Unfinished};
 pub use trim::{HeldBy, HeldReason, Trim, Trimmed};
 pub use wire::{Unencodable, wire_payload};

@@ -2,17 +2,20 @@
 //!
 //! Keep: nothing is sent after something that was refused; it would overtake it.
 
+use std::collections::HashMap;
+
 use eventbus::{
     BoxError, RecordedEvent,
     port::{MessageId, PublishError},
 };
-use redis::{RedisError, RedisResult};
+use redis::{RedisError, RedisResult, ScriptInvocation};
 use tracing::{Instrument, Span};
 
 use crate::{
     bus::Shared,
     command,
     connection::{CommandError, boxed},
+    script,
     trace::{self, Carrier},
     wire,
 };
@@ -43,7 +46,11 @@ impl Shared {
             Ok(entries) => entries,
             Err(source) => return Err(PublishError::Refused { destination: destination(), source }),
         };
-        self.add(&entries).await.map_err(|error| self.not_published(error))
+        let added = match self.partitions.is_empty() {
+            true => self.add(&entries).await,
+            false => self.add_by_partition(events, &entries).await,
+        };
+        added.map_err(|error| self.not_published(error))
     }
 
     pub(crate) fn ensure_publishing(&self) -> Result<(), PublishError> {
@@ -88,6 +95,45 @@ impl Shared {
         self.link.query_all(&command::add_all(&self.stream, entries)).await
     }
 
+    /// Adds each entry to the partition of its aggregate.
+    async fn add_by_partition(
+        &self,
+        events: &[RecordedEvent],
+        entries: &[wire::Fields<'_>],
+    ) -> Result<Vec<MessageId>, CommandError> {
+        let mut ids = Vec::with_capacity(entries.len());
+        for (events, entries) in events.chunks(TOGETHER).zip(entries.chunks(TOGETHER)) {
+            match self.add_to_partitions::<Vec<String>>(&self.adding(events, entries)).await {
+                Ok(added) => {
+                    self.counters.events_published(added.len() as u64);
+                    ids.extend(added.into_iter().map(MessageId::new));
+                }
+                Err(error) if ids.is_empty() => return Err(error),
+                Err(error) => return Err(CommandError::Sent(partly(ids.len(), &error))),
+            }
+        }
+        Ok(ids)
+    }
+
+    fn adding(&self, events: &[RecordedEvent], entries: &[wire::Fields<'_>]) -> ScriptInvocation<'static> {
+        let mut adding = script::PUBLISH.prepare_invoke();
+        let mut numbers = HashMap::new();
+        for (event, fields) in events.iter().zip(entries) {
+            let part = self.partition_for(event.metadata().aggregate_id().as_str());
+            let next = numbers.len() + 1;
+            let number = *numbers.entry(part.stream.as_str()).or_insert_with(|| {
+                adding.key(&part.stream);
+                next
+            });
+            adding.arg(number).arg(fields.len() * 2);
+            for (name, value) in fields {
+                adding.arg(*name).arg(&**value);
+            }
+        }
+        self.relying_on_layout(&mut adding);
+        adding
+    }
+
     /// Takes the ids of what was added; the error of the first entry that was not.
     fn take_ids(&self, replies: Vec<RedisResult<String>>, ids: &mut Vec<MessageId>) -> RedisResult<()> {
         let before = ids.len();
@@ -107,6 +153,9 @@ impl Shared {
         let CommandError::Sent(error) = error else {
             return PublishError::Unavailable { destination, source: boxed(error) };
         };
+        if let Some(layout) = self.refused_layout(&error) {
+            return PublishError::Refused { destination, source: layout.into() };
+        }
         let (is_refusal, nothing_done) = (command::is_refusal(&error), command::nothing_done(&error));
         let source = error.into();
         if is_refusal {

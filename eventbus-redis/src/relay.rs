@@ -3,6 +3,8 @@
 //! Keep: each step is one script, which checks everything before it writes anything. What a store holds between two
 //! positions never changes, so a step whose reply was lost is simply made again.
 
+mod partitions;
+
 use async_trait::async_trait;
 use eventbus::{
     BoxError, EventId, Name, Position,
@@ -15,6 +17,7 @@ use redis::ScriptInvocation;
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
+use self::partitions::together;
 use crate::{
     RedisEventBus,
     bus::Shared,
@@ -44,56 +47,43 @@ const BEHIND_THE_SEVEN: usize = 7;
 #[async_trait]
 impl RelayTarget for RedisEventBus {
     async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
-        self.shared.publish_range(publisher, range).await
+        match self.shared.partitions.is_empty() {
+            true => self.shared.publish_range(publisher, range).await,
+            false => self.shared.publish_by_partition(publisher, range).await,
+        }
     }
 
     async fn adopt(&self, publisher: Publisher, adoption: Adoption<'_>) -> Result<Adopted, PublishError> {
-        let shared = &self.shared;
-        let mut adopt = step(&script::ADOPT, shared, publisher);
-        adopt.key(keys::floors(&shared.stream));
-        adopt.arg(publisher.epoch).arg(adoption.floor.get()).arg(u8::from(adoption.shared));
-        for group in adoption.groups {
-            adopt.arg(group.as_str());
+        let mut all = None;
+        for part in self.shared.parts() {
+            all = Some(together(all, part.adopt(publisher, adoption).await?));
         }
-        shared.adopted(&shared.step(&adopt).await?)
+        Ok(all.unwrap_or(Adopted::Moved(adoption.floor)))
     }
 
     async fn last_event(&self, publisher: Publisher) -> Result<Option<(Position, EventId)>, PublishError> {
-        let told = self.shared.step(&step(&script::LAST_EVENT, &self.shared, publisher)).await?;
-        match words(&told) {
-            ("event", [at, id]) => match (position(at.as_bytes()), EventId::parse(id)) {
-                (Some(at), Ok(id)) => Ok(Some((at, id))),
-                _ => Err(self.shared.not_understood(told)),
-            },
-            _ => Ok(None),
+        let mut last = None;
+        for part in self.shared.parts() {
+            last = last.max(part.last_event(publisher).await?);
         }
+        Ok(last)
     }
 
     /// Of the groups that nobody asks for, it tells those that are listed, have a consumer or have read something; one
     /// that nobody ever joined has no progress. A group whose name is no [`Name`] is not told.
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<SeenFloors, PublishError> {
-        let shared = &self.shared;
-        let mut ask = step(&script::GROUP_FLOORS, shared, publisher);
-        ask.key(keys::floors(&shared.stream));
-        for group in known {
-            ask.arg(group.as_str());
-        }
-        shared.ensure_publishing()?;
-        let told: Vec<Vec<u8>> = shared.link.rerun(&ask).await.map_err(|error| shared.not_published(error))?;
-        match told.split_first() {
-            Some((word, told)) if word == b"groups" => {
-                Ok(SeenFloors::Groups(told.chunks_exact(3).filter_map(seen).collect()))
-            }
-            Some((word, _)) if word == b"lost" => Ok(SeenFloors::Lost),
-            _ => Err(shared.not_understood(&told)),
+        match self.shared.partitions.is_empty() {
+            true => self.shared.group_floors(publisher, known).await,
+            false => self.shared.group_floors_by_partition(publisher, known).await,
         }
     }
 
     async fn rewind(&self, publisher: Publisher, to: Position) -> Result<Adopted, PublishError> {
-        let shared = &self.shared;
-        let mut rewind = step(&script::REWIND, shared, publisher);
-        rewind.arg(publisher.epoch).arg(to.get());
-        shared.adopted(&shared.step(&rewind).await?)
+        let mut all = None;
+        for part in self.shared.parts() {
+            all = Some(together(all, part.rewind(publisher, to).await?));
+        }
+        Ok(all.unwrap_or(Adopted::Moved(to)))
     }
 }
 
@@ -138,6 +128,50 @@ fn check(range: PublishRange<'_>) -> Result<(), Unpublishable> {
 }
 
 impl Shared {
+    async fn adopt(&self, publisher: Publisher, adoption: Adoption<'_>) -> Result<Adopted, PublishError> {
+        let mut adopt = step(&script::ADOPT, self, publisher);
+        adopt.key(keys::floors(&self.stream));
+        adopt.arg(publisher.epoch).arg(adoption.floor.get()).arg(u8::from(adoption.shared));
+        for group in adoption.groups {
+            adopt.arg(group.as_str());
+        }
+        self.adopted(&self.step(&adopt).await?)
+    }
+
+    async fn last_event(&self, publisher: Publisher) -> Result<Option<(Position, EventId)>, PublishError> {
+        let told = self.step(&step(&script::LAST_EVENT, self, publisher)).await?;
+        match words(&told) {
+            ("event", [at, id]) => match (position(at.as_bytes()), EventId::parse(id)) {
+                (Some(at), Ok(id)) => Ok(Some((at, id))),
+                _ => Err(self.not_understood(told)),
+            },
+            _ => Ok(None),
+        }
+    }
+
+    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<SeenFloors, PublishError> {
+        let mut ask = step(&script::GROUP_FLOORS, self, publisher);
+        ask.key(keys::floors(&self.stream));
+        for group in known {
+            ask.arg(group.as_str());
+        }
+        self.ensure_publishing()?;
+        let told: Vec<Vec<u8>> = self.link.rerun(&ask).await.map_err(|error| self.not_published(error))?;
+        match told.split_first() {
+            Some((word, told)) if word == b"groups" => {
+                Ok(SeenFloors::Groups(told.chunks_exact(3).filter_map(seen).collect()))
+            }
+            Some((word, _)) if word == b"lost" => Ok(SeenFloors::Lost),
+            _ => Err(self.not_understood(&told)),
+        }
+    }
+
+    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<Adopted, PublishError> {
+        let mut rewind = step(&script::REWIND, self, publisher);
+        rewind.arg(publisher.epoch).arg(to.get());
+        self.adopted(&self.step(&rewind).await?)
+    }
+
     async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
         self.ensure_publishing()?;
         let span = if range.events.is_empty() { Span::none() } else { trace::publish(self, range.events) };
@@ -164,7 +198,8 @@ impl Shared {
         let refused = |source| PublishError::Refused { destination: self.destination.clone(), source };
         check(range).map_err(|error| refused(error.into()))?;
         let carrier = Carrier::of(self, span);
-        let mut publish = step(&script::PUBLISH_RANGE, self, publisher);
+        let script = if self.is_partition() { &script::PUBLISH_RANGE_TO_PARTITION } else { &script::PUBLISH_RANGE };
+        let mut publish = step(script, self, publisher);
         publish.arg(publisher.epoch).arg(range.after.get()).arg(range.through.get());
         let store = publisher.store.to_string();
         for event in range.events {
@@ -175,7 +210,14 @@ impl Shared {
             publish.arg(position.get());
             add_fields(&mut publish, &fields);
         }
-        let told = self.link.run::<Vec<String>>(&publish).await.map_err(|error| self.not_published(error))?;
+        let told = match self.is_partition() {
+            true => {
+                self.relying_on_layout(&mut publish);
+                self.add_to_partitions::<Vec<String>>(&publish).await
+            }
+            false => self.link.run::<Vec<String>>(&publish).await,
+        };
+        let told = told.map_err(|error| self.not_published(error))?;
         match words(&told) {
             ("published", ids) => Ok(RangeOutcome::Published(ids.iter().map(|id| MessageId::new(&**id)).collect())),
             ("moved", [at]) if let Some(at) = position(at.as_bytes()) => Ok(RangeOutcome::Moved(at)),

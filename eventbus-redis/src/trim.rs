@@ -23,7 +23,8 @@ const TOGETHER: u64 = 200;
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Trim {
-    /// How many entries may stay; 0 removes all that every group is done with.
+    /// How many entries may stay; 0 removes all that every group is done with. Of several partitions each keeps its even
+    /// share.
     pub max_length: Option<u64>,
     /// How old an entry may become, by the server's clock, to the millisecond.
     pub max_age: Option<Duration>,
@@ -90,16 +91,13 @@ impl RedisEventBus {
     /// # }
     /// ```
     pub async fn trim(&self, limits: Trim) -> Result<Trimmed, RedisCommandError> {
-        let shared = &self.shared;
-        let mut step = shared.trim_step(limits).await?;
-        let length = step.length;
-        let mut removed = step.removed;
-        // what is published meanwhile is for the next time
-        while step.has_more && removed < length {
-            step = shared.trim_step(limits).await?;
-            removed += step.removed;
+        let mut all = Trimmed::default();
+        for part in self.shared.parts() {
+            let part = part.trim(limits).await?;
+            all.removed += part.removed;
+            all.held_by = older(all.held_by, part.held_by);
         }
-        Ok(Trimmed { removed, held_by: step.held_by })
+        Ok(all)
     }
 
     /// Removes the oldest entries beyond `max_length`, some dozens more may stay, **also those that groups have not
@@ -108,8 +106,18 @@ impl RedisEventBus {
     /// # Errors
     /// [`RedisCommandError`].
     pub async fn trim_may_lose(&self, max_length: u64) -> Result<u64, RedisCommandError> {
-        self.shared.tell(&operate::trim(&self.shared.stream, max_length)).await
+        let mut removed = 0;
+        for part in self.shared.parts() {
+            let keep = part.share_of(max_length);
+            removed += part.tell::<u64>(&operate::trim(&part.stream, keep)).await?;
+        }
+        Ok(removed)
     }
+}
+
+/// Who holds the older entry.
+pub(crate) fn older(one: Option<HeldBy>, other: Option<HeldBy>) -> Option<HeldBy> {
+    one.into_iter().chain(other).max_by_key(|held_by| held_by.age)
 }
 
 /// What one run of the script did.
@@ -121,10 +129,27 @@ pub(crate) struct Step {
 }
 
 impl Shared {
+    async fn trim(&self, limits: Trim) -> Result<Trimmed, RedisCommandError> {
+        let mut step = self.trim_step(limits).await?;
+        let length = step.length;
+        let mut removed = step.removed;
+        // what is published meanwhile is for the next time
+        while step.has_more && removed < length {
+            step = self.trim_step(limits).await?;
+            removed += step.removed;
+        }
+        Ok(Trimmed { removed, held_by: step.held_by })
+    }
+
+    /// How many of so many entries one stream may keep.
+    fn share_of(&self, length: u64) -> u64 {
+        length.div_ceil(self.config.partitions.max(1).into())
+    }
+
     /// Removes some of the oldest entries that are beyond the limits and that every group is done with.
     pub(crate) async fn trim_step(&self, limits: Trim) -> Result<Step, RedisCommandError> {
         let max_age = limits.max_age.map(|age| age.as_millis().to_string()).unwrap_or_default();
-        let keep = limits.max_length.map(|length| length.to_string()).unwrap_or_default();
+        let keep = limits.max_length.map(|length| self.share_of(length).to_string()).unwrap_or_default();
         let mut trim = script::TRIM.prepare_invoke();
         trim.key(&self.stream).key(keys::floors(&self.stream)).key(keys::relay(&self.stream));
         trim.arg(keep).arg(max_age).arg(TOGETHER);

@@ -16,3 +16,10 @@ eventbus::event_bus_conformance!(single_connection_client, single_connection(), 
     bus
 )
 .await);
+
+async fn partitioned() -> RedisEventBus {
+    let config = RedisEventBusConfig { partitions: 4, partition_lease_ms: 1_000, ..config() };
+    RedisEventBus::connect(config).await.expect("Redis is there")
+}
+
+eventbus::event_bus_conformance!(partitions, partitioned(), async |bus: &RedisEventBus| another(bus).await);

@@ -236,5 +236,5 @@ async fn a_stream_whose_ids_run_out_leaves_the_outcome_unknown() {
     let partly = bus.publish(&[event(), event()]).await;
     assert!(matches!(partly, Err(PublishError::OutcomeUnknown { .. })), "{partly:?}");
     let nothing = bus.publish(&[event()]).await;
-    assert!(matches!(nothing, Err(PublishError::Unavailable { .. })), "{nothing:?}");
+    assert!(matches!(nothing, Err(PublishError::Refused { .. })), "{nothing:?}");
 }

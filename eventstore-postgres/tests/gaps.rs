@@ -124,8 +124,9 @@ async fn an_append_that_commits_while_the_bound_is_asked_for_is_not_skipped() {
     let read = async {
         blocked_backend(&mut watcher, "eventbus").await;
         add(&store, &second, 1).await;
-        run(&mut gate, GATE).await;
+        // connecting looks at the locks too
         let reader = open(database.config()).await;
+        run(&mut gate, GATE).await;
         let commit = async {
             common::waiting_backend(&mut watcher, "pg_locks").await;
             run(&mut holder, LET_GO).await;

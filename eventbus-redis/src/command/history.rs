@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::{Cmd, RedisResult, Value, cmd, from_redis_value};
+use redis::{Cmd, Pipeline, RedisResult, Value, cmd, from_redis_value};
 
 use super::Entry;
 
@@ -20,13 +20,26 @@ pub(crate) fn newest(stream: &str, after: Option<&str>, count: usize) -> Cmd {
     command
 }
 
+/// What reads several streams at the same instant.
+pub(crate) fn at_once(reads: impl IntoIterator<Item = Cmd>) -> Pipeline {
+    let mut pipeline = redis::pipe();
+    pipeline.atomic();
+    for read in reads {
+        pipeline.add_command(read);
+    }
+    pipeline
+}
+
 /// Entries after an id, waited for.
-pub(crate) fn wait(stream: &str, after: Option<&str>, count: usize, block: Duration) -> Cmd {
+pub(crate) fn wait(streams: &[&str], after: Option<&str>, count: usize, block: Duration) -> Cmd {
     let mut command = cmd("XREAD");
     // 0 would wait for ever
     let ms = u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1);
     command.arg("COUNT").arg(limit(count)).arg("BLOCK").arg(ms);
-    command.arg("STREAMS").arg(stream).arg(after.unwrap_or("0-0"));
+    command.arg("STREAMS").arg(streams);
+    for _ in streams {
+        command.arg(after.unwrap_or("0-0"));
+    }
     command
 }
 

@@ -54,9 +54,9 @@ pub(crate) fn time() -> Pipeline {
 }
 
 /// Adds what asks for the consumers of a group, its members, and its oldest pending entry.
-pub(crate) fn inspect_group(pipeline: &mut Pipeline, stream: &str, group: &str) {
+pub(crate) fn inspect_group(pipeline: &mut Pipeline, stream: &str, home: &str, group: &str) {
     pipeline.cmd("XINFO").arg("CONSUMERS").arg(stream).arg(group);
-    pipeline.cmd("HGETALL").arg(keys::members(stream, group));
+    pipeline.cmd("HGETALL").arg(keys::members(home, group));
     pipeline.cmd("XPENDING").arg(stream).arg(group).arg("-").arg("+").arg(1);
 }
 

@@ -53,6 +53,8 @@ impl RedisEventBusConfig {
         vars.number("EVENTBUS_TRIM_MAX_AGE_SECONDS", &mut config.trim_max_age_seconds);
         config.tls_ca_file = vars.value("EVENTBUS_TLS_CA_FILE").map(Into::into);
         vars.parsed("EVENTBUS_REQUIRE_UUID_AGGREGATE_IDS", &mut config.require_uuid_aggregate_ids);
+        vars.parsed("EVENTBUS_PARTITIONS", &mut config.partitions);
+        vars.parsed("EVENTBUS_PARTITION_LEASE_MS", &mut config.partition_lease_ms);
         if vars.value("EVENTBUS_REDIS_URL").is_some() {
             vars.mistakes.push(ConfigMistake::new("EVENTBUS_REDIS_URL", "is set; the server is named by `REDIS_URL`"));
         }
@@ -183,6 +185,8 @@ mod tests {
             ("EVENTBUS_TRIM_MAX_AGE_SECONDS", "16"),
             ("EVENTBUS_TLS_CA_FILE", "certificates/ca.pem"),
             ("EVENTBUS_REQUIRE_UUID_AGGREGATE_IDS", "true"),
+            ("EVENTBUS_PARTITIONS", "16"),
+            ("EVENTBUS_PARTITION_LEASE_MS", "17"),
         ]);
         let expected = RedisEventBusConfig {
             redis_url: "rediss://db:7000/2".into(),
@@ -210,6 +214,8 @@ mod tests {
             trim_max_age_seconds: Some(16),
             tls_ca_file: Some("certificates/ca.pem".into()),
             require_uuid_aggregate_ids: true,
+            partitions: 16,
+            partition_lease_ms: 17,
         };
         assert_eq!(config.unwrap(), expected);
     }

@@ -3,12 +3,14 @@
 mod env;
 mod validate;
 
+pub(crate) use validate::MAX_PARTITIONS;
+
 use std::{fmt, path::PathBuf, time::Duration};
 
 use eventbus::port::redacted;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::keys;
+use crate::{keys, partition::partition_of};
 
 /// What a Redis bus is told: a plain struct with defaults.
 ///
@@ -114,6 +116,14 @@ pub struct RedisEventBusConfig {
     /// Whether events of aggregates whose ids are no UUIDs (lower case, with hyphens) are refused. The Python library
     /// knows no others; set it where its services read the stream. Default false.
     pub require_uuid_aggregate_ids: bool,
+    /// Into how many streams the events are split by aggregate, at most 1024; with more than one each is consumed by one
+    /// consumer of a group at a time, so that the order within an aggregate holds across consumers. The number is
+    /// recorded with the first connection, and changed by [`repartition`](crate::RedisEventBus::repartition) only. The
+    /// Python library reads no such streams. Default 1: one stream.
+    pub partitions: u32,
+    /// How long a consumer may show no sign of life before others take its partitions over, in milliseconds. Default
+    /// 10000.
+    pub partition_lease_ms: u64,
 }
 
 impl Default for RedisEventBusConfig {
@@ -144,15 +154,35 @@ impl Default for RedisEventBusConfig {
             trim_max_age_seconds: None,
             tls_ca_file: None,
             require_uuid_aggregate_ids: false,
+            partitions: 1,
+            partition_lease_ms: 10_000,
         }
     }
 }
 
 impl RedisEventBusConfig {
-    /// The name of the stream that carries all events.
+    /// The name of the stream that carries all events; with several partitions what the names of theirs begin with.
     #[must_use]
     pub fn stream_name(&self) -> String {
         keys::stream(&self.stream_prefix)
+    }
+
+    /// The name of the stream that carries the events of an aggregate: with several partitions the number that follows
+    /// is the XXH3 hash (64 bits, seed 0) of the id's text, modulo their number.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus_redis::RedisEventBusConfig;
+    /// let config = RedisEventBusConfig { stream_prefix: "orders".into(), partitions: 16, ..Default::default() };
+    /// assert_eq!(config.stream_of("order-1"), "orders:stream:6");
+    /// ```
+    #[must_use]
+    pub fn stream_of(&self, aggregate_id: &str) -> String {
+        let stream = self.stream_name();
+        match self.partitions {
+            0 | 1 => stream,
+            partitions => keys::partition(&stream, partition_of(aggregate_id, partitions)),
+        }
     }
 
     /// The name of the stream that keeps the dead letters.
@@ -219,6 +249,8 @@ impl fmt::Debug for RedisEventBusConfig {
             .field("trim_max_age_seconds", &self.trim_max_age_seconds)
             .field("tls_ca_file", &self.tls_ca_file)
             .field("require_uuid_aggregate_ids", &self.require_uuid_aggregate_ids)
+            .field("partitions", &self.partitions)
+            .field("partition_lease_ms", &self.partition_lease_ms)
             .finish()
     }
 }

@@ -17,7 +17,9 @@ const MAX_BATCH_SIZE: u64 = 1_000_000;
 /// A hundred years; the server refuses numbers that its clock cannot hold.
 const MAX_SECONDS: u64 = 100 * 366 * 86_400;
 /// What stands after the name of the stream in the names of other keys.
-const OWN_WORDS: [&str; 3] = ["members", "floors", "relay"];
+const OWN_WORDS: [&str; 5] = ["members", "floors", "relay", "layout", "lease"];
+/// More streams than any number of consumers needs; some scripts look at all of them.
+pub(crate) const MAX_PARTITIONS: u64 = 1_024;
 
 impl RedisEventBusConfig {
     /// Checks every field.
@@ -69,6 +71,8 @@ impl RedisEventBusConfig {
         found_in("trim_max_length", is_zero(self.trim_max_length == Some(0)));
         let age = self.trim_max_age_seconds;
         found_in("trim_max_age_seconds", age.and_then(|age| out_of_range(age, MAX_SECONDS)));
+        found_in("partitions", out_of_range(self.partitions.into(), MAX_PARTITIONS));
+        found_in("partition_lease_ms", ms_problem(self.partition_lease_ms));
         let without_tls = self.tls_ca_file.is_some() && !asks_for_tls(&self.redis_url);
         found_in("tls_ca_file", without_tls.then(|| "is set, but `redis_url` is not `rediss://…`".to_owned()));
         found
@@ -120,7 +124,8 @@ fn prefix_problem(value: &str) -> Option<String> {
 fn suffix_problem(suffix: &str, retry_prefix: &str) -> Option<String> {
     prefix_problem(suffix).or_else(|| {
         let word = suffix.strip_prefix(':')?.split(':').next()?;
-        let taken = OWN_WORDS.contains(&word) || retry_prefix.split(':').next() == Some(word);
+        let is_partition = word.bytes().all(|byte| byte.is_ascii_digit());
+        let taken = is_partition || OWN_WORDS.contains(&word) || retry_prefix.split(':').next() == Some(word);
         taken.then(|| format!("begins with `:{word}`, as other keys of the bus do"))
     })
 }

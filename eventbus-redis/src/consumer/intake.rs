@@ -36,6 +36,13 @@ impl Retaken {
     }
 }
 
+impl Retaken {
+    /// The ids of the entries.
+    pub(super) fn ids(&self) -> impl Iterator<Item = MessageId> + '_ {
+        self.entries.iter().map(|again| MessageId::new(again.entry.id.as_str()))
+    }
+}
+
 impl Consumer {
     /// Takes in entries that nobody of the group had before.
     pub(super) fn take_new(&self, entries: Vec<Entry>) {
@@ -66,7 +73,7 @@ impl Consumer {
     }
 
     /// What is to be handled; the rest is dealt with here.
-    fn examine(&self, entry: Entry, noted: Option<Tries>) -> Option<Taken> {
+    pub(super) fn examine(&self, entry: Entry, noted: Option<Tries>) -> Option<Taken> {
         let id = MessageId::new(entry.id);
         // a group that was made anew reads again what is in hand or was left pending on purpose
         if self.hand.contains(&id) || self.left().contains(&id) {

@@ -1,10 +1,6 @@
 //! The keeper: writes down what came of entries, shows life, and looks for what others left.
 
-use std::{
-    collections::{HashMap, HashSet},
-    pin::pin,
-    time::Duration,
-};
+use std::{collections::HashSet, pin::pin, time::Duration};
 
 use eventbus::port::MessageId;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -12,19 +8,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Consumer,
+    look::Differing,
     paper::{Paper, add_ids},
     trouble::Trouble,
 };
 use crate::{command, connection::CommandError, script};
 
 /// How often what could not be written down is tried again.
-const WRITE: Duration = Duration::from_millis(100);
+pub(super) const WRITE: Duration = Duration::from_millis(100);
 /// How long what is under way, and then what is left to do, may take when the consumer ends.
-const PATIENCE: Duration = Duration::from_millis(800);
+pub(super) const PATIENCE: Duration = Duration::from_millis(800);
 /// How often the consumer looks around, at least.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often it looks for entries of dead consumers, at least.
-const CLAIM: Duration = Duration::from_secs(2);
+pub(super) const CLAIM: Duration = Duration::from_secs(2);
 /// How often it looks, at most.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -41,8 +38,7 @@ pub(super) struct Keeper {
     pub(super) sweep: String,
     /// Entries that were pending on this consumer and not in hand, when it looked last.
     pub(super) missing: HashSet<String>,
-    /// Members that handle other types than this one: theirs, and its own.
-    pub(super) differing: HashMap<String, (String, String)>,
+    pub(super) differing: Differing,
     /// Whether another one of its name was seen.
     pub(super) has_double: bool,
 }
@@ -90,7 +86,7 @@ impl Consumer {
             cursor: "0-0".into(),
             sweep: "0".into(),
             missing: HashSet::new(),
-            differing: HashMap::new(),
+            differing: Differing::new(),
             has_double: false,
         };
         let idle = self.pending_idle();
@@ -137,7 +133,7 @@ impl Consumer {
             What::Beat => self.beat().await,
             What::Look => self.look(keeper).await,
             What::Claim => self.claim(keeper).await,
-            What::Sweep => self.sweep(keeper).await,
+            What::Sweep => self.sweep(&mut keeper.sweep).await,
             What::Join => self.join(keeper).await,
         };
         match done {
@@ -152,7 +148,7 @@ impl Consumer {
         self.claim(keeper).await
     }
 
-    async fn make_group_anew(&self) -> Result<(), CommandError> {
+    pub(super) async fn make_group_anew(&self) -> Result<(), CommandError> {
         let is_new: bool = self.shared.link.rerun(&self.create_group()).await?;
         self.tell_created(is_new);
         Ok(())

@@ -10,18 +10,16 @@ use redis::ScriptInvocation;
 use super::{Consumer, intake::Retaken, keep::Keeper};
 use crate::{command, connection::CommandError, script};
 
+/// Members that handle other types than this one: theirs, and its own.
+pub(super) type Differing = HashMap<String, (String, String)>;
+
 impl Consumer {
     /// Shows that it lives and what it handles; finds entries that are pending on it without being in hand.
     pub(super) async fn look(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
         let (pending, has_double, others): (usize, bool, Vec<String>) = self.shared.link.rerun(&self.looking()).await?;
         self.is_announced.store(true, Ordering::Release);
-        self.tell_differing(keeper, &others);
-        if has_double && !std::mem::replace(&mut keeper.has_double, true) {
-            tracing::error!(
-                group = %self.group, consumer = self.name,
-                "another consumer of this name is alive: both handle what is pending on it; `consumer_name` must be unique"
-            );
-        }
+        self.tell_differing(&mut keeper.differing, &others);
+        self.tell_double(has_double, &mut keeper.has_double);
         let expected = self.hand.len() + self.left().len();
         if pending <= expected || !self.has_caught_up() {
             keeper.missing.clear();
@@ -30,13 +28,22 @@ impl Consumer {
         self.find_missing(keeper).await
     }
 
+    pub(super) fn tell_double(&self, has_double: bool, was_told: &mut bool) {
+        if has_double && !std::mem::replace(was_told, true) {
+            tracing::error!(
+                group = %self.group, consumer = self.name,
+                "another consumer of this name is alive: both handle what is pending on it; `consumer_name` must be unique"
+            );
+        }
+    }
+
     /// What shows that it lives, says what it handles, and tells what there is to see.
     pub(super) fn looking(&self) -> ScriptInvocation<'static> {
         let mut look = script::LOOK.key(&self.shared.stream);
         look.key(&self.keys.members).key(&self.keys.floors);
         let live_ms = self.shared.config.pending_idle_ms;
         look.arg(self.group.as_str()).arg(&self.name).arg(self.types()).arg(live_ms);
-        look.arg(&self.instance).arg(u8::from(self.is_announced.load(Ordering::Acquire)));
+        look.arg(&self.shared.instance).arg(u8::from(self.is_announced.load(Ordering::Acquire)));
         look
     }
 
@@ -63,20 +70,21 @@ impl Consumer {
         }
         for ids in again.chunks(self.shared.config.batch_size.min(command::TOGETHER)) {
             if let Some(retake) = self.retake(ids) {
-                let (entries, noted, deleted) = self.shared.link.rerun(&retake).await?;
+                let (entries, noted, deleted) = self.rerun(retake).await?;
                 self.take_again(Retaken::read(entries, noted, deleted)?);
             }
         }
         Ok(())
     }
 
-    fn tell_differing(&self, keeper: &mut Keeper, others: &[String]) {
+    /// Tells of members that handle other types, if that is news.
+    pub(super) fn tell_differing(&self, before: &mut Differing, others: &[String]) {
         let own = self.types();
         let others = others.chunks_exact(2).map(|other| (other[0].clone(), other[1].clone()));
         let differing: HashMap<_, _> =
             others.filter(|(_, types)| *types != own).map(|(member, types)| (member, (types, own.clone()))).collect();
         for (member, sets) in &differing {
-            if keeper.differing.get(member) != Some(sets) {
+            if before.get(member) != Some(sets) {
                 let (types, own) = sets;
                 tracing::warn!(
                     group = %self.group, consumer = self.name, handles = own, member, member_handles = types,
@@ -84,7 +92,7 @@ impl Consumer {
                 );
             }
         }
-        keeper.differing = differing;
+        *before = differing;
     }
 
     /// Takes entries over from consumers that show no life, as far as there is room.
@@ -112,10 +120,10 @@ impl Consumer {
         idle_ms: u64,
         count: usize,
     ) -> Result<(String, Retaken), CommandError> {
-        let mut claim = script::CLAIM.key(&self.shared.stream);
+        let mut claim = self.script(&script::CLAIM);
         claim.key(&self.keys.retry).key(&self.keys.relay);
         claim.arg(self.group.as_str()).arg(&self.name).arg(idle_ms).arg(cursor).arg(count);
-        let (cursor, entries, noted, deleted) = self.shared.link.rerun(&claim).await?;
+        let (cursor, entries, noted, deleted) = self.rerun(claim).await?;
         Ok((cursor, Retaken::read(entries, noted, deleted)?))
     }
 
@@ -127,16 +135,16 @@ impl Consumer {
     }
 
     /// Removes what dead consumers left behind.
-    pub(super) async fn sweep(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
+    pub(super) async fn sweep(&self, cursor: &mut String) -> Result<(), CommandError> {
         let config = &self.shared.config;
         let (idle, age) =
             (config.pending_idle_ms.saturating_mul(10), config.retry_key_expiry_seconds.saturating_mul(1_000));
         let mut sweep = script::SWEEP.key(&self.shared.stream);
         sweep.key(&self.keys.retry);
-        sweep.arg(self.group.as_str()).arg(&self.name).arg(idle).arg(age).arg(&keeper.sweep);
+        sweep.arg(self.group.as_str()).arg(&self.name).arg(idle).arg(age).arg(&*cursor);
         let mut reply: Vec<String> = self.shared.link.rerun(&sweep).await?;
         let gone = reply.split_off(1.min(reply.len()));
-        keeper.sweep = reply.pop().unwrap_or_else(|| "0".into());
+        *cursor = reply.pop().unwrap_or_else(|| "0".into());
         if !gone.is_empty() {
             tracing::info!(group = %self.group, consumers = ?gone, "names of consumers that are long gone removed");
         }

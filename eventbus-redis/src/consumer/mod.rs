@@ -8,6 +8,7 @@ mod intake;
 mod keep;
 mod look;
 mod paper;
+mod partitioned;
 mod read;
 mod recover;
 mod trim;
@@ -29,9 +30,14 @@ use eventbus::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{bus::Shared, keys, trace};
+use redis::{FromRedisValue, ScriptInvocation};
+
+use crate::{bus::Shared, connection::CommandError, keys, script::OfConsumer, trace};
 
 pub use recover::{Recovery, RecoveryStats};
+
+/// What the server calls the consumer of a partition, whoever that is.
+const OWNER: &str = "owner";
 
 /// The consumer of one group.
 pub(crate) struct Consumer {
@@ -49,11 +55,20 @@ pub(crate) struct Consumer {
     has_caught_up: AtomicBool,
     /// Tells the keeper that this has happened.
     joined: Notify,
-    /// Tells this consumer from another one of its name.
-    instance: String,
+    /// What shows that it still owns its partition, if that is what it reads.
+    fence: Option<Fence>,
     /// Whether it has shown itself to the group.
     is_announced: AtomicBool,
     keys: Keys,
+}
+
+/// The ownership of a partition.
+struct Fence {
+    lease: String,
+    /// What tells the owner from others.
+    owner: String,
+    /// A decimal.
+    epoch: String,
 }
 
 /// The keys beside the stream that a group has.
@@ -67,29 +82,41 @@ struct Keys {
 
 /// Hands the group its events until it is stopped; connects anew as often as it must.
 pub(crate) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
-    let name = shared.consumer.clone();
-    let consumer = Consumer::new(shared, group, name);
+    if !shared.partitions.is_empty() {
+        return partitioned::consume(shared, group, stop).await;
+    }
+    let consumer = Consumer::new(shared, group);
     let desk = consumer.desk();
     let ended = CancellationToken::new();
     let work = async {
-        tokio::join!(consumer.hand.work(&desk, &stop), consumer.read(&stop), consumer.trim(&stop));
+        tokio::join!(
+            consumer.hand.work(&desk, &stop),
+            consumer.read(&stop),
+            consumer.trim(&stop, || vec![Arc::clone(&consumer.shared)])
+        );
         ended.cancel();
     };
     tokio::join!(work, consumer.keep(&ended));
 }
 
 impl Consumer {
-    fn new(shared: Arc<Shared>, group: Name, name: String) -> Self {
+    /// That of a whole stream, under the name of the bus.
+    fn new(shared: Arc<Shared>, group: Name) -> Self {
+        let config = &shared.config;
+        let hand = Arc::new(Hand::new(config.in_hand(), config.batch_size.div_ceil(2)));
+        let name = shared.consumer.clone();
+        Self::with(shared, group, name, hand, None)
+    }
+
+    fn with(shared: Arc<Shared>, group: Name, name: String, hand: Arc<Hand>, fence: Option<Fence>) -> Self {
         let config = &shared.config;
         let keys = Keys {
             retry: keys::retry(&shared.stream, &config.retry_key_prefix, &group),
-            members: keys::members(&shared.stream, &group),
+            members: keys::members(&shared.home, &group),
             floors: keys::floors(&shared.stream),
             relay: keys::relay(&shared.stream),
             dead_letters: config.dlq_stream_name(),
         };
-        let batch = config.batch_size;
-        let hand = Arc::new(Hand::new(config.in_hand(), batch.div_ceil(2)));
         Self {
             shared,
             group,
@@ -99,7 +126,7 @@ impl Consumer {
             not_ours: Mutex::default(),
             has_caught_up: AtomicBool::new(false),
             joined: Notify::new(),
-            instance: uuid::Uuid::now_v7().simple().to_string(),
+            fence,
             is_announced: AtomicBool::new(false),
             keys,
         }
@@ -116,6 +143,25 @@ impl Consumer {
             limits: self.limits(),
             span: Arc::new(move |delivery| trace::process(&bus, delivery)),
         }
+    }
+
+    /// That of a partition which it owns. Its name there is that of all owners, so that the next one goes on with what
+    /// this one leaves.
+    fn of_partition(part: &Arc<Shared>, group: &Name, hand: &Arc<Hand>, fence: Fence) -> Self {
+        Self::with(Arc::clone(part), group.clone(), OWNER.into(), Arc::clone(hand), Some(fence))
+    }
+
+    /// A script on its stream.
+    fn script(&self, script: &'static OfConsumer) -> ScriptInvocation<'static> {
+        script.text(self.fence.is_some()).key(&self.shared.stream)
+    }
+
+    /// Runs a script that may run twice, unless its partition is somebody else's by now.
+    async fn rerun<T: FromRedisValue>(&self, mut script: ScriptInvocation<'_>) -> Result<T, CommandError> {
+        if let Some(Fence { lease, epoch, .. }) = &self.fence {
+            script.key(lease).arg(epoch);
+        }
+        self.shared.link.rerun(&script).await
     }
 
     /// How often and when a failed delivery is tried again.

@@ -28,7 +28,7 @@ const ACKNOWLEDGED_TOGETHER: usize = 10_000;
 /// What came of entries and is not written down yet, by the way in which it is written.
 #[derive(Default)]
 pub(super) struct Paper {
-    acknowledged: Vec<MessageId>,
+    pub(super) acknowledged: Vec<MessageId>,
     /// Those about which something was noted before.
     settled: Vec<MessageId>,
     skipped: Vec<Skip>,
@@ -135,7 +135,7 @@ impl Consumer {
         Ok(written)
     }
 
-    fn done(&self, ids: &mut Vec<MessageId>) -> u64 {
+    pub(super) fn done(&self, ids: &mut Vec<MessageId>) -> u64 {
         self.hand.let_go(&*ids);
         let count = ids.len() as u64;
         ids.clear();
@@ -143,6 +143,9 @@ impl Consumer {
     }
 
     async fn acknowledge(&self, ids: &[MessageId]) -> Result<(), CommandError> {
+        if self.fence.is_some() {
+            return self.settle(ids).await;
+        }
         for ids in ids.chunks(ACKNOWLEDGED_TOGETHER) {
             let acknowledge = command::acknowledge(&self.shared.stream, &self.group, ids);
             self.shared.link.query::<u64>(&acknowledge).await?;
@@ -152,10 +155,10 @@ impl Consumer {
 
     async fn settle(&self, ids: &[MessageId]) -> Result<(), CommandError> {
         for ids in ids.chunks(command::TOGETHER) {
-            let mut settle = script::SETTLE.key(&self.shared.stream);
+            let mut settle = self.script(&script::SETTLE);
             settle.key(&self.keys.retry).arg(self.group.as_str());
             add_ids(&mut settle, ids);
-            self.shared.link.rerun::<u64>(&settle).await?;
+            self.rerun::<u64>(settle).await?;
         }
         Ok(())
     }
@@ -163,13 +166,15 @@ impl Consumer {
     /// Acknowledges what nobody of the group handles, and leaves the rest to those who do.
     async fn skip(&self, skipped: &[Skip]) -> Result<(), CommandError> {
         for skipped in skipped.chunks(command::TOGETHER) {
-            let mut skip = script::SKIP.key(&self.shared.stream);
+            let mut skip = self.script(&script::SKIP);
             skip.key(&self.keys.members).key(&self.keys.retry);
-            skip.arg(self.group.as_str()).arg(&self.name);
+            let member = if self.fence.is_some() { &self.shared.consumer } else { &self.name };
+            skip.arg(self.group.as_str()).arg(&self.name).arg(member);
             for Skip { id, event_type, tries } in skipped {
                 skip.arg(id.as_str()).arg(event_type.as_str()).arg(json(tries));
             }
-            let (acknowledged, left): (u64, u64) = self.shared.link.rerun(&skip).await?;
+            let (acknowledged, left, stay): (u64, u64, Vec<String>) = self.rerun(skip).await?;
+            self.left().extend(stay.into_iter().map(MessageId::new));
             self.shared.counters.events_skipped(acknowledged);
             if left > 0 {
                 tracing::debug!(group = %self.group, left, "entries left to members that handle their types");
@@ -182,13 +187,13 @@ impl Consumer {
     async fn note(&self, notes: &[Note]) -> Result<Vec<MessageId>, CommandError> {
         let mut all_lost = Vec::new();
         for notes in notes.chunks(command::TOGETHER) {
-            let mut note = script::NOTE.key(&self.shared.stream);
+            let mut note = self.script(&script::NOTE);
             note.key(&self.keys.retry).arg(self.group.as_str()).arg(&self.name);
             for Note { id, tries, .. } in notes {
                 let count = tries.attempts.saturating_add(tries.crashes);
                 note.arg(id.as_str()).arg(count).arg(json(tries));
             }
-            let lost: Vec<String> = self.shared.link.rerun(&note).await?;
+            let lost: Vec<String> = self.rerun(note).await?;
             all_lost.extend(lost.into_iter().map(MessageId::new));
         }
         self.lose(&all_lost);
@@ -197,7 +202,7 @@ impl Consumer {
 
     /// Makes an entry a dead letter. False: it is somebody else's by now.
     async fn bury(&self, Burial { id, record, tries }: &Burial) -> Result<bool, CommandError> {
-        let mut bury = script::BURY.key(&self.shared.stream);
+        let mut bury = self.script(&script::BURY);
         bury.key(&self.keys.retry).key(&self.keys.dead_letters);
         bury.arg(self.group.as_str()).arg(&self.name).arg(id.as_str());
         let own = self.epitaph(id, tries);
@@ -211,7 +216,7 @@ impl Consumer {
         }
         // who sees that it is pending no more sees it counted
         let _counted = self.shared.burying.read().await;
-        let written: Option<String> = self.shared.link.rerun(&bury).await?;
+        let written: Option<String> = self.rerun(bury).await?;
         let event = record.as_ref().map(RecordedEvent::metadata);
         match &written {
             Some(dead_letter) => {

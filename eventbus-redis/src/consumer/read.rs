@@ -6,29 +6,29 @@
 use std::{pin::pin, sync::atomic::Ordering, time::Duration};
 
 use eventbus::port::StopSignal;
-use redis::{Cmd, RedisResult, ScriptInvocation, Value, aio::MultiplexedConnection};
+use redis::{Cmd, RedisError, RedisResult, ScriptInvocation, Value, aio::MultiplexedConnection};
 
 use super::{Consumer, intake::Retaken, trouble::Trouble};
 use crate::{
     command::{self, Reader},
-    connection::is_lost,
+    connection::{CommandError, is_lost},
     script,
 };
 
 /// How long a read waits for entries at a time. It is what a stop takes where the server does not let us wake the read,
 /// and what it takes to notice that a connection is dead.
-const SLICE: Duration = Duration::from_secs(1);
+pub(super) const SLICE: Duration = Duration::from_secs(1);
 /// What the server may take beyond that.
 const MARGIN: Duration = Duration::from_millis(500);
 /// How often is looked for entries on a connection where reads must not wait.
-const POLL: Duration = Duration::from_millis(20);
+pub(super) const POLL: Duration = Duration::from_millis(20);
 /// How long to leave a waking command to do its work before it is sent again.
 const WAKE_AGAIN: Duration = Duration::from_millis(20);
 
 /// What a reader knows beyond one connection.
-struct Reading<'a> {
-    stop: &'a StopSignal,
-    trouble: Trouble,
+pub(super) struct Reading<'a> {
+    pub(super) stop: &'a StopSignal,
+    pub(super) trouble: Trouble,
     /// Whether a connection of its own was lost.
     has_lost: bool,
     /// Which of the shared connections it uses, if it has none of its own.
@@ -36,30 +36,39 @@ struct Reading<'a> {
 }
 
 /// A connection, and what wakes it.
-struct Connected {
-    connection: MultiplexedConnection,
+pub(super) struct Connected {
+    pub(super) connection: MultiplexedConnection,
     client: Option<i64>,
 }
 
 impl Consumer {
     /// Fetches entries while there is room for them, until it is to stop.
     pub(super) async fn read(&self, stop: &StopSignal) {
-        let trouble = Trouble::new("reading", self.group.clone());
-        let mut reading = Reading { stop, trouble, has_lost: false, link_number: None };
+        let mut reading = self.reading(stop);
         while !stop.is_stopped() {
             let Err(error) = self.session(&mut reading).await else {
                 break;
             };
-            if let Some(number) = reading.link_number.take() {
-                self.shared.link.note(number, &error);
-            } else {
-                reading.has_lost |= is_lost(&error);
-            }
-            let delay = reading.trouble.happened(&error);
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                () = stop.stopped() => {}
-            }
+            self.interrupted(&mut reading, &error).await;
+        }
+    }
+
+    pub(super) fn reading<'a>(&self, stop: &'a StopSignal) -> Reading<'a> {
+        let trouble = Trouble::new("reading", self.group.clone());
+        Reading { stop, trouble, has_lost: false, link_number: None }
+    }
+
+    /// Leaves a connection that was lost, and waits until it is time to try again.
+    pub(super) async fn interrupted(&self, reading: &mut Reading<'_>, error: &RedisError) {
+        if let Some(number) = reading.link_number.take() {
+            self.shared.link.note(number, error);
+        } else {
+            reading.has_lost |= is_lost(error);
+        }
+        let delay = reading.trouble.happened(error);
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = reading.stop.stopped() => {}
         }
     }
 
@@ -105,7 +114,7 @@ impl Consumer {
         }
     }
 
-    async fn connect(&self, reading: &mut Reading<'_>) -> RedisResult<Connected> {
+    pub(super) async fn connect(&self, reading: &mut Reading<'_>) -> RedisResult<Connected> {
         let config = &self.shared.config;
         let link = &self.shared.link;
         if config.single_connection_client {
@@ -126,16 +135,32 @@ impl Consumer {
 
     /// Creates the group if it is not there, and tells whether it did.
     pub(super) fn create_group(&self) -> ScriptInvocation<'static> {
-        let mut create = script::CREATE_GROUP.key(&self.shared.stream);
-        create.key(&self.keys.floors).key(&self.keys.relay);
-        create.arg(self.group.as_str()).arg("0-0").arg(1);
-        create
+        self.shared.create_listed_group(&self.group)
     }
 
     pub(super) fn tell_created(&self, is_new: bool) {
         if is_new {
             tracing::info!(group = %self.group, stream = self.shared.stream, "group created");
         }
+    }
+
+    /// Takes some entries again that are pending on this consumer from an id on and not in hand; says from where to go on.
+    pub(super) async fn pending_again(
+        &self,
+        from: &str,
+        count: usize,
+    ) -> Result<(Option<String>, Retaken), CommandError> {
+        let list = command::pending_on(&self.shared.stream, &self.group, &self.name, from, count);
+        let ids = command::ids(self.shared.link.query(&list).await?)?;
+        let Some(last) = ids.last() else {
+            return Ok((None, Retaken::default()));
+        };
+        let next = format!("({last}");
+        let Some(retake) = self.retake(&self.not_in_hand(ids)) else {
+            return Ok((Some(next), Retaken::default()));
+        };
+        let (entries, noted, deleted) = self.rerun(retake).await?;
+        Ok((Some(next), Retaken::read(entries, noted, deleted)?))
     }
 
     /// Takes in what is pending on this consumer and not in hand.
@@ -181,17 +206,22 @@ impl Consumer {
             return Ok(entries);
         }
         let read = reader.new_entries(Some(block.min(SLICE)));
-        command::entries(self.read_to_the_end(connected, &read, stop).await?)
+        command::entries(self.read_to_the_end(connected, &read, stop.stopped()).await?)
     }
 
-    /// Waits for a read; when the consumer is to stop, the server is asked to end the read, which loses no entry.
-    async fn read_to_the_end(&self, connected: &mut Connected, read: &Cmd, stop: &StopSignal) -> RedisResult<Value> {
+    /// Waits for a read; when it is to end, the server is asked to end the read, which loses no entry.
+    pub(super) async fn read_to_the_end(
+        &self,
+        connected: &mut Connected,
+        read: &Cmd,
+        end: impl Future<Output = ()>,
+    ) -> RedisResult<Value> {
         let client = connected.client;
         let mut reading = pin!(read.query_async(&mut connected.connection));
         tokio::select! {
             biased;
             reply = &mut reading => return reply,
-            () = stop.stopped() => {}
+            () = end => {}
         }
         let ending = async {
             loop {
@@ -232,7 +262,7 @@ impl Consumer {
         if ids.is_empty() {
             return None;
         }
-        let mut retake = script::RETAKE.key(&self.shared.stream);
+        let mut retake = self.script(&script::RETAKE);
         retake.key(&self.keys.retry).key(&self.keys.relay);
         retake.arg(self.group.as_str()).arg(&self.name).arg(ids);
         Some(retake)

@@ -6,12 +6,13 @@ use std::{
     time::Duration,
 };
 
-use eventbus::port::{ConsumeError, Delivery, MessageId, RetryPolicy, Settled, Taken, Verdict, dispatch};
+use eventbus::port::{ConsumeError, Delivery, Hand, MessageId, RetryPolicy, Settled, Taken, Verdict, dispatch};
+use redis::ScriptInvocation;
 use serde::Serialize;
 use tracing::Instrument;
 
 use super::{
-    Consumer,
+    Consumer, Fence,
     intake::Retaken,
     paper::{Paper, Written},
 };
@@ -19,7 +20,7 @@ use crate::{
     bus::Shared,
     command,
     connection::{CommandError, boxed},
-    trace,
+    keys, script, trace,
 };
 
 /// What is to be recovered by hand; what is not said is taken from the configuration.
@@ -71,29 +72,66 @@ impl Shared {
             return Err(ConsumeError::ShutDown { destination: destination() });
         }
         let _alone = self.recovering.lock().await;
-        let name = format!("{}-recovery", self.consumer);
-        let consumer = Consumer::new(Arc::clone(self), self.default_group.clone(), name);
-        let mut recovered = consumer.recover(recovery).await;
-        if recovered.is_ok()
-            && let Err(error) = consumer.leave(&[], true).await
-        {
-            recovered = Err(error);
-        }
+        let recovered = match self.partitions.is_empty() {
+            true => self.recover_stream(recovery).await,
+            false => self.recover_partitions(recovery).await,
+        };
         recovered.map_err(|error| ConsumeError::Unavailable { destination: destination(), source: boxed(error) })
+    }
+
+    async fn recover_stream(self: &Arc<Self>, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
+        let name = format!("{}-recovery", self.consumer);
+        let hand = Arc::new(Hand::new(self.config.in_hand(), 1));
+        let consumer = Consumer::with(Arc::clone(self), self.default_group.clone(), name, hand, None);
+        let mut stats = RecoveryStats::default();
+        consumer.recover(recovery, &mut stats).await?;
+        consumer.leave(&[], true).await?;
+        Ok(stats)
+    }
+
+    /// What is pending in a partition that has an owner is in good hands.
+    async fn recover_partitions(&self, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
+        let mut stats = RecoveryStats::default();
+        let owner = format!("{}-recovery", self.instance);
+        let mut left = recovery.batch_size.unwrap_or(self.config.batch_size);
+        for part in &self.partitions {
+            let lease = keys::lease(&part.stream, &self.default_group);
+            let epoch: String = self.link.rerun(&self.leasing(&lease, &owner)).await?;
+            if epoch.is_empty() {
+                let pending = command::count_pending(&part.stream, &self.default_group);
+                stats.checked += command::pending_count(self.link.query(&pending).await?)?;
+                continue;
+            }
+            let fence = Fence { lease: lease.clone(), owner: owner.clone(), epoch: epoch.clone() };
+            let hand = Arc::new(Hand::new(self.config.in_hand(), 1));
+            let consumer = Consumer::of_partition(part, &self.default_group, &hand, fence);
+            let claimed = stats.claimed;
+            let recovered = consumer.recover(Recovery { batch_size: Some(left), ..recovery }, &mut stats).await;
+            left = left.saturating_sub(usize::try_from(stats.claimed - claimed).unwrap_or(usize::MAX));
+            self.link.rerun::<u64>(script::RELEASE.key(lease).arg(epoch)).await?;
+            recovered?;
+        }
+        Ok(stats)
+    }
+
+    /// What takes or keeps a partition.
+    fn leasing(&self, lease: &str, owner: &str) -> ScriptInvocation<'static> {
+        let mut leasing = script::LEASE.key(lease);
+        leasing.arg(owner).arg(self.config.partition_lease_ms);
+        leasing
     }
 }
 
 impl Consumer {
-    async fn recover(&self, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
+    async fn recover(&self, recovery: Recovery, stats: &mut RecoveryStats) -> Result<(), CommandError> {
         let config = &self.shared.config;
         let idle_ms = recovery.min_idle_time_ms.unwrap_or(config.pending_idle_ms);
         let retry = RetryPolicy { max_retries: recovery.max_retries.unwrap_or(config.max_retries), ..self.retry() };
         let mut left = recovery.batch_size.unwrap_or(config.batch_size);
         let pending = command::count_pending(&self.shared.stream, &self.group);
-        let checked = command::pending_count(self.shared.link.query(&pending).await?)?;
-        let mut stats = RecoveryStats { checked, ..RecoveryStats::default() };
+        stats.checked += command::pending_count(self.shared.link.query(&pending).await?)?;
         if self.shared.subscribers.of_group(&self.group).is_empty() {
-            return Ok(stats); // nobody here to handle anything
+            return Ok(()); // nobody here to handle anything
         }
         let mut cursor = "0-0".to_owned();
         while left > 0 {
@@ -103,13 +141,23 @@ impl Consumer {
             stats.claimed += claimed as u64;
             left = left.saturating_sub(claimed);
             self.tell_recovered(claimed);
-            self.handle_now(retaken, &retry, &mut stats).await?;
+            self.handle_now(retaken, &retry, stats).await?;
             cursor = next;
             if cursor == "0-0" {
                 break;
             }
         }
-        Ok(stats)
+        Ok(())
+    }
+
+    /// Keeps its claim on entries, or its partition.
+    async fn show_life(&self, ids: &[MessageId]) -> Result<(), CommandError> {
+        match &self.fence {
+            Some(Fence { lease, owner, .. }) => {
+                self.shared.link.rerun::<String>(&self.shared.leasing(lease, owner)).await.map(drop)
+            }
+            None => self.beat_for(ids).await.map(drop),
+        }
     }
 
     /// Handles entries once, whatever they are waiting for.
@@ -124,9 +172,11 @@ impl Consumer {
         let mine = Mutex::new(mine);
         let beating = async {
             loop {
-                tokio::time::sleep((self.pending_idle() / 3).max(Duration::from_millis(10))).await;
+                let lease = Duration::from_millis(self.shared.config.partition_lease_ms);
+                let is_shown_for = if self.fence.is_some() { lease } else { self.pending_idle() };
+                tokio::time::sleep((is_shown_for / 3).max(Duration::from_millis(10))).await;
                 let ids: Vec<_> = mine.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
-                if let Err(error) = self.beat_for(&ids).await {
+                if let Err(error) = self.show_life(&ids).await {
                     tracing::debug!(%error, "no sign of life was given");
                 }
             }

@@ -1,6 +1,6 @@
 //! Keeping the stream as short as the configuration says, while consuming.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use eventbus::port::StopSignal;
 use tokio::time::{Instant, sleep};
@@ -8,7 +8,8 @@ use tokio::time::{Instant, sleep};
 use super::{Consumer, trouble::Trouble};
 use crate::{
     Trim,
-    trim::{HeldBy, HeldReason},
+    bus::Shared,
+    trim::{HeldBy, HeldReason, older},
 };
 
 /// How often is looked for entries to remove.
@@ -20,8 +21,8 @@ const NAME_AGAIN: Duration = Duration::from_secs(60);
 
 impl Consumer {
     /// Trims the stream while consuming, if there is a limit. Several processes may do it at once; within one bus the
-    /// consumer of the first group does.
-    pub(super) async fn trim(&self, stop: &StopSignal) {
+    /// consumer of the first group does, for the streams that it reads.
+    pub(super) async fn trim(&self, stop: &StopSignal, streams: impl Fn() -> Vec<Arc<Shared>>) {
         let config = &self.shared.config;
         let limits =
             Trim { max_length: config.trim_max_length, max_age: config.trim_max_age_seconds.map(Duration::from_secs) };
@@ -40,21 +41,25 @@ impl Consumer {
             if self.shared.subscribers.groups().first() != Some(&self.group) {
                 continue;
             }
-            let step = tokio::select! {
-                step = self.shared.trim_step(limits) => step,
-                () = stop.stopped() => return, // a step that was sent is done, and loses nothing
-            };
-            match step {
-                Ok(step) => {
-                    trouble.is_over();
-                    if step.has_more {
-                        pause = BREATH;
+            let mut held_by = None::<HeldBy>;
+            for stream in streams() {
+                let step = tokio::select! {
+                    step = stream.trim_step(limits) => step,
+                    () = stop.stopped() => return, // a step that was sent is done, and loses nothing
+                };
+                match step {
+                    Ok(step) => {
+                        trouble.is_over();
+                        if step.has_more {
+                            pause = BREATH;
+                        }
+                        held_by = older(held_by, step.held_by);
                     }
-                    if holder.is_news(step.held_by.as_ref(), Instant::now()) {
-                        self.tell_holder(step.held_by.as_ref());
-                    }
+                    Err(error) => pause = pause.max(trouble.happened(&error)),
                 }
-                Err(error) => pause = pause.max(trouble.happened(&error)),
+            }
+            if holder.is_news(held_by.as_ref(), Instant::now()) {
+                self.tell_holder(held_by.as_ref());
             }
         }
     }

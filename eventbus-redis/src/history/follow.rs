@@ -61,9 +61,18 @@ impl Follow {
             let place = self.history.place()?;
             let config = &self.history.shared.config;
             let block = Duration::from_millis(config.block_ms).min(SLICE);
-            let wait = command::history::wait(&self.history.shared.stream, place, config.batch_size, block);
+            let streams: Vec<_> = self.history.shared.parts().iter().map(|part| part.stream.as_str()).collect();
+            let wait = command::history::wait(&streams, place, config.batch_size, block);
+            let is_one = streams.len() == 1;
             match self.read_on(wait).await {
-                Ok(entries) => self.take(entries),
+                Ok(entries) if is_one => self.take(entries),
+                // the server tells of one stream that has something, and others may have older entries
+                Ok(entries) if !entries.is_empty() => match self.history.page(entries.len()).await {
+                    Ok(entries) => self.read.extend(entries),
+                    Err(error) if error.is_retryable() => self.try_later(&error),
+                    Err(error) => return Err(error),
+                },
+                Ok(_) => self.failures = 0,
                 Err(error) => self.give_up(error)?,
             }
         }
@@ -101,12 +110,18 @@ impl Follow {
         if is_lost(&error) {
             self.connection = None;
         }
+        self.try_later(&error);
+        let error = HistoryError::of(&self.history.shared.destination, CommandError::Sent(error));
+        if error.is_retryable() { Ok(()) } else { Err(error) }
+    }
+}
+
+impl Follow {
+    fn try_later(&mut self, error: &dyn fmt::Display) {
         self.failures = self.failures.saturating_add(1);
         let delay = RECONNECT.jittered(self.failures);
         self.wait_until = Some(Instant::now() + delay);
         tracing::warn!(stream = self.history.shared.stream, %error, ?delay, "following interrupted, trying again");
-        let error = HistoryError::of(&self.history.shared.destination, CommandError::Sent(error));
-        if error.is_retryable() { Ok(()) } else { Err(error) }
     }
 }
 

@@ -8,6 +8,7 @@ mod follow;
 use std::{fmt, sync::Arc};
 
 use eventbus::{RecordedEvent, port::MessageId};
+use redis::{Cmd, RedisResult, Value};
 
 pub use self::{
     error::{HistoryError, NotAnEvent},
@@ -16,6 +17,7 @@ pub use self::{
 use crate::{
     bus::Shared,
     command::{self, Entry},
+    entry_id::EntryId,
     wire,
 };
 
@@ -23,7 +25,8 @@ use crate::{
 /// [`RedisEventBus::history`](crate::RedisEventBus::history).
 ///
 /// It begins before the oldest entry that the stream still has, and moves with what it has read. It needs no consumer
-/// group, acknowledges nothing, and takes nothing away from anybody.
+/// group, acknowledges nothing, and takes nothing away from anybody. Of several partitions it reads the entries of all, in
+/// the order in which they were published.
 ///
 /// # Examples
 /// ```no_run
@@ -90,8 +93,9 @@ impl History {
     /// [`HistoryError`]; the place stays, so that reading again repeats and misses nothing.
     #[doc(alias = "xrange")]
     pub async fn page(&mut self, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
-        let read = command::history::range(&self.shared.stream, self.place()?, count);
-        let entries = self.read(&read).await?;
+        let place = self.place()?;
+        let mut entries = self.read(|stream| command::history::range(stream, place, count)).await?;
+        entries.truncate(count);
         if let Some(last) = entries.last() {
             self.after = Some(last.id.clone());
         }
@@ -118,13 +122,12 @@ impl History {
     #[doc(alias = "xrevrange")]
     pub async fn last(&mut self, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
         // the end of the stream is where its newest entry is
-        let read = command::history::newest(&self.shared.stream, self.place()?, count.max(1));
-        let mut entries = self.read(&read).await?;
-        if let Some(newest) = entries.first() {
+        let place = self.place()?;
+        let mut entries = self.read(|stream| command::history::newest(stream, place, count.max(1))).await?;
+        if let Some(newest) = entries.last() {
             self.after = Some(newest.id.clone());
         }
-        entries.truncate(count);
-        entries.reverse();
+        entries.drain(..entries.len().saturating_sub(count));
         Ok(entries)
     }
 
@@ -161,11 +164,21 @@ impl History {
         Err(HistoryError::InvalidId { id: id.clone() })
     }
 
-    async fn read(&self, command: &redis::Cmd) -> Result<Vec<HistoryEntry>, HistoryError> {
+    /// Reads something of each stream, all at the same instant, or one that is published later might have a lower id; the
+    /// oldest first.
+    async fn read(&self, of: impl Fn(&str) -> Cmd) -> Result<Vec<HistoryEntry>, HistoryError> {
         self.check_open()?;
-        let reply = self.shared.link.query(command).await;
-        let entries = reply.and_then(|reply| Ok(command::history::range_entries(reply)?));
-        let entries = entries.map_err(|error| HistoryError::of(&self.shared.destination, error))?;
+        let link = &self.shared.link;
+        let replies = match &self.shared.parts()[..] {
+            [one] => link.query(&of(&one.stream)).await.map(|reply| vec![reply]),
+            parts => link.query_all(&command::history::at_once(parts.iter().map(|part| of(&part.stream)))).await,
+        };
+        let read = |replies: Vec<Value>| {
+            let read = replies.into_iter().map(command::history::range_entries);
+            Ok(read.collect::<RedisResult<Vec<_>>>()?.into_iter().flatten().collect::<Vec<_>>())
+        };
+        let mut entries = replies.and_then(read).map_err(|error| HistoryError::of(&self.shared.destination, error))?;
+        entries.sort_by_cached_key(|entry| entry.id.parse::<EntryId>().unwrap_or(EntryId::ZERO));
         Ok(entries.into_iter().map(HistoryEntry::from).collect())
     }
 

@@ -109,16 +109,18 @@ for group, info in pairs(groups) do
     end
   end
 end
-for group in pairs(asked) do
+-- listed groups, which somebody else may ask for, too: the head is noted for all
+for group in pairs(listed) do if asked[group] == nil then asked[group] = false end end
+for group, is_asked in pairs(asked) do
   if not groups[group] then
-    tell(group, 'missing')
+    if is_asked then tell(group, 'missing') end
     -- it is told when the group is back
     if may_miss(notes, group, first) then absent[#absent + 1] = group end
   end
 end
 for name in pairs(notes) do
   local group = string.match(name, '^floor:(.*)$') or string.match(name, '^hole:[^:]*:(.*)$')
-  if group and not groups[group] and not asked[group] and not listed[group] then gone[#gone + 1] = name end
+  if group and not groups[group] and asked[group] == nil then gone[#gone + 1] = name end
 end
 if is_sure and notes.head ~= (first or '') then new.head = first or '' end
 

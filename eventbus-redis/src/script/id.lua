@@ -16,6 +16,8 @@ local function is_before(a, b)
 end
 
 local LAST = '18446744073709551615'
+-- The newest id of a stream that takes no entries any more.
+local SEALED = LAST .. '-' .. LAST
 
 local function plus_one(number)
   local head, nines = string.match(number, '^(%d-)(9*)$')
@@ -120,5 +122,23 @@ local function floor_of(stream, info, first)
   local pending = redis.call('XPENDING', stream, info.name, first or '-', '+', 1)[1]
   if pending and is_before(pending[1], id) then return pending[1], 'pending' end
   return id, 'unread'
+end
+
+-- Notes from which entry on a group has something to do, and returns the id of the entry that it was given last.
+-- A server without memory refuses the note; that harms nobody.
+local function note_floor(stream, floors, group)
+  local info = groups_of(stream)[group]
+  if not info then return '0-0' end
+  local floor = after(info['last-delivered-id'])
+  if info.pending > 0 then floor = redis.call('XPENDING', stream, group)[2] end
+  if redis.call('HGET', floors, group) ~= floor then redis.pcall('HSET', floors, group, floor) end
+  return info['last-delivered-id']
+end
+
+-- Makes a consumer the owner of a partition, under a higher epoch than any before, also where the last one was lost.
+local function take_lease(lease, owner, epoch, now, ttl)
+  local next = string.format('%.0f', math.max((tonumber(epoch) or 0) + 1, now * 1000))
+  redis.call('HSET', lease, 'owner', owner, 'epoch', next, 'until', now + ttl, 'reader', '')
+  return next
 end
 

@@ -14,14 +14,7 @@ for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
   if info.name == me then mine = info.pending end
 end
 
-for _, found in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-  local info = by_name(found)
-  if info.name == group then
-    local floor = after(info['last-delivered-id'])
-    if info.pending > 0 then floor = redis.call('XPENDING', stream, group)[2] end
-    if redis.call('HGET', floors, group) ~= floor then redis.pcall('HSET', floors, group, floor) end
-  end
-end
+note_floor(stream, floors, group)
 
 local others, known, double = {}, false, 0
 local announced = redis.call('HGETALL', members)

@@ -28,6 +28,25 @@ macro_rules! with_relay {
     };
 }
 
+/// A script that adds to partitions.
+macro_rules! partitioned {
+    ($file:literal) => {
+        LazyLock::new(|| {
+            Script::new(concat!(include_str!("id.lua"), include_str!("partitioned.lua"), include_str!($file)))
+        })
+    };
+}
+
+/// A script of a consumer, with the functions before it.
+macro_rules! of_consumer {
+    ($($file:literal),+) => {
+        LazyLock::new(|| OfConsumer {
+            plain: Script::new(concat!($(include_str!($file)),+)),
+            fenced: Script::new(concat!(include_str!("fence.lua"), $(include_str!($file)),+)),
+        })
+    };
+}
+
 /// A script that works with no ids.
 macro_rules! plain {
     ($file:literal) => {
@@ -37,27 +56,75 @@ macro_rules! plain {
 
 pub(crate) static ADOPT: LazyLock<Script> = with_relay!("adopt.lua");
 pub(crate) static BEAT: LazyLock<Script> = with_ids!("beat.lua");
-pub(crate) static BURY: LazyLock<Script> = plain!("bury.lua");
-pub(crate) static CLAIM: LazyLock<Script> = with_relay!("claim.lua");
+pub(crate) static BEGIN_READING: LazyLock<OfConsumer> = of_consumer!("begin_reading.lua");
+pub(crate) static BURY: LazyLock<OfConsumer> = of_consumer!("bury.lua");
+pub(crate) static CLAIM: LazyLock<OfConsumer> = of_consumer!("id.lua", "relay.lua", "claim.lua");
 pub(crate) static CREATE_GROUP: LazyLock<Script> = with_relay!("create_group.lua");
+pub(crate) static DONE: LazyLock<Script> = plain!("done.lua");
 pub(crate) static EXHAUSTED: LazyLock<Script> = plain!("exhausted.lua");
 pub(crate) static FIND_POSITION: LazyLock<Script> = with_ids!("find_position.lua");
 pub(crate) static GROUP_FLOORS: LazyLock<Script> = with_relay!("group_floors.lua");
 pub(crate) static LAST_EVENT: LazyLock<Script> = with_relay!("last_event.lua");
+pub(crate) static LAYOUT: LazyLock<Script> = with_ids!("layout.lua");
 pub(crate) static LEAVE: LazyLock<Script> = plain!("leave.lua");
+pub(crate) static LEASE: LazyLock<Script> = with_ids!("lease.lua");
 pub(crate) static LOOK: LazyLock<Script> = with_ids!("look.lua");
-pub(crate) static NOTE: LazyLock<Script> = with_ids!("note.lua");
-pub(crate) static PUBLISH_RANGE: LazyLock<Script> = with_relay!("publish_range.lua");
-pub(crate) static REPLAY: LazyLock<Script> = plain!("replay.lua");
-pub(crate) static RETAKE: LazyLock<Script> = with_relay!("retake.lua");
+pub(crate) static NOTE: LazyLock<OfConsumer> = of_consumer!("id.lua", "note.lua");
+pub(crate) static PUBLISH: LazyLock<Script> = partitioned!("publish.lua");
+pub(crate) static PUBLISH_RANGE: LazyLock<Script> = LazyLock::new(|| {
+    let text = concat!(
+        include_str!("id.lua"),
+        include_str!("one_stream.lua"),
+        include_str!("relay.lua"),
+        include_str!("publish_range.lua")
+    );
+    Script::new(text)
+});
+pub(crate) static PUBLISH_RANGE_TO_PARTITION: LazyLock<Script> = LazyLock::new(|| {
+    let text = concat!(
+        include_str!("id.lua"),
+        include_str!("partitioned.lua"),
+        include_str!("relay.lua"),
+        include_str!("publish_range.lua")
+    );
+    Script::new(text)
+});
+pub(crate) static RELEASE: LazyLock<Script> = plain!("release.lua");
+pub(crate) static REPARTITION: LazyLock<Script> = with_relay!("repartition.lua");
+pub(crate) static REPLAY: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("one_stream.lua"), include_str!("replay.lua"))));
+pub(crate) static REPLAY_TO_PARTITION: LazyLock<Script> = partitioned!("replay.lua");
+pub(crate) static RETAKE: LazyLock<OfConsumer> = of_consumer!("id.lua", "relay.lua", "retake.lua");
 pub(crate) static RETIRE_GROUP: LazyLock<Script> = with_ids!("retire_group.lua");
 pub(crate) static REWIND: LazyLock<Script> = with_relay!("rewind.lua");
-pub(crate) static SETTLE: LazyLock<Script> = plain!("settle.lua");
-pub(crate) static SKIP: LazyLock<Script> = with_ids!("skip.lua");
+pub(crate) static SETTLE: LazyLock<OfConsumer> = of_consumer!("settle.lua");
+pub(crate) static SHARE: LazyLock<Script> = with_ids!("share.lua");
+pub(crate) static SKIP: LazyLock<OfConsumer> = of_consumer!("id.lua", "skip.lua");
 pub(crate) static SWEEP: LazyLock<Script> = with_ids!("sweep.lua");
+pub(crate) static TAKE: LazyLock<Script> = plain!("take.lua");
 pub(crate) static TRIM: LazyLock<Script> = with_relay!("trim.lua");
 
+/// A script that is refused where a consumer has lost the partition that it works on.
+pub(crate) struct OfConsumer {
+    plain: Script,
+    fenced: Script,
+}
+
+impl OfConsumer {
+    /// The text for a consumer with a partition, or with a whole stream.
+    pub(crate) fn text(&self, is_fenced: bool) -> &Script {
+        if is_fenced { &self.fenced } else { &self.plain }
+    }
+}
+
 impl Link {
+    /// Runs a script once, on a connection that is taken for lost soon.
+    pub(crate) async fn run_soon<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CommandError> {
+        let (mut connection, number) = self.impatient().await?;
+        let reply = script.invoke_async(&mut connection).await;
+        self.noted(number, reply)
+    }
+
     /// Runs a script once; the server is given its text if it does not know it.
     pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CommandError> {
         let (mut connection, number) = self.connection().await?;
@@ -103,6 +170,11 @@ impl Shared {
 
     pub(crate) fn not_done(&self, error: CommandError) -> RedisCommandError {
         let stream = self.stream.clone();
+        if let CommandError::Sent(error) = &error
+            && let Some(layout) = self.refused_layout(error)
+        {
+            return RedisCommandError::Refused { stream, source: layout.into() };
+        }
         match error {
             CommandError::Sent(error) if is_refused(&error) => {
                 RedisCommandError::Refused { stream, source: error.into() }

@@ -28,15 +28,17 @@ if #events == 0 and through == position then return { 'published' } end
 local reply = { 'published' }
 record.epoch, record.position = epoch, through
 for _, event in ipairs(events) do
-  local id = redis.pcall('XADD', stream, '*', unpack(ARGV, event.from, event.to))
+  local id = try_to_add(stream, unpack(ARGV, event.from, event.to))
   if id.err then
     if #reply == 1 then return id end
     record.position = position
     write_record(redis.call, relay, store, record)
+    remember()
     return { 'moved', position }
   end
   reply[#reply + 1], record.witness, position = id, id, event.position
 end
 write_record(redis.call, relay, store, record)
+remember()
 if is_empty and reply[2] then redis.call('HSET', relay, 'head', reply[2]) end
 return reply

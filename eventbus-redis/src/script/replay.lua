@@ -39,20 +39,20 @@ local function replay(id)
   if not found then return 0 end
   local delivered, about = split(found[2])
   if #delivered == 0 then return -1 end
-  local command = {'XADD', KEYS[1], '*', unpack(delivered)}
   if about.group then
-    command[#command + 1] = 'replay_group'
-    command[#command + 1] = about.group
+    delivered[#delivered + 1] = 'replay_group'
+    delivered[#delivered + 1] = about.group
     if about.done_handlers then
-      command[#command + 1] = 'replay_done'
-      command[#command + 1] = about.done_handlers
+      delivered[#delivered + 1] = 'replay_done'
+      delivered[#delivered + 1] = about.done_handlers
     end
   end
-  redis.call(unpack(command))
+  add(KEYS[1], unpack(delivered))
   redis.call('XDEL', KEYS[2], id)
   return 1
 end
 
 local replies = {}
 for i, id in ipairs(ARGV) do replies[i] = replay(id) end
+remember()
 return replies

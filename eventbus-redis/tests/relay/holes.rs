@@ -233,6 +233,20 @@ async fn what_a_dead_consumer_had_in_hand_comes_back_though_its_successor_was_fi
 }
 
 #[tokio::test]
+async fn what_others_removed_while_a_group_was_gone_is_not_forgotten_by_a_look_that_did_not_ask_for_it() {
+    let rig = ready(&["reports"]).await;
+    rig.handle("reports", 300).await;
+    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(300)));
+    rig.run(&["XGROUP", "DESTROY", &rig.stream, "reports"]).await;
+    trim_plainly(&rig, 200).await;
+    // as an app does at its start, and the relay of another store
+    assert!(rig.floors(&[]).await.is_empty());
+    rig.bus.create_group(&Name::from_static("reports"), GroupStart::Now).await.unwrap();
+    rig.handle("reports", ALL).await;
+    assert_eq!(rig.floor("reports").await, SeenFloor::Hole);
+}
+
+#[tokio::test]
 async fn what_others_removed_while_a_group_was_gone_comes_back() {
     for looks in [true, false] {
         let rig = ready(&["reports"]).await;

@@ -287,6 +287,6 @@ async fn what_was_added_before_the_server_refused_counts() {
     let stream = &rig.stream;
     rig.run(&["XADD", stream, "18446744073709551615-18446744073709551613", "n", "1"]).await;
     assert_eq!(rig.publish(0, 5).await, "moved to 2");
-    assert!(matches!(rig.try_publish(2, 5).await, Err(PublishError::Unavailable { .. })));
+    assert!(matches!(rig.try_publish(2, 5).await, Err(PublishError::Refused { .. })));
     assert_eq!(rig.positions().await, [1, 2]);
 }

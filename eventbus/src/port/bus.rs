@@ -3,7 +3,7 @@
 //! Guarantees: events published by one call keep their order; every consumer group gets every event at least once, in
 //! that order within one aggregate and consumer, also over retries; an event is acknowledged only after every handler of
 //! the group succeeded, and one that used up its attempts is a dead letter. Not guaranteed: delivery exactly once, or
-//! order across consumers of one group.
+//! order across consumers of one group, unless the bus says so.
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -79,6 +79,8 @@ pub struct TableStore {
     pub begins: Faults,
     /// What goes wrong with the next commits.
     pub commits: Faults,
+    /// What goes wrong with the next shadows that are dropped.
+    pub drops: Faults,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -151,6 +153,9 @@ impl Transactions for TableStore {
     }
 
     async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError> {
+        if self.drops.take().is_some() {
+            return Err("fault made by the test".into());
+        }
         let mut data = self.data.lock().await;
         data.shadows.remove(&shadow.name);
         Ok(self.store.save_checkpoint(&shadow.name, Position::START).await?)

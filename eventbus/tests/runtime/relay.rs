@@ -118,7 +118,7 @@ async fn a_bus_that_forgets_and_serves_nobody_begins_at_the_end() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_that_cannot_be_saved_repeats_but_never_loses() {
+async fn a_checkpoint_that_cannot_be_saved_is_saved_later_and_nothing_is_published_again() {
     let store = FaultyStore::new(InMemoryEventStore::new());
     let bus = FaultyBus::new(InMemoryEventBus::new()).durable();
     let app = App::builder().bus(bus.clone()).store(store.clone()).start().await.unwrap();
@@ -126,7 +126,7 @@ async fn a_checkpoint_that_cannot_be_saved_repeats_but_never_loses() {
     let last = save(&app, 0).await;
     app.published(last).await.unwrap();
     assert_eq!(store.checkpoints.left(), 0);
-    assert_eq!(bus.stream_info().await.stream.length, 3, "published, and again after each checkpoint that failed");
+    assert_eq!(bus.stream_info().await.stream.length, 1);
 }
 
 #[tokio::test]

@@ -80,6 +80,20 @@ async fn the_checkpoint_is_saved_about_once_a_second_and_at_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_former_owner_that_ends_does_not_set_the_checkpoint_back() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    let former = app(&store, &bus).await;
+    let last = append(&store, 3).await;
+    former.published(last).await.unwrap();
+    // it has not noticed yet
+    let other = Name::from_static("other");
+    store.seize_lease(&ROLE, &other, Duration::from_secs(30)).await.unwrap();
+    store.save_checkpoint(&ROLE, Position::new(7)).await.unwrap();
+    former.shutdown(LEASE).await.unwrap();
+    assert_eq!(store.load_checkpoint(&ROLE).await.unwrap(), Some(Position::new(7)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_relay_of_its_own_an_app_waits_for_that_of_another() {
     let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
     let saving = builder(&store, &bus.connection()).without_relay().start().await.unwrap();

@@ -12,6 +12,8 @@ use eventbus::{
     testkit::{Fault, Row, TableStore, Tables},
 };
 
+use futures_util::FutureExt;
+
 use crate::{
     orders::{OrderCreated, OrderShipped, OrderStatistics, created},
     rows::{Mood, OrderRows, ROLE, app, append, counted, save},
@@ -162,27 +164,26 @@ async fn an_interrupted_rebuild_is_resumed() {
     app.projected::<OrderRows>(next).await.unwrap();
 
     let mut first = None;
-    // the lease of the interrupted one has to run out
-    let rebuilt = loop {
-        match app
-            .rebuild::<OrderRows>()
-            .on_progress(|now| {
-                first.get_or_insert(now);
-            })
-            .await
-        {
-            Err(RebuildError::Elsewhere { name: "order-rows", owner: Some(_) }) => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            rebuilt => break rebuilt.unwrap(),
-        }
-    };
+    // it waits until the lease of the interrupted one has run out
+    let rebuild = app.rebuild::<OrderRows>().on_progress(|now| {
+        first.get_or_insert(now);
+    });
+    let rebuilt = rebuild.await.unwrap();
     let first = first.unwrap();
     assert_eq!((first.events, first.of, first.position), (at.get(), 602, at), "{first}");
     assert_eq!(rebuilt.events, 602);
     let after = dump(&store).await;
     assert_eq!(after.len(), 302);
     assert!(before.iter().all(|row| after.contains(row)));
+}
+
+#[tokio::test]
+async fn a_rebuild_that_somebody_else_is_at_is_not_begun() {
+    let (store, app) = half_slow(&Mood::default()).await;
+    let somebody = Name::from_static("somebody");
+    store.acquire_lease(&REBUILD, &somebody, Duration::from_secs(3_600)).await.unwrap();
+    let error = app.rebuild::<OrderRows>().await.unwrap_err();
+    assert_eq!(error.to_string(), "projection `order-rows` is in the hands of somebody");
 }
 
 #[tokio::test]
@@ -233,6 +234,26 @@ async fn rows_are_replaced_all_or_none() {
 }
 
 #[tokio::test]
+async fn who_lost_the_role_of_rebuilding_replaces_nothing() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    let last = save(&store, "ada", 9).await;
+    let app = app(&store, &mood).await;
+    drop(app.projected::<OrderRows>(last).await.unwrap());
+    damage(&store).await;
+    let damaged = dump(&store).await;
+    let (other, ttl) = (Name::from_static("other"), Duration::from_secs(3_600));
+    let rebuild = app.rebuild::<OrderRows>().on_progress(|now| {
+        if now.events == 10 {
+            store.seize_lease(&REBUILD, &other, ttl).now_or_never().unwrap().unwrap();
+        }
+    });
+    let lost = rebuild.await.unwrap_err();
+    assert!(matches!(lost, RebuildError::Lost { name: "order-rows" }), "{lost}");
+    assert_eq!(dump(&store).await, damaged);
+    assert!(store.shadows().await.contains(&REBUILD), "somebody else fills the copies");
+}
+
+#[tokio::test]
 async fn a_store_that_is_away_for_a_moment_does_not_end_a_rebuild() {
     let (store, mood) = (TableStore::new(), Mood::default());
     for _ in 0..300 {
@@ -254,6 +275,21 @@ async fn a_store_that_is_away_for_a_moment_does_not_end_a_rebuild() {
     });
     assert_eq!(rebuild.await.unwrap().position, 600);
     assert_eq!(dump(&store).await, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn copies_that_cannot_be_removed_are_told_of_since_the_next_rebuild_begins_with_them() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    let last = save(&store, "ada", 9).await;
+    let app = app(&store, &mood).await;
+    drop(app.projected::<OrderRows>(last).await.unwrap());
+    for (faults, is_told) in [(5, false), (6, true)] {
+        store.drops.next(Fault::Unavailable, faults);
+        let rebuilt = app.rebuild::<OrderRows>().await;
+        assert_eq!(matches!(rebuilt, Err(RebuildError::Store { .. })), is_told, "{rebuilt:?}");
+        assert_eq!((store.drops.left(), store.shadows().await.is_empty()), (0, !is_told));
+        assert_eq!(counted(&store).await, (1, 10));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use eventbus::{InMemoryEventStore, prelude::*};
+use eventbus::{
+    InMemoryEventStore, Name, RebuildError,
+    port::{Checkpoints, Leases},
+    prelude::*,
+};
 
 use crate::{
     orders::{Order, OrderCreated, created},
@@ -50,6 +54,27 @@ async fn a_rebuild_frees_a_stopped_projection_with_rows_of_its_own() {
     let rebuild = tokio::time::timeout(Duration::from_secs(10), app.rebuild::<Strict>().into_future());
     rebuild.await.unwrap().unwrap();
     app.projected::<Strict>(position).await.map(drop).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rebuild_is_refused_when_another_process_gets_the_role_before_it_begins() {
+    const ROLE: Name = Name::from_static("projection:strict");
+    let (store, other) = (InMemoryEventStore::new(), Name::from_static("other"));
+    let ttl = Duration::from_secs(3_600);
+    let lease = store.acquire_lease(&ROLE, &other, ttl).await.unwrap().unwrap();
+    let app = App::builder().store(store.clone()).projection(Strict::default()).start().await.unwrap();
+    let position = save(&app).await;
+    store.save_checkpoint(&ROLE, position).await.unwrap();
+    drop(app.projected::<Strict>(position).await.unwrap());
+
+    store.release_lease(&lease).await.unwrap();
+    let mut rebuild = app.rebuild::<Strict>().into_future();
+    assert!(futures_util::poll!(&mut rebuild).is_pending(), "nobody has the role");
+    store.acquire_lease(&ROLE, &other, ttl).await.unwrap().unwrap();
+    let refused = tokio::time::timeout(Duration::from_secs(10), rebuild).await.unwrap().unwrap_err();
+    assert!(matches!(refused, RebuildError::Elsewhere { name: "strict", .. }), "{refused}");
+    assert_eq!(store.load_checkpoint(&ROLE).await.unwrap(), Some(position));
+    drop(app.projected::<Strict>(position).await.unwrap());
 }
 
 #[derive(Clone, Default)]

@@ -282,7 +282,12 @@ impl Hand {
 
     /// Lets go of everything that is neither being handled nor done with; tries that were to be written down still are.
     pub fn give_back(&self) -> Vec<MessageId> {
-        let given_back = self.state().remove_idle();
+        self.give_back_if(|_| true)
+    }
+
+    /// Does the same with some entries only.
+    pub fn give_back_if(&self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
+        let given_back = self.state().remove_idle(which);
         self.room.notify_one();
         given_back
     }

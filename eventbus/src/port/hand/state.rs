@@ -362,8 +362,9 @@ impl State {
 
     /// Lets go of everything that is neither being handled nor done with. Of a suspect that was to be begun it is not
     /// written down any more, or written down that it was not.
-    pub(super) fn remove_idle(&mut self) -> Vec<MessageId> {
-        let is_idle = |item: &&Item| !matches!(item.stage, Stage::Running(_) | Stage::Settled | Stage::Burying);
+    pub(super) fn remove_idle(&mut self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
+        let is_busy = |item: &Item| matches!(item.stage, Stage::Running(_) | Stage::Settled | Stage::Burying);
+        let is_idle = |item: &&Item| !is_busy(item) && which(&item.id);
         let ids: Vec<_> = self.items.values().filter(is_idle).map(|item| item.id.clone()).collect();
         let begun = self.begun.iter().filter_map(|number| self.items.get(number)).filter(is_idle);
         let mut not_begun: HashMap<_, _> = begun.map(|item| (item.id.clone(), item.begun_in_vain())).collect();

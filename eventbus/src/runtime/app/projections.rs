@@ -61,6 +61,9 @@ impl App {
     /// In one transaction its rows are deleted from every table, and its events are handled again up to where the
     /// projection is; nobody sees it without rows. The projection stands still meanwhile.
     ///
+    /// The rows are found by the id alone: where the tables hold aggregates of several types, no two of them may have the
+    /// same id, or the rows of the other one are deleted and not written again.
+    ///
     /// # Errors
     /// [`RebuildError`]; its rows then are what they were.
     pub async fn rebuild_aggregate<P: Projection>(&self, stream: &StreamId) -> Result<Rebuilt, RebuildError> {

@@ -148,8 +148,8 @@ pub enum RebuildError {
     /// The store could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The store refused to make, fill or replace rows, or could not be reached. Calling it again begins where this one
-    /// was.
+    /// The store refused to make, fill, replace or remove rows, or could not be reached. Calling it again begins where
+    /// this one was.
     #[error("projection `{name}` cannot be rebuilt")]
     Store {
         /// The projection.

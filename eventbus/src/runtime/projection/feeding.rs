@@ -202,6 +202,11 @@ impl<P: Projection> Projected<P> {
         });
     }
 
+    /// Follows the checkpoint again, which is another process's and was not set back.
+    pub(super) fn undo_restart(&self) {
+        self.progress().send_modify(|progress| progress.is_set_back = false);
+    }
+
     /// Says what keeps the feed or the checkpoint from being used, or that nothing does any more.
     pub(super) fn set_trouble(&self, trouble: Option<String>) {
         self.progress().send_if_modified(|progress| {

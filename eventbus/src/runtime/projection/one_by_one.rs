@@ -37,8 +37,8 @@ impl<P: Projection> OneByOne<'_, P> {
             let progress = task.projected.progress().borrow();
             (progress.position, progress.generation)
         };
-        if after < self.saved {
-            self.save().await?;
+        if after < self.saved && !self.save().await? {
+            return Ok(Step::Over);
         }
         task.projected.is_saved(generation);
         let head = task.with.store.head().await?;
@@ -105,15 +105,68 @@ impl<P: Projection> OneByOne<'_, P> {
         }
     }
 
-    /// Saves the checkpoint, unless somebody else may have the role by now.
-    async fn save(&mut self) -> Result<(), BoxError> {
+    /// Saves the checkpoint. False: somebody else may have the role by now, and nothing was saved.
+    async fn save(&mut self) -> Result<bool, BoxError> {
+        let Some(tenure) = self.tenure else {
+            return Ok(true);
+        };
+        if tenure.has_passed() {
+            return Ok(false);
+        }
         let position = self.task.projected.position();
-        if let Some(tenure) = self.tenure.filter(|tenure| !tenure.has_passed())
-            && position != self.saved
-        {
+        if position != self.saved {
             self.task.with.store.save_checkpoint(&tenure.lease().role, position).await?;
             self.saved = position;
         }
-        Ok(())
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::{
+        domain::{
+            name::Name,
+            record::NewEvent,
+            stream::{ExpectedVersion, StreamId},
+        },
+        memory::InMemoryEventStore,
+        port::{AppendEvents as _, StateMap},
+        runtime::projection::{Projected, RunWith},
+    };
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    #[derive(Default)]
+    struct Rows;
+
+    #[eventbus::projection(name = "rows")]
+    impl Rows {
+        fn any(&self, _event: &RecordedEvent) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restart_is_left_to_the_next_owner_when_the_role_has_passed() {
+        let store = InMemoryEventStore::new();
+        let stream = StreamId::parse("Order", "1").unwrap();
+        let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
+        store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
+        let (owner, projected) = (Name::from_static("a"), Projected::with(Rows::default));
+        let with = RunWith { store: Arc::new(store), state: StateMap::new(), owner, lease_ttl: TTL };
+        let task = FeedProjection { projected: projected.clone(), with };
+        let stop = CancellationToken::new();
+        let tenure = task.candidate().take(&stop).await.unwrap().unwrap();
+        let mut steps = OneByOne { task: &task, tenure: Some(&tenure), saved: Position::START, stop: &stop };
+        assert!(matches!(steps.feed_next().await.unwrap(), Step::Handled));
+        assert_eq!(steps.saved, 1);
+
+        // no timer fires meanwhile, as in a process that stands still
+        tokio::time::advance(TTL).await;
+        projected.restart();
+        assert!(matches!(steps.feed_next().await.unwrap(), Step::Over));
+        assert!(!projected.follow(Position::new(1)), "everything is to be handled again");
     }
 }

@@ -21,6 +21,9 @@ use crate::{
     runtime::definition::{Projection, ProjectionKind},
 };
 
+/// How often a rebuild that another process may have to do looks who feeds the projection.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// What a rebuild did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -124,9 +127,13 @@ impl<P: Projection> Projected<P> {
                 return Err(error.into());
             }
             // an error means that the sender is gone, which `self` keeps from happening
-            let _ = progress.changed().await;
+            let _ = tokio::time::timeout(LOOK, progress.changed()).await;
             if !self.progress().borrow().is_owner {
-                self.check_that_it_is_fed_here(with).await?;
+                let checked = self.check_that_it_is_fed_here(with).await;
+                if let Err(RebuildError::Elsewhere { .. }) = &checked {
+                    self.undo_restart();
+                }
+                checked?;
             }
         }
     }

@@ -7,6 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -35,6 +36,9 @@ const SHORT_ROUND: u64 = 256;
 
 /// The copies that rebuilds of so many versions before may have left behind are removed.
 const FORMER_VERSIONS: u32 = 8;
+
+/// How often the role is asked for while somebody else has it.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// How often, and after which delays, a store that cannot be reached is tried again.
 const RETRIES: RetryPolicy =
@@ -75,16 +79,22 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         rebuilt
     }
 
-    /// Takes the role of rebuilding this projection.
+    /// Takes the role of rebuilding this projection; waits as long as a lease lasts, since who had it may be dead.
     async fn take_turn(&self) -> Result<Tenure, RebuildError> {
         let candidate = self.candidate(self.shadow.name.clone());
-        match candidate.take(self.stop).await {
-            Ok(Some(tenure)) => Ok(tenure),
-            Ok(None) => {
-                let lease = self.with.store.lease_of(&self.shadow.name).await.ok().flatten();
-                Err(RebuildError::Elsewhere { name: P::definition().name, owner: lease.map(|lease| lease.owner) })
+        let patience = self.with.lease_ttl + self.with.lease_ttl / 10;
+        let began = Instant::now();
+        loop {
+            if let Some(tenure) = candidate.take(self.stop).await.map_err(|error| self.failed(error))? {
+                return Ok(tenure);
             }
-            Err(error) => Err(self.failed(error)),
+            if self.stop.is_cancelled() || began.elapsed() > patience {
+                let lease = self.with.store.lease_of(&self.shadow.name).await.ok().flatten();
+                let owner = lease.map(|lease| lease.owner);
+                return Err(RebuildError::Elsewhere { name: P::definition().name, owner });
+            }
+            let look_again = tokio::time::sleep(LOOK.min(patience / 20));
+            self.stop.run_until_cancelled(look_again).await;
         }
     }
 
@@ -109,9 +119,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         live.give_back().await;
         let position = switched?;
         self.projected.free_before(position);
-        if let Err(error) = self.transactions.drop_shadow(&self.shadow).await {
-            tracing::warn!(shadow = %self.shadow.name, %error, "copies of tables are left behind, the next rebuild removes them");
-        }
+        self.drop_copies().await?;
         meter.tell(0, position);
         Ok(Rebuilt::of(&meter.now))
     }
@@ -199,6 +207,11 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         let mut failures = 0;
         loop {
             let checkpoint = self.live_checkpoint(live).await?;
+            // whoever took over rebuilding writes to the copies
+            let renewed = self.with.store.renew_lease(tenure.lease(), self.with.lease_ttl).await;
+            if !renewed.map_err(|error| self.failed(error))? {
+                return Err(self.lost());
+            }
             let position = self.fill(tenure, checkpoint, meter).await?;
             match self.try_to_switch(live, checkpoint, position).await {
                 Ok(true) => return Ok(position),
@@ -222,6 +235,20 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         }
         transaction.commit().await?;
         Ok(true)
+    }
+
+    /// Copies that stayed would pass for those of an interrupted rebuild, and the next one would begin with their rows.
+    async fn drop_copies(&self) -> Result<(), RebuildError> {
+        let mut failures = 0;
+        while let Err(error) = self.transactions.drop_shadow(&self.shadow).await {
+            failures += 1;
+            if failures > RETRIES.max_retries {
+                return Err(self.failed(error));
+            }
+            tracing::warn!(shadow = %self.shadow.name, %error, "rows are replaced, but their copies not removed, trying again");
+            self.stop.run_until_cancelled(tokio::time::sleep(RETRIES.jittered(failures))).await;
+        }
+        Ok(())
     }
 
     /// The checkpoint of the live rows, which stand still.

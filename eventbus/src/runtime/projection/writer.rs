@@ -61,6 +61,8 @@ struct Batch {
     events: Vec<RecordedEvent>,
     through: Position,
     is_last: bool,
+    /// What keeps the feed from being read behind them.
+    error: Option<ReadError>,
 }
 
 /// What came of one transaction.
@@ -106,6 +108,7 @@ impl<'a, P: Projection> Writer<'a, P> {
             let (written, next) = tokio::join!(self.write(&batch, report), ahead);
             match (written?, next?) {
                 (Written::All, Some(next)) => batch = next,
+                (Written::All, None) => return batch.error.map_or(Ok(Written::All), |error| Err(error.into())),
                 (written, _) => return Ok(written),
             }
         }
@@ -225,22 +228,50 @@ impl<'a, P: Projection> Writer<'a, P> {
 async fn next_batch(feed: &mut RecordStream<'_>, target: Position) -> Result<Batch, ReadError> {
     let (mut events, mut bytes) = (Vec::new(), 0);
     let mut through = Position::START;
-    while let Some(record) = feed.try_next().await? {
+    loop {
+        let record = match feed.try_next().await {
+            Ok(Some(record)) => record,
+            Ok(None) => break,
+            Err(error) if events.is_empty() => return Err(error),
+            Err(error) => return Ok(Batch { events, through, is_last: true, error: Some(error) }),
+        };
         bytes += record.payload().len();
         through = position_of(&record);
         events.push(record);
         if through >= target {
-            return Ok(Batch { events, through, is_last: true });
+            return Ok(Batch { events, through, is_last: true, error: None });
         }
         if events.len() == MAX_EVENTS || bytes >= MAX_BYTES {
-            return Ok(Batch { events, through, is_last: false });
+            return Ok(Batch { events, through, is_last: false, error: None });
         }
     }
     // the feed ended: nothing will appear any more up to the target, which was the head
-    Ok(Batch { events, through: through.max(target), is_last: true })
+    Ok(Batch { events, through: through.max(target), is_last: true, error: None })
 }
 
 /// Events of a feed have a position.
 fn position_of(record: &RecordedEvent) -> Position {
     record.position().unwrap_or(Position::START)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{name::Name, record::NewEvent, stream::StreamId};
+
+    #[tokio::test]
+    async fn what_was_read_before_an_error_is_written() {
+        let event = |number: u64| {
+            let stream = StreamId::parse("Order", "1").unwrap();
+            let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
+            Ok(event.recorded_as(stream, number.into(), Some(number.into())))
+        };
+        let damaged = || Err(ReadError::Corrupt { place: "position 3".into(), source: "damaged".into() });
+        let mut feed: RecordStream<'_> =
+            Box::pin(futures_util::stream::iter([event(1), event(2), damaged(), damaged()]));
+        let batch = next_batch(&mut feed, Position::new(9)).await.unwrap();
+        assert_eq!((batch.events.len(), batch.through, batch.is_last), (2, Position::new(2), true));
+        assert!(batch.error.is_some(), "it is told when they are written");
+        assert!(next_batch(&mut feed, Position::new(9)).await.is_err());
+    }
 }

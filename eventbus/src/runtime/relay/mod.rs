@@ -33,7 +33,7 @@ use self::{
     target::ToTarget,
     tenure::{Ended, Tenure},
 };
-use super::feed::FeedWatch;
+use super::{feed::FeedWatch, tenure::new_owner};
 use crate::{
     domain::{error::BoxError, name::Name, stream::Position},
     port::{EventBus, EventStore, Lease},
@@ -102,7 +102,7 @@ impl Relay {
                     Position::START
                 }
             };
-            (Turns::ByLease { role, owner: owner()? }, position)
+            (Turns::ByLease { role, owner: new_owner() }, position)
         } else {
             let position = match resumed {
                 Some(position) => position,
@@ -168,10 +168,4 @@ impl Relay {
     async fn wait(&self, cancel: &CancellationToken) {
         cancel.run_until_cancelled(tokio::time::sleep(PACE.min(self.options.lease / 3))).await;
     }
-}
-
-/// A name that no other relay has, nor the same one after a restart.
-fn owner() -> Result<Name, BoxError> {
-    let id = uuid::Uuid::now_v7().simple();
-    Ok(Name::new("owner of a lease", format!("{}-{id}", std::process::id()))?)
 }

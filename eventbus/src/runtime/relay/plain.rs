@@ -63,13 +63,15 @@ pub(super) struct Plain<'a> {
     store: &'a dyn EventStore,
     checkpoint: Name,
     has_begun: bool,
+    /// Published, and not saved yet.
+    unsaved: Option<(Range, Vec<MessageId>)>,
     inner: Forgetful<'a>,
 }
 
 impl<'a> Plain<'a> {
     pub(super) fn new(store: &'a dyn EventStore, bus: &'a dyn EventBus, board: &'a Board) -> Self {
         let checkpoint = checkpoint_name(bus.destination());
-        Self { store, checkpoint, has_begun: false, inner: Forgetful::new(store, bus, board) }
+        Self { store, checkpoint, has_begun: false, unsaved: None, inner: Forgetful::new(store, bus, board) }
     }
 }
 
@@ -82,11 +84,16 @@ impl Publish for Plain<'_> {
             self.inner.board.moved(position);
             self.has_begun = true;
         }
-        let Some((range, ids)) = self.inner.publish_next().await? else {
+        if self.unsaved.is_none() {
+            self.unsaved = self.inner.publish_next().await?;
+        }
+        let Some((range, _)) = &self.unsaved else {
             return Ok(Step::CaughtUp);
         };
         self.store.save_checkpoint(&self.checkpoint, range.through).await?;
-        self.inner.board.published(&range, ids);
+        if let Some((range, ids)) = self.unsaved.take() {
+            self.inner.board.published(&range, ids);
+        }
         Ok(Step::Done)
     }
 }

@@ -164,6 +164,11 @@ impl Board {
         });
     }
 
+    /// Whether only an operator could help when it was looked at last.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.progress.borrow().stopped.is_some()
+    }
+
     /// Only an operator can help.
     pub(super) fn stopped(&self, error: RelayError) {
         self.progress.send_if_modified(|progress| {

@@ -51,7 +51,13 @@ impl<'a> Ranges<'a> {
         let open = self.feed.take().filter(|(_, at)| *at == after);
         let mut feed = open.map_or_else(|| self.store.read_all(after), |(feed, _)| feed);
         let (mut range, mut bytes) = (Range::empty(after), 0);
-        while let Some(record) = feed.try_next().await? {
+        loop {
+            let record = match feed.try_next().await {
+                Ok(Some(record)) => record,
+                // it is met again behind what was read
+                Err(error) if range.events.is_empty() => return Err(error),
+                Ok(None) | Err(_) => break,
+            };
             bytes += record.payload().len();
             range.through = record.position().unwrap_or(range.through);
             range.events.push(record);
@@ -67,6 +73,8 @@ impl<'a> Ranges<'a> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::StreamExt as _;
+
     use super::*;
     use crate::{
         domain::{
@@ -75,7 +83,7 @@ mod tests {
             stream::{ExpectedVersion, StreamId},
         },
         memory::InMemoryEventStore,
-        port::AppendEvents as _,
+        port::{AppendEvents as _, ReadFeed as _},
     };
 
     async fn append(store: &InMemoryEventStore, payloads: impl Iterator<Item = String>) {
@@ -114,6 +122,17 @@ mod tests {
         assert_eq!(next(&mut ranges, 0).await, (0, 256, 256));
         assert_eq!(next(&mut ranges, 10).await, (10, 266, 256));
         assert_eq!(next(&mut ranges, 590).await, (590, 600, 10));
+    }
+
+    #[tokio::test]
+    async fn a_range_ends_before_an_event_that_cannot_be_read() {
+        let store = InMemoryEventStore::new();
+        append(&store, small(3)).await;
+        let damaged = ReadError::Corrupt { place: "position 3".into(), source: "damaged".into() };
+        let feed = store.read_all(0.into()).take(2).chain(futures_util::stream::iter([Err(damaged)]));
+        let mut ranges = Ranges { store: &store, feed: Some((feed.boxed(), 0.into())) };
+        assert_eq!(next(&mut ranges, 0).await, (0, 2, 2));
+        assert_eq!(next(&mut ranges, 2).await, (2, 3, 1));
     }
 
     #[tokio::test]

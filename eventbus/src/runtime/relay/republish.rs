@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::{RelayError, RepublishError, checkpoint_name, owner, target::halt_name};
+use super::{RelayError, RepublishError, checkpoint_name, target::halt_name};
 use crate::{
     domain::stream::Position,
     port::{Adopted, EventBus, EventStore, Publisher, RelayTarget},
+    runtime::tenure::new_owner,
 };
 
 /// For how long relays are kept away meanwhile, if this process dies in between.
@@ -45,7 +46,7 @@ async fn set_back(
     let destination = bus.destination();
     let unavailable = |source| RepublishError::Unavailable { destination: destination.clone(), source };
     let own = store.store_id().await.map_err(|error| unavailable(error.into()))?;
-    let (role, owner) = (checkpoint_name(destination), owner().map_err(unavailable)?);
+    let (role, owner) = (checkpoint_name(destination), new_owner());
     for _ in 0..ATTEMPTS {
         let lease = store.seize_lease(&role, &owner, LEASE).await.map_err(|error| unavailable(error.into()))?;
         let adopted = target.rewind(Publisher { store: own, epoch: lease.epoch }, to).await;

@@ -170,11 +170,16 @@ impl<'a> ToTarget<'a> {
         let (floor, groups) = adoption(self.store, self.destination()).await?;
         let adoption = Adoption { floor, groups: &groups, shared: self.relay.options.shared };
         let adopted = self.target.adopt(publisher, adoption).await?;
-        if let Adopted::At(position) = adopted {
-            tracing::warn!(
-                destination = %self.destination(), %position, groups = groups.len(),
-                "the bus does not hold what this store published last, or holds nothing of it yet: it is published from here"
-            );
+        let destination = self.destination();
+        match adopted {
+            Adopted::At(Position::START) => {
+                tracing::info!(%destination, groups = groups.len(), "everything that the store holds is published");
+            }
+            Adopted::At(position) => tracing::warn!(
+                %destination, %position, groups = groups.len(),
+                "the bus does not hold what this store published last: it is published again from here"
+            ),
+            _ => {}
         }
         self.set_to(publisher, adopted).await
     }

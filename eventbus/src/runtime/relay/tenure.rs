@@ -102,7 +102,12 @@ impl<'a> Tenure<'a> {
 
     /// Publishes while the lease is held.
     pub(super) async fn run<P: Publish>(self, mut publishing: P, store: &Arc<dyn EventStore>) -> Ended {
-        tracing::info!(destination = %self.board.destination(), epoch = self.lease.epoch, "this process relays");
+        let (destination, epoch) = (self.board.destination(), self.lease.epoch);
+        if self.board.is_stopped() {
+            tracing::debug!(%destination, epoch, "this process looks whether the relay may go on");
+        } else {
+            tracing::info!(%destination, epoch, "this process relays");
+        }
         self.board.set_owner(true);
         let ended = self.cancel.child_token();
         let publish = async {
@@ -124,7 +129,8 @@ impl<'a> Tenure<'a> {
                 Ended::Stopped
             }
             Step::Done | Step::CaughtUp => {
-                if !P::SAVES_CHECKPOINT {
+                // it may have passed on since it was looked after
+                if !P::SAVES_CHECKPOINT && matches!(self.store.renew_lease(&self.lease, self.ttl).await, Ok(true)) {
                     self.save_checkpoint(self.board.position()).await;
                 }
                 self.release().await;

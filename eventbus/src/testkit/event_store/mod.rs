@@ -252,6 +252,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 85);
+        assert_eq!(rules, 86);
     }
 }

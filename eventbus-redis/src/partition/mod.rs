@@ -1,0 +1,132 @@
+//! Several streams instead of one: each aggregate has its partition, so that its events keep their order however many
+//! consumers a group has.
+//!
+//! Keep: which partition an aggregate has depends on nothing but its id and the number of partitions, and that number is
+//! checked by the script that publishes. Two publishers that disagree would break the order.
+
+mod repartition;
+
+use redis::{RedisError, ScriptInvocation};
+use xxhash_rust::xxh3::xxh3_64;
+
+pub use repartition::{RepartitionError, Unfinished};
+
+use crate::{bus::Shared, connection::CommandError, keys, script};
+
+/// The partition of an aggregate.
+pub(crate) fn partition_of(aggregate_id: &str, partitions: u32) -> u32 {
+    let number = xxh3_64(aggregate_id.as_bytes()) % u64::from(partitions.max(1));
+    u32::try_from(number).unwrap_or_default()
+}
+
+/// A bus was told another number of partitions than its stream has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{stream}` has {recorded} partition(s) and not {configured}: set `partitions` to {recorded}, or have a bus that is \
+     connected so change the number by `repartition`"
+)]
+#[non_exhaustive]
+pub struct OtherLayout {
+    /// The stream.
+    pub stream: String,
+    /// How many partitions it has.
+    pub recorded: u32,
+    /// How many the bus was told.
+    pub configured: u32,
+}
+
+impl Shared {
+    /// Those of the partitions, or this itself, where there is one stream.
+    pub(crate) fn parts(&self) -> Vec<&Self> {
+        match self.partitions.is_empty() {
+            true => vec![self],
+            false => self.partitions.iter().map(|part| &**part).collect(),
+        }
+    }
+
+    /// Whether this is one of several partitions.
+    pub(crate) fn is_partition(&self) -> bool {
+        self.stream != self.home
+    }
+
+    /// The partition that carries the events of an aggregate; this itself, where there is one stream.
+    pub(crate) fn partition_for(&self, aggregate_id: &str) -> &Self {
+        let number = partition_of(aggregate_id, self.config.partitions) as usize;
+        self.partitions.get(number).map_or(self, |part| part)
+    }
+
+    /// What joins the layout of the stream, or records it.
+    pub(crate) fn join_layout(&self) -> ScriptInvocation<'static> {
+        let mut join = script::LAYOUT.key(keys::layout(&self.home));
+        join.key(&self.home);
+        for number in 0..self.config.partitions {
+            join.key(keys::partition(&self.home, number));
+        }
+        join.arg(self.config.partitions).arg(&self.generation);
+        join
+    }
+
+    /// Adds what tells a script that adds to partitions which layout it relies on.
+    pub(crate) fn relying_on_layout(&self, adding: &mut ScriptInvocation<'_>) {
+        adding.key(keys::layout(&self.home)).arg(&self.generation);
+    }
+
+    /// Runs a script that adds to partitions; the layout is recorded again if the server has lost it.
+    pub(crate) async fn add_to_partitions<T: redis::FromRedisValue>(
+        &self,
+        adding: &ScriptInvocation<'_>,
+    ) -> Result<T, CommandError> {
+        match self.link.run(adding).await {
+            Err(CommandError::Sent(error)) if error.code() == Some("NOLAYOUT") => {
+                let _: (u32, String) = self.link.rerun(&self.join_layout()).await?;
+                tracing::warn!(stream = self.home, "the layout of the partitions was lost and is recorded again");
+                self.link.run(adding).await
+            }
+            reply => reply,
+        }
+    }
+
+    /// What an error says of a number of partitions that is not ours.
+    pub(crate) fn refused_layout(&self, error: &RedisError) -> Option<OtherLayout> {
+        if error.code() != Some("LAYOUT") {
+            return None;
+        }
+        Some(self.other_layout(error.detail()?.split(' ').next()?.parse().ok()?))
+    }
+
+    pub(crate) fn other_layout(&self, recorded: u32) -> OtherLayout {
+        OtherLayout { stream: self.home.clone(), recorded, configured: self.config.partitions }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::partition_of;
+
+    #[test]
+    fn an_aggregate_keeps_its_partition_for_ever() {
+        for (id, of_4, of_16, of_1024) in GOLDEN {
+            let found = [4, 16, 1_024].map(|partitions| partition_of(id, partitions));
+            assert_eq!(found, [of_4, of_16, of_1024], "{id}");
+            assert_eq!(partition_of(id, 1), 0);
+        }
+    }
+
+    /// As `xxhsum -H3` has it.
+    const GOLDEN: [(&str, u32, u32, u32); 5] = [
+        ("", 2, 2, 194),
+        ("a", 3, 15, 543),
+        ("order-1", 2, 6, 118),
+        ("01939c8e-5d2a-7c3b-8f4e-1a2b3c4d5e6f", 0, 0, 832),
+        ("path/to ☂.rs", 1, 9, 825),
+    ];
+
+    #[test]
+    fn aggregates_are_spread_evenly() {
+        let mut counts = [0_u32; 16];
+        for number in 0..16_000 {
+            counts[partition_of(&format!("order-{number}"), 16) as usize] += 1;
+        }
+        assert!(counts.iter().all(|count| (850..=1_150).contains(count)), "{counts:?}");
+    }
+}

@@ -1,0 +1,114 @@
+//! The same in several partitions, each of which has a record of its own.
+//!
+//! Keep: a partition without events moves its position too, or it would hold the others back for ever.
+
+use std::collections::BTreeMap;
+
+use eventbus::{
+    Name, Position, RecordedEvent,
+    port::{Adopted, MessageId, PublishError, PublishRange, Publisher, RangeOutcome, SeenFloor, SeenFloors},
+};
+
+use crate::bus::Shared;
+
+/// What came of adopting or rewinding several partitions: what refuses one refuses all, and all go on from the lowest
+/// position. Those that are further ahead pass over what they have.
+pub(super) fn together(all: Option<Adopted>, part: Adopted) -> Adopted {
+    match (all, part) {
+        (None, part) => part,
+        (Some(refused @ (Adopted::Fenced | Adopted::OtherStore(_))), _) => refused,
+        (Some(Adopted::Moved(all)), Adopted::Moved(part)) => Adopted::Moved(all.min(part)),
+        (Some(Adopted::At(all) | Adopted::Moved(all)), Adopted::At(part) | Adopted::Moved(part)) => {
+            Adopted::At(all.min(part))
+        }
+        (Some(_), refused) => refused,
+    }
+}
+
+/// How far a group has come that has come so far in two partitions.
+fn worse(one: SeenFloor, other: SeenFloor) -> SeenFloor {
+    let rank = |floor: SeenFloor| match floor {
+        SeenFloor::Hole => 0,
+        SeenFloor::Missing => 1,
+        SeenFloor::At(_) => 3,
+        _ => 2,
+    };
+    match (one, other) {
+        (SeenFloor::At(one), SeenFloor::At(other)) => SeenFloor::At(one.min(other)),
+        _ if rank(one) <= rank(other) => one,
+        _ => other,
+    }
+}
+
+impl Shared {
+    /// Publishes to each partition its own events of a range; one without any only moves its position. A partition that is
+    /// ahead, as a former try ended half way, gets what it has not.
+    pub(super) async fn publish_by_partition(
+        &self,
+        publisher: Publisher,
+        range: PublishRange<'_>,
+    ) -> Result<RangeOutcome, PublishError> {
+        let mut ids: Vec<(Position, MessageId)> = Vec::with_capacity(range.events.len());
+        // where those are that were somewhere else
+        let mut lowest: Option<Position> = None;
+        let mut has_published = false;
+        for part in &self.partitions {
+            let is_its = |event: &&RecordedEvent| {
+                self.partition_for(event.metadata().aggregate_id().as_str()).stream == part.stream
+            };
+            let mut events: Vec<RecordedEvent> = range.events.iter().filter(is_its).cloned().collect();
+            let mut after = range.after;
+            loop {
+                let own = PublishRange { after, through: range.through, events: &events };
+                match part.publish_range(publisher, own).await? {
+                    RangeOutcome::Published(published) => {
+                        let positions = events.iter().filter_map(RecordedEvent::position);
+                        ids.extend(positions.zip(published));
+                        has_published = true;
+                    }
+                    RangeOutcome::Moved(at) if at > after && at < range.through => {
+                        after = at;
+                        events.retain(|event| event.position() > Some(at));
+                        continue;
+                    }
+                    RangeOutcome::Moved(at) => lowest = Some(lowest.map_or(at, |lowest| lowest.min(at))),
+                    refused => return Ok(refused),
+                }
+                break;
+            }
+        }
+        if let Some(lowest) = lowest.filter(|lowest| !has_published || *lowest < range.after) {
+            return Ok(RangeOutcome::Moved(lowest));
+        }
+        ids.sort_by_key(|(position, _)| *position);
+        let is_known = ids.len() == range.events.len();
+        let ids = ids.into_iter().filter(|_| is_known).map(|(_, id)| id);
+        Ok(RangeOutcome::Published(ids.collect()))
+    }
+
+    /// How far each group has come where it is furthest behind. A partition tells nothing of a group that has not begun
+    /// there unless it is asked for it.
+    pub(super) async fn group_floors_by_partition(
+        &self,
+        publisher: Publisher,
+        known: &[Name],
+    ) -> Result<SeenFloors, PublishError> {
+        let mut asked = known.to_vec();
+        loop {
+            let mut all: BTreeMap<Name, SeenFloor> = BTreeMap::new();
+            for part in &self.partitions {
+                let SeenFloors::Groups(groups) = part.group_floors(publisher, &asked).await? else {
+                    return Ok(SeenFloors::Lost);
+                };
+                for (group, floor) in groups {
+                    all.entry(group).and_modify(|other| *other = worse(*other, floor)).or_insert(floor);
+                }
+            }
+            let new: Vec<Name> = all.keys().filter(|group| !asked.contains(group)).cloned().collect();
+            if new.is_empty() {
+                return Ok(SeenFloors::Groups(all.into_iter().collect()));
+            }
+            asked.extend(new);
+        }
+    }
+}

@@ -1,0 +1,28 @@
+-- Joins a layout, or records it where there is none: how many partitions there are.
+--
+-- KEYS  layout, the stream that is not partitioned, partitions ...
+-- ARGV  how many partitions there are to be, the generation of the layout as it was known before or '0'
+-- Replies with {how many partitions there are, the generation of the layout}; nothing is recorded if that is another
+-- number than was wanted.
+
+local layout, stream = KEYS[1], KEYS[2]
+local wanted, known = ARGV[1], ARGV[2]
+local recorded = redis.call('HMGET', layout, 'partitions', 'generation')
+if recorded[1] and not is_smaller(recorded[2], known) then
+  return { recorded[1], recorded[2] }
+end
+if wanted == '1' then return { wanted, known } end
+
+local before = newest_of(stream)
+if known == '0' and before ~= '0-0' and before ~= SEALED then return { '1', known } end
+local newest = '0-0'
+for i = 3, #KEYS do
+  local id = newest_of(KEYS[i])
+  if is_before(newest, id) then newest = id end
+end
+local time = redis.call('TIME')
+local generation = known ~= '0' and known or string.format('%.0f', time[1] * 1000000 + time[2])
+-- whoever does not know of partitions is to notice
+if redis.call('EXISTS', stream) == 1 then redis.call('XSETID', stream, SEALED) end
+redis.call('HSET', layout, 'partitions', wanted, 'generation', generation, 'newest', newest)
+return { wanted, generation }

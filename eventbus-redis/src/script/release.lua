@@ -1,0 +1,11 @@
+-- Lets partitions go at once.
+-- KEYS leases ...   ARGV their epochs ...
+-- Replies with how many were the caller's still.
+local count = 0
+for i, lease in ipairs(KEYS) do
+  if redis.call('HGET', lease, 'epoch') == ARGV[i] then
+    redis.call('HSET', lease, 'until', 0)
+    count = count + 1
+  end
+end
+return count

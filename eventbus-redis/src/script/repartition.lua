@@ -1,0 +1,83 @@
+-- Changes the number of partitions, as soon as every known group is done with everything there is; until then nobody
+-- publishes to partitions. (To a stream without partitions anybody may; it is sealed with the change.)
+--
+-- What relays have published goes on in the new partitions from where all of the former ones were.
+--
+-- KEYS  layout, the stream without partitions, then stream, floors and relay of each partition there is, then of each that
+--       is to be; the stream without partitions counts as the one there is or is to be
+-- ARGV  generation of the layout, how many partitions there are, how many are to be, who asks, for how long nobody is to
+--       publish (ms), or 0 to give up
+-- Replies 'changed'; 'given up'; 'other' and the number that is recorded; 'busy' while another one asks; or 'waits' and
+-- what for: {number of the partition, group, entries that it has not read or -1, entries that are pending} ...
+
+local layout, home = KEYS[1], KEYS[2]
+local from, to, me = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local now = now_in_ms()
+local recorded = redis.call('HMGET', layout, 'generation', 'partitions', 'closed_by', 'closed_until', 'newest')
+if recorded[1] and recorded[1] ~= ARGV[1] then return { 'other', recorded[2] } end
+if recorded[3] and recorded[3] ~= me and tonumber(recorded[4]) > now then return { 'busy' } end
+if ARGV[5] == '0' then
+  redis.call('HDEL', layout, 'closed_by', 'closed_until')
+  return { 'given up' }
+end
+
+local function newest_in(stream)
+  local id = newest_of(stream)
+  return id == SEALED and '0-0' or id
+end
+
+local waits, known, newest = {}, {}, recorded[5] or '0-0'
+local function wait(...) waits[#waits + 1] = { ... } end
+for p = 0, from - 1 do
+  local stream, floors = KEYS[3 + 3 * p], KEYS[4 + 3 * p]
+  local listed = by_name(redis.call('HGETALL', floors))
+  if is_before(newest, newest_in(stream)) then newest = newest_in(stream) end
+  for name, group in pairs(groups_of(stream)) do
+    if is_known(group, listed[name]) then
+      local last = group['last-delivered-id']
+      known[name] = known[name] or listed[name] ~= nil
+      local is_behind = #redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', 1) > 0
+      if is_behind or group.pending > 0 then
+        wait(p, name, is_behind and (group.lag or -1) or 0, group.pending)
+      end
+    end
+    listed[name] = nil
+  end
+  for name in pairs(listed) do wait(p, name, -1, 0) end
+end
+if #waits > 0 then
+  if from > 1 then redis.call('HSET', layout, 'closed_by', me, 'closed_until', now + ARGV[5]) end
+  return { 'waits', waits }
+end
+
+-- the lowest position and highest epoch of each store that has published to all partitions
+local records, publishers = {}, {}
+for p = 0, from - 1 do
+  for store, record in pairs(records_of(by_name(redis.call('HGETALL', KEYS[5 + 3 * p])))) do
+    local all = records[store] or record
+    if is_smaller(record.position, all.position) then all.position = record.position end
+    if is_smaller(all.epoch, record.epoch) then all.epoch = record.epoch end
+    all.witness, all.rewound_at, all.rewound_to = '-', '-', '-'
+    records[store], publishers[store] = all, (publishers[store] or 0) + 1
+  end
+end
+
+for p = from, from + to - 1 do
+  local stream, floors, relay = KEYS[3 + 3 * p], KEYS[4 + 3 * p], KEYS[5 + 3 * p]
+  local last, present = newest_in(stream), groups_of(stream)
+  if is_before(newest, last) then newest = last end
+  for name, is_listed in pairs(known) do
+    if not present[name] then redis.call('XGROUP', 'CREATE', stream, name, last, 'MKSTREAM') end
+    if is_listed and redis.call('HEXISTS', floors, name) == 0 then redis.call('HSET', floors, name, after(last)) end
+  end
+  redis.call('DEL', relay)
+  for store, record in pairs(records) do
+    if publishers[store] == from then write_record(redis.call, relay, store, record) end
+  end
+end
+if redis.call('EXISTS', home) == 1 then redis.call('XSETID', home, to == 1 and newest or SEALED) end
+local time = redis.call('TIME')
+local generation = math.max((tonumber(recorded[1]) or 0) + 1, time[1] * 1000000 + time[2])
+redis.call('HSET', layout, 'partitions', to, 'generation', string.format('%.0f', generation), 'newest', newest)
+redis.call('HDEL', layout, 'closed_by', 'closed_until')
+return { 'changed' }

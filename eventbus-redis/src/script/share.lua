@@ -1,0 +1,70 @@
+-- A consumer shows that it lives and which types it handles, keeps the partitions it owns, and takes free ones up to its
+-- share: the partitions divided by the live members that know of them. It notes how far its group is in each of them.
+--
+-- KEYS  members, layout, then for each partition: lease, stream, floors
+-- ARGV  group, consumer, its types as JSON, how long it counts as alive (ms), what tells it from another one of its name,
+--       how long a lease lasts (ms), the generation of the layout, '1' if it may take partitions, then for each partition
+--       the epoch under which it owns it or '', then the numbers of the partitions in the order in which to take them
+-- Replies with {how many partitions there are by a newer layout or 0, its share, for each partition {epoch or '', the id that the group
+-- was given last, '1' if it was taken from a consumer that shows no life} ..., whether another consumer has its name, the
+-- names and types of the other live members}.
+
+local members, layout = KEYS[1], KEYS[2]
+local group, me, types, live, instance = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local ttl, count = tonumber(ARGV[6]), (#KEYS - 2) / 3
+local now = now_in_ms()
+
+local recorded = redis.call('HMGET', layout, 'generation', 'partitions')
+local other_layout, may_take = 0, ARGV[8] == '1'
+if recorded[1] and is_smaller(ARGV[7], recorded[1]) then
+  other_layout, may_take = tonumber(recorded[2]), false
+end
+
+local others, double, alive = {}, 0, 1
+local announced = redis.call('HGETALL', members)
+for i = 1, #announced, 2 do
+  local name, member = announced[i], live_member(announced[i + 1], now)
+  if name == me then
+    if member and member.instance ~= instance and not member.left then double = 1 end
+  elseif member then
+    others[#others + 1] = name
+    others[#others + 1] = member.types
+    if not member.left and member.layout == ARGV[7] then alive = alive + 1 end
+  else
+    redis.call('HDEL', members, name)
+  end
+end
+local member = { at = now, live_ms = live, types = types, instance = instance, layout = ARGV[7] }
+redis.call('HSET', members, me, cjson.encode(member))
+
+local share, owned = math.ceil(count / alive), 0
+local epochs, taken = {}, {}
+for p = 1, count do
+  local epoch = ARGV[8 + p]
+  epochs[p] = ''
+  if epoch ~= '' and redis.call('HGET', KEYS[3 * p], 'epoch') == epoch then
+    redis.call('HSET', KEYS[3 * p], 'until', now + ttl)
+    epochs[p] = epoch
+    owned = owned + 1
+  end
+end
+for i = 9 + count, #ARGV do
+  local p = tonumber(ARGV[i]) + 1
+  if may_take and owned < share and epochs[p] == '' then
+    local lease = redis.call('HMGET', KEYS[3 * p], 'owner', 'epoch', 'until')
+    local is_free = not lease[3] or tonumber(lease[3]) <= now
+    if is_free or lease[1] == instance then
+      epochs[p] = take_lease(KEYS[3 * p], instance, lease[2], now, ttl)
+      if is_free and lease[3] and lease[3] ~= '0' then taken[p] = 1 end
+      owned = owned + 1
+    end
+  end
+end
+
+local parts = {}
+for p = 1, count do
+  local last = '0-0'
+  if epochs[p] ~= '' then last = note_floor(KEYS[3 * p + 1], KEYS[3 * p + 2], group) end
+  parts[p] = { epochs[p], last, taken[p] or 0 }
+end
+return { other_layout, share, parts, double, others }

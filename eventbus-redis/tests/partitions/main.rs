@@ -1,0 +1,13 @@
+//! Several consumers of a group on a stream with partitions: order, and who owns what.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which tell what they measured")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod attack;
+mod fence;
+mod journal;
+mod process;
+mod relay;
+mod repartition;
+mod share;

@@ -1,0 +1,182 @@
+//! Relays that publish to partitions.
+
+use std::time::Duration;
+
+use eventbus::{
+    Position, RecordedEvent,
+    port::{Adopted, Adoption, EventBus, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloor, SeenFloors},
+};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use uuid::Uuid;
+
+use crate::{
+    common::{
+        actor::{Actor, connect},
+        config,
+        seen::{command, start},
+    },
+    journal::Load,
+    process::until_finished,
+};
+
+const PUBLISHER: Publisher = Publisher { store: Uuid::from_u128(7), epoch: 3 };
+
+/// A store's events, which begin at position 1.
+fn store(count: usize) -> Vec<RecordedEvent> {
+    let mut load = Load::over(20);
+    let events = load.batch(count).into_iter();
+    let place = |(event, position): (RecordedEvent, u64)| {
+        let metadata = event.metadata().clone().with_position(Some(Position::new(position)));
+        RecordedEvent::new(metadata, event.payload())
+    };
+    events.zip(1..).map(place).collect()
+}
+
+fn at(position: u64) -> Position {
+    Position::new(position)
+}
+
+async fn publish(bus: &RedisEventBus, events: &[RecordedEvent], after: u64, through: u64) -> RangeOutcome {
+    let events = &events[after as usize..through as usize];
+    bus.publish_range(PUBLISHER, PublishRange { after: at(after), through: at(through), events }).await.unwrap()
+}
+
+async fn adopt(bus: &RedisEventBus, floor: u64) -> Adopted {
+    let groups = [bus.default_group().clone()];
+    bus.adopt(PUBLISHER, Adoption { floor: at(floor), groups: &groups, shared: false }).await.unwrap()
+}
+
+/// The positions in the stream, in the order in which they were published.
+async fn positions(bus: &RedisEventBus) -> Vec<u64> {
+    let entries = bus.history().page(10_000).await.unwrap();
+    entries.into_iter().filter_map(|entry| Some(entry.event.ok()?.position()?.get())).collect()
+}
+
+/// A bus whose relay has begun.
+async fn begun() -> RedisEventBus {
+    let bus = connect(&RedisEventBusConfig { partitions: 4, ..config() }).await;
+    assert!(matches!(publish(&bus, &store(0), 0, 0).await, RangeOutcome::Lost));
+    assert_eq!(adopt(&bus, 0).await, Adopted::At(at(0)));
+    bus
+}
+
+#[tokio::test]
+async fn a_range_goes_to_all_partitions_once() {
+    let (bus, events) = (begun().await, store(200));
+    for after in [0, 50, 100, 150] {
+        let RangeOutcome::Published(ids) = publish(&bus, &events, after, after + 50).await else { panic!() };
+        assert_eq!(ids.len(), 50);
+        // sent again, as its reply was lost
+        let again = publish(&bus, &events, after, after + 50).await;
+        assert!(matches!(again, RangeOutcome::Moved(moved) if moved == at(after + 50)), "{again:?}");
+    }
+    let mut published = positions(&bus).await;
+    published.sort_unstable();
+    assert_eq!(published, (1..=200).collect::<Vec<_>>());
+    assert_eq!(bus.last_event(PUBLISHER).await.unwrap().map(|(last, _)| last), Some(at(200)));
+    let stale = Publisher { epoch: 2, ..PUBLISHER };
+    let range = PublishRange { after: at(200), through: at(200), events: &[] };
+    assert!(matches!(bus.publish_range(stale, range).await.unwrap(), RangeOutcome::Fenced));
+}
+
+#[tokio::test]
+async fn a_range_that_reached_some_partitions_only_is_completed() {
+    let (bus, events) = (begun().await, store(60));
+    publish(&bus, &events, 0, 20).await;
+    // two partitions are further than the others: one has the next range, the other a part of it
+    for (number, through) in [(0, 60), (2, 40)] {
+        let stream = format!("{}:{number}", bus.config().stream_name());
+        let is_its =
+            |event: &&RecordedEvent| bus.config().stream_of(event.metadata().aggregate_id().as_str()) == stream;
+        let own: Vec<_> = events[20..through].iter().filter(is_its).cloned().collect();
+        let key = format!("{{{stream}}}:relay");
+        let store = PUBLISHER.store.to_string();
+        let record: String = command(&bus, "HGET", &[&key, &store]).await;
+        bus.publish(&own).await.unwrap();
+        let record = record.replacen(" 20 ", &format!(" {through} "), 1);
+        let _: u64 = command(&bus, "HSET", &[&key, &store, &record]).await;
+    }
+    assert!(matches!(publish(&bus, &events, 20, 60).await, RangeOutcome::Published(_)));
+    let mut published = positions(&bus).await;
+    published.sort_unstable();
+    assert_eq!(published, (1..=60).collect::<Vec<_>>());
+    let moved = publish(&bus, &events, 20, 20).await;
+    assert!(matches!(moved, RangeOutcome::Moved(moved) if moved == at(60)), "{moved:?}");
+}
+
+#[tokio::test]
+async fn one_partition_that_is_lost_or_behind_holds_all() {
+    let (bus, events) = (begun().await, store(60));
+    publish(&bus, &events, 0, 40).await;
+    let stream = bus.config().stream_of("order-1");
+    let _: u64 = command(&bus, "DEL", &[&stream]).await;
+    assert!(matches!(publish(&bus, &events, 40, 60).await, RangeOutcome::Lost));
+    assert_eq!(adopt(&bus, 10).await, Adopted::At(at(10)));
+    let behind = publish(&bus, &events, 60, 60).await;
+    assert!(matches!(behind, RangeOutcome::Moved(moved) if moved == at(10)), "{behind:?}");
+    assert!(matches!(publish(&bus, &events, 10, 60).await, RangeOutcome::Published(_)));
+    let published = positions(&bus).await;
+    let all: std::collections::BTreeSet<_> = published.iter().copied().collect();
+    let its = |position: &u64| {
+        bus.config().stream_of(events[*position as usize - 1].metadata().aggregate_id().as_str()) == stream
+    };
+    let expected = (1..=60).filter(|position| !its(position) || *position > 10);
+    assert_eq!(all, expected.collect());
+    assert_eq!(published.len(), all.len(), "nothing is there twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_as_far_as_it_is_in_the_partition_where_it_is_furthest_behind() {
+    let (bus, events) = (begun().await, store(40));
+    publish(&bus, &events, 0, 40).await;
+    let group = bus.default_group().clone();
+    let floor =
+        async |bus: &RedisEventBus| match bus.group_floors(PUBLISHER, &[bus.default_group().clone()]).await.unwrap() {
+            SeenFloors::Groups(groups) => groups.into_iter().find(|(name, _)| *name == group).map(|(_, floor)| floor),
+            _ => None,
+        };
+    assert_eq!(floor(&bus).await, Some(SeenFloor::At(at(0))));
+    Actor::willing().join(&bus);
+    start(&bus).await;
+    until_finished(&bus, Duration::from_secs(20)).await;
+    assert_eq!(floor(&bus).await, Some(SeenFloor::At(at(40))));
+    assert_eq!(bus.rewind(PUBLISHER, at(5)).await.unwrap(), Adopted::At(at(5)));
+    assert!(matches!(publish(&bus, &events, 5, 40).await, RangeOutcome::Published(_)));
+}
+
+#[tokio::test]
+async fn a_group_that_nobody_asked_for_has_finished_nothing_where_it_has_not_begun() {
+    let (bus, events) = (begun().await, store(40));
+    publish(&bus, &events, 0, 40).await;
+    let seen = async || match bus.group_floors(PUBLISHER, &[]).await.unwrap() {
+        SeenFloors::Groups(groups) => groups.into_iter().find(|(name, _)| &**name == "audit").map(|(_, floor)| floor),
+        other => panic!("{other:?}"),
+    };
+    let partition = |number: u32| format!("{}:{number}", bus.config().stream_name());
+    let make = async |number| command::<()>(&bus, "XGROUP", &["CREATE", &partition(number), "audit", "0"]).await;
+    // a consumer of another program has finished one partition, and the others are not begun or not even known
+    make(0).await;
+    let read = ["GROUP", "audit", "reader", "NOACK", "COUNT", "100", "STREAMS", &partition(0), ">"];
+    let _: redis::Value = command(&bus, "XREADGROUP", &read).await;
+    assert_eq!(seen().await, Some(SeenFloor::Missing));
+    for number in 1..4 {
+        make(number).await;
+    }
+    assert_eq!(seen().await, Some(SeenFloor::At(at(0))));
+}
+
+#[tokio::test]
+async fn a_relay_goes_on_where_it_was_when_the_number_of_partitions_changes() {
+    let (bus, events) = (begun().await, store(60));
+    publish(&bus, &events, 0, 30).await;
+    bus.retire_group(bus.default_group()).await.unwrap();
+    bus.repartition(6, Duration::from_secs(5)).await.unwrap();
+    let range = PublishRange { after: at(30), through: at(40), events: &events[30..40] };
+    let refused = bus.publish_range(PUBLISHER, range).await;
+    assert!(refused.is_err_and(|error| !error.is_retryable()), "by the former number");
+    let bus = connect(&RedisEventBusConfig { partitions: 6, consumer_name: None, ..bus.config().clone() }).await;
+    assert!(matches!(publish(&bus, &events, 30, 60).await, RangeOutcome::Published(ids) if ids.len() == 30));
+    let mut published = positions(&bus).await;
+    published.sort_unstable();
+    assert_eq!(published, (1..=60).collect::<Vec<_>>());
+}

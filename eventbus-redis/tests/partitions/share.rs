@@ -1,0 +1,101 @@
+//! Who owns which partitions.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use eventbus::port::EventBus;
+use eventbus_redis::RedisEventBus;
+
+use crate::{
+    common::seen::{command, start},
+    journal::{Account, Journal, Load, account},
+    process::{LONG, SHORT, config, until_finished, until_within},
+};
+
+/// How many partitions each owner has.
+async fn owners(bus: &RedisEventBus) -> BTreeMap<String, usize> {
+    let (now, _): (u64, u64) = command(bus, "TIME", &[]).await;
+    let mut owners = BTreeMap::new();
+    for number in 0..bus.config().partitions {
+        let key = format!("{{{}:{number}}}:lease:{}", bus.config().stream_name(), bus.default_group());
+        let lease: BTreeMap<String, String> = command(bus, "HGETALL", &[&key]).await;
+        if lease.get("until").is_some_and(|until| until.parse::<u64>().unwrap() / 1_000 >= now) {
+            *owners.entry(lease["owner"].clone()).or_default() += 1;
+        }
+    }
+    owners
+}
+
+async fn until_shared(bus: &RedisEventBus, consumers: usize) -> Duration {
+    let (began, partitions) = (Instant::now(), bus.config().partitions as usize);
+    until_within("the partitions are shared evenly", 3 * LONG, async || {
+        let owners = owners(bus).await;
+        let is_fair = owners.values().all(|owned| *owned <= partitions.div_ceil(consumers));
+        owners.len() == consumers && is_fair && owners.values().sum::<usize>() == partitions
+    })
+    .await;
+    began.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consumers_that_come_and_go_share_the_partitions_evenly_and_soon() {
+    let config = config(test_servers::redis_url(), &test_servers::unique_name("share"), 8, LONG);
+    let journal = Journal::new();
+    let mut consumers = Vec::new();
+    let mut load = Load::over(50);
+    for count in 1..=4 {
+        let bus = RedisEventBus::connect(config.clone()).await.unwrap();
+        journal.join(&bus, Duration::from_millis(1), false);
+        let task = start(&bus).await;
+        bus.publish(&load.batch(500)).await.unwrap();
+        consumers.push((bus, task));
+        println!("{count} consumers: shared after {:?}", until_shared(&consumers[0].0, count).await);
+    }
+    for count in (1..4).rev() {
+        let (bus, task) = consumers.remove(0);
+        bus.publish(&load.batch(500)).await.unwrap();
+        bus.stop_consuming().await;
+        task.await.unwrap();
+        println!("{count} consumers: shared after {:?}", until_shared(&consumers[0].0, count).await);
+    }
+    let bus = &consumers[0].0;
+    until_finished(bus, Duration::from_secs(30)).await;
+    bus.stop_consuming().await;
+    assert_eq!(account(&journal.lines().await, &load.published), Account::default());
+    assert_eq!(bus.stream_info().await.active_consumers, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_forgets_everything_finds_the_consumers_at_work_again() {
+    let server = test_servers::private_redis();
+    let config = config(server.url(), &test_servers::unique_name("flush"), 8, SHORT);
+    let (journal, mut consumers) = (Journal::new(), Vec::new());
+    for _ in 0..3 {
+        let bus = RedisEventBus::connect(config.clone()).await.unwrap();
+        journal.join(&bus, Duration::from_millis(1), false);
+        start(&bus).await;
+        consumers.push(bus);
+    }
+    let bus = &consumers[0];
+    let mut load = Load::over(50);
+    for _ in 0..5 {
+        let batch = load.batch(500);
+        bus.publish(&batch).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let _: String = command(bus, "FLUSHALL", &[]).await;
+        // whoever keeps the events publishes again what was not finished
+        let before = Instant::now();
+        bus.publish(&batch).await.unwrap();
+        until_within("all was handled", Duration::from_secs(20), async || {
+            account(&journal.lines().await, &load.published).lost == 0
+        })
+        .await;
+        println!("all of 500 handled {:?} after the flush", before.elapsed());
+        until_finished(bus, Duration::from_secs(20)).await;
+    }
+    until_shared(bus, 3).await;
+    let account = account(&journal.lines().await, &load.published);
+    assert_eq!(account, Account { repeated: account.repeated, ..Account::default() });
+}
