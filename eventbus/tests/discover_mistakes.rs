@@ -33,6 +33,10 @@ mod second {
     #[event(aggregate_type = "Shop")]
     pub(crate) struct Opened {}
 
+    #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    #[event(aggregate_type = "Shop")]
+    pub(crate) struct Closed {}
+
     #[handler]
     pub(crate) async fn on(_event: &Opened, State(_missing): State<u8>) {}
 }
@@ -99,6 +103,8 @@ struct Stateful;
 #[projection(name = "stateful", manual)]
 impl Stateful {
     fn opened(&mut self, _event: &first::Opened, State(_missing): State<u16>) {}
+
+    fn closed(&mut self, _event: &second::Closed, State(_missing): State<u16>) {}
 }
 
 #[tokio::test]

@@ -198,6 +198,17 @@ pub enum PgTransactionError {
         /// The column.
         column: String,
     },
+    /// A table that is no part of the shadow would lose or change rows when those that they refer to are replaced.
+    #[error(
+        "rows of `{table}` cannot be replaced: `{by}` refers to them `ON DELETE CASCADE` or `SET ..` and would lose what it \
+         has; name it among the tables of the projection too, or let it refer without that"
+    )]
+    Referred {
+        /// The table whose rows are to be replaced.
+        table: String,
+        /// The table that refers to it.
+        by: String,
+    },
     /// The rows of live tables cannot be replaced where their names mean the copies.
     #[error("rows of live tables are not replaced within a shadow")]
     InShadow,

@@ -75,6 +75,7 @@ fn epoch_of(row: &PgRow, column: usize, role: &Name) -> Result<u64, LeaseError> 
     u64::try_from(epoch).map_err(|error| LeaseError::new(role, error))
 }
 
-fn microseconds(ttl: Duration) -> i64 {
-    i64::try_from(ttl.as_micros()).map_or(LONGEST_MICROSECONDS, |ttl| ttl.min(LONGEST_MICROSECONDS))
+/// A time from or until now, as the server can reckon with it.
+pub(crate) fn microseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).map_or(LONGEST_MICROSECONDS, |time| time.min(LONGEST_MICROSECONDS))
 }

@@ -31,6 +31,8 @@ pub use append::PgTransactionFault;
 pub use config::PgEventStoreConfig;
 pub use error::{PgConnectError, PgPrecondition, PgTransactionError};
 pub use open_append::PgOpenAppend;
+/// The driver, in the version this crate uses.
+pub use sqlx;
 pub use sqlx::PgConnection;
 pub use store::PgEventStore;
 pub use transaction::PgTransaction;

@@ -2,7 +2,7 @@
 //!
 //! Keep: no statement without a time limit, and no connection back to the pool in the middle of one.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use eventbus::BoxError;
 use sqlx::{
@@ -10,7 +10,7 @@ use sqlx::{
     pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
 };
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
     config::PgEventStoreConfig,
@@ -29,6 +29,9 @@ pub(crate) struct Connections {
     /// Apart from the others: handlers that append and keep a lease within their transactions must not wait for each
     /// other.
     transactions: PgPool,
+    /// As many as connections may be waited with for rows that somebody keeps: the others are for those who do not wait.
+    lanes: Arc<Semaphore>,
+    connect_timeout: Duration,
     answer_timeout: Duration,
 }
 
@@ -56,6 +59,8 @@ impl Connections {
         Self {
             pool: pool(config.max_connections).connect_lazy_with(options.clone()),
             transactions: transactions.connect_lazy_with(options),
+            lanes: Arc::new(Semaphore::new(config.max_connections.div_ceil(2) as usize)),
+            connect_timeout: config.connect_timeout,
             answer_timeout,
         }
     }
@@ -88,8 +93,20 @@ impl Connections {
         answer
     }
 
+    /// The same for a statement that may wait for a row, however long somebody keeps it. Half of the connections at most
+    /// do: whoever reads, or renews a lease, finds another one.
+    pub(crate) async fn fetch_all_in_lane(&self, query: Query<'_>) -> Result<Vec<PgRow>, Fault> {
+        let lane = match timeout(self.connect_timeout, self.lanes.acquire()).await {
+            Ok(lane) => lane.map_err(|_| sqlx::Error::PoolClosed),
+            Err(_) => Err(sqlx::Error::PoolTimedOut),
+        };
+        let _lane = lane.map_err(|error| Fault::NotSent(error.into()))?;
+        self.fetch_all(query).await
+    }
+
     /// Closes all connections once their statements are done.
     pub(crate) async fn close(&self) {
+        self.lanes.close();
         tokio::join!(self.pool.close(), self.transactions.close());
     }
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use eventbus::{BoxError, Position, port::Shadow};
-use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _};
+use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _, SqlStr};
 
 use crate::{error::PgTransactionError, identifier::Identifier, transaction::PgTransaction};
 
@@ -60,7 +60,7 @@ impl PgTransaction {
     }
 
     /// Replaces the rows and nothing else, so that rights, views and foreign keys of the live tables stay.
-    pub(crate) async fn replace_rows_by(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+    pub(crate) async fn replace_rows_by(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
         if self.is_in_shadow {
             return Err(PgTransactionError::InShadow.into());
         }
@@ -69,11 +69,13 @@ impl PgTransaction {
         for table in tables(shadow)? {
             pairs.push(Pair { live: self.live(&table).await?, copy: format!("{schema}.{table}") });
         }
+        self.refuse_referred(&pairs).await?;
         self.extend(REPLACE_WITHIN);
         self.run(format!("SET LOCAL statement_timeout = {}", REPLACE_WITHIN.as_millis())).await?;
         for Pair { live, .. } in &pairs {
             self.run(format!("LOCK TABLE {live} IN SHARE ROW EXCLUSIVE MODE")).await?;
         }
+        let filled = self.stop_filling(shadow).await?;
         // tables that refer to others come after them in the list
         for Pair { live, .. } in pairs.iter().rev() {
             self.run(format!("DELETE FROM {live}")).await?;
@@ -82,7 +84,20 @@ impl PgTransaction {
             self.copy_rows(pair).await?;
         }
         self.extend(Duration::ZERO);
-        Ok(())
+        Ok(filled)
+    }
+
+    /// How far the copies are filled; nobody fills them further until the transaction ends.
+    async fn stop_filling(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
+        self.filled_by(self.statements().hold_checkpoint.clone(), shadow).await
+    }
+
+    async fn refuse_referred(&mut self, pairs: &[Pair]) -> Result<(), BoxError> {
+        let live: Vec<&str> = pairs.iter().map(|pair| &*pair.live).collect();
+        match self.fetch_all(sqlx::query(include_str!("sql/referring_table.sql")).bind(live)).await?.first() {
+            Some(row) => Err(PgTransactionError::Referred { table: row.try_get(0)?, by: row.try_get(1)? }.into()),
+            None => Ok(()),
+        }
     }
 
     async fn copy_rows(&mut self, Pair { live, copy }: &Pair) -> Result<(), BoxError> {
@@ -132,7 +147,11 @@ impl PgTransaction {
     }
 
     async fn filled(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
-        let query = sqlx::query(self.statements().load_checkpoint.clone()).bind(shadow.name.as_str());
+        self.filled_by(self.statements().load_checkpoint.clone(), shadow).await
+    }
+
+    async fn filled_by(&mut self, sql: SqlStr, shadow: &Shadow) -> Result<Position, BoxError> {
+        let query = sqlx::query(sql).bind(shadow.name.as_str());
         match self.fetch_all(query).await?.first() {
             Some(row) => Ok(Position::new(u64::try_from(row.try_get::<i64, _>(0)?)?)),
             None => Ok(Position::START),

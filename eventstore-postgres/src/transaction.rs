@@ -1,7 +1,7 @@
 //! An open transaction: what handlers and projections take part in.
 //!
 //! Keep: nothing is committed that the server undid. A transaction in which a statement failed answers a commit as if all
-//! were well; so it is asked first, if somebody else used its connection after us.
+//! were well; so it is asked first, unless a statement of ours succeeded after whatever else was done.
 
 use std::{any::Any, fmt, sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ pub struct PgTransaction {
     statements: Arc<Statements>,
     limit: Duration,
     deadline: Instant,
-    /// Whether somebody else used the connection after our last statement.
+    /// Whether a statement may have failed: somebody else used the connection, or one of ours did not come to its end.
     is_unchecked: bool,
     /// Whether names of tables mean the copies of a shadow.
     pub(crate) is_in_shadow: bool,
@@ -57,6 +57,7 @@ impl PgTransaction {
     }
 
     pub(crate) async fn fetch_all(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, BoxError> {
+        self.is_unchecked = true;
         let rows = self.in_time(self.deadline, |connection| query.fetch_all(connection)).await?;
         self.is_unchecked = false;
         Ok(rows)
@@ -66,6 +67,7 @@ impl PgTransaction {
     pub(crate) async fn run(&mut self, sql: String) -> Result<(), BoxError> {
         // made of our own text and of checked names
         let sql = sqlx::raw_sql(AssertSqlSafe(sql).into_sql_str());
+        self.is_unchecked = true;
         self.in_time(self.deadline, |connection| connection.execute(sql)).await?;
         self.is_unchecked = false;
         Ok(())
@@ -110,7 +112,7 @@ impl Transaction for PgTransaction {
         Ok(!self.fetch_all(query).await?.is_empty())
     }
 
-    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
         self.replace_rows_by(shadow).await
     }
 

@@ -9,7 +9,7 @@ use eventbus::{
 };
 use sqlx::Row as _;
 
-use crate::{config::milliseconds, store::PgEventStore, transaction::PgTransaction};
+use crate::{config::milliseconds, lease::microseconds, store::PgEventStore, transaction::PgTransaction};
 
 /// The most deliveries that one statement forgets.
 const BATCH: i64 = 10_000;
@@ -47,9 +47,7 @@ impl Transactions for PgTransactions {
     }
 
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
-        let Ok(microseconds) = i64::try_from(older_than.as_micros()) else {
-            return Ok(0);
-        };
+        let microseconds = microseconds(older_than);
         let mut forgotten = 0;
         loop {
             let query = sqlx::query(self.0.statements.forget_deliveries.clone()).bind(microseconds).bind(BATCH);

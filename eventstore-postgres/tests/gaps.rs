@@ -159,6 +159,22 @@ async fn no_foreign_transaction_holds_the_feed_up() {
     run(&mut foreign, "ROLLBACK").await;
 }
 
+/// Not even one that waits for its stream, which a transaction that appends nothing keeps for itself.
+#[tokio::test]
+async fn an_append_that_waits_for_its_stream_holds_nobody_up() {
+    let mut held = common::held::Held::new().await;
+    let store = open(held.schema.config()).await;
+    let (waits, target) = (store.clone(), held.stream.clone());
+    let waits = tokio::spawn(async move { add(&waits, &target, 1).await });
+    held.blocked().await;
+    add(&open(held.schema.config()).await, &stream(), 3).await;
+    assert_eq!(positions(&store).await, [1, 2, 3, 4]);
+    assert_eq!(head(&store).await, 4);
+    held.release().await;
+    let appended = within(waits).await.unwrap();
+    assert_eq!(appended[0].position(), Some(Position::new(5)));
+}
+
 #[tokio::test]
 async fn the_head_is_an_event_and_positions_that_hold_nothing_are_passed() {
     let schema = TestSchema::new();

@@ -16,11 +16,11 @@ use std::{
 use common::{TestSchema, event, events, feed, held::Held, open, read, stream, within};
 use eventbus::{
     EventId, ExpectedVersion, Name, NewEvent, RecordedEvent, StreamId, Version,
-    port::{Append, AppendError, AppendEvents as _},
+    port::{Append, AppendError, AppendEvents as _, ReadFeed as _},
 };
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use sqlx::PgConnection;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 
 use ExpectedVersion::{Any, Exact, NoStream, StreamExists};
 
@@ -259,6 +259,26 @@ async fn who_finds_no_room_waits() {
         result.unwrap();
     }
     assert_eq!(feed(&store).await.len(), 1 + 8 + 1 + 20);
+}
+
+/// However many wait for a row that somebody keeps: those who read, or renew a lease, need not wait with them.
+#[tokio::test]
+async fn appends_that_wait_for_long_leave_connections_to_others() {
+    let mut held = Held::new().await;
+    let store = open(PgEventStoreConfig { max_connections: 2, ..held.schema.config() }).await;
+    let mut waiting = JoinSet::new();
+    for _ in 0..2 {
+        let (store, target) = (store.clone(), held.stream.clone());
+        waiting.spawn(async move { store.append(&target, Any, events(1)).await });
+        held.blocked().await;
+        // by now it keeps nobody from sending the next one
+        assert!(timeout(Duration::from_millis(500), waiting.join_next()).await.is_err());
+    }
+    within(store.head()).await.unwrap();
+    held.release().await;
+    for result in within(waiting.join_all()).await {
+        result.unwrap();
+    }
 }
 
 #[tokio::test]

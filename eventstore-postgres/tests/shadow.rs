@@ -100,6 +100,25 @@ fn is_no_table(error: &BoxError) -> bool {
 }
 
 #[tokio::test]
+async fn copies_are_not_filled_while_their_rows_replace_the_live_ones() {
+    let place = Place::new().await;
+    place.make().await;
+    place.fill(0, 7, 500).await;
+    let filling = open(place.database.config()).await;
+    let hour = Duration::from_secs(3_600);
+    let lease = filling.seize_lease(&place.shadow.name, &Name::from_static("two"), hour).await.unwrap();
+    let mut filler = filling.transactions().unwrap().begin_in(&place.shadow).await.unwrap();
+    insert(&mut *filler, 8, 800).await.unwrap();
+
+    let mut switch = place.transactions.begin().await.unwrap();
+    assert_eq!(switch.replace_rows(&place.shadow).await.unwrap(), Position::new(7));
+    let mut advance = filler.advance(&lease, 7.into(), 8.into());
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut advance).await.is_err(), "it waits");
+    drop(switch);
+    assert!(advance.await.unwrap());
+}
+
+#[tokio::test]
 async fn copies_are_filled_apart_and_their_rows_replace_the_live_ones() {
     let mut place = Place::new().await;
     place.insert_live(2).await;
@@ -113,7 +132,7 @@ async fn copies_are_filled_apart_and_their_rows_replace_the_live_ones() {
     place.insert_live(3).await;
 
     let mut transaction = place.transactions.begin().await.unwrap();
-    transaction.replace_rows(&place.shadow).await.unwrap();
+    assert_eq!(transaction.replace_rows(&place.shadow).await.unwrap(), Position::new(12));
     assert_eq!(place.orders().await.len(), 4, "it is seen before it is committed");
     transaction.commit().await.unwrap();
     let replaced = [(7, 500, 5), (8, 700, 7), (9, 700, 7), (10, 700, 7), (11, 700, 7), (12, 700, 7)];
@@ -210,4 +229,21 @@ async fn rows_are_deleted_by_the_value_of_a_column_of_any_type() {
     assert!(matches!(error.downcast_ref(), Some(PgTransactionError::InShadow)), "{error}");
     drop(transaction);
     assert_eq!(place.orders().await, [(1, 200, 2)]);
+}
+
+#[tokio::test]
+async fn tables_that_would_lose_rows_with_those_that_are_replaced_are_named() {
+    let mut place = Place::new().await;
+    run(
+        &mut place.admin,
+        "CREATE TABLE app.notes (about integer REFERENCES app.orders ON DELETE CASCADE); INSERT INTO app.notes VALUES (1)",
+    )
+    .await;
+    place.make().await;
+    let mut transaction = place.transactions.begin().await.unwrap();
+    let error = transaction.replace_rows(&place.shadow).await.unwrap_err();
+    let Some(PgTransactionError::Referred { table, by }) = error.downcast_ref() else { panic!("{error}") };
+    assert_eq!((&**table, &**by), ("orders", "notes"));
+    drop(transaction);
+    assert_eq!(place.count("SELECT count(*) FROM app.notes").await, 1);
 }

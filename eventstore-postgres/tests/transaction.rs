@@ -88,6 +88,49 @@ async fn a_failure_that_was_swallowed_is_no_commit() {
     assert!(place.begin().await.is_first(&Name::from_static("mail"), EventId::new()).await.unwrap());
 }
 
+/// Also if it was a statement of the store's own.
+#[tokio::test]
+async fn a_failure_of_the_store_that_was_swallowed_is_no_commit() {
+    let place = Place::new(HOUR).await;
+    let (handler, event) = (Name::from_static("mail"), EventId::new());
+    let mut transaction = place.begin().await;
+    assert!(transaction.is_first(&handler, event).await.unwrap());
+    transaction.delete_rows("rows", "number", "none").await.unwrap_err();
+    transaction.commit().await.unwrap_err();
+    assert!(place.begin().await.is_first(&handler, event).await.unwrap());
+}
+
+/// Cut or rounded to fit into the column, the value would be that of another row.
+#[tokio::test]
+async fn a_value_that_no_row_can_have_deletes_none() {
+    let mut place = Place::new(HOUR).await;
+    for (of_type, there, value) in
+        [("varchar(4)", "abcd", "abcde"), ("char(4)", "abcd", "abcde"), ("numeric(3,1)", "1.3", "1.26")]
+    {
+        let table = format!("DROP TABLE IF EXISTS public.keyed; CREATE TABLE public.keyed (key {of_type})");
+        run(&mut place.admin, &format!("{table}; INSERT INTO public.keyed VALUES ('{there}')")).await;
+        for (value, left) in [(value, 1), (there, 0)] {
+            let mut transaction = place.begin().await;
+            transaction.delete_rows("keyed", "key", value).await.unwrap();
+            transaction.commit().await.unwrap();
+            let count = sqlx::query_scalar("SELECT count(*) FROM public.keyed").fetch_one(&mut place.admin);
+            let count: i64 = count.await.unwrap();
+            assert_eq!(count, left, "{of_type}, {value}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_delivery_is_older_than_any_time() {
+    let place = Place::new(HOUR).await;
+    let mut transaction = place.begin().await;
+    assert!(transaction.is_first(&Name::from_static("mail"), EventId::new()).await.unwrap());
+    transaction.commit().await.unwrap();
+    for older_than in [HOUR * 10_000 * 8_766, Duration::MAX] {
+        assert_eq!(place.transactions.forget_deliveries(older_than).await.unwrap(), 0, "{older_than:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_paused_owner_holds_nobody_up_for_ever() {
     let place = Place::new(SHORT).await;

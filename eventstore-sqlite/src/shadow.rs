@@ -30,8 +30,7 @@ impl Transactions for SqliteEventStore {
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
-        let turn = self.writer().claim().await?.begin().await?;
-        Ok(Box::new(SqliteTransaction::new(self.clone(), Hold::Live(Box::new(turn)))))
+        Ok(Box::new(self.begin_transaction().await?))
     }
 
     async fn make_shadow(&self, shadow: &Shadow) -> Result<Position, BoxError> {

@@ -7,7 +7,7 @@ use eventbus::{
     BoxError, EventId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId,
     port::{self, AppendError, FromTransaction, Lease, Shadow, Transaction},
 };
-use rusqlite::{Connection, Params};
+use rusqlite::{Connection, OptionalExtension as _, Params};
 
 use crate::{
     append::{Append, Placed},
@@ -21,13 +21,14 @@ use crate::{
     writer::INLINE_EVENTS,
 };
 
-/// An open transaction of a [`SqliteEventStore`]: what handlers and projections take by `&mut`.
+/// An open transaction of a [`SqliteEventStore`]: what handlers and projections take by `&mut`, or
+/// [`begin_transaction`](SqliteEventStore::begin_transaction) begins.
 ///
 /// What is written in it commits together with the note that the event was handled, or not at all. It holds the one
 /// connection that writes, so all appends of the process wait for it: keep it short, and do not wait for a network in
 /// it. After [`transaction_timeout`](crate::SqliteEventStoreConfig::transaction_timeout) it is rolled back.
 ///
-/// Begin, commit and rollback are the store's; by hand they spoil the transaction, which then commits nothing. Append
+/// `BEGIN`, `COMMIT` and `ROLLBACK` are the store's; as statements they spoil the transaction, which then commits nothing. Append
 /// with [`append_in`](SqliteEventStore::append_in): an append beside it would wait for it, and is refused.
 ///
 /// # Examples
@@ -96,6 +97,18 @@ impl SqliteTransaction {
         Ok(self.connection()?.prepare_cached(sql)?.execute(parameters)?)
     }
 
+    /// Commits a transaction of the caller's own. One that a handler or projection takes is the store's to commit.
+    ///
+    /// # Errors
+    /// Whatever SQLite says; nothing is kept then.
+    pub async fn commit(self) -> Result<(), BoxError> {
+        let hold = self.lent.take()?;
+        let appended = self.appended;
+        let at_once = matches!(&hold, Hold::Live(turn) if !turn.writer().is_slow());
+        let committed = if at_once { commit(hold, appended) } else { blocking(move || commit(hold, appended)).await? };
+        Ok(committed?)
+    }
+
     async fn append(&mut self, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
         self.lent.used();
         let lent = Arc::clone(&self.lent);
@@ -135,7 +148,37 @@ fn place(lent: &Arc<Lent>, append: &Append) -> Result<Placed, AppendError> {
 }
 
 impl SqliteEventStore {
-    /// Appends inside an open transaction of this store: the events are there when it commits, and not if it does not.
+    /// Begins a transaction of the caller's own, outside of handlers and projections. Dropped, it is rolled back.
+    ///
+    /// # Errors
+    /// Why the connection that writes cannot be had, for example that another process keeps the file locked.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::{ExpectedVersion, NewEvent, StreamId, prelude::*};
+    /// use eventstore_sqlite::SqliteEventStore;
+    ///
+    /// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// #[event(aggregate_type = "Account")]
+    /// struct Closed {}
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+    /// let store = SqliteEventStore::in_memory().await?;
+    /// let mut tx = store.begin_transaction().await?;
+    /// tx.execute("CREATE TABLE closed (id TEXT)", [])?;
+    /// tx.execute("INSERT INTO closed VALUES ('ada')", [])?;
+    /// let (ada, closed) = (StreamId::parse("Account", "ada")?, NewEvent::of(&Closed {})?);
+    /// store.append_in(&mut tx, &ada, ExpectedVersion::Any, vec![closed]).await?;
+    /// tx.commit().await?; // the row and the event, or neither
+    /// # Ok(()) }
+    /// ```
+    pub async fn begin_transaction(&self) -> Result<SqliteTransaction, BoxError> {
+        let turn = self.writer().claim().await?.begin().await?;
+        Ok(SqliteTransaction::new(self.clone(), Hold::Live(Box::new(turn))))
+    }
+
+    /// Appends inside an open transaction of this store, that of a handler or one that
+    /// [`begin_transaction`](Self::begin_transaction) began: the events are there when it commits, and not if it does not.
     ///
     /// A conflict leaves the transaction as it was.
     ///
@@ -185,7 +228,7 @@ impl Transaction for SqliteTransaction {
         Ok(note.execute((handler.as_str(), event.as_uuid().as_bytes()))? == 1)
     }
 
-    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
         shadow::check(shadow)?;
         let (lent, store, shadow) = (Arc::clone(&self.lent), self.store.clone(), shadow.clone());
         lent.used();
@@ -206,11 +249,7 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn commit(self: Box<Self>) -> Result<(), BoxError> {
-        let hold = self.lent.take()?;
-        let appended = self.appended;
-        let at_once = matches!(&hold, Hold::Live(turn) if !turn.writer().is_slow());
-        let committed = if at_once { commit(hold, appended) } else { blocking(move || commit(hold, appended)).await? };
-        Ok(committed?)
+        Self::commit(*self).await
     }
 }
 
@@ -224,7 +263,7 @@ fn commit(hold: Hold, appended: bool) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn replace(lent: &Lent, store: &SqliteEventStore, shadow: &Shadow) -> Result<(), SqliteTransactionError> {
+fn replace(lent: &Lent, store: &SqliteEventStore, shadow: &Shadow) -> Result<Position, SqliteTransactionError> {
     let mut open = lent.open()?;
     let file = shadow::file(&open, &shadow.name)?;
     let file = file.filter(|file| store.copies().is_there(file));
@@ -234,7 +273,11 @@ fn replace(lent: &Lent, store: &SqliteEventStore, shadow: &Shadow) -> Result<(),
         Hold::Live(turn) => turn.attach(&database.to_string_lossy())?,
         Hold::Shadow(_) => return Err(SqliteTransactionError::InShadow { what: "replace_rows" }),
     };
-    Ok(replace_rows(&open, &copies, &shadow.tables)?)
+    replace_rows(&open, &copies, &shadow.tables)?;
+    let sql = format!("SELECT position FROM {copies}.eventbus_shadow_checkpoints WHERE name = ?1");
+    let filled: Option<i64> = open.query_row(&sql, [shadow.name.as_str()], |row| row.get(0)).optional()?;
+    // a negative position is damage: nobody is there
+    Ok(filled.and_then(|filled| u64::try_from(filled).ok()).map_or(Position::START, Position::new))
 }
 
 impl Drop for SqliteTransaction {

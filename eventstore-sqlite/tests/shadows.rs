@@ -112,7 +112,7 @@ async fn copies_are_filled_beside_the_live_tables_until_the_switch() {
         store.append(&fresh_stream(), ExpectedVersion::Any, events(2)).await.unwrap();
 
         let mut tx = store.begin().await.unwrap();
-        tx.replace_rows(&shadow()).await.unwrap();
+        assert_eq!(tx.replace_rows(&shadow()).await.unwrap(), 6_u64, "as far as the copies are filled");
         assert!(tx.advance(&lease, 0.into(), 6.into()).await.unwrap());
         drop(tx);
         assert_eq!(live(&store).await, before, "rolled back as a whole");

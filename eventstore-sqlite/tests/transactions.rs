@@ -522,3 +522,17 @@ async fn appends_wait_for_room_in_the_queue() {
     assert!(within(many).await.unwrap().iter().all(Result::is_ok));
     assert_eq!(feed(&store).await.len(), 50);
 }
+
+#[tokio::test]
+async fn one_of_the_callers_own_keeps_rows_and_events_or_neither() {
+    for store in both().await {
+        for (id, is_kept) in [("kept", true), ("dropped", false)] {
+            let mut tx = store.begin_transaction().await.unwrap();
+            add(&mut tx, id);
+            store.append_in(&mut tx, &fresh_stream(), ExpectedVersion::NoStream, events(2)).await.unwrap();
+            if is_kept { tx.commit().await.unwrap() } else { drop(tx) }
+        }
+        assert_eq!(orders(&store).await, "kept");
+        assert_eq!(feed(&store).await.len(), 2);
+    }
+}

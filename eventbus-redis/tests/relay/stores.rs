@@ -47,3 +47,21 @@ async fn a_stream_that_is_not_to_be_shared_is_left_alone_by_another_store() {
     assert_eq!(two.adopt_as(0, &[], true).await, Adopted::At(at(0)));
     assert_eq!(one.adopt(0, &[]).await, Adopted::Moved(at(5)));
 }
+
+#[tokio::test]
+async fn a_store_made_anew_publishes_once_an_operator_removed_what_the_former_one_left() {
+    for whole_stream in [false, true] {
+        let one = Rig::adopted().await;
+        one.publish(0, 5).await;
+        let two = one.another(Publisher { store: Uuid::now_v7(), epoch: 1 });
+        let Adopted::OtherStore(former) = two.adopt(0, &["reports"]).await else { panic!("it is not refused") };
+        let relay = one.key("relay");
+        let _removed: u64 = match whole_stream {
+            true => one.command(&["DEL", &one.stream, &relay]).await,
+            false => one.command(&["HDEL", &relay, &former.to_string()]).await,
+        };
+        assert_eq!(two.adopt(0, &["reports"]).await, Adopted::At(at(0)));
+        assert_eq!(two.publish(0, 3).await, "published");
+        assert_eq!(two.positions().await, [1, 2, 3]);
+    }
+}

@@ -58,19 +58,32 @@ pub(crate) struct Chain<'a>(pub(crate) &'a (dyn StdError + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.0.to_string();
-        f.write_str(&shown)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            if !shown.ends_with(&text) {
-                write!(f, "\n  caused by: {text}")?;
-            }
-            shown = text;
-            cause = error.source();
-        }
-        Ok(())
+        write_chain(f, self.0, "\n  caused by: ")
     }
+}
+
+/// The same in one line, for fields of the log and of statuses.
+pub(crate) struct Line<'a>(pub(crate) &'a (dyn StdError + 'static));
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_chain(f, self.0, ": ")
+    }
+}
+
+fn write_chain(f: &mut fmt::Formatter<'_>, error: &(dyn StdError + 'static), separator: &str) -> fmt::Result {
+    let mut shown = error.to_string();
+    f.write_str(&shown)?;
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !shown.ends_with(&text) {
+            write!(f, "{separator}{text}")?;
+        }
+        shown = text;
+        cause = error.source();
+    }
+    Ok(())
 }
 
 /// The refusal of a decision that cannot refuse: `Ok::<_, Never>(event)`.

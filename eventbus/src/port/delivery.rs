@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use super::{MessageId, StateMap, TypeKey};
 use crate::domain::{
     codec::DecodeError,
-    error::{BoxError, Error},
+    error::{BoxError, Error, Line},
     metadata::Metadata,
     name::Name,
     record::RecordedEvent,
@@ -200,13 +200,7 @@ impl<E: Into<BoxError>> From<E> for HandlerError {
 
 impl fmt::Display for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.source.fmt(f)?;
-        let mut cause = self.source.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        Line(&*self.source).fmt(f)
     }
 }
 

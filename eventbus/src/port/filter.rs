@@ -15,6 +15,17 @@ use crate::domain::{event::EventFilter, name::Name, record::RecordedEvent};
 /// assert_ne!(filter, FeedFilter::all());
 /// # Ok::<(), eventbus::InvalidName>(())
 /// ```
+///
+/// What a type stands for, an event or an enum of events:
+/// ```
+/// use eventbus::{EventSet, port::FeedFilter, prelude::*};
+/// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// #[event(aggregate_type = "Order")]
+/// struct OrderCreated { total: u64 }
+///
+/// let filter = FeedFilter::from(OrderCreated::EVENTS);
+/// assert!(filter.wanted_event_types().is_some_and(|types| types.iter().any(|name| name == "OrderCreated")));
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FeedFilter {
     aggregate_types: Option<BTreeSet<Name>>,

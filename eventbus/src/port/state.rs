@@ -104,12 +104,12 @@ pub struct Requirements {
 impl Requirements {
     /// Demands a `.state(T)`.
     pub fn state<T: 'static>(&mut self) {
-        self.states.push(TypeKey::of::<T>());
+        demand(&mut self.states, TypeKey::of::<T>());
     }
 
     /// Demands a store whose transactions are `T`.
     pub fn transaction<T: 'static>(&mut self) {
-        self.transactions.push(TypeKey::of::<T>());
+        demand(&mut self.transactions, TypeKey::of::<T>());
     }
 
     /// The state types demanded.
@@ -122,5 +122,12 @@ impl Requirements {
     #[must_use]
     pub fn transactions(&self) -> &[TypeKey] {
         &self.transactions
+    }
+}
+
+/// Several methods of a projection may take the same; what is missing is to be said once.
+fn demand(demanded: &mut Vec<TypeKey>, key: TypeKey) {
+    if !demanded.contains(&key) {
+        demanded.push(key);
     }
 }

@@ -58,6 +58,29 @@ pub trait AppendEvents: Send + Sync {
     ///
     /// # Errors
     /// Each result by itself is that of [`append`](Self::append).
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::{ExpectedVersion, InMemoryEventStore, NewEvent, StreamId, port::{Append, AppendEvents}, prelude::*};
+    /// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// #[event(aggregate_type = "Account")]
+    /// struct Opened { owner: String }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// # let store = InMemoryEventStore::new();
+    /// let mut appends = Vec::new();
+    /// for owner in ["ada", "bob"] {
+    ///     let event = NewEvent::of(&Opened { owner: owner.into() })?;
+    ///     let stream = StreamId::parse("Account", owner)?;
+    ///     appends.push(Append { stream, expected: ExpectedVersion::NoStream, events: vec![event] });
+    /// }
+    /// for result in store.append_many(appends).await {
+    ///     assert_eq!(result?.len(), 1); // each by itself: one may be a conflict, the others are stored all the same
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn append_many(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
         let mut results = Vec::with_capacity(appends.len());
         for Append { stream, expected, events } in appends {

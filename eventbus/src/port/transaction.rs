@@ -80,11 +80,13 @@ pub trait Transaction: Send {
     /// Whatever the store says when it cannot.
     async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError>;
 
-    /// Replaces the rows of the live tables by those of the shadow's copies.
+    /// Replaces the rows of the live tables by those of the shadow's copies, and returns how far these were filled.
+    ///
+    /// That is read together with the rows: whoever fills the copies does not come in between.
     ///
     /// # Errors
     /// Whatever the store says when it cannot.
-    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<(), BoxError>;
+    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError>;
 
     /// Deletes the rows of `table` whose `column` is `value`.
     ///

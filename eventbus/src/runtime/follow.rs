@@ -19,7 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::feed::FeedWatch;
 use crate::{
-    domain::{error::Chain, record::RecordedEvent, stream::Position},
+    domain::{error::Line, record::RecordedEvent, stream::Position},
     port::{EventStore, FeedFilter, ReadError},
 };
 
@@ -248,7 +248,7 @@ impl Reader {
                 }
                 Ok(false) => self.feed.idle(&cancel).await,
                 Err(ReadError::Unavailable(error)) => {
-                    self.report(&Chain(&*error).to_string());
+                    self.report(&Line(&*error).to_string());
                     self.feed.failed(&cancel).await
                 }
                 Err(damaged) => return Some(Err(damaged)),

@@ -210,10 +210,10 @@ impl Transaction for TableTransaction {
         Ok(self.deliveries.insert((handler.clone(), event), Instant::now()).is_none())
     }
 
-    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
         let copies = self.committed.shadows.get(&shadow.name).ok_or("there is no such shadow")?;
         shadow.tables.iter().for_each(|table| self.tables.copy(table, copies));
-        Ok(())
+        Ok(self.store.load_checkpoint(&shadow.name).await?.unwrap_or(Position::START))
     }
 
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eventbus::{
-    InMemoryEventStore, Position, PublishedError, RelayError,
+    InMemoryEventStore, Position, PublishedError, RelayError, RepublishError,
     port::{HealthThresholds, PublishRange, Publisher, ReadFeed, RelayTarget},
     prelude::*,
     testkit::LossyBus,
@@ -117,6 +117,8 @@ async fn a_stream_of_another_store_is_refused_unless_it_is_shared() {
     assert_eq!((*own, *other), (store.store_id().await.unwrap(), former.store_id().await.unwrap()));
     assert!(error.to_string().contains("`.share_stream()`"), "{error}");
     assert!(!refused.health().await.is_healthy());
+    let error = refused.republish(Position::START).await.unwrap_err();
+    assert!(matches!(error, RepublishError::Relay(RelayError::OtherStore { .. })), "{error}");
     refused.shutdown(LEASE).await.unwrap();
 
     let sharing = builder(&store, &bus).share_stream().start().await.unwrap();

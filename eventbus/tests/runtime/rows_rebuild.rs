@@ -368,6 +368,21 @@ async fn another_version_begins_at_zero_and_removes_what_the_former_left() {
 }
 
 #[tokio::test]
+async fn two_versions_are_not_rebuilt_at_once() {
+    let mood = Mood::default();
+    let (store, first) = half_slow(&mood).await;
+    let rebuild = tokio::spawn(async move { first.rebuild::<OrderRows>().await });
+    mood.until_waiting().await;
+    let second = App::builder().store(store.clone()).projection(Later).without_relay();
+    let second = second.projection_lease(Duration::from_millis(200)).start().await.unwrap();
+    let refused = tokio::time::timeout(Duration::from_secs(5), second.rebuild::<Later>().into_future()).await;
+    assert!(matches!(refused, Ok(Err(RebuildError::Elsewhere { owner: Some(_), .. }))), "{refused:?}");
+    mood.gate.add_permits(1);
+    assert_eq!(rebuild.await.unwrap().unwrap().events, 601);
+    assert!(second.rebuild::<Later>().await.is_ok(), "its turn");
+}
+
+#[tokio::test]
 async fn the_rows_of_one_aggregate_are_made_anew() {
     let (store, mood) = (TableStore::new(), Mood::default());
     let stream = StreamId::parse("Order", "one").unwrap();

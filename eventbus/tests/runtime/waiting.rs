@@ -88,7 +88,7 @@ async fn waiting_in_vain_says_what_keeps_the_projection() {
     let error = app.projected::<OrderStatistics>(position).await;
     let Err(error) = error.map(drop) else { panic!("reached") };
     let expected = "projection `order-statistics` is at position 0, 1 was not reached within 200ms: \
-                    event store holds a corrupt event at position 3\n  caused by: no payload";
+                    event store holds a corrupt event at position 3: no payload";
     assert_eq!(error.to_string(), expected);
 
     store.is_damaged.store(false, Ordering::SeqCst);

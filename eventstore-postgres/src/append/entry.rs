@@ -52,9 +52,12 @@ impl Entry {
         self.answer(Ok(records));
     }
 
-    pub(super) fn refused(self, source: BoxError) {
+    /// The server refuses it now; what a former statement without an answer did is another matter.
+    pub(super) fn refused(mut self, source: BoxError) {
         let stream = self.append.stream.clone();
-        self.answer(Err(AppendError::Refused { stream, source }));
+        let refused = AppendError::Refused { stream, source };
+        let error = self.doubt.take().map_or(refused, AppendError::OutcomeUnknown);
+        self.answer(Err(error));
     }
 
     /// What is known when it is not tried any more.
@@ -86,5 +89,34 @@ fn is_overtaken(expected: ExpectedVersion, actual: Version) -> bool {
         ExpectedVersion::NoStream => actual > Version::NONE,
         ExpectedVersion::Exact(version) => actual > version,
         ExpectedVersion::Any | ExpectedVersion::StreamExists => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use eventbus::{Name, NewEvent, StreamId};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    async fn entry() -> (Entry, oneshot::Receiver<AppendResult>) {
+        let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let events = vec![NewEvent::new(Name::from_static("Placed"), 1, "{}")];
+        let stream = StreamId::parse("Order", "a").unwrap();
+        Entry::new(Append { stream, expected: ExpectedVersion::Any, events }, place)
+    }
+
+    #[tokio::test]
+    async fn what_may_still_be_stored_is_not_refused() {
+        let (sent_once, answer) = entry().await;
+        sent_once.refused("no right to insert".into());
+        assert!(matches!(answer.await, Ok(Err(AppendError::Refused { .. }))));
+
+        let (mut sent_before, answer) = entry().await;
+        sent_before.in_doubt("no answer".into());
+        sent_before.refused("no right to insert".into());
+        assert!(matches!(answer.await, Ok(Err(AppendError::OutcomeUnknown(_)))));
     }
 }

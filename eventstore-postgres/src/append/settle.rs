@@ -111,7 +111,7 @@ impl Writer {
     /// Sends one statement, and returns where it put the events, in order. An append of which there are none was
     /// refused: its stream is not where it is expected.
     async fn send(&self, plan: &Plan) -> Result<Vec<Place>, Fault> {
-        let rows = self.connections.fetch_all(plan.query(&self.statements)).await?;
+        let rows = self.connections.fetch_all_in_lane(plan.query(&self.statements)).await?;
         // stored, and the answer makes no sense: the records themselves will tell
         rows.iter().map(place).collect::<Result<_, _>>().map_err(Fault::NoAnswer)
     }

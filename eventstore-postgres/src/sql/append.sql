@@ -2,24 +2,29 @@
 --
 -- $1 aggregate id, $2 aggregate type, $3 to $12 the events, one array per column, $13 what `claim_exact.sql` needs.
 --
--- Keep the order: the bound is locked, then the stream's row, then positions are drawn. A position drawn before the
--- bound is locked may be skipped by a reader; one drawn before the row is locked may sort behind a later version.
-WITH bound AS MATERIALIZED (
-    SELECT pg_advisory_xact_lock_shared(
-               ({namespace}::bigint << 44) | (q.last_value - (NOT q.is_called)::int))
-    FROM {schema}.events_position_seq q
-),
-claimed AS (
+-- Keep the order: the stream's row is locked, then the bound, then positions are drawn. A position drawn before the
+-- bound is locked may be skipped by a reader; one drawn before the row is locked may sort behind a later version. Whoever
+-- waits for the row has locked no bound yet (the reference to `claimed` sees to it), so no reader waits with him.
+WITH claimed AS (
     {claim}
+),
+bound AS MATERIALIZED (
+    SELECT c.base, (
+        SELECT pg_advisory_xact_lock_shared(
+                   ({namespace}::bigint << 44) | (q.last_value - (NOT q.is_called)::int))
+        FROM {schema}.events_position_seq q
+        WHERE c.base IS NOT NULL
+    )
+    FROM claimed c
 )
 INSERT INTO {schema}.events (
     position, version, occurred_at, event_id, correlation_id, schema_version, aggregate_id, aggregate_type,
     event_type, data, causation_id, tenant_id, actor_id, metadata)
 SELECT
-    nextval('{schema}.events_position_seq'), claimed.base + e.ordinal, e.occurred_at, e.event_id, e.correlation_id,
+    nextval('{schema}.events_position_seq'), bound.base + e.ordinal, e.occurred_at, e.event_id, e.correlation_id,
     e.schema_version, $1::text, $2::text, e.event_type, e.data::json, e.causation_id, e.tenant_id, e.actor_id,
     e.metadata::json
-FROM claimed, unnest(
+FROM bound, unnest(
         $3::uuid[], $4::text[], $5::integer[], $6::timestamptz[], $7::text[], $8::uuid[], $9::uuid[], $10::uuid[],
         $11::text[], $12::text[])
     WITH ORDINALITY e(

@@ -4,19 +4,15 @@
 -- $5 and $6 for each event its stream, counted from 1, and its place among the stream's events, counted from 1;
 -- $7 to $16 the events, one array per column.
 --
--- Keep the order: the bound is locked, then the rows of streams that exist, in key order, then those of new streams,
--- in key order too, then positions are drawn. Everybody who holds rows and waits for another waits for a later one, so
--- nobody waits in a circle. Whoever waits too long gives way to a transaction that keeps a row for itself.
-WITH bound AS MATERIALIZED (
-    SELECT
-        pg_advisory_xact_lock_shared(
-            ({namespace}::bigint << 44) | (q.last_value - (NOT q.is_called)::int)),
-        set_config('lock_timeout', '100ms', true)
-    FROM {schema}.events_position_seq q
+-- Keep the order: the rows of streams that exist are locked, in key order, then those of new streams, in key order too,
+-- then the bound, then positions are drawn, see `append.sql`. Everybody who holds rows and waits for another waits for a
+-- later one, so nobody waits in a circle. Whoever waits too long gives way to a transaction that keeps a row for itself.
+WITH patience AS MATERIALIZED (
+    SELECT set_config('lock_timeout', '100ms', true)
 ),
 wanted AS MATERIALIZED (
     SELECT w.*
-    FROM bound, unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
+    FROM patience, unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
         WITH ORDINALITY w(aggregate_id, aggregate_type, expected, events, number)
 ),
 held AS MATERIALIZED (
@@ -49,6 +45,15 @@ claimed AS (
     SELECT w.number, 0, m.aggregate_id, m.aggregate_type
     FROM made m
     JOIN wanted w ON w.aggregate_id = m.aggregate_id AND w.aggregate_type = m.aggregate_type
+),
+bound AS MATERIALIZED (
+    SELECT (
+        SELECT pg_advisory_xact_lock_shared(
+                   ({namespace}::bigint << 44) | (q.last_value - (NOT q.is_called)::int))
+        FROM {schema}.events_position_seq q
+        WHERE c.streams > 0
+    )
+    FROM (SELECT count(*) AS streams FROM claimed) c
 )
 INSERT INTO {schema}.events (
     position, version, occurred_at, event_id, correlation_id, schema_version, aggregate_id, aggregate_type,
@@ -57,7 +62,7 @@ SELECT
     nextval('{schema}.events_position_seq'), c.base + e.place, e.occurred_at, e.event_id, e.correlation_id,
     e.schema_version, c.aggregate_id, c.aggregate_type, e.event_type, e.data::json, e.causation_id, e.tenant_id,
     e.actor_id, e.metadata::json
-FROM unnest(
+FROM bound, unnest(
         $5::bigint[], $6::bigint[], $7::uuid[], $8::text[], $9::integer[], $10::timestamptz[], $11::text[],
         $12::uuid[], $13::uuid[], $14::uuid[], $15::text[], $16::text[])
     WITH ORDINALITY e(

@@ -1,5 +1,5 @@
 -- Whatever the stream holds: made or moved on in one step, so it is never refused.
     INSERT INTO {schema}.streams AS s (aggregate_id, aggregate_type, version)
-    SELECT $1::text, $2::text, cardinality($3::uuid[]) FROM bound
+    VALUES ($1::text, $2::text, cardinality($3::uuid[]))
     ON CONFLICT (aggregate_id, aggregate_type) DO UPDATE SET version = s.version + excluded.version
     RETURNING s.version - cardinality($3::uuid[]) AS base

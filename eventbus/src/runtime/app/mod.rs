@@ -132,6 +132,33 @@ impl App {
     }
 
     /// Follows the store's feed: what is there, then what comes.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::{App, EventSet, Never, port::FeedFilter, prelude::*};
+    /// use futures_util::TryStreamExt;
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate = Account)]
+    /// # struct Deposited { cents: u64 }
+    /// # #[derive(Debug, Default, Aggregate)]
+    /// # #[aggregate(events(Deposited))]
+    /// # struct Account;
+    /// # impl Apply for Account { fn apply(&mut self, _event: &AccountEvent) {} }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// # let app = App::builder().start().await?;
+    /// let mut deposits = app.follow().filter(FeedFilter::from(Deposited::EVENTS)).start();
+    /// let control = deposits.control(); // pauses, resumes and stops it from anywhere
+    /// let ada = "ada".parse()?;
+    /// app.repository::<Account>().upsert(&ada, |_| Ok::<_, Never>(Deposited { cents: 120 })).await?;
+    /// while let Some(record) = deposits.try_next().await? {
+    ///     assert_eq!(record.decode::<Deposited>()?.cents, 120);
+    ///     control.stop();
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn follow(&self) -> Follow {
         Follow::of_shared(Arc::clone(&self.0.store))
     }

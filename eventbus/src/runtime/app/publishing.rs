@@ -4,7 +4,7 @@ use super::{App, Published, PublishedError};
 use crate::{
     domain::{name::Name, stream::Position},
     port::{CheckpointError, Health},
-    runtime::relay::{self, RelayStatus, RelayView, RepublishError},
+    runtime::relay::{self, RelayError, RelayStatus, RelayView, RepublishError},
 };
 
 impl App {
@@ -47,6 +47,9 @@ impl App {
     }
 
     /// Whether the bus is well, and the relay of this process publishes; what a health endpoint answers. It never fails.
+    ///
+    /// It says nothing of projections: one that stopped at an event is told by [`projections`](Self::projections), in
+    /// `stopped`.
     pub async fn health(&self) -> Health {
         let health = self.0.bus.health().await;
         let Some(relay) = self.relay() else {
@@ -65,9 +68,17 @@ impl App {
     /// It resolves [`RelayError::StoreWentBack`](crate::RelayError::StoreWentBack): say where the copy ended that the store was restored from, or any
     /// position before it; [`Position::START`] is always right. Handlers see again what they have seen.
     ///
+    /// It returns before that is published: the relay notices within a second, and until then
+    /// [`published`](Self::published) and [`settled`](Self::settled) do not wait for it.
+    ///
     /// # Errors
     /// [`RepublishError`]; a bus in the process keeps no position that could be set back.
     pub async fn republish(&self, from: Position) -> Result<Position, RepublishError> {
+        // a bus that never heard of the store has nothing to set back, and cannot tell why
+        let stopped = self.relay().and_then(|relay| relay.tell(|now| now.stopped.clone()));
+        if let Some(error @ RelayError::OtherStore { .. }) = stopped {
+            return Err(error.into());
+        }
         relay::republish(&*self.0.store, &*self.0.bus, from).await
     }
 

@@ -226,7 +226,8 @@ impl<P: Projection> Projected<P> {
         let definition = P::definition();
         let position = record.position().unwrap_or(Position::START);
         tracing::error!(
-            projection = definition.name, %position, event_type = %record.event_type(), %error, "projection stopped"
+            projection = definition.name, %position, event_type = %record.event_type(), %error,
+            "projection stopped before an event: mend it, then rebuild the projection, or resume it if its rows are stored"
         );
         let stopped = ProjectionError::Stopped { name: definition.name, position, error: error.to_string() };
         self.progress().send_if_modified(|progress| {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::{
-        error::{BoxError, Chain},
+        error::{BoxError, Line},
         name::Name,
         stream::Position,
     },
@@ -231,7 +231,7 @@ impl<P: Projection> FeedProjection<P> {
 
     pub(super) fn report(&self, error: &BoxError, repeated: bool) {
         let projection = P::definition().name;
-        let error = Chain(&**error).to_string();
+        let error = Line(&**error).to_string();
         if repeated {
             tracing::debug!(projection, %error, "projection still cannot read its feed");
         } else {

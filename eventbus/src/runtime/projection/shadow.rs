@@ -73,15 +73,27 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     }
 
     pub(super) async fn run(self, report: Report<'_>) -> Result<Rebuilt, RebuildError> {
-        let tenure = self.take_turn().await?;
-        let rebuilt = self.fill_and_switch(&tenure, report).await;
+        // one role for all versions: they would replace each other's rows
+        let first = shadow_of(&P::definition(), 1).name;
+        if first == self.shadow.name {
+            return self.run_as(&first, None, report).await;
+        }
+        let any = self.take_turn(&first).await?;
+        let rebuilt = self.run_as(&self.shadow.name, Some(&any), report).await;
+        any.give_back().await;
+        rebuilt
+    }
+
+    async fn run_as(&self, role: &Name, any: Option<&Tenure>, report: Report<'_>) -> Result<Rebuilt, RebuildError> {
+        let tenure = self.take_turn(role).await?;
+        let rebuilt = self.fill_and_switch(&tenure, any, report).await;
         tenure.give_back().await;
         rebuilt
     }
 
-    /// Takes the role of rebuilding this projection; waits as long as a lease lasts, since who had it may be dead.
-    async fn take_turn(&self) -> Result<Tenure, RebuildError> {
-        let candidate = self.candidate(self.shadow.name.clone());
+    /// Takes a role of rebuilding this projection; waits as long as a lease lasts, since who had it may be dead.
+    async fn take_turn(&self, role: &Name) -> Result<Tenure, RebuildError> {
+        let candidate = self.candidate(role.clone());
         let patience = self.with.lease_ttl + self.with.lease_ttl / 10;
         let began = Instant::now();
         loop {
@@ -89,7 +101,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                 return Ok(tenure);
             }
             if self.stop.is_cancelled() || began.elapsed() > patience {
-                let lease = self.with.store.lease_of(&self.shadow.name).await.ok().flatten();
+                let lease = self.with.store.lease_of(role).await.ok().flatten();
                 let owner = lease.map(|lease| lease.owner);
                 return Err(RebuildError::Elsewhere { name: P::definition().name, owner });
             }
@@ -104,7 +116,12 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         Candidate { store: Arc::clone(&self.with.store), role, owner, ttl: self.with.lease_ttl }
     }
 
-    async fn fill_and_switch(&self, tenure: &Tenure, report: Report<'_>) -> Result<Rebuilt, RebuildError> {
+    async fn fill_and_switch(
+        &self,
+        tenure: &Tenure,
+        any: Option<&Tenure>,
+        report: Report<'_>,
+    ) -> Result<Rebuilt, RebuildError> {
         let mut meter = self.begin(report).await?;
         for _ in 0..ROUNDS {
             let before = meter.now.events;
@@ -115,7 +132,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
             }
         }
         let live = self.seize().await?;
-        let switched = self.switch(tenure, &live, &mut meter).await;
+        let switched = self.switch(tenure, any, &live, &mut meter).await;
         live.give_back().await;
         let position = switched?;
         self.projected.free_before(position);
@@ -203,14 +220,22 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     }
 
     /// Catches up with the live rows, then replaces them.
-    async fn switch(&self, tenure: &Tenure, live: &Tenure, meter: &mut Meter<'_>) -> Result<Position, RebuildError> {
+    async fn switch(
+        &self,
+        tenure: &Tenure,
+        any: Option<&Tenure>,
+        live: &Tenure,
+        meter: &mut Meter<'_>,
+    ) -> Result<Position, RebuildError> {
         let mut failures = 0;
         loop {
             let checkpoint = self.live_checkpoint(live).await?;
             // whoever took over rebuilding writes to the copies
-            let renewed = self.with.store.renew_lease(tenure.lease(), self.with.lease_ttl).await;
-            if !renewed.map_err(|error| self.failed(error))? {
-                return Err(self.lost());
+            for tenure in [Some(tenure), any].into_iter().flatten() {
+                let renewed = self.with.store.renew_lease(tenure.lease(), self.with.lease_ttl).await;
+                if !renewed.map_err(|error| self.failed(error))? {
+                    return Err(self.lost());
+                }
             }
             let position = self.fill(tenure, checkpoint, meter).await?;
             match self.try_to_switch(live, checkpoint, position).await {
@@ -229,8 +254,9 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
 
     async fn try_to_switch(&self, live: &Tenure, from: Position, to: Position) -> Result<bool, BoxError> {
         let mut transaction = self.transactions.begin().await?;
-        transaction.replace_rows(&self.shadow).await?;
-        if !transaction.advance(live.lease(), from, to).await? {
+        // copies that are further were filled by somebody else, who took over while this process was paused
+        let filled = transaction.replace_rows(&self.shadow).await?;
+        if filled != to || !transaction.advance(live.lease(), from, to).await? {
             return Ok(false);
         }
         transaction.commit().await?;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::checkpoint_name;
 use crate::{
     domain::{
-        error::{BoxError, Chain},
+        error::{BoxError, Line},
         name::Name,
         stream::Position,
     },
@@ -95,7 +95,7 @@ impl Groups {
         if let Some(error) = failure
             && !self.is_failing
         {
-            tracing::warn!(%destination, error = %Chain(&**error), "how far the groups are cannot be kept, trying again");
+            tracing::warn!(%destination, error = %Line(&**error), "how far the groups are cannot be kept, trying again");
         }
         self.is_failing = failure.is_some();
         for (group, watched) in &mut self.watched {

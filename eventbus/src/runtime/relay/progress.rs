@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{RelayError, range::Range};
 use crate::{
     domain::{
-        error::{BoxError, Chain},
+        error::{BoxError, Line},
         name::Name,
         record::RecordedEvent,
         stream::Position,
@@ -143,7 +143,7 @@ impl Board {
 
     /// It did not work; a failure `repeated` is not worth another line in the log.
     pub(super) fn trouble(&self, error: &BoxError, repeated: bool) {
-        let (destination, error) = (&self.destination, Chain(&**error).to_string());
+        let (destination, error) = (&self.destination, Line(&**error).to_string());
         if repeated {
             tracing::debug!(%destination, %error, "relay still cannot publish");
         } else {

@@ -81,7 +81,7 @@ impl Transaction for DoomedTransaction {
         self.doom.around("inbox", self.transaction.is_first(handler, event)).await
     }
 
-    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
         self.is_switch = true;
         self.doom.around("switch", self.transaction.replace_rows(shadow)).await
     }
