@@ -8,17 +8,19 @@ use std::{
 use sqlx::PgConnection;
 use tokio::task::AbortHandle;
 
+use crate::fire::figures::Figures;
+
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The last effects of the handler and of the projection that write in the store's transaction.
+/// A handler of what is relayed, and a projection.
+const READERS: [&str; 2] = ["inbox", "ledger"];
+
 const LAST: &str = "
-    SELECT coalesce((SELECT max(id) FROM fire.effects WHERE reader = 'inbox'), 0),
-           coalesce((SELECT max(id) FROM fire.effects WHERE reader = 'ledger'), 0)";
+    SELECT coalesce((SELECT max(id) FROM fire.effects WHERE reader = $1), 0),
+           coalesce((SELECT max(id) FROM fire.effects WHERE reader = $2), 0)";
 
-type Last = (i64, i64);
-
-/// Looks for how long nothing happens after a fault: until both the relayed and the projected go on. Where the next fault
-/// comes before, it counts in. Cloning shares it; the last one to go ends it.
+/// Looks for how long a reader has no effect after a fault. Where the next fault comes before, it counts in. Cloning shares
+/// it; the last one to go ends it.
 #[derive(Debug, Clone)]
 pub(super) struct Gauge {
     faults: Arc<Mutex<Faults>>,
@@ -27,9 +29,9 @@ pub(super) struct Gauge {
 
 #[derive(Debug, Default)]
 struct Faults {
-    /// When, and what there was soon after.
-    open: Vec<(Instant, Option<Last>)>,
-    slowest: Option<Duration>,
+    /// By reader: when, and what its last effect was soon after.
+    open: [Vec<(Instant, Option<i64>)>; READERS.len()],
+    slowest: [Option<Duration>; READERS.len()],
 }
 
 #[derive(Debug)]
@@ -50,12 +52,15 @@ impl Gauge {
 
     /// Something failed just now.
     pub(super) fn fault(&self) {
-        lock(&self.faults).open.push((Instant::now(), None));
+        lock(&self.faults).open.iter_mut().for_each(|open| open.push((Instant::now(), None)));
     }
 
-    /// The longest time until everything went on, of those faults after which there was something to do.
-    pub(super) fn slowest(&self) -> Option<Duration> {
-        lock(&self.faults).slowest
+    /// Tells the longest times, of those faults after which there was something to do.
+    pub(super) fn tell(&self, figures: &mut Figures) {
+        for (reader, slowest) in READERS.iter().zip(lock(&self.faults).slowest) {
+            figures.slowest_recovery = figures.slowest_recovery.max(slowest);
+            figures.what += &format!("; {reader} went on within {:.2} s", slowest.unwrap_or_default().as_secs_f64());
+        }
     }
 }
 
@@ -64,22 +69,24 @@ fn lock(faults: &Mutex<Faults>) -> MutexGuard<'_, Faults> {
 }
 
 impl Faults {
-    fn look(&mut self, last: Last) {
-        let Self { open, slowest } = self;
-        open.retain_mut(|(since, then)| {
-            let then = *then.get_or_insert(last);
-            let goes_on = last.0 > then.0 && last.1 > then.1;
-            if goes_on {
-                *slowest = (*slowest).max(Some(since.elapsed()));
-            }
-            !goes_on
-        });
+    fn look(&mut self, last: [i64; READERS.len()]) {
+        for ((open, slowest), last) in self.open.iter_mut().zip(&mut self.slowest).zip(last) {
+            open.retain_mut(|(since, then)| {
+                let goes_on = last > *then.get_or_insert(last);
+                if goes_on {
+                    *slowest = (*slowest).max(Some(since.elapsed()));
+                }
+                !goes_on
+            });
+        }
     }
 }
 
 async fn watch(mut connection: PgConnection, faults: Arc<Mutex<Faults>>) {
-    while let Ok(last) = sqlx::query_as(LAST).fetch_one(&mut connection).await {
-        lock(&faults).look(last);
+    loop {
+        let last = sqlx::query_as(LAST).bind(READERS[0]).bind(READERS[1]).fetch_one(&mut connection).await;
+        let Ok((inbox, ledger)) = last else { return };
+        lock(&faults).look([inbox, ledger]);
         tokio::time::sleep(LOOK).await;
     }
 }

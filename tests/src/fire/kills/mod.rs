@@ -76,7 +76,7 @@ async fn kill_in(
     let mut figures = Figures::of(if partitions > 1 { "partitions" } else { "kills" });
     tally.tell(kills, &mut figures);
     conclude(self::workers(program, &scene)?, &scene, true, &mut figures).await?;
-    figures.slowest_recovery = figures.slowest_recovery.max(gauge.slowest());
+    gauge.tell(&mut figures);
     Ok(Figures { took: begin.elapsed(), ..figures })
 }
 
@@ -126,7 +126,7 @@ async fn pause_in(database: &Database, program: &Program, pauses: u64, seed: u64
     figures.faults = pauses;
     figures.what = format!("paused for longer than {LEASE:?}");
     conclude(workers, &scene, true, &mut figures).await?;
-    figures.slowest_recovery = figures.slowest_recovery.max(gauge.slowest());
+    gauge.tell(&mut figures);
     Ok(Figures { took: begin.elapsed(), ..figures })
 }
 
