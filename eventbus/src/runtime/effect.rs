@@ -9,9 +9,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::definition::{HandlerCall, HandlerDefinition};
 use crate::{
-    domain::name::Name,
-    port::{Delivery, HandlerError, Transactions},
+    domain::{
+        error::{BoxError, Chain},
+        metadata::EventId,
+        name::Name,
+    },
+    port::{Delivery, HandlerError, RetryPolicy, Transaction, Transactions},
 };
+
+/// When a store that cannot begin a transaction is asked again.
+const STORE_AWAY: RetryPolicy =
+    RetryPolicy { max_retries: u32::MAX, first_delay: Duration::from_millis(100), max_delay: Duration::from_secs(5) };
 
 /// Lets a handler take effect once for each event.
 pub(crate) struct Effect {
@@ -35,13 +43,43 @@ impl Effect {
     /// Runs the handler in a transaction of its own, unless that was committed before.
     pub(crate) async fn once(&self, delivery: &Delivery, call: HandlerCall) -> Result<(), HandlerError> {
         let event_id = delivery.metadata().event_id();
-        let mut transaction = self.transactions.begin().await?;
-        if !transaction.is_first(&self.name, event_id).await? {
+        let Some(mut transaction) = self.begin(event_id).await else {
             tracing::debug!(handler = %self.name, %event_id, "delivery took effect before, skipped");
             return Ok(());
-        }
+        };
         call(delivery, Some(transaction.as_any_mut())).await?;
         Ok(transaction.commit().await?)
+    }
+
+    /// A transaction in which the delivery is noted; `None` if it was handled before.
+    ///
+    /// A store that is away is waited for: it is no fault of the event, and uses up no attempt.
+    async fn begin(&self, event_id: EventId) -> Option<Box<dyn Transaction>> {
+        let mut failures = 0;
+        loop {
+            match self.try_to_begin(event_id).await {
+                Ok(begun) => return begun,
+                Err(error) => {
+                    failures += 1;
+                    self.report(&error, failures);
+                    tokio::time::sleep(STORE_AWAY.jittered(failures)).await;
+                }
+            }
+        }
+    }
+
+    fn report(&self, error: &BoxError, failures: u32) {
+        let error = Chain(&**error);
+        if failures == 1 {
+            tracing::warn!(handler = %self.name, %error, "store cannot begin a transaction, trying again");
+        } else {
+            tracing::debug!(handler = %self.name, %error, failures, "store still cannot begin a transaction");
+        }
+    }
+
+    async fn try_to_begin(&self, event_id: EventId) -> Result<Option<Box<dyn Transaction>>, BoxError> {
+        let mut transaction = self.transactions.begin().await?;
+        Ok(transaction.is_first(&self.name, event_id).await?.then_some(transaction))
     }
 }
 

@@ -125,6 +125,19 @@ async fn a_handler_that_takes_too_long_leaves_nothing_and_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_is_waited_for_and_uses_up_no_attempt() {
+    let (store, calls) = (TableStore::new(), Calls::default());
+    store.begins.next(Fault::Unavailable, 20);
+    let app = App::builder().store(store.clone()).state(calls.clone()).handler::<reserve>();
+    let app = app.wait_timeout(Duration::from_secs(600)).start().await.unwrap();
+    order(&app).await;
+    app.settled().await.unwrap();
+    assert_eq!(reserved(&store, "ada").await.as_deref(), Some("1"));
+    assert_eq!(app.bus().stats().handler_errors, 0);
+    assert_eq!(store.begins.left(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_commit_whose_outcome_is_unknown_takes_effect_once() {
     for (fault, runs) in [(Fault::LostReply, 1), (Fault::Unavailable, 2)] {
         let (store, calls) = (TableStore::new(), Calls::default());

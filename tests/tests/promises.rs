@@ -1,0 +1,178 @@
+//! What the README promises, and the tests that go red when a promise is broken.
+//!
+//! A test that is renamed or removed is missed here, so that no promise loses its proof unnoticed.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// Where tests are, a folder or a file, and functions in it.
+type Proof = (&'static str, &'static [&'static str]);
+
+/// The promises in the order of the README.
+const PROMISES: &[(&str, &[Proof])] = &[
+    (
+        "A save that returned is durable.",
+        &[
+            ("eventbus/src/testkit/event_store", &["conflict_stores_nothing", "repeat_returns_the_first_result"]),
+            ("eventbus/src/testkit/event_store/reopen.rs", &["events_and_checkpoints_survive_reopening"]),
+            ("eventstore-postgres/tests/group.rs", &["nothing_is_lost_doubled_or_denied_when_backends_are_killed"]),
+            ("tests/tests/fire.rs", &["appends_over_a_failing_network_are_made_once"]),
+        ],
+    ),
+    (
+        "The feed of a store skips, repeats and reorders nothing",
+        &[
+            ("eventbus/src/testkit/event_store/feed.rs", &["feed_never_skips_repeats_or_reorders"]),
+            ("eventbus/src/testkit/event_store/follow.rs", &["following_has_no_seam"]),
+            ("eventstore-postgres/tests/gaps.rs", &["no_foreign_transaction_holds_the_feed_up"]),
+            (
+                "eventstore-postgres/tests/crash.rs",
+                &["a_position_at_or_before_the_head_is_not_drawn_again_after_a_crash"],
+            ),
+            ("tests/tests/fire.rs", &["the_feed_neither_skips_nor_repeats_nor_reorders_and_wrong_readers_are_caught"]),
+        ],
+    ),
+    (
+        "What is stored is published, once and in order",
+        &[
+            (
+                "tests/tests/relay/main.rs",
+                &[
+                    "relays_that_are_killed_or_paused_beyond_their_lease_publish_everything_once_and_in_order",
+                    "a_database_restored_from_a_backup_publishes_nothing_until_somebody_says_from_where",
+                    "a_new_database_beside_the_stream_of_a_former_one_is_refused_and_may_share_it",
+                ],
+            ),
+            (
+                "eventbus-redis/tests/relay",
+                &[
+                    "publishers_that_race_publish_everything_once_in_order",
+                    "a_range_whose_reply_was_lost_is_sent_again_and_published_once",
+                    "wherever_the_log_of_the_server_is_cut_stream_and_record_agree",
+                ],
+            ),
+        ],
+    ),
+    (
+        "Every consumer group gets every event at least once",
+        &[
+            (
+                "tests/tests/kill.rs",
+                &["what_a_killed_consumer_had_in_hand_is_handled_by_the_other_and_nothing_else_twice"],
+            ),
+            ("eventbus-redis/tests/recovery.rs", &["a_slow_handler_keeps_its_claim_while_another_consumer_is_looking"]),
+            ("eventbus/src/testkit/event_bus", &["only_failed_handlers_run_again"]),
+            ("tests/tests/fire.rs", &["processes_that_die_anywhere_lose_and_repeat_nothing"]),
+        ],
+    ),
+    (
+        "A failing event blocks no others",
+        &[
+            (
+                "eventbus-redis/tests/retries.rs",
+                &[
+                    "delays_grow_while_other_aggregates_flow_and_the_same_one_waits",
+                    "order_holds_over_a_retry_and_a_restart",
+                    "a_full_hand_stops_the_reading_and_it_goes_on_later",
+                    "a_dead_letter_keeps_the_event_and_says_what_happened",
+                ],
+            ),
+            (
+                "eventbus-redis/tests/partitions",
+                &["nothing_is_lost_and_each_aggregate_keeps_its_order_whoever_dies_or_sleeps"],
+            ),
+        ],
+    ),
+    (
+        "Nothing unknown is dropped in silence",
+        &[
+            ("eventbus-redis/tests/retries.rs", &["what_is_no_event_becomes_a_dead_letter_byte_by_byte"]),
+            (
+                "eventbus-redis/tests/members.rs",
+                &[
+                    "a_type_that_nobody_handles_is_acknowledged_and_counted",
+                    "two_services_in_one_group_handle_each_its_own_types",
+                    "differing_members_are_reported_once_per_change",
+                ],
+            ),
+        ],
+    ),
+    (
+        "Rows and checkpoint of a projection commit together",
+        &[
+            (
+                "tests/tests/rows",
+                &[
+                    "rows_and_checkpoint_survive_kills_together",
+                    "a_paused_owner_writes_nothing_more",
+                    "effects_are_made_once_whatever_is_killed",
+                    "rows_are_replaced_all_or_none",
+                ],
+            ),
+            ("eventstore-postgres/tests/shadow.rs", &["copies_are_not_filled_while_their_rows_replace_the_live_ones"]),
+            ("tests/tests/fire.rs", &["processes_that_were_paused_write_nothing_any_more"]),
+        ],
+    ),
+    (
+        "Redis may restart, be flushed or come back from an older copy",
+        &[
+            (
+                "tests/tests/relay/main.rs",
+                &[
+                    "a_redis_that_is_flushed_or_comes_back_from_a_copy_gets_again_what_nobody_had_finished",
+                    "a_redis_that_is_flushed_at_rest_is_filled_again_from_the_lowest_floor",
+                ],
+            ),
+            ("eventbus-redis/tests/healing", &["a_restart_loses_and_repeats_nothing", "a_group_that_was_destroyed"]),
+            ("tests/tests/fire.rs", &["servers_that_crash_and_forget_lose_no_effect"]),
+        ],
+    ),
+    (
+        "A shutdown drains what is in flight",
+        &[
+            ("tests/tests/signal.rs", &["sigterm_stops_after_the_delivery_in_hand"]),
+            (
+                "eventbus-redis/tests/recovery.rs",
+                &["what_a_consumer_has_not_begun_when_it_stops_is_taken_over_at_once"],
+            ),
+        ],
+    ),
+    (
+        "Bad input is a typed error",
+        &[
+            ("eventbus/src/testkit/event_store/append.rs", &["payload_that_is_no_json_object_is_refused"]),
+            ("eventbus-redis/tests/config.rs", &["all_mistakes_are_named_at_once"]),
+            ("eventbus-redis/tests/relay", &["what_cannot_be_published_is_refused_by_name_and_nothing_is_sent"]),
+        ],
+    ),
+];
+
+/// The text of a file, or of all files below a folder.
+fn text(path: &Path) -> String {
+    if path.is_file() {
+        return fs::read_to_string(path).unwrap();
+    }
+    let entries = fs::read_dir(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    entries.map(|entry| text(&entry.unwrap().path())).collect()
+}
+
+#[test]
+fn each_promise_has_tests_that_are_there() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let readme = fs::read_to_string(workspace.join("README.md")).unwrap();
+    let promised = readme.split("## What is promised").nth(1).unwrap();
+    let mut texts = BTreeMap::new();
+    let (mut at, mut missing) = (0, Vec::new());
+    for (promise, proofs) in PROMISES {
+        let found = promised[at..].find(&format!("- **{promise}"));
+        at += found.unwrap_or_else(|| panic!("the README does not promise, or not in this order: {promise}"));
+        for (place, tests) in *proofs {
+            let text = texts.entry(*place).or_insert_with(|| text(&workspace.join(place)));
+            let gone = tests.iter().filter(|test| !text.contains(&format!("fn {test}")));
+            missing.extend(gone.map(|test| format!("{promise} {place}: {test}")));
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+    let promises = promised.split("\nLimits of").next().unwrap().matches("\n- **").count();
+    assert_eq!(promises, PROMISES.len(), "a promise of the README has no test here");
+}
