@@ -45,7 +45,12 @@ fn program() -> Program {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_that_die_anywhere_lose_and_repeat_nothing() {
-    judge(&kills::kill(&program(), 24, seed()).await.unwrap());
+    judge(&kills::kill(&program(), 24, 1, seed()).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_die_anywhere_keep_the_order_within_each_aggregate() {
+    judge(&kills::kill(&program(), 12, 4, seed()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -77,6 +77,11 @@ impl Tenure {
         &self.lease
     }
 
+    /// How long the lease lasts without a sign of life.
+    pub(crate) fn ttl(&self) -> Duration {
+        self.kept.ttl
+    }
+
     /// Cancelled when the lease has passed to somebody else, or could not be kept, or the work is to end.
     pub(crate) const fn over(&self) -> &CancellationToken {
         &self.over

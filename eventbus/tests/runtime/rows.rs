@@ -88,6 +88,7 @@ impl OrderRows {
                 mood.waiting.fetch_add(1, Ordering::SeqCst);
                 mood.gate.acquire().await?.forget();
             }
+            "lengthy" => tokio::time::sleep(Duration::from_millis(200)).await,
             _ => {}
         }
         Ok(())
@@ -310,6 +311,25 @@ async fn events_of_other_types_cost_few_transactions() {
     assert!(checkpoints.len() < 50, "{} checkpoints", checkpoints.len());
     let head = store.head().await.unwrap();
     until("the checkpoint follows", async || checkpoint(&store).await == head).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_takes_a_small_part_of_the_lease() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    let mut saved = std::collections::BTreeSet::new();
+    for _ in 0..4 {
+        saved.insert(save(&store, "lengthy", 0).await);
+    }
+    let _app = app(&store, &mood).await;
+    let (mut checkpoints, head) = (std::collections::BTreeSet::new(), store.head().await.unwrap());
+    until("all is written", async || {
+        let checkpoint = checkpoint(&store).await;
+        checkpoints.insert(checkpoint);
+        checkpoint == head
+    })
+    .await;
+    checkpoints.remove(&Position::START);
+    assert_eq!(checkpoints, saved, "one that was about to end with the lease would be lost as a whole");
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ struct Arguments {
     /// How many random programs run on each store.
     #[arg(long, default_value_t = 10_000)]
     cases: u32,
-    /// How many processes are killed.
+    /// How many processes are killed; a quarter as many once more with a bus of several streams.
     #[arg(long, default_value_t = 500)]
     kills: u64,
     /// How often a process is paused for longer than its lease.
@@ -62,6 +62,8 @@ enum Part {
     Cuts,
     /// Writers, relays, consumers and projectors that die.
     Kills,
+    /// The same with a bus of several streams, each with an order of its own.
+    Partitions,
     /// Processes that are paused for longer than their leases.
     Pauses,
     /// Servers that crash, forget and go back in time.
@@ -96,7 +98,8 @@ impl Part {
             Self::Race => runtime.block_on(race::run(race::Plan { events, time: RACE, seed })),
             Self::Model => model_on_all(runtime, cases, seed),
             Self::Cuts => runtime.block_on(cuts::run(cuts, seed)),
-            Self::Kills => runtime.block_on(kills::kill(&Program::this(&[])?, kills, seed)),
+            Self::Kills => runtime.block_on(kills::kill(&Program::this(&[])?, kills, 1, seed)),
+            Self::Partitions => runtime.block_on(kills::kill(&Program::this(&[])?, kills / 4, 4, seed)),
             Self::Pauses => runtime.block_on(kills::pause(&Program::this(&[])?, pauses, seed)),
             Self::Servers => runtime.block_on(spawned(server_kills, seed)),
         }

@@ -96,11 +96,14 @@ impl Database {
         stored(&mut connection).await
     }
 
-    /// Removes it, whoever is still connected.
+    /// Removes it, whoever is still connected; not with `FIRE_KEEP` set.
     ///
     /// # Errors
     /// Whatever the server says.
     pub async fn remove(&self) -> Result<(), Trouble> {
+        if is_kept() {
+            return Ok(());
+        }
         let mut admin = PgConnection::connect(test_servers::postgres_url()).await?;
         run(&mut admin, &format!("DROP DATABASE {} WITH (FORCE)", self.name)).await
     }
@@ -126,6 +129,12 @@ pub async fn stored(connection: &mut PgConnection) -> Result<Vec<Stored>, Troubl
         found.push(Stored { place, stream, amount });
     }
     Ok(found)
+}
+
+/// With `FIRE_KEEP` set, notes, entries and databases of a run stay.
+#[must_use]
+pub fn is_kept() -> bool {
+    std::env::var_os("FIRE_KEEP").is_some()
 }
 
 /// Runs statements without parameters.

@@ -15,7 +15,8 @@ pub struct Figures {
     pub faults: u64,
     /// What was faulty, in words.
     pub what: String,
-    /// The longest time from the end of a fault until everything was done again; none if it is not measured.
+    /// The longest time from a fault until everything went on, or from the last one until all was done; none if it is
+    /// not measured.
     pub slowest_recovery: Option<Duration>,
     /// How long it took.
     pub took: Duration,

@@ -21,10 +21,12 @@ use crate::{
     runtime::{definition::Projection, tenure::Tenure},
 };
 
-/// A transaction holds at most so many events, or so many bytes of them, and ends after about this time.
+/// A transaction holds at most so many events, or so many bytes of them, and ends after about this time, or after this part
+/// of the lease: what is not committed when the role passes was done for nothing.
 const MAX_EVENTS: usize = 256;
 const MAX_BYTES: usize = 1024 * 1024;
 const LONGEST: Duration = Duration::from_secs(1);
+const PART_OF_LEASE: u32 = 8;
 
 /// A checkpoint that no rows go with is saved only now and then.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -171,6 +173,7 @@ impl<'a, P: Projection> Writer<'a, P> {
     ) -> Result<Attempted, BoxError> {
         let definition = P::definition();
         let mut transaction = self.begin().await?;
+        let longest = LONGEST.min(self.tenure.ttl() / PART_OF_LEASE);
         let began = Instant::now();
         let mut handled = 0;
         for record in events {
@@ -181,7 +184,7 @@ impl<'a, P: Projection> Writer<'a, P> {
                 return self.blame(handled, error).await;
             }
             handled += 1;
-            if began.elapsed() >= LONGEST || self.tenure.over().is_cancelled() {
+            if began.elapsed() >= longest || self.tenure.over().is_cancelled() {
                 break;
             }
         }

@@ -4,11 +4,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
-    Name, Position, RecordedEvent,
+    EventId, Name, Position, RecordedEvent,
     port::{
         Adopted, Adoption, BusStats, CheckpointError, Checkpoints, ConsumeError, DeadLetter, DeadLetterError,
-        DeadLetterFilter, DeadLetterPage, DeadLetters, EventBus, GroupProgress, MessageId, PublishError, PublishRange,
-        Publisher, RangeOutcome, RelayTarget, SeenFloors, ShutdownError, StreamInfo, Subscribers,
+        DeadLetterFilter, DeadLetterPage, DeadLetters, EventBus, GroupProgress, Health, MessageId, PublishError,
+        PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloors, ShutdownError, StreamInfo, Subscribers,
     },
 };
 
@@ -44,7 +44,13 @@ impl fmt::Debug for DoomedBus {
 #[async_trait]
 impl RelayTarget for DoomedBus {
     async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
-        self.doom.around("publish", self.target()?.publish_range(publisher, range)).await
+        let published = self.target()?.publish_range(publisher, range);
+        // one without events only asks
+        if range.events.is_empty() { published.await } else { self.doom.around("publish", published).await }
+    }
+
+    async fn last_event(&self, publisher: Publisher) -> Result<Option<(Position, EventId)>, PublishError> {
+        self.target()?.last_event(publisher).await
     }
 
     async fn adopt(&self, publisher: Publisher, adoption: Adoption<'_>) -> Result<Adopted, PublishError> {
@@ -116,6 +122,10 @@ impl EventBus for DoomedBus {
 
     async fn stream_info(&self) -> StreamInfo {
         self.bus.stream_info().await
+    }
+
+    async fn health(&self) -> Health {
+        self.bus.health().await
     }
 
     async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {

@@ -6,9 +6,12 @@ mod bus;
 mod store;
 mod transaction;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -16,9 +19,44 @@ use serde::{Deserialize, Serialize};
 pub use bus::DoomedBus;
 pub use store::DoomedStore;
 
-/// Where a process may die.
-pub const POINTS: [&str; 9] =
-    ["append", "publish", "adopt", "handle", "inbox", "effect", "checkpoint", "commit", "floors"];
+/// Where a process may die, and whether after the call or before it. What is called where:
+///
+/// - `append`: events are stored;
+/// - `publish`, `adopt`: the relay hands events to the bus, or begins with it;
+/// - `floors`: the relay saves how far the groups are;
+/// - `handle`: a handler without a transaction has its effect;
+/// - `ack`: that handler has returned, and its delivery is about to be finished, or just was;
+/// - `inbox`, `effect`, `checkpoint`, `commit`: steps of a transaction of a handler or a projection;
+/// - `switch`: the rows of a rebuild replace the live ones;
+/// - `switched`: the transaction that did so is committed.
+pub const POINTS: [(&str, bool); 23] = [
+    ("append", false),
+    ("append", true),
+    ("adopt", false),
+    ("adopt", true),
+    ("publish", false),
+    ("publish", true),
+    ("floors", false),
+    ("floors", true),
+    ("checkpoint", false),
+    ("checkpoint", true),
+    ("switch", false),
+    ("switch", true),
+    ("switched", false),
+    ("switched", true),
+    ("handle", false),
+    ("handle", true),
+    ("ack", true),
+    ("inbox", false),
+    ("inbox", true),
+    ("effect", false),
+    ("effect", true),
+    ("commit", false),
+    ("commit", true),
+];
+
+/// A delivery is finished within so long after its handler returned, or not much later.
+const ACK_WITHIN: Duration = Duration::from_millis(5);
 
 /// When a process dies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,11 +88,27 @@ impl Doom {
         answer
     }
 
+    /// A call of somebody else follows, and nobody tells when it is over: dies while it is made, or soon after it.
+    pub fn soon(&self, point: &str) {
+        if self.is_time(point, true) {
+            let within = u64::try_from(ACK_WITHIN.as_micros()).unwrap_or(u64::MAX);
+            let pause = Duration::from_micros(fastrand::u64(..within));
+            std::thread::spawn(move || {
+                std::thread::sleep(pause);
+                std::process::abort();
+            });
+        }
+    }
+
     fn reach(&self, point: &str, after: bool) {
-        let Some((death, calls)) = self.0.as_deref() else { return };
-        let is_it = death.point == point && death.after == after;
-        if is_it && calls.fetch_add(1, Ordering::SeqCst) + 1 == death.nth {
+        if self.is_time(point, after) {
             std::process::abort();
         }
+    }
+
+    fn is_time(&self, point: &str, after: bool) -> bool {
+        let Some((death, calls)) = self.0.as_deref() else { return false };
+        let is_it = death.point == point && death.after == after;
+        is_it && calls.fetch_add(1, Ordering::SeqCst) + 1 == death.nth
     }
 }

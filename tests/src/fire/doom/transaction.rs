@@ -25,7 +25,7 @@ impl DoomedTransactions {
     }
 
     fn doomed(&self, transaction: Box<dyn Transaction>) -> Box<dyn Transaction> {
-        Box::new(DoomedTransaction { transaction, doom: self.doom.clone() })
+        Box::new(DoomedTransaction { transaction, doom: self.doom.clone(), is_switch: false })
     }
 }
 
@@ -59,6 +59,7 @@ impl Transactions for DoomedTransactions {
 struct DoomedTransaction {
     transaction: Box<dyn Transaction>,
     doom: Doom,
+    is_switch: bool,
 }
 
 #[async_trait]
@@ -81,7 +82,8 @@ impl Transaction for DoomedTransaction {
     }
 
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
-        self.transaction.replace_rows(shadow).await
+        self.is_switch = true;
+        self.doom.around("switch", self.transaction.replace_rows(shadow)).await
     }
 
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
@@ -89,6 +91,7 @@ impl Transaction for DoomedTransaction {
     }
 
     async fn commit(self: Box<Self>) -> Result<(), BoxError> {
-        self.doom.around("commit", self.transaction.commit()).await
+        let point = if self.is_switch { "switched" } else { "commit" };
+        self.doom.around(point, self.transaction.commit()).await
     }
 }

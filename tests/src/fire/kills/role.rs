@@ -43,6 +43,10 @@ pub struct Script {
     pub seed: u64,
     /// How it dies by itself.
     pub death: Option<Death>,
+    /// Whether a worker rebuilds a projection, again and again.
+    pub rebuilds: bool,
+    /// Into how many streams the bus splits the events.
+    pub partitions: u32,
     /// Whether some events can never be handled.
     pub poison: bool,
 }
@@ -74,7 +78,9 @@ async fn mail(event: &Deposited, meta: &Metadata, State(desk): State<Desk>) -> R
         return Err(HandlerError::permanent("poison"));
     }
     let note = async || desk.notebook.note(&Note::Handled { reader: "mail".into(), event: uuid(meta), epoch: 0 });
-    Ok(desk.doom.around("handle", note()).await?)
+    desk.doom.around("handle", note()).await?;
+    desk.doom.soon("ack");
+    Ok(())
 }
 
 /// A handler in the store's transaction: its effect is a row.
@@ -106,6 +112,29 @@ impl Ledger {
         fold.execute(connection).await.map(drop)
     }
 }
+
+/// A projection whose rows are rebuilt.
+#[derive(Debug)]
+struct Balances;
+
+#[projection(name = "balances", tables("balances", "balanced"), manual)]
+impl Balances {
+    async fn deposited(
+        &self,
+        event: &Deposited,
+        meta: &Metadata,
+        connection: &mut PgConnection,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query("INSERT INTO balanced (event) VALUES ($1)").bind(uuid(meta)).execute(&mut *connection).await?;
+        let fold = sqlx::query(BALANCE).bind(meta.stream().to_string()).bind(event.amount);
+        fold.execute(connection).await.map(drop)
+    }
+}
+
+const BALANCE: &str = "
+    INSERT INTO balances AS b (stream, events, total, digest) VALUES ($1, 1, $2, $2 % 1000003)
+    ON CONFLICT (stream) DO UPDATE
+    SET events = b.events + 1, total = b.total + $2, digest = (b.digest * 31 + $2) % 1000003";
 
 const EFFECT: &str = "INSERT INTO fire.effects (reader, event) VALUES ($1, $2)";
 
@@ -199,15 +228,26 @@ async fn work(script: &Script, store: DoomedStore, notebook: Notebook, doom: Doo
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     };
+    if script.rebuilds {
+        rebuild(&app).await;
+    }
     std::future::pending::<()>().await;
     drop(app);
     Ok(())
 }
 
+async fn rebuild(app: &App) {
+    loop {
+        // servers may be down, and another process may rebuild
+        let _ = app.rebuild::<Balances>().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 async fn start(script: &Script, store: DoomedStore, desk: Desk) -> Result<App, Trouble> {
     let bus = DoomedBus::new(RedisEventBus::connect(bus_config(script)).await?, desk.doom.clone());
     let builder = App::builder().store(store).bus(bus).state(desk).relay_lease(LEASE).projection_lease(LEASE);
-    Ok(builder.handler::<mail>().handler::<inbox>().projection(Ledger).start().await?)
+    Ok(builder.handler::<mail>().handler::<inbox>().projection(Ledger).projection(Balances).start().await?)
 }
 
 /// How a process of the play reaches the bus.
@@ -222,6 +262,8 @@ pub fn bus_config(script: &Script) -> RedisEventBusConfig {
         concurrency: 4,
         // a process that dies again and again is the rule here, not the fault of an event
         max_retries: 1_000,
+        partitions: script.partitions,
+        partition_lease_ms: 1_000,
         ..RedisEventBusConfig::default()
     }
 }

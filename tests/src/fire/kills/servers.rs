@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use test_servers::{PrivatePostgres, PrivateRedis};
 use tokio::task::block_in_place;
 
-use super::{Program, Scene, child::send, conclude, scene::connect, workers};
+use super::{Kind, Program, Scene, child::send, conclude, scene::connect, workers};
 use crate::fire::{Trouble, figures::Figures, workload};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,7 +42,7 @@ const FAULTS: [Fault; 6] =
 pub async fn fail_servers(program: &Program, faults: u64, seed: u64) -> Result<Figures, Trouble> {
     let begin = Instant::now();
     let (postgres, redis) = block_in_place(|| (test_servers::private_postgres(), test_servers::private_redis()));
-    let scene = Scene::prepare(postgres.url(), redis.url(), false).await?;
+    let scene = Scene::prepare(postgres.url(), redis.url(), Kind { poison: false, partitions: 1 }).await?;
     let store = PgEventStore::connect(postgres.url()).await?;
     let mut stage = Stage { postgres, redis, copy: block_in_place(test_servers::private_redis), scene, store };
     let mut random = Rng::with_seed(seed);

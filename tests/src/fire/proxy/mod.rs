@@ -41,8 +41,8 @@ pub struct Weather {
 pub enum Fate {
     /// It works.
     Works,
-    /// It works, but whatever comes from the server comes late.
-    Delayed(Duration),
+    /// Whatever comes from the server comes late, and after so many bytes towards the client both ends are closed.
+    Delayed(Duration, u64),
     /// After so many bytes towards the server both ends are closed.
     CutToServer(u64),
     /// After so many bytes towards the client both ends are closed.
@@ -60,7 +60,7 @@ impl Fate {
         }
         let bytes = random.u64(..=weather.within_bytes);
         match random.u8(..12) {
-            0 => Self::Delayed(Duration::from_millis(random.u64(1..20))),
+            0 => Self::Delayed(Duration::from_millis(random.u64(1..20)), bytes),
             1..=3 => Self::CutToServer(bytes),
             4..=6 => Self::CutToClient(bytes),
             7..=10 => Self::ResetAfterSend(bytes),
@@ -71,9 +71,9 @@ impl Fate {
     /// How many bytes pass towards the server, and towards the client.
     const fn limits(self) -> [u64; 2] {
         match self {
-            Self::Works | Self::Delayed(_) => [u64::MAX, u64::MAX],
+            Self::Works => [u64::MAX, u64::MAX],
             Self::CutToServer(bytes) | Self::ResetAfterSend(bytes) => [bytes, u64::MAX],
-            Self::CutToClient(bytes) | Self::StandsStill(bytes) => [u64::MAX, bytes],
+            Self::CutToClient(bytes) | Self::StandsStill(bytes) | Self::Delayed(_, bytes) => [u64::MAX, bytes],
         }
     }
 }
@@ -184,7 +184,7 @@ async fn forward(mut client: TcpStream, fate: Fate, shared: &Shared) -> std::io:
     let mut server = TcpStream::connect(shared.server).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let delay = if let Fate::Delayed(delay) = fate { delay } else { Duration::ZERO };
+    let delay = if let Fate::Delayed(delay, _) = fate { delay } else { Duration::ZERO };
     let [to_server, to_client] = fate.limits();
     let (from_client, into_client) = client.split();
     let (from_server, into_server) = server.split();

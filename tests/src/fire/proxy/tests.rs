@@ -66,7 +66,7 @@ async fn connections_end_as_their_fate_says() {
     use std::io::ErrorKind::{ConnectionReset, UnexpectedEof};
     for (fate, back, end, received) in [
         (Fate::Works, 100, None, 100),
-        (Fate::Delayed(Duration::from_millis(1)), 100, None, 100),
+        (Fate::Delayed(Duration::from_millis(1), 25), 20, Some(UnexpectedEof), 30),
         (Fate::CutToServer(25), 20, Some(UnexpectedEof), 25),
         (Fate::CutToClient(25), 20, Some(UnexpectedEof), 30),
         (Fate::ResetAfterSend(30), 20, Some(ConnectionReset), 30),
