@@ -21,12 +21,16 @@ async fn clients(rig: &Rig, command: &str) -> Vec<String> {
     of_command.filter_map(|line| Some(line.split_once("id=")?.1.split_once(' ')?.0.to_owned())).collect()
 }
 
+/// Kills those that did this last; what a connection did last may be another thing a moment later.
 async fn kill(rig: &Rig, command: &str) {
-    until("there is such a connection", async || !clients(rig, command).await.is_empty()).await;
-    for id in clients(rig, command).await {
-        // it may be gone by itself
-        let _: i64 = rig.command("CLIENT", &["KILL", "ID", &id]).await;
-    }
+    until("such a connection is killed", async || {
+        let mut killed = 0;
+        for id in clients(rig, command).await {
+            killed += rig.command::<i64>("CLIENT", &["KILL", "ID", &id]).await;
+        }
+        killed > 0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
