@@ -1,7 +1,8 @@
 //! Proof under fire, for as long as one likes.
 //!
 //! `cargo run --release -p workspace-tests --bin fire -- --kills 500 --seed 7` prints a table of what was done and what
-//! came of it, and ends with 1 if a promise was broken. It brings its own servers.
+//! came of it, and ends with 1 if a promise was broken. It brings its own servers. With `FIRE_LOG` set to a folder the
+//! processes log there; with `FIRE_KEEP` set, what a run leaves in files, Redis and PostgreSQL is kept.
 #![allow(clippy::print_stdout, reason = "the table")]
 
 use std::{

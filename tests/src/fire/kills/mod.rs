@@ -142,7 +142,13 @@ pub fn workers(program: &Program, scene: &Scene) -> Result<Vec<Process>, Trouble
 /// Lets calm workers finish what is left, and audits it.
 async fn conclude(workers: Vec<Process>, scene: &Scene, is_kept: bool, figures: &mut Figures) -> Result<(), Trouble> {
     match scene.settle().await {
-        Ok(time) => figures.slowest_recovery = Some(time),
+        Ok((time, last)) => {
+            figures.slowest_recovery = Some(time);
+            figures.what += &format!("; all was done {:.2} s later", time.as_secs_f64());
+            if !last.is_empty() {
+                figures.what += &format!(", {last} at last");
+            }
+        }
         Err(error) => figures.objections.push(error.to_string()),
     }
     for worker in workers {
@@ -174,13 +180,23 @@ impl Tally {
     }
 
     /// A quarter of those that die are writers, and a third the worker that often relays; all go on until both are
-    /// enough.
+    /// enough, and on a slow machine until each point was reached.
     fn is_enough(&self, kills: u64) -> bool {
-        self.workers.load(Ordering::SeqCst) >= kills - kills / 4 && self.leads.load(Ordering::SeqCst) >= kills / 3
+        let [workers, leads] = [&self.workers, &self.leads].map(|count| count.load(Ordering::SeqCst));
+        let is_complete = kills < ENOUGH || leads >= kills || self.missed().is_empty();
+        workers >= kills - kills / 4 && leads >= kills / 3 && is_complete
+    }
+
+    /// The points at which nobody died.
+    fn missed(&self) -> Vec<String> {
+        let points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = POINTS.into_iter().map(|(point, after)| name(point, after));
+        all.filter(|point| !points.contains_key(point)).collect()
     }
 
     fn tell(&self, kills: u64, figures: &mut Figures) {
         let [writers, workers] = [&self.writers, &self.workers].map(|count| count.load(Ordering::SeqCst));
+        let missed = self.missed();
         let points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
         let at_points: u64 = points.values().sum();
         figures.faults = writers + workers;
@@ -189,8 +205,6 @@ impl Tally {
             figures.what += &format!(" {point} {times},");
         }
         figures.what += " the others at random times";
-        let missed = POINTS.map(|(point, after)| name(point, after));
-        let missed: Vec<_> = missed.into_iter().filter(|point| !points.contains_key(point)).collect();
         if kills >= ENOUGH && !missed.is_empty() {
             figures.objections.push(format!("nobody died {}", missed.join(", ")));
         }

@@ -124,12 +124,12 @@ impl Scene {
         Ok(RedisEventBus::connect(bus_config(&self.script)).await?)
     }
 
-    /// Waits until everything is handled, and returns how long that took.
+    /// Waits until everything is handled, and returns how long that took, and what was left last.
     ///
     /// # Errors
     /// What is left when it takes too long; what a server says that cannot be asked.
-    pub async fn settle(&self) -> Result<Duration, Trouble> {
-        let begin = Instant::now();
+    pub async fn settle(&self) -> Result<(Duration, String), Trouble> {
+        let (begin, mut last) = (Instant::now(), String::new());
         let (mut connection, bus) = (self.connection().await?, self.bus().await?);
         loop {
             let mut left = Vec::new();
@@ -143,9 +143,11 @@ impl Scene {
                 let progress = bus.progress(&group).await?;
                 left.push((format!("group {group}"), progress.unread + progress.pending));
             }
-            if left.iter().all(|(_, count)| *count == 0_u64) {
-                return Ok(begin.elapsed());
+            left.retain(|(_, count)| *count > 0_u64);
+            if left.is_empty() {
+                return Ok((begin.elapsed(), last));
             }
+            last = left.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" and ");
             if begin.elapsed() > PATIENCE {
                 return Err(format!("after {PATIENCE:?} there is left: {left:?}").into());
             }
