@@ -40,18 +40,28 @@ fn last(events: &[RecordedEvent]) -> Position {
     events.last().and_then(RecordedEvent::position).unwrap_or_default()
 }
 
-#[tokio::test]
-async fn a_position_at_or_before_the_head_is_not_drawn_again_after_a_crash() {
+/// Whether a position was drawn again after a crash; whoever had read before must not miss what is there now.
+async fn is_drawn_again() -> bool {
     let mut server = test_servers::private_postgres_with(&LAZY);
     let before = store_with_a_hole(&server).await;
     let (head, read) = (before.head().await.unwrap(), last(&feed(&before).await));
     drop(before);
     let after = crash(&mut server).await;
     let added = add(&after, &stream(), 3).await;
-    let first = added[0].position().unwrap().get();
-    assert!(first <= LOGGED_AHEAD + 40, "no position was drawn again: this test shows nothing");
     for cursor in [head, read] {
         let missed: Vec<_> = after.read_all(cursor).try_collect().await.unwrap();
         assert_eq!(missed, added, "after {cursor}");
     }
+    added[0].position().unwrap().get() <= LOGGED_AHEAD + 40
+}
+
+#[tokio::test]
+async fn a_position_at_or_before_the_head_is_not_drawn_again_after_a_crash() {
+    // the server may write the sequence down by itself just before it crashes
+    for _ in 0..5 {
+        if is_drawn_again().await {
+            return;
+        }
+    }
+    panic!("no position was drawn again by five servers that crashed: this test shows nothing");
 }
