@@ -77,8 +77,8 @@ async fn relays_that_are_killed_or_paused_beyond_their_lease_publish_everything_
     let (mut owner, mut killed, mut paused) = (String::new(), 0, 0);
     for round in 0..8 {
         owner = owner_other_than(&world, &owner).await;
-        // the owner's name begins with its process id
-        let of_owner = relays.iter().position(|relay| owner.starts_with(&format!("{}-", relay.id()))).unwrap();
+        // the owner's name holds its process id
+        let of_owner = relays.iter().position(|relay| owner.contains(&format!(":{}:", relay.id()))).unwrap();
         if round % 2 == 0 {
             drop(relays.remove(of_owner));
             relays.push(Relay::spawn(&world));
