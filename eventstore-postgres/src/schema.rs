@@ -7,6 +7,13 @@ use crate::error::PgConnectError;
 /// The longest identifier PostgreSQL keeps; longer ones it cuts off in silence.
 pub(crate) const MAX_IDENTIFIER_BYTES: usize = 63;
 
+/// The last position drawn, 0 if there is none.
+///
+/// Keep: the function is asked, the sequence is never read as a table. Who draws the first number of a block leaves the
+/// block's last number there for a moment, while it goes to the log, and reading a table does not wait for that. An append
+/// that sees this number locks a bound above its own positions, and readers skip them.
+const DRAWN: &str = "coalesce(pg_sequence_last_value('{schema}.events_position_seq'), 0)";
+
 /// The name of a schema, checked: it can stand in a statement as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Schema(String);
@@ -56,9 +63,11 @@ impl Schema {
         format!("{:.37}_appended_{:016x}", self.0, hash(&self.0))
     }
 
-    /// Replaces the placeholders `{schema}` and `{namespace}` of a text of ours.
+    /// Replaces the placeholders `{drawn}`, `{schema}` and `{namespace}` of a text of ours.
     pub(crate) fn fill(&self, sql: &str) -> String {
-        sql.replace("{schema}", &format!("\"{}\"", self.0)).replace("{namespace}", &self.lock_namespace().to_string())
+        sql.replace("{drawn}", DRAWN)
+            .replace("{schema}", &format!("\"{}\"", self.0))
+            .replace("{namespace}", &self.lock_namespace().to_string())
     }
 
     /// A statement of ours for this schema.
@@ -76,7 +85,44 @@ fn hash(text: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::{Connection as _, Executor as _, PgConnection};
+    use tokio::task::JoinSet;
+
     use super::*;
+    use crate::{PgEventStore, PgEventStoreConfig};
+
+    async fn run(sql: String) {
+        let mut connection = PgConnection::connect(test_servers::postgres_url()).await.unwrap();
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.unwrap();
+    }
+
+    /// Four sessions draw as fast as they can: one in about 10,000 looks at the moment when the sequence shows too much.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_drawn_later_is_after_the_last_position_drawn() {
+        let schema = Schema::new(&test_servers::unique_name("store")).unwrap();
+        let database_url = test_servers::postgres_url().to_owned();
+        let config = PgEventStoreConfig { database_url, schema: schema.name().into(), ..Default::default() };
+        let store = PgEventStore::connect_with(config).await.unwrap();
+        let draw = schema.fill(
+            "DO $$
+             DECLARE
+                 drawn bigint;
+                 drawn_later bigint;
+             BEGIN
+                 FOR i IN 1..100000 LOOP
+                     drawn := {drawn};
+                     drawn_later := nextval('{schema}.events_position_seq');
+                     IF drawn_later <= drawn THEN
+                         RAISE '% was drawn after %', drawn_later, drawn;
+                     END IF;
+                 END LOOP;
+             END $$",
+        );
+        let sessions: JoinSet<_> = (0..4).map(|_| run(draw.clone())).collect();
+        sessions.join_all().await;
+        drop(store);
+        run(schema.fill("DROP SCHEMA {schema} CASCADE")).await;
+    }
 
     #[test]
     fn only_plain_identifiers_are_schemas() {

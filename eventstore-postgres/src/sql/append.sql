@@ -9,12 +9,7 @@ WITH claimed AS (
     {claim}
 ),
 bound AS MATERIALIZED (
-    SELECT c.base, (
-        SELECT pg_advisory_xact_lock_shared(
-                   ({namespace}::bigint << 44) | (q.last_value - (NOT q.is_called)::int))
-        FROM {schema}.events_position_seq q
-        WHERE c.base IS NOT NULL
-    )
+    SELECT c.base, pg_advisory_xact_lock_shared(({namespace}::bigint << 44) | {drawn})
     FROM claimed c
 )
 INSERT INTO {schema}.events (

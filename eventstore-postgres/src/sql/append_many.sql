@@ -47,13 +47,9 @@ claimed AS (
     JOIN wanted w ON w.aggregate_id = m.aggregate_id AND w.aggregate_type = m.aggregate_type
 ),
 bound AS MATERIALIZED (
-    SELECT (
-        SELECT pg_advisory_xact_lock_shared(
-                   ({namespace}::bigint << 44) | (q.last_value - (NOT q.is_called)::int))
-        FROM {schema}.events_position_seq q
-        WHERE c.streams > 0
-    )
+    SELECT pg_advisory_xact_lock_shared(({namespace}::bigint << 44) | {drawn})
     FROM (SELECT count(*) AS streams FROM claimed) c
+    WHERE c.streams > 0
 )
 INSERT INTO {schema}.events (
     position, version, occurred_at, event_id, correlation_id, schema_version, aggregate_id, aggregate_type,

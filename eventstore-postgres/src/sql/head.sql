@@ -24,8 +24,7 @@ WHERE e.position > $1::bigint AND e.position <= (
           AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())
     )) END
     FROM (
-        SELECT q.last_value - (NOT q.is_called)::int AS drawn
-        FROM {schema}.events_position_seq q
+        SELECT {drawn} AS drawn
         OFFSET 0
     ) r
 )

@@ -1,9 +1,9 @@
 -- What the sequence of positions must be like for the feed to be gap-safe.
 SELECT
-    s.seqcache                                 AS cache,
-    s.seqincrement                             AS increment,
-    s.seqcycle                                 AS cycle,
-    q.last_value - (NOT q.is_called)::int      AS drawn,
+    s.seqcache     AS cache,
+    s.seqincrement AS increment,
+    s.seqcycle     AS cycle,
+    {drawn}        AS drawn,
     coalesce((SELECT max(e.position) FROM {schema}.events e), 0) AS stored
-FROM pg_catalog.pg_sequence s, {schema}.events_position_seq q
+FROM pg_catalog.pg_sequence s
 WHERE s.seqrelid = '{schema}.events_position_seq'::regclass
