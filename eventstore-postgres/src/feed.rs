@@ -1,9 +1,9 @@
 //! Reading all events in one total order, without gaps.
 //!
-//! Keep: the end that is safe and a page are two statements, in this order, so that the page's snapshot is the newer one.
+//! Keep: the head and a page are two statements, in this order, so that the page's snapshot is the newer one.
 //!
-//! Keep: a reader stands at an event, never at a position that holds none. Such a position may be drawn again after a
-//! crash, see `head.sql`; whoever had stepped over it would miss what it holds then.
+//! Keep: the head is an event, never a position that holds none. Such a position may be drawn again after a crash, see
+//! `head.sql`; a reader that had stepped over it would miss what it holds then.
 
 use async_trait::async_trait;
 use eventbus::{
@@ -22,31 +22,18 @@ use crate::{
 /// The most positions that one statement looks at for a filter, which may let none of them through.
 const WINDOW: i64 = 100_000;
 
-/// Where a reader of the feed is.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    after: i64,
-    /// The last event that is safe to read, once that was asked for.
-    end: Option<i64>,
-    /// Whether the way to the end took several pages: meanwhile it may have moved far.
-    is_long: bool,
-    /// Whether the end is the second one, at which the reader stops.
-    is_final: bool,
-}
-
 #[async_trait]
 impl ReadFeed for PgEventStore {
-    fn read_feed(&self, after: Position, filter: &FeedFilter) -> RecordStream<'_> {
-        let start = Place { after: after.as_i64(), end: None, is_long: false, is_final: false };
+    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
         let wanted = Wanted::of(filter);
-        paged(start, move |place| {
+        paged(after.as_i64(), move |after| {
             let wanted = wanted.clone();
-            async move { self.feed_page(place, &wanted).await }
+            async move { self.feed_page(after, through.as_i64(), &wanted).await }
         })
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
-        let head = self.end_after(Position::START.as_i64()).await?;
+        let head = self.number(sqlx::query(self.statements.head.clone())).await?;
         Ok(head.map_or(Position::START, |head| Position::new(u64::try_from(head).unwrap_or(0))))
     }
 
@@ -74,11 +61,6 @@ impl ReadFeed for PgEventStore {
 }
 
 impl PgEventStore {
-    /// The last event after `after` that is safe to read.
-    async fn end_after(&self, after: i64) -> Result<Option<i64>, ReadError> {
-        self.number(sqlx::query(self.statements.head.clone()).bind(after)).await
-    }
-
     /// The last event of the window that begins after `after` and does not go beyond `end`.
     async fn reach(&self, after: i64, end: i64) -> Result<Option<i64>, ReadError> {
         self.number(sqlx::query(self.statements.reach.clone()).bind(after).bind(end).bind(WINDOW)).await
@@ -90,22 +72,15 @@ impl PgEventStore {
         row.try_get(0).map_err(unreadable)
     }
 
-    async fn feed_page(&self, place: Place, wanted: &Wanted) -> Result<Page<Place>, ReadError> {
-        let end = match place.end {
-            Some(end) => end,
-            None => match self.end_after(place.after).await? {
-                Some(end) => end,
-                None => return Ok((Vec::new(), None)),
-            },
-        };
-        let (rows, reach) = self.feed_rows(place.after, end, wanted).await?;
+    async fn feed_page(&self, after: i64, end: i64, wanted: &Wanted) -> Result<Page<i64>, ReadError> {
+        if after >= end {
+            return Ok((Vec::new(), None));
+        }
+        let (rows, reach) = self.feed_rows(after, end, wanted).await?;
         let (events, is_last) = decode_page(&rows)?;
-        let last = events.last().and_then(RecordedEvent::position);
-        let next = match last {
-            Some(last) if !is_last => Some(Place { after: last.as_i64(), end: Some(end), is_long: true, ..place }),
-            _ if reach < end => Some(Place { after: reach, end: Some(end), is_long: true, ..place }),
-            _ if place.is_long && !place.is_final => Some(Place { after: end, end: None, is_final: true, ..place }),
-            _ => None,
+        let next = match events.last().and_then(RecordedEvent::position) {
+            Some(last) if !is_last => Some(last.as_i64()),
+            _ => (reach < end).then_some(reach),
         };
         Ok((events, next))
     }
@@ -164,24 +139,38 @@ fn unreadable(error: sqlx::Error) -> ReadError {
 #[cfg(test)]
 mod tests {
     use eventbus::{AggregateId, ExpectedVersion, Name, NewEvent, StreamId, port::AppendEvents as _};
+    use futures_util::TryStreamExt as _;
     use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
     use super::*;
     use crate::PgEventStoreConfig;
 
+    const DEPOSITED: Name = Name::from_static("Deposited");
+
+    async fn store_with_events(count: usize) -> (PgEventStore, PgConnection) {
+        let database_url = test_servers::postgres_url().to_owned();
+        let config =
+            PgEventStoreConfig { database_url, schema: test_servers::unique_name("store"), ..Default::default() };
+        let store = PgEventStore::connect_with(config).await.unwrap();
+        let stream = StreamId::new(Name::from_static("Account"), AggregateId::new());
+        let events: Vec<_> = (0..count).map(|_| NewEvent::new(DEPOSITED, 1, r#"{"cents":120}"#)).collect();
+        for events in events.chunks(1_000) {
+            store.append(&stream, ExpectedVersion::Any, events.to_vec()).await.unwrap();
+        }
+        (store, PgConnection::connect(test_servers::postgres_url()).await.unwrap())
+    }
+
+    /// Ends what `connection` has begun, too.
+    async fn drop_schema(store: &PgEventStore, mut connection: PgConnection) {
+        let drop = store.statements.schema.fill("ROLLBACK; DROP SCHEMA {schema} CASCADE");
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(drop))).await.unwrap();
+    }
+
     /// However little a filter lets through: sorting, or looking at all events, takes longer the more there are.
     #[tokio::test]
     async fn filtered_pages_are_walked_along_the_positions() {
-        let schema = test_servers::unique_name("store");
-        let database_url = test_servers::postgres_url().to_owned();
-        let config = PgEventStoreConfig { database_url, schema: schema.clone(), ..Default::default() };
-        let store = PgEventStore::connect_with(config).await.unwrap();
-        let stream = StreamId::new(Name::from_static("Account"), AggregateId::new());
-        let event = |_| NewEvent::new(Name::from_static("Deposited"), 1, r#"{"cents":120}"#);
-        for _ in 0..5 {
-            store.append(&stream, ExpectedVersion::Any, (0..1_000).map(event).collect()).await.unwrap();
-        }
-        let mut connection = PgConnection::connect(test_servers::postgres_url()).await.unwrap();
+        let (store, mut connection) = store_with_events(5_000).await;
+        let schema = store.statements.schema.name();
         let sql = store.statements.read_filtered.as_str();
         let prepare = format!("ANALYZE {schema}.events; PREPARE page AS {sql}");
         connection.execute(sqlx::raw_sql(AssertSqlSafe(prepare))).await.unwrap();
@@ -196,7 +185,23 @@ mod tests {
                 assert!(plan.contains("Index Scan using events_pkey"), "{mode}, {wanted}:\n{plan}");
             }
         }
-        let drop = format!("DROP SCHEMA {schema} CASCADE");
-        connection.execute(sqlx::raw_sql(AssertSqlSafe(drop))).await.unwrap();
+        drop_schema(&store, connection).await;
+    }
+
+    /// An append that was held up between its look at the sequence and its lock: the head goes back, and what was told
+    /// before is read nevertheless.
+    #[tokio::test]
+    async fn a_head_that_was_told_can_be_read_up_to_while_it_goes_back() {
+        let (store, mut late) = store_with_events(10).await;
+        let told = store.head().await.unwrap();
+        let lock = "BEGIN; SELECT pg_advisory_xact_lock_shared(({namespace}::bigint << 44) | 3)";
+        let lock = store.statements.schema.fill(lock);
+        late.execute(sqlx::raw_sql(AssertSqlSafe(lock))).await.unwrap();
+        assert_eq!((told.get(), store.head().await.unwrap().get()), (10, 3));
+        for filter in [FeedFilter::all(), FeedFilter::all().event_types([DEPOSITED])] {
+            let read: Vec<_> = store.read_feed(Position::START, told, &filter).try_collect().await.unwrap();
+            assert_eq!(read.len(), 10);
+        }
+        drop_schema(&store, late).await;
     }
 }

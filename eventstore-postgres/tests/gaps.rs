@@ -205,7 +205,8 @@ async fn filters_find_what_is_far_apart() {
         run(&mut admin, "SELECT setval('events_position_seq', 90000 + nextval('events_position_seq') * 2)").await;
     }
     let rare = FeedFilter::all().event_types([Name::from_static("Rare")]);
-    let read: Vec<_> = store.read_feed(Position::START, &rare).try_collect().await.unwrap();
+    let read: Vec<_> =
+        store.read_feed(Position::START, store.head().await.unwrap(), &rare).try_collect().await.unwrap();
     assert_eq!(read, wanted);
     let count = async |filter| store.count_events(Position::START, Position::new(u64::MAX), filter).await.unwrap();
     assert_eq!((count(&rare).await, count(&FeedFilter::all()).await), (3, 5));

@@ -21,14 +21,14 @@ const SEARCHED: i64 = 8_192;
 
 #[async_trait]
 impl ReadFeed for SqliteEventStore {
-    fn read_feed(&self, after: Position, filter: &FeedFilter) -> RecordStream<'_> {
+    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
         if filter.is_all() {
-            return paged(after, |after| self.readers().read(move |connection| page(connection, after)));
+            return paged(after, move |after| self.readers().read(move |connection| page(connection, after, through)));
         }
         let wanted = Wanted::new(filter);
         paged(after, move |after| {
             let wanted = wanted.clone();
-            self.readers().read(move |connection| filtered_page(connection, after, &wanted))
+            self.readers().read(move |connection| filtered_page(connection, after, through, &wanted))
         })
     }
 
@@ -50,20 +50,25 @@ impl ReadFeed for SqliteEventStore {
     }
 }
 
-fn page(connection: &Connection, after: Position) -> Result<Page<Position>, ReadError> {
+fn page(connection: &Connection, after: Position, through: Position) -> Result<Page<Position>, ReadError> {
     let sql = include_str!("sql/read_feed.sql");
     let mut statement = connection.prepare_cached(sql).map_err(read_error)?;
-    let rows = statement.query((after.as_i64(), PAGE_EVENTS)).map_err(read_error)?;
+    let rows = statement.query((after.as_i64(), through.as_i64(), PAGE_EVENTS)).map_err(read_error)?;
     let (events, more) = read_page(rows)?;
     let last = events.last().and_then(RecordedEvent::position);
     Ok((events, last.filter(|_| more)))
 }
 
-/// The events asked for among the next positions, and where to search on.
-fn filtered_page(connection: &Connection, after: Position, wanted: &Wanted) -> Result<Page<Position>, ReadError> {
-    // asked first: what is appended meanwhile is left to the next page
-    let head = head(connection)?;
-    let through = after.as_i64().saturating_add(SEARCHED);
+/// The events asked for among the next positions up to `end`, and where to search on.
+fn filtered_page(
+    connection: &Connection,
+    after: Position,
+    end: Position,
+    wanted: &Wanted,
+) -> Result<Page<Position>, ReadError> {
+    // nothing is to be searched for beyond the last event
+    let end = end.min(head(connection)?).as_i64();
+    let through = after.as_i64().saturating_add(SEARCHED).min(end);
     let sql = include_str!("sql/read_feed_filtered.sql");
     let mut statement = connection.prepare_cached(sql).map_err(read_error)?;
     let rows = statement
@@ -79,7 +84,7 @@ fn filtered_page(connection: &Connection, after: Position, wanted: &Wanted) -> R
     let (events, more) = read_page(rows)?;
     let next = match events.last().and_then(RecordedEvent::position) {
         Some(last) if more => Some(last),
-        _ => Some(Position::new(through.unsigned_abs())).filter(|&through| through < head),
+        _ => (through < end).then(|| Position::new(through.unsigned_abs())),
     };
     Ok((events, next))
 }
@@ -135,7 +140,7 @@ mod tests {
         let (connection, wanted) = (database(), Wanted::new(&FeedFilter::all().event_types([RARE])));
         let (mut found, mut pages, mut from) = (Vec::new(), 0, Some(Position::START));
         while let Some(after) = from {
-            let (events, next) = filtered_page(&connection, after, &wanted).unwrap();
+            let (events, next) = filtered_page(&connection, after, Position::new(u64::MAX), &wanted).unwrap();
             assert!(next.is_none_or(|next| next > after));
             found.extend(events.iter().filter_map(RecordedEvent::position).map(Position::get));
             (pages, from) = (pages + 1, next);

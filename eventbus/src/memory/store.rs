@@ -141,8 +141,8 @@ impl Log {
     }
 
     /// The events asked for among the next ones, and where to read on.
-    fn feed_page(&self, after: Position, filter: &FeedFilter) -> Page<Position> {
-        let page = || self.between(after, Position::new(u64::MAX)).iter().take(PAGE);
+    fn feed_page(&self, after: Position, through: Position, filter: &FeedFilter) -> Page<Position> {
+        let page = || self.between(after, through).iter().take(PAGE);
         let next = page().next_back().and_then(RecordedEvent::position);
         (page().filter(|event| filter.matches(event)).cloned().collect(), next)
     }
@@ -207,9 +207,9 @@ impl ReadStream for InMemoryEventStore {
 
 #[async_trait]
 impl ReadFeed for InMemoryEventStore {
-    fn read_feed(&self, after: Position, filter: &FeedFilter) -> RecordStream<'_> {
+    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
         let filter = filter.clone();
-        paged(after, move |after| std::future::ready(Ok(read(&self.0.log).feed_page(after, &filter))))
+        paged(after, move |after| std::future::ready(Ok(read(&self.0.log).feed_page(after, through, &filter))))
     }
 
     async fn head(&self) -> Result<Position, ReadError> {

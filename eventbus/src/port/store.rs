@@ -8,6 +8,7 @@ use std::{pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
 use futures_core::Stream;
+use futures_util::TryFutureExt as _;
 use uuid::Uuid;
 
 use super::{AppendSignal, Checkpoints, FeedFilter, Floors, Leases, Transactions};
@@ -121,25 +122,34 @@ pub trait ReadStream: Send + Sync {
 /// Reads all events of a store in one total order.
 #[async_trait]
 pub trait ReadFeed: Send + Sync {
-    /// The events after position `after` that `filter` asks for, in position order, up to the end that is safe when it is
-    /// reached. They are filtered where they are kept.
+    /// The events after `after`, up to and with `through`, that `filter` asks for, in position order. They are filtered
+    /// where they are kept.
+    ///
+    /// `through` is a [`head`](Self::head) that was told before, or a position at or before one: up to there the feed
+    /// holds everything it will ever hold. Beyond it, an event may appear before one that was read.
+    ///
+    /// # Errors
+    /// Each item may be a [`ReadError`]; the stream ends after it.
+    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_>;
+
+    /// Every event after position `after`, up to where the head is when the first one is asked for.
     ///
     /// Never skips: an event that becomes visible later has a higher position than everything returned before.
     ///
     /// # Errors
     /// Each item may be a [`ReadError`]; the stream ends after it.
-    fn read_feed(&self, after: Position, filter: &FeedFilter) -> RecordStream<'_>;
-
-    /// Every event after position `after`: [`read_feed`](Self::read_feed) without a filter.
-    ///
-    /// # Errors
-    /// Each item may be a [`ReadError`]; the stream ends after it.
     fn read_all(&self, after: Position) -> RecordStream<'_> {
-        self.read_feed(after, &FeedFilter::all())
+        let read = async move {
+            let head = self.head().await?;
+            Ok(self.read_feed(after, head, &FeedFilter::all()))
+        };
+        Box::pin(read.try_flatten_stream())
     }
 
     /// The position of the last event that is safe to read, [`Position::START`] if there is none. Nothing will appear at
     /// or before it any more, also after a crash of the store.
+    ///
+    /// It may be told lower than before, while a slow append is under way; what was told holds nevertheless.
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] if the store cannot be reached.
@@ -272,8 +282,8 @@ impl<S: ReadStream + ?Sized> ReadStream for Arc<S> {
 
 #[async_trait]
 impl<S: ReadFeed + ?Sized> ReadFeed for Arc<S> {
-    fn read_feed(&self, after: Position, filter: &FeedFilter) -> RecordStream<'_> {
-        (**self).read_feed(after, filter)
+    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
+        (**self).read_feed(after, through, filter)
     }
 
     async fn head(&self) -> Result<Position, ReadError> {

@@ -263,10 +263,9 @@ impl Reader {
     async fn read_on(&mut self) -> Result<bool, ReadError> {
         let head = self.store.head().await?;
         if head > self.cursor {
-            let read = self.store.read_feed(self.cursor, &self.filter).ready_chunks(PAGE).next().await;
+            let read = self.store.read_feed(self.cursor, head, &self.filter).ready_chunks(PAGE).next().await;
             match read {
                 Some(chunk) => self.take(chunk)?,
-                // nothing else was asked for up to the head
                 None => self.cursor = head,
             }
         }

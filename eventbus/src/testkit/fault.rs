@@ -115,8 +115,8 @@ impl ReadStream for FaultyStore {
 
 #[async_trait]
 impl ReadFeed for FaultyStore {
-    fn read_feed(&self, after: Position, filter: &FeedFilter) -> RecordStream<'_> {
-        self.store.read_feed(after, filter)
+    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
+        self.store.read_feed(after, through, filter)
     }
 
     async fn head(&self) -> Result<Position, ReadError> {

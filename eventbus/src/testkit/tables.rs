@@ -269,8 +269,8 @@ impl ReadStream for TableStore {
 
 #[async_trait]
 impl ReadFeed for TableStore {
-    fn read_feed(&self, after: Position, filter: &FeedFilter) -> RecordStream<'_> {
-        self.store.read_feed(after, filter)
+    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
+        self.store.read_feed(after, through, filter)
     }
 
     async fn head(&self) -> Result<Position, ReadError> {

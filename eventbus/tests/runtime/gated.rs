@@ -86,12 +86,12 @@ impl ReadStream for GatedStore {
 
 #[async_trait]
 impl ReadFeed for GatedStore {
-    fn read_feed(&self, after: Position, filter: &FeedFilter) -> RecordStream<'_> {
+    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
         if self.is_damaged.load(Ordering::SeqCst) {
             let (place, source) = ("position 3".into(), "no payload".into());
             return Box::pin(futures_util::stream::iter([Err(ReadError::Corrupt { place, source })]));
         }
-        self.store.read_feed(after, filter)
+        self.store.read_feed(after, through, filter)
     }
 
     async fn head(&self) -> Result<Position, ReadError> {

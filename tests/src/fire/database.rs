@@ -5,6 +5,7 @@
 use std::{
     net::{SocketAddr, ToSocketAddrs as _},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use eventbus::Uuid;
@@ -17,6 +18,10 @@ use super::{Trouble, evidence::Stored, history::Place};
 const STORED: &str = "
     SELECT position, version, event_id, aggregate_type || '/' || aggregate_id, (data ->> 'amount')::bigint
     FROM events ORDER BY position";
+
+/// How long a session may be refused or terminated again and again while it is opened.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A database of a run's own.
 #[derive(Debug)]
@@ -43,7 +48,7 @@ impl Database {
         &self.url
     }
 
-    /// A store in it whose sessions go by `name`.
+    /// A store in it whose sessions go by `name`, also while sessions are being terminated.
     ///
     /// # Errors
     /// Whatever the store says.
@@ -53,7 +58,7 @@ impl Database {
             max_connections: connections,
             ..Default::default()
         };
-        Ok(PgEventStore::connect_with(config).await?)
+        persist(|| PgEventStore::connect_with(config.clone())).await
     }
 
     /// Where its server listens.
@@ -76,15 +81,13 @@ impl Database {
         Ok(self.url.replacen(&server, &way.to_string(), 1))
     }
 
-    /// A connection by `name` that finds the store's tables.
+    /// A connection by `name` that finds the store's tables, also while sessions are being terminated.
     ///
     /// # Errors
     /// Whatever the server says.
     pub async fn connection(&self, name: &str) -> Result<PgConnection, Trouble> {
         let url = format!("{}?application_name={name}", self.url);
-        let mut connection = PgConnection::connect(&url).await?;
-        run(&mut connection, "SET search_path TO eventbus").await?;
-        Ok(connection)
+        persist(|| open(url.clone())).await
     }
 
     /// What the store holds, in position order.
@@ -144,4 +147,25 @@ pub fn is_kept() -> bool {
 pub async fn run(connection: &mut PgConnection, sql: &str) -> Result<(), Trouble> {
     connection.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await?;
     Ok(())
+}
+
+async fn open(url: String) -> Result<PgConnection, Trouble> {
+    let mut connection = PgConnection::connect(&url).await?;
+    run(&mut connection, "SET search_path TO eventbus").await?;
+    Ok(connection)
+}
+
+/// Tries until it succeeds, or has failed for a long time.
+async fn persist<T, E: Into<Trouble>, F>(attempt: impl Fn() -> F) -> Result<T, Trouble>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    let begin = Instant::now();
+    loop {
+        match attempt().await {
+            Ok(made) => return Ok(made),
+            Err(error) if begin.elapsed() > PATIENCE => return Err(error.into()),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
 }

@@ -51,7 +51,7 @@ impl ReadStream for NoStore {
 
 #[async_trait]
 impl ReadFeed for NoStore {
-    fn read_feed(&self, _after: Position, _filter: &FeedFilter) -> RecordStream<'_> {
+    fn read_feed(&self, _after: Position, _through: Position, _filter: &FeedFilter) -> RecordStream<'_> {
         Box::pin(futures_util::stream::iter([Err(ReadError::Unavailable(none()))]))
     }
 

@@ -45,7 +45,7 @@ impl<P: Projection> OneByOne<'_, P> {
         if head <= after {
             return Ok(Step::CaughtUp);
         }
-        let mut records = task.with.store.read_feed(after, &FeedFilter::from(P::definition().events));
+        let mut records = task.with.store.read_feed(after, head, &FeedFilter::from(P::definition().events));
         let mut handled = 0_u64;
         while let Some(record) = records.try_next().await? {
             if self.has_passed() {
@@ -72,7 +72,6 @@ impl<P: Projection> OneByOne<'_, P> {
                 return Ok(Step::Handled);
             }
         }
-        // the feed ended: nothing will appear any more up to the head asked for before
         if task.projected.advance(0, head, generation) {
             self.save().await?;
         }

@@ -64,7 +64,7 @@ impl Replay<'_> {
         if position >= target {
             return Ok(());
         }
-        let mut feed = self.store.read_feed(position, &self.filter);
+        let mut feed = self.store.read_feed(position, target, &self.filter);
         let mut events = 0;
         while let Some(record) = feed.try_next().await? {
             position = record.position().unwrap_or(position);
@@ -78,12 +78,8 @@ impl Replay<'_> {
             if events == REPORT_EVERY {
                 self.meter.tell(std::mem::take(&mut events), position);
             }
-            if position >= target {
-                break;
-            }
         }
-        // where the feed ended, whatever is missing up to the target is no event
-        self.meter.tell(events, position.max(target));
+        self.meter.tell(events, target);
         Ok(())
     }
 }

@@ -102,7 +102,7 @@ impl<'a, P: Projection> Writer<'a, P> {
         store: &dyn EventStore,
         report: &mut (dyn FnMut(u64, Position) + Send),
     ) -> Result<Written, BoxError> {
-        let mut feed = store.read_feed(self.position, &FeedFilter::from(P::definition().events));
+        let mut feed = store.read_feed(self.position, target, &FeedFilter::from(P::definition().events));
         let mut batch = next_batch(&mut feed, target).await?;
         loop {
             let is_last = batch.is_last;
@@ -227,7 +227,7 @@ impl<'a, P: Projection> Writer<'a, P> {
     }
 }
 
-/// The next events of a feed, up to `target`.
+/// The next events of a feed that ends at `target`.
 async fn next_batch(feed: &mut RecordStream<'_>, target: Position) -> Result<Batch, ReadError> {
     let (mut events, mut bytes) = (Vec::new(), 0);
     let mut through = Position::START;
@@ -241,15 +241,11 @@ async fn next_batch(feed: &mut RecordStream<'_>, target: Position) -> Result<Bat
         bytes += record.payload().len();
         through = position_of(&record);
         events.push(record);
-        if through >= target {
-            return Ok(Batch { events, through, is_last: true, error: None });
-        }
         if events.len() == MAX_EVENTS || bytes >= MAX_BYTES {
             return Ok(Batch { events, through, is_last: false, error: None });
         }
     }
-    // the feed ended: nothing will appear any more up to the target, which was the head
-    Ok(Batch { events, through: through.max(target), is_last: true, error: None })
+    Ok(Batch { events, through: target, is_last: true, error: None })
 }
 
 /// Events of a feed have a position.

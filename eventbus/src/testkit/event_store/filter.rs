@@ -56,7 +56,17 @@ fn filters() -> Vec<(FeedFilter, usize)> {
 }
 
 async fn read<S: EventStore>(store: &Subject<S>, after: Position, filter: &FeedFilter) -> Vec<RecordedEvent> {
-    let read = store.within("reading a filtered feed", store.read_feed(after, filter).try_collect()).await;
+    let head = store.at_head().await;
+    read_between(store, after, head, filter).await
+}
+
+async fn read_between<S: EventStore>(
+    store: &Subject<S>,
+    after: Position,
+    through: Position,
+    filter: &FeedFilter,
+) -> Vec<RecordedEvent> {
+    let read = store.within("reading a filtered feed", store.read_feed(after, through, filter).try_collect()).await;
     store.ok(read, "reading a filtered feed")
 }
 
@@ -113,6 +123,24 @@ pub async fn long_filtered_feeds_are_read_whole<S: EventStore>(store: S) {
     ] {
         let events = read(&store, Position::START, &filter).await;
         is_asked_for(&store, &all, &filter, &events, "from the start");
+    }
+}
+
+/// A feed holds what is after one position, up to and with another; what is behind it is left alone.
+pub async fn feeds_end_at_a_position<S: EventStore>(store: S) {
+    let store = Subject::new("feeds_end_at_a_position", store);
+    let stream = stream();
+    let mut all = Vec::new();
+    for _ in 0..6 {
+        all.extend(store.add(&stream, ExpectedVersion::Any, &events(450)).await);
+    }
+    let at = |index: usize| index.checked_sub(1).and_then(|index| all[index].position()).unwrap_or_default();
+    for filter in [FeedFilter::all(), FeedFilter::all().event_types([name("Counted")])] {
+        for (after, through) in [(0, 0), (0, 1), (7, 8), (8, 8), (9, 8), (400, 1_700), (0, 2_699), (2_699, 2_700)] {
+            let events = read_between(&store, at(after), at(through), &filter).await;
+            let wanted = all.get(after..through).unwrap_or_default();
+            store.same(&*events, wanted, format_args!("events {after} to {through} with {filter:?}"));
+        }
     }
 }
 

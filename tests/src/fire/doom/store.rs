@@ -63,8 +63,8 @@ impl ReadStream for DoomedStore {
 
 #[async_trait]
 impl ReadFeed for DoomedStore {
-    fn read_feed(&self, after: Position, filter: &FeedFilter) -> RecordStream<'_> {
-        self.store.read_feed(after, filter)
+    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
+        self.store.read_feed(after, through, filter)
     }
 
     async fn head(&self) -> Result<Position, ReadError> {

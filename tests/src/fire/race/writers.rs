@@ -90,21 +90,11 @@ async fn slow(race: Race, store: PgEventStore, mut random: Rng) -> Result<Notes,
         let before = notes.stored;
         if transact(&store, &mut connection, &mut random, &mut notes).await.is_err() {
             // terminated: what was not committed is undone
-            connection = reconnect(&race).await?;
+            connection = race.database().connection("slow").await?;
         }
         race.count(notes.stored - before);
     }
     Ok(notes)
-}
-
-async fn reconnect(race: &Race) -> Result<PgConnection, Trouble> {
-    loop {
-        match race.database().connection("slow").await {
-            Ok(connection) => return Ok(connection),
-            Err(error) if race.is_over() => return Err(error),
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    }
 }
 
 async fn transact(
