@@ -3,6 +3,9 @@
 //! Stores implement [`EventStore`], buses [`EventBus`]. A backend crate needs this module and the values at the root of
 //! the crate, nothing from the runtime; it is correct when the suites of `eventbus::testkit` pass.
 
+#[macro_use]
+mod delegate;
+
 mod activity;
 mod address;
 mod bus;
