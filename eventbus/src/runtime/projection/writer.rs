@@ -102,15 +102,23 @@ impl<'a, P: Projection> Writer<'a, P> {
         store: &dyn EventStore,
         report: &mut (dyn FnMut(u64, Position) + Send),
     ) -> Result<Written, BoxError> {
+        let over = self.tenure.over();
         let mut feed = store.read_feed(self.position, target, &FeedFilter::from(P::definition().events));
-        let mut batch = next_batch(&mut feed, target).await?;
+        let Some(first) = over.run_until_cancelled(next_batch(&mut feed, target)).await else {
+            return Ok(Written::Ended);
+        };
+        let mut batch = first?;
         loop {
             let is_last = batch.is_last;
-            let ahead = async { if is_last { Ok(None) } else { next_batch(&mut feed, target).await.map(Some) } };
+            let ahead =
+                async { if is_last { None } else { over.run_until_cancelled(next_batch(&mut feed, target)).await } };
             let (written, next) = tokio::join!(self.write(&batch, report), ahead);
-            match (written?, next?) {
+            match (written?, next.transpose()?) {
                 (Written::All, Some(next)) => batch = next,
-                (Written::All, None) => return batch.error.map_or(Ok(Written::All), |error| Err(error.into())),
+                (Written::All, None) if is_last => {
+                    return batch.error.map_or(Ok(Written::All), |error| Err(error.into()));
+                }
+                (Written::All, None) => return Ok(Written::Ended),
                 (written, _) => return Ok(written),
             }
         }
@@ -227,7 +235,7 @@ impl<'a, P: Projection> Writer<'a, P> {
     }
 }
 
-/// The next events of a feed that ends at `target`.
+/// The next events of a feed that ends at `target`; it may search for long until it finds one.
 async fn next_batch(feed: &mut RecordStream<'_>, target: Position) -> Result<Batch, ReadError> {
     let (mut events, mut bytes) = (Vec::new(), 0);
     let mut through = Position::START;
