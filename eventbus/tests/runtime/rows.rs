@@ -197,6 +197,7 @@ async fn an_event_that_keeps_failing_stops_the_projection_before_it() {
 
     let status = app.projections().await.unwrap().remove(0);
     assert_eq!((status.name, status.position, status.lag), ("order-rows", before, 2));
+    assert_eq!(status.owner, ProjectionOwner::Stopped, "nobody feeds it");
     assert!(matches!(status.stopped, Some(ProjectionError::Stopped { position, .. }) if position == bad), "{status:?}");
     let health = app.health().await;
     assert_eq!(health.projections, [error.to_string()]);
@@ -210,6 +211,7 @@ async fn an_event_that_keeps_failing_stops_the_projection_before_it() {
     app.projected::<OrderRows>(last).await.unwrap();
     assert_eq!(counted(&store).await, (3, 7));
     assert!(app.health().await.projections.is_empty());
+    assert_eq!(app.projections().await.unwrap()[0].owner, ProjectionOwner::Here);
     assert!(!app.resume_projection::<OrderRows>().unwrap());
 }
 
