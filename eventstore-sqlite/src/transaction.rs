@@ -265,15 +265,15 @@ fn commit(hold: Hold, appended: bool) -> rusqlite::Result<()> {
 
 fn replace(lent: &Lent, store: &SqliteEventStore, shadow: &Shadow) -> Result<Position, SqliteTransactionError> {
     let mut open = lent.open()?;
-    let file = shadow::file(&open, &shadow.name)?;
-    let file = file.filter(|file| store.copies().is_there(file));
-    let file = file.ok_or_else(|| SqliteTransactionError::NoShadow { name: shadow.name.to_string() })?;
+    let found = shadow::find(&open, &shadow.name)?.filter(|found| store.copies().is_there(&found.file));
+    let file = found.ok_or_else(|| SqliteTransactionError::NoShadow { name: shadow.name.to_string() })?.file;
     let database = store.copies().database(&file)?;
     let copies = match open.hold_mut() {
         Hold::Live(turn) => turn.attach(&database.to_string_lossy())?,
         Hold::Shadow(_) => return Err(SqliteTransactionError::InShadow { what: "replace_rows" }),
     };
     replace_rows(&open, &copies, &shadow.tables)?;
+    open.execute(include_str!("sql/shadow_has_served.sql"), (shadow.name.as_str(), file.as_str()))?;
     let sql = format!("SELECT position FROM {copies}.eventbus_shadow_checkpoints WHERE name = ?1");
     let filled: Option<i64> = open.query_row(&sql, [shadow.name.as_str()], |row| row.get(0)).optional()?;
     // a negative position is damage: nobody is there

@@ -82,7 +82,8 @@ pub trait Transaction: Send {
 
     /// Replaces the rows of the live tables by those of the shadow's copies, and returns how far these were filled.
     ///
-    /// That is read together with the rows: whoever fills the copies does not come in between.
+    /// That is read together with the rows: whoever fills the copies does not come in between. Once it is committed the
+    /// copies have served: [`make_shadow`](Transactions::make_shadow) makes new ones, also if nobody dropped them.
     ///
     /// # Errors
     /// Whatever the store says when it cannot.
