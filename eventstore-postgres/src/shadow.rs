@@ -122,23 +122,25 @@ impl PgTransaction {
         self.fetch_all(query).await.map(drop)
     }
 
-    pub(crate) async fn column_type(&mut self, table: &Identifier, column: &Identifier) -> Result<String, BoxError> {
+    pub(crate) async fn column_type(
+        &mut self,
+        table: &Identifier,
+        column: &Identifier,
+    ) -> Result<Option<String>, BoxError> {
         let query = sqlx::query(include_str!("sql/column_type.sql")).bind(table.to_string()).bind(column.name());
-        match self.fetch_all(query).await?.first() {
-            Some(row) => Ok(row.try_get(0)?),
-            None => {
-                Err(PgTransactionError::NoColumn { table: table.name().into(), column: column.name().into() }.into())
-            }
-        }
+        Ok(self.fetch_all(query).await?.first().map(|row| row.try_get(0)).transpose()?)
+    }
+
+    /// The table that a statement would mean, with its schema.
+    pub(crate) async fn find(&mut self, table: &Identifier) -> Result<Option<String>, BoxError> {
+        let query = sqlx::query(include_str!("sql/live_table.sql")).bind(table.to_string());
+        Ok(self.fetch_all(query).await?.first().map(|row| row.try_get(0)).transpose()?)
     }
 
     /// The live table, with its schema.
     async fn live(&mut self, table: &Identifier) -> Result<String, BoxError> {
-        let query = sqlx::query(include_str!("sql/live_table.sql")).bind(table.to_string());
-        match self.fetch_all(query).await?.first() {
-            Some(row) => Ok(row.try_get(0)?),
-            None => Err(PgTransactionError::NoTable { table: table.name().into() }.into()),
-        }
+        let found = self.find(table).await?;
+        Ok(found.ok_or_else(|| PgTransactionError::NoTable { table: table.name().into() })?)
     }
 
     async fn have_same_shape(&mut self, Pair { live, copy }: &Pair) -> Result<bool, BoxError> {

@@ -235,6 +235,23 @@ async fn tables_are_called_by_plain_names_that_exist() {
 }
 
 #[tokio::test]
+async fn tables_and_columns_are_looked_for_where_statements_find_them() {
+    let place = Place::new().await;
+    let mut transaction = place.transactions.begin().await.unwrap();
+    let mut found = Vec::new();
+    for (table, column) in
+        [("orders", None), ("orders", Some("customer")), ("order", None), ("orders", Some("no")), ("order", Some("no"))]
+    {
+        found.push(transaction.has_table(table, column).await.unwrap());
+    }
+    assert_eq!(found, [true, true, false, false, false]);
+    let connection = PgConnection::take(Some(transaction.as_any_mut())).unwrap();
+    sqlx::query("CREATE TABLE app.fresh (id text)").execute(connection).await.unwrap();
+    assert!(transaction.has_table("fresh", Some("id")).await.unwrap(), "made in the same transaction");
+    assert!(transaction.has_table("app.orders", None).await.is_err());
+}
+
+#[tokio::test]
 async fn rows_are_deleted_by_the_value_of_a_column_of_any_type() {
     let mut place = Place::new().await;
     let mut transaction = place.transactions.begin().await.unwrap();

@@ -240,6 +240,14 @@ impl Transaction for SqliteTransaction {
         Ok(replaced??)
     }
 
+    async fn has_table(&mut self, table: &str, column: Option<&str>) -> Result<bool, BoxError> {
+        check_table(table)?;
+        column.map_or(Ok(()), check_name)?;
+        let connection = self.connection()?;
+        let mut find = connection.prepare_cached(include_str!("sql/has_table.sql"))?;
+        Ok(find.query_row((table, column), |row| row.get(0))?)
+    }
+
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
         check_table(table)?;
         check_name(column)?;

@@ -148,6 +148,30 @@ async fn copies_are_filled_beside_the_live_tables_until_the_switch() {
 }
 
 #[tokio::test]
+async fn tables_and_columns_are_looked_for_where_statements_find_them() {
+    for store in both().await {
+        let mut tx = store.begin().await.unwrap();
+        let mut found = Vec::new();
+        for (table, column) in [
+            ("Orders", None),
+            ("orders", Some("ID")),
+            ("orders", Some("twice")),
+            ("order", None),
+            ("orders", Some("no")),
+        ] {
+            found.push(tx.has_table(table, column).await.unwrap());
+        }
+        assert_eq!(found, [true, true, true, false, false]);
+        sql(&mut *tx).execute("CREATE TABLE fresh (id TEXT)", ()).unwrap();
+        assert!(tx.has_table("fresh", Some("id")).await.unwrap(), "made in the same transaction");
+        for (table, column) in [("eventbus_events", None), ("a.b", None), ("orders", Some("a b"))] {
+            let error = reason(tx.has_table(table, column).await.unwrap_err());
+            assert!(matches!(error, SqliteTransactionError::InvalidName { .. }), "{error:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_former_owner_fills_nothing() {
     for store in both().await {
         let former = lease(&store).await;

@@ -89,6 +89,12 @@ pub trait Transaction: Send {
     /// Whatever the store says when it cannot.
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError>;
 
+    /// Whether statements of this transaction find `table`, and `column` in it if one is asked for.
+    ///
+    /// # Errors
+    /// Whatever the store says when it cannot, for example that a table cannot be called so.
+    async fn has_table(&mut self, table: &str, column: Option<&str>) -> Result<bool, BoxError>;
+
     /// Deletes the rows of `table` whose `column` is `value`.
     ///
     /// # Errors

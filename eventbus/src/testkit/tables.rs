@@ -220,6 +220,13 @@ impl Transaction for TableTransaction {
         Ok(self.store.load_checkpoint(&shadow.name).await?.unwrap_or(Position::START))
     }
 
+    async fn has_table(&mut self, table: &str, column: Option<&str>) -> Result<bool, BoxError> {
+        let Some(rows) = self.tables.0.get(table) else {
+            return Ok(false);
+        };
+        Ok(column.is_none_or(|column| rows.is_empty() || rows.values().any(|row| row.contains_key(column))))
+    }
+
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
         // a table without rows need not be there
         if let Some(rows) = self.tables.0.get_mut(table) {

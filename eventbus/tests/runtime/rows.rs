@@ -9,7 +9,7 @@ use std::{
 };
 
 use eventbus::{
-    ExpectedVersion, Name, NewEvent, Position, ProjectionError, ProjectionOwner, StreamId,
+    ExpectedVersion, Name, NewEvent, Position, Projection, ProjectionError, ProjectionOwner, StreamId,
     port::{AppendEvents, Checkpoints, HealthThresholds, Leases, ReadFeed},
     prelude::*,
     testkit::{Fault, TableStore, Tables},
@@ -332,6 +332,54 @@ async fn a_transaction_takes_a_small_part_of_the_lease() {
     .await;
     checkpoints.remove(&Position::START);
     assert_eq!(checkpoints, saved, "one that was about to end with the lease would be lost as a whole");
+}
+
+#[derive(Default)]
+struct WrongTable;
+
+#[projection(name = "wrong-table", tables("order_row"), key = "order_id")]
+impl WrongTable {
+    fn created(&self, _event: &OrderCreated, meta: &Metadata, tables: &mut Tables) {
+        tables.row("order_rows", meta.aggregate_id().as_str()).insert("order_id".into(), "1".into());
+    }
+}
+
+#[derive(Default)]
+struct WrongKey;
+
+#[projection(name = "wrong-key", tables("order_rows"), key = "order")]
+impl WrongKey {
+    fn created(&self, _event: &OrderCreated, meta: &Metadata, tables: &mut Tables) {
+        tables.row("order_rows", meta.aggregate_id().as_str()).insert("order_id".into(), "1".into());
+    }
+}
+
+async fn is_refused<P: Projection + Default>(expected: &str) {
+    let store = TableStore::new();
+    let app = App::builder().store(store.clone()).projection_with(P::default).without_relay().start().await.unwrap();
+    let position = save(&store, "ada", 0).await;
+    for _ in 0..2 {
+        let error = app.projected::<P>(position).await.map(drop).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+        let status = app.projections().await.unwrap().remove(0);
+        assert_eq!((status.owner, status.position), (ProjectionOwner::Stopped, Position::START));
+        assert_eq!(app.health().await.projections, [expected]);
+        assert!(store.tables().await.rows("order_rows").is_empty(), "nothing is committed");
+        assert!(app.resume_projection::<P>().unwrap(), "it may have been made by now");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tables_and_keys_that_are_not_there_are_told_of_before_anything_is_written() {
+    is_refused::<WrongTable>(
+        "projection `wrong-table` says `tables(\"order_row\")`, but the store has no such table: name those that its \
+         methods write, and make them before the app starts",
+    )
+    .await;
+    is_refused::<WrongKey>(
+        "projection `wrong-key` says `key = \"order\"`, but its table `order_rows` has no such column",
+    )
+    .await;
 }
 
 #[tokio::test]

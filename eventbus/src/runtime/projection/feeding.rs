@@ -229,11 +229,15 @@ impl<P: Projection> Projected<P> {
             projection = definition.name, %position, event_type = %record.event_type(), %error,
             "projection stopped before an event: mend it, then rebuild the projection, or resume it if its rows are stored"
         );
-        let stopped = ProjectionError::Stopped { name: definition.name, position, error: error.to_string() };
+        self.stop(ProjectionError::Stopped { name: definition.name, position, error: error.to_string() }, generation);
+    }
+
+    /// Stops, unless the position was set back meanwhile.
+    pub(super) fn stop(&self, error: ProjectionError, generation: u64) {
         self.progress().send_if_modified(|progress| {
             let current = progress.generation == generation;
             if current {
-                progress.stopped = Some(stopped);
+                progress.stopped = Some(error);
             }
             current
         });

@@ -178,6 +178,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                     return Err(if self.stop.is_cancelled() { self.shut_down(position) } else { self.lost() });
                 }
                 Ok((_, Written::Lost)) => return Err(self.lost()),
+                Ok((_, Written::Misnamed(error))) => return Err(error.into()),
                 Ok((_, Written::Stopped(record, error))) => {
                     let position = record.position().unwrap_or(Position::START);
                     let name = P::definition().name;

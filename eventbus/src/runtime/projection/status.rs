@@ -20,8 +20,8 @@ pub struct ProjectionStatus {
     pub lag: u64,
     /// Who feeds it.
     pub owner: ProjectionOwner,
-    /// Why it does not go on, if it stopped: [`ProjectionError::Stopped`] with the position and the error, or that the app
-    /// was shut down.
+    /// Why it does not go on, if it stopped: [`ProjectionError::Stopped`] with the position and the error, what its
+    /// attribute names wrongly, or that the app was shut down.
     pub stopped: Option<ProjectionError>,
     /// Why the feed, the checkpoint or the transaction is not available at the moment, if so.
     pub trouble: Option<String>,
