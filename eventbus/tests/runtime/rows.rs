@@ -53,6 +53,11 @@ impl Mood {
         mood
     }
 
+    fn is_refused(&self) -> bool {
+        let refuse = |left: u32| left.checked_sub(1);
+        self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, refuse).is_ok()
+    }
+
     pub async fn until_waiting(&self) {
         until("the method waits", async || self.waiting.load(Ordering::SeqCst) > 0).await;
     }
@@ -79,14 +84,20 @@ impl OrderRows {
         match event.customer_id.as_str() {
             "bad" => {
                 mood.tries.fetch_add(1, Ordering::SeqCst);
-                let refuse = |left: u32| left.checked_sub(1);
-                if mood.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, refuse).is_ok() {
+                if mood.is_refused() {
                     return Err("no such customer".into());
                 }
             }
             "slow" => {
                 mood.waiting.fetch_add(1, Ordering::SeqCst);
                 mood.gate.acquire().await?.forget();
+            }
+            "doomed" => {
+                mood.waiting.fetch_add(1, Ordering::SeqCst);
+                mood.gate.acquire().await?.forget();
+                if mood.is_refused() {
+                    return Err(HandlerError::permanent("the connection is gone"));
+                }
             }
             "lengthy" => tokio::time::sleep(Duration::from_millis(200)).await,
             _ => {}
@@ -255,6 +266,22 @@ async fn an_owner_whose_lease_has_passed_on_writes_nothing() {
     until("it has stepped down", async || app.projections().await.unwrap()[0].owner == ProjectionOwner::Elsewhere)
         .await;
     assert_eq!((counted(&store).await, checkpoint(&store).await), ((0, 0), Position::START));
+    store.release_lease(&other).await.unwrap();
+    app.projected::<OrderRows>(position).await.unwrap();
+    assert_eq!(counted(&store).await, (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_method_that_fails_when_the_role_has_passed_says_nothing_about_the_event() {
+    let (store, mood) = (TableStore::new(), Mood::refusing(1));
+    let app = app(&store, &mood).await;
+    let position = save(&store, "doomed", 0).await;
+    mood.until_waiting().await;
+    let other = store.seize_lease(&ROLE, &Name::from_static("other"), Duration::from_secs(60)).await.unwrap();
+    mood.gate.add_permits(10);
+    until("it is not the owner", async || app.projections().await.unwrap()[0].owner != ProjectionOwner::Here).await;
+    let status = app.projections().await.unwrap().remove(0);
+    assert_eq!((status.owner, mood.refusals.load(Ordering::SeqCst)), (ProjectionOwner::Elsewhere, 0), "{status:?}");
     store.release_lease(&other).await.unwrap();
     app.projected::<OrderRows>(position).await.unwrap();
     assert_eq!(counted(&store).await, (1, 1));
