@@ -1,23 +1,147 @@
 //! Projections that keep their rows in the store's transaction: live, failing, fenced, standing by.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use eventbus::{
-    Name, NewEvent, Position, ProjectionError, ProjectionOwner, StreamId,
-    port::{Checkpoints, HealthThresholds, Leases, ReadFeed},
+    ExpectedVersion, Name, NewEvent, Position, Projection, ProjectionError, ProjectionOwner, StreamId,
+    port::{AppendEvents, Checkpoints, HealthThresholds, Leases, ReadFeed},
     prelude::*,
-    testkit::{Fault, TableStore},
+    testkit::{Fault, TableStore, Tables},
 };
+use tokio::sync::Semaphore;
 
 use crate::{
-    rows_kit::{Mood, OrderRows, ROLE, app, append, counted, save},
+    orders::{OrderCreated, OrderShipped, created},
     wait::until,
 };
+
+pub const ROLE: Name = Name::from_static("projection:order-rows");
+
+/// How the methods behave; shared by all instances of a test.
+#[derive(Clone)]
+pub struct Mood {
+    /// How often `bad` is refused yet.
+    pub refusals: Arc<AtomicU32>,
+    /// How often `bad` was tried.
+    pub tries: Arc<AtomicU32>,
+    /// What `slow` waits for.
+    pub gate: Arc<Semaphore>,
+    pub waiting: Arc<AtomicU32>,
+}
+
+impl Default for Mood {
+    fn default() -> Self {
+        Self {
+            refusals: Arc::default(),
+            tries: Arc::default(),
+            gate: Arc::new(Semaphore::new(0)),
+            waiting: Arc::default(),
+        }
+    }
+}
+
+impl Mood {
+    pub fn refusing(times: u32) -> Self {
+        let mood = Self::default();
+        mood.refusals.store(times, Ordering::SeqCst);
+        mood
+    }
+
+    fn is_refused(&self) -> bool {
+        let refuse = |left: u32| left.checked_sub(1);
+        self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, refuse).is_ok()
+    }
+
+    pub async fn until_waiting(&self) {
+        until("the method waits", async || self.waiting.load(Ordering::SeqCst) > 0).await;
+    }
+}
+
+/// A row per order; not idempotent on purpose.
+#[derive(Default)]
+pub struct OrderRows;
+
+#[projection(name = "order-rows", tables("order_rows"), key = "order_id")]
+impl OrderRows {
+    async fn created(
+        &self,
+        event: &OrderCreated,
+        meta: &Metadata,
+        tables: &mut Tables,
+        State(mood): State<Mood>,
+    ) -> Result<(), HandlerError> {
+        let id = meta.aggregate_id().to_string();
+        let row = tables.row("order_rows", &id);
+        row.insert("order_id".into(), id);
+        row.insert("customer".into(), event.customer_id.clone());
+        add(row, "events");
+        match event.customer_id.as_str() {
+            "bad" => {
+                mood.tries.fetch_add(1, Ordering::SeqCst);
+                if mood.is_refused() {
+                    return Err("no such customer".into());
+                }
+            }
+            "slow" => {
+                mood.waiting.fetch_add(1, Ordering::SeqCst);
+                mood.gate.acquire().await?.forget();
+            }
+            "doomed" => {
+                mood.waiting.fetch_add(1, Ordering::SeqCst);
+                mood.gate.acquire().await?.forget();
+                if mood.is_refused() {
+                    return Err(HandlerError::permanent("the connection is gone"));
+                }
+            }
+            "lengthy" => tokio::time::sleep(Duration::from_millis(200)).await,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn shipped(&self, _event: &OrderShipped, meta: &Metadata, tables: &mut Tables) {
+        add(tables.row("order_rows", meta.aggregate_id().as_str()), "events");
+    }
+}
+
+fn add(row: &mut eventbus::testkit::Row, column: &str) {
+    let before: u64 = row.get(column).map_or(0, |number| number.parse().unwrap());
+    row.insert(column.into(), (before + 1).to_string());
+}
+
+pub async fn save(store: &TableStore, customer: &str, shipments: usize) -> Position {
+    let stream = StreamId::new(Name::from_static("Order"), AggregateId::new());
+    let mut news = vec![NewEvent::of(&created(customer, 1.5)).unwrap()];
+    news.extend((0..shipments).map(|_| NewEvent::of(&OrderShipped { tracking_number: "T".into() }).unwrap()));
+    append(store, &stream, news).await
+}
+
+pub async fn append(store: &TableStore, stream: &StreamId, news: Vec<NewEvent>) -> Position {
+    let records = store.append(stream, ExpectedVersion::Any, news).await.unwrap();
+    records.last().unwrap().position().unwrap()
+}
 
 /// An event that the projection does not ask for.
 async fn save_other(store: &TableStore) -> Position {
     let stream = StreamId::parse("Parcel", "1").unwrap();
     append(store, &stream, vec![NewEvent::new(Name::from_static("ParcelSent"), 1, "{}")]).await
+}
+
+pub async fn app(store: &TableStore, mood: &Mood) -> App {
+    let app = App::builder().store(store.clone()).state(mood.clone()).projection(OrderRows);
+    app.projection_lease(Duration::from_secs(1)).without_relay().start().await.unwrap()
+}
+
+/// How many events each row counted, all together, and how many rows there are.
+pub async fn counted(store: &TableStore) -> (usize, u64) {
+    let rows = store.tables().await.rows("order_rows");
+    (rows.len(), rows.iter().map(|(_, row)| row["events"].parse::<u64>().unwrap()).sum())
 }
 
 async fn checkpoint(store: &TableStore) -> Position {
@@ -84,6 +208,7 @@ async fn an_event_that_keeps_failing_stops_the_projection_before_it() {
 
     let status = app.projections().await.unwrap().remove(0);
     assert_eq!((status.name, status.position, status.lag), ("order-rows", before, 2));
+    assert_eq!(status.owner, ProjectionOwner::Stopped, "nobody feeds it");
     assert!(matches!(status.stopped, Some(ProjectionError::Stopped { position, .. }) if position == bad), "{status:?}");
     let health = app.health().await;
     assert_eq!(health.projections, [error.to_string()]);
@@ -97,6 +222,7 @@ async fn an_event_that_keeps_failing_stops_the_projection_before_it() {
     app.projected::<OrderRows>(last).await.unwrap();
     assert_eq!(counted(&store).await, (3, 7));
     assert!(app.health().await.projections.is_empty());
+    assert_eq!(app.projections().await.unwrap()[0].owner, ProjectionOwner::Here);
     assert!(!app.resume_projection::<OrderRows>().unwrap());
 }
 
@@ -140,6 +266,22 @@ async fn an_owner_whose_lease_has_passed_on_writes_nothing() {
     until("it has stepped down", async || app.projections().await.unwrap()[0].owner == ProjectionOwner::Elsewhere)
         .await;
     assert_eq!((counted(&store).await, checkpoint(&store).await), ((0, 0), Position::START));
+    store.release_lease(&other).await.unwrap();
+    app.projected::<OrderRows>(position).await.unwrap();
+    assert_eq!(counted(&store).await, (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_method_that_fails_when_the_role_has_passed_says_nothing_about_the_event() {
+    let (store, mood) = (TableStore::new(), Mood::refusing(1));
+    let app = app(&store, &mood).await;
+    let position = save(&store, "doomed", 0).await;
+    mood.until_waiting().await;
+    let other = store.seize_lease(&ROLE, &Name::from_static("other"), Duration::from_secs(60)).await.unwrap();
+    mood.gate.add_permits(10);
+    until("it is not the owner", async || app.projections().await.unwrap()[0].owner != ProjectionOwner::Here).await;
+    let status = app.projections().await.unwrap().remove(0);
+    assert_eq!((status.owner, mood.refusals.load(Ordering::SeqCst)), (ProjectionOwner::Elsewhere, 0), "{status:?}");
     store.release_lease(&other).await.unwrap();
     app.projected::<OrderRows>(position).await.unwrap();
     assert_eq!(counted(&store).await, (1, 1));
@@ -217,6 +359,54 @@ async fn a_transaction_takes_a_small_part_of_the_lease() {
     .await;
     checkpoints.remove(&Position::START);
     assert_eq!(checkpoints, saved, "one that was about to end with the lease would be lost as a whole");
+}
+
+#[derive(Default)]
+struct WrongTable;
+
+#[projection(name = "wrong-table", tables("order_row"), key = "order_id")]
+impl WrongTable {
+    fn created(&self, _event: &OrderCreated, meta: &Metadata, tables: &mut Tables) {
+        tables.row("order_rows", meta.aggregate_id().as_str()).insert("order_id".into(), "1".into());
+    }
+}
+
+#[derive(Default)]
+struct WrongKey;
+
+#[projection(name = "wrong-key", tables("order_rows"), key = "order")]
+impl WrongKey {
+    fn created(&self, _event: &OrderCreated, meta: &Metadata, tables: &mut Tables) {
+        tables.row("order_rows", meta.aggregate_id().as_str()).insert("order_id".into(), "1".into());
+    }
+}
+
+async fn is_refused<P: Projection + Default>(expected: &str) {
+    let store = TableStore::new();
+    let app = App::builder().store(store.clone()).projection_with(P::default).without_relay().start().await.unwrap();
+    let position = save(&store, "ada", 0).await;
+    for _ in 0..2 {
+        let error = app.projected::<P>(position).await.map(drop).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+        let status = app.projections().await.unwrap().remove(0);
+        assert_eq!((status.owner, status.position), (ProjectionOwner::Stopped, Position::START));
+        assert_eq!(app.health().await.projections, [expected]);
+        assert!(store.tables().await.rows("order_rows").is_empty(), "nothing is committed");
+        assert!(app.resume_projection::<P>().unwrap(), "it may have been made by now");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tables_and_keys_that_are_not_there_are_told_of_before_anything_is_written() {
+    is_refused::<WrongTable>(
+        "projection `wrong-table` says `tables(\"order_row\")`, but the store has no such table: name those that its \
+         methods write, and make them before the app starts",
+    )
+    .await;
+    is_refused::<WrongKey>(
+        "projection `wrong-key` says `key = \"order\"`, but its table `order_rows` has no such column",
+    )
+    .await;
 }
 
 #[tokio::test]
