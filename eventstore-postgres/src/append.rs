@@ -4,6 +4,7 @@
 //! Keep: nothing is told the caller as certain that is not. Once a statement went out without an answer, its backend
 //! may still be running; only what no late commit can change is final then.
 
+mod aside;
 mod effort;
 mod entry;
 mod group;

@@ -110,6 +110,7 @@ impl PgEventStore {
     /// Closes the connections once their statements are done; everything that was not sent before is unavailable.
     pub async fn close(&self) {
         self.appended.close().await;
+        self.group.close();
         self.connections.close().await;
     }
 }
