@@ -7,7 +7,7 @@ use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{Append, AppendError},
 };
-use sqlx::{Executor as _, PgConnection, Row as _, postgres::PgRow};
+use sqlx::{Executor as _, PgConnection, Row as _, SqlStr, postgres::PgRow};
 
 use super::{
     AppendResult, check,
@@ -22,9 +22,8 @@ use crate::{
 };
 
 const ENTER: &str = "SAVEPOINT eventbus_append; SELECT current_setting('synchronous_commit')";
-const KEEP: &str = "RELEASE SAVEPOINT eventbus_append";
-const UNDO: &str = "ROLLBACK TO SAVEPOINT eventbus_append; RELEASE SAVEPOINT eventbus_append";
-const UNDO_AND_STAY: &str = "ROLLBACK TO SAVEPOINT eventbus_append";
+const UNDO: SqlStr = SqlStr::from_static("ROLLBACK TO SAVEPOINT eventbus_append; RELEASE SAVEPOINT eventbus_append");
+const UNDO_AND_STAY: SqlStr = SqlStr::from_static("ROLLBACK TO SAVEPOINT eventbus_append");
 
 /// How often an append is made that is refused although nothing speaks against it.
 const TRIES: usize = 5;
@@ -55,8 +54,9 @@ impl PgEventStore {
     /// it was before, and can go on; only where the connection itself broke is it lost.
     ///
     /// Until the transaction ends, the stream takes no other append, and no reader of the feed gets past the events, so
-    /// it is to be short. Afterwards `store.appended().notify()` wakes the readers in this process; without it they find
-    /// the events when they look next. A future that is dropped before it is done leaves open what was appended: roll
+    /// it is to be short. Readers are woken after the commit of a transaction that a handler or projection takes; after
+    /// that of another one `store.appended().notify()` wakes those in this process, and without it they find the events
+    /// when they look next. A future that is dropped before it is done leaves open what was appended: roll
     /// back then.
     ///
     /// # Errors
@@ -94,7 +94,7 @@ impl PgEventStore {
         let mut within = Within { store: self, connection, append };
         within.enter().await?;
         let result = within.settle().await;
-        let end = if matches!(result, Ok((true, _))) { KEEP } else { UNDO };
+        let end = if matches!(result, Ok((true, _))) { self.statements.keep_append.clone() } else { UNDO };
         // a connection that broke tells for itself
         let ended = within.run(end).await;
         let (_, records) = result?;
@@ -167,7 +167,7 @@ impl Within<'_> {
         }
     }
 
-    async fn run(&mut self, sql: &'static str) -> Result<(), AppendError> {
+    async fn run(&mut self, sql: SqlStr) -> Result<(), AppendError> {
         let done = self.connection.execute(sqlx::raw_sql(sql)).await;
         done.map(drop).map_err(|error| AppendError::Unavailable(error.into()))
     }
