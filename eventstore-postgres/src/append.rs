@@ -19,7 +19,7 @@ use eventbus::{
 };
 
 pub(crate) use self::group::Group;
-pub use self::within::PgTransactionFault;
+pub use self::within::PgAppendInError;
 use crate::{columns::check_columns, store::PgEventStore};
 
 /// What becomes of an append.

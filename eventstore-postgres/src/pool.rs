@@ -39,6 +39,7 @@ pub(crate) struct Connections {
     patient_lanes: Arc<Semaphore>,
     connect_timeout: Duration,
     answer_timeout: Duration,
+    transaction_timeout: Duration,
 }
 
 impl Connections {
@@ -71,6 +72,7 @@ impl Connections {
             patient_lanes: Arc::new(Semaphore::new(patient)),
             connect_timeout: config.connect_timeout,
             answer_timeout,
+            transaction_timeout: config.transaction_timeout,
         }
     }
 
@@ -125,11 +127,17 @@ impl Connections {
         lane.map_err(|error| Fault::NotSent(error.into()))
     }
 
-    /// Closes all connections once their statements are done.
+    /// Closes all connections once their statements are done; a transaction that is kept for longer than it may take is
+    /// left to its owner.
     pub(crate) async fn close(&self) {
         self.lanes.close();
         self.patient_lanes.close();
-        tokio::join!(self.pool.close(), self.transactions.close());
+        let statements = timeout(self.answer_timeout, self.pool.close());
+        let transactions = timeout(self.transaction_timeout, self.transactions.close());
+        let (statements, transactions) = tokio::join!(statements, transactions);
+        if statements.is_err() || transactions.is_err() {
+            tracing::warn!("closed while a connection is in use: it is closed when its user lets it go");
+        }
     }
 }
 

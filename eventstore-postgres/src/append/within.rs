@@ -31,7 +31,7 @@ const TRIES: usize = 5;
 /// Why events cannot be appended in a transaction; nothing was changed in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum PgTransactionFault {
+pub enum PgAppendInError {
     /// There is none: the connection is not in a transaction.
     #[error("the connection is not in a transaction; to repair: begin one, for example with `Connection::begin`")]
     NoTransaction,
@@ -60,7 +60,7 @@ impl PgEventStore {
     /// back then.
     ///
     /// # Errors
-    /// [`AppendError`]. [`Refused`](AppendError::Refused) with a [`PgTransactionFault`] says what is wrong with the
+    /// [`AppendError`]. [`Refused`](AppendError::Refused) with a [`PgAppendInError`] says what is wrong with the
     /// transaction, and how to repair it. [`Unavailable`](AppendError::Unavailable) is worth another try in a new one;
     /// the outcome is never unknown, because nothing is kept without a commit.
     ///
@@ -115,14 +115,14 @@ impl Within<'_> {
     async fn enter(&mut self) -> Result<(), AppendError> {
         let rows = self.connection.fetch_all(sqlx::raw_sql(ENTER)).await;
         let rows = rows.map_err(|error| match error.as_database_error().and_then(|error| error.code()).as_deref() {
-            Some("25P01") => self.refused(PgTransactionFault::NoTransaction.into()),
-            Some("25P02") => self.refused(PgTransactionFault::Failed.into()),
+            Some("25P01") => self.refused(PgAppendInError::NoTransaction.into()),
+            Some("25P02") => self.refused(PgAppendInError::Failed.into()),
             _ => self.failed(Fault::of_statement(error)),
         })?;
         let setting = rows.first().map(|row| row.try_get::<&str, _>(0)).transpose();
         if setting.map_err(|error| AppendError::Unavailable(error.into()))? == Some("off") {
             self.run(UNDO).await?;
-            return Err(self.refused(PgTransactionFault::SynchronousCommitOff.into()));
+            return Err(self.refused(PgAppendInError::SynchronousCommitOff.into()));
         }
         Ok(())
     }
