@@ -209,7 +209,7 @@ fn a_handler_demands_transactions_of_this_store() {
 #[tokio::test]
 async fn closing_the_store_does_not_wait_for_a_transaction_that_somebody_keeps() {
     let place = Place::new(SHORT).await;
-    let mut kept = place.begin().await;
+    let kept = place.begin().await;
     within(place.store.close()).await;
     assert!(place.transactions.begin().await.is_err(), "it is closed");
     assert!(kept.commit().await.is_err());
