@@ -35,6 +35,7 @@ pub use address::redacted;
 pub use bus::{ConsumeError, EventBus, GroupProgress, MessageId, PublishError, ShutdownError};
 pub use check::{InvalidPayload, check_ids, check_payloads, first_result};
 pub use checkpoint::{CheckpointError, Checkpoints};
+pub(crate) use consuming::soon;
 pub use consuming::{Consuming, StopSignal};
 pub use dead_letter::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters};
 pub use delivery::{Delivery, HandlerError, HandlerErrorKind};

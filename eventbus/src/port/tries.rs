@@ -197,7 +197,9 @@ impl Tries {
     /// When the handler is to run again; `None` if it gives up.
     fn fail_one(&mut self, failure: &Failure, policy: &RetryPolicy) -> Option<Duration> {
         let failed = self.failed.entry(failure.handler.to_string()).or_default();
-        failed.attempts = failed.attempts.saturating_add(1);
+        if failure.error.kind() != HandlerErrorKind::NotBegun {
+            failed.attempts = failed.attempts.saturating_add(1);
+        }
         failed.error = shortened(failure.error.to_string());
         let budget = failure.retries.unwrap_or(policy.max_retries);
         failed.gave_up = failure.error.is_permanent() || failed.attempts > budget;
