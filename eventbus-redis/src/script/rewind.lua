@@ -18,7 +18,7 @@ if is_smaller(position, record.position) then
   -- a former one counts as long as entries from before it are there
   local goes_on = record.rewound_at ~= '-' and first and not is_before(record.rewound_at, first)
   if not goes_on or is_smaller(position, record.rewound_to) then record.rewound_to = position end
-  record.epoch, record.position, record.rewound_at = epoch, position, newest
+  record.epoch, record.position, record.rewound_at, record.last = epoch, position, newest, '-'
   write_record(redis.call, relay, store, record)
 end
 local mark = 'hole:' .. store .. ':'

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use eventbus::{
-    InMemoryEventStore, Position, PublishedError, RelayError, RepublishError,
-    port::{HealthThresholds, PublishRange, Publisher, ReadFeed, RelayTarget},
+    InMemoryEventBus, InMemoryEventStore, Position, PublishedError, RelayError, RepublishError,
+    port::{Checkpoints, EventBus, HealthThresholds, PublishRange, Publisher, ReadFeed, RelayTarget},
     prelude::*,
-    testkit::LossyBus,
+    testkit::{FaultyBus, LossyBus},
 };
 use futures_util::TryStreamExt;
 
@@ -142,4 +142,74 @@ async fn republishing_begins_where_it_is_told_and_never_ahead() {
     let in_process = App::builder().start().await.unwrap();
     let error = in_process.republish(Position::START).await.unwrap_err();
     assert_eq!(error.to_string(), "`memory` keeps no position that could be set back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_the_bus_refuses_stops_the_relay_before_it_until_the_bus_takes_it() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    bus.refused.set(Some(Position::new(3)));
+    let last = append(&store, 5).await;
+    let app = app(&store, &bus).await;
+    let error = app.published(last).await.unwrap_err();
+    let PublishedError::Relay(stopped @ RelayError::EventRefused { position, event_type, event_id, .. }) = &error
+    else {
+        panic!("{error}");
+    };
+    let refused: Vec<_> = store.read_all(Position::new(2)).try_collect().await.unwrap();
+    assert_eq!((position.get(), &**event_type, *event_id), (3, "OrderCreated", refused[0].metadata().event_id()));
+    assert!(error.to_string().ends_with("at position 3: fault made by the test"), "{error}");
+    assert_eq!(app.published(Position::new(2)).await.unwrap().position, 2, "what comes before it is published");
+
+    let stopped = Some(stopped);
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert_eq!(app.relay_status().await.unwrap().stopped.as_ref(), stopped);
+    }
+    let health = app.health().await;
+    assert!(!health.is_healthy());
+    let alerts = health.alerts(&HealthThresholds::default()).join("; ");
+    assert!(alerts.contains("the relay does not publish: `memory` refuses event"), "{alerts}");
+    assert_eq!(bus.history(), all(2));
+    assert_eq!(store.load_checkpoint(&ROLE).await.unwrap(), Some(Position::new(2)), "others see how far it came");
+
+    bus.refused.set(None);
+    until_at(&store, &bus, 5).await;
+    assert_eq!(bus.history(), all(5));
+    app.published(last).await.unwrap();
+    assert_eq!(app.relay_status().await.unwrap().stopped, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_takes_nothing_stops_the_relay_also_while_there_is_nothing_to_publish() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    bus.refused.set(Some(Position::START));
+    let app = app(&store, &bus).await;
+    let stopped = async || app.relay_status().await.unwrap().stopped;
+    until("it is told", async || stopped().await.is_some()).await;
+    assert_eq!(stopped().await.unwrap().to_string(), "`memory` refuses all events: fault made by the test");
+    bus.refused.set(None);
+    until("it is over", async || stopped().await.is_none()).await;
+    let last = append(&store, 1).await;
+    app.published(last).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_without_positions_stops_its_relay_too() {
+    for bus in [FaultyBus::new(InMemoryEventBus::new()), FaultyBus::new(InMemoryEventBus::new()).durable()] {
+        let store = InMemoryEventStore::new();
+        bus.refused.set(Some(Position::new(3)));
+        let app = App::builder().store(store.clone()).bus(bus.clone()).start().await.unwrap();
+        let last = append(&store, 5).await;
+        let error = app.published(last).await.unwrap_err();
+        let is_refused = |position: &Position| position.get() == 3;
+        assert!(
+            matches!(&error, PublishedError::Relay(RelayError::EventRefused { position, .. }) if is_refused(position)),
+            "{error}"
+        );
+        assert_eq!(app.published(Position::new(2)).await.unwrap().position, 2);
+        bus.refused.set(None);
+        until("it goes on", async || app.relay_status().await.unwrap().stopped.is_none()).await;
+        app.published(last).await.unwrap();
+        assert_eq!(bus.stats().events_published, 5);
+    }
 }

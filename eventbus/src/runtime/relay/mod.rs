@@ -14,7 +14,7 @@ mod progress;
 mod range;
 mod republish;
 mod target;
-mod tenure;
+mod turn;
 mod view;
 
 use std::{sync::Arc, time::Duration};
@@ -31,7 +31,7 @@ use self::{
     plain::{Forgetful, Plain},
     progress::Board,
     target::ToTarget,
-    tenure::{Ended, Tenure},
+    turn::{Ended, Turn},
 };
 use super::{feed::FeedWatch, tenure::new_owner};
 use crate::{
@@ -41,9 +41,6 @@ use crate::{
 
 /// How often the lease of the owner is looked after, and that of another tried.
 const PACE: Duration = Duration::from_secs(1);
-
-/// The shortest lease: shorter ones would pass to and fro between two busy processes.
-const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
 /// The checkpoint in the store that says how far a destination was fed; also the role of its relay.
 pub(crate) fn checkpoint_name(destination: &Name) -> Name {
@@ -110,7 +107,6 @@ impl Relay {
             };
             (Turns::Always, position)
         };
-        let options = RelayOptions { lease: options.lease.max(SHORTEST_LEASE), ..options };
         let board = Board::new(bus.destination().clone(), position);
         Ok(Self { store, bus, options, board, turns })
     }
@@ -150,13 +146,13 @@ impl Relay {
 
     /// Publishes while this process has the lease.
     async fn take_turn(&self, lease: Lease, cancel: &CancellationToken) {
-        let tenure = Tenure::new(&*self.store, &self.board, lease, self.options.lease, cancel);
+        let turn = Turn::new(&*self.store, &self.board, lease, self.options.lease, cancel);
         let ended = match self.bus.relay_target() {
             Some(target) => {
-                let publishing = ToTarget::new(self, target, tenure.epoch());
-                tenure.run(publishing, &self.store).await
+                let publishing = ToTarget::new(self, target, turn.epoch());
+                turn.run(publishing, &self.store).await
             }
-            None => tenure.run(Plain::new(&*self.store, &*self.bus, &self.board), &self.store).await,
+            None => turn.run(Plain::new(&*self.store, &*self.bus, &self.board), &self.store).await,
         };
         match ended {
             Ended::Passed | Ended::Stopped => self.wait(cancel).await,

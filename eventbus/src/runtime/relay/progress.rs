@@ -75,9 +75,10 @@ impl RelayProgress {
     fn move_to(&mut self, position: Position) {
         // what is published again is called something else
         self.recent.retain(|(published, _)| *published <= position);
+        // a stopped relay that is where it was may be stopped again by what comes next
+        self.stopped.take_if(|_| position != self.position);
         self.position = position;
         self.trouble = None;
-        self.stopped = None;
     }
 
     fn published(&mut self, range: &Range, ids: Vec<MessageId>) {
@@ -152,8 +153,12 @@ impl Board {
         self.progress.send_modify(|progress| progress.trouble = Some(error));
     }
 
+    /// Everything is published.
     pub(super) fn recovered(&self) {
-        self.progress.send_if_modified(|progress| progress.trouble.take().is_some());
+        self.progress.send_if_modified(|progress| {
+            let was_stopped = progress.stopped.take().is_some();
+            progress.trouble.take().is_some() || was_stopped
+        });
     }
 
     /// Another process was seen to relay, `times` in a row. One that keeps at it has not stopped.
