@@ -168,7 +168,7 @@ impl Shared {
 
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<SeenFloors, PublishError> {
         let mut ask = step(&script::GROUP_FLOORS, self, publisher);
-        ask.key(keys::floors(&self.stream));
+        ask.key(keys::floors(&self.stream)).arg(publisher.epoch);
         for group in known {
             ask.arg(group.as_str());
         }

@@ -10,7 +10,8 @@
 --   head             the oldest entry, as long as only we trim
 --   floor:<group>    where the group was when nothing was wrong with it, and by how much the server counted too many
 --                    entries that it had yet to read, or `-` if that is not known
---   hole:<store>:<group>  `found` or `told`: entries were removed that the group had not finished
+--   hole:<store>:<group>  entries were removed that the group had not finished; `found`, or the epoch of the relay that
+--                    was told
 --   trimmed_below    what was trimmed was below this id
 
 local NUMBER, ID = '^%d+$', '^%d+%-%d+$'

@@ -1,5 +1,5 @@
 -- Sets the position of a store back, so that everything after it is published again. What was found to be missing, and
--- told, counts as mended.
+-- told to this relay, counts as mended.
 --
 -- KEYS  stream, relay
 -- ARGV  store, epoch, position
@@ -23,6 +23,6 @@ if is_smaller(position, record.position) then
 end
 local mark = 'hole:' .. store .. ':'
 for name, state in pairs(notes) do
-  if state == 'told' and string.find(name, mark, 1, true) == 1 then redis.call('HDEL', relay, name) end
+  if state == epoch and string.find(name, mark, 1, true) == 1 then redis.call('HDEL', relay, name) end
 end
 return reply

@@ -39,7 +39,8 @@ pub trait RelayTarget: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// How far each group has finished, and what became of the known ones.
+    /// How far each group has finished, and what became of the known ones. Whoever only asks, and has no lease, has epoch 0:
+    /// the holes that it is told of stay to be told to the relay.
     ///
     /// # Errors
     /// [`PublishError`] if the bus cannot be asked.
@@ -142,6 +143,6 @@ pub enum SeenFloor {
     /// The group is gone; whoever consumes next makes it again.
     Missing,
     /// Somebody removed entries that the group had not finished: publish again from its former floor. It is told until the
-    /// position is [set back](RelayTarget::rewind).
+    /// relay that was told [sets the position back](RelayTarget::rewind).
     Hole,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Position, PublishedError, RelayError, RepublishError,
-    port::{Checkpoints, EventBus, HealthThresholds, PublishRange, Publisher, ReadFeed, RelayTarget},
+    port::{Checkpoints, EventBus, HealthThresholds, Leases, PublishRange, Publisher, ReadFeed, RelayTarget},
     prelude::*,
     testkit::{FaultyBus, LossyBus},
 };
@@ -212,4 +212,55 @@ async fn a_bus_without_positions_stops_its_relay_too() {
         app.published(last).await.unwrap();
         assert_eq!(bus.stats().events_published, 5);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_relay_takes_the_lease_rarely_and_another_process_that_may_go_on_has_its_turn() {
+    let epoch = async |store: &InMemoryEventStore| {
+        let lease = store.seize_lease(&ROLE, &AUDIT, LEASE).await.unwrap();
+        store.release_lease(&lease).await.unwrap();
+        lease.epoch
+    };
+    let (store, bus) = restored().await;
+    let halted = app(&store, &bus).await;
+    halted.published(Position::new(4)).await.unwrap_err();
+    let before = epoch(&store).await;
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    assert_eq!(epoch(&store).await, before + 1, "the store itself says that nobody has decided");
+    halted.shutdown(LEASE).await.unwrap();
+
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    bus.refused.set(Some(Position::new(2)));
+    let last = append(&store, 3).await;
+    let refused = [app(&store, &bus).await, app(&store, &bus).await];
+    for app in &refused {
+        app.published(last).await.unwrap_err();
+    }
+    let before = epoch(&store).await;
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    let grown = epoch(&store).await - before;
+    assert!((60..200).contains(&grown), "by {grown} in an hour");
+    let began = tokio::time::Instant::now();
+    let other = app(&store, &bus.connection()).await;
+    other.published(last).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(2), "took {:?}", began.elapsed());
+    for app in &refused {
+        until("others see it", async || app.relay_status().await.unwrap().stopped.is_none()).await;
+        app.published(last).await.unwrap();
+    }
+    assert_eq!(bus.history(), all(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_settles_when_what_is_published_again_is_published() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    append(&store, 5).await;
+    let [app, other] = [app(&store, &bus).await, app(&store, &bus.connection()).await];
+    app.settled().await.unwrap();
+    app.republish(Position::new(2)).await.unwrap();
+    other.settled().await.unwrap();
+    assert_eq!(bus.history(), [1, 2, 3, 4, 5, 3, 4, 5]);
+    app.republish(Position::new(4)).await.unwrap();
+    app.settled().await.unwrap();
+    assert_eq!(bus.history(), [1, 2, 3, 4, 5, 3, 4, 5, 5]);
 }

@@ -33,7 +33,7 @@ pub enum RelayError {
         newest: Position,
     },
     /// The stream carries the events of another store, and the relay was not told that this is meant. It looks again every
-    /// second.
+    /// minute, and at once in a process that starts.
     #[error(
         "`{destination}` carries the events of store {other}, and this is store {own}: if it is to carry both, say \
          `.share_stream()` in both apps; if the other one is gone, remove what it published"

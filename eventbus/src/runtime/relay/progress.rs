@@ -174,6 +174,11 @@ impl Board {
         self.progress.borrow().stopped.is_some()
     }
 
+    /// Whether it was stopped as the store went back, which the store itself remembers until somebody decides.
+    pub(super) fn is_halted(&self) -> bool {
+        matches!(self.progress.borrow().stopped, Some(RelayError::StoreWentBack { .. }))
+    }
+
     /// Only an operator can help.
     pub(super) fn stopped(&self, error: RelayError) {
         self.progress.send_if_modified(|progress| {

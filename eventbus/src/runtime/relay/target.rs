@@ -18,7 +18,8 @@ use super::{
 use crate::{
     domain::{error::BoxError, metadata::EventId, name::Name, stream::Position},
     port::{
-        Adopted, Adoption, EventStore, FeedFilter, Mark, PublishError, Publisher, RangeOutcome, ReadError, RelayTarget,
+        Adopted, Adoption, CheckpointError, EventStore, FeedFilter, Mark, PublishError, Publisher, RangeOutcome,
+        ReadError, RelayTarget,
     },
 };
 
@@ -32,6 +33,12 @@ const END: u64 = i64::MAX as u64;
 /// Under this name the store remembers that it went back behind what was published, until somebody decides.
 pub(super) fn halt_name(destination: &Name) -> Name {
     Name::prefixed("relay-halted:", destination)
+}
+
+/// How far a newer copy of the store was published, if somebody has to decide from where to go on.
+pub(super) async fn halted(store: &dyn EventStore, destination: &Name) -> Result<Option<Position>, CheckpointError> {
+    let halted = store.load_checkpoint(&halt_name(destination)).await?;
+    Ok(halted.filter(|published| *published > Position::START))
 }
 
 /// Publishes ranges.
@@ -114,10 +121,9 @@ impl<'a> ToTarget<'a> {
 
     /// Asks where the bus is, unless somebody has to decide first.
     async fn begin(&mut self) -> Result<Step, BoxError> {
-        let halted = self.store.load_checkpoint(&halt_name(self.destination())).await?.unwrap_or_default();
-        if halted > Position::START {
+        if let Some(published) = halted(self.store, self.destination()).await? {
             let newest = self.store.head().await?;
-            return Ok(self.store_went_back(halted, newest));
+            return Ok(self.store_went_back(published, newest));
         }
         let publisher = Publisher { store: self.store.store_id().await?, epoch: self.epoch };
         let step = self.publish(publisher, Range::empty(Position::START)).await?;
