@@ -228,4 +228,21 @@ mod tests {
         let id = |number: u64| progress.message_id(number.into());
         assert_eq!((id(2), id(3)), (Some(MessageId::new("old")), Some(MessageId::new("new"))));
     }
+
+    #[test]
+    fn a_relay_stays_stopped_while_it_looks_and_is_where_it_was() {
+        let board = Board::new(Name::from_static("bus"), 5.into());
+        let stop = || {
+            let (destination, reason) = (Name::from_static("bus"), "it is full".into());
+            board.stopped(RelayError::Refused { destination, reason });
+        };
+        stop();
+        board.moved(5.into());
+        assert!(board.is_stopped());
+        board.moved(6.into());
+        assert!(!board.is_stopped());
+        stop();
+        board.recovered();
+        assert!(!board.is_stopped());
+    }
 }
