@@ -1,0 +1,109 @@
+//! Where events are kept, and how they travel to the workers.
+
+use std::sync::Arc;
+
+use eventbus::{
+    InMemoryEventBus, Result,
+    port::{EventBus, EventStore},
+};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventstore_postgres::PgEventStore;
+use eventstore_sqlite::SqliteEventStore;
+use examples::shown;
+
+use crate::mail;
+
+/// The consumer group of the workers.
+pub const GROUP: &str = "email_workers";
+/// How many workers there are.
+const WORKERS: usize = 3;
+/// How many events a worker reads at once.
+const BATCH: usize = 10;
+/// How long a worker waits for events before it asks again, in milliseconds.
+const BLOCK_MS: u64 = 5_000;
+
+/// `--store`, `--bus`, and what they are called there.
+#[derive(Debug, clap::Args)]
+pub struct Backends {
+    /// Where events are kept: `sqlite::memory:`, `sqlite:<file>` or `postgres://…`
+    #[arg(long, value_name = "URL", default_value = "sqlite::memory:")]
+    store: String,
+    /// How events travel to the workers: `memory` (within the process) or `redis://…`
+    #[arg(long, value_name = "URL", default_value = "memory")]
+    bus: String,
+    /// What the name of the stream begins with
+    #[arg(long, default_value = "users")]
+    prefix: String,
+    /// What the names of the workers begin with: of each process another one, and the same after a restart
+    #[arg(long, default_value = "worker")]
+    worker: String,
+}
+
+/// A store: the mail is written in its transactions, so it matters which one it is.
+#[derive(Debug, Clone)]
+pub enum Store {
+    Sqlite(SqliteEventStore),
+    Postgres(PgEventStore),
+}
+
+impl Store {
+    /// The same for those to whom it does not matter.
+    pub fn any(&self) -> Arc<dyn EventStore> {
+        match self {
+            Self::Sqlite(store) => Arc::new(store.clone()),
+            Self::Postgres(store) => Arc::new(store.clone()),
+        }
+    }
+}
+
+impl Backends {
+    /// Opens the store, with the table of mails in it.
+    pub async fn open_store(&self) -> Result<Store> {
+        if self.store.starts_with("postgres://") || self.store.starts_with("postgresql://") {
+            let store = PgEventStore::connect(&self.store).await?;
+            mail::make_table_on_postgres(&self.store).await?;
+            return Ok(Store::Postgres(store));
+        }
+        let store = SqliteEventStore::connect(&self.store).await?;
+        mail::make_table_on_sqlite(&store).await?;
+        Ok(Store::Sqlite(store))
+    }
+
+    /// How many consumers of the group this process has.
+    ///
+    /// A bus in the process is one consumer, which handles as many events at once.
+    pub fn consumers(&self) -> usize {
+        if self.is_embedded() { 1 } else { WORKERS }
+    }
+
+    /// The name of a worker.
+    pub fn worker(&self, number: usize) -> String {
+        if self.is_embedded() { self.worker.clone() } else { format!("{}-{number}", self.worker) }
+    }
+
+    /// Opens the bus of a worker.
+    pub async fn open_bus(&self, number: usize) -> Result<Arc<dyn EventBus>> {
+        if self.is_embedded() {
+            return Ok(Arc::new(InMemoryEventBus::builder().concurrency(WORKERS).build()));
+        }
+        let config = RedisEventBusConfig {
+            redis_url: self.bus.clone(),
+            stream_prefix: self.prefix.clone(),
+            consumer_group: GROUP.into(), // made if it is missing, and begins with the oldest event
+            consumer_name: Some(self.worker(number)),
+            batch_size: BATCH,
+            block_ms: BLOCK_MS,
+            ..RedisEventBusConfig::from_env()?
+        };
+        Ok(Arc::new(RedisEventBus::connect(config).await?))
+    }
+
+    /// Which they are, without passwords.
+    pub fn describe(&self) -> String {
+        format!("store: {}\nbus:   {}", shown(&self.store), shown(&self.bus))
+    }
+
+    fn is_embedded(&self) -> bool {
+        self.bus == "memory"
+    }
+}

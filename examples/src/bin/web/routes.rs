@@ -1,0 +1,116 @@
+//! What is answered to whom.
+
+use axum::{
+    Json, Router,
+    extract::{
+        DefaultBodyLimit, FromRef, Path, Query, State,
+        rejection::{JsonRejection, QueryRejection},
+    },
+    http::{HeaderName, StatusCode, header},
+    routing::{get, post},
+};
+use eventbus::{App, Position, prelude::AggregateRepository};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    analytics::Analytics,
+    health,
+    problem::Problem,
+    registration,
+    user::{self, AlreadyRegistered, User},
+    workers::Workers,
+};
+
+/// The most bytes of a request.
+const LARGEST_BODY: usize = 16 * 1024;
+
+pub fn router(workers: Workers) -> Router {
+    Router::new()
+        .route("/users", post(create_user))
+        .route("/users/{id}", get(show_user))
+        .route("/analytics", get(show_analytics))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .fallback(|| async { Problem::not_found("such page") })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "see the header `allow`")
+        })
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(workers)
+}
+
+/// A user as the API shows one.
+#[derive(Debug, Serialize)]
+struct Shown {
+    id: String,
+    name: String,
+    email: String,
+    /// Where the registration is stored: whoever asks for analytics with it finds it counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<u64>,
+}
+
+type Created = (StatusCode, [(HeaderName, String); 1], Json<Shown>);
+
+async fn create_user(
+    State(users): State<AggregateRepository<User>>,
+    body: Result<Json<Value>, JsonRejection>,
+) -> Result<Created, Problem> {
+    let Json(body) = body?;
+    let registration = registration::check(&body)?;
+    let id = user::id_of(&registration.email);
+    let saved = users.upsert(&id, |user| user.register(&registration)).await?;
+    let location = [(header::LOCATION, format!("/users/{id}"))];
+    let user = Shown {
+        id: id.to_string(),
+        name: registration.name,
+        email: registration.email,
+        position: saved.position.map(Position::get),
+    };
+    Ok((StatusCode::CREATED, location, Json(user)))
+}
+
+impl From<AlreadyRegistered> for Problem {
+    fn from(refusal: AlreadyRegistered) -> Self {
+        Self::new(StatusCode::CONFLICT, refusal.to_string())
+    }
+}
+
+/// From the store itself, so a user is there as soon as it was created.
+async fn show_user(
+    State(users): State<AggregateRepository<User>>,
+    Path(id): Path<String>,
+) -> Result<Json<Shown>, Problem> {
+    let id = id.parse().map_err(|_| Problem::not_found("such user"))?;
+    let user = users.find(&id).await?.ok_or_else(|| Problem::not_found("such user"))?;
+    Ok(Json(Shown { id: id.to_string(), name: user.name.clone(), email: user.email.clone(), position: None }))
+}
+
+#[derive(Debug, Deserialize)]
+struct Reading {
+    /// What must be included.
+    position: Option<u64>,
+}
+
+async fn show_analytics(
+    State(app): State<App>,
+    reading: Result<Query<Reading>, QueryRejection>,
+) -> Result<Json<Analytics>, Problem> {
+    let Query(reading) = reading?;
+    let position = reading.position.map(Position::from);
+    let analytics = app.projected::<Analytics>(position).await?;
+    Ok(Json(analytics.clone()))
+}
+
+impl FromRef<Workers> for App {
+    fn from_ref(workers: &Workers) -> Self {
+        workers.app().clone()
+    }
+}
+
+impl FromRef<Workers> for AggregateRepository<User> {
+    fn from_ref(workers: &Workers) -> Self {
+        workers.app().repository()
+    }
+}

@@ -1,0 +1,89 @@
+//! A thousand users register while workers are killed and Redis restarts.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream};
+use serde_json::json;
+use tokio::{
+    task::block_in_place,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    common::{Database, Stream, until},
+    web::{Web, mails},
+};
+
+const USERS: usize = 1_000;
+/// How many register at the same time.
+const AT_ONCE: usize = 8;
+/// After how many further registrations the next process of workers is killed.
+const KILL_EVERY: usize = 125;
+
+fn email(number: usize) -> String {
+    format!("user-{number}@example.com")
+}
+
+/// Registers everybody, and counts who is.
+async fn register_all(web: &Web, registered: &AtomicUsize) {
+    let register = |number: usize| async move {
+        let answer = web.post(&json!({ "name": format!("User {number}"), "email": email(number) })).await;
+        assert_eq!(answer.status, 201, "{answer:#?}");
+        registered.fetch_add(1, Ordering::SeqCst);
+    };
+    stream::iter((0..USERS).map(register)).buffer_unordered(AT_ONCE).collect::<()>().await;
+}
+
+async fn until_registered(registered: &AtomicUsize, count: usize) {
+    while registered.load(Ordering::SeqCst) < count {
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Has a second process of workers die and come back, again and again, and Redis once.
+async fn trouble(arguments: &[&str], redis: &mut test_servers::PrivateRedis, registered: &AtomicUsize) -> Web {
+    let arguments = [arguments, &["--worker", "other"]].concat();
+    let mut other = block_in_place(|| Web::start(&arguments));
+    for count in (KILL_EVERY..USERS).step_by(KILL_EVERY) {
+        until_registered(registered, count).await;
+        let is_busy = || other.process.stdout().iter().any(|line| line.contains("a mail for"));
+        assert!(block_in_place(|| until(is_busy)), "the other process takes its share");
+        drop(other); // SIGKILL
+        if count == USERS / 2 {
+            block_in_place(|| redis.stop());
+            until_registered(registered, count + KILL_EVERY / 2).await;
+            block_in_place(|| redis.start());
+        }
+        other = block_in_place(|| Web::start(&arguments));
+    }
+    other
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_users_get_one_mail_each_and_are_counted_once_though_workers_and_redis_die() {
+    let mut redis = block_in_place(test_servers::private_redis);
+    let (database, url) = (Database::create(), redis.url().to_owned());
+    let arguments = ["--store", &database.url, "--bus", &url];
+    let mut web = block_in_place(|| Web::start(&arguments));
+    let registered = AtomicUsize::new(0);
+    let ((), mut other) = tokio::join!(register_all(&web, &registered), trouble(&arguments, &mut redis, &registered));
+
+    let head = web.get("/analytics").await;
+    assert_eq!(head.body["registered_users"], USERS, "{head:#?}");
+    let mut stream = Stream::on(&url);
+    stream.prefix = "users".into();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while mails(&database).await.len() < USERS || block_in_place(|| stream.pending("email_workers")) > 0 {
+        assert!(Instant::now() < deadline, "{:#?}{:#?}", web.process.stderr(), other.process.stderr());
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(web.end("-TERM") && other.end("-TERM"), "{:#?}{:#?}", web.process.stderr(), other.process.stderr());
+    let written: BTreeMap<_, _> = mails(&database).await.into_iter().collect();
+    let expected: BTreeMap<_, _> = (0..USERS).map(|number| (email(number), 1)).collect();
+    let wrong: Vec<_> = written.iter().filter(|mail| expected.get(mail.0) != Some(mail.1)).collect();
+    assert!(written == expected, "{} users, not one mail each: {wrong:?}", written.len());
+}
