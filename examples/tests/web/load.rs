@@ -22,20 +22,22 @@ const USERS: usize = 1_000;
 /// How many register at the same time.
 const AT_ONCE: usize = 8;
 /// After how many further registrations the next process of workers is killed.
-const KILL_EVERY: usize = 125;
+const KILL_EVERY: usize = 100;
 
 fn email(number: usize) -> String {
     format!("user-{number}@example.com")
 }
 
-/// Registers everybody, and counts who is.
-async fn register_all(web: &Web, registered: &AtomicUsize) {
+/// Registers everybody, and counts who is; returns the last position.
+async fn register_all(web: &Web, registered: &AtomicUsize) -> u64 {
     let register = |number: usize| async move {
         let answer = web.post(&json!({ "name": format!("User {number}"), "email": email(number) })).await;
         assert_eq!(answer.status, 201, "{answer:#?}");
         registered.fetch_add(1, Ordering::SeqCst);
+        answer.body["position"].as_u64().unwrap()
     };
-    stream::iter((0..USERS).map(register)).buffer_unordered(AT_ONCE).collect::<()>().await;
+    let positions = stream::iter((0..USERS).map(register)).buffer_unordered(AT_ONCE);
+    positions.fold(0, async |last, position| last.max(position)).await
 }
 
 async fn until_registered(registered: &AtomicUsize, count: usize) {
@@ -70,10 +72,10 @@ async fn a_thousand_users_get_one_mail_each_and_are_counted_once_though_workers_
     let arguments = ["--store", &database.url, "--bus", &url];
     let mut web = block_in_place(|| Web::start(&arguments));
     let registered = AtomicUsize::new(0);
-    let ((), mut other) = tokio::join!(register_all(&web, &registered), trouble(&arguments, &mut redis, &registered));
+    let (last, mut other) = tokio::join!(register_all(&web, &registered), trouble(&arguments, &mut redis, &registered));
 
-    let head = web.get("/analytics").await;
-    assert_eq!(head.body["registered_users"], USERS, "{head:#?}");
+    let counted = web.get(&format!("/analytics?position={last}")).await;
+    assert_eq!(counted.body["registered_users"], USERS, "{counted:#?}");
     let mut stream = Stream::on(&url);
     stream.prefix = "users".into();
     let deadline = Instant::now() + Duration::from_secs(120);
