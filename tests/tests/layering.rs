@@ -78,23 +78,23 @@ fn assert_never_imports(folder: &str, forbidden: &[&str], except: &str) {
 
 #[test]
 fn the_domain_imports_nothing_of_the_crate() {
-    assert_never_imports("domain", &["port", "runtime", "memory", "testkit"], "");
+    assert_never_imports("domain", &["port", "runtime", "memory", "testkit", "axum"], "");
 }
 
 #[test]
 fn ports_import_the_domain_only() {
-    assert_never_imports("port", &["runtime", "memory", "testkit"], "");
+    assert_never_imports("port", &["runtime", "memory", "testkit", "axum"], "");
 }
 
 #[test]
 fn the_backends_in_memory_import_domain_and_ports_only() {
-    assert_never_imports("memory", &["runtime", "testkit"], "");
+    assert_never_imports("memory", &["runtime", "testkit", "axum"], "");
 }
 
 #[test]
 fn only_the_app_names_the_backends_in_memory() {
     assert_never_imports("runtime", &["memory"], "runtime/app");
-    assert_never_imports("runtime", &["testkit"], "");
+    assert_never_imports("runtime", &["testkit", "axum"], "");
 }
 
 #[test]

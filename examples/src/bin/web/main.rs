@@ -22,9 +22,7 @@
 
 mod analytics;
 mod backend;
-mod health;
 mod mail;
-mod problem;
 mod registration;
 mod routes;
 mod user;
@@ -71,7 +69,7 @@ async fn main() -> Result<()> {
         let mut stop = stop.clone();
         async move { stop.requested().await }
     };
-    let serving = axum::serve(listener, routes::router(workers.clone())).with_graceful_shutdown(stopped);
+    let serving = axum::serve(listener, routes::router(&workers)).with_graceful_shutdown(stopped);
     let serving = tokio::spawn(serving.into_future());
     stop.requested().await;
     println!("shutting down");

@@ -1,9 +1,10 @@
 //! What `POST /users` takes: checked here, so that nobody else has to.
 
 use email_address::{EmailAddress, Options};
+use eventbus::axum::Mistake;
 use serde_json::Value;
 
-use crate::{problem::Mistake, user::UserCreated};
+use crate::user::UserCreated;
 
 /// The most characters of a name.
 const LONGEST_NAME: usize = 100;

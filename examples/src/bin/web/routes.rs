@@ -3,20 +3,22 @@
 use axum::{
     Json, Router,
     extract::{
-        DefaultBodyLimit, FromRef, Path, Query, State,
+        DefaultBodyLimit, Path, Query, State,
         rejection::{JsonRejection, QueryRejection},
     },
     http::{HeaderName, StatusCode, header},
     routing::{get, post},
 };
-use eventbus::{App, Position, prelude::AggregateRepository};
+use eventbus::{
+    App, Position,
+    axum::{Mistake, Problem, health_routes},
+    prelude::AggregateRepository,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
     analytics::Analytics,
-    health,
-    problem::Problem,
     registration,
     user::{self, AlreadyRegistered, User},
     workers::Workers,
@@ -25,19 +27,16 @@ use crate::{
 /// The most bytes of a request.
 const LARGEST_BODY: usize = 16 * 1024;
 
-pub fn router(workers: Workers) -> Router {
+pub fn router(workers: &Workers) -> Router {
     Router::new()
         .route("/users", post(create_user))
         .route("/users/{id}", get(show_user))
         .route("/analytics", get(show_analytics))
-        .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready))
-        .fallback(|| async { Problem::not_found("such page") })
-        .method_not_allowed_fallback(|| async {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "see the header `allow`")
-        })
+        .merge(health_routes(workers.apps().cloned()))
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is no such page"))
+        .method_not_allowed_fallback(async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "see the header `allow`"))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
-        .with_state(workers)
+        .with_state(workers.app().clone())
 }
 
 /// A user as the API shows one.
@@ -58,7 +57,7 @@ async fn create_user(
     body: Result<Json<Value>, JsonRejection>,
 ) -> Result<Created, Problem> {
     let Json(body) = body?;
-    let registration = registration::check(&body)?;
+    let registration = registration::check(&body).map_err(unprocessable)?;
     let id = user::id_of(&registration.email);
     let saved = users.upsert(&id, |user| user.register(&registration)).await?;
     let location = [(header::LOCATION, format!("/users/{id}"))];
@@ -69,6 +68,10 @@ async fn create_user(
         position: saved.position.map(Position::get),
     };
     Ok((StatusCode::CREATED, location, Json(user)))
+}
+
+fn unprocessable(mistakes: Vec<Mistake>) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the request has mistakes").with_mistakes(mistakes)
 }
 
 impl From<AlreadyRegistered> for Problem {
@@ -82,8 +85,9 @@ async fn show_user(
     State(users): State<AggregateRepository<User>>,
     Path(id): Path<String>,
 ) -> Result<Json<Shown>, Problem> {
-    let id = id.parse().map_err(|_| Problem::not_found("such user"))?;
-    let user = users.find(&id).await?.ok_or_else(|| Problem::not_found("such user"))?;
+    let nobody = || Problem::new(StatusCode::NOT_FOUND, "there is no such user");
+    let id = id.parse().map_err(|_| nobody())?;
+    let user = users.find(&id).await?.ok_or_else(nobody)?;
     Ok(Json(Shown { id: id.to_string(), name: user.name.clone(), email: user.email.clone(), position: None }))
 }
 
@@ -101,16 +105,4 @@ async fn show_analytics(
     let position = reading.position.map(Position::from);
     let analytics = app.projected::<Analytics>(position).await?;
     Ok(Json(analytics.clone()))
-}
-
-impl FromRef<Workers> for App {
-    fn from_ref(workers: &Workers) -> Self {
-        workers.app().clone()
-    }
-}
-
-impl FromRef<Workers> for AggregateRepository<User> {
-    fn from_ref(workers: &Workers) -> Self {
-        workers.app().repository()
-    }
 }
