@@ -1,7 +1,7 @@
 //! A thousand users register while workers are killed and Redis restarts.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use crate::{
-    common::{Database, Stream, until},
-    web::{Web, mails},
+    common::{Database, File, Stream, until},
+    web::{Web, mails, recipients},
 };
 
 const USERS: usize = 1_000;
@@ -88,4 +88,53 @@ async fn a_thousand_users_get_one_mail_each_and_are_counted_once_though_workers_
     let expected: BTreeMap<_, _> = (0..USERS).map(|number| (email(number), 1)).collect();
     let wrong: Vec<_> = written.iter().filter(|mail| expected.get(mail.0) != Some(mail.1)).collect();
     assert!(written == expected, "{} users, not one mail each: {wrong:?}", written.len());
+}
+
+/// How many users register in each life of an embedded service, and how many of them are answered before it is killed.
+const A_LIFE: usize = 60;
+const ANSWERED: usize = 40;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn embedded_each_user_gets_one_mail_and_is_counted_once_though_the_service_is_killed() {
+    let file = File::new("users.db");
+    let store = format!("sqlite:{}", file.path());
+    let start = || block_in_place(|| Web::start(&["--store", &store]));
+    let mut missing: BTreeSet<usize> = (0..5 * A_LIFE).collect();
+    for life in 0..5 {
+        let (web, answered) = (start(), AtomicUsize::new(0));
+        let (web, answered) = (&web, &answered);
+        let register = |number: usize| async move {
+            // no answer: perhaps registered
+            let answer = web.try_post(&json!({ "name": "Ada", "email": email(number) })).await.ok()?;
+            assert!([201, 409].contains(&answer.status.as_u16()), "{answer:#?}");
+            answered.fetch_add(1, Ordering::SeqCst);
+            Some(number)
+        };
+        let kill = async {
+            until_registered(answered, ANSWERED).await;
+            web.process.signal("-KILL");
+        };
+        let batch = missing.iter().copied().filter(|number| *number < (life + 1) * A_LIFE).map(register);
+        let registering = stream::iter(batch.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect::<Vec<_>>();
+        let (registered, ()) = tokio::join!(registering, kill);
+        for number in registered.into_iter().flatten() {
+            missing.remove(&number);
+        }
+    }
+    let mut web = start();
+    for number in missing.into_iter().chain([5 * A_LIFE]) {
+        assert!([201, 409].contains(&web.register("Ada", &email(number)).await.status.as_u16()));
+    }
+    // the last one is new, and comes after whatever was delivered again
+    web.process.until(&[&format!("a mail for {}", email(5 * A_LIFE))]);
+    let last = web.register("Grace", "grace@example.com").await.body["position"].clone();
+    let counted = web.get(&format!("/analytics?position={last}")).await;
+    assert!(web.end("-TERM"), "{:#?}", web.process.stderr());
+    let mut written = recipients(&file);
+    let all = 5 * A_LIFE + 2;
+    assert_eq!(counted.body["registered_users"], all, "{counted:#?}");
+    written.sort();
+    written.dedup();
+    let again = recipients(&file).len() - written.len();
+    assert_eq!((written.len(), again), (all, 0), "mails, and those that were written again");
 }

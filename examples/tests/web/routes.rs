@@ -97,6 +97,7 @@ async fn who_is_not_registered_is_not_found() {
         let (status, problem) = unknown.problem();
         assert_eq!((status, &problem["detail"]), (404, &json!("there is no such user")), "{id}");
     }
+    assert_eq!(web.get("/users/%FF").await.problem().0, 400, "no text at all");
 }
 
 #[tokio::test]

@@ -53,6 +53,15 @@ async fn ctrl_c_lets_a_request_in_flight_be_answered() {
 }
 
 #[tokio::test]
+async fn a_request_that_never_ends_is_cut_off() {
+    let mut web = Web::start(&["--drain-ms", "1"]);
+    let _connection = half_a_request(&web, "never to be seen").await;
+    assert!(web.end("-TERM"), "{:#?}", web.process.stderr());
+    assert_eq!(web.process.stderr(), ["requests are cut off that were not answered within 1 ms"]);
+    assert_eq!(web.process.stdout().last().unwrap(), "shut down");
+}
+
+#[tokio::test]
 async fn a_worker_finishes_the_mail_it_has_begun() {
     let (mut stream, database) = (Stream::new(), Database::create());
     let mut web = Web::start(&[&["--store", &database.url][..], &stream.arguments()].concat());

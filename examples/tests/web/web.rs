@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use eventstore_sqlite::rusqlite::Connection;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
-use sqlx::{Connection as _, PgConnection};
+use sqlx::PgConnection;
 
-use crate::common::{Database, Process};
+use crate::common::{Database, File, Process};
 
 /// What a request was answered with.
 #[derive(Debug)]
@@ -17,11 +18,11 @@ pub struct Answer {
 }
 
 impl Answer {
-    async fn of(response: Response) -> Self {
+    async fn of(response: Response) -> reqwest::Result<Self> {
         let (status, headers) = (response.status(), response.headers().clone());
-        let text = response.text().await.unwrap();
+        let text = response.text().await?;
         let body = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-        Self { status, headers, body }
+        Ok(Self { status, headers, body })
     }
 
     pub fn header(&self, name: &str) -> &str {
@@ -65,7 +66,7 @@ impl Web {
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        Answer::of(self.client.get(self.url(path)).send().await.unwrap()).await
+        Answer::of(self.client.get(self.url(path)).send().await.unwrap()).await.unwrap()
     }
 
     /// `POST /users`.
@@ -75,13 +76,13 @@ impl Web {
 
     /// `POST /users`; an error if no answer came.
     pub async fn try_post(&self, user: &Value) -> reqwest::Result<Answer> {
-        Ok(Answer::of(self.client.post(self.url("/users")).json(user).send().await?).await)
+        Answer::of(self.client.post(self.url("/users")).json(user).send().await?).await
     }
 
     /// `POST /users` with any body.
     pub async fn post_text(&self, content_type: &str, text: impl Into<String>) -> Answer {
         let request = self.client.post(self.url("/users")).header("content-type", content_type);
-        Answer::of(request.body(text.into()).send().await.unwrap()).await
+        Answer::of(request.body(text.into()).send().await.unwrap()).await.unwrap()
     }
 
     pub async fn register(&self, name: &str, email: &str) -> Answer {
@@ -109,11 +110,18 @@ impl Web {
 }
 
 pub async fn connect(database: &Database) -> PgConnection {
-    PgConnection::connect(&database.url).await.unwrap()
+    <PgConnection as sqlx::Connection>::connect(&database.url).await.unwrap()
 }
 
 /// To whom so many mails were written, the first one first.
 pub async fn mails(database: &Database) -> Vec<(String, i64)> {
     let count = "SELECT recipient, count(*) FROM welcome_mails GROUP BY recipient ORDER BY min(id)";
     sqlx::query_as(count).fetch_all(&mut connect(database).await).await.unwrap()
+}
+
+/// To whom mails were written, the first one first.
+pub fn recipients(file: &File) -> Vec<String> {
+    let table = Connection::open(file.path()).unwrap();
+    let mut rows = table.prepare("SELECT recipient FROM welcome_mails ORDER BY id").unwrap();
+    rows.query_map((), |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }

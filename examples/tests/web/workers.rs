@@ -1,10 +1,8 @@
 //! The workers as the bus and the store see them.
 
-use eventstore_sqlite::rusqlite::Connection;
-
 use crate::{
     common::{Database, File, Stream, until},
-    web::Web,
+    web::{Web, recipients},
 };
 
 /// The lists of names and numbers that `XINFO` answers with.
@@ -50,12 +48,7 @@ async fn in_a_file_users_mails_and_figures_outlive_the_process() {
         assert!(web.end("-INT"));
     }
     let mut web = Web::start(&["--store", &store]); // handles what the others left
-    let recipients = || {
-        let table = Connection::open(file.path()).unwrap();
-        let mut rows = table.prepare("SELECT recipient FROM welcome_mails ORDER BY id").unwrap();
-        rows.query_map((), |row| row.get(0)).unwrap().map(Result::unwrap).collect::<Vec<String>>()
-    };
-    assert!(until(|| recipients().len() >= 2));
+    assert!(until(|| recipients(&file).len() >= 2));
     assert!(web.end("-TERM"));
-    assert_eq!(recipients(), ["ada@example.com", "grace@example.com"]);
+    assert_eq!(recipients(&file), ["ada@example.com", "grace@example.com"]);
 }

@@ -39,21 +39,16 @@ pub struct Backends {
     worker: String,
 }
 
-/// A store: the mail is written in its transactions, so it matters which one it is.
-#[derive(Debug, Clone)]
-pub enum Store {
-    Sqlite(SqliteEventStore),
-    Postgres(PgEventStore),
+/// An open store; mails are written in its transactions, so it matters which one it is.
+pub struct Store {
+    pub events: Arc<dyn EventStore>,
+    pub kind: StoreKind,
 }
 
-impl Store {
-    /// The same for those to whom it does not matter.
-    pub fn any(&self) -> Arc<dyn EventStore> {
-        match self {
-            Self::Sqlite(store) => Arc::new(store.clone()),
-            Self::Postgres(store) => Arc::new(store.clone()),
-        }
-    }
+#[derive(Debug, Clone, Copy)]
+pub enum StoreKind {
+    Sqlite,
+    Postgres,
 }
 
 impl Backends {
@@ -62,11 +57,11 @@ impl Backends {
         if self.store.starts_with("postgres://") || self.store.starts_with("postgresql://") {
             let store = PgEventStore::connect(&self.store).await?;
             mail::make_table_on_postgres(&self.store).await?;
-            return Ok(Store::Postgres(store));
+            return Ok(Store { events: Arc::new(store), kind: StoreKind::Postgres });
         }
         let store = SqliteEventStore::connect(&self.store).await?;
         mail::make_table_on_sqlite(&store).await?;
-        Ok(Store::Sqlite(store))
+        Ok(Store { events: Arc::new(store), kind: StoreKind::Sqlite })
     }
 
     /// How many consumers of the group this process has.

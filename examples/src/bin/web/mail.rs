@@ -11,7 +11,7 @@ use eventstore_postgres::{
 };
 use eventstore_sqlite::{SqliteEventStore, SqliteTransaction, SqliteTransactionError};
 
-use crate::{backend::Store, user::UserCreated, workers::Worker};
+use crate::{backend::StoreKind, user::UserCreated, workers::Worker};
 
 /// Makes the table; processes that start at the same time follow each other.
 pub async fn make_table_on_postgres(url: &str) -> Result<()> {
@@ -38,10 +38,10 @@ pub async fn make_table_on_sqlite(store: &SqliteEventStore) -> Result<()> {
 }
 
 /// Has the app write the mails, in the transactions of its store.
-pub fn welcoming(app: AppBuilder, store: &Store) -> AppBuilder {
+pub fn welcoming(app: AppBuilder, store: StoreKind) -> AppBuilder {
     match store {
-        Store::Sqlite(_) => app.handler::<welcome_on_sqlite>(),
-        Store::Postgres(_) => app.handler::<welcome_on_postgres>(),
+        StoreKind::Sqlite => app.handler::<welcome_on_sqlite>(),
+        StoreKind::Postgres => app.handler::<welcome_on_postgres>(),
     }
 }
 

@@ -33,15 +33,12 @@ use std::{net::SocketAddr, time::Duration};
 use clap::Parser;
 use eventbus::Result;
 use examples::signal::Stop;
-use tokio::{
-    net::TcpListener,
-    time::{Instant, timeout_at},
-};
+use tokio::{net::TcpListener, time::timeout};
 
 use crate::{backend::Backends, workers::Workers};
 
-/// How long requests, then workers, may take to finish.
-const DRAIN: Duration = Duration::from_secs(30);
+/// How long workers may take to finish what they have in hand.
+const WORKERS_DRAIN: Duration = Duration::from_secs(20);
 
 #[derive(Parser)]
 struct Args {
@@ -51,6 +48,9 @@ struct Args {
     /// How long a request waits for analytics that are not there yet, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 5_000)]
     wait_ms: u64,
+    /// How long requests in flight may take when it ends, in milliseconds; then they are cut off
+    #[arg(long, value_name = "MS", default_value_t = 10_000)]
+    drain_ms: u64,
     #[command(flatten)]
     backends: Backends,
 }
@@ -73,12 +73,11 @@ async fn main() -> Result<()> {
     let serving = tokio::spawn(serving.into_future());
     stop.requested().await;
     println!("shutting down");
-    let deadline = Instant::now() + DRAIN;
-    match timeout_at(deadline, serving).await {
+    match timeout(Duration::from_millis(args.drain_ms), serving).await {
         Ok(served) => served??,
-        Err(_) => eprintln!("requests were still unanswered after {DRAIN:?}"),
+        Err(_) => eprintln!("requests are cut off that were not answered within {} ms", args.drain_ms),
     }
-    workers.shutdown(deadline.saturating_duration_since(Instant::now())).await?;
+    workers.shutdown(WORKERS_DRAIN).await?;
     println!("shut down");
     Ok(())
 }

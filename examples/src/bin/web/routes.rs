@@ -4,7 +4,7 @@ use axum::{
     Json, Router,
     extract::{
         DefaultBodyLimit, Path, Query, State,
-        rejection::{JsonRejection, QueryRejection},
+        rejection::{JsonRejection, PathRejection, QueryRejection},
     },
     http::{HeaderName, StatusCode, header},
     routing::{get, post},
@@ -83,8 +83,9 @@ impl From<AlreadyRegistered> for Problem {
 /// From the store itself, so a user is there as soon as it was created.
 async fn show_user(
     State(users): State<AggregateRepository<User>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Shown>, Problem> {
+    let Path(id) = id?;
     let nobody = || Problem::new(StatusCode::NOT_FOUND, "there is no such user");
     let id = id.parse().map_err(|_| nobody())?;
     let user = users.find(&id).await?.ok_or_else(nobody)?;

@@ -62,6 +62,6 @@ impl Workers {
 
 async fn worker(backends: &Backends, store: &Store, number: usize) -> Result<AppBuilder> {
     let worker = Worker(backends.worker(number).into());
-    let app = App::builder().store(store.any()).bus(backends.open_bus(number).await?).state(worker);
-    Ok(mail::welcoming(app, store))
+    let app = App::builder().store(Arc::clone(&store.events)).bus(backends.open_bus(number).await?).state(worker);
+    Ok(mail::welcoming(app, store.kind))
 }
