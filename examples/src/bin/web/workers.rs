@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use eventbus::{App, AppBuilder, Result};
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 
 use crate::{
     analytics::Analytics,
@@ -55,8 +55,8 @@ impl Workers {
 
     /// Stops all of them; what they have in hand gets until `timeout`.
     pub async fn shutdown(&self, timeout: Duration) -> Result<()> {
-        try_join_all(self.apps().map(|app| app.shutdown(timeout))).await?;
-        Ok(())
+        let ended = join_all(self.apps().map(|app| app.shutdown(timeout))).await;
+        Ok(ended.into_iter().collect::<Result<(), _>>()?)
     }
 }
 
