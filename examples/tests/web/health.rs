@@ -24,7 +24,7 @@ async fn embedded_it_is_ready_at_once() {
 async fn while_redis_is_away_it_is_not_ready_and_registers_all_the_same() {
     let mut redis = test_servers::private_redis();
     let url = redis.url().to_owned();
-    let web = Web::start(&["--bus", &url]);
+    let web = Web::start(&["--store", "sqlite::memory:", "--bus", &url]);
     web.until_status("/health/ready", 200).await;
     redis.stop();
     let away = web.until_status("/health/ready", 503).await;

@@ -9,12 +9,12 @@ use eventbus::{
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::PgEventStore;
 use eventstore_sqlite::SqliteEventStore;
-use examples::shown;
+use examples::{in_target, shown};
 
 use crate::mail;
 
 /// The consumer group of the workers.
-pub const GROUP: &str = "email_workers";
+const GROUP: &str = "email_workers";
 /// How many workers there are.
 const WORKERS: usize = 3;
 /// How many events a worker reads at once.
@@ -22,12 +22,13 @@ const BATCH: usize = 10;
 /// How long a worker waits for events before it asks again, in milliseconds.
 const BLOCK_MS: u64 = 5_000;
 
-/// `--store`, `--bus`, and what they are called there.
+// `--store`, `--bus`, and what they are called there; as a doc comment it would be what `--help` begins with
 #[derive(Debug, clap::Args)]
 pub struct Backends {
-    /// Where events are kept: `sqlite::memory:`, `sqlite:<file>` or `postgres://…`
-    #[arg(long, value_name = "URL", default_value = "sqlite::memory:")]
-    store: String,
+    /// Where events are kept: `sqlite::memory:`, `sqlite:<file>` or `postgres://…` [default: in memory, or with Redis,
+    /// which would remember more than that, a file in the target folder]
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
     /// How events travel to the workers: `memory` (within the process) or `redis://…`
     #[arg(long, value_name = "URL", default_value = "memory")]
     bus: String,
@@ -54,12 +55,13 @@ pub enum StoreKind {
 impl Backends {
     /// Opens the store, with the table of mails in it.
     pub async fn open_store(&self) -> Result<Store> {
-        if self.store.starts_with("postgres://") || self.store.starts_with("postgresql://") {
-            let store = PgEventStore::connect(&self.store).await?;
-            mail::make_table_on_postgres(&self.store).await?;
+        let url = self.store_url()?;
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            let store = PgEventStore::connect(&url).await?;
+            mail::make_table_on_postgres(&url).await?;
             return Ok(Store { events: Arc::new(store), kind: StoreKind::Postgres });
         }
-        let store = SqliteEventStore::connect(&self.store).await?;
+        let store = SqliteEventStore::connect(&url).await?;
         mail::make_table_on_sqlite(&store).await?;
         Ok(Store { events: Arc::new(store), kind: StoreKind::Sqlite })
     }
@@ -94,8 +96,16 @@ impl Backends {
     }
 
     /// Which they are, without passwords.
-    pub fn describe(&self) -> String {
-        format!("store: {}\nbus:   {}", shown(&self.store), shown(&self.bus))
+    pub fn describe(&self) -> Result<String> {
+        Ok(format!("store: {}\nbus:   {}", shown(&self.store_url()?), shown(&self.bus)))
+    }
+
+    fn store_url(&self) -> Result<String> {
+        Ok(match &self.store {
+            Some(url) => url.clone(),
+            None if self.is_embedded() => "sqlite::memory:".into(),
+            None => format!("sqlite:{}", in_target("web.db")?.display()),
+        })
     }
 
     fn is_embedded(&self) -> bool {

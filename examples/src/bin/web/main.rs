@@ -7,6 +7,7 @@
 //!
 //! ```sh
 //! cargo run -p examples --bin web                     # SQLite in memory, and a bus in the process: no server
+//! cargo run -p examples --bin web -- --store sqlite:users.db                               # the same in a file
 //! cargo run -p examples --bin web -- --store postgres://localhost/users --bus redis://localhost
 //!
 //! curl -i localhost:8000/users --json '{"name": "Ada", "email": "ada@example.com"}'     # 201, with its place
@@ -16,7 +17,10 @@
 //! curl localhost:8000/analytics?position=1            # {"registered_users":1,…}: waits until position 1 is counted
 //! curl -i localhost:8000/health/live
 //! curl -i localhost:8000/health/ready                 # 503 while store or bus are away
+//! redis-cli XINFO CONSUMERS users:stream email_workers
 //! ```
+//!
+//! A second process on the same servers gives its workers other names, as `--worker other`.
 //!
 //! SIGTERM or Ctrl-C ends it: first the requests in flight are answered, then the workers finish what they have in hand.
 
@@ -60,7 +64,7 @@ async fn main() -> Result<()> {
     examples::log_warnings();
     let args = Args::parse();
     let mut stop = Stop::on_signal()?;
-    println!("{}", args.backends.describe());
+    println!("{}", args.backends.describe()?);
     let workers = Workers::start(&args.backends, Duration::from_millis(args.wait_ms)).await?;
     let listener = TcpListener::bind(args.listen).await?;
     println!("listening on http://{}", listener.local_addr()?);

@@ -47,7 +47,7 @@ struct Shown {
     email: String,
     /// Where the registration is stored: whoever asks for analytics with it finds it counted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    position: Option<u64>,
+    position: Option<Position>,
 }
 
 type Created = (StatusCode, [(HeaderName, String); 1], Json<Shown>);
@@ -61,12 +61,8 @@ async fn create_user(
     let id = user::id_of(&registration.email);
     let saved = users.upsert(&id, |user| user.register(&registration)).await?;
     let location = [(header::LOCATION, format!("/users/{id}"))];
-    let user = Shown {
-        id: id.to_string(),
-        name: registration.name,
-        email: registration.email,
-        position: saved.position.map(Position::get),
-    };
+    let user =
+        Shown { id: id.to_string(), name: registration.name, email: registration.email, position: saved.position };
     Ok((StatusCode::CREATED, location, Json(user)))
 }
 
@@ -95,7 +91,7 @@ async fn show_user(
 #[derive(Debug, Deserialize)]
 struct Reading {
     /// What must be included.
-    position: Option<u64>,
+    position: Option<Position>,
 }
 
 async fn show_analytics(
@@ -103,7 +99,6 @@ async fn show_analytics(
     reading: Result<Query<Reading>, QueryRejection>,
 ) -> Result<Json<Analytics>, Problem> {
     let Query(reading) = reading?;
-    let position = reading.position.map(Position::from);
-    let analytics = app.projected::<Analytics>(position).await?;
+    let analytics = app.projected::<Analytics>(reading.position).await?;
     Ok(Json(analytics.clone()))
 }

@@ -24,8 +24,7 @@ impl Worker {
     }
 }
 
-/// All of them, running. Cloning shares them.
-#[derive(Clone)]
+/// All of them, running.
 pub struct Workers {
     first: App,
     others: Vec<App>,
