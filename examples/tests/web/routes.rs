@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::web::Web;
+use crate::{common::run, web::Web};
 
 #[tokio::test]
 async fn a_user_is_created_shown_counted_and_welcomed() {
@@ -122,4 +122,21 @@ async fn of_many_who_register_one_address_at_once_one_does() {
     assert_eq!(shown.body["name"], created[0].body["name"], "whom it was told, and nobody else");
     let read = web.get(&format!("/analytics?position={}", created[0].body["position"])).await;
     assert_eq!(read.body["registered_users"], 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_started_is_explained() {
+    let web = Web::start(&[]);
+    let (taken, free) = (web.address.as_str(), "127.0.0.1:0");
+    for (listen, more, said) in [
+        (taken, ["--bus", "memory"], format!("cannot listen on {taken}: ")),
+        (free, ["--store", "users.db"], "write `sqlite:path/to/file`".into()),
+        (free, ["--store", "postgres://u:secret@127.0.0.1:1/users"], "`postgres://u@127.0.0.1:1/users`".into()),
+        (free, ["--bus", "kafka://localhost"], "`redis_url` is no Redis URL".into()),
+    ] {
+        let ended = run(env!("CARGO_BIN_EXE_web"), &["--listen", listen, more[0], more[1]]);
+        let (text, errors) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+        assert!(!ended.status.success() && errors.contains(&said), "{errors}");
+        assert!(!text.contains("secret") && !errors.contains("secret"), "{text}{errors}");
+    }
 }

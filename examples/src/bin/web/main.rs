@@ -65,8 +65,9 @@ async fn main() -> Result<()> {
     let args = Args::parse();
     let mut stop = Stop::on_signal()?;
     println!("{}", args.backends.describe()?);
+    let listener = TcpListener::bind(args.listen).await;
+    let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", args.listen))?;
     let workers = Workers::start(&args.backends, Duration::from_millis(args.wait_ms)).await?;
-    let listener = TcpListener::bind(args.listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
 
     let stopped = {
