@@ -33,7 +33,8 @@ async fn ready(apps: &[App]) -> (StatusCode, Json<Answer>) {
     let looks = join_all(apps.iter().map(look)).await;
     let is_ready = looks.iter().all(|(is_healthy, _)| *is_healthy);
     let mut alerts: Vec<_> = looks.into_iter().flat_map(|(_, alerts)| alerts).collect();
-    alerts.dedup();
+    alerts.sort();
+    alerts.dedup(); // apps with one bus say the same
     match is_ready {
         true => (StatusCode::OK, Json(Answer { status: "ready", alerts })),
         false => (StatusCode::SERVICE_UNAVAILABLE, Json(Answer { status: "not ready", alerts })),

@@ -41,7 +41,9 @@ async fn register_all(web: &Web, registered: &AtomicUsize) -> u64 {
 }
 
 async fn until_registered(registered: &AtomicUsize, count: usize) {
+    let deadline = Instant::now() + Duration::from_secs(120);
     while registered.load(Ordering::SeqCst) < count {
+        assert!(Instant::now() < deadline, "{registered:?} of {count} are registered");
         sleep(Duration::from_millis(2)).await;
     }
 }
