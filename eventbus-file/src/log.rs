@@ -9,7 +9,7 @@ use std::{
     collections::{HashMap, VecDeque},
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -23,6 +23,9 @@ use crate::{
     names,
     payload::Payloads,
 };
+
+/// How many missing ids are filled at once.
+const MOST_MISSING: u64 = 10_000;
 
 /// What is under an id.
 #[derive(Debug)]
@@ -224,47 +227,54 @@ impl EventLog {
         let id = after + 1;
         match self.read(id)? {
             Slot::Missing if self.head()? <= id => Ok(None),
-            Slot::Missing if !self.is_overdue(id) => Ok(None),
-            Slot::Missing => {
-                self.fill(id, worker)?;
-                self.forget(id);
-                Ok(Some((id, self.read(id)?)))
-            }
+            Slot::Missing if !self.fill_overdue(id, worker)? => Ok(None),
+            Slot::Missing => Ok(Some((id, self.read(id)?))),
             Slot::Removed(through) => Ok(Some((through, Slot::Removed(through)))),
             slot => {
-                self.forget(id);
+                self.missing().retain(|other, _| *other > id);
                 Ok(Some((id, slot)))
             }
         }
     }
 
-    /// Whether an id has been missing for long enough; the first time it is not.
-    pub(crate) fn is_overdue(&self, id: u64) -> bool {
-        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
-        missing.entry(id).or_insert_with(Instant::now).elapsed() >= self.patience
-    }
-
-    fn forget(&self, id: u64) {
-        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
-        if !missing.is_empty() {
-            missing.retain(|other, _| *other > id);
+    /// Fills an id that has been missing for too long, and those after it that have been so, too. `false`: there is still
+    /// time for its publisher.
+    pub(crate) fn fill_overdue(&self, id: u64, worker: &str) -> Result<bool> {
+        if !self.missing().contains_key(&id) {
+            // a publisher that died may have drawn many: they are all waited for from now on
+            let next = self.ids_from(id)?.first().copied().unwrap_or_default();
+            let run = (id..next.min(id.saturating_add(MOST_MISSING))).map(|id| (id, Instant::now()));
+            self.missing().extend(run);
         }
+        let is_overdue = |since: &Instant| since.elapsed() >= self.patience;
+        let overdue: Vec<u64> = {
+            let missing = self.missing();
+            (id..).take_while(|id| missing.get(id).is_some_and(is_overdue)).collect()
+        };
+        self.fill(&overdue, worker)?;
+        Ok(!overdue.is_empty())
     }
 
-    /// Says that nobody will publish under an id. `false`: somebody did.
-    pub(crate) fn fill(&self, id: u64, worker: &str) -> Result<bool> {
+    fn missing(&self) -> MutexGuard<'_, HashMap<u64, Instant>> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that nobody will publish under these ids, where nobody did.
+    fn fill(&self, ids: &[u64], worker: &str) -> Result<()> {
         let gap = EventFile {
             created_at: event::now(),
             worker_id: worker.into(),
             gap: Some("drawn by a publisher that did not publish; filled so that readers go on".into()),
             event: None,
         };
-        let filled = self.disk.create(&self.path(id), &event::pretty("the gap", &gap)?)?;
-        if filled {
-            self.metrics.gaps_filled.add(1);
-            tracing::info!(id, "gap filled");
+        let contents = vec![event::pretty("the gap", &gap)?; ids.len()];
+        for (id, staged) in ids.iter().zip(self.disk.stage_all(&contents)?) {
+            if self.disk.link(&staged, &self.path(*id))? {
+                self.metrics.gaps_filled.add(1);
+                tracing::info!(id, "gap filled");
+            }
         }
-        Ok(filled)
+        self.sync(ids)
     }
 }
 

@@ -189,9 +189,7 @@ impl Shared {
             Slot::Removed(through) => Ok(Standing::Through(through)),
             Slot::Gap => Ok(Standing::Done),
             Slot::Missing => {
-                if self.log.is_overdue(id) {
-                    self.log.fill(id, &self.worker)?;
-                }
+                self.log.fill_overdue(id, &self.worker)?;
                 Ok(Standing::Busy)
             }
             Slot::Torn(error) => {
