@@ -226,6 +226,5 @@ async fn subscribe_and_settle(queue: &FileQueue) -> BTreeSet<u64> {
     until("the group has settled", async || queue.progress(queue.default_group()).await.unwrap().is_settled()).await;
     queue.stop_consuming().await;
     task.await.unwrap().unwrap();
-    let seen = seen.lock().unwrap().clone();
-    seen
+    seen.lock().unwrap().clone()
 }
