@@ -11,6 +11,7 @@ use std::{
 
 use eventbus::{BoxError, RecordedEvent};
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use serde::de::IgnoredAny;
 use uuid::Uuid;
 
 use crate::{
@@ -41,6 +42,7 @@ impl Payloads {
         if self.from.is_none_or(|from| record.payload().len() < from) {
             return Ok(None);
         }
+        check(record.payload()).map_err(|source| FileQueueError::Json { what: "the payload", source })?;
         let name = format!("{}{END}", Uuid::now_v7());
         let path = self.folder.join(&name);
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
@@ -56,7 +58,7 @@ impl Payloads {
         let content = disk::read(&path)?.ok_or_else(|| torn("it is not there".into()))?;
         let mut payload = String::new();
         GzDecoder::new(&content[..]).read_to_string(&mut payload).map_err(|error| torn(error.into()))?;
-        serde_json::from_str::<serde::de::IgnoredAny>(&payload).map_err(|error| torn(error.into()))?;
+        check(&payload).map_err(|error| torn(error.into()))?;
         Ok(payload)
     }
 
@@ -77,4 +79,9 @@ impl Payloads {
 /// Whether a payload may be called so.
 pub(crate) fn is_name(name: &str) -> bool {
     name.strip_suffix(END).is_some_and(|stem| Uuid::try_parse(stem).is_ok_and(|id| id.to_string() == stem))
+}
+
+/// Whether a text is JSON.
+fn check(payload: &str) -> serde_json::Result<()> {
+    serde_json::from_str::<IgnoredAny>(payload).map(drop)
 }

@@ -12,10 +12,10 @@ use std::{
 use common::{another, config, folder, fresh, until};
 use eventbus::{
     EventFilter, InMemoryEventStore, Name, NewEvent, RecordedEvent, StreamId, Version,
-    port::{DeadLetterFilter, DeadLetters as _, EventBus, Subscriber},
+    port::{DeadLetterFilter, DeadLetters as _, EventBus, PublishError, Subscriber},
     prelude::*,
 };
-use eventbus_file::{FileQueue, FileQueueConfig};
+use eventbus_file::{FileQueue, FileQueueConfig, Search};
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Account)]
@@ -172,4 +172,17 @@ async fn events_are_removed_when_every_group_is_done_with_them() {
     consume(&queue);
     settled(&queue).await;
     assert_eq!(*seen.lock().unwrap(), ["1", "2", "3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_that_is_no_json_is_refused_whatever_its_size() {
+    let queue = FileQueue::open(FileQueueConfig { compress_from: Some(10), ..config(folder()) }).await.unwrap();
+    for payload in ["{", "{\"longer than ten\": "] {
+        let event = NewEvent::new(Name::from_static("Deposited"), 1, payload);
+        let event = event.recorded_as(StreamId::parse("Account", "a").unwrap(), Version::FIRST, None);
+        let refused = EventBus::publish(&queue, &[event]).await;
+        assert!(matches!(refused, Err(PublishError::Refused { .. })), "{refused:?}");
+    }
+    assert_eq!(queue.count_events(&Search::default()).await.unwrap(), 0);
+    assert!(queue.check().await.unwrap().is_empty());
 }
