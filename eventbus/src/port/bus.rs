@@ -253,16 +253,7 @@ impl ShutdownError {
     }
 }
 
-#[async_trait]
-impl<B: EventBus + ?Sized> EventBus for Arc<B> {
-    fn destination(&self) -> &Name {
-        (**self).destination()
-    }
-
-    fn default_group(&self) -> &Name {
-        (**self).default_group()
-    }
-
+__delegate!(<B> Arc<B>, self => (**self); EventBus {
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         (**self).publish(events).await
     }
@@ -282,40 +273,4 @@ impl<B: EventBus + ?Sized> EventBus for Arc<B> {
     async fn resume_from(&self, checkpoints: Arc<dyn Checkpoints>) -> Result<Option<Position>, CheckpointError> {
         (**self).resume_from(checkpoints).await
     }
-
-    fn subscribers(&self) -> &Subscribers {
-        (**self).subscribers()
-    }
-
-    async fn start_consuming(&self) -> Result<(), ConsumeError> {
-        (**self).start_consuming().await
-    }
-
-    async fn stop_consuming(&self) {
-        (**self).stop_consuming().await;
-    }
-
-    fn is_consuming(&self) -> bool {
-        (**self).is_consuming()
-    }
-
-    async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
-        (**self).shutdown(timeout).await
-    }
-
-    fn stats(&self) -> BusStats {
-        (**self).stats()
-    }
-
-    async fn stream_info(&self) -> StreamInfo {
-        (**self).stream_info().await
-    }
-
-    async fn health(&self) -> Health {
-        (**self).health().await
-    }
-
-    async fn progress(&self, group: &Name) -> Result<super::GroupProgress, ConsumeError> {
-        (**self).progress(group).await
-    }
-}
+});

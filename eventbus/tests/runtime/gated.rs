@@ -1,30 +1,28 @@
 //! A store that can be held up and damaged.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use async_trait::async_trait;
 use eventbus::{
-    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, StreamId, Uuid, Version,
+    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid,
     port::{
-        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, FeedFilter,
-        Floor, Floors, Lease, LeaseError, Leases, ReadError, ReadFeed, ReadStream, RecordStream, Transactions,
+        AppendEvents, AppendSignal, CheckpointError, Checkpoints, EventStore, FeedFilter, ReadError, ReadFeed,
+        RecordStream,
     },
-    prelude::*,
+    testkit::delegate,
 };
+use futures_util::StreamExt as _;
 use tokio::sync::Semaphore;
 
 use crate::wait::until;
 
-/// A store whose checkpoints wait until they are let, and whose feed may be damaged.
+/// A store whose checkpoints wait until they are let, and whose feed may be damaged, or search for ever.
 #[derive(Clone)]
 pub struct GatedStore {
-    pub store: InMemoryEventStore,
+    pub store: Arc<dyn EventStore>,
     waiting: Arc<AtomicU64>,
     pub loads: Arc<Semaphore>,
     pub saves: Arc<Semaphore>,
@@ -34,12 +32,20 @@ pub struct GatedStore {
     pub comes_at: Arc<AtomicU64>,
     /// Positions at the end that hold no event.
     pub gap: Arc<AtomicU64>,
+    /// How many events a reading of the feed finds before it searches for ever.
+    pub finds: Arc<AtomicUsize>,
+    /// How many readings do so at the moment.
+    pub searching: Arc<AtomicUsize>,
 }
 
 impl GatedStore {
     pub fn open() -> Self {
+        Self::over(InMemoryEventStore::new())
+    }
+
+    pub fn over(store: impl EventStore) -> Self {
         Self {
-            store: InMemoryEventStore::new(),
+            store: Arc::new(store),
             waiting: Arc::default(),
             loads: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             saves: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
@@ -47,7 +53,22 @@ impl GatedStore {
             is_away: Arc::default(),
             comes_at: Arc::default(),
             gap: Arc::default(),
+            finds: Arc::new(AtomicUsize::new(usize::MAX)),
+            searching: Arc::default(),
         }
+    }
+
+    /// A feed without an end; counted while it is there.
+    fn search(&self) -> impl futures_util::Stream<Item = Result<RecordedEvent, ReadError>> + Send + use<> {
+        let searching = Arc::clone(&self.searching);
+        futures_util::stream::once(async move {
+            let _searching = Searching::begin(searching);
+            std::future::pending().await
+        })
+    }
+
+    pub async fn until_searching(&self) {
+        until("the feed is searched", async || self.searching.load(Ordering::SeqCst) > 0).await;
     }
 
     async fn pass(&self, gate: &Semaphore) {
@@ -61,28 +82,22 @@ impl GatedStore {
     }
 }
 
-#[async_trait]
-impl AppendEvents for GatedStore {
-    async fn append(
-        &self,
-        stream: &StreamId,
-        expected: ExpectedVersion,
-        events: Vec<NewEvent>,
-    ) -> Result<Vec<RecordedEvent>, AppendError> {
-        self.store.append(stream, expected, events).await
+struct Searching(Arc<AtomicUsize>);
+
+impl Searching {
+    fn begin(searching: Arc<AtomicUsize>) -> Self {
+        searching.fetch_add(1, Ordering::SeqCst);
+        Self(searching)
     }
 }
 
-#[async_trait]
-impl ReadStream for GatedStore {
-    fn read_stream(&self, s: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
-        self.store.read_stream(s, from, direction)
-    }
-
-    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
-        self.store.stream_version(stream).await
+impl Drop for Searching {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
+
+delegate!(GatedStore, self => self.store; AppendEvents, ReadStream, Leases, Floors, EventStore);
 
 #[async_trait]
 impl ReadFeed for GatedStore {
@@ -91,7 +106,11 @@ impl ReadFeed for GatedStore {
             let (place, source) = ("position 3".into(), "no payload".into());
             return Box::pin(futures_util::stream::iter([Err(ReadError::Corrupt { place, source })]));
         }
-        self.store.read_feed(after, through, filter)
+        let events = self.store.read_feed(after, through, filter);
+        match self.finds.load(Ordering::SeqCst) {
+            usize::MAX => events,
+            finds => events.take(finds).chain(self.search()).boxed(),
+        }
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
@@ -138,49 +157,5 @@ impl Checkpoints for GatedStore {
     async fn save_checkpoint(&self, name: &Name, p: Position) -> Result<(), CheckpointError> {
         self.pass(&self.saves).await;
         self.store.save_checkpoint(name, p).await
-    }
-}
-
-#[async_trait]
-impl Leases for GatedStore {
-    async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
-        self.store.acquire_lease(role, owner, ttl).await
-    }
-
-    async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
-        self.store.seize_lease(role, owner, ttl).await
-    }
-
-    async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
-        self.store.renew_lease(lease, ttl).await
-    }
-
-    async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
-        self.store.release_lease(lease).await
-    }
-
-    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
-        self.store.lease_of(role).await
-    }
-}
-
-#[async_trait]
-impl Floors for GatedStore {
-    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-        self.store.floors(destination).await
-    }
-
-    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
-        self.store.save_floors(destination, floors).await
-    }
-
-    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
-        self.store.forget_floor(destination, group).await
-    }
-}
-
-impl EventStore for GatedStore {
-    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
-        self.store.transactions()
     }
 }

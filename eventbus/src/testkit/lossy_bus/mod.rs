@@ -5,7 +5,6 @@ mod data;
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -13,14 +12,13 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use self::data::{Data, Kept};
-use super::{Fault, Faults};
+use super::{Fault, Faults, delegate};
 use crate::{
     domain::{metadata::EventId, name::Name, record::RecordedEvent, stream::Position},
     memory::InMemoryEventBus,
     port::{
-        Adopted, Adoption, BusStats, CheckpointError, Checkpoints, ConsumeError, DeadLetters, EventBus, GroupProgress,
-        MessageId, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloor, SeenFloors,
-        ShutdownError, StreamInfo, Subscribers,
+        Adopted, Adoption, DeadLetters, EventBus, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget,
+        SeenFloor, SeenFloors,
     },
 };
 
@@ -185,16 +183,7 @@ impl RelayTarget for LossyBus {
 
 impl DeadLetters for LossyBus {}
 
-#[async_trait]
-impl EventBus for LossyBus {
-    fn destination(&self) -> &Name {
-        self.bus.destination()
-    }
-
-    fn default_group(&self) -> &Name {
-        self.bus.default_group()
-    }
-
+delegate!(LossyBus, self => self.bus; EventBus {
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         self.bus.publish(events).await
     }
@@ -202,40 +191,4 @@ impl EventBus for LossyBus {
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
         Some(self)
     }
-
-    async fn resume_from(&self, _checkpoints: Arc<dyn Checkpoints>) -> Result<Option<Position>, CheckpointError> {
-        Ok(None)
-    }
-
-    fn subscribers(&self) -> &Subscribers {
-        self.bus.subscribers()
-    }
-
-    async fn start_consuming(&self) -> Result<(), ConsumeError> {
-        self.bus.start_consuming().await
-    }
-
-    async fn stop_consuming(&self) {
-        self.bus.stop_consuming().await;
-    }
-
-    fn is_consuming(&self) -> bool {
-        self.bus.is_consuming()
-    }
-
-    async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
-        self.bus.shutdown(timeout).await
-    }
-
-    fn stats(&self) -> BusStats {
-        self.bus.stats()
-    }
-
-    async fn stream_info(&self) -> StreamInfo {
-        self.bus.stream_info().await
-    }
-
-    async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
-        self.bus.progress(group).await
-    }
-}
+});
