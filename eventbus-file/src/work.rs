@@ -18,7 +18,8 @@ use crate::{
     error::{FileQueueError, Result},
     event::QueueEvent,
     log::Slot,
-    queue::{Patience, Shared},
+    patience::Patience,
+    queue::Shared,
     results::EventResult,
 };
 

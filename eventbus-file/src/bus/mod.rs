@@ -27,7 +27,8 @@ use crate::{
     FileQueue,
     error::{FileQueueError, Result},
     event::message_id,
-    queue::{Shared, Stopped},
+    publish::Stopped,
+    queue::Shared,
 };
 
 #[async_trait]

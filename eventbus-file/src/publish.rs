@@ -1,0 +1,135 @@
+//! Publishing: events are written, then get their ids.
+//!
+//! Keep: an event that was published is told to the others after it is there, never before.
+
+use std::{collections::VecDeque, ops::Range, sync::Arc};
+
+use eventbus::RecordedEvent;
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use crate::{
+    FileQueue,
+    coordination::{Drawn, about, kind},
+    disk::Staged,
+    error::{FileQueueError, Result},
+    event::{self, EventFile, QueueEvent, WrittenRecord},
+    log::Linked,
+    queue::Shared,
+};
+
+/// How many events are written at once.
+const TOGETHER: usize = 500;
+
+impl FileQueue {
+    /// Publishes a payload. When this returns it is on disk, and every worker will see it.
+    ///
+    /// # Errors
+    /// [`FileQueueError`]; if it is [`Io`](FileQueueError::Io), the event may or may not be published.
+    pub async fn publish<T: Serialize + ?Sized>(&self, payload: &T) -> Result<QueueEvent> {
+        let record = event::message(payload)?;
+        let mut published = self.shared.publish(vec![record]).await.map_err(|stopped| stopped.error)?;
+        published.pop().ok_or(FileQueueError::RuntimeEnded)
+    }
+
+    /// Publishes payloads, in order; much faster than one after the other.
+    ///
+    /// # Errors
+    /// [`FileQueueError`]; if it is [`Io`](FileQueueError::Io), the first few may be published.
+    pub async fn publish_all<T: Serialize>(&self, payloads: &[T]) -> Result<Vec<QueueEvent>> {
+        let records = payloads.iter().map(event::message).collect::<Result<Vec<_>>>()?;
+        self.shared.publish(records).await.map_err(|stopped| stopped.error)
+    }
+}
+
+/// Publishing that ended early.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    /// Whether some events were published before.
+    pub(crate) in_part: bool,
+    pub(crate) error: FileQueueError,
+}
+
+impl Shared {
+    /// Publishes events, in order.
+    pub(crate) async fn publish(self: &Arc<Self>, records: Vec<RecordedEvent>) -> Result<Vec<QueueEvent>, Stopped> {
+        let mut published = Vec::with_capacity(records.len());
+        for part in records.chunks(TOGETHER) {
+            let before = published.len();
+            let result = self.publish_part(part, &mut published).await;
+            self.tell_published(&published[before..]).await;
+            result.map_err(|error| Stopped { in_part: !published.is_empty(), error })?;
+        }
+        Ok(published)
+    }
+
+    async fn publish_part(self: &Arc<Self>, records: &[RecordedEvent], published: &mut Vec<QueueEvent>) -> Result<()> {
+        if self.consuming.is_closed() {
+            return Err(FileQueueError::ShutDown);
+        }
+        let (created_at, owned) = (event::now(), records.to_vec());
+        let mut staged = self.blocking(move |shared| shared.stage(&owned, created_at)).await?;
+        let mut left = records.iter();
+        let mut floor = None;
+        while !staged.is_empty() {
+            let drawn = self.draw(staged.len(), floor).await?;
+            let is_drawn = drawn.is_some();
+            let (linked, rest) = self
+                .blocking(move |shared| {
+                    let linked = shared.log.link(&mut staged, drawn)?;
+                    Ok((linked, staged))
+                })
+                .await?;
+            staged = rest;
+            let Linked { ids, collisions, error } = linked;
+            self.metrics.id_collisions.add(collisions);
+            let event = |(id, record): (u64, &RecordedEvent)| {
+                QueueEvent::new(id, created_at, self.worker.clone(), record.clone())
+            };
+            published.extend(ids.into_iter().zip(left.by_ref()).map(event));
+            if let Some(error) = error {
+                return Err(error);
+            }
+            if is_drawn && !staged.is_empty() {
+                // somebody took ids without drawing them
+                floor = Some(self.blocking(|shared| shared.log.head()).await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ids from whoever coordinates, above what the files tell if it does not know.
+    async fn draw(self: &Arc<Self>, count: usize, floor: Option<u64>) -> Result<Option<Range<u64>>> {
+        let count = count as u64;
+        let mut drawn = self.coordination.draw(count, floor).await;
+        if drawn == Drawn::Unknown {
+            let head = self.blocking(|shared| shared.log.head()).await?;
+            drawn = self.coordination.draw(count, Some(head)).await;
+        }
+        match drawn {
+            Drawn::Ids(ids) => Ok(Some(ids)),
+            Drawn::Unknown | Drawn::Away => Ok(None),
+        }
+    }
+
+    fn stage(&self, records: &[RecordedEvent], created_at: OffsetDateTime) -> Result<VecDeque<Staged>> {
+        let content = |record: &RecordedEvent| {
+            let payload_file = self.payloads.write(record)?;
+            self.metrics.payloads_compressed.add(u64::from(payload_file.is_some()));
+            let event = Some(WrittenRecord::new(record, payload_file)?);
+            event::pretty("the event", &EventFile { created_at, worker_id: self.worker.clone(), gap: None, event })
+        };
+        let contents = records.iter().map(content).collect::<Result<Vec<_>>>()?;
+        Ok(self.disk.stage_all(&contents)?.into())
+    }
+
+    async fn tell_published(&self, published: &[QueueEvent]) {
+        if published.is_empty() {
+            return;
+        }
+        self.metrics.events_published.add(published.len() as u64);
+        self.news.send_replace(());
+        let messages = published.iter().map(|event| about("event_id", event.id())).collect();
+        self.coordination.tell(kind::ADD_EVENT, messages).await;
+    }
+}
