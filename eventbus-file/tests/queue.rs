@@ -5,7 +5,7 @@ mod common;
 
 use std::{fs, time::Duration};
 
-use common::{another, config, folder, fresh, until};
+use common::{another, config, folder, fresh, next_work, until};
 use eventbus_file::{DoneWhen, FileQueue, FileQueueConfig, FileQueueError, Problem, Search};
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -39,7 +39,7 @@ async fn an_event_is_published_and_a_task_is_claimed_by_a_worker() {
 async fn a_person_can_read_the_files() {
     let queue = fresh().await;
     queue.publish(&json!({"message": "Hello World"})).await.unwrap();
-    let work = queue.next_work().await.unwrap();
+    let work = next_work(&queue).await;
     work.succeed(&json!({"sent": true})).await.unwrap();
     let text = fs::read_to_string(event_path(&queue, 1)).unwrap();
     assert!(text.lines().count() > 5 && text.ends_with("}\n"), "pretty: {text}");
@@ -116,7 +116,7 @@ async fn a_claim_that_ran_out_is_taken_over_and_its_owner_writes_no_result() {
     stalled.publish(&"task").await.unwrap();
     let claim = stalled.try_claim("event-1", &()).await.unwrap().unwrap(); // as a worker that dies right now
     assert!(quick.try_next_work().await.unwrap().is_none(), "it is claimed");
-    let work = quick.next_work().await.unwrap();
+    let work = next_work(&quick).await;
     assert_eq!((work.event().id(), work.claim().epoch), (1, 2));
     assert!(matches!(stalled.renew_claim(&claim).await, Err(FileQueueError::ClaimLost { epoch: 1, .. })));
     work.succeed(&"done").await.unwrap();
@@ -130,9 +130,9 @@ async fn who_lost_the_claim_on_an_event_writes_no_result() {
     let root = folder();
     let (one, two) = (FileQueue::open(config(&root)).await.unwrap(), FileQueue::open(config(&root)).await.unwrap());
     one.publish(&"task").await.unwrap();
-    let slow = one.next_work().await.unwrap();
+    let slow = next_work(&one).await;
     one.release_claim(slow.claim()).await.unwrap(); // behind the back of the one who works
-    let quick = two.next_work().await.unwrap();
+    let quick = next_work(&two).await;
     let refused = slow.succeed(&"slow").await.unwrap_err();
     assert!(matches!(refused, FileQueueError::ClaimLost { epoch: 1, .. }), "{refused:?}");
     quick.succeed(&"quick").await.unwrap();
@@ -146,7 +146,7 @@ async fn a_claim_is_renewed_while_its_owner_works() {
     let one = FileQueue::open(short(&root, Duration::from_millis(300))).await.unwrap();
     let two = FileQueue::open(short(&root, Duration::from_millis(300))).await.unwrap();
     one.publish(&"long task").await.unwrap();
-    let work = one.next_work().await.unwrap();
+    let work = next_work(&one).await;
     let first = work.claim().expires_at;
     until("it has been renewed well beyond its first time", async || {
         assert!(two.try_next_work().await.unwrap().is_none(), "it is claimed all the time");
@@ -162,8 +162,8 @@ async fn work_that_is_dropped_or_given_back_comes_again() {
     let root = folder();
     let queue = FileQueue::open(short(&root, Duration::from_millis(200))).await.unwrap();
     queue.publish(&"task").await.unwrap();
-    drop(queue.next_work().await.unwrap());
-    let work = queue.next_work().await.unwrap();
+    drop(next_work(&queue).await);
+    let work = next_work(&queue).await;
     assert_eq!(work.claim().epoch, 2, "the claim ran out");
     work.give_back().await.unwrap();
     let work = queue.try_next_work().await.unwrap().expect("it was given back");
@@ -183,7 +183,7 @@ async fn a_missing_id_is_waited_for_and_then_filled_and_its_slow_publisher_takes
     fs::remove_file(event_path(&queue, 2)).unwrap(); // as if its publisher had drawn the id and were slow
     let mut ids = Vec::new();
     for _ in 0..2 {
-        let work = queue.next_work().await.unwrap();
+        let work = next_work(&queue).await;
         ids.push(work.event().id());
         work.succeed(&()).await.unwrap();
     }
@@ -274,7 +274,7 @@ async fn results_and_claims_are_found_in_pages_too() {
     let queue = fresh().await;
     queue.publish_all(&[1, 2, 3]).await.unwrap();
     for _ in 0..3 {
-        queue.next_work().await.unwrap().succeed(&()).await.unwrap();
+        next_work(&queue).await.succeed(&()).await.unwrap();
     }
     let between = OffsetDateTime::now_utc();
     queue.create_claim("a/b", "data").await.unwrap();
@@ -319,16 +319,16 @@ async fn ids_of_removed_events_are_not_used_again() {
     sleeper.publish(&"the first").await.unwrap();
     queue.publish_all(&["two is long enough", "three is, too"]).await.unwrap();
     for _ in 0..2 {
-        queue.next_work().await.unwrap().succeed(&()).await.unwrap();
+        next_work(&queue).await.succeed(&()).await.unwrap();
     }
     assert_eq!(queue.remove_through(100, DoneWhen::Result).await.unwrap().through, 2, "the third has no result");
-    queue.next_work().await.unwrap().succeed(&()).await.unwrap();
+    next_work(&queue).await.succeed(&()).await.unwrap();
     let removed = queue.remove_through(100, DoneWhen::Result).await.unwrap();
     assert_eq!((removed.events, removed.through), (1, 3));
     assert_eq!(sleeper.publish(&"the fourth").await.unwrap().id(), 4);
     assert_eq!(another(&queue).await.publish(&"the fifth").await.unwrap().id(), 5);
     assert_eq!(queue.events_by_id(&[1, 3]).await.unwrap(), [None, None]);
-    assert_eq!(queue.next_work().await.unwrap().event().id(), 4);
+    assert_eq!(next_work(&queue).await.event().id(), 4);
     assert!(queue.result(1).await.unwrap().is_some(), "results stay");
     assert_eq!(queue.count_claims(&Search::default()).await.unwrap(), 1, "claims go");
     assert_eq!(fs::read_dir(queue.config().root_dir.join("payloads")).unwrap().count(), 2, "payloads go");

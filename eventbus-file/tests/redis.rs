@@ -5,7 +5,7 @@ mod common;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use common::{config, folder, until};
+use common::{config, folder, next_work, until};
 use eventbus::{
     EventFilter, Name,
     port::{EventBus, Subscriber, Subscription},
@@ -114,7 +114,7 @@ async fn events_claims_results_and_subscribers_are_told_to_the_others() {
     assert_eq!(heard(&mut hears, "create_subscriber").await["subscriber_id"], "default/greet");
     queue.publish(&"Hello World").await.unwrap();
     assert_eq!(heard(&mut hears, "add_event").await["event_id"], 1);
-    let work = queue.next_work().await.unwrap();
+    let work = next_work(&queue).await;
     assert_eq!(heard(&mut hears, "add_claim").await["claim_id"], "event-1");
     work.succeed(&()).await.unwrap();
     let result = heard(&mut hears, "add_result").await;
@@ -128,7 +128,8 @@ async fn events_claims_results_and_subscribers_are_told_to_the_others() {
 /// The document's second sample: worker 1 subscribes, worker 2 publishes. The folder is looked at once an hour only.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_worker_publishes_reaches_the_subscribers_of_another_at_once() {
-    let config = FileQueueConfig { poll_interval: Duration::from_secs(3_600), ..config(folder()) };
+    let hour = Duration::from_secs(3_600);
+    let config = FileQueueConfig { poll_interval: hour, group_expiration: hour, ..config(folder()) };
     let worker_1 = Arc::new(coordinated(config, test_servers::redis_url()).await);
     let worker_2 = another(&worker_1).await;
     let (_subscription, mut gets) = subscribe(&worker_1, "my_subscriber");
@@ -214,7 +215,7 @@ async fn without_redis_the_files_decide_and_when_it_is_back_it_is_put_right() {
     assert_eq!(queue.publish(&2).await.unwrap().id(), 2);
     assert!(queue.create_claim("task_1", "worker_data").await.unwrap());
     assert!(!queue.create_claim("task_1", "worker_data").await.unwrap());
-    queue.next_work().await.unwrap().succeed(&()).await.unwrap();
+    next_work(&queue).await.succeed(&()).await.unwrap();
     status(&queue, false).await;
     assert!(matches!(queue.coordination(), CoordinationStatus::Away { error } if !error.is_empty()));
     server.start_empty();
@@ -269,7 +270,7 @@ async fn the_whole_state_is_told_under_a_lock_when_a_worker_asks() {
     tokio::spawn(async move { consuming.start_consuming().await });
     until("it consumes for the group", async || queue.stream_info().await.active_consumers == 1).await;
     queue.publish_all(&[1, 2]).await.unwrap();
-    queue.next_work().await.unwrap().succeed(&()).await.unwrap();
+    next_work(&queue).await.succeed(&()).await.unwrap();
     queue.create_claim("task_1", "worker_data").await.unwrap();
     let mut redis = redis(test_servers::redis_url()).await;
     redis.set(key(&queue, "resync_lock"), "another worker").await.unwrap();

@@ -5,7 +5,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use eventbus::testkit::event_bus::SHORT_DELAYS;
-use eventbus_file::{FileQueue, FileQueueConfig};
+use eventbus_file::{FileQueue, FileQueueConfig, Work};
 
 /// A folder that is removed when the test's runtime ends.
 pub(crate) fn folder() -> PathBuf {
@@ -36,6 +36,12 @@ pub(crate) async fn fresh() -> FileQueue {
 /// Another worker of the same queue.
 pub(crate) async fn another(queue: &FileQueue) -> FileQueue {
     FileQueue::open(FileQueueConfig { worker_id: None, ..queue.config().clone() }).await.unwrap()
+}
+
+/// The next work, which must come.
+pub(crate) async fn next_work(queue: &FileQueue) -> Work {
+    let next = tokio::time::timeout(Duration::from_secs(20), queue.next_work()).await;
+    next.expect("there is work in time").unwrap()
 }
 
 /// Waits until something holds.
