@@ -222,8 +222,10 @@ impl Shared {
             };
             // whoever had it before may have ended it since we looked
             if self.blocking(move |shared| shared.has_result(id)).await? {
-                self.release(claim).await?;
-                continue;
+                match self.release(claim).await {
+                    Ok(_) | Err(FileQueueError::ClaimLost { .. }) => continue,
+                    Err(error) => return Err(error),
+                }
             }
             return Ok(Some(Work::new(Arc::clone(self), event, claim)));
         }

@@ -1,4 +1,5 @@
-//! Workers on one folder that are killed with `kill -9` in the midst of their work: two with Redis, one without.
+//! Workers on one folder that are killed with `kill -9`, or stopped for a while, in the midst of their work: two with
+//! Redis, one without.
 //!
 //! The processes that die are this test binary again, told by their environment what to play. Each writes down, line by
 //! line, what the queue answered; what the queue answered must be true for ever.
@@ -82,6 +83,7 @@ async fn the_worker_that_dies() {
     loop {
         let work = queue.next_work().await.unwrap();
         let (id, nonce) = (work.event().id(), test_servers::unique_name("nonce"));
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(..20))).await;
         match work.succeed(&nonce).await {
             Ok(result) => note(&log, &format!("finished {id} {nonce} {}", result.epoch)),
             Err(error) => note(&log, &format!("refused {id} {nonce} {error}")),
@@ -103,11 +105,22 @@ impl Worker {
     fn spawn(root: &Path, log: &Path, redis: Option<String>) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(["the_worker_that_dies", "--exact", "--nocapture"]).kill_on_drop(true);
-        command.env(ROOT, root).env(LOG, log).stdout(Stdio::null()).stderr(Stdio::inherit());
+        command.env(ROOT, root).env(LOG, log).env("RUST_BACKTRACE", "0").stdout(Stdio::null()).stderr(Stdio::inherit());
         if let Some(url) = &redis {
             command.env(REDIS, url);
         }
         Self { child: command.spawn().unwrap(), redis }
+    }
+
+    /// Stands still until its claims have run out and its ids have been filled, then goes on as if nothing were.
+    async fn pause(&self) {
+        let signal = async |name: &str| {
+            let id = self.child.id().unwrap().to_string();
+            assert!(Command::new("kill").args([name, &id]).status().await.unwrap().success());
+        };
+        signal("-STOP").await;
+        tokio::time::sleep(Duration::from_millis(1_300)).await;
+        signal("-CONT").await;
     }
 
     async fn kill(mut self) -> Option<String> {
@@ -162,8 +175,13 @@ async fn kill_workers(kills: usize, fate: Redis) {
         Worker::spawn(&root, &logs[logs.len() - 1], redis)
     };
     let mut workers = vec![spawn(url.clone()), spawn(url), spawn(None)];
-    for _ in 0..kills {
+    let mut pauses = 0;
+    for round in 0..kills {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(50..600))).await;
+        if round % 4 == 3 {
+            pauses += 1;
+            workers[fastrand::usize(..workers.len())].pause().await;
+        }
         let died = workers.remove(fastrand::usize(..workers.len()));
         workers.push(spawn(died.kill().await));
         if fate == Redis::Suffers {
@@ -225,15 +243,15 @@ async fn kill_workers(kills: usize, fate: Redis) {
     }
     let last = *there.keys().last().unwrap();
     let gaps: Vec<u64> = (1..=last).filter(|id| !there.contains_key(id)).collect();
-    // of each publisher that died, and of each answer that was lost, as many as it published at once
-    let causes = if fate == Redis::Stays { kills + 3 } else { 3 * kills + 3 };
+    // of each publisher that died or stood still, and of each answer that was lost, as many as it published at once
+    let causes = pauses + if fate == Redis::Stays { kills + 3 } else { 3 * kills + 3 };
     assert!(gaps.len() <= 3 * causes, "gaps from crashes only: {gaps:?}");
     let delivered: BTreeSet<u64> = of("delivered").map(|(id, _)| id).chain(watched).collect();
     assert!(there.keys().all(|id| delivered.contains(id)), "the group got every event");
     let problems = queue.check().await.unwrap();
     assert!(problems.iter().all(|problem| matches!(problem, Problem::UnusedPayload { .. })), "{problems:?}");
     eprintln!(
-        "{kills} kills: {} events, {} gaps, {} results told, {} refused, {} deliveries",
+        "{kills} kills, {pauses} pauses: {} events, {} gaps, {} results told, {} refused, {} deliveries",
         there.len(),
         gaps.len(),
         finished.len(),
