@@ -123,3 +123,23 @@ impl FileQueue {
         self.shared.blocking(move |shared| shared.read_result(event_id)).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::FileQueueConfig;
+
+    #[tokio::test]
+    async fn of_two_who_believe_to_have_the_claim_one_writes_the_result() {
+        let root = tempfile::tempdir().unwrap();
+        let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
+        queue.publish(&"task").await.unwrap();
+        let claim = queue.try_claim("event-1", &()).await.unwrap().unwrap();
+        let write = async |text: &str| queue.shared.write_result(1, claim.clone(), true, text.into()).await;
+        write("first").await.unwrap();
+        assert!(matches!(write("second").await, Err(FileQueueError::HasResult { event_id: 1 })));
+        assert_eq!(queue.result(1).await.unwrap().unwrap().details::<String>().unwrap(), "first");
+        let metrics = queue.metrics();
+        assert_eq!((metrics.results_written, metrics.results_refused), (1, 1));
+    }
+}

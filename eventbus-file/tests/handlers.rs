@@ -158,6 +158,24 @@ async fn when_the_worker_of_a_group_dies_another_takes_it_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_called_the_same_after_a_restart_goes_on_at_once() {
+    let hour = Duration::from_secs(3_600);
+    let named = FileQueueConfig { worker_id: Some("worker-1".into()), group_expiration: hour, ..config(folder()) };
+    let before = FileQueue::open(named.clone()).await.unwrap();
+    let death = consume(&before);
+    watch(&before);
+    EventBus::publish(&before, &[deposited("a", 1)]).await.unwrap();
+    settled(&before).await;
+    death.abort();
+    let after = FileQueue::open(named).await.unwrap();
+    let seen = watch(&after);
+    consume(&after);
+    EventBus::publish(&after, &[deposited("a", 2)]).await.unwrap();
+    settled(&after).await;
+    assert_eq!(*seen.lock().unwrap(), ["2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_are_removed_when_every_group_is_done_with_them() {
     let queue = fresh().await;
     let seen = watch(&queue);
