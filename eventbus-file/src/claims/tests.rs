@@ -27,6 +27,17 @@ fn only_one_has_a_claim() {
 }
 
 #[test]
+fn of_two_who_see_that_it_is_free_one_has_it() {
+    let (_root, one, two) = workers(HOUR);
+    let too_late = one.create_after("a", false, |_| {
+        claimed(two.create("a", Value::Null, false)?);
+        Ok(Value::Null)
+    });
+    assert!(too_late.unwrap().is_none());
+    assert_eq!(one.newest("a").unwrap().unwrap().worker_id, "two");
+}
+
+#[test]
 fn what_ran_out_is_taken_over_and_its_owner_is_kept_out() {
     let (_root, one, two) = workers(Duration::ZERO);
     let old = claimed(one.create("a", Value::Null, false).unwrap());
