@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use redis::{Client, IntoConnectionInfo as _};
+use redis::{Client, IntoConnectionInfo as _, RedisError};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{
-    config::mistake,
-    error::{FileQueueError, Result},
-};
+use crate::{config::mistake, error::Result};
 
 /// How Redis coordinates a queue: a plain struct with defaults.
 ///
@@ -70,7 +67,7 @@ impl RedisCoordination {
     }
 
     pub(super) fn client(&self, queue_name: &str) -> Result<Client> {
-        let invalid = |_| FileQueueError::InvalidConfig { setting: "redis_url", reason: "is no Redis URL".into() };
+        let invalid = |error: RedisError| mistake("redis_url", format!("is no URL of a Redis: {error}"));
         let info = self.url_for(queue_name).into_connection_info().map_err(invalid)?;
         let settings = info.redis_settings().clone();
         let info = match self.redis_db {
@@ -148,7 +145,10 @@ mod tests {
         let client = RedisCoordination { redis_db: Some(1), ..redis.clone() }.client("q").unwrap();
         assert_eq!(client.get_connection_info().redis_settings().db(), 1);
         assert_eq!(redis.client("q").unwrap().get_connection_info().redis_settings().db(), 0);
-        assert!(RedisCoordination { redis_url: "nonsense".into(), ..redis }.client("q").is_err());
+        let mistaken =
+            |url: &str| RedisCoordination { redis_url: url.into(), ..redis.clone() }.client("q").unwrap_err();
+        assert!(mistaken("nonsense").to_string().contains("`redis_url` is no URL of a Redis"));
+        assert!(!mistaken("http://app:secret@host").to_string().contains("secret"));
     }
 
     #[test]

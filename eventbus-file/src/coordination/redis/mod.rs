@@ -16,7 +16,7 @@ use std::{
 use async_trait::async_trait;
 use redis::{Client, FromRedisValue, RedisError, RedisResult, aio::MultiplexedConnection};
 use serde_json::{Map, Value, json};
-use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -141,20 +141,20 @@ impl Redis {
     }
 
     fn claim_value(&self, data: &Value) -> String {
-        json!({"worker_id": self.worker, "created_at": timestamp(), "data": data}).to_string()
+        json!({"worker_id": self.worker, "created_at": timestamp(now()), "data": data}).to_string()
     }
 
     fn message(&self, kind: &str, mut data: Map<String, Value>) -> String {
         data.insert("worker_id".into(), self.worker.clone().into());
-        let message = Message { kind: kind.into(), data, timestamp: timestamp() };
+        let message = Message { kind: kind.into(), data, timestamp: timestamp(now()) };
         // a map of texts and numbers is always JSON
         serde_json::to_string(&message).unwrap_or_default()
     }
 }
 
-fn timestamp() -> String {
-    // the time now has a year of four digits
-    now().format(&Rfc3339).unwrap_or_default()
+fn timestamp(time: OffsetDateTime) -> String {
+    // only a year of more than four digits has no such text, and no claim was read with one
+    time.format(&Rfc3339).unwrap_or_default()
 }
 
 fn millis(time: Duration) -> u64 {

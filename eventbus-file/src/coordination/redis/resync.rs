@@ -8,7 +8,7 @@ use std::sync::Arc;
 use redis::{ExistenceCheck, SetExpiry, SetOptions};
 use serde_json::{Map, Value, json};
 
-use super::{Redis, millis, script};
+use super::{Redis, millis, script, timestamp};
 use crate::{
     claims::Claim,
     coordination::{Coordinate as _, about, kind},
@@ -72,9 +72,8 @@ impl Redis {
         }
         let mut put = redis::pipe();
         for claim in claims {
-            let value = json!({
-                "worker_id": claim.worker_id, "created_at": claim.created_at.to_string(), "data": claim.data,
-            });
+            let created_at = timestamp(claim.created_at);
+            let value = json!({"worker_id": claim.worker_id, "created_at": created_at, "data": claim.data});
             let key = self.keys.claim(&claim.claim_id);
             put.cmd("SET").arg(key).arg(value.to_string()).arg("NX").arg("PX").arg(millis(claim.remaining())).ignore();
         }
