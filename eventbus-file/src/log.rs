@@ -171,8 +171,10 @@ impl EventLog {
                 }
             }
         }
-        self.take_back(&mut linked, staged, done)?;
-        self.sync(&linked.ids)?;
+        let taken_back = self.take_back(&mut linked, staged, done);
+        if let Err(error) = taken_back.and_then(|()| self.sync(&linked.ids)) {
+            linked.error.get_or_insert(error);
+        }
         Ok(linked)
     }
 

@@ -45,27 +45,48 @@ impl FileQueue {
 /// Publishing that ended early.
 #[derive(Debug)]
 pub(crate) struct Stopped {
-    /// Whether some events were published before.
+    /// Whether some events were, or may have been, published before.
     pub(crate) in_part: bool,
     pub(crate) error: FileQueueError,
 }
 
+impl From<FileQueueError> for Stopped {
+    /// Of an error that came before anything was published.
+    fn from(error: FileQueueError) -> Self {
+        Self { in_part: false, error }
+    }
+}
+
 impl Shared {
-    /// Publishes events, in order.
+    /// Publishes events, in order; also if nobody waits for it any more, as ids that were drawn are to be used.
     pub(crate) async fn publish(self: &Arc<Self>, records: Vec<RecordedEvent>) -> Result<Vec<QueueEvent>, Stopped> {
+        let shared = Arc::clone(self);
+        let publishing = tokio::spawn(async move { shared.publish_parts(&records).await });
+        match publishing.await {
+            Ok(published) => published,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(Stopped { in_part: true, error: FileQueueError::RuntimeEnded }),
+        }
+    }
+
+    async fn publish_parts(self: &Arc<Self>, records: &[RecordedEvent]) -> Result<Vec<QueueEvent>, Stopped> {
         let mut published = Vec::with_capacity(records.len());
         for part in records.chunks(TOGETHER) {
             let before = published.len();
             let result = self.publish_part(part, &mut published).await;
             self.tell_published(&published[before..]).await;
-            result.map_err(|error| Stopped { in_part: !published.is_empty(), error })?;
+            result.map_err(|stopped| Stopped { in_part: stopped.in_part || !published.is_empty(), ..stopped })?;
         }
         Ok(published)
     }
 
-    async fn publish_part(self: &Arc<Self>, records: &[RecordedEvent], published: &mut Vec<QueueEvent>) -> Result<()> {
+    async fn publish_part(
+        self: &Arc<Self>,
+        records: &[RecordedEvent],
+        published: &mut Vec<QueueEvent>,
+    ) -> Result<(), Stopped> {
         if self.consuming.is_closed() {
-            return Err(FileQueueError::ShutDown);
+            return Err(FileQueueError::ShutDown.into());
         }
         let (created_at, owned) = (event::now(), records.to_vec());
         let mut staged = self.blocking(move |shared| shared.stage(&owned, created_at)).await?;
@@ -88,7 +109,7 @@ impl Shared {
             };
             published.extend(ids.into_iter().zip(left.by_ref()).map(event));
             if let Some(error) = error {
-                return Err(error);
+                return Err(Stopped { in_part: true, error });
             }
             if is_drawn && !staged.is_empty() {
                 // somebody took ids without drawing them

@@ -349,3 +349,15 @@ async fn mistakes_in_the_configuration_are_named() {
     let error = fresh().await.create_claim("", &()).await.unwrap_err();
     assert_eq!(error.to_string(), "invalid claim id ``: it is empty");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publishing_that_nobody_waits_for_leaves_no_gap() {
+    let queue = fresh().await;
+    let payloads: Vec<_> = (0..300).collect();
+    for _ in 0..3 {
+        // polled once, then dropped
+        assert!(tokio::time::timeout(Duration::ZERO, queue.publish_all(&payloads)).await.is_err());
+    }
+    until("all are there", async || queue.count_events(&Search::default()).await.unwrap() == 900).await;
+    assert_eq!(queue.publish(&0).await.unwrap().id(), 901);
+}
