@@ -10,7 +10,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{BusStats, CheckpointError, Checkpoints, DeadLetters, Health, RelayTarget, StreamInfo, Subscribers};
-use crate::domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position};
+use crate::domain::{error::BoxError, metadata::EventId, name::Name, record::RecordedEvent, stream::Position};
 
 /// What a bus calls an entry; on Redis the entry id (`1795157844243-0`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -173,11 +173,13 @@ pub enum PublishError {
         /// What the transport said.
         source: BoxError,
     },
-    /// The bus refuses the events and always will; nothing was published.
+    /// The bus refuses the events, until somebody changes something; nothing was published.
     #[error("event bus `{destination}` refuses the events")]
     Refused {
         /// Where the events should have gone.
         destination: Name,
+        /// The first event that it refuses; `None` if it takes none at all.
+        event_id: Option<EventId>,
         /// Why.
         source: BoxError,
     },

@@ -46,7 +46,7 @@ pub use hand::{Desk, Hand, Settled, Taken, Verdict};
 pub use health::{Health, HealthStatus, HealthThresholds};
 pub use lease::{Lease, LeaseError, Leases};
 pub use page::{Page, paged};
-pub use relay::{Adopted, Adoption, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloor, SeenFloors};
+pub use relay::{Adopted, Adoption, Mark, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloor, SeenFloors};
 pub use retry::RetryPolicy;
 pub use signal::{AppendSignal, AppendWatch};
 pub use state::{Requirements, StateMap, TypeKey};

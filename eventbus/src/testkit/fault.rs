@@ -54,6 +54,29 @@ impl Faults {
     }
 }
 
+/// What a bus refuses, time and again. Cloning shares it.
+#[derive(Debug, Clone, Default)]
+pub struct Refusal(Arc<Mutex<Option<Position>>>);
+
+impl Refusal {
+    /// Refuses the event at this position from now on, or everything if it is [`Position::START`]; `None` refuses nothing.
+    pub fn set(&self, position: Option<Position>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = position;
+    }
+
+    pub(super) fn check(&self, destination: &Name, events: &[RecordedEvent]) -> Result<(), PublishError> {
+        let Some(position) = *self.0.lock().unwrap_or_else(PoisonError::into_inner) else {
+            return Ok(());
+        };
+        let event = events.iter().find(|event| event.position() == Some(position));
+        if event.is_none() && position > Position::START {
+            return Ok(());
+        }
+        let event_id = event.map(|event| event.metadata().event_id());
+        Err(PublishError::Refused { destination: destination.clone(), event_id, source: fault() })
+    }
+}
+
 /// A store whose appends and checkpoints fail on demand.
 #[derive(Clone)]
 pub struct FaultyStore {
@@ -120,13 +143,15 @@ pub struct FaultyBus {
     durable: bool,
     /// What goes wrong with the next calls of publish, the relay's included.
     pub publishes: Faults,
+    /// What is refused, the relay's included.
+    pub refused: Refusal,
 }
 
 impl FaultyBus {
     /// Wraps a bus that works.
     pub fn new(bus: impl EventBus) -> Self {
         let durable = bus.is_durable();
-        Self { bus: Arc::new(bus), durable, publishes: Faults::default() }
+        Self { bus: Arc::new(bus), durable, publishes: Faults::default(), refused: Refusal::default() }
     }
 
     async fn with_fault<T>(&self, publish: impl Future<Output = Result<T, PublishError>>) -> Result<T, PublishError> {
@@ -158,10 +183,12 @@ impl fmt::Debug for FaultyBus {
 
 delegate!(FaultyBus, self => self.bus; DeadLetters, EventBus {
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        self.refused.check(self.destination(), events)?;
         self.with_fault(self.bus.publish(events)).await
     }
 
     async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        self.refused.check(self.destination(), events)?;
         self.with_fault(self.bus.publish_feed(events)).await
     }
 

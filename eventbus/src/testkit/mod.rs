@@ -8,6 +8,6 @@ mod tables;
 
 #[doc(inline)]
 pub use crate::__delegate as delegate;
-pub use fault::{Fault, Faults, FaultyBus, FaultyStore};
+pub use fault::{Fault, Faults, FaultyBus, FaultyStore, Refusal};
 pub use lossy_bus::{LossyBus, LossyBusCopy};
 pub use tables::{Row, TableStore, TableTransaction, Tables};

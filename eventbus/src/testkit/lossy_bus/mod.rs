@@ -12,13 +12,13 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use self::data::{Data, Kept};
-use super::{Fault, Faults, delegate};
+use super::{Fault, Faults, Refusal, delegate};
 use crate::{
-    domain::{metadata::EventId, name::Name, record::RecordedEvent, stream::Position},
+    domain::{name::Name, record::RecordedEvent, stream::Position},
     memory::InMemoryEventBus,
     port::{
-        Adopted, Adoption, DeadLetters, EventBus, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget,
-        SeenFloor, SeenFloors,
+        Adopted, Adoption, DeadLetters, EventBus, Mark, PublishError, PublishRange, Publisher, RangeOutcome,
+        RelayTarget, SeenFloor, SeenFloors,
     },
 };
 
@@ -31,6 +31,8 @@ pub struct LossyBus {
     bus: InMemoryEventBus,
     /// What goes wrong with the next ranges that are published over this connection.
     pub ranges: Faults,
+    /// What is refused over this connection.
+    pub refused: Refusal,
     paused: Arc<watch::Sender<bool>>,
 }
 
@@ -54,8 +56,8 @@ impl LossyBus {
     /// Makes an empty bus.
     #[must_use]
     pub fn new() -> Self {
-        let (data, ranges, paused) = Default::default();
-        Self { data, bus: InMemoryEventBus::new(), ranges, paused }
+        let (data, ranges, refused, paused) = Default::default();
+        Self { data, bus: InMemoryEventBus::new(), ranges, refused, paused }
     }
 
     /// Another way to the same data, with faults and pauses of its own.
@@ -160,6 +162,7 @@ impl RelayTarget for LossyBus {
         if fault == Some(Fault::Unavailable) {
             return Err(self.error(false));
         }
+        self.refused.check(self.destination(), range.events)?;
         let outcome = self.lock().publish(publisher, range);
         if fault.is_some() { Err(self.error(true)) } else { Ok(outcome) }
     }
@@ -168,8 +171,8 @@ impl RelayTarget for LossyBus {
         Ok(self.lock().adopt(publisher, adoption))
     }
 
-    async fn last_event(&self, publisher: Publisher) -> Result<Option<(Position, EventId)>, PublishError> {
-        Ok(self.lock().last_event(publisher.store))
+    async fn marks(&self, publisher: Publisher) -> Result<Vec<Mark>, PublishError> {
+        Ok(self.lock().mark(publisher.store).into_iter().collect())
     }
 
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<SeenFloors, PublishError> {

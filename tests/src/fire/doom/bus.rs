@@ -4,8 +4,10 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use eventbus::{
-    EventId, Name, Position,
-    port::{Adopted, Adoption, EventBus, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloors},
+    Name, Position,
+    port::{
+        Adopted, Adoption, EventBus, Mark, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloors,
+    },
     testkit::delegate,
 };
 
@@ -27,6 +29,7 @@ impl DoomedBus {
     fn target(&self) -> Result<&dyn RelayTarget, PublishError> {
         self.bus.relay_target().ok_or_else(|| PublishError::Refused {
             destination: self.bus.destination().clone(),
+            event_id: None,
             source: "the bus keeps no positions".into(),
         })
     }
@@ -46,8 +49,8 @@ impl RelayTarget for DoomedBus {
         if range.events.is_empty() { published.await } else { self.doom.around("publish", published).await }
     }
 
-    async fn last_event(&self, publisher: Publisher) -> Result<Option<(Position, EventId)>, PublishError> {
-        self.target()?.last_event(publisher).await
+    async fn marks(&self, publisher: Publisher) -> Result<Vec<Mark>, PublishError> {
+        self.target()?.marks(publisher).await
     }
 
     async fn adopt(&self, publisher: Publisher, adoption: Adoption<'_>) -> Result<Adopted, PublishError> {
