@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use eventbus::BoxError;
+use eventbus::{BoxError, EventId};
 
 /// Why something on a queue was not done.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,14 @@ pub enum FileQueueError {
         /// The value.
         what: &'static str,
         /// Why.
+        source: serde_json::Error,
+    },
+    /// An event cannot be written, as its payload or its attributes are no JSON; no file was made.
+    #[error("event {event_id} cannot be written as JSON")]
+    Unwritable {
+        /// The event.
+        event_id: EventId,
+        /// What is wrong with it, and where.
         source: serde_json::Error,
     },
     /// An id or a name cannot be that of a file.

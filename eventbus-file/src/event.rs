@@ -130,8 +130,12 @@ impl WrittenRecord {
         let metadata = record.metadata();
         let attributes = metadata.attributes();
         let payload = if payload_file.is_some() { "null" } else { record.payload() };
+        let event_id = metadata.event_id();
+        let raw = |json: &str| {
+            RawValue::from_string(json.into()).map_err(|source| FileQueueError::Unwritable { event_id, source })
+        };
         Ok(Self {
-            event_id: metadata.event_id(),
+            event_id,
             event_type: metadata.event_type().to_string(),
             schema_version: metadata.schema_version(),
             aggregate_type: metadata.aggregate_type().to_string(),
@@ -143,8 +147,8 @@ impl WrittenRecord {
             causation_id: metadata.causation_id(),
             tenant_id: metadata.tenant_id(),
             actor_id: metadata.actor_id().map(Into::into),
-            metadata: (!attributes.is_empty()).then(|| raw("the attributes", attributes.as_json())).transpose()?,
-            payload: raw("the payload", payload)?,
+            metadata: (!attributes.is_empty()).then(|| raw(attributes.as_json())).transpose()?,
+            payload: raw(payload)?,
             payload_file,
         })
     }
@@ -167,10 +171,6 @@ impl WrittenRecord {
         let payload = payload.unwrap_or_else(|| self.payload.get().into());
         Ok(RecordedEvent::new(metadata, payload))
     }
-}
-
-fn raw(what: &'static str, json: &str) -> Result<Box<RawValue>> {
-    RawValue::from_string(json.into()).map_err(|source| FileQueueError::Json { what, source })
 }
 
 /// A value as a person reads it, with a line end.

@@ -42,7 +42,8 @@ impl Payloads {
         if self.from.is_none_or(|from| record.payload().len() < from) {
             return Ok(None);
         }
-        check(record.payload()).map_err(|source| FileQueueError::Json { what: "the payload", source })?;
+        let event_id = record.metadata().event_id();
+        check(record.payload()).map_err(|source| FileQueueError::Unwritable { event_id, source })?;
         let name = format!("{}{END}", Uuid::now_v7());
         let path = self.folder.join(&name);
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());

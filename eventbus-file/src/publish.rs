@@ -133,15 +133,30 @@ impl Shared {
         }
     }
 
+    /// Writes events to disk, without ids; all of them or none.
     fn stage(&self, records: &[RecordedEvent], created_at: OffsetDateTime) -> Result<VecDeque<Staged>> {
-        let content = |record: &RecordedEvent| {
+        let mut payload_files = Vec::new();
+        let mut content = |record: &RecordedEvent| {
             let payload_file = self.payloads.write(record)?;
-            self.metrics.payloads_compressed.add(u64::from(payload_file.is_some()));
+            payload_files.extend(payload_file.clone());
             let event = Some(WrittenRecord::new(record, payload_file)?);
             event::pretty("the event", &EventFile { created_at, worker_id: self.worker.clone(), gap: None, event })
         };
-        let contents = records.iter().map(content).collect::<Result<Vec<_>>>()?;
-        Ok(self.disk.stage_all(&contents)?.into())
+        let contents: Result<Vec<_>> = records.iter().map(&mut content).collect();
+        let staged = contents.and_then(|contents| self.disk.stage_all(&contents));
+        match staged {
+            Ok(staged) => {
+                self.metrics.payloads_compressed.add(payload_files.len() as u64);
+                Ok(staged.into())
+            }
+            Err(error) => {
+                for name in payload_files {
+                    // one that stays is told as unused
+                    let _ = self.payloads.remove(&name);
+                }
+                Err(error)
+            }
+        }
     }
 
     async fn tell_published(&self, published: &[QueueEvent]) {

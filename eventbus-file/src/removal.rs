@@ -61,7 +61,10 @@ impl Shared {
             removed.events += u64::from(self.disk.remove(&self.log.path(id))?);
         }
         self.log.remove_empty_folders(through)?;
-        for older in self.log.marks()?.into_iter().filter(|mark| *mark < through) {
+        // the one before stays: whoever lists the folder just now sees one of them
+        let mut marks = self.log.marks()?;
+        marks.sort_unstable_by(|one, other| other.cmp(one));
+        for older in marks.into_iter().skip(2) {
             self.disk.remove(&folder.join(names::numbered(older)))?;
         }
         Ok(removed)

@@ -105,7 +105,13 @@ fn publish_error(name: &Name, Stopped { in_part, error }: Stopped) -> PublishErr
         FileQueueError::Io { .. } | FileQueueError::RuntimeEnded => {
             PublishError::Unavailable { destination, source: error.into() }
         }
-        error => PublishError::Refused { destination, source: error.into() },
+        error => {
+            let event_id = match &error {
+                FileQueueError::Unwritable { event_id, .. } => Some(*event_id),
+                _ => None,
+            };
+            PublishError::Refused { destination, event_id, source: error.into() }
+        }
     }
 }
 
