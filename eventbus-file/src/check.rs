@@ -113,7 +113,8 @@ impl Shared {
 
     fn check_events(&self, found: &mut Found) -> Result<()> {
         let events = self.disk.root().join(names::EVENTS);
-        for shard in found.names(&events, names::shard_number)? {
+        let near = self.log.shards()?;
+        for shard in found.names(&events, |name| names::shard_number(name).filter(|shard| near.contains(shard)))? {
             let folder = events.join(names::shard_of(shard));
             let of_shard = |name: &str| names::number(name).filter(|id| names::shard_index(*id) == shard);
             for id in found.names(&folder, of_shard)? {

@@ -87,10 +87,17 @@ impl EventLog {
         Ok(ids)
     }
 
-    fn shards(&self) -> Result<Vec<u64>> {
+    /// The folders of a thousand ids, sorted; those too far ahead are foreign.
+    pub(crate) fn shards(&self) -> Result<Vec<u64>> {
         let mut shards: Vec<u64> =
             disk::names(&self.events)?.iter().filter_map(|name| names::shard_number(name)).collect();
         shards.sort_unstable();
+        let mut last = names::shard_index(self.removed_through()?);
+        shards.retain(|shard| {
+            let is_near = *shard <= last + names::shard_index(names::FAR);
+            last = if is_near { last.max(*shard) } else { last };
+            is_near
+        });
         Ok(shards)
     }
 

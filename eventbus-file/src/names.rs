@@ -21,6 +21,8 @@ pub(crate) const FOLDERS: [&str; 8] =
 
 /// How many ids share a folder.
 const PER_FOLDER: u64 = 1_000;
+/// How far ids may jump. What lies further ahead was not put there by a publisher: no crash leaves so many unused.
+pub(crate) const FAR: u64 = 100 * PER_FOLDER;
 /// What a file system takes, less what we put behind it.
 const LONGEST: usize = 200;
 

@@ -2,7 +2,11 @@
 //!
 //! Keep: an event that was published is told to the others after it is there, never before.
 
-use std::{collections::VecDeque, ops::Range, sync::Arc};
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    sync::{Arc, atomic::Ordering},
+};
 
 use eventbus::RecordedEvent;
 use serde::Serialize;
@@ -15,6 +19,7 @@ use crate::{
     error::{FileQueueError, Result},
     event::{self, EventFile, QueueEvent, WrittenRecord},
     log::Linked,
+    names,
     queue::Shared,
 };
 
@@ -128,9 +133,25 @@ impl Shared {
             drawn = self.coordination.draw(count, Some(head)).await;
         }
         match drawn {
-            Drawn::Ids(ids) => Ok(Some(ids)),
+            Drawn::Ids(ids) => self.near(ids).await,
             Drawn::Unknown | Drawn::Away => Ok(None),
         }
+    }
+
+    /// Drawn ids, unless they are so far ahead that the counter must be wrong: then it is put right, and the files decide.
+    async fn near(self: &Arc<Self>, ids: Range<u64>) -> Result<Option<Range<u64>>> {
+        let is_near = |newest: u64| ids.start <= newest + names::FAR;
+        if is_near(self.newest.load(Ordering::Relaxed)) {
+            return Ok(Some(ids));
+        }
+        let head = self.blocking(|shared| shared.log.head()).await?;
+        self.newest.fetch_max(head, Ordering::Relaxed);
+        if is_near(head) {
+            return Ok(Some(ids));
+        }
+        tracing::error!(drawn = ids.start, newest = head, "the counter is wrong, and is lowered");
+        self.coordination.lower(ids.end, head + 1).await;
+        Ok(None)
     }
 
     /// Writes events to disk, without ids; all of them or none.
@@ -164,6 +185,8 @@ impl Shared {
             return;
         }
         self.metrics.events_published.add(published.len() as u64);
+        let newest = published.last().map_or(0, QueueEvent::id);
+        self.newest.fetch_max(newest, Ordering::Relaxed);
         self.news.send_replace(());
         let messages = published.iter().map(|event| about("event_id", event.id())).collect();
         self.coordination.tell(kind::ADD_EVENT, messages).await;

@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     /// Tells those who wait that there may be something new.
     pub(crate) news: watch::Sender<()>,
+    /// The newest event that this worker knows of.
+    pub(crate) newest: AtomicU64,
     /// Up to where every event has its result.
     pub(crate) done_through: AtomicU64,
     pub(crate) subscribers: Subscribers,
@@ -140,6 +142,7 @@ impl Shared {
             coordination,
             metrics,
             news: watch::Sender::new(()),
+            newest: AtomicU64::default(),
             done_through: AtomicU64::default(),
             subscribers: Subscribers::default(),
             counters: Arc::default(),

@@ -215,6 +215,9 @@ async fn torn_and_foreign_files_are_told_and_left_alone() {
         fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
         fs::write(root.join(path), "{\"created_at\": \"20").unwrap();
     }
+    let far = root.join("events/999999999");
+    fs::create_dir(&far).unwrap();
+    fs::copy(event_path(&queue, 1), far.join("999999999999.json")).unwrap(); // as if it were an event of the far future
     let problems = queue.check().await.unwrap();
     let named = |is_meant: fn(&Problem) -> bool| {
         let meant = problems.iter().filter(|problem| is_meant(problem));
@@ -228,7 +231,10 @@ async fn torn_and_foreign_files_are_told_and_left_alone() {
         paths
     };
     assert_eq!(named(|problem| matches!(problem, Problem::Torn { .. })), sorted(&torn));
-    assert_eq!(named(|problem| matches!(problem, Problem::Foreign { .. })), sorted(&foreign));
+    assert_eq!(
+        named(|problem| matches!(problem, Problem::Foreign { .. })),
+        sorted(&[&foreign[..], &["events/999999999"]].concat())
+    );
     assert!(matches!(queue.event(3).await, Err(FileQueueError::Torn { .. })));
     assert!(matches!(queue.get_claim("a").await, Err(FileQueueError::Torn { .. })));
     assert_eq!(queue.publish(&"four").await.unwrap().id(), 4, "a torn file has its id for ever");

@@ -180,6 +180,18 @@ async fn the_counter_comes_again_from_the_files() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_counter_far_ahead_of_the_files_is_wrong_and_is_put_right() {
+    let queue = fresh().await;
+    let mut redis = redis(test_servers::redis_url()).await;
+    queue.publish(&1).await.unwrap();
+    redis.set(key(&queue, "next_event_id"), "1000000000").await.unwrap();
+    let ids: Vec<u64> = queue.publish_all(&[2, 3]).await.unwrap().iter().map(|event| event.id()).collect();
+    assert_eq!(ids, [2, 3]);
+    assert_eq!(queue.publish(&4).await.unwrap().id(), 4);
+    assert_eq!(redis.get(key(&queue, "next_event_id")).await.unwrap().as_deref(), Some("5"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn workers_with_and_without_redis_share_one_sequence_without_gaps() {
     let with = fresh().await;
     let without = FileQueue::open(FileQueueConfig { worker_id: None, ..with.config().clone() }).await.unwrap();

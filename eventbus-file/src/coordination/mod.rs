@@ -81,6 +81,11 @@ pub(crate) trait Coordinate: Send + Sync + fmt::Debug {
         Drawn::Away
     }
 
+    /// Lowers the counter, if it is still what it was.
+    async fn lower(&self, from: u64, to: u64) {
+        let _ = (from, to);
+    }
+
     /// Takes a claim, if nobody has it. `None`: the files decide alone.
     async fn claim(&self, claim_id: &str, data: &Value, lasting: Duration) -> Option<bool> {
         let _ = (claim_id, data, lasting);

@@ -176,6 +176,13 @@ impl Coordinate for Redis {
         }
     }
 
+    async fn lower(&self, from: u64, to: u64) {
+        self.ask("lowering the counter", async |redis| {
+            script::LOWER.key(self.keys.next_event_id()).arg(from).arg(to).invoke_async::<()>(redis).await
+        })
+        .await;
+    }
+
     async fn claim(&self, claim_id: &str, data: &Value, lasting: Duration) -> Option<bool> {
         let (key, value) = (self.keys.claim(claim_id), self.claim_value(data));
         let taken: Option<Option<String>> = self

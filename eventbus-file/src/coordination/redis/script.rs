@@ -20,6 +20,17 @@ return next",
     )
 });
 
+/// Lowers the counter if it is still what it was.
+pub(super) static LOWER: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+    redis.call('SET', KEYS[1], ARGV[2])
+end
+return 1",
+    )
+});
+
 /// Makes a claim last, and takes it back where Redis has forgotten it; 0 if it is another worker's.
 pub(super) static RENEW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
