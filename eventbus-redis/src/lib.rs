@@ -42,6 +42,8 @@ pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};
 pub use partition::{OtherLayout, RepartitionError, Unfinished};
 /// The driver, in the version this crate uses.
 pub use redis;
-pub use store::{RedisEventStore, RedisEventStoreConfig, RedisTransaction, RedisTransactionError};
+pub use store::{
+    Durability, DurabilityWarning, RedisEventStore, RedisEventStoreConfig, RedisTransaction, RedisTransactionError,
+};
 pub use trim::{HeldBy, HeldReason, Trim, Trimmed};
 pub use wire::{Unencodable, wire_payload};

@@ -101,6 +101,7 @@ impl RedisEventStore {
 
     /// Makes appends in one step, and returns a result for each.
     async fn run(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
+        let told = self.told().position();
         let reply = self.link().rerun::<Vec<Value>>(&self.script(&appends)).await;
         let placed: Vec<_> = match reply {
             Ok(replies) => replies.into_iter().map(placed).collect(),
@@ -120,7 +121,12 @@ impl RedisEventStore {
         let mut is_new = false;
         for append in appends {
             let placed = placed.next().unwrap_or_else(|| Ok(Placed::Failed("no answer".into())));
-            is_new |= matches!(placed, Ok(Placed::New { .. }));
+            if let Ok(Placed::New { first, .. }) = &placed {
+                // before these the store ended there
+                self.told().compare(told, Position::new(first.get().saturating_sub(1)));
+                self.told().raise(Position::new(first.get() + append.events.len() as u64 - 1));
+                is_new = true;
+            }
             results.push(self.resolve(append, placed).await);
         }
         if is_new {

@@ -14,13 +14,13 @@ use crate::{command::store as commands, connection::boxed};
 impl Checkpoints for RedisEventStore {
     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
         let key = self.keys().checkpoint(name);
-        let saved: Option<String> = self.told(name, &commands::get(&key)).await?;
+        let saved: Option<String> = self.asked_of(name, &commands::get(&key)).await?;
         saved.map(|text| position(&key, &text)).transpose().map_err(|error| CheckpointError::new(name, error))
     }
 
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
         let key = self.keys().checkpoint(name);
-        self.told(name, &commands::set(&key, position.get())).await
+        self.asked_of(name, &commands::set(&key, position.get())).await
     }
 }
 
@@ -28,7 +28,7 @@ impl Checkpoints for RedisEventStore {
 impl Floors for RedisEventStore {
     async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
         let key = self.keys().floors(destination);
-        let saved: Vec<(String, String)> = self.told(destination, &commands::hash(&key)).await?;
+        let saved: Vec<(String, String)> = self.asked_of(destination, &commands::hash(&key)).await?;
         let floor = |(group, text): (String, String)| {
             Ok::<_, BoxError>(Floor { group: Name::new("group", group)?, position: position(&key, &text)? })
         };
@@ -47,18 +47,18 @@ impl Floors for RedisEventStore {
         for floor in floors {
             command.arg(floor.group.as_str()).arg(floor.position.get());
         }
-        self.told::<u64>(destination, &command).await.map(drop)
+        self.asked_of::<u64>(destination, &command).await.map(drop)
     }
 
     async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
         let mut command = redis::cmd("HDEL");
         command.arg(self.keys().floors(destination)).arg(group.as_str());
-        self.told::<u64>(destination, &command).await.map(drop)
+        self.asked_of::<u64>(destination, &command).await.map(drop)
     }
 }
 
 impl RedisEventStore {
-    async fn told<T: FromRedisValue>(&self, name: &Name, command: &Cmd) -> Result<T, CheckpointError> {
+    async fn asked_of<T: FromRedisValue>(&self, name: &Name, command: &Cmd) -> Result<T, CheckpointError> {
         self.link().query(command).await.map_err(|error| CheckpointError::new(name, boxed(error)))
     }
 }

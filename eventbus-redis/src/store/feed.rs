@@ -33,13 +33,15 @@ impl ReadFeed for RedisEventStore {
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
-        let feed = self.keys().feed();
+        let (feed, told) = (self.keys().feed(), self.told().position());
         let reply = self.link().query(&commands::last(&feed)).await.map_err(|error| read_error(&feed, error))?;
         let entries = commands::entries(reply).map_err(|error| corrupt(&feed, error))?;
-        let Some(last) = entries.into_iter().next() else {
-            return Ok(Position::START);
+        let head = match entries.into_iter().next() {
+            Some(last) => Position::new(Pointer::read(&feed, last)?.position),
+            None => Position::START,
         };
-        Ok(Position::new(Pointer::read(&feed, last)?.position))
+        self.told().compare(told, head);
+        Ok(head)
     }
 
     async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {

@@ -9,6 +9,7 @@
 mod append;
 mod checkpoint;
 mod config;
+mod durability;
 mod entry;
 mod error;
 mod feed;
@@ -28,6 +29,7 @@ use eventbus::port::{AppendSignal, BusCounters, EventStore, Transactions};
 use uuid::Uuid;
 
 pub use config::RedisEventStoreConfig;
+pub use durability::{Durability, DurabilityWarning};
 pub use transaction::{RedisTransaction, RedisTransactionError};
 
 use crate::{RedisConnectError, connection::Link, error::InvalidConfig, script};
@@ -62,6 +64,7 @@ struct Shared {
     appended: AppendSignal,
     /// The commands that are known to write to one key.
     commands: RwLock<HashSet<String>>,
+    told: durability::Told,
 }
 
 impl RedisEventStore {
@@ -100,8 +103,12 @@ impl RedisEventStore {
         }
         let id = id.and_then(|id| Uuid::try_parse(&id).ok());
         let id = id.ok_or_else(|| refused("holds no id of a store".into()))?;
-        let (appended, commands) = Default::default();
-        Ok(Self { shared: Arc::new(Shared { config, keys, link, id, appended, commands }) })
+        let (appended, commands, told) = Default::default();
+        let store = Self { shared: Arc::new(Shared { config, keys, link, id, appended, commands, told }) };
+        if store.config().check_durability {
+            store.warn().await;
+        }
+        Ok(store)
     }
 
     /// The configuration.
@@ -124,6 +131,10 @@ impl RedisEventStore {
 
     fn signal(&self) -> &AppendSignal {
         &self.shared.appended
+    }
+
+    fn told(&self) -> &durability::Told {
+        &self.shared.told
     }
 
     fn knows_command(&self, name: &str) -> bool {

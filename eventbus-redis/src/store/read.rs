@@ -132,6 +132,9 @@ pub(super) async fn behind(
             let version = Version::new(pointer.version);
             let found = entries.next().ok_or_else(|| missing(&key, version))?;
             let id = found.id.clone();
+            if entry::number_of(&id).is_ok_and(|number| number > pointer.version) {
+                return Err(missing(&key, version));
+            }
             let event = entry::read(&key, &pointer.stream, found)?;
             if event.version() != version || event.position().is_none_or(|at| at != pointer.position) {
                 let source = format!("it is not the event of position {}", pointer.position);

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use redis::ScriptInvocation;
+use tokio::time::Instant;
 
 use super::RedisTransactionError;
 use crate::{
@@ -15,6 +16,9 @@ use crate::{
 /// When a claim of somebody else is looked at again.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 const LAST_LOOK: Duration = Duration::from_millis(50);
+
+/// When a server that is away is told again to let a claim go.
+const LET_GO_AGAIN: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
 pub(super) struct Claims {
@@ -85,11 +89,17 @@ impl Drop for Claims {
         };
         let (store, token, keys) =
             (self.store.clone(), std::mem::take(&mut self.token), std::mem::take(&mut self.keys));
+        let end = Instant::now() + store.config().transaction_timeout;
         runtime.spawn(async move {
             let mut script = LET_GO.prepare_invoke();
             script.key(keys).arg(token);
-            if let Err(error) = store.link().rerun::<()>(&script).await {
-                tracing::debug!(%error, "claims of a transaction end by themselves");
+            // a server that is away has them still when it is back
+            while let Err(error) = store.link().rerun::<()>(&script).await {
+                if Instant::now() >= end {
+                    tracing::debug!(%error, "claims of a transaction have ended by themselves");
+                    return;
+                }
+                tokio::time::sleep(LET_GO_AGAIN).await;
             }
         });
     }
