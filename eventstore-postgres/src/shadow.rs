@@ -30,8 +30,9 @@ impl PgTransaction {
             is_there = is_there && self.have_same_shape(&pair).await?;
             pairs.push(pair);
         }
-        if is_there {
-            return self.filled(shadow).await;
+        // copies that nobody filled, or that have served, are made anew: the latter have rows
+        if let (true, Some(position)) = (is_there, self.filled(shadow).await?) {
+            return Ok(position);
         }
         self.drop_copies(shadow).await?;
         self.run(format!("CREATE SCHEMA {schema}")).await?;
@@ -75,7 +76,7 @@ impl PgTransaction {
         for Pair { live, .. } in &pairs {
             self.run(format!("LOCK TABLE {live} IN SHARE ROW EXCLUSIVE MODE")).await?;
         }
-        let filled = self.stop_filling(shadow).await?;
+        let filled = self.end_filling(shadow).await?.unwrap_or(Position::START);
         // tables that refer to others come after them in the list
         for Pair { live, .. } in pairs.iter().rev() {
             self.run(format!("DELETE FROM {live}")).await?;
@@ -87,9 +88,9 @@ impl PgTransaction {
         Ok(filled)
     }
 
-    /// How far the copies are filled; nobody fills them further until the transaction ends.
-    async fn stop_filling(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
-        self.filled_by(self.statements().hold_checkpoint.clone(), shadow).await
+    /// How far the copies are filled. Nobody fills them further, and if the transaction commits, nobody knows it any more.
+    async fn end_filling(&mut self, shadow: &Shadow) -> Result<Option<Position>, BoxError> {
+        self.filled_by(self.statements().take_checkpoint.clone(), shadow).await
     }
 
     async fn refuse_referred(&mut self, pairs: &[Pair]) -> Result<(), BoxError> {
@@ -121,23 +122,25 @@ impl PgTransaction {
         self.fetch_all(query).await.map(drop)
     }
 
-    pub(crate) async fn column_type(&mut self, table: &Identifier, column: &Identifier) -> Result<String, BoxError> {
+    pub(crate) async fn column_type(
+        &mut self,
+        table: &Identifier,
+        column: &Identifier,
+    ) -> Result<Option<String>, BoxError> {
         let query = sqlx::query(include_str!("sql/column_type.sql")).bind(table.to_string()).bind(column.name());
-        match self.fetch_all(query).await?.first() {
-            Some(row) => Ok(row.try_get(0)?),
-            None => {
-                Err(PgTransactionError::NoColumn { table: table.name().into(), column: column.name().into() }.into())
-            }
-        }
+        Ok(self.fetch_all(query).await?.first().map(|row| row.try_get(0)).transpose()?)
+    }
+
+    /// The table that a statement would mean, with its schema.
+    pub(crate) async fn find(&mut self, table: &Identifier) -> Result<Option<String>, BoxError> {
+        let query = sqlx::query(include_str!("sql/live_table.sql")).bind(table.to_string());
+        Ok(self.fetch_all(query).await?.first().map(|row| row.try_get(0)).transpose()?)
     }
 
     /// The live table, with its schema.
     async fn live(&mut self, table: &Identifier) -> Result<String, BoxError> {
-        let query = sqlx::query(include_str!("sql/live_table.sql")).bind(table.to_string());
-        match self.fetch_all(query).await?.first() {
-            Some(row) => Ok(row.try_get(0)?),
-            None => Err(PgTransactionError::NoTable { table: table.name().into() }.into()),
-        }
+        let found = self.find(table).await?;
+        Ok(found.ok_or_else(|| PgTransactionError::NoTable { table: table.name().into() })?)
     }
 
     async fn have_same_shape(&mut self, Pair { live, copy }: &Pair) -> Result<bool, BoxError> {
@@ -146,23 +149,22 @@ impl PgTransaction {
         Ok(rows.first().ok_or("no answer")?.try_get(0)?)
     }
 
-    async fn filled(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
+    async fn filled(&mut self, shadow: &Shadow) -> Result<Option<Position>, BoxError> {
         self.filled_by(self.statements().load_checkpoint.clone(), shadow).await
     }
 
-    async fn filled_by(&mut self, sql: SqlStr, shadow: &Shadow) -> Result<Position, BoxError> {
+    async fn filled_by(&mut self, sql: SqlStr, shadow: &Shadow) -> Result<Option<Position>, BoxError> {
         let query = sqlx::query(sql).bind(shadow.name.as_str());
         match self.fetch_all(query).await?.first() {
-            Some(row) => Ok(Position::new(u64::try_from(row.try_get::<i64, _>(0)?)?)),
-            None => Ok(Position::START),
+            Some(row) => Ok(Some(Position::new(u64::try_from(row.try_get::<i64, _>(0)?)?))),
+            None => Ok(None),
         }
     }
 
     async fn drop_copies(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
         let schema = self.shadow_schema(shadow);
         self.run(format!("DROP SCHEMA IF EXISTS {schema} CASCADE")).await?;
-        let query = sqlx::query(self.statements().drop_checkpoint.clone()).bind(shadow.name.as_str());
-        self.fetch_all(query).await.map(drop)
+        self.end_filling(shadow).await.map(drop)
     }
 
     /// Those who make and drop one shadow at once take turns.

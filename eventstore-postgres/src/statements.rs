@@ -36,8 +36,7 @@ pub(crate) struct Statements {
     pub(crate) advance_first: SqlStr,
     pub(crate) note_delivery: SqlStr,
     pub(crate) forget_deliveries: SqlStr,
-    pub(crate) drop_checkpoint: SqlStr,
-    pub(crate) hold_checkpoint: SqlStr,
+    pub(crate) take_checkpoint: SqlStr,
     pub(crate) open_append: SqlStr,
 }
 
@@ -80,8 +79,7 @@ impl Statements {
             advance_first: statement(include_str!("sql/advance_first.sql")),
             note_delivery: statement(include_str!("sql/note_delivery.sql")),
             forget_deliveries: statement(include_str!("sql/forget_deliveries.sql")),
-            drop_checkpoint: statement(include_str!("sql/drop_checkpoint.sql")),
-            hold_checkpoint: statement(include_str!("sql/hold_checkpoint.sql")),
+            take_checkpoint: statement(include_str!("sql/take_checkpoint.sql")),
             open_append: statement(include_str!("sql/open_append.sql")),
         }
     }

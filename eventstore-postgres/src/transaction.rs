@@ -116,9 +116,19 @@ impl Transaction for PgTransaction {
         self.replace_rows_by(shadow).await
     }
 
+    async fn has_table(&mut self, table: &str, column: Option<&str>) -> Result<bool, BoxError> {
+        let table = Identifier::new(table)?;
+        match column {
+            Some(column) => Ok(self.column_type(&table, &Identifier::new(column)?).await?.is_some()),
+            None => Ok(self.find(&table).await?.is_some()),
+        }
+    }
+
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
         let (table, column) = (Identifier::new(table)?, Identifier::new(column)?);
         let of_type = self.column_type(&table, &column).await?;
+        let of_type = of_type
+            .ok_or_else(|| PgTransactionError::NoColumn { table: table.name().into(), column: column.name().into() })?;
         // the type as the catalogue calls it: so the column is compared as it is, along its index
         let sql = format!("DELETE FROM {table} WHERE {column} = CAST($1::text AS {of_type})");
         self.fetch_all(sqlx::query(AssertSqlSafe(sql).into_sql_str()).bind(value)).await.map(drop)

@@ -139,6 +139,8 @@ async fn copies_are_filled_apart_and_their_rows_replace_the_live_ones() {
     assert_eq!(place.orders().await, replaced);
     assert_eq!(place.count("SELECT cents::bigint FROM app.totals").await, 4_000, "the view shows something else");
 
+    assert_eq!(place.store.load_checkpoint(&place.shadow.name).await.unwrap(), None);
+
     place.transactions.drop_shadow(&place.shadow).await.unwrap();
     place.transactions.drop_shadow(&place.shadow).await.unwrap();
     assert_eq!(place.count(SHADOWS).await, 0);
@@ -149,6 +151,30 @@ async fn copies_are_filled_apart_and_their_rows_replace_the_live_ones() {
     assert_eq!(place.orders().await.len(), 9, "the live table goes on counting after what it was given");
     let references = "SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND conrelid = 'app.orders'::regclass";
     assert_eq!(place.count(references).await, 1, "the foreign key is gone");
+}
+
+#[tokio::test]
+async fn copies_that_have_served_are_made_anew_if_nobody_dropped_them() {
+    let mut place = Place::new().await;
+    place.make().await;
+    place.fill(0, 7, 500).await;
+    for is_committed in [false, true] {
+        let mut transaction = place.transactions.begin().await.unwrap();
+        assert_eq!(transaction.replace_rows(&place.shadow).await.unwrap(), Position::new(7));
+        if is_committed {
+            transaction.commit().await.unwrap();
+        } else {
+            drop(transaction);
+        }
+        // as after a crash
+        let expected = if is_committed { Position::START } else { Position::new(7) };
+        assert_eq!(place.make().await, expected);
+    }
+    place.fill(0, 7, 600).await;
+    let mut transaction = place.transactions.begin().await.unwrap();
+    transaction.replace_rows(&place.shadow).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(place.orders().await.iter().map(|order| (order.0, order.1)).collect::<Vec<_>>(), [(7, 600)]);
 }
 
 #[tokio::test]
@@ -206,6 +232,23 @@ async fn tables_are_called_by_plain_names_that_exist() {
         assert!(transaction.delete_rows(table, "id", "1").await.is_err());
     }
     assert_eq!(place.count(SHADOWS).await, 0, "it is made in part");
+}
+
+#[tokio::test]
+async fn tables_and_columns_are_looked_for_where_statements_find_them() {
+    let place = Place::new().await;
+    let mut transaction = place.transactions.begin().await.unwrap();
+    let mut found = Vec::new();
+    for (table, column) in
+        [("orders", None), ("orders", Some("customer")), ("order", None), ("orders", Some("no")), ("order", Some("no"))]
+    {
+        found.push(transaction.has_table(table, column).await.unwrap());
+    }
+    assert_eq!(found, [true, true, false, false, false]);
+    let connection = PgConnection::take(Some(transaction.as_any_mut())).unwrap();
+    sqlx::query("CREATE TABLE app.fresh (id text)").execute(connection).await.unwrap();
+    assert!(transaction.has_table("fresh", Some("id")).await.unwrap(), "made in the same transaction");
+    assert!(transaction.has_table("app.orders", None).await.is_err());
 }
 
 #[tokio::test]

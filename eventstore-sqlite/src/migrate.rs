@@ -12,6 +12,7 @@ use crate::{config::SqliteEventStoreConfig, error::SqliteConnectError};
 const MIGRATIONS: &[(&str, &str)] = &[
     ("0001_events", include_str!("../migrations/0001_events.sql")),
     ("0002_roles", include_str!("../migrations/0002_roles.sql")),
+    ("0003_served_shadows", include_str!("../migrations/0003_served_shadows.sql")),
 ];
 
 /// Checks that the database is one for this store, runs `before_writing`, then what migrations are missing.

@@ -35,6 +35,9 @@ impl Transactions for SqliteEventStore {
 
     async fn make_shadow(&self, shadow: &Shadow) -> Result<Position, BoxError> {
         check(shadow)?;
+        if self.find_shadow(&shadow.name).await?.is_some_and(|found| found.has_served) {
+            self.drop_shadow(shadow).await?;
+        }
         // the second time if the tables have changed since the copies were made
         for _ in 0..2 {
             let file = self.note_shadow(&shadow.name).await?;
@@ -57,7 +60,7 @@ impl Transactions for SqliteEventStore {
         check(shadow)?;
         let file = match self.copies().known_file(&shadow.name) {
             Some(file) => file,
-            None => self.shadow_file(&shadow.name).await?.ok_or_else(|| no_shadow(shadow))?,
+            None => self.find_shadow(&shadow.name).await?.ok_or_else(|| no_shadow(shadow))?.file,
         };
         let live = self.alone().await?;
         let (copies, name) = (Arc::clone(self.copies()), shadow.name.clone());
@@ -66,7 +69,7 @@ impl Transactions for SqliteEventStore {
     }
 
     async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError> {
-        let Some(file) = self.shadow_file(&shadow.name).await? else {
+        let Some(Found { file, .. }) = self.find_shadow(&shadow.name).await? else {
             return Ok(());
         };
         let (copies, name, removed) = (Arc::clone(self.copies()), shadow.name.clone(), file.clone());
@@ -109,8 +112,8 @@ impl SqliteEventStore {
     async fn note_shadow(&self, shadow: &Name) -> Result<String, BoxError> {
         let (copies, name) = (Arc::clone(self.copies()), shadow.clone());
         let note = move |connection: &Connection| {
-            if let Some(file) = file(connection, &name)?.filter(|file| copies.is_there(file)) {
-                return Ok(file);
+            if let Some(found) = find(connection, &name)?.filter(|found| copies.is_there(&found.file)) {
+                return Ok(found.file);
             }
             let fresh = copies.fresh_file(&name);
             connection.prepare_cached(include_str!("sql/save_shadow.sql"))?.execute((name.as_str(), fresh.as_str()))?;
@@ -119,17 +122,23 @@ impl SqliteEventStore {
         self.writer().write(note).await
     }
 
-    async fn shadow_file(&self, shadow: &Name) -> Result<Option<String>, BoxError> {
+    async fn find_shadow(&self, shadow: &Name) -> Result<Option<Found>, BoxError> {
         let shadow = shadow.clone();
-        let found = self.readers().read(move |connection| file(connection, &shadow).map_err(read_error));
+        let found = self.readers().read(move |connection| find(connection, &shadow).map_err(read_error));
         Ok(found.await?)
     }
 }
 
-/// The file of a shadow, if it was made.
-pub(crate) fn file(connection: &Connection, shadow: &Name) -> rusqlite::Result<Option<String>> {
+/// A shadow that was made.
+pub(crate) struct Found {
+    pub(crate) file: String,
+    /// Whether its rows have replaced the live ones.
+    has_served: bool,
+}
+
+pub(crate) fn find(connection: &Connection, shadow: &Name) -> rusqlite::Result<Option<Found>> {
     let mut find = connection.prepare_cached(include_str!("sql/shadow_file.sql"))?;
-    find.query_row([shadow.as_str()], |row| row.get(0)).optional()
+    find.query_row([shadow.as_str()], |row| Ok(Found { file: row.get(0)?, has_served: row.get(1)? })).optional()
 }
 
 /// Refuses tables that cannot have copies.

@@ -240,6 +240,14 @@ impl Transaction for SqliteTransaction {
         Ok(replaced??)
     }
 
+    async fn has_table(&mut self, table: &str, column: Option<&str>) -> Result<bool, BoxError> {
+        check_table(table)?;
+        column.map_or(Ok(()), check_name)?;
+        let connection = self.connection()?;
+        let mut find = connection.prepare_cached(include_str!("sql/has_table.sql"))?;
+        Ok(find.query_row((table, column), |row| row.get(0))?)
+    }
+
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
         check_table(table)?;
         check_name(column)?;
@@ -265,15 +273,15 @@ fn commit(hold: Hold, appended: bool) -> rusqlite::Result<()> {
 
 fn replace(lent: &Lent, store: &SqliteEventStore, shadow: &Shadow) -> Result<Position, SqliteTransactionError> {
     let mut open = lent.open()?;
-    let file = shadow::file(&open, &shadow.name)?;
-    let file = file.filter(|file| store.copies().is_there(file));
-    let file = file.ok_or_else(|| SqliteTransactionError::NoShadow { name: shadow.name.to_string() })?;
+    let found = shadow::find(&open, &shadow.name)?.filter(|found| store.copies().is_there(&found.file));
+    let file = found.ok_or_else(|| SqliteTransactionError::NoShadow { name: shadow.name.to_string() })?.file;
     let database = store.copies().database(&file)?;
     let copies = match open.hold_mut() {
         Hold::Live(turn) => turn.attach(&database.to_string_lossy())?,
         Hold::Shadow(_) => return Err(SqliteTransactionError::InShadow { what: "replace_rows" }),
     };
     replace_rows(&open, &copies, &shadow.tables)?;
+    open.execute(include_str!("sql/shadow_has_served.sql"), (shadow.name.as_str(), file.as_str()))?;
     let sql = format!("SELECT position FROM {copies}.eventbus_shadow_checkpoints WHERE name = ?1");
     let filled: Option<i64> = open.query_row(&sql, [shadow.name.as_str()], |row| row.get(0)).optional()?;
     // a negative position is damage: nobody is there

@@ -127,6 +127,12 @@ async fn copies_are_filled_beside_the_live_tables_until_the_switch() {
         assert_eq!(text(&mut *tx, "SELECT order_id FROM lines"), "old", "other tables are left alone");
         drop(tx);
 
+        // as after a crash
+        assert_eq!(store.make_shadow(&shadow()).await.unwrap(), Position::START, "they have served");
+        let mut tx = store.begin_in(&shadow()).await.unwrap();
+        assert_eq!(text(&mut *tx, ORDERS), "");
+        drop(tx);
+
         // triggers and foreign keys are back
         store.drop_shadow(&shadow()).await.unwrap();
         store.drop_shadow(&shadow()).await.unwrap();
@@ -138,6 +144,30 @@ async fn copies_are_filled_beside_the_live_tables_until_the_switch() {
         assert_eq!(store.make_shadow(&shadow()).await.unwrap(), Position::START, "dropped is forgotten");
         let mut tx = store.begin_in(&shadow()).await.unwrap();
         assert_eq!(text(&mut *tx, ORDERS), "");
+    }
+}
+
+#[tokio::test]
+async fn tables_and_columns_are_looked_for_where_statements_find_them() {
+    for store in both().await {
+        let mut tx = store.begin().await.unwrap();
+        let mut found = Vec::new();
+        for (table, column) in [
+            ("Orders", None),
+            ("orders", Some("ID")),
+            ("orders", Some("twice")),
+            ("order", None),
+            ("orders", Some("no")),
+        ] {
+            found.push(tx.has_table(table, column).await.unwrap());
+        }
+        assert_eq!(found, [true, true, true, false, false]);
+        sql(&mut *tx).execute("CREATE TABLE fresh (id TEXT)", ()).unwrap();
+        assert!(tx.has_table("fresh", Some("id")).await.unwrap(), "made in the same transaction");
+        for (table, column) in [("eventbus_events", None), ("a.b", None), ("orders", Some("a b"))] {
+            let error = reason(tx.has_table(table, column).await.unwrap_err());
+            assert!(matches!(error, SqliteTransactionError::InvalidName { .. }), "{error:?}");
+        }
     }
 }
 
@@ -296,9 +326,16 @@ async fn a_switch_is_whole_or_not_at_all() {
     store.make_shadow(&shadow()).await.unwrap();
     assert!(fill(&store, &owner, "one", 0, 3).await);
     drop(store);
-    for point in ["replaced", "advanced"] {
+    for point in ["replaced", "advanced", "committed"] {
         die_in_a_switch(&path, point);
         let store = open(path.clone()).await;
+        if point == "committed" {
+            assert_eq!(live(&store).await[0], "one:7:14");
+            assert_eq!(store.make_shadow(&shadow()).await.unwrap(), Position::START, "the copies have served");
+            let copies = files(&path).iter().filter(|file| file.ends_with(".rebuild")).count();
+            assert_eq!(copies, 1, "the former are gone");
+            break;
+        }
         assert_eq!(live(&store).await, ["old:1:2", "orders:1"]);
         assert_eq!(store.load_checkpoint(&shadow().name).await.unwrap(), None);
         assert_eq!(store.make_shadow(&shadow()).await.unwrap(), 3_u64);
@@ -324,8 +361,11 @@ async fn switching_process() {
     let owner = lease(&store).await;
     let mut tx = store.begin().await.unwrap();
     tx.replace_rows(&shadow()).await.unwrap();
-    if point == "advanced" {
+    if point != "replaced" {
         assert!(tx.advance(&owner, 0.into(), 3.into()).await.unwrap());
+    }
+    if point == "committed" {
+        tx.commit().await.unwrap();
     }
     // as by SIGKILL: nothing is dropped, nothing is flushed
     std::process::abort();

@@ -25,6 +25,8 @@ const PROMISES: &[(&str, &[Proof])] = &[
             ("eventbus/src/testkit/event_store/feed.rs", &["feed_never_skips_repeats_or_reorders"]),
             ("eventbus/src/testkit/event_store/follow.rs", &["following_has_no_seam"]),
             ("eventstore-postgres/tests/gaps.rs", &["no_foreign_transaction_holds_the_feed_up"]),
+            ("eventstore-postgres/src/schema.rs", &["what_is_drawn_later_is_after_the_last_position_drawn"]),
+            ("eventstore-postgres/src/feed.rs", &["a_head_that_was_told_can_be_read_up_to_while_it_goes_back"]),
             (
                 "eventstore-postgres/tests/crash.rs",
                 &["a_position_at_or_before_the_head_is_not_drawn_again_after_a_crash"],

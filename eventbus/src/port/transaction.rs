@@ -82,11 +82,18 @@ pub trait Transaction: Send {
 
     /// Replaces the rows of the live tables by those of the shadow's copies, and returns how far these were filled.
     ///
-    /// That is read together with the rows: whoever fills the copies does not come in between.
+    /// That is read together with the rows: whoever fills the copies does not come in between. Once it is committed the
+    /// copies have served: [`make_shadow`](Transactions::make_shadow) makes new ones, also if nobody dropped them.
     ///
     /// # Errors
     /// Whatever the store says when it cannot.
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError>;
+
+    /// Whether statements of this transaction find `table`, and `column` in it if one is asked for.
+    ///
+    /// # Errors
+    /// Whatever the store says when it cannot, for example that a table cannot be called so.
+    async fn has_table(&mut self, table: &str, column: Option<&str>) -> Result<bool, BoxError>;
 
     /// Deletes the rows of `table` whose `column` is `value`.
     ///

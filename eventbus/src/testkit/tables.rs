@@ -124,6 +124,7 @@ impl TableStore {
             deliveries: committed.deliveries.clone(),
             committed,
             checkpoints: BTreeMap::new(),
+            served: None,
             hands: None,
         }))
     }
@@ -178,6 +179,8 @@ pub struct TableTransaction {
     deliveries: BTreeMap<(Name, EventId), Instant>,
     committed: OwnedMutexGuard<Data>,
     checkpoints: BTreeMap<Name, Position>,
+    /// The copies whose rows have replaced the live ones.
+    served: Option<Name>,
     hands: Option<OwnedRwLockReadGuard<()>>,
 }
 
@@ -213,7 +216,15 @@ impl Transaction for TableTransaction {
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
         let copies = self.committed.shadows.get(&shadow.name).ok_or("there is no such shadow")?;
         shadow.tables.iter().for_each(|table| self.tables.copy(table, copies));
+        self.served = Some(shadow.name.clone());
         Ok(self.store.load_checkpoint(&shadow.name).await?.unwrap_or(Position::START))
+    }
+
+    async fn has_table(&mut self, table: &str, column: Option<&str>) -> Result<bool, BoxError> {
+        let Some(rows) = self.tables.0.get(table) else {
+            return Ok(false);
+        };
+        Ok(column.is_none_or(|column| rows.is_empty() || rows.values().any(|row| row.contains_key(column))))
     }
 
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
@@ -237,6 +248,10 @@ impl Transaction for TableTransaction {
         }
         self.committed.tables = std::mem::take(&mut self.tables);
         self.committed.deliveries = std::mem::take(&mut self.deliveries);
+        if let Some(shadow) = self.served.take() {
+            self.committed.shadows.remove(&shadow);
+            self.checkpoints.insert(shadow, Position::START);
+        }
         for (name, position) in &self.checkpoints {
             self.store.save_checkpoint(name, *position).await?;
         }

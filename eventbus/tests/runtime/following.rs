@@ -56,7 +56,7 @@ async fn a_store_that_is_away_is_waited_for() {
     assert_eq!(control.status().trouble, None);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_follows_an_app_is_told_when_it_is_live() {
     let store = GatedStore::open();
     append(&store, 3).await;

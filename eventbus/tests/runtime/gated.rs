@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -17,14 +17,15 @@ use eventbus::{
     },
     prelude::*,
 };
+use futures_util::StreamExt as _;
 use tokio::sync::Semaphore;
 
 use crate::wait::until;
 
-/// A store whose checkpoints wait until they are let, and whose feed may be damaged.
+/// A store whose checkpoints wait until they are let, and whose feed may be damaged, or search for ever.
 #[derive(Clone)]
 pub struct GatedStore {
-    pub store: InMemoryEventStore,
+    pub store: Arc<dyn EventStore>,
     waiting: Arc<AtomicU64>,
     pub loads: Arc<Semaphore>,
     pub saves: Arc<Semaphore>,
@@ -34,12 +35,20 @@ pub struct GatedStore {
     pub comes_at: Arc<AtomicU64>,
     /// Positions at the end that hold no event.
     pub gap: Arc<AtomicU64>,
+    /// How many events a reading of the feed finds before it searches for ever.
+    pub finds: Arc<AtomicUsize>,
+    /// How many readings do so at the moment.
+    pub searching: Arc<AtomicUsize>,
 }
 
 impl GatedStore {
     pub fn open() -> Self {
+        Self::over(InMemoryEventStore::new())
+    }
+
+    pub fn over(store: impl EventStore) -> Self {
         Self {
-            store: InMemoryEventStore::new(),
+            store: Arc::new(store),
             waiting: Arc::default(),
             loads: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             saves: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
@@ -47,7 +56,22 @@ impl GatedStore {
             is_away: Arc::default(),
             comes_at: Arc::default(),
             gap: Arc::default(),
+            finds: Arc::new(AtomicUsize::new(usize::MAX)),
+            searching: Arc::default(),
         }
+    }
+
+    /// A feed without an end; counted while it is there.
+    fn search(&self) -> impl futures_util::Stream<Item = Result<RecordedEvent, ReadError>> + Send + use<> {
+        let searching = Arc::clone(&self.searching);
+        futures_util::stream::once(async move {
+            let _searching = Searching::begin(searching);
+            std::future::pending().await
+        })
+    }
+
+    pub async fn until_searching(&self) {
+        until("the feed is searched", async || self.searching.load(Ordering::SeqCst) > 0).await;
     }
 
     async fn pass(&self, gate: &Semaphore) {
@@ -58,6 +82,21 @@ impl GatedStore {
 
     pub async fn until_waiting(&self) {
         until("a checkpoint waits", async || self.waiting.load(Ordering::SeqCst) > 0).await;
+    }
+}
+
+struct Searching(Arc<AtomicUsize>);
+
+impl Searching {
+    fn begin(searching: Arc<AtomicUsize>) -> Self {
+        searching.fetch_add(1, Ordering::SeqCst);
+        Self(searching)
+    }
+}
+
+impl Drop for Searching {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -91,7 +130,11 @@ impl ReadFeed for GatedStore {
             let (place, source) = ("position 3".into(), "no payload".into());
             return Box::pin(futures_util::stream::iter([Err(ReadError::Corrupt { place, source })]));
         }
-        self.store.read_feed(after, through, filter)
+        let events = self.store.read_feed(after, through, filter);
+        match self.finds.load(Ordering::SeqCst) {
+            usize::MAX => events,
+            finds => events.take(finds).chain(self.search()).boxed(),
+        }
     }
 
     async fn head(&self) -> Result<Position, ReadError> {

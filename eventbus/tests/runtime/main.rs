@@ -21,6 +21,7 @@ mod repository;
 mod rows;
 mod rows_rebuild;
 mod saving;
+mod searching;
 mod shared_bus;
 mod stateful;
 mod subscriptions;

@@ -255,7 +255,7 @@ async fn a_panic_stops_the_projection_not_the_app() {
     assert_eq!(error.to_string(), "projection `explosive` stopped at position 1: handler panicked: boom");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn waiting_too_long_and_unknown_projections_are_typed() {
     let app = App::builder()
         .projection_with(OrderStatistics::default)

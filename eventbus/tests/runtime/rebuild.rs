@@ -37,17 +37,17 @@ struct Ledger {
     begun: Arc<AtomicU64>,
     gate: Arc<Semaphore>,
     /// The checkpoint in this store while an event is handled.
-    store: InMemoryEventStore,
+    store: Arc<dyn EventStore>,
     checkpoints: Arc<Mutex<Vec<Option<Position>>>>,
 }
 
 impl Ledger {
-    fn new(store: &InMemoryEventStore) -> Self {
+    fn new(store: &(impl EventStore + Clone)) -> Self {
         Self {
             rows: Arc::default(),
             begun: Arc::default(),
             gate: Arc::new(Semaphore::new(0)),
-            store: store.clone(),
+            store: Arc::new(store.clone()),
             checkpoints: Arc::default(),
         }
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use eventbus::{
-    ExpectedVersion, Name, NewEvent, Position, ProjectionError, ProjectionOwner, StreamId,
+    ExpectedVersion, Name, NewEvent, Position, Projection, ProjectionError, ProjectionOwner, StreamId,
     port::{AppendEvents, Checkpoints, HealthThresholds, Leases, ReadFeed},
     prelude::*,
     testkit::{Fault, TableStore, Tables},
@@ -53,6 +53,11 @@ impl Mood {
         mood
     }
 
+    fn is_refused(&self) -> bool {
+        let refuse = |left: u32| left.checked_sub(1);
+        self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, refuse).is_ok()
+    }
+
     pub async fn until_waiting(&self) {
         until("the method waits", async || self.waiting.load(Ordering::SeqCst) > 0).await;
     }
@@ -79,14 +84,20 @@ impl OrderRows {
         match event.customer_id.as_str() {
             "bad" => {
                 mood.tries.fetch_add(1, Ordering::SeqCst);
-                let refuse = |left: u32| left.checked_sub(1);
-                if mood.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, refuse).is_ok() {
+                if mood.is_refused() {
                     return Err("no such customer".into());
                 }
             }
             "slow" => {
                 mood.waiting.fetch_add(1, Ordering::SeqCst);
                 mood.gate.acquire().await?.forget();
+            }
+            "doomed" => {
+                mood.waiting.fetch_add(1, Ordering::SeqCst);
+                mood.gate.acquire().await?.forget();
+                if mood.is_refused() {
+                    return Err(HandlerError::permanent("the connection is gone"));
+                }
             }
             "lengthy" => tokio::time::sleep(Duration::from_millis(200)).await,
             _ => {}
@@ -197,6 +208,7 @@ async fn an_event_that_keeps_failing_stops_the_projection_before_it() {
 
     let status = app.projections().await.unwrap().remove(0);
     assert_eq!((status.name, status.position, status.lag), ("order-rows", before, 2));
+    assert_eq!(status.owner, ProjectionOwner::Stopped, "nobody feeds it");
     assert!(matches!(status.stopped, Some(ProjectionError::Stopped { position, .. }) if position == bad), "{status:?}");
     let health = app.health().await;
     assert_eq!(health.projections, [error.to_string()]);
@@ -210,6 +222,7 @@ async fn an_event_that_keeps_failing_stops_the_projection_before_it() {
     app.projected::<OrderRows>(last).await.unwrap();
     assert_eq!(counted(&store).await, (3, 7));
     assert!(app.health().await.projections.is_empty());
+    assert_eq!(app.projections().await.unwrap()[0].owner, ProjectionOwner::Here);
     assert!(!app.resume_projection::<OrderRows>().unwrap());
 }
 
@@ -253,6 +266,22 @@ async fn an_owner_whose_lease_has_passed_on_writes_nothing() {
     until("it has stepped down", async || app.projections().await.unwrap()[0].owner == ProjectionOwner::Elsewhere)
         .await;
     assert_eq!((counted(&store).await, checkpoint(&store).await), ((0, 0), Position::START));
+    store.release_lease(&other).await.unwrap();
+    app.projected::<OrderRows>(position).await.unwrap();
+    assert_eq!(counted(&store).await, (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_method_that_fails_when_the_role_has_passed_says_nothing_about_the_event() {
+    let (store, mood) = (TableStore::new(), Mood::refusing(1));
+    let app = app(&store, &mood).await;
+    let position = save(&store, "doomed", 0).await;
+    mood.until_waiting().await;
+    let other = store.seize_lease(&ROLE, &Name::from_static("other"), Duration::from_secs(60)).await.unwrap();
+    mood.gate.add_permits(10);
+    until("it is not the owner", async || app.projections().await.unwrap()[0].owner != ProjectionOwner::Here).await;
+    let status = app.projections().await.unwrap().remove(0);
+    assert_eq!((status.owner, mood.refusals.load(Ordering::SeqCst)), (ProjectionOwner::Elsewhere, 0), "{status:?}");
     store.release_lease(&other).await.unwrap();
     app.projected::<OrderRows>(position).await.unwrap();
     assert_eq!(counted(&store).await, (1, 1));
@@ -330,6 +359,54 @@ async fn a_transaction_takes_a_small_part_of_the_lease() {
     .await;
     checkpoints.remove(&Position::START);
     assert_eq!(checkpoints, saved, "one that was about to end with the lease would be lost as a whole");
+}
+
+#[derive(Default)]
+struct WrongTable;
+
+#[projection(name = "wrong-table", tables("order_row"), key = "order_id")]
+impl WrongTable {
+    fn created(&self, _event: &OrderCreated, meta: &Metadata, tables: &mut Tables) {
+        tables.row("order_rows", meta.aggregate_id().as_str()).insert("order_id".into(), "1".into());
+    }
+}
+
+#[derive(Default)]
+struct WrongKey;
+
+#[projection(name = "wrong-key", tables("order_rows"), key = "order")]
+impl WrongKey {
+    fn created(&self, _event: &OrderCreated, meta: &Metadata, tables: &mut Tables) {
+        tables.row("order_rows", meta.aggregate_id().as_str()).insert("order_id".into(), "1".into());
+    }
+}
+
+async fn is_refused<P: Projection + Default>(expected: &str) {
+    let store = TableStore::new();
+    let app = App::builder().store(store.clone()).projection_with(P::default).without_relay().start().await.unwrap();
+    let position = save(&store, "ada", 0).await;
+    for _ in 0..2 {
+        let error = app.projected::<P>(position).await.map(drop).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+        let status = app.projections().await.unwrap().remove(0);
+        assert_eq!((status.owner, status.position), (ProjectionOwner::Stopped, Position::START));
+        assert_eq!(app.health().await.projections, [expected]);
+        assert!(store.tables().await.rows("order_rows").is_empty(), "nothing is committed");
+        assert!(app.resume_projection::<P>().unwrap(), "it may have been made by now");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tables_and_keys_that_are_not_there_are_told_of_before_anything_is_written() {
+    is_refused::<WrongTable>(
+        "projection `wrong-table` says `tables(\"order_row\")`, but the store has no such table: name those that its \
+         methods write, and make them before the app starts",
+    )
+    .await;
+    is_refused::<WrongKey>(
+        "projection `wrong-key` says `key = \"order\"`, but its table `order_rows` has no such column",
+    )
+    .await;
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ async fn save(store: &(impl EventStore + Clone), customers: &[&str]) -> Position
     orders.save(&mut order).await.unwrap().position.unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reading_while_a_guard_is_held_ends() {
     let store = InMemoryEventStore::new();
     let app = App::builder()
@@ -45,7 +45,7 @@ async fn reading_while_a_guard_is_held_ends() {
     drop(guard);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn waiting_in_vain_while_a_guard_is_held_says_so() {
     let store = InMemoryEventStore::new();
     let app = App::builder()
@@ -72,7 +72,7 @@ async fn waiting_in_vain_while_a_guard_is_held_says_so() {
     app.projected::<OrderStatistics>(last).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn waiting_in_vain_says_what_keeps_the_projection() {
     let store = GatedStore::open();
     let app = App::builder()
@@ -98,7 +98,7 @@ async fn waiting_in_vain_says_what_keeps_the_projection() {
     assert!(error.ends_with("200ms: it is still busy"), "{error}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn trouble_that_is_over_is_not_named() {
     let store = GatedStore::open();
     let app = App::builder()

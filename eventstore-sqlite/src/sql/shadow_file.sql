@@ -1,1 +1,1 @@
-SELECT file FROM eventbus_shadows WHERE name = ?1
+SELECT file, has_served FROM eventbus_shadows WHERE name = ?1

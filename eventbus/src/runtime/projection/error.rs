@@ -34,6 +34,27 @@ pub enum ProjectionError {
         /// What its method said.
         error: String,
     },
+    /// The store has no table of a name that the attribute gives, so nothing could rebuild its rows. Nothing is committed.
+    #[error(
+        "projection `{name}` says `tables(\"{table}\")`, but the store has no such table: name those that its methods \
+         write, and make them before the app starts"
+    )]
+    NoTable {
+        /// The projection.
+        name: &'static str,
+        /// The table.
+        table: &'static str,
+    },
+    /// A table lacks the column that the attribute says holds the aggregate's id. Nothing is committed.
+    #[error("projection `{name}` says `key = \"{column}\"`, but its table `{table}` has no such column")]
+    NoColumn {
+        /// The projection.
+        name: &'static str,
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+    },
     /// An event was handled half, perhaps, so the state cannot go on: only a rebuild mends it.
     #[error("projection `{name}` keeps its state in memory, where an event may be handled half: rebuild it")]
     InMemory {

@@ -1,4 +1,4 @@
-//! What changes a projection: events from a bus or a feed, a rebuild, a stop.
+//! What changes the state of a projection: events from a bus or a feed, and a rebuild.
 
 use std::{future::Future, time::Duration};
 
@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 
 use super::{
     ProjectionError,
-    progress::{Fed, Progress},
+    progress::Progress,
     projected::{Projected, State},
 };
 use crate::{
@@ -73,21 +73,6 @@ impl<P: Projection> Projected<P> {
         Ok(self.advance(1, position, generation))
     }
 
-    /// Says that everything up to `position` is handled, `events` more. False: the position was set back meanwhile.
-    pub(super) fn advance(&self, events: u64, position: Position, generation: u64) -> bool {
-        let mut current = true;
-        self.progress().send_if_modified(|progress| {
-            current = progress.generation == generation;
-            let moved = current && progress.position < position;
-            if moved {
-                progress.position = position;
-                progress.events += events;
-            }
-            moved
-        });
-        current
-    }
-
     /// Runs the method for an event, if `wanted` still holds once it is its turn.
     async fn handle_if(&self, delivery: &Delivery, wanted: impl Fn(&Progress) -> bool) -> Result<(), HandlerError> {
         match self.state() {
@@ -136,108 +121,6 @@ impl<P: Projection> Projected<P> {
         });
         Ok(Some(position))
     }
-
-    /// Says that the owner in this process has handled `events` more, and everything up to `position`.
-    pub(super) fn reached_by_owner(&self, events: u64, position: Position) {
-        self.progress().send_modify(|progress| {
-            progress.position = position;
-            progress.events += events;
-        });
-    }
-
-    /// Takes the position of the checkpoint, wherever it is, unless it is to be set back. False: it is where it was.
-    pub(super) fn follow(&self, position: Position) -> bool {
-        self.progress().send_if_modified(|progress| {
-            let moved = progress.position != position && !progress.is_set_back;
-            if !moved {
-                return false;
-            }
-            if position < progress.position {
-                progress.generation += 1;
-            }
-            progress.position = position;
-            true
-        })
-    }
-
-    /// Says that the checkpoint is where the position was set back to.
-    pub(super) fn is_saved(&self, generation: u64) {
-        self.progress().send_if_modified(|progress| {
-            progress.is_set_back &= progress.generation != generation;
-            false
-        });
-    }
-
-    /// Says whether this process feeds it.
-    pub(super) fn set_owner(&self, is_owner: bool) {
-        self.progress().send_modify(|progress| progress.is_owner = is_owner);
-    }
-
-    /// Lets it go on after it stopped. False: it did not stop.
-    pub(crate) fn resume(&self) -> bool {
-        self.progress().send_if_modified(|progress| progress.stopped.take().is_some())
-    }
-
-    /// Lets it go on if the event before which it stopped was handled elsewhere.
-    pub(super) fn free_before(&self, checkpoint: Position) {
-        self.progress().send_if_modified(|progress| {
-            let is_past =
-                matches!(&progress.stopped, Some(ProjectionError::Stopped { position, .. }) if *position <= checkpoint);
-            if is_past {
-                progress.stopped = None;
-                progress.position = checkpoint;
-            }
-            is_past
-        });
-    }
-
-    /// Sets the position back, so that the whole feed is handled again.
-    pub(super) fn restart(&self) {
-        self.progress().send_modify(|progress| {
-            progress.position = Position::START;
-            progress.generation += 1;
-            progress.events = 0;
-            progress.is_set_back = true;
-            progress.stopped = None;
-        });
-    }
-
-    /// Follows the checkpoint again, which is another process's and was not set back.
-    pub(super) fn undo_restart(&self) {
-        self.progress().send_modify(|progress| progress.is_set_back = false);
-    }
-
-    /// Says what keeps the feed or the checkpoint from being used, or that nothing does any more.
-    pub(super) fn set_trouble(&self, trouble: Option<String>) {
-        self.progress().send_if_modified(|progress| {
-            let changed = progress.trouble != trouble;
-            progress.trouble = trouble;
-            changed
-        });
-    }
-
-    /// Says that an app feeds it, until the result is dropped.
-    pub(super) fn fed(&self) -> Fed<'_> {
-        Fed::new(self.progress())
-    }
-
-    /// Stops before an event that could not be handled, unless the position was set back meanwhile.
-    pub(super) fn stop_at(&self, record: &RecordedEvent, error: &HandlerError, generation: u64) {
-        let definition = P::definition();
-        let position = record.position().unwrap_or(Position::START);
-        tracing::error!(
-            projection = definition.name, %position, event_type = %record.event_type(), %error,
-            "projection stopped before an event: mend it, then rebuild the projection, or resume it if its rows are stored"
-        );
-        let stopped = ProjectionError::Stopped { name: definition.name, position, error: error.to_string() };
-        self.progress().send_if_modified(|progress| {
-            let current = progress.generation == generation;
-            if current {
-                progress.stopped = Some(stopped);
-            }
-            current
-        });
-    }
 }
 
 /// A panic of a projection's method is an error of that event.
@@ -256,12 +139,9 @@ pub(super) fn feed_delivery(definition: &ProjectionDefinition, record: RecordedE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        domain::{
-            record::NewEvent,
-            stream::{StreamId, Version},
-        },
-        memory::InMemoryEventStore,
+    use crate::domain::{
+        record::NewEvent,
+        stream::{StreamId, Version},
     };
 
     #[derive(Default)]
@@ -341,15 +221,6 @@ mod tests {
         assert_eq!(seen.read().await.0, 1);
     }
 
-    #[test]
-    fn a_position_never_goes_back() {
-        let seen = Projected::with(Seen::default);
-        for position in [5, 3] {
-            assert!(seen.advance(0, Position::new(position), 0));
-            assert_eq!(seen.position(), 5);
-        }
-    }
-
     #[tokio::test]
     async fn what_was_read_before_a_restart_is_not_handled_after_it() {
         #[derive(Default)]
@@ -367,19 +238,5 @@ mod tests {
         let delivery = feed_delivery(&Rows::definition(), event(1), &StateMap::new());
         assert!(!rows.handle_from_feed(&delivery, 0).await.unwrap());
         assert_eq!(rows.read().await.0.load(std::sync::atomic::Ordering::SeqCst), 0);
-    }
-
-    #[tokio::test]
-    async fn a_stop_from_before_a_rebuild_is_void() {
-        let seen = Projected::with(Seen::default);
-        let record = event(1);
-        let generation = seen.progress().borrow().generation;
-        seen.rebuild(&InMemoryEventStore::new()).await.unwrap();
-        seen.stop_at(&record, &"late".into(), generation);
-        assert!(seen.progress().borrow().stopped.is_none());
-        let generation = seen.progress().borrow().generation;
-        seen.stop_at(&record, &"now".into(), generation);
-        assert!(seen.progress().borrow().stopped.is_some());
-        assert_eq!(seen.read().await.0, 0);
     }
 }

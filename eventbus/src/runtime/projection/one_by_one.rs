@@ -47,7 +47,13 @@ impl<P: Projection> OneByOne<'_, P> {
         }
         let mut records = task.with.store.read_feed(after, head, &FeedFilter::from(P::definition().events));
         let mut handled = 0_u64;
-        while let Some(record) = records.try_next().await? {
+        loop {
+            // what is rare is searched for long
+            let Some(next) = self.stop.run_until_cancelled(records.try_next()).await else {
+                self.save().await?;
+                return Ok(Step::Handled);
+            };
+            let Some(record) = next? else { break };
             if self.has_passed() {
                 return Ok(Step::Over);
             }
@@ -66,10 +72,6 @@ impl<P: Projection> OneByOne<'_, P> {
             handled += 1;
             if handled.is_multiple_of(CHECKPOINT_EVERY) {
                 self.save().await?;
-            }
-            if self.stop.is_cancelled() {
-                self.save().await?;
-                return Ok(Step::Handled);
             }
         }
         if task.projected.advance(0, head, generation) {

@@ -9,7 +9,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    RebuildError, RebuildProgress,
+    ProjectionError, RebuildError, RebuildProgress,
     projected::Projected,
     rebuild_progress::Meter,
     runner::{RunWith, role_of},
@@ -101,7 +101,12 @@ impl<P: Projection> Projected<P> {
         patience: Duration,
     ) -> Result<Rebuilt, RebuildError> {
         match self.definition().kind {
-            ProjectionKind::InMemory => self.replay_in_memory(&*with.store, report, Some(patience)).await,
+            ProjectionKind::InMemory => {
+                let replay = self.replay_in_memory(&*with.store, report, Some(patience));
+                let shut_down =
+                    || ProjectionError::ShutDown { name: self.definition().name, position: self.position() };
+                stop.run_until_cancelled(replay).await.unwrap_or_else(|| Err(shut_down().into()))
+            }
             ProjectionKind::Transactional => ShadowRebuild::new(self, with, stop)?.run(report).await,
             ProjectionKind::AtLeastOnce => self.replay_through_runner(with, report).await,
         }

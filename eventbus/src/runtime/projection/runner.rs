@@ -189,14 +189,19 @@ impl<P: Projection> FeedProjection<P> {
             return Ok(if writer.save(false).await? { Step::CaughtUp } else { Step::Over });
         }
         let projected = &self.projected;
+        let generation = projected.progress().borrow().generation;
         let mut report = |events, position| projected.reached_by_owner(events, position);
         Ok(match writer.write_up_to(head, &*self.with.store, &mut report).await? {
             Written::All if writer.save(false).await? => Step::Handled,
             Written::All | Written::Lost => Step::Over,
             Written::Ended => Step::Handled,
             Written::Stopped(record, error) => {
-                let generation = projected.progress().borrow().generation;
                 projected.stop_at(&record, &error, generation);
+                Step::Stopped
+            }
+            Written::Misnamed(error) => {
+                tracing::error!(%error, "projection stopped before its first event");
+                projected.stop(error, generation);
                 Step::Stopped
             }
         })

@@ -3,7 +3,8 @@
 //!
 //! Keep: the live rows are replaced, and the live checkpoint moves to where the copies are, in one transaction, under a
 //! lease that was seized before the copies caught up. So the live rows serve until then, nothing is missing from the new
-//! ones, and whatever ends the rebuild early leaves the old ones as they were.
+//! ones, and whatever ends the rebuild early leaves the old ones as they were. The same transaction ends the copies: they
+//! would pass for those of an interrupted rebuild, and the next one would begin with their rows.
 
 use std::{sync::Arc, time::Duration};
 
@@ -136,7 +137,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         live.give_back().await;
         let position = switched?;
         self.projected.free_before(position);
-        self.drop_copies().await?;
+        self.drop_copies().await;
         meter.tell(0, position);
         Ok(Rebuilt::of(&meter.now))
     }
@@ -177,6 +178,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                     return Err(if self.stop.is_cancelled() { self.shut_down(position) } else { self.lost() });
                 }
                 Ok((_, Written::Lost)) => return Err(self.lost()),
+                Ok((_, Written::Misnamed(error))) => return Err(error.into()),
                 Ok((_, Written::Stopped(record, error))) => {
                     let position = record.position().unwrap_or(Position::START);
                     let name = P::definition().name;
@@ -228,6 +230,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         meter: &mut Meter<'_>,
     ) -> Result<Position, RebuildError> {
         let mut failures = 0;
+        let mut tried = None;
         loop {
             let checkpoint = self.live_checkpoint(live).await?;
             // whoever took over rebuilding writes to the copies
@@ -237,11 +240,16 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                     return Err(self.lost());
                 }
             }
+            if let Some(position) = tried
+                && self.have_copies_served(position).await?
+            {
+                return Ok(position);
+            }
             let position = self.fill(tenure, checkpoint, meter).await?;
+            tried = Some(position);
             match self.try_to_switch(live, checkpoint, position).await {
                 Ok(true) => return Ok(position),
                 Ok(false) => return Err(self.lost()),
-                // the outcome may be unknown: replacing the rows once more changes nothing
                 Err(error) if failures < RETRIES.max_retries => {
                     failures += 1;
                     tracing::warn!(projection = P::definition().name, %error, "rows could not be replaced, trying again");
@@ -263,18 +271,24 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         Ok(true)
     }
 
-    /// Copies that stayed would pass for those of an interrupted rebuild, and the next one would begin with their rows.
-    async fn drop_copies(&self) -> Result<(), RebuildError> {
+    /// Whether a switch whose outcome was unknown was made. The copies were filled up to `position` then; those that have
+    /// served are made anew.
+    async fn have_copies_served(&self, position: Position) -> Result<bool, RebuildError> {
+        let filled = self.transactions.make_shadow(&self.shadow).await.map_err(|error| self.failed(error))?;
+        Ok(filled < position)
+    }
+
+    /// Copies that stay take room, and no more: the next rebuild makes new ones.
+    async fn drop_copies(&self) {
         let mut failures = 0;
         while let Err(error) = self.transactions.drop_shadow(&self.shadow).await {
             failures += 1;
             if failures > RETRIES.max_retries {
-                return Err(self.failed(error));
+                tracing::warn!(shadow = %self.shadow.name, %error, "rows are replaced, but their copies left to the next rebuild");
+                return;
             }
-            tracing::warn!(shadow = %self.shadow.name, %error, "rows are replaced, but their copies not removed, trying again");
             self.stop.run_until_cancelled(tokio::time::sleep(RETRIES.jittered(failures))).await;
         }
-        Ok(())
     }
 
     /// The checkpoint of the live rows, which stand still.

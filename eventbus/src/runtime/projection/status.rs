@@ -20,8 +20,8 @@ pub struct ProjectionStatus {
     pub lag: u64,
     /// Who feeds it.
     pub owner: ProjectionOwner,
-    /// Why it does not go on, if it stopped: [`ProjectionError::Stopped`] with the position and the error, or that the app
-    /// was shut down.
+    /// Why it does not go on, if it stopped: [`ProjectionError::Stopped`] with the position and the error, what its
+    /// attribute names wrongly, or that the app was shut down.
     pub stopped: Option<ProjectionError>,
     /// Why the feed, the checkpoint or the transaction is not available at the moment, if so.
     pub trouble: Option<String>,
@@ -35,21 +35,26 @@ pub enum ProjectionOwner {
     Here,
     /// Another process, or nobody until one takes over; this one follows the checkpoint and stands by.
     Elsewhere,
+    /// Not this process, and nobody if it is the only one: it stopped, as [`ProjectionStatus::stopped`] says.
+    Stopped,
 }
 
 impl ProjectionStatus {
     pub(super) fn new(definition: &ProjectionDefinition, progress: &Progress, head: Position) -> Self {
+        let stopped = progress.why_not_on(definition.name);
+        let owner = match (&stopped, definition.kind) {
+            (Some(_), _) => ProjectionOwner::Stopped,
+            (None, ProjectionKind::InMemory) => ProjectionOwner::Here,
+            (None, _) if progress.is_owner => ProjectionOwner::Here,
+            (None, _) => ProjectionOwner::Elsewhere,
+        };
         Self {
             name: definition.name,
             kind: definition.kind,
             position: progress.position,
             lag: head.get().saturating_sub(progress.position.get()),
-            owner: if progress.is_owner || definition.kind == ProjectionKind::InMemory {
-                ProjectionOwner::Here
-            } else {
-                ProjectionOwner::Elsewhere
-            },
-            stopped: progress.why_not_on(definition.name),
+            owner,
+            stopped,
             trouble: progress.trouble.clone(),
         }
     }

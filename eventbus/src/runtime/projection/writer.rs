@@ -10,6 +10,7 @@ use futures_util::TryStreamExt;
 use tokio::time::Instant;
 
 use super::{
+    ProjectionError,
     feeding::{caught, feed_delivery},
     trial::Trial,
 };
@@ -18,7 +19,10 @@ use crate::{
     port::{
         EventStore, FeedFilter, HandlerError, ReadError, RecordStream, Shadow, StateMap, Transaction, Transactions,
     },
-    runtime::{definition::Projection, tenure::Tenure},
+    runtime::{
+        definition::{Projection, ProjectionDefinition},
+        tenure::Tenure,
+    },
 };
 
 /// A transaction holds at most so many events, or so many bytes of them, and ends after about this time, or after this part
@@ -41,6 +45,8 @@ pub(super) enum Written {
     Lost,
     /// An event could not be handled; what was before it is committed.
     Stopped(RecordedEvent, HandlerError),
+    /// The attribute names what the store does not have.
+    Misnamed(ProjectionError),
 }
 
 /// Writes rows of a projection, live or to copies of its tables.
@@ -56,6 +62,8 @@ pub(super) struct Writer<'a, P> {
     /// The checkpoint in the store; behind the position where the last events are of other types.
     saved: Position,
     saved_at: Instant,
+    /// Whether the tables were found; copies have those that were copied.
+    has_tables: bool,
 }
 
 /// Events that follow each other in a feed, and the position up to which they are everything.
@@ -73,6 +81,7 @@ enum Attempted {
     Committed(usize),
     /// Nothing is, for this event could not be handled.
     Failed(usize, HandlerError),
+    Misnamed(ProjectionError),
     Lost,
 }
 
@@ -86,8 +95,8 @@ impl<'a, P: Projection> Writer<'a, P> {
         state: &'a StateMap,
         saved: Position,
     ) -> Self {
-        let saved_at = Instant::now();
-        Self { projection, transactions, shadow, tenure, state, position: saved, saved, saved_at }
+        let (saved_at, has_tables) = (Instant::now(), shadow.is_some());
+        Self { projection, transactions, shadow, tenure, state, position: saved, saved, saved_at, has_tables }
     }
 
     /// Everything up to here is in the rows.
@@ -102,15 +111,23 @@ impl<'a, P: Projection> Writer<'a, P> {
         store: &dyn EventStore,
         report: &mut (dyn FnMut(u64, Position) + Send),
     ) -> Result<Written, BoxError> {
+        let over = self.tenure.over();
         let mut feed = store.read_feed(self.position, target, &FeedFilter::from(P::definition().events));
-        let mut batch = next_batch(&mut feed, target).await?;
+        let Some(first) = over.run_until_cancelled(next_batch(&mut feed, target)).await else {
+            return Ok(Written::Ended);
+        };
+        let mut batch = first?;
         loop {
             let is_last = batch.is_last;
-            let ahead = async { if is_last { Ok(None) } else { next_batch(&mut feed, target).await.map(Some) } };
+            let ahead =
+                async { if is_last { None } else { over.run_until_cancelled(next_batch(&mut feed, target)).await } };
             let (written, next) = tokio::join!(self.write(&batch, report), ahead);
-            match (written?, next?) {
+            match (written?, next.transpose()?) {
                 (Written::All, Some(next)) => batch = next,
-                (Written::All, None) => return batch.error.map_or(Ok(Written::All), |error| Err(error.into())),
+                (Written::All, None) if is_last => {
+                    return batch.error.map_or(Ok(Written::All), |error| Err(error.into()));
+                }
+                (Written::All, None) => return Ok(Written::Ended),
                 (written, _) => return Ok(written),
             }
         }
@@ -154,6 +171,7 @@ impl<'a, P: Projection> Writer<'a, P> {
                     let attempts = if index == 0 { attempts + 1 } else { 1 };
                     trial = Some(Trial { position: position_of(&rest[index]), attempts, error });
                 }
+                Attempted::Misnamed(error) => return Ok(Written::Misnamed(error)),
                 Attempted::Lost => return Ok(Written::Lost),
             }
         }
@@ -188,8 +206,31 @@ impl<'a, P: Projection> Writer<'a, P> {
                 break;
             }
         }
+        if let Some(error) = self.misnamed(&mut *transaction).await? {
+            return Ok(Attempted::Misnamed(error));
+        }
         let to = if handled == events.len() { through } else { position_of(&events[handled - 1]) };
         Ok(if self.commit(transaction, to).await? { Attempted::Committed(handled) } else { Attempted::Lost })
+    }
+
+    /// What the attribute names and the store does not have. It is asked when methods have run: they may make tables.
+    async fn misnamed(&mut self, transaction: &mut dyn Transaction) -> Result<Option<ProjectionError>, BoxError> {
+        if self.has_tables {
+            return Ok(None);
+        }
+        let ProjectionDefinition { name, tables, key, .. } = P::definition();
+        for &table in tables {
+            if !transaction.has_table(table, None).await? {
+                return Ok(Some(ProjectionError::NoTable { name, table }));
+            }
+            if let Some(column) = key
+                && !transaction.has_table(table, Some(column)).await?
+            {
+                return Ok(Some(ProjectionError::NoColumn { name, table, column }));
+            }
+        }
+        self.has_tables = true;
+        Ok(None)
     }
 
     /// A method that failed because the store is away, or the role has passed, says nothing about the event.
@@ -227,7 +268,7 @@ impl<'a, P: Projection> Writer<'a, P> {
     }
 }
 
-/// The next events of a feed that ends at `target`.
+/// The next events of a feed that ends at `target`; it may search for long until it finds one.
 async fn next_batch(feed: &mut RecordStream<'_>, target: Position) -> Result<Batch, ReadError> {
     let (mut events, mut bytes) = (Vec::new(), 0);
     let mut through = Position::START;

@@ -146,7 +146,7 @@ async fn follow<S: EventStore>(store: &Subject<S>, writers: JoinHandle<()>, jump
         // asked before reading: what is appended later is not this round's business
         let done = writers.is_finished();
         let head = store.at_head().await;
-        let read = store.feed(after).await;
+        let read = if jump_to_head { store.between(after, head).await } else { store.feed(after).await };
         if let Some(last) = read.last().and_then(RecordedEvent::position) {
             after = last;
         }

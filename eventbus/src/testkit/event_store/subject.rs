@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     AggregateId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{AppendError, Direction, EventStore, RecordStream},
+    port::{AppendError, Direction, EventStore, FeedFilter, RecordStream},
 };
 
 /// How long a rule waits for what must happen: far longer than any store needs, so that only a hang is one.
@@ -130,6 +130,12 @@ impl<S: EventStore> Subject<S> {
     pub(super) async fn feed(&self, after: Position) -> Vec<RecordedEvent> {
         let read = self.read_all(after);
         self.collect("reading the feed", read).await
+    }
+
+    /// All events after a position, up to and with another one that is safe.
+    pub(super) async fn between(&self, after: Position, through: Position) -> Vec<RecordedEvent> {
+        let read = self.read_feed(after, through, &FeedFilter::all());
+        self.collect("reading a part of the feed", read).await
     }
 
     async fn collect(&self, what: &str, read: RecordStream<'_>) -> Vec<RecordedEvent> {

@@ -86,6 +86,10 @@ impl Transaction for DoomedTransaction {
         self.doom.around("switch", self.transaction.replace_rows(shadow)).await
     }
 
+    async fn has_table(&mut self, table: &str, column: Option<&str>) -> Result<bool, BoxError> {
+        self.transaction.has_table(table, column).await
+    }
+
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
         self.transaction.delete_rows(table, column, value).await
     }

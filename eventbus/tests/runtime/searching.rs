@@ -1,0 +1,104 @@
+//! Projections whose events are rare: the search for the next one is given up when there is nothing to do with it.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use eventbus::{
+    Name, Position, Projection, ProjectionOwner, RebuildError,
+    port::{Checkpoints, Leases},
+    prelude::*,
+    testkit::TableStore,
+};
+
+use crate::{
+    gated::GatedStore,
+    orders::{OrderCreated, OrderStatistics},
+    rows::{Mood, OrderRows, ROLE, save},
+    wait::until,
+};
+
+#[derive(Default)]
+struct Mails;
+
+#[projection(name = "mails")]
+impl Mails {
+    fn created(&self, _event: &OrderCreated) {}
+}
+
+/// As many events as one transaction holds, and one behind them.
+async fn many() -> TableStore {
+    let store = TableStore::new();
+    for _ in 0..257 {
+        save(&store, "ada", 0).await;
+    }
+    store
+}
+
+async fn searching<P: Projection + Default>(store: &GatedStore, finds: usize) -> App {
+    store.finds.store(finds, Ordering::SeqCst);
+    let app = App::builder().store(store.clone()).state(Mood::default()).projection_with(P::default);
+    let app = app.projection_lease(Duration::from_secs(1)).without_relay().start().await.unwrap();
+    store.until_searching().await;
+    app
+}
+
+async fn ends_at_once<P: Projection + Default>(finds: usize) {
+    let store = GatedStore::over(many().await);
+    let app = searching::<P>(&store, finds).await;
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+    assert_eq!(store.searching.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_wait_for_the_next_event() {
+    for finds in [0, 3, 256] {
+        ends_at_once::<OrderRows>(finds).await;
+        ends_at_once::<Mails>(finds).await;
+        ends_at_once::<OrderStatistics>(finds).await;
+    }
+}
+
+async fn steps_down<P: Projection + Default>(role: &Name) {
+    let store = GatedStore::over(many().await);
+    let app = searching::<P>(&store, 0).await;
+    store.seize_lease(role, &Name::from_static("other"), Duration::from_secs(3_600)).await.unwrap();
+    until("it has stepped down", async || app.projections().await.unwrap()[0].owner == ProjectionOwner::Elsewhere)
+        .await;
+    assert_eq!(store.searching.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_lost_the_role_does_not_wait_for_the_next_event() {
+    steps_down::<OrderRows>(&ROLE).await;
+    steps_down::<Mails>(&Name::from_static("projection:mails")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_handled_before_a_long_search_is_kept() {
+    let store = GatedStore::over(many().await);
+    let app = searching::<Mails>(&store, 3).await;
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+    let kept = store.load_checkpoint(&Name::from_static("projection:mails")).await.unwrap();
+    assert_eq!(kept, Some(Position::new(3)));
+}
+
+async fn rebuild_ends<P: Projection + Default>() {
+    let store = GatedStore::over(many().await);
+    let app = App::builder().store(store.clone()).state(Mood::default()).projection_with(P::default);
+    let app = app.without_relay().start().await.unwrap();
+    drop(app.projected::<P>(Position::new(257)).await.unwrap());
+    store.finds.store(0, Ordering::SeqCst);
+    let rebuild = tokio::spawn({
+        let app = app.clone();
+        async move { app.rebuild::<P>().await }
+    });
+    store.until_searching().await;
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(5), rebuild).await.unwrap().unwrap();
+    assert!(matches!(ended, Err(RebuildError::NotRunning(_))), "{ended:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_ends_a_rebuild_that_waits_for_the_next_event() {
+    rebuild_ends::<OrderRows>().await;
+    rebuild_ends::<OrderStatistics>().await;
+}

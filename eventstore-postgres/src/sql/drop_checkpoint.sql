@@ -1,3 +1,0 @@
--- Forgets how far a reader of the feed has come.
-DELETE FROM {schema}.checkpoints c
-WHERE c.name = $1::text
