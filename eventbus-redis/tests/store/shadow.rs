@@ -189,6 +189,17 @@ async fn the_row_of_an_aggregate_is_a_key_or_a_field() {
     let (store, mut connection) = fresh().await;
     old(&store).await;
     let mut tx = store.begin().await.unwrap();
+    for (table, column, is_there) in [
+        ("order:*", None, true),
+        ("order:*", Some("key"), true),
+        ("order:*", Some("order_id"), false),
+        ("stats:orders", None, true),
+        ("stats:orders", Some("field"), true),
+        ("stats:orders", Some("key"), false),
+    ] {
+        assert_eq!(tx.has_table(table, column).await.unwrap(), is_there, "{table} {column:?}");
+    }
+    assert!(tx.has_table("aggregate:*", None).await.is_err());
     tx.delete_rows("order:*", "key", "gone").await.unwrap();
     tx.delete_rows("stats:orders", "field", "n").await.unwrap();
     for (table, column) in [("order:*", "field"), ("stats:orders", "key"), ("stats:orders", "order_id")] {

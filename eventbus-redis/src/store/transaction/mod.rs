@@ -200,6 +200,15 @@ impl Transaction for RedisTransaction {
         Ok(position)
     }
 
+    /// A key that is not there is an empty table.
+    async fn has_table(&mut self, table: &str, column: Option<&str>) -> Result<bool, BoxError> {
+        let by = match Table::parse(table)? {
+            Table::Stem(_) => "key",
+            Table::Key(_) => "field",
+        };
+        Ok(column.is_none_or(|column| column == by))
+    }
+
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
         match (Table::parse(table)?, column) {
             (Table::Stem(stem), "key") => Ok(self.del(&format!("{stem}{value}"))?),
