@@ -83,6 +83,37 @@ async fn a_transaction_whose_time_is_up_writes_nothing_and_others_go_on() {
     assert!(matches!(why(late.commit().await.unwrap_err()), Error::TimedOut { .. }));
 }
 
+#[tokio::test]
+async fn a_checkpoint_that_was_set_meanwhile_fails_the_commit() {
+    let (store, mut connection) = fresh().await;
+    let lease = seize(&store, ROLE, "one").await;
+    let transaction = counted(&store, &lease, 0, 1).await.unwrap();
+    store.save_checkpoint(&lease.role, 7.into()).await.unwrap();
+    assert!(matches!(why(transaction.commit().await.unwrap_err()), Error::Lost));
+    assert!(hash(&mut connection, &store, "stats:orders").await.is_empty());
+    assert_eq!(store.load_checkpoint(&lease.role).await.unwrap(), Some(7.into()));
+}
+
+#[tokio::test]
+async fn a_field_a_key_that_is_removed_and_the_key_again_are_undone() {
+    let (store, mut connection) = fresh().await;
+    prepare(&mut connection, &store).await;
+    let before = dump(&mut connection, &store).await;
+    let mut tx = store.begin_transaction();
+    tx.hincrby("hash", "count", 1).unwrap();
+    tx.del("hash").unwrap();
+    tx.hset("hash", "count", 9).unwrap();
+    tx.hset("hash", "fresh", 9).unwrap();
+    tx.set("text", 1).unwrap();
+    tx.del("text").unwrap();
+    tx.sadd("text", "a member").unwrap();
+    tx.del("list").unwrap();
+    tx.command("RPUSH", "list", ["x"]).unwrap();
+    tx.hincrby("number", "field", 1).unwrap();
+    assert!(matches!(tx.commit().await.unwrap_err(), Error::EffectRefused { .. }));
+    assert_eq!(dump(&mut connection, &store).await, before);
+}
+
 /// What each kind of effect does to keys that are there, or not.
 type Step = for<'t> fn(&'t mut RedisTransaction) -> Result<(), Error>;
 
