@@ -1,4 +1,5 @@
 //! What an event takes in memory, and how fast appends are beside a plain `XADD`: figures to look at, not to pass.
+#![allow(clippy::print_stdout, reason = "they are to be seen")]
 
 use std::time::{Duration, Instant};
 
