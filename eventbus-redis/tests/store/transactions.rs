@@ -374,6 +374,23 @@ async fn what_was_read_and_changed_by_somebody_else_fails_the_commit() {
 }
 
 #[tokio::test]
+async fn what_was_dropped_while_the_server_was_away_stands_in_nobodys_way() {
+    let mut server = test_servers::private_redis();
+    let store = crate::common::store::open(crate::common::store::config_on(server.url())).await;
+    let (handler, event) = (Name::from_static("mail"), EventId::new());
+    let mut dropped = store.begin().await.unwrap();
+    assert!(dropped.is_first(&handler, event).await.unwrap());
+    server.stop();
+    drop(dropped);
+    // it tells a server that is not there
+    assert!(store.begin().await.unwrap().is_first(&handler, EventId::new()).await.is_err());
+    server.start();
+    let mut other = store.begin().await.unwrap();
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(20), other.is_first(&handler, event)).await;
+    assert!(waited.expect("sooner than the `transaction_timeout` of 30 s").unwrap());
+}
+
+#[tokio::test]
 async fn a_store_that_is_away_is_said_to_be() {
     let mut server = test_servers::private_redis();
     let store = crate::common::store::open(crate::common::store::config_on(server.url())).await;
