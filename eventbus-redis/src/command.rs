@@ -2,6 +2,7 @@
 
 pub(crate) mod history;
 pub(crate) mod operate;
+pub(crate) mod store;
 
 use std::{collections::HashMap, time::Duration};
 

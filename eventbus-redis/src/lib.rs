@@ -22,6 +22,8 @@ mod partition;
 mod publish;
 mod relay;
 mod script;
+mod server;
+mod store;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(not(feature = "tls"))]
@@ -38,5 +40,10 @@ pub use error::{ConfigMistake, InvalidConfig, RedisCommandError, RedisConnectErr
 pub use group::{GroupError, GroupStart, RetiredGroup};
 pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};
 pub use partition::{OtherLayout, RepartitionError, Unfinished};
+/// The driver, in the version this crate uses.
+pub use redis;
+pub use store::{
+    Durability, DurabilityWarning, RedisEventStore, RedisEventStoreConfig, RedisTransaction, RedisTransactionError,
+};
 pub use trim::{HeldBy, HeldReason, Trim, Trimmed};
 pub use wire::{Unencodable, wire_payload};

@@ -3,6 +3,8 @@
 //! Keep: what must not be seen half done is one script. A script reads all its keys before it writes: one that fails
 //! half way is not rolled back.
 
+pub(crate) mod store;
+
 use std::sync::LazyLock;
 
 use redis::{Cmd, FromRedisValue, RedisError, Script, ScriptInvocation};
