@@ -32,6 +32,9 @@ const TOGETHER: usize = 100;
 /// checkpoint: a crash neither repeats nor loses, and any number of processes may run it at once, as long as Redis keeps
 /// what it acknowledged. Handlers are called for an entry more than once, so they do nothing but write [`Effects`].
 ///
+/// Its name is its own in this Redis: the projections of a [`RedisEventStore`](crate::RedisEventStore) without a prefix
+/// have checkpoints that are called alike.
+///
 /// [`catch_up`](Self::catch_up) processes what is there, [`run`](Self::run) what comes too, [`rebuild`](Self::rebuild)
 /// begins anew while the old numbers are served.
 ///
@@ -52,7 +55,7 @@ const TOGETHER: usize = 100;
 ///     .on("order.shipped", |_: OrderShipped, effects| effects.hincrby("stats:orders", "shipped_count", 1));
 /// let rebuilt = stats.rebuild(|now| println!("{} of {}, {:?} left", now.done, now.of, now.left())).await?;
 /// println!("{} processed", rebuilt.processed);
-/// stats.run(async { drop(tokio::time::sleep(std::time::Duration::from_secs(60)).await) }).await?;
+/// stats.run(std::future::pending()).await?; // with what comes, until the process ends
 /// # Ok(())
 /// # }
 /// ```
