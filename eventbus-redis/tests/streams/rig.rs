@@ -109,3 +109,17 @@ pub(crate) async fn crash_after<T>(waits: usize, future: impl Future<Output = T>
 pub(crate) fn waits<F: Future>(future: Pin<&mut F>) -> bool {
     future.poll(&mut Context::from_waker(Waker::noop())).is_pending()
 }
+
+/// Runs a future to its end, and in between another one, when the first has waited so many times. Says whether it did.
+pub(crate) async fn with_rival_after<T>(
+    waits: usize,
+    future: impl Future<Output = T>,
+    rival: impl Future,
+) -> (T, bool) {
+    let mut future = pin!(future);
+    if let Some(done) = crash_after(waits, &mut future).await {
+        return (done, false);
+    }
+    rival.await;
+    (future.await, true)
+}

@@ -93,14 +93,15 @@ impl EventProjection {
         }
         program.word("swap").key(&copied_keys).key(&served_keys);
         program.word("set").key(&served).word(at);
-        program.word("drop").key(&filled).word("drop").key(&self.key("rebuilding"));
+        let done = format!("done {token}");
+        program.word("drop").key(&filled).word("set").key(&self.key("rebuilding")).word(&done);
         match self.send(&program).await? {
             Reply::Done => Ok(true),
             Reply::Lost => Ok(false),
-            // without a token of anybody's the reply to a first try was lost
+            // perhaps only the reply to a first try was lost
             Reply::Superseded => match self.ask::<Option<String>>(&streams::get(&self.key("rebuilding"))).await? {
-                None => Ok(true),
-                Some(_) => Err(self.superseded()),
+                Some(found) if found == done => Ok(true),
+                _ => Err(self.superseded()),
             },
             Reply::Refused { key, said, .. } => Err(self.refuses(&format!("`{key}`: {said}"))),
         }
