@@ -40,12 +40,13 @@ impl Shared {
     }
 
     async fn publish_within(&self, span: &Span, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        let destination = || self.destination.clone();
         let carrier = Carrier::of(self, span);
-        let entries: Vec<_> = match events.iter().map(|event| self.encode(event, &carrier)).collect() {
-            Ok(entries) => entries,
-            Err(source) => return Err(PublishError::Refused { destination: destination(), source }),
+        let refused = |event: &RecordedEvent, source| {
+            let event_id = Some(event.metadata().event_id());
+            PublishError::Refused { destination: self.destination.clone(), event_id, source }
         };
+        let entries = events.iter().map(|event| self.encode(event, &carrier).map_err(|source| refused(event, source)));
+        let entries: Vec<_> = entries.collect::<Result<_, _>>()?;
         let added = match self.partitions.is_empty() {
             true => self.add(&entries).await,
             false => self.add_by_partition(events, &entries).await,
@@ -154,12 +155,12 @@ impl Shared {
             return PublishError::Unavailable { destination, source: boxed(error) };
         };
         if let Some(layout) = self.refused_layout(&error) {
-            return PublishError::Refused { destination, source: layout.into() };
+            return PublishError::Refused { destination, event_id: None, source: layout.into() };
         }
         let (is_refusal, nothing_done) = (command::is_refusal(&error), command::nothing_done(&error));
         let source = error.into();
         if is_refusal {
-            PublishError::Refused { destination, source }
+            PublishError::Refused { destination, event_id: None, source }
         } else if nothing_done {
             PublishError::Unavailable { destination, source }
         } else {

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use eventbus::{
     BoxError, EventId, Name, Position,
     port::{
-        Adopted, Adoption, MessageId, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloor,
-        SeenFloors,
+        Adopted, Adoption, Mark, MessageId, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget,
+        SeenFloor, SeenFloors,
     },
 };
 use redis::ScriptInvocation;
@@ -41,6 +41,17 @@ enum Unpublishable {
     Event { event_id: EventId, position: Position, source: BoxError },
 }
 
+impl Unpublishable {
+    const fn event_id(&self) -> Option<EventId> {
+        match self {
+            Self::NoPosition { event_id } | Self::OutOfOrder { event_id, .. } | Self::Event { event_id, .. } => {
+                Some(*event_id)
+            }
+            Self::Backwards { .. } => None,
+        }
+    }
+}
+
 /// Where the field with the store goes: behind those of the shared wire format.
 const BEHIND_THE_SEVEN: usize = 7;
 
@@ -48,7 +59,7 @@ const BEHIND_THE_SEVEN: usize = 7;
 impl RelayTarget for RedisEventBus {
     async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
         match self.shared.partitions.is_empty() {
-            true => self.shared.publish_range(publisher, range).await,
+            true => self.shared.publish_range(publisher, range, last_of(range)).await,
             false => self.shared.publish_by_partition(publisher, range).await,
         }
     }
@@ -61,12 +72,12 @@ impl RelayTarget for RedisEventBus {
         Ok(all.unwrap_or(Adopted::Moved(adoption.floor)))
     }
 
-    async fn last_event(&self, publisher: Publisher) -> Result<Option<(Position, EventId)>, PublishError> {
-        let mut last = None;
+    async fn marks(&self, publisher: Publisher) -> Result<Vec<Mark>, PublishError> {
+        let mut marks = Vec::new();
         for part in self.shared.parts() {
-            last = last.max(part.last_event(publisher).await?);
+            marks.extend(part.mark(publisher).await?);
         }
-        Ok(last)
+        Ok(marks)
     }
 
     /// Of the groups that nobody asks for, it tells those that are listed, have a consumer or have read something; one
@@ -110,6 +121,12 @@ fn position(text: &[u8]) -> Option<Position> {
     str::from_utf8(text).ok()?.parse().ok().map(Position::new)
 }
 
+/// The event at the end of a range.
+fn last_of(range: PublishRange<'_>) -> Option<EventId> {
+    let last = range.events.last()?;
+    (last.position() == Some(range.through)).then(|| last.metadata().event_id())
+}
+
 /// What the script takes for granted.
 fn check(range: PublishRange<'_>) -> Result<(), Unpublishable> {
     let PublishRange { mut after, through, events } = range;
@@ -138,12 +155,12 @@ impl Shared {
         self.adopted(&self.step(&adopt).await?)
     }
 
-    async fn last_event(&self, publisher: Publisher) -> Result<Option<(Position, EventId)>, PublishError> {
-        let told = self.step(&step(&script::LAST_EVENT, self, publisher)).await?;
+    async fn mark(&self, publisher: Publisher) -> Result<Option<Mark>, PublishError> {
+        let told = self.step(&step(&script::MARK, self, publisher)).await?;
         match words(&told) {
-            ("event", [at, id]) => match (position(at.as_bytes()), EventId::parse(id)) {
-                (Some(at), Ok(id)) => Ok(Some((at, id))),
-                _ => Err(self.not_understood(told)),
+            ("at", [at, id]) => match position(at.as_bytes()) {
+                Some(position) => Ok(Some(Mark { position, event_id: EventId::parse(id).ok() })),
+                None => Err(self.not_understood(told)),
             },
             _ => Ok(None),
         }
@@ -151,7 +168,7 @@ impl Shared {
 
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<SeenFloors, PublishError> {
         let mut ask = step(&script::GROUP_FLOORS, self, publisher);
-        ask.key(keys::floors(&self.stream));
+        ask.key(keys::floors(&self.stream)).arg(publisher.epoch);
         for group in known {
             ask.arg(group.as_str());
         }
@@ -172,10 +189,16 @@ impl Shared {
         self.adopted(&self.step(&rewind).await?)
     }
 
-    async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
+    /// Publishes a range, or what this partition has of one, at whose end `last` is.
+    async fn publish_range(
+        &self,
+        publisher: Publisher,
+        range: PublishRange<'_>,
+        last: Option<EventId>,
+    ) -> Result<RangeOutcome, PublishError> {
         self.ensure_publishing()?;
         let span = if range.events.is_empty() { Span::none() } else { trace::publish(self, range.events) };
-        let outcome = self.publish_range_within(&span, publisher, range).instrument(span.clone()).await;
+        let outcome = self.publish_range_within(&span, publisher, range, last).instrument(span.clone()).await;
         match &outcome {
             Ok(RangeOutcome::Published(ids)) => {
                 self.counters.events_published(ids.len() as u64);
@@ -194,17 +217,20 @@ impl Shared {
         span: &Span,
         publisher: Publisher,
         range: PublishRange<'_>,
+        last: Option<EventId>,
     ) -> Result<RangeOutcome, PublishError> {
-        let refused = |source| PublishError::Refused { destination: self.destination.clone(), source };
-        check(range).map_err(|error| refused(error.into()))?;
+        let refused =
+            |event_id, source| PublishError::Refused { destination: self.destination.clone(), event_id, source };
+        check(range).map_err(|error| refused(error.event_id(), error.into()))?;
         let carrier = Carrier::of(self, span);
         let script = if self.is_partition() { &script::PUBLISH_RANGE_TO_PARTITION } else { &script::PUBLISH_RANGE };
         let mut publish = step(script, self, publisher);
         publish.arg(publisher.epoch).arg(range.after.get()).arg(range.through.get());
+        publish.arg(last.map_or_else(|| "-".into(), |id| id.to_string()));
         let store = publisher.store.to_string();
         for event in range.events {
             let (event_id, position) = (event.metadata().event_id(), event.position().unwrap_or_default());
-            let refuse = |source| refused(Unpublishable::Event { event_id, position, source }.into());
+            let refuse = |source| refused(Some(event_id), Unpublishable::Event { event_id, position, source }.into());
             let mut fields = self.encode(event, &carrier).map_err(refuse)?;
             fields.insert(BEHIND_THE_SEVEN, (field::STORE, store.as_bytes().into()));
             publish.arg(position.get());

@@ -132,6 +132,15 @@ pub mod __private {
         },
     };
 
+    /// What [`delegate`](crate::testkit::delegate) names.
+    pub mod ports {
+        pub use std::{sync::Arc, time::Duration};
+
+        pub use async_trait::async_trait;
+
+        pub use crate::{ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version, port::*};
+    }
+
     /// Demands that the future of a handler can move between threads, where the handler is declared.
     pub fn must_be_send<F: Future + Send>(future: F) -> F {
         future

@@ -214,7 +214,7 @@ fn publishing_is_tried_again_unless_it_cannot_help() {
         (PublishError::Unavailable { destination: destination(), source: source() }, true),
         (PublishError::OutcomeUnknown { destination: destination(), source: source() }, true),
         (PublishError::Full { destination: destination() }, true),
-        (PublishError::Refused { destination: destination(), source: source() }, false),
+        (PublishError::Refused { destination: destination(), event_id: None, source: source() }, false),
         (PublishError::OwnedByRelay { destination: destination() }, false),
         (PublishError::ShutDown { destination: destination() }, false),
     ] {

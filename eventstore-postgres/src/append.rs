@@ -4,6 +4,7 @@
 //! Keep: nothing is told the caller as certain that is not. Once a statement went out without an answer, its backend
 //! may still be running; only what no late commit can change is final then.
 
+mod aside;
 mod effort;
 mod entry;
 mod group;
@@ -18,7 +19,7 @@ use eventbus::{
 };
 
 pub(crate) use self::group::Group;
-pub use self::within::PgTransactionFault;
+pub use self::within::PgAppendInError;
 use crate::{columns::check_columns, store::PgEventStore};
 
 /// What becomes of an append.

@@ -32,7 +32,8 @@ pub struct PgEventStoreConfig {
     pub schema: String,
     /// Whether connecting also makes and upgrades the tables; default true.
     pub migrate: bool,
-    /// The most connections kept open at once, of which appends use half; default 10.
+    /// The most connections kept open at once, of which appends use half, and those that wait for a stream which a
+    /// transaction keeps to itself a quarter; default 10. With a single one, everything waits for such an append.
     pub max_connections: u32,
     /// The most appends of this process that may be under way or wait; whoever appends more waits for room. Default
     /// 4,096.

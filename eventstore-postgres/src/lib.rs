@@ -27,7 +27,7 @@ mod store;
 mod transaction;
 mod transactions;
 
-pub use append::PgTransactionFault;
+pub use append::PgAppendInError;
 pub use config::PgEventStoreConfig;
 pub use error::{PgConnectError, PgPrecondition, PgTransactionError};
 pub use open_append::PgOpenAppend;

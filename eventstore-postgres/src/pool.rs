@@ -10,7 +10,10 @@ use sqlx::{
     pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
 };
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use crate::{
     config::PgEventStoreConfig,
@@ -29,10 +32,14 @@ pub(crate) struct Connections {
     /// Apart from the others: handlers that append and keep a lease within their transactions must not wait for each
     /// other.
     transactions: PgPool,
-    /// As many as connections may be waited with for rows that somebody keeps: the others are for those who do not wait.
+    /// For appends that give up soon if somebody keeps a row. Together with the patient ones half of the connections: the
+    /// others are for those who do not append.
     lanes: Arc<Semaphore>,
+    /// For appends to one stream, which wait for its row for as long as a statement may take.
+    patient_lanes: Arc<Semaphore>,
     connect_timeout: Duration,
     answer_timeout: Duration,
+    transaction_timeout: Duration,
 }
 
 impl Connections {
@@ -56,12 +63,16 @@ impl Connections {
         };
         let transactions = pool(config.max_transactions)
             .after_release(move |connection, _| Box::pin(end_transaction(connection, answer_timeout)));
+        let half = config.max_connections.div_ceil(2) as usize;
+        let patient = (half / 2).max(1);
         Self {
             pool: pool(config.max_connections).connect_lazy_with(options.clone()),
             transactions: transactions.connect_lazy_with(options),
-            lanes: Arc::new(Semaphore::new(config.max_connections.div_ceil(2) as usize)),
+            lanes: Arc::new(Semaphore::new((half - patient).max(1))),
+            patient_lanes: Arc::new(Semaphore::new(patient)),
             connect_timeout: config.connect_timeout,
             answer_timeout,
+            transaction_timeout: config.transaction_timeout,
         }
     }
 
@@ -93,21 +104,40 @@ impl Connections {
         answer
     }
 
-    /// The same for a statement that may wait for a row, however long somebody keeps it. Half of the connections at most
-    /// do: whoever reads, or renews a lease, finds another one.
-    pub(crate) async fn fetch_all_in_lane(&self, query: Query<'_>) -> Result<Vec<PgRow>, Fault> {
-        let lane = match timeout(self.connect_timeout, self.lanes.acquire()).await {
+    /// Waits for a lane for a statement that does not wait long for a row.
+    pub(crate) async fn lane(&self) -> Result<SemaphorePermit<'_>, Fault> {
+        self.permit(&self.lanes).await
+    }
+
+    /// Waits for a lane for a statement that may wait for a row, however long somebody keeps it.
+    pub(crate) async fn patient_lane(&self) -> Result<SemaphorePermit<'_>, Fault> {
+        self.permit(&self.patient_lanes).await
+    }
+
+    /// The same lane, if one is free.
+    pub(crate) fn free_patient_lane(&self) -> Option<SemaphorePermit<'_>> {
+        self.patient_lanes.try_acquire().ok()
+    }
+
+    async fn permit<'s>(&self, lanes: &'s Semaphore) -> Result<SemaphorePermit<'s>, Fault> {
+        let lane = match timeout(self.connect_timeout, lanes.acquire()).await {
             Ok(lane) => lane.map_err(|_| sqlx::Error::PoolClosed),
             Err(_) => Err(sqlx::Error::PoolTimedOut),
         };
-        let _lane = lane.map_err(|error| Fault::NotSent(error.into()))?;
-        self.fetch_all(query).await
+        lane.map_err(|error| Fault::NotSent(error.into()))
     }
 
-    /// Closes all connections once their statements are done.
+    /// Closes all connections once their statements are done; a transaction that is kept for longer than it may take is
+    /// left to its owner.
     pub(crate) async fn close(&self) {
         self.lanes.close();
-        tokio::join!(self.pool.close(), self.transactions.close());
+        self.patient_lanes.close();
+        let statements = timeout(self.answer_timeout, self.pool.close());
+        let transactions = timeout(self.transaction_timeout, self.transactions.close());
+        let (statements, transactions) = tokio::join!(statements, transactions);
+        if statements.is_err() || transactions.is_err() {
+            tracing::warn!("closed while a connection is in use: it is closed when its user lets it go");
+        }
     }
 }
 

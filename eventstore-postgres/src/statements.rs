@@ -34,6 +34,8 @@ pub(crate) struct Statements {
     pub(crate) forget_floor: SqlStr,
     pub(crate) advance: SqlStr,
     pub(crate) advance_first: SqlStr,
+    pub(crate) keep_append: SqlStr,
+    pub(crate) ask_appended: SqlStr,
     pub(crate) note_delivery: SqlStr,
     pub(crate) forget_deliveries: SqlStr,
     pub(crate) take_checkpoint: SqlStr,
@@ -47,7 +49,8 @@ impl Statements {
         };
         let statement = |sql: &str| {
             let sql = uncommented(sql).replace("{record}", include_str!("sql/record.sql").trim());
-            schema.statement(&sql.replace("{wanted}", include_str!("sql/wanted.sql").trim()))
+            let sql = sql.replace("{wanted}", include_str!("sql/wanted.sql").trim());
+            schema.statement(&sql.replace("{appended_in}", &uncommented(include_str!("sql/appended_in.sql"))))
         };
         Self {
             schema: schema.clone(),
@@ -77,6 +80,8 @@ impl Statements {
             forget_floor: statement(include_str!("sql/forget_floor.sql")),
             advance: statement(include_str!("sql/advance.sql")),
             advance_first: statement(include_str!("sql/advance_first.sql")),
+            keep_append: statement("RELEASE SAVEPOINT eventbus_append; SET LOCAL eventbus.appended_{namespace} = on"),
+            ask_appended: statement("SELECT {appended_in}"),
             note_delivery: statement(include_str!("sql/note_delivery.sql")),
             forget_deliveries: statement(include_str!("sql/forget_deliveries.sql")),
             take_checkpoint: statement(include_str!("sql/take_checkpoint.sql")),

@@ -108,8 +108,14 @@ impl PgEventStore {
     }
 
     /// Closes the connections once their statements are done; everything that was not sent before is unavailable.
+    ///
+    /// Statements are waited for until their [`statement_timeout`](PgEventStoreConfig::statement_timeout) and a second
+    /// more, transactions of handlers and projections for one
+    /// [`transaction_timeout`](PgEventStoreConfig::transaction_timeout). The connection of one that is kept for longer is
+    /// closed when its owner lets it go.
     pub async fn close(&self) {
         self.appended.close().await;
+        self.group.close();
         self.connections.close().await;
     }
 }

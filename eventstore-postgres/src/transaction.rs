@@ -10,11 +10,12 @@ use eventbus::{
     BoxError, EventId, Name, Position,
     port::{FromTransaction, Lease, Shadow, Transaction},
 };
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Postgres, SqlSafeStr as _, postgres::PgRow};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Postgres, Row as _, SqlSafeStr as _, postgres::PgRow};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    error::PgTransactionError, identifier::Identifier, pool::Query, statements::Statements, store::PgEventStore,
+    error::PgTransactionError, identifier::Identifier, notify::Appended, pool::Query, statements::Statements,
+    store::PgEventStore,
 };
 
 /// A transaction of the store's database; dropped is rolled back.
@@ -23,8 +24,11 @@ use crate::{
 pub struct PgTransaction {
     inner: sqlx::Transaction<'static, Postgres>,
     statements: Arc<Statements>,
+    appended: Arc<Appended>,
     limit: Duration,
     deadline: Instant,
+    /// Whether events were appended in it; nothing if somebody else used the connection since that was asked.
+    has_appended: Option<bool>,
     /// Whether a statement may have failed: somebody else used the connection, or one of ours did not come to its end.
     is_unchecked: bool,
     /// Whether names of tables mean the copies of a shadow.
@@ -32,18 +36,23 @@ pub struct PgTransaction {
 }
 
 impl PgTransaction {
-    pub(crate) fn new(
-        inner: sqlx::Transaction<'static, Postgres>,
-        statements: Arc<Statements>,
-        limit: Duration,
-    ) -> Self {
-        let deadline = Instant::now() + limit;
-        Self { inner, statements, limit, deadline, is_unchecked: false, is_in_shadow: false }
+    pub(crate) fn new(inner: sqlx::Transaction<'static, Postgres>, store: &PgEventStore, limit: Duration) -> Self {
+        Self {
+            inner,
+            statements: Arc::clone(&store.statements),
+            appended: Arc::clone(&store.appended),
+            limit,
+            deadline: Instant::now() + limit,
+            has_appended: Some(false),
+            is_unchecked: false,
+            is_in_shadow: false,
+        }
     }
 
     /// The connection, for statements that are to be part of the transaction. Not to be committed by hand.
     pub fn connection(&mut self) -> &mut PgConnection {
         self.is_unchecked = true;
+        self.has_appended = None;
         &mut self.inner
     }
 
@@ -71,6 +80,12 @@ impl PgTransaction {
         self.in_time(self.deadline, |connection| connection.execute(sql)).await?;
         self.is_unchecked = false;
         Ok(())
+    }
+
+    /// Asks whether events were appended; fails in a transaction that has failed.
+    async fn ask_appended(&mut self) -> Result<bool, BoxError> {
+        let rows = self.fetch_all(sqlx::query(self.statements.ask_appended.clone())).await?;
+        rows.first().map_or(Ok(false), |row| Ok(row.try_get(0)?))
     }
 
     async fn in_time<'t, T, F>(
@@ -104,7 +119,11 @@ impl Transaction for PgTransaction {
             .bind(i64::try_from(lease.epoch).unwrap_or(i64::MAX))
             .bind(from.as_i64())
             .bind(to.as_i64());
-        Ok(!self.fetch_all(query).await?.is_empty())
+        let rows = self.fetch_all(query).await?;
+        if let Some(row) = rows.first() {
+            self.has_appended = Some(row.try_get(0)?);
+        }
+        Ok(!rows.is_empty())
     }
 
     async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
@@ -135,14 +154,20 @@ impl Transaction for PgTransaction {
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), BoxError> {
-        if self.is_unchecked {
-            self.run("SELECT".into()).await?;
-        }
-        let Self { inner, limit, deadline, .. } = *self;
+        let has_appended = match self.has_appended {
+            Some(has_appended) if !self.is_unchecked => has_appended,
+            _ => self.ask_appended().await?,
+        };
+        let Self { inner, appended, limit, deadline, .. } = *self;
         if Instant::now() >= deadline {
             return Err(PgTransactionError::TooLong { limit }.into());
         }
-        match timeout_at(deadline, inner.commit()).await {
+        let committed = timeout_at(deadline, inner.commit()).await;
+        // also where nobody knows what became of it: who looks will see
+        if has_appended {
+            appended.notify();
+        }
+        match committed {
             Ok(committed) => Ok(committed?),
             Err(_) => Err(PgTransactionError::TooLong { limit }.into()),
         }

@@ -1,6 +1,6 @@
 //! Beginning transactions.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use eventbus::{
@@ -71,6 +71,6 @@ impl PgTransactions {
              SET LOCAL statement_timeout = {milliseconds}"
         );
         let inner = self.0.connections.begin(begin).await?;
-        Ok(PgTransaction::new(inner, Arc::clone(&self.0.statements), limit))
+        Ok(PgTransaction::new(inner, &self.0, limit))
     }
 }

@@ -11,7 +11,7 @@ use eventbus::{
     ExpectedVersion, Name, NewEvent, RecordedEvent, Version,
     port::{AppendError, AppendEvents as _, ReadFeed as _},
 };
-use eventstore_postgres::{PgConnection, PgEventStore, PgTransactionFault};
+use eventstore_postgres::{PgAppendInError, PgConnection, PgEventStore};
 use sqlx::Connection as _;
 
 use ExpectedVersion::{Any, Exact, NoStream, StreamExists};
@@ -190,7 +190,7 @@ async fn repeats_at_the_same_time_are_stored_once() {
     }
 }
 
-fn fault(result: Result<Vec<RecordedEvent>, AppendError>) -> PgTransactionFault {
+fn fault(result: Result<Vec<RecordedEvent>, AppendError>) -> PgAppendInError {
     let error = result.unwrap_err();
     assert!(!error.is_retryable());
     *error.source().unwrap().downcast_ref().unwrap()
@@ -201,7 +201,7 @@ async fn what_a_transaction_lacks_is_said_with_its_repair() {
     let mut app = Application::new().await;
     let stream = stream();
     let outside = app.store.append_in(&mut app.connection, &stream, Any, events(1)).await;
-    assert_eq!(fault(outside), PgTransactionFault::NoTransaction);
+    assert_eq!(fault(outside), PgAppendInError::NoTransaction);
 
     for set in ["SET LOCAL synchronous_commit = off", "SET LOCAL synchronous_commit = local"] {
         let mut transaction = app.connection.begin().await.unwrap();
@@ -210,7 +210,7 @@ async fn what_a_transaction_lacks_is_said_with_its_repair() {
         let appended = app.store.append_in(&mut transaction, &stream, Any, events(1)).await;
         if set.ends_with("off") {
             let fault = fault(appended);
-            assert_eq!(fault, PgTransactionFault::SynchronousCommitOff);
+            assert_eq!(fault, PgAppendInError::SynchronousCommitOff);
             assert!(fault.to_string().contains("SET LOCAL synchronous_commit = on"), "{fault}");
         } else {
             appended.unwrap();
@@ -222,7 +222,7 @@ async fn what_a_transaction_lacks_is_said_with_its_repair() {
     let mut transaction = app.connection.begin().await.unwrap();
     sqlx::query("SELECT 1 / 0").execute(&mut *transaction).await.unwrap_err();
     let failed = app.store.append_in(&mut transaction, &stream, Any, events(1)).await;
-    assert_eq!(fault(failed), PgTransactionFault::Failed);
+    assert_eq!(fault(failed), PgAppendInError::Failed);
     transaction.rollback().await.unwrap();
     assert_eq!(read(&app.store, &stream).await.len(), 1);
 }

@@ -261,6 +261,37 @@ async fn who_finds_no_room_waits() {
     assert_eq!(feed(&store).await.len(), 1 + 8 + 1 + 20);
 }
 
+/// Rows of more streams are held than there are lanes, and in each round somebody appends to each of them again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_somebody_keeps_for_himself_take_no_lane_from_the_others() {
+    const HELD: usize = 8;
+    const ROUNDS: usize = 20;
+    let mut held = Held::streams(HELD).await;
+    let store = held.schema.store().await;
+    let mut tempted = JoinSet::new();
+    for round in 0..ROUNDS {
+        for number in 0..HELD {
+            let (store, target) = (store.clone(), held.streams[number].clone());
+            tempted.spawn(async move {
+                if number % 2 == 0 {
+                    return vec![store.append(&target, Any, events(1)).await];
+                }
+                store.append_many(vec![append(&target, Any, events(1)), append(&stream(), Any, events(1))]).await
+            });
+        }
+        let other = stream();
+        let appended = timeout(Duration::from_secs(4), store.append(&other, NoStream, events(1))).await;
+        appended.unwrap_or_else(|_| panic!("round {round}: it waits with the others")).unwrap();
+    }
+    // and those that were made in one call with appends that wait
+    within(async { while feed(&store).await.len() < HELD + ROUNDS + ROUNDS * HELD / 2 {} }).await;
+    held.release().await;
+    for result in within(tempted.join_all()).await.into_iter().flatten() {
+        result.unwrap();
+    }
+    assert_eq!(feed(&store).await.len(), HELD + ROUNDS + ROUNDS * HELD * 3 / 2);
+}
+
 /// However many wait for a row that somebody keeps: those who read, or renew a lease, need not wait with them.
 #[tokio::test]
 async fn appends_that_wait_for_long_leave_connections_to_others() {

@@ -6,8 +6,11 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{TestDatabase, add, open, stream, within};
-use eventbus::port::ReadFeed as _;
+use common::{TestDatabase, add, events, open, stream, within};
+use eventbus::{
+    EventId, ExpectedVersion, Name, Position,
+    port::{EventStore as _, FromTransaction, Leases as _, ReadFeed as _, Transaction},
+};
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
 use sqlx::{AssertSqlSafe, postgres::PgListener};
 
@@ -68,6 +71,73 @@ async fn wakes(writer: &PgEventStore, reader: &PgEventStore, patience: Duration)
     let mut watch = reader.appended().watch();
     add(writer, &stream(), 1).await;
     tokio::time::timeout(patience, watch.appended()).await.is_ok()
+}
+
+/// A transaction as handlers and projections take part in it.
+async fn begin(store: &PgEventStore) -> Box<dyn Transaction> {
+    store.transactions().unwrap().begin().await.unwrap()
+}
+
+async fn append_in(store: &PgEventStore, transaction: &mut dyn Transaction) {
+    let connection = <PgConnection as FromTransaction<PgEventStore>>::take(Some(transaction.as_any_mut())).unwrap();
+    store.append_in(connection, &stream(), ExpectedVersion::Any, events(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_append_in_a_transaction_wakes_the_readers_after_its_commit() {
+    let mut place = Place::new().await;
+    let other = place.store(true).await;
+    let store = place.store(true).await;
+    place.listen(2).await;
+    let [mut here, mut there] = [&store, &other].map(|store| store.appended().watch());
+    // more often than each is woken because it begins to listen
+    for round in 0..6 {
+        let mut transaction = begin(&store).await;
+        append_in(&store, &mut *transaction).await;
+        if round % 2 == 0 {
+            assert!(transaction.is_first(&Name::from_static("later"), EventId::new()).await.unwrap());
+        }
+        transaction.commit().await.unwrap();
+        within(here.appended()).await;
+        within(there.appended()).await;
+    }
+}
+
+#[tokio::test]
+async fn an_append_before_a_checkpoint_moves_wakes_the_readers() {
+    let place = Place::new().await;
+    let store = place.store(false).await;
+    let role = Name::from_static("projection");
+    let lease = store.acquire_lease(&role, &Name::from_static("owner"), LONG).await.unwrap().unwrap();
+    for round in 0..2_u64 {
+        let mut watch = store.appended().watch();
+        let mut transaction = begin(&store).await;
+        append_in(&store, &mut *transaction).await;
+        assert!(transaction.advance(&lease, Position::new(round), Position::new(round + 1)).await.unwrap());
+        let early = tokio::time::timeout(WHILE, watch.appended()).await;
+        assert!(early.is_err(), "it is not committed");
+        transaction.commit().await.unwrap();
+        within(watch.appended()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_that_appended_nothing_wakes_nobody() {
+    let place = Place::new().await;
+    let store = place.store(false).await;
+    let mut watch = store.appended().watch();
+    for undone in [false, true] {
+        let mut transaction = begin(&store).await;
+        let connection = <PgConnection as FromTransaction<PgEventStore>>::take(Some(transaction.as_any_mut())).unwrap();
+        common::run(connection, "SAVEPOINT mine").await;
+        if undone {
+            append_in(&store, &mut *transaction).await;
+        }
+        let connection = <PgConnection as FromTransaction<PgEventStore>>::take(Some(transaction.as_any_mut())).unwrap();
+        common::run(connection, "ROLLBACK TO SAVEPOINT mine").await;
+        transaction.commit().await.unwrap();
+    }
+    assert!(tokio::time::timeout(WHILE, watch.appended()).await.is_err());
 }
 
 #[tokio::test]

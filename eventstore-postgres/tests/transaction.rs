@@ -204,3 +204,13 @@ fn a_handler_demands_transactions_of_this_store() {
     let mut foreign = 5_u32;
     assert!(<Parameter as FromTransaction<PgEventStore>>::take(Some(&mut foreign)).is_err());
 }
+
+/// The server has ended it, and its owner does not know yet.
+#[tokio::test]
+async fn closing_the_store_does_not_wait_for_a_transaction_that_somebody_keeps() {
+    let place = Place::new(SHORT).await;
+    let kept = place.begin().await;
+    within(place.store.close()).await;
+    assert!(place.transactions.begin().await.is_err(), "it is closed");
+    assert!(kept.commit().await.is_err());
+}

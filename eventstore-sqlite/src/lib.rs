@@ -38,6 +38,7 @@ mod job;
 mod lease;
 mod lent;
 mod migrate;
+mod offer;
 mod place;
 mod queue;
 mod read;

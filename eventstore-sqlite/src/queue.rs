@@ -1,11 +1,11 @@
 //! What waits for the connection that writes.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use crate::{batch::Batch, job::Job, turn::Turn};
+use crate::{batch::Batch, job::Job, offer::Offer};
 
 /// How many jobs share a transaction at most: the first of them waits for the last.
 pub(crate) const BATCH: usize = 512;
@@ -19,7 +19,7 @@ pub(crate) struct Queue {
     pub(crate) jobs: VecDeque<Job>,
     pub(crate) visits: Vec<Visit>,
     /// Those who want the connection for themselves for a while.
-    pub(crate) claims: VecDeque<oneshot::Sender<Turn>>,
+    pub(crate) claims: VecDeque<oneshot::Sender<Arc<Offer>>>,
 }
 
 impl Queue {

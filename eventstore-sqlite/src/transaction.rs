@@ -234,10 +234,14 @@ impl Transaction for SqliteTransaction {
         lent.used();
         // it may take long, and there is nothing its user could do about it
         lent.stop_clock();
-        let replaced = blocking(move || replace(&lent, &store, &shadow)).await;
-        self.lent.restart_clock();
-        self.store.writer().lend(&self.lent);
-        Ok(replaced??)
+        let replaced = blocking(move || {
+            let replaced = replace(&lent, &store, &shadow);
+            // here, where it is done also if nobody waits for it any more
+            lent.restart_clock();
+            store.writer().lend(&lent);
+            replaced
+        });
+        Ok(replaced.await??)
     }
 
     async fn has_table(&mut self, table: &str, column: Option<&str>) -> Result<bool, BoxError> {

@@ -8,7 +8,12 @@ use std::{sync::Arc, time::Duration};
 use eventbus::BoxError;
 use rusqlite::config::DbConfig;
 
-use crate::{blocking::blocking, error::is_busy, seal::Sealed, writer::Writer};
+use crate::{
+    blocking::blocking,
+    error::{SqliteTransactionError, is_busy},
+    seal::Sealed,
+    writer::Writer,
+};
 
 const ATTACH_WRITE: DbConfig = DbConfig::SQLITE_DBCONFIG_ENABLE_ATTACH_WRITE;
 
@@ -73,13 +78,16 @@ impl Turn {
             Err(error) if !is_busy(&error) => return Err(error.into()),
             Err(_) => {}
         }
+        let limit = self.writer.transaction_timeout();
         let begin = blocking(move || {
             self.wait_when_busy(Context::Thread);
             let begun = self.connection().begin();
             self.wait_when_busy(Context::Task);
-            begun.map(|()| self)
+            let writer = Arc::clone(&self.writer);
+            begun.map(|()| writer.offer(self))
         });
-        Ok(begin.await??)
+        let offer = begin.await??;
+        Ok(offer.take().ok_or(SqliteTransactionError::TimedOut { limit })?)
     }
 
     /// Attaches a database that is only read, until the turn ends, and returns the name of its schema.

@@ -23,6 +23,7 @@ use crate::{
     batch::Batch,
     config::SqliteEventStoreConfig,
     lent::Lent,
+    offer::Offer,
     queue::Queue,
     seal::Sealed,
     turn::{Context, Turn},
@@ -50,6 +51,7 @@ pub(crate) struct Writer {
     room: Arc<Semaphore>,
     queued_appends: usize,
     busy_timeout: Duration,
+    transaction_timeout: Duration,
     /// How long a commit takes lately: on a slow disk no task should wait for it.
     commit_micros: AtomicU64,
     appended: AppendSignal,
@@ -65,6 +67,7 @@ impl Writer {
             room: Arc::new(Semaphore::new(queued_appends)),
             queued_appends,
             busy_timeout: config.busy_timeout,
+            transaction_timeout: config.transaction_timeout,
             commit_micros: AtomicU64::new(0),
             appended: AppendSignal::default(),
         }
@@ -88,6 +91,10 @@ impl Writer {
 
     pub(crate) const fn busy_timeout(&self) -> Duration {
         self.busy_timeout
+    }
+
+    pub(crate) const fn transaction_timeout(&self) -> Duration {
+        self.transaction_timeout
     }
 
     /// Whether commits take so long lately that no task should wait for one.
@@ -167,11 +174,18 @@ impl Writer {
             let context = turn.context();
             turn.wait_when_busy(Context::Task);
             turn.set_claimed(true);
-            turn = claim.send(turn).err()?;
-            // it does not want it any more
+            // it does not want it any more, and it did not take long to find out
+            turn = claim.send(self.offer(turn)).err()?.take()?;
             turn.set_claimed(false);
             turn.wait_when_busy(context);
         }
+    }
+
+    /// Holds the connection out to somebody, for as long as a transaction may take.
+    pub(crate) fn offer(&self, turn: Turn) -> Arc<Offer> {
+        let offer = Offer::new(turn, self.transaction_timeout);
+        self.watch.offered(&offer);
+        offer
     }
 
     /// Runs the visits and the next batch of jobs; false if there is nothing to run, or it has to wait.

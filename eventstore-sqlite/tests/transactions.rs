@@ -536,3 +536,32 @@ async fn one_of_the_callers_own_keeps_rows_and_events_or_neither() {
         assert_eq!(feed(&store).await.len(), 2);
     }
 }
+
+#[tokio::test]
+async fn a_transaction_that_was_begun_for_somebody_who_never_looks_again_blocks_nobody() {
+    let short = SqliteEventStoreConfig { transaction_timeout: Duration::from_millis(50), ..Default::default() };
+    let path = fresh_path();
+    let store = prepared(path.clone(), short).await;
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut kept = store.begin();
+    // asked for once, and kept
+    assert!(tokio::time::timeout(Duration::ZERO, &mut kept).await.is_err(), "the file is locked");
+    other.execute_batch("ROLLBACK").unwrap();
+    within(store.append(&fresh_stream(), ExpectedVersion::Any, events(1))).await.unwrap();
+    let late = reason(within(kept).await.err().unwrap());
+    assert!(matches!(late, SqliteTransactionError::TimedOut { .. }), "{late}");
+}
+
+#[tokio::test]
+async fn an_append_in_a_transaction_wakes_the_readers_after_its_commit() {
+    for store in both().await {
+        let mut watch = store.appended().watch();
+        let mut tx = store.begin().await.unwrap();
+        store.append_in(sql(&mut *tx), &fresh_stream(), ExpectedVersion::Any, events(1)).await.unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(50), watch.appended()).await;
+        assert!(early.is_err(), "it is not committed");
+        tx.commit().await.unwrap();
+        within(watch.appended()).await;
+    }
+}

@@ -9,6 +9,7 @@ use eventbus::{
     port::{Adopted, MessageId, PublishError, PublishRange, Publisher, RangeOutcome, SeenFloor, SeenFloors},
 };
 
+use super::last_of;
 use crate::bus::Shared;
 
 /// What came of adopting or rewinding several partitions: what refuses one refuses all, and all go on from the lowest
@@ -60,7 +61,7 @@ impl Shared {
             let mut after = range.after;
             loop {
                 let own = PublishRange { after, through: range.through, events: &events };
-                match part.publish_range(publisher, own).await? {
+                match part.publish_range(publisher, own, last_of(range)).await? {
                     RangeOutcome::Published(published) => {
                         let positions = events.iter().filter_map(RecordedEvent::position);
                         ids.extend(positions.zip(published));

@@ -45,7 +45,7 @@ for group, floor in pairs(at) do
   redis.call('HSET', relay, 'floor:' .. group, floor .. ' -')
 end
 redis.call('HSET', relay, 'head', first or '')
-record = { epoch = epoch, position = position, witness = '-', rewound_at = '-', rewound_to = '-' }
+record = { epoch = epoch, position = position, witness = '-', rewound_at = '-', rewound_to = '-', last = '-' }
 if newest ~= '0-0' then record.rewound_at, record.rewound_to = newest, position end
 write_record(redis.call, relay, store, record)
 return { 'at', position }

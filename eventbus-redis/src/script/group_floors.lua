@@ -4,21 +4,22 @@
 -- further behind makes none. It is looked for only when the oldest entry is not the one that we left as such, and only in
 -- groups that had not finished what came before the one that is the oldest now. Such a group has no hole if nothing that
 -- it has pending is gone, and the server counts no more entries that it has yet to read than there are, other than it did
--- before. What was found is noted for all stores until it is mended.
+-- before. What was found is noted for all stores until it is mended, and which relay was told: that one will mend it.
 --
 -- KEYS  stream, relay, floors
--- ARGV  store, groups that it knows ...
+-- ARGV  store, epoch, groups that it knows ...
 -- Replies {'lost'}, or {'groups', group, 'at' 'unknown' 'missing' or 'hole', position or '', ...}.
 
 -- How many entries are read to find one of the store, and to count what a group has yet to read.
 local MOST_READ, MOST_COUNTED = 500, 100
 
-local stream, relay, floors, store = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+local stream, relay, floors, store, epoch = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2]
 local notes, listed = by_name(redis.call('HGETALL', relay)), by_name(redis.call('HGETALL', floors))
 local record = read_record(notes[store])
 if not record or not is_there(stream, record.witness) then return { 'lost' } end
 local asked = {}
-for i = 2, #ARGV do asked[ARGV[i]] = true end
+local is_relay = not is_smaller(epoch, record.epoch)
+for i = 3, #ARGV do asked[ARGV[i]] = true end
 local groups, first = groups_of(stream), first_of(stream)
 
 local newest = newest_of(stream)
@@ -99,7 +100,7 @@ for group, info in pairs(groups) do
     if hole then holes[group] = true end
     if hole or notes[mark] then
       tell(group, 'hole')
-      new[mark] = 'told'
+      if is_relay then new[mark] = epoch end
     elseif hole == nil then
       tell(group, 'unknown')
     else
@@ -127,7 +128,7 @@ if is_sure and notes.head ~= (first or '') then new.head = first or '' end
 -- a hole must not be forgotten; all else may be noted later, if the server has no memory now
 for group in pairs(holes) do
   note_hole(redis.call, relay, notes, group)
-  redis.call('HSET', relay, 'hole:' .. store .. ':' .. group, 'told')
+  if is_relay then redis.call('HSET', relay, 'hole:' .. store .. ':' .. group, epoch) end
 end
 for _, group in ipairs(absent) do
   note_hole(redis.call, relay, notes, group)

@@ -1,13 +1,13 @@
 -- Publishes a range of a store's events, if everything before it was published, and nothing after.
 --
 -- KEYS  stream, relay
--- ARGV  store, epoch, the position before the range, that of its end, then for each event its position, the number of its
---       names and values, and these
+-- ARGV  store, epoch, the position before the range, that of its end, the event that is there or '-', then for each event
+--       its position, the number of its names and values, and these
 -- Replies {'published', ids ...}, {'moved', position}, {'fenced'} or {'lost'}.
 
 local stream, relay, store = KEYS[1], KEYS[2], ARGV[1]
-local epoch, position, through = ARGV[2], ARGV[3], ARGV[4]
-local events, next_one = {}, 5
+local epoch, position, through, last = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local events, next_one = {}, 6
 while next_one <= #ARGV do
   local from, count = next_one + 2, tonumber(ARGV[next_one + 1])
   if not count or count < 2 or count % 2 ~= 0 or from + count - 1 > #ARGV then
@@ -26,12 +26,13 @@ if record.position ~= position then return { 'moved', record.position } end
 if #events == 0 and through == position then return { 'published' } end
 
 local reply = { 'published' }
-record.epoch, record.position = epoch, through
+record.epoch, record.position, record.last = epoch, through, last
 for _, event in ipairs(events) do
   local id = try_to_add(stream, unpack(ARGV, event.from, event.to))
   if id.err then
     if #reply == 1 then return id end
-    record.position = position
+    local added = redis.call('XRANGE', stream, record.witness, record.witness)[1]
+    record.position, record.last = position, by_name(added[2]).event_id
     write_record(redis.call, relay, store, record)
     remember()
     return { 'moved', position }

@@ -1,28 +1,33 @@
 -- What relays keep beside a stream: a hash with a record for each store, and notes about the stream.
 --
--- A record is `epoch position witness rewound_at rewound_to`, in which `-` is nothing.
+-- A record is `epoch position witness rewound_at rewound_to last`, in which `-` is nothing.
 --   witness     the last entry that was published, or a later one; while it is there, nothing was lost
 --   rewound_at  what comes after this id begins again at a lower position ...
 --   rewound_to  ... than this: a group that has not come as far has not finished what is above it
+--   last        the event at the position, wherever it went: of another partition, perhaps. A position that was adopted or
+--               rewound has none
 -- Notes:
 --   head             the oldest entry, as long as only we trim
 --   floor:<group>    where the group was when nothing was wrong with it, and by how much the server counted too many
 --                    entries that it had yet to read, or `-` if that is not known
---   hole:<store>:<group>  `found` or `told`: entries were removed that the group had not finished
+--   hole:<store>:<group>  entries were removed that the group had not finished; `found`, or the epoch of the relay that
+--                    was told
 --   trimmed_below    what was trimmed was below this id
 
 local NUMBER, ID = '^%d+$', '^%d+%-%d+$'
 
 local function read_record(text)
-  local epoch, position, witness, at, to = string.match(text or '', '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
+  -- a record may be older than its last field
+  local epoch, position, witness, at, to, last = string.match(text or '', '^(%S+) (%S+) (%S+) (%S+) (%S+) ?(%S*)$')
   local function is(value, form) return value == '-' or string.match(value, form) end
   if not epoch or not string.match(epoch, NUMBER) or not string.match(position, NUMBER) then return nil end
   if not is(witness, ID) or not is(at, ID) or not is(to, NUMBER) then return nil end
-  return { epoch = epoch, position = position, witness = witness, rewound_at = at, rewound_to = to }
+  if last == '' then last = '-' end
+  return { epoch = epoch, position = position, witness = witness, rewound_at = at, rewound_to = to, last = last }
 end
 
 local function write_record(call, relay, store, record)
-  local text = { record.epoch, record.position, record.witness, record.rewound_at, record.rewound_to }
+  local text = { record.epoch, record.position, record.witness, record.rewound_at, record.rewound_to, record.last }
   return call('HSET', relay, store, table.concat(text, ' '))
 end
 

@@ -55,7 +55,7 @@ local records, publishers = {}, {}
 for p = 0, from - 1 do
   for store, record in pairs(records_of(by_name(redis.call('HGETALL', KEYS[5 + 3 * p])))) do
     local all = records[store] or record
-    if is_smaller(record.position, all.position) then all.position = record.position end
+    if is_smaller(record.position, all.position) then all.position, all.last = record.position, record.last end
     if is_smaller(all.epoch, record.epoch) then all.epoch = record.epoch end
     all.witness, all.rewound_at, all.rewound_to = '-', '-', '-'
     records[store], publishers[store] = all, (publishers[store] or 0) + 1

@@ -1,5 +1,5 @@
 -- Sets the position of a store back, so that everything after it is published again. What was found to be missing, and
--- told, counts as mended.
+-- told to this relay, counts as mended.
 --
 -- KEYS  stream, relay
 -- ARGV  store, epoch, position
@@ -18,11 +18,11 @@ if is_smaller(position, record.position) then
   -- a former one counts as long as entries from before it are there
   local goes_on = record.rewound_at ~= '-' and first and not is_before(record.rewound_at, first)
   if not goes_on or is_smaller(position, record.rewound_to) then record.rewound_to = position end
-  record.epoch, record.position, record.rewound_at = epoch, position, newest
+  record.epoch, record.position, record.rewound_at, record.last = epoch, position, newest, '-'
   write_record(redis.call, relay, store, record)
 end
 local mark = 'hole:' .. store .. ':'
 for name, state in pairs(notes) do
-  if state == 'told' and string.find(name, mark, 1, true) == 1 then redis.call('HDEL', relay, name) end
+  if state == epoch and string.find(name, mark, 1, true) == 1 then redis.call('HDEL', relay, name) end
 end
 return reply

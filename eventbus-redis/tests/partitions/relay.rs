@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use eventbus::{
-    Position, RecordedEvent,
-    port::{Adopted, Adoption, EventBus, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloor, SeenFloors},
+    App, ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, PublishedError, RecordedEvent, RelayError,
+    StreamId,
+    port::{
+        Adopted, Adoption, AppendEvents, EventBus, Mark, PublishRange, Publisher, RangeOutcome, ReadFeed, RelayTarget,
+        SeenFloor, SeenFloors,
+    },
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use uuid::Uuid;
@@ -14,6 +18,7 @@ use crate::{
         actor::{Actor, connect},
         config,
         seen::{command, start},
+        until,
     },
     journal::Load,
     process::until_finished,
@@ -73,7 +78,8 @@ async fn a_range_goes_to_all_partitions_once() {
     let mut published = positions(&bus).await;
     published.sort_unstable();
     assert_eq!(published, (1..=200).collect::<Vec<_>>());
-    assert_eq!(bus.last_event(PUBLISHER).await.unwrap().map(|(last, _)| last), Some(at(200)));
+    let mark = Mark { position: at(200), event_id: Some(events[199].metadata().event_id()) };
+    assert_eq!(bus.marks(PUBLISHER).await.unwrap(), [mark; 4], "wherever the event went");
     let stale = Publisher { epoch: 2, ..PUBLISHER };
     let range = PublishRange { after: at(200), through: at(200), events: &[] };
     assert!(matches!(bus.publish_range(stale, range).await.unwrap(), RangeOutcome::Fenced));
@@ -179,4 +185,64 @@ async fn a_relay_goes_on_where_it_was_when_the_number_of_partitions_changes() {
     let mut published = positions(&bus).await;
     published.sort_unstable();
     assert_eq!(published, (1..=60).collect::<Vec<_>>());
+}
+
+/// Appends until a store holds as many events, each to one of 20 aggregates; returns what was appended.
+async fn append(store: &InMemoryEventStore, through: u64) -> Vec<RecordedEvent> {
+    let mut appended = Vec::new();
+    for number in store.head().await.unwrap().get()..through {
+        let stream = StreamId::parse("Order", &format!("order-{}", number % 20)).unwrap();
+        let event = NewEvent::new(Name::from_static("OrderNoted"), 1, "{}");
+        appended.extend(store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap());
+    }
+    appended
+}
+
+/// A relay dies half way through a range: the last partition gets nothing of it.
+async fn publish_in_part(bus: &RedisEventBus, publisher: Publisher, range: PublishRange<'_>) {
+    let relay = format!("{{{}:3}}:relay", bus.config().stream_name());
+    let away = format!("{relay}:away");
+    command::<()>(bus, "RENAME", &[&relay, &away]).await;
+    command::<()>(bus, "SET", &[&relay, "something else"]).await;
+    bus.publish_range(publisher, range).await.unwrap_err();
+    command::<()>(bus, "RENAME", &[&away, &relay]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_went_back_is_known_by_the_partitions_that_are_ahead() {
+    let (lost, of_four) = (store(80), RedisEventBusConfig { partitions: 4, ..config() });
+    let is_last = |event: &RecordedEvent| of_four.stream_of(event.metadata().aggregate_id().as_str()).ends_with(":3");
+    let one = 40 + lost[40..].iter().position(is_last).unwrap();
+    // many events; one that only the partition was to get which got nothing; the first ones of all
+    for (copied, lost) in [(40, &lost[40..60]), (40, &lost[one..=one]), (0, &lost[..20])] {
+        let bus = connect(&RedisEventBusConfig { partitions: 4, ..config() }).await;
+        let store = InMemoryEventStore::new();
+        let publisher = Publisher { store: store.store_id().await.unwrap(), epoch: 0 };
+        let adoption = Adoption { floor: at(0), groups: &[], shared: false };
+        assert_eq!(bus.adopt(publisher, adoption).await.unwrap(), Adopted::At(at(0)));
+        let events = append(&store, copied).await;
+        let range = PublishRange { after: at(0), through: at(copied), events: &events };
+        bus.publish_range(publisher, range).await.unwrap();
+        let through = lost[lost.len() - 1].position().unwrap();
+        publish_in_part(&bus, publisher, PublishRange { after: at(copied), through, events: lost }).await;
+        let before = positions(&bus).await;
+
+        // the store was restored from a copy, and goes on
+        append(&store, 80).await;
+        let app = App::builder().store(store.clone()).bus(bus.clone()).start().await.unwrap();
+        let error = app.published(at(80)).await.unwrap_err();
+        let PublishedError::Relay(RelayError::StoreWentBack { published, .. }) = &error else { panic!("{error}") };
+        assert_eq!(*published, through);
+        assert_eq!(positions(&bus).await, before);
+
+        assert_eq!(app.republish(at(copied)).await.unwrap(), at(copied));
+        until("it goes on", async || app.relay_status().await.unwrap().stopped.is_none()).await;
+        app.published(at(80)).await.unwrap();
+        let mut after = positions(&bus).await;
+        let mut expected: Vec<_> = before.into_iter().chain(copied + 1..=80).collect();
+        after.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(after, expected);
+        app.shutdown(Duration::from_secs(10)).await.unwrap();
+    }
 }

@@ -271,3 +271,23 @@ async fn what_others_removed_while_a_group_was_gone_comes_back() {
         assert_eq!(rig.floor("reports").await, SeenFloor::At(at(1_000)));
     }
 }
+
+#[tokio::test]
+async fn a_hole_is_mended_by_the_relay_that_was_told_of_it() {
+    let rig = Rig::adopted().await;
+    rig.make("reports").await;
+    rig.publish(0, 100).await;
+    rig.handle("reports", 10).await;
+    rig.floors(&[]).await;
+    rig.run(&["XTRIM", &rig.stream, "MAXLEN", "40"]).await;
+    // a process that starts asks, and then an operator who knows of no hole has something published again
+    let [starting, operator] = [0, 6].map(|epoch| rig.another(Publisher { epoch, ..rig.publisher }));
+    assert_eq!(starting.floor("reports").await, SeenFloor::Hole);
+    assert_eq!(rig.floor("reports").await, SeenFloor::Hole);
+    assert_eq!(operator.rewind(80).await, Adopted::At(at(80)));
+    let relay = rig.another(Publisher { epoch: 7, ..rig.publisher });
+    assert_eq!(relay.floor("reports").await, SeenFloor::Hole);
+    assert_eq!(starting.floor("reports").await, SeenFloor::Hole);
+    assert_eq!(relay.rewind(10).await, Adopted::At(at(10)));
+    assert_ne!(relay.floor("reports").await, SeenFloor::Hole);
+}

@@ -7,6 +7,7 @@ mod crash;
 mod floors;
 mod holes;
 mod loss;
+mod mark;
 mod model;
 
 mod range;

@@ -46,21 +46,6 @@ async fn a_range_without_events_moves_the_position_and_one_that_asks_writes_noth
 }
 
 #[tokio::test]
-async fn the_last_event_is_told_while_its_entry_is_there() {
-    let rig = Rig::adopted().await;
-    let told = async || rig.target().last_event(rig.publisher).await.unwrap();
-    assert_eq!(told().await, None);
-    let events = [event(3), event(7)];
-    let range = PublishRange { after: at(0), through: at(7), events: &events };
-    rig.target().publish_range(rig.publisher, range).await.unwrap();
-    assert_eq!(told().await, Some((at(7), events[1].metadata().event_id())));
-    let other = Publisher { store: uuid::Uuid::now_v7(), ..rig.publisher };
-    assert_eq!(rig.target().last_event(other).await.unwrap(), None);
-    rig.run(&["DEL", &rig.stream]).await;
-    assert_eq!(told().await, None);
-}
-
-#[tokio::test]
 async fn a_lower_epoch_is_fenced_and_a_higher_one_takes_over() {
     let rig = Rig::adopted().await;
     let with = |epoch| rig.another(Publisher { epoch, ..rig.publisher });
@@ -130,14 +115,18 @@ async fn what_cannot_be_published_is_refused_by_name_and_nothing_is_sent() {
         (vec![event(2), event(2)], [place, "in order"]),
         (vec![event(10)], ["position 10", "between 0 and 9"]),
     ] {
+        let last = events[events.len() - 1].metadata().event_id();
         let range = PublishRange { after: at(0), through: at(9), events: &events };
         let error = rig.target().publish_range(rig.publisher, range).await.unwrap_err();
-        assert!(matches!(error, PublishError::Refused { .. }), "{error:?}");
+        assert!(
+            matches!(error, PublishError::Refused { event_id: Some(event_id), .. } if event_id == last),
+            "{error:?}"
+        );
         assert!(words.iter().all(|word| said(&error).contains(word)), "{}", said(&error));
     }
     let backwards = PublishRange { after: at(3), through: at(2), events: &[] };
     let error = rig.target().publish_range(rig.publisher, backwards).await.unwrap_err();
-    assert!(matches!(error, PublishError::Refused { .. }), "{error:?}");
+    assert!(matches!(error, PublishError::Refused { event_id: None, .. }), "{error:?}");
     assert!(rig.entries().await.is_empty());
 
     let strict = RedisEventBusConfig { require_uuid_aggregate_ids: true, ..config() };
@@ -287,6 +276,9 @@ async fn what_was_added_before_the_server_refused_counts() {
     let stream = &rig.stream;
     rig.run(&["XADD", stream, "18446744073709551615-18446744073709551613", "n", "1"]).await;
     assert_eq!(rig.publish(0, 5).await, "moved to 2");
+    let added = rig.entries().await.pop().unwrap().1;
+    let told = rig.marks().await[0].1.map(|id| id.to_string());
+    assert_eq!(told.as_deref(), added.iter().find(|(name, _)| name == "event_id").map(|(_, id)| id.as_str()));
     assert!(matches!(rig.try_publish(2, 5).await, Err(PublishError::Refused { .. })));
     assert_eq!(rig.positions().await, [1, 2]);
 }

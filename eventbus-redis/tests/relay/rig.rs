@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use eventbus::{
-    Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    EventId, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
     port::{
         Adopted, Adoption, EventBus, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloor,
         SeenFloors,
@@ -95,6 +95,11 @@ impl Rig {
     pub(crate) async fn adopt_as(&self, floor: u64, groups: &[&str], shared: bool) -> Adopted {
         let adoption = Adoption { floor: at(floor), groups: &names(groups), shared };
         self.target().adopt(self.publisher, adoption).await.unwrap()
+    }
+
+    pub(crate) async fn marks(&self) -> Vec<(u64, Option<EventId>)> {
+        let marks = self.target().marks(self.publisher).await.unwrap();
+        marks.into_iter().map(|mark| (mark.position.get(), mark.event_id)).collect()
     }
 
     pub(crate) async fn rewind(&self, to: u64) -> Adopted {

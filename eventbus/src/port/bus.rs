@@ -10,7 +10,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{BusStats, CheckpointError, Checkpoints, DeadLetters, Health, RelayTarget, StreamInfo, Subscribers};
-use crate::domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position};
+use crate::domain::{error::BoxError, metadata::EventId, name::Name, record::RecordedEvent, stream::Position};
 
 /// What a bus calls an entry; on Redis the entry id (`1795157844243-0`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -173,11 +173,13 @@ pub enum PublishError {
         /// What the transport said.
         source: BoxError,
     },
-    /// The bus refuses the events and always will; nothing was published.
+    /// The bus refuses the events, until somebody changes something; nothing was published.
     #[error("event bus `{destination}` refuses the events")]
     Refused {
         /// Where the events should have gone.
         destination: Name,
+        /// The first event that it refuses; `None` if it takes none at all.
+        event_id: Option<EventId>,
         /// Why.
         source: BoxError,
     },
@@ -253,16 +255,7 @@ impl ShutdownError {
     }
 }
 
-#[async_trait]
-impl<B: EventBus + ?Sized> EventBus for Arc<B> {
-    fn destination(&self) -> &Name {
-        (**self).destination()
-    }
-
-    fn default_group(&self) -> &Name {
-        (**self).default_group()
-    }
-
+__delegate!(<B> Arc<B>, self => (**self); EventBus {
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         (**self).publish(events).await
     }
@@ -282,40 +275,4 @@ impl<B: EventBus + ?Sized> EventBus for Arc<B> {
     async fn resume_from(&self, checkpoints: Arc<dyn Checkpoints>) -> Result<Option<Position>, CheckpointError> {
         (**self).resume_from(checkpoints).await
     }
-
-    fn subscribers(&self) -> &Subscribers {
-        (**self).subscribers()
-    }
-
-    async fn start_consuming(&self) -> Result<(), ConsumeError> {
-        (**self).start_consuming().await
-    }
-
-    async fn stop_consuming(&self) {
-        (**self).stop_consuming().await;
-    }
-
-    fn is_consuming(&self) -> bool {
-        (**self).is_consuming()
-    }
-
-    async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
-        (**self).shutdown(timeout).await
-    }
-
-    fn stats(&self) -> BusStats {
-        (**self).stats()
-    }
-
-    async fn stream_info(&self) -> StreamInfo {
-        (**self).stream_info().await
-    }
-
-    async fn health(&self) -> Health {
-        (**self).health().await
-    }
-
-    async fn progress(&self, group: &Name) -> Result<super::GroupProgress, ConsumeError> {
-        (**self).progress(group).await
-    }
-}
+});

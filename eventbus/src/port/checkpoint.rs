@@ -1,7 +1,5 @@
 //! How far someone has come in a store's feed.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 
 use crate::domain::{error::BoxError, name::Name, stream::Position};
@@ -42,13 +40,4 @@ impl CheckpointError {
     }
 }
 
-#[async_trait]
-impl<C: Checkpoints + ?Sized> Checkpoints for Arc<C> {
-    async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
-        (**self).load_checkpoint(name).await
-    }
-
-    async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
-        (**self).save_checkpoint(name, position).await
-    }
-}
+__delegate!(<C> Arc<C>, self => (**self); Checkpoints);

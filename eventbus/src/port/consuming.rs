@@ -59,6 +59,27 @@ impl StopSignal {
     pub async fn stopped(&self) {
         self.0.cancelled().await;
     }
+
+    /// Waits for `last`, but once the consumer is to stop only for a second more. `None`: given up.
+    pub(crate) async fn soon<F: Future>(&self, last: F) -> Option<F::Output> {
+        soon(&self.0, last).await
+    }
+}
+
+/// How long something that a store is asked for goes on after it was to stop: the store may be gone.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Waits for `last`, but once it is to stop only for a second more. `None`: given up.
+pub(crate) async fn soon<F: Future>(stop: &CancellationToken, last: F) -> Option<F::Output> {
+    let over = async {
+        stop.cancelled().await;
+        tokio::time::sleep(SOON).await;
+    };
+    tokio::select! {
+        biased;
+        last = last => Some(last),
+        () = over => None,
+    }
 }
 
 impl Consuming {

@@ -2,8 +2,6 @@
 //!
 //! Keep: whoever wrote a dead letter, it is listed, shown and can be replayed. What its writer left out is `None`.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use time::OffsetDateTime;
 
@@ -285,34 +283,4 @@ impl DeadLetterError {
     }
 }
 
-#[async_trait]
-impl<B: DeadLetters + ?Sized> DeadLetters for Arc<B> {
-    async fn dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<&MessageId>,
-        limit: usize,
-    ) -> Result<DeadLetterPage, DeadLetterError> {
-        (**self).dead_letters(filter, after, limit).await
-    }
-
-    async fn dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
-        (**self).dead_letter(id).await
-    }
-
-    async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        (**self).replay(id).await
-    }
-
-    async fn replay_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-        (**self).replay_all(filter).await
-    }
-
-    async fn discard(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        (**self).discard(id).await
-    }
-
-    async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-        (**self).discard_all(filter).await
-    }
-}
+__delegate!(<B> Arc<B>, self => (**self); DeadLetters);

@@ -123,6 +123,8 @@ pub enum HandlerErrorKind {
     Panicked,
     /// The handler took longer than it may, and was ended: as [`Retry`](Self::Retry).
     TimedOut,
+    /// The handler waited for the store's transaction when its app stopped: again later, and no attempt is used up.
+    NotBegun,
 }
 
 impl HandlerError {
@@ -147,6 +149,12 @@ impl HandlerError {
     /// The error of a handler that took longer than it may.
     pub(crate) fn timed_out(timeout: Duration) -> Self {
         Self { kind: HandlerErrorKind::TimedOut, source: format!("handler took longer than {timeout:?}").into() }
+    }
+
+    /// The app stopped before the store began a transaction for the handler.
+    pub(crate) fn not_begun() -> Self {
+        let source = "the app stops, and the store has not begun a transaction for the handler".into();
+        Self { kind: HandlerErrorKind::NotBegun, source }
     }
 
     #[doc(hidden)]

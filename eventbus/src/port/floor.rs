@@ -1,7 +1,5 @@
 //! Floors: how far the consumer groups of a bus have finished, kept where the bus cannot lose it.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 
 use super::CheckpointError;
@@ -40,17 +38,4 @@ pub trait Floors: Send + Sync {
     async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError>;
 }
 
-#[async_trait]
-impl<F: Floors + ?Sized> Floors for Arc<F> {
-    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-        (**self).floors(destination).await
-    }
-
-    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
-        (**self).save_floors(destination, floors).await
-    }
-
-    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
-        (**self).forget_floor(destination, group).await
-    }
-}
+__delegate!(<F> Arc<F>, self => (**self); Floors);

@@ -1,6 +1,6 @@
 //! Leases: one owner at a time for a role.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -77,25 +77,4 @@ impl LeaseError {
     }
 }
 
-#[async_trait]
-impl<L: Leases + ?Sized> Leases for Arc<L> {
-    async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
-        (**self).acquire_lease(role, owner, ttl).await
-    }
-
-    async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
-        (**self).seize_lease(role, owner, ttl).await
-    }
-
-    async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
-        (**self).renew_lease(lease, ttl).await
-    }
-
-    async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
-        (**self).release_lease(lease).await
-    }
-
-    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
-        (**self).lease_of(role).await
-    }
-}
+__delegate!(<L> Arc<L>, self => (**self); Leases);

@@ -3,6 +3,9 @@
 //! Stores implement [`EventStore`], buses [`EventBus`]. A backend crate needs this module and the values at the root of
 //! the crate, nothing from the runtime; it is correct when the suites of `eventbus::testkit` pass.
 
+#[macro_use]
+mod delegate;
+
 mod activity;
 mod address;
 mod bus;
@@ -32,6 +35,7 @@ pub use address::redacted;
 pub use bus::{ConsumeError, EventBus, GroupProgress, MessageId, PublishError, ShutdownError};
 pub use check::{InvalidPayload, check_ids, check_payloads, first_result};
 pub use checkpoint::{CheckpointError, Checkpoints};
+pub(crate) use consuming::soon;
 pub use consuming::{Consuming, StopSignal};
 pub use dead_letter::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters};
 pub use delivery::{Delivery, HandlerError, HandlerErrorKind};
@@ -42,7 +46,7 @@ pub use hand::{Desk, Hand, Settled, Taken, Verdict};
 pub use health::{Health, HealthStatus, HealthThresholds};
 pub use lease::{Lease, LeaseError, Leases};
 pub use page::{Page, paged};
-pub use relay::{Adopted, Adoption, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloor, SeenFloors};
+pub use relay::{Adopted, Adoption, Mark, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloor, SeenFloors};
 pub use retry::RetryPolicy;
 pub use signal::{AppendSignal, AppendWatch};
 pub use state::{Requirements, StateMap, TypeKey};

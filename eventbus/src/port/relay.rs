@@ -29,17 +29,18 @@ pub trait RelayTarget: Send + Sync {
     /// [`PublishError`]; to be asked again.
     async fn adopt(&self, publisher: Publisher, adoption: Adoption<'_>) -> Result<Adopted, PublishError>;
 
-    /// The event of the store that was published last, and its position: what the store must hold there, unless it was
-    /// restored from an older copy. `None`: the bus cannot tell.
+    /// How far the store is published in each part of the bus that has a position of its own; nothing, if the bus cannot
+    /// tell.
     ///
     /// # Errors
     /// [`PublishError`] if the bus cannot be asked.
-    async fn last_event(&self, publisher: Publisher) -> Result<Option<(Position, EventId)>, PublishError> {
+    async fn marks(&self, publisher: Publisher) -> Result<Vec<Mark>, PublishError> {
         let _ = publisher;
-        Ok(None)
+        Ok(Vec::new())
     }
 
-    /// How far each group has finished, and what became of the known ones.
+    /// How far each group has finished, and what became of the known ones. Whoever only asks, and has no lease, has epoch 0:
+    /// the holes that it is told of stay to be told to the relay.
     ///
     /// # Errors
     /// [`PublishError`] if the bus cannot be asked.
@@ -59,6 +60,16 @@ pub struct Publisher {
     pub store: Uuid,
     /// The epoch of the relay's lease.
     pub epoch: u64,
+}
+
+/// How far a store is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Everything up to here is published.
+    pub position: Position,
+    /// The last event of the range that ended here, wherever that event itself went: what the store must hold at this
+    /// position, unless it was restored from an older copy. `None` if the position was set by adopting or rewinding.
+    pub event_id: Option<EventId>,
 }
 
 /// Everything a store's feed holds after one position up to another.
@@ -132,6 +143,6 @@ pub enum SeenFloor {
     /// The group is gone; whoever consumes next makes it again.
     Missing,
     /// Somebody removed entries that the group had not finished: publish again from its former floor. It is told until the
-    /// position is [set back](RelayTarget::rewind).
+    /// relay that was told [sets the position back](RelayTarget::rewind).
     Hole,
 }

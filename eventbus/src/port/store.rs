@@ -253,58 +253,7 @@ pub enum ReadError {
     },
 }
 
-#[async_trait]
-impl<S: AppendEvents + ?Sized> AppendEvents for Arc<S> {
-    async fn append(
-        &self,
-        stream: &StreamId,
-        expected: ExpectedVersion,
-        events: Vec<NewEvent>,
-    ) -> Result<Vec<RecordedEvent>, AppendError> {
-        (**self).append(stream, expected, events).await
-    }
-
-    async fn append_many(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
-        (**self).append_many(appends).await
-    }
-}
-
-#[async_trait]
-impl<S: ReadStream + ?Sized> ReadStream for Arc<S> {
-    fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
-        (**self).read_stream(stream, from, direction)
-    }
-
-    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
-        (**self).stream_version(stream).await
-    }
-}
-
-#[async_trait]
-impl<S: ReadFeed + ?Sized> ReadFeed for Arc<S> {
-    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
-        (**self).read_feed(after, through, filter)
-    }
-
-    async fn head(&self) -> Result<Position, ReadError> {
-        (**self).head().await
-    }
-
-    async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
-        (**self).count_events(after, through, filter).await
-    }
-
-    async fn store_id(&self) -> Result<Uuid, ReadError> {
-        (**self).store_id().await
-    }
-
-    fn appended(&self) -> &AppendSignal {
-        (**self).appended()
-    }
-}
-
-impl<S: EventStore + ?Sized> EventStore for Arc<S> {
-    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
-        (**self).transactions()
-    }
-}
+__delegate!(<S> Arc<S>, self => (**self); AppendEvents);
+__delegate!(<S> Arc<S>, self => (**self); ReadStream);
+__delegate!(<S> Arc<S>, self => (**self); ReadFeed);
+__delegate!(<S> Arc<S>, self => (**self); EventStore);

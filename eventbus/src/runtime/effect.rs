@@ -7,14 +7,17 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::definition::{HandlerCall, HandlerDefinition};
+use super::{
+    definition::{HandlerCall, HandlerDefinition},
+    subscription::Surroundings,
+};
 use crate::{
     domain::{
         error::{BoxError, Chain},
         metadata::EventId,
         name::Name,
     },
-    port::{Delivery, HandlerError, RetryPolicy, Transaction, Transactions},
+    port::{Delivery, HandlerError, RetryPolicy, Transaction, Transactions, soon},
 };
 
 /// When a store that cannot begin a transaction is asked again.
@@ -26,24 +29,23 @@ pub(crate) struct Effect {
     transactions: Arc<dyn Transactions>,
     /// What the store knows the handler by.
     name: Name,
+    /// Cancelled when nothing is to begin any more.
+    stop: CancellationToken,
 }
 
 impl Effect {
     /// `None` for a handler that takes no transaction, or where there are none to take.
-    pub(crate) fn of(
-        handler: &HandlerDefinition,
-        group: &Name,
-        transactions: Option<&Arc<dyn Transactions>>,
-    ) -> Option<Self> {
+    pub(crate) fn of(handler: &HandlerDefinition, group: &Name, surroundings: &Surroundings) -> Option<Self> {
         let takes_part = !handler.requirements().transactions().is_empty();
-        let transactions = transactions.filter(|_| takes_part)?;
-        Some(Self { transactions: Arc::clone(transactions), name: group.joined("/", handler.name) })
+        let transactions = Arc::clone(surroundings.transactions.as_ref().filter(|_| takes_part)?);
+        Some(Self { transactions, name: group.joined("/", handler.name), stop: surroundings.stop.clone() })
     }
 
     /// Runs the handler in a transaction of its own, unless that was committed before.
     pub(crate) async fn once(&self, delivery: &Delivery, call: HandlerCall) -> Result<(), HandlerError> {
         let event_id = delivery.metadata().event_id();
-        let Some(mut transaction) = self.begin(event_id).await else {
+        let begun = soon(&self.stop, self.begin(event_id)).await.ok_or_else(HandlerError::not_begun)?;
+        let Some(mut transaction) = begun else {
             tracing::debug!(handler = %self.name, %event_id, "delivery took effect before, skipped");
             return Ok(());
         };
@@ -53,7 +55,7 @@ impl Effect {
 
     /// A transaction in which the delivery is noted; `None` if it was handled before.
     ///
-    /// A store that is away is waited for: it is no fault of the event, and uses up no attempt.
+    /// A store that is away is waited for, until the app stops: it is no fault of the event, and uses up no attempt.
     async fn begin(&self, event_id: EventId) -> Option<Box<dyn Transaction>> {
         let mut failures = 0;
         loop {

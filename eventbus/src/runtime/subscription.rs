@@ -2,6 +2,8 @@
 
 use std::{future::Future, sync::Arc};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     definition::{Handler, HandlerDefinition, HandlerRegistration, Projection},
     effect::Effect,
@@ -203,15 +205,17 @@ pub(crate) struct Surroundings {
     pub(crate) state: StateMap,
     /// The store's own, for handlers that take part in them.
     pub(crate) transactions: Option<Arc<dyn Transactions>>,
+    /// Cancelled when the app stops.
+    pub(crate) stop: CancellationToken,
 }
 
 impl Surroundings {
     fn of(state: &StateMap) -> Self {
-        Self { state: state.clone(), transactions: None }
+        Self { state: state.clone(), transactions: None, stop: CancellationToken::new() }
     }
 
     pub(crate) fn with(state: &StateMap, store: &impl EventStore) -> Self {
-        Self { state: state.clone(), transactions: store.transactions() }
+        Self { transactions: store.transactions(), ..Self::of(state) }
     }
 }
 
@@ -238,7 +242,7 @@ pub(crate) fn handler_subscriber(
     surroundings: &Surroundings,
 ) -> Subscriber {
     let call = definition.call;
-    let effect = Effect::of(&definition, group, surroundings.transactions.as_ref()).map(Arc::new);
+    let effect = Effect::of(&definition, group, surroundings).map(Arc::new);
     let state = surroundings.state.clone();
     Subscriber::new(Name::from_static(definition.name), definition.events, move |delivery| {
         let delivery = delivery.clone().with_state(state.clone());

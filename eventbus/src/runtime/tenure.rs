@@ -16,6 +16,9 @@ use crate::{
     port::{EventStore, Lease, LeaseError},
 };
 
+/// The shortest lease: shorter ones would be lost between two renewals, and pass to and fro between busy processes.
+pub(crate) const SHORTEST_LEASE: Duration = Duration::from_millis(100);
+
 /// How long giving a lease back may take: it runs out by itself anyway.
 const GIVE_BACK: Duration = Duration::from_secs(2);
 

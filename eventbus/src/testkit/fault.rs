@@ -4,25 +4,19 @@ use std::{
     collections::VecDeque,
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use async_trait::async_trait;
-use uuid::Uuid;
 
+use super::delegate;
 use crate::{
     domain::{
         error::BoxError,
         name::Name,
         record::{NewEvent, RecordedEvent},
-        stream::{ExpectedVersion, Position, StreamId, Version},
+        stream::{ExpectedVersion, Position, StreamId},
     },
-    port::{
-        AppendError, AppendEvents, AppendSignal, BusStats, CheckpointError, Checkpoints, ConsumeError, DeadLetter,
-        DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, Direction, EventBus, EventStore, FeedFilter,
-        Floor, Floors, GroupProgress, Lease, LeaseError, Leases, MessageId, PublishError, ReadError, ReadFeed,
-        ReadStream, RecordStream, ShutdownError, StreamInfo, Subscribers, Transactions,
-    },
+    port::{AppendError, AppendEvents, CheckpointError, Checkpoints, EventBus, EventStore, PublishError},
 };
 
 /// What goes wrong with the next call.
@@ -57,6 +51,29 @@ impl Faults {
 
     pub(super) fn take(&self) -> Option<Fault> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+/// What a bus refuses, time and again. Cloning shares it.
+#[derive(Debug, Clone, Default)]
+pub struct Refusal(Arc<Mutex<Option<Position>>>);
+
+impl Refusal {
+    /// Refuses the event at this position from now on, or everything if it is [`Position::START`]; `None` refuses nothing.
+    pub fn set(&self, position: Option<Position>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = position;
+    }
+
+    pub(super) fn check(&self, destination: &Name, events: &[RecordedEvent]) -> Result<(), PublishError> {
+        let Some(position) = *self.0.lock().unwrap_or_else(PoisonError::into_inner) else {
+            return Ok(());
+        };
+        let event = events.iter().find(|event| event.position() == Some(position));
+        if event.is_none() && position > Position::START {
+            return Ok(());
+        }
+        let event_id = event.map(|event| event.metadata().event_id());
+        Err(PublishError::Refused { destination: destination.clone(), event_id, source: fault() })
     }
 }
 
@@ -102,39 +119,7 @@ impl AppendEvents for FaultyStore {
     }
 }
 
-#[async_trait]
-impl ReadStream for FaultyStore {
-    fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
-        self.store.read_stream(stream, from, direction)
-    }
-
-    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
-        self.store.stream_version(stream).await
-    }
-}
-
-#[async_trait]
-impl ReadFeed for FaultyStore {
-    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
-        self.store.read_feed(after, through, filter)
-    }
-
-    async fn head(&self) -> Result<Position, ReadError> {
-        self.store.head().await
-    }
-
-    async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
-        self.store.count_events(after, through, filter).await
-    }
-
-    async fn store_id(&self) -> Result<Uuid, ReadError> {
-        self.store.store_id().await
-    }
-
-    fn appended(&self) -> &AppendSignal {
-        self.store.appended()
-    }
-}
+delegate!(FaultyStore, self => self.store; ReadStream, ReadFeed, Leases, Floors, EventStore);
 
 #[async_trait]
 impl Checkpoints for FaultyStore {
@@ -151,50 +136,6 @@ impl Checkpoints for FaultyStore {
     }
 }
 
-#[async_trait]
-impl Leases for FaultyStore {
-    async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
-        self.store.acquire_lease(role, owner, ttl).await
-    }
-
-    async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
-        self.store.seize_lease(role, owner, ttl).await
-    }
-
-    async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
-        self.store.renew_lease(lease, ttl).await
-    }
-
-    async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
-        self.store.release_lease(lease).await
-    }
-
-    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
-        self.store.lease_of(role).await
-    }
-}
-
-#[async_trait]
-impl Floors for FaultyStore {
-    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-        self.store.floors(destination).await
-    }
-
-    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
-        self.store.save_floors(destination, floors).await
-    }
-
-    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
-        self.store.forget_floor(destination, group).await
-    }
-}
-
-impl EventStore for FaultyStore {
-    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
-        self.store.transactions()
-    }
-}
-
 /// A bus whose publishing fails on demand, and which is durable by its own word.
 #[derive(Clone)]
 pub struct FaultyBus {
@@ -202,13 +143,15 @@ pub struct FaultyBus {
     durable: bool,
     /// What goes wrong with the next calls of publish, the relay's included.
     pub publishes: Faults,
+    /// What is refused, the relay's included.
+    pub refused: Refusal,
 }
 
 impl FaultyBus {
     /// Wraps a bus that works.
     pub fn new(bus: impl EventBus) -> Self {
         let durable = bus.is_durable();
-        Self { bus: Arc::new(bus), durable, publishes: Faults::default() }
+        Self { bus: Arc::new(bus), durable, publishes: Faults::default(), refused: Refusal::default() }
     }
 
     async fn with_fault<T>(&self, publish: impl Future<Output = Result<T, PublishError>>) -> Result<T, PublishError> {
@@ -238,21 +181,14 @@ impl fmt::Debug for FaultyBus {
     }
 }
 
-#[async_trait]
-impl EventBus for FaultyBus {
-    fn destination(&self) -> &Name {
-        self.bus.destination()
-    }
-
-    fn default_group(&self) -> &Name {
-        self.bus.default_group()
-    }
-
+delegate!(FaultyBus, self => self.bus; DeadLetters, EventBus {
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        self.refused.check(self.destination(), events)?;
         self.with_fault(self.bus.publish(events)).await
     }
 
     async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        self.refused.check(self.destination(), events)?;
         self.with_fault(self.bus.publish_feed(events)).await
     }
 
@@ -263,68 +199,4 @@ impl EventBus for FaultyBus {
     async fn resume_from(&self, checkpoints: Arc<dyn Checkpoints>) -> Result<Option<Position>, CheckpointError> {
         if self.durable { Ok(None) } else { self.bus.resume_from(checkpoints).await }
     }
-
-    fn subscribers(&self) -> &Subscribers {
-        self.bus.subscribers()
-    }
-
-    async fn start_consuming(&self) -> Result<(), ConsumeError> {
-        self.bus.start_consuming().await
-    }
-
-    async fn stop_consuming(&self) {
-        self.bus.stop_consuming().await;
-    }
-
-    fn is_consuming(&self) -> bool {
-        self.bus.is_consuming()
-    }
-
-    async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
-        self.bus.shutdown(timeout).await
-    }
-
-    fn stats(&self) -> BusStats {
-        self.bus.stats()
-    }
-
-    async fn stream_info(&self) -> StreamInfo {
-        self.bus.stream_info().await
-    }
-
-    async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
-        self.bus.progress(group).await
-    }
-}
-
-#[async_trait]
-impl DeadLetters for FaultyBus {
-    async fn dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<&MessageId>,
-        limit: usize,
-    ) -> Result<DeadLetterPage, DeadLetterError> {
-        self.bus.dead_letters(filter, after, limit).await
-    }
-
-    async fn dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
-        self.bus.dead_letter(id).await
-    }
-
-    async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        self.bus.replay(id).await
-    }
-
-    async fn replay_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-        self.bus.replay_all(filter).await
-    }
-
-    async fn discard(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        self.bus.discard(id).await
-    }
-
-    async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-        self.bus.discard_all(filter).await
-    }
-}
+});

@@ -6,6 +6,8 @@ mod fault;
 mod lossy_bus;
 mod tables;
 
-pub use fault::{Fault, Faults, FaultyBus, FaultyStore};
+#[doc(inline)]
+pub use crate::__delegate as delegate;
+pub use fault::{Fault, Faults, FaultyBus, FaultyStore, Refusal};
 pub use lossy_bus::{LossyBus, LossyBusCopy};
 pub use tables::{Row, TableStore, TableTransaction, Tables};

@@ -12,22 +12,13 @@ use tokio::{
     sync::{Mutex, OwnedMutexGuard, OwnedRwLockReadGuard, RwLock},
     time::Instant,
 };
-use uuid::Uuid;
 
-use super::{Fault, Faults};
+use super::{Fault, Faults, delegate};
 use crate::{
-    domain::{
-        error::BoxError,
-        metadata::EventId,
-        name::Name,
-        record::{NewEvent, RecordedEvent},
-        stream::{ExpectedVersion, Position, StreamId, Version},
-    },
+    domain::{error::BoxError, metadata::EventId, name::Name, stream::Position},
     memory::InMemoryEventStore,
     port::{
-        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, FeedFilter,
-        Floor, Floors, FromTransaction, Lease, LeaseError, Leases, ReadError, ReadFeed, ReadStream, RecordStream,
-        Shadow, Transaction, Transactions, TypeKey,
+        Checkpoints, EventStore, FromTransaction, Lease, LeaseError, Leases, Shadow, Transaction, Transactions, TypeKey,
     },
 };
 
@@ -259,62 +250,7 @@ impl Transaction for TableTransaction {
     }
 }
 
-#[async_trait]
-impl AppendEvents for TableStore {
-    async fn append(
-        &self,
-        stream: &StreamId,
-        expected: ExpectedVersion,
-        events: Vec<NewEvent>,
-    ) -> Result<Vec<RecordedEvent>, AppendError> {
-        self.store.append(stream, expected, events).await
-    }
-}
-
-#[async_trait]
-impl ReadStream for TableStore {
-    fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
-        self.store.read_stream(stream, from, direction)
-    }
-
-    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
-        self.store.stream_version(stream).await
-    }
-}
-
-#[async_trait]
-impl ReadFeed for TableStore {
-    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
-        self.store.read_feed(after, through, filter)
-    }
-
-    async fn head(&self) -> Result<Position, ReadError> {
-        self.store.head().await
-    }
-
-    async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
-        self.store.count_events(after, through, filter).await
-    }
-
-    async fn store_id(&self) -> Result<Uuid, ReadError> {
-        self.store.store_id().await
-    }
-
-    fn appended(&self) -> &AppendSignal {
-        self.store.appended()
-    }
-}
-
-#[async_trait]
-impl Checkpoints for TableStore {
-    async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
-        self.store.load_checkpoint(name).await
-    }
-
-    async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
-        self.store.save_checkpoint(name, position).await
-    }
-}
+delegate!(TableStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Floors);
 
 #[async_trait]
 impl Leases for TableStore {
@@ -338,21 +274,6 @@ impl Leases for TableStore {
 
     async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
         self.store.lease_of(role).await
-    }
-}
-
-#[async_trait]
-impl Floors for TableStore {
-    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-        self.store.floors(destination).await
-    }
-
-    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
-        self.store.save_floors(destination, floors).await
-    }
-
-    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
-        self.store.forget_floor(destination, group).await
     }
 }
 

@@ -1,21 +1,18 @@
 //! A store that can be held up and damaged.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use async_trait::async_trait;
 use eventbus::{
-    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, StreamId, Uuid, Version,
+    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid,
     port::{
-        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, FeedFilter,
-        Floor, Floors, Lease, LeaseError, Leases, ReadError, ReadFeed, ReadStream, RecordStream, Transactions,
+        AppendEvents, AppendSignal, CheckpointError, Checkpoints, EventStore, FeedFilter, ReadError, ReadFeed,
+        RecordStream,
     },
-    prelude::*,
+    testkit::delegate,
 };
 use futures_util::StreamExt as _;
 use tokio::sync::Semaphore;
@@ -100,28 +97,7 @@ impl Drop for Searching {
     }
 }
 
-#[async_trait]
-impl AppendEvents for GatedStore {
-    async fn append(
-        &self,
-        stream: &StreamId,
-        expected: ExpectedVersion,
-        events: Vec<NewEvent>,
-    ) -> Result<Vec<RecordedEvent>, AppendError> {
-        self.store.append(stream, expected, events).await
-    }
-}
-
-#[async_trait]
-impl ReadStream for GatedStore {
-    fn read_stream(&self, s: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
-        self.store.read_stream(s, from, direction)
-    }
-
-    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
-        self.store.stream_version(stream).await
-    }
-}
+delegate!(GatedStore, self => self.store; AppendEvents, ReadStream, Leases, Floors, EventStore);
 
 #[async_trait]
 impl ReadFeed for GatedStore {
@@ -181,49 +157,5 @@ impl Checkpoints for GatedStore {
     async fn save_checkpoint(&self, name: &Name, p: Position) -> Result<(), CheckpointError> {
         self.pass(&self.saves).await;
         self.store.save_checkpoint(name, p).await
-    }
-}
-
-#[async_trait]
-impl Leases for GatedStore {
-    async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
-        self.store.acquire_lease(role, owner, ttl).await
-    }
-
-    async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
-        self.store.seize_lease(role, owner, ttl).await
-    }
-
-    async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
-        self.store.renew_lease(lease, ttl).await
-    }
-
-    async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
-        self.store.release_lease(lease).await
-    }
-
-    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
-        self.store.lease_of(role).await
-    }
-}
-
-#[async_trait]
-impl Floors for GatedStore {
-    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-        self.store.floors(destination).await
-    }
-
-    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
-        self.store.save_floors(destination, floors).await
-    }
-
-    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
-        self.store.forget_floor(destination, group).await
-    }
-}
-
-impl EventStore for GatedStore {
-    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
-        self.store.transactions()
     }
 }

@@ -11,11 +11,10 @@ use eventbus::{
 };
 use proptest::{collection::vec, prelude::*};
 
-use crate::orders::{Order, created};
+use crate::relay_kit::{AUDIT, MAILS, ROLE, app, append};
 
 const RELAYS: usize = 3;
-static ROLE: Name = Name::from_static("relay:memory");
-static GROUPS: [Name; 2] = [Name::from_static("audit"), Name::from_static("mails")];
+static GROUPS: [&Name; 2] = [&AUDIT, &MAILS];
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -70,34 +69,26 @@ impl World {
         let mut apps = Vec::new();
         GROUPS.iter().for_each(|group| bus.create_group(group));
         for connection in &connections {
-            let app = App::builder().store(store.clone()).bus(connection.clone()).relay_lease(Duration::from_secs(2));
-            apps.push(app.start().await.unwrap());
+            apps.push(app(&store, connection).await);
         }
         let copy = bus.copy();
         let mut world = Self { store, bus, connections, _apps: apps, copy, taken: Default::default(), losses: 0 };
-        world.append(1).await;
+        append(&world.store, 1).await;
         // what is promised holds for groups that are known
         world.settle().await;
         world.copy = world.bus.copy();
         world
     }
 
-    async fn append(&self, events: usize) {
-        let orders = AggregateRepository::<Order>::new(self.store.clone());
-        let mut order = orders.create(AggregateId::new());
-        order.record(vec![created("ada", 1.0); events]);
-        orders.save(&mut order).await.unwrap();
-    }
-
     fn take(&mut self, group: usize, most: usize) -> usize {
-        let events = self.bus.take(&GROUPS[group], most);
+        let events = self.bus.take(GROUPS[group], most);
         self.taken[group].extend(events.iter().map(|event| event.position().unwrap().get()));
         events.len()
     }
 
     async fn happen(&mut self, event: &Event) {
         match *event {
-            Event::Append(events) => self.append(events).await,
+            Event::Append(events) => drop(append(&self.store, events).await),
             Event::Take(group, most) => drop(self.take(group, most)),
             Event::Copy => self.copy = self.bus.copy(),
             Event::Flush => {
@@ -117,7 +108,7 @@ impl World {
             }
             Event::Pause(relay, is_paused) => self.connections[relay].pause(is_paused),
             Event::TakeOver => {
-                let lease = self.store.seize_lease(&ROLE, &GROUPS[0], Duration::from_secs(1)).await.unwrap();
+                let lease = self.store.seize_lease(&ROLE, GROUPS[0], Duration::from_secs(1)).await.unwrap();
                 self.store.release_lease(&lease).await.unwrap();
             }
             Event::Wait(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use eventbus::{
-    InMemoryEventStore, Position, PublishedError, RelayError, RepublishError,
-    port::{HealthThresholds, PublishRange, Publisher, ReadFeed, RelayTarget},
+    InMemoryEventBus, InMemoryEventStore, Position, PublishedError, RelayError, RepublishError,
+    port::{Checkpoints, EventBus, HealthThresholds, Leases, PublishRange, Publisher, ReadFeed, RelayTarget},
     prelude::*,
-    testkit::LossyBus,
+    testkit::{FaultyBus, LossyBus},
 };
 use futures_util::TryStreamExt;
 
@@ -142,4 +142,125 @@ async fn republishing_begins_where_it_is_told_and_never_ahead() {
     let in_process = App::builder().start().await.unwrap();
     let error = in_process.republish(Position::START).await.unwrap_err();
     assert_eq!(error.to_string(), "`memory` keeps no position that could be set back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_the_bus_refuses_stops_the_relay_before_it_until_the_bus_takes_it() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    bus.refused.set(Some(Position::new(3)));
+    let last = append(&store, 5).await;
+    let app = app(&store, &bus).await;
+    let error = app.published(last).await.unwrap_err();
+    let PublishedError::Relay(stopped @ RelayError::EventRefused { position, event_type, event_id, .. }) = &error
+    else {
+        panic!("{error}");
+    };
+    let refused: Vec<_> = store.read_all(Position::new(2)).try_collect().await.unwrap();
+    assert_eq!((position.get(), &**event_type, *event_id), (3, "OrderCreated", refused[0].metadata().event_id()));
+    assert!(error.to_string().ends_with("at position 3: fault made by the test"), "{error}");
+    assert_eq!(app.published(Position::new(2)).await.unwrap().position, 2, "what comes before it is published");
+
+    let stopped = Some(stopped);
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert_eq!(app.relay_status().await.unwrap().stopped.as_ref(), stopped);
+    }
+    let health = app.health().await;
+    assert!(!health.is_healthy());
+    let alerts = health.alerts(&HealthThresholds::default()).join("; ");
+    assert!(alerts.contains("the relay does not publish: `memory` refuses event"), "{alerts}");
+    assert_eq!(bus.history(), all(2));
+    assert_eq!(store.load_checkpoint(&ROLE).await.unwrap(), Some(Position::new(2)), "others see how far it came");
+
+    bus.refused.set(None);
+    until_at(&store, &bus, 5).await;
+    assert_eq!(bus.history(), all(5));
+    app.published(last).await.unwrap();
+    assert_eq!(app.relay_status().await.unwrap().stopped, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_takes_nothing_stops_the_relay_also_while_there_is_nothing_to_publish() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    bus.refused.set(Some(Position::START));
+    let app = app(&store, &bus).await;
+    let stopped = async || app.relay_status().await.unwrap().stopped;
+    until("it is told", async || stopped().await.is_some()).await;
+    assert_eq!(stopped().await.unwrap().to_string(), "`memory` refuses all events: fault made by the test");
+    bus.refused.set(None);
+    until("it is over", async || stopped().await.is_none()).await;
+    let last = append(&store, 1).await;
+    app.published(last).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_without_positions_stops_its_relay_too() {
+    for bus in [FaultyBus::new(InMemoryEventBus::new()), FaultyBus::new(InMemoryEventBus::new()).durable()] {
+        let store = InMemoryEventStore::new();
+        bus.refused.set(Some(Position::new(3)));
+        let app = App::builder().store(store.clone()).bus(bus.clone()).start().await.unwrap();
+        let last = append(&store, 5).await;
+        let error = app.published(last).await.unwrap_err();
+        let is_refused = |position: &Position| position.get() == 3;
+        assert!(
+            matches!(&error, PublishedError::Relay(RelayError::EventRefused { position, .. }) if is_refused(position)),
+            "{error}"
+        );
+        assert_eq!(app.published(Position::new(2)).await.unwrap().position, 2);
+        bus.refused.set(None);
+        until("it goes on", async || app.relay_status().await.unwrap().stopped.is_none()).await;
+        app.published(last).await.unwrap();
+        assert_eq!(bus.stats().events_published, 5);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_relay_takes_the_lease_rarely_and_another_process_that_may_go_on_has_its_turn() {
+    let epoch = async |store: &InMemoryEventStore| {
+        let lease = store.seize_lease(&ROLE, &AUDIT, LEASE).await.unwrap();
+        store.release_lease(&lease).await.unwrap();
+        lease.epoch
+    };
+    let (store, bus) = restored().await;
+    let halted = app(&store, &bus).await;
+    halted.published(Position::new(4)).await.unwrap_err();
+    let before = epoch(&store).await;
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    assert_eq!(epoch(&store).await, before + 1, "the store itself says that nobody has decided");
+    halted.shutdown(LEASE).await.unwrap();
+
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    bus.refused.set(Some(Position::new(2)));
+    let last = append(&store, 3).await;
+    let refused = [app(&store, &bus).await, app(&store, &bus).await];
+    for app in &refused {
+        app.published(last).await.unwrap_err();
+    }
+    let before = epoch(&store).await;
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    let grown = epoch(&store).await - before;
+    assert!((60..200).contains(&grown), "by {grown} in an hour");
+    let began = tokio::time::Instant::now();
+    let other = app(&store, &bus.connection()).await;
+    other.published(last).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(2), "took {:?}", began.elapsed());
+    for app in &refused {
+        until("others see it", async || app.relay_status().await.unwrap().stopped.is_none()).await;
+        app.published(last).await.unwrap();
+    }
+    assert_eq!(bus.history(), all(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_settles_when_what_is_published_again_is_published() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    append(&store, 5).await;
+    let [app, other] = [app(&store, &bus).await, app(&store, &bus.connection()).await];
+    app.settled().await.unwrap();
+    app.republish(Position::new(2)).await.unwrap();
+    other.settled().await.unwrap();
+    assert_eq!(bus.history(), [1, 2, 3, 4, 5, 3, 4, 5]);
+    app.republish(Position::new(4)).await.unwrap();
+    app.settled().await.unwrap();
+    assert_eq!(bus.history(), [1, 2, 3, 4, 5, 3, 4, 5, 5]);
 }

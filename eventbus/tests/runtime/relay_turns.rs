@@ -41,6 +41,18 @@ async fn another_process_takes_over_at_once_after_a_shutdown_and_later_after_a_c
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_lease_is_kept_as_long_as_the_relay_works() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    let relaying = app(&store, &bus).await;
+    until("it relays", async || relaying.relay_status().await.unwrap().is_owner).await;
+    let lease = store.lease_of(&ROLE).await.unwrap();
+    let standing_by = app(&store, &bus.connection()).await;
+    tokio::time::sleep(10 * LEASE).await;
+    assert!(lease.is_some() && store.lease_of(&ROLE).await.unwrap() == lease, "the same, with its epoch");
+    assert!(!standing_by.relay_status().await.unwrap().is_owner);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_relay_that_was_paused_beyond_its_lease_steps_down_and_stands_by() {
     let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
     let first = app(&store, &bus).await;

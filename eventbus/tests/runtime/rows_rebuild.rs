@@ -44,7 +44,7 @@ fn news(customer: &str, shipments: usize) -> Vec<NewEvent> {
     std::iter::once(NewEvent::of(&created(customer, 1.5)).unwrap()).chain((0..shipments).map(|_| shipped())).collect()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_rows_are_made_anew_and_other_tables_are_left_alone() {
     let (store, mood) = (TableStore::new(), Mood::default());
     for _ in 0..500 {
@@ -144,7 +144,7 @@ async fn half_slow(mood: &Mood) -> (TableStore, App) {
     (store, app)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_interrupted_rebuild_is_resumed() {
     let mood = Mood::default();
     let (store, app) = half_slow(&mood).await;
@@ -177,7 +177,7 @@ async fn an_interrupted_rebuild_is_resumed() {
     assert!(before.iter().all(|row| after.contains(row)));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_rebuild_that_somebody_else_is_at_is_not_begun() {
     let (store, app) = half_slow(&Mood::default()).await;
     let somebody = Name::from_static("somebody");
@@ -186,7 +186,7 @@ async fn a_rebuild_that_somebody_else_is_at_is_not_begun() {
     assert_eq!(error.to_string(), "projection `order-rows` is in the hands of somebody");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn one_process_rebuilds_and_the_others_are_told_who() {
     let (store, mood) = (TableStore::new(), Mood::default());
     save(&store, "slow", 0).await;
@@ -202,7 +202,7 @@ async fn one_process_rebuilds_and_the_others_are_told_who() {
     rebuild.await.unwrap().unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn rows_are_replaced_all_or_none() {
     for (fault, times, replaced) in [(Fault::Unavailable, 6, false), (Fault::LostReply, 1, true)] {
         let (store, mood) = (TableStore::new(), Mood::default());
@@ -235,7 +235,7 @@ async fn rows_are_replaced_all_or_none() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_lost_the_role_of_rebuilding_replaces_nothing() {
     let (store, mood) = (TableStore::new(), Mood::default());
     let last = save(&store, "ada", 9).await;
@@ -255,7 +255,7 @@ async fn who_lost_the_role_of_rebuilding_replaces_nothing() {
     assert!(store.shadows().await.contains(&REBUILD), "somebody else fills the copies");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_store_that_is_away_for_a_moment_does_not_end_a_rebuild() {
     let (store, mood) = (TableStore::new(), Mood::default());
     for _ in 0..300 {
@@ -344,7 +344,7 @@ async fn a_rebuild_frees_a_projection_that_stopped() {
     assert_eq!(counted(&store).await, (2, 3));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_shutdown_ends_a_rebuild_and_the_old_rows_stay() {
     let mood = Mood::default();
     let (store, app) = half_slow(&mood).await;
@@ -391,7 +391,7 @@ async fn another_version_begins_at_zero_and_removes_what_the_former_left() {
     assert!(dump(&store).await.iter().all(|(_, row)| row.len() == 1 && row["version"] == "3"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn two_versions_are_not_rebuilt_at_once() {
     let mood = Mood::default();
     let (store, first) = half_slow(&mood).await;
@@ -406,7 +406,7 @@ async fn two_versions_are_not_rebuilt_at_once() {
     assert!(second.rebuild::<Later>().await.is_ok(), "its turn");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_rows_of_one_aggregate_are_made_anew() {
     let (store, mood) = (TableStore::new(), Mood::default());
     let stream = StreamId::parse("Order", "one").unwrap();
@@ -460,7 +460,7 @@ impl Bare {
     fn created(&self, _event: &OrderCreated, _tables: &mut Tables) {}
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_projection_that_does_not_say_where_its_rows_are_is_told_what_to_write() {
     let app = App::builder().store(TableStore::new()).projection(Bare).projection_with(OrderStatistics::default);
     let app = app.without_relay().start().await.unwrap();

@@ -11,7 +11,6 @@ use std::{
     mem,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use eventbus::{
@@ -25,7 +24,12 @@ use tokio::{
     time::timeout,
 };
 
-use super::{AppendResult, entry::Entry, settle::Writer};
+use super::{
+    AppendResult,
+    aside::{Aside, LONG, UntilFree},
+    entry::Entry,
+    settle::Writer,
+};
 use crate::{config::PgEventStoreConfig, notify::Appended, pool::Connections, statements::Statements};
 
 /// The most appends in a statement.
@@ -34,9 +38,6 @@ const MAX_APPENDS: usize = 1_000;
 const MAX_BYTES: usize = 4 << 20;
 /// What an event takes beside its payload, roughly.
 const EVENT_BYTES: usize = 256;
-/// A statement that takes longer does not keep the others any more: its locks, or its connection, may take very long.
-const LONG: Duration = Duration::from_millis(100);
-
 /// Who waits for which result.
 type Answers = Vec<(usize, oneshot::Receiver<AppendResult>)>;
 
@@ -80,7 +81,13 @@ impl Group {
     ) -> Arc<Self> {
         let places = config.append_queue as usize;
         Arc::new(Self {
-            writer: Writer { connections, statements, appended, patience: config.connect_timeout },
+            writer: Writer {
+                connections,
+                statements,
+                appended,
+                aside: Aside::default(),
+                patience: config.connect_timeout,
+            },
             line: Mutex::default(),
             places: Arc::new(Semaphore::new(places)),
             max_call: places.min(MAX_APPENDS),
@@ -93,18 +100,34 @@ impl Group {
     }
 
     /// Makes the appends, alone or with others, and notes the results.
-    pub(super) async fn append(self: &Arc<Self>, call: Call, results: &mut [AppendResult]) {
+    pub(super) async fn append(self: &Arc<Self>, mut call: Call, results: &mut [AppendResult]) {
+        let (held, until_free) = call.split_off(&self.writer.aside);
+        let mut answers = self.make(call).await;
+        for free in until_free {
+            free.wait().await;
+        }
+        answers.append(&mut self.make(held).await);
+        for (number, answer) in answers {
+            // where nobody answers, nobody knows
+            results[number] = answer.await.unwrap_or_else(|_| Err(AppendError::OutcomeUnknown(ShutDown.into())));
+        }
+    }
+
+    /// Lines up, or settles the appends at once if nobody is before them.
+    async fn make(self: &Arc<Self>, call: Call) -> Answers {
         if call.appends.is_empty() {
-            return;
+            return Vec::new();
         }
         let (queued, answers) = self.admit(call).await;
         if let Some((turn, entries)) = self.line_up(queued) {
             turn.settle(entries).await;
         }
-        for (number, answer) in answers {
-            // where nobody answers, nobody knows
-            results[number] = answer.await.unwrap_or_else(|_| Err(AppendError::OutcomeUnknown(ShutDown.into())));
-        }
+        answers
+    }
+
+    /// Those who stepped aside line up again, to be told that the store is closed.
+    pub(crate) fn close(&self) {
+        self.writer.aside.close();
     }
 
     /// Waits until there is room.
@@ -246,6 +269,21 @@ impl Call {
     pub(super) fn push(&mut self, number: usize, append: Append) {
         self.bytes += size(&append);
         self.appends.push((number, append));
+    }
+
+    /// Takes out the appends to streams that are set aside, with what to wait for before they are made.
+    fn split_off(&mut self, aside: &Aside) -> (Self, Vec<UntilFree>) {
+        let (mut held, mut until_free) = (Self::default(), Vec::new());
+        if aside.is_empty() {
+            return (held, until_free);
+        }
+        for (number, append) in self.take().appends {
+            let free = aside.until_free(&append.stream);
+            let call = if free.is_some() { &mut held } else { &mut *self };
+            call.push(number, append);
+            until_free.extend(free);
+        }
+        (held, until_free)
     }
 
     /// Takes out what was pushed.

@@ -73,14 +73,19 @@ impl Plan {
         planner.plan
     }
 
-    /// The statement. A single stream is claimed more cheaply than one among many.
+    /// The stream, if there is but one.
+    pub(super) fn only_stream(&self) -> Option<&StreamId> {
+        let [chain] = &self.chains[..] else { return None };
+        Some(&self.now[chain.first].append.stream)
+    }
+
+    /// The statement for a single stream, the first: cheaper than one among many, and it waits for its row.
+    pub(super) fn claim(&self, statements: &Statements) -> Query<'_> {
+        claim(&self.now[0].append, self.events(), statements)
+    }
+
+    /// The statement for any number of streams, which gives way to whoever keeps one of their rows.
     pub(super) fn query(&self, statements: &Statements) -> Query<'_> {
-        let appends = self.now.iter().map(|entry| &entry.append);
-        let mut events = EventColumns::default();
-        appends.clone().flat_map(|append| &append.events).for_each(|event| events.push(event));
-        if let [chain] = &self.chains[..] {
-            return claim(&self.now[chain.first].append, events, statements);
-        }
         let mut streams = StreamColumns::default();
         for chain in &self.chains {
             let Append { stream, expected, .. } = &self.now[chain.first].append;
@@ -89,7 +94,13 @@ impl Plan {
         for (entry, chain) in self.now.iter().zip(&self.chain_of) {
             streams.push_events(*chain, entry.append.events.len());
         }
-        events.bind_to(streams.bind_to(sqlx::query(statements.append_many.clone())))
+        self.events().bind_to(streams.bind_to(sqlx::query(statements.append_many.clone())))
+    }
+
+    fn events(&self) -> EventColumns<'_> {
+        let mut events = EventColumns::default();
+        self.now.iter().flat_map(|entry| &entry.append.events).for_each(|event| events.push(event));
+        events
     }
 }
 

@@ -3,16 +3,22 @@
 //! Keep: each append is judged by itself. What befalls the statement it went out with is its result only if it was
 //! alone, or if the same befell all.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
 use eventbus::{
     BoxError, EventId, NewEvent, Position, RecordedEvent, StreamId, Version,
     port::{BoxFuture, ReadError},
 };
 use sqlx::{Row, postgres::PgRow};
+use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{effort::Effort, entry::Entry, plan::Plan};
+use super::{
+    aside::{Aside, LONG, SetAside},
+    effort::Effort,
+    entry::Entry,
+    plan::Plan,
+};
 use crate::{
     fault::{Fault, shared},
     notify::Appended,
@@ -47,6 +53,7 @@ pub(super) struct Writer {
     pub(super) connections: Connections,
     pub(super) statements: Arc<Statements>,
     pub(super) appended: Arc<Appended>,
+    pub(super) aside: Aside,
     /// How long appends are tried again.
     pub(super) patience: Duration,
 }
@@ -54,13 +61,14 @@ pub(super) struct Writer {
 impl Writer {
     /// Sends the appends, again if need be, until it is known what became of each or the time is over.
     pub(super) async fn settle(&self, entries: Vec<Entry>) {
-        self.settle_batch(Batch { entries, effort: Effort::new(self.patience), one_by_one: false }).await;
+        let effort = Effort::new(self.patience);
+        self.settle_batch(Batch { entries, effort, one_by_one: false, held: None }).await;
     }
 
     async fn settle_batch(&self, mut batch: Batch) {
         while !batch.entries.is_empty() {
             let plan = batch.plan();
-            let sent = self.send(&plan).await;
+            let sent = self.send(&plan, batch.held.take()).await;
             let Plan { mut now, chains, .. } = plan;
             match sent {
                 Ok(places) => now = self.appended(now, &places),
@@ -81,6 +89,11 @@ impl Writer {
                 Err(Fault::Refused(_) | Fault::Blocked(_)) if chains.len() > 1 => {
                     batch.put_back(now);
                     return self.settle_halves(batch).await;
+                }
+                Err(Fault::Blocked(_)) => {
+                    batch.held = now.first().map(|entry| self.aside.set(&entry.append.stream));
+                    batch.put_back(now);
+                    continue;
                 }
                 Err(Fault::Refused(_)) if now.len() > 1 => {
                     batch.one_by_one = true;
@@ -110,10 +123,40 @@ impl Writer {
 
     /// Sends one statement, and returns where it put the events, in order. An append of which there are none was
     /// refused: its stream is not where it is expected.
-    async fn send(&self, plan: &Plan) -> Result<Vec<Place>, Fault> {
-        let rows = self.connections.fetch_all_in_lane(plan.query(&self.statements)).await?;
+    async fn send(&self, plan: &Plan, held: Option<SetAside>) -> Result<Vec<Place>, Fault> {
+        let rows = match plan.only_stream() {
+            Some(stream) => self.send_alone(plan, stream, held).await?,
+            None => self.send_many(plan).await?,
+        };
         // stored, and the answer makes no sense: the records themselves will tell
         rows.iter().map(place).collect::<Result<_, _>>().map_err(Fault::NoAnswer)
+    }
+
+    /// Sends a statement that waits at most 100 ms for a row: then somebody keeps it.
+    async fn send_many(&self, plan: &Plan) -> Result<Vec<PgRow>, Fault> {
+        let _lane = self.connections.lane().await?;
+        self.connections.fetch_all(plan.query(&self.statements)).await
+    }
+
+    /// Sends a statement for a single stream: one that waits for its row for as long as it takes, unless that would take
+    /// the last lane before it is known that anyone keeps the row.
+    async fn send_alone(
+        &self,
+        plan: &Plan,
+        stream: &StreamId,
+        mut held: Option<SetAside>,
+    ) -> Result<Vec<PgRow>, Fault> {
+        let _lane = match (self.connections.free_patient_lane(), &held) {
+            (Some(lane), _) => lane,
+            (None, Some(_)) => self.connections.patient_lane().await?,
+            (None, None) => return self.send_many(plan).await,
+        };
+        let mut rows = pin!(self.connections.fetch_all(plan.claim(&self.statements)));
+        if let Ok(rows) = timeout(LONG, &mut rows).await {
+            return rows;
+        }
+        held.get_or_insert_with(|| self.aside.set(stream));
+        rows.await
     }
 
     /// Answers those whose events have places; returns the others.
@@ -230,6 +273,8 @@ struct Batch {
     effort: Effort,
     /// Whether no two of them go out in one statement if they are for the same stream.
     one_by_one: bool,
+    /// Somebody keeps the row of the first stream, which is alone in the next statement.
+    held: Option<SetAside>,
 }
 
 impl Batch {
@@ -253,7 +298,7 @@ impl Batch {
         streams.extend(self.entries.iter().map(|entry| entry.append.stream.clone()).filter(|s| seen.insert(s.clone())));
         let first: HashSet<_> = streams.drain(..streams.len() / 2).collect();
         let (left, right) = self.entries.into_iter().partition(|entry| first.contains(&entry.append.stream));
-        let half = |entries| Self { entries, effort: self.effort.clone(), one_by_one: self.one_by_one };
+        let half = |entries| Self { entries, effort: self.effort.clone(), one_by_one: self.one_by_one, held: None };
         (half(left), half(right))
     }
 }

@@ -7,7 +7,7 @@ use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{Append, AppendError},
 };
-use sqlx::{Executor as _, PgConnection, Row as _, postgres::PgRow};
+use sqlx::{Executor as _, PgConnection, Row as _, SqlStr, postgres::PgRow};
 
 use super::{
     AppendResult, check,
@@ -22,9 +22,8 @@ use crate::{
 };
 
 const ENTER: &str = "SAVEPOINT eventbus_append; SELECT current_setting('synchronous_commit')";
-const KEEP: &str = "RELEASE SAVEPOINT eventbus_append";
-const UNDO: &str = "ROLLBACK TO SAVEPOINT eventbus_append; RELEASE SAVEPOINT eventbus_append";
-const UNDO_AND_STAY: &str = "ROLLBACK TO SAVEPOINT eventbus_append";
+const UNDO: SqlStr = SqlStr::from_static("ROLLBACK TO SAVEPOINT eventbus_append; RELEASE SAVEPOINT eventbus_append");
+const UNDO_AND_STAY: SqlStr = SqlStr::from_static("ROLLBACK TO SAVEPOINT eventbus_append");
 
 /// How often an append is made that is refused although nothing speaks against it.
 const TRIES: usize = 5;
@@ -32,7 +31,7 @@ const TRIES: usize = 5;
 /// Why events cannot be appended in a transaction; nothing was changed in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum PgTransactionFault {
+pub enum PgAppendInError {
     /// There is none: the connection is not in a transaction.
     #[error("the connection is not in a transaction; to repair: begin one, for example with `Connection::begin`")]
     NoTransaction,
@@ -55,12 +54,13 @@ impl PgEventStore {
     /// it was before, and can go on; only where the connection itself broke is it lost.
     ///
     /// Until the transaction ends, the stream takes no other append, and no reader of the feed gets past the events, so
-    /// it is to be short. Afterwards `store.appended().notify()` wakes the readers in this process; without it they find
-    /// the events when they look next. A future that is dropped before it is done leaves open what was appended: roll
+    /// it is to be short. Readers are woken after the commit of a transaction that a handler or projection takes; after
+    /// that of another one `store.appended().notify()` wakes those in this process, and without it they find the events
+    /// when they look next. A future that is dropped before it is done leaves open what was appended: roll
     /// back then.
     ///
     /// # Errors
-    /// [`AppendError`]. [`Refused`](AppendError::Refused) with a [`PgTransactionFault`] says what is wrong with the
+    /// [`AppendError`]. [`Refused`](AppendError::Refused) with a [`PgAppendInError`] says what is wrong with the
     /// transaction, and how to repair it. [`Unavailable`](AppendError::Unavailable) is worth another try in a new one;
     /// the outcome is never unknown, because nothing is kept without a commit.
     ///
@@ -94,7 +94,7 @@ impl PgEventStore {
         let mut within = Within { store: self, connection, append };
         within.enter().await?;
         let result = within.settle().await;
-        let end = if matches!(result, Ok((true, _))) { KEEP } else { UNDO };
+        let end = if matches!(result, Ok((true, _))) { self.statements.keep_append.clone() } else { UNDO };
         // a connection that broke tells for itself
         let ended = within.run(end).await;
         let (_, records) = result?;
@@ -115,14 +115,14 @@ impl Within<'_> {
     async fn enter(&mut self) -> Result<(), AppendError> {
         let rows = self.connection.fetch_all(sqlx::raw_sql(ENTER)).await;
         let rows = rows.map_err(|error| match error.as_database_error().and_then(|error| error.code()).as_deref() {
-            Some("25P01") => self.refused(PgTransactionFault::NoTransaction.into()),
-            Some("25P02") => self.refused(PgTransactionFault::Failed.into()),
+            Some("25P01") => self.refused(PgAppendInError::NoTransaction.into()),
+            Some("25P02") => self.refused(PgAppendInError::Failed.into()),
             _ => self.failed(Fault::of_statement(error)),
         })?;
         let setting = rows.first().map(|row| row.try_get::<&str, _>(0)).transpose();
         if setting.map_err(|error| AppendError::Unavailable(error.into()))? == Some("off") {
             self.run(UNDO).await?;
-            return Err(self.refused(PgTransactionFault::SynchronousCommitOff.into()));
+            return Err(self.refused(PgAppendInError::SynchronousCommitOff.into()));
         }
         Ok(())
     }
@@ -167,7 +167,7 @@ impl Within<'_> {
         }
     }
 
-    async fn run(&mut self, sql: &'static str) -> Result<(), AppendError> {
+    async fn run(&mut self, sql: SqlStr) -> Result<(), AppendError> {
         let done = self.connection.execute(sqlx::raw_sql(sql)).await;
         done.map(drop).map_err(|error| AppendError::Unavailable(error.into()))
     }

@@ -1,5 +1,5 @@
 -- Moves the checkpoint that is named like a lease, while the lease is still its owner's; no row: it is not, or the
--- checkpoint is elsewhere.
+-- checkpoint is elsewhere. A row says whether the transaction appended, see `appended_in.sql`.
 --
 -- Keep: the lease's row is locked, so that whoever takes it over waits for this transaction, and then sees how far it came.
 --
@@ -13,4 +13,4 @@ UPDATE {schema}.checkpoints c
 SET position = $4::bigint, updated_at = now()
 FROM held
 WHERE c.name = $1::text AND c.position = $3::bigint
-RETURNING c.position
+RETURNING {appended_in}

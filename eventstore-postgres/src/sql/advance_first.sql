@@ -10,4 +10,4 @@ INSERT INTO {schema}.checkpoints AS c (name, position, updated_at)
 SELECT $1::text, $4::bigint, now() FROM held
 ON CONFLICT (name) DO UPDATE SET position = excluded.position, updated_at = excluded.updated_at
 WHERE c.position = $3::bigint
-RETURNING c.position
+RETURNING {appended_in}

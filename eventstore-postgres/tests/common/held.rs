@@ -5,9 +5,10 @@ use sqlx::PgConnection;
 
 use super::{TestSchema, add, blocked_backend, feed, open, read, run, stream};
 
-/// A stream with one event, whose row somebody holds: appends to it are sent, and wait at the server.
+/// Streams with one event each, whose rows somebody holds: appends to it are sent, and wait at the server.
 pub(crate) struct Held {
     pub(crate) stream: StreamId,
+    pub(crate) streams: Vec<StreamId>,
     pub(crate) watcher: PgConnection,
     holder: PgConnection,
     // last: it cannot go while somebody holds a row of it
@@ -16,13 +17,20 @@ pub(crate) struct Held {
 
 impl Held {
     pub(crate) async fn new() -> Self {
+        Self::streams(1).await
+    }
+
+    pub(crate) async fn streams(number: usize) -> Self {
         let schema = TestSchema::new();
-        let (store, stream) = (open(schema.config()).await, stream());
-        add(&store, &stream, 1).await;
+        let store = open(schema.config()).await;
+        let streams: Vec<_> = (0..number).map(|_| stream()).collect();
+        for stream in &streams {
+            add(&store, stream, 1).await;
+        }
         let mut holder = schema.connection().await;
         run(&mut holder, "BEGIN; SELECT 1 FROM streams FOR UPDATE").await;
         let watcher = schema.connection().await;
-        Self { stream, holder, watcher, schema }
+        Self { stream: streams[0].clone(), streams, holder, watcher, schema }
     }
 
     pub(crate) async fn blocked(&mut self) -> i32 {

@@ -112,10 +112,14 @@ impl Writer {
     /// [`SqliteTransactionError::Inside`] if the calling task has it already.
     pub(crate) async fn claim(self: &Arc<Self>) -> Result<Turn, BoxError> {
         self.refuse_inside()?;
-        let (claim, turn) = oneshot::channel();
-        lock(&self.queue).claims.push_back(claim);
-        self.start(false);
-        Ok(turn.await?)
+        loop {
+            let (claim, offer) = oneshot::channel();
+            lock(&self.queue).claims.push_back(claim);
+            self.start(false);
+            if let Some(turn) = offer.await?.take() {
+                return Ok(turn);
+            }
+        }
     }
 
     fn refuse_inside(&self) -> Result<(), SqliteTransactionError> {
@@ -140,8 +144,10 @@ async fn recorded(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use eventbus::{ExpectedVersion, Name, NewEvent, StreamId, port};
-    use tokio::task::JoinHandle;
+    use tokio::{task::JoinHandle, time::timeout};
 
     use super::*;
     use crate::{config::SqliteEventStoreConfig, connection::open_writer, place::Place, seal::Sealed};
@@ -219,6 +225,23 @@ mod tests {
         for appended in waiting {
             appended.await.unwrap().unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn who_claims_a_turn_and_never_looks_again_keeps_nobody_waiting() {
+        let config = SqliteEventStoreConfig {
+            transaction_timeout: Duration::from_millis(50),
+            ..SqliteEventStoreConfig::default()
+        };
+        let connection = Sealed::new(open_writer(&Place::memory(), &config).unwrap()).unwrap();
+        let writer = Arc::new(Writer::new(connection, &config));
+        let turn = writer.claim().await.unwrap();
+        let mut kept = Box::pin(writer.claim());
+        assert!(timeout(Duration::ZERO, &mut kept).await.is_err(), "somebody has the turn");
+        drop(turn);
+        timeout(Duration::from_secs(30), writer.append(one(1))).await.expect("nobody takes the turn").unwrap();
+        // whoever looks late gets another one
+        assert_eq!(stored(&kept.await.unwrap()), 1);
     }
 
     #[tokio::test]

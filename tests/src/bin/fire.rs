@@ -12,7 +12,10 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
-use eventbus::{InMemoryEventStore, port::EventStore};
+use eventbus::{
+    InMemoryEventStore, Position,
+    port::{EventStore, FeedFilter},
+};
 use eventstore_sqlite::SqliteEventStore;
 use tokio::runtime::Runtime;
 use workspace_tests::fire::{
@@ -124,9 +127,12 @@ fn model_on_all(runtime: &Runtime, cases: u32, seed: u64) -> Result<Figures, Tro
     let (begin, mut figures) = (Instant::now(), Figures::of("model"));
     figures.what = format!("{cases} programs on each of {} stores", stores.len());
     for (name, store) in stores {
-        if let Err(difference) = model::run(runtime, &store, cases, seed) {
-            figures.objections.push(format!("{name}: {difference}"));
+        match model::run(runtime, &store, cases, seed) {
+            Ok(faults) => figures.faults += faults,
+            Err(difference) => figures.objections.push(format!("{name}: {difference}")),
         }
+        let head = runtime.block_on(store.head())?;
+        figures.events += runtime.block_on(store.count_events(Position::START, head, &FeedFilter::all()))?;
     }
     runtime.block_on(postgres.close());
     runtime.block_on(database.remove())?;

@@ -1,6 +1,9 @@
 //! What the auditor is shown: what the store holds, what appenders were told, what readers did.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use eventbus::Uuid;
 
@@ -39,6 +42,8 @@ pub struct Reader {
     pub seen: Vec<Seen>,
     /// What became dead letters.
     pub dead: Vec<Uuid>,
+    /// What it can never handle, and nothing else may become a dead letter.
+    pub hopeless: HashSet<Uuid>,
     /// The read model, if it keeps one.
     pub model: Option<Model>,
     /// The position up to which it says that it has done everything, if it says so.
@@ -117,6 +122,13 @@ impl Evidence {
                 }
             }
         }
+    }
+
+    /// Under how many leases a reader worked.
+    #[must_use]
+    pub fn owners(&self, reader: &str) -> usize {
+        let seen = self.readers.iter().filter(|known| known.name == reader).flat_map(|reader| &reader.seen);
+        seen.map(|seen| seen.epoch).collect::<HashSet<_>>().len()
     }
 
     /// What the read model of everything stored is, but for some events.

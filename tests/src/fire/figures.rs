@@ -45,7 +45,7 @@ impl Figures {
     /// Whether all promises were kept, and the run was able to tell.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.report.is_clean() && self.objections.is_empty()
+        self.events > 0 && self.report.is_clean() && self.objections.is_empty()
     }
 
     /// The head of the table.

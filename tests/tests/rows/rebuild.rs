@@ -81,8 +81,6 @@ pub(crate) async fn a_killed_rebuild_leaves_the_old_rows_and_is_resumed<K: Kind>
         }
         drop(process);
         assert_eq!(kind.dump().await, damaged, "the old rows still serve");
-        // the lease of the one that was killed runs out
-        tokio::time::sleep(Duration::from_millis(450)).await;
     }
     let app = kind.app(Pace::FAST).await;
     pay(&*store, 50, 20).await;
@@ -118,7 +116,6 @@ pub(crate) async fn rows_are_replaced_all_or_none<K: Kind>() {
         assert!(now == right || now == damaged, "{now}");
         was_replaced = now == right;
         replaced += usize::from(was_replaced);
-        tokio::time::sleep(Duration::from_millis(450)).await;
     }
     println!("replaced {replaced} times of 9");
     let app = kind.app(Pace::FAST).await;

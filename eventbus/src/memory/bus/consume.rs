@@ -28,7 +28,7 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
     let mut consumer =
         Consumer { shared, group, hand: Arc::clone(&hand), published, numbers: HashMap::new(), unsaved: 0 };
     loop {
-        consumer.join().await;
+        stop.soon(consumer.join()).await;
         let is_behind = consumer.shared.log().cursor(&consumer.group).checkpoint().is_some();
         tokio::select! {
             biased;
@@ -38,10 +38,12 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
             () = tokio::time::sleep(SAVE_AGAIN), if is_behind => {}
         }
         consumer.write_down();
-        consumer.save_now_and_then().await;
+        stop.soon(consumer.save_now_and_then()).await;
     }
     consumer.write_down();
-    consumer.save().await;
+    if stop.soon(consumer.save()).await.is_none() {
+        tracing::warn!(group = %consumer.group, "checkpoint not saved: the store does not answer");
+    }
 }
 
 impl Shared {

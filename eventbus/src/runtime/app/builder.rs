@@ -16,14 +16,12 @@ use crate::{
         projection::{Projected, ProjectionSlot},
         relay::{self, RelayOptions},
         start::{StartError, StartMistake},
+        tenure::SHORTEST_LEASE,
     },
 };
 
 /// How long waiting methods of an app wait at most, unless the builder says otherwise.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The shortest time a role may last; below it would be lost between two renewals.
-const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
 /// For how long what the app notes in its store holds.
 pub(super) struct Terms {
@@ -134,7 +132,7 @@ impl AppBuilder {
     /// How long the relay's lease lasts: another process takes over that long after the last sign of life of the one that
     /// relays; at once after a shutdown. 10 s by default, at least 100 ms.
     pub fn relay_lease(mut self, lease: Duration) -> Self {
-        self.relay_options.lease = lease;
+        self.relay_options.lease = lease.max(SHORTEST_LEASE);
         self
     }
 

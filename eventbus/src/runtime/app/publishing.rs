@@ -69,7 +69,7 @@ impl App {
     /// position before it; [`Position::START`] is always right. Handlers see again what they have seen.
     ///
     /// It returns before that is published: the relay notices within a second, and until then
-    /// [`published`](Self::published) and [`settled`](Self::settled) do not wait for it.
+    /// [`published`](Self::published) does not wait for it; [`settled`](Self::settled) does.
     ///
     /// # Errors
     /// [`RepublishError`]; a bus in the process keeps no position that could be set back.

@@ -9,7 +9,11 @@ use super::{App, SettleError};
 use crate::{
     domain::{name::Name, stream::Position},
     port::{ReadError, Subscriber},
+    runtime::relay,
 };
+
+/// How soon a bus is asked again.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 impl App {
     /// Waits until everything stored is published, handled and projected, and what handlers stored meanwhile too: for
@@ -62,6 +66,10 @@ impl App {
         if self.0.tasks.relay.is_some() {
             wait_for("the relay".into());
             self.published(head).await?;
+            while !relay::is_on_bus(&*self.0.store, &*self.0.bus, head).await {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                self.published(head).await?;
+            }
         }
         for slot in &self.0.projections {
             wait_for(format!("projection `{}`", slot.definition().name));
@@ -75,7 +83,6 @@ impl App {
     }
 
     async fn group_settled(&self, group: &Name) -> Result<(), SettleError> {
-        const LOOK_AGAIN: Duration = Duration::from_millis(2);
         loop {
             let progress = self.0.bus.progress(group).await?;
             if progress.is_settled() {

@@ -1,6 +1,6 @@
 //! The tasks of a running app.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{oneshot, watch},
@@ -22,11 +22,17 @@ use crate::{
     },
 };
 
+/// How long a store may take to answer when everything is to stop.
+const STORE_ANSWERS: Duration = Duration::from_secs(2);
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
 /// Relay, consumers and projections of an app; dropped, they are told to stop.
 pub(super) struct Tasks {
     cancel: CancellationToken,
     /// Ends at once what did not stop in time.
     abort: CancellationToken,
+    /// The same for what is nothing without the store.
+    abort_stored: CancellationToken,
     tracker: TaskTracker,
     /// What projections are fed with.
     pub(super) feeding: RunWith,
@@ -42,10 +48,13 @@ impl Tasks {
         relay: Option<RelayOptions>,
         terms: &Terms,
     ) -> Result<Self, BoxError> {
-        let subscriptions = Subscriptions::of(&plan.handlers, bus, &Surroundings::with(state, store));
+        let (cancel, abort) = (CancellationToken::new(), CancellationToken::new());
+        let surroundings = Surroundings { stop: cancel.clone(), ..Surroundings::with(state, store) };
+        let subscriptions = Subscriptions::of(&plan.handlers, bus, &surroundings);
         let mut tasks = Self {
-            cancel: CancellationToken::new(),
-            abort: CancellationToken::new(),
+            cancel,
+            abort_stored: abort.child_token(),
+            abort,
             tracker: TaskTracker::new(),
             feeding: RunWith {
                 store: Arc::clone(store),
@@ -58,7 +67,7 @@ impl Tasks {
         if let Some(options) = relay {
             let relay = Relay::prepare(Arc::clone(store), Arc::clone(bus), options).await?;
             tasks.relay = Some(relay.progress());
-            tasks.spawn_one(relay.run(tasks.cancel.clone()));
+            tasks.spawn_stored(relay.run(tasks.cancel.clone()));
         }
         if !plan.handlers.is_empty() {
             let consumer = consume(Arc::clone(bus), subscriptions, tasks.cancel.clone());
@@ -67,25 +76,29 @@ impl Tasks {
                 let _ = begun.send(());
             };
             // the consumer first: an app that is started consumes, and its health says so
-            tasks.spawn_one(async {
+            tasks.spawn_one(&tasks.abort, async {
                 tokio::join!(biased; consumer, begin);
             });
             let _ = has_begun.await;
         }
         let takes_effect = |handler: &HandlerDefinition| !handler.requirements().transactions().is_empty();
         if let Some(transactions) = store.transactions().filter(|_| plan.handlers.iter().any(takes_effect)) {
-            tasks.spawn_one(effect::forget(transactions, terms.inbox_retention, tasks.cancel.clone()));
+            tasks.spawn_stored(effect::forget(transactions, terms.inbox_retention, tasks.cancel.clone()));
         }
         for slot in &plan.projections {
-            tasks.spawn_one(slot.run(tasks.feeding.clone(), tasks.cancel.clone()));
+            tasks.spawn_stored(slot.run(tasks.feeding.clone(), tasks.cancel.clone()));
         }
         tasks.tracker.close();
         Ok(tasks)
     }
 
-    fn spawn_one(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let abort = self.abort.clone();
+    fn spawn_one(&self, abort: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
+        let abort = abort.clone();
         self.tracker.spawn(async move { abort.run_until_cancelled(task).await });
+    }
+
+    fn spawn_stored(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_one(&self.abort_stored, task);
     }
 
     /// Cancelled when everything is to end.
@@ -97,16 +110,41 @@ impl Tasks {
         self.cancel.is_cancelled()
     }
 
-    /// Stops everything; what is in flight gets until `timeout`.
+    /// Stops everything; what is in flight gets until `timeout`, unless it can only wait for a store that is gone.
     pub(super) async fn shutdown(&self, bus: &dyn EventBus, timeout: Duration) -> Result<(), ShutdownError> {
         let began = Instant::now();
-        // the bus is told first that it closes: then consumers finish what nobody else would look for
-        let (bus_stopped, ()) = tokio::join!(biased; bus.shutdown(timeout), async { self.cancel.cancel() });
-        let left = timeout.saturating_sub(began.elapsed());
-        let tasks_stopped = tokio::time::timeout(left, self.tracker.wait()).await;
+        let stopping = async {
+            // the bus is told first that it closes: then consumers finish what nobody else would look for
+            let (bus_stopped, ()) = tokio::join!(biased; bus.shutdown(timeout), async { self.cancel.cancel() });
+            let left = timeout.saturating_sub(began.elapsed());
+            (bus_stopped, tokio::time::timeout(left, self.tracker.wait()).await)
+        };
+        let (bus_stopped, tasks_stopped) = tokio::select! {
+            biased;
+            stopped = stopping => stopped,
+            never = self.watch_store() => match never {},
+        };
+        let is_without_store = self.abort_stored.is_cancelled();
         self.abort.cancel();
         bus_stopped?;
-        tasks_stopped.map_err(|_| ShutdownError::new("the relay or a projection", timeout))
+        tasks_stopped.map_err(|_| ShutdownError::new("the relay or a projection", timeout))?;
+        match is_without_store {
+            true => Err(ShutdownError::new("the relay or a projection, whose store does not answer,", STORE_ANSWERS)),
+            false => Ok(()),
+        }
+    }
+
+    /// Aborts what waits for the store, if that does not answer any more.
+    async fn watch_store(&self) -> Infallible {
+        let answers = async {
+            while self.feeding.store.head().await.is_err() {
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        };
+        if tokio::time::timeout(STORE_ANSWERS, answers).await.is_err() && !self.tracker.is_empty() {
+            self.abort_stored.cancel();
+        }
+        std::future::pending().await
     }
 }
 

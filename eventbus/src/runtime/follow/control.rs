@@ -19,7 +19,7 @@ pub struct FollowStatus {
     pub trouble: Option<String>,
 }
 
-/// Pauses, resumes and stops a [`Following`] from elsewhere. Cloning shares it.
+/// Pauses, resumes and stops a [`Following`](super::Following) from elsewhere. Cloning shares it.
 #[derive(Clone)]
 pub struct FollowControl(Arc<Shared>);
 

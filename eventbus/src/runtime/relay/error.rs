@@ -3,7 +3,13 @@
 use uuid::Uuid;
 
 use crate::{
-    domain::{error::BoxError, name::Name, stream::Position},
+    domain::{
+        error::{BoxError, Line},
+        metadata::EventId,
+        name::Name,
+        record::RecordedEvent,
+        stream::Position,
+    },
     port::{CheckpointError, LeaseError, PublishError, ReadError},
 };
 
@@ -27,7 +33,7 @@ pub enum RelayError {
         newest: Position,
     },
     /// The stream carries the events of another store, and the relay was not told that this is meant. It looks again every
-    /// second.
+    /// minute, and at once in a process that starts.
     #[error(
         "`{destination}` carries the events of store {other}, and this is store {own}: if it is to carry both, say \
          `.share_stream()` in both apps; if the other one is gone, remove what it published"
@@ -40,6 +46,52 @@ pub enum RelayError {
         /// The store whose events are there.
         other: Uuid,
     },
+    /// The bus refuses an event. Everything before it is published, and nothing after it: that would overtake it.
+    ///
+    /// The relay looks again every minute, and at once in a process that starts. It goes on when the bus takes the event:
+    /// raise the limit or change the option that the reason names, on the server, or in the app and start it again. An event
+    /// that no bus of yours can carry has to go from the store, whose positions may have gaps.
+    #[error("`{destination}` refuses event {event_id} of type `{event_type}` at position {position}: {reason}")]
+    EventRefused {
+        /// Where the event should go.
+        destination: Name,
+        /// Where it is in the store.
+        position: Position,
+        /// Its type.
+        event_type: Name,
+        /// Its id.
+        event_id: EventId,
+        /// What the bus says.
+        reason: String,
+    },
+    /// The bus takes no events at all, such as one that was told another number of partitions than its stream has. The
+    /// relay looks again every minute, and at once in a process that starts.
+    #[error("`{destination}` refuses all events: {reason}")]
+    Refused {
+        /// Where the events should go.
+        destination: Name,
+        /// What the bus says.
+        reason: String,
+    },
+}
+
+/// Why a relay stops that was refused these events, or what is to be tried again.
+pub(super) fn stopped_by(error: PublishError, events: &[RecordedEvent]) -> Result<RelayError, PublishError> {
+    let PublishError::Refused { destination, event_id, source } = error else {
+        return Err(error);
+    };
+    let (destination, reason) = (destination, Line(&*source).to_string());
+    let event = events.iter().find(|event| Some(event.metadata().event_id()) == event_id);
+    Ok(match event {
+        Some(event) => RelayError::EventRefused {
+            destination,
+            position: event.position().unwrap_or_default(),
+            event_type: event.event_type().clone(),
+            event_id: event.metadata().event_id(),
+            reason,
+        },
+        None => RelayError::Refused { destination, reason },
+    })
 }
 
 /// Why nothing is published again.

@@ -14,24 +14,29 @@ mod progress;
 mod range;
 mod republish;
 mod target;
-mod tenure;
+mod turn;
 mod view;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
     error::{RelayError, RepublishError},
     progress::RelayStatus,
 };
-pub(crate) use self::{groups::introduce, progress::RelayProgress, republish::republish, view::RelayView};
+pub(crate) use self::{
+    groups::introduce,
+    progress::RelayProgress,
+    republish::republish,
+    view::{RelayView, is_on_bus},
+};
 use self::{
     plain::{Forgetful, Plain},
     progress::Board,
-    target::ToTarget,
-    tenure::{Ended, Tenure},
+    target::{ToTarget, halted},
+    turn::{Ended, Turn},
 };
 use super::{feed::FeedWatch, tenure::new_owner};
 use crate::{
@@ -42,8 +47,8 @@ use crate::{
 /// How often the lease of the owner is looked after, and that of another tried.
 const PACE: Duration = Duration::from_secs(1);
 
-/// The shortest lease: shorter ones would pass to and fro between two busy processes.
-const SHORTEST_LEASE: Duration = Duration::from_millis(100);
+/// How often a relay that was stopped takes the lease to look whether it may go on: whoever takes it makes its epoch grow.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// The checkpoint in the store that says how far a destination was fed; also the role of its relay.
 pub(crate) fn checkpoint_name(destination: &Name) -> Name {
@@ -110,7 +115,6 @@ impl Relay {
             };
             (Turns::Always, position)
         };
-        let options = RelayOptions { lease: options.lease.max(SHORTEST_LEASE), ..options };
         let board = Board::new(bus.destination().clone(), position);
         Ok(Self { store, bus, options, board, turns })
     }
@@ -132,7 +136,12 @@ impl Relay {
                 Ok(Some(lease)) => {
                     feed.made_progress();
                     stood_by = 0;
-                    self.take_turn(lease, &cancel).await;
+                    match self.take_turn(lease, &cancel).await {
+                        Ended::Passed => self.wait(&cancel).await,
+                        Ended::Stopped => self.wait_stopped(role, &cancel).await,
+                        // a store that was restored has forgotten owners that the bus knows: it makes up for them, one by one
+                        Ended::Forgotten | Ended::Cancelled => {}
+                    }
                 }
                 Ok(None) => {
                     feed.made_progress();
@@ -149,19 +158,33 @@ impl Relay {
     }
 
     /// Publishes while this process has the lease.
-    async fn take_turn(&self, lease: Lease, cancel: &CancellationToken) {
-        let tenure = Tenure::new(&*self.store, &self.board, lease, self.options.lease, cancel);
-        let ended = match self.bus.relay_target() {
+    async fn take_turn(&self, lease: Lease, cancel: &CancellationToken) -> Ended {
+        let turn = Turn::new(&*self.store, &self.board, lease, self.options.lease, cancel);
+        match self.bus.relay_target() {
             Some(target) => {
-                let publishing = ToTarget::new(self, target, tenure.epoch());
-                tenure.run(publishing, &self.store).await
+                let publishing = ToTarget::new(self, target, turn.epoch());
+                turn.run(publishing, &self.store).await
             }
-            None => tenure.run(Plain::new(&*self.store, &*self.bus, &self.board), &self.store).await,
-        };
-        match ended {
-            Ended::Passed | Ended::Stopped => self.wait(cancel).await,
-            // a store that was restored has forgotten owners that the bus knows: it makes up for them, one by one
-            Ended::Forgotten | Ended::Cancelled => {}
+            None => turn.run(Plain::new(&*self.store, &*self.bus, &self.board), &self.store).await,
+        }
+    }
+
+    /// Waits until a look is worth a lease: somebody decided, another process relays, or a while has passed.
+    async fn wait_stopped(&self, role: &Name, cancel: &CancellationToken) {
+        let (since, destination) = (Instant::now(), self.board.destination());
+        let (is_halted, mut seen) = (self.board.is_halted(), None);
+        while !cancel.is_cancelled() {
+            self.wait(cancel).await;
+            let may_go_on = match is_halted {
+                true => matches!(halted(&*self.store, destination).await, Ok(None)),
+                false => since.elapsed() >= LOOK_AGAIN,
+            };
+            let owner = self.store.lease_of(role).await.ok().flatten();
+            // others that look have it for a moment only
+            if may_go_on || owner.is_some() && owner == seen {
+                return;
+            }
+            seen = owner;
         }
     }
 

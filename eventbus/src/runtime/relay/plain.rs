@@ -7,10 +7,11 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    checkpoint_name,
+    PACE, RelayError, checkpoint_name,
+    error::stopped_by,
     progress::Board,
     range::{Range, Ranges},
-    tenure::{Publish, Step, publish_until},
+    turn::{Publish, Step, publish_until},
 };
 use crate::{
     domain::{error::BoxError, name::Name},
@@ -31,29 +32,48 @@ impl<'a> Forgetful<'a> {
 
     pub(super) async fn run(mut self, store: &Arc<dyn EventStore>, cancel: &CancellationToken) {
         let board = self.board;
-        publish_until(cancel, &mut self, store, board).await;
+        while let Step::Stopped(error) = publish_until(cancel, &mut self, store, board).await {
+            board.stopped(error);
+            cancel.run_until_cancelled(tokio::time::sleep(PACE)).await;
+        }
     }
 
-    /// Publishes the next range and returns it; the position is to be moved. `None`: everything is published.
-    async fn publish_next(&mut self) -> Result<Option<(Range, Vec<MessageId>)>, BoxError> {
-        let range = self.ranges.next(self.board.position()).await?;
+    /// Publishes the next range; the position is to be moved.
+    async fn publish_next(&mut self) -> Result<Next, BoxError> {
+        let mut range = self.ranges.next(self.board.position()).await?;
         self.board.set_behind(!range.events.is_empty());
         if range.events.is_empty() {
-            return Ok(None);
+            return Ok(Next::None);
         }
-        let ids = self.bus.publish_feed(&range.events).await?;
-        Ok(Some((range, ids)))
+        loop {
+            let error = match self.bus.publish_feed(&range.events).await {
+                Ok(ids) => return Ok(Next::Published(range, ids)),
+                Err(error) => stopped_by(error, &range.events)?,
+            };
+            if !matches!(error, RelayError::EventRefused { position, .. } if range.end_before(position)) {
+                return Ok(Next::Refused(error));
+            }
+        }
     }
+}
+
+/// What came of publishing the next range.
+enum Next {
+    Published(Range, Vec<MessageId>),
+    /// Everything is published.
+    None,
+    Refused(RelayError),
 }
 
 impl Publish for Forgetful<'_> {
     const SAVES_CHECKPOINT: bool = true;
 
     async fn step(&mut self) -> Result<Step, BoxError> {
-        let Some((range, ids)) = self.publish_next().await? else {
-            return Ok(Step::CaughtUp);
-        };
-        self.board.published(&range, ids);
+        match self.publish_next().await? {
+            Next::Published(range, ids) => self.board.published(&range, ids),
+            Next::None => return Ok(Step::CaughtUp),
+            Next::Refused(error) => return Ok(Step::Stopped(error)),
+        }
         Ok(Step::Done)
     }
 }
@@ -84,16 +104,19 @@ impl Publish for Plain<'_> {
             self.inner.board.moved(position);
             self.has_begun = true;
         }
-        if self.unsaved.is_none() {
-            self.unsaved = self.inner.publish_next().await?;
-        }
-        let Some((range, _)) = &self.unsaved else {
-            return Ok(Step::CaughtUp);
+        let (range, ids) = match self.unsaved.take() {
+            Some(unsaved) => unsaved,
+            None => match self.inner.publish_next().await? {
+                Next::Published(range, ids) => (range, ids),
+                Next::None => return Ok(Step::CaughtUp),
+                Next::Refused(error) => return Ok(Step::Stopped(error)),
+            },
         };
-        self.store.save_checkpoint(&self.checkpoint, range.through).await?;
-        if let Some((range, ids)) = self.unsaved.take() {
-            self.inner.board.published(&range, ids);
+        if let Err(error) = self.store.save_checkpoint(&self.checkpoint, range.through).await {
+            self.unsaved = Some((range, ids));
+            return Err(error.into());
         }
+        self.inner.board.published(&range, ids);
         Ok(Step::Done)
     }
 }

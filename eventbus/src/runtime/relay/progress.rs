@@ -75,9 +75,10 @@ impl RelayProgress {
     fn move_to(&mut self, position: Position) {
         // what is published again is called something else
         self.recent.retain(|(published, _)| *published <= position);
+        // a stopped relay that is where it was may be stopped again by what comes next
+        self.stopped.take_if(|_| position != self.position);
         self.position = position;
         self.trouble = None;
-        self.stopped = None;
     }
 
     fn published(&mut self, range: &Range, ids: Vec<MessageId>) {
@@ -152,8 +153,12 @@ impl Board {
         self.progress.send_modify(|progress| progress.trouble = Some(error));
     }
 
+    /// Everything is published.
     pub(super) fn recovered(&self) {
-        self.progress.send_if_modified(|progress| progress.trouble.take().is_some());
+        self.progress.send_if_modified(|progress| {
+            let was_stopped = progress.stopped.take().is_some();
+            progress.trouble.take().is_some() || was_stopped
+        });
     }
 
     /// Another process was seen to relay, `times` in a row. One that keeps at it has not stopped.
@@ -167,6 +172,11 @@ impl Board {
     /// Whether only an operator could help when it was looked at last.
     pub(super) fn is_stopped(&self) -> bool {
         self.progress.borrow().stopped.is_some()
+    }
+
+    /// Whether it was stopped as the store went back, which the store itself remembers until somebody decides.
+    pub(super) fn is_halted(&self) -> bool {
+        matches!(self.progress.borrow().stopped, Some(RelayError::StoreWentBack { .. }))
     }
 
     /// Only an operator can help.
@@ -217,5 +227,22 @@ mod tests {
         publish(&mut progress, 3, "new");
         let id = |number: u64| progress.message_id(number.into());
         assert_eq!((id(2), id(3)), (Some(MessageId::new("old")), Some(MessageId::new("new"))));
+    }
+
+    #[test]
+    fn a_relay_stays_stopped_while_it_looks_and_is_where_it_was() {
+        let board = Board::new(Name::from_static("bus"), 5.into());
+        let stop = || {
+            let (destination, reason) = (Name::from_static("bus"), "it is full".into());
+            board.stopped(RelayError::Refused { destination, reason });
+        };
+        stop();
+        board.moved(5.into());
+        assert!(board.is_stopped());
+        board.moved(6.into());
+        assert!(!board.is_stopped());
+        stop();
+        board.recovered();
+        assert!(!board.is_stopped());
     }
 }

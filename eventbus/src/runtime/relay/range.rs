@@ -29,6 +29,15 @@ impl Range {
         Self { after: at, through: at, events: Vec::new(), is_full: false }
     }
 
+    /// Ends before this position. False: it begins there, so nothing is left.
+    pub(super) fn end_before(&mut self, position: Position) -> bool {
+        self.events.retain(|event| event.position() < Some(position));
+        self.is_full = true;
+        let last = self.events.last().and_then(RecordedEvent::position);
+        self.through = last.unwrap_or(self.after);
+        last.is_some()
+    }
+
     pub(super) fn as_port(&self) -> PublishRange<'_> {
         PublishRange { after: self.after, through: self.through, events: &self.events }
     }

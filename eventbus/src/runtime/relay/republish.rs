@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{RelayError, RepublishError, checkpoint_name, target::halt_name};
+use super::{
+    RelayError, RepublishError, checkpoint_name,
+    target::{halt_name, halted},
+};
 use crate::{
     domain::stream::Position,
     port::{Adopted, EventBus, EventStore, Publisher, RelayTarget},
@@ -28,10 +31,9 @@ pub(crate) async fn republish(
     // never ahead of the store, or the relay would stop there again
     let newest = store.head().await.map_err(RepublishError::unavailable(destination))?;
     let position = set_back(store, bus, target, from.min(newest)).await?;
-    let halt = halt_name(destination);
-    let halted = store.load_checkpoint(&halt).await.map_err(RepublishError::unavailable(destination))?;
-    if halted.is_some_and(|halted| halted > Position::START) {
-        store.save_checkpoint(&halt, Position::START).await.map_err(RepublishError::unavailable(destination))?;
+    if halted(store, destination).await.map_err(RepublishError::unavailable(destination))?.is_some() {
+        let resolved = store.save_checkpoint(&halt_name(destination), Position::START).await;
+        resolved.map_err(RepublishError::unavailable(destination))?;
     }
     tracing::info!(%destination, %position, "it is published again from here");
     Ok(position)

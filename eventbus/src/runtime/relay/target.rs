@@ -10,13 +10,17 @@ use uuid::Uuid;
 
 use super::{
     Relay, RelayError,
+    error::stopped_by,
     groups::{Groups, Look, adoption},
     range::{Range, Ranges},
-    tenure::{Publish, Step},
+    turn::{Publish, Step},
 };
 use crate::{
     domain::{error::BoxError, metadata::EventId, name::Name, stream::Position},
-    port::{Adopted, Adoption, EventStore, FeedFilter, Publisher, RangeOutcome, ReadError, RelayTarget},
+    port::{
+        Adopted, Adoption, CheckpointError, EventStore, FeedFilter, Mark, PublishError, Publisher, RangeOutcome,
+        ReadError, RelayTarget,
+    },
 };
 
 /// How often the groups are looked after; and the bus asked while there is nothing to publish, so that a loss of its
@@ -29,6 +33,12 @@ const END: u64 = i64::MAX as u64;
 /// Under this name the store remembers that it went back behind what was published, until somebody decides.
 pub(super) fn halt_name(destination: &Name) -> Name {
     Name::prefixed("relay-halted:", destination)
+}
+
+/// How far a newer copy of the store was published, if somebody has to decide from where to go on.
+pub(super) async fn halted(store: &dyn EventStore, destination: &Name) -> Result<Option<Position>, CheckpointError> {
+    let halted = store.load_checkpoint(&halt_name(destination)).await?;
+    Ok(halted.filter(|published| *published > Position::START))
 }
 
 /// Publishes ranges.
@@ -45,7 +55,7 @@ pub(super) struct ToTarget<'a> {
     asked: Instant,
     looked: Instant,
     groups: Groups,
-    /// Whether something failed, so that the store may be another copy by now.
+    /// Whether the store may be another copy than the one that was published: it is the first look, or something failed.
     is_doubtful: bool,
 }
 
@@ -76,16 +86,15 @@ impl<'a> ToTarget<'a> {
             asked: now,
             looked: now,
             groups: Groups::default(),
-            is_doubtful: false,
+            is_doubtful: true,
         }
     }
 
     async fn next_step(&mut self, publisher: Publisher) -> Result<Step, BoxError> {
-        if self.is_doubtful {
-            if let Some(stopped) = self.went_back(publisher, self.relay.board.position()).await? {
-                return Ok(stopped);
-            }
-            self.is_doubtful = false;
+        if self.is_doubtful
+            && let Some(stopped) = self.went_back(publisher, self.relay.board.position()).await?
+        {
+            return Ok(stopped);
         }
         if let Some(step) = self.look_after_groups(publisher).await {
             return Ok(step);
@@ -112,15 +121,15 @@ impl<'a> ToTarget<'a> {
 
     /// Asks where the bus is, unless somebody has to decide first.
     async fn begin(&mut self) -> Result<Step, BoxError> {
-        let halted = self.store.load_checkpoint(&halt_name(self.destination())).await?.unwrap_or_default();
-        if halted > Position::START {
+        if let Some(published) = halted(self.store, self.destination()).await? {
             let newest = self.store.head().await?;
-            return Ok(self.store_went_back(halted, newest));
+            return Ok(self.store_went_back(published, newest));
         }
         let publisher = Publisher { store: self.store.store_id().await?, epoch: self.epoch };
         let step = self.publish(publisher, Range::empty(Position::START)).await?;
         self.publisher = Some(publisher);
-        Ok(step)
+        // there may be something to publish, for all that is known
+        Ok(if matches!(step, Step::CaughtUp) { Step::Done } else { step })
     }
 
     /// Publishes a range, and reads the next one meanwhile.
@@ -143,12 +152,23 @@ impl<'a> ToTarget<'a> {
             Ok(RangeOutcome::Moved(position)) => self.moved(publisher, position).await,
             Ok(RangeOutcome::Fenced) => Ok(Step::Fenced),
             Ok(RangeOutcome::Lost) => self.adopt(publisher).await,
-            Err(error) => {
-                // whether it was published is told by the answer to the same range
-                self.next = Some(range);
-                Err(error.into())
-            }
+            Err(error) => self.failed(range, error),
         }
+    }
+
+    fn failed(&mut self, mut range: Range, error: PublishError) -> Result<Step, BoxError> {
+        let stopped = stopped_by(error, &range.events);
+        if let Ok(RelayError::EventRefused { position, .. }) = stopped
+            && range.end_before(position)
+        {
+            self.next = Some(range);
+            return Ok(Step::Done);
+        }
+        stopped.map(Step::Stopped).map_err(|error| {
+            // whether it was published is told by the answer to the same range
+            self.next = Some(range);
+            error.into()
+        })
     }
 
     /// Somebody else brought the bus to `position`.
@@ -218,17 +238,24 @@ impl<'a> ToTarget<'a> {
     }
 
     /// Whether the store is an older copy than the one that was published last, so that what it appends now would pass for
-    /// published.
+    /// published. A part of the bus may be ahead of `published`, as somebody died half way through a range.
     async fn went_back(&mut self, publisher: Publisher, published: Position) -> Result<Option<Step>, BoxError> {
-        let last = self.target.last_event(publisher).await?;
+        let mut marks = self.target.marks(publisher).await?;
+        marks.dedup();
         let newest = self.store.head().await?;
-        let went_back = match last {
-            Some((position, event_id)) if position == published => !holds(self.store, position, event_id).await?,
-            _ => published > newest && is_beyond(self.store, published).await?,
-        };
-        if !went_back {
-            return Ok(None);
+        let is_beyond = published > newest && is_beyond(self.store, published).await?;
+        let mut foreign = is_beyond.then_some(published);
+        for Mark { position, event_id } in marks {
+            if let Some(event_id) = event_id
+                && !holds(self.store, position, event_id).await?
+            {
+                foreign = foreign.max(Some(position));
+            }
         }
+        self.is_doubtful = false;
+        let Some(published) = foreign else {
+            return Ok(None);
+        };
         self.store.save_checkpoint(&halt_name(self.destination()), published).await?;
         Ok(Some(self.store_went_back(published, newest)))
     }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::{RelayProgress, RelayStatus, checkpoint_name};
 use crate::{
     domain::{name::Name, stream::Position},
-    port::{EventBus, EventStore},
+    port::{EventBus, EventStore, Publisher},
 };
 
 /// How often the store is asked how far another process has come, while somebody waits for it.
@@ -19,6 +19,19 @@ pub(crate) struct RelayView {
     /// What another process saves about once a second; `None` if no other process can relay to this bus.
     checkpoint: Option<Name>,
     progress: Option<watch::Receiver<RelayProgress>>,
+}
+
+/// Whether everything up to `wanted` is published by the word of the bus itself: a relay notices only with its next step
+/// that somebody set the position back. A bus that cannot tell says nothing against it.
+pub(crate) async fn is_on_bus(store: &dyn EventStore, bus: &dyn EventBus, wanted: Position) -> bool {
+    let Some(target) = bus.relay_target() else {
+        return true;
+    };
+    let Ok(store) = store.store_id().await else {
+        return false;
+    };
+    let marks = target.marks(Publisher { store, epoch: 0 }).await;
+    marks.is_ok_and(|marks| marks.iter().all(|mark| mark.position >= wanted))
 }
 
 /// What the relay of this process knows.

@@ -152,6 +152,8 @@ pub async fn leases_of_roles_are_independent<S: EventStore>(store: S) {
     }
     release(&store, &leases[0]).await;
     for lease in &leases[1..] {
+        let named = store.ok(store.lease_of(&lease.role).await, "asking who has a lease");
+        store.same(named.as_ref(), Some(lease), format_args!("who has the lease of `{}`", lease.role));
         store.check(renew(&store, lease, HOUR).await, format_args!("`{}` was lost", lease.role));
     }
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::{metadata::EventId, name::Name, record::RecordedEvent, stream::Position},
-    port::{Adopted, Adoption, MessageId, PublishRange, Publisher, RangeOutcome, SeenFloor, SeenFloors},
+    port::{Adopted, Adoption, Mark, MessageId, PublishRange, Publisher, RangeOutcome, SeenFloor, SeenFloors},
 };
 
 #[derive(Debug, Default)]
@@ -31,6 +31,8 @@ pub(super) struct Kept {
 pub(super) struct Record {
     pub(super) epoch: u64,
     pub(super) position: Position,
+    /// The event at the position.
+    pub(super) last: Option<EventId>,
     pub(super) witness: Option<u64>,
     /// What comes after this entry begins again after this position.
     pub(super) rewound: Option<(u64, Position)>,
@@ -72,6 +74,9 @@ impl Data {
             record.witness = Some(self.last_id);
             ids.push(MessageId::new(self.last_id.to_string()));
         }
+        if range.through > range.after {
+            record.last = range.events.last().map(|event| event.metadata().event_id());
+        }
         (record.epoch, record.position) = (publisher.epoch, range.through);
         RangeOutcome::Published(ids)
     }
@@ -82,10 +87,9 @@ impl Data {
         self.kept.records.get(&store).filter(|record| record.witness.is_none_or(is_there))
     }
 
-    pub(super) fn last_event(&self, store: Uuid) -> Option<(Position, EventId)> {
-        let witness = self.intact(store)?.witness?;
-        let entry = self.kept.entries.iter().find(|entry| entry.id == witness)?;
-        Some((entry.event.position()?, entry.event.metadata().event_id()))
+    pub(super) fn mark(&self, store: Uuid) -> Option<Mark> {
+        let record = self.intact(store)?;
+        Some(Mark { position: record.position, event_id: record.last })
     }
 
     pub(super) fn adopt(&mut self, publisher: Publisher, adoption: Adoption<'_>) -> Adopted {
@@ -103,7 +107,7 @@ impl Data {
             self.kept.groups.entry(group.clone()).or_default();
         }
         let rewound = Some((self.last_id, adoption.floor));
-        let record = Record { epoch: publisher.epoch, position: adoption.floor, witness: None, rewound };
+        let record = Record { epoch: publisher.epoch, position: adoption.floor, last: None, witness: None, rewound };
         self.kept.records.insert(publisher.store, record);
         Adopted::At(adoption.floor)
     }
@@ -121,7 +125,7 @@ impl Data {
         }
         let former = record.rewound.map_or(to, |(_, former)| former.min(to));
         record.rewound = Some((self.last_id, former));
-        (record.epoch, record.position) = (publisher.epoch, to);
+        (record.epoch, record.position, record.last) = (publisher.epoch, to, None);
         Adopted::At(to)
     }
 

@@ -5,7 +5,6 @@ mod data;
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -13,14 +12,13 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use self::data::{Data, Kept};
-use super::{Fault, Faults};
+use super::{Fault, Faults, Refusal, delegate};
 use crate::{
-    domain::{metadata::EventId, name::Name, record::RecordedEvent, stream::Position},
+    domain::{name::Name, record::RecordedEvent, stream::Position},
     memory::InMemoryEventBus,
     port::{
-        Adopted, Adoption, BusStats, CheckpointError, Checkpoints, ConsumeError, DeadLetters, EventBus, GroupProgress,
-        MessageId, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloor, SeenFloors,
-        ShutdownError, StreamInfo, Subscribers,
+        Adopted, Adoption, DeadLetters, EventBus, Mark, PublishError, PublishRange, Publisher, RangeOutcome,
+        RelayTarget, SeenFloor, SeenFloors,
     },
 };
 
@@ -33,6 +31,8 @@ pub struct LossyBus {
     bus: InMemoryEventBus,
     /// What goes wrong with the next ranges that are published over this connection.
     pub ranges: Faults,
+    /// What is refused over this connection.
+    pub refused: Refusal,
     paused: Arc<watch::Sender<bool>>,
 }
 
@@ -56,8 +56,8 @@ impl LossyBus {
     /// Makes an empty bus.
     #[must_use]
     pub fn new() -> Self {
-        let (data, ranges, paused) = Default::default();
-        Self { data, bus: InMemoryEventBus::new(), ranges, paused }
+        let (data, ranges, refused, paused) = Default::default();
+        Self { data, bus: InMemoryEventBus::new(), ranges, refused, paused }
     }
 
     /// Another way to the same data, with faults and pauses of its own.
@@ -162,6 +162,7 @@ impl RelayTarget for LossyBus {
         if fault == Some(Fault::Unavailable) {
             return Err(self.error(false));
         }
+        self.refused.check(self.destination(), range.events)?;
         let outcome = self.lock().publish(publisher, range);
         if fault.is_some() { Err(self.error(true)) } else { Ok(outcome) }
     }
@@ -170,8 +171,8 @@ impl RelayTarget for LossyBus {
         Ok(self.lock().adopt(publisher, adoption))
     }
 
-    async fn last_event(&self, publisher: Publisher) -> Result<Option<(Position, EventId)>, PublishError> {
-        Ok(self.lock().last_event(publisher.store))
+    async fn marks(&self, publisher: Publisher) -> Result<Vec<Mark>, PublishError> {
+        Ok(self.lock().mark(publisher.store).into_iter().collect())
     }
 
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<SeenFloors, PublishError> {
@@ -185,16 +186,7 @@ impl RelayTarget for LossyBus {
 
 impl DeadLetters for LossyBus {}
 
-#[async_trait]
-impl EventBus for LossyBus {
-    fn destination(&self) -> &Name {
-        self.bus.destination()
-    }
-
-    fn default_group(&self) -> &Name {
-        self.bus.default_group()
-    }
-
+delegate!(LossyBus, self => self.bus; EventBus {
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         self.bus.publish(events).await
     }
@@ -202,40 +194,4 @@ impl EventBus for LossyBus {
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
         Some(self)
     }
-
-    async fn resume_from(&self, _checkpoints: Arc<dyn Checkpoints>) -> Result<Option<Position>, CheckpointError> {
-        Ok(None)
-    }
-
-    fn subscribers(&self) -> &Subscribers {
-        self.bus.subscribers()
-    }
-
-    async fn start_consuming(&self) -> Result<(), ConsumeError> {
-        self.bus.start_consuming().await
-    }
-
-    async fn stop_consuming(&self) {
-        self.bus.stop_consuming().await;
-    }
-
-    fn is_consuming(&self) -> bool {
-        self.bus.is_consuming()
-    }
-
-    async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
-        self.bus.shutdown(timeout).await
-    }
-
-    fn stats(&self) -> BusStats {
-        self.bus.stats()
-    }
-
-    async fn stream_info(&self) -> StreamInfo {
-        self.bus.stream_info().await
-    }
-
-    async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
-        self.bus.progress(group).await
-    }
-}
+});

@@ -77,12 +77,16 @@ impl<'a> Audit<'a> {
         let applied: HashSet<Uuid> = first.iter().map(|stored| stored.place.event).collect();
         let mut dead = HashSet::new();
         for event in &self.reader.dead {
-            if !self.by_id.contains_key(event) || !dead.insert(*event) {
-                self.add(Broken::StrangeLetter, || format!("event {event}"));
-            }
-            if applied.contains(event) {
-                self.add(Broken::DeadAndApplied, || format!("event {event}"));
-            }
+            let broken = if !self.by_id.contains_key(event) || !dead.insert(*event) {
+                Broken::StrangeLetter
+            } else if applied.contains(event) {
+                Broken::DeadAndApplied
+            } else if !self.reader.hopeless.contains(event) {
+                Broken::NeedlessLetter
+            } else {
+                continue;
+            };
+            self.add(broken, || format!("event {event}"));
         }
         dead
     }

@@ -39,6 +39,8 @@ pub enum Broken {
     CheckpointBehind,
     /// A dead letter that is not stored, or is there twice.
     StrangeLetter,
+    /// A dead letter of an event that could have been handled.
+    NeedlessLetter,
     /// An event is a dead letter and had an effect.
     DeadAndApplied,
     /// The read model is not what folding the events from zero gives.

@@ -1,15 +1,14 @@
 //! A bus at whose relay's calls the process dies.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use eventbus::{
-    EventId, Name, Position, RecordedEvent,
+    Name, Position,
     port::{
-        Adopted, Adoption, BusStats, CheckpointError, Checkpoints, ConsumeError, DeadLetter, DeadLetterError,
-        DeadLetterFilter, DeadLetterPage, DeadLetters, EventBus, GroupProgress, Health, MessageId, PublishError,
-        PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloors, ShutdownError, StreamInfo, Subscribers,
+        Adopted, Adoption, EventBus, Mark, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloors,
     },
+    testkit::delegate,
 };
 
 use super::Doom;
@@ -30,6 +29,7 @@ impl DoomedBus {
     fn target(&self) -> Result<&dyn RelayTarget, PublishError> {
         self.bus.relay_target().ok_or_else(|| PublishError::Refused {
             destination: self.bus.destination().clone(),
+            event_id: None,
             source: "the bus keeps no positions".into(),
         })
     }
@@ -49,8 +49,8 @@ impl RelayTarget for DoomedBus {
         if range.events.is_empty() { published.await } else { self.doom.around("publish", published).await }
     }
 
-    async fn last_event(&self, publisher: Publisher) -> Result<Option<(Position, EventId)>, PublishError> {
-        self.target()?.last_event(publisher).await
+    async fn marks(&self, publisher: Publisher) -> Result<Vec<Mark>, PublishError> {
+        self.target()?.marks(publisher).await
     }
 
     async fn adopt(&self, publisher: Publisher, adoption: Adoption<'_>) -> Result<Adopted, PublishError> {
@@ -66,16 +66,7 @@ impl RelayTarget for DoomedBus {
     }
 }
 
-#[async_trait]
-impl EventBus for DoomedBus {
-    fn destination(&self) -> &Name {
-        self.bus.destination()
-    }
-
-    fn default_group(&self) -> &Name {
-        self.bus.default_group()
-    }
-
+delegate!(DoomedBus, self => self.bus; DeadLetters, EventBus {
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         self.doom.around("publish", self.bus.publish(events)).await
     }
@@ -95,72 +86,4 @@ impl EventBus for DoomedBus {
     async fn resume_from(&self, checkpoints: Arc<dyn Checkpoints>) -> Result<Option<Position>, CheckpointError> {
         self.bus.resume_from(checkpoints).await
     }
-
-    fn subscribers(&self) -> &Subscribers {
-        self.bus.subscribers()
-    }
-
-    async fn start_consuming(&self) -> Result<(), ConsumeError> {
-        self.bus.start_consuming().await
-    }
-
-    async fn stop_consuming(&self) {
-        self.bus.stop_consuming().await;
-    }
-
-    fn is_consuming(&self) -> bool {
-        self.bus.is_consuming()
-    }
-
-    async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
-        self.bus.shutdown(timeout).await
-    }
-
-    fn stats(&self) -> BusStats {
-        self.bus.stats()
-    }
-
-    async fn stream_info(&self) -> StreamInfo {
-        self.bus.stream_info().await
-    }
-
-    async fn health(&self) -> Health {
-        self.bus.health().await
-    }
-
-    async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
-        self.bus.progress(group).await
-    }
-}
-
-#[async_trait]
-impl DeadLetters for DoomedBus {
-    async fn dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<&MessageId>,
-        limit: usize,
-    ) -> Result<DeadLetterPage, DeadLetterError> {
-        self.bus.dead_letters(filter, after, limit).await
-    }
-
-    async fn dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
-        self.bus.dead_letter(id).await
-    }
-
-    async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        self.bus.replay(id).await
-    }
-
-    async fn replay_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-        self.bus.replay_all(filter).await
-    }
-
-    async fn discard(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        self.bus.discard(id).await
-    }
-
-    async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-        self.bus.discard_all(filter).await
-    }
-}
+});

@@ -1,15 +1,12 @@
 //! A store at whose calls the process dies.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use eventbus::{
-    ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version,
-    port::{
-        Append, AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore,
-        FeedFilter, Floor, Floors, Lease, LeaseError, Leases, ReadError, ReadFeed, ReadStream, RecordStream,
-        Transactions,
-    },
+    ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId,
+    port::{Append, AppendError, AppendEvents, CheckpointError, Checkpoints, EventStore, Floor, Floors, Transactions},
+    testkit::delegate,
 };
 
 use super::{Doom, transaction::DoomedTransactions};
@@ -50,39 +47,7 @@ impl AppendEvents for DoomedStore {
     }
 }
 
-#[async_trait]
-impl ReadStream for DoomedStore {
-    fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
-        self.store.read_stream(stream, from, direction)
-    }
-
-    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
-        self.store.stream_version(stream).await
-    }
-}
-
-#[async_trait]
-impl ReadFeed for DoomedStore {
-    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
-        self.store.read_feed(after, through, filter)
-    }
-
-    async fn head(&self) -> Result<Position, ReadError> {
-        self.store.head().await
-    }
-
-    async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
-        self.store.count_events(after, through, filter).await
-    }
-
-    async fn store_id(&self) -> Result<Uuid, ReadError> {
-        self.store.store_id().await
-    }
-
-    fn appended(&self) -> &AppendSignal {
-        self.store.appended()
-    }
-}
+delegate!(DoomedStore, self => self.store; ReadStream, ReadFeed, Leases);
 
 #[async_trait]
 impl Checkpoints for DoomedStore {
@@ -92,29 +57,6 @@ impl Checkpoints for DoomedStore {
 
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
         self.doom.around("checkpoint", self.store.save_checkpoint(name, position)).await
-    }
-}
-
-#[async_trait]
-impl Leases for DoomedStore {
-    async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
-        self.store.acquire_lease(role, owner, ttl).await
-    }
-
-    async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
-        self.store.seize_lease(role, owner, ttl).await
-    }
-
-    async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
-        self.store.renew_lease(lease, ttl).await
-    }
-
-    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
-        self.store.lease_of(role).await
-    }
-
-    async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
-        self.store.release_lease(lease).await
     }
 }
 

@@ -49,13 +49,16 @@ impl Program {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
-        Ok(Process(child))
+        Ok(Process { child, is_to_die: script.death.is_some() })
     }
 }
 
 /// A process that plays.
 #[derive(Debug)]
-pub struct Process(Child);
+pub struct Process {
+    child: Child,
+    is_to_die: bool,
+}
 
 impl Process {
     /// Lets it play for so long, then kills it with `kill -9`, unless it has died before.
@@ -63,7 +66,7 @@ impl Process {
     /// # Errors
     /// If it ended in any other way.
     pub async fn live(mut self, time: Duration) -> Result<End, Trouble> {
-        let Ok(ended) = tokio::time::timeout(time, self.0.wait()).await else {
+        let Ok(ended) = tokio::time::timeout(time, self.child.wait()).await else {
             return self.kill().await;
         };
         self.judge(ended?).await
@@ -74,16 +77,16 @@ impl Process {
     /// # Errors
     /// If it ended in any other way before.
     pub async fn kill(mut self) -> Result<End, Trouble> {
-        self.0.start_kill()?;
-        let ended = self.0.wait().await?;
+        self.child.start_kill()?;
+        let ended = self.child.wait().await?;
         if ended.signal() == Some(9) { Ok(End::Killed) } else { self.judge(ended).await }
     }
 
     async fn judge(self, ended: std::process::ExitStatus) -> Result<End, Trouble> {
-        if ended.signal() == Some(SIGABRT) {
+        if self.is_to_die && ended.signal() == Some(SIGABRT) {
             return Ok(End::AtPoint);
         }
-        let said = self.0.wait_with_output().await?;
+        let said = self.child.wait_with_output().await?;
         let said = String::from_utf8_lossy(&said.stderr).into_owned();
         Err(format!("a process ended by itself, {ended}: {said}").into())
     }
@@ -93,7 +96,7 @@ impl Process {
     /// # Errors
     /// If it is gone.
     pub async fn signal(&self, signal: &str) -> Result<(), Trouble> {
-        let id = self.0.id().ok_or("the process is gone")?;
+        let id = self.child.id().ok_or("the process is gone")?;
         send(id, signal).await
     }
 }

@@ -47,8 +47,8 @@ pub struct Script {
     pub rebuilds: bool,
     /// Into how many streams the bus splits the events.
     pub partitions: u32,
-    /// Whether some events can never be handled.
-    pub poison: bool,
+    /// Whether servers fail, or processes.
+    pub servers_fail: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -57,10 +57,12 @@ struct Deposited {
     amount: i64,
 }
 
-/// Whether the handler can never handle an event of this amount.
-#[must_use]
-pub const fn is_poison(amount: i64) -> bool {
-    amount.rem_euclid(50) == 7
+impl Script {
+    /// Whether `mail` can never handle an event of this amount. A server that forgets would forget the dead letters too.
+    #[must_use]
+    pub const fn is_poison(&self, amount: i64) -> bool {
+        !self.servers_fail && amount.rem_euclid(50) == 7
+    }
 }
 
 /// What handlers share.
@@ -68,13 +70,13 @@ pub const fn is_poison(amount: i64) -> bool {
 struct Desk {
     notebook: Arc<Notebook>,
     doom: Doom,
-    poison: bool,
+    script: Arc<Script>,
 }
 
 /// A handler without a transaction: its effect is a note.
 #[handler(group = "mail", manual)]
 async fn mail(event: &Deposited, meta: &Metadata, State(desk): State<Desk>) -> Result<(), HandlerError> {
-    if desk.poison && is_poison(event.amount) {
+    if desk.script.is_poison(event.amount) {
         return Err(HandlerError::permanent("poison"));
     }
     let note = async || desk.notebook.note(&Note::Handled { reader: "mail".into(), event: uuid(meta), epoch: 0 });
@@ -221,7 +223,7 @@ async fn write(script: &Script, store: &DoomedStore, notebook: &Notebook) -> Res
 }
 
 async fn work(script: &Script, store: DoomedStore, notebook: Notebook, doom: Doom) -> Result<(), Trouble> {
-    let desk = Desk { notebook: Arc::new(notebook), doom: doom.clone(), poison: script.poison };
+    let desk = Desk { notebook: Arc::new(notebook), doom: doom.clone(), script: Arc::new(script.clone()) };
     let app = loop {
         match start(script, store.clone(), desk.clone()).await {
             Ok(app) => break app,
@@ -253,6 +255,7 @@ async fn start(script: &Script, store: DoomedStore, desk: Desk) -> Result<App, T
 /// How a process of the play reaches the bus.
 #[must_use]
 pub fn bus_config(script: &Script) -> RedisEventBusConfig {
+    let default = RedisEventBusConfig::default();
     RedisEventBusConfig {
         redis_url: script.redis.clone(),
         stream_prefix: script.prefix.clone(),
@@ -260,11 +263,12 @@ pub fn bus_config(script: &Script) -> RedisEventBusConfig {
         block_ms: 100,
         pending_idle_ms: 2_000,
         concurrency: 4,
-        // a process that dies again and again is the rule here, not the fault of an event
-        max_retries: 1_000,
         partitions: script.partitions,
         partition_lease_ms: 1_000,
-        ..RedisEventBusConfig::default()
+        // a process that dies again and again is the rule here, not the fault of an event; a server that is away uses up
+        // no attempt
+        max_retries: if script.servers_fail { default.max_retries } else { 1_000 },
+        ..default
     }
 }
 

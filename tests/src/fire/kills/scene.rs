@@ -1,22 +1,17 @@
-//! Where processes play: a database, a stream, a file of notes; and what is found there in the end.
+//! Where processes play: a database, a stream, a file of notes.
 
 use std::time::{Duration, Instant};
 
-use eventbus::{
-    NewEvent, Uuid,
-    port::{DeadLetterFilter, DeadLetters as _, EventBus as _},
-};
+use eventbus::{NewEvent, port::EventBus as _};
 use eventbus_redis::RedisEventBus;
 use eventstore_postgres::PgEventStore;
-use redis::streams::StreamRangeReply;
 use sqlx::{Connection as _, PgConnection};
 
 use super::role::{Script, bus_config, groups};
 use crate::fire::{
     Trouble,
-    database::{is_kept, run, stored},
-    evidence::{Evidence, Folded, Model, Order, Promise, Reader, Seen},
-    history::{History, Note, Notebook, Told},
+    database::{is_kept, run},
+    history::{Note, Notebook, Told},
 };
 
 /// What the workers' transactions write to.
@@ -50,8 +45,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// What is special about a scene.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
-    /// Whether some events can never be handled.
-    pub poison: bool,
+    /// Whether servers fail, so that Redis forgets what it had; else processes do.
+    pub servers_fail: bool,
     /// Into how many streams the bus splits the events.
     pub partitions: u32,
 }
@@ -59,7 +54,7 @@ pub struct Kind {
 /// Where processes play.
 #[derive(Debug)]
 pub struct Scene {
-    script: Script,
+    pub(super) script: Script,
 }
 
 impl Scene {
@@ -83,7 +78,7 @@ impl Scene {
             death: None,
             rebuilds: false,
             partitions: kind.partitions,
-            poison: kind.poison,
+            servers_fail: kind.servers_fail,
         };
         Ok(Self { script })
     }
@@ -120,7 +115,7 @@ impl Scene {
         Notebook::open(&self.script.notes)?.note(&Note::Told(Told::Sent(vec![event.event_id().as_uuid()])))
     }
 
-    async fn bus(&self) -> Result<RedisEventBus, Trouble> {
+    pub(super) async fn bus(&self) -> Result<RedisEventBus, Trouble> {
         Ok(RedisEventBus::connect(bus_config(&self.script)).await?)
     }
 
@@ -155,85 +150,6 @@ impl Scene {
         }
     }
 
-    /// What is found in the end. Whether the stream kept all that it acknowledged, so that nothing is in it twice.
-    ///
-    /// # Errors
-    /// Whatever the servers say.
-    pub async fn evidence(&self, is_kept: bool) -> Result<Evidence, Trouble> {
-        let mut connection = self.connection().await?;
-        let mut evidence = Evidence { stored: stored(&mut connection).await?, ..Evidence::default() };
-        // consumers of one stream share an aggregate's events; those of partitions do not
-        let order = if self.script.partitions > 1 { Order::PerAggregate } else { Order::None };
-        let mail = Reader {
-            name: "mail".into(),
-            promise: Promise { once: false, order },
-            dead: self.dead("mail").await?,
-            ..Reader::default()
-        };
-        let inbox = Reader {
-            name: "inbox".into(),
-            promise: Promise { once: true, order },
-            seen: effects(&mut connection, "inbox").await?,
-            dead: self.dead("inbox").await?,
-            ..Reader::default()
-        };
-        evidence.readers = vec![mail, inbox, ledger(&mut connection).await?, balances(&mut connection).await?];
-        if is_kept {
-            evidence.readers.push(self.stream().await?);
-        }
-        evidence.add(History::read(&self.script.notes)?);
-        Ok(evidence)
-    }
-
-    async fn dead(&self, group: &str) -> Result<Vec<Uuid>, Trouble> {
-        let (bus, mut dead, mut after) = (self.bus().await?, Vec::new(), None);
-        loop {
-            let page = bus.dead_letters(&DeadLetterFilter::default(), after.as_ref(), 1_000).await?;
-            let of_group = page.letters.iter().filter(|letter| letter.group.as_deref() == Some(group));
-            let ids = of_group.filter_map(|letter| letter.record.as_ref());
-            dead.extend(ids.map(|record| record.metadata().event_id().as_uuid()));
-            after = page.next;
-            if after.is_none() {
-                return Ok(dead);
-            }
-        }
-    }
-
-    /// The stream itself: nothing is published twice, or out of order.
-    async fn stream(&self) -> Result<Reader, Trouble> {
-        let (stream, mut seen) = (bus_config(&self.script).stream_name(), Vec::new());
-        let order = match self.script.partitions {
-            0 | 1 => {
-                self.entries(&stream, &mut seen).await?;
-                Order::Total
-            }
-            partitions => {
-                for partition in 0..partitions {
-                    self.entries(&format!("{stream}:{partition}"), &mut seen).await?;
-                }
-                Order::PerAggregate
-            }
-        };
-        Ok(Reader { name: "stream".into(), promise: Promise { once: true, order }, seen, ..Reader::default() })
-    }
-
-    async fn entries(&self, stream: &str, seen: &mut Vec<Seen>) -> Result<(), Trouble> {
-        let (mut redis, mut from) = (self.redis().await?, "-".to_owned());
-        loop {
-            let mut range = redis::cmd("XRANGE");
-            range.arg(stream).arg(&from).arg("+").arg("COUNT").arg(1_000);
-            let page: StreamRangeReply = range.query_async(&mut redis).await?;
-            for entry in &page.ids {
-                let event: String = entry.get("event_id").ok_or("an entry without event id")?;
-                seen.push(Seen { event: event.parse()?, epoch: 0 });
-            }
-            match page.ids.last() {
-                Some(last) => from = format!("({}", last.id),
-                None => return Ok(()),
-            }
-        }
-    }
-
     /// Removes what is in Redis.
     ///
     /// # Errors
@@ -260,47 +176,4 @@ pub(super) async fn connect(url: &str) -> Result<redis::aio::MultiplexedConnecti
     let config =
         redis::AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
     Ok(redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await?)
-}
-
-async fn effects(connection: &mut PgConnection, reader: &str) -> Result<Vec<Seen>, Trouble> {
-    let sql = "SELECT event, coalesce((SELECT max(a.epoch) FROM fire.advances a WHERE a.xid = e.xid), 0)
-        FROM fire.effects e WHERE e.reader = $1 ORDER BY e.id";
-    run(connection, "CREATE INDEX IF NOT EXISTS by_xid ON fire.advances (xid)").await?;
-    let rows: Vec<(Uuid, i64)> = sqlx::query_as(sql).bind(reader).fetch_all(connection).await?;
-    rows.into_iter().map(|(event, epoch)| Ok(Seen { event, epoch: epoch.try_into()? })).collect()
-}
-
-async fn ledger(connection: &mut PgConnection) -> Result<Reader, Trouble> {
-    let seen = effects(connection, "ledger").await?;
-    let model = model(connection, "SELECT stream, events, total, digest FROM fire.ledger").await?;
-    projection(connection, "ledger", seen, model).await
-}
-
-/// The rows that were rebuilt: each set of them is to be as if it had been written once, from the first event on.
-async fn balances(connection: &mut PgConnection) -> Result<Reader, Trouble> {
-    let sql = "SELECT event FROM public.balanced ORDER BY id";
-    let events: Vec<Uuid> = sqlx::query_scalar(sql).fetch_all(&mut *connection).await?;
-    let seen = events.into_iter().map(|event| Seen { event, epoch: 0 }).collect();
-    let model = model(connection, "SELECT stream, events, total, digest FROM public.balances").await?;
-    projection(connection, "balances", seen, model).await
-}
-
-async fn model(connection: &mut PgConnection, sql: &'static str) -> Result<Model, Trouble> {
-    let rows: Vec<(String, i64, i64, i64)> = sqlx::query_as(sql).fetch_all(connection).await?;
-    let folded = |(stream, events, total, digest): (String, _, _, _)| (stream.into(), Folded { events, total, digest });
-    Ok(rows.into_iter().map(folded).collect())
-}
-
-async fn projection(
-    connection: &mut PgConnection,
-    name: &str,
-    seen: Vec<Seen>,
-    model: Model,
-) -> Result<Reader, Trouble> {
-    let sql = "SELECT position FROM checkpoints WHERE name = $1";
-    let role = format!("projection:{name}");
-    let checkpoint: Option<i64> = sqlx::query_scalar(sql).bind(role).fetch_optional(connection).await?;
-    let checkpoint = checkpoint.map(u64::try_from).transpose()?;
-    let promise = Promise { once: true, order: Order::Total };
-    Ok(Reader { name: name.into(), promise, seen, model: Some(model), checkpoint, ..Reader::default() })
 }

@@ -42,7 +42,7 @@ const FAULTS: [Fault; 6] =
 pub async fn fail_servers(program: &Program, faults: u64, seed: u64) -> Result<Figures, Trouble> {
     let begin = Instant::now();
     let (postgres, redis) = block_in_place(|| (test_servers::private_postgres(), test_servers::private_redis()));
-    let scene = Scene::prepare(postgres.url(), redis.url(), Kind { poison: false, partitions: 1 }).await?;
+    let scene = Scene::prepare(postgres.url(), redis.url(), Kind { servers_fail: true, partitions: 1 }).await?;
     let store = PgEventStore::connect(postgres.url()).await?;
     let mut stage = Stage { postgres, redis, copy: block_in_place(test_servers::private_redis), scene, store };
     let mut random = Rng::with_seed(seed);
@@ -63,7 +63,7 @@ pub async fn fail_servers(program: &Program, faults: u64, seed: u64) -> Result<F
     let mut figures = Figures::of("servers");
     figures.faults = faults;
     figures.what = FAULTS.iter().zip(counts).map(|(fault, count)| format!("{fault:?} {count} ")).collect();
-    conclude(workers, &stage.scene, false, &mut figures).await?;
+    conclude(workers, &stage.scene, &mut figures).await?;
     figures.slowest_recovery = figures.slowest_recovery.max(Some(slowest));
     Ok(Figures { took: begin.elapsed(), ..figures })
 }

@@ -5,7 +5,10 @@
 mod program;
 mod reference;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use eventbus::{
     Position, RecordedEvent, StreamId, Uuid, Version,
@@ -29,20 +32,23 @@ pub fn cases(usually: u32) -> Result<u32, Trouble> {
     Ok(std::env::var("FIRE_CASES").map_or(Ok(usually), |cases| cases.parse())?)
 }
 
-/// Runs random programs on a store that was made in this runtime.
+/// Runs random programs on a store that was made in this runtime; returns how many calls failed on purpose.
 ///
 /// # Errors
 /// The smallest program found on which the store and the model differ, and where.
-pub fn run(runtime: &Runtime, store: &Arc<dyn EventStore>, cases: u32, seed: u64) -> Result<(), Trouble> {
+pub fn run(runtime: &Runtime, store: &Arc<dyn EventStore>, cases: u32, seed: u64) -> Result<u64, Trouble> {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let faults = AtomicU64::new(0);
     let outcome = runner.run(&program(), |steps| {
+        faults.fetch_add(steps.iter().filter(|step| step.is_fault()).count() as u64, Ordering::Relaxed);
         let played = runtime.block_on(Player::play(Arc::clone(store), &steps));
         played.map_err(|error| TestCaseError::fail(error.to_string()))
     });
-    Ok(outcome.map_err(|error| error.to_string())?)
+    outcome.map_err(|error| error.to_string())?;
+    Ok(faults.into_inner())
 }
 
 /// Plays one program on a store and on the model.

@@ -41,6 +41,13 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// Whether a call fails on purpose.
+    pub(super) const fn is_fault(&self) -> bool {
+        matches!(self, Self::LoseReply(_) | Self::Unreachable(_))
+    }
+}
+
 /// An append.
 #[derive(Debug, Clone)]
 pub struct One {

@@ -3,7 +3,7 @@
 //! The loss needs a commit between the statement's snapshot and its look at the locks. Here the statement waits in that
 //! very place for a lock that is held until the commit is done. The same two steps as two statements lose nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eventbus::Uuid;
 use eventstore_postgres::PgEventStore;
@@ -13,6 +13,7 @@ use super::{Race, readers::Cursor, writers};
 use crate::fire::{Trouble, database::run, evidence::Seen, workload::Notes};
 
 const ROUNDS: u64 = 20;
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The lock that holds the statement up.
 const GATE: i64 = 77;
@@ -85,8 +86,12 @@ async fn round(
 }
 
 async fn until_waiting(connection: &mut PgConnection) -> Result<(), Trouble> {
+    let begin = Instant::now();
     let sql = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = 77)";
     while !sqlx::query_scalar::<_, bool>(sql).fetch_one(&mut *connection).await? {
+        if begin.elapsed() > PATIENCE {
+            return Err("the reader does not come to the gate".into());
+        }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     Ok(())

@@ -142,7 +142,7 @@ async fn judge(
     figures.events = evidence.stored.len() as u64;
     figures.faults = kills;
     figures.what = format!(
-        "{kills} backends terminated, {} conflicts, {} rolled back, {} unknown; wrong readers:",
+        "{kills} backends terminated, {} conflicts, {} rolled back or not reached, {} unknown; wrong readers:",
         notes.conflicts, notes.unavailable, notes.unknown
     );
     evidence.told.clear();

@@ -68,11 +68,13 @@ fn handler(run: &Evidence) -> Reader {
         .map(|stored| Seen { event: stored.place.event, epoch: 0 })
         .collect();
     seen.push(seen[5]); // at least once
+    let dead: Vec<_> = run.stored.iter().filter(is_dead).map(|stored| stored.place.event).collect();
     Reader {
         name: "mail".into(),
         promise: Promise { once: false, order: Order::PerAggregate },
         seen,
-        dead: run.stored.iter().filter(is_dead).map(|stored| stored.place.event).collect(),
+        hopeless: dead.iter().copied().collect(),
+        dead,
         ..Reader::default()
     }
 }

@@ -112,6 +112,16 @@ fn a_dead_letter_of_what_was_applied() {
 }
 
 #[test]
+fn a_dead_letter_of_what_could_be_handled() {
+    caught(&[Broken::NeedlessLetter], |run, random| {
+        let handler = &mut run.readers[1];
+        let given_up = handler.seen[random.usize(..handler.seen.len())].event;
+        handler.seen.retain(|seen| seen.event != given_up);
+        handler.dead.push(given_up);
+    });
+}
+
+#[test]
 fn a_dead_letter_of_nothing_or_twice() {
     caught(&[Broken::StrangeLetter], |run, random| {
         let dead = &mut run.readers[1].dead;

@@ -77,7 +77,7 @@ pub(super) async fn publish_until(
 }
 
 /// The lease, and what is to be done while it is held.
-pub(super) struct Tenure<'a> {
+pub(super) struct Turn<'a> {
     store: &'a dyn EventStore,
     board: &'a Board,
     lease: Lease,
@@ -85,7 +85,7 @@ pub(super) struct Tenure<'a> {
     cancel: &'a CancellationToken,
 }
 
-impl<'a> Tenure<'a> {
+impl<'a> Turn<'a> {
     pub(super) fn new(
         store: &'a dyn EventStore,
         board: &'a Board,
@@ -125,17 +125,24 @@ impl<'a> Tenure<'a> {
             },
             Step::Stopped(error) => {
                 self.board.stopped(error);
-                self.release().await;
+                self.give_back(P::SAVES_CHECKPOINT).await;
                 Ended::Stopped
             }
             Step::Done | Step::CaughtUp => {
-                // it may have passed on since it was looked after
-                if !P::SAVES_CHECKPOINT && matches!(self.store.renew_lease(&self.lease, self.ttl).await, Ok(true)) {
-                    self.save_checkpoint(self.board.position()).await;
-                }
-                self.release().await;
+                self.give_back(P::SAVES_CHECKPOINT).await;
                 Ended::Cancelled
             }
+        }
+    }
+
+    /// Saves how far it came, and releases the lease.
+    async fn give_back(&self, publishing_saves: bool) {
+        // it may have passed on since it was looked after
+        if !publishing_saves && matches!(self.store.renew_lease(&self.lease, self.ttl).await, Ok(true)) {
+            self.save_checkpoint(self.board.position()).await;
+        }
+        if let Err(error) = self.store.release_lease(&self.lease).await {
+            tracing::debug!(role = %self.lease.role, %error, "the lease runs out by itself");
         }
     }
 
@@ -179,11 +186,5 @@ impl<'a> Tenure<'a> {
             tracing::debug!(%error, "how far the relay has come is not saved, trying again");
         }
         saved.is_ok()
-    }
-
-    async fn release(&self) {
-        if let Err(error) = self.store.release_lease(&self.lease).await {
-            tracing::debug!(role = %self.lease.role, %error, "the lease runs out by itself");
-        }
     }
 }

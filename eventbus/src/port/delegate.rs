@@ -1,0 +1,280 @@
+//! Ports that pass their calls on: each of them is written out here once, for `Arc` and for doubles in tests.
+//!
+//! Keep: every method of a port is passed on, also one with a provided body; the provided one may not be that of what is
+//! wrapped.
+
+/// Implements ports of a double by passing each call on to what it wraps, in place of writing all of them out.
+///
+/// Named are the type, what is wrapped, and the ports. What a bus does for those who publish is written by hand; its
+/// other calls are passed on.
+///
+/// # Examples
+/// ```
+/// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+/// use async_trait::async_trait;
+/// use eventbus::{Name, Position, port::{CheckpointError, Checkpoints, EventStore}, testkit::delegate};
+///
+/// /// Counts the checkpoints that are saved.
+/// struct CountingStore { store: Arc<dyn EventStore>, saved: AtomicU64 }
+///
+/// delegate!(CountingStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Leases, Floors, EventStore);
+///
+/// #[async_trait]
+/// impl Checkpoints for CountingStore {
+///     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
+///         self.store.load_checkpoint(name).await
+///     }
+///
+///     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
+///         self.saved.fetch_add(1, Ordering::SeqCst);
+///         self.store.save_checkpoint(name, position).await
+///     }
+/// }
+/// ```
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __delegate {
+    (<$generic:ident> $type:ty, $self:ident => $inner:expr; $port:ident $({ $($own:tt)* })?) => {
+        $crate::__delegate!(@$port [<$generic: $port + ?Sized>] $type, $self, $inner, { $($($own)*)? });
+    };
+    ($type:ty, $self:ident => $inner:expr; $($port:ident $({ $($own:tt)* })?),+ $(,)?) => {
+        $($crate::__delegate!(@$port [] $type, $self, $inner, { $($($own)*)? });)+
+    };
+
+    (@AppendEvents [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, {}) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[async_trait]
+            impl $($generic)* AppendEvents for $type {
+                async fn append(
+                    &$self,
+                    stream: &StreamId,
+                    expected: ExpectedVersion,
+                    events: Vec<NewEvent>,
+                ) -> Result<Vec<RecordedEvent>, AppendError> {
+                    $inner.append(stream, expected, events).await
+                }
+
+                async fn append_many(&$self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
+                    $inner.append_many(appends).await
+                }
+            }
+        };
+    };
+    (@ReadStream [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, {}) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[async_trait]
+            impl $($generic)* ReadStream for $type {
+                fn read_stream(&$self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
+                    $inner.read_stream(stream, from, direction)
+                }
+
+                async fn stream_version(&$self, stream: &StreamId) -> Result<Version, ReadError> {
+                    $inner.stream_version(stream).await
+                }
+            }
+        };
+    };
+    (@ReadFeed [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, {}) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[async_trait]
+            impl $($generic)* ReadFeed for $type {
+                fn read_feed(&$self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
+                    $inner.read_feed(after, through, filter)
+                }
+
+                fn read_all(&$self, after: Position) -> RecordStream<'_> {
+                    $inner.read_all(after)
+                }
+
+                async fn head(&$self) -> Result<Position, ReadError> {
+                    $inner.head().await
+                }
+
+                async fn count_events(
+                    &$self,
+                    after: Position,
+                    through: Position,
+                    filter: &FeedFilter,
+                ) -> Result<u64, ReadError> {
+                    $inner.count_events(after, through, filter).await
+                }
+
+                async fn store_id(&$self) -> Result<Uuid, ReadError> {
+                    $inner.store_id().await
+                }
+
+                fn appended(&$self) -> &AppendSignal {
+                    $inner.appended()
+                }
+            }
+        };
+    };
+    (@Checkpoints [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, {}) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[async_trait]
+            impl $($generic)* Checkpoints for $type {
+                async fn load_checkpoint(&$self, name: &Name) -> Result<Option<Position>, CheckpointError> {
+                    $inner.load_checkpoint(name).await
+                }
+
+                async fn save_checkpoint(&$self, name: &Name, position: Position) -> Result<(), CheckpointError> {
+                    $inner.save_checkpoint(name, position).await
+                }
+            }
+        };
+    };
+    (@Leases [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, {}) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[async_trait]
+            impl $($generic)* Leases for $type {
+                async fn acquire_lease(
+                    &$self,
+                    role: &Name,
+                    owner: &Name,
+                    ttl: Duration,
+                ) -> Result<Option<Lease>, LeaseError> {
+                    $inner.acquire_lease(role, owner, ttl).await
+                }
+
+                async fn seize_lease(&$self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
+                    $inner.seize_lease(role, owner, ttl).await
+                }
+
+                async fn renew_lease(&$self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
+                    $inner.renew_lease(lease, ttl).await
+                }
+
+                async fn release_lease(&$self, lease: &Lease) -> Result<(), LeaseError> {
+                    $inner.release_lease(lease).await
+                }
+
+                async fn lease_of(&$self, role: &Name) -> Result<Option<Lease>, LeaseError> {
+                    $inner.lease_of(role).await
+                }
+            }
+        };
+    };
+    (@Floors [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, {}) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[async_trait]
+            impl $($generic)* Floors for $type {
+                async fn floors(&$self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
+                    $inner.floors(destination).await
+                }
+
+                async fn save_floors(&$self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
+                    $inner.save_floors(destination, floors).await
+                }
+
+                async fn forget_floor(&$self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
+                    $inner.forget_floor(destination, group).await
+                }
+            }
+        };
+    };
+    (@EventStore [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, {}) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            impl $($generic)* EventStore for $type {
+                fn transactions(&$self) -> Option<Arc<dyn Transactions>> {
+                    $inner.transactions()
+                }
+            }
+        };
+    };
+    (@EventBus [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, { $($own:tt)+ }) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[async_trait]
+            impl $($generic)* EventBus for $type {
+                $($own)+
+
+                fn destination(&$self) -> &Name {
+                    $inner.destination()
+                }
+
+                fn default_group(&$self) -> &Name {
+                    $inner.default_group()
+                }
+
+                fn subscribers(&$self) -> &Subscribers {
+                    $inner.subscribers()
+                }
+
+                async fn start_consuming(&$self) -> Result<(), ConsumeError> {
+                    $inner.start_consuming().await
+                }
+
+                async fn stop_consuming(&$self) {
+                    $inner.stop_consuming().await;
+                }
+
+                fn is_consuming(&$self) -> bool {
+                    $inner.is_consuming()
+                }
+
+                async fn shutdown(&$self, timeout: Duration) -> Result<(), ShutdownError> {
+                    $inner.shutdown(timeout).await
+                }
+
+                fn stats(&$self) -> BusStats {
+                    $inner.stats()
+                }
+
+                async fn stream_info(&$self) -> StreamInfo {
+                    $inner.stream_info().await
+                }
+
+                async fn health(&$self) -> Health {
+                    $inner.health().await
+                }
+
+                async fn progress(&$self, group: &Name) -> Result<GroupProgress, ConsumeError> {
+                    $inner.progress(group).await
+                }
+            }
+        };
+    };
+    (@DeadLetters [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, {}) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[async_trait]
+            impl $($generic)* DeadLetters for $type {
+                async fn dead_letters(
+                    &$self,
+                    filter: &DeadLetterFilter,
+                    after: Option<&MessageId>,
+                    limit: usize,
+                ) -> Result<DeadLetterPage, DeadLetterError> {
+                    $inner.dead_letters(filter, after, limit).await
+                }
+
+                async fn dead_letter(&$self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
+                    $inner.dead_letter(id).await
+                }
+
+                async fn replay(&$self, id: &MessageId) -> Result<bool, DeadLetterError> {
+                    $inner.replay(id).await
+                }
+
+                async fn replay_all(&$self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
+                    $inner.replay_all(filter).await
+                }
+
+                async fn discard(&$self, id: &MessageId) -> Result<bool, DeadLetterError> {
+                    $inner.discard(id).await
+                }
+
+                async fn discard_all(&$self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
+                    $inner.discard_all(filter).await
+                }
+            }
+        };
+    };
+}
