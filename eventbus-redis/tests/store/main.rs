@@ -9,6 +9,7 @@ mod connect;
 mod crash;
 mod damage;
 mod durability;
+mod figures;
 mod race;
 mod shadow;
 mod transactions;

@@ -83,6 +83,37 @@ async fn a_transaction_whose_time_is_up_writes_nothing_and_others_go_on() {
     assert!(matches!(why(late.commit().await.unwrap_err()), Error::TimedOut { .. }));
 }
 
+#[tokio::test]
+async fn a_checkpoint_that_was_set_meanwhile_fails_the_commit() {
+    let (store, mut connection) = fresh().await;
+    let lease = seize(&store, ROLE, "one").await;
+    let transaction = counted(&store, &lease, 0, 1).await.unwrap();
+    store.save_checkpoint(&lease.role, 7.into()).await.unwrap();
+    assert!(matches!(why(transaction.commit().await.unwrap_err()), Error::Lost));
+    assert!(hash(&mut connection, &store, "stats:orders").await.is_empty());
+    assert_eq!(store.load_checkpoint(&lease.role).await.unwrap(), Some(7.into()));
+}
+
+#[tokio::test]
+async fn a_field_a_key_that_is_removed_and_the_key_again_are_undone() {
+    let (store, mut connection) = fresh().await;
+    prepare(&mut connection, &store).await;
+    let before = dump(&mut connection, &store).await;
+    let mut tx = store.begin_transaction();
+    tx.hincrby("hash", "count", 1).unwrap();
+    tx.del("hash").unwrap();
+    tx.hset("hash", "count", 9).unwrap();
+    tx.hset("hash", "fresh", 9).unwrap();
+    tx.set("text", 1).unwrap();
+    tx.del("text").unwrap();
+    tx.sadd("text", "a member").unwrap();
+    tx.del("list").unwrap();
+    tx.command("RPUSH", "list", ["x"]).unwrap();
+    tx.hincrby("number", "field", 1).unwrap();
+    assert!(matches!(tx.commit().await.unwrap_err(), Error::EffectRefused { .. }));
+    assert_eq!(dump(&mut connection, &store).await, before);
+}
+
 /// What each kind of effect does to keys that are there, or not.
 type Step = for<'t> fn(&'t mut RedisTransaction) -> Result<(), Error>;
 
@@ -340,6 +371,23 @@ async fn what_was_read_and_changed_by_somebody_else_fails_the_commit() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn what_was_dropped_while_the_server_was_away_stands_in_nobodys_way() {
+    let mut server = test_servers::private_redis();
+    let store = crate::common::store::open(crate::common::store::config_on(server.url())).await;
+    let (handler, event) = (Name::from_static("mail"), EventId::new());
+    let mut dropped = store.begin().await.unwrap();
+    assert!(dropped.is_first(&handler, event).await.unwrap());
+    server.stop();
+    drop(dropped);
+    // it tells a server that is not there
+    assert!(store.begin().await.unwrap().is_first(&handler, EventId::new()).await.is_err());
+    server.start();
+    let mut other = store.begin().await.unwrap();
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(20), other.is_first(&handler, event)).await;
+    assert!(waited.expect("sooner than the `transaction_timeout` of 30 s").unwrap());
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ function steps.fence()
   if has[1] ~= owner or has[2] ~= epoch then return { 'lost' } end
 end
 
--- This transaction still has what it claimed.
+-- This transaction still has what it claimed. Only who has the claim of a delivery can have noted it.
 function steps.claim()
   if redis.call('GET', take_key()) ~= take() then return { 'late' } end
 end
@@ -84,11 +84,6 @@ end
 -- Copies are filled as far as they were.
 function steps.filled()
   if redis.call('HGET', take_key(), 'position') ~= take() then return { 'lost' } end
-end
-
--- A delivery is not noted.
-function steps.unnoted()
-  if redis.call('ZSCORE', take_key(), take()) then return { 'lost' } end
 end
 
 -- What was read is still there.

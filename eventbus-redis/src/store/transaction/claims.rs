@@ -1,6 +1,7 @@
 //! What a transaction keeps others from doing, until it ends or its time is up.
 //!
-//! Keep: a claim only makes others wait. What must not happen twice is looked at in the script that commits.
+//! Keep: a delivery is noted, and a checkpoint moved, only by who still has its claim when it commits, which the script
+//! looks at. A claim that ended by itself, or was let go, is nobody's.
 
 use std::time::Duration;
 

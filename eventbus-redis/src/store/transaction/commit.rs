@@ -123,9 +123,6 @@ impl RedisTransaction {
         for claim in self.claims.keys() {
             program.word("claim").key(claim).word(self.claims.token());
         }
-        for note in &self.notes {
-            program.word("unnoted").key(&keys.deliveries()).word(note);
-        }
         for read in &self.reads {
             program.word("same").key(&read.key).word(&read.seen).word(&read.name).list(&read.args);
         }

@@ -1,7 +1,7 @@
 //! The open transaction that handlers and projections write in.
 //!
 //! Keep: nothing is written before the commit, which is one script. It looks at the epoch of the lease, the checkpoint
-//! and the notes of deliveries in that same step, so what was to be written twice is not written at all.
+//! and the claims of deliveries in that same step, so what was to be written twice is not written at all.
 
 mod claims;
 mod commit;
