@@ -1,7 +1,7 @@
 //! Consuming plain events in a group.
 //!
-//! Keep: a read that waits is never dropped with what it may have been given, and what was deleted while it was pending is
-//! told, not skipped.
+//! Keep: a read that waits is never dropped with what it may have been given, and what was deleted while it was pending
+//! is told, not skipped.
 
 use std::{fmt, time::Duration};
 
@@ -50,8 +50,8 @@ impl Default for Consume {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
-    /// For how long nobody must have been given them. Default 60,000 ms. With 0 a consumer takes back what it had when it
-    /// died, and whatever others have in hand.
+    /// For how long nobody must have been given them. Default 60,000 ms. With 0 a consumer takes back what it had when
+    /// it died, and whatever others have in hand.
     pub min_idle: Duration,
     /// How many at most. Default 10.
     pub count: usize,
@@ -132,8 +132,8 @@ impl EventConsumer {
 
     /// Takes entries that nobody of the group was given, and waits for them if there are none; none if none came.
     ///
-    /// A group that the server has lost is made anew: it goes on where it was as far as that is known, else it begins with
-    /// the oldest entry. Dropping the future, as `select!` and timeouts do, loses no entry: the next call goes on
+    /// A group that the server has lost is made anew: it goes on where it was as far as that is known, else it begins
+    /// with the oldest entry. Dropping the future, as `select!` and timeouts do, loses no entry: the next call goes on
     /// with the same read, whatever it is told.
     ///
     /// # Errors
@@ -174,8 +174,8 @@ impl EventConsumer {
         self.streams.ask(&self.key, &command::acknowledge(&self.key, &self.group, &ids)).await
     }
 
-    /// Takes entries over that are pending for long, whoever was given them, also this consumer. It looks at all that is
-    /// pending, until it has as many as it was told.
+    /// Takes entries over that are pending for long, whoever was given them, also this consumer. It looks at all that
+    /// is pending, until it has as many as it was told.
     ///
     /// # Errors
     /// [`RedisCommandError`]. What was taken over by then is pending on this consumer.

@@ -5,7 +5,8 @@ use serde::de::DeserializeOwned;
 
 use crate::{command::Entry, keys::plain_field as field};
 
-/// An entry of a stream, with the fields that it has. Whoever wrote it: nothing of it is looked at before it is asked for.
+/// An entry of a stream, with the fields that it has. Whoever wrote it: nothing of it is looked at before it is asked
+/// for.
 ///
 /// # Examples
 /// ```no_run

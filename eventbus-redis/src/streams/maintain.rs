@@ -53,8 +53,8 @@ impl RedisStreams {
     /// every [projection](crate::EventProjection) over it is done with them. What holds the rest is said in
     /// [`held_by`](Trimmed::held_by).
     ///
-    /// Groups count as they do for [`RedisEventBus::trim`](crate::RedisEventBus::trim); a projection counts from its first
-    /// run until it is [retired](crate::EventProjection::retire). A rebuild of it later begins with what is left.
+    /// Groups count as they do for [`RedisEventBus::trim`](crate::RedisEventBus::trim); a projection counts from its
+    /// first run until it is [retired](crate::EventProjection::retire). A rebuild of it later begins with what is left.
     ///
     /// # Errors
     /// [`RedisCommandError`]; what was removed until then stays so, and calling again goes on with the rest.
@@ -133,8 +133,8 @@ fn read(replies: Vec<RedisResult<Value>>) -> Result<StreamHealth, RedisError> {
     Ok(StreamHealth { length, first_entry, last_entry, consumer_groups, projections })
 }
 
-/// The server counts entries as unread that were trimmed away: where a group is before the first one, all that are there
-/// are unread, and no others.
+/// The server counts entries as unread that were trimmed away: where a group is before the first one, all that are
+/// there are unread, and no others.
 fn described(group: Group, length: u64, first: Option<&StreamEntry>) -> GroupHealth {
     let id = |text: &str| text.parse::<EntryId>().ok();
     let first = first.and_then(|first| id(first.id.as_str()));

@@ -20,8 +20,8 @@ use crate::{
 
 /// Publishes events to streams called `{prefix}:{stream}`; made by [`RedisStreams::publisher`].
 ///
-/// An entry has the fields `type`, `timestamp` (this machine's clock, milliseconds since 1970) and `data` (JSON), in this
-/// order. The server orders the entries of a stream, and its clock gives them their ids.
+/// An entry has the fields `type`, `timestamp` (this machine's clock, milliseconds since 1970) and `data` (JSON), in
+/// this order. The server orders the entries of a stream, and its clock gives them their ids.
 ///
 /// # Examples
 /// ```no_run
@@ -74,8 +74,8 @@ impl EventPublisher {
         self.add(stream, event_type, data, None).await
     }
 
-    /// Publishes one event, and has the server keep about `max_length` entries of the stream, some dozens more may stay.
-    /// **What groups and projections have not read is removed too**; [`RedisStreams::trim`] loses nothing.
+    /// Publishes one event, and has the server keep about `max_length` entries of the stream, some dozens more may
+    /// stay. **What groups and projections have not read is removed too**; [`RedisStreams::trim`] loses nothing.
     ///
     /// # Errors
     /// [`EventPublishError`].
@@ -89,8 +89,8 @@ impl EventPublisher {
         self.add(stream, event_type, data, Some(max_length)).await
     }
 
-    /// Publishes events one right behind the other, all or none, and returns the ids of their entries. Readers see all of
-    /// them or none, and nothing of others between them.
+    /// Publishes events one right behind the other, all or none, and returns the ids of their entries. Readers see all
+    /// of them or none, and nothing of others between them.
     ///
     /// # Errors
     /// [`EventPublishError`].

@@ -97,8 +97,8 @@ impl StreamReader {
         Ok(entries)
     }
 
-    /// Moves to the end of the stream, so that only what comes is read. The place is known from then on: nothing is missed
-    /// between two reads.
+    /// Moves to the end of the stream, so that only what comes is read. The place is known from then on: nothing is
+    /// missed between two reads.
     ///
     /// # Errors
     /// [`RedisCommandError`]; the place stays.

@@ -9,8 +9,8 @@ use crate::store::{Effect, Undo, bytes};
 /// Nothing is sent before the handler has returned; then all is written together with the checkpoint, or nothing. While
 /// the projection is rebuilt, a key means its copy.
 ///
-/// A command that the server refuses, as `hincrby` on a text, stops the projection, and nothing of its event is written.
-/// Keys that begin with `projection:` are the projections' own, and refused too.
+/// A command that the server refuses, as `hincrby` on a text, stops the projection, and nothing of its event is
+/// written. Keys that begin with `projection:` are the projections' own, and refused too.
 #[derive(Debug, Default)]
 pub struct Effects {
     pub(super) list: Vec<Effect>,

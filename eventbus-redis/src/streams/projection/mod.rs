@@ -29,8 +29,9 @@ const TOGETHER: usize = 100;
 /// A projection of the plain events of one stream into keys of the same Redis; made by [`RedisStreams::projection`].
 ///
 /// What the handlers write and the checkpoint, `projection:{name}:checkpoint`, change in one step, compared with the
-/// checkpoint: a crash neither repeats nor loses, and any number of processes may run it at once, as long as Redis keeps
-/// what it acknowledged. Handlers are called for an entry more than once, so they do nothing but write [`Effects`].
+/// checkpoint: a crash neither repeats nor loses, and any number of processes may run it at once, as long as Redis
+/// keeps what it acknowledged. Handlers are called for an entry more than once, so they do nothing but write
+/// [`Effects`].
 ///
 /// Its name is its own in this Redis: the projections of a [`RedisEventStore`](crate::RedisEventStore) without a prefix
 /// have checkpoints that are called alike.
@@ -97,8 +98,8 @@ impl EventProjection {
         })
     }
 
-    /// Handles the events of a type with what may fail. Then the projection stops with the entry's id, and nothing of the
-    /// event is written.
+    /// Handles the events of a type with what may fail. Then the projection stops with the entry's id, and nothing of
+    /// the event is written.
     #[must_use]
     pub fn try_on<T, E, F>(mut self, event_type: &str, handler: F) -> Self
     where
@@ -122,8 +123,8 @@ impl EventProjection {
         Ok(Some(self.served_at().await?).filter(|at| at != step::START).map(MessageId::new))
     }
 
-    /// Processes what the stream has after the checkpoint, and returns what was done. Entries of types without a handler
-    /// are skipped and counted.
+    /// Processes what the stream has after the checkpoint, and returns what was done. Entries of types without a
+    /// handler are skipped and counted.
     ///
     /// Dropping the future, or the end of the process, at any moment neither repeats nor loses anything.
     ///

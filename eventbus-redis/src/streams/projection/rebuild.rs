@@ -17,13 +17,13 @@ use crate::{command::streams, store::Program};
 
 impl EventProjection {
     /// Processes the stream from its oldest entry on, into copies of the keys, and puts them in the place of the keys
-    /// together with the checkpoint. Until then the old numbers are served, and go on where the projection runs. Returns
-    /// how many entries were [processed](Applied::processed).
+    /// together with the checkpoint. Until then the old numbers are served, and go on where the projection runs.
+    /// Returns how many entries were [processed](Applied::processed).
     ///
     /// Keys that the projection wrote before and that the rebuild does not write are removed. `on_progress` is told
-    /// after each hundred entries. What a rebuild leaves that was dropped or killed, the next one clears away; of several
-    /// at once the one that began last wins. The last step names all keys at once: it takes about a millisecond for a
-    /// thousand of them.
+    /// after each hundred entries. What a rebuild leaves that was dropped or killed, the next one clears away; of
+    /// several at once the one that began last wins. The last step names all keys at once: it takes about a millisecond
+    /// for a thousand of them.
     ///
     /// # Errors
     /// [`StreamProjectionError`]; then nothing that is served has changed.
