@@ -3,15 +3,20 @@
 use std::{fmt, time::Duration};
 
 use eventbus::BoxError;
+use redis::RedisError;
 
-use crate::partition::OtherLayout;
+use crate::{
+    command,
+    connection::{CommandError, boxed},
+    partition::OtherLayout,
+};
 
 /// A configuration with mistakes; all of them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid configuration of the Redis {of}: {}", list(.mistakes))]
 #[non_exhaustive]
 pub struct InvalidConfig {
-    /// What it is for: the `bus` or the `event store`.
+    /// What it is for: the `bus`, the `streams` or the `event store`.
     pub of: &'static str,
     /// The mistakes, in the order of the fields.
     pub mistakes: Vec<ConfigMistake>,
@@ -20,6 +25,10 @@ pub struct InvalidConfig {
 impl InvalidConfig {
     pub(crate) const fn of_bus(mistakes: Vec<ConfigMistake>) -> Self {
         Self { of: "bus", mistakes }
+    }
+
+    pub(crate) const fn of_streams(mistakes: Vec<ConfigMistake>) -> Self {
+        Self { of: "streams", mistakes }
     }
 
     pub(crate) const fn of_store(mistakes: Vec<ConfigMistake>) -> Self {
@@ -160,9 +169,25 @@ pub enum RedisCommandError {
 }
 
 impl RedisCommandError {
+    pub(crate) fn of(stream: &str, error: CommandError) -> Self {
+        let stream = stream.to_owned();
+        match error {
+            CommandError::Sent(error) if is_refused(&error) => Self::Refused { stream, source: error.into() },
+            CommandError::Sent(error) if !command::nothing_done(&error) => {
+                Self::OutcomeUnknown { stream, source: error.into() }
+            }
+            nothing_done => Self::Unavailable { stream, source: boxed(nothing_done) },
+        }
+    }
+
     /// Whether trying again can succeed without anybody changing anything.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::OutcomeUnknown { .. })
     }
+}
+
+/// Whether the server refuses for good, until somebody changes something.
+fn is_refused(error: &RedisError) -> bool {
+    command::is_refusal(error) || command::is_elsewhere(error) || matches!(error.code(), Some("ERR" | "CROSSSLOT"))
 }

@@ -24,6 +24,7 @@ mod relay;
 mod script;
 mod server;
 mod store;
+mod streams;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(not(feature = "tls"))]
@@ -31,6 +32,7 @@ mod tls;
 mod tls;
 mod trace;
 mod trim;
+mod waiting;
 mod wire;
 
 pub use bus::RedisEventBus;
@@ -44,6 +46,11 @@ pub use partition::{OtherLayout, RepartitionError, Unfinished};
 pub use redis;
 pub use store::{
     Durability, DurabilityWarning, RedisEventStore, RedisEventStoreConfig, RedisTransaction, RedisTransactionError,
+};
+pub use streams::{
+    Applied, Claim, Claimed, ClaimedEntry, Consume, Effects, EntryError, EventConsumer, EventProjection,
+    EventPublishError, EventPublisher, GroupHealth, ProjectionProgress, RedisStreams, RedisStreamsConfig, StreamEntry,
+    StreamHealth, StreamProjectionError, StreamReader,
 };
 pub use trim::{HeldBy, HeldReason, Trim, Trimmed};
 pub use wire::{Unencodable, wire_payload};

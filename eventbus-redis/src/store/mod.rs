@@ -30,6 +30,7 @@ use uuid::Uuid;
 
 pub use config::RedisEventStoreConfig;
 pub use durability::{Durability, DurabilityWarning};
+pub(crate) use transaction::{Effect, Program, Undo, bytes};
 pub use transaction::{RedisTransaction, RedisTransactionError};
 
 use crate::{RedisConnectError, connection::Link, error::InvalidConfig, script};

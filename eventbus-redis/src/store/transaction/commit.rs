@@ -14,19 +14,19 @@ use crate::{
 
 /// The script as it is put together.
 #[derive(Default)]
-struct Program {
+pub(crate) struct Program {
     keys: Vec<String>,
     numbers: HashMap<String, usize>,
     words: Vec<Vec<u8>>,
 }
 
 impl Program {
-    fn word(&mut self, word: impl AsRef<[u8]>) -> &mut Self {
+    pub(crate) fn word(&mut self, word: impl AsRef<[u8]>) -> &mut Self {
         self.words.push(word.as_ref().to_vec());
         self
     }
 
-    fn key(&mut self, key: &str) -> &mut Self {
+    pub(crate) fn key(&mut self, key: &str) -> &mut Self {
         let next = self.keys.len() + 1;
         let number = *self.numbers.entry(key.to_owned()).or_insert(next);
         if number == next {
@@ -35,13 +35,28 @@ impl Program {
         self.word(number.to_string())
     }
 
-    fn list(&mut self, words: &[Vec<u8>]) -> &mut Self {
+    pub(crate) fn list(&mut self, words: &[Vec<u8>]) -> &mut Self {
         self.word(words.len().to_string());
         self.words.extend_from_slice(words);
         self
     }
 
-    fn script(&self) -> ScriptInvocation<'static> {
+    /// A command that is undone if one after it fails; `aside` is where its key is put meanwhile.
+    pub(crate) fn effect(&mut self, key: &str, aside: &str, effect: &Effect) {
+        let Effect { undo, name, args, .. } = effect;
+        self.word("do").key(key).word(undo.word());
+        match undo.puts_aside() {
+            true => self.key(aside),
+            false => self.word("0"),
+        };
+        self.word(name).list(args);
+    }
+
+    pub(crate) fn keys(&self) -> &[String] {
+        &self.keys
+    }
+
+    pub(crate) fn script(&self) -> ScriptInvocation<'static> {
         let mut script = COMMIT.prepare_invoke();
         script.key(&self.keys).arg(&self.words);
         script
@@ -125,13 +140,8 @@ impl RedisTransaction {
                 program.word("list").key(&keys.copies(&shadow.name)).word(copy);
             }
         }
-        for (number, Effect { key, undo, name, args, .. }) in self.effects.iter().enumerate() {
-            program.word("do").key(key).word(undo.word());
-            match undo.puts_aside() {
-                true => program.key(&keys.aside(self.claims.token(), number)),
-                false => program.word("0"),
-            };
-            program.word(name).list(args);
+        for (number, effect) in self.effects.iter().enumerate() {
+            program.effect(&effect.key, &keys.aside(self.claims.token(), number), effect);
         }
         for replacing in &self.replacing {
             for (copy, live) in &replacing.swaps {

@@ -12,23 +12,23 @@ use super::{
 const MOST_ARGUMENTS: usize = 1_000;
 
 /// A command that the commit sends.
-#[derive(Debug)]
-pub(super) struct Effect {
+#[derive(Debug, Clone)]
+pub(crate) struct Effect {
     /// As the server knows it.
-    pub(super) key: String,
+    pub(crate) key: String,
     /// As the transaction calls it.
-    pub(super) named: String,
-    pub(super) undo: Undo,
-    pub(super) name: String,
+    pub(crate) named: String,
+    pub(crate) undo: Undo,
+    pub(crate) name: String,
     /// What follows the key.
-    pub(super) args: Vec<Vec<u8>>,
+    pub(crate) args: Vec<Vec<u8>>,
     /// Whether it was named by the user, so that the server is to be asked about it.
-    pub(super) is_general: bool,
+    pub(crate) is_general: bool,
 }
 
 /// What an effect may change, and so what is remembered of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Undo {
+pub(crate) enum Undo {
     /// The field of a hash that its first argument names.
     Field,
     /// The member of a set that its first argument is.
@@ -42,7 +42,7 @@ pub(super) enum Undo {
 }
 
 impl Undo {
-    pub(super) const fn word(self) -> &'static str {
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Field => "field",
             Self::Member => "member",
@@ -52,12 +52,12 @@ impl Undo {
         }
     }
 
-    pub(super) const fn puts_aside(self) -> bool {
+    pub(crate) const fn puts_aside(self) -> bool {
         matches!(self, Self::Key | Self::Drop)
     }
 }
 
-fn bytes(argument: impl ToSingleRedisArg) -> Vec<u8> {
+pub(crate) fn bytes(argument: impl ToSingleRedisArg) -> Vec<u8> {
     argument.to_redis_args().into_iter().next().unwrap_or_default()
 }
 

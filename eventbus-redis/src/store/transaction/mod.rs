@@ -19,13 +19,14 @@ use eventbus::{
     port::{FromTransaction, Lease, Shadow, Transaction},
 };
 
+pub(crate) use commit::Program;
+pub(crate) use effects::{Effect, Undo, bytes};
 pub use error::RedisTransactionError;
 pub(crate) use tables::{Table, pattern, tables};
 
 use super::RedisEventStore;
 use crate::script::store::{ADVANCE, IS_FIRST};
 use claims::Claims;
-use effects::Effect;
 use reads::Read;
 use written::Written;
 
