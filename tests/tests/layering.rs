@@ -114,7 +114,9 @@ fn backend_crates_use_values_and_ports_not_what_runs() {
 
 #[test]
 fn nothing_depends_on_examples_or_tests() {
-    for package in ["eventbus", "eventbus-derive", "eventbus-file", "eventbus-redis", "eventstore-postgres", "eventstore-sqlite"] {
+    for package in
+        ["eventbus", "eventbus-derive", "eventbus-file", "eventbus-redis", "eventstore-postgres", "eventstore-sqlite"]
+    {
         let manifest = fs::read_to_string(workspace().join(package).join("Cargo.toml")).unwrap();
         let dependencies = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
         for forbidden in ["examples", "workspace-tests", "test-servers", "ui-tests"] {
