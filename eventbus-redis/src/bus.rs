@@ -108,7 +108,9 @@ impl RedisEventBus {
     /// ```
     pub async fn connect(mut config: RedisEventBusConfig) -> Result<Self, RedisConnectError> {
         let counters = Arc::new(BusCounters::default());
-        let link = Link::new(&config, Arc::clone(&counters))?;
+        config.validate()?;
+        let link = Link::new(config.server(), Arc::clone(&counters))
+            .map_err(|mistake| InvalidConfig::of_bus(vec![mistake]))?;
         let is_passing = config.consumer_name.is_none();
         let consumer = config.consumer_name.take().unwrap_or_else(consumer_name);
         config.consumer_name = Some(consumer.clone());
@@ -221,7 +223,7 @@ impl Shared {
 /// Makes a name that the validation of the configuration has let through.
 fn name(field: &'static str, value: &str) -> Result<Name, InvalidConfig> {
     Name::new(field, value)
-        .map_err(|error| InvalidConfig { mistakes: vec![ConfigMistake::new(field, error.reason.to_string())] })
+        .map_err(|error| InvalidConfig::of_bus(vec![ConfigMistake::new(field, error.reason.to_string())]))
 }
 
 impl fmt::Debug for RedisEventBus {

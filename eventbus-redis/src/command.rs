@@ -2,6 +2,8 @@
 
 pub(crate) mod history;
 pub(crate) mod operate;
+pub(crate) mod store;
+pub(crate) mod streams;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -92,6 +94,11 @@ pub(crate) fn is_cluster_node(info: &str) -> bool {
 /// Whether the group, or its stream, is gone.
 pub(crate) fn is_no_group(error: &CommandError) -> bool {
     matches!(error, CommandError::Sent(error) if error.code() == Some("NOGROUP") || no_such_key(error))
+}
+
+/// Whether a read that waited ended because the stream is gone.
+pub(crate) fn is_unblocked(error: &CommandError) -> bool {
+    matches!(error, CommandError::Sent(error) if error.code() == Some("UNBLOCKED"))
 }
 
 /// Whether a partition is somebody else's by now.

@@ -15,7 +15,7 @@ use redis::{
 };
 use tokio::{sync::Mutex, task::JoinSet};
 
-use crate::{ConfigMistake, RedisConnectError, RedisEventBusConfig, command, error::InvalidConfig, keys, tls};
+use crate::{ConfigMistake, RedisConnectError, command, keys, server::Server, tls};
 
 /// When another connection is tried beside one that is being made.
 const BESIDE: Duration = Duration::from_secs(1);
@@ -29,13 +29,20 @@ pub(crate) struct Link {
     client: Client,
     address: String,
     /// The prefix of the keys, if it has no hash tag: then they may be on several nodes of a cluster.
-    untagged_prefix: Option<String>,
+    untagged_prefix: Option<Untagged>,
     connect_timeout: Duration,
     response_timeout: Duration,
     slot: RwLock<Slot>,
     /// Held by the one who connects.
     last_failure: Mutex<Option<Failure>>,
     counters: Arc<BusCounters>,
+}
+
+/// A prefix without a hash tag, and the field that says it.
+#[derive(Debug, Clone)]
+struct Untagged {
+    field: &'static str,
+    prefix: String,
 }
 
 /// The connection, as it is known now.
@@ -66,15 +73,18 @@ pub(crate) enum CommandError {
 
 impl Link {
     /// Prepares the connection; nothing is sent yet.
-    pub(crate) fn new(config: &RedisEventBusConfig, counters: Arc<BusCounters>) -> Result<Self, RedisConnectError> {
-        config.validate()?;
-        let client = client(config).map_err(|mistake| InvalidConfig { mistakes: vec![mistake] })?;
+    ///
+    /// # Errors
+    /// The field of the configuration that makes no client.
+    pub(crate) fn new(server: Server<'_>, counters: Arc<BusCounters>) -> Result<Self, ConfigMistake> {
+        let (field, prefix) = server.prefix;
+        let untagged = (!keys::has_hash_tag(prefix)).then(|| Untagged { field, prefix: prefix.into() });
         Ok(Self {
-            client,
-            address: config.address(),
-            untagged_prefix: Some(config.stream_prefix.clone()).filter(|prefix| !keys::has_hash_tag(prefix)),
-            connect_timeout: config.socket_connect_timeout,
-            response_timeout: config.socket_timeout,
+            client: server.client()?,
+            address: server.address(),
+            untagged_prefix: untagged,
+            connect_timeout: server.connect_timeout,
+            response_timeout: server.timeout,
             slot: RwLock::default(),
             last_failure: Mutex::default(),
             counters,
@@ -131,7 +141,7 @@ impl Link {
             Err(_) => return Err(RedisConnectError::TimedOut { address, timeout }),
         };
         match connected {
-            Ok((_, Err(stream_prefix))) => Err(RedisConnectError::NeedsHashTag { address, stream_prefix }),
+            Ok((_, Err(Untagged { field, prefix }))) => Err(RedisConnectError::NeedsHashTag { address, field, prefix }),
             Ok((connection, Ok(reply))) => {
                 self.slot_mut().put(connection);
                 Ok(reply)
@@ -140,7 +150,7 @@ impl Link {
         }
     }
 
-    /// Why there is no bus, though there was a connection.
+    /// Why nothing was made, though there was a connection.
     pub(crate) fn not_made(&self, error: CommandError) -> RedisConnectError {
         match error {
             CommandError::Sent(error) => self.not_connected(error),
@@ -163,7 +173,7 @@ impl Link {
     }
 
     /// The prefix of the keys, if the server is a node of a cluster and would have them on several nodes.
-    async fn would_spread(&self, connection: &mut MultiplexedConnection) -> Result<Option<String>, RedisError> {
+    async fn would_spread(&self, connection: &mut MultiplexedConnection) -> Result<Option<Untagged>, RedisError> {
         let Some(prefix) = &self.untagged_prefix else {
             return Ok(None);
         };
@@ -294,7 +304,7 @@ impl Slot {
 
     fn check_open(&self) -> Result<(), CommandError> {
         if self.is_closed {
-            return Err(CommandError::NotSent("the bus was disconnected".into()));
+            return Err(CommandError::NotSent("it was disconnected".into()));
         }
         Ok(())
     }
@@ -305,13 +315,6 @@ impl Slot {
         self.number += 1;
         self.number
     }
-}
-
-fn client(config: &RedisEventBusConfig) -> Result<Client, ConfigMistake> {
-    if config.asks_for_tls() {
-        return tls::client(config);
-    }
-    Client::open(config.redis_url.as_str()).map_err(|_| ConfigMistake::new("redis_url", "is no Redis URL"))
 }
 
 /// Whether an error shows that a connection is lost, or leads to a server that is a replica now.

@@ -1,18 +1,39 @@
-//! Why there is no bus. No message shows a password.
+//! Why there is no bus or store. No message shows a password.
 
 use std::{fmt, time::Duration};
 
 use eventbus::BoxError;
+use redis::RedisError;
 
-use crate::partition::OtherLayout;
+use crate::{
+    command,
+    connection::{CommandError, boxed},
+    partition::OtherLayout,
+};
 
 /// A configuration with mistakes; all of them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid configuration of the Redis bus: {}", list(.mistakes))]
+#[error("invalid configuration of the Redis {of}: {}", list(.mistakes))]
 #[non_exhaustive]
 pub struct InvalidConfig {
+    /// What it is for: the `bus`, the `streams` or the `event store`.
+    pub of: &'static str,
     /// The mistakes, in the order of the fields.
     pub mistakes: Vec<ConfigMistake>,
+}
+
+impl InvalidConfig {
+    pub(crate) const fn of_bus(mistakes: Vec<ConfigMistake>) -> Self {
+        Self { of: "bus", mistakes }
+    }
+
+    pub(crate) const fn of_streams(mistakes: Vec<ConfigMistake>) -> Self {
+        Self { of: "streams", mistakes }
+    }
+
+    pub(crate) const fn of_store(mistakes: Vec<ConfigMistake>) -> Self {
+        Self { of: "event store", mistakes }
+    }
 }
 
 /// One mistake in a configuration.
@@ -42,7 +63,8 @@ fn list(mistakes: &[ConfigMistake]) -> String {
     mistakes.join("; ")
 }
 
-/// Why [`RedisEventBus::connect`](crate::RedisEventBus::connect) gave no bus.
+/// Why [`RedisEventBus::connect`](crate::RedisEventBus::connect) gave no bus, or
+/// [`RedisEventStore::connect`](crate::RedisEventStore::connect) no store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedisConnectError {
@@ -74,23 +96,26 @@ pub enum RedisConnectError {
         /// What is wrong with the certificate.
         source: BoxError,
     },
-    /// The server is a node of a cluster, and nothing keeps the keys of the bus together there; nothing was written.
+    /// The server is a node of a cluster, and nothing keeps the keys together there; nothing was written.
     #[error(
-        "Redis at {address} is a node of a cluster, where the keys of a bus must share a hash tag: set `stream_prefix` \
-         to `{{{stream_prefix}}}` instead of `{stream_prefix}`"
+        "Redis at {address} is a node of a cluster, where the keys must share a hash tag: set `{field}` to \
+         `{{{}}}` instead of `{prefix}`",
+        if .prefix.is_empty() { "events" } else { .prefix }
     )]
     NeedsHashTag {
         /// The address, without the password.
         address: String,
-        /// The prefix, which has no hash tag.
-        stream_prefix: String,
+        /// The field of the configuration that says what all keys begin with.
+        field: &'static str,
+        /// What it says, which has no hash tag.
+        prefix: String,
     },
     /// The stream has another number of partitions; nothing was written.
     #[error(transparent)]
     OtherLayout(#[from] OtherLayout),
     /// The server answers and refuses: a wrong password, missing rights, a database that it has not, a key of another
     /// kind, or one that another node of its cluster has.
-    #[error("Redis at {address} refuses the bus")]
+    #[error("Redis at {address} refuses")]
     Refused {
         /// The address, without the password.
         address: String,
@@ -144,9 +169,25 @@ pub enum RedisCommandError {
 }
 
 impl RedisCommandError {
+    pub(crate) fn of(stream: &str, error: CommandError) -> Self {
+        let stream = stream.to_owned();
+        match error {
+            CommandError::Sent(error) if is_refused(&error) => Self::Refused { stream, source: error.into() },
+            CommandError::Sent(error) if !command::nothing_done(&error) => {
+                Self::OutcomeUnknown { stream, source: error.into() }
+            }
+            nothing_done => Self::Unavailable { stream, source: boxed(nothing_done) },
+        }
+    }
+
     /// Whether trying again can succeed without anybody changing anything.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::OutcomeUnknown { .. })
     }
+}
+
+/// Whether the server refuses for good, until somebody changes something.
+fn is_refused(error: &RedisError) -> bool {
+    command::is_refusal(error) || command::is_elsewhere(error) || matches!(error.code(), Some("ERR" | "CROSSSLOT"))
 }

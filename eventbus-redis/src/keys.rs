@@ -45,6 +45,16 @@ pub(crate) fn relay(stream: &str) -> String {
     beside(stream, "relay")
 }
 
+/// How far the projections of a stream have come, a hash.
+pub(crate) fn projections(stream: &str) -> String {
+    beside(stream, "projections")
+}
+
+/// Something of a projection over a stream.
+pub(crate) fn of_projection(name: &str, what: &str) -> String {
+    format!("projection:{name}:{what}")
+}
+
 /// A key in the slot of the stream, as scripts need it on a cluster.
 fn beside(stream: &str, name: &str) -> String {
     if has_hash_tag(stream) { format!("{stream}:{name}") } else { format!("{{{stream}}}:{name}") }
@@ -52,7 +62,20 @@ fn beside(stream: &str, name: &str) -> String {
 
 /// Whether only a part of a key decides its slot: what stands between the first `{` and the next `}`, if anything.
 pub(crate) fn has_hash_tag(key: &str) -> bool {
-    key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).is_some_and(|(tag, _)| !tag.is_empty())
+    hash_tag(key) != key
+}
+
+/// What decides the slot of a key.
+pub(crate) fn hash_tag(key: &str) -> &str {
+    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+    tag.map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).unwrap_or(key)
+}
+
+/// The fields of an entry of the streams door, in their order.
+pub(crate) mod plain_field {
+    pub(crate) const TYPE: &str = "type";
+    pub(crate) const TIMESTAMP: &str = "timestamp";
+    pub(crate) const DATA: &str = "data";
 }
 
 /// The fields of an entry: the seven of the shared wire format in their order, then our own.

@@ -22,6 +22,9 @@ mod partition;
 mod publish;
 mod relay;
 mod script;
+mod server;
+mod store;
+mod streams;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(not(feature = "tls"))]
@@ -29,6 +32,7 @@ mod tls;
 mod tls;
 mod trace;
 mod trim;
+mod waiting;
 mod wire;
 
 pub use bus::RedisEventBus;
@@ -38,5 +42,15 @@ pub use error::{ConfigMistake, InvalidConfig, RedisCommandError, RedisConnectErr
 pub use group::{GroupError, GroupStart, RetiredGroup};
 pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};
 pub use partition::{OtherLayout, RepartitionError, Unfinished};
+/// The driver, in the version this crate uses.
+pub use redis;
+pub use store::{
+    Durability, DurabilityWarning, RedisEventStore, RedisEventStoreConfig, RedisTransaction, RedisTransactionError,
+};
+pub use streams::{
+    Applied, Claim, Claimed, ClaimedEntry, Consume, Effects, EntryError, EventConsumer, EventProjection,
+    EventPublishError, EventPublisher, GroupHealth, ProjectionProgress, RedisStreams, RedisStreamsConfig, StreamEntry,
+    StreamHealth, StreamProjectionError, StreamReader,
+};
 pub use trim::{HeldBy, HeldReason, Trim, Trimmed};
 pub use wire::{Unencodable, wire_payload};

@@ -2,10 +2,10 @@
 
 use redis::{Client, RedisError};
 
-use crate::{ConfigMistake, RedisEventBusConfig};
+use crate::{ConfigMistake, server::Server};
 
 /// Refuses: this build has no TLS.
-pub(crate) fn client(_config: &RedisEventBusConfig) -> Result<Client, ConfigMistake> {
+pub(crate) fn client(_server: &Server<'_>) -> Result<Client, ConfigMistake> {
     Err(ConfigMistake::new("redis_url", "asks for TLS, which this build has not"))
 }
 

@@ -8,22 +8,22 @@ use std::{error::Error, fs, io, sync::Arc};
 use redis::{Client, RedisError, TlsCertificates};
 use rustls::crypto::{CryptoProvider, ring};
 
-use crate::{ConfigMistake, RedisEventBusConfig};
+use crate::{ConfigMistake, server::Server};
 
 /// Prepares a client that trusts the authorities of the configuration.
-pub(crate) fn client(config: &RedisEventBusConfig) -> Result<Client, ConfigMistake> {
+pub(crate) fn client(server: &Server<'_>) -> Result<Client, ConfigMistake> {
     if CryptoProvider::get_default().is_none() {
         // fails if somebody else was faster, which is as good
         let _ = ring::default_provider().install_default();
     }
-    let root_cert = authorities(config).map_err(|problem| ConfigMistake::new("tls_ca_file", problem))?;
+    let root_cert = authorities(server).map_err(|problem| ConfigMistake::new("tls_ca_file", problem))?;
     let certificates = TlsCertificates { client_tls: None, root_cert };
-    Client::build_with_tls(config.redis_url.as_str(), certificates)
+    Client::build_with_tls(server.url, certificates)
         .map_err(|error| ConfigMistake::new("tls_ca_file", format!("cannot be used: {error}")))
 }
 
-fn authorities(config: &RedisEventBusConfig) -> Result<Option<Vec<u8>>, String> {
-    let Some(file) = &config.tls_ca_file else {
+fn authorities(server: &Server<'_>) -> Result<Option<Vec<u8>>, String> {
+    let Some(file) = server.tls_ca_file else {
         return Ok(None);
     };
     let pem = fs::read(file).map_err(|error| format!("({}) cannot be read: {error}", file.display()))?;

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use eventbus::port::MessageId;
+use redis::ScriptInvocation;
 
 use crate::{RedisCommandError, RedisEventBus, bus::Shared, command::operate, entry_id::EntryId, keys, script};
 
@@ -36,15 +37,15 @@ pub struct Trim {
 pub struct Trimmed {
     /// How many entries were removed.
     pub removed: u64,
-    /// The group because of which entries beyond the limits are still there.
+    /// The group, or the projection, because of which entries beyond the limits are still there.
     pub held_by: Option<HeldBy>,
 }
 
-/// A group that has yet to handle entries beyond the limits of a [`Trim`].
+/// A group, or a projection over the stream, that has yet to handle entries beyond the limits of a [`Trim`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HeldBy {
-    /// The group; of several the one that is furthest behind.
+    /// The group, or the projection; of several the one that is furthest behind.
     pub group: String,
     /// Why it holds entries.
     pub reason: HeldReason,
@@ -65,6 +66,9 @@ pub enum HeldReason {
     /// The server has lost it; a consumer of the group makes it anew, and it goes on where it was. If there is none any
     /// more, [`retire_group`](RedisEventBus::retire_group) says so.
     Missing,
+    /// It is a projection over the stream, and has not come so far; see
+    /// [`EventProjection`](crate::EventProjection::retire).
+    Projection,
 }
 
 impl RedisEventBus {
@@ -128,17 +132,61 @@ pub(crate) struct Step {
     pub(crate) held_by: Option<HeldBy>,
 }
 
+/// The steps of a trimming.
+#[derive(Default)]
+pub(crate) struct Steps {
+    /// How many entries there were at first.
+    length: Option<u64>,
+    pub(crate) all: Trimmed,
+}
+
+impl Steps {
+    /// Adds what a step did, and says whether there is to be another one.
+    pub(crate) fn go_on(&mut self, step: Step) -> bool {
+        self.all.removed += step.removed;
+        self.all.held_by = step.held_by;
+        // what is published meanwhile is for the next time
+        step.has_more && self.all.removed < *self.length.get_or_insert(step.length)
+    }
+}
+
+/// What removes some of the oldest entries that are beyond the limits and that nobody needs; with `is_forced` also those
+/// that somebody needs.
+pub(crate) fn trimming(stream: &str, limits: Trim, is_forced: bool) -> ScriptInvocation<'static> {
+    let text = |limit: Option<u128>| limit.map(|limit| limit.to_string()).unwrap_or_default();
+    let mut trim = script::TRIM.prepare_invoke();
+    trim.key(stream).key(keys::floors(stream)).key(keys::relay(stream)).key(keys::projections(stream));
+    trim.arg(text(limits.max_length.map(u128::from))).arg(text(limits.max_age.map(|age| age.as_millis())));
+    trim.arg(TOGETHER).arg(u8::from(is_forced));
+    trim
+}
+
+/// What the script replies.
+pub(crate) type Reply = (u64, bool, u64, u64, String, String, String);
+
+impl From<Reply> for Step {
+    fn from((removed, has_more, length, now, why, group, oldest): Reply) -> Self {
+        let reason = match why.as_str() {
+            "missing" => Some(HeldReason::Missing),
+            "unread" => Some(HeldReason::Unread),
+            "pending" => Some(HeldReason::Pending),
+            "projection" => Some(HeldReason::Projection),
+            _ => None,
+        };
+        let held_by = reason.map(|reason| {
+            let published = oldest.parse::<EntryId>().map_or(now, |id| id.ms);
+            let age = Duration::from_millis(now.saturating_sub(published));
+            HeldBy { group, reason, oldest: MessageId::new(oldest), age }
+        });
+        Self { removed, has_more, length, held_by }
+    }
+}
+
 impl Shared {
     async fn trim(&self, limits: Trim) -> Result<Trimmed, RedisCommandError> {
-        let mut step = self.trim_step(limits).await?;
-        let length = step.length;
-        let mut removed = step.removed;
-        // what is published meanwhile is for the next time
-        while step.has_more && removed < length {
-            step = self.trim_step(limits).await?;
-            removed += step.removed;
-        }
-        Ok(Trimmed { removed, held_by: step.held_by })
+        let mut steps = Steps::default();
+        while steps.go_on(self.trim_step(limits).await?) {}
+        Ok(steps.all)
     }
 
     /// How many of so many entries one stream may keep.
@@ -148,24 +196,7 @@ impl Shared {
 
     /// Removes some of the oldest entries that are beyond the limits and that every group is done with.
     pub(crate) async fn trim_step(&self, limits: Trim) -> Result<Step, RedisCommandError> {
-        let max_age = limits.max_age.map(|age| age.as_millis().to_string()).unwrap_or_default();
-        let keep = limits.max_length.map(|length| self.share_of(length).to_string()).unwrap_or_default();
-        let mut trim = script::TRIM.prepare_invoke();
-        trim.key(&self.stream).key(keys::floors(&self.stream)).key(keys::relay(&self.stream));
-        trim.arg(keep).arg(max_age).arg(TOGETHER);
-        let (removed, has_more, length, now, why, group, oldest): (u64, bool, u64, u64, String, String, String) =
-            self.run(&trim).await?;
-        let reason = match why.as_str() {
-            "missing" => Some(HeldReason::Missing),
-            "unread" => Some(HeldReason::Unread),
-            "pending" => Some(HeldReason::Pending),
-            _ => None,
-        };
-        let held_by = reason.map(|reason| {
-            let published = oldest.parse::<EntryId>().map_or(now, |id| id.ms);
-            let age = Duration::from_millis(now.saturating_sub(published));
-            HeldBy { group, reason, oldest: MessageId::new(oldest), age }
-        });
-        Ok(Step { removed, has_more, length, held_by })
+        let limits = Trim { max_length: limits.max_length.map(|length| self.share_of(length)), ..limits };
+        self.run::<Reply>(&trimming(&self.stream, limits, false)).await.map(Step::from)
     }
 }

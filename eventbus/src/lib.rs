@@ -38,6 +38,7 @@
 //! - Loading and saving: [`AggregateRepository`]; what a save reports: [`Saved`].
 //! - Reacting: [`handler`](macro@handler) and [`projection`](macro@projection); by hand: [`EventBusExt`], [`Projected`].
 //! - Putting it together: [`App`]. Without a store or bus it runs in memory, which is the app for tests.
+//! - Answering HTTP requests: the module `axum`, with the feature of that name.
 //! - Backends: crates `eventstore-sqlite`, `eventstore-postgres` and `eventbus-redis`; to write one, [`port`] and the
 //!   feature `testkit`.
 //!
@@ -51,6 +52,9 @@
 
 extern crate self as eventbus;
 
+#[cfg(feature = "axum")]
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+pub mod axum;
 mod domain;
 mod memory;
 pub mod port;

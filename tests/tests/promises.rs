@@ -17,6 +17,14 @@ const PROMISES: &[(&str, &[Proof])] = &[
             ("eventbus/src/testkit/event_store/reopen.rs", &["events_and_checkpoints_survive_reopening"]),
             ("eventstore-postgres/tests/group.rs", &["nothing_is_lost_doubled_or_denied_when_backends_are_killed"]),
             ("tests/tests/fire.rs", &["appends_over_a_failing_network_are_made_once"]),
+            (
+                "eventbus-redis/tests/store",
+                &[
+                    "of_two_writers_at_one_version_the_second_is_told_of_the_conflict",
+                    "with_an_append_only_file_that_is_synced_always_nothing_is_lost_in_a_crash",
+                    "each_setting_that_may_lose_events_is_warned_of_with_its_repair",
+                ],
+            ),
         ],
     ),
     (
@@ -24,6 +32,10 @@ const PROMISES: &[(&str, &[Proof])] = &[
         &[
             ("eventbus/src/testkit/event_store/feed.rs", &["feed_never_skips_repeats_or_reorders"]),
             ("eventbus/src/testkit/event_store/follow.rs", &["following_has_no_seam"]),
+            (
+                "eventbus-redis/tests/store/crash.rs",
+                &["appends_that_are_repeated_over_crashes_are_stored_once_and_in_order"],
+            ),
             ("eventstore-postgres/tests/gaps.rs", &["no_foreign_transaction_holds_the_feed_up"]),
             ("eventstore-postgres/src/schema.rs", &["what_is_drawn_later_is_after_the_last_position_drawn"]),
             ("eventstore-postgres/src/feed.rs", &["a_head_that_was_told_can_be_read_up_to_while_it_goes_back"]),
@@ -111,6 +123,14 @@ const PROMISES: &[(&str, &[Proof])] = &[
                     "rows_are_replaced_all_or_none",
                 ],
             ),
+            (
+                "eventbus-redis/tests/store",
+                &[
+                    "over_crashes_of_the_server_everything_takes_effect_once",
+                    "an_effect_that_is_refused_undoes_all_before_it",
+                    "a_former_owner_writes_nothing_however_late_it_commits",
+                ],
+            ),
             ("eventstore-postgres/tests/shadow.rs", &["copies_are_not_filled_while_their_rows_replace_the_live_ones"]),
             ("tests/tests/fire.rs", &["processes_that_were_paused_write_nothing_any_more"]),
         ],
@@ -144,6 +164,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
         &[
             ("eventbus/src/testkit/event_store/append.rs", &["payload_that_is_no_json_object_is_refused"]),
             ("eventbus-redis/tests/config.rs", &["all_mistakes_are_named_at_once"]),
+            ("eventbus-redis/tests/store", &["an_entry_of_the_tutorials_own_code_is_named_by_whoever_meets_it"]),
             ("eventbus-redis/tests/relay", &["what_cannot_be_published_is_refused_by_name_and_nothing_is_sent"]),
         ],
     ),

@@ -85,7 +85,10 @@ fn tables(options: &Options, mistakes: &mut Mistakes) -> Vec<String> {
             mistakes.at(member, EXPECTED);
             continue;
         };
-        check_identifier("a table", &table, mistakes);
+        match table.value().contains([':', '*']) {
+            true => check_key(&table, mistakes),
+            false => check_identifier("a table", &table, mistakes),
+        }
         if tables.contains(&table.value()) {
             mistakes.at(&table, format!("table `{}` is named twice", table.value()));
         }
@@ -105,6 +108,18 @@ fn check_identifier(what: &str, literal: &LitStr, mistakes: &mut Mistakes) {
             literal,
             format!("{what} is named by 1 to {MAX_BYTES} letters, digits and `_`, and does not begin with a digit"),
         );
+    }
+}
+
+/// What has a colon or a star is a key of a store that has keys, or all that begin alike. Other stores refuse it.
+fn check_key(literal: &LitStr, mistakes: &mut Mistakes) {
+    const MAX_BYTES: usize = 255;
+    let name = literal.value();
+    let star_within = name.trim_end_matches('*').contains('*') || name.ends_with("**") || name == "*";
+    let has_other = name.chars().any(|c| c.is_control() || c.is_whitespace());
+    if name.len() > MAX_BYTES || star_within || has_other {
+        let wanted = "a key has up to 255 bytes, no spaces, and a `*` only behind what several begin with";
+        mistakes.at(literal, wanted);
     }
 }
 

@@ -60,7 +60,7 @@ impl RedisEventBusConfig {
         }
         let mut mistakes = vars.mistakes;
         mistakes.extend(config.mistakes());
-        if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig { mistakes }) }
+        if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::of_bus(mistakes)) }
     }
 }
 

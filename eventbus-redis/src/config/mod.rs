@@ -1,16 +1,15 @@
 //! What a Redis bus is told.
 
 mod env;
-mod validate;
+pub(crate) mod validate;
 
 pub(crate) use validate::MAX_PARTITIONS;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use eventbus::port::redacted;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::{keys, partition::partition_of};
+use crate::{keys, partition::partition_of, server::Server};
 
 /// What a Redis bus is told: a plain struct with defaults.
 ///
@@ -196,26 +195,19 @@ impl RedisEventBusConfig {
         self.max_in_hand.unwrap_or_else(|| self.batch_size.saturating_mul(10))
     }
 
-    /// Whether the URL asks for TLS.
-    pub(crate) fn asks_for_tls(&self) -> bool {
-        validate::asks_for_tls(&self.redis_url)
-    }
-
-    /// The server's address without the password, for messages.
-    pub(crate) fn address(&self) -> String {
-        let shown = redacted(&self.redis_url);
-        let Some(((scheme, user), host)) =
-            shown.split_once('@').and_then(|(user, host)| Some((user.split_once("://")?, host)))
-        else {
-            return shown;
-        };
-        let before_password = format!("://{user}:");
-        let password = self.redis_url.split_once(&before_password).map(|(_, rest)| rest);
-        if password.is_some_and(|rest| !rest.starts_with('@')) { shown } else { format!("{scheme}://{host}") }
+    /// How the server is reached.
+    pub(crate) fn server(&self) -> Server<'_> {
+        Server {
+            url: &self.redis_url,
+            tls_ca_file: self.tls_ca_file.as_deref(),
+            timeout: self.socket_timeout,
+            connect_timeout: self.socket_connect_timeout,
+            prefix: ("stream_prefix", &self.stream_prefix),
+        }
     }
 }
 
-fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+pub(crate) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let seconds = f64::deserialize(deserializer)?;
     Duration::try_from_secs_f64(seconds)
         .map_err(|_| de::Error::custom(format_args!("{seconds} is no number of seconds")))
@@ -224,7 +216,7 @@ fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Er
 impl fmt::Debug for RedisEventBusConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisEventBusConfig")
-            .field("redis_url", &self.address())
+            .field("redis_url", &self.server().address())
             .field("stream_prefix", &self.stream_prefix)
             .field("consumer_group", &self.consumer_group)
             .field("consumer_name", &self.consumer_name)

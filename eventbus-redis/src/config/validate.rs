@@ -1,21 +1,19 @@
 //! Finding every mistake of a configuration at once.
 
 use eventbus::Name;
-use redis::IntoConnectionInfo;
 
 use super::RedisEventBusConfig;
-use crate::error::{ConfigMistake, InvalidConfig};
+use crate::{
+    error::{ConfigMistake, InvalidConfig},
+    server::url_problem,
+};
 
-/// What does not parse may hold a password anywhere, so it is not shown.
-const NO_URL: &str = "is no Redis URL (redis://[user:password@]host[:port][/database], the password percent-encoded)";
-const TCP_PARAMETERS: [&str; 1] = ["protocol"];
-const SOCKET_PARAMETERS: [&str; 4] = ["db", "user", "pass", "protocol"];
 /// Leaves room for what keys and checkpoint names add to the prefix.
 const MAX_PREFIX_BYTES: usize = 200;
 /// More entries at once than a server should have to send, or a consumer to hold.
 const MAX_BATCH_SIZE: u64 = 1_000_000;
 /// A hundred years; the server refuses numbers that its clock cannot hold.
-const MAX_SECONDS: u64 = 100 * 366 * 86_400;
+pub(crate) const MAX_SECONDS: u64 = 100 * 366 * 86_400;
 /// What stands after the name of the stream in the names of other keys.
 const OWN_WORDS: [&str; 5] = ["members", "floors", "relay", "layout", "lease"];
 /// More streams than any number of consumers needs; some scripts look at all of them.
@@ -39,7 +37,7 @@ impl RedisEventBusConfig {
     /// ```
     pub fn validate(&self) -> Result<(), InvalidConfig> {
         let mistakes = self.mistakes();
-        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig { mistakes }) }
+        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::of_bus(mistakes)) }
     }
 
     pub(super) fn mistakes(&self) -> Vec<ConfigMistake> {
@@ -73,8 +71,7 @@ impl RedisEventBusConfig {
         found_in("trim_max_age_seconds", age.and_then(|age| out_of_range(age, MAX_SECONDS)));
         found_in("partitions", out_of_range(self.partitions.into(), MAX_PARTITIONS));
         found_in("partition_lease_ms", ms_problem(self.partition_lease_ms));
-        let without_tls = self.tls_ca_file.is_some() && !asks_for_tls(&self.redis_url);
-        found_in("tls_ca_file", without_tls.then(|| "is set, but `redis_url` is not `rediss://…`".to_owned()));
+        found_in("tls_ca_file", self.server().ca_problem());
         found
     }
 
@@ -96,24 +93,24 @@ impl RedisEventBusConfig {
     }
 }
 
-fn out_of_range(value: u64, max: u64) -> Option<String> {
+pub(crate) fn out_of_range(value: u64, max: u64) -> Option<String> {
     match value {
         0 => Some("is 0".into()),
         _ => (value > max).then(|| format!("is {value}, at most {max} is allowed")),
     }
 }
 
-fn ms_problem(ms: u64) -> Option<String> {
+pub(crate) fn ms_problem(ms: u64) -> Option<String> {
     out_of_range(ms, MAX_SECONDS * 1_000)
 }
 
-fn name_problem(value: &str) -> Option<String> {
+pub(crate) fn name_problem(value: &str) -> Option<String> {
     let error = Name::new("name", value).err()?;
     let reason = error.reason.to_string();
     Some(reason.strip_prefix("it ").unwrap_or(&reason).to_owned())
 }
 
-fn prefix_problem(value: &str) -> Option<String> {
+pub(crate) fn prefix_problem(value: &str) -> Option<String> {
     name_problem(value).or_else(|| {
         let bytes = value.len();
         (bytes > MAX_PREFIX_BYTES).then(|| format!("has {bytes} bytes, at most {MAX_PREFIX_BYTES} are allowed"))
@@ -137,42 +134,4 @@ fn retry_prefix_problem(prefix: &str) -> Option<String> {
         let taken = OWN_WORDS.contains(&word);
         taken.then(|| format!("begins with `{word}`, as other keys of the bus do"))
     })
-}
-
-fn url_problem(url: &str, has_tls: bool) -> Option<String> {
-    let Some(parsed) = redis::parse_redis_url(url) else {
-        return Some(NO_URL.into());
-    };
-    if asks_for_tls(url) && !has_tls {
-        return Some("asks for TLS, which needs the cargo feature `tls` of eventbus-redis".into());
-    }
-    if asks_for_tls(url) && parsed.fragment() == Some("insecure") {
-        return Some("asks for TLS with anybody (`#insecure`); name whom to trust in `tls_ca_file` instead".into());
-    }
-    if !parsed.username().is_empty() && parsed.password().is_none_or(str::is_empty) {
-        return Some("names a user without a password, who would be ignored".into());
-    }
-    let parameters = if parsed.has_host() { &TCP_PARAMETERS[..] } else { &SOCKET_PARAMETERS };
-    let unknown = parsed.query_pairs().any(|(name, _)| !parameters.contains(&&*name));
-    if parsed.into_connection_info().is_err() {
-        return Some(NO_URL.into());
-    }
-    // an unknown one may be a part of a password
-    unknown.then(|| format!("has other parameters than `{}`", parameters.join("`, `")))
-}
-
-pub(super) fn asks_for_tls(url: &str) -> bool {
-    redis::parse_redis_url(url).is_some_and(|url| matches!(url.scheme(), "rediss" | "valkeys"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_build_without_tls_names_the_feature() {
-        let problem = url_problem("rediss://localhost", false).unwrap_or_default();
-        assert_eq!(problem, "asks for TLS, which needs the cargo feature `tls` of eventbus-redis");
-        assert_eq!(url_problem("redis://localhost", false), None);
-    }
 }

@@ -1,34 +1,24 @@
 //! Reading without an end.
 //!
-//! Keep: a read that waits is kept while nobody polls it, and polled again by the next call: each read begun beside it
-//! would wait behind it on the same connection.
+//! Keep: the place is behind what was read, and what was read is returned, whatever fails or is dropped in between.
 
-use std::{collections::VecDeque, fmt, pin::Pin, time::Duration};
+use std::{collections::VecDeque, fmt, time::Duration};
 
-use eventbus::port::RetryPolicy;
-use redis::{Cmd, RedisError, RedisResult, Value, aio::MultiplexedConnection};
+use redis::{Cmd, RedisError, RedisResult};
 use tokio::time::Instant;
 
 use super::{History, HistoryEntry, HistoryError};
 use crate::{
     command::{self, Entry},
-    connection::{CommandError, is_lost},
+    connection::CommandError,
+    waiting::{RECONNECT, SLICE, Waiting},
 };
-
-/// How long a read waits for entries at a time: what it takes to notice that the bus was shut down.
-const SLICE: Duration = Duration::from_secs(1);
-
-const RECONNECT: RetryPolicy =
-    RetryPolicy { max_retries: u32::MAX, first_delay: Duration::from_millis(50), max_delay: Duration::from_secs(2) };
-
-type Reading = Pin<Box<dyn Future<Output = RedisResult<Value>> + Send>>;
 
 /// A reader of the stream that waits for what comes; made by [`History::follow`].
 pub struct Follow {
     /// Behind what was read, not behind what was returned.
     history: History,
-    connection: Option<MultiplexedConnection>,
-    reading: Option<Reading>,
+    waiting: Waiting,
     read: VecDeque<HistoryEntry>,
     /// How many reads in a row failed, and when to try again.
     failures: u32,
@@ -37,7 +27,7 @@ pub struct Follow {
 
 impl Follow {
     pub(super) fn new(history: History) -> Self {
-        Self { history, connection: None, reading: None, read: VecDeque::new(), failures: 0, wait_until: None }
+        Self { history, waiting: Waiting::default(), read: VecDeque::new(), failures: 0, wait_until: None }
     }
 
     /// Returns the next entry, as soon as there is one.
@@ -80,21 +70,9 @@ impl Follow {
 
     /// Waits for entries, for a slice of time at most.
     async fn read_on(&mut self, wait: Cmd) -> RedisResult<Vec<Entry>> {
-        let mut connection = self.connection().await?;
-        let begin = || -> Reading { Box::pin(async move { wait.query_async(&mut connection).await }) };
-        let reading = self.reading.get_or_insert_with(begin);
-        let reply = reading.await;
-        self.reading = None;
-        command::entries(reply?)
-    }
-
-    async fn connection(&mut self) -> RedisResult<MultiplexedConnection> {
-        if let Some(connection) = &self.connection {
-            return Ok(connection.clone());
-        }
         let shared = &self.history.shared;
-        let made = shared.link.dedicated(shared.config.socket_timeout.saturating_add(SLICE)).await?;
-        Ok(self.connection.insert(made).clone())
+        let timeout = shared.config.socket_timeout.saturating_add(SLICE);
+        command::entries(self.waiting.read(&shared.link, timeout, wait).await?)
     }
 
     fn take(&mut self, entries: Vec<Entry>) {
@@ -105,11 +83,8 @@ impl Follow {
         }
     }
 
-    /// Leaves a connection that was lost, and arranges when to try again; fails where trying is for the caller to say.
+    /// Arranges when to try again; fails where trying is for the caller to say.
     fn give_up(&mut self, error: RedisError) -> Result<(), HistoryError> {
-        if is_lost(&error) {
-            self.connection = None;
-        }
         self.try_later(&error);
         let error = HistoryError::of(&self.history.shared.destination, CommandError::Sent(error));
         if error.is_retryable() { Ok(()) } else { Err(error) }

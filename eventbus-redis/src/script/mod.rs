@@ -3,15 +3,16 @@
 //! Keep: what must not be seen half done is one script. A script reads all its keys before it writes: one that fails
 //! half way is not rolled back.
 
+pub(crate) mod store;
+
 use std::sync::LazyLock;
 
-use redis::{Cmd, FromRedisValue, RedisError, Script, ScriptInvocation};
+use redis::{Cmd, FromRedisValue, Script, ScriptInvocation};
 
 use crate::{
     RedisCommandError,
     bus::Shared,
-    command,
-    connection::{CommandError, Link, boxed},
+    connection::{CommandError, Link},
 };
 
 /// A script behind the functions for ids.
@@ -64,6 +65,7 @@ pub(crate) static DONE: LazyLock<Script> = plain!("done.lua");
 pub(crate) static EXHAUSTED: LazyLock<Script> = plain!("exhausted.lua");
 pub(crate) static FIND_POSITION: LazyLock<Script> = with_ids!("find_position.lua");
 pub(crate) static GROUP_FLOORS: LazyLock<Script> = with_relay!("group_floors.lua");
+pub(crate) static HELLO: LazyLock<Script> = plain!("hello.lua");
 pub(crate) static LAYOUT: LazyLock<Script> = with_ids!("layout.lua");
 pub(crate) static LEAVE: LazyLock<Script> = plain!("leave.lua");
 pub(crate) static LEASE: LazyLock<Script> = with_ids!("lease.lua");
@@ -175,18 +177,6 @@ impl Shared {
         {
             return RedisCommandError::Refused { stream, source: layout.into() };
         }
-        match error {
-            CommandError::Sent(error) if is_refused(&error) => {
-                RedisCommandError::Refused { stream, source: error.into() }
-            }
-            CommandError::Sent(error) if !command::nothing_done(&error) => {
-                RedisCommandError::OutcomeUnknown { stream, source: error.into() }
-            }
-            nothing_done => RedisCommandError::Unavailable { stream, source: boxed(nothing_done) },
-        }
+        RedisCommandError::of(&stream, error)
     }
-}
-
-fn is_refused(error: &RedisError) -> bool {
-    command::is_refusal(error) || error.code() == Some("ERR")
 }

@@ -1,12 +1,13 @@
--- Removes the oldest entries that are beyond a limit, as far as every known group is done with them.
+-- Removes the oldest entries that are beyond a limit, as far as every known group and projection is done with them.
 --
 -- A listed group that is missing stops the trimming. The floors of the listed groups are written anew. Where relays
 -- publish, the newest entry stays, and those that tell them that nothing was lost are replaced by the oldest that stays.
 --
--- KEYS  stream, floors, relay
--- ARGV  how many entries to keep or '', for how many ms to keep them or '', how many to remove at most
+-- KEYS  stream, floors, relay, projections
+-- ARGV  how many entries to keep or '', for how many ms to keep them or '', how many to remove at most, '1' if it is to
+--       be done whoever needs them
 -- Replies how many were removed, whether there may be more, the length before, the time in ms, and what holds the rest
--- back: 'none', or 'missing', 'unread' or 'pending', the group, and the id of its oldest entry.
+-- back: 'none', or 'missing', 'unread', 'pending' or 'projection', the group or projection, and its oldest entry's id.
 
 local stream, floors, relay = KEYS[1], KEYS[2], KEYS[3]
 local keep, max_age, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -29,10 +30,15 @@ for name, info in pairs(groups_of(stream)) do
   end
   missing[name] = nil
 end
+for name, id in pairs(by_name(redis.call('HGETALL', KEYS[4]))) do
+  local next = after(parts(id) and id or '0-0')
+  if not floor or is_before(next, floor) then floor, why, holder = next, 'projection', name end
+end
 local lost
 for group, id in pairs(missing) do
   if not lost or is_before(id, lost) then lost, holder = id, group end
 end
+if ARGV[4] == '1' then floor, lost = nil, nil end
 
 local function is_beyond(index, id)
   if keep and index <= length - keep then return true end

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 /// Whether a bus is well. As JSON it is what a health endpoint answers.
 ///
-/// A process that only publishes does not consume, so its `status` is never healthy: it looks at `connected`.
+/// A process that only publishes does not consume, so the `status` of its bus is never healthy: it looks at `connected`.
+/// An [`App`](crate::App) without handlers knows that.
 ///
 /// # Examples
 /// ```
@@ -20,7 +21,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Health {
-    /// Healthy: connected and consuming.
+    /// Healthy: connected and consuming, and nothing else stands still.
     pub status: HealthStatus,
     /// Whether the bus could be asked.
     pub connected: bool,
@@ -33,12 +34,17 @@ pub struct Health {
     /// Why the bus could not be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Why the store of this process cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
     /// Why the relay of this process does not publish.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relay: Option<String>,
     /// The projections of this process that stopped at an event, each with the event and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub projections: Vec<String>,
+    #[serde(skip)]
+    has_nothing_to_consume: bool,
 }
 
 /// Whether a bus does its work.
@@ -87,8 +93,10 @@ impl Health {
             pending_messages,
             dlq_messages,
             error: None,
+            store: None,
             relay: None,
             projections: Vec::new(),
+            has_nothing_to_consume: false,
         }
     }
 
@@ -102,9 +110,24 @@ impl Health {
             pending_messages: 0,
             dlq_messages: 0,
             error: Some(error.into()),
+            store: None,
             relay: None,
             projections: Vec::new(),
+            has_nothing_to_consume: false,
         }
+    }
+
+    /// Of a process without handlers: that it does not consume is as it should be.
+    #[must_use]
+    pub fn with_nothing_to_consume(self) -> Self {
+        let status = if self.connected { HealthStatus::Healthy } else { HealthStatus::Unhealthy };
+        Self { status, has_nothing_to_consume: true, ..self }
+    }
+
+    /// With why the store cannot be read: unhealthy.
+    #[must_use]
+    pub fn with_store_trouble(self, trouble: String) -> Self {
+        Self { status: HealthStatus::Unhealthy, store: Some(trouble), ..self }
     }
 
     /// With what keeps the relay from publishing for now: an alert.
@@ -143,9 +166,10 @@ impl Health {
                 None => "not connected".into(),
             });
         }
-        if !self.consuming {
+        if !self.consuming && !self.has_nothing_to_consume {
             alerts.push("not consuming".into());
         }
+        alerts.extend(self.store.iter().map(|why| format!("the store cannot be read: {why}")));
         alerts.extend(self.relay.iter().map(|why| format!("the relay does not publish: {why}")));
         alerts.extend(self.projections.iter().cloned());
         let mut count = |what, is: u64, most: u64| {

@@ -175,7 +175,7 @@ pub trait ReadFeed: Send + Sync {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event store",
     label = "not an event store",
-    note = "stores are `InMemoryEventStore`, `SqliteEventStore`, `PgEventStore`, or an `Arc` of one; did you forget to `.await?` its constructor?"
+    note = "stores are `InMemoryEventStore`, `SqliteEventStore`, `PgEventStore`, `RedisEventStore`, or an `Arc` of one; did you forget to `.await?` its constructor?"
 )]
 pub trait EventStore: AppendEvents + ReadStream + ReadFeed + Checkpoints + Leases + Floors + 'static {
     /// The store's own transactions, if handlers and projections can take part in them.

@@ -1,19 +1,20 @@
 //! The app: roles, settling, shutting down, resuming.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
 use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Name, Position, SettleError, StartMistake, Version,
-    port::{Checkpoints, EventBus, ReadFeed as _},
+    port::{Checkpoints, EventBus, HealthThresholds, ReadFeed as _},
     prelude::*,
 };
 use futures_util::TryStreamExt as _;
 use tokio::sync::Semaphore;
 
 use crate::{
+    gated::GatedStore,
     orders::{Order, OrderCreated, OrderEvent, OrderShipped, OrderStatistics, created},
     wait::until,
 };
@@ -193,6 +194,27 @@ async fn an_app_with_a_bus_and_no_store_only_consumes() {
 async fn an_app_that_is_started_consumes() {
     let app = App::builder().handler::<refuse>().start().await.unwrap();
     assert!(app.bus().health().await.is_healthy());
+}
+
+#[tokio::test]
+async fn an_app_without_handlers_is_healthy_though_it_consumes_nothing() {
+    let app = App::builder().start().await.unwrap();
+    let health = app.health().await;
+    assert!(health.is_healthy() && !health.consuming);
+    assert!(health.alerts(&HealthThresholds::default()).is_empty());
+    assert!(!app.bus().health().await.is_healthy(), "of handlers only the app knows");
+}
+
+#[tokio::test]
+async fn an_app_whose_store_is_away_is_not_healthy() {
+    let store = GatedStore::open();
+    let app = App::builder().store(store.clone()).start().await.unwrap();
+    store.is_away.store(true, Ordering::SeqCst);
+    let health = app.health().await;
+    assert!(!health.is_healthy());
+    assert_eq!(health.alerts(&HealthThresholds::default()), ["the store cannot be read: event store unavailable"]);
+    store.is_away.store(false, Ordering::SeqCst);
+    assert!(app.health().await.is_healthy());
 }
 
 #[tokio::test]

@@ -65,11 +65,15 @@ impl Drop for Database {
     }
 }
 
+/// In a thread of its own, as the test's may be busy with a runtime.
 fn execute(statement: &str) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        use sqlx::{AssertSqlSafe, Connection, Executor};
-        let mut admin = sqlx::PgConnection::connect(test_servers::postgres_url()).await.unwrap();
-        admin.execute(sqlx::raw_sql(AssertSqlSafe(statement))).await.unwrap();
-    });
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            use sqlx::{AssertSqlSafe, Connection, Executor};
+            let mut admin = sqlx::PgConnection::connect(test_servers::postgres_url()).await.unwrap();
+            admin.execute(sqlx::raw_sql(AssertSqlSafe(statement))).await.unwrap();
+        });
+    };
+    std::thread::scope(|scope| scope.spawn(run).join()).unwrap();
 }

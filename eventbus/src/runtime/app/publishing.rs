@@ -1,11 +1,16 @@
 //! What an app says of its relay, and what operators tell it.
 
+use std::time::Duration;
+
 use super::{App, Published, PublishedError};
 use crate::{
     domain::{name::Name, stream::Position},
     port::{CheckpointError, Health},
     runtime::relay::{self, RelayError, RelayStatus, RelayView, RepublishError},
 };
+
+/// How long the store may take to answer before it is called unwell.
+const STORE_ANSWERS: Duration = Duration::from_secs(5);
 
 impl App {
     /// Waits until the relay has published everything up to `position`, also where another process relays: what that one
@@ -46,12 +51,18 @@ impl App {
         Some(self.relay()?.status().await)
     }
 
-    /// Whether the bus is well, the relay of this process publishes, and no projection of it stopped at an event; what a
-    /// health endpoint answers. It never fails.
+    /// Whether store and bus are well, the relay of this process publishes, and no projection of it stopped at an event;
+    /// what a health endpoint answers. It never fails.
     pub async fn health(&self) -> Health {
         let stopped = self.0.projections.iter().filter_map(|slot| slot.status(Position::START).stopped);
         let stopped = stopped.map(|error| error.to_string()).collect();
-        let health = self.0.bus.health().await.with_stopped_projections(stopped);
+        let (health, store_trouble) = tokio::join!(self.0.bus.health(), self.store_trouble());
+        let health = if self.0.groups.is_empty() { health.with_nothing_to_consume() } else { health };
+        let health = health.with_stopped_projections(stopped);
+        let health = match store_trouble {
+            Some(trouble) => health.with_store_trouble(trouble),
+            None => health,
+        };
         let Some(relay) = self.relay() else {
             return health;
         };
@@ -89,6 +100,17 @@ impl App {
     /// [`CheckpointError`] if the store cannot be reached.
     pub async fn forget_group(&self, group: &Name) -> Result<(), CheckpointError> {
         self.0.store.forget_floor(self.0.bus.destination(), group).await
+    }
+
+    /// Why the store cannot be read, if the app has one and it cannot.
+    async fn store_trouble(&self) -> Option<String> {
+        if !self.0.has_store {
+            return None;
+        }
+        match tokio::time::timeout(STORE_ANSWERS, self.0.store.head()).await {
+            Ok(answer) => answer.err().map(|error| error.to_string()),
+            Err(_) => Some(format!("it does not answer within {STORE_ANSWERS:?}")),
+        }
     }
 
     fn relay(&self) -> Option<RelayView> {

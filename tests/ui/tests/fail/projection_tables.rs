@@ -36,6 +36,14 @@ impl Names {
 }
 
 #[derive(Default)]
+struct Keys;
+
+#[projection(name = "keys", tables("stats:orders", "order:*", "a key:x", "*", "order:**"))]
+impl Keys {
+    fn created(&self, _event: &OrderCreated, _connection: &mut BTreeMap<String, u64>) {}
+}
+
+#[derive(Default)]
 struct Empty;
 
 #[projection(name = "empty", tables(), version = 0)]

@@ -1,0 +1,152 @@
+//! Taking events: what was left, what was replayed, what is new.
+
+use eventbus::{
+    Name,
+    port::{Taken, Tries},
+};
+
+use super::Consumer;
+use crate::{
+    bus::letters,
+    disk,
+    error::{FileQueueError, Result},
+    event::{QueueEvent, message_id},
+    log::Slot,
+    queue::Shared,
+};
+
+/// How many events are taken at once.
+const BATCH: usize = 100;
+
+/// What was read, not yet in hand.
+#[derive(Debug)]
+enum Read {
+    Event(QueueEvent),
+    Torn(u64, FileQueueError),
+}
+
+impl Consumer<'_> {
+    /// Takes what the worker before us had taken and was not done with.
+    pub(super) async fn take_left(&mut self) -> Result<()> {
+        let open: Vec<u64> = self.owned.progress.open.keys().copied().collect();
+        let group = self.group.clone();
+        let left = self
+            .shared
+            .blocking(move |shared| {
+                let read = |id| Ok((id, shared.log.read(id)?, shared.is_letter(id, &group)?));
+                open.into_iter().map(read).collect::<Result<Vec<_>>>()
+            })
+            .await?;
+        for (id, slot, is_letter) in left {
+            match slot {
+                // it was given up, and that was not yet written down here
+                _ if is_letter => drop(self.owned.progress.open.remove(&id)),
+                Slot::Event(event) => self.take(Read::Event(event), self.owned.was_left),
+                Slot::Torn(error) => self.take(Read::Torn(id, error), false),
+                Slot::Gap | Slot::Missing | Slot::Removed(_) => drop(self.owned.progress.open.remove(&id)),
+            }
+        }
+        self.is_dirty = true;
+        Ok(())
+    }
+
+    fn take(&mut self, read: Read, is_left: bool) {
+        match read {
+            Read::Event(event) => {
+                let tries = self.owned.progress.open.entry(event.id()).or_default().clone();
+                let taken = Taken::new(event.message_id(), event.record().clone()).with_tries(tries);
+                self.taken.push(if is_left { taken.left_over() } else { taken });
+            }
+            Read::Torn(id, error) => {
+                let tries = Tries::hopeless(said(&error));
+                self.owned.progress.open.insert(id, tries.clone());
+                self.hopeless.push((message_id(id), tries));
+            }
+        }
+    }
+
+    /// Takes what was replayed since.
+    pub(super) async fn take_replays(&mut self) -> Result<()> {
+        let (group, known) = (self.group.clone(), self.replays.clone());
+        let replays = self
+            .shared
+            .blocking(move |shared| {
+                let mut ids = shared.replays_of(&group)?;
+                ids.retain(|id| !known.contains(id));
+                Ok(ids.into_iter().map(|id| (id, shared.take_replay(id, &group))).collect::<Vec<_>>())
+            })
+            .await?;
+        for (id, taken) in replays {
+            if self.owned.progress.open.contains_key(&id) {
+                continue; // it was given up, and that is about to be written down
+            }
+            match taken {
+                Ok(Some(taken)) => {
+                    self.taken.push(if self.was_left { taken.left_over() } else { taken });
+                    self.replays.insert(id);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(group = %self.group, id, %error, "replay passed over and left alone");
+                    self.replays.insert(id);
+                }
+            }
+        }
+        self.was_left = false;
+        Ok(())
+    }
+
+    /// Takes events, as many as there is room for.
+    pub(super) async fn take_more(&mut self) -> Result<()> {
+        let room = self.hand.room_beside(self.taken.len()).min(BATCH);
+        if room == 0 {
+            return Ok(());
+        }
+        let after = self.owned.progress.read;
+        let (through, read) = self.shared.blocking(move |shared| shared.read_after(after, room)).await?;
+        self.has_more = read.len() == room;
+        if through > after {
+            self.owned.progress.read = through;
+            self.is_dirty = true;
+            self.patience.reset();
+        }
+        for one in read {
+            self.take(one, false);
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// The next events after one, and up to where they were read.
+    fn read_after(&self, after: u64, count: usize) -> Result<(u64, Vec<Read>)> {
+        let (mut through, mut read) = (after, Vec::new());
+        while read.len() < count
+            && let Some((id, slot)) = self.log.next(through, &self.worker)?
+        {
+            through = id;
+            match slot {
+                Slot::Event(event) => read.push(Read::Event(event)),
+                Slot::Torn(error) => read.push(Read::Torn(id, error)),
+                Slot::Gap | Slot::Missing | Slot::Removed(_) => {}
+            }
+        }
+        Ok((through, read))
+    }
+
+    /// Whether a group has given an event up.
+    fn is_letter(&self, id: u64, group: &Name) -> Result<bool> {
+        disk::exists(&self.letter_path(&letters::stem(id, group)?))
+    }
+}
+
+/// An error with its causes.
+fn said(error: &FileQueueError) -> String {
+    let mut said = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        said.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    said
+}

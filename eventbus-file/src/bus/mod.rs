@@ -1,0 +1,152 @@
+//! The queue as a bus: every consumer group gets every event.
+//!
+//! Keep: one worker at a time consumes for a group, so the order of an aggregate's events is kept over all workers. What
+//! a worker writes about a group after another one has taken it over counts for nothing.
+
+mod announce;
+mod consumer;
+mod letters;
+mod progress;
+mod replays;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use eventbus::{
+    Name, RecordedEvent,
+    port::{
+        BusStats, ConsumeError, EventBus, GroupInfo, GroupProgress, MessageId, PublishError, ShutdownError, StreamInfo,
+        Subscribers,
+    },
+};
+
+pub(crate) use announce::announce;
+pub(crate) use letters::{check_letter, is_letter_name};
+
+use crate::{
+    FileQueue,
+    error::{FileQueueError, Result},
+    event::message_id,
+    publish::Stopped,
+    queue::Shared,
+};
+
+#[async_trait]
+impl EventBus for FileQueue {
+    fn destination(&self) -> &Name {
+        &self.shared.name
+    }
+
+    fn default_group(&self) -> &Name {
+        &self.shared.config.default_group
+    }
+
+    async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        if self.shared.consuming.is_closed() {
+            return Err(PublishError::ShutDown { destination: self.shared.name.clone() });
+        }
+        let published = self.shared.publish(events.to_vec()).await;
+        let published = published.map_err(|stopped| publish_error(&self.shared.name, stopped))?;
+        self.shared.counters.events_published(published.len() as u64);
+        Ok(published.iter().map(|event| message_id(event.id())).collect())
+    }
+
+    fn subscribers(&self) -> &Subscribers {
+        &self.shared.subscribers
+    }
+
+    async fn start_consuming(&self) -> Result<(), ConsumeError> {
+        let shared = &self.shared;
+        let consume = |group, stop| consumer::consume(Arc::clone(shared), group, stop);
+        shared.consuming.run(&shared.name, &shared.subscribers, consume).await
+    }
+
+    async fn stop_consuming(&self) {
+        self.shared.consuming.stop().await;
+    }
+
+    fn is_consuming(&self) -> bool {
+        self.shared.consuming.is_running()
+    }
+
+    async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
+        self.shared.consuming.close();
+        self.shared.news.send_replace(());
+        self.shared.consuming.shutdown("file queue", timeout).await
+    }
+
+    fn stats(&self) -> BusStats {
+        self.shared.counters.snapshot()
+    }
+
+    async fn stream_info(&self) -> StreamInfo {
+        let mut info = match self.shared.consuming.is_closed() {
+            true => StreamInfo::default(),
+            false => self.shared.blocking(Shared::describe).await.unwrap_or_default(),
+        };
+        info.stats = self.stats();
+        info.stream.name = self.shared.name.to_string();
+        info
+    }
+
+    async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
+        let asked = group.clone();
+        let progress = self.shared.blocking(move |shared| shared.progress(&asked)).await;
+        let destination = self.shared.name.clone();
+        progress.map_err(|error| ConsumeError::Unavailable { destination, source: error.into() })
+    }
+}
+
+fn publish_error(name: &Name, Stopped { in_part, error }: Stopped) -> PublishError {
+    let destination = name.clone();
+    match error {
+        FileQueueError::ShutDown => PublishError::ShutDown { destination },
+        error if in_part => PublishError::OutcomeUnknown { destination, source: error.into() },
+        FileQueueError::Io { .. } | FileQueueError::RuntimeEnded => {
+            PublishError::Unavailable { destination, source: error.into() }
+        }
+        error => {
+            let event_id = match &error {
+                FileQueueError::Unwritable { event_id, .. } => Some(*event_id),
+                _ => None,
+            };
+            PublishError::Refused { destination, event_id, source: error.into() }
+        }
+    }
+}
+
+impl Shared {
+    fn progress(&self, group: &Name) -> Result<GroupProgress> {
+        let (_, progress) = self.group(group)?;
+        let unread = self.log.ids_from(progress.read + 1)?.len() as u64;
+        let pending = progress.open.len() + self.replays_of(group)?.len();
+        Ok(GroupProgress { unread, pending: pending as u64, exhausted: 0 })
+    }
+
+    fn describe(&self) -> Result<StreamInfo> {
+        let ids = self.log.ids_from(1)?;
+        let mut info = StreamInfo::default();
+        info.connected = true;
+        info.stream.length = ids.len() as u64;
+        info.stream.first_entry_id = ids.first().map(ToString::to_string);
+        info.stream.last_entry_id = ids.last().map(ToString::to_string);
+        info.dlq_messages = self.letter_names()?.len() as u64;
+        let mut groups = self.known_groups()?;
+        groups.push(self.config.default_group.clone());
+        groups.sort();
+        groups.dedup();
+        for group in groups {
+            let (owner, progress) = self.group(&group)?;
+            let consumers = u64::from(owner.is_some_and(|owner| owner.is_live()));
+            let pending = (progress.open.len() + self.replays_of(&group)?.len()) as u64;
+            let mut described = GroupInfo::new(group.to_string(), consumers, pending);
+            described.last_delivered_id = (progress.read > 0).then(|| progress.read.to_string());
+            described.lag = Some(ids.iter().filter(|id| **id > progress.read).count() as u64);
+            described.oldest_pending_id = progress.open.keys().next().map(ToString::to_string);
+            info.pending_messages += pending;
+            info.active_consumers += consumers;
+            info.consumer_groups.push(described);
+        }
+        Ok(info)
+    }
+}

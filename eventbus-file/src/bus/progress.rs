@@ -1,0 +1,89 @@
+//! How far a group has come, and who consumes for it: a claim below `subscriptions/` whose data is the progress.
+
+use std::collections::BTreeMap;
+
+use eventbus::{Name, port::Tries};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    claims::{Claim, Claimed},
+    error::{FileQueueError, Result},
+    queue::Shared,
+};
+
+/// How far a group has come.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Progress {
+    /// The newest event that was taken.
+    pub(super) read: u64,
+    /// Every event up to here is done with; told for those who read the file.
+    finished_through: u64,
+    /// The events that were taken and are not done with, and what came of them so far.
+    pub(super) open: BTreeMap<u64, Tries>,
+    /// The handlers of the worker that consumes.
+    pub(crate) handlers: Vec<String>,
+}
+
+impl Progress {
+    /// Every event up to here is done with.
+    pub(crate) fn finished_through(&self) -> u64 {
+        self.open.keys().next().map_or(self.read, |oldest| oldest - 1)
+    }
+
+    pub(super) fn to_value(&self) -> Result<Value> {
+        let told = Self { finished_through: self.finished_through(), ..self.clone() };
+        serde_json::to_value(told).map_err(|source| FileQueueError::Json { what: "the progress", source })
+    }
+}
+
+/// A group that this worker consumes for.
+#[derive(Debug)]
+pub(super) struct Owned {
+    pub(super) claim: Claim,
+    pub(super) progress: Progress,
+    /// Whether the worker before has died, or lost it.
+    pub(super) was_left: bool,
+}
+
+impl Shared {
+    /// Who consumes for a group, or did last, and how far it has come.
+    pub(crate) fn group(&self, group: &Name) -> Result<(Option<Claim>, Progress)> {
+        match self.groups.newest(group)? {
+            Some(claim) => {
+                let progress = claim.data()?;
+                Ok((Some(claim), progress))
+            }
+            None => Ok((None, Progress::default())),
+        }
+    }
+
+    /// The groups that were ever consumed for.
+    pub(crate) fn known_groups(&self) -> Result<Vec<Name>> {
+        let names = self.groups.ids()?.into_iter();
+        Ok(names.filter_map(|name| Name::new("group", name).ok()).collect())
+    }
+
+    /// Takes a group over that nobody consumes for. `None`: somebody does.
+    pub(super) fn take_group(&self, group: &Name) -> Result<Option<Owned>> {
+        let handlers = || {
+            let subscribers = self.subscribers.of_group(group);
+            subscribers.iter().map(|handler| handler.name().to_string()).collect()
+        };
+        let of = |claim: Option<&Claim>| -> Result<Progress> {
+            let progress = claim.map_or_else(|| Ok(Progress::default()), Claim::data)?;
+            Ok(Progress { handlers: handlers(), ..progress })
+        };
+        let claimed = self.groups.create_after(group, true, |before| of(before)?.to_value())?;
+        let Some(Claimed { now, .. }) = claimed else {
+            return Ok(None);
+        };
+        // the one before may have written since it was looked at; now it cannot any more
+        let before = self.groups.of_epoch(group, now.epoch - 1)?;
+        let was_left = before.as_ref().is_some_and(|before| before.released_at.is_none());
+        let progress = of(before.as_ref())?;
+        self.groups.forget_before(&now)?;
+        Ok(Some(Owned { claim: now, progress, was_left }))
+    }
+}

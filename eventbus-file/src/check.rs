@@ -1,0 +1,162 @@
+//! What does not belong in the folder of a queue, or holds nothing.
+//!
+//! Keep: it is told and left alone. Nothing here writes.
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    FileQueue,
+    bus::is_letter_name,
+    disk::{self, TMP, TMP_END},
+    error::{FileQueueError, Result},
+    log::Slot,
+    names, payload,
+    queue::Shared,
+};
+
+/// A file or folder that the queue does not know what to do with, and leaves alone.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Problem {
+    /// No file of a queue has such a name there.
+    Foreign {
+        /// The file or folder.
+        path: PathBuf,
+    },
+    /// It has the name of a file of a queue, and does not hold such a thing.
+    Torn {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: FileQueueError,
+    },
+    /// A payload that no event names; its publisher died, or is about to publish.
+    UnusedPayload {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Problem {
+    /// The file or folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Foreign { path } | Self::Torn { path, .. } | Self::UnusedPayload { path } => path,
+        }
+    }
+}
+
+/// What was found so far.
+#[derive(Debug, Default)]
+struct Found {
+    problems: Vec<Problem>,
+    payloads: HashSet<String>,
+}
+
+impl Found {
+    /// The names in a folder that belong there; the others are foreign.
+    fn names<T>(&mut self, folder: &Path, known: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
+        let mut names = disk::names(folder)?;
+        names.sort_unstable();
+        let mut belonging = Vec::new();
+        for name in names {
+            match known(&name) {
+                Some(name) => belonging.push(name),
+                None => self.problems.push(Problem::Foreign { path: folder.join(name) }),
+            }
+        }
+        Ok(belonging)
+    }
+
+    fn torn(&mut self, path: PathBuf, checked: Result<()>) -> Result<()> {
+        match checked {
+            Err(error @ (FileQueueError::Torn { .. } | FileQueueError::InvalidName { .. })) => {
+                self.problems.push(Problem::Torn { path, error });
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+impl Shared {
+    fn check(&self) -> Result<Vec<Problem>> {
+        let mut found = Found::default();
+        let is_folder = |name: &str| names::FOLDERS.contains(&name) || name == TMP;
+        found.names(self.disk.root(), |name| is_folder(name).then_some(()))?;
+        self.check_events(&mut found)?;
+        self.check_results(&mut found)?;
+        for claims in [&self.claims, &self.groups] {
+            for id in found.names(claims.folder(), names::decoded)? {
+                let folder = claims.folder_of(&id)?;
+                for epoch in found.names(&folder, names::number)? {
+                    let path = folder.join(names::numbered(epoch));
+                    found.torn(path, claims.of_epoch(&id, epoch).map(drop))?;
+                }
+            }
+        }
+        for folder in [names::DEAD_LETTERS, names::REPLAYS] {
+            let folder = self.disk.root().join(folder);
+            for name in found.names(&folder, |name| is_letter_name(name).then(|| name.to_owned()))? {
+                found.torn(folder.join(&name), crate::bus::check_letter(&folder.join(&name)))?;
+            }
+        }
+        found.names(&self.disk.root().join(names::REMOVED), names::number)?;
+        found.names(&self.disk.root().join(TMP), |name| name.ends_with(TMP_END).then_some(()))?;
+        self.check_payloads(&mut found)?;
+        Ok(found.problems)
+    }
+
+    fn check_events(&self, found: &mut Found) -> Result<()> {
+        let events = self.disk.root().join(names::EVENTS);
+        let near = self.log.shards()?;
+        for shard in found.names(&events, |name| names::shard_number(name).filter(|shard| near.contains(shard)))? {
+            let folder = events.join(names::shard_of(shard));
+            let of_shard = |name: &str| names::number(name).filter(|id| names::shard_index(*id) == shard);
+            for id in found.names(&folder, of_shard)? {
+                if let Slot::Torn(error) = self.log.read(id)? {
+                    found.problems.push(Problem::Torn { path: self.log.path(id), error });
+                }
+                found.payloads.extend(self.log.payload_file(id)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_results(&self, found: &mut Found) -> Result<()> {
+        let results = self.disk.root().join(names::RESULTS);
+        for shard in found.names(&results, names::shard_number)? {
+            let folder = results.join(names::shard_of(shard));
+            let of_shard = |name: &str| names::number(name).filter(|id| names::shard_index(*id) == shard);
+            for id in found.names(&folder, of_shard)? {
+                found.torn(self.result_path(id), self.read_result(id).map(drop))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_payloads(&self, found: &mut Found) -> Result<()> {
+        let folder = self.disk.root().join(names::PAYLOADS);
+        let payloads = found.names(&folder, |name| payload::is_name(name).then(|| name.to_owned()))?;
+        let unused = payloads.into_iter().filter(|name| !found.payloads.contains(name));
+        let unused: Vec<_> = unused.map(|name| Problem::UnusedPayload { path: folder.join(name) }).collect();
+        found.problems.extend(unused);
+        Ok(())
+    }
+}
+
+impl FileQueue {
+    /// Looks at every file of the queue, and tells which do not belong there or hold nothing. They are left alone: a
+    /// consumer makes a torn event a dead letter of its group and goes on, and [`next_work`](Self::next_work) passes it
+    /// over.
+    ///
+    /// # Errors
+    /// [`FileQueueError::Io`] if a file cannot be read.
+    pub async fn check(&self) -> Result<Vec<Problem>> {
+        self.shared.blocking(Shared::check).await
+    }
+}

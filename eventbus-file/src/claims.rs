@@ -1,0 +1,249 @@
+//! Exclusive claims as files: a folder per claim, a file per epoch.
+//!
+//! Keep: who takes a claim creates the file of the next epoch, which only one can; from then on nothing that the owner
+//! of an earlier epoch does counts. An owner writes its own epoch's file only, and never after its time is over.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use time::OffsetDateTime;
+
+use crate::{
+    disk::{self, Disk},
+    error::{FileQueueError, Result},
+    event::{self, now},
+    names,
+};
+
+/// A claim: a worker's right to something, until it runs out.
+///
+/// Times are those of the owner's clock; the clocks of machines that share a directory must agree to within a small part
+/// of the time that claims last.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Claim {
+    /// What is claimed.
+    pub claim_id: String,
+    /// How often it was claimed before and now: what an owner does is refused once there is a later epoch.
+    pub epoch: u64,
+    /// The worker that owns it.
+    pub worker_id: String,
+    /// When it was claimed.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// When it was renewed last.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub renewed_at: Option<OffsetDateTime>,
+    /// When it runs out, unless it is renewed.
+    #[serde(with = "time::serde::rfc3339")]
+    pub expires_at: OffsetDateTime,
+    /// When its owner gave it back.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub released_at: Option<OffsetDateTime>,
+    /// What its owner says about it.
+    #[serde(default)]
+    pub data: Value,
+}
+
+impl Claim {
+    /// Whether it keeps others away now.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.released_at.is_none() && self.expires_at > now()
+    }
+
+    /// How long it lasts from now on, if it is live.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        match self.released_at {
+            None => Duration::try_from(self.expires_at - now()).unwrap_or_default(),
+            Some(_) => Duration::ZERO,
+        }
+    }
+
+    /// What its owner says about it, decoded.
+    ///
+    /// # Errors
+    /// [`FileQueueError::Json`] if it is not of that type.
+    pub fn data<T: DeserializeOwned>(&self) -> Result<T> {
+        T::deserialize(&self.data).map_err(|source| FileQueueError::Json { what: "the data of the claim", source })
+    }
+
+    fn lost(&self) -> FileQueueError {
+        FileQueueError::ClaimLost { claim_id: self.claim_id.clone(), epoch: self.epoch }
+    }
+}
+
+/// The claims below one folder.
+#[derive(Debug, Clone)]
+pub(crate) struct Claims {
+    disk: Arc<Disk>,
+    folder: PathBuf,
+    worker: String,
+    lasting: Duration,
+}
+
+/// A claim that was just taken.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    pub(crate) now: Claim,
+    /// The epoch that was over, if there was one.
+    pub(crate) before: Option<Claim>,
+}
+
+impl Claims {
+    pub(crate) fn new(disk: Arc<Disk>, folder: &str, worker: String, lasting: Duration) -> Self {
+        Self { folder: disk.root().join(folder), disk, worker, lasting }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where the epochs of a claim are.
+    pub(crate) fn folder_of(&self, claim_id: &str) -> Result<PathBuf> {
+        Ok(self.folder.join(names::encoded("claim id", claim_id)?))
+    }
+
+    /// Which things are or were claimed, sorted.
+    pub(crate) fn ids(&self) -> Result<Vec<String>> {
+        let mut ids: Vec<String> = disk::names(&self.folder)?.iter().filter_map(|name| names::decoded(name)).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// The claim of the latest epoch.
+    pub(crate) fn newest(&self, claim_id: &str) -> Result<Option<Claim>> {
+        match latest(&self.folder_of(claim_id)?)? {
+            Some(epoch) => self.of_epoch(claim_id, epoch),
+            None => Ok(None),
+        }
+    }
+
+    /// The claim of one epoch; `None` if it is not there, or no longer.
+    pub(crate) fn of_epoch(&self, claim_id: &str, epoch: u64) -> Result<Option<Claim>> {
+        let path = self.folder_of(claim_id)?.join(names::numbered(epoch));
+        let Some(content) = disk::read(&path)? else {
+            return Ok(None);
+        };
+        let claim = serde_json::from_slice(&content).map_err(|error| FileQueueError::torn("claim", &path, error));
+        let claim: Claim = claim?;
+        match claim.epoch == epoch && claim.claim_id == claim_id {
+            true => Ok(Some(claim)),
+            false => Err(FileQueueError::torn("claim", path, "it is another claim")),
+        }
+    }
+
+    /// Claims something; `None` if somebody has it. `own` says whether a claim of this very worker may be claimed anew.
+    pub(crate) fn create(&self, claim_id: &str, data: Value, own: bool) -> Result<Option<Claimed>> {
+        self.create_after(claim_id, own, |_| Ok(data))
+    }
+
+    /// The same, with data that follow from the epoch before.
+    pub(crate) fn create_after(
+        &self,
+        claim_id: &str,
+        own: bool,
+        data: impl FnOnce(Option<&Claim>) -> Result<Value>,
+    ) -> Result<Option<Claimed>> {
+        let before = self.newest(claim_id)?;
+        let is_free = |claim: &Claim| !claim.is_live() || (own && claim.worker_id == self.worker);
+        if before.as_ref().is_some_and(|claim| !is_free(claim)) {
+            return Ok(None);
+        }
+        let at = now();
+        let claim = Claim {
+            claim_id: claim_id.into(),
+            epoch: before.as_ref().map_or(0, |claim| claim.epoch) + 1,
+            worker_id: self.worker.clone(),
+            created_at: at,
+            renewed_at: None,
+            expires_at: at + self.lasting,
+            released_at: None,
+            data: data(before.as_ref())?,
+        };
+        let path = self.path(&claim)?;
+        if !self.disk.create(&path, &event::pretty("the claim", &claim)?)? {
+            return Ok(None);
+        }
+        // while we were slow others may have gone on, and the file of this epoch been forgotten
+        if self.check(&claim).is_err() {
+            self.disk.remove(&path)?;
+            return Ok(None);
+        }
+        Ok(Some(Claimed { now: claim, before }))
+    }
+
+    fn path(&self, claim: &Claim) -> Result<PathBuf> {
+        Ok(self.folder_of(&claim.claim_id)?.join(names::numbered(claim.epoch)))
+    }
+
+    /// Refuses what the owner of an epoch does that is over.
+    pub(crate) fn check(&self, claim: &Claim) -> Result<()> {
+        match latest(&self.folder_of(&claim.claim_id)?)? == Some(claim.epoch) {
+            true => Ok(()),
+            false => Err(claim.lost()),
+        }
+    }
+
+    /// Makes a claim last from now on, and says something else about it.
+    pub(crate) fn renew(&self, claim: &Claim, data: Value) -> Result<Claim> {
+        if !claim.is_live() {
+            return Err(claim.lost());
+        }
+        let at = now();
+        let renewed = Claim { renewed_at: Some(at), expires_at: at + self.lasting, data, ..claim.clone() };
+        self.rewrite(renewed)
+    }
+
+    /// Gives a claim back.
+    pub(crate) fn release(&self, claim: &Claim, data: Value) -> Result<Claim> {
+        self.rewrite(Claim { released_at: Some(now()), data, ..claim.clone() })
+    }
+
+    fn rewrite(&self, claim: Claim) -> Result<Claim> {
+        self.check(&claim)?;
+        self.disk.replace(&self.path(&claim)?, &event::pretty("the claim", &claim)?)?;
+        // somebody may have taken it over while we wrote
+        self.check(&claim)?;
+        Ok(claim)
+    }
+
+    /// Removes the files of the epochs before the one before this.
+    pub(crate) fn forget_before(&self, claim: &Claim) -> Result<()> {
+        let folder = self.folder_of(&claim.claim_id)?;
+        for epoch in epochs(&folder)? {
+            if epoch + 1 < claim.epoch {
+                self.disk.remove(&folder.join(names::numbered(epoch)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes all that is known of a claim.
+    pub(crate) fn remove(&self, claim_id: &str) -> Result<()> {
+        let folder = self.folder_of(claim_id)?;
+        for epoch in epochs(&folder)? {
+            self.disk.remove(&folder.join(names::numbered(epoch)))?;
+        }
+        // it stays if somebody has put a file there
+        let _ = std::fs::remove_dir(folder);
+        Ok(())
+    }
+}
+
+fn epochs(folder: &Path) -> Result<Vec<u64>> {
+    Ok(disk::names(folder)?.iter().filter_map(|name| names::number(name)).collect())
+}
+
+fn latest(folder: &Path) -> Result<Option<u64>> {
+    Ok(epochs(folder)?.into_iter().max())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! How Redis coordinates a queue.
+
+use std::time::Duration;
+
+use redis::{Client, IntoConnectionInfo as _, RedisError};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{config::mistake, error::Result};
+
+/// How Redis coordinates a queue: a plain struct with defaults.
+///
+/// # Examples
+/// ```
+/// use eventbus_file::RedisCoordination;
+/// let redis = RedisCoordination {
+///     redis_url: "redis://localhost:6379".into(),
+///     redis_db: Some(1),
+///     redis_prefix: "myapp".into(),
+///     ..Default::default()
+/// };
+/// assert_eq!(RedisCoordination::default().redis_prefix, "eventy");
+/// # drop(redis);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisCoordination {
+    /// The server. Default `redis://localhost:6379`.
+    pub redis_url: String,
+    /// Several servers, in place of the one: each queue has one of them, which follows from its name. All workers must
+    /// list the same. Default: none.
+    pub redis_urls: Vec<String>,
+    /// The database; that of the URL, which is 0 if it names none, if left out.
+    pub redis_db: Option<i64>,
+    /// What all keys begin with. Default `eventy`.
+    pub redis_prefix: String,
+    /// How long one worker has to tell the others the whole state, before another may. Default 30 s.
+    #[doc(alias = "resync_lock_timeout_seconds")]
+    pub resync_lock_timeout: Duration,
+    /// Whether to ask the others for the whole state when the queue is opened. Default false.
+    pub resync: bool,
+    /// How long an answer is waited for before the files decide alone. Default 500 ms.
+    pub response_timeout: Duration,
+    /// How long is waited between two tries to connect, at the most. Default 2 s.
+    pub reconnect_interval: Duration,
+}
+
+impl Default for RedisCoordination {
+    fn default() -> Self {
+        Self {
+            redis_url: "redis://localhost:6379".into(),
+            redis_urls: Vec::new(),
+            redis_db: None,
+            redis_prefix: "eventy".into(),
+            resync_lock_timeout: Duration::from_secs(30),
+            resync: false,
+            response_timeout: Duration::from_millis(500),
+            reconnect_interval: Duration::from_secs(2),
+        }
+    }
+}
+
+impl RedisCoordination {
+    /// The server of a queue. One more server takes over its share of the queues; the others stay where they are.
+    #[must_use]
+    pub fn url_for(&self, queue_name: &str) -> &str {
+        let score = |url: &&String| xxh3_64(format!("{url}\n{queue_name}").as_bytes());
+        self.redis_urls.iter().max_by_key(score).unwrap_or(&self.redis_url)
+    }
+
+    pub(super) fn client(&self, queue_name: &str) -> Result<Client> {
+        let invalid = |error: RedisError| mistake("redis_url", format!("is no URL of a Redis: {error}"));
+        let info = self.url_for(queue_name).into_connection_info().map_err(invalid)?;
+        let settings = info.redis_settings().clone();
+        let info = match self.redis_db {
+            Some(db) => info.set_redis_settings(settings.set_db(db)),
+            None => info,
+        };
+        Client::open(info).map_err(invalid)
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        let times = [
+            ("resync_lock_timeout", self.resync_lock_timeout),
+            ("response_timeout", self.response_timeout),
+            ("reconnect_interval", self.reconnect_interval),
+        ];
+        match times.iter().find(|(_, time)| *time < Duration::from_millis(1)) {
+            Some((setting, _)) => Err(mistake(setting, "must be a millisecond at least".into())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The names of the keys of a queue.
+#[derive(Debug)]
+pub(super) struct Keys {
+    prefix: String,
+    queue: String,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str, queue: &str) -> Self {
+        Self { prefix: prefix.into(), queue: queue.into() }
+    }
+
+    pub(super) fn next_event_id(&self) -> String {
+        self.named("next_event_id")
+    }
+
+    pub(super) fn claim(&self, claim_id: &str) -> String {
+        self.named(&format!("claim:{claim_id}"))
+    }
+
+    pub(super) fn resync_lock(&self) -> String {
+        self.named("resync_lock")
+    }
+
+    /// The channel, not a key.
+    pub(super) fn events(&self) -> String {
+        self.named("events")
+    }
+
+    fn named(&self, name: &str) -> String {
+        format!("{}:{}:{name}", self.prefix, self.queue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_those_of_the_document() {
+        let keys = Keys::new("eventy", "my_queue");
+        assert_eq!(keys.next_event_id(), "eventy:my_queue:next_event_id");
+        assert_eq!(keys.claim("task_1"), "eventy:my_queue:claim:task_1");
+        assert_eq!(keys.resync_lock(), "eventy:my_queue:resync_lock");
+        assert_eq!(keys.events(), "eventy:my_queue:events");
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_document() {
+        let redis = RedisCoordination::default();
+        assert_eq!((redis.redis_url.as_str(), redis.redis_db), ("redis://localhost:6379", None));
+        assert_eq!((redis.redis_prefix.as_str(), redis.resync_lock_timeout.as_secs()), ("eventy", 30));
+        let client = RedisCoordination { redis_db: Some(1), ..redis.clone() }.client("q").unwrap();
+        assert_eq!(client.get_connection_info().redis_settings().db(), 1);
+        assert_eq!(redis.client("q").unwrap().get_connection_info().redis_settings().db(), 0);
+        let mistaken =
+            |url: &str| RedisCoordination { redis_url: url.into(), ..redis.clone() }.client("q").unwrap_err();
+        assert!(mistaken("nonsense").to_string().contains("`redis_url` is no URL of a Redis"));
+        assert!(!mistaken("http://app:secret@host").to_string().contains("secret"));
+    }
+
+    #[test]
+    fn another_server_moves_only_its_share_of_the_queues() {
+        let urls: Vec<String> = (1..=4).map(|number| format!("redis://r{number}")).collect();
+        let of = |count: usize| RedisCoordination { redis_urls: urls[..count].to_vec(), ..Default::default() };
+        let (three, four) = (of(3), of(4));
+        let queues: Vec<_> = (0..300).map(|number| format!("queue-{number}")).collect();
+        let moved: Vec<_> = queues.iter().filter(|name| three.url_for(name) != four.url_for(name)).collect();
+        assert!((40..110).contains(&moved.len()), "about a quarter: {}", moved.len());
+        assert!(moved.iter().all(|name| four.url_for(name) == "redis://r4"));
+    }
+}

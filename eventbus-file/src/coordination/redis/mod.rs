@@ -1,0 +1,236 @@
+//! Coordination through Redis: a counter, claims that expire, messages.
+//!
+//! Keep: whatever Redis says or forgets, the files decide. A connection that failed is not asked again before it was
+//! made anew, so that a server that is away costs one timeout.
+
+mod config;
+mod monitor;
+mod resync;
+mod script;
+
+use std::{
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use redis::{Client, FromRedisValue, RedisError, RedisResult, aio::MultiplexedConnection};
+use serde_json::{Map, Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use config::Keys;
+pub use config::RedisCoordination;
+
+use super::{Coordinate, CoordinationStatus, Drawn, Message};
+use crate::{FileQueue, FileQueueConfig, error::Result, event::now, metrics::Metrics, queue::Shared};
+
+/// How many messages are sent at once.
+const TOGETHER: usize = 500;
+
+/// What a queue knows of its Redis.
+#[derive(Debug)]
+pub(crate) struct Redis {
+    config: RedisCoordination,
+    client: Client,
+    keys: Keys,
+    worker: String,
+    slot: RwLock<Slot>,
+    /// Tells the monitor that the connection is lost.
+    lost: Notify,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    connection: Option<Connection>,
+    /// What went wrong last.
+    error: String,
+}
+
+#[derive(Clone)]
+struct Connection(MultiplexedConnection);
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+impl FileQueue {
+    /// Opens the queue in a folder that workers on several machines share, coordinated through Redis.
+    ///
+    /// If Redis is away, the queue works all the same, by its files alone; it is tried again and again.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use eventbus_file::{FileQueue, FileQueueConfig, RedisCoordination};
+    /// let queue = FileQueue::open_with_redis(FileQueueConfig::at("./my_queue"), RedisCoordination::default()).await?;
+    /// queue.publish(&serde_json::json!({"message": "Hello World"})).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn open_with_redis(config: FileQueueConfig, redis: RedisCoordination) -> Result<Self> {
+        redis.check()?;
+        let (name, worker, metrics) = (config.name()?, config.worker()?, Arc::<Metrics>::default());
+        let redis = Arc::new(Redis {
+            client: redis.client(&name)?,
+            keys: Keys::new(&redis.redis_prefix, &name),
+            config: redis,
+            worker: worker.clone(),
+            slot: RwLock::default(),
+            lost: Notify::new(),
+            metrics: Arc::clone(&metrics),
+        });
+        let config = FileQueueConfig { worker_id: Some(worker), ..config };
+        let shared = Shared::open(config, metrics, Arc::clone(&redis) as Arc<dyn Coordinate>).await?;
+        let (shared, background) = (Arc::new(shared), CancellationToken::new());
+        monitor::begin(redis, Arc::clone(&shared), background.clone()).await;
+        Ok(Self::new(shared, background))
+    }
+}
+
+impl Redis {
+    fn slot(&self) -> RwLockReadGuard<'_, Slot> {
+        self.slot.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot_mut(&self) -> RwLockWriteGuard<'_, Slot> {
+        self.slot.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks Redis, if it is there. `None`: the files decide alone.
+    async fn ask<T: FromRedisValue>(
+        &self,
+        what: &'static str,
+        ask: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
+    ) -> Option<T> {
+        let Connection(mut connection) = self.slot().connection.clone()?;
+        match ask(&mut connection).await {
+            Ok(answer) => Some(answer),
+            Err(error) => {
+                self.failed(what, &error);
+                None
+            }
+        }
+    }
+
+    fn failed(&self, what: &'static str, error: &RedisError) {
+        self.metrics.redis_failures.add(1);
+        tracing::warn!(what, %error, "Redis does not answer, the files decide alone");
+        if error.is_connection_dropped()
+            || error.is_io_error()
+            || error.is_timeout()
+            || error.code() == Some("READONLY")
+        {
+            self.leave(error.to_string());
+        }
+    }
+
+    /// Asks Redis no more until there is another connection.
+    fn leave(&self, error: String) {
+        let mut slot = self.slot_mut();
+        if slot.connection.take().is_some() {
+            slot.error = error;
+            self.lost.notify_one();
+        }
+    }
+
+    fn claim_value(&self, data: &Value) -> String {
+        json!({"worker_id": self.worker, "created_at": timestamp(now()), "data": data}).to_string()
+    }
+
+    fn message(&self, kind: &str, mut data: Map<String, Value>) -> String {
+        data.insert("worker_id".into(), self.worker.clone().into());
+        let message = Message { kind: kind.into(), data, timestamp: timestamp(now()) };
+        // a map of texts and numbers is always JSON
+        serde_json::to_string(&message).unwrap_or_default()
+    }
+}
+
+fn timestamp(time: OffsetDateTime) -> String {
+    // only a year of more than four digits has no such text, and no claim was read with one
+    time.format(&Rfc3339).unwrap_or_default()
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+#[async_trait]
+impl Coordinate for Redis {
+    async fn draw(&self, count: u64, floor: Option<u64>) -> Drawn {
+        let floor = floor.map_or(-1, |floor| i64::try_from(floor).unwrap_or(i64::MAX));
+        let drawn = self.ask("drawing ids", async |redis| {
+            let mut draw = script::DRAW.prepare_invoke();
+            draw.key(self.keys.next_event_id()).arg(count).arg(floor).invoke_async::<u64>(redis).await
+        });
+        match drawn.await {
+            Some(0) => Drawn::Unknown,
+            Some(first) => Drawn::Ids(first..first.saturating_add(count)),
+            None => Drawn::Away,
+        }
+    }
+
+    async fn lower(&self, from: u64, to: u64) {
+        self.ask("lowering the counter", async |redis| {
+            script::LOWER.key(self.keys.next_event_id()).arg(from).arg(to).invoke_async::<()>(redis).await
+        })
+        .await;
+    }
+
+    async fn claim(&self, claim_id: &str, data: &Value, lasting: Duration) -> Option<bool> {
+        let (key, value) = (self.keys.claim(claim_id), self.claim_value(data));
+        let taken: Option<Option<String>> = self
+            .ask("claiming", async |redis| {
+                let mut set = redis::cmd("SET");
+                set.arg(key).arg(value).arg("NX").arg("PX").arg(millis(lasting)).query_async(redis).await
+            })
+            .await;
+        taken.map(|taken| taken.is_some())
+    }
+
+    async fn renew(&self, claim_id: &str, data: &Value, lasting: Duration) {
+        let (key, value) = (self.keys.claim(claim_id), self.claim_value(data));
+        self.ask("renewing a claim", async |redis| {
+            let mut renew = script::RENEW.prepare_invoke();
+            renew.key(key).arg(&self.worker).arg(value).arg(millis(lasting)).invoke_async::<()>(redis).await
+        })
+        .await;
+    }
+
+    async fn release(&self, claim_id: &str) {
+        let key = self.keys.claim(claim_id);
+        self.ask("releasing a claim", async |redis| {
+            script::RELEASE.key(key).arg(&self.worker).invoke_async::<()>(redis).await
+        })
+        .await;
+    }
+
+    async fn tell(&self, kind: &'static str, data: Vec<Map<String, Value>>) {
+        let messages: Vec<_> = data.into_iter().map(|data| self.message(kind, data)).collect();
+        for some in messages.chunks(TOGETHER) {
+            let mut publish = redis::pipe();
+            for message in some {
+                publish.publish(self.keys.events(), message).ignore();
+            }
+            let sent = self.ask("telling the others", async |redis| publish.query_async::<()>(redis).await).await;
+            if sent.is_none() {
+                return;
+            }
+            self.metrics.broadcasts_sent.add(some.len() as u64);
+        }
+    }
+
+    fn status(&self) -> CoordinationStatus {
+        let slot = self.slot();
+        match &slot.connection {
+            Some(_) => CoordinationStatus::Connected,
+            None => CoordinationStatus::Away { error: slot.error.clone() },
+        }
+    }
+}

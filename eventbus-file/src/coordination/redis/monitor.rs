@@ -1,0 +1,115 @@
+//! The connection: made, watched, made anew; and what comes over it.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::StreamExt as _;
+use redis::{AsyncConnectionConfig, Msg, RedisResult, aio::PubSub};
+use serde_json::Map;
+use tokio_util::sync::CancellationToken;
+
+use super::{Connection, Redis};
+use crate::{
+    coordination::{Coordinate as _, Message, kind},
+    queue::Shared,
+};
+
+/// How often Redis is asked whether it is there when nothing else is.
+const PROBE: Duration = Duration::from_secs(1);
+/// How long is waited after a first failure.
+const FIRST_DELAY: Duration = Duration::from_millis(20);
+
+/// Connects, then watches the connection in the background. Returns after the first try.
+pub(super) async fn begin(redis: Arc<Redis>, shared: Arc<Shared>, ended: CancellationToken) {
+    let connected = redis.connect().await;
+    if connected.is_some() && redis.config.resync {
+        redis.tell(kind::RESYNC, vec![Map::from_iter([("resync_id".to_owned(), redis.worker.clone().into())])]).await;
+    }
+    tokio::spawn(async move {
+        ended.run_until_cancelled(watch(&redis, &shared, connected)).await;
+    });
+}
+
+/// Never ends.
+async fn watch(redis: &Redis, shared: &Arc<Shared>, mut connected: Option<PubSub>) {
+    let mut delay = FIRST_DELAY;
+    loop {
+        if let Some(messages) = connected.take() {
+            delay = FIRST_DELAY;
+            redis.listen(shared, messages).await;
+            redis.leave("the connection for messages was lost".into());
+        }
+        tokio::time::sleep(delay.min(redis.config.reconnect_interval)).await;
+        delay = (delay * 2).min(redis.config.reconnect_interval);
+        connected = redis.connect().await;
+        if connected.is_some() {
+            redis.metrics.redis_reconnections.add(1);
+            tracing::info!("Redis is back");
+            // it may have forgotten everything, and the others may have missed what was told
+            redis.resync(shared).await;
+            shared.news.send_replace(());
+        }
+    }
+}
+
+impl Redis {
+    /// Connects for questions and for messages.
+    async fn connect(&self) -> Option<PubSub> {
+        let connecting = tokio::time::timeout(self.config.response_timeout * 2, self.try_connect()).await;
+        let error = match connecting {
+            Ok(Ok((connection, messages))) => {
+                self.slot_mut().connection = Some(connection);
+                return Some(messages);
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "connecting took too long".into(),
+        };
+        let first = std::mem::replace(&mut self.slot_mut().error, error.clone()) != error;
+        if first {
+            tracing::warn!(error, "no connection to Redis, the files decide alone");
+        }
+        None
+    }
+
+    async fn try_connect(&self) -> RedisResult<(Connection, PubSub)> {
+        let timeout = Some(self.config.response_timeout);
+        let config = AsyncConnectionConfig::new().set_connection_timeout(timeout).set_response_timeout(timeout);
+        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        redis::cmd("PING").query_async::<()>(&mut connection).await?;
+        let mut messages = self.client.get_async_pubsub().await?;
+        messages.subscribe(self.keys.events()).await?;
+        Ok((Connection(connection), messages))
+    }
+
+    /// Takes in what the others tell, until the connection is lost.
+    async fn listen(&self, shared: &Arc<Shared>, mut messages: PubSub) {
+        let mut messages = messages.on_message();
+        loop {
+            tokio::select! {
+                message = messages.next() => match message {
+                    Some(message) => self.heard(shared, &message).await,
+                    None => return,
+                },
+                () = self.lost.notified() => return,
+                () = tokio::time::sleep(PROBE) => {
+                    self.ask("probing", async |redis| redis::cmd("PING").query_async::<()>(redis).await).await;
+                }
+            }
+        }
+    }
+
+    /// Another worker says something. Whatever it is, there may be something to look at; what it means is in the files.
+    async fn heard(&self, shared: &Arc<Shared>, message: &Msg) {
+        let Ok(message) = serde_json::from_slice::<Message>(message.get_payload_bytes()) else {
+            tracing::warn!(channel = message.get_channel_name(), "message that is none of ours passed over");
+            return;
+        };
+        if message.data.get("worker_id").and_then(|id| id.as_str()) == Some(&self.worker) {
+            return;
+        }
+        self.metrics.broadcasts_received.add(1);
+        if message.kind == kind::RESYNC {
+            self.resync(shared).await;
+        }
+        shared.news.send_replace(());
+    }
+}

@@ -1,0 +1,242 @@
+//! Files that appear whole or not at all.
+//!
+//! Keep: content is written under a name in `tmp/` and synced before it gets its own name, by a hard link that fails
+//! where the name is taken, or by a rename over an older version. Nobody ever sees a part of a file.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind, Write as _},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use uuid::Uuid;
+
+use crate::error::{FileQueueError, Result};
+
+/// The folder of files that have no name of their own yet.
+pub(crate) const TMP: &str = "tmp";
+/// The end of the names in it.
+pub(crate) const TMP_END: &str = ".tmp";
+/// What lies there so long was left by a process that died.
+const FORGOTTEN: Duration = Duration::from_secs(3_600);
+
+/// How many files are synced at once: the file system then commits them together.
+const AT_ONCE: usize = 16;
+
+#[derive(Debug)]
+pub(crate) struct Disk {
+    root: PathBuf,
+    sync: bool,
+}
+
+/// Content on disk that has no name of its own yet; dropping it forgets it.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    path: PathBuf,
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // what is left behind is swept when a queue is opened
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Disk {
+    /// Makes the folders of a queue, and removes what dead processes left in `tmp/`.
+    pub(crate) fn open(root: PathBuf, sync: bool, folders: &[&str]) -> Result<Self> {
+        let disk = Self { root, sync };
+        for folder in folders.iter().chain(&[TMP]) {
+            let path = disk.root.join(folder);
+            fs::create_dir_all(&path).map_err(FileQueueError::io("create folder", path))?;
+        }
+        disk.sync_folder(&disk.root)?;
+        disk.sweep();
+        Ok(disk)
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn sweep(&self) {
+        let Ok(entries) = fs::read_dir(self.root.join(TMP)) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let is_ours = entry.file_name().to_string_lossy().ends_with(TMP_END);
+            let age = entry.metadata().and_then(|metadata| metadata.modified());
+            let age = age.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
+            if is_ours && age.is_some_and(|age| age > FORGOTTEN) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// Writes content to disk without giving it a name.
+    pub(crate) fn stage(&self, content: &[u8]) -> Result<Staged> {
+        let staged = Staged { path: self.root.join(TMP).join(format!("{}{TMP_END}", Uuid::now_v7())) };
+        let open = OpenOptions::new().write(true).create_new(true).open(&staged.path);
+        let mut file = open.map_err(FileQueueError::io("create", &staged.path))?;
+        file.write_all(content).map_err(FileQueueError::io("write", &staged.path))?;
+        if self.sync {
+            file.sync_all().map_err(FileQueueError::io("sync", &staged.path))?;
+        }
+        Ok(staged)
+    }
+
+    /// Writes several contents to disk, in order, synced at once.
+    pub(crate) fn stage_all(&self, contents: &[Vec<u8>]) -> Result<Vec<Staged>> {
+        let each = contents.len().div_ceil(AT_ONCE).max(1);
+        let parts = std::thread::scope(|scope| {
+            let stage = |part: &[Vec<u8>]| part.iter().map(|content| self.stage(content)).collect::<Result<Vec<_>>>();
+            let mut parts = contents.chunks(each);
+            let first = parts.next();
+            let threads: Vec<_> = parts.map(|part| scope.spawn(move || stage(part))).collect();
+            let first = first.map_or_else(|| Ok(Vec::new()), stage);
+            let joined = threads.into_iter().map(|thread| thread.join().unwrap_or(Err(FileQueueError::RuntimeEnded)));
+            std::iter::once(first).chain(joined).collect::<Result<Vec<_>>>()
+        });
+        Ok(parts?.into_iter().flatten().collect())
+    }
+
+    /// Gives staged content a name. `false`: the name is taken.
+    ///
+    /// The folder is made if it is missing; it is not synced.
+    pub(crate) fn link(&self, staged: &Staged, path: &Path) -> Result<bool> {
+        let mut linked = fs::hard_link(&staged.path, path);
+        if let Err(error) = &linked
+            && error.kind() == ErrorKind::NotFound
+            && let Some(folder) = path.parent()
+        {
+            self.make_folder(folder)?;
+            linked = fs::hard_link(&staged.path, path);
+        }
+        match linked {
+            Ok(()) => Ok(true),
+            // a file server may have linked and lost the answer: then the content has two names
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(has_two_names(&staged.path)),
+            Err(source) => Err(FileQueueError::Io { what: "create", path: path.into(), source }),
+        }
+    }
+
+    fn make_folder(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).map_err(FileQueueError::io("create folder", folder))?;
+        folder.parent().map_or(Ok(()), |parent| self.sync_folder(parent))
+    }
+
+    /// Makes a file that was not there. `false`: it is there already.
+    pub(crate) fn create(&self, path: &Path, content: &[u8]) -> Result<bool> {
+        let staged = self.stage(content)?;
+        let created = self.link(&staged, path)?;
+        if created && let Some(folder) = path.parent() {
+            self.sync_folder(folder)?;
+        }
+        Ok(created)
+    }
+
+    /// Makes a file, or a new version of it. After a power failure it may be the old version again, never a mixture.
+    pub(crate) fn replace(&self, path: &Path, content: &[u8]) -> Result<()> {
+        let staged = self.stage(content)?;
+        fs::rename(&staged.path, path).map_err(FileQueueError::io("replace", path))
+    }
+
+    /// Makes the names in a folder outlast a power failure.
+    pub(crate) fn sync_folder(&self, folder: &Path) -> Result<()> {
+        if !self.sync {
+            return Ok(());
+        }
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(FileQueueError::io("sync folder", folder))
+    }
+
+    /// Removes a file. `false`: it is not there.
+    pub(crate) fn remove(&self, path: &Path) -> Result<bool> {
+        found(fs::remove_file(path).map(|()| true)).map_err(FileQueueError::io("remove", path))
+    }
+
+    /// Moves a file to a name that nobody else uses. `false`: it is not there.
+    pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<bool> {
+        found(fs::rename(from, to).map(|()| true)).map_err(FileQueueError::io("rename", from))
+    }
+}
+
+/// What a file holds; `None` if it is not there.
+pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    found(fs::read(path).map(Some)).map_err(FileQueueError::io("read", path))
+}
+
+/// Whether there is a file.
+pub(crate) fn exists(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(FileQueueError::io("look for", path))
+}
+
+/// The names in a folder, unsorted; none if it is not there. Names that are no UTF-8 are left out.
+pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
+    let entries = found(fs::read_dir(folder).map(Some)).map_err(FileQueueError::io("list", folder))?;
+    let mut names = Vec::new();
+    for entry in entries.into_iter().flatten() {
+        let entry = entry.map_err(FileQueueError::io("list", folder))?;
+        names.extend(entry.file_name().into_string());
+    }
+    Ok(names)
+}
+
+/// Takes what is not there for nothing.
+fn found<T: Default>(result: io::Result<T>) -> io::Result<T> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(T::default()),
+        other => other,
+    }
+}
+
+#[cfg(unix)]
+fn has_two_names(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::metadata(path).is_ok_and(|metadata| metadata.nlink() > 1)
+}
+
+#[cfg(not(unix))]
+fn has_two_names(_: &Path) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_given_once_and_leaves_nothing_behind() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::open(root.path().into(), true, &["a"]).unwrap();
+        let path = root.path().join("a/b/1");
+        assert!(disk.create(&path, b"one").unwrap());
+        assert!(!disk.create(&path, b"two").unwrap());
+        assert_eq!(read(&path).unwrap().as_deref(), Some(&b"one"[..]));
+        disk.replace(&path, b"three").unwrap();
+        assert_eq!(read(&path).unwrap().as_deref(), Some(&b"three"[..]));
+        assert!(names(&root.path().join(TMP)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn many_are_staged_in_order() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::open(root.path().into(), false, &[]).unwrap();
+        let contents: Vec<_> = (0..100).map(|number: u32| number.to_string().into_bytes()).collect();
+        let staged = disk.stage_all(&contents).unwrap();
+        let read: Vec<_> = staged.iter().map(|staged| fs::read(&staged.path).unwrap()).collect();
+        assert_eq!(read, contents);
+    }
+
+    #[test]
+    fn a_name_that_was_given_without_an_answer_is_ours() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::open(root.path().into(), false, &[]).unwrap();
+        let staged = disk.stage(b"one").unwrap();
+        let path = root.path().join("1");
+        assert!(disk.link(&staged, &path).unwrap());
+        assert!(disk.link(&staged, &path).unwrap(), "the same content under the same name");
+        assert!(!disk.link(&disk.stage(b"two").unwrap(), &path).unwrap());
+    }
+}

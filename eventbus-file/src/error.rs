@@ -1,0 +1,104 @@
+//! What goes wrong with a queue of files; each error names the file or the id.
+
+use std::{io, path::PathBuf};
+
+use eventbus::{BoxError, EventId};
+
+/// Why something on a queue was not done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileQueueError {
+    /// The file system refused; what was to be done is not done, or may be done in part where several were asked for.
+    #[error("cannot {what} `{path}`")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file does not hold what its name says: it is cut off, or somebody else wrote it. It is left alone.
+    #[error("`{path}` holds no {what}")]
+    Torn {
+        /// What its name says.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: BoxError,
+    },
+    /// A value cannot be written as JSON, or is not JSON of the type that was asked for.
+    #[error("{what} is not JSON of that type")]
+    Json {
+        /// The value.
+        what: &'static str,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// An event cannot be written, as its payload or its attributes are no JSON; no file was made.
+    #[error("event {event_id} cannot be written as JSON")]
+    Unwritable {
+        /// The event.
+        event_id: EventId,
+        /// What is wrong with it, and where.
+        source: serde_json::Error,
+    },
+    /// An id or a name cannot be that of a file.
+    #[error("invalid {what} `{value}`: {reason}")]
+    InvalidName {
+        /// What it should name.
+        what: &'static str,
+        /// The name, cut to 40 characters.
+        value: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The claim ran out, or was released, or another worker took it over: what its owner does now counts for nothing.
+    #[error("claim `{claim_id}` of epoch {epoch} is lost")]
+    ClaimLost {
+        /// The claim.
+        claim_id: String,
+        /// The epoch that is over.
+        epoch: u64,
+    },
+    /// The event has its one result already.
+    #[error("event {event_id} has a result already")]
+    HasResult {
+        /// The event.
+        event_id: u64,
+    },
+    /// A setting does not make sense.
+    #[error("setting `{setting}` {reason}")]
+    InvalidConfig {
+        /// The setting.
+        setting: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The async runtime ended before the file system was asked.
+    #[error("the runtime is shutting down")]
+    RuntimeEnded,
+    /// The queue was shut down.
+    #[error("the queue is shut down")]
+    ShutDown,
+}
+
+impl FileQueueError {
+    /// Whether doing it again can succeed without anybody changing anything.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Io { .. })
+    }
+
+    pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { what, path, source }
+    }
+
+    pub(crate) fn torn(what: &'static str, path: impl Into<PathBuf>, source: impl Into<BoxError>) -> Self {
+        Self::Torn { what, path: path.into(), source: source.into() }
+    }
+}
+
+pub(crate) type Result<T, E = FileQueueError> = std::result::Result<T, E>;

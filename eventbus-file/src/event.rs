@@ -1,0 +1,187 @@
+//! Events, and how they are written: pretty JSON, but for the payload, which is kept byte for byte.
+
+use eventbus::{
+    Attributes, BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    port::MessageId,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::error::{FileQueueError, Result};
+
+/// What an event is that was published as nothing but a payload.
+const MESSAGE: Name = Name::from_static("message");
+/// The aggregate type of such an event; each is an aggregate of its own, so that none waits for another.
+const QUEUE: Name = Name::from_static("queue");
+
+/// An event of a queue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueueEvent {
+    id: u64,
+    created_at: OffsetDateTime,
+    worker_id: String,
+    record: RecordedEvent,
+}
+
+impl QueueEvent {
+    /// Its id: from 1, increasing, never used twice.
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// When it was published, by the clock of its publisher.
+    #[must_use]
+    pub const fn created_at(&self) -> OffsetDateTime {
+        self.created_at
+    }
+
+    /// The worker that published it.
+    #[must_use]
+    pub fn worker_id(&self) -> &str {
+        &self.worker_id
+    }
+
+    /// The event as handlers get it; one that was published as a plain payload is a `message` of an aggregate of its
+    /// own.
+    #[must_use]
+    pub const fn record(&self) -> &RecordedEvent {
+        &self.record
+    }
+
+    /// The payload, decoded.
+    ///
+    /// # Errors
+    /// [`FileQueueError::Json`] if it is not of that type.
+    pub fn payload<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_str(self.record.payload())
+            .map_err(|source| FileQueueError::Json { what: "the payload", source })
+    }
+
+    pub(crate) const fn new(id: u64, created_at: OffsetDateTime, worker_id: String, record: RecordedEvent) -> Self {
+        Self { id, created_at, worker_id, record }
+    }
+
+    pub(crate) fn message_id(&self) -> MessageId {
+        message_id(self.id)
+    }
+}
+
+/// What a bus calls an event.
+pub(crate) fn message_id(id: u64) -> MessageId {
+    MessageId::new(id.to_string())
+}
+
+/// A payload as an event of its own.
+pub(crate) fn message<T: Serialize + ?Sized>(payload: &T) -> Result<RecordedEvent> {
+    let json = serde_json::to_string(payload).map_err(|source| FileQueueError::Json { what: "the payload", source })?;
+    let event = NewEvent::new(MESSAGE, 1, json);
+    let stream = StreamId::new(QUEUE, event.event_id().as_uuid().into());
+    Ok(event.recorded_as(stream, Version::FIRST, None))
+}
+
+/// What is in the file of an event: an event, or the word that there will be none.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct EventFile {
+    #[serde(with = "time::serde::rfc3339")]
+    pub(crate) created_at: OffsetDateTime,
+    pub(crate) worker_id: String,
+    /// Why nobody will ever publish under this id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) gap: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) event: Option<WrittenRecord>,
+}
+
+/// An event as it is written, in whichever file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct WrittenRecord {
+    event_id: EventId,
+    event_type: String,
+    schema_version: u32,
+    aggregate_type: String,
+    aggregate_id: String,
+    version: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    position: Option<u64>,
+    #[serde(with = "time::serde::rfc3339")]
+    occurred_at: OffsetDateTime,
+    correlation_id: Uuid,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    causation_id: Option<Uuid>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tenant_id: Option<Uuid>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    actor_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    metadata: Option<Box<RawValue>>,
+    /// `null` too is a payload, so it is not an `Option`; the text `null` stands for none where there is a file.
+    payload: Box<RawValue>,
+    /// The file below `payloads/` that holds the payload, compressed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) payload_file: Option<String>,
+}
+
+impl WrittenRecord {
+    /// Writes an event down; where its payload is in a file, only the name of that.
+    pub(crate) fn new(record: &RecordedEvent, payload_file: Option<String>) -> Result<Self> {
+        let metadata = record.metadata();
+        let attributes = metadata.attributes();
+        let payload = if payload_file.is_some() { "null" } else { record.payload() };
+        let event_id = metadata.event_id();
+        let raw = |json: &str| {
+            RawValue::from_string(json.into()).map_err(|source| FileQueueError::Unwritable { event_id, source })
+        };
+        Ok(Self {
+            event_id,
+            event_type: metadata.event_type().to_string(),
+            schema_version: metadata.schema_version(),
+            aggregate_type: metadata.aggregate_type().to_string(),
+            aggregate_id: metadata.aggregate_id().to_string(),
+            version: metadata.version().get(),
+            position: metadata.position().map(Position::get),
+            occurred_at: metadata.occurred_at(),
+            correlation_id: metadata.correlation_id(),
+            causation_id: metadata.causation_id(),
+            tenant_id: metadata.tenant_id(),
+            actor_id: metadata.actor_id().map(Into::into),
+            metadata: (!attributes.is_empty()).then(|| raw(attributes.as_json())).transpose()?,
+            payload: raw(payload)?,
+            payload_file,
+        })
+    }
+
+    /// The event; `payload` if it came from a file.
+    pub(crate) fn into_record(self, payload: Option<String>) -> Result<RecordedEvent, BoxError> {
+        let stream = StreamId::parse(&self.aggregate_type, &self.aggregate_id)?;
+        let event_type = Name::new("event type", &self.event_type)?;
+        let occurred_at = self.occurred_at.to_offset(time::UtcOffset::UTC);
+        let mut metadata = Metadata::new(self.event_id, event_type, stream, self.version.into(), occurred_at)
+            .with_schema_version(self.schema_version)
+            .with_position(self.position.map(Position::new))
+            .with_correlation_id(self.correlation_id)
+            .with_causation_id(self.causation_id)
+            .with_tenant_id(self.tenant_id)
+            .with_actor_id(self.actor_id);
+        if let Some(attributes) = self.metadata {
+            metadata = metadata.with_attributes(Attributes::parse(attributes.get())?);
+        }
+        let payload = payload.unwrap_or_else(|| self.payload.get().into());
+        Ok(RecordedEvent::new(metadata, payload))
+    }
+}
+
+/// A value as a person reads it, with a line end.
+pub(crate) fn pretty<T: Serialize>(what: &'static str, value: &T) -> Result<Vec<u8>> {
+    let mut json = serde_json::to_vec_pretty(value).map_err(|source| FileQueueError::Json { what, source })?;
+    json.push(b'\n');
+    Ok(json)
+}
+
+/// The time now, UTC, in whole microseconds.
+pub(crate) fn now() -> OffsetDateTime {
+    let now = OffsetDateTime::now_utc();
+    now.replace_nanosecond(now.nanosecond() / 1_000 * 1_000).unwrap_or(now)
+}

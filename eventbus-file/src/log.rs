@@ -1,0 +1,298 @@
+//! The events of a queue as files: who gets which id, who reads what.
+//!
+//! Keep: an id belongs to whoever linked its file first. A missing id below an existing one is waited for, and then
+//! filled by a file that says so, so that every reader sees the same events in the same order. What is at or below the
+//! removed mark is not there, whatever lies in the folder: a mark is written before anything is removed, and looked at
+//! after a file was made or read, so that no id is used twice.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use eventbus::BoxError;
+
+use crate::{
+    disk::{self, Disk, Staged},
+    error::{FileQueueError, Result},
+    event::{self, EventFile, QueueEvent},
+    metrics::Metrics,
+    names,
+    payload::Payloads,
+};
+
+/// How many missing ids are filled at once.
+const MOST_MISSING: u64 = 10_000;
+
+/// What is under an id.
+#[derive(Debug)]
+pub(crate) enum Slot {
+    /// An event.
+    Event(QueueEvent),
+    /// Nothing, for ever.
+    Gap,
+    /// Nothing yet.
+    Missing,
+    /// It was removed, and everything before it: this is the last such id.
+    Removed(u64),
+    /// The file holds no event.
+    Torn(FileQueueError),
+}
+
+#[derive(Debug)]
+pub(crate) struct EventLog {
+    disk: Arc<Disk>,
+    payloads: Payloads,
+    events: PathBuf,
+    removed: PathBuf,
+    /// Since when ids below the newest were seen to be missing.
+    missing: Mutex<HashMap<u64, Instant>>,
+    patience: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl EventLog {
+    pub(crate) fn new(disk: Arc<Disk>, payloads: Payloads, patience: Duration, metrics: Arc<Metrics>) -> Self {
+        let (events, removed) = (disk.root().join(names::EVENTS), disk.root().join(names::REMOVED));
+        Self { disk, payloads, events, removed, missing: Mutex::default(), patience, metrics }
+    }
+
+    pub(crate) fn path(&self, id: u64) -> PathBuf {
+        names::path_of(&self.events, id)
+    }
+
+    /// The highest id that was ever used, as far as files tell.
+    pub(crate) fn head(&self) -> Result<u64> {
+        let removed = self.removed_through()?;
+        for shard in self.shards()?.into_iter().rev() {
+            if let Some(id) = self.ids_of(shard)?.last() {
+                return Ok(removed.max(*id));
+            }
+        }
+        Ok(removed)
+    }
+
+    /// The ids that have files, from one on, sorted.
+    pub(crate) fn ids_from(&self, from: u64) -> Result<Vec<u64>> {
+        let from = from.max(self.removed_through()? + 1);
+        let mut ids = Vec::new();
+        for shard in self.shards()? {
+            if shard >= names::shard_index(from) {
+                ids.extend(self.ids_of(shard)?.into_iter().filter(|id| *id >= from));
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The folders of a thousand ids, sorted; those too far ahead are foreign.
+    pub(crate) fn shards(&self) -> Result<Vec<u64>> {
+        let mut shards: Vec<u64> =
+            disk::names(&self.events)?.iter().filter_map(|name| names::shard_number(name)).collect();
+        shards.sort_unstable();
+        let mut last = names::shard_index(self.removed_through()?);
+        shards.retain(|shard| {
+            let is_near = *shard <= last + names::shard_index(names::FAR);
+            last = if is_near { last.max(*shard) } else { last };
+            is_near
+        });
+        Ok(shards)
+    }
+
+    fn ids_of(&self, shard: u64) -> Result<Vec<u64>> {
+        let names = disk::names(&self.events.join(names::shard_of(shard)))?;
+        let mut ids: Vec<u64> = names.iter().filter_map(|name| names::number(name)).collect();
+        ids.retain(|id| names::shard_index(*id) == shard);
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// Up to which id everything was removed.
+    pub(crate) fn removed_through(&self) -> Result<u64> {
+        Ok(self.marks()?.into_iter().max().unwrap_or_default())
+    }
+
+    /// The marks of removals, unsorted.
+    pub(crate) fn marks(&self) -> Result<Vec<u64>> {
+        Ok(disk::names(&self.removed)?.iter().filter_map(|name| names::number(name)).collect())
+    }
+
+    /// The ids that have files though they may not, sorted; files that hold no event are left out.
+    pub(crate) fn files_through(&self, through: u64) -> Result<Vec<u64>> {
+        let mut ids = Vec::new();
+        for shard in self.shards()?.into_iter().filter(|shard| *shard <= names::shard_index(through)) {
+            ids.extend(self.ids_of(shard)?.into_iter().filter(|id| *id <= through));
+        }
+        ids.retain(|id| self.file(*id).is_ok());
+        Ok(ids)
+    }
+
+    /// Removes the folders that get no more files.
+    pub(crate) fn remove_empty_folders(&self, through: u64) -> Result<()> {
+        for shard in self.shards()?.into_iter().filter(|shard| *shard < names::shard_index(through)) {
+            // one that is not empty stays
+            let _ = std::fs::remove_dir(self.events.join(names::shard_of(shard)));
+        }
+        Ok(())
+    }
+
+    fn file(&self, id: u64) -> Result<Option<EventFile>> {
+        let path = self.path(id);
+        let content = disk::read(&path)?;
+        let file = content.map(|content| serde_json::from_slice(&content)).transpose();
+        file.map_err(|error| FileQueueError::torn("event", path, error))
+    }
+
+    /// The file with the payload of an event; `None` too where there is no event.
+    pub(crate) fn payload_file(&self, id: u64) -> Result<Option<String>> {
+        match self.file(id) {
+            Err(FileQueueError::Torn { .. }) => Ok(None),
+            file => Ok(file?.and_then(|file| file.event?.payload_file)),
+        }
+    }
+
+    /// Gives staged events ids: those drawn, as far as they are free, or the next ones after the newest file. Returns
+    /// the ids given, in order; what is left in `staged` has none yet.
+    pub(crate) fn link(&self, staged: &mut VecDeque<Staged>, drawn: Option<Range<u64>>) -> Result<Linked> {
+        let mut linked = Linked::default();
+        let mut ids = match drawn {
+            Some(drawn) => drawn.start.max(self.removed_through()? + 1)..drawn.end,
+            None => self.head()? + 1..u64::MAX,
+        };
+        let mut done = Vec::new();
+        while let Some(next) = staged.front() {
+            let Some(id) = ids.next() else {
+                break;
+            };
+            match self.disk.link(next, &self.path(id)) {
+                Ok(true) => {
+                    linked.ids.push(id);
+                    done.extend(staged.pop_front());
+                }
+                Ok(false) => linked.collisions += 1,
+                Err(error) => {
+                    linked.error = Some(error);
+                    break;
+                }
+            }
+        }
+        let taken_back = self.take_back(&mut linked, staged, done);
+        if let Err(error) = taken_back.and_then(|()| self.sync(&linked.ids)) {
+            linked.error.get_or_insert(error);
+        }
+        Ok(linked)
+    }
+
+    /// Takes back what was linked under ids that had been removed meanwhile; nobody has read it.
+    fn take_back(&self, linked: &mut Linked, staged: &mut VecDeque<Staged>, done: Vec<Staged>) -> Result<()> {
+        let removed = self.removed_through()?;
+        for (id, staged_one) in linked.ids.iter().zip(done).rev() {
+            if *id <= removed {
+                self.disk.remove(&self.path(*id))?;
+                staged.push_front(staged_one);
+            }
+        }
+        linked.ids.retain(|id| *id > removed);
+        Ok(())
+    }
+
+    fn sync(&self, ids: &[u64]) -> Result<()> {
+        let mut shards: Vec<u64> = ids.iter().map(|id| names::shard_index(*id)).collect();
+        shards.dedup();
+        shards.into_iter().try_for_each(|shard| self.disk.sync_folder(&self.events.join(names::shard_of(shard))))
+    }
+
+    /// What is under an id.
+    pub(crate) fn read(&self, id: u64) -> Result<Slot> {
+        let path = self.path(id);
+        let content = disk::read(&path)?;
+        let removed = self.removed_through()?;
+        if id <= removed {
+            return Ok(Slot::Removed(removed));
+        }
+        let Some(content) = content else {
+            return Ok(Slot::Missing);
+        };
+        Ok(self.decode(id, &path, &content).unwrap_or_else(Slot::Torn))
+    }
+
+    fn decode(&self, id: u64, path: &Path, content: &[u8]) -> Result<Slot> {
+        let torn = |source: BoxError| FileQueueError::torn("event", path, source);
+        let file: EventFile = serde_json::from_slice(content).map_err(|error| torn(error.into()))?;
+        let Some(event) = file.event else {
+            let is_gap = file.gap.is_some();
+            return if is_gap { Ok(Slot::Gap) } else { Err(torn("neither an event nor a gap".into())) };
+        };
+        let payload = event.payload_file.as_deref().map(|name| self.payloads.read(name)).transpose()?;
+        let record = event.into_record(payload).map_err(torn)?;
+        Ok(Slot::Event(QueueEvent::new(id, file.created_at, file.worker_id, record)))
+    }
+
+    /// The next thing after an id, with its id: `None` if nothing was published after it yet. Waits for no missing id:
+    /// then too it is `None`, until the patience is over and the gap is filled.
+    pub(crate) fn next(&self, after: u64, worker: &str) -> Result<Option<(u64, Slot)>> {
+        let id = after + 1;
+        match self.read(id)? {
+            Slot::Missing if self.head()? <= id => Ok(None),
+            Slot::Missing if !self.fill_overdue(id, worker)? => Ok(None),
+            Slot::Missing => Ok(Some((id, self.read(id)?))),
+            Slot::Removed(through) => Ok(Some((through, Slot::Removed(through)))),
+            slot => {
+                self.missing().retain(|other, _| *other > id);
+                Ok(Some((id, slot)))
+            }
+        }
+    }
+
+    /// Fills an id that has been missing for too long, and those after it that have been so, too. `false`: there is still
+    /// time for its publisher.
+    pub(crate) fn fill_overdue(&self, id: u64, worker: &str) -> Result<bool> {
+        if !self.missing().contains_key(&id) {
+            // a publisher that died may have drawn many: they are all waited for from now on
+            let next = self.ids_from(id)?.first().copied().unwrap_or_default();
+            let run = (id..next.min(id.saturating_add(MOST_MISSING))).map(|id| (id, Instant::now()));
+            self.missing().extend(run);
+        }
+        let is_overdue = |since: &Instant| since.elapsed() >= self.patience;
+        let overdue: Vec<u64> = {
+            let missing = self.missing();
+            (id..).take_while(|id| missing.get(id).is_some_and(is_overdue)).collect()
+        };
+        self.fill(&overdue, worker)?;
+        Ok(!overdue.is_empty())
+    }
+
+    fn missing(&self) -> MutexGuard<'_, HashMap<u64, Instant>> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that nobody will publish under these ids, where nobody did.
+    fn fill(&self, ids: &[u64], worker: &str) -> Result<()> {
+        let gap = EventFile {
+            created_at: event::now(),
+            worker_id: worker.into(),
+            gap: Some("drawn by a publisher that did not publish; filled so that readers go on".into()),
+            event: None,
+        };
+        let contents = vec![event::pretty("the gap", &gap)?; ids.len()];
+        for (id, staged) in ids.iter().zip(self.disk.stage_all(&contents)?) {
+            if self.disk.link(&staged, &self.path(*id))? {
+                self.metrics.gaps_filled.add(1);
+                tracing::info!(id, "gap filled");
+            }
+        }
+        self.sync(ids)
+    }
+}
+
+/// What came of linking.
+#[derive(Debug, Default)]
+pub(crate) struct Linked {
+    pub(crate) ids: Vec<u64>,
+    /// How many ids were taken.
+    pub(crate) collisions: u64,
+    /// Why it ended early.
+    pub(crate) error: Option<FileQueueError>,
+}

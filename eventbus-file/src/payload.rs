@@ -1,0 +1,88 @@
+//! Large payloads, in compressed files of their own.
+//!
+//! Keep: the payload is there before the event that names it. A crash leaves a payload that no event names, never an
+//! event without its payload.
+
+use std::{
+    io::{Read as _, Write as _},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use eventbus::{BoxError, RecordedEvent};
+use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use serde::de::IgnoredAny;
+use uuid::Uuid;
+
+use crate::{
+    disk::{self, Disk},
+    error::{FileQueueError, Result},
+    names,
+};
+
+/// How the names of these files end.
+const END: &str = ".json.gz";
+
+#[derive(Debug, Clone)]
+pub(crate) struct Payloads {
+    disk: Arc<Disk>,
+    folder: PathBuf,
+    /// From how many bytes on payloads are compressed.
+    from: Option<usize>,
+}
+
+impl Payloads {
+    pub(crate) fn new(disk: Arc<Disk>, from: Option<usize>) -> Self {
+        let folder = disk.root().join(names::PAYLOADS);
+        Self { disk, folder, from }
+    }
+
+    /// Writes the payload of an event into a file of its own if it is large; returns the name of that.
+    pub(crate) fn write(&self, record: &RecordedEvent) -> Result<Option<String>> {
+        if self.from.is_none_or(|from| record.payload().len() < from) {
+            return Ok(None);
+        }
+        let event_id = record.metadata().event_id();
+        check(record.payload()).map_err(|source| FileQueueError::Unwritable { event_id, source })?;
+        let name = format!("{}{END}", Uuid::now_v7());
+        let path = self.folder.join(&name);
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        let compressed = encoder.write_all(record.payload().as_bytes()).and_then(|()| encoder.finish());
+        self.disk.create(&path, &compressed.map_err(FileQueueError::io("compress", &path))?)?;
+        Ok(Some(name))
+    }
+
+    /// Reads a payload.
+    pub(crate) fn read(&self, name: &str) -> Result<String> {
+        let path = self.path(name)?;
+        let torn = |source: BoxError| FileQueueError::torn("compressed payload", &path, source);
+        let content = disk::read(&path)?.ok_or_else(|| torn("it is not there".into()))?;
+        let mut payload = String::new();
+        GzDecoder::new(&content[..]).read_to_string(&mut payload).map_err(|error| torn(error.into()))?;
+        check(&payload).map_err(|error| torn(error.into()))?;
+        Ok(payload)
+    }
+
+    pub(crate) fn remove(&self, name: &str) -> Result<bool> {
+        self.disk.remove(&self.path(name)?)
+    }
+
+    /// The path of a payload: an event may have been written by anybody, and names no other files.
+    fn path(&self, name: &str) -> Result<PathBuf> {
+        is_name(name).then(|| self.folder.join(name)).ok_or_else(|| FileQueueError::InvalidName {
+            what: "name of a payload",
+            value: name.chars().take(40).collect(),
+            reason: "it is no id with the end of such files",
+        })
+    }
+}
+
+/// Whether a payload may be called so.
+pub(crate) fn is_name(name: &str) -> bool {
+    name.strip_suffix(END).is_some_and(|stem| Uuid::try_parse(stem).is_ok_and(|id| id.to_string() == stem))
+}
+
+/// Whether a text is JSON.
+fn check(payload: &str) -> serde_json::Result<()> {
+    serde_json::from_str::<IgnoredAny>(payload).map(drop)
+}

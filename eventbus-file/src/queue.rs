@@ -1,0 +1,168 @@
+//! The queue: what every part of it shares.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use eventbus::{
+    Name,
+    port::{BusCounters, Consuming, Subscribers},
+};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    FileQueueConfig, FileQueueMetrics,
+    claims::Claims,
+    coordination::{Alone, Coordinate, CoordinationStatus},
+    disk::Disk,
+    error::{FileQueueError, Result},
+    log::EventLog,
+    metrics::Metrics,
+    names,
+    payload::Payloads,
+};
+
+/// A queue in a folder: its files are the truth. Cloning shares it.
+///
+/// As a work queue: [`publish`](Self::publish), [`next_work`](Self::next_work), [`Work::succeed`](crate::Work::succeed).
+/// As a bus it is given to an `App`, or subscribed to by `eventbus::EventBusExt`. Every process that opens the folder is
+/// a worker of the queue; the crate's page says what is promised.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let my_queue = folder.path().join("my_queue");
+/// use eventbus_file::{FileQueue, FileQueueConfig};
+///
+/// let queue = FileQueue::open(FileQueueConfig::at(my_queue)).await?;
+/// let event = queue.publish(&serde_json::json!({"message": "Hello World"})).await?;
+/// assert_eq!(event.id(), 1);
+/// let work = queue.try_next_work().await?.expect("there is an event without a result");
+/// work.succeed(&"done").await?;
+/// assert_eq!(queue.result(1).await?.expect("it has its result").details, "done");
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct FileQueue {
+    pub(crate) shared: Arc<Shared>,
+    /// Ends what runs in the background with the last clone.
+    _background: Arc<DropGuard>,
+}
+
+/// What every part of a queue shares.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: FileQueueConfig,
+    pub(crate) name: Name,
+    pub(crate) worker: String,
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) log: EventLog,
+    pub(crate) payloads: Payloads,
+    pub(crate) claims: Claims,
+    /// The groups: who consumes for each, and how far it has come.
+    pub(crate) groups: Claims,
+    pub(crate) coordination: Arc<dyn Coordinate>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Tells those who wait that there may be something new.
+    pub(crate) news: watch::Sender<()>,
+    /// The newest event that this worker knows of.
+    pub(crate) newest: AtomicU64,
+    /// Up to where every event has its result.
+    pub(crate) done_through: AtomicU64,
+    pub(crate) subscribers: Subscribers,
+    pub(crate) counters: Arc<BusCounters>,
+    pub(crate) consuming: Consuming,
+}
+
+impl FileQueue {
+    /// Opens the queue in a folder; makes it if it is not there.
+    ///
+    /// # Errors
+    /// [`FileQueueError::InvalidConfig`]; [`FileQueueError::Io`] if the folder cannot be used.
+    pub async fn open(config: FileQueueConfig) -> Result<Self> {
+        let background = CancellationToken::new();
+        let shared = Shared::open(config, Arc::default(), Arc::new(Alone)).await?;
+        Ok(Self::new(Arc::new(shared), background))
+    }
+
+    pub(crate) fn new(shared: Arc<Shared>, background: CancellationToken) -> Self {
+        tokio::spawn(crate::bus::announce(Arc::clone(&shared), background.clone()));
+        Self { shared, _background: Arc::new(background.drop_guard()) }
+    }
+
+    /// What the queue is called.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.shared.name
+    }
+
+    /// What this worker is called.
+    #[must_use]
+    pub fn worker_id(&self) -> &str {
+        &self.shared.worker
+    }
+
+    /// How it works.
+    #[must_use]
+    pub fn config(&self) -> &FileQueueConfig {
+        &self.shared.config
+    }
+
+    /// What it counted since it was opened.
+    #[must_use]
+    pub fn metrics(&self) -> FileQueueMetrics {
+        self.shared.metrics.snapshot()
+    }
+
+    /// Whether the workers reach each other beside the files.
+    #[must_use]
+    pub fn coordination(&self) -> CoordinationStatus {
+        self.shared.coordination.status()
+    }
+}
+
+impl Shared {
+    pub(crate) async fn open(
+        config: FileQueueConfig,
+        metrics: Arc<Metrics>,
+        coordination: Arc<dyn Coordinate>,
+    ) -> Result<Self> {
+        config.check()?;
+        let (worker, root, sync) = (config.worker()?, config.root_dir.clone(), config.sync);
+        let disk = tokio::task::spawn_blocking(move || Disk::open(root, sync, &names::FOLDERS));
+        let disk = Arc::new(disk.await.map_err(|_| FileQueueError::RuntimeEnded)??);
+        let payloads = Payloads::new(Arc::clone(&disk), config.compress_from);
+        let claims = |folder, lasting| Claims::new(Arc::clone(&disk), folder, worker.clone(), lasting);
+        Ok(Self {
+            name: config.name()?,
+            log: EventLog::new(Arc::clone(&disk), payloads.clone(), config.gap_patience, Arc::clone(&metrics)),
+            claims: claims(names::CLAIMS, config.claim_expiration),
+            groups: claims(names::SUBSCRIPTIONS, config.group_expiration),
+            payloads,
+            coordination,
+            metrics,
+            news: watch::Sender::new(()),
+            newest: AtomicU64::default(),
+            done_through: AtomicU64::default(),
+            subscribers: Subscribers::default(),
+            counters: Arc::default(),
+            consuming: Consuming::default(),
+            disk,
+            worker,
+            config,
+        })
+    }
+
+    /// Asks the file system, on a thread that may wait for it.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        ask: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let shared = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || ask(&shared)).await {
+            Ok(answer) => answer,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(FileQueueError::RuntimeEnded),
+        }
+    }
+}

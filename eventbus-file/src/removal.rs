@@ -1,0 +1,123 @@
+//! Removing old events.
+//!
+//! Keep: the mark is written before anything is removed, so that no id is used twice. An event goes with its payload and
+//! its claim; its result stays.
+
+use crate::{
+    FileQueue,
+    error::Result,
+    event::{self, now},
+    log::Slot,
+    names,
+    queue::Shared,
+    work::claim_id,
+};
+
+/// When an event may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DoneWhen {
+    /// Every consumer group that ever consumed is done with it.
+    Groups,
+    /// It has its result.
+    Result,
+    /// Both.
+    GroupsAndResult,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Removed {
+    /// How many events.
+    pub events: u64,
+    /// Up to this id there are none any more; lower than what was asked for if something is not done with.
+    pub through: u64,
+}
+
+#[derive(serde::Serialize)]
+struct Mark<'a> {
+    removed_through: u64,
+    #[serde(with = "time::serde::rfc3339")]
+    removed_at: time::OffsetDateTime,
+    worker_id: &'a str,
+}
+
+impl Shared {
+    fn remove_through(&self, id: u64, when: DoneWhen) -> Result<Removed> {
+        let through = self.removable(id, when)?;
+        let folder = self.disk.root().join(names::REMOVED);
+        if through > self.log.removed_through()? {
+            let mark = Mark { removed_through: through, removed_at: now(), worker_id: &self.worker };
+            // another worker may have written the same mark
+            self.disk.create(&folder.join(names::numbered(through)), &event::pretty("the mark", &mark)?)?;
+        }
+        let through = self.log.removed_through()?;
+        let mut removed = Removed { events: 0, through };
+        for id in self.log.files_through(through)? {
+            if let Some(name) = self.log.payload_file(id)? {
+                self.payloads.remove(&name)?;
+            }
+            self.claims.remove(&claim_id(id))?;
+            removed.events += u64::from(self.disk.remove(&self.log.path(id))?);
+        }
+        self.log.remove_empty_folders(through)?;
+        // the one before stays: whoever lists the folder just now sees one of them
+        let mut marks = self.log.marks()?;
+        marks.sort_unstable_by(|one, other| other.cmp(one));
+        for older in marks.into_iter().skip(2) {
+            self.disk.remove(&folder.join(names::numbered(older)))?;
+        }
+        Ok(removed)
+    }
+
+    /// Up to which id, at most, everything may go.
+    fn removable(&self, id: u64, when: DoneWhen) -> Result<u64> {
+        let mut limit = id.min(self.log.head()?);
+        if when != DoneWhen::Result {
+            for group in self.known_groups()? {
+                let (_, progress) = self.group(&group)?;
+                limit = limit.min(progress.finished_through());
+            }
+        }
+        let mut through = self.log.removed_through()?;
+        while through < limit && self.may_go(through + 1, when)? {
+            through += 1;
+        }
+        Ok(through)
+    }
+
+    fn may_go(&self, id: u64, when: DoneWhen) -> Result<bool> {
+        Ok(match self.log.read(id)? {
+            Slot::Missing => false,
+            Slot::Gap | Slot::Removed(_) => true,
+            // it is left alone, but nothing waits for it
+            Slot::Torn(_) => true,
+            Slot::Event(_) => when == DoneWhen::Groups || self.has_result(id)?,
+        })
+    }
+}
+
+impl FileQueue {
+    /// Removes events up to an id, as far as they are done with. Ids are not used again. Files that hold no event stay.
+    ///
+    /// # Errors
+    /// [`FileQueueError::Io`](crate::FileQueueError::Io); what was removed until then stays so, and calling again goes
+    /// on with the rest.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let queue = eventbus_file::FileQueue::open(eventbus_file::FileQueueConfig::at(folder.path())).await?;
+    /// use eventbus_file::DoneWhen;
+    ///
+    /// queue.publish(&"one").await?;
+    /// queue.next_work().await?.succeed(&"done").await?;
+    /// queue.publish(&"two").await?;
+    /// assert_eq!(queue.remove_through(100, DoneWhen::Result).await?.through, 1);
+    /// # Ok(()) }
+    /// ```
+    pub async fn remove_through(&self, id: u64, when: DoneWhen) -> Result<Removed> {
+        self.shared.blocking(move |shared| shared.remove_through(id, when)).await
+    }
+}

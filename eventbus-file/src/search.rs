@@ -1,0 +1,267 @@
+//! Looking for events, results and claims: by time, by id, in pages.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use time::OffsetDateTime;
+
+use crate::{
+    FileQueue,
+    claims::Claim,
+    disk,
+    error::{FileQueueError, Result},
+    event::QueueEvent,
+    log::Slot,
+    names,
+    queue::Shared,
+    results::EventResult,
+};
+
+/// What is looked for: what matches every field that is set. The default means all, a hundred on a page.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let queue = eventbus_file::FileQueue::open(eventbus_file::FileQueueConfig::at(folder.path())).await?;
+/// use eventbus_file::Search;
+///
+/// queue.publish_all(&[1, 2, 3]).await?;
+/// let mut search = Search { limit: 2, ..Default::default() };
+/// let first = queue.events(&search).await?;
+/// assert_eq!(first.items.len(), 2);
+/// search.page = first.next;
+/// assert_eq!(queue.events(&search).await?.items[0].payload::<u8>()?, 3);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Search {
+    /// Created at this time or later.
+    pub from: Option<OffsetDateTime>,
+    /// Created before this time.
+    pub before: Option<OffsetDateTime>,
+    /// Where to go on: the [`next`](Page::next) of the page before.
+    pub page: Option<PageToken>,
+    /// How many are on a page at most; at least one.
+    pub limit: usize,
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self { from: None, before: None, page: None, limit: 100 }
+    }
+}
+
+impl Search {
+    fn matches(&self, created_at: OffsetDateTime) -> bool {
+        self.from.is_none_or(|from| created_at >= from) && self.before.is_none_or(|before| created_at < before)
+    }
+}
+
+/// Some of what was looked for, in order, and where to go on.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Page<T> {
+    /// What was found.
+    pub items: Vec<T>,
+    /// Where the next page begins; `None` if this is the last.
+    pub next: Option<PageToken>,
+}
+
+/// Where a page begins. As text it may be given to others, and taken back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageToken(String);
+
+impl fmt::Display for PageToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for PageToken {
+    type Err = std::convert::Infallible;
+
+    /// Never fails here: what is no token is refused by the search.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.into()))
+    }
+}
+
+impl PageToken {
+    fn after_id(page: Option<&Self>) -> Result<u64> {
+        let invalid = |page: &Self| FileQueueError::InvalidName {
+            what: "page token",
+            value: page.0.chars().take(40).collect(),
+            reason: "it is none of this search",
+        };
+        page.map_or(Ok(0), |page| page.0.parse().map_err(|_| invalid(page)))
+    }
+}
+
+/// Puts a page together from what is found one after the other, each with the token of what comes after it.
+fn page_of<T>(found: impl Iterator<Item = Result<Option<(T, String)>>>, limit: usize) -> Result<Page<T>> {
+    let (mut items, mut last) = (Vec::new(), None);
+    for one in found {
+        let Some((item, token)) = one? else {
+            continue;
+        };
+        if items.len() == limit.max(1) {
+            return Ok(Page { items, next: last.map(PageToken) });
+        }
+        items.push(item);
+        last = Some(token);
+    }
+    Ok(Page { items, next: None })
+}
+
+/// A file that holds nothing is told of and passed over.
+fn passing_over<T>(read: Result<Option<T>>) -> Result<Option<T>> {
+    match read {
+        Err(error @ FileQueueError::Torn { .. }) => {
+            tracing::warn!(%error, "passed over");
+            Ok(None)
+        }
+        other => other,
+    }
+}
+
+impl Shared {
+    pub(crate) fn event(&self, id: u64) -> Result<Option<QueueEvent>> {
+        match self.log.read(id)? {
+            Slot::Event(event) => Ok(Some(event)),
+            Slot::Torn(error) => Err(error),
+            Slot::Gap | Slot::Missing | Slot::Removed(_) => Ok(None),
+        }
+    }
+
+    fn find_events(&self, search: &Search) -> Result<impl Iterator<Item = Result<Option<QueueEvent>>>> {
+        let ids = self.log.ids_from(PageToken::after_id(search.page.as_ref())? + 1)?;
+        let matching = move |id| Ok(passing_over(self.event(id))?.filter(|event| search.matches(event.created_at())));
+        Ok(ids.into_iter().map(matching))
+    }
+
+    fn find_results(&self, search: &Search) -> Result<impl Iterator<Item = Result<Option<EventResult>>>> {
+        let after = PageToken::after_id(search.page.as_ref())?;
+        let ids = self.result_ids(after)?;
+        let matching =
+            move |id| Ok(passing_over(self.read_result(id))?.filter(|result| search.matches(result.created_at)));
+        Ok(ids.into_iter().map(matching))
+    }
+
+    /// The events after one that have results, sorted.
+    pub(crate) fn result_ids(&self, after: u64) -> Result<Vec<u64>> {
+        let folder = self.disk.root().join(names::RESULTS);
+        let mut ids = Vec::new();
+        for shard in disk::names(&folder)?.into_iter().filter(|name| names::shard_number(name).is_some()) {
+            ids.extend(disk::names(&folder.join(shard))?.iter().filter_map(|name| names::number(name)));
+        }
+        ids.retain(|id| *id > after);
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    fn find_claims(&self, search: &Search) -> Result<impl Iterator<Item = Result<Option<Claim>>>> {
+        let mut ids = self.claims.ids()?;
+        if let Some(after) = &search.page {
+            ids.retain(|id| *id > after.0);
+        }
+        let matching = move |id: String| {
+            Ok(passing_over(self.claims.newest(&id))?.filter(|claim| search.matches(claim.created_at)))
+        };
+        Ok(ids.into_iter().map(matching))
+    }
+}
+
+fn with<T>(token: impl Fn(&T) -> String) -> impl Fn(Result<Option<T>>) -> Result<Option<(T, String)>> {
+    move |found| {
+        Ok(found?.map(|item| {
+            let token = token(&item);
+            (item, token)
+        }))
+    }
+}
+
+fn count<T>(mut found: impl Iterator<Item = Result<Option<T>>>) -> Result<u64> {
+    found.try_fold(0, |count, one| Ok(count + u64::from(one?.is_some())))
+}
+
+impl FileQueue {
+    async fn find<T: Send + 'static>(
+        &self,
+        search: &Search,
+        find: impl FnOnce(&Shared, &Search) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let search = search.clone();
+        Arc::clone(&self.shared).blocking(move |shared| find(shared, &search)).await
+    }
+
+    /// An event by its id; `None` if there is none, or no longer.
+    ///
+    /// # Errors
+    /// [`FileQueueError::Torn`] if the file holds none; [`FileQueueError::Io`].
+    pub async fn event(&self, id: u64) -> Result<Option<QueueEvent>> {
+        self.shared.blocking(move |shared| shared.event(id)).await
+    }
+
+    /// Events by their ids, in the order asked for.
+    ///
+    /// # Errors
+    /// As [`event`](Self::event).
+    pub async fn events_by_id(&self, ids: &[u64]) -> Result<Vec<Option<QueueEvent>>> {
+        let ids = ids.to_vec();
+        self.shared.blocking(move |shared| ids.into_iter().map(|id| shared.event(id)).collect()).await
+    }
+
+    /// A page of events, by id. Files that hold none are told to the log and passed over.
+    ///
+    /// # Errors
+    /// [`FileQueueError::InvalidName`] if the page token is none; [`FileQueueError::Io`].
+    pub async fn events(&self, search: &Search) -> Result<Page<QueueEvent>> {
+        let token = |event: &QueueEvent| event.id().to_string();
+        self.find(search, move |shared, search| page_of(shared.find_events(search)?.map(with(token)), search.limit))
+            .await
+    }
+
+    /// How many events there are from the page on.
+    ///
+    /// # Errors
+    /// As [`events`](Self::events).
+    pub async fn count_events(&self, search: &Search) -> Result<u64> {
+        self.find(search, |shared, search| count(shared.find_events(search)?)).await
+    }
+
+    /// A page of results, by the ids of their events.
+    ///
+    /// # Errors
+    /// As [`events`](Self::events).
+    pub async fn results(&self, search: &Search) -> Result<Page<EventResult>> {
+        let token = |result: &EventResult| result.event_id.to_string();
+        self.find(search, move |shared, search| page_of(shared.find_results(search)?.map(with(token)), search.limit))
+            .await
+    }
+
+    /// How many results there are from the page on.
+    ///
+    /// # Errors
+    /// As [`events`](Self::events).
+    pub async fn count_results(&self, search: &Search) -> Result<u64> {
+        self.find(search, |shared, search| count(shared.find_results(search)?)).await
+    }
+
+    /// A page of claims, live or not, the newest of each name, by name.
+    ///
+    /// # Errors
+    /// [`FileQueueError::Io`].
+    pub async fn claims(&self, search: &Search) -> Result<Page<Claim>> {
+        let token = |claim: &Claim| claim.claim_id.clone();
+        self.find(search, move |shared, search| page_of(shared.find_claims(search)?.map(with(token)), search.limit))
+            .await
+    }
+
+    /// How many claims there are from the page on.
+    ///
+    /// # Errors
+    /// [`FileQueueError::Io`].
+    pub async fn count_claims(&self, search: &Search) -> Result<u64> {
+        self.find(search, |shared, search| count(shared.find_claims(search)?)).await
+    }
+}

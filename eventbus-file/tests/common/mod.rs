@@ -1,0 +1,56 @@
+//! What the tests share.
+#![allow(dead_code, reason = "each test file uses some of it")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{path::PathBuf, time::Duration};
+
+use eventbus::testkit::event_bus::SHORT_DELAYS;
+use eventbus_file::{FileQueue, FileQueueConfig, Work};
+
+/// A folder that is removed when the test's runtime ends.
+pub(crate) fn folder() -> PathBuf {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(test_servers::unique_name("queue"));
+    tokio::spawn(async move {
+        let _folder = folder;
+        std::future::pending::<()>().await;
+    });
+    path
+}
+
+/// A configuration for a folder: nothing is synced, and little waited for.
+pub(crate) fn config(root_dir: impl Into<PathBuf>) -> FileQueueConfig {
+    FileQueueConfig {
+        sync: false,
+        retry: SHORT_DELAYS,
+        poll_interval: Duration::from_millis(20),
+        ..FileQueueConfig::at(root_dir)
+    }
+}
+
+/// A queue in a folder of one test's own.
+pub(crate) async fn fresh() -> FileQueue {
+    FileQueue::open(config(folder())).await.unwrap()
+}
+
+/// Another worker of the same queue.
+pub(crate) async fn another(queue: &FileQueue) -> FileQueue {
+    FileQueue::open(FileQueueConfig { worker_id: None, ..queue.config().clone() }).await.unwrap()
+}
+
+/// The next work, which must come.
+pub(crate) async fn next_work(queue: &FileQueue) -> Work {
+    let next = tokio::time::timeout(Duration::from_secs(20), queue.next_work()).await;
+    next.expect("there is work in time").unwrap()
+}
+
+/// Waits until something holds.
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    assert!(waited.is_ok(), "waited in vain until {what}");
+}

@@ -1,0 +1,280 @@
+//! Workers on one folder that are killed with `kill -9`, or stopped for a while, in the midst of their work: two with
+//! Redis, one without.
+//!
+//! The processes that die are this test binary again, told by their environment what to play. Each writes down, line by
+//! line, what the queue answered; what the queue answered must be true for ever.
+//!
+//! Twenty kills in an ordinary run; `FILE_QUEUE_KILLS=100` asks for more.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use common::{folder, until};
+use eventbus::{
+    EventFilter, Name,
+    port::{EventBus, Subscriber},
+};
+use eventbus_file::{FileQueue, FileQueueConfig, Problem, RedisCoordination, Search};
+use tokio::process::{Child, Command};
+
+/// What a worker that dies is told: the folder, its log, and the Redis it has, if any.
+const ROOT: &str = "FILE_QUEUE_KILLED_ROOT";
+const LOG: &str = "FILE_QUEUE_KILLED_LOG";
+const REDIS: &str = "FILE_QUEUE_KILLED_REDIS";
+
+fn config(root: &Path) -> FileQueueConfig {
+    FileQueueConfig {
+        queue_name: Some(root.file_name().unwrap().to_string_lossy().into_owned()),
+        claim_expiration: Duration::from_millis(1_000),
+        group_expiration: Duration::from_millis(500),
+        gap_patience: Duration::from_millis(300),
+        poll_interval: Duration::from_millis(20),
+        sync: env::var_os("FILE_QUEUE_SYNC").is_some(), // a kill loses nothing that was written
+        ..FileQueueConfig::at(root)
+    }
+}
+
+/// What a process plays that dies; does nothing in an ordinary run.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worker_that_dies() {
+    let Ok(root) = env::var(ROOT) else {
+        return;
+    };
+    let config = config(Path::new(&root));
+    let queue = match env::var(REDIS) {
+        Ok(redis_url) => {
+            let redis = RedisCoordination { redis_url, ..RedisCoordination::default() };
+            FileQueue::open_with_redis(config, redis).await.unwrap()
+        }
+        Err(_) => FileQueue::open(config).await.unwrap(),
+    };
+    let path = env::var(LOG).unwrap();
+    let open = move || fs::OpenOptions::new().append(true).create(true).open(&path).unwrap();
+    let (publisher, consumer) = (queue.clone(), queue.clone());
+    let log = open();
+    tokio::spawn(async move {
+        for number in 0_u64.. {
+            let tokens: Vec<_> =
+                (0..=number % 3).map(|part| format!("{}/{number}/{part}", publisher.worker_id())).collect();
+            for event in publisher.publish_all(&tokens).await.unwrap() {
+                note(&log, &format!("published {} {}", event.id(), event.payload::<String>().unwrap()));
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    });
+    let seen = std::sync::Arc::new(open());
+    let handler = Subscriber::new(Name::from_static("watch"), EventFilter::All, move |delivery| {
+        let id = delivery.message_id().unwrap().to_string();
+        note(&seen, &format!("delivered {id}"));
+        Box::pin(async { Ok(()) })
+    });
+    consumer.subscribers().add(consumer.default_group().clone(), handler);
+    tokio::spawn(async move { consumer.start_consuming().await });
+    let log = open();
+    loop {
+        let work = queue.next_work().await.unwrap();
+        let (id, nonce) = (work.event().id(), test_servers::unique_name("nonce"));
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(..20))).await;
+        match work.succeed(&nonce).await {
+            Ok(result) => note(&log, &format!("finished {id} {nonce} {}", result.epoch)),
+            Err(error) => note(&log, &format!("refused {id} {nonce} {error}")),
+        }
+    }
+}
+
+/// Writes a line in one piece.
+fn note(mut log: &fs::File, line: &str) {
+    log.write_all(format!("{line}\n").as_bytes()).unwrap();
+}
+
+struct Worker {
+    child: Child,
+    redis: Option<String>,
+}
+
+impl Worker {
+    fn spawn(root: &Path, log: &Path, redis: Option<String>) -> Self {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["the_worker_that_dies", "--exact", "--nocapture"]).kill_on_drop(true);
+        command.env(ROOT, root).env(LOG, log).env("RUST_BACKTRACE", "0").stdout(Stdio::null()).stderr(Stdio::inherit());
+        if let Some(url) = &redis {
+            command.env(REDIS, url);
+        }
+        Self { child: command.spawn().unwrap(), redis }
+    }
+
+    /// Stands still until its claims have run out and its ids have been filled, then goes on as if nothing were.
+    async fn pause(&self) {
+        let signal = async |name: &str| {
+            let id = self.child.id().unwrap().to_string();
+            assert!(Command::new("kill").args([name, &id]).status().await.unwrap().success());
+        };
+        signal("-STOP").await;
+        tokio::time::sleep(Duration::from_millis(1_300)).await;
+        signal("-CONT").await;
+    }
+
+    async fn kill(mut self) -> Option<String> {
+        assert_eq!(self.child.try_wait().unwrap(), None, "it ended by itself");
+        self.child.kill().await.unwrap();
+        self.redis
+    }
+}
+
+/// What all workers wrote down, by kind.
+fn answers(logs: &[PathBuf]) -> Vec<Vec<String>> {
+    let mut lines = Vec::new();
+    for log in logs {
+        let text = fs::read_to_string(log).unwrap_or_default();
+        // the last line may be cut off
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        lines.extend(whole.lines().map(|line| line.split(' ').map(ToOwned::to_owned).collect::<Vec<_>>()));
+    }
+    lines
+}
+
+/// What happens to Redis meanwhile.
+#[derive(Clone, Copy, PartialEq)]
+enum Redis {
+    Stays,
+    /// It is killed and comes back empty, or hangs for a while.
+    Suffers,
+}
+
+fn kills(few: usize) -> usize {
+    env::var("FILE_QUEUE_KILLS").map_or(few, |kills| kills.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_are_killed_repeat_no_id_and_write_one_result_per_event() {
+    kill_workers(kills(20), Redis::Stays).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_so_while_redis_is_emptied_and_hangs() {
+    kill_workers(kills(10), Redis::Suffers).await;
+}
+
+async fn kill_workers(kills: usize, fate: Redis) {
+    let (root, logs_folder) = (folder(), tempfile::tempdir().unwrap());
+    fs::create_dir_all(&root).unwrap();
+    let mut server = test_servers::private_redis();
+    let url = Some(server.url().to_owned());
+    let mut logs = Vec::new();
+    let mut spawn = |redis: Option<String>| {
+        logs.push(logs_folder.path().join(format!("{}.log", logs.len())));
+        Worker::spawn(&root, &logs[logs.len() - 1], redis)
+    };
+    let mut workers = vec![spawn(url.clone()), spawn(url), spawn(None)];
+    let mut pauses = 0;
+    for round in 0..kills {
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(50..600))).await;
+        if round % 4 == 3 {
+            pauses += 1;
+            workers[fastrand::usize(..workers.len())].pause().await;
+        }
+        let died = workers.remove(fastrand::usize(..workers.len()));
+        workers.push(spawn(died.kill().await));
+        if fate == Redis::Suffers {
+            if fastrand::bool() {
+                server.start_empty();
+            } else {
+                server.pause();
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(50..700))).await;
+                server.resume();
+            }
+        }
+    }
+    for worker in workers {
+        worker.kill().await;
+    }
+
+    // those who come after find all that is left
+    let queue = FileQueue::open(config(&root)).await.unwrap();
+    let redis = RedisCoordination { redis_url: server.url().into(), ..RedisCoordination::default() };
+    let other = FileQueue::open_with_redis(FileQueueConfig { worker_id: None, ..config(&root) }, redis).await.unwrap();
+    for queue in [&queue, &other] {
+        queue.publish(&"the end").await.unwrap();
+    }
+    let everything = Search { limit: usize::MAX, ..Search::default() };
+    let events = queue.events(&everything).await.unwrap().items;
+    let is_done = async || queue.count_results(&everything).await.unwrap() == events.len() as u64;
+    while !is_done().await {
+        // what somebody had claimed who died comes when the claim has run out
+        common::next_work(&queue).await.succeed(&"the end").await.unwrap();
+        while let Some(work) = queue.try_next_work().await.unwrap() {
+            work.succeed(&"the end").await.unwrap();
+        }
+    }
+    let watched = subscribe_and_settle(&queue).await;
+
+    let answers = answers(&logs);
+    let of = |kind: &'static str| {
+        answers.iter().filter(move |words| words[0] == kind).map(|words| (words[1].parse::<u64>().unwrap(), words))
+    };
+    let mut published = BTreeMap::new();
+    for (id, words) in of("published") {
+        assert_eq!(published.insert(id, words[2].clone()), None, "id {id} was given twice");
+    }
+    let there: BTreeMap<u64, String> = events.iter().map(|event| (event.id(), event.payload().unwrap())).collect();
+    for (id, token) in &published {
+        assert_eq!(there.get(id), Some(token), "event {id} is what its publisher published");
+    }
+    let tokens: BTreeSet<&String> = there.values().filter(|token| *token != "the end").collect();
+    assert_eq!(tokens.len() + 2, there.len(), "no event was published twice");
+    let results = queue.results(&everything).await.unwrap().items;
+    let results: BTreeMap<u64, _> = results.into_iter().map(|result| (result.event_id, result)).collect();
+    assert!(results.keys().eq(there.keys()), "each event has a result, and nothing else has");
+    let mut finished = BTreeSet::new();
+    for (id, words) in of("finished") {
+        assert!(finished.insert(id), "two workers were told that they ended event {id}");
+        assert_eq!(
+            (&*results[&id].details::<String>().unwrap(), results[&id].epoch.to_string()),
+            (&*words[2], words[3].clone())
+        );
+    }
+    let last = *there.keys().last().unwrap();
+    let gaps: Vec<u64> = (1..=last).filter(|id| !there.contains_key(id)).collect();
+    // of each publisher that died or stood still, and of each answer that was lost, as many as it published at once
+    let causes = pauses + if fate == Redis::Stays { kills + 3 } else { 3 * kills + 3 };
+    assert!(gaps.len() <= 3 * causes, "gaps from crashes only: {gaps:?}");
+    let delivered: BTreeSet<u64> = of("delivered").map(|(id, _)| id).chain(watched).collect();
+    assert!(there.keys().all(|id| delivered.contains(id)), "the group got every event");
+    let problems = queue.check().await.unwrap();
+    assert!(problems.iter().all(|problem| matches!(problem, Problem::UnusedPayload { .. })), "{problems:?}");
+    eprintln!(
+        "{kills} kills, {pauses} pauses: {} events, {} gaps, {} results told, {} refused, {} deliveries",
+        there.len(),
+        gaps.len(),
+        finished.len(),
+        of("refused").count(),
+        of("delivered").count()
+    );
+    assert!(there.len() > kills && finished.len() > kills / 2, "there was something to break");
+}
+
+/// Consumes what nobody has; returns which events that were.
+async fn subscribe_and_settle(queue: &FileQueue) -> BTreeSet<u64> {
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(BTreeSet::new()));
+    let sees = std::sync::Arc::clone(&seen);
+    let handler = Subscriber::new(Name::from_static("watch"), EventFilter::All, move |delivery| {
+        sees.lock().unwrap().insert(delivery.message_id().unwrap().as_str().parse().unwrap());
+        Box::pin(async { Ok(()) })
+    });
+    queue.subscribers().add(queue.default_group().clone(), handler);
+    let consuming = queue.clone();
+    let task = tokio::spawn(async move { consuming.start_consuming().await });
+    until("the group has settled", async || queue.progress(queue.default_group()).await.unwrap().is_settled()).await;
+    queue.stop_consuming().await;
+    task.await.unwrap().unwrap();
+    seen.lock().unwrap().clone()
+}

@@ -1,0 +1,55 @@
+//! The commands of the event store.
+
+use redis::{Cmd, Pipeline, RedisResult, Value, cmd};
+
+use super::{Entry, entry, read};
+
+/// The entries of a stream with numbers from one to another, at most so many.
+pub(crate) fn range(key: &str, from: u64, through: u64, count: usize) -> Cmd {
+    let mut command = cmd("XRANGE");
+    command.arg(key).arg(from).arg(through).arg("COUNT").arg(count);
+    command
+}
+
+/// The entries of a stream with numbers up to one, the highest first, at most so many.
+pub(crate) fn backward(key: &str, from: u64, count: usize) -> Cmd {
+    let mut command = cmd("XREVRANGE");
+    command.arg(key).arg(from).arg("-").arg("COUNT").arg(count);
+    command
+}
+
+/// The last entry of a stream.
+pub(crate) fn last(key: &str) -> Cmd {
+    backward(key, u64::MAX, 1)
+}
+
+/// What the server knows of a stream.
+pub(crate) fn inspect(key: &str) -> Pipeline {
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("XINFO").arg("STREAM").arg(key);
+    pipeline.ignore_errors();
+    pipeline
+}
+
+/// Reads a reply of entries.
+pub(crate) fn entries(reply: Value) -> RedisResult<Vec<Entry>> {
+    read::<Vec<Value>>(reply)?.into_iter().map(entry).collect()
+}
+
+pub(crate) fn get(key: &str) -> Cmd {
+    let mut command = cmd("GET");
+    command.arg(key);
+    command
+}
+
+pub(crate) fn set(key: &str, value: u64) -> Cmd {
+    let mut command = cmd("SET");
+    command.arg(key).arg(value);
+    command
+}
+
+pub(crate) fn hash(key: &str) -> Cmd {
+    let mut command = cmd("HGETALL");
+    command.arg(key);
+    command
+}

@@ -1,0 +1,2 @@
+-- Says that scripts run.
+return 1

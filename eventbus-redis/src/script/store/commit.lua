@@ -1,0 +1,139 @@
+-- Commits a transaction: first all that must still hold is looked at, then all is written, or nothing.
+--
+-- KEYS  every key, in any order; they are named by their numbers
+-- ARGV  the steps: each a word, and what it needs. Those that look come before those that write, and effects, which
+--       may fail and are undone then, before what cannot.
+-- Reply: `ok`; or why nothing was written: `lost`, `changed` and the key, `late`, `failed` and the key, the command and
+--       what the server said.
+local at = 0
+
+local function take()
+  at = at + 1
+  return ARGV[at]
+end
+
+local function take_key() return KEYS[tonumber(take())] end
+
+local function take_list()
+  local list = {}
+  for i = 1, tonumber(take()) do list[i] = take() end
+  return list
+end
+
+-- How effects are undone, the last one first, if one of them fails.
+local undo, kept, spare = {}, {}, {}
+
+local function is_error(reply) return type(reply) == 'table' and reply.err end
+
+-- Remembers what an effect changes: a part of a key, or the key, of which a copy is put aside, or which is itself put
+-- aside if it is to be removed.
+local function keep(kind, key, aside, part)
+  local place = (part and kind or 'key') .. ' ' .. #key .. ' ' .. key .. (part or '')
+  if kept[place] then return end
+  local old
+  if kind == 'field' then
+    old = redis.pcall('HGET', key, part)
+  elseif kind == 'member' then
+    old = redis.pcall('SISMEMBER', key, part)
+  elseif kind == 'score' then
+    old = redis.pcall('ZSCORE', key, part)
+  else
+    spare[#spare + 1] = aside
+    if kind == 'key' then
+      old = redis.pcall('COPY', key, aside)
+    else
+      old = redis.call('EXISTS', key)
+      if old == 1 then redis.call('RENAME', key, aside) end
+    end
+  end
+  if is_error(old) then return old.err end
+  kept[place] = true
+  undo[#undo + 1] = function()
+    if kind == 'field' then
+      if old then redis.call('HSET', key, part, old) else redis.call('HDEL', key, part) end
+    elseif kind == 'member' then
+      redis.call(old == 1 and 'SADD' or 'SREM', key, part)
+    elseif kind == 'score' then
+      if old then redis.call('ZADD', key, old, part) else redis.call('ZREM', key, part) end
+    elseif old == 1 then
+      redis.call('RENAME', aside, key)
+    else
+      redis.call('DEL', key)
+    end
+  end
+end
+
+local steps = {}
+
+-- Somebody has a role.
+function steps.fence()
+  local has, owner, epoch = redis.call('HMGET', take_key(), 'owner', 'epoch'), take(), take()
+  if has[1] ~= owner or has[2] ~= epoch then return { 'lost' } end
+end
+
+-- This transaction still has what it claimed. Only who has the claim of a delivery can have noted it.
+function steps.claim()
+  if redis.call('GET', take_key()) ~= take() then return { 'late' } end
+end
+
+-- A checkpoint is where it was.
+function steps.at()
+  if (redis.call('GET', take_key()) or '0') ~= take() then return { 'lost' } end
+end
+
+-- Copies are filled as far as they were.
+function steps.filled()
+  if redis.call('HGET', take_key(), 'position') ~= take() then return { 'lost' } end
+end
+
+-- What was read is still there.
+function steps.same()
+  local key, seen, name, args = take_key(), take(), take(), take_list()
+  local reply = redis.pcall(name, key, unpack(args))
+  if is_error(reply) or redis.sha1hex(cmsgpack.pack(reply)) ~= seen then return { 'changed', key } end
+end
+
+-- An effect.
+steps['do'] = function()
+  local key, kind, aside, name, args = take_key(), take(), take_key(), take(), take_list()
+  local part
+  if kind == 'score' then part = args[#args] elseif kind == 'field' or kind == 'member' then part = args[1] end
+  local refused = keep(kind, key, aside, part)
+  if not refused then
+    local reply = redis.pcall(name, key, unpack(args))
+    refused = is_error(reply)
+  end
+  if refused then
+    for i = #undo, 1, -1 do undo[i]() end
+    return { 'failed', key, name, refused }
+  end
+end
+
+-- A copy takes the place of a key.
+function steps.swap()
+  local copy, live = take_key(), take_key()
+  if redis.call('EXISTS', copy) == 1 then redis.call('RENAME', copy, live) else redis.call('UNLINK', live) end
+end
+
+-- A key is removed.
+function steps.drop() redis.call('UNLINK', take_key()) end
+
+-- A copy is listed, so that it is found again.
+function steps.list() redis.call('SADD', take_key(), take()) end
+
+-- A checkpoint moves.
+function steps.set() redis.call('SET', take_key(), take()) end
+
+-- The checkpoint of copies moves.
+function steps.fill() redis.call('HSET', take_key(), 'position', take()) end
+
+-- Others may go on.
+function steps.release() redis.call('DEL', take_key()) end
+
+-- A delivery is noted.
+function steps.note() redis.call('ZADD', take_key(), whole(now_in_ms()), take()) end
+
+local outcome
+while at < #ARGV and not outcome do outcome = steps[take()]() end
+for _, key in ipairs(spare) do redis.call('UNLINK', key) end
+return outcome or { 'ok' }

@@ -1,0 +1,32 @@
+//! The scripts of the event store.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+/// A script that asks for the time.
+macro_rules! with_time {
+    ($file:literal) => {
+        LazyLock::new(|| Script::new(concat!(include_str!("now.lua"), include_str!($file))))
+    };
+}
+
+/// A script that does not.
+macro_rules! plain {
+    ($file:literal) => {
+        LazyLock::new(|| Script::new(include_str!($file)))
+    };
+}
+
+pub(crate) static ADVANCE: LazyLock<Script> = plain!("advance.lua");
+pub(crate) static APPEND: LazyLock<Script> = plain!("append.lua");
+pub(crate) static COMMIT: LazyLock<Script> = with_time!("commit.lua");
+pub(crate) static FORGET: LazyLock<Script> = with_time!("forget.lua");
+pub(crate) static IS_FIRST: LazyLock<Script> = plain!("is_first.lua");
+pub(crate) static LEASE_OF: LazyLock<Script> = with_time!("lease_of.lua");
+pub(crate) static LET_GO: LazyLock<Script> = plain!("let_go.lua");
+pub(crate) static LOOK_UP: LazyLock<Script> = plain!("look_up.lua");
+pub(crate) static MAKE_SHADOW: LazyLock<Script> = plain!("make_shadow.lua");
+pub(crate) static OPEN: LazyLock<Script> = plain!("open.lua");
+pub(crate) static RENEW_LEASE: LazyLock<Script> = with_time!("renew_lease.lua");
+pub(crate) static TAKE_LEASE: LazyLock<Script> = with_time!("take_lease.lua");

@@ -1,0 +1,11 @@
+-- Takes the lease of a role, if it is free or is taken from anybody; replies with its epoch.
+-- KEYS  the lease
+-- ARGV  owner, for how many ms, `free` or `any`
+local lease, owner, ttl, whose = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local now = now_in_ms()
+local had = redis.call('HMGET', lease, 'owner', 'epoch', 'until')
+local is_taken = had[1] and had[1] ~= owner and tonumber(had[3]) > now
+if whose == 'free' and is_taken then return false end
+local epoch = whole(math.max((tonumber(had[2]) or 0) + 1, now * 1000))
+redis.call('HSET', lease, 'owner', owner, 'epoch', epoch, 'until', whole(now + ttl))
+return epoch

@@ -1,0 +1,94 @@
+//! How a server is reached: what the configurations of the bus and of the store have in common.
+
+use std::{path::Path, time::Duration};
+
+use eventbus::port::redacted;
+use redis::{Client, IntoConnectionInfo};
+
+use crate::{ConfigMistake, tls};
+
+/// What does not parse may hold a password anywhere, so it is not shown.
+const NO_URL: &str = "is no Redis URL (redis://[user:password@]host[:port][/database], the password percent-encoded)";
+const TCP_PARAMETERS: [&str; 1] = ["protocol"];
+const SOCKET_PARAMETERS: [&str; 4] = ["db", "user", "pass", "protocol"];
+
+/// How a server is reached.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Server<'c> {
+    pub(crate) url: &'c str,
+    pub(crate) tls_ca_file: Option<&'c Path>,
+    /// How long an answer may take.
+    pub(crate) timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    /// The field of the configuration that says what all keys begin with, and what it says.
+    pub(crate) prefix: (&'static str, &'c str),
+}
+
+impl Server<'_> {
+    /// The address without the password, for messages.
+    pub(crate) fn address(&self) -> String {
+        let shown = redacted(self.url);
+        let Some(((scheme, user), host)) =
+            shown.split_once('@').and_then(|(user, host)| Some((user.split_once("://")?, host)))
+        else {
+            return shown;
+        };
+        let before_password = format!("://{user}:");
+        let password = self.url.split_once(&before_password).map(|(_, rest)| rest);
+        if password.is_some_and(|rest| !rest.starts_with('@')) { shown } else { format!("{scheme}://{host}") }
+    }
+
+    /// Prepares a client; nothing is sent yet.
+    pub(crate) fn client(&self) -> Result<Client, ConfigMistake> {
+        if asks_for_tls(self.url) {
+            return tls::client(self);
+        }
+        Client::open(self.url).map_err(|_| ConfigMistake::new("redis_url", "is no Redis URL"))
+    }
+
+    /// What is wrong with the authorities to trust, without looking at their file.
+    pub(crate) fn ca_problem(&self) -> Option<String> {
+        let without_tls = self.tls_ca_file.is_some() && !asks_for_tls(self.url);
+        without_tls.then(|| "is set, but `redis_url` is not `rediss://…`".to_owned())
+    }
+}
+
+/// What is wrong with a URL.
+pub(crate) fn url_problem(url: &str, has_tls: bool) -> Option<String> {
+    let Some(parsed) = redis::parse_redis_url(url) else {
+        return Some(NO_URL.into());
+    };
+    if asks_for_tls(url) && !has_tls {
+        return Some("asks for TLS, which needs the cargo feature `tls` of eventbus-redis".into());
+    }
+    if asks_for_tls(url) && parsed.fragment() == Some("insecure") {
+        return Some("asks for TLS with anybody (`#insecure`); name whom to trust in `tls_ca_file` instead".into());
+    }
+    if !parsed.username().is_empty() && parsed.password().is_none_or(str::is_empty) {
+        return Some("names a user without a password, who would be ignored".into());
+    }
+    let parameters = if parsed.has_host() { &TCP_PARAMETERS[..] } else { &SOCKET_PARAMETERS };
+    let unknown = parsed.query_pairs().any(|(name, _)| !parameters.contains(&&*name));
+    if parsed.into_connection_info().is_err() {
+        return Some(NO_URL.into());
+    }
+    // an unknown one may be a part of a password
+    unknown.then(|| format!("has other parameters than `{}`", parameters.join("`, `")))
+}
+
+/// Whether a URL asks for TLS.
+fn asks_for_tls(url: &str) -> bool {
+    redis::parse_redis_url(url).is_some_and(|url| matches!(url.scheme(), "rediss" | "valkeys"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_without_tls_names_the_feature() {
+        let problem = url_problem("rediss://localhost", false).unwrap_or_default();
+        assert_eq!(problem, "asks for TLS, which needs the cargo feature `tls` of eventbus-redis");
+        assert_eq!(url_problem("redis://localhost", false), None);
+    }
+}

@@ -1,0 +1,223 @@
+//! Appending: the version is compared and the events are added in one script.
+//!
+//! Keep: whatever can be refused is known before the first entry is added, since a script that fails half way is not
+//! rolled back. So an append may be sent again: its ids tell.
+
+use async_trait::async_trait;
+use eventbus::{
+    EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Version,
+    port::{Append, AppendError, AppendEvents, ReadError, check_ids, check_payloads, first_result},
+};
+use redis::{FromRedisValue, RedisResult, ScriptInvocation, Value};
+
+use super::{
+    RedisEventStore, entry,
+    error::{Damage, append_error, not_made},
+};
+use crate::{command, script::store::APPEND};
+
+/// How many events one script adds at most, but for an append that has more: the server does nothing else meanwhile.
+const TOGETHER: usize = 512;
+
+#[async_trait]
+impl AppendEvents for RedisEventStore {
+    async fn append(
+        &self,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        let append = Append { stream: stream.clone(), expected, events };
+        match check(&append) {
+            Ok(true) => self.run_one(append).await,
+            Ok(false) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends as many events at once as the server should handle in one step, at least one append.
+    async fn append_many(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
+        let mut results = Vec::with_capacity(appends.len());
+        let mut together: Vec<Append> = Vec::new();
+        let mut events = 0;
+        // what is refused or empty has its result at once, in its place
+        let mut places = Vec::new();
+        for append in appends {
+            match check(&append) {
+                Ok(true) => {
+                    if events > 0 && events + append.events.len() > TOGETHER {
+                        self.settle(&mut results, &mut places, std::mem::take(&mut together)).await;
+                        events = 0;
+                    }
+                    events += append.events.len();
+                    places.push(results.len());
+                    results.push(Ok(Vec::new()));
+                    together.push(append);
+                }
+                Ok(false) => results.push(Ok(Vec::new())),
+                Err(error) => results.push(Err(error)),
+            }
+        }
+        self.settle(&mut results, &mut places, together).await;
+        results
+    }
+}
+
+/// Whether there is anything to append.
+fn check(append: &Append) -> Result<bool, AppendError> {
+    check_ids(&append.stream, &append.events)?;
+    check_payloads(&append.stream, &append.events)?;
+    Ok(!append.events.is_empty())
+}
+
+/// What became of one append.
+enum Placed {
+    New { after: Version, first: Position },
+    Known(Vec<u64>),
+    Conflict(Version),
+    Damaged(String, String),
+    Failed(String),
+}
+
+impl RedisEventStore {
+    async fn run_one(&self, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
+        let mut results = self.run(vec![append]).await;
+        results.pop().unwrap_or_else(|| Ok(Vec::new()))
+    }
+
+    async fn settle(
+        &self,
+        results: &mut [Result<Vec<RecordedEvent>, AppendError>],
+        places: &mut Vec<usize>,
+        appends: Vec<Append>,
+    ) {
+        if appends.is_empty() {
+            return;
+        }
+        for (place, result) in places.drain(..).zip(self.run(appends).await) {
+            results[place] = result;
+        }
+    }
+
+    /// Makes appends in one step, and returns a result for each.
+    async fn run(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
+        let told = self.told().position();
+        let reply = self.link().rerun::<Vec<Value>>(&self.script(&appends)).await;
+        let placed: Vec<_> = match reply {
+            Ok(replies) => replies.into_iter().map(placed).collect(),
+            Err(error) => {
+                // each is told, the last one with what the server said
+                let said = error.to_string();
+                let mut error = Some(error);
+                let told = |append: &Append| match error.take() {
+                    Some(error) => append_error(&append.stream, error),
+                    None => AppendError::OutcomeUnknown(said.clone().into()),
+                };
+                return appends.iter().map(told).map(Err).collect();
+            }
+        };
+        let mut results = Vec::with_capacity(appends.len());
+        let mut placed = placed.into_iter();
+        let mut is_new = false;
+        for append in appends {
+            let placed = placed.next().unwrap_or_else(|| Ok(Placed::Failed("no answer".into())));
+            if let Ok(Placed::New { first, .. }) = &placed {
+                // before these the store ended there
+                self.told().compare(told, Position::new(first.get().saturating_sub(1)));
+                self.told().raise(Position::new(first.get() + append.events.len() as u64 - 1));
+                is_new = true;
+            }
+            results.push(self.resolve(append, placed).await);
+        }
+        if is_new {
+            self.signal().notify();
+        }
+        results
+    }
+
+    fn script(&self, appends: &[Append]) -> ScriptInvocation<'static> {
+        let keys = self.keys();
+        let mut script = APPEND.prepare_invoke();
+        script.key(keys.feed()).key(keys.ids());
+        for Append { stream, expected, events } in appends {
+            script.key(keys.stream(stream.aggregate_type(), stream.aggregate_id().as_str()));
+            match expected {
+                ExpectedVersion::Any => script.arg("any"),
+                ExpectedVersion::NoStream => script.arg("none"),
+                ExpectedVersion::StreamExists => script.arg("exists"),
+                ExpectedVersion::Exact(version) => script.arg(version.get()),
+            };
+            script.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str()).arg(events.len());
+            for event in events {
+                let tenant = event.context().tenant_id.map(|id| id.to_string()).unwrap_or_default();
+                script.arg(&event.event_id().as_uuid().as_bytes()[..]).arg(event.event_type().as_str()).arg(tenant);
+                let mut fields = Vec::with_capacity(24);
+                let count = entry::write(event, |part| fields.push(part.to_vec()));
+                script.arg(count).arg(fields);
+            }
+        }
+        script
+    }
+
+    async fn resolve(&self, append: Append, placed: RedisResult<Placed>) -> Result<Vec<RecordedEvent>, AppendError> {
+        let Append { stream, expected, events } = append;
+        match placed {
+            Ok(Placed::New { after, first }) => Ok(recorded(&stream, events, after, first)),
+            Ok(Placed::Known(positions)) => self.first_result(&stream, &events, &positions).await,
+            Ok(Placed::Conflict(actual)) => Err(AppendError::Conflict { stream, expected, actual }),
+            Ok(Placed::Damaged(key, entry)) => {
+                let source = "the last entry does not have the number of entries as its id: entries were added by \
+                              somebody else, or removed";
+                Err(AppendError::Refused { stream, source: ReadError::from(Damage::new(&key, &entry, source)).into() })
+            }
+            Ok(Placed::Failed(said)) => Err(not_made(&stream, &said)),
+            Err(error) => Err(AppendError::OutcomeUnknown(error.into())),
+        }
+    }
+
+    /// The result of the append that some ids are known from. What is stored never changes, so it is read afterwards.
+    async fn first_result(
+        &self,
+        stream: &StreamId,
+        events: &[NewEvent],
+        positions: &[u64],
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        let found = self.events_at(positions).await.map_err(|error| match error {
+            ReadError::Unavailable(source) => AppendError::Unavailable(source),
+            corrupt => AppendError::Refused { stream: stream.clone(), source: corrupt.into() },
+        })?;
+        let ids: Vec<EventId> = events.iter().map(NewEvent::event_id).collect();
+        let known = first_result(stream, &ids, found)?;
+        known.ok_or_else(|| AppendError::Refused {
+            stream: stream.clone(),
+            source: "the store knows the event ids, but holds no such events".into(),
+        })
+    }
+}
+
+fn recorded(stream: &StreamId, events: Vec<NewEvent>, after: Version, first: Position) -> Vec<RecordedEvent> {
+    let place = |(number, event): (usize, NewEvent)| {
+        let position = Position::new(first.get() + number as u64);
+        event.recorded_as(stream.clone(), after.plus(number + 1), Some(position))
+    };
+    events.into_iter().enumerate().map(place).collect()
+}
+
+fn placed(reply: Value) -> RedisResult<Placed> {
+    let mut parts = command::read::<Vec<Value>>(reply)?.into_iter();
+    let kind: String = next(&mut parts)?;
+    Ok(match kind.as_str() {
+        "new" => Placed::New { after: Version::new(next(&mut parts)?), first: Position::new(next(&mut parts)?) },
+        "known" => {
+            let places: Vec<String> = parts.map(command::read).collect::<RedisResult<_>>()?;
+            Placed::Known(places.iter().filter_map(|place| place.parse().ok()).collect())
+        }
+        "conflict" => Placed::Conflict(Version::new(next(&mut parts)?)),
+        "damaged" => Placed::Damaged(next(&mut parts)?, next(&mut parts)?),
+        _ => Placed::Failed(next(&mut parts)?),
+    })
+}
+
+fn next<T: FromRedisValue>(parts: &mut impl Iterator<Item = Value>) -> RedisResult<T> {
+    command::read(parts.next().unwrap_or(Value::Nil))
+}

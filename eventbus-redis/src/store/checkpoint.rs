@@ -1,0 +1,72 @@
+//! How far the readers of the feed, and the groups of a bus, have come.
+
+use async_trait::async_trait;
+use eventbus::{
+    BoxError, Name, Position,
+    port::{CheckpointError, Checkpoints, Floor, Floors},
+};
+use redis::{Cmd, FromRedisValue};
+
+use super::RedisEventStore;
+use crate::{command::store as commands, connection::boxed};
+
+#[async_trait]
+impl Checkpoints for RedisEventStore {
+    async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
+        let key = self.keys().checkpoint(name);
+        let saved: Option<String> = self.asked_of(name, &commands::get(&key)).await?;
+        saved.map(|text| position(&key, &text)).transpose().map_err(|error| CheckpointError::new(name, error))
+    }
+
+    async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
+        let key = self.keys().checkpoint(name);
+        self.asked_of(name, &commands::set(&key, position.get())).await
+    }
+}
+
+#[async_trait]
+impl Floors for RedisEventStore {
+    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
+        let key = self.keys().floors(destination);
+        let saved: Vec<(String, String)> = self.asked_of(destination, &commands::hash(&key)).await?;
+        let floor = |(group, text): (String, String)| {
+            Ok::<_, BoxError>(Floor { group: Name::new("group", group)?, position: position(&key, &text)? })
+        };
+        let floors: Result<Vec<_>, BoxError> = saved.into_iter().map(floor).collect();
+        let mut floors = floors.map_err(|error| CheckpointError::new(destination, error))?;
+        floors.sort_unstable_by(|one, two| one.group.cmp(&two.group));
+        Ok(floors)
+    }
+
+    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
+        if floors.is_empty() {
+            return Ok(());
+        }
+        let mut command = redis::cmd("HSET");
+        command.arg(self.keys().floors(destination));
+        for floor in floors {
+            command.arg(floor.group.as_str()).arg(floor.position.get());
+        }
+        self.asked_of::<u64>(destination, &command).await.map(drop)
+    }
+
+    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
+        let mut command = redis::cmd("HDEL");
+        command.arg(self.keys().floors(destination)).arg(group.as_str());
+        self.asked_of::<u64>(destination, &command).await.map(drop)
+    }
+}
+
+impl RedisEventStore {
+    async fn asked_of<T: FromRedisValue>(&self, name: &Name, command: &Cmd) -> Result<T, CheckpointError> {
+        self.link().query(command).await.map_err(|error| CheckpointError::new(name, boxed(error)))
+    }
+}
+
+fn position(key: &str, text: &str) -> Result<Position, BoxError> {
+    let position = text.parse().map_err(|_| {
+        let shown: String = text.chars().take(40).flat_map(char::escape_debug).collect();
+        format!("key `{key}` holds `{shown}`, which is no position")
+    })?;
+    Ok(Position::new(position))
+}

@@ -1,0 +1,185 @@
+//! Between an event and its entries: the event itself in the stream of its aggregate, a pointer to it in the feed.
+//!
+//! Keep: `type`, `timestamp` and `data` come first; fields are added behind ours, never renamed.
+
+use eventbus::{
+    Attributes, BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    port::{FeedFilter, ReadError},
+};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::error::Damage;
+use crate::{command::Entry, entry_id::EntryId};
+
+/// The fields of an event, in their order.
+mod field {
+    pub(super) const TYPE: &str = "type";
+    pub(super) const TIMESTAMP: &str = "timestamp";
+    pub(super) const DATA: &str = "data";
+    pub(super) const EVENT_ID: &str = "event_id";
+    /// The microseconds within the millisecond of `timestamp`.
+    pub(super) const MICROS: &str = "micros";
+    pub(super) const SCHEMA_VERSION: &str = "schema_version";
+    pub(super) const CORRELATION_ID: &str = "correlation_id";
+    pub(super) const CAUSATION_ID: &str = "causation_id";
+    pub(super) const TENANT_ID: &str = "tenant_id";
+    pub(super) const ACTOR_ID: &str = "actor_id";
+    pub(super) const METADATA: &str = "metadata";
+    /// Added by the script that knows it.
+    pub(super) const POSITION: &str = "position";
+
+    /// Of a pointer, beside `type`.
+    pub(super) const AGGREGATE: &str = "aggregate";
+    pub(super) const ID: &str = "id";
+    pub(super) const VERSION: &str = "version";
+    pub(super) const TENANT: &str = "tenant";
+}
+
+/// Adds the fields of an event, but for its position, to the arguments of a script; returns how many arguments.
+pub(crate) fn write(event: &NewEvent, mut add: impl FnMut(&[u8])) -> usize {
+    let mut count = 0;
+    let mut put = |name: &str, value: &str| {
+        add(name.as_bytes());
+        add(value.as_bytes());
+        count += 2;
+    };
+    let micros = event.occurred_at().unix_timestamp_nanos().div_euclid(1_000);
+    let context = event.context();
+    put(field::TYPE, event.event_type());
+    put(field::TIMESTAMP, &micros.div_euclid(1_000).to_string());
+    put(field::DATA, event.payload());
+    put(field::EVENT_ID, &event.event_id().to_string());
+    put(field::MICROS, &micros.rem_euclid(1_000).to_string());
+    put(field::SCHEMA_VERSION, &event.schema_version().to_string());
+    if event.correlation_id() != event.event_id().as_uuid() {
+        put(field::CORRELATION_ID, &event.correlation_id().to_string());
+    }
+    if let Some(id) = context.causation_id {
+        put(field::CAUSATION_ID, &id.to_string());
+    }
+    if let Some(id) = context.tenant_id {
+        put(field::TENANT_ID, &id.to_string());
+    }
+    if let Some(actor) = &context.actor_id {
+        put(field::ACTOR_ID, actor);
+    }
+    if !context.attributes.is_empty() {
+        put(field::METADATA, context.attributes.as_json());
+    }
+    count
+}
+
+/// Reads the event of an entry in the stream that `key` names.
+pub(crate) fn read(key: &str, stream: &StreamId, entry: Entry) -> Result<RecordedEvent, ReadError> {
+    let id = entry.id.clone();
+    decode(stream, entry).map_err(|source| Damage::new(key, &id, source).into())
+}
+
+fn decode(stream: &StreamId, entry: Entry) -> Result<RecordedEvent, BoxError> {
+    let version = number_of(&entry.id)?;
+    let mut fields = Fields::of(entry)?;
+    let (ms, micros): (i128, i128) = (fields.parsed(field::TIMESTAMP)?, fields.parsed(field::MICROS)?);
+    let occurred_at = OffsetDateTime::from_unix_timestamp_nanos((ms * 1_000 + micros) * 1_000)?;
+    let event_id = EventId::parse(&fields.text(field::EVENT_ID)?)?;
+    let event_type = Name::new("event type", fields.text(field::TYPE)?)?;
+    let metadata = Metadata::new(event_id, event_type, stream.clone(), Version::new(version), occurred_at)
+        .with_schema_version(fields.parsed(field::SCHEMA_VERSION)?)
+        .with_position(Some(Position::new(fields.parsed(field::POSITION)?)))
+        .with_correlation_id(fields.uuid(field::CORRELATION_ID)?.unwrap_or(event_id.as_uuid()))
+        .with_causation_id(fields.uuid(field::CAUSATION_ID)?)
+        .with_tenant_id(fields.uuid(field::TENANT_ID)?)
+        .with_actor_id(fields.optional(field::ACTOR_ID)?)
+        .with_attributes(match fields.optional(field::METADATA)? {
+            Some(json) => Attributes::parse(&json)?,
+            None => Attributes::EMPTY,
+        });
+    let payload = fields.text(field::DATA)?;
+    let trimmed = payload.trim();
+    if !(trimmed.starts_with('{') && trimmed.ends_with('}')) {
+        return Err("its `data` is not a JSON object".into());
+    }
+    Ok(RecordedEvent::new(metadata, payload))
+}
+
+/// What the feed holds of an event: enough to filter, and where the rest is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pointer {
+    pub(crate) position: u64,
+    pub(crate) event_type: Name,
+    pub(crate) stream: StreamId,
+    pub(crate) version: u64,
+    tenant: Option<Uuid>,
+}
+
+impl Pointer {
+    /// Reads an entry of the feed.
+    pub(crate) fn read(feed: &str, entry: Entry) -> Result<Self, ReadError> {
+        let id = entry.id.clone();
+        Self::decode(entry).map_err(|source| Damage::new(feed, &id, source).into())
+    }
+
+    fn decode(entry: Entry) -> Result<Self, BoxError> {
+        let position = number_of(&entry.id)?;
+        let mut fields = Fields::of(entry)?;
+        Ok(Self {
+            position,
+            event_type: Name::new("event type", fields.text(field::TYPE)?)?,
+            stream: StreamId::parse(&fields.text(field::AGGREGATE)?, &fields.text(field::ID)?)?,
+            version: fields.parsed(field::VERSION)?,
+            tenant: Some(fields.text(field::TENANT)?)
+                .filter(|id| !id.is_empty())
+                .map(|id| Uuid::try_parse(&id))
+                .transpose()?,
+        })
+    }
+
+    /// Whether its event is asked for.
+    pub(crate) fn is_wanted(&self, filter: &FeedFilter) -> bool {
+        let types = filter.wanted_aggregate_types();
+        types.is_none_or(|types| types.contains(self.stream.aggregate_type()))
+            && filter.wanted_event_types().is_none_or(|types| types.contains(&self.event_type))
+            && filter.wanted_tenant().is_none_or(|tenant| self.tenant == Some(tenant))
+    }
+}
+
+/// The version or position that the id of an entry is.
+pub(crate) fn number_of(id: &str) -> Result<u64, BoxError> {
+    match id.parse::<EntryId>() {
+        Ok(EntryId { ms, number: 0 }) if ms > 0 => Ok(ms),
+        _ => Err("its id is not one of the store's: somebody else added it".into()),
+    }
+}
+
+/// The fields of an entry that are still to be read.
+struct Fields(Vec<(String, Vec<u8>)>);
+
+impl Fields {
+    fn of(entry: Entry) -> Result<Self, BoxError> {
+        entry.fields.map(Self).ok_or_else(|| "it has no fields".into())
+    }
+
+    /// A field that may be absent.
+    fn optional(&mut self, name: &str) -> Result<Option<String>, BoxError> {
+        let Some((_, value)) = self.0.iter_mut().find(|(found, _)| found == name) else {
+            return Ok(None);
+        };
+        let text = String::from_utf8(std::mem::take(value)).map_err(|_| format!("its `{name}` is no text"))?;
+        Ok(Some(text))
+    }
+
+    fn text(&mut self, name: &str) -> Result<String, BoxError> {
+        let text = self.optional(name)?;
+        text.ok_or_else(|| format!("it has no `{name}`: somebody else added it, or damaged it").into())
+    }
+
+    fn parsed<T: std::str::FromStr>(&mut self, name: &str) -> Result<T, BoxError> {
+        let text = self.text(name)?;
+        text.parse().map_err(|_| format!("its `{name}` is no number that can be there").into())
+    }
+
+    fn uuid(&mut self, name: &str) -> Result<Option<Uuid>, BoxError> {
+        let text = self.optional(name)?;
+        text.map(|text| Uuid::try_parse(&text).map_err(|_| format!("its `{name}` is no UUID").into())).transpose()
+    }
+}

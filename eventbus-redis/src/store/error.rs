@@ -1,0 +1,69 @@
+//! What errors of Redis mean to users of the store.
+
+use eventbus::{
+    BoxError, StreamId,
+    port::{AppendError, ReadError},
+};
+use redis::RedisError;
+
+use crate::{command, connection::CommandError};
+
+/// Something in a key of the store that the store has not written, or not so.
+#[derive(Debug, thiserror::Error)]
+#[error("key `{key}`, entry {entry}")]
+pub(crate) struct Damage {
+    key: String,
+    entry: String,
+    source: BoxError,
+}
+
+impl Damage {
+    pub(crate) fn new(key: &str, entry: &str, source: impl Into<BoxError>) -> Self {
+        Self { key: key.into(), entry: entry.into(), source: source.into() }
+    }
+}
+
+impl From<Damage> for ReadError {
+    fn from(damage: Damage) -> Self {
+        Self::Corrupt { place: damage.to_string(), source: damage.source }
+    }
+}
+
+/// A key that holds something else than the store would keep there.
+pub(crate) fn corrupt(key: &str, source: impl Into<BoxError>) -> ReadError {
+    ReadError::Corrupt { place: format!("key `{key}`"), source: source.into() }
+}
+
+/// A read that failed; `key` is what was asked for.
+pub(crate) fn read_error(key: &str, error: CommandError) -> ReadError {
+    match error {
+        CommandError::Sent(error) if error.code() == Some("WRONGTYPE") => corrupt(key, error),
+        error => ReadError::Unavailable(crate::connection::boxed(error)),
+    }
+}
+
+/// An append that failed as a whole.
+pub(crate) fn append_error(stream: &StreamId, error: CommandError) -> AppendError {
+    match error {
+        CommandError::NotSent(text) => AppendError::Unavailable(text.into()),
+        CommandError::Sent(error) if is_refused(&error) => {
+            AppendError::Refused { stream: stream.clone(), source: error.into() }
+        }
+        CommandError::Sent(error) if command::nothing_done(&error) => AppendError::Unavailable(error.into()),
+        CommandError::Sent(error) => AppendError::OutcomeUnknown(error.into()),
+    }
+}
+
+/// An append that the script could not make; `said` is what the server said to it.
+pub(crate) fn not_made(stream: &StreamId, said: &str) -> AppendError {
+    let code = said.split(' ').next().unwrap_or_default();
+    if matches!(code, "ERR" | "WRONGTYPE" | "NOPERM") {
+        return AppendError::Refused { stream: stream.clone(), source: said.into() };
+    }
+    AppendError::Unavailable(said.into())
+}
+
+/// Whether the server refuses for good, until somebody changes something.
+pub(crate) fn is_refused(error: &RedisError) -> bool {
+    command::is_refusal(error) || command::is_elsewhere(error) || error.code() == Some("ERR")
+}

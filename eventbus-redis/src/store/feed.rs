@@ -1,0 +1,147 @@
+//! Reading all events in the order of their positions, which have no gaps.
+
+use async_trait::async_trait;
+use eventbus::{
+    Position, RecordedEvent,
+    port::{AppendSignal, FeedFilter, Page, ReadError, ReadFeed, RecordStream, paged},
+};
+use redis::{RedisResult, Value};
+use uuid::Uuid;
+
+use super::{
+    RedisEventStore,
+    entry::{Pointer, number_of},
+    error::{Damage, corrupt, read_error},
+    read::{PAGE, behind},
+};
+use crate::{
+    command::store as commands,
+    connection::{CommandError, boxed},
+};
+
+/// How many pointers are looked at for events that are asked for.
+const SEARCHED: usize = 2_048;
+
+#[async_trait]
+impl ReadFeed for RedisEventStore {
+    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
+        let filter = filter.clone();
+        paged(Cursor { after, held: Vec::new() }, move |cursor| {
+            let filter = filter.clone();
+            async move { self.feed_page(cursor, through, &filter).await }
+        })
+    }
+
+    async fn head(&self) -> Result<Position, ReadError> {
+        let (feed, told) = (self.keys().feed(), self.told().position());
+        let reply = self.link().query(&commands::last(&feed)).await.map_err(|error| read_error(&feed, error))?;
+        let entries = commands::entries(reply).map_err(|error| corrupt(&feed, error))?;
+        let head = match entries.into_iter().next() {
+            Some(last) => Position::new(Pointer::read(&feed, last)?.position),
+            None => Position::START,
+        };
+        self.told().compare(told, head);
+        Ok(head)
+    }
+
+    async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
+        let through = through.min(self.head().await?);
+        if filter.is_all() {
+            return Ok(through.get().saturating_sub(after.get()));
+        }
+        let (mut from, mut count) = (after, 0);
+        while from < through {
+            let pointers = self.pointers(from, through, SEARCHED).await?;
+            let Some(last) = pointers.last() else {
+                break;
+            };
+            from = Position::new(last.position);
+            count += pointers.iter().filter(|pointer| pointer.is_wanted(filter)).count() as u64;
+        }
+        Ok(count)
+    }
+
+    async fn store_id(&self) -> Result<Uuid, ReadError> {
+        Ok(self.id())
+    }
+
+    fn appended(&self) -> &AppendSignal {
+        self.signal()
+    }
+}
+
+/// Where a page begins.
+struct Cursor {
+    after: Position,
+    /// What was found before, and is to be read.
+    held: Vec<Pointer>,
+}
+
+impl RedisEventStore {
+    async fn feed_page(
+        &self,
+        cursor: Cursor,
+        through: Position,
+        filter: &FeedFilter,
+    ) -> Result<Page<Cursor>, ReadError> {
+        let Cursor { mut after, mut held } = cursor;
+        let count = if filter.is_all() { PAGE } else { SEARCHED };
+        let mut is_last = false;
+        if held.is_empty() {
+            let found = self.pointers(after, through, count).await?;
+            is_last = found.len() < count;
+            after = found.last().map_or(after, |last| Position::new(last.position));
+            held = found.into_iter().filter(|pointer| pointer.is_wanted(filter)).collect();
+        }
+        let rest = held.split_off(held.len().min(PAGE));
+        let events = behind(self, &held).await?;
+        let next = (!rest.is_empty() || !is_last).then_some(Cursor { after, held: rest });
+        Ok((events, next.filter(|next| next.after < through || !next.held.is_empty())))
+    }
+
+    /// The next pointers of the feed: without a hole.
+    async fn pointers(&self, after: Position, through: Position, count: usize) -> Result<Vec<Pointer>, ReadError> {
+        let Some(from) = after.get().checked_add(1).filter(|from| *from <= through.get()) else {
+            return Ok(Vec::new());
+        };
+        let feed = self.keys().feed();
+        let command = commands::range(&feed, from, through.get(), count);
+        let reply = self.link().query(&command).await.map_err(|error| read_error(&feed, error))?;
+        let entries = commands::entries(reply).map_err(|error| corrupt(&feed, error))?;
+        let mut pointers = Vec::with_capacity(entries.len());
+        for (wanted, entry) in (from..).zip(entries) {
+            if let Ok(found) = number_of(&entry.id)
+                && found != wanted
+            {
+                let source = format!("it follows a hole: the entry {wanted}-0 is missing, somebody removed it");
+                return Err(Damage::new(&feed, &entry.id, source).into());
+            }
+            pointers.push(Pointer::read(&feed, entry)?);
+        }
+        Ok(pointers)
+    }
+
+    /// The events at positions, as far as they are there.
+    pub(super) async fn events_at(&self, positions: &[u64]) -> Result<Vec<RecordedEvent>, ReadError> {
+        let feed = self.keys().feed();
+        let mut events = Vec::with_capacity(positions.len());
+        for positions in positions.chunks(PAGE) {
+            let mut ask = redis::Pipeline::with_capacity(positions.len());
+            ask.ignore_errors();
+            for &position in positions {
+                ask.add_command(commands::range(&feed, position, position, 1));
+            }
+            let replies: Vec<RedisResult<Value>> =
+                self.link().query_all(&ask).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+            let mut pointers = Vec::with_capacity(positions.len());
+            for reply in replies {
+                let reply = reply.map_err(|error| read_error(&feed, CommandError::Sent(error)))?;
+                for entry in commands::entries(reply).map_err(|error| corrupt(&feed, error))? {
+                    pointers.push(Pointer::read(&feed, entry)?);
+                }
+            }
+            events.extend(behind(self, &pointers).await?);
+        }
+        Ok(events)
+    }
+}

@@ -1,0 +1,155 @@
+//! Every name of a key of the store, and nowhere else.
+//!
+//! Keep: no two things have one name, whatever aggregates, projections and roles are called. So a part that others follow
+//! has its colons escaped.
+
+use eventbus::Name;
+
+/// What the names of keys begin with that are the store's own, behind the prefix.
+const OWN: [&str; 4] = ["aggregate:", "projection:", "checkpoint:", "eventstore:"];
+
+/// What framework roles of projections begin with.
+const PROJECTION: &str = "projection:";
+
+/// The names of a store's keys.
+#[derive(Debug, Clone)]
+pub(crate) struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    pub(crate) fn new(prefix: &str) -> Self {
+        Self { prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}:") } }
+    }
+
+    /// The events of an aggregate.
+    pub(crate) fn stream(&self, aggregate_type: &str, aggregate_id: &str) -> String {
+        format!("{}aggregate:{}:{aggregate_id}", self.prefix, escaped(aggregate_type))
+    }
+
+    /// The order of all events. That of an aggregate has one colon more.
+    pub(crate) fn feed(&self) -> String {
+        format!("{}aggregate:feed", self.prefix)
+    }
+
+    /// Where the event of an id is, a hash.
+    pub(crate) fn ids(&self) -> String {
+        self.own("ids")
+    }
+
+    /// What the store is, a hash.
+    pub(crate) fn meta(&self) -> String {
+        self.own("meta")
+    }
+
+    /// How far a reader has come. The role of a projection is called `projection:` and its name.
+    pub(crate) fn checkpoint(&self, name: &Name) -> String {
+        match name.strip_prefix(PROJECTION).filter(|name| !name.is_empty()) {
+            Some(projection) => format!("{}projection:{projection}:checkpoint", self.prefix),
+            None => format!("{}checkpoint:{name}", self.prefix),
+        }
+    }
+
+    /// Who has a role, a hash.
+    pub(crate) fn lease(&self, role: &Name) -> String {
+        self.own(&format!("lease:{role}"))
+    }
+
+    /// How far the groups of a bus have finished, a hash.
+    pub(crate) fn floors(&self, destination: &Name) -> String {
+        self.own(&format!("floors:{destination}"))
+    }
+
+    /// What was handled, and when, a sorted set.
+    pub(crate) fn deliveries(&self) -> String {
+        self.own("deliveries")
+    }
+
+    /// Who is about to write something that others wait for.
+    pub(crate) fn claim(&self, kind: &str, what: &str) -> String {
+        self.own(&format!("claim:{kind}:{what}"))
+    }
+
+    /// How far the copies of a rebuild are filled, a hash.
+    pub(crate) fn shadow(&self, shadow: &Name) -> String {
+        self.own(&format!("shadow:{shadow}"))
+    }
+
+    /// The names of the copies that a rebuild has made, a set.
+    pub(crate) fn copies(&self, shadow: &Name) -> String {
+        self.own(&format!("copies:{shadow}"))
+    }
+
+    /// The copy of a key that a rebuild fills; `key` has no prefix.
+    pub(crate) fn copy(&self, shadow: &Name, key: &str) -> String {
+        self.own(&format!("copy:{}:{key}", escaped(shadow)))
+    }
+
+    /// Where a transaction puts a key aside while it commits.
+    pub(crate) fn aside(&self, transaction: &str, number: usize) -> String {
+        self.own(&format!("aside:{transaction}:{number}"))
+    }
+
+    /// A key of the user's.
+    pub(crate) fn live(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    fn own(&self, name: &str) -> String {
+        format!("{}eventstore:{name}", self.prefix)
+    }
+}
+
+/// Whether a key without its prefix is the store's own.
+pub(crate) fn is_own(key: &str) -> bool {
+    OWN.iter().any(|own| key.starts_with(own))
+}
+
+/// Whether keys that begin so can be the store's own.
+pub(crate) fn may_be_own(stem: &str) -> bool {
+    OWN.iter().any(|own| own.starts_with(stem) || stem.starts_with(own))
+}
+
+/// Without colons, and another text for each text.
+fn escaped(text: &str) -> String {
+    text.replace('%', "%25").replace(':', "%3A")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_called_as_in_the_tutorial() {
+        let keys = Keys::new("");
+        assert_eq!(keys.stream("Order", "12345"), "aggregate:Order:12345");
+        assert_eq!(keys.checkpoint(&Name::from_static("projection:order-stats")), "projection:order-stats:checkpoint");
+        assert_eq!(keys.live("stats:orders"), "stats:orders");
+        assert_eq!(Keys::new("{shop}").stream("Order", "12345"), "{shop}:aggregate:Order:12345");
+    }
+
+    #[test]
+    fn nothing_shares_a_key() {
+        let keys = Keys::new("");
+        let texts = ["a", "b", "a:b", "b:c", "a%3Ab", "feed", "ids", ":", "a:", ":a", "projection:a", "projection:"];
+        let (mut made, mut all) = (0, BTreeSet::from([keys.feed(), keys.ids(), keys.meta(), keys.deliveries()]));
+        for one in texts {
+            let name = Name::from_static(one);
+            for key in [keys.checkpoint(&name), keys.lease(&name), keys.floors(&name), keys.shadow(&name)] {
+                all.insert(key);
+            }
+            all.insert(keys.copies(&name));
+            made += 5;
+            for two in texts {
+                for key in [keys.stream(one, two), keys.copy(&name, two)] {
+                    assert!(is_own(&key), "{key}");
+                    all.insert(key);
+                }
+                made += 2;
+            }
+        }
+        assert_eq!(all.len(), made + 4);
+    }
+}

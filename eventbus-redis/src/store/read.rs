@@ -1,0 +1,147 @@
+//! Reading one stream, in pages.
+
+use async_trait::async_trait;
+use eventbus::{
+    RecordedEvent, StreamId, Version,
+    port::{Direction, Page, ReadError, ReadStream, RecordStream, paged},
+};
+use redis::{RedisResult, Value};
+
+use super::{
+    RedisEventStore, entry,
+    error::{Damage, corrupt, read_error},
+};
+use crate::{
+    command::{self, store as commands},
+    connection::{CommandError, boxed},
+};
+
+/// How many events are read at once.
+pub(super) const PAGE: usize = 256;
+
+#[async_trait]
+impl ReadStream for RedisEventStore {
+    fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
+        let reading = Reading {
+            key: self.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str()),
+            stream: stream.clone(),
+            direction,
+        };
+        paged((from, false), move |(from, goes_on)| {
+            let reading = reading.clone();
+            async move { self.page(&reading, from, goes_on).await }
+        })
+    }
+
+    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
+        let key = self.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str());
+        let replies: Vec<RedisResult<Value>> =
+            self.link().query_all(&commands::inspect(&key)).await.map_err(|error| read_error(&key, error))?;
+        let reply = replies.into_iter().next().unwrap_or(Ok(Value::Nil));
+        let found = command::stream(reply).map_err(|error| read_error(&key, CommandError::Sent(error)))?;
+        match found.last_id {
+            None => Ok(Version::NONE),
+            Some(id) if id == format!("{}-0", found.length) => Ok(Version::new(found.length)),
+            Some(id) => {
+                let source = "it is not the number of entries: some were added by somebody else, or removed";
+                Err(Damage::new(&key, &id, source).into())
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Reading {
+    key: String,
+    stream: StreamId,
+    direction: Direction,
+}
+
+impl RedisEventStore {
+    /// The events from a version on; `goes_on` says that the event of this version must be there.
+    async fn page(&self, reading: &Reading, from: Version, goes_on: bool) -> Result<Page<(Version, bool)>, ReadError> {
+        let Reading { key, stream, direction } = reading;
+        let command = match direction {
+            Direction::Forward => commands::range(key, from.get(), u64::MAX, PAGE),
+            Direction::Backward => commands::backward(key, from.get(), PAGE),
+        };
+        let reply = self.link().query(&command).await.map_err(|error| read_error(key, error))?;
+        let entries = commands::entries(reply).map_err(|error| corrupt(key, error))?;
+        let is_last = entries.len() < PAGE;
+        let mut wanted = match direction {
+            Direction::Forward => Some(from.max(Version::FIRST)),
+            Direction::Backward => goes_on.then_some(from),
+        };
+        let mut events = Vec::with_capacity(entries.len());
+        for found in entries {
+            let event: RecordedEvent = entry::read(key, stream, found)?;
+            if let Some(wanted) = wanted.filter(|wanted| *wanted != event.version()) {
+                return Err(missing(key, wanted));
+            }
+            wanted = Some(match direction {
+                Direction::Forward => event.version().next(),
+                Direction::Backward => Version::new(event.version().get().saturating_sub(1)),
+            });
+            events.push(event);
+        }
+        match (direction, wanted) {
+            (_, None | Some(Version::NONE)) => Ok((events, None)),
+            (Direction::Backward, Some(wanted)) if is_last && (goes_on || !events.is_empty()) => {
+                Err(missing(key, wanted))
+            }
+            (_, Some(next)) => Ok((events, (!is_last).then_some((next, true)))),
+        }
+    }
+}
+
+fn missing(key: &str, version: Version) -> ReadError {
+    Damage::new(key, &format!("{version}-0"), "the event is missing: somebody removed it").into()
+}
+
+/// Events behind pointers, in their order: those that follow each other in a stream are read at once.
+pub(super) async fn behind(
+    store: &RedisEventStore,
+    pointers: &[entry::Pointer],
+) -> Result<Vec<RecordedEvent>, ReadError> {
+    let follows = |one: &entry::Pointer, next: &entry::Pointer| {
+        one.version.checked_add(1) == Some(next.version) && one.stream == next.stream
+    };
+    let runs: Vec<_> = pointers.chunk_by(follows).collect();
+    if runs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let key_of = |run: &[entry::Pointer]| {
+        let stream = &run[0].stream;
+        store.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str())
+    };
+    let mut ask = redis::Pipeline::with_capacity(runs.len());
+    ask.ignore_errors();
+    for run in &runs {
+        let last = run[run.len() - 1].version;
+        ask.add_command(commands::range(&key_of(run), run[0].version, last, run.len()));
+    }
+    let replies: Vec<RedisResult<Value>> =
+        store.link().query_all(&ask).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+    let mut events = Vec::with_capacity(pointers.len());
+    for (run, reply) in runs.into_iter().zip(replies) {
+        let key = key_of(run);
+        let reply = reply.map_err(|error| read_error(&key, CommandError::Sent(error)))?;
+        let entries = commands::entries(reply).map_err(|error| corrupt(&key, error))?;
+        let mut entries = entries.into_iter();
+        for pointer in run {
+            let version = Version::new(pointer.version);
+            let found = entries.next().ok_or_else(|| missing(&key, version))?;
+            let id = found.id.clone();
+            if entry::number_of(&id).is_ok_and(|number| number > pointer.version) {
+                return Err(missing(&key, version));
+            }
+            let event = entry::read(&key, &pointer.stream, found)?;
+            if event.version() != version || event.position().is_none_or(|at| at != pointer.position) {
+                let source = format!("it is not the event of position {}", pointer.position);
+                return Err(Damage::new(&key, &id, source).into());
+            }
+            events.push(event);
+        }
+    }
+    Ok(events)
+}

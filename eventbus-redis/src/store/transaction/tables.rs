@@ -1,0 +1,92 @@
+//! The tables of a projection: keys, or all keys that begin alike.
+
+use eventbus::port::Shadow;
+
+use super::RedisTransactionError;
+use crate::store::keys;
+
+const LONGEST: usize = 1_024;
+
+/// A table: one key, or `stem*`, which is all keys that begin with the stem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Table<'t> {
+    Key(&'t str),
+    Stem(&'t str),
+}
+
+impl<'t> Table<'t> {
+    /// Reads what `tables(..)` says.
+    pub(crate) fn parse(text: &'t str) -> Result<Self, RedisTransactionError> {
+        let Some(stem) = text.strip_suffix('*') else {
+            return check_key(text).map(|()| Self::Key(text));
+        };
+        check_key(stem)?;
+        if keys::may_be_own(stem) {
+            return Err(invalid(text, "the store's own keys begin like that"));
+        }
+        Ok(Self::Stem(stem))
+    }
+
+    pub(crate) fn contains(self, key: &str) -> bool {
+        match self {
+            Self::Key(table) => table == key,
+            Self::Stem(stem) => key.starts_with(stem),
+        }
+    }
+}
+
+/// Checks the tables of a shadow.
+pub(crate) fn tables(shadow: &Shadow) -> Result<Vec<Table<'_>>, RedisTransactionError> {
+    shadow.tables.iter().map(|table| Table::parse(table)).collect()
+}
+
+/// Refuses what is no key of the user's.
+pub(crate) fn check_key(key: &str) -> Result<(), RedisTransactionError> {
+    if key.is_empty() {
+        return Err(invalid(key, "it is empty"));
+    }
+    if key.len() > LONGEST {
+        return Err(invalid(key, "it has more than 1024 bytes"));
+    }
+    if keys::is_own(key) {
+        return Err(invalid(key, "keys that begin like that are the store's own"));
+    }
+    Ok(())
+}
+
+fn invalid(key: &str, reason: &'static str) -> RedisTransactionError {
+    let key = key.chars().take(100).flat_map(char::escape_debug).collect();
+    RedisTransactionError::InvalidKey { key, reason }
+}
+
+/// A stem as `SCAN` matches it literally.
+pub(crate) fn pattern(stem: &str) -> String {
+    let mut pattern = String::with_capacity(stem.len() + 2);
+    for c in stem.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '^' | '-' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern + "*"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_keys_or_stems_and_never_the_store() {
+        assert_eq!(Table::parse("stats:orders").unwrap(), Table::Key("stats:orders"));
+        assert_eq!(Table::parse("order:*").unwrap(), Table::Stem("order:"));
+        assert!(Table::Stem("order:").contains("order:1") && !Table::Stem("order:").contains("orders"));
+        for bad in ["", "*", "a*", "aggregate:Order:1", "aggregate:*", "eventstore:x*", "projection:", "check*"] {
+            assert!(Table::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn patterns_match_literally() {
+        assert_eq!(pattern("a[b]?*-\\"), r"a\[b\]\?\*\-\\*");
+    }
+}

@@ -1,0 +1,108 @@
+//! What the streams door is told.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+use crate::{
+    config::{seconds, validate::prefix_problem},
+    error::{ConfigMistake, InvalidConfig},
+    server::{Server, url_problem},
+};
+
+/// What [`RedisStreams`](crate::RedisStreams) is told: a plain struct with defaults.
+///
+/// It deserializes from any format; absent fields take their defaults, unknown ones are refused, times are numbers of
+/// seconds. For TLS and for secrets the same holds as for [`RedisEventBusConfig`](crate::RedisEventBusConfig).
+///
+/// # Redis Cluster
+/// What happens in one step needs keys in one slot: a projection its checkpoint, what it writes, and what is known of
+/// its stream. So there the prefix must have a hash tag, as `{shop}`, which
+/// [`connect`](crate::RedisStreams::connect) demands; a projection is called `{shop}:order-stats` and writes
+/// `{shop}:stats:orders`, or it is refused with
+/// [`StreamProjectionError::OtherSlot`](crate::StreamProjectionError::OtherSlot). The URL names the master that has the
+/// slot.
+///
+/// # Examples
+/// ```
+/// use eventbus_redis::RedisStreamsConfig;
+/// assert_eq!(RedisStreamsConfig::default().stream_key("orders"), "events:orders");
+/// ```
+#[derive(Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RedisStreamsConfig {
+    /// The server: `redis://[user:password@]host[:port][/database]`, the same with `rediss://` for TLS, or
+    /// `redis+unix:///path`; user and password percent-encoded. Default `redis://localhost:6379`.
+    pub redis_url: String,
+    /// What the names of streams begin with that are published to, a colon behind it. Default `events`.
+    pub stream_prefix: String,
+    /// How long the server may take to answer. Default 5 s.
+    #[serde(deserialize_with = "seconds")]
+    pub socket_timeout: Duration,
+    /// How long connecting may take. Default 5 s.
+    #[serde(deserialize_with = "seconds")]
+    pub socket_connect_timeout: Duration,
+    /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
+    /// that the platform trusts. Default: none.
+    pub tls_ca_file: Option<PathBuf>,
+}
+
+impl Default for RedisStreamsConfig {
+    fn default() -> Self {
+        Self {
+            redis_url: "redis://localhost:6379".into(),
+            stream_prefix: "events".into(),
+            socket_timeout: Duration::from_secs(5),
+            socket_connect_timeout: Duration::from_secs(5),
+            tls_ca_file: None,
+        }
+    }
+}
+
+impl RedisStreamsConfig {
+    /// The key of a stream that is published to: `{prefix}:{stream}`.
+    #[must_use]
+    pub fn stream_key(&self, stream: &str) -> String {
+        format!("{}:{stream}", self.stream_prefix)
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`] with all mistakes. It never shows the password.
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
+        let mut mistakes = Vec::new();
+        let mut found_in = |field: &str, problem: Option<String>| {
+            mistakes.extend(problem.map(|problem| ConfigMistake::new(field, problem)));
+        };
+        let zero = |time: Duration| time.is_zero().then(|| "is 0".to_owned());
+        found_in("redis_url", url_problem(&self.redis_url, cfg!(feature = "tls")));
+        found_in("stream_prefix", prefix_problem(&self.stream_prefix));
+        found_in("socket_timeout", zero(self.socket_timeout));
+        found_in("socket_connect_timeout", zero(self.socket_connect_timeout));
+        found_in("tls_ca_file", self.server().ca_problem());
+        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::of_streams(mistakes)) }
+    }
+
+    pub(crate) fn server(&self) -> Server<'_> {
+        Server {
+            url: &self.redis_url,
+            tls_ca_file: self.tls_ca_file.as_deref(),
+            timeout: self.socket_timeout,
+            connect_timeout: self.socket_connect_timeout,
+            prefix: ("stream_prefix", &self.stream_prefix),
+        }
+    }
+}
+
+impl fmt::Debug for RedisStreamsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStreamsConfig")
+            .field("redis_url", &self.server().address())
+            .field("stream_prefix", &self.stream_prefix)
+            .field("socket_timeout", &self.socket_timeout)
+            .field("socket_connect_timeout", &self.socket_connect_timeout)
+            .field("tls_ca_file", &self.tls_ca_file)
+            .finish()
+    }
+}

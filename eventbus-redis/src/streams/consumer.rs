@@ -1,0 +1,242 @@
+//! Consuming plain events in a group.
+//!
+//! Keep: a read that waits is never dropped with what it may have been given, and what was deleted while it was pending
+//! is told, not skipped.
+
+use std::{fmt, time::Duration};
+
+use eventbus::port::MessageId;
+use redis::Value;
+use tokio::time::Instant;
+
+use super::{RedisStreams, StreamEntry};
+use crate::{
+    RedisCommandError,
+    command::{self, Reader, streams},
+    connection::CommandError,
+    keys, script,
+    waiting::{SLICE, Waiting},
+};
+
+/// How entries are taken.
+///
+/// # Examples
+/// ```
+/// use eventbus_redis::Consume;
+/// use std::time::Duration;
+/// assert_eq!(Consume::default(), Consume { count: 10, block: Duration::from_millis(5_000) });
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Consume {
+    /// How many at most; at least one. Default 10.
+    pub count: usize,
+    /// How long to wait if there are none; 0 does not wait. Default 5,000 ms.
+    pub block: Duration,
+}
+
+impl Default for Consume {
+    fn default() -> Self {
+        Self { count: 10, block: Duration::from_millis(5_000) }
+    }
+}
+
+/// What pending entries are taken over.
+///
+/// # Examples
+/// ```
+/// use eventbus_redis::Claim;
+/// use std::time::Duration;
+/// assert_eq!(Claim::default(), Claim { min_idle: Duration::from_millis(60_000), count: 10 });
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// For how long nobody must have been given them. Default 60,000 ms. With 0 a consumer takes back what it had when
+    /// it died, and whatever others have in hand.
+    pub min_idle: Duration,
+    /// How many at most. Default 10.
+    pub count: usize,
+}
+
+impl Default for Claim {
+    fn default() -> Self {
+        Self { min_idle: Duration::from_millis(60_000), count: 10 }
+    }
+}
+
+/// What was taken over.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Claimed {
+    /// The entries, the oldest first.
+    pub entries: Vec<ClaimedEntry>,
+    /// Entries that were deleted while they were pending, by trimming or by hand: nobody can handle them any more, and
+    /// they are pending no more.
+    pub deleted: Vec<MessageId>,
+}
+
+/// An entry that was taken over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClaimedEntry {
+    /// The entry.
+    pub entry: StreamEntry,
+    /// How often it was delivered, this time included; by it poison is known. `None` if somebody has acknowledged it
+    /// meanwhile.
+    pub deliveries: Option<u64>,
+}
+
+/// A consumer of a group; made by [`RedisStreams::consumer`].
+///
+/// The consumers of a group share the entries of the stream. What one was given stays pending until it is acknowledged;
+/// after a crash somebody [claims](Self::claim_pending) it. So an entry may be handled more than once.
+///
+/// # Examples
+/// ```no_run
+/// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
+/// # async fn process(_: &eventbus_redis::StreamEntry) -> Result<(), eventbus_redis::EntryError> { Ok(()) }
+/// use eventbus_redis::{Claim, Consume};
+/// let mut consumer = streams.consumer("events:orders", "billing-service", "billing-1").await?;
+/// loop {
+///     for entry in consumer.consume(Consume::default()).await? {
+///         match process(&entry).await {
+///             Ok(()) => drop(consumer.acknowledge([&entry.id]).await?),
+///             Err(error) => eprintln!("error processing {}: {error}", entry.id), // it stays pending
+///         }
+///     }
+///     for claimed in consumer.claim_pending(Claim::default()).await?.entries {
+///         println!("{} is delivered for the {:?}. time", claimed.entry.id, claimed.deliveries);
+///     }
+/// }
+/// # }
+/// ```
+pub struct EventConsumer {
+    streams: RedisStreams,
+    key: String,
+    group: String,
+    consumer: String,
+    waiting: Waiting,
+}
+
+impl EventConsumer {
+    pub(super) async fn join(
+        streams: &RedisStreams,
+        key: &str,
+        group: &str,
+        consumer: &str,
+    ) -> Result<Self, RedisCommandError> {
+        let (streams, waiting) = (streams.clone(), Waiting::default());
+        let made = Self { streams, key: key.into(), group: group.into(), consumer: consumer.into(), waiting };
+        made.ensure_group().await?;
+        Ok(made)
+    }
+
+    /// Takes entries that nobody of the group was given, and waits for them if there are none; none if none came.
+    ///
+    /// A group that the server has lost is made anew: it goes on where it was as far as that is known, else it begins
+    /// with the oldest entry. Dropping the future, as `select!` and timeouts do, loses no entry: the next call goes on
+    /// with the same read, whatever it is told.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`]. Entries whose reply was lost are pending, and can be [claimed](Self::claim_pending).
+    #[doc(alias = "xreadgroup")]
+    pub async fn consume(&mut self, how: Consume) -> Result<Vec<StreamEntry>, RedisCommandError> {
+        let until = Instant::now() + how.block;
+        loop {
+            let left = until.saturating_duration_since(Instant::now()).min(SLICE);
+            let (stream, group, consumer) = (&*self.key, &*self.group, &*self.consumer);
+            let reader = Reader { stream, group, consumer, count: how.count.clamp(1, i32::MAX as usize) };
+            let take = reader.new_entries(Some(left).filter(|left| !left.is_zero()));
+            let reply = self.waiting.read(self.streams.link(), self.streams.patience(), take).await;
+            match reply.and_then(command::entries).map_err(CommandError::Sent) {
+                Ok(entries) if entries.is_empty() && Instant::now() < until => {}
+                Ok(entries) => return Ok(entries.into_iter().map(StreamEntry::from).collect()),
+                Err(error) if command::is_unblocked(&error) || command::is_no_group(&error) => {
+                    self.ensure_group().await?;
+                }
+                Err(error) => return Err(RedisCommandError::of(&self.key, error)),
+            }
+        }
+    }
+
+    /// Says that entries are done with, and returns how many of them were pending.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`]; it can be said again.
+    #[doc(alias = "xack")]
+    pub async fn acknowledge<'e>(
+        &self,
+        ids: impl IntoIterator<Item = &'e MessageId>,
+    ) -> Result<u64, RedisCommandError> {
+        let ids: Vec<_> = ids.into_iter().cloned().collect();
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        self.streams.ask(&self.key, &command::acknowledge(&self.key, &self.group, &ids)).await
+    }
+
+    /// Takes entries over that are pending for long, whoever was given them, also this consumer. It looks at all that
+    /// is pending, until it has as many as it was told.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`]. What was taken over by then is pending on this consumer.
+    #[doc(alias = "xautoclaim")]
+    pub async fn claim_pending(&self, what: Claim) -> Result<Claimed, RedisCommandError> {
+        let (mut entries, mut deleted, mut cursor) = (Vec::new(), Vec::new(), "0-0".to_owned());
+        while entries.len() < what.count {
+            let left = (what.count - entries.len()).min(i32::MAX as usize);
+            let claim = streams::claim(&self.key, &self.group, &self.consumer, what.min_idle, &cursor, left);
+            let reply = self.streams.link().query_once::<Value>(&claim).await;
+            let claimed = match reply {
+                Err(error) if command::is_no_group(&error) => {
+                    self.ensure_group().await?;
+                    break;
+                }
+                reply => reply.and_then(|reply| Ok(streams::claimed(reply)?)).map_err(|error| self.failed(error))?,
+            };
+            deleted.extend(claimed.deleted.into_iter().map(MessageId::new));
+            entries.extend(claimed.entries.into_iter().map(StreamEntry::from));
+            cursor = claimed.cursor;
+            if cursor == "0-0" {
+                break;
+            }
+        }
+        Ok(Claimed { entries: self.with_deliveries(entries).await?, deleted })
+    }
+
+    async fn with_deliveries(&self, entries: Vec<StreamEntry>) -> Result<Vec<ClaimedEntry>, RedisCommandError> {
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids = streams::texts(entries.iter().map(|entry| &entry.id));
+        let asked = self.streams.link().query_all(&streams::deliveries(&self.key, &self.group, ids)).await;
+        let replies: Vec<Value> = asked.map_err(|error| self.failed(error))?;
+        let counted = entries.into_iter().zip(replies).map(|(entry, reply)| {
+            let deliveries = streams::delivered(reply).map_err(|error| self.failed(error.into()))?;
+            Ok(ClaimedEntry { entry, deliveries })
+        });
+        counted.collect()
+    }
+
+    /// Makes the group if it is missing, listed among those that trimming waits for.
+    async fn ensure_group(&self) -> Result<(), RedisCommandError> {
+        let mut create = script::CREATE_GROUP.key(&self.key);
+        create.key(keys::floors(&self.key)).key(keys::relay(&self.key)).arg(&self.group).arg("0-0").arg(1);
+        let made: Result<u64, _> = self.streams.link().rerun(&create).await;
+        made.map(drop).map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: CommandError) -> RedisCommandError {
+        RedisCommandError::of(&self.key, error)
+    }
+}
+
+impl fmt::Debug for EventConsumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, group, consumer, .. } = self;
+        f.debug_struct("EventConsumer")
+            .field("key", key)
+            .field("group", group)
+            .field("consumer", consumer)
+            .finish_non_exhaustive()
+    }
+}

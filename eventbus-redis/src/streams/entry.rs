@@ -1,0 +1,159 @@
+//! An entry of a stream, as it is, and what it says.
+
+use eventbus::{BoxError, port::MessageId};
+use serde::de::DeserializeOwned;
+
+use crate::{command::Entry, keys::plain_field as field};
+
+/// An entry of a stream, with the fields that it has. Whoever wrote it: nothing of it is looked at before it is asked
+/// for.
+///
+/// # Examples
+/// ```no_run
+/// use eventbus_redis::{EntryError, StreamEntry};
+/// # #[derive(serde::Deserialize)] struct OrderCreated { total: f64 }
+/// fn total(entry: &StreamEntry) -> Result<f64, EntryError> {
+///     Ok(entry.data::<OrderCreated>()?.total)
+/// }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamEntry {
+    /// What Redis calls the entry.
+    pub id: MessageId,
+    /// The fields and their values; none if it was deleted while it was pending.
+    fields: Option<Vec<(String, Vec<u8>)>>,
+}
+
+/// Why an entry is not what was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EntryError {
+    /// It was deleted while it was pending; nobody knows any more what it was.
+    #[error("entry {entry} was deleted")]
+    Deleted {
+        /// The entry.
+        entry: MessageId,
+    },
+    /// It has no such field: somebody else wrote it.
+    #[error("entry {entry} has no field `{field}`")]
+    Missing {
+        /// The entry.
+        entry: MessageId,
+        /// The field.
+        field: &'static str,
+    },
+    /// The field holds something else.
+    #[error("field `{field}` of entry {entry} cannot be read")]
+    Invalid {
+        /// The entry.
+        entry: MessageId,
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        source: BoxError,
+    },
+}
+
+impl EntryError {
+    /// The entry.
+    #[must_use]
+    pub const fn entry(&self) -> &MessageId {
+        match self {
+            Self::Deleted { entry } | Self::Missing { entry, .. } | Self::Invalid { entry, .. } => entry,
+        }
+    }
+}
+
+impl StreamEntry {
+    /// The type of the event, as `order.created`.
+    ///
+    /// # Errors
+    /// [`EntryError`] names the entry and the field `type`.
+    pub fn event_type(&self) -> Result<&str, EntryError> {
+        self.text(field::TYPE)
+    }
+
+    /// When the event was published, by the clock of its publisher, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`EntryError`] names the entry and the field `timestamp`.
+    pub fn timestamp_ms(&self) -> Result<u64, EntryError> {
+        let text = self.text(field::TIMESTAMP)?;
+        text.parse().map_err(|error| self.invalid(field::TIMESTAMP, error))
+    }
+
+    /// What the event says, decoded from JSON.
+    ///
+    /// # Errors
+    /// [`EntryError`] names the entry and the field `data`.
+    pub fn data<T: DeserializeOwned>(&self) -> Result<T, EntryError> {
+        serde_json::from_slice(self.bytes(field::DATA)?).map_err(|error| self.invalid(field::DATA, error))
+    }
+
+    /// A field of any name, as it is; the last one of several of that name.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
+        let mut fields = self.fields().iter().rev();
+        fields.find(|(field, _)| field == name).map(|(_, value)| value.as_slice())
+    }
+
+    /// All fields, in their order.
+    #[must_use]
+    pub fn fields(&self) -> &[(String, Vec<u8>)] {
+        self.fields.as_deref().unwrap_or_default()
+    }
+
+    /// Whether it was deleted while it was pending.
+    #[must_use]
+    pub const fn is_deleted(&self) -> bool {
+        self.fields.is_none()
+    }
+
+    fn bytes(&self, name: &'static str) -> Result<&[u8], EntryError> {
+        if self.is_deleted() {
+            return Err(EntryError::Deleted { entry: self.id.clone() });
+        }
+        self.field(name).ok_or_else(|| EntryError::Missing { entry: self.id.clone(), field: name })
+    }
+
+    fn text(&self, name: &'static str) -> Result<&str, EntryError> {
+        std::str::from_utf8(self.bytes(name)?).map_err(|error| self.invalid(name, error))
+    }
+
+    fn invalid(&self, field: &'static str, source: impl Into<BoxError>) -> EntryError {
+        EntryError::Invalid { entry: self.id.clone(), field, source: source.into() }
+    }
+}
+
+impl From<Entry> for StreamEntry {
+    fn from(Entry { id, fields }: Entry) -> Self {
+        Self { id: MessageId::new(id), fields }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(fields: &[(&str, &[u8])]) -> StreamEntry {
+        let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec()));
+        Entry { id: "7-1".into(), fields: Some(fields.collect()) }.into()
+    }
+
+    #[test]
+    fn what_is_damaged_is_named_with_entry_and_field() {
+        let foreign = entry(&[("type", b"created"), ("order_id", b"123")]);
+        assert_eq!(foreign.data::<u64>().unwrap_err().to_string(), "entry 7-1 has no field `data`");
+        assert_eq!((foreign.event_type().ok(), foreign.field("order_id")), (Some("created"), Some(&b"123"[..])));
+        let damaged = entry(&[("type", b"\xff"), ("timestamp", b"soon"), ("data", b"{")]);
+        let said = |error: EntryError| (error.entry().to_string(), error.to_string());
+        let of = |field: &str| ("7-1".to_owned(), format!("field `{field}` of entry 7-1 cannot be read"));
+        assert_eq!(said(damaged.event_type().unwrap_err()), of("type"));
+        assert_eq!(said(damaged.timestamp_ms().unwrap_err()), of("timestamp"));
+        assert_eq!(said(damaged.data::<u64>().unwrap_err()), of("data"));
+        let deleted = StreamEntry { id: MessageId::new("7-1"), fields: None };
+        assert!(matches!(deleted.event_type(), Err(EntryError::Deleted { .. })));
+        assert_eq!(entry(&[("data", b"1"), ("data", b"2")]).data::<u64>().ok(), Some(2));
+    }
+}

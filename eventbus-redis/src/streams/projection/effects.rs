@@ -1,0 +1,75 @@
+//! What the handlers of a projection write.
+
+use redis::ToSingleRedisArg;
+
+use crate::store::{Effect, Undo, bytes};
+
+/// What the handlers of an [`EventProjection`](super::EventProjection) write: commands, each for one key.
+///
+/// Nothing is sent before the handler has returned; then all is written together with the checkpoint, or nothing. While
+/// the projection is rebuilt, a key means its copy.
+///
+/// A command that the server refuses, as `hincrby` on a text, stops the projection, and nothing of its event is
+/// written. Keys that begin with `projection:` are the projections' own, and refused too.
+#[derive(Debug, Default)]
+pub struct Effects {
+    pub(super) list: Vec<Effect>,
+}
+
+impl Effects {
+    /// Adds to a number in a field of a hash, which counts from 0.
+    pub fn hincrby(&mut self, key: &str, field: &str, by: i64) {
+        self.push(key, Undo::Field, "HINCRBY", vec![field.into(), bytes(by)]);
+    }
+
+    /// Adds to a number with a fraction in a field of a hash, which counts from 0. The server calculates: sums of many
+    /// such numbers are not exact, so count money in its smallest unit.
+    pub fn hincrbyfloat(&mut self, key: &str, field: &str, by: f64) {
+        self.push(key, Undo::Field, "HINCRBYFLOAT", vec![field.into(), bytes(by)]);
+    }
+
+    /// Sets a field of a hash.
+    pub fn hset(&mut self, key: &str, field: &str, value: impl ToSingleRedisArg) {
+        self.push(key, Undo::Field, "HSET", vec![field.into(), bytes(value)]);
+    }
+
+    /// Removes a field of a hash.
+    pub fn hdel(&mut self, key: &str, field: &str) {
+        self.push(key, Undo::Field, "HDEL", vec![field.into()]);
+    }
+
+    /// Sets a text, whatever the key held.
+    pub fn set(&mut self, key: &str, value: impl ToSingleRedisArg) {
+        self.push(key, Undo::Key, "SET", vec![bytes(value)]);
+    }
+
+    /// Removes a key of any kind.
+    pub fn del(&mut self, key: &str) {
+        self.push(key, Undo::Drop, "DEL", Vec::new());
+    }
+
+    /// Adds a member to a set.
+    pub fn sadd(&mut self, key: &str, member: impl ToSingleRedisArg) {
+        self.push(key, Undo::Member, "SADD", vec![bytes(member)]);
+    }
+
+    /// Removes a member from a set.
+    pub fn srem(&mut self, key: &str, member: impl ToSingleRedisArg) {
+        self.push(key, Undo::Member, "SREM", vec![bytes(member)]);
+    }
+
+    /// Gives a member of a sorted set its score.
+    pub fn zadd(&mut self, key: &str, member: impl ToSingleRedisArg, score: f64) {
+        self.push(key, Undo::Score, "ZADD", vec![bytes(score), bytes(member)]);
+    }
+
+    /// Adds to the score of a member of a sorted set, which counts from 0.
+    pub fn zincrby(&mut self, key: &str, member: impl ToSingleRedisArg, by: f64) {
+        self.push(key, Undo::Score, "ZINCRBY", vec![bytes(by), bytes(member)]);
+    }
+
+    fn push(&mut self, key: &str, undo: Undo, name: &str, args: Vec<Vec<u8>>) {
+        let (key, named, name) = (key.to_owned(), key.to_owned(), name.to_owned());
+        self.list.push(Effect { key, named, undo, name, args, is_general: false });
+    }
+}

@@ -1,0 +1,219 @@
+//! Projections of a stream into keys of the same Redis.
+//!
+//! Keep: what a handler writes and the checkpoint are one step, made only if the checkpoint is where the entry was read
+//! after. So it does not matter who runs, how many, and when they die.
+
+mod effects;
+mod error;
+mod progress;
+mod rebuild;
+mod step;
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use eventbus::{BoxError, port::MessageId};
+use serde::de::DeserializeOwned;
+
+use self::step::{Place, Step};
+pub use self::{
+    effects::Effects,
+    error::StreamProjectionError,
+    progress::{Applied, ProjectionProgress},
+};
+use super::{Consume, EntryError, RedisStreams, StreamEntry};
+use crate::{RedisCommandError, command::streams, keys, waiting::RECONNECT};
+
+/// How many entries are processed in one step.
+const TOGETHER: usize = 100;
+
+/// A projection of the plain events of one stream into keys of the same Redis; made by [`RedisStreams::projection`].
+///
+/// What the handlers write and the checkpoint, `projection:{name}:checkpoint`, change in one step, compared with the
+/// checkpoint: a crash neither repeats nor loses, and any number of processes may run it at once, as long as Redis
+/// keeps what it acknowledged. Handlers are called for an entry more than once, so they do nothing but write
+/// [`Effects`].
+///
+/// Its name is its own in this Redis: the projections of a [`RedisEventStore`](crate::RedisEventStore) without a prefix
+/// have checkpoints that are called alike.
+///
+/// [`catch_up`](Self::catch_up) processes what is there, [`run`](Self::run) what comes too, [`rebuild`](Self::rebuild)
+/// begins anew while the old numbers are served.
+///
+/// # Examples
+/// ```no_run
+/// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
+/// #[derive(serde::Deserialize)]
+/// struct OrderCreated { total: f64 }
+/// #[derive(serde::Deserialize)]
+/// struct OrderShipped {}
+///
+/// let stats = streams
+///     .projection("order-stats", "events:orders")
+///     .on("order.created", |order: OrderCreated, effects| {
+///         effects.hincrby("stats:orders", "total_count", 1);
+///         effects.hincrbyfloat("stats:orders", "total_value", order.total);
+///     })
+///     .on("order.shipped", |_: OrderShipped, effects| effects.hincrby("stats:orders", "shipped_count", 1));
+/// let rebuilt = stats.rebuild(|now| println!("{} of {}, {:?} left", now.done, now.of, now.left())).await?;
+/// println!("{} processed", rebuilt.processed);
+/// stats.run(std::future::pending()).await?; // with what comes, until the process ends
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct EventProjection {
+    streams: RedisStreams,
+    name: String,
+    stream: String,
+    handlers: HashMap<String, Handle>,
+}
+
+type Handle = Arc<dyn Fn(&StreamEntry, &mut Effects) -> Result<(), Failure> + Send + Sync>;
+
+/// Why a handler did not write.
+enum Failure {
+    Entry(EntryError),
+    Handler(BoxError),
+}
+
+impl RedisStreams {
+    /// Begins a projection of the stream of a key, as `events:orders`; it has no handlers yet.
+    #[must_use]
+    pub fn projection(&self, name: &str, key: &str) -> EventProjection {
+        EventProjection { streams: self.clone(), name: name.into(), stream: key.into(), handlers: HashMap::new() }
+    }
+}
+
+impl EventProjection {
+    /// Handles the events of a type, in the place of a handler that it had. Their data is decoded into `T`.
+    #[must_use]
+    pub fn on<T, F>(self, event_type: &str, handler: F) -> Self
+    where
+        T: DeserializeOwned,
+        F: Fn(T, &mut Effects) + Send + Sync + 'static,
+    {
+        self.try_on(event_type, move |event: T, effects| {
+            handler(event, effects);
+            Ok::<_, BoxError>(())
+        })
+    }
+
+    /// Handles the events of a type with what may fail. Then the projection stops with the entry's id, and nothing of
+    /// the event is written.
+    #[must_use]
+    pub fn try_on<T, E, F>(mut self, event_type: &str, handler: F) -> Self
+    where
+        T: DeserializeOwned,
+        E: Into<BoxError>,
+        F: Fn(T, &mut Effects) -> Result<(), E> + Send + Sync + 'static,
+    {
+        let handle = move |entry: &StreamEntry, effects: &mut Effects| {
+            let event = entry.data().map_err(Failure::Entry)?;
+            handler(event, effects).map_err(|error| Failure::Handler(error.into()))
+        };
+        self.handlers.insert(event_type.into(), Arc::new(handle));
+        self
+    }
+
+    /// The last entry that is processed.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`].
+    pub async fn checkpoint(&self) -> Result<Option<MessageId>, RedisCommandError> {
+        Ok(Some(self.served_at().await?).filter(|at| at != step::START).map(MessageId::new))
+    }
+
+    /// Processes what the stream has after the checkpoint, and returns what was done. Entries of types without a
+    /// handler are skipped and counted.
+    ///
+    /// Dropping the future, or the end of the process, at any moment neither repeats nor loses anything.
+    ///
+    /// # Errors
+    /// [`StreamProjectionError`].
+    pub async fn catch_up(&self) -> Result<Applied, StreamProjectionError> {
+        let mut applied = Applied::default();
+        let mut from = self.register().await?;
+        loop {
+            applied.position = Some(MessageId::new(&*from)).filter(|_| from != step::START);
+            let entries = self.entries_after(&from).await?;
+            let Some(last) = entries.last() else {
+                return Ok(applied);
+            };
+            match self.step(&Place::Live, &from, &entries, &mut applied).await? {
+                Step::Done => from = last.id.to_string(),
+                Step::Lost => from = self.register().await?,
+            }
+        }
+    }
+
+    /// Processes what the stream has and what comes, until `stop` is done. While the server is away it waits for it.
+    ///
+    /// # Errors
+    /// [`StreamProjectionError`] that trying again does not mend.
+    pub async fn run(&self, stop: impl Future<Output = ()>) -> Result<(), StreamProjectionError> {
+        tokio::select! {
+            () = stop => Ok(()),
+            error = self.follow() => Err(error),
+        }
+    }
+
+    async fn follow(&self) -> StreamProjectionError {
+        let mut coming = self.streams.reader(&self.stream);
+        let mut failures = 0;
+        loop {
+            let followed = async {
+                if let Some(position) = self.catch_up().await?.position {
+                    coming = std::mem::replace(&mut coming, self.streams.reader(&self.stream)).after(&position);
+                }
+                Ok::<_, StreamProjectionError>(coming.wait(Consume { count: 1, ..Consume::default() }).await?)
+            };
+            match followed.await {
+                Ok(_) => failures = 0,
+                Err(error) if error.is_retryable() => {
+                    failures += 1;
+                    let delay = RECONNECT.jittered(failures);
+                    tracing::warn!(projection = self.name, %error, ?delay, "projection interrupted, trying again");
+                    tokio::time::sleep(delay).await;
+                }
+                Err(error) => return error,
+            }
+        }
+    }
+
+    /// Forgets that there is such a projection, so that it holds no [trimming](RedisStreams::trim) any more. What it
+    /// wrote, and its checkpoint, stay. The next run makes it known again.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`].
+    pub async fn retire(&self) -> Result<(), RedisCommandError> {
+        let forget = streams::forget(&keys::projections(&self.stream), &[&self.name, &self.rebuilding()]);
+        self.ask::<u64>(&forget).await.map(drop)
+    }
+
+    async fn entries_after(&self, from: &str) -> Result<Vec<StreamEntry>, StreamProjectionError> {
+        Ok(self.streams.reader(&self.stream).after(&MessageId::new(from)).page(TOGETHER).await?)
+    }
+
+    async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, RedisCommandError> {
+        self.streams.ask(&self.stream, command).await
+    }
+
+    fn key(&self, what: &str) -> String {
+        keys::of_projection(&self.name, what)
+    }
+
+    /// What a rebuild is called among the projections of the stream.
+    fn rebuilding(&self) -> String {
+        format!("{}:rebuild", self.name)
+    }
+}
+
+impl fmt::Debug for EventProjection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventProjection")
+            .field("name", &self.name)
+            .field("stream", &self.stream)
+            .field("types", &self.handlers.keys())
+            .finish_non_exhaustive()
+    }
+}

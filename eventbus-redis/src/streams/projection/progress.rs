@@ -1,0 +1,71 @@
+//! What a projection has done, as values.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use eventbus::port::MessageId;
+use tokio::time::Instant;
+
+/// What a run of a projection has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Applied {
+    /// How many entries were processed, those of unknown types included. What another runner did in the meantime is not
+    /// counted.
+    pub processed: u64,
+    /// How many of them had a type without a handler, by type. They were skipped.
+    pub unknown: BTreeMap<String, u64>,
+    /// The last entry that is processed, whoever did it.
+    pub position: Option<MessageId>,
+}
+
+/// How far a rebuild has come.
+///
+/// # Examples
+/// ```
+/// use eventbus_redis::ProjectionProgress;
+/// use std::time::Duration;
+/// let now = ProjectionProgress { done: 500, of: 2_000, took: Duration::from_secs(5) };
+/// assert_eq!((now.per_second(), now.left()), (100.0, Some(Duration::from_secs(15))));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProjectionProgress {
+    /// How many entries are processed.
+    pub done: u64,
+    /// How many there are: those of the stream when the rebuild began, and those that came and were processed since.
+    pub of: u64,
+    /// How long it has taken.
+    pub took: Duration,
+}
+
+impl ProjectionProgress {
+    /// Entries per second.
+    #[must_use]
+    pub fn per_second(&self) -> f64 {
+        let seconds = self.took.as_secs_f64();
+        if seconds > 0.0 { self.done as f64 / seconds } else { 0.0 }
+    }
+
+    /// About how long it takes yet; `None` as long as nobody can tell.
+    #[must_use]
+    pub fn left(&self) -> Option<Duration> {
+        Duration::try_from_secs_f64(self.of.saturating_sub(self.done) as f64 / self.per_second()).ok()
+    }
+}
+
+/// Tells how far a rebuild has come.
+pub(super) struct Meter<F> {
+    report: F,
+    began: Instant,
+    of: u64,
+}
+
+impl<F: FnMut(ProjectionProgress)> Meter<F> {
+    pub(super) fn new(of: u64, report: F) -> Self {
+        Self { report, began: Instant::now(), of }
+    }
+
+    pub(super) fn tell(&mut self, done: u64) {
+        self.of = self.of.max(done);
+        (self.report)(ProjectionProgress { done, of: self.of, took: self.began.elapsed() });
+    }
+}

@@ -1,0 +1,197 @@
+//! Publishing plain events.
+
+use std::{
+    borrow::Cow,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use eventbus::port::MessageId;
+use redis::{RedisError, RedisResult};
+use serde::Serialize;
+
+use super::RedisStreams;
+use crate::{
+    RedisCommandError,
+    command::{self, streams},
+    connection::CommandError,
+    keys::plain_field as field,
+    wire::Fields,
+};
+
+/// Publishes events to streams called `{prefix}:{stream}`; made by [`RedisStreams::publisher`].
+///
+/// An entry has the fields `type`, `timestamp` (this machine's clock, milliseconds since 1970) and `data` (JSON), in
+/// this order. The server orders the entries of a stream, and its clock gives them their ids.
+///
+/// # Examples
+/// ```no_run
+/// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
+/// use serde_json::json;
+/// let publisher = streams.publisher();
+/// let paid = json!({ "order_id": "12345", "payment_id": "pay_abc123", "amount": 49.99 });
+/// let id = publisher.publish("orders", "order.paid", &paid).await?; // to `events:orders`
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct EventPublisher {
+    streams: RedisStreams,
+}
+
+/// Why an event was not published, or may not have been.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EventPublishError {
+    /// The data cannot be written as JSON; nothing was published.
+    #[error("the data of `{event_type}` cannot be encoded")]
+    Unencodable {
+        /// The type of the event.
+        event_type: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// The server did not do it. After [`RedisCommandError::OutcomeUnknown`] it may have: publishing again may then
+    /// publish twice.
+    #[error(transparent)]
+    Command(#[from] RedisCommandError),
+}
+
+impl EventPublisher {
+    pub(super) fn new(streams: &RedisStreams) -> Self {
+        Self { streams: streams.clone() }
+    }
+
+    /// Publishes one event, and returns the id of its entry.
+    ///
+    /// # Errors
+    /// [`EventPublishError`].
+    pub async fn publish<T: Serialize + ?Sized>(
+        &self,
+        stream: &str,
+        event_type: &str,
+        data: &T,
+    ) -> Result<MessageId, EventPublishError> {
+        self.add(stream, event_type, data, None).await
+    }
+
+    /// Publishes one event, and has the server keep about `max_length` entries of the stream, some dozens more may
+    /// stay. **What groups and projections have not read is removed too**; [`RedisStreams::trim`] loses nothing.
+    ///
+    /// # Errors
+    /// [`EventPublishError`].
+    pub async fn publish_capped<T: Serialize + ?Sized>(
+        &self,
+        stream: &str,
+        event_type: &str,
+        data: &T,
+        max_length: u64,
+    ) -> Result<MessageId, EventPublishError> {
+        self.add(stream, event_type, data, Some(max_length)).await
+    }
+
+    /// Publishes events one right behind the other, all or none, and returns the ids of their entries. Readers see all
+    /// of them or none, and nothing of others between them.
+    ///
+    /// # Errors
+    /// [`EventPublishError`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(publisher: eventbus_redis::EventPublisher) -> eventbus::Result<()> {
+    /// use serde_json::json;
+    /// let events = [("order.created", json!({ "total": 49.99 })), ("order.paid", json!({ "amount": 49.99 }))];
+    /// let ids = publisher.publish_batch("orders", events).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn publish_batch<'e, T: Serialize>(
+        &self,
+        stream: &str,
+        events: impl IntoIterator<Item = (&'e str, T)>,
+    ) -> Result<Vec<MessageId>, EventPublishError> {
+        let key = self.streams.config().stream_key(stream);
+        let events = events.into_iter();
+        let entries = events.map(|(event_type, data)| fields(event_type, &data)).collect::<Result<Vec<_>, _>>()?;
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let failed = |error| EventPublishError::from(RedisCommandError::of(&key, error));
+        let added = self.streams.link().query_all(&command::add_all(&key, &entries)).await;
+        let added: Vec<RedisResult<String>> = added.map_err(failed)?;
+        let refused = added.iter().filter(|id| id.is_err()).count();
+        let is_partly = 0 < refused && refused < added.len();
+        let ids = added.into_iter().map(|id| id.map(MessageId::new)).collect::<RedisResult<Vec<_>>>();
+        ids.map_err(|error| failed(CommandError::Sent(if is_partly { partly(refused, &error) } else { error })))
+    }
+
+    async fn add<T: Serialize + ?Sized>(
+        &self,
+        stream: &str,
+        event_type: &str,
+        data: &T,
+        max_length: Option<u64>,
+    ) -> Result<MessageId, EventPublishError> {
+        let fields = fields(event_type, data)?;
+        let key = self.streams.config().stream_key(stream);
+        Ok(self.streams.add_entry(&key, &fields, max_length).await?)
+    }
+}
+
+impl RedisStreams {
+    /// Adds an entry with fields of any names to the stream of a key, and returns its id.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`]; after [`OutcomeUnknown`](RedisCommandError::OutcomeUnknown) it may be there.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
+    /// streams.add("orders:events", &[("type", "created"), ("order_id", "123"), ("total", "99.99")]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn add<V: AsRef<[u8]>>(&self, key: &str, fields: &[(&str, V)]) -> Result<MessageId, RedisCommandError> {
+        self.add_entry(key, fields, None).await
+    }
+
+    /// Adds an entry as [`add`](Self::add) does, and has the server keep about `max_length` of them. **What groups and
+    /// projections have not read is removed too.**
+    ///
+    /// # Errors
+    /// [`RedisCommandError`], as [`add`](Self::add).
+    pub async fn add_capped<V: AsRef<[u8]>>(
+        &self,
+        key: &str,
+        fields: &[(&str, V)],
+        max_length: u64,
+    ) -> Result<MessageId, RedisCommandError> {
+        self.add_entry(key, fields, Some(max_length)).await
+    }
+
+    async fn add_entry<V: AsRef<[u8]>>(
+        &self,
+        key: &str,
+        fields: &[(&str, V)],
+        max_length: Option<u64>,
+    ) -> Result<MessageId, RedisCommandError> {
+        let id: Result<String, _> = self.link().query_once(&streams::add(key, fields, max_length)).await;
+        id.map(MessageId::new).map_err(|error| RedisCommandError::of(key, error))
+    }
+}
+
+/// The fields of an entry, in their order.
+fn fields<T: Serialize + ?Sized>(event_type: &str, data: &T) -> Result<Fields<'static>, EventPublishError> {
+    let unencodable = |source| EventPublishError::Unencodable { event_type: event_type.into(), source };
+    let data = serde_json::to_vec(data).map_err(unencodable)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    Ok(vec![
+        (field::TYPE, Cow::Owned(event_type.as_bytes().to_vec())),
+        (field::TIMESTAMP, Cow::Owned(now.to_string().into_bytes())),
+        (field::DATA, Cow::Owned(data)),
+    ])
+}
+
+/// A stream whose ids ran out in the middle of a batch.
+fn partly(refused: usize, error: &RedisError) -> RedisError {
+    std::io::Error::other(format!("{refused} of the events were not added: {error}")).into()
+}

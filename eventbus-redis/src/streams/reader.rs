@@ -1,0 +1,170 @@
+//! Reading a stream by hand: no group, nothing acknowledged.
+//!
+//! Keep: a place moves only with what was handed to the caller, so that a failed or abandoned read loses nothing.
+
+use std::fmt;
+
+use eventbus::port::MessageId;
+use redis::Value;
+use tokio::time::Instant;
+
+use super::{Consume, RedisStreams, StreamEntry};
+use crate::{
+    RedisCommandError,
+    command::{self, history, streams},
+    connection::CommandError,
+    entry_id::EntryId,
+    waiting::{SLICE, Waiting},
+};
+
+/// A place in a stream from which it is read by hand; made by [`RedisStreams::reader`].
+///
+/// It begins before the oldest entry, and moves with what it has read.
+///
+/// # Examples
+/// ```no_run
+/// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
+/// use eventbus_redis::Consume;
+/// let all = streams.reader("orders:events").page(1_000).await?;
+/// let last = streams.reader("orders:events").last(10).await?;
+/// let mut coming = streams.reader("orders:events");
+/// coming.skip_to_end().await?;
+/// for entry in coming.wait(Consume::default()).await? {
+///     println!("{}", entry.id);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct StreamReader {
+    streams: RedisStreams,
+    key: String,
+    after: Option<MessageId>,
+    through: Option<MessageId>,
+    waiting: Waiting,
+}
+
+impl StreamReader {
+    pub(super) fn new(streams: &RedisStreams, key: &str) -> Self {
+        Self { streams: streams.clone(), key: key.into(), after: None, through: None, waiting: Waiting::default() }
+    }
+
+    /// Moves to the place after an entry, which need not exist: that entry itself is not read.
+    #[must_use]
+    pub fn after(mut self, id: &MessageId) -> Self {
+        self.after = Some(id.clone());
+        self
+    }
+
+    /// Ends [`page`](Self::page) with an entry, which is read too.
+    #[must_use]
+    pub fn through(mut self, id: &MessageId) -> Self {
+        self.through = Some(id.clone());
+        self
+    }
+
+    /// The entry that was read last, or that was moved behind.
+    #[must_use]
+    pub const fn place(&self) -> Option<&MessageId> {
+        self.after.as_ref()
+    }
+
+    /// Reads at most `count` entries, the oldest first, and moves behind them; none where the stream ends.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`]; refused too if it is to begin or end with what is no id. The place stays.
+    #[doc(alias = "xrange")]
+    pub async fn page(&mut self, count: usize) -> Result<Vec<StreamEntry>, RedisCommandError> {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let (after, through) = (self.id(self.after.as_ref())?, self.id(self.through.as_ref())?);
+        let range = streams::range(&self.key, after, through, count.min(i32::MAX as usize));
+        let entries = self.read(self.streams.ask(&self.key, &range).await?)?;
+        Ok(self.moved_behind(entries))
+    }
+
+    /// Reads the last `count` entries that are after this place, the oldest of them first, and moves to the end.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`]; the place stays.
+    #[doc(alias = "xrevrange")]
+    pub async fn last(&mut self, count: usize) -> Result<Vec<StreamEntry>, RedisCommandError> {
+        let newest = history::newest(&self.key, self.id(self.after.as_ref())?, count.max(1));
+        let mut entries = self.read(self.streams.ask(&self.key, &newest).await?)?;
+        entries.reverse();
+        let mut entries = self.moved_behind(entries);
+        entries.drain(..entries.len().saturating_sub(count));
+        Ok(entries)
+    }
+
+    /// Moves to the end of the stream, so that only what comes is read. The place is known from then on: nothing is
+    /// missed between two reads.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`]; the place stays.
+    pub async fn skip_to_end(&mut self) -> Result<(), RedisCommandError> {
+        self.last(0).await?;
+        self.after.get_or_insert_with(|| MessageId::new("0-0"));
+        Ok(())
+    }
+
+    /// Waits for entries after this place, at most `block`, and reads at most `count` of them; none if none came.
+    ///
+    /// It has a connection of its own. Dropping the future, as `select!` and timeouts do, loses no entry.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`]; the place stays.
+    #[doc(alias = "xread")]
+    pub async fn wait(&mut self, how: Consume) -> Result<Vec<StreamEntry>, RedisCommandError> {
+        let until = Instant::now() + how.block;
+        loop {
+            let left = until.saturating_duration_since(Instant::now()).min(SLICE);
+            let after = self.id(self.after.as_ref())?;
+            let wait = history::wait(&[&self.key], after, how.count.clamp(1, i32::MAX as usize), left);
+            let reply = self.waiting.read(self.streams.link(), self.streams.patience(), wait).await;
+            match reply.and_then(command::entries).map_err(CommandError::Sent) {
+                Ok(entries) if entries.is_empty() && Instant::now() < until => {}
+                Err(error) if command::is_unblocked(&error) => {}
+                Ok(entries) => return Ok(self.moved_behind(entries.into_iter().map(StreamEntry::from).collect())),
+                Err(error) => return Err(RedisCommandError::of(&self.key, error)),
+            }
+        }
+    }
+
+    fn read(&self, reply: Value) -> Result<Vec<StreamEntry>, RedisCommandError> {
+        let entries = history::range_entries(reply);
+        let entries = entries.map_err(|error| RedisCommandError::of(&self.key, error.into()))?;
+        Ok(entries.into_iter().map(StreamEntry::from).collect())
+    }
+
+    fn moved_behind(&mut self, entries: Vec<StreamEntry>) -> Vec<StreamEntry> {
+        if let Some(last) = entries.last() {
+            self.after = Some(last.id.clone());
+        }
+        entries
+    }
+
+    /// An id as the server takes it; other words mean something to it.
+    fn id<'i>(&self, id: Option<&'i MessageId>) -> Result<Option<&'i str>, RedisCommandError> {
+        let Some(text) = id.map(MessageId::as_str) else {
+            return Ok(None);
+        };
+        let is_time = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if is_time || text.parse::<EntryId>().is_ok() {
+            return Ok(Some(text));
+        }
+        let source = format!("`{text}` is no id of an entry").into();
+        Err(RedisCommandError::Refused { stream: self.key.clone(), source })
+    }
+}
+
+impl fmt::Debug for StreamReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, after, through, .. } = self;
+        f.debug_struct("StreamReader")
+            .field("key", key)
+            .field("after", after)
+            .field("through", through)
+            .finish_non_exhaustive()
+    }
+}

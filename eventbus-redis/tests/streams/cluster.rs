@@ -1,0 +1,40 @@
+//! On a node of a Redis Cluster.
+
+use eventbus_redis::{RedisConnectError, RedisStreams, RedisStreamsConfig, StreamProjectionError};
+
+use crate::rig::{OrderCreated, config_on, connection, publish_orders, typed, until};
+
+/// Red without the comparison of slots: the server's words for it come instead.
+#[tokio::test]
+async fn on_a_cluster_what_is_written_together_must_share_a_hash_tag() {
+    let server = test_servers::private_redis_cluster();
+    let error = RedisStreams::connect(config_on(server.url())).await.unwrap_err();
+    assert!(matches!(error, RedisConnectError::NeedsHashTag { field: "stream_prefix", .. }), "{error:?}");
+    let config = RedisStreamsConfig { stream_prefix: "{shop}".into(), ..config_on(server.url()) };
+    let streams = RedisStreams::connect(config).await.unwrap();
+    let mut slots = redis::cmd("CLUSTER");
+    slots.arg("ADDSLOTSRANGE").arg(0).arg(16_383);
+    slots.query_async::<()>(&mut connection(&streams).await).await.unwrap();
+    until("the cluster is up", async || streams.health("{shop}:orders").await.is_ok()).await;
+    publish_orders(&streams, 3).await;
+
+    let counting = |name: &str, key: &'static str| {
+        let projection = streams.projection(name, "{shop}:orders");
+        projection.on("order.created", move |_: OrderCreated, effects| effects.hincrby(key, "total_count", 1))
+    };
+    for (name, key, wrong) in [
+        ("order-stats", "{shop}:stats:orders", "{shop}:orders:projections"),
+        ("{shop}:order-stats", "stats:orders", "stats:orders"),
+    ] {
+        for error in [counting(name, key).catch_up().await, counting(name, key).rebuild(|_| {}).await] {
+            let Err(StreamProjectionError::OtherSlot { key, .. }) = &error else { panic!("{error:?}") };
+            assert!(key == wrong || error.is_err(), "{key}");
+        }
+    }
+    let right = counting("{shop}:order-stats", "{shop}:stats:orders");
+    assert_eq!(right.catch_up().await.unwrap().processed, 3);
+    assert_eq!(right.rebuild(|_| {}).await.unwrap().processed, 3);
+    assert_eq!(typed::<u64>(&streams, "HGET {shop}:stats:orders total_count").await, 3);
+    let mut consumer = streams.consumer("{shop}:orders", "billing", "billing-1").await.unwrap();
+    assert_eq!(consumer.consume(Default::default()).await.unwrap().len(), 3);
+}

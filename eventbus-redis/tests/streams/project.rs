@@ -1,0 +1,127 @@
+//! Projections: what they write, what they skip, where they stop.
+
+use eventbus_redis::{RedisCommandError, StreamProjectionError};
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use crate::rig::{counted, order_stats, orders, publish_orders, stats_key, streams, typed, until};
+
+#[tokio::test]
+async fn unknown_types_are_skipped_and_counted() {
+    let streams = streams().await;
+    publish_orders(&streams, 250).await;
+    for kind in ["order.lost", "order.lost", "order.found"] {
+        streams.publisher().publish("orders", kind, &json!({})).await.unwrap();
+    }
+    let stats = order_stats(&streams);
+    assert_eq!(stats.checkpoint().await.unwrap(), None);
+    let applied = stats.catch_up().await.unwrap();
+    assert_eq!((applied.processed, applied.unknown["order.lost"], applied.unknown["order.found"]), (253, 2, 1));
+    assert_eq!(counted(&streams).await, 250);
+    let last = streams.reader(&orders(&streams)).last(1).await.unwrap().remove(0).id;
+    assert_eq!((applied.position.as_ref(), stats.checkpoint().await.unwrap()), (Some(&last), Some(last.clone())));
+    let raw: String = typed(&streams, &format!("GET projection:{}:checkpoint", streams.config().stream_prefix)).await;
+    assert_eq!(raw, last.as_str());
+    assert_eq!(stats.catch_up().await.unwrap().processed, 0);
+}
+
+/// Red if effects of entries after the failing one, or of itself, are written.
+#[tokio::test]
+async fn a_handler_that_fails_stops_before_its_entry_and_goes_on_there() {
+    let streams = streams().await;
+    publish_orders(&streams, 5).await;
+    let bad = streams.publisher().publish("orders", "order.cancelled", &json!({})).await.unwrap();
+    publish_orders(&streams, 5).await;
+    let stats = stats_key(&streams);
+    let failing = order_stats(&streams).try_on("order.cancelled", move |_: serde_json::Value, effects| {
+        effects.hincrby(&stats, "total_count", 1_000);
+        Err::<(), _>("no such order")
+    });
+    for _ in 0..2 {
+        let error = failing.catch_up().await.unwrap_err();
+        let named = matches!(&error, StreamProjectionError::Handler { entry, event_type, .. }
+            if *entry == bad && event_type == "order.cancelled");
+        assert!(named && !error.is_retryable(), "{error:?}");
+        assert_eq!(counted(&streams).await, 5);
+    }
+    let mended = order_stats(&streams).on("order.cancelled", |_: serde_json::Value, _| {});
+    assert_eq!(mended.catch_up().await.unwrap().processed, 6);
+    assert_eq!(counted(&streams).await, 10);
+}
+
+#[tokio::test]
+async fn entries_that_cannot_be_read_stop_it_with_entry_and_field() {
+    let streams = streams().await;
+    let key = orders(&streams);
+    publish_orders(&streams, 2).await;
+    let foreign = streams.add(&key, &[("kind", "created")]).await.unwrap();
+    let error = order_stats(&streams).catch_up().await.unwrap_err();
+    let StreamProjectionError::Entry { source, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(source.to_string(), format!("entry {foreign} has no field `type`"));
+    assert_eq!(counted(&streams).await, 2);
+    let _: u64 = typed(&streams, &format!("XDEL {key} {foreign}")).await;
+    let damaged = streams.add(&key, &[("type", "order.created"), ("data", "{\"total\":\"much\"}")]).await.unwrap();
+    let error = order_stats(&streams).catch_up().await.unwrap_err();
+    let StreamProjectionError::Entry { source, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(
+        (source.entry(), source.to_string()),
+        (&damaged, format!("field `data` of entry {damaged} cannot be read"))
+    );
+}
+
+/// Red if the script writes what is before the refused command, or if the entry is not looked for.
+#[tokio::test]
+async fn an_effect_that_the_server_refuses_names_its_entry_and_undoes_what_was_with_it() {
+    let streams = streams().await;
+    publish_orders(&streams, 3).await;
+    let bad = streams.publisher().publish("orders", "order.odd", &json!({})).await.unwrap();
+    publish_orders(&streams, 3).await;
+    let (stats, text) = (stats_key(&streams), format!("{}:text", stats_key(&streams)));
+    let _: String = typed(&streams, &format!("SET {text} a")).await;
+    let odd = text.clone();
+    let failing = order_stats(&streams).on("order.odd", move |_: serde_json::Value, effects| {
+        effects.hincrby(&stats, "total_count", 1_000);
+        effects.hincrby(&odd, "n", 1);
+    });
+    let error = failing.catch_up().await.unwrap_err();
+    let StreamProjectionError::Effect { entry, key, command, source, .. } = &error else { panic!("{error:?}") };
+    assert_eq!((entry, key, command.as_str()), (&bad, &text, "HINCRBY"));
+    assert!(source.to_string().contains("WRONGTYPE"), "{source}");
+    assert_eq!(counted(&streams).await, 3);
+}
+
+#[tokio::test]
+async fn a_handler_cannot_write_what_is_the_projections_own() {
+    let streams = streams().await;
+    publish_orders(&streams, 1).await;
+    let checkpoint = format!("projection:{}:checkpoint", streams.config().stream_prefix);
+    let odd = order_stats(&streams).on("order.created", move |_: serde_json::Value, effects| effects.del(&checkpoint));
+    assert!(matches!(odd.catch_up().await, Err(StreamProjectionError::Effect { .. })));
+    assert_eq!(odd.checkpoint().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_key_of_another_kind_is_refused_with_its_name() {
+    let streams = streams().await;
+    let _: String = typed(&streams, &format!("SET {} text", orders(&streams))).await;
+    let error = order_stats(&streams).catch_up().await.unwrap_err();
+    let refused = matches!(&error, StreamProjectionError::Command(RedisCommandError::Refused { stream, .. })
+        if *stream == orders(&streams));
+    assert!(refused, "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_runs_on_with_what_comes_until_it_is_stopped() {
+    let streams = streams().await;
+    publish_orders(&streams, 150).await;
+    let (stop, stopped) = oneshot::channel();
+    let runner = order_stats(&streams);
+    let running = tokio::spawn(async move { runner.run(async { stopped.await.unwrap_or_default() }).await });
+    for expected in [150, 153, 156] {
+        until("all are counted", async || counted(&streams).await == expected).await;
+        publish_orders(&streams, 3).await;
+    }
+    until("all are counted", async || counted(&streams).await == 159).await;
+    stop.send(()).unwrap();
+    running.await.unwrap().unwrap();
+}

@@ -1,0 +1,190 @@
+//! Rebuilding while the old numbers are served.
+
+use std::sync::Mutex;
+
+use eventbus_redis::{RedisStreams, StreamProjectionError};
+use serde_json::json;
+
+use crate::rig::{
+    counted, crash_after, created, order_stats, orders, publish_orders, stats_key, streams, typed, until,
+    with_rival_after,
+};
+
+/// Red if a rebuild adds to the keys that are there, as the tutorial's does, or empties them at first.
+#[tokio::test]
+async fn a_rebuild_begins_from_zero_and_serves_the_old_numbers_until_the_switch() {
+    let streams = streams().await;
+    publish_orders(&streams, 1_050).await;
+    let stats = order_stats(&streams);
+    stats.catch_up().await.unwrap();
+    publish_orders(&streams, 50).await;
+    let stale = stats_key(&streams);
+    let _: u64 = typed(&streams, &format!("HINCRBY {stale} total_count 7")).await; // a mistake, to be mended
+    let (seen, served) = (Mutex::new(Vec::new()), stats_key(&streams));
+    let mut client = redis::Client::open(streams.config().redis_url.as_str()).unwrap().get_connection().unwrap();
+    let progress = |now: eventbus_redis::ProjectionProgress| {
+        let count: u64 = redis::cmd("HGET").arg(&served).arg("total_count").query(&mut client).unwrap();
+        seen.lock().unwrap().push((now.done, now.of, count));
+    };
+    assert_eq!(stats.rebuild(progress).await.unwrap().processed, 1_100);
+    let seen = seen.into_inner().unwrap();
+    let (last, before) = seen.split_last().unwrap();
+    assert_eq!(before.iter().map(|seen| seen.0).collect::<Vec<_>>(), (1..=11).map(|n| n * 100).collect::<Vec<_>>());
+    assert!(before.iter().all(|seen| (seen.1, seen.2) == (1_100, 1_057)), "the old numbers are served: {before:?}");
+    assert_eq!(*last, (1_100, 1_100, 1_100));
+    assert_eq!(stats.rebuild(|_| {}).await.unwrap().processed, 1_100);
+    assert_eq!(counted(&streams).await, 1_100);
+    assert_eq!(stats.catch_up().await.unwrap().processed, 0, "the checkpoint is where the numbers are");
+    assert_eq!(leftovers(&streams).await, Vec::<String>::new());
+}
+
+/// Keys that only a rebuild has.
+async fn leftovers(streams: &RedisStreams) -> Vec<String> {
+    let name = &streams.config().stream_prefix;
+    let mut all: Vec<String> = typed(streams, &format!("KEYS projection:{name}:*")).await;
+    all.retain(|key| key.contains(":copy:") || key.contains(":rebuilding:") || key.contains(":aside:"));
+    all
+}
+
+/// Red if the switch does not compare the checkpoint of what is served, or moves it back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_beside_runners_and_publishers_ends_with_numbers_that_are_right() {
+    let streams = streams().await;
+    publish_orders(&streams, 500).await;
+    let runner = order_stats(&streams);
+    let running = tokio::spawn(async move { runner.run(std::future::pending()).await });
+    let publishing = {
+        let streams = streams.clone();
+        tokio::spawn(async move {
+            for _ in 0..300 {
+                publish_orders(&streams, 10).await;
+            }
+        })
+    };
+    for _ in 0..5 {
+        order_stats(&streams).rebuild(|_| {}).await.unwrap();
+    }
+    publishing.await.unwrap();
+    until("all are counted", async || counted(&streams).await >= 3_500).await;
+    order_stats(&streams).rebuild(|_| {}).await.unwrap();
+    assert_eq!((counted(&streams).await, order_stats(&streams).catch_up().await.unwrap().processed), (3_500, 0));
+    running.abort();
+}
+
+#[tokio::test]
+async fn keys_that_the_rebuild_does_not_write_are_removed() {
+    let streams = streams().await;
+    let stats = stats_key(&streams);
+    let kinds = [("order.created", json!({ "total": 1.5 })), ("order.shipped", json!({}))];
+    streams.publisher().publish_batch("orders", kinds).await.unwrap();
+    let (name, shipped) = (streams.config().stream_prefix.clone(), format!("{stats}:shipped"));
+    let key = shipped.clone();
+    let before = streams
+        .projection(&name, &orders(&streams))
+        .on("order.created", created(&stats))
+        .on("order.shipped", move |_: serde_json::Value, effects| effects.set(&key, 1));
+    before.catch_up().await.unwrap();
+    let exists = async || typed::<u64>(&streams, &format!("EXISTS {shipped}")).await;
+    assert_eq!(exists().await, 1);
+    let rebuilt = order_stats(&streams).rebuild(|_| {}).await.unwrap();
+    assert_eq!((rebuilt.processed, exists().await), (2, 0));
+    let fields: Vec<String> = typed(&streams, &format!("HKEYS {stats}")).await;
+    assert_eq!(fields, ["total_count", "total_value", "shipped_count"]);
+}
+
+/// Red if a rebuild goes on with what an earlier one left.
+#[tokio::test]
+async fn a_rebuild_that_dies_anywhere_changes_nothing_and_is_cleared_away_by_the_next() {
+    let streams = streams().await;
+    publish_orders(&streams, 250).await;
+    let stats = order_stats(&streams);
+    stats.catch_up().await.unwrap();
+    let mut died = 0;
+    for waits in 1.. {
+        let fresh = RedisStreams::connect(streams.config().clone()).await.unwrap();
+        let rebuilt = crash_after(waits, order_stats(&fresh).rebuild(|_| {})).await;
+        assert_eq!(counted(&streams).await, 250, "after {waits} waits");
+        assert_eq!(stats.catch_up().await.unwrap().processed, 0);
+        match rebuilt {
+            Some(rebuilt) => {
+                assert_eq!(rebuilt.unwrap().processed, 250);
+                break;
+            }
+            None => died += 1,
+        }
+    }
+    assert!(died >= 5, "it waits several times: {died}");
+    assert_eq!(stats.rebuild(|_| {}).await.unwrap().processed, 250);
+    assert_eq!((counted(&streams).await, leftovers(&streams).await), (250, Vec::new()));
+}
+
+/// Red without the token in the steps of a rebuild: what the first one makes would be served.
+#[tokio::test]
+async fn of_two_rebuilds_the_one_that_began_last_wins_wherever_the_first_was() {
+    let mut superseded = 0;
+    for waits in 1.. {
+        let streams = streams().await;
+        publish_orders(&streams, 150).await;
+        let (old, stats) = (order_stats(&streams), stats_key(&streams));
+        let new = order_stats(&streams)
+            .on("order.created", move |_: serde_json::Value, effects| effects.hincrby(&stats, "total_count", 10));
+        let (first, is_rivalled) = with_rival_after(waits, old.rebuild(|_| {}), async {
+            assert_eq!(new.rebuild(|_| {}).await.unwrap().processed, 150);
+        })
+        .await;
+        match first {
+            Err(StreamProjectionError::Superseded { .. }) => superseded += 1,
+            // the server had been told to switch, or to take over, before the rival came
+            Ok(applied) => assert_eq!(applied.processed, 150),
+            Err(error) => panic!("{error:?}"),
+        }
+        let expected = if is_rivalled { 1_500 } else { 150 };
+        if !is_rivalled {
+            break;
+        }
+        assert_eq!(counted(&streams).await, expected, "after {waits} waits");
+    }
+    assert!(superseded >= 5, "{superseded}");
+}
+
+/// Red if the switch does not compare the checkpoint of what is served: what a runner wrote meanwhile stays, and is
+/// written again.
+#[tokio::test]
+async fn a_runner_that_goes_on_at_any_moment_of_a_rebuild_is_not_repeated() {
+    for waits in 1.. {
+        let streams = streams().await;
+        publish_orders(&streams, 5).await;
+        let (name, stem) = (streams.config().stream_prefix.clone(), stats_key(&streams));
+        let each = streams.projection(&name, &orders(&streams)).on("order.created", move |order: OrderId, effects| {
+            effects.hincrby(&format!("{stem}:{}", order.order_id), "times", 1);
+        });
+        each.catch_up().await.unwrap();
+        let late = ("order.created", json!({ "order_id": "late" }));
+        let (rebuilt, is_rivalled) = with_rival_after(waits, each.rebuild(|_| {}), async {
+            streams.publisher().publish_batch("orders", [late]).await.unwrap();
+            assert_eq!(each.catch_up().await.unwrap().processed, 1);
+        })
+        .await;
+        rebuilt.unwrap();
+        if !is_rivalled {
+            break;
+        }
+        each.catch_up().await.unwrap();
+        let times: u64 = typed(&streams, &format!("HGET {}:late times", stats_key(&streams))).await;
+        assert_eq!(times, 1, "after {waits} waits");
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct OrderId {
+    order_id: String,
+}
+
+#[tokio::test]
+async fn a_rebuild_of_nothing_leaves_nothing() {
+    let streams = streams().await;
+    let rebuilt = order_stats(&streams).rebuild(|_| {}).await.unwrap();
+    assert_eq!((rebuilt.processed, rebuilt.position), (0, None));
+    publish_orders(&streams, 2).await;
+    assert_eq!(order_stats(&streams).catch_up().await.unwrap().processed, 2);
+}

@@ -1,0 +1,125 @@
+//! What the tests share.
+
+use std::{
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use eventbus_redis::{Effects, EventProjection, RedisStreams, RedisStreamsConfig};
+use redis::{AsyncConnectionConfig, FromRedisValue, aio::MultiplexedConnection};
+use serde::Deserialize;
+use serde_json::json;
+
+pub(crate) fn config_on(url: &str) -> RedisStreamsConfig {
+    let stream_prefix = test_servers::unique_name("events");
+    RedisStreamsConfig { redis_url: url.into(), stream_prefix, ..RedisStreamsConfig::default() }
+}
+
+/// Streams of one test's own.
+pub(crate) async fn streams() -> RedisStreams {
+    RedisStreams::connect(config_on(test_servers::redis_url())).await.unwrap()
+}
+
+/// The key of the stream `orders`.
+pub(crate) fn orders(streams: &RedisStreams) -> String {
+    streams.config().stream_key("orders")
+}
+
+pub(crate) async fn connection(streams: &RedisStreams) -> MultiplexedConnection {
+    let client = redis::Client::open(streams.config().redis_url.as_str()).unwrap();
+    let patient = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
+    client.get_multiplexed_async_connection_with_config(&patient).await.unwrap()
+}
+
+/// A command as it would be typed.
+pub(crate) async fn typed<T: FromRedisValue>(streams: &RedisStreams, command: &str) -> T {
+    let mut words = command.split(' ');
+    let mut typed = redis::cmd(words.next().unwrap());
+    typed.arg(words.collect::<Vec<_>>());
+    typed.query_async(&mut connection(streams).await).await.unwrap()
+}
+
+/// Publishes so many orders of 1.5 each.
+pub(crate) async fn publish_orders(streams: &RedisStreams, count: usize) {
+    let events = (0..count).map(|n| ("order.created", json!({ "order_id": n.to_string(), "total": 1.5 })));
+    streams.publisher().publish_batch("orders", events).await.unwrap();
+}
+
+#[derive(Deserialize)]
+pub(crate) struct OrderCreated {
+    pub(crate) total: f64,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct OrderShipped {}
+
+pub(crate) fn created(stats: &str) -> impl Fn(OrderCreated, &mut Effects) + Send + Sync + 'static {
+    let stats = stats.to_owned();
+    move |order, effects| {
+        effects.hincrby(&stats, "total_count", 1);
+        effects.hincrbyfloat(&stats, "total_value", order.total);
+    }
+}
+
+/// The order statistics, called like their stream, in the hash `stats:` and its name.
+pub(crate) fn order_stats(streams: &RedisStreams) -> EventProjection {
+    let (key, stats) = (orders(streams), stats_key(streams));
+    let shipped = stats.clone();
+    streams
+        .projection(&streams.config().stream_prefix, &key)
+        .on("order.created", created(&stats))
+        .on("order.shipped", move |_: OrderShipped, effects| effects.hincrby(&shipped, "shipped_count", 1))
+}
+
+pub(crate) fn stats_key(streams: &RedisStreams) -> String {
+    format!("stats:{}", streams.config().stream_prefix)
+}
+
+/// How many orders the statistics know.
+pub(crate) async fn counted(streams: &RedisStreams) -> u64 {
+    typed::<Option<u64>>(streams, &format!("HGET {} total_count", stats_key(streams))).await.unwrap_or_default()
+}
+
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(30), waiting).await.is_ok(), "waited in vain until {what}");
+}
+
+/// Goes on with a future until it has waited so many times, and drops it there, as a crash would.
+pub(crate) async fn crash_after<T>(waits: usize, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    let mut polls = 0;
+    std::future::poll_fn(move |context: &mut Context<'_>| {
+        polls += 1;
+        match Pin::as_mut(&mut future).poll(context) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending if polls > waits => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Whether a future waits for something.
+pub(crate) fn waits<F: Future>(future: Pin<&mut F>) -> bool {
+    future.poll(&mut Context::from_waker(Waker::noop())).is_pending()
+}
+
+/// Runs a future to its end, and in between another one, when the first has waited so many times. Says whether it did.
+pub(crate) async fn with_rival_after<T>(
+    waits: usize,
+    future: impl Future<Output = T>,
+    rival: impl Future,
+) -> (T, bool) {
+    let mut future = pin!(future);
+    if let Some(done) = crash_after(waits, &mut future).await {
+        return (done, false);
+    }
+    rival.await;
+    (future.await, true)
+}

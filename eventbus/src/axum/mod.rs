@@ -1,0 +1,76 @@
+//! For web services with axum 0.8 (feature `axum`): repositories as state, errors as problem details, probes.
+//!
+//! A router whose state is the [`App`] gives its handlers `State<App>` and `State<AggregateRepository<A>>`. A handler that
+//! returns `Result<_, Problem>` writes `?` behind everything: a conflict is answered with 409, what does not exist with
+//! 404, a store that is away with 503 and `retry-after`, the rest with 500 and a line in the log.
+//!
+//! # Examples
+//! ```
+//! use axum::{Json, Router, extract::{Path, State, rejection::JsonRejection}, http::StatusCode, routing::get};
+//! use eventbus::{App, axum::{Problem, health_routes}, prelude::AggregateRepository};
+//! # use eventbus::prelude::{Aggregate, Apply, Deserialize, DomainEvent, Serialize};
+//! # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+//! # #[event(aggregate = Account)]
+//! # struct Opened { owner: String }
+//! # #[derive(Debug, Default, Aggregate)]
+//! # #[aggregate(events(Opened))]
+//! # struct Account { owner: String }
+//! # impl Apply for Account {
+//! #     fn apply(&mut self, AccountEvent::Opened(opened): &AccountEvent) { self.owner.clone_from(&opened.owner); }
+//! # }
+//!
+//! #[derive(Debug)]
+//! struct Taken;
+//!
+//! impl From<Taken> for Problem {
+//!     fn from(_: Taken) -> Self { Self::new(StatusCode::CONFLICT, "the account has an owner already") }
+//! }
+//!
+//! async fn open(
+//!     State(accounts): State<AggregateRepository<Account>>,
+//!     Path(id): Path<String>,
+//!     owner: Result<Json<String>, JsonRejection>,
+//! ) -> Result<StatusCode, Problem> {
+//!     let Json(owner) = owner?; // 400, 413, 415 or 422
+//!     let id = id.parse().map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("{error}")))?;
+//!     let open = |account: &Account| match account.owner.as_str() {
+//!         "" => Ok(Opened { owner: owner.clone() }),
+//!         _ => Err(Taken),
+//!     };
+//!     accounts.upsert(&id, open).await?; // 409 if it is taken, 503 while the store is away
+//!     Ok(StatusCode::CREATED)
+//! }
+//!
+//! async fn owner(
+//!     State(accounts): State<AggregateRepository<Account>>,
+//!     Path(id): Path<String>,
+//! ) -> Result<Json<String>, Problem> {
+//!     let id = id.parse().map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("{error}")))?;
+//!     Ok(Json(accounts.load(&id).await?.owner.clone())) // 404 if there is none
+//! }
+//!
+//! fn router(app: App) -> Router {
+//!     let accounts = Router::new().route("/accounts/{id}", get(owner).post(open));
+//!     accounts.merge(health_routes([app.clone()])).with_state(app)
+//! }
+//! ```
+//!
+//! Keep: nothing else of this crate knows it, and no answer says what only the log may.
+
+mod health;
+mod problem;
+
+use ::axum::extract::FromRef;
+pub use health::health_routes;
+pub use problem::{Mistake, Problem};
+
+use crate::{
+    domain::aggregate::Apply,
+    runtime::{app::App, repository::AggregateRepository},
+};
+
+impl<A: Apply> FromRef<App> for AggregateRepository<A> {
+    fn from_ref(app: &App) -> Self {
+        app.repository()
+    }
+}

@@ -1,0 +1,190 @@
+//! What a request is refused with.
+
+use ::axum::{
+    Json,
+    extract::rejection::{JsonRejection, PathRejection, QueryRejection},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use crate::{
+    domain::error::{Error, Never},
+    port::ReadError,
+    runtime::{
+        app::PublishedError,
+        projection::ProjectionError,
+        repository::{LoadError, SaveError, UpdateError},
+    },
+};
+
+/// Why a request is refused: problem details as in RFC 9457, `application/problem+json`.
+///
+/// What a decision of an aggregate refuses with becomes one by a `From` of its own.
+///
+/// # Examples
+/// ```
+/// use axum::http::StatusCode;
+/// use eventbus::axum::{Mistake, Problem};
+///
+/// let refused = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the request has mistakes")
+///     .with_mistakes(vec![Mistake::in_field("email", "is missing")]);
+/// assert_eq!(refused.status(), 422);
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct Problem {
+    status: StatusCode,
+    detail: String,
+    mistakes: Vec<Mistake>,
+}
+
+/// What is wrong with one field of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Mistake {
+    /// Where, as a JSON pointer: `#/email`.
+    pub pointer: String,
+    /// What.
+    pub detail: String,
+}
+
+impl Mistake {
+    /// In a field of the request's object.
+    pub fn in_field(field: &str, detail: impl Into<String>) -> Self {
+        Self { pointer: format!("#/{field}"), detail: detail.into() }
+    }
+}
+
+impl Problem {
+    /// A problem that `detail` tells the client of.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into(), mistakes: Vec::new() }
+    }
+
+    /// The same with the fields that are wrong, as its member `errors`.
+    pub fn with_mistakes(mut self, mistakes: Vec<Mistake>) -> Self {
+        self.mistakes = mistakes;
+        self
+    }
+
+    /// 503 with `retry-after`: it passes. The log has the error, the client a polite word.
+    pub fn unavailable(error: impl Into<Error>) -> Self {
+        tracing::warn!(error = ?error.into(), "a request cannot be answered for now");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "not available at the moment, try again")
+    }
+
+    /// 500: trying again mends nothing. The log has the error, the client a polite word.
+    pub fn internal(error: impl Into<Error>) -> Self {
+        tracing::error!(error = ?error.into(), "a request cannot be answered");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "something is wrong here")
+    }
+
+    /// What it is answered with.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Body {
+            r#type: &'static str,
+            title: &'static str,
+            status: u16,
+            detail: String,
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            errors: Vec<Mistake>,
+        }
+        let Self { status, detail, mistakes: errors } = self;
+        let title = status.canonical_reason().unwrap_or_default();
+        let body = Body { r#type: "about:blank", title, status: status.as_u16(), detail, errors };
+        let mut response = (status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Unavailable(_) => Self::unavailable(error),
+            ReadError::Corrupt { .. } => Self::internal(error),
+        }
+    }
+}
+
+impl From<LoadError> for Problem {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::NotFound { .. } | LoadError::VersionNotReached { .. } => {
+                Self::new(StatusCode::NOT_FOUND, error.to_string())
+            }
+            LoadError::Read(error) => error.into(),
+            LoadError::Decode { .. } => Self::internal(error),
+        }
+    }
+}
+
+impl From<SaveError> for Problem {
+    fn from(error: SaveError) -> Self {
+        match &error {
+            _ if error.is_conflict() => Self::new(StatusCode::CONFLICT, "somebody else was first, look again"),
+            SaveError::Append(append) if append.is_retryable() => Self::unavailable(error),
+            SaveError::Append(_) | SaveError::Encode(_) => Self::internal(error),
+        }
+    }
+}
+
+impl<X: Into<Self>> From<UpdateError<X>> for Problem {
+    fn from(error: UpdateError<X>) -> Self {
+        match error {
+            UpdateError::Refused(refusal) => refusal.into(),
+            UpdateError::Load(error) => error.into(),
+            UpdateError::Save(error) => error.into(),
+        }
+    }
+}
+
+impl From<Never> for Problem {
+    fn from(never: Never) -> Self {
+        match never {}
+    }
+}
+
+impl From<ProjectionError> for Problem {
+    fn from(error: ProjectionError) -> Self {
+        match error {
+            ProjectionError::TimedOut { .. } | ProjectionError::Busy { .. } | ProjectionError::ShutDown { .. } => {
+                Self::unavailable(error)
+            }
+            _ => Self::internal(error),
+        }
+    }
+}
+
+impl From<PublishedError> for Problem {
+    fn from(error: PublishedError) -> Self {
+        match error {
+            PublishedError::TimedOut { .. } | PublishedError::Stopped { .. } => Self::unavailable(error),
+            PublishedError::NoRelay | PublishedError::Relay(_) => Self::internal(error),
+        }
+    }
+}
+
+macro_rules! as_axum_rejects {
+    ($($rejection:ty),*) => {$(
+        impl From<$rejection> for Problem {
+            fn from(rejection: $rejection) -> Self {
+                Self::new(rejection.status(), rejection.body_text())
+            }
+        }
+    )*};
+}
+
+as_axum_rejects!(JsonRejection, PathRejection, QueryRejection);

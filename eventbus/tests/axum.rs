@@ -1,0 +1,170 @@
+//! What web services are given: errors as problem details, repositories as state, probes.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use axum::{
+    Json, Router,
+    body::{Body, to_bytes},
+    extract::{Path, State, rejection::JsonRejection},
+    http::{Request, StatusCode},
+    response::{IntoResponse, Response},
+    routing::put,
+};
+use eventbus::{
+    App, InMemoryEventStore, Never, Position, ProjectionError, PublishedError,
+    axum::{Mistake, Problem, health_routes},
+    port::{AppendError, ReadError},
+    prelude::*,
+    testkit::{Fault, FaultyStore},
+};
+use serde_json::{Value, json};
+use tower_service::Service;
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Account)]
+struct Opened {
+    owner: String,
+}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(Opened))]
+struct Account {
+    owner: String,
+}
+
+impl Apply for Account {
+    fn apply(&mut self, AccountEvent::Opened(opened): &AccountEvent) {
+        self.owner.clone_from(&opened.owner);
+    }
+}
+
+struct Taken;
+
+impl From<Taken> for Problem {
+    fn from(_: Taken) -> Self {
+        Self::new(StatusCode::CONFLICT, "the account has an owner")
+    }
+}
+
+#[handler]
+async fn greet(_event: &Opened) {}
+
+/// Status and body of a response.
+async fn read(response: Response) -> (u16, Value) {
+    let status = response.status().as_u16();
+    let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    (status, serde_json::from_slice(&body).unwrap_or_default())
+}
+
+#[tokio::test]
+async fn a_problem_is_as_rfc_9457_has_it() {
+    let mistakes = vec![Mistake::in_field("email", "is missing")];
+    let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the request has mistakes").with_mistakes(mistakes);
+    let response = problem.into_response();
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    assert!(!response.headers().contains_key("retry-after"));
+    let body = json!({
+        "type": "about:blank",
+        "title": "Unprocessable Entity",
+        "status": 422,
+        "detail": "the request has mistakes",
+        "errors": [{ "pointer": "#/email", "detail": "is missing" }],
+    });
+    assert_eq!(read(response).await, (422, body));
+}
+
+#[tokio::test]
+async fn what_passes_is_to_be_tried_again_and_says_nothing_of_the_inside() {
+    let timeout = std::time::Duration::from_secs(1);
+    let (position, wanted) = (Position::START, Position::START);
+    for problem in [
+        Problem::from(ReadError::Unavailable("secret".into())),
+        Problem::from(eventbus::SaveError::from(AppendError::Unavailable("secret".into()))),
+        Problem::from(eventbus::SaveError::from(AppendError::OutcomeUnknown("secret".into()))),
+        Problem::from(ProjectionError::Busy { name: "secret", timeout }),
+        Problem::from(PublishedError::TimedOut { position, wanted, timeout, trouble: "secret".into() }),
+    ] {
+        let response = problem.into_response();
+        assert_eq!(response.headers()["retry-after"], "1");
+        let (status, body) = read(response).await;
+        assert!(status == 503 && !body.to_string().contains("secret"), "{body}");
+    }
+    for problem in [
+        Problem::from(ReadError::Corrupt { place: "secret".into(), source: "secret".into() }),
+        Problem::from(ProjectionError::Stopped { name: "secret", position, error: "secret".into() }),
+        Problem::from(PublishedError::NoRelay),
+    ] {
+        let response = problem.into_response();
+        assert!(!response.headers().contains_key("retry-after"));
+        let (status, body) = read(response).await;
+        assert!(status == 500 && !body.to_string().contains("secret"), "{body}");
+    }
+}
+
+async fn open(
+    State(accounts): State<AggregateRepository<Account>>,
+    Path(id): Path<String>,
+    owner: Result<Json<String>, JsonRejection>,
+) -> Result<StatusCode, Problem> {
+    let Json(owner) = owner?;
+    let id = id.parse().map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "no id"))?;
+    let open = |account: &Account| match account.owner.as_str() {
+        "" => Ok(Opened { owner: owner.clone() }),
+        _ => Err(Taken),
+    };
+    accounts.upsert(&id, open).await?;
+    Ok(StatusCode::CREATED)
+}
+
+async fn show(State(accounts): State<AggregateRepository<Account>>, Path(id): Path<String>) -> Result<String, Problem> {
+    let id = id.parse().map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "no id"))?;
+    Ok(accounts.load(&id).await?.owner.clone())
+}
+
+fn router(app: &App) -> Router {
+    let accounts = Router::new().route("/accounts/{id}", put(open).get(show));
+    accounts.merge(health_routes([app.clone()])).with_state(app.clone())
+}
+
+async fn ask(app: &App, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+    read(router(app).call(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap()).await
+}
+
+#[tokio::test]
+async fn each_outcome_of_a_repository_has_its_status() {
+    let store = FaultyStore::new(InMemoryEventStore::new());
+    let app = App::builder().store(store.clone()).start().await.unwrap();
+    let open = async |body| ask(&app, "PUT", "/accounts/1", body).await;
+    assert_eq!(ask(&app, "GET", "/accounts/1", "").await.0, 404);
+    assert_eq!(open("\"a").await.0, 400);
+    assert_eq!(open("5").await.0, 422);
+    store.appends.next(Fault::Unavailable, 1);
+    assert_eq!(open("\"Ada\"").await.0, 503);
+    store.appends.next(Fault::LostReply, 1);
+    assert_eq!(open("\"Ada\"").await.0, 201, "what was lost on the way back is asked for again");
+    let (status, body) = open("\"Grace\"").await;
+    assert_eq!((status, &body["detail"]), (409, &json!("the account has an owner")));
+    assert_eq!(ask(&app, "GET", "/accounts/1", "").await.0, 200);
+}
+
+#[tokio::test]
+async fn another_writer_who_was_first_is_a_conflict() {
+    let app = App::builder().start().await.unwrap();
+    let accounts = app.repository::<Account>();
+    let id = "1".parse().unwrap();
+    let open = |_: &Account| Ok::<_, Never>(Opened { owner: "Ada".into() });
+    accounts.create_with(&id, open).await.unwrap();
+    let refused = Problem::from(accounts.create_with(&id, open).await.unwrap_err());
+    assert_eq!(refused.status(), 409);
+}
+
+#[tokio::test]
+async fn probes_are_told_how_the_app_is() {
+    let app = App::builder().handler::<greet>().start().await.unwrap();
+    assert_eq!(ask(&app, "GET", "/health/live", "").await, (200, json!({ "status": "alive", "alerts": [] })));
+    assert_eq!(ask(&app, "GET", "/health/ready", "").await, (200, json!({ "status": "ready", "alerts": [] })));
+    app.bus().stop_consuming().await;
+    let not_ready = json!({ "status": "not ready", "alerts": ["not consuming"] });
+    assert_eq!(ask(&app, "GET", "/health/ready", "").await, (503, not_ready));
+    assert_eq!(ask(&app, "GET", "/health/live", "").await.0, 200, "it need not be started anew");
+}

@@ -1,0 +1,114 @@
+//! Where events are kept, and how they travel to the workers.
+
+use std::sync::Arc;
+
+use eventbus::{
+    InMemoryEventBus, Result,
+    port::{EventBus, EventStore},
+};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventstore_postgres::PgEventStore;
+use eventstore_sqlite::SqliteEventStore;
+use examples::{in_target, shown};
+
+use crate::mail;
+
+/// The consumer group of the workers.
+const GROUP: &str = "email_workers";
+/// How many workers there are.
+const WORKERS: usize = 3;
+/// How many events a worker reads at once.
+const BATCH: usize = 10;
+/// How long a worker waits for events before it asks again, in milliseconds.
+const BLOCK_MS: u64 = 5_000;
+
+// `--store`, `--bus`, and what they are called there; as a doc comment it would be what `--help` begins with
+#[derive(Debug, clap::Args)]
+pub struct Backends {
+    /// Where events are kept: `sqlite::memory:`, `sqlite:<file>` or `postgres://…` [default: in memory, or with Redis,
+    /// which would remember more than that, a file in the target folder]
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+    /// How events travel to the workers: `memory` (within the process) or `redis://…`
+    #[arg(long, value_name = "URL", default_value = "memory")]
+    bus: String,
+    /// What the name of the stream begins with
+    #[arg(long, default_value = "users")]
+    prefix: String,
+    /// What the names of the workers begin with: of each process another one, and the same after a restart
+    #[arg(long, default_value = "worker")]
+    worker: String,
+}
+
+/// An open store; mails are written in its transactions, so it matters which one it is.
+pub struct Store {
+    pub events: Arc<dyn EventStore>,
+    pub kind: StoreKind,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum StoreKind {
+    Sqlite,
+    Postgres,
+}
+
+impl Backends {
+    /// Opens the store, with the table of mails in it.
+    pub async fn open_store(&self) -> Result<Store> {
+        let url = self.store_url()?;
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            let store = PgEventStore::connect(&url).await?;
+            mail::make_table_on_postgres(&url).await?;
+            return Ok(Store { events: Arc::new(store), kind: StoreKind::Postgres });
+        }
+        let store = SqliteEventStore::connect(&url).await?;
+        mail::make_table_on_sqlite(&store).await?;
+        Ok(Store { events: Arc::new(store), kind: StoreKind::Sqlite })
+    }
+
+    /// How many consumers of the group this process has.
+    ///
+    /// A bus in the process is one consumer, which handles as many events at once.
+    pub fn consumers(&self) -> usize {
+        if self.is_embedded() { 1 } else { WORKERS }
+    }
+
+    /// The name of a worker.
+    pub fn worker(&self, number: usize) -> String {
+        if self.is_embedded() { self.worker.clone() } else { format!("{}-{number}", self.worker) }
+    }
+
+    /// Opens the bus of a worker.
+    pub async fn open_bus(&self, number: usize) -> Result<Arc<dyn EventBus>> {
+        if self.is_embedded() {
+            return Ok(Arc::new(InMemoryEventBus::builder().concurrency(WORKERS).build()));
+        }
+        let config = RedisEventBusConfig {
+            redis_url: self.bus.clone(),
+            stream_prefix: self.prefix.clone(),
+            consumer_group: GROUP.into(), // made if it is missing, and begins with the oldest event
+            consumer_name: Some(self.worker(number)),
+            batch_size: BATCH,
+            block_ms: BLOCK_MS,
+            ..RedisEventBusConfig::from_env()?
+        };
+        Ok(Arc::new(RedisEventBus::connect(config).await?))
+    }
+
+    /// Which they are, without passwords.
+    pub fn describe(&self) -> Result<String> {
+        Ok(format!("store: {}\nbus:   {}", shown(&self.store_url()?), shown(&self.bus)))
+    }
+
+    fn store_url(&self) -> Result<String> {
+        Ok(match &self.store {
+            Some(url) => url.clone(),
+            None if self.is_embedded() => "sqlite::memory:".into(),
+            None => format!("sqlite:{}", in_target("web.db")?.display()),
+        })
+    }
+
+    fn is_embedded(&self) -> bool {
+        self.bus == "memory"
+    }
+}

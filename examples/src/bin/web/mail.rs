@@ -1,0 +1,80 @@
+//! The welcome mail: a row for each user in a table that a mail server is fed from.
+//!
+//! Keep: the row is written through the store's connection, so it commits together with the note that the event was
+//! handled. A worker that dies before leaves neither, one that dies afterwards leaves both; so nothing here looks whether
+//! the row is there already. For mail that is sent from within a handler nobody could promise that.
+
+use eventbus::{AppBuilder, Result, prelude::*};
+use eventstore_postgres::{
+    PgConnection,
+    sqlx::{self, Connection as _, Executor as _},
+};
+use eventstore_sqlite::{SqliteEventStore, SqliteTransaction, SqliteTransactionError};
+
+use crate::{backend::StoreKind, user::UserCreated, workers::Worker};
+
+/// Makes the table; processes that start at the same time follow each other.
+pub async fn make_table_on_postgres(url: &str) -> Result<()> {
+    let make = "SELECT pg_advisory_xact_lock(hashtext('welcome_mails'));
+        CREATE TABLE IF NOT EXISTS welcome_mails (
+            id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            user_id text NOT NULL,
+            recipient text NOT NULL,
+            body text NOT NULL
+        )";
+    let mut connection = PgConnection::connect(url).await?;
+    connection.execute(sqlx::raw_sql(make)).await?; // one transaction
+    Ok(connection.close().await?)
+}
+
+/// Makes the table.
+pub async fn make_table_on_sqlite(store: &SqliteEventStore) -> Result<()> {
+    let make = "CREATE TABLE IF NOT EXISTS welcome_mails (
+        id INTEGER PRIMARY KEY, user_id TEXT NOT NULL, recipient TEXT NOT NULL, body TEXT NOT NULL
+    )";
+    let mut tx = store.begin_transaction().await?;
+    tx.execute(make, [])?;
+    Ok(tx.commit().await?)
+}
+
+/// Has the app write the mails, in the transactions of its store.
+pub fn welcoming(app: AppBuilder, store: StoreKind) -> AppBuilder {
+    match store {
+        StoreKind::Sqlite => app.handler::<welcome_on_sqlite>(),
+        StoreKind::Postgres => app.handler::<welcome_on_postgres>(),
+    }
+}
+
+#[handler(name = "welcome-mail", group = "email_workers", manual)]
+async fn welcome_on_postgres(
+    event: &UserCreated,
+    meta: &Metadata,
+    State(worker): State<Worker>,
+    conn: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("INSERT INTO welcome_mails (user_id, recipient, body) VALUES ($1, $2, $3)")
+        .bind(meta.aggregate_id().as_str())
+        .bind(&event.email)
+        .bind(body(event))
+        .execute(conn)
+        .await?;
+    worker.says_mail_for(&event.email);
+    Ok(())
+}
+
+#[handler(name = "welcome-mail", group = "email_workers", manual)]
+async fn welcome_on_sqlite(
+    event: &UserCreated,
+    meta: &Metadata,
+    State(worker): State<Worker>,
+    tx: &mut SqliteTransaction,
+) -> Result<(), SqliteTransactionError> {
+    let mail = (meta.aggregate_id().as_str(), &event.email, body(event));
+    tx.execute("INSERT INTO welcome_mails (user_id, recipient, body) VALUES (?1, ?2, ?3)", mail)?;
+    worker.says_mail_for(&event.email);
+    Ok(())
+}
+
+fn body(event: &UserCreated) -> String {
+    format!("Welcome, {}!", event.name)
+}

@@ -1,0 +1,88 @@
+//! A web service: users register by HTTP, three workers write them welcome mails, a projection counts them.
+//!
+//! ```text
+//! POST /users ──► User ──► store ──► relay ──► bus ──► worker-0, worker-1, worker-2 ──► welcome_mails
+//!                            └─────► projection ─────────────────────────────────────► GET /analytics
+//! ```
+//!
+//! ```sh
+//! cargo run -p examples --bin web                     # SQLite in memory, and a bus in the process: no server
+//! cargo run -p examples --bin web -- --store sqlite:users.db                               # the same in a file
+//! cargo run -p examples --bin web -- --store postgres://localhost/users --bus redis://localhost
+//!
+//! curl -i localhost:8000/users --json '{"name": "Ada", "email": "ada@example.com"}'     # 201, with its place
+//! curl -i localhost:8000/users --json '{"name": "Ada", "email": "ada@example.com"}'     # 409: once is enough
+//! curl -i localhost:8000/users --json '{"name": "", "email": "ada"}'                    # 422: which fields, and why
+//! curl localhost:8000/users/<id>                      # as the answer to the first one said
+//! curl localhost:8000/analytics?position=1            # {"registered_users":1,…}: waits until position 1 is counted
+//! curl -i localhost:8000/health/live
+//! curl -i localhost:8000/health/ready                 # 503 while store or bus are away
+//! redis-cli XINFO CONSUMERS users:stream email_workers
+//! ```
+//!
+//! A second process on the same servers gives its workers other names, as `--worker other`.
+//!
+//! SIGTERM or Ctrl-C ends it: first the requests in flight are answered, then the workers finish what they have in hand.
+
+mod analytics;
+mod backend;
+mod mail;
+mod registration;
+mod routes;
+mod user;
+mod workers;
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::Parser;
+use eventbus::Result;
+use examples::signal::Stop;
+use tokio::{net::TcpListener, time::timeout};
+
+use crate::{backend::Backends, workers::Workers};
+
+/// How long workers may take to finish what they have in hand.
+const WORKERS_DRAIN: Duration = Duration::from_secs(20);
+
+#[derive(Parser)]
+struct Args {
+    /// Where to listen; port 0 is any free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
+    listen: SocketAddr,
+    /// How long a request waits for analytics that are not there yet, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 5_000)]
+    wait_ms: u64,
+    /// How long requests in flight may take when it ends, in milliseconds; then they are cut off
+    #[arg(long, value_name = "MS", default_value_t = 10_000)]
+    drain_ms: u64,
+    #[command(flatten)]
+    backends: Backends,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    examples::log_warnings();
+    let args = Args::parse();
+    let mut stop = Stop::on_signal()?;
+    println!("{}", args.backends.describe()?);
+    let listener = TcpListener::bind(args.listen).await;
+    let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", args.listen))?;
+    let workers = Workers::start(&args.backends, Duration::from_millis(args.wait_ms)).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+
+    let stopped = {
+        let mut stop = stop.clone();
+        async move { stop.requested().await }
+    };
+    let serving = axum::serve(listener, routes::router(&workers)).with_graceful_shutdown(stopped);
+    let serving = tokio::spawn(serving.into_future());
+    stop.requested().await;
+    println!("shutting down");
+    match timeout(Duration::from_millis(args.drain_ms), serving).await {
+        Ok(served) => served??,
+        Err(_) => eprintln!("requests are cut off that were not answered within {} ms", args.drain_ms),
+    }
+    workers.shutdown(WORKERS_DRAIN).await?;
+    println!("shut down");
+    Ok(())
+}

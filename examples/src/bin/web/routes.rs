@@ -1,0 +1,104 @@
+//! What is answered to whom.
+
+use axum::{
+    Json, Router,
+    extract::{
+        DefaultBodyLimit, Path, Query, State,
+        rejection::{JsonRejection, PathRejection, QueryRejection},
+    },
+    http::{HeaderName, StatusCode, header},
+    routing::{get, post},
+};
+use eventbus::{
+    App, Position,
+    axum::{Mistake, Problem, health_routes},
+    prelude::AggregateRepository,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    analytics::Analytics,
+    registration,
+    user::{self, AlreadyRegistered, User},
+    workers::Workers,
+};
+
+/// The most bytes of a request.
+const LARGEST_BODY: usize = 16 * 1024;
+
+pub fn router(workers: &Workers) -> Router {
+    Router::new()
+        .route("/users", post(create_user))
+        .route("/users/{id}", get(show_user))
+        .route("/analytics", get(show_analytics))
+        .merge(health_routes(workers.apps().cloned()))
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is no such page"))
+        .method_not_allowed_fallback(async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "see the header `allow`"))
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(workers.app().clone())
+}
+
+/// A user as the API shows one.
+#[derive(Debug, Serialize)]
+struct Shown {
+    id: String,
+    name: String,
+    email: String,
+    /// Where the registration is stored: whoever asks for analytics with it finds it counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<Position>,
+}
+
+type Created = (StatusCode, [(HeaderName, String); 1], Json<Shown>);
+
+async fn create_user(
+    State(users): State<AggregateRepository<User>>,
+    body: Result<Json<Value>, JsonRejection>,
+) -> Result<Created, Problem> {
+    let Json(body) = body?;
+    let registration = registration::check(&body).map_err(unprocessable)?;
+    let id = user::id_of(&registration.email);
+    let saved = users.upsert(&id, |user| user.register(&registration)).await?;
+    let location = [(header::LOCATION, format!("/users/{id}"))];
+    let user =
+        Shown { id: id.to_string(), name: registration.name, email: registration.email, position: saved.position };
+    Ok((StatusCode::CREATED, location, Json(user)))
+}
+
+fn unprocessable(mistakes: Vec<Mistake>) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the request has mistakes").with_mistakes(mistakes)
+}
+
+impl From<AlreadyRegistered> for Problem {
+    fn from(refusal: AlreadyRegistered) -> Self {
+        Self::new(StatusCode::CONFLICT, refusal.to_string())
+    }
+}
+
+/// From the store itself, so a user is there as soon as it was created.
+async fn show_user(
+    State(users): State<AggregateRepository<User>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Shown>, Problem> {
+    let Path(id) = id?;
+    let nobody = || Problem::new(StatusCode::NOT_FOUND, "there is no such user");
+    let id = id.parse().map_err(|_| nobody())?;
+    let user = users.find(&id).await?.ok_or_else(nobody)?;
+    Ok(Json(Shown { id: id.to_string(), name: user.name.clone(), email: user.email.clone(), position: None }))
+}
+
+#[derive(Debug, Deserialize)]
+struct Reading {
+    /// What must be included.
+    position: Option<Position>,
+}
+
+async fn show_analytics(
+    State(app): State<App>,
+    reading: Result<Query<Reading>, QueryRejection>,
+) -> Result<Json<Analytics>, Problem> {
+    let Query(reading) = reading?;
+    let analytics = app.projected::<Analytics>(reading.position).await?;
+    Ok(Json(analytics.clone()))
+}

@@ -1,0 +1,11 @@
+//! The example `web`, run as a program and asked over HTTP.
+#![cfg(unix)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod health;
+mod load;
+mod routes;
+mod shutdown;
+mod web;
+mod workers;

@@ -1,0 +1,153 @@
+//! Which backend passes which suite, as the README shows it, and what a backend does not claim.
+//!
+//! The suites run in the backends' own tests; here it is looked up that they do, and with how many rules.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{fmt::Write as _, fs, path::Path};
+
+/// Where a suite is called, and the name of its module there.
+type Call = Option<(&'static str, &'static str)>;
+
+/// A backend, the calls of its suites in the order of the columns, and what it does not claim.
+type Backend = (&'static str, &'static [Call], &'static str);
+
+const STORE_SUITES: [(&str, &str); 3] = [
+    ("event_store_conformance", "events"),
+    ("event_store_reopen_conformance", "reopening"),
+    ("event_store_transactions_conformance", "transactions"),
+];
+
+const STORES: &[Backend] = &[
+    (
+        "`InMemoryEventStore`",
+        &[
+            Some(("eventbus/tests/conformance.rs", "memory_store")),
+            Some(("eventbus/tests/conformance.rs", "memory_store_handles")),
+            None,
+        ],
+        "to outlive the process; transactions",
+    ),
+    (
+        "`SqliteEventStore`, a file",
+        &[
+            Some(("eventstore-sqlite/tests/conformance.rs", "file")),
+            Some(("eventstore-sqlite/tests/conformance.rs", "reopened")),
+            Some(("eventstore-sqlite/tests/conformance.rs", "transactions")),
+        ],
+        "several machines",
+    ),
+    (
+        "`SqliteEventStore`, in memory",
+        &[Some(("eventstore-sqlite/tests/conformance.rs", "memory")), None, None],
+        "to outlive the process; transactions",
+    ),
+    (
+        "`PgEventStore`",
+        &[
+            Some(("eventstore-postgres/tests/conformance.rs", "postgres")),
+            Some(("eventstore-postgres/tests/conformance.rs", "reopened")),
+            Some(("eventstore-postgres/tests/conformance.rs", "transactions")),
+        ],
+        "–",
+    ),
+    (
+        "`RedisEventStore`",
+        &[
+            Some(("eventbus-redis/tests/store_conformance.rs", "redis")),
+            Some(("eventbus-redis/tests/store_conformance.rs", "reopened")),
+            Some(("eventbus-redis/tests/store_conformance.rs", "transactions")),
+        ],
+        "what the server loses: `durability()` says what that may be; `append_in`",
+    ),
+];
+
+const BUS_SUITES: [(&str, &str); 1] = [("event_bus_conformance", "delivery")];
+
+const BUSES: &[Backend] = &[
+    (
+        "`InMemoryEventBus`",
+        &[Some(("eventbus/tests/bus_conformance.rs", "in_process"))],
+        "other processes; dead letters that outlive it",
+    ),
+    ("`RedisEventBus`", &[Some(("eventbus-redis/tests/conformance.rs", "redis"))], "order across consumers of a group"),
+    (
+        "`RedisEventBus`, partitions",
+        &[Some(("eventbus-redis/tests/conformance.rs", "partitions"))],
+        "consumers written in Python",
+    ),
+    (
+        "`FileQueue`",
+        &[Some(("eventbus-file/tests/conformance.rs", "files"))],
+        "several machines; that a relay repeats nothing after a crash",
+    ),
+    (
+        "`FileQueue` with `RedisCoordination`",
+        &[Some(("eventbus-file/tests/redis.rs", "files_and_redis"))],
+        "that a relay repeats nothing after a crash",
+    ),
+];
+
+fn text(file: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file)).unwrap()
+}
+
+/// The number of rules that a suite's macro lists.
+fn rules(suite: &str) -> usize {
+    let (port, _) = suite.split_once("_conformance").unwrap();
+    let port = if port.starts_with("event_store") { "event_store" } else { "event_bus" };
+    let source = text(&format!("eventbus/src/testkit/{port}/mod.rs"));
+    let (_, of_suite) = source.split_once(&format!("macro_rules! {suite} {{")).unwrap();
+    let lists = of_suite.split("\n}").next().unwrap();
+    let is_name = |name: &str| name.contains('_') && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let listed = lists.lines().filter(|line| line.trim().strip_suffix(',').is_some_and(is_name)).count();
+    let written_out = lists.lines().filter(|line| line.trim().starts_with("async fn ") && !line.contains('$')).count();
+    listed + written_out
+}
+
+fn is_called(suite: &str, (file, module): (&str, &str)) -> bool {
+    let source: String = text(file).split_whitespace().collect();
+    source.contains(&format!("eventbus::{suite}!({module},"))
+}
+
+/// The table for some backends, in Markdown.
+fn matrix(title: &str, suites: &[(&str, &str)], backends: &[Backend]) -> String {
+    let mut table = format!("| {title} |");
+    suites.iter().for_each(|(_, column)| write!(table, " {column} |").unwrap());
+    writeln!(table, " does not claim |").unwrap();
+    writeln!(table, "|---|{}---|", "---:|".repeat(suites.len())).unwrap();
+    for (backend, calls, unclaimed) in backends {
+        assert_eq!(calls.len(), suites.len(), "{backend}");
+        write!(table, "| {backend} |").unwrap();
+        for (call, (suite, _)) in calls.iter().zip(suites) {
+            let cell = call.map_or_else(
+                || "–".into(),
+                |call| {
+                    assert!(is_called(suite, call), "{backend}: `{suite}` is not called as `{}` in {}", call.1, call.0);
+                    rules(suite).to_string()
+                },
+            );
+            write!(table, " {cell} |").unwrap();
+        }
+        writeln!(table, " {unclaimed} |").unwrap();
+    }
+    table
+}
+
+#[test]
+#[allow(clippy::print_stdout, reason = "whoever asks shall see the tables")]
+fn the_readme_shows_which_backend_passes_which_suite() {
+    let readme = text("README.md");
+    for table in [matrix("store", &STORE_SUITES, STORES), matrix("bus", &BUS_SUITES, BUSES)] {
+        println!("{table}");
+        assert!(readme.contains(&table), "the README shows another table than\n{table}");
+    }
+}
+
+/// A suite with a rule more, or a backend without its suite, is another table.
+#[test]
+fn rules_are_counted_as_they_are_listed() {
+    let stores: usize = STORE_SUITES.iter().map(|(suite, _)| rules(suite)).sum();
+    let source = text("eventbus/src/testkit/event_store/mod.rs");
+    assert!(source.contains(&format!("assert_eq!(rules, {stores});")), "{stores} rules are listed");
+    assert!(!is_called("event_store_conformance", ("eventstore-postgres/tests/conformance.rs", "nothing")));
+}
