@@ -1,5 +1,7 @@
 //! Finding every mistake of a configuration at once.
 
+use std::time::Duration;
+
 use eventbus::Name;
 
 use super::RedisEventBusConfig;
@@ -13,7 +15,7 @@ const MAX_PREFIX_BYTES: usize = 200;
 /// More entries at once than a server should have to send, or a consumer to hold.
 const MAX_BATCH_SIZE: u64 = 1_000_000;
 /// A hundred years; the server refuses numbers that its clock cannot hold.
-pub(crate) const MAX_SECONDS: u64 = 100 * 366 * 86_400;
+const MAX_SECONDS: u64 = 100 * 366 * 86_400;
 /// What stands after the name of the stream in the names of other keys.
 const OWN_WORDS: [&str; 5] = ["members", "floors", "relay", "layout", "lease"];
 /// More streams than any number of consumers needs; some scripts look at all of them.
@@ -97,6 +99,13 @@ pub(crate) fn out_of_range(value: u64, max: u64) -> Option<String> {
     match value {
         0 => Some("is 0".into()),
         _ => (value > max).then(|| format!("is {value}, at most {max} is allowed")),
+    }
+}
+
+pub(crate) fn time_problem(time: Duration) -> Option<String> {
+    match time {
+        Duration::ZERO => Some("is 0".into()),
+        time => (time.as_secs() > MAX_SECONDS).then(|| format!("is {time:?}, at most {MAX_SECONDS} s are allowed")),
     }
 }
 

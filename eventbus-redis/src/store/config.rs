@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::{
     config::{
         seconds,
-        validate::{MAX_SECONDS, prefix_problem},
+        validate::{prefix_problem, time_problem},
     },
     error::{ConfigMistake, InvalidConfig},
     server::{Server, url_problem},
@@ -111,13 +111,6 @@ impl RedisEventStoreConfig {
             connect_timeout: self.socket_connect_timeout,
             prefix: ("key_prefix", &self.key_prefix),
         }
-    }
-}
-
-fn time_problem(time: Duration) -> Option<String> {
-    match time {
-        Duration::ZERO => Some("is 0".into()),
-        time => (time.as_secs() > MAX_SECONDS).then(|| format!("is {time:?}, at most {MAX_SECONDS} s are allowed")),
     }
 }
 

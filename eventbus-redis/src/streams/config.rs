@@ -5,7 +5,10 @@ use std::{fmt, path::PathBuf, time::Duration};
 use serde::Deserialize;
 
 use crate::{
-    config::{seconds, validate::prefix_problem},
+    config::{
+        seconds,
+        validate::{prefix_problem, time_problem},
+    },
     error::{ConfigMistake, InvalidConfig},
     server::{Server, url_problem},
 };
@@ -75,11 +78,10 @@ impl RedisStreamsConfig {
         let mut found_in = |field: &str, problem: Option<String>| {
             mistakes.extend(problem.map(|problem| ConfigMistake::new(field, problem)));
         };
-        let zero = |time: Duration| time.is_zero().then(|| "is 0".to_owned());
         found_in("redis_url", url_problem(&self.redis_url, cfg!(feature = "tls")));
         found_in("stream_prefix", prefix_problem(&self.stream_prefix));
-        found_in("socket_timeout", zero(self.socket_timeout));
-        found_in("socket_connect_timeout", zero(self.socket_connect_timeout));
+        found_in("socket_timeout", time_problem(self.socket_timeout));
+        found_in("socket_connect_timeout", time_problem(self.socket_connect_timeout));
         found_in("tls_ca_file", self.server().ca_problem());
         if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::of_streams(mistakes)) }
     }
@@ -104,5 +106,25 @@ impl fmt::Debug for RedisStreamsConfig {
             .field("socket_connect_timeout", &self.socket_connect_timeout)
             .field("tls_ca_file", &self.tls_ca_file)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mistake_is_named() {
+        let config = RedisStreamsConfig {
+            redis_url: "localhost".into(),
+            stream_prefix: String::new(),
+            socket_timeout: Duration::MAX,
+            socket_connect_timeout: Duration::ZERO,
+            tls_ca_file: None,
+        };
+        let mistakes = config.validate().unwrap_err().mistakes;
+        let fields: Vec<_> = mistakes.iter().map(|mistake| mistake.field.as_str()).collect();
+        assert_eq!(fields, ["redis_url", "stream_prefix", "socket_timeout", "socket_connect_timeout"]);
+        assert_eq!(RedisStreamsConfig::default().validate(), Ok(()));
     }
 }
