@@ -1,10 +1,11 @@
 //! How Redis coordinates a queue.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use redis::{Client, IntoConnectionInfo as _, RedisError};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::tls;
 use crate::{config::mistake, error::Result};
 
 /// How Redis coordinates a queue: a plain struct with defaults.
@@ -23,13 +24,16 @@ use crate::{config::mistake, error::Result};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisCoordination {
-    /// The server. Default `redis://localhost:6379`.
+    /// The server. Default `redis://localhost:6379`; `rediss://` needs the cargo feature `tls`.
     pub redis_url: String,
     /// Several servers, in place of the one: each queue has one of them, which follows from its name. All workers must
     /// list the same. Default: none.
     pub redis_urls: Vec<String>,
     /// The database; that of the URL, which is 0 if it names none, if left out.
     pub redis_db: Option<i64>,
+    /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
+    /// that the platform trusts. Default: none.
+    pub tls_ca_file: Option<PathBuf>,
     /// What all keys begin with. Default `eventy`.
     pub redis_prefix: String,
     /// How long one worker has to tell the others the whole state, before another may. Default 30 s.
@@ -49,6 +53,7 @@ impl Default for RedisCoordination {
             redis_url: "redis://localhost:6379".into(),
             redis_urls: Vec::new(),
             redis_db: None,
+            tls_ca_file: None,
             redis_prefix: "eventy".into(),
             resync_lock_timeout: Duration::from_secs(30),
             resync: false,
@@ -68,13 +73,21 @@ impl RedisCoordination {
 
     pub(super) fn client(&self, queue_name: &str) -> Result<Client> {
         let invalid = |error: RedisError| mistake("redis_url", format!("is no URL of a Redis: {error}"));
-        let info = self.url_for(queue_name).into_connection_info().map_err(invalid)?;
+        let url = self.url_for(queue_name);
+        let asks_for_tls = tls::is_asked_for(url)?;
+        let info = url.into_connection_info().map_err(invalid)?;
         let settings = info.redis_settings().clone();
         let info = match self.redis_db {
             Some(db) => info.set_redis_settings(settings.set_db(db)),
             None => info,
         };
-        Client::open(info).map_err(invalid)
+        match asks_for_tls {
+            true => tls::client(info, self.tls_ca_file.as_deref()),
+            false if self.tls_ca_file.is_some() => {
+                Err(mistake("tls_ca_file", "is set, but the URL of the server is not `rediss://…`".into()))
+            }
+            false => Client::open(info).map_err(invalid),
+        }
     }
 
     pub(super) fn check(&self) -> Result<()> {

@@ -7,6 +7,7 @@ mod config;
 mod monitor;
 mod resync;
 mod script;
+mod tls;
 
 use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
