@@ -68,30 +68,22 @@ impl EventLog {
     pub(crate) fn head(&self) -> Result<u64> {
         let removed = self.removed_through()?;
         for shard in self.shards()?.into_iter().rev() {
-            if let Some(id) = self.ids_of(shard)?.last() {
+            if let Some(id) = disk::ids_of(&self.events, shard)?.last() {
                 return Ok(removed.max(*id));
             }
         }
         Ok(removed)
     }
 
-    /// The ids that have files, from one on, sorted.
-    pub(crate) fn ids_from(&self, from: u64) -> Result<Vec<u64>> {
+    /// The ids that have files, from one on.
+    pub(crate) fn ids_from(&self, from: u64) -> Result<impl Iterator<Item = Result<u64>> + use<>> {
         let from = from.max(self.removed_through()? + 1);
-        let mut ids = Vec::new();
-        for shard in self.shards()? {
-            if shard >= names::shard_index(from) {
-                ids.extend(self.ids_of(shard)?.into_iter().filter(|id| *id >= from));
-            }
-        }
-        Ok(ids)
+        Ok(disk::ids_in(self.events.clone(), self.shards()?, from))
     }
 
     /// The folders of a thousand ids, sorted; those too far ahead are foreign.
     pub(crate) fn shards(&self) -> Result<Vec<u64>> {
-        let mut shards: Vec<u64> =
-            disk::names(&self.events)?.iter().filter_map(|name| names::shard_number(name)).collect();
-        shards.sort_unstable();
+        let mut shards = disk::shards(&self.events)?;
         let mut last = names::shard_index(self.removed_through()?);
         shards.retain(|shard| {
             let is_near = *shard <= last + names::shard_index(names::FAR);
@@ -99,14 +91,6 @@ impl EventLog {
             is_near
         });
         Ok(shards)
-    }
-
-    fn ids_of(&self, shard: u64) -> Result<Vec<u64>> {
-        let names = disk::names(&self.events.join(names::shard_of(shard)))?;
-        let mut ids: Vec<u64> = names.iter().filter_map(|name| names::number(name)).collect();
-        ids.retain(|id| names::shard_index(*id) == shard);
-        ids.sort_unstable();
-        Ok(ids)
     }
 
     /// Up to which id everything was removed.
@@ -123,7 +107,7 @@ impl EventLog {
     pub(crate) fn files_through(&self, through: u64) -> Result<Vec<u64>> {
         let mut ids = Vec::new();
         for shard in self.shards()?.into_iter().filter(|shard| *shard <= names::shard_index(through)) {
-            ids.extend(self.ids_of(shard)?.into_iter().filter(|id| *id <= through));
+            ids.extend(disk::ids_of(&self.events, shard)?.into_iter().filter(|id| *id <= through));
         }
         ids.retain(|id| self.file(*id).is_ok());
         Ok(ids)
@@ -273,7 +257,7 @@ impl EventLog {
     pub(crate) fn fill_overdue(&self, id: u64, worker: &str) -> Result<bool> {
         if !self.missing().contains_key(&id) {
             // a publisher that died may have drawn many: they are all waited for from now on
-            let next = self.ids_from(id)?.first().copied().unwrap_or_default();
+            let next = self.ids_from(id)?.next().transpose()?.unwrap_or_default();
             let run = (id..next.min(id.saturating_add(MOST_MISSING))).map(|id| (id, Instant::now()));
             self.missing().extend(run);
         }

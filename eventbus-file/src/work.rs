@@ -54,6 +54,12 @@ pub(crate) fn claim_id(event_id: u64) -> String {
     format!("event-{event_id}")
 }
 
+/// The event that a claim of that name is on, if it is on one.
+#[cfg(feature = "redis")]
+pub(crate) fn event_of(claim: &str) -> Option<u64> {
+    claim.strip_prefix("event-")?.parse().ok()
+}
+
 impl Work {
     fn new(shared: Arc<Shared>, event: QueueEvent, claim: Claim) -> Self {
         let (claim, lost, stop) = (Arc::new(Mutex::new(claim)), CancellationToken::new(), CancellationToken::new());

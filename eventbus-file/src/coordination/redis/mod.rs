@@ -7,6 +7,7 @@ mod config;
 mod monitor;
 mod resync;
 mod script;
+mod state;
 mod tls;
 
 use std::{
