@@ -409,3 +409,16 @@ async fn a_payload_that_cannot_be_read_now_is_not_taken_for_torn() {
     fs::rename(&away, &file).unwrap();
     assert_eq!(next_work(&queue).await.event().id(), 1, "it was not passed over");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_that_nobody_waits_for_any_more_stays_with_nobody() {
+    let queue = fresh().await;
+    queue.publish(&1).await.unwrap();
+    for micros in (0..150).map(|number| number * 20) {
+        if let Ok(work) = tokio::time::timeout(Duration::from_micros(micros), queue.next_work()).await {
+            work.unwrap().give_back().await.unwrap();
+        }
+    }
+    // claims last for minutes
+    assert_eq!(next_work(&another(&queue).await).await.event().id(), 1);
+}

@@ -180,6 +180,18 @@ async fn a_claim_really_expires() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_only_redis_has_keeps_nobody_away() {
+    let queue = fresh().await;
+    let mut redis = redis(test_servers::redis_url()).await;
+    let claim = queue.try_claim("task_1", "one").await.unwrap().unwrap();
+    let held = redis.get(key(&queue, "claim:task_1")).await.unwrap().unwrap();
+    queue.release_claim(claim).await.unwrap();
+    redis.set(key(&queue, "claim:task_1"), held).await.unwrap(); // as if Redis had been away just then
+    assert!(another(&queue).await.create_claim("task_1", "two").await.unwrap());
+    assert!(!queue.create_claim("task_1", "one").await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_counter_comes_again_from_the_files() {
     let queue = fresh().await;
     let mut redis = redis(test_servers::redis_url()).await;
