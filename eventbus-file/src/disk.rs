@@ -4,6 +4,7 @@
 //! where the name is taken, or by a rename over an older version. Nobody ever sees a part of a file.
 
 use std::{
+    ffi::OsString,
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Write as _},
     path::{Path, PathBuf},
@@ -176,9 +177,19 @@ impl Disk {
     }
 }
 
-/// What a file holds; `None` if it is not there.
+/// What a file holds; `None` if it is not there. What has its name and is no file holds nothing.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
-    found(fs::read(path).map(Some)).map_err(FileQueueError::io("read", path))
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == ErrorKind::NotFound => match fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_symlink() => Err(FileQueueError::torn("file", path, "it leads nowhere")),
+            _ => Ok(None),
+        },
+        Err(error) if error.kind() == ErrorKind::IsADirectory => {
+            Err(FileQueueError::torn("file", path, "it is a folder"))
+        }
+        Err(error) => Err(FileQueueError::io("read", path)(error)),
+    }
 }
 
 /// Whether there is a file.
@@ -188,13 +199,17 @@ pub(crate) fn exists(path: &Path) -> Result<bool> {
 
 /// The names in a folder, unsorted; none if it is not there. Names that are no UTF-8 are left out.
 pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
-    let entries = found(fs::read_dir(folder).map(Some)).map_err(FileQueueError::io("list", folder))?;
-    let mut names = Vec::new();
-    for entry in entries.into_iter().flatten() {
-        let entry = entry.map_err(FileQueueError::io("list", folder))?;
-        names.extend(entry.file_name().into_string());
-    }
-    Ok(names)
+    Ok(all_names(folder)?.into_iter().filter_map(|name| name.into_string().ok()).collect())
+}
+
+/// The names in a folder, unsorted; none if it is not there, or is a file.
+pub(crate) fn all_names(folder: &Path) -> Result<Vec<OsString>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotADirectory => return Ok(Vec::new()),
+        entries => found(entries.map(Some)).map_err(FileQueueError::io("list", folder))?,
+    };
+    let names = entries.into_iter().flatten().map(|entry| entry.map(|entry| entry.file_name()));
+    names.collect::<io::Result<_>>().map_err(FileQueueError::io("list", folder))
 }
 
 /// The folders of a thousand ids in a folder, sorted.

@@ -204,9 +204,10 @@ impl EventLog {
     /// What is under an id.
     pub(crate) fn read(&self, id: u64) -> Result<Slot> {
         let path = self.path(id);
-        let slot = match disk::read(&path)? {
-            Some(content) => self.decode(id, &path, &content),
-            None => Ok(Slot::Missing),
+        let slot = match disk::read(&path) {
+            Ok(Some(content)) => self.decode(id, &path, &content),
+            Ok(None) => Ok(Slot::Missing),
+            Err(error) => Err(error),
         };
         // after all its files were read: a payload goes before the event does
         let removed = self.removed_through()?;
@@ -239,7 +240,7 @@ impl EventLog {
     /// The next thing after an id, with its id: `None` if nothing was published after it yet. Waits for no missing id:
     /// then too it is `None`, until the patience is over and the gap is filled.
     pub(crate) fn next(&self, after: u64, worker: &str) -> Result<Option<(u64, Slot)>> {
-        let id = after + 1;
+        let id = after.saturating_add(1);
         match self.read(id)? {
             Slot::Missing if self.head()? <= id => Ok(None),
             Slot::Missing if !self.fill_overdue(id, worker)? => Ok(None),
@@ -267,6 +268,7 @@ impl EventLog {
             (id..).take_while(|id| missing.get(id).is_some_and(is_overdue)).collect()
         };
         self.fill(&overdue, worker)?;
+        self.missing().retain(|id, _| !overdue.contains(id));
         Ok(!overdue.is_empty())
     }
 

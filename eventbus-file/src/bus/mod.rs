@@ -126,7 +126,7 @@ impl Shared {
     }
 
     fn unread(&self, progress: &Progress) -> Result<u64> {
-        self.log.ids_from(progress.read + 1)?.try_fold(0, |count, id| id.map(|_| count + 1))
+        self.log.ids_from(progress.read.saturating_add(1))?.try_fold(0, |count, id| id.map(|_| count + 1))
     }
 
     fn describe(&self) -> Result<StreamInfo> {

@@ -6,7 +6,10 @@ use redis::{Client, IntoConnectionInfo as _, RedisError};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::tls;
-use crate::{config::mistake, error::Result};
+use crate::{
+    config::{check_times, mistake},
+    error::Result,
+};
 
 /// How Redis coordinates a queue: a plain struct with defaults.
 ///
@@ -96,10 +99,7 @@ impl RedisCoordination {
             ("response_timeout", self.response_timeout),
             ("reconnect_interval", self.reconnect_interval),
         ];
-        match times.iter().find(|(_, time)| *time < Duration::from_millis(1)) {
-            Some((setting, _)) => Err(mistake(setting, "must be a millisecond at least".into())),
-            None => Ok(()),
-        }
+        check_times(&times)
     }
 }
 
