@@ -1,7 +1,8 @@
 //! How Redis coordinates a queue.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
+use eventbus::port::redacted;
 use redis::{Client, IntoConnectionInfo as _, RedisError};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -11,7 +12,7 @@ use crate::{
     error::Result,
 };
 
-/// How Redis coordinates a queue: a plain struct with defaults.
+/// How Redis coordinates a queue: a plain struct with defaults. No password is shown by `Debug`, nor in errors.
 ///
 /// # Examples
 /// ```
@@ -25,7 +26,7 @@ use crate::{
 /// assert_eq!(RedisCoordination::default().redis_prefix, "eventy");
 /// # drop(redis);
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RedisCoordination {
     /// The server. Default `redis://localhost:6379`; `rediss://` needs the cargo feature `tls`.
     pub redis_url: String,
@@ -66,6 +67,31 @@ impl Default for RedisCoordination {
     }
 }
 
+impl fmt::Debug for RedisCoordination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisCoordination")
+            .field("redis_url", &address(&self.redis_url))
+            .field("redis_urls", &self.redis_urls.iter().map(|url| address(url)).collect::<Vec<_>>())
+            .field("redis_db", &self.redis_db)
+            .field("tls_ca_file", &self.tls_ca_file)
+            .field("redis_prefix", &self.redis_prefix)
+            .field("resync_lock_timeout", &self.resync_lock_timeout)
+            .field("resync", &self.resync)
+            .field("response_timeout", &self.response_timeout)
+            .field("reconnect_interval", &self.reconnect_interval)
+            .finish()
+    }
+}
+
+/// A URL without its user, who may be a password that lacks its colon.
+fn address(url: &str) -> String {
+    let shown = redacted(url);
+    match shown.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?.1))) {
+        Some((scheme, host)) => format!("{scheme}://{host}"),
+        None => shown,
+    }
+}
+
 impl RedisCoordination {
     /// The server of a queue. One more server takes over its share of the queues; the others stay where they are.
     #[must_use]
@@ -80,6 +106,9 @@ impl RedisCoordination {
         let asks_for_tls = tls::is_asked_for(url)?;
         let info = url.into_connection_info().map_err(invalid)?;
         let settings = info.redis_settings().clone();
+        if settings.username().is_some() && settings.password().is_none_or(str::is_empty) {
+            return Err(mistake("redis_url", "names a user without a password, who would be ignored".into()));
+        }
         let info = match self.redis_db {
             Some(db) => info.set_redis_settings(settings.set_db(db)),
             None => info,
@@ -162,6 +191,11 @@ mod tests {
             |url: &str| RedisCoordination { redis_url: url.into(), ..redis.clone() }.client("q").unwrap_err();
         assert!(mistaken("nonsense").to_string().contains("`redis_url` is no URL of a Redis"));
         assert!(!mistaken("http://app:secret@host").to_string().contains("secret"));
+        for url in ["redis://app:secret@host/1", "redis://secret@host/1", "redis://:secret@host/1"] {
+            let urls = RedisCoordination { redis_url: url.into(), redis_urls: vec![url.into()], ..redis.clone() };
+            let shown = format!("{urls:?} {:?}", urls.client("q"));
+            assert!(shown.contains("redis://host/1") && !shown.contains("secret"), "{shown}");
+        }
     }
 
     #[test]
