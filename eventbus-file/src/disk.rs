@@ -56,6 +56,8 @@ impl Disk {
             fs::create_dir_all(&path).map_err(FileQueueError::io("create folder", path))?;
         }
         disk.sync_folder(&disk.root)?;
+        // who has no right to write is told so now
+        drop(disk.stage(&[])?);
         disk.sweep();
         Ok(disk)
     }
@@ -81,9 +83,10 @@ impl Disk {
 
     /// Writes content to disk without giving it a name.
     pub(crate) fn stage(&self, content: &[u8]) -> Result<Staged> {
-        let staged = Staged { path: self.root.join(TMP).join(format!("{}{TMP_END}", Uuid::now_v7())) };
+        let folder = self.root.join(TMP);
+        let staged = Staged { path: folder.join(format!("{}{TMP_END}", Uuid::now_v7())) };
         let open = OpenOptions::new().write(true).create_new(true).open(&staged.path);
-        let mut file = open.map_err(FileQueueError::io("create", &staged.path))?;
+        let mut file = open.map_err(FileQueueError::io("create a file in", folder))?;
         file.write_all(content).map_err(FileQueueError::io("write", &staged.path))?;
         if self.sync {
             file.sync_all().map_err(FileQueueError::io("sync", &staged.path))?;
@@ -284,6 +287,16 @@ mod tests {
         disk.replace(&path, b"three").unwrap();
         assert_eq!(read(&path).unwrap().as_deref(), Some(&b"three"[..]));
         assert!(names(&root.path().join(TMP)).unwrap().is_empty());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_folder_that_cannot_be_written_to_is_told_on_opening() {
+        let root = tempfile::tempdir().unwrap();
+        // where even the superuser makes no files
+        std::os::unix::fs::symlink("/proc/self/fdinfo", root.path().join(TMP)).unwrap();
+        let refused = Disk::open(root.path().into(), true, &[]).unwrap_err();
+        assert!(matches!(&refused, FileQueueError::Io { path, .. } if path.ends_with(TMP)), "{refused:?}");
     }
 
     #[test]
