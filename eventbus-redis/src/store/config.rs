@@ -45,7 +45,7 @@ pub struct RedisEventStoreConfig {
     #[serde(deserialize_with = "seconds")]
     pub socket_connect_timeout: Duration,
     /// How long a transaction may take, from the first thing that others wait for to its commit. Then the others go on,
-    /// and it commits nothing. Default 30 s.
+    /// and it commits nothing. For one whose process died they wait a second at most. Default 30 s.
     #[serde(deserialize_with = "seconds")]
     pub transaction_timeout: Duration,
     /// Whether connecting asks the server how it keeps its data, and warns in the log of what may be lost. Default true.

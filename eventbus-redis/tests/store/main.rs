@@ -10,6 +10,7 @@ mod crash;
 mod damage;
 mod durability;
 mod figures;
+mod kills;
 mod race;
 mod shadow;
 mod transactions;

@@ -71,9 +71,15 @@ function steps.fence()
   if has[1] ~= owner or has[2] ~= epoch then return { 'lost' } end
 end
 
--- This transaction still has what it claimed. Only who has the claim of a delivery can have noted it.
+-- Nobody else has what this transaction claimed. The claim may have ended: what was done since is looked for by itself.
 function steps.claim()
-  if redis.call('GET', take_key()) ~= take() then return { 'late' } end
+  local holder, token = redis.call('GET', take_key()), take()
+  if holder and holder ~= token then return { 'late' } end
+end
+
+-- A delivery is not noted yet.
+function steps.first()
+  if redis.call('ZSCORE', take_key(), take()) then return { 'lost' } end
 end
 
 -- A checkpoint is where it was.

@@ -23,6 +23,7 @@ pub(crate) static APPEND: LazyLock<Script> = plain!("append.lua");
 pub(crate) static COMMIT: LazyLock<Script> = with_time!("commit.lua");
 pub(crate) static FORGET: LazyLock<Script> = with_time!("forget.lua");
 pub(crate) static IS_FIRST: LazyLock<Script> = plain!("is_first.lua");
+pub(crate) static KEEP: LazyLock<Script> = plain!("keep.lua");
 pub(crate) static LEASE_OF: LazyLock<Script> = with_time!("lease_of.lua");
 pub(crate) static LET_GO: LazyLock<Script> = plain!("let_go.lua");
 pub(crate) static LOOK_UP: LazyLock<Script> = plain!("look_up.lua");

@@ -75,6 +75,9 @@ impl RedisTransaction {
         if program.words.is_empty() {
             return Ok(());
         }
+        if self.claims.is_late() {
+            return Err(self.late());
+        }
         // once: a second one would find that the first has let the claims go
         let reply: Result<Vec<String>, _> = self.store.link().run(&program.script()).await;
         let reply = reply.map_err(|error| match error {
@@ -93,12 +96,16 @@ impl RedisTransaction {
                 Ok(())
             }
             "changed" => Err(RedisTransactionError::Changed { key: next() }),
-            "late" => Err(RedisTransactionError::TimedOut { limit: self.store.config().transaction_timeout }),
+            "late" => Err(self.late()),
             "failed" => {
                 Err(RedisTransactionError::EffectRefused { key: next(), command: next(), source: next().into() })
             }
             _ => Err(RedisTransactionError::Lost),
         }
+    }
+
+    fn late(&self) -> RedisTransactionError {
+        RedisTransactionError::TimedOut { limit: self.store.config().transaction_timeout }
     }
 
     fn program(&self) -> Program {
@@ -122,6 +129,9 @@ impl RedisTransaction {
         }
         for claim in self.claims.keys() {
             program.word("claim").key(claim).word(self.claims.token());
+        }
+        for note in &self.notes {
+            program.word("first").key(&keys.deliveries()).word(note);
         }
         for read in &self.reads {
             program.word("same").key(&read.key).word(&read.seen).word(&read.name).list(&read.args);

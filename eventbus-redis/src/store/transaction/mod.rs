@@ -162,7 +162,8 @@ impl Transaction for RedisTransaction {
             Some(shadow) => (keys.shadow(&shadow.name), "hash"),
             None => (keys.checkpoint(&lease.role), "text"),
         };
-        let claim = keys.claim("checkpoint", &lease.role);
+        // a former owner is fenced: nobody waits for it
+        let claim = keys.claim("checkpoint", &format!("{}:{}", lease.epoch, lease.role));
         let mut script = ADVANCE.prepare_invoke();
         script.key(keys.lease(&lease.role)).key(checkpoint).key(&claim);
         script.arg(lease.owner.as_str()).arg(lease.epoch).arg(from.get());
