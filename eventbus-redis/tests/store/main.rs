@@ -5,6 +5,7 @@
 mod common;
 
 mod app;
+mod append_in;
 mod connect;
 mod crash;
 mod damage;

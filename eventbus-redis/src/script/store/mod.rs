@@ -11,7 +11,14 @@ macro_rules! with_time {
     };
 }
 
-/// A script that does not.
+/// A script that appends, too.
+macro_rules! with_events {
+    ($($file:literal),+) => {
+        LazyLock::new(|| Script::new(concat!(include_str!("events.lua"), $(include_str!($file)),+)))
+    };
+}
+
+/// A script that does neither.
 macro_rules! plain {
     ($file:literal) => {
         LazyLock::new(|| Script::new(include_str!($file)))
@@ -19,8 +26,8 @@ macro_rules! plain {
 }
 
 pub(crate) static ADVANCE: LazyLock<Script> = plain!("advance.lua");
-pub(crate) static APPEND: LazyLock<Script> = plain!("append.lua");
-pub(crate) static COMMIT: LazyLock<Script> = with_time!("commit.lua");
+pub(crate) static APPEND: LazyLock<Script> = with_events!("append.lua");
+pub(crate) static COMMIT: LazyLock<Script> = with_events!("now.lua", "commit.lua");
 pub(crate) static FORGET: LazyLock<Script> = with_time!("forget.lua");
 pub(crate) static IS_FIRST: LazyLock<Script> = plain!("is_first.lua");
 pub(crate) static KEEP: LazyLock<Script> = plain!("keep.lua");

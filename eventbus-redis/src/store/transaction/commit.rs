@@ -9,7 +9,10 @@ use crate::{
     command,
     connection::CommandError,
     script::store::COMMIT,
-    store::{RedisEventStore, error::is_refused},
+    store::{
+        RedisEventStore,
+        error::{damaged, is_refused},
+    },
 };
 
 /// The script as it is put together.
@@ -24,6 +27,10 @@ impl Program {
     pub(crate) fn word(&mut self, word: impl AsRef<[u8]>) -> &mut Self {
         self.words.push(word.as_ref().to_vec());
         self
+    }
+
+    pub(crate) fn push(&mut self, word: &[u8]) {
+        self.words.push(word.to_vec());
     }
 
     pub(crate) fn key(&mut self, key: &str) -> &mut Self {
@@ -93,10 +100,16 @@ impl RedisTransaction {
         match outcome.as_str() {
             "ok" => {
                 self.claims.forget();
+                self.has_appended(&next());
                 Ok(())
             }
             "changed" => Err(RedisTransactionError::Changed { key: next() }),
             "late" => Err(self.late()),
+            "damaged" => {
+                let (key, entry) = (next(), next());
+                let source = damaged(&key, &entry).into();
+                Err(RedisTransactionError::EffectRefused { key, command: "XADD".into(), source })
+            }
             "failed" => {
                 Err(RedisTransactionError::EffectRefused { key: next(), command: next(), source: next().into() })
             }
@@ -136,6 +149,7 @@ impl RedisTransaction {
         for read in &self.reads {
             program.word("same").key(&read.key).word(&read.seen).word(&read.name).list(&read.args);
         }
+        self.look_at_appends(program);
         for replacing in &self.replacing {
             program.word("filled").key(&keys.shadow(&replacing.shadow)).word(replacing.position.to_string());
         }
@@ -152,6 +166,9 @@ impl RedisTransaction {
         }
         for (number, effect) in self.effects.iter().enumerate() {
             program.effect(&effect.key, &keys.aside(self.claims.token(), number), effect);
+        }
+        if !self.appends.is_empty() {
+            program.word("append").word("place").key(&keys.feed()).key(&keys.ids());
         }
         for replacing in &self.replacing {
             for (copy, live) in &replacing.swaps {
