@@ -30,7 +30,7 @@ pub(crate) struct Disk {
     sync: bool,
 }
 
-/// Content on disk that has no name of its own yet; dropping it forgets it.
+/// Content on disk that has no name of its own yet, or only just got it; dropping it forgets it.
 #[derive(Debug)]
 pub(crate) struct Staged {
     path: PathBuf,
@@ -60,7 +60,8 @@ impl Disk {
         &self.root
     }
 
-    fn sweep(&self) {
+    /// Removes what dead processes left in `tmp/`.
+    pub(crate) fn sweep(&self) {
         let Ok(entries) = fs::read_dir(self.root.join(TMP)) else {
             return;
         };
@@ -142,6 +143,16 @@ impl Disk {
         fs::rename(&staged.path, path).map_err(FileQueueError::io("replace", path))
     }
 
+    /// Whether the content of a file is still staged: whoever gave it that name is not done, or died of late.
+    pub(crate) fn is_staged(&self, path: &Path) -> Result<bool> {
+        if !has_two_names(path) {
+            return Ok(false);
+        }
+        // the other name may as well be in somebody's copy of the folder
+        let (content, staged) = (content_id(path), self.root.join(TMP));
+        Ok(names(&staged)?.iter().any(|name| content.is_some() && content_id(&staged.join(name)) == content))
+    }
+
     /// Makes the names in a folder outlast a power failure.
     pub(crate) fn sync_folder(&self, folder: &Path) -> Result<()> {
         if !self.sync {
@@ -200,6 +211,18 @@ fn has_two_names(path: &Path) -> bool {
 #[cfg(not(unix))]
 fn has_two_names(_: &Path) -> bool {
     false
+}
+
+/// Which content a name stands for.
+#[cfg(unix)]
+fn content_id(path: &Path) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::metadata(path).ok().map(|metadata| metadata.ino())
+}
+
+#[cfg(not(unix))]
+fn content_id(_: &Path) -> Option<u64> {
+    None
 }
 
 #[cfg(test)]

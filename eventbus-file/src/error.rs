@@ -54,8 +54,8 @@ pub enum FileQueueError {
         /// Why not.
         reason: &'static str,
     },
-    /// The claim ran out, or was released, or another worker took it over: what its owner does now counts for nothing.
-    #[error("claim `{claim_id}` of epoch {epoch} is lost")]
+    /// The claim is another worker's, or ran out, or was released: what is done about it counts for nothing.
+    #[error("claim `{claim_id}` of epoch {epoch} is not, or no longer, this worker's")]
     ClaimLost {
         /// The claim.
         claim_id: String,

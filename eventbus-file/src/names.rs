@@ -14,10 +14,11 @@ pub(crate) const PAYLOADS: &str = "payloads";
 pub(crate) const REMOVED: &str = "removed";
 pub(crate) const DEAD_LETTERS: &str = "dead_letters";
 pub(crate) const REPLAYS: &str = "replays";
+pub(crate) const RELAYS: &str = "relays";
 
 /// All folders of a queue but the one of temporary files.
-pub(crate) const FOLDERS: [&str; 8] =
-    [EVENTS, RESULTS, CLAIMS, SUBSCRIPTIONS, PAYLOADS, REMOVED, DEAD_LETTERS, REPLAYS];
+pub(crate) const FOLDERS: [&str; 9] =
+    [EVENTS, RESULTS, CLAIMS, SUBSCRIPTIONS, PAYLOADS, REMOVED, DEAD_LETTERS, REPLAYS, RELAYS];
 
 /// How many ids share a folder.
 const PER_FOLDER: u64 = 1_000;

@@ -1,6 +1,9 @@
 //! The queue: what every part of it shares.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+};
 
 use eventbus::{
     Name,
@@ -8,6 +11,7 @@ use eventbus::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
 
 use crate::{
     FileQueueConfig, FileQueueMetrics,
@@ -19,6 +23,7 @@ use crate::{
     metrics::Metrics,
     names,
     payload::Payloads,
+    relay::Relayed,
 };
 
 /// A queue in a folder: its files are the truth. Cloning shares it.
@@ -69,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) newest: AtomicU64,
     /// Up to where every event has its result.
     pub(crate) done_through: AtomicU64,
+    /// How far stores are published, as far as it was looked at.
+    relays: Mutex<HashMap<Uuid, Relayed>>,
     pub(crate) subscribers: Subscribers,
     pub(crate) counters: Arc<BusCounters>,
     pub(crate) consuming: Consuming,
@@ -144,6 +151,7 @@ impl Shared {
             news: watch::Sender::new(()),
             newest: AtomicU64::default(),
             done_through: AtomicU64::default(),
+            relays: Mutex::default(),
             subscribers: Subscribers::default(),
             counters: Arc::default(),
             consuming: Consuming::default(),
@@ -151,6 +159,10 @@ impl Shared {
             worker,
             config,
         })
+    }
+
+    pub(crate) fn relays(&self) -> MutexGuard<'_, HashMap<Uuid, Relayed>> {
+        self.relays.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the file system, on a thread that may wait for it.

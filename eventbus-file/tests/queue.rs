@@ -367,3 +367,45 @@ async fn publishing_that_nobody_waits_for_leaves_no_gap() {
     until("all are there", async || queue.count_events(&Search::default()).await.unwrap() == 900).await;
     assert_eq!(queue.publish(&0).await.unwrap().id(), 901);
 }
+
+/// Whoever removes looks at events whose publisher does not know yet that it was the one that got their ids.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_removed_while_it_is_published_is_not_published_twice() {
+    let queue = fresh().await;
+    let (worker, janitor) = (another(&queue).await, another(&queue).await);
+    let working = tokio::spawn(async move {
+        let mut seen = Vec::new();
+        while seen.last() != Some(&300) {
+            let work = next_work(&worker).await;
+            seen.push(work.event().payload::<u64>().unwrap());
+            work.succeed(&()).await.unwrap();
+        }
+        seen
+    });
+    let removing = tokio::spawn(async move {
+        loop {
+            janitor.remove_through(u64::MAX, DoneWhen::Result).await.unwrap();
+        }
+    });
+    let payloads: Vec<u64> = (1..=300).collect();
+    queue.publish_all(&payloads).await.unwrap();
+    assert_eq!(working.await.unwrap(), payloads, "in order, each once");
+    removing.abort();
+    assert_eq!(queue.publish(&0).await.unwrap().id(), 301);
+}
+
+#[tokio::test]
+async fn a_payload_that_cannot_be_read_now_is_not_taken_for_torn() {
+    let queue = FileQueue::open(FileQueueConfig { compress_from: Some(10), ..config(folder()) }).await.unwrap();
+    queue.publish(&"ten letters and more").await.unwrap();
+    let event = json_of(&event_path(&queue, 1));
+    let file = queue.config().root_dir.join("payloads").join(event["event"]["payload_file"].as_str().unwrap());
+    let away = file.with_extension("away");
+    fs::rename(&file, &away).unwrap();
+    fs::create_dir(&file).unwrap(); // reading it fails as a broken disk would
+    assert!(matches!(queue.event(1).await, Err(FileQueueError::Io { .. })));
+    assert!(matches!(queue.try_next_work().await, Err(FileQueueError::Io { .. })));
+    fs::remove_dir(&file).unwrap();
+    fs::rename(&away, &file).unwrap();
+    assert_eq!(next_work(&queue).await.event().id(), 1, "it was not passed over");
+}

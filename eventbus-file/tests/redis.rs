@@ -261,6 +261,22 @@ async fn a_redis_that_hangs_costs_one_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_for_messages_that_is_lost_is_made_anew_once() {
+    let server = test_servers::private_redis();
+    let one = coordinated(config(folder()), server.url()).await;
+    let mut redis = redis(server.url()).await;
+    redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub").exec_async(&mut redis).await.unwrap();
+    until("it is connected again", async || one.metrics().redis_reconnections > 0).await;
+    let two = coordinated(FileQueueConfig { worker_id: None, ..one.config().clone() }, server.url()).await;
+    for _ in 0..30 {
+        let heard = one.metrics().broadcasts_received;
+        two.publish(&1).await.unwrap();
+        until("it is told", async || one.metrics().broadcasts_received > heard).await;
+    }
+    assert_eq!(one.metrics().redis_reconnections, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_never_was_there_is_no_error() {
     let url = format!("redis://127.0.0.1:{}", test_servers::closed_port());
     let queue = coordinated(config(folder()), &url).await;

@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use eventbus::{
     Name, RecordedEvent,
     port::{
-        BusStats, ConsumeError, EventBus, GroupInfo, GroupProgress, MessageId, PublishError, ShutdownError, StreamInfo,
-        Subscribers,
+        BusStats, ConsumeError, EventBus, GroupInfo, GroupProgress, MessageId, PublishError, RelayTarget,
+        ShutdownError, StreamInfo, Subscribers,
     },
 };
 
@@ -42,13 +42,14 @@ impl EventBus for FileQueue {
     }
 
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        if self.shared.consuming.is_closed() {
-            return Err(PublishError::ShutDown { destination: self.shared.name.clone() });
-        }
         let published = self.shared.publish(events.to_vec()).await;
         let published = published.map_err(|stopped| publish_error(&self.shared.name, stopped))?;
         self.shared.counters.events_published(published.len() as u64);
         Ok(published.iter().map(|event| message_id(event.id())).collect())
+    }
+
+    fn relay_target(&self) -> Option<&dyn RelayTarget> {
+        Some(self)
     }
 
     fn subscribers(&self) -> &Subscribers {
@@ -97,7 +98,7 @@ impl EventBus for FileQueue {
     }
 }
 
-fn publish_error(name: &Name, Stopped { in_part, error }: Stopped) -> PublishError {
+pub(crate) fn publish_error(name: &Name, Stopped { in_part, error }: Stopped) -> PublishError {
     let destination = name.clone();
     match error {
         FileQueueError::ShutDown => PublishError::ShutDown { destination },

@@ -65,6 +65,17 @@ impl Shared {
         Ok(names.filter_map(|name| Name::new("group", name).ok()).collect())
     }
 
+    /// Makes a group that is not there: it begins with the oldest event, and nothing is removed that it has not handled.
+    pub(crate) fn make_group(&self, group: &Name) -> Result<()> {
+        if self.groups.newest(group)?.is_none()
+            && let Some(Claimed { now, .. }) = self.groups.create(group, Progress::default().to_value()?, false)?
+        {
+            let data = now.data.clone();
+            self.groups.release(&now, data)?;
+        }
+        Ok(())
+    }
+
     /// Takes a group over that nobody consumes for. `None`: somebody does.
     pub(super) fn take_group(&self, group: &Name) -> Result<Option<Owned>> {
         let handlers = || {
