@@ -84,7 +84,11 @@ pub(super) fn check(append: &Append) -> Result<bool, AppendError> {
 
 /// What the events of an append have that has no limit of its own.
 fn bytes(events: &[NewEvent]) -> usize {
-    events.iter().map(|event| event.payload().len() + event.context().attributes.as_json().len()).sum()
+    events.iter().map(size).sum()
+}
+
+fn size(event: &NewEvent) -> usize {
+    event.payload().len() + event.context().attributes.as_json().len()
 }
 
 /// What became of one append.
@@ -207,6 +211,7 @@ pub(super) fn write_events(events: &[NewEvent], mut add: impl FnMut(&[u8])) {
         add(event.event_id().as_uuid().as_bytes());
         add(event.event_type().as_bytes());
         add(tenant.as_bytes());
+        add(size(event).to_string().as_bytes());
         let mut fields = Vec::with_capacity(24);
         let count = entry::write(event, |part| fields.push(part.to_vec()));
         add(count.to_string().as_bytes());

@@ -12,6 +12,7 @@ mod damage;
 mod durability;
 mod figures;
 mod kills;
+mod pages;
 mod race;
 mod shadow;
 mod transactions;

@@ -2,7 +2,8 @@
 --
 -- KEYS  the feed; where the event of an id is; then the stream of each append
 -- ARGV  for each append: what it expects (any, none, exists or a version), the aggregate's type and id, the number of
---       events; for each of these: id, type, tenant, the number of arguments that follow, names and values of its fields
+--       events; for each of these: id, type, tenant, how many bytes it has, the number of arguments that follow, names
+--       and values of its fields
 -- Reply for each append: `new`, the version before, the first position; `known` and the position of each id that is
 --       known, or ''; `conflict` and the version; `damaged`, key and entry; `failed` and what the server said.
 local feed, ids = KEYS[1], KEYS[2]

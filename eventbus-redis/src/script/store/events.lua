@@ -42,7 +42,7 @@ end
 local function take_events()
   local events, by_id, count = {}, {}, tonumber(take())
   for i = 1, count do
-    local event = { id = take(), type = take(), tenant = take(), fields = {} }
+    local event = { id = take(), type = take(), tenant = take(), bytes = take(), fields = {} }
     for f = 1, tonumber(take()) do event.fields[f] = take() end
     events[i], by_id[i] = event, event.id
   end
@@ -78,7 +78,7 @@ end
 local function add_places(feed, ids, aggregate_type, aggregate_id, version, head, events)
   for i, event in ipairs(events) do
     redis.call('XADD', feed, head + i .. '-0', 'type', event.type, 'aggregate', aggregate_type, 'id', aggregate_id,
-      'version', version + i, 'tenant', event.tenant)
+      'version', version + i, 'tenant', event.tenant, 'bytes', event.bytes)
     redis.call('HSET', ids, event.id, head + i)
   end
 end

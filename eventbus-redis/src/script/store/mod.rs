@@ -36,5 +36,9 @@ pub(crate) static LET_GO: LazyLock<Script> = plain!("let_go.lua");
 pub(crate) static LOOK_UP: LazyLock<Script> = plain!("look_up.lua");
 pub(crate) static MAKE_SHADOW: LazyLock<Script> = plain!("make_shadow.lua");
 pub(crate) static OPEN: LazyLock<Script> = plain!("open.lua");
+pub(crate) static RANGE: LazyLock<Script> = plain!("range.lua");
 pub(crate) static RENEW_LEASE: LazyLock<Script> = with_time!("renew_lease.lua");
 pub(crate) static TAKE_LEASE: LazyLock<Script> = with_time!("take_lease.lua");
+pub(crate) static VERSION: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!("#!lua flags=no-writes\n", include_str!("events.lua"), include_str!("version.lua")))
+});
