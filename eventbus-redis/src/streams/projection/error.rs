@@ -10,18 +10,23 @@ use crate::{EntryError, RedisCommandError};
 #[non_exhaustive]
 pub enum StreamProjectionError {
     /// An entry has no type, or its data is not what the handler of its type takes.
-    #[error("projection `{projection}` cannot read an entry")]
+    /// [`skip_if`](crate::EventProjection::skip_if) goes on without it.
+    #[error("projection `{projection}` cannot read an entry of `{stream}`")]
     Entry {
         /// The projection.
         projection: String,
+        /// The key of the stream.
+        stream: String,
         /// The entry, its field, and what is wrong.
         source: EntryError,
     },
     /// A handler has failed.
-    #[error("projection `{projection}` stopped before entry {entry} (`{event_type}`)")]
+    #[error("projection `{projection}` stopped before entry {entry} (`{event_type}`) of `{stream}`")]
     Handler {
         /// The projection.
         projection: String,
+        /// The key of the stream.
+        stream: String,
         /// The entry.
         entry: MessageId,
         /// Its type.

@@ -68,8 +68,10 @@ pub struct EventProjection {
     name: String,
     stream: String,
     handlers: HashMap<String, Handle>,
+    skips: Vec<Skip>,
 }
 
+type Skip = Arc<dyn Fn(&StreamEntry) -> bool + Send + Sync>;
 type Handle = Arc<dyn Fn(&StreamEntry, &mut Effects) -> Result<(), Failure> + Send + Sync>;
 
 /// Why a handler did not write.
@@ -82,7 +84,8 @@ impl RedisStreams {
     /// Begins a projection of the stream of a key, as `events:orders`; it has no handlers yet.
     #[must_use]
     pub fn projection(&self, name: &str, key: &str) -> EventProjection {
-        EventProjection { streams: self.clone(), name: name.into(), stream: key.into(), handlers: HashMap::new() }
+        let (streams, name, stream) = (self.clone(), name.into(), key.into());
+        EventProjection { streams, name, stream, handlers: HashMap::new(), skips: Vec::new() }
     }
 }
 
@@ -114,6 +117,24 @@ impl EventProjection {
             handler(event, effects).map_err(|error| Failure::Handler(error.into()))
         };
         self.handlers.insert(event_type.into(), Arc::new(handle));
+        self
+    }
+
+    /// Skips entries, of whatever type, before anything in them is read: a damaged one, or those of another program.
+    /// The checkpoint moves behind them, they are [counted](Applied::skipped), and a rebuild skips them too. Without
+    /// this an entry that cannot be read [stops](StreamProjectionError::Entry) the projection.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # fn run(stats: eventbus_redis::EventProjection) -> eventbus_redis::EventProjection {
+    /// stats
+    ///     .skip_if(|entry| entry.id.as_str() == "1795157844243-0") // the error has named it
+    ///     .skip_if(|entry| entry.field("type").is_none()) // the audit log writes here, too
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn skip_if(mut self, is_skipped: impl Fn(&StreamEntry) -> bool + Send + Sync + 'static) -> Self {
+        self.skips.push(Arc::new(is_skipped));
         self
     }
 

@@ -51,6 +51,7 @@ struct Prepared<'e> {
     entry: &'e StreamEntry,
     effects: Vec<Effect>,
     unknown: Option<&'e str>,
+    is_skipped: bool,
 }
 
 impl EventProjection {
@@ -82,17 +83,23 @@ impl EventProjection {
     }
 
     fn prepare<'e>(&self, entry: &'e StreamEntry) -> Result<Prepared<'e>, StreamProjectionError> {
-        let projection = || self.name.clone();
-        let of_entry = |source| StreamProjectionError::Entry { projection: projection(), source };
+        let nothing = Prepared { entry, effects: Vec::new(), unknown: None, is_skipped: false };
+        if self.skips.iter().any(|is_skipped| is_skipped(entry)) {
+            tracing::info!(projection = self.name, stream = self.stream, entry = %entry.id, "skipping an entry");
+            return Ok(Prepared { is_skipped: true, ..nothing });
+        }
+        let (projection, stream) = (|| self.name.clone(), || self.stream.clone());
+        let of_entry = |source| StreamProjectionError::Entry { projection: projection(), stream: stream(), source };
         let event_type = entry.event_type().map_err(of_entry)?;
         let Some(handle) = self.handlers.get(event_type) else {
-            return Ok(Prepared { entry, effects: Vec::new(), unknown: Some(event_type) });
+            return Ok(Prepared { unknown: Some(event_type), ..nothing });
         };
         let mut effects = Effects::default();
         handle(entry, &mut effects).map_err(|failure| match failure {
             Failure::Entry(error) => of_entry(error),
             Failure::Handler(source) => StreamProjectionError::Handler {
                 projection: projection(),
+                stream: stream(),
                 entry: entry.id.clone(),
                 event_type: event_type.into(),
                 source,
@@ -100,7 +107,7 @@ impl EventProjection {
         })?;
         let effects = effects.list;
         match effects.iter().find(|effect| effect.key.is_empty() || effect.key.starts_with(OWN)) {
-            None => Ok(Prepared { entry, effects, unknown: None }),
+            None => Ok(Prepared { effects, ..nothing }),
             Some(effect) => {
                 Err(self.refused(entry, &effect.key, &effect.name, "it is no key for a projection to write"))
             }
@@ -171,6 +178,7 @@ impl EventProjection {
         }
         if matches!(reply, Reply::Done) {
             applied.processed += prepared.len() as u64;
+            applied.skipped += prepared.iter().filter(|one| one.is_skipped).count() as u64;
             for unknown in prepared.iter().filter_map(|one| one.unknown) {
                 *applied.unknown.entry(unknown.to_owned()).or_default() += 1;
             }
