@@ -15,6 +15,7 @@ use crate::{
     log::Slot,
     names, payload,
     queue::Shared,
+    relay::store_of,
 };
 
 /// A file or folder that the queue does not know what to do with, and leaves alone.
@@ -60,11 +61,15 @@ struct Found {
 impl Found {
     /// The names in a folder that belong there; the others are foreign.
     fn names<T>(&mut self, folder: &Path, known: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
-        let mut names = disk::names(folder)?;
+        if folder.is_file() {
+            self.problems.push(Problem::Foreign { path: folder.into() });
+            return Ok(Vec::new());
+        }
+        let mut names = disk::all_names(folder)?;
         names.sort_unstable();
         let mut belonging = Vec::new();
         for name in names {
-            match known(&name) {
+            match name.to_str().and_then(&known) {
                 Some(name) => belonging.push(name),
                 None => self.problems.push(Problem::Foreign { path: folder.join(name) }),
             }
@@ -106,6 +111,7 @@ impl Shared {
             }
         }
         found.names(&self.disk.root().join(names::REMOVED), names::number)?;
+        self.check_relays(&mut found)?;
         found.names(&self.disk.root().join(TMP), |name| name.ends_with(TMP_END).then_some(()))?;
         self.check_payloads(&mut found)?;
         Ok(found.problems)
@@ -134,6 +140,17 @@ impl Shared {
             let of_shard = |name: &str| names::number(name).filter(|id| names::shard_index(*id) == shard);
             for id in found.names(&folder, of_shard)? {
                 found.torn(self.result_path(id), self.read_result(id).map(drop))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_relays(&self, found: &mut Found) -> Result<()> {
+        let relays = self.disk.root().join(names::RELAYS);
+        for store in found.names(&relays, store_of)? {
+            let folder = relays.join(store.to_string());
+            for number in found.names(&folder, names::number)? {
+                found.torn(folder.join(names::numbered(number)), self.check_record(store, number))?;
             }
         }
         Ok(())

@@ -183,9 +183,10 @@ impl Claims {
         Ok(self.folder_of(&claim.claim_id)?.join(names::numbered(claim.epoch)))
     }
 
-    /// Refuses what the owner of an epoch does that is over.
+    /// Refuses what is done about an epoch that is over, or another worker's.
     pub(crate) fn check(&self, claim: &Claim) -> Result<()> {
-        match latest(&self.folder_of(&claim.claim_id)?)? == Some(claim.epoch) {
+        let is_own = claim.worker_id == self.worker;
+        match is_own && latest(&self.folder_of(&claim.claim_id)?)? == Some(claim.epoch) {
             true => Ok(()),
             false => Err(claim.lost()),
         }

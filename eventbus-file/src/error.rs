@@ -54,8 +54,8 @@ pub enum FileQueueError {
         /// Why not.
         reason: &'static str,
     },
-    /// The claim ran out, or was released, or another worker took it over: what its owner does now counts for nothing.
-    #[error("claim `{claim_id}` of epoch {epoch} is lost")]
+    /// The claim is another worker's, or ran out, or was released: what is done about it counts for nothing.
+    #[error("claim `{claim_id}` of epoch {epoch} is not, or no longer, this worker's")]
     ClaimLost {
         /// The claim.
         claim_id: String,
@@ -89,6 +89,11 @@ impl FileQueueError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Io { .. })
+    }
+
+    /// With its causes, for the log.
+    pub(crate) fn log(&self) -> &(dyn std::error::Error + 'static) {
+        self
     }
 
     pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {

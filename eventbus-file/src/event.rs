@@ -88,11 +88,34 @@ pub(crate) struct EventFile {
     #[serde(with = "time::serde::rfc3339")]
     pub(crate) created_at: OffsetDateTime,
     pub(crate) worker_id: String,
+    /// The store whose relay wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) store: Option<Uuid>,
     /// Why nobody will ever publish under this id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) gap: Option<String>,
+    /// The relay of the store publishes again after this gap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) again: Option<Again>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) event: Option<WrittenRecord>,
+}
+
+/// From where on a relay publishes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Again {
+    /// What is after this position of the store.
+    pub(crate) after: u64,
+    /// The epoch of the relay that said so.
+    pub(crate) epoch: u64,
+}
+
+impl EventFile {
+    /// The word that there is no event.
+    pub(crate) fn gap(worker: &str, why: &str) -> Self {
+        let (created_at, worker_id, gap) = (now(), worker.into(), Some(why.into()));
+        Self { created_at, worker_id, store: None, gap, again: None, event: None }
+    }
 }
 
 /// An event as it is written, in whichever file.
@@ -151,6 +174,11 @@ impl WrittenRecord {
             payload: raw(payload)?,
             payload_file,
         })
+    }
+
+    /// Which event it is, and its place in its store.
+    pub(crate) fn place(&self) -> Option<(u64, EventId)> {
+        Some((self.position?, self.event_id))
     }
 
     /// The event; `payload` if it came from a file.

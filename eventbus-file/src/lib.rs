@@ -17,6 +17,7 @@ mod patience;
 mod payload;
 mod publish;
 mod queue;
+mod relay;
 mod removal;
 mod results;
 mod search;

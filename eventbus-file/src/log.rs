@@ -68,30 +68,22 @@ impl EventLog {
     pub(crate) fn head(&self) -> Result<u64> {
         let removed = self.removed_through()?;
         for shard in self.shards()?.into_iter().rev() {
-            if let Some(id) = self.ids_of(shard)?.last() {
+            if let Some(id) = disk::ids_of(&self.events, shard)?.last() {
                 return Ok(removed.max(*id));
             }
         }
         Ok(removed)
     }
 
-    /// The ids that have files, from one on, sorted.
-    pub(crate) fn ids_from(&self, from: u64) -> Result<Vec<u64>> {
+    /// The ids that have files, from one on.
+    pub(crate) fn ids_from(&self, from: u64) -> Result<impl Iterator<Item = Result<u64>> + use<>> {
         let from = from.max(self.removed_through()? + 1);
-        let mut ids = Vec::new();
-        for shard in self.shards()? {
-            if shard >= names::shard_index(from) {
-                ids.extend(self.ids_of(shard)?.into_iter().filter(|id| *id >= from));
-            }
-        }
-        Ok(ids)
+        Ok(disk::ids_in(self.events.clone(), self.shards()?, from))
     }
 
     /// The folders of a thousand ids, sorted; those too far ahead are foreign.
     pub(crate) fn shards(&self) -> Result<Vec<u64>> {
-        let mut shards: Vec<u64> =
-            disk::names(&self.events)?.iter().filter_map(|name| names::shard_number(name)).collect();
-        shards.sort_unstable();
+        let mut shards = disk::shards(&self.events)?;
         let mut last = names::shard_index(self.removed_through()?);
         shards.retain(|shard| {
             let is_near = *shard <= last + names::shard_index(names::FAR);
@@ -99,14 +91,6 @@ impl EventLog {
             is_near
         });
         Ok(shards)
-    }
-
-    fn ids_of(&self, shard: u64) -> Result<Vec<u64>> {
-        let names = disk::names(&self.events.join(names::shard_of(shard)))?;
-        let mut ids: Vec<u64> = names.iter().filter_map(|name| names::number(name)).collect();
-        ids.retain(|id| names::shard_index(*id) == shard);
-        ids.sort_unstable();
-        Ok(ids)
     }
 
     /// Up to which id everything was removed.
@@ -123,7 +107,7 @@ impl EventLog {
     pub(crate) fn files_through(&self, through: u64) -> Result<Vec<u64>> {
         let mut ids = Vec::new();
         for shard in self.shards()?.into_iter().filter(|shard| *shard <= names::shard_index(through)) {
-            ids.extend(self.ids_of(shard)?.into_iter().filter(|id| *id <= through));
+            ids.extend(disk::ids_of(&self.events, shard)?.into_iter().filter(|id| *id <= through));
         }
         ids.retain(|id| self.file(*id).is_ok());
         Ok(ids)
@@ -138,7 +122,8 @@ impl EventLog {
         Ok(())
     }
 
-    fn file(&self, id: u64) -> Result<Option<EventFile>> {
+    /// What the file of an id holds, whether or not it was removed.
+    pub(crate) fn file(&self, id: u64) -> Result<Option<EventFile>> {
         let path = self.path(id);
         let content = disk::read(&path)?;
         let file = content.map(|content| serde_json::from_slice(&content)).transpose();
@@ -156,46 +141,58 @@ impl EventLog {
     /// Gives staged events ids: those drawn, as far as they are free, or the next ones after the newest file. Returns
     /// the ids given, in order; what is left in `staged` has none yet.
     pub(crate) fn link(&self, staged: &mut VecDeque<Staged>, drawn: Option<Range<u64>>) -> Result<Linked> {
-        let mut linked = Linked::default();
-        let mut ids = match drawn {
+        let ids = match drawn {
             Some(drawn) => drawn.start.max(self.removed_through()? + 1)..drawn.end,
             None => self.head()? + 1..u64::MAX,
         };
-        let mut done = Vec::new();
-        while let Some(next) = staged.front() {
-            let Some(id) = ids.next() else {
-                break;
-            };
-            match self.disk.link(next, &self.path(id)) {
+        self.link_to(staged, ids, IfTaken::Next)
+    }
+
+    /// Gives staged events the ids after one, up to the first that somebody else has.
+    pub(crate) fn link_after(&self, staged: &mut VecDeque<Staged>, id: u64) -> Result<Linked> {
+        self.link_to(staged, id + 1..u64::MAX, IfTaken::Stop)
+    }
+
+    fn link_to(&self, staged: &mut VecDeque<Staged>, mut ids: Range<u64>, if_taken: IfTaken) -> Result<Linked> {
+        let mut linked = Linked::default();
+        while let Some(next) = staged.front()
+            && let Some(id) = ids.next()
+        {
+            match self.link_one(next, id) {
                 Ok(true) => {
                     linked.ids.push(id);
-                    done.extend(staged.pop_front());
+                    staged.pop_front();
                 }
-                Ok(false) => linked.collisions += 1,
+                Ok(false) => {
+                    linked.collisions += 1;
+                    if if_taken == IfTaken::Stop {
+                        break;
+                    }
+                }
                 Err(error) => {
                     linked.error = Some(error);
                     break;
                 }
             }
         }
-        let taken_back = self.take_back(&mut linked, staged, done);
-        if let Err(error) = taken_back.and_then(|()| self.sync(&linked.ids)) {
+        if let Err(error) = self.sync(&linked.ids) {
             linked.error.get_or_insert(error);
         }
         Ok(linked)
     }
 
-    /// Takes back what was linked under ids that had been removed meanwhile; nobody has read it.
-    fn take_back(&self, linked: &mut Linked, staged: &mut VecDeque<Staged>, done: Vec<Staged>) -> Result<()> {
-        let removed = self.removed_through()?;
-        for (id, staged_one) in linked.ids.iter().zip(done).rev() {
-            if *id <= removed {
-                self.disk.remove(&self.path(*id))?;
-                staged.push_front(staged_one);
-            }
+    /// Gives a staged event an id. `false`: somebody else has it, or had it until it was removed. What is ours is not
+    /// removed as long as it is staged, so if the id was removed when we look, it was another's.
+    fn link_one(&self, staged: &Staged, id: u64) -> Result<bool> {
+        let path = self.path(id);
+        if !self.disk.link(staged, &path)? {
+            return Ok(false);
         }
-        linked.ids.retain(|id| *id > removed);
-        Ok(())
+        let is_ours = id > self.removed_through()?;
+        if !is_ours {
+            self.disk.remove(&path)?;
+        }
+        Ok(is_ours)
     }
 
     fn sync(&self, ids: &[u64]) -> Result<()> {
@@ -207,15 +204,25 @@ impl EventLog {
     /// What is under an id.
     pub(crate) fn read(&self, id: u64) -> Result<Slot> {
         let path = self.path(id);
-        let content = disk::read(&path)?;
+        let slot = match disk::read(&path) {
+            Ok(Some(content)) => self.decode(id, &path, &content),
+            Ok(None) => Ok(Slot::Missing),
+            Err(error) => Err(error),
+        };
+        // after all its files were read: a payload goes before the event does
         let removed = self.removed_through()?;
         if id <= removed {
             return Ok(Slot::Removed(removed));
         }
-        let Some(content) = content else {
-            return Ok(Slot::Missing);
-        };
-        Ok(self.decode(id, &path, &content).unwrap_or_else(Slot::Torn))
+        match slot {
+            Err(error) if error.is_retryable() => Err(error),
+            slot => Ok(slot.unwrap_or_else(Slot::Torn)),
+        }
+    }
+
+    /// Whether the publisher of an event is not done with it, or died of late.
+    pub(crate) fn is_staged(&self, id: u64) -> Result<bool> {
+        self.disk.is_staged(&self.path(id))
     }
 
     fn decode(&self, id: u64, path: &Path, content: &[u8]) -> Result<Slot> {
@@ -233,7 +240,7 @@ impl EventLog {
     /// The next thing after an id, with its id: `None` if nothing was published after it yet. Waits for no missing id:
     /// then too it is `None`, until the patience is over and the gap is filled.
     pub(crate) fn next(&self, after: u64, worker: &str) -> Result<Option<(u64, Slot)>> {
-        let id = after + 1;
+        let id = after.saturating_add(1);
         match self.read(id)? {
             Slot::Missing if self.head()? <= id => Ok(None),
             Slot::Missing if !self.fill_overdue(id, worker)? => Ok(None),
@@ -251,7 +258,7 @@ impl EventLog {
     pub(crate) fn fill_overdue(&self, id: u64, worker: &str) -> Result<bool> {
         if !self.missing().contains_key(&id) {
             // a publisher that died may have drawn many: they are all waited for from now on
-            let next = self.ids_from(id)?.first().copied().unwrap_or_default();
+            let next = self.ids_from(id)?.next().transpose()?.unwrap_or_default();
             let run = (id..next.min(id.saturating_add(MOST_MISSING))).map(|id| (id, Instant::now()));
             self.missing().extend(run);
         }
@@ -261,6 +268,7 @@ impl EventLog {
             (id..).take_while(|id| missing.get(id).is_some_and(is_overdue)).collect()
         };
         self.fill(&overdue, worker)?;
+        self.missing().retain(|id, _| !overdue.contains(id));
         Ok(!overdue.is_empty())
     }
 
@@ -270,12 +278,7 @@ impl EventLog {
 
     /// Says that nobody will publish under these ids, where nobody did.
     fn fill(&self, ids: &[u64], worker: &str) -> Result<()> {
-        let gap = EventFile {
-            created_at: event::now(),
-            worker_id: worker.into(),
-            gap: Some("drawn by a publisher that did not publish; filled so that readers go on".into()),
-            event: None,
-        };
+        let gap = EventFile::gap(worker, "drawn by a publisher that did not publish; filled so that readers go on");
         let contents = vec![event::pretty("the gap", &gap)?; ids.len()];
         for (id, staged) in ids.iter().zip(self.disk.stage_all(&contents)?) {
             if self.disk.link(&staged, &self.path(*id))? {
@@ -285,6 +288,13 @@ impl EventLog {
         }
         self.sync(ids)
     }
+}
+
+/// What to do about an id that somebody else has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum IfTaken {
+    Next,
+    Stop,
 }
 
 /// What came of linking.

@@ -11,6 +11,7 @@ use std::{
 use eventbus::RecordedEvent;
 use serde::Serialize;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::{
     FileQueue,
@@ -79,7 +80,8 @@ impl Shared {
         for part in records.chunks(TOGETHER) {
             let before = published.len();
             let result = self.publish_part(part, &mut published).await;
-            self.tell_published(&published[before..]).await;
+            let ids: Vec<u64> = published[before..].iter().map(QueueEvent::id).collect();
+            self.tell_published(&ids).await;
             result.map_err(|stopped| Stopped { in_part: stopped.in_part || !published.is_empty(), ..stopped })?;
         }
         Ok(published)
@@ -94,7 +96,7 @@ impl Shared {
             return Err(FileQueueError::ShutDown.into());
         }
         let (created_at, owned) = (event::now(), records.to_vec());
-        let mut staged = self.blocking(move |shared| shared.stage(&owned, created_at)).await?;
+        let mut staged = self.blocking(move |shared| shared.stage(&owned, created_at, None)).await?;
         let mut left = records.iter();
         let mut floor = None;
         while !staged.is_empty() {
@@ -154,14 +156,20 @@ impl Shared {
         Ok(None)
     }
 
-    /// Writes events to disk, without ids; all of them or none.
-    fn stage(&self, records: &[RecordedEvent], created_at: OffsetDateTime) -> Result<VecDeque<Staged>> {
+    /// Writes events to disk, without ids; all of them or none. `store`: its relay publishes them.
+    pub(crate) fn stage(
+        &self,
+        records: &[RecordedEvent],
+        created_at: OffsetDateTime,
+        store: Option<Uuid>,
+    ) -> Result<VecDeque<Staged>> {
         let mut payload_files = Vec::new();
         let mut content = |record: &RecordedEvent| {
             let payload_file = self.payloads.write(record)?;
             payload_files.extend(payload_file.clone());
             let event = Some(WrittenRecord::new(record, payload_file)?);
-            event::pretty("the event", &EventFile { created_at, worker_id: self.worker.clone(), gap: None, event })
+            let worker_id = self.worker.clone();
+            event::pretty("the event", &EventFile { created_at, worker_id, store, gap: None, again: None, event })
         };
         let contents: Result<Vec<_>> = records.iter().map(&mut content).collect();
         let staged = contents.and_then(|contents| self.disk.stage_all(&contents));
@@ -180,15 +188,15 @@ impl Shared {
         }
     }
 
-    async fn tell_published(&self, published: &[QueueEvent]) {
-        if published.is_empty() {
+    /// Tells everybody of events that are there.
+    pub(crate) async fn tell_published(&self, ids: &[u64]) {
+        let Some(newest) = ids.last() else {
             return;
-        }
-        self.metrics.events_published.add(published.len() as u64);
-        let newest = published.last().map_or(0, QueueEvent::id);
-        self.newest.fetch_max(newest, Ordering::Relaxed);
+        };
+        self.metrics.events_published.add(ids.len() as u64);
+        self.newest.fetch_max(*newest, Ordering::Relaxed);
         self.news.send_replace(());
-        let messages = published.iter().map(|event| about("event_id", event.id())).collect();
+        let messages = ids.iter().map(|id| about("event_id", *id)).collect();
         self.coordination.tell(kind::ADD_EVENT, messages).await;
     }
 }

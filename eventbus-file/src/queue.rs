@@ -1,13 +1,17 @@
 //! The queue: what every part of it shares.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+};
 
 use eventbus::{
     Name,
     port::{BusCounters, Consuming, Subscribers},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
 
 use crate::{
     FileQueueConfig, FileQueueMetrics,
@@ -19,6 +23,7 @@ use crate::{
     metrics::Metrics,
     names,
     payload::Payloads,
+    relay::Relayed,
 };
 
 /// A queue in a folder: its files are the truth. Cloning shares it.
@@ -69,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) newest: AtomicU64,
     /// Up to where every event has its result.
     pub(crate) done_through: AtomicU64,
+    /// How far stores are published, as far as it was looked at.
+    relays: Mutex<HashMap<Uuid, Relayed>>,
     pub(crate) subscribers: Subscribers,
     pub(crate) counters: Arc<BusCounters>,
     pub(crate) consuming: Consuming,
@@ -144,6 +151,7 @@ impl Shared {
             news: watch::Sender::new(()),
             newest: AtomicU64::default(),
             done_through: AtomicU64::default(),
+            relays: Mutex::default(),
             subscribers: Subscribers::default(),
             counters: Arc::default(),
             consuming: Consuming::default(),
@@ -153,16 +161,25 @@ impl Shared {
         })
     }
 
+    pub(crate) fn relays(&self) -> MutexGuard<'_, HashMap<Uuid, Relayed>> {
+        self.relays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks the file system, on a thread that may wait for it.
     pub(crate) async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
         ask: impl FnOnce(&Self) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let shared = Arc::clone(self);
-        match tokio::task::spawn_blocking(move || ask(&shared)).await {
-            Ok(answer) => answer,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => Err(FileQueueError::RuntimeEnded),
-        }
+        joined(tokio::task::spawn_blocking(move || ask(&shared))).await
+    }
+}
+
+/// What comes of a task, which goes on to its end though nobody may wait for it any more.
+pub(crate) async fn joined<T, E: From<FileQueueError>>(task: JoinHandle<Result<T, E>>) -> Result<T, E> {
+    match task.await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(FileQueueError::RuntimeEnded.into()),
     }
 }

@@ -1,7 +1,7 @@
 //! Removing old events.
 //!
-//! Keep: the mark is written before anything is removed, so that no id is used twice. An event goes with its payload and
-//! its claim; its result stays.
+//! Keep: the mark is written before anything is removed, so that no id is used twice; and before that how far each store
+//! is published, which only the events tell. An event goes with its payload and its claim; its result stays.
 
 use crate::{
     FileQueue,
@@ -44,9 +44,11 @@ struct Mark<'a> {
 
 impl Shared {
     fn remove_through(&self, id: u64, when: DoneWhen) -> Result<Removed> {
+        self.disk.sweep();
         let through = self.removable(id, when)?;
         let folder = self.disk.root().join(names::REMOVED);
         if through > self.log.removed_through()? {
+            self.note_relayed()?;
             let mark = Mark { removed_through: through, removed_at: now(), worker_id: &self.worker };
             // another worker may have written the same mark
             self.disk.create(&folder.join(names::numbered(through)), &event::pretty("the mark", &mark)?)?;
@@ -92,6 +94,8 @@ impl Shared {
             Slot::Gap | Slot::Removed(_) => true,
             // it is left alone, but nothing waits for it
             Slot::Torn(_) => true,
+            // its publisher still has to see that it had the id first
+            Slot::Event(_) if self.log.is_staged(id)? => false,
             Slot::Event(_) => when == DoneWhen::Groups || self.has_result(id)?,
         })
     }
@@ -99,6 +103,7 @@ impl Shared {
 
 impl FileQueue {
     /// Removes events up to an id, as far as they are done with. Ids are not used again. Files that hold no event stay.
+    /// The last events of a publisher that died go an hour later.
     ///
     /// # Errors
     /// [`FileQueueError::Io`](crate::FileQueueError::Io); what was removed until then stays so, and calling again goes
@@ -119,5 +124,26 @@ impl FileQueue {
     /// ```
     pub async fn remove_through(&self, id: u64, when: DoneWhen) -> Result<Removed> {
         self.shared.blocking(move |shared| shared.remove_through(id, when)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::FileQueueConfig;
+
+    #[tokio::test]
+    async fn an_event_stays_until_its_publisher_has_seen_that_it_had_the_id_first() {
+        let root = tempfile::tempdir().unwrap();
+        let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
+        let mut staged = queue.shared.stage(&[event::message("one").unwrap()], now(), None).unwrap();
+        let staged = staged.pop_front().unwrap();
+        let path = queue.shared.log.path(1);
+        queue.shared.disk.link(&staged, &path).unwrap();
+        queue.next_work().await.unwrap().succeed(&()).await.unwrap();
+        assert_eq!(queue.remove_through(1, DoneWhen::Result).await.unwrap().through, 0);
+        drop(staged);
+        std::fs::hard_link(path, root.path().join("somebody's copy")).unwrap();
+        assert_eq!(queue.remove_through(1, DoneWhen::Result).await.unwrap().through, 1);
     }
 }

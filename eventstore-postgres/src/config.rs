@@ -26,7 +26,8 @@ pub struct PgEventStoreConfig {
     ///
     /// A pooler in between must pool sessions, or keep track of prepared statements as PgBouncer does from 1.21 on with
     /// `max_prepared_statements`. PgBouncer also needs `ignore_startup_parameters = extra_float_digits, options`; the
-    /// settings it ignores then, such as [`statement_timeout`](Self::statement_timeout), are to be made on the role.
+    /// settings it ignores then, such as [`statement_timeout`](Self::statement_timeout) and `enable_seqscan = off`, are to
+    /// be made on the role.
     pub database_url: String,
     /// The schema that holds the tables: lower-case letters, digits and underscores; default `eventbus`.
     pub schema: String,

@@ -26,11 +26,15 @@ pub(crate) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 /// A connection that was idle this long is asked whether it still lives; one used just now is taken as it is.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
+/// All our statements go by index. Without this the plan made for a table with few rows reads all of them, and is kept
+/// while the table grows. A trigger of somebody else that has to read a whole table is not to be compiled for that.
+const BY_INDEX: [(&str, &str); 2] = [("enable_seqscan", "off"), ("jit", "off")];
+
 #[derive(Debug, Clone)]
 pub(crate) struct Connections {
     pool: PgPool,
     /// Apart from the others: handlers that append and keep a lease within their transactions must not wait for each
-    /// other.
+    /// other. And how their own statements are planned is theirs.
     transactions: PgPool,
     /// For appends that give up soon if somebody keeps a row. Together with the patient ones half of the connections: the
     /// others are for those who do not append.
@@ -66,7 +70,7 @@ impl Connections {
         let half = config.max_connections.div_ceil(2) as usize;
         let patient = (half / 2).max(1);
         Self {
-            pool: pool(config.max_connections).connect_lazy_with(options.clone()),
+            pool: pool(config.max_connections).connect_lazy_with(options.clone().options(BY_INDEX)),
             transactions: transactions.connect_lazy_with(options),
             lanes: Arc::new(Semaphore::new((half - patient).max(1))),
             patient_lanes: Arc::new(Semaphore::new(patient)),

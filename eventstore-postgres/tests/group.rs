@@ -56,6 +56,44 @@ async fn callers_that_append_at_the_same_time_share_statements() {
     assert!(transactions < 64 * 20 / 8, "{transactions} transactions");
 }
 
+/// A server plans a statement once and keeps the plan, whatever the tables grow to: when they are empty or hold a few
+/// rows, reading them whole looks cheapest.
+#[tokio::test]
+async fn no_table_is_read_whole_however_small_it_was_when_statements_were_planned() {
+    let schema = TestSchema::new();
+    let store = open(PgEventStoreConfig { max_connections: 1, ..schema.config() }).await;
+    let mut server = schema.connection().await;
+    for _ in 0..2 {
+        for _ in 0..10 {
+            let streams: Vec<StreamId> = (0..10).map(|_| stream()).collect();
+            for version in 0..2_u64 {
+                let of_stream = |stream| append(stream, Exact(version.into()), events(1));
+                for stored in store.append_many(streams.iter().map(of_stream).collect()).await {
+                    stored.unwrap();
+                }
+            }
+            store.append(&streams[0], Exact(2.into()), events(1)).await.unwrap();
+            assert_eq!(read(&store, &streams[0]).await.len(), 3);
+        }
+        common::run(&mut server, "ANALYZE streams, events").await;
+    }
+    store.close().await;
+    let statistics = "SELECT sum(n_tup_ins)::bigint, sum(seq_tup_read + idx_tup_fetch)::bigint
+        FROM pg_stat_user_tables WHERE schemaname = current_schema() AND relname IN ('streams', 'events')";
+    // a connection reports what it has done when it ends
+    let rows_read = within(async {
+        loop {
+            let (inserted, read): (i64, i64) = sqlx::query_as(statistics).fetch_one(&mut server).await.unwrap();
+            if inserted == 2 * 10 * (10 + 21) {
+                break read;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    let rows_read = rows_read.await;
+    assert!(rows_read < 2_000, "{rows_read} rows were read to append 420 events");
+}
+
 #[tokio::test]
 async fn a_call_for_many_streams_is_one_statement() {
     let schema = TestSchema::new();

@@ -76,6 +76,14 @@ async fn a_handler_takes_part_in_the_transaction() {
 
 /// The server answers a commit after a failure as if all were well, and undoes everything.
 #[tokio::test]
+async fn statements_of_a_handler_are_planned_as_its_database_has_it() {
+    let place = Place::new(HOUR).await;
+    let mut transaction = place.begin().await;
+    let setting: String = sqlx::query_scalar("SHOW enable_seqscan").fetch_one(take(&mut *transaction)).await.unwrap();
+    assert_eq!(setting, "on");
+}
+
+#[tokio::test]
 async fn a_failure_that_was_swallowed_is_no_commit() {
     let mut place = Place::new(HOUR).await;
     let mut transaction = place.begin().await;

@@ -29,7 +29,7 @@ pub(crate) struct Progress {
 impl Progress {
     /// Every event up to here is done with.
     pub(crate) fn finished_through(&self) -> u64 {
-        self.open.keys().next().map_or(self.read, |oldest| oldest - 1)
+        self.open.keys().next().map_or(self.read, |oldest| oldest.saturating_sub(1))
     }
 
     pub(super) fn to_value(&self) -> Result<Value> {
@@ -63,6 +63,17 @@ impl Shared {
     pub(crate) fn known_groups(&self) -> Result<Vec<Name>> {
         let names = self.groups.ids()?.into_iter();
         Ok(names.filter_map(|name| Name::new("group", name).ok()).collect())
+    }
+
+    /// Makes a group that is not there: it begins with the oldest event, and nothing is removed that it has not handled.
+    pub(crate) fn make_group(&self, group: &Name) -> Result<()> {
+        if self.groups.newest(group)?.is_none()
+            && let Some(Claimed { now, .. }) = self.groups.create(group, Progress::default().to_value()?, false)?
+        {
+            let data = now.data.clone();
+            self.groups.release(&now, data)?;
+        }
+        Ok(())
     }
 
     /// Takes a group over that nobody consumes for. `None`: somebody does.

@@ -27,6 +27,15 @@ fn only_one_has_a_claim() {
 }
 
 #[test]
+fn nobody_renews_or_gives_back_what_is_another_workers() {
+    let (_root, one, two) = workers(HOUR);
+    let claim = claimed(one.create("a", "data".into(), false).unwrap());
+    assert!(matches!(two.renew(&claim, Value::Null), Err(FileQueueError::ClaimLost { epoch: 1, .. })));
+    assert!(matches!(two.release(&claim, Value::Null), Err(FileQueueError::ClaimLost { .. })));
+    assert_eq!(one.newest("a").unwrap(), Some(claim));
+}
+
+#[test]
 fn of_two_who_see_that_it_is_free_one_has_it() {
     let (_root, one, two) = workers(HOUR);
     let too_late = one.create_after("a", false, |_| {

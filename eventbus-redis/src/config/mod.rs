@@ -2,6 +2,7 @@
 
 mod env;
 pub(crate) mod validate;
+pub(crate) mod vars;
 
 pub(crate) use validate::MAX_PARTITIONS;
 

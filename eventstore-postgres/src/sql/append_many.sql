@@ -7,6 +7,9 @@
 -- Keep the order: the rows of streams that exist are locked, in key order, then those of new streams, in key order too,
 -- then the bound, then positions are drawn, see `append.sql`. Everybody who holds rows and waits for another waits for a
 -- later one, so nobody waits in a circle. Whoever waits too long gives way to a transaction that keeps a row for itself.
+--
+-- `LATERAL` with a lock looks up row by row, in the order it is given: whatever the planner believes of the table, it
+-- cannot turn that into a join with all of it.
 WITH patience AS MATERIALIZED (
     SELECT set_config('lock_timeout', '100ms', true)
 ),
@@ -17,10 +20,13 @@ wanted AS MATERIALIZED (
 ),
 held AS MATERIALIZED (
     SELECT w.*, s.version AS base
-    FROM wanted w
-    JOIN {schema}.streams s ON s.aggregate_id = w.aggregate_id AND s.aggregate_type = w.aggregate_type
-    ORDER BY s.aggregate_id, s.aggregate_type
-    FOR UPDATE OF s
+    FROM (SELECT * FROM wanted ORDER BY aggregate_id COLLATE "C", aggregate_type COLLATE "C") w
+    CROSS JOIN LATERAL (
+        SELECT s.version
+        FROM {schema}.streams s
+        WHERE s.aggregate_id = w.aggregate_id AND s.aggregate_type = w.aggregate_type
+        FOR UPDATE
+    ) s
 ),
 made AS (
     INSERT INTO {schema}.streams (aggregate_id, aggregate_type, version)

@@ -7,6 +7,8 @@ mod config;
 mod monitor;
 mod resync;
 mod script;
+mod state;
+mod tls;
 
 use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
@@ -17,7 +19,6 @@ use async_trait::async_trait;
 use redis::{Client, FromRedisValue, RedisError, RedisResult, aio::MultiplexedConnection};
 use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use config::Keys;
@@ -37,14 +38,14 @@ pub(crate) struct Redis {
     keys: Keys,
     worker: String,
     slot: RwLock<Slot>,
-    /// Tells the monitor that the connection is lost.
-    lost: Notify,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
     connection: Option<Connection>,
+    /// Tells who listens that this connection is lost; the next one has another.
+    lost: CancellationToken,
     /// What went wrong last.
     error: String,
 }
@@ -83,7 +84,6 @@ impl FileQueue {
             config: redis,
             worker: worker.clone(),
             slot: RwLock::default(),
-            lost: Notify::new(),
             metrics: Arc::clone(&metrics),
         });
         let config = FileQueueConfig { worker_id: Some(worker), ..config };
@@ -136,7 +136,7 @@ impl Redis {
         let mut slot = self.slot_mut();
         if slot.connection.take().is_some() {
             slot.error = error;
-            self.lost.notify_one();
+            slot.lost.cancel();
         }
     }
 

@@ -57,7 +57,9 @@ impl Redis {
         let connecting = tokio::time::timeout(self.config.response_timeout * 2, self.try_connect()).await;
         let error = match connecting {
             Ok(Ok((connection, messages))) => {
-                self.slot_mut().connection = Some(connection);
+                let mut slot = self.slot_mut();
+                slot.connection = Some(connection);
+                slot.lost = CancellationToken::new();
                 return Some(messages);
             }
             Ok(Err(error)) => error.to_string(),
@@ -83,13 +85,14 @@ impl Redis {
     /// Takes in what the others tell, until the connection is lost.
     async fn listen(&self, shared: &Arc<Shared>, mut messages: PubSub) {
         let mut messages = messages.on_message();
+        let lost = self.slot().lost.clone();
         loop {
             tokio::select! {
                 message = messages.next() => match message {
                     Some(message) => self.heard(shared, &message).await,
                     None => return,
                 },
-                () = self.lost.notified() => return,
+                () = lost.cancelled() => return,
                 () = tokio::time::sleep(PROBE) => {
                     self.ask("probing", async |redis| redis::cmd("PING").query_async::<()>(redis).await).await;
                 }
@@ -107,9 +110,14 @@ impl Redis {
             return;
         }
         self.metrics.broadcasts_received.add(1);
-        if message.kind == kind::RESYNC {
-            self.resync(shared).await;
-        }
         shared.news.send_replace(());
+        match message.kind.as_str() {
+            kind::RESYNC => self.resync(shared).await,
+            kind::STATE => match serde_json::from_value(message.data.into()) {
+                Ok(page) => self.compare(shared, page).await,
+                Err(error) => tracing::warn!(%error, "state that cannot be read passed over"),
+            },
+            _ => {}
+        }
     }
 }
