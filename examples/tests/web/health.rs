@@ -28,8 +28,8 @@ async fn while_redis_is_away_it_is_not_ready_and_registers_all_the_same() {
     let web = Web::start(&["--store", "sqlite::memory:", "--bus", &url]);
     web.until_status("/health/ready", 200).await;
     redis.stop();
-    let away = web.until_status("/health/ready", 503).await;
-    assert!(away.body["status"] == "not ready" && alerts(&away).contains("not connected"), "{away:#?}");
+    let away = web.until("/health/ready", |answer| alerts(answer).contains("not connected")).await;
+    assert_eq!((away.status.as_u16(), away.body["status"].as_str().unwrap()), (503, "not ready"));
     assert_eq!(web.get("/health/live").await.status, 200);
     let created = web.register("Ada", "ada@example.com").await;
     assert_eq!(created.status, 201);
@@ -40,14 +40,28 @@ async fn while_redis_is_away_it_is_not_ready_and_registers_all_the_same() {
 }
 
 #[tokio::test]
+async fn a_redis_that_does_not_answer_is_told_from_the_store() {
+    let redis = test_servers::private_redis();
+    let url = redis.url().to_owned();
+    let web = Web::start(&["--store", "sqlite::memory:", "--bus", &url]);
+    web.until_status("/health/ready", 200).await;
+    redis.pause();
+    let silent = web.until_status("/health/ready", 503).await;
+    let alerts = alerts(&silent);
+    assert!(alerts.contains("not connected: it does not answer within 2s") && !alerts.contains("store"), "{alerts}");
+    redis.resume();
+    web.until_status("/health/ready", 200).await;
+}
+
+#[tokio::test]
 async fn while_postgres_is_away_it_is_not_ready_and_says_so_to_who_registers() {
     let mut postgres = test_servers::private_postgres();
     let (store, stream) = (postgres.url().to_owned(), Stream::new());
     let web = Web::start(&[&["--store", &store][..], &stream.arguments()].concat());
     web.until_status("/health/ready", 200).await;
     postgres.stop();
-    let away = web.until_status("/health/ready", 503).await;
-    assert!(alerts(&away).contains("the store cannot be read"), "{away:#?}");
+    let away = web.until("/health/ready", |answer| alerts(answer).contains("the store cannot be read")).await;
+    assert_eq!((away.status.as_u16(), away.body["status"].as_str().unwrap()), (503, "not ready"));
     assert_eq!(web.get("/health/live").await.status, 200);
     let refused = web.register("Ada", "ada@example.com").await;
     assert_eq!((refused.problem().0, refused.header("retry-after")), (503, "1"));

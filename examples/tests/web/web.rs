@@ -91,10 +91,15 @@ impl Web {
 
     /// Asks again until the answer has this status.
     pub async fn until_status(&self, path: &str, status: u16) -> Answer {
+        self.until(path, |answer| answer.status.as_u16() == status).await
+    }
+
+    /// Asks again until the answer is as it should be.
+    pub async fn until(&self, path: &str, is_it: impl Fn(&Answer) -> bool) -> Answer {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         loop {
             let answer = self.get(path).await;
-            if answer.status.as_u16() == status {
+            if is_it(&answer) {
                 return answer;
             }
             assert!(tokio::time::Instant::now() < deadline, "{answer:#?}");

@@ -9,8 +9,8 @@ use crate::{
     runtime::relay::{self, RelayError, RelayStatus, RelayView, RepublishError},
 };
 
-/// How long the store may take to answer before it is called unwell.
-const STORE_ANSWERS: Duration = Duration::from_secs(5);
+/// How long the store and the bus may take to answer before they are called unwell.
+const ANSWERS: Duration = Duration::from_secs(2);
 
 impl App {
     /// Waits until the relay has published everything up to `position`, also where another process relays: what that one
@@ -52,11 +52,12 @@ impl App {
     }
 
     /// Whether store and bus are well, the relay of this process publishes, and no projection of it stopped at an event;
-    /// what a health endpoint answers. It never fails.
+    /// what a health endpoint answers. It never fails, and takes two seconds at most: a store or a bus that does not answer
+    /// by then is not well.
     pub async fn health(&self) -> Health {
         let stopped = self.0.projections.iter().filter_map(|slot| slot.status(Position::START).stopped);
         let stopped = stopped.map(|error| error.to_string()).collect();
-        let (health, store_trouble) = tokio::join!(self.0.bus.health(), self.store_trouble());
+        let (health, store_trouble) = tokio::join!(self.bus_health(), self.store_trouble());
         let health = if self.0.groups.is_empty() { health.with_nothing_to_consume() } else { health };
         let health = health.with_stopped_projections(stopped);
         let health = match store_trouble {
@@ -102,14 +103,20 @@ impl App {
         self.0.store.forget_floor(self.0.bus.destination(), group).await
     }
 
+    async fn bus_health(&self) -> Health {
+        let bus = &self.0.bus;
+        let health = tokio::time::timeout(ANSWERS, bus.health()).await;
+        health.unwrap_or_else(|_| Health::disconnected(bus.is_consuming(), no_answer()))
+    }
+
     /// Why the store cannot be read, if the app has one and it cannot.
     async fn store_trouble(&self) -> Option<String> {
         if !self.0.has_store {
             return None;
         }
-        match tokio::time::timeout(STORE_ANSWERS, self.0.store.head()).await {
+        match tokio::time::timeout(ANSWERS, self.0.store.head()).await {
             Ok(answer) => answer.err().map(|error| error.to_string()),
-            Err(_) => Some(format!("it does not answer within {STORE_ANSWERS:?}")),
+            Err(_) => Some(no_answer()),
         }
     }
 
@@ -118,4 +125,8 @@ impl App {
         let has_relay = running.tasks.relay.is_some() || running.has_store;
         has_relay.then(|| RelayView::of(&running.store, &*running.bus, running.tasks.relay.as_ref())).flatten()
     }
+}
+
+fn no_answer() -> String {
+    format!("it does not answer within {ANSWERS:?}")
 }
