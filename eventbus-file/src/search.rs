@@ -117,7 +117,7 @@ fn page_of<T>(found: impl Iterator<Item = Result<Option<(T, String)>>>, limit: u
 fn passing_over<T>(read: Result<Option<T>>) -> Result<Option<T>> {
     match read {
         Err(error @ FileQueueError::Torn { .. }) => {
-            tracing::warn!(%error, "passed over");
+            tracing::warn!(error = error.log(), "passed over");
             Ok(None)
         }
         other => other,

@@ -3,7 +3,8 @@
 //! Keep: an event has one result. Whoever loses its claim writes none, and of two who believe to have it, one does.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -148,10 +149,46 @@ async fn keep(shared: Arc<Shared>, claim: Arc<Mutex<Claim>>, lost: CancellationT
             }
             Err(FileQueueError::ClaimLost { .. }) => return lost.cancel(),
             Err(error) => {
-                tracing::warn!(claim = now.claim_id, %error, "claim not renewed, trying again");
+                tracing::warn!(claim = now.claim_id, error = error.log(), "claim not renewed, trying again");
                 AGAIN
             }
         };
+    }
+}
+
+/// The events that need not be looked at again: a result is for ever.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    through: u64,
+    beyond: BTreeSet<u64>,
+}
+
+impl Done {
+    /// The first event after one that is to be looked at.
+    fn next_after(&self, id: u64) -> u64 {
+        let mut next = id.max(self.through) + 1;
+        for done in self.beyond.range(next..) {
+            if *done != next {
+                break;
+            }
+            next += 1;
+        }
+        next
+    }
+
+    fn add(&mut self, id: u64) {
+        self.beyond.insert(id);
+        self.add_through(self.through);
+    }
+
+    fn add_through(&mut self, id: u64) {
+        self.through = self.through.max(id);
+        while let Some(first) = self.beyond.first()
+            && *first <= self.through + 1
+        {
+            self.through = self.through.max(*first);
+            self.beyond.pop_first();
+        }
     }
 }
 
@@ -166,26 +203,23 @@ enum Look {
 impl Shared {
     /// The first event after an id that has no result and no live claim.
     fn first_open(&self, after: u64) -> Result<Look> {
-        let done = self.done_through.load(Ordering::Relaxed);
-        let (mut id, mut is_gapless) = (done.max(after), after <= done);
-        let head = self.log.head()?;
-        while id < head {
-            id += 1;
-            let is_done = match self.look(id)? {
-                Standing::Done => true,
-                Standing::Through(through) => {
-                    id = through;
-                    true
-                }
-                Standing::Busy => false,
+        let (head, mut id) = (self.log.head()?, after);
+        loop {
+            id = self.done().next_after(id);
+            if id > head {
+                return Ok(Look::Nothing);
+            }
+            match self.look(id)? {
+                Standing::Done => self.done().add(id),
+                Standing::Through(through) => self.done().add_through(through),
+                Standing::Busy => {}
                 Standing::Open(event) => return Ok(Look::Open(event)),
-            };
-            is_gapless &= is_done;
-            if is_gapless {
-                self.done_through.fetch_max(id, Ordering::Relaxed);
             }
         }
-        Ok(Look::Nothing)
+    }
+
+    fn done(&self) -> MutexGuard<'_, Done> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn look(&self, id: u64) -> Result<Standing> {
@@ -200,14 +234,14 @@ impl Shared {
                 Ok(Standing::Busy)
             }
             Slot::Torn(error) => {
-                tracing::error!(id, %error, "passed over and left alone");
+                tracing::error!(id, error = error.log(), "passed over and left alone");
                 Ok(Standing::Done)
             }
             Slot::Event(event) => match self.claims.newest(&claim_id(id)) {
                 Ok(Some(claim)) if claim.is_live() => Ok(Standing::Busy),
                 Ok(_) => Ok(Standing::Open(event)),
                 Err(error @ FileQueueError::Torn { .. }) => {
-                    tracing::error!(id, %error, "event passed over");
+                    tracing::error!(id, error = error.log(), "event passed over");
                     Ok(Standing::Busy)
                 }
                 Err(error) => Err(error),
@@ -222,7 +256,7 @@ impl Shared {
     }
 
     async fn take_next_work(self: &Arc<Self>) -> Result<Option<Work>> {
-        let mut after = self.done_through.load(Ordering::Relaxed);
+        let mut after = 0;
         loop {
             let Look::Open(event) = self.blocking(move |shared| shared.first_open(after)).await? else {
                 return Ok(None);
@@ -291,5 +325,23 @@ impl FileQueue {
             }
             patience.wait().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_is_passed_over_wherever_it_is() {
+        let mut done = Done::default();
+        for id in [5, 2, 3, 7] {
+            done.add(id);
+        }
+        assert_eq!([0, 1, 3, 4, 6, 9].map(|id| done.next_after(id)), [1, 4, 4, 6, 8, 10]);
+        done.add(1);
+        assert_eq!((done.through, done.next_after(0)), (3, 4));
+        done.add_through(6);
+        assert_eq!((done.through, done.beyond.len(), done.next_after(0)), (7, 0, 8));
     }
 }

@@ -280,7 +280,7 @@ impl Shared {
     fn floor_of(&self, relayed: &Relayed, group: &Name) -> Result<SeenFloor> {
         let (owner, progress) = match self.group(group) {
             Err(error @ FileQueueError::Torn { .. }) => {
-                tracing::warn!(%group, %error, "how far the group has come cannot be told");
+                tracing::warn!(%group, error = error.log(), "how far the group has come cannot be told");
                 return Ok(SeenFloor::Unknown);
             }
             group => group?,
