@@ -18,13 +18,13 @@ use crate::{
     claims::Claims,
     coordination::{Alone, Coordinate, CoordinationStatus},
     disk::Disk,
+    done::Done,
     error::{FileQueueError, Result},
     log::EventLog,
     metrics::Metrics,
     names,
     payload::Payloads,
     relay::Relayed,
-    work::Done,
 };
 
 /// A queue in a folder: its files are the truth. Cloning shares it.
