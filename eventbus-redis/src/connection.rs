@@ -61,7 +61,7 @@ struct Failure {
 }
 
 /// Why a command has no reply.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum CommandError {
     /// There is no connection; nothing was sent.
     #[error("{0}")]

@@ -57,7 +57,7 @@ const STORES: &[Backend] = &[
             Some(("eventbus-redis/tests/store_conformance.rs", "reopened")),
             Some(("eventbus-redis/tests/store_conformance.rs", "transactions")),
         ],
-        "what the server loses: `durability()` says what that may be; `append_in`",
+        "what the server loses: `durability()` says what that may be",
     ),
 ];
 

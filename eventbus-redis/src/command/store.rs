@@ -1,6 +1,6 @@
 //! The commands of the event store.
 
-use redis::{Cmd, Pipeline, RedisResult, Value, cmd};
+use redis::{Cmd, RedisResult, Value, cmd};
 
 use super::{Entry, entry, read};
 
@@ -11,24 +11,11 @@ pub(crate) fn range(key: &str, from: u64, through: u64, count: usize) -> Cmd {
     command
 }
 
-/// The entries of a stream with numbers up to one, the highest first, at most so many.
-pub(crate) fn backward(key: &str, from: u64, count: usize) -> Cmd {
-    let mut command = cmd("XREVRANGE");
-    command.arg(key).arg(from).arg("-").arg("COUNT").arg(count);
-    command
-}
-
 /// The last entry of a stream.
 pub(crate) fn last(key: &str) -> Cmd {
-    backward(key, u64::MAX, 1)
-}
-
-/// What the server knows of a stream.
-pub(crate) fn inspect(key: &str) -> Pipeline {
-    let mut pipeline = redis::pipe();
-    pipeline.cmd("XINFO").arg("STREAM").arg(key);
-    pipeline.ignore_errors();
-    pipeline
+    let mut command = cmd("XREVRANGE");
+    command.arg(key).arg("+").arg("-").arg("COUNT").arg(1);
+    command
 }
 
 /// Reads a reply of entries.

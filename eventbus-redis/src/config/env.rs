@@ -1,9 +1,10 @@
 //! Reading a configuration from the environment.
 
-use std::{env, str::FromStr, time::Duration};
-
-use super::RedisEventBusConfig;
-use crate::error::{ConfigMistake, InvalidConfig};
+use super::{
+    RedisEventBusConfig,
+    vars::{NotText, Vars, of_process},
+};
+use crate::error::InvalidConfig;
 
 impl RedisEventBusConfig {
     /// Reads the configuration from the environment and checks it: `REDIS_URL`, and for every other field
@@ -22,16 +23,17 @@ impl RedisEventBusConfig {
     /// # Ok::<(), eventbus_redis::InvalidConfig>(())
     /// ```
     pub fn from_env() -> Result<Self, InvalidConfig> {
-        Self::from_vars(|name| env::var_os(name).map(|value| value.into_string().map_err(|_| NotText)))
+        Self::from_vars(of_process)
     }
 
     fn from_vars(get: impl Fn(&str) -> Option<Result<String, NotText>>) -> Result<Self, InvalidConfig> {
         let mut config = Self::default();
-        let mut vars = Vars { get, mistakes: Vec::new() };
-        vars.text("REDIS_URL", &mut config.redis_url);
+        let mut vars = Vars::new(get);
+        vars.redis_url(&mut config.redis_url);
         vars.text("EVENTBUS_STREAM_PREFIX", &mut config.stream_prefix);
         vars.text("EVENTBUS_CONSUMER_GROUP", &mut config.consumer_group);
         config.consumer_name = vars.value("EVENTBUS_CONSUMER_NAME");
+        vars.parsed("EVENTBUS_CONSUMERS", &mut config.consumers);
         vars.parsed("EVENTBUS_BATCH_SIZE", &mut config.batch_size);
         vars.parsed("EVENTBUS_BLOCK_MS", &mut config.block_ms);
         vars.parsed("EVENTBUS_MAX_RETRIES", &mut config.max_retries);
@@ -55,87 +57,15 @@ impl RedisEventBusConfig {
         vars.parsed("EVENTBUS_REQUIRE_UUID_AGGREGATE_IDS", &mut config.require_uuid_aggregate_ids);
         vars.parsed("EVENTBUS_PARTITIONS", &mut config.partitions);
         vars.parsed("EVENTBUS_PARTITION_LEASE_MS", &mut config.partition_lease_ms);
-        if vars.value("EVENTBUS_REDIS_URL").is_some() {
-            vars.mistakes.push(ConfigMistake::new("EVENTBUS_REDIS_URL", "is set; the server is named by `REDIS_URL`"));
-        }
         let mut mistakes = vars.mistakes;
         mistakes.extend(config.mistakes());
         if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::of_bus(mistakes)) }
     }
 }
 
-/// A variable that holds something else than text.
-struct NotText;
-
-struct Vars<G> {
-    get: G,
-    mistakes: Vec<ConfigMistake>,
-}
-
-impl<G: Fn(&str) -> Option<Result<String, NotText>>> Vars<G> {
-    fn value(&mut self, name: &str) -> Option<String> {
-        match (self.get)(name)? {
-            Ok(value) => Some(value).filter(|value| !value.is_empty()),
-            Err(NotText) => {
-                self.mistakes.push(ConfigMistake::new(name, "is not valid UTF-8"));
-                None
-            }
-        }
-    }
-
-    fn text(&mut self, name: &str, field: &mut String) {
-        if let Some(value) = self.value(name) {
-            *field = value;
-        }
-    }
-
-    fn parsed<T: FromStr>(&mut self, name: &str, field: &mut T) {
-        let Some(value) = self.value(name) else {
-            return;
-        };
-        match value.trim().parse() {
-            Ok(parsed) => *field = parsed,
-            Err(_) => {
-                let kind = match std::any::type_name::<T>() {
-                    "bool" => "`true` or `false`",
-                    _ => "a whole number",
-                };
-                self.refuse(name, &value, kind);
-            }
-        }
-    }
-
-    fn number<T: FromStr>(&mut self, name: &str, field: &mut Option<T>) {
-        let Some(value) = self.value(name) else {
-            return;
-        };
-        match value.trim().parse() {
-            Ok(parsed) => *field = Some(parsed),
-            Err(_) => self.refuse(name, &value, "a whole number"),
-        }
-    }
-
-    fn seconds(&mut self, name: &str, field: &mut Duration) {
-        let Some(value) = self.value(name) else {
-            return;
-        };
-        let seconds = value.trim().parse().ok();
-        match seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
-            Some(duration) => *field = duration,
-            None => self.refuse(name, &value, "a number of seconds"),
-        }
-    }
-
-    fn refuse(&mut self, name: &str, value: &str, kind: &str) {
-        let shown: String = value.chars().take(40).flat_map(char::escape_debug).collect();
-        let problem = format!("is `{shown}`, which is not {kind}");
-        self.mistakes.push(ConfigMistake::new(name, problem));
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::{collections::HashMap, time::Duration};
 
     use super::*;
 
@@ -164,6 +94,7 @@ mod tests {
             ("EVENTBUS_STREAM_PREFIX", "orders"),
             ("EVENTBUS_CONSUMER_GROUP", "projections"),
             ("EVENTBUS_CONSUMER_NAME", "worker-1"),
+            ("EVENTBUS_CONSUMERS", "6"),
             ("EVENTBUS_BATCH_SIZE", "7"),
             ("EVENTBUS_BLOCK_MS", "8"),
             ("EVENTBUS_MAX_RETRIES", "9"),
@@ -193,6 +124,7 @@ mod tests {
             stream_prefix: "orders".into(),
             consumer_group: "projections".into(),
             consumer_name: Some("worker-1".into()),
+            consumers: 6,
             batch_size: 7,
             block_ms: 8,
             max_retries: 9,

@@ -12,12 +12,18 @@ use redis::{FromRedisValue, RedisResult, ScriptInvocation, Value};
 
 use super::{
     RedisEventStore, entry,
-    error::{Damage, append_error, not_made},
+    error::{append_error, damaged},
 };
 use crate::{command, script::store::APPEND};
 
 /// How many events one script adds at most, but for an append that has more: the server does nothing else meanwhile.
 const TOGETHER: usize = 512;
+
+/// How many bytes of events one script adds at most, but for an append that has more.
+const BYTES_TOGETHER: usize = 4 * 1024 * 1024;
+
+/// How many bytes of events an append may have: the server closes the connection of whoever sends far more.
+const MOST_BYTES: usize = 128 * 1024 * 1024;
 
 #[async_trait]
 impl AppendEvents for RedisEventStore {
@@ -39,17 +45,18 @@ impl AppendEvents for RedisEventStore {
     async fn append_many(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
         let mut results = Vec::with_capacity(appends.len());
         let mut together: Vec<Append> = Vec::new();
-        let mut events = 0;
+        let (mut events, mut size) = (0, 0);
         // what is refused or empty has its result at once, in its place
         let mut places = Vec::new();
         for append in appends {
             match check(&append) {
                 Ok(true) => {
-                    if events > 0 && events + append.events.len() > TOGETHER {
+                    let more = bytes(&append.events);
+                    if events > 0 && (events + append.events.len() > TOGETHER || size + more > BYTES_TOGETHER) {
                         self.settle(&mut results, &mut places, std::mem::take(&mut together)).await;
-                        events = 0;
+                        (events, size) = (0, 0);
                     }
-                    events += append.events.len();
+                    (events, size) = (events + append.events.len(), size + more);
                     places.push(results.len());
                     results.push(Ok(Vec::new()));
                     together.push(append);
@@ -64,10 +71,24 @@ impl AppendEvents for RedisEventStore {
 }
 
 /// Whether there is anything to append.
-fn check(append: &Append) -> Result<bool, AppendError> {
+pub(super) fn check(append: &Append) -> Result<bool, AppendError> {
     check_ids(&append.stream, &append.events)?;
+    let bytes = bytes(&append.events);
+    if bytes > MOST_BYTES {
+        let source = format!("an append has at most {MOST_BYTES} bytes, this one has {bytes}").into();
+        return Err(AppendError::Refused { stream: append.stream.clone(), source });
+    }
     check_payloads(&append.stream, &append.events)?;
     Ok(!append.events.is_empty())
+}
+
+/// What the events of an append have that has no limit of its own.
+fn bytes(events: &[NewEvent]) -> usize {
+    events.iter().map(size).sum()
+}
+
+fn size(event: &NewEvent) -> usize {
+    event.payload().len() + event.context().attributes.as_json().len()
 }
 
 /// What became of one append.
@@ -106,14 +127,7 @@ impl RedisEventStore {
         let placed: Vec<_> = match reply {
             Ok(replies) => replies.into_iter().map(placed).collect(),
             Err(error) => {
-                // each is told, the last one with what the server said
-                let said = error.to_string();
-                let mut error = Some(error);
-                let told = |append: &Append| match error.take() {
-                    Some(error) => append_error(&append.stream, error),
-                    None => AppendError::OutcomeUnknown(said.clone().into()),
-                };
-                return appends.iter().map(told).map(Err).collect();
+                return appends.iter().map(|append| Err(append_error(&append.stream, error.clone()))).collect();
             }
         };
         let mut results = Vec::with_capacity(appends.len());
@@ -147,14 +161,10 @@ impl RedisEventStore {
                 ExpectedVersion::StreamExists => script.arg("exists"),
                 ExpectedVersion::Exact(version) => script.arg(version.get()),
             };
-            script.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str()).arg(events.len());
-            for event in events {
-                let tenant = event.context().tenant_id.map(|id| id.to_string()).unwrap_or_default();
-                script.arg(&event.event_id().as_uuid().as_bytes()[..]).arg(event.event_type().as_str()).arg(tenant);
-                let mut fields = Vec::with_capacity(24);
-                let count = entry::write(event, |part| fields.push(part.to_vec()));
-                script.arg(count).arg(fields);
-            }
+            script.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str());
+            write_events(events, |word| {
+                script.arg(word);
+            });
         }
         script
     }
@@ -166,17 +176,15 @@ impl RedisEventStore {
             Ok(Placed::Known(positions)) => self.first_result(&stream, &events, &positions).await,
             Ok(Placed::Conflict(actual)) => Err(AppendError::Conflict { stream, expected, actual }),
             Ok(Placed::Damaged(key, entry)) => {
-                let source = "the last entry does not have the number of entries as its id: entries were added by \
-                              somebody else, or removed";
-                Err(AppendError::Refused { stream, source: ReadError::from(Damage::new(&key, &entry, source)).into() })
+                Err(AppendError::Refused { stream, source: ReadError::from(damaged(&key, &entry)).into() })
             }
-            Ok(Placed::Failed(said)) => Err(not_made(&stream, &said)),
+            Ok(Placed::Failed(said)) => Err(AppendError::Refused { stream, source: said.into() }),
             Err(error) => Err(AppendError::OutcomeUnknown(error.into())),
         }
     }
 
     /// The result of the append that some ids are known from. What is stored never changes, so it is read afterwards.
-    async fn first_result(
+    pub(super) async fn first_result(
         &self,
         stream: &StreamId,
         events: &[NewEvent],
@@ -192,6 +200,22 @@ impl RedisEventStore {
             stream: stream.clone(),
             source: "the store knows the event ids, but holds no such events".into(),
         })
+    }
+}
+
+/// Adds events to the arguments of a script, as it takes them.
+pub(super) fn write_events(events: &[NewEvent], mut add: impl FnMut(&[u8])) {
+    add(events.len().to_string().as_bytes());
+    for event in events {
+        let tenant = event.context().tenant_id.map(|id| id.to_string()).unwrap_or_default();
+        add(event.event_id().as_uuid().as_bytes());
+        add(event.event_type().as_bytes());
+        add(tenant.as_bytes());
+        add(size(event).to_string().as_bytes());
+        let mut fields = Vec::with_capacity(24);
+        let count = entry::write(event, |part| fields.push(part.to_vec()));
+        add(count.to_string().as_bytes());
+        fields.iter().for_each(|field| add(field));
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
     config::{
         seconds,
         validate::{prefix_problem, time_problem},
+        vars::{NotText, Vars, of_process},
     },
     error::{ConfigMistake, InvalidConfig},
     server::{Server, url_problem},
@@ -16,7 +17,7 @@ use crate::{
 /// What a Redis event store is told: a plain struct with defaults.
 ///
 /// It deserializes from any format; absent fields take their defaults, unknown ones are refused, times are numbers of
-/// seconds. For TLS and for secrets the same holds as for [`RedisEventBusConfig`](crate::RedisEventBusConfig).
+/// seconds. [`from_env`](Self::from_env) reads it from the environment. For TLS and for secrets the same holds as for [`RedisEventBusConfig`](crate::RedisEventBusConfig).
 ///
 /// # Redis Cluster
 /// The store has one order of all events, so all its keys are on one node: give it a prefix with a hash tag, as
@@ -45,7 +46,7 @@ pub struct RedisEventStoreConfig {
     #[serde(deserialize_with = "seconds")]
     pub socket_connect_timeout: Duration,
     /// How long a transaction may take, from the first thing that others wait for to its commit. Then the others go on,
-    /// and it commits nothing. Default 30 s.
+    /// and it commits nothing. For one whose process died they wait a second at most. Default 30 s.
     #[serde(deserialize_with = "seconds")]
     pub transaction_timeout: Duration,
     /// Whether connecting asks the server how it keeps its data, and warns in the log of what may be lost. Default true.
@@ -82,6 +83,11 @@ impl RedisEventStoreConfig {
     /// assert_eq!(config.validate().unwrap_err().mistakes.len(), 2);
     /// ```
     pub fn validate(&self) -> Result<(), InvalidConfig> {
+        let mistakes = self.mistakes();
+        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::of_store(mistakes)) }
+    }
+
+    fn mistakes(&self) -> Vec<ConfigMistake> {
         let mut mistakes = Vec::new();
         let mut found_in = |field: &str, problem: Option<String>| {
             mistakes.extend(problem.map(|problem| ConfigMistake::new(field, problem)));
@@ -93,7 +99,39 @@ impl RedisEventStoreConfig {
         found_in("socket_connect_timeout", time_problem(self.socket_connect_timeout));
         found_in("transaction_timeout", time_problem(self.transaction_timeout));
         found_in("tls_ca_file", self.server().ca_problem());
-        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::of_store(mistakes)) }
+        mistakes
+    }
+
+    /// Reads the configuration from the environment and checks it: `REDIS_URL`, and for every other field `EVENTBUS_` and
+    /// its name (`EVENTBUS_KEY_PREFIX`). What means the same for a bus has the same name there, as
+    /// [`RedisEventBusConfig::from_env`](crate::RedisEventBusConfig::from_env) says.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`] with all mistakes, of reading and of [`validate`](Self::validate).
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus_redis::RedisEventStoreConfig;
+    /// let config = RedisEventStoreConfig::from_env()?;
+    /// # Ok::<(), eventbus_redis::InvalidConfig>(())
+    /// ```
+    pub fn from_env() -> Result<Self, InvalidConfig> {
+        Self::from_vars(of_process)
+    }
+
+    fn from_vars(get: impl Fn(&str) -> Option<Result<String, NotText>>) -> Result<Self, InvalidConfig> {
+        let mut config = Self::default();
+        let mut vars = Vars::new(get);
+        vars.redis_url(&mut config.redis_url);
+        vars.text("EVENTBUS_KEY_PREFIX", &mut config.key_prefix);
+        vars.seconds("EVENTBUS_SOCKET_TIMEOUT", &mut config.socket_timeout);
+        vars.seconds("EVENTBUS_SOCKET_CONNECT_TIMEOUT", &mut config.socket_connect_timeout);
+        vars.seconds("EVENTBUS_TRANSACTION_TIMEOUT", &mut config.transaction_timeout);
+        vars.parsed("EVENTBUS_CHECK_DURABILITY", &mut config.check_durability);
+        config.tls_ca_file = vars.value("EVENTBUS_TLS_CA_FILE").map(PathBuf::from);
+        let mut mistakes = vars.mistakes;
+        mistakes.extend(config.mistakes());
+        if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::of_store(mistakes)) }
     }
 
     /// The name of the key that holds the events of an aggregate: `aggregate:{type}:{id}` behind the prefix. In the type
@@ -125,5 +163,55 @@ impl fmt::Debug for RedisEventStoreConfig {
             .field("check_durability", &self.check_durability)
             .field("tls_ca_file", &self.tls_ca_file)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn read(vars: &[(&str, &str)]) -> Result<RedisEventStoreConfig, InvalidConfig> {
+        let vars: HashMap<_, _> = vars.iter().copied().collect();
+        RedisEventStoreConfig::from_vars(|name| vars.get(name).map(|value| Ok((*value).to_owned())))
+    }
+
+    #[test]
+    fn every_field_has_a_variable() {
+        assert_eq!(read(&[]).unwrap(), RedisEventStoreConfig::default());
+        let config = read(&[
+            ("REDIS_URL", "rediss://db:7000/2"),
+            ("EVENTBUS_KEY_PREFIX", "{shop}"),
+            ("EVENTBUS_SOCKET_TIMEOUT", "1.5"),
+            ("EVENTBUS_SOCKET_CONNECT_TIMEOUT", "2"),
+            ("EVENTBUS_TRANSACTION_TIMEOUT", "3"),
+            ("EVENTBUS_CHECK_DURABILITY", "false"),
+            ("EVENTBUS_TLS_CA_FILE", "certificates/ca.pem"),
+        ]);
+        let expected = RedisEventStoreConfig {
+            redis_url: "rediss://db:7000/2".into(),
+            key_prefix: "{shop}".into(),
+            socket_timeout: Duration::from_millis(1_500),
+            socket_connect_timeout: Duration::from_secs(2),
+            transaction_timeout: Duration::from_secs(3),
+            check_durability: false,
+            tls_ca_file: Some("certificates/ca.pem".into()),
+        };
+        assert_eq!(config.unwrap(), expected);
+    }
+
+    #[test]
+    fn all_mistakes_are_named_and_no_password_is_shown() {
+        let vars = [
+            ("REDIS_URL", "rredis://user:secret@host"),
+            ("EVENTBUS_REDIS_URL", "redis://db"),
+            ("EVENTBUS_CHECK_DURABILITY", "yes"),
+            ("EVENTBUS_TRANSACTION_TIMEOUT", "0"),
+        ];
+        let error = read(&vars).unwrap_err();
+        let fields: Vec<_> = error.mistakes.iter().map(|mistake| mistake.field.as_str()).collect();
+        assert_eq!(fields, ["EVENTBUS_REDIS_URL", "EVENTBUS_CHECK_DURABILITY", "redis_url", "transaction_timeout"]);
+        assert!(!error.to_string().contains("secret"), "{error}");
     }
 }

@@ -34,6 +34,8 @@ mod field {
     pub(super) const ID: &str = "id";
     pub(super) const VERSION: &str = "version";
     pub(super) const TENANT: &str = "tenant";
+    /// About how many bytes the event has.
+    pub(super) const BYTES: &str = "bytes";
 }
 
 /// Adds the fields of an event, but for its position, to the arguments of a script; returns how many arguments.
@@ -110,6 +112,7 @@ pub(crate) struct Pointer {
     pub(crate) stream: StreamId,
     pub(crate) version: u64,
     tenant: Option<Uuid>,
+    pub(crate) bytes: usize,
 }
 
 impl Pointer {
@@ -131,6 +134,7 @@ impl Pointer {
                 .filter(|id| !id.is_empty())
                 .map(|id| Uuid::try_parse(&id))
                 .transpose()?,
+            bytes: fields.optional(field::BYTES)?.and_then(|bytes| bytes.parse().ok()).unwrap_or_default(),
         })
     }
 

@@ -54,13 +54,13 @@ pub(crate) fn append_error(stream: &StreamId, error: CommandError) -> AppendErro
     }
 }
 
-/// An append that the script could not make; `said` is what the server said to it.
-pub(crate) fn not_made(stream: &StreamId, said: &str) -> AppendError {
-    let code = said.split(' ').next().unwrap_or_default();
-    if matches!(code, "ERR" | "WRONGTYPE" | "NOPERM") {
-        return AppendError::Refused { stream: stream.clone(), source: said.into() };
-    }
-    AppendError::Unavailable(said.into())
+/// What a script found that compared the last entry of a key with their number.
+pub(crate) fn damaged(key: &str, entry: &str) -> Damage {
+    Damage::new(
+        key,
+        entry,
+        "it is not what the store has written last: entries were added by somebody else, or removed",
+    )
 }
 
 /// Whether the server refuses for good, until somebody changes something.

@@ -12,7 +12,7 @@ use super::{
     RedisEventStore,
     entry::{Pointer, number_of},
     error::{Damage, corrupt, read_error},
-    read::{PAGE, behind},
+    read::{PAGE, PAGE_BYTES, behind},
 };
 use crate::{
     command::store as commands,
@@ -77,6 +77,17 @@ struct Cursor {
     held: Vec<Pointer>,
 }
 
+/// How many of these are read at once.
+fn together(pointers: &[Pointer]) -> usize {
+    let mut bytes = 0_usize;
+    let fits = |pointer: &&Pointer| {
+        bytes = bytes.saturating_add(pointer.bytes);
+        bytes <= PAGE_BYTES
+    };
+    let count = pointers.iter().take(PAGE).take_while(fits).count();
+    count.max(1).min(pointers.len())
+}
+
 impl RedisEventStore {
     async fn feed_page(
         &self,
@@ -93,7 +104,7 @@ impl RedisEventStore {
             after = found.last().map_or(after, |last| Position::new(last.position));
             held = found.into_iter().filter(|pointer| pointer.is_wanted(filter)).collect();
         }
-        let rest = held.split_off(held.len().min(PAGE));
+        let rest = held.split_off(together(&held));
         let events = behind(self, &held).await?;
         let next = (!rest.is_empty() || !is_last).then_some(Cursor { after, held: rest });
         Ok((events, next.filter(|next| next.after < through || !next.held.is_empty())))
@@ -140,7 +151,12 @@ impl RedisEventStore {
                     pointers.push(Pointer::read(&feed, entry)?);
                 }
             }
-            events.extend(behind(self, &pointers).await?);
+            let mut rest = &pointers[..];
+            while !rest.is_empty() {
+                let (some, others) = rest.split_at(together(rest));
+                events.extend(behind(self, some).await?);
+                rest = others;
+            }
         }
         Ok(events)
     }

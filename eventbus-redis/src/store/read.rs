@@ -2,22 +2,26 @@
 
 use async_trait::async_trait;
 use eventbus::{
-    RecordedEvent, StreamId, Version,
+    BoxError, RecordedEvent, StreamId, Version,
     port::{Direction, Page, ReadError, ReadStream, RecordStream, paged},
 };
 use redis::{RedisResult, Value};
 
 use super::{
     RedisEventStore, entry,
-    error::{Damage, corrupt, read_error},
+    error::{Damage, corrupt, damaged, read_error},
 };
 use crate::{
-    command::{self, store as commands},
+    command::store as commands,
     connection::{CommandError, boxed},
+    script::store::{RANGE, VERSION},
 };
 
 /// How many events are read at once.
 pub(super) const PAGE: usize = 256;
+
+/// How many bytes they have at most, but for one that has more.
+pub(super) const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 #[async_trait]
 impl ReadStream for RedisEventStore {
@@ -35,17 +39,12 @@ impl ReadStream for RedisEventStore {
 
     async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
         let key = self.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str());
-        let replies: Vec<RedisResult<Value>> =
-            self.link().query_all(&commands::inspect(&key)).await.map_err(|error| read_error(&key, error))?;
-        let reply = replies.into_iter().next().unwrap_or(Ok(Value::Nil));
-        let found = command::stream(reply).map_err(|error| read_error(&key, CommandError::Sent(error)))?;
-        match found.last_id {
-            None => Ok(Version::NONE),
-            Some(id) if id == format!("{}-0", found.length) => Ok(Version::new(found.length)),
-            Some(id) => {
-                let source = "it is not the number of entries: some were added by somebody else, or removed";
-                Err(Damage::new(&key, &id, source).into())
-            }
+        let mut script = VERSION.prepare_invoke();
+        script.key(&key);
+        let found: Vec<String> = self.link().rerun(&script).await.map_err(|error| read_error(&key, error))?;
+        match &found[..] {
+            [_, version] => Ok(Version::new(version.parse().map_err(|error| corrupt(&key, BoxError::from(error)))?)),
+            found => Err(damaged(&key, found.last().map_or("", String::as_str)).into()),
         }
     }
 }
@@ -61,13 +60,16 @@ impl RedisEventStore {
     /// The events from a version on; `goes_on` says that the event of this version must be there.
     async fn page(&self, reading: &Reading, from: Version, goes_on: bool) -> Result<Page<(Version, bool)>, ReadError> {
         let Reading { key, stream, direction } = reading;
-        let command = match direction {
-            Direction::Forward => commands::range(key, from.get(), u64::MAX, PAGE),
-            Direction::Backward => commands::backward(key, from.get(), PAGE),
+        let mut script = RANGE.prepare_invoke();
+        script.key(key);
+        match direction {
+            Direction::Forward => script.arg("XRANGE").arg(from.get()).arg("+"),
+            Direction::Backward => script.arg("XREVRANGE").arg(from.get()).arg("-"),
         };
-        let reply = self.link().query(&command).await.map_err(|error| read_error(key, error))?;
+        script.arg(PAGE).arg(PAGE_BYTES);
+        let (reply, more): (Value, u8) = self.link().rerun(&script).await.map_err(|error| read_error(key, error))?;
         let entries = commands::entries(reply).map_err(|error| corrupt(key, error))?;
-        let is_last = entries.len() < PAGE;
+        let is_last = more == 0;
         let mut wanted = match direction {
             Direction::Forward => Some(from.max(Version::FIRST)),
             Direction::Backward => goes_on.then_some(from),

@@ -19,15 +19,15 @@ use crate::{
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Order, type = "order.created")]
-struct OrderCreated {
-    customer_id: String,
-    cents: u64,
+pub(crate) struct OrderCreated {
+    pub(crate) customer_id: String,
+    pub(crate) cents: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Order, type = "order.paid")]
-struct OrderPaid {
-    cents: u64,
+pub(crate) struct OrderPaid {
+    pub(crate) cents: u64,
 }
 
 #[derive(Debug, Default, Aggregate)]
@@ -101,14 +101,15 @@ async fn bus_on(url: &str) -> RedisEventBus {
     RedisEventBus::connect(config).await.unwrap()
 }
 
-async fn app(store: &RedisEventStore, bus: impl EventBus) -> App {
+pub(crate) async fn app(store: &RedisEventStore, bus: impl EventBus) -> App {
     let builder = App::builder().store(store.clone()).bus(bus).handler::<note>();
     let builder = builder.projection(OrderStats).projection(OrderRows).projection_lease(Duration::from_millis(900));
+    let builder = builder.relay_lease(Duration::from_millis(900));
     builder.start().await.unwrap()
 }
 
 /// Creates an order and pays half of it.
-async fn buy(store: &impl AppendEvents, id: &str) {
+pub(crate) async fn buy(store: &impl AppendEvents, id: &str) {
     let customer_id = format!("cust-{}", id.len());
     let events = vec![
         NewEvent::of(&OrderCreated { customer_id, cents: 100 }).unwrap(),
@@ -123,7 +124,7 @@ async fn buy(store: &impl AppendEvents, id: &str) {
     }
 }
 
-async fn stats(connection: &mut MultiplexedConnection, store: &RedisEventStore) -> HashMap<String, u64> {
+pub(crate) async fn stats(connection: &mut MultiplexedConnection, store: &RedisEventStore) -> HashMap<String, u64> {
     tell(connection, &["HGETALL", &key(store, "stats:orders")]).await
 }
 
@@ -132,7 +133,7 @@ fn of_orders(count: u64) -> HashMap<String, u64> {
     fields.into_iter().map(|(field, number)| (field.to_owned(), number)).collect()
 }
 
-async fn projected(app: &App, store: &RedisEventStore) {
+pub(crate) async fn projected(app: &App, store: &RedisEventStore) {
     let head = store.head().await.unwrap();
     app.projected::<OrderStats>(head).await.map(drop).unwrap();
     app.projected::<OrderRows>(head).await.map(drop).unwrap();

@@ -95,6 +95,18 @@ async fn what_was_removed_is_missed() {
     assert!(said(&error).contains("entry 1-0 is missing"), "{}", said(&error));
 }
 
+/// Whoever removes the feed must not have positions given again, nor who removes the index events stored twice.
+#[tokio::test]
+async fn a_feed_or_an_index_that_is_gone_takes_no_appends() {
+    for (name, entry) in [("aggregate:feed", "eventstore:ids`, entry 4 of 0"), ("eventstore:ids", "entry 0 of 4")] {
+        let (store, mut connection, ..) = filled().await;
+        tell::<u64>(&mut connection, &["DEL", &key(&store, name)]).await;
+        refused(&store, entry).await;
+        let head: u64 = tell(&mut connection, &["XLEN", &key(&store, "aggregate:Order:1")]).await;
+        assert_eq!(head, 3, "nothing was written");
+    }
+}
+
 #[tokio::test]
 async fn damaged_fields_are_named() {
     for (field, value) in [
@@ -180,8 +192,58 @@ async fn a_server_without_memory_stores_all_of_an_append_or_nothing() {
         assert!(stored < 100_000, "the memory has no end");
     };
     assert!(matches!(error, AppendError::Unavailable(_)), "{error:?}");
+    tell::<String>(&mut connection, &["CONFIG", "SET", "maxmemory", "1"]).await;
+    let mut tx = store.begin_transaction();
+    tx.hincrby("hash", "n", 1).unwrap();
+    let error = tx.commit().await.unwrap_err();
+    assert!(matches!(error, eventbus_redis::RedisTransactionError::Unavailable(_)), "{error:?}");
     assert_eq!(feed(&store).await.unwrap().len(), stored);
     assert_eq!(read(&store, Direction::Forward).await.unwrap().len(), stored);
     tell::<String>(&mut connection, &["CONFIG", "SET", "maxmemory", "0"]).await;
     store.append(&order("1"), ExpectedVersion::Exact((stored as u64).into()), events(1)).await.unwrap();
+}
+
+/// Its connections are given up: the name may lead to the new master by now.
+#[tokio::test]
+async fn a_server_that_is_a_replica_now_is_unavailable_and_left() {
+    let server = test_servers::private_redis();
+    let store = crate::common::store::open(crate::common::store::config_on(server.url())).await;
+    let mut connection = crate::client(server.url()).await;
+    tell::<u64>(&mut connection, &["HSET", &key(&store, "hash"), "n", "1"]).await;
+    store.append(&order("1"), ExpectedVersion::Any, events(1)).await.unwrap();
+    let others = async |connection: &mut MultiplexedConnection| -> Vec<String> {
+        let own: u64 = tell(connection, &["CLIENT", "ID"]).await;
+        let all: String = tell(connection, &["CLIENT", "LIST", "TYPE", "normal"]).await;
+        let id = |line: &str| line.split(' ').next().unwrap().to_owned();
+        all.lines().map(id).filter(|id| *id != format!("id={own}")).collect()
+    };
+    let port = test_servers::closed_port().to_string();
+    tell::<String>(&mut connection, &["REPLICAOF", "127.0.0.1", &port]).await;
+    for is_append in [true, false] {
+        let before = others(&mut connection).await;
+        if is_append {
+            let results = ["1", "2"].map(|id| eventbus::port::Append {
+                stream: order(id),
+                expected: ExpectedVersion::Any,
+                events: events(1),
+            });
+            for result in store.append_many(results.into()).await {
+                let error = result.unwrap_err();
+                assert!(
+                    matches!(error, AppendError::Unavailable(_)) && said(&error).contains("read only"),
+                    "{error:?}"
+                );
+            }
+        } else {
+            let mut tx = store.begin_transaction();
+            tx.hincrby("hash", "n", 1).unwrap();
+            let error = tx.commit().await.unwrap_err();
+            assert!(matches!(error, eventbus_redis::RedisTransactionError::Unavailable(_)), "{error:?}");
+        }
+        store.head().await.unwrap();
+        let after = others(&mut connection).await;
+        assert!(after.iter().all(|id| !before.contains(id)), "{before:?}, {after:?}");
+    }
+    tell::<String>(&mut connection, &["REPLICAOF", "NO", "ONE"]).await;
+    store.append(&order("1"), ExpectedVersion::Exact(1.into()), events(1)).await.unwrap();
 }

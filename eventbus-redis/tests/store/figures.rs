@@ -84,7 +84,7 @@ async fn appends_beside_plain_additions() {
         let server = test_servers::private_redis_with(&arguments);
         let store = open(config_on(server.url())).await;
         let connection = client(server.url()).await;
-        for callers in [1, 16, 64] {
+        for callers in [1, 32, 256] {
             let (mut plain, mut ours) = (0, 0);
             for is_ours in [false, true, false, true] {
                 let mut tasks = JoinSet::new();

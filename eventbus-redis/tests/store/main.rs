@@ -5,11 +5,14 @@
 mod common;
 
 mod app;
+mod append_in;
 mod connect;
 mod crash;
 mod damage;
 mod durability;
 mod figures;
+mod kills;
+mod pages;
 mod race;
 mod shadow;
 mod transactions;

@@ -1,15 +1,22 @@
 //! Effects and the checkpoint, or the note of a delivery, are written together or not at all.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use eventbus::{
     EventId, Name, Position,
     port::{BoxFuture, Checkpoints as _, Lease, Transaction, Transactions as _},
 };
-use eventbus_redis::{RedisEventStore, RedisTransaction, RedisTransactionError as Error};
+use eventbus_redis::{RedisEventStore, RedisEventStoreConfig, RedisTransaction, RedisTransactionError as Error};
 use redis::aio::MultiplexedConnection;
 
-use crate::{client, common::said, fresh, key, seize, tell, try_tell};
+use crate::{
+    client,
+    common::{said, store::open, until},
+    fresh, key, seize, tell, try_tell,
+};
 
 const ROLE: &str = "projection:order-stats";
 
@@ -62,25 +69,82 @@ async fn a_former_owner_writes_nothing_however_late_it_commits() {
 }
 
 #[tokio::test]
-async fn a_transaction_whose_time_is_up_writes_nothing_and_others_go_on() {
+async fn a_transaction_whose_time_is_up_writes_nothing() {
+    let (store, mut connection) = fresh().await;
+    let transaction_timeout = Duration::from_millis(1);
+    let hasty = open(RedisEventStoreConfig { transaction_timeout, ..store.config().clone() }).await;
+    let lease = seize(&store, ROLE, "one").await;
+    let began = Instant::now();
+    let late = counted(&hasty, &lease, 0, 1).await.unwrap();
+    while began.elapsed() < transaction_timeout * 2 {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(why(late.commit().await.unwrap_err()), Error::TimedOut { .. }));
+    assert!(hash(&mut connection, &store, "stats:orders").await.is_empty());
+    counted(&store, &lease, 0, 1).await.unwrap().commit().await.unwrap();
+}
+
+/// As of a process that stood still for longer than a claim holds.
+#[tokio::test]
+async fn a_claim_that_ended_is_missed_only_if_somebody_else_went_on() {
     let (store, mut connection) = fresh().await;
     let lease = seize(&store, ROLE, "one").await;
-    let late = counted(&store, &lease, 0, 1).await.unwrap();
-    // as the server does when the time is up
-    let claim = key(&store, &format!("eventstore:claim:checkpoint:{ROLE}"));
-    let ttl: i64 = tell(&mut connection, &["PTTL", &claim]).await;
-    assert!((1..=30_000).contains(&ttl), "{ttl}");
-    tell::<u64>(&mut connection, &["DEL", &claim]).await;
-    counted(&store, &lease, 0, 1).await.unwrap().commit().await.unwrap();
-    assert!(matches!(why(late.commit().await.unwrap_err()), Error::Lost | Error::TimedOut { .. }));
-    assert_eq!(hash(&mut connection, &store, "stats:orders").await["total_count"], "1");
+    let claim = key(&store, &format!("eventstore:claim:checkpoint:{}:{ROLE}", lease.epoch));
+    for (from, is_done_by_others) in [(0, true), (1, false)] {
+        let stood_still = counted(&store, &lease, from, from + 1).await.unwrap();
+        assert_eq!(tell::<u64>(&mut connection, &["DEL", &claim]).await, 1);
+        if is_done_by_others {
+            counted(&store, &lease, from, from + 1).await.unwrap().commit().await.unwrap();
+            assert!(matches!(why(stood_still.commit().await.unwrap_err()), Error::Lost));
+        } else {
+            stood_still.commit().await.unwrap();
+        }
+        assert_eq!(hash(&mut connection, &store, "stats:orders").await["total_count"], (from + 1).to_string());
+    }
 
-    let event = EventId::new();
-    let mut late = store.begin().await.unwrap();
-    assert!(late.is_first(&Name::from_static("mail"), event).await.unwrap());
+    let (handler, event) = (Name::from_static("mail"), EventId::new());
     let claim = key(&store, &format!("eventstore:claim:delivery:{event}:mail"));
+    let begin = async || {
+        let mut tx = store.begin().await.unwrap();
+        assert!(tx.is_first(&handler, event).await.unwrap());
+        tx
+    };
+    let first = begin().await;
     tell::<u64>(&mut connection, &["DEL", &claim]).await;
-    assert!(matches!(why(late.commit().await.unwrap_err()), Error::TimedOut { .. }));
+    let second = begin().await;
+    assert!(matches!(why(first.commit().await.unwrap_err()), Error::TimedOut { .. }), "somebody else is about to");
+    tell::<u64>(&mut connection, &["DEL", &claim]).await;
+    let third = begin().await;
+    tell::<u64>(&mut connection, &["DEL", &claim]).await;
+    second.commit().await.unwrap();
+    assert!(matches!(why(third.commit().await.unwrap_err()), Error::Lost), "somebody else has done it");
+}
+
+/// Red without a heart: nobody would keep the claim.
+#[tokio::test]
+async fn a_claim_is_renewed_while_its_transaction_lives() {
+    let (store, mut connection) = fresh().await;
+    let lease = seize(&store, ROLE, "one").await;
+    let living = counted(&store, &lease, 0, 1).await.unwrap();
+    let claim = key(&store, &format!("eventstore:claim:checkpoint:{}:{ROLE}", lease.epoch));
+    let ttl: i64 = tell(&mut connection, &["PTTL", &claim]).await;
+    assert!((1..=1_000).contains(&ttl), "it is short, for the process may die: {ttl}");
+    tell::<u64>(&mut connection, &["PEXPIRE", &claim, "600"]).await;
+    until("it is renewed", async || tell::<i64>(&mut connection, &["PTTL", &claim]).await > 700).await;
+    drop(living);
+    until("it is let go", async || tell::<u64>(&mut connection, &["EXISTS", &claim]).await == 0).await;
+}
+
+/// A former owner cannot commit any more, so its claim stands in nobody's way.
+#[tokio::test]
+async fn a_new_owner_waits_for_no_former_one() {
+    let (store, mut connection) = fresh().await;
+    let former = counted(&store, &seize(&store, ROLE, "one").await, 0, 1).await.unwrap();
+    let owner = seize(&store, ROLE, "two").await;
+    let counting = tokio::time::timeout(Duration::from_secs(10), counted(&store, &owner, 0, 1)).await;
+    counting.expect("it waits for a former owner").unwrap().commit().await.unwrap();
+    assert!(matches!(why(former.commit().await.unwrap_err()), Error::Lost));
+    assert_eq!(hash(&mut connection, &store, "stats:orders").await["total_count"], "1");
 }
 
 #[tokio::test]
@@ -225,10 +289,7 @@ async fn an_effect_that_is_refused_undoes_all_before_it() {
         };
         assert_eq!((named, command.as_str()), (key(&store, "number"), "HINCRBY"));
         assert!(source.to_string().contains("WRONGTYPE"), "{source}");
-        crate::common::until("the claim is let go", async || {
-            dump(&mut connection, &store).await.len() == with_lease.len()
-        })
-        .await;
+        until("the claim is let go", async || dump(&mut connection, &store).await.len() == with_lease.len()).await;
         assert_eq!(dump(&mut connection, &store).await, with_lease, "after {made} effects");
         assert_eq!(with_lease.len(), before.len() + 1);
         assert_eq!(store.load_checkpoint(&lease.role).await.unwrap(), None);
@@ -386,7 +447,7 @@ async fn what_was_dropped_while_the_server_was_away_stands_in_nobodys_way() {
     assert!(store.begin().await.unwrap().is_first(&handler, EventId::new()).await.is_err());
     server.start();
     let mut other = store.begin().await.unwrap();
-    let waited = tokio::time::timeout(std::time::Duration::from_secs(20), other.is_first(&handler, event)).await;
+    let waited = tokio::time::timeout(Duration::from_secs(20), other.is_first(&handler, event)).await;
     assert!(waited.expect("sooner than the `transaction_timeout` of 30 s").unwrap());
 }
 

@@ -13,6 +13,7 @@
 //! Keep: register first, then look (the supervisor moves the notice away first, then looks for clients). In any
 //! other order a test can join a server that is about to stop.
 
+mod actor;
 mod error;
 #[cfg(unix)]
 mod local;
@@ -28,7 +29,10 @@ use std::sync::OnceLock;
 
 use crate::{error::Error, server::Server};
 
-pub use crate::local::{PrivatePostgres, PrivateRedis};
+pub use crate::{
+    actor::Actor,
+    local::{PrivatePostgres, PrivateRedis},
+};
 
 /// Returns the URL of a PostgreSQL server, starting one if there is none yet.
 ///

@@ -3,15 +3,8 @@
 -- KEYS  every key, in any order; they are named by their numbers
 -- ARGV  the steps: each a word, and what it needs. Those that look come before those that write, and effects, which
 --       may fail and are undone then, before what cannot.
--- Reply: `ok`; or why nothing was written: `lost`, `changed` and the key, `late`, `failed` and the key, the command and
---       what the server said.
-local at = 0
-
-local function take()
-  at = at + 1
-  return ARGV[at]
-end
-
+-- Reply: `ok` and, if events are appended, the last position; or why nothing was written: `lost`, `changed` and the key,
+--       `late`, `damaged`, key and entry, `failed` and the key, the command and what the server said.
 local function take_key() return KEYS[tonumber(take())] end
 
 local function take_list()
@@ -22,8 +15,6 @@ end
 
 -- How effects are undone, the last one first, if one of them fails.
 local undo, kept, spare = {}, {}, {}
-
-local function is_error(reply) return type(reply) == 'table' and reply.err end
 
 -- Remembers what an effect changes: a part of a key, or the key, of which a copy is put aside, or which is itself put
 -- aside if it is to be removed.
@@ -65,15 +56,30 @@ end
 
 local steps = {}
 
+local function undo_all(key, name, refused)
+  if is_of_server(refused) then return redis.error_reply(refused) end
+  for i = #undo, 1, -1 do undo[i]() end
+  return { 'failed', key, name, refused }
+end
+
+-- What is to be appended, and behind which position.
+local appends, head = {}, nil
+
 -- Somebody has a role.
 function steps.fence()
   local has, owner, epoch = redis.call('HMGET', take_key(), 'owner', 'epoch'), take(), take()
   if has[1] ~= owner or has[2] ~= epoch then return { 'lost' } end
 end
 
--- This transaction still has what it claimed. Only who has the claim of a delivery can have noted it.
+-- Nobody else has what this transaction claimed. The claim may have ended: what was done since is looked for by itself.
 function steps.claim()
-  if redis.call('GET', take_key()) ~= take() then return { 'late' } end
+  local holder, token = redis.call('GET', take_key()), take()
+  if holder and holder ~= token then return { 'late' } end
+end
+
+-- A delivery is not noted yet.
+function steps.first()
+  if redis.call('ZSCORE', take_key(), take()) then return { 'lost' } end
 end
 
 -- A checkpoint is where it was.
@@ -93,6 +99,20 @@ function steps.same()
   if is_error(reply) or redis.sha1hex(cmsgpack.pack(reply)) ~= seen then return { 'changed', key } end
 end
 
+-- Events can be appended: nobody has appended to their stream meanwhile, nor them.
+function steps.events()
+  local feed, ids, key, before, own = take_key(), take_key(), take_key(), tonumber(take()), tonumber(take())
+  local append = { key = key, version = before + own, type = take(), id = take() }
+  local by_id, damage
+  append.events, by_id = take_events()
+  appends[#appends + 1] = append
+  head, damage = head_of(feed, ids)
+  if not head then return damage end
+  local version, refusal = length_of(key)
+  if refusal then return refusal[1] == 'damaged' and refusal or { 'failed', key, 'XADD', refusal[2] } end
+  if version ~= before or known_places(ids, by_id) then return { 'changed', key } end
+end
+
 -- An effect.
 steps['do'] = function()
   local key, kind, aside, name, args = take_key(), take(), take_key(), take(), take_list()
@@ -103,9 +123,30 @@ steps['do'] = function()
     local reply = redis.pcall(name, key, unpack(args))
     refused = is_error(reply)
   end
-  if refused then
-    for i = #undo, 1, -1 do undo[i]() end
-    return { 'failed', key, name, refused }
+  if refused then return undo_all(key, name, refused) end
+end
+
+-- The events that are to be appended are added, to streams that are as they were.
+function steps.append()
+  local position = head
+  for _, append in ipairs(appends) do
+    local key, version, events = append.key, append.version, append.events
+    undo[#undo + 1] = function()
+      for i = 1, #events do redis.call('XDEL', key, version + i .. '-0') end
+      if version > 0 then redis.call('XSETID', key, version .. '-0') else redis.call('DEL', key) end
+    end
+    local refused = add_events(key, version, position, events)
+    if refused then return undo_all(key, 'XADD', refused) end
+    position = position + #events
+  end
+end
+
+-- They are found from now on.
+function steps.place()
+  local feed, ids = take_key(), take_key()
+  for _, append in ipairs(appends) do
+    add_places(feed, ids, append.type, append.id, append.version, head, append.events)
+    head = head + #append.events
   end
 end
 
@@ -136,4 +177,4 @@ function steps.note() redis.call('ZADD', take_key(), whole(now_in_ms()), take())
 local outcome
 while at < #ARGV and not outcome do outcome = steps[take()]() end
 for _, key in ipairs(spare) do redis.call('UNLINK', key) end
-return outcome or { 'ok' }
+return outcome or { 'ok', tostring(head or '') }

@@ -11,7 +11,14 @@ macro_rules! with_time {
     };
 }
 
-/// A script that does not.
+/// A script that appends, too.
+macro_rules! with_events {
+    ($($file:literal),+) => {
+        LazyLock::new(|| Script::new(concat!(include_str!("events.lua"), $(include_str!($file)),+)))
+    };
+}
+
+/// A script that does neither.
 macro_rules! plain {
     ($file:literal) => {
         LazyLock::new(|| Script::new(include_str!($file)))
@@ -19,14 +26,19 @@ macro_rules! plain {
 }
 
 pub(crate) static ADVANCE: LazyLock<Script> = plain!("advance.lua");
-pub(crate) static APPEND: LazyLock<Script> = plain!("append.lua");
-pub(crate) static COMMIT: LazyLock<Script> = with_time!("commit.lua");
+pub(crate) static APPEND: LazyLock<Script> = with_events!("append.lua");
+pub(crate) static COMMIT: LazyLock<Script> = with_events!("now.lua", "commit.lua");
 pub(crate) static FORGET: LazyLock<Script> = with_time!("forget.lua");
 pub(crate) static IS_FIRST: LazyLock<Script> = plain!("is_first.lua");
+pub(crate) static KEEP: LazyLock<Script> = plain!("keep.lua");
 pub(crate) static LEASE_OF: LazyLock<Script> = with_time!("lease_of.lua");
 pub(crate) static LET_GO: LazyLock<Script> = plain!("let_go.lua");
 pub(crate) static LOOK_UP: LazyLock<Script> = plain!("look_up.lua");
 pub(crate) static MAKE_SHADOW: LazyLock<Script> = plain!("make_shadow.lua");
 pub(crate) static OPEN: LazyLock<Script> = plain!("open.lua");
+pub(crate) static RANGE: LazyLock<Script> = plain!("range.lua");
 pub(crate) static RENEW_LEASE: LazyLock<Script> = with_time!("renew_lease.lua");
 pub(crate) static TAKE_LEASE: LazyLock<Script> = with_time!("take_lease.lua");
+pub(crate) static VERSION: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!("#!lua flags=no-writes\n", include_str!("events.lua"), include_str!("version.lua")))
+});

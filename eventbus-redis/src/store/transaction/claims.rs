@@ -1,16 +1,16 @@
-//! What a transaction keeps others from doing, until it ends or its time is up.
+//! What a transaction keeps others from doing, until it ends, its process dies, or its time is up.
 //!
-//! Keep: a delivery is noted, and a checkpoint moved, only by who still has its claim when it commits, which the script
-//! looks at. A claim that ended by itself, or was let go, is nobody's.
+//! Keep: a claim only saves work that would be done for nothing. What is done twice is refused by the commit, which
+//! compares epoch, checkpoint and notes. So a claim is short, and renewed as long as the transaction lives.
 
 use std::time::Duration;
 
 use redis::ScriptInvocation;
-use tokio::time::Instant;
+use tokio::{task::AbortHandle, time::Instant};
 
 use super::RedisTransactionError;
 use crate::{
-    script::store::LET_GO,
+    script::store::{KEEP, LET_GO},
     store::{RedisEventStore, lease::millis},
 };
 
@@ -18,8 +18,10 @@ use crate::{
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 const LAST_LOOK: Duration = Duration::from_millis(50);
 
-/// When a server that is away is told again to let a claim go.
-const LET_GO_AGAIN: Duration = Duration::from_millis(200);
+/// How long others wait for a process that died.
+const HOLDS: Duration = Duration::from_secs(1);
+/// How many times a claim is renewed within that.
+const BEATS: u32 = 4;
 
 #[derive(Debug)]
 pub(super) struct Claims {
@@ -27,11 +29,15 @@ pub(super) struct Claims {
     /// Tells this transaction from others.
     token: String,
     keys: Vec<String>,
+    /// When the first was asked for.
+    since: Option<Instant>,
+    heart: Option<AbortHandle>,
 }
 
 impl Claims {
     pub(super) fn new(store: RedisEventStore) -> Self {
-        Self { store, token: uuid::Uuid::now_v7().simple().to_string(), keys: Vec::new() }
+        let token = uuid::Uuid::now_v7().simple().to_string();
+        Self { store, token, keys: Vec::new(), since: None, heart: None }
     }
 
     pub(super) fn token(&self) -> &str {
@@ -42,9 +48,18 @@ impl Claims {
         &self.keys
     }
 
-    /// How long a claim holds.
+    /// How long a claim holds that is not renewed.
     pub(super) fn ms(&self) -> u64 {
-        millis(self.store.config().transaction_timeout).max(1)
+        millis(self.holds()).max(1)
+    }
+
+    fn holds(&self) -> Duration {
+        HOLDS.min(self.store.config().transaction_timeout)
+    }
+
+    /// Whether others were told that they wait no longer than this.
+    pub(super) fn is_late(&self) -> bool {
+        self.since.is_some_and(|since| since.elapsed() > self.store.config().transaction_timeout)
     }
 
     /// Runs a script that claims `key`, as soon as nobody else has it. False: there is nothing to claim any more.
@@ -57,11 +72,15 @@ impl Claims {
         if !self.keys.contains(&key) {
             self.keys.push(key.clone());
         }
+        self.since.get_or_insert_with(Instant::now);
         let mut pause = FIRST_LOOK;
         loop {
             let reply: String = self.store.link().rerun(script).await.map_err(RedisTransactionError::unavailable)?;
             match reply.as_str() {
-                "ok" => return Ok(true),
+                "ok" => {
+                    self.beat();
+                    return Ok(true);
+                }
                 "busy" => {}
                 _ => {
                     self.keys.retain(|known| *known != key);
@@ -73,6 +92,31 @@ impl Claims {
         }
     }
 
+    /// Renews all claims as long as this lives, up to the time that a transaction may take.
+    fn beat(&mut self) {
+        let (store, token, keys, pause) =
+            (self.store.clone(), self.token.clone(), self.keys.clone(), self.holds() / BEATS);
+        let end = self.since.unwrap_or_else(Instant::now) + store.config().transaction_timeout;
+        let ms = self.ms();
+        let beating = tokio::spawn(async move {
+            let mut script = KEEP.prepare_invoke();
+            script.key(keys).arg(token).arg(ms);
+            while Instant::now() + pause < end {
+                tokio::time::sleep(pause).await;
+                // one that fails may be the last: the claims end, and the commit tells
+                drop(store.link().rerun::<()>(&script).await);
+            }
+        });
+        self.stop();
+        self.heart = Some(beating.abort_handle());
+    }
+
+    fn stop(&mut self) {
+        if let Some(heart) = self.heart.take() {
+            heart.abort();
+        }
+    }
+
     /// Nothing is claimed any more.
     pub(super) fn forget(&mut self) {
         self.keys.clear();
@@ -80,27 +124,22 @@ impl Claims {
 }
 
 impl Drop for Claims {
+    /// Lets go what is still claimed; where nobody can be told, it ends by itself.
     fn drop(&mut self) {
+        self.stop();
         if self.keys.is_empty() {
             return;
         }
-        // without a runtime they end by themselves
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
         let (store, token, keys) =
             (self.store.clone(), std::mem::take(&mut self.token), std::mem::take(&mut self.keys));
-        let end = Instant::now() + store.config().transaction_timeout;
         runtime.spawn(async move {
             let mut script = LET_GO.prepare_invoke();
             script.key(keys).arg(token);
-            // a server that is away has them still when it is back
-            while let Err(error) = store.link().rerun::<()>(&script).await {
-                if Instant::now() >= end {
-                    tracing::debug!(%error, "claims of a transaction have ended by themselves");
-                    return;
-                }
-                tokio::time::sleep(LET_GO_AGAIN).await;
+            if let Err(error) = store.link().rerun::<()>(&script).await {
+                tracing::debug!(%error, "claims of a transaction are left to end by themselves");
             }
         });
     }

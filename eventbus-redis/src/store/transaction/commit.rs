@@ -9,7 +9,10 @@ use crate::{
     command,
     connection::CommandError,
     script::store::COMMIT,
-    store::{RedisEventStore, error::is_refused},
+    store::{
+        RedisEventStore,
+        error::{damaged, is_refused},
+    },
 };
 
 /// The script as it is put together.
@@ -24,6 +27,10 @@ impl Program {
     pub(crate) fn word(&mut self, word: impl AsRef<[u8]>) -> &mut Self {
         self.words.push(word.as_ref().to_vec());
         self
+    }
+
+    pub(crate) fn push(&mut self, word: &[u8]) {
+        self.words.push(word.to_vec());
     }
 
     pub(crate) fn key(&mut self, key: &str) -> &mut Self {
@@ -75,6 +82,9 @@ impl RedisTransaction {
         if program.words.is_empty() {
             return Ok(());
         }
+        if self.claims.is_late() {
+            return Err(self.late());
+        }
         // once: a second one would find that the first has let the claims go
         let reply: Result<Vec<String>, _> = self.store.link().run(&program.script()).await;
         let reply = reply.map_err(|error| match error {
@@ -90,15 +100,25 @@ impl RedisTransaction {
         match outcome.as_str() {
             "ok" => {
                 self.claims.forget();
+                self.has_appended(&next());
                 Ok(())
             }
             "changed" => Err(RedisTransactionError::Changed { key: next() }),
-            "late" => Err(RedisTransactionError::TimedOut { limit: self.store.config().transaction_timeout }),
+            "late" => Err(self.late()),
+            "damaged" => {
+                let (key, entry) = (next(), next());
+                let source = damaged(&key, &entry).into();
+                Err(RedisTransactionError::EffectRefused { key, command: "XADD".into(), source })
+            }
             "failed" => {
                 Err(RedisTransactionError::EffectRefused { key: next(), command: next(), source: next().into() })
             }
             _ => Err(RedisTransactionError::Lost),
         }
+    }
+
+    fn late(&self) -> RedisTransactionError {
+        RedisTransactionError::TimedOut { limit: self.store.config().transaction_timeout }
     }
 
     fn program(&self) -> Program {
@@ -123,9 +143,13 @@ impl RedisTransaction {
         for claim in self.claims.keys() {
             program.word("claim").key(claim).word(self.claims.token());
         }
+        for note in &self.notes {
+            program.word("first").key(&keys.deliveries()).word(note);
+        }
         for read in &self.reads {
             program.word("same").key(&read.key).word(&read.seen).word(&read.name).list(&read.args);
         }
+        self.look_at_appends(program);
         for replacing in &self.replacing {
             program.word("filled").key(&keys.shadow(&replacing.shadow)).word(replacing.position.to_string());
         }
@@ -142,6 +166,9 @@ impl RedisTransaction {
         }
         for (number, effect) in self.effects.iter().enumerate() {
             program.effect(&effect.key, &keys.aside(self.claims.token(), number), effect);
+        }
+        if !self.appends.is_empty() {
+            program.word("append").word("place").key(&keys.feed()).key(&keys.ids());
         }
         for replacing in &self.replacing {
             for (copy, live) in &replacing.swaps {

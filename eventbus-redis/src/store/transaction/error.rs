@@ -48,7 +48,8 @@ pub enum RedisTransactionError {
         /// What the server said.
         source: BoxError,
     },
-    /// What the transaction has read was changed by somebody else before it committed: begin anew.
+    /// What the transaction has read, or a stream that it appends to, was changed by somebody else before it committed:
+    /// begin anew.
     #[error("key `{key}` was changed by somebody else, nothing is committed")]
     Changed {
         /// The key, as the server knows it.
@@ -69,6 +70,9 @@ pub enum RedisTransactionError {
         /// What was to be done.
         what: &'static str,
     },
+    /// Events are appended in transactions of their own store.
+    #[error("the transaction belongs to another store")]
+    OtherStore,
     /// There are no copies of this name.
     #[error("there is no rebuild `{name}`")]
     NoShadow {

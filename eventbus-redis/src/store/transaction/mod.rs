@@ -3,6 +3,7 @@
 //! Keep: nothing is written before the commit, which is one script. It looks at the epoch of the lease, the checkpoint
 //! and the claims of deliveries in that same step, so what was to be written twice is not written at all.
 
+mod append;
 mod claims;
 mod commit;
 mod effects;
@@ -26,6 +27,7 @@ pub(crate) use tables::{Table, pattern, tables};
 
 use super::RedisEventStore;
 use crate::script::store::{ADVANCE, IS_FIRST};
+use append::Appended;
 use claims::Claims;
 use reads::Read;
 use written::Written;
@@ -78,6 +80,7 @@ pub struct RedisTransaction {
     notes: Vec<Vec<u8>>,
     moves: Vec<Move>,
     replacing: Vec<Replacing>,
+    appends: Vec<Appended>,
 }
 
 /// A checkpoint on its way.
@@ -102,7 +105,7 @@ pub(crate) struct Replacing {
 impl RedisEventStore {
     /// Begins a transaction of the caller's own, outside of handlers and projections. Dropped, it writes nothing.
     ///
-    /// Events are not appended in it; [`append_many`](eventbus::port::AppendEvents::append_many) and it are two steps.
+    /// [`append_in`](Self::append_in) appends events in it.
     ///
     /// # Examples
     /// ```no_run
@@ -134,6 +137,7 @@ impl RedisTransaction {
             notes: Vec::new(),
             moves: Vec::new(),
             replacing: Vec::new(),
+            appends: Vec::new(),
         }
     }
 
@@ -162,7 +166,8 @@ impl Transaction for RedisTransaction {
             Some(shadow) => (keys.shadow(&shadow.name), "hash"),
             None => (keys.checkpoint(&lease.role), "text"),
         };
-        let claim = keys.claim("checkpoint", &lease.role);
+        // a former owner is fenced: nobody waits for it
+        let claim = keys.claim("checkpoint", &format!("{}:{}", lease.epoch, lease.role));
         let mut script = ADVANCE.prepare_invoke();
         script.key(keys.lease(&lease.role)).key(checkpoint).key(&claim);
         script.arg(lease.owner.as_str()).arg(lease.epoch).arg(from.get());

@@ -1,0 +1,140 @@
+//! Events that a transaction appends: looked at now, added by the commit if everything is still so.
+
+use eventbus::{
+    EventId, ExpectedVersion, NewEvent, RecordedEvent, StreamId, Version,
+    port::{Append, AppendError, ReadError, ReadStream as _, first_result},
+};
+
+use super::{Program, RedisTransaction, RedisTransactionError};
+use crate::{
+    connection::boxed,
+    store::{
+        RedisEventStore,
+        append::{check, write_events},
+    },
+};
+
+/// Events that the commit adds to a stream.
+#[derive(Debug)]
+pub(super) struct Appended {
+    stream: StreamId,
+    /// What is in the stream, and what this transaction has put behind it before.
+    before: Version,
+    own: usize,
+    events: Vec<NewEvent>,
+    recorded: Vec<RecordedEvent>,
+}
+
+impl RedisEventStore {
+    /// Appends inside an open transaction of this store, that of a handler or one that
+    /// [`begin_transaction`](Self::begin_transaction) began: the events are there when it commits, and not if it does not.
+    ///
+    /// The returned events have no positions: these are given by the commit. If somebody else appends to the stream
+    /// before that, the commit fails with [`RedisTransactionError::Changed`], and a handler begins anew. Appending event
+    /// ids that are stored returns their records and adds nothing.
+    ///
+    /// # Errors
+    /// As for [`append`](eventbus::port::AppendEvents::append); [`AppendError::Refused`] also if the transaction belongs to
+    /// another store or to a rebuild. An error leaves the transaction as it was.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # use eventbus::{ExpectedVersion, NewEvent, StreamId};
+    /// # async fn run(store: eventbus_redis::RedisEventStore, closed: NewEvent) -> eventbus::Result<()> {
+    /// let mut tx = store.begin_transaction();
+    /// tx.sadd("closed", "ada")?;
+    /// let ada = StreamId::parse("Account", "ada")?;
+    /// store.append_in(&mut tx, &ada, ExpectedVersion::StreamExists, vec![closed]).await?;
+    /// tx.commit().await?; // the member and the event, or neither
+    /// # Ok(()) }
+    /// ```
+    pub async fn append_in(
+        &self,
+        transaction: &mut RedisTransaction,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        let append = Append { stream: stream.clone(), expected, events };
+        if !check(&append)? {
+            return Ok(Vec::new());
+        }
+        let refused =
+            |source: RedisTransactionError| AppendError::Refused { stream: stream.clone(), source: source.into() };
+        if transaction.store.id() != self.id() {
+            return Err(refused(RedisTransactionError::OtherStore));
+        }
+        transaction.ensure_live("append_in").map_err(refused)?;
+        transaction.append(append).await
+    }
+
+    /// The records of events that are stored, if these are.
+    async fn stored(&self, stream: &StreamId, events: &[NewEvent]) -> Result<Option<Vec<RecordedEvent>>, AppendError> {
+        let mut ask = redis::cmd("HMGET");
+        ask.arg(self.keys().ids());
+        for event in events {
+            ask.arg(event.event_id().as_uuid().as_bytes());
+        }
+        let found: Vec<Option<u64>> =
+            self.link().query(&ask).await.map_err(|error| AppendError::Unavailable(boxed(error)))?;
+        let positions: Vec<u64> = found.into_iter().flatten().collect();
+        if positions.is_empty() {
+            return Ok(None);
+        }
+        self.first_result(stream, events, &positions).await.map(Some)
+    }
+}
+
+impl RedisTransaction {
+    async fn append(&mut self, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
+        let Append { stream, expected, events } = append;
+        let ids: Vec<EventId> = events.iter().map(NewEvent::event_id).collect();
+        let again = self.appends.iter().flat_map(|appended| &appended.recorded);
+        let again = again.filter(|event| ids.contains(&event.metadata().event_id())).cloned().collect();
+        if let Some(first) = first_result(&stream, &ids, again)? {
+            return Ok(first);
+        }
+        if let Some(first) = self.store.stored(&stream, &events).await? {
+            return Ok(first);
+        }
+        let of_stream = || self.appends.iter().filter(|appended| appended.stream == stream);
+        let own = of_stream().map(|appended| appended.events.len()).sum();
+        let before = match of_stream().next() {
+            Some(appended) => appended.before,
+            None => self.store.stream_version(&stream).await.map_err(|error| match error {
+                ReadError::Unavailable(source) => AppendError::Unavailable(source),
+                corrupt => AppendError::Refused { stream: stream.clone(), source: corrupt.into() },
+            })?,
+        };
+        let actual = before.plus(own);
+        if !expected.matches(actual) {
+            return Err(AppendError::Conflict { stream, expected, actual });
+        }
+        let place = |(number, event): (usize, &NewEvent)| {
+            event.clone().recorded_as(stream.clone(), actual.plus(number + 1), None)
+        };
+        let recorded: Vec<_> = events.iter().enumerate().map(place).collect();
+        self.appends.push(Appended { stream, before, own, events, recorded: recorded.clone() });
+        Ok(recorded)
+    }
+
+    /// What must still hold of what is to be appended, and what that is.
+    pub(super) fn look_at_appends(&self, program: &mut Program) {
+        let keys = self.store.keys();
+        for Appended { stream, before, own, events, .. } in &self.appends {
+            let key = keys.stream(stream.aggregate_type(), stream.aggregate_id().as_str());
+            program.word("events").key(&keys.feed()).key(&keys.ids()).key(&key);
+            program.word(before.to_string()).word(own.to_string());
+            program.word(stream.aggregate_type().as_str()).word(stream.aggregate_id().as_str());
+            write_events(events, |word| program.push(word));
+        }
+    }
+
+    /// The commit has appended, up to a position.
+    pub(super) fn has_appended(&self, last: &str) {
+        if let (false, Ok(last)) = (self.appends.is_empty(), last.parse::<u64>()) {
+            self.store.told().raise(last.into());
+            self.store.signal().notify();
+        }
+    }
+}

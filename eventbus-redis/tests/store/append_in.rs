@@ -1,0 +1,206 @@
+//! Events that a transaction appends are there with all else that it writes, or not at all.
+
+use std::time::Duration;
+
+use eventbus::{
+    EventId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, Version,
+    port::{
+        Append, AppendError, AppendEvents as _, ReadFeed as _, ReadStream as _, Shadow, Transaction as _,
+        Transactions as _,
+    },
+};
+use eventbus_redis::{RedisEventStore, RedisTransaction, RedisTransactionError as Error};
+use futures_util::TryStreamExt as _;
+
+use crate::{common::said, event, events, fresh, key, order, tell};
+
+use ExpectedVersion::{Any, Exact, NoStream, StreamExists};
+
+async fn feed(store: &RedisEventStore) -> Vec<RecordedEvent> {
+    store.read_all(Position::START).try_collect().await.unwrap()
+}
+
+/// Streams and versions in the order of the feed, whose positions have no gaps.
+async fn places(store: &RedisEventStore) -> Vec<(String, u64)> {
+    let feed = feed(store).await;
+    assert!(feed.iter().zip(1_u64..).all(|(event, position)| event.position().unwrap() == position));
+    feed.iter().map(|event| (event.metadata().aggregate_id().to_string(), event.version().get())).collect()
+}
+
+fn ids(events: &[NewEvent]) -> Vec<EventId> {
+    events.iter().map(NewEvent::event_id).collect()
+}
+
+#[tokio::test]
+async fn events_and_effects_are_there_together() {
+    let (store, mut connection) = fresh().await;
+    store.append(&order("1"), NoStream, events(2)).await.unwrap();
+    let mut tx = store.begin_transaction();
+    tx.hincrby("stats", "orders", 1).unwrap();
+    let appended = store.append_in(&mut tx, &order("1"), Exact(2.into()), events(2)).await.unwrap();
+    assert_eq!(appended.iter().map(|event| event.version().get()).collect::<Vec<_>>(), [3, 4]);
+    assert!(appended.iter().all(|event| event.position().is_none()), "the commit gives positions");
+    store.append_in(&mut tx, &order("2"), NoStream, events(1)).await.unwrap();
+    // it sees its own events
+    store.append_in(&mut tx, &order("1"), Exact(4.into()), events(1)).await.unwrap();
+    let conflict = store.append_in(&mut tx, &order("2"), NoStream, events(1)).await.unwrap_err();
+    assert!(matches!(&conflict, AppendError::Conflict { actual, .. } if *actual == 1_u64), "{conflict:?}");
+    assert!(store.append_in(&mut tx, &order("3"), StreamExists, Vec::new()).await.unwrap().is_empty());
+    assert_eq!(store.head().await.unwrap(), 2_u64, "nothing is written before the commit");
+    let mut watch = store.appended().watch();
+    tx.commit().await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), watch.appended()).await.expect("readers are woken");
+    let wanted =
+        [("1", 1), ("1", 2), ("1", 3), ("1", 4), ("2", 1), ("1", 5)].map(|(id, version)| (id.to_owned(), version));
+    assert_eq!(places(&store).await, wanted);
+    assert_eq!(tell::<u64>(&mut connection, &["HGET", &key(&store, "stats"), "orders"]).await, 1);
+
+    let mut dropped = store.begin_transaction();
+    store.append_in(&mut dropped, &order("1"), Any, events(1)).await.unwrap();
+    drop(dropped);
+    assert_eq!(store.stream_version(&order("1")).await.unwrap(), 5_u64);
+    store.append(&order("1"), Exact(5.into()), events(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_appends_first_wins() {
+    let (store, mut connection) = fresh().await;
+    for (other, is_changed) in [("1", true), ("2", false)] {
+        let mut tx = store.begin_transaction();
+        tx.hincrby("stats", "orders", 1).unwrap();
+        store.append_in(&mut tx, &order("1"), Any, events(1)).await.unwrap();
+        store.append(&order(other), Any, events(1)).await.unwrap();
+        let head = store.head().await.unwrap();
+        match tx.commit().await {
+            Err(Error::Changed { key: named }) => {
+                assert!(is_changed && named == key(&store, "aggregate:Order:1"), "{named}");
+                assert_eq!(store.head().await.unwrap(), head);
+                assert_eq!(tell::<u64>(&mut connection, &["EXISTS", &key(&store, "stats")]).await, 0);
+            }
+            committed => assert!(!is_changed && committed.is_ok(), "{committed:?}"),
+        }
+    }
+    assert_eq!(places(&store).await.len(), 3);
+    // the same events, by somebody who repeats an append whose answer was lost
+    let given = events(2);
+    let mut tx = store.begin_transaction();
+    store.append_in(&mut tx, &order("3"), Any, given.clone()).await.unwrap();
+    store.append(&order("4"), Any, given).await.unwrap();
+    assert!(matches!(tx.commit().await.unwrap_err(), Error::Changed { .. }));
+    assert_eq!(store.stream_version(&order("3")).await.unwrap(), Version::NONE);
+}
+
+#[tokio::test]
+async fn what_is_refused_undoes_events_and_effects() {
+    let (store, mut connection) = fresh().await;
+    store.append(&order("1"), NoStream, events(2)).await.unwrap();
+    tell::<String>(&mut connection, &["SET", &key(&store, "text"), "old"]).await;
+    let stream = key(&store, "aggregate:Order:3");
+    // a foreign entry was where the first version goes, and is removed
+    tell::<String>(&mut connection, &["XADD", &stream, "1-0", "a", "b"]).await;
+    tell::<u64>(&mut connection, &["XDEL", &stream, "1-0"]).await;
+    for (command, named) in [("HINCRBY", key(&store, "text")), ("XADD", stream)] {
+        let mut tx = store.begin_transaction();
+        tx.set("fresh", 1).unwrap();
+        tx.set("other", 1).unwrap();
+        if command == "HINCRBY" {
+            tx.hincrby("text", "field", 1).unwrap();
+        }
+        for id in ["1", "2", "1", "3"] {
+            store.append_in(&mut tx, &order(id), Any, events(2)).await.unwrap();
+        }
+        let error = tx.commit().await.unwrap_err();
+        assert!(
+            matches!(&error, Error::EffectRefused { command: is, key, .. } if is == command && *key == named),
+            "{error:?}"
+        );
+        assert_eq!(places(&store).await.len(), 2);
+        let exist = ["EXISTS", &key(&store, "fresh"), &key(&store, "other"), &key(&store, "aggregate:Order:2")];
+        assert_eq!(tell::<u64>(&mut connection, &exist).await, 0, "{command}");
+    }
+    // as if nothing had been: their next versions are free
+    store.append(&order("1"), Exact(2.into()), events(1)).await.unwrap();
+    store.append(&order("2"), NoStream, events(1)).await.unwrap();
+    tell::<u64>(&mut connection, &["XDEL", &key(&store, "aggregate:feed"), "1-0"]).await;
+    let mut tx = store.begin_transaction();
+    store.append_in(&mut tx, &order("2"), Any, events(1)).await.unwrap();
+    let error = tx.commit().await.unwrap_err();
+    assert!(said(&error).contains("aggregate:feed"), "{}", said(&error));
+}
+
+#[tokio::test]
+async fn events_that_are_stored_are_not_stored_again() {
+    let (store, _) = fresh().await;
+    let given = events(2);
+    for _ in 0..2 {
+        let mut tx = store.begin_transaction();
+        for _ in 0..2 {
+            let appended = store.append_in(&mut tx, &order("1"), NoStream, given.clone()).await.unwrap();
+            let appended: Vec<_> = appended.iter().map(|event| event.metadata().event_id()).collect();
+            assert_eq!(appended, ids(&given));
+        }
+        tx.commit().await.unwrap();
+    }
+    assert_eq!(feed(&store).await.len(), 2);
+    let mut tx = store.begin_transaction();
+    let fresh = event(1);
+    store.append_in(&mut tx, &order("2"), Any, vec![fresh.clone()]).await.unwrap();
+    for (stream, events) in [
+        ("2", vec![given[0].clone()]),
+        ("1", vec![given[0].clone(), event(2)]),
+        ("1", vec![fresh.clone()]),
+        ("2", vec![fresh, event(3)]),
+    ] {
+        let error = store.append_in(&mut tx, &order(stream), Any, events).await.unwrap_err();
+        assert!(matches!(error, AppendError::EventIdTaken { .. }), "{error:?}");
+    }
+    tx.commit().await.unwrap();
+    assert_eq!(feed(&store).await.len(), 3);
+}
+
+#[tokio::test]
+async fn transactions_of_others_take_no_events() {
+    let ((store, _), (other, _)) = (fresh().await, fresh().await);
+    let mut tx = other.begin_transaction();
+    let error = store.append_in(&mut tx, &order("1"), Any, events(1)).await.unwrap_err();
+    assert!(matches!(error, AppendError::Refused { .. }) && said(&error).contains("another store"), "{error:?}");
+    let shadow = Shadow { name: Name::from_static("projection:a:rebuild"), tables: vec!["stats".into()] };
+    store.make_shadow(&shadow).await.unwrap();
+    let mut tx = store.begin_in(&shadow).await.unwrap();
+    let tx: &mut RedisTransaction = tx.as_any_mut().downcast_mut().unwrap();
+    let error = store.append_in(tx, &order("1"), Any, events(1)).await.unwrap_err();
+    assert!(said(&error).contains("append_in"), "{error:?}");
+    let other = tx.is_first(&Name::from_static("mail"), EventId::new()).await;
+    assert!(other.is_err());
+}
+
+/// A handler that decides on an event and appends another one does so once, however often it is delivered.
+#[tokio::test]
+async fn an_event_that_follows_from_another_is_appended_once() {
+    let (store, _) = fresh().await;
+    let delivered = EventId::new();
+    for is_first in [true, false] {
+        let mut transaction = store.begin().await.unwrap();
+        assert_eq!(transaction.is_first(&Name::from_static("ship"), delivered).await.unwrap(), is_first);
+        if is_first {
+            let tx: &mut RedisTransaction = transaction.as_any_mut().downcast_mut().unwrap();
+            store.append_in(tx, &order("1"), Any, events(1)).await.unwrap();
+        }
+        transaction.commit().await.unwrap();
+    }
+    assert_eq!(feed(&store).await.len(), 1);
+}
+
+#[tokio::test]
+async fn an_append_that_is_too_large_is_refused_before_it_is_sent() {
+    let (store, _) = fresh().await;
+    let large = NewEvent::new(Name::from_static("Paid"), 1, format!("{{{}}}", " ".repeat(128 * 1024 * 1024)));
+    let append = |id, event| Append { stream: order(id), expected: Any, events: vec![event] };
+    let results = store.append_many(vec![append("1", event(1)), append("2", large), append("3", event(2))]).await;
+    assert!(results[0].is_ok() && results[2].is_ok(), "{results:?}");
+    let error = results[1].as_ref().unwrap_err();
+    assert!(
+        matches!(error, AppendError::Refused { .. }) && said(error).contains("at most 134217728 bytes"),
+        "{error:?}"
+    );
+}
