@@ -61,11 +61,15 @@ struct Found {
 impl Found {
     /// The names in a folder that belong there; the others are foreign.
     fn names<T>(&mut self, folder: &Path, known: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
-        let mut names = disk::names(folder)?;
+        if folder.is_file() {
+            self.problems.push(Problem::Foreign { path: folder.into() });
+            return Ok(Vec::new());
+        }
+        let mut names = disk::all_names(folder)?;
         names.sort_unstable();
         let mut belonging = Vec::new();
         for name in names {
-            match known(&name) {
+            match name.to_str().and_then(&known) {
                 Some(name) => belonging.push(name),
                 None => self.problems.push(Problem::Foreign { path: folder.join(name) }),
             }

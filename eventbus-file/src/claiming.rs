@@ -10,16 +10,22 @@ use crate::{
     claims::{Claim, Claimed},
     coordination::{about, kind},
     error::{FileQueueError, Result},
-    queue::Shared,
+    queue::{Shared, joined},
 };
 
 impl Shared {
-    /// Claims something that nobody has.
+    /// Claims something that nobody has; to the end, also if nobody waits for it any more.
     pub(crate) async fn claim(self: &Arc<Self>, claim_id: &str, data: Value) -> Result<Option<Claim>> {
+        let (shared, claim_id) = (Arc::clone(self), claim_id.to_owned());
+        joined(tokio::spawn(async move { shared.claim_through(&claim_id, data).await })).await
+    }
+
+    async fn claim_through(self: &Arc<Self>, claim_id: &str, data: Value) -> Result<Option<Claim>> {
         let lasting = self.config.claim_expiration;
         self.claims.folder_of(claim_id)?;
         let asked = self.coordination.claim(claim_id, &data, lasting).await;
-        if asked == Some(false) {
+        // whoever coordinates may not have heard that it was given back
+        if asked == Some(false) && self.is_claimed(claim_id).await? {
             self.metrics.claims_refused.add(1);
             return Ok(None);
         }
@@ -35,6 +41,12 @@ impl Shared {
         self.metrics.claims_taken_over.add(u64::from(before.is_some_and(|before| before.released_at.is_none())));
         self.coordination.tell(kind::ADD_CLAIM, vec![about("claim_id", claim_id)]).await;
         Ok(Some(now))
+    }
+
+    async fn is_claimed(self: &Arc<Self>, claim_id: &str) -> Result<bool> {
+        let id = claim_id.to_owned();
+        let newest = self.blocking(move |shared| shared.claims.newest(&id)).await?;
+        Ok(newest.is_some_and(|claim| claim.is_live()))
     }
 
     /// Makes a claim last from now on.

@@ -114,12 +114,27 @@ impl FileQueueConfig {
             ("group_expiration", self.group_expiration),
             ("poll_interval", self.poll_interval),
         ];
-        match times.iter().find(|(_, time)| *time < Duration::from_millis(1)) {
-            Some((setting, _)) => Err(mistake(setting, "must be a millisecond at least".into())),
-            None => Ok(()),
+        check_times(&times)?;
+        match self.max_in_hand {
+            0 => Err(mistake("max_in_hand", "must be 1 at least".into())),
+            _ => Ok(()),
         }
     }
 }
+
+/// Names the first time that is too short, or that no clock can tell.
+pub(crate) fn check_times(times: &[(&'static str, Duration)]) -> Result<()> {
+    let is_wrong = |time: &Duration| *time < Duration::from_millis(1) || *time > LONGEST;
+    match times.iter().find(|(_, time)| is_wrong(time)) {
+        Some((setting, _)) => {
+            Err(mistake(setting, "must be a millisecond at least, and a hundred years at most".into()))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A hundred years.
+const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 /// Some letters and digits that nobody else has.
 fn unique() -> String {

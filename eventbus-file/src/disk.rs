@@ -4,6 +4,7 @@
 //! where the name is taken, or by a rename over an older version. Nobody ever sees a part of a file.
 
 use std::{
+    ffi::OsString,
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Write as _},
     path::{Path, PathBuf},
@@ -12,7 +13,10 @@ use std::{
 
 use uuid::Uuid;
 
-use crate::error::{FileQueueError, Result};
+use crate::{
+    error::{FileQueueError, Result},
+    names,
+};
 
 /// The folder of files that have no name of their own yet.
 pub(crate) const TMP: &str = "tmp";
@@ -52,6 +56,8 @@ impl Disk {
             fs::create_dir_all(&path).map_err(FileQueueError::io("create folder", path))?;
         }
         disk.sync_folder(&disk.root)?;
+        // who has no right to write is told so now
+        drop(disk.stage(&[])?);
         disk.sweep();
         Ok(disk)
     }
@@ -77,9 +83,10 @@ impl Disk {
 
     /// Writes content to disk without giving it a name.
     pub(crate) fn stage(&self, content: &[u8]) -> Result<Staged> {
-        let staged = Staged { path: self.root.join(TMP).join(format!("{}{TMP_END}", Uuid::now_v7())) };
+        let folder = self.root.join(TMP);
+        let staged = Staged { path: folder.join(format!("{}{TMP_END}", Uuid::now_v7())) };
         let open = OpenOptions::new().write(true).create_new(true).open(&staged.path);
-        let mut file = open.map_err(FileQueueError::io("create", &staged.path))?;
+        let mut file = open.map_err(FileQueueError::io("create a file in", folder))?;
         file.write_all(content).map_err(FileQueueError::io("write", &staged.path))?;
         if self.sync {
             file.sync_all().map_err(FileQueueError::io("sync", &staged.path))?;
@@ -173,9 +180,19 @@ impl Disk {
     }
 }
 
-/// What a file holds; `None` if it is not there.
+/// What a file holds; `None` if it is not there. What has its name and is no file holds nothing.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
-    found(fs::read(path).map(Some)).map_err(FileQueueError::io("read", path))
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == ErrorKind::NotFound => match fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_symlink() => Err(FileQueueError::torn("file", path, "it leads nowhere")),
+            _ => Ok(None),
+        },
+        Err(error) if error.kind() == ErrorKind::IsADirectory => {
+            Err(FileQueueError::torn("file", path, "it is a folder"))
+        }
+        Err(error) => Err(FileQueueError::io("read", path)(error)),
+    }
 }
 
 /// Whether there is a file.
@@ -185,13 +202,43 @@ pub(crate) fn exists(path: &Path) -> Result<bool> {
 
 /// The names in a folder, unsorted; none if it is not there. Names that are no UTF-8 are left out.
 pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
-    let entries = found(fs::read_dir(folder).map(Some)).map_err(FileQueueError::io("list", folder))?;
-    let mut names = Vec::new();
-    for entry in entries.into_iter().flatten() {
-        let entry = entry.map_err(FileQueueError::io("list", folder))?;
-        names.extend(entry.file_name().into_string());
-    }
-    Ok(names)
+    Ok(all_names(folder)?.into_iter().filter_map(|name| name.into_string().ok()).collect())
+}
+
+/// The names in a folder, unsorted; none if it is not there, or is a file.
+pub(crate) fn all_names(folder: &Path) -> Result<Vec<OsString>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotADirectory => return Ok(Vec::new()),
+        entries => found(entries.map(Some)).map_err(FileQueueError::io("list", folder))?,
+    };
+    let names = entries.into_iter().flatten().map(|entry| entry.map(|entry| entry.file_name()));
+    names.collect::<io::Result<_>>().map_err(FileQueueError::io("list", folder))
+}
+
+/// The folders of a thousand ids in a folder, sorted.
+pub(crate) fn shards(folder: &Path) -> Result<Vec<u64>> {
+    let mut shards: Vec<u64> = names(folder)?.iter().filter_map(|name| names::shard_number(name)).collect();
+    shards.sort_unstable();
+    Ok(shards)
+}
+
+/// The ids that have files in one of these, sorted.
+pub(crate) fn ids_of(folder: &Path, shard: u64) -> Result<Vec<u64>> {
+    let names = names(&folder.join(names::shard_of(shard)))?;
+    let mut ids: Vec<u64> = names.iter().filter_map(|name| names::number(name)).collect();
+    ids.retain(|id| names::shard_index(*id) == shard);
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// The ids that have files in some of these, from one on; a folder is looked at when it is its turn.
+pub(crate) fn ids_in(folder: PathBuf, shards: Vec<u64>, from: u64) -> impl Iterator<Item = Result<u64>> {
+    let shards = shards.into_iter().filter(move |shard| *shard >= names::shard_index(from));
+    let ids = shards.flat_map(move |shard| match ids_of(&folder, shard) {
+        Ok(ids) => ids.into_iter().map(Ok).collect(),
+        Err(error) => vec![Err(error)],
+    });
+    ids.filter(move |id| id.as_ref().map_or(true, |id| *id >= from))
 }
 
 /// Takes what is not there for nothing.
@@ -240,6 +287,16 @@ mod tests {
         disk.replace(&path, b"three").unwrap();
         assert_eq!(read(&path).unwrap().as_deref(), Some(&b"three"[..]));
         assert!(names(&root.path().join(TMP)).unwrap().is_empty());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_folder_that_cannot_be_written_to_is_told_on_opening() {
+        let root = tempfile::tempdir().unwrap();
+        // where even the superuser makes no files
+        std::os::unix::fs::symlink("/proc/self/fdinfo", root.path().join(TMP)).unwrap();
+        let refused = Disk::open(root.path().into(), true, &[]).unwrap_err();
+        assert!(matches!(&refused, FileQueueError::Io { path, .. } if path.ends_with(TMP)), "{refused:?}");
     }
 
     #[test]

@@ -91,6 +91,11 @@ impl FileQueueError {
         matches!(self, Self::Io { .. })
     }
 
+    /// With its causes, for the log.
+    pub(crate) fn log(&self) -> &(dyn std::error::Error + 'static) {
+        self
+    }
+
     pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { what, path, source }

@@ -68,30 +68,22 @@ impl EventLog {
     pub(crate) fn head(&self) -> Result<u64> {
         let removed = self.removed_through()?;
         for shard in self.shards()?.into_iter().rev() {
-            if let Some(id) = self.ids_of(shard)?.last() {
+            if let Some(id) = disk::ids_of(&self.events, shard)?.last() {
                 return Ok(removed.max(*id));
             }
         }
         Ok(removed)
     }
 
-    /// The ids that have files, from one on, sorted.
-    pub(crate) fn ids_from(&self, from: u64) -> Result<Vec<u64>> {
+    /// The ids that have files, from one on.
+    pub(crate) fn ids_from(&self, from: u64) -> Result<impl Iterator<Item = Result<u64>> + use<>> {
         let from = from.max(self.removed_through()? + 1);
-        let mut ids = Vec::new();
-        for shard in self.shards()? {
-            if shard >= names::shard_index(from) {
-                ids.extend(self.ids_of(shard)?.into_iter().filter(|id| *id >= from));
-            }
-        }
-        Ok(ids)
+        Ok(disk::ids_in(self.events.clone(), self.shards()?, from))
     }
 
     /// The folders of a thousand ids, sorted; those too far ahead are foreign.
     pub(crate) fn shards(&self) -> Result<Vec<u64>> {
-        let mut shards: Vec<u64> =
-            disk::names(&self.events)?.iter().filter_map(|name| names::shard_number(name)).collect();
-        shards.sort_unstable();
+        let mut shards = disk::shards(&self.events)?;
         let mut last = names::shard_index(self.removed_through()?);
         shards.retain(|shard| {
             let is_near = *shard <= last + names::shard_index(names::FAR);
@@ -99,14 +91,6 @@ impl EventLog {
             is_near
         });
         Ok(shards)
-    }
-
-    fn ids_of(&self, shard: u64) -> Result<Vec<u64>> {
-        let names = disk::names(&self.events.join(names::shard_of(shard)))?;
-        let mut ids: Vec<u64> = names.iter().filter_map(|name| names::number(name)).collect();
-        ids.retain(|id| names::shard_index(*id) == shard);
-        ids.sort_unstable();
-        Ok(ids)
     }
 
     /// Up to which id everything was removed.
@@ -123,7 +107,7 @@ impl EventLog {
     pub(crate) fn files_through(&self, through: u64) -> Result<Vec<u64>> {
         let mut ids = Vec::new();
         for shard in self.shards()?.into_iter().filter(|shard| *shard <= names::shard_index(through)) {
-            ids.extend(self.ids_of(shard)?.into_iter().filter(|id| *id <= through));
+            ids.extend(disk::ids_of(&self.events, shard)?.into_iter().filter(|id| *id <= through));
         }
         ids.retain(|id| self.file(*id).is_ok());
         Ok(ids)
@@ -220,9 +204,10 @@ impl EventLog {
     /// What is under an id.
     pub(crate) fn read(&self, id: u64) -> Result<Slot> {
         let path = self.path(id);
-        let slot = match disk::read(&path)? {
-            Some(content) => self.decode(id, &path, &content),
-            None => Ok(Slot::Missing),
+        let slot = match disk::read(&path) {
+            Ok(Some(content)) => self.decode(id, &path, &content),
+            Ok(None) => Ok(Slot::Missing),
+            Err(error) => Err(error),
         };
         // after all its files were read: a payload goes before the event does
         let removed = self.removed_through()?;
@@ -255,7 +240,7 @@ impl EventLog {
     /// The next thing after an id, with its id: `None` if nothing was published after it yet. Waits for no missing id:
     /// then too it is `None`, until the patience is over and the gap is filled.
     pub(crate) fn next(&self, after: u64, worker: &str) -> Result<Option<(u64, Slot)>> {
-        let id = after + 1;
+        let id = after.saturating_add(1);
         match self.read(id)? {
             Slot::Missing if self.head()? <= id => Ok(None),
             Slot::Missing if !self.fill_overdue(id, worker)? => Ok(None),
@@ -273,7 +258,7 @@ impl EventLog {
     pub(crate) fn fill_overdue(&self, id: u64, worker: &str) -> Result<bool> {
         if !self.missing().contains_key(&id) {
             // a publisher that died may have drawn many: they are all waited for from now on
-            let next = self.ids_from(id)?.first().copied().unwrap_or_default();
+            let next = self.ids_from(id)?.next().transpose()?.unwrap_or_default();
             let run = (id..next.min(id.saturating_add(MOST_MISSING))).map(|id| (id, Instant::now()));
             self.missing().extend(run);
         }
@@ -283,6 +268,7 @@ impl EventLog {
             (id..).take_while(|id| missing.get(id).is_some_and(is_overdue)).collect()
         };
         self.fill(&overdue, worker)?;
+        self.missing().retain(|id, _| !overdue.contains(id));
         Ok(!overdue.is_empty())
     }
 

@@ -59,6 +59,9 @@ counters! {
     redis_reconnections,
     /// Times this worker told the others the whole state.
     resyncs,
+    /// Files that another worker told of then, and that this one did not find: they do not share their folder, or not at
+    /// once.
+    files_unseen,
 }
 
 /// A number that only grows.

@@ -24,6 +24,8 @@ pub(crate) const FOLDERS: [&str; 9] =
 const PER_FOLDER: u64 = 1_000;
 /// How far ids may jump. What lies further ahead was not put there by a publisher: no crash leaves so many unused.
 pub(crate) const FAR: u64 = 100 * PER_FOLDER;
+/// No number that counts something comes so far; those after it can be told, too.
+const HIGHEST: u64 = u64::MAX / 2;
 /// What a file system takes, less what we put behind it.
 const LONGEST: usize = 200;
 
@@ -36,7 +38,7 @@ pub(crate) fn numbered(id: u64) -> String {
 pub(crate) fn number(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".json")?;
     let number: u64 = digits.parse().ok()?;
-    (numbered(number) == name && number > 0).then_some(number)
+    (numbered(number) == name && (1..=HIGHEST).contains(&number)).then_some(number)
 }
 
 /// Which folder of a thousand ids an id is in.
@@ -103,7 +105,7 @@ mod tests {
     #[test]
     fn an_id_has_one_spelling() {
         assert_eq!(number(&numbered(12)), Some(12));
-        assert_eq!(number(&numbered(u64::MAX)), Some(u64::MAX));
+        assert_eq!((number(&numbered(HIGHEST)), number(&numbered(HIGHEST + 1))), (Some(HIGHEST), None));
         for foreign in ["12.json", "000000000012", "000000000000.json", "+00000000012.json", "000000000012.json.bak"] {
             assert_eq!(number(foreign), None, "{foreign}");
         }

@@ -9,7 +9,7 @@ use eventbus::{
     Name,
     port::{BusCounters, Consuming, Subscribers},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
@@ -171,10 +171,15 @@ impl Shared {
         ask: impl FnOnce(&Self) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let shared = Arc::clone(self);
-        match tokio::task::spawn_blocking(move || ask(&shared)).await {
-            Ok(answer) => answer,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => Err(FileQueueError::RuntimeEnded),
-        }
+        joined(tokio::task::spawn_blocking(move || ask(&shared))).await
+    }
+}
+
+/// What comes of a task, which goes on to its end though nobody may wait for it any more.
+pub(crate) async fn joined<T, E: From<FileQueueError>>(task: JoinHandle<Result<T, E>>) -> Result<T, E> {
+    match task.await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(FileQueueError::RuntimeEnded.into()),
     }
 }

@@ -134,29 +134,23 @@ impl Shared {
     }
 
     fn find_events(&self, search: &Search) -> Result<impl Iterator<Item = Result<Option<QueueEvent>>>> {
-        let ids = self.log.ids_from(PageToken::after_id(search.page.as_ref())? + 1)?;
-        let matching = move |id| Ok(passing_over(self.event(id))?.filter(|event| search.matches(event.created_at())));
-        Ok(ids.into_iter().map(matching))
+        let ids = self.log.ids_from(PageToken::after_id(search.page.as_ref())?.saturating_add(1))?;
+        let matching = |id| Ok(passing_over(self.event(id?))?.filter(|event| search.matches(event.created_at())));
+        Ok(ids.map(matching))
     }
 
     fn find_results(&self, search: &Search) -> Result<impl Iterator<Item = Result<Option<EventResult>>>> {
         let after = PageToken::after_id(search.page.as_ref())?;
-        let ids = self.result_ids(after)?;
-        let matching =
-            move |id| Ok(passing_over(self.read_result(id))?.filter(|result| search.matches(result.created_at)));
-        Ok(ids.into_iter().map(matching))
+        let ids = self.result_ids(after.saturating_add(1))?;
+        let matching = |id| Ok(passing_over(self.read_result(id?))?.filter(|result| search.matches(result.created_at)));
+        Ok(ids.map(matching))
     }
 
-    /// The events after one that have results, sorted.
-    pub(crate) fn result_ids(&self, after: u64) -> Result<Vec<u64>> {
+    /// The events that have results, from one on.
+    pub(crate) fn result_ids(&self, from: u64) -> Result<impl Iterator<Item = Result<u64>> + use<>> {
         let folder = self.disk.root().join(names::RESULTS);
-        let mut ids = Vec::new();
-        for shard in disk::names(&folder)?.into_iter().filter(|name| names::shard_number(name).is_some()) {
-            ids.extend(disk::names(&folder.join(shard))?.iter().filter_map(|name| names::number(name)));
-        }
-        ids.retain(|id| *id > after);
-        ids.sort_unstable();
-        Ok(ids)
+        let shards = disk::shards(&folder)?;
+        Ok(disk::ids_in(folder, shards, from))
     }
 
     fn find_claims(&self, search: &Search) -> Result<impl Iterator<Item = Result<Option<Claim>>>> {

@@ -9,7 +9,7 @@ use std::{
 
 use serde::Serialize;
 use serde_json::Value;
-use tokio::task::JoinHandle;
+use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     event::QueueEvent,
     log::Slot,
     patience::Patience,
-    queue::Shared,
+    queue::{Shared, joined},
     results::EventResult,
 };
 
@@ -52,6 +52,12 @@ impl Drop for Renewal {
 /// The name of an event's claim.
 pub(crate) fn claim_id(event_id: u64) -> String {
     format!("event-{event_id}")
+}
+
+/// The event that a claim of that name is on, if it is on one.
+#[cfg(feature = "redis")]
+pub(crate) fn event_of(claim: &str) -> Option<u64> {
+    claim.strip_prefix("event-")?.parse().ok()
 }
 
 impl Work {
@@ -210,6 +216,12 @@ impl Shared {
     }
 
     async fn try_next_work(self: &Arc<Self>) -> Result<Option<Work>> {
+        let shared = Arc::clone(self);
+        let taken = tokio::spawn(async move { shared.take_next_work().await.map(Undelivered) });
+        Ok(joined(taken).await?.0.take())
+    }
+
+    async fn take_next_work(self: &Arc<Self>) -> Result<Option<Work>> {
         let mut after = self.done_through.load(Ordering::Relaxed);
         loop {
             let Look::Open(event) = self.blocking(move |shared| shared.first_open(after)).await? else {
@@ -232,6 +244,20 @@ impl Shared {
     }
 }
 
+/// Work that is given back if nobody waits for it any more.
+struct Undelivered(Option<Work>);
+
+impl Drop for Undelivered {
+    fn drop(&mut self) {
+        if let Some(work) = self.0.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            // if that fails, the claim runs out
+            runtime.spawn(work.give_back());
+        }
+    }
+}
+
 /// How it stands with an event.
 enum Standing {
     Done,
@@ -250,7 +276,7 @@ impl FileQueue {
         self.shared.try_next_work().await
     }
 
-    /// The same, waiting for an event.
+    /// The same, waiting for an event. Nothing stays claimed if it is dropped, in a `select!` for example.
     ///
     /// # Errors
     /// [`FileQueueError::ShutDown`] once the queue is shut down; [`FileQueueError::Io`].

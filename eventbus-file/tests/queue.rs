@@ -346,6 +346,8 @@ async fn ids_of_removed_events_are_not_used_again() {
 async fn mistakes_in_the_configuration_are_named() {
     for (config, setting) in [
         (FileQueueConfig { claim_expiration: Duration::ZERO, ..config(folder()) }, "claim_expiration"),
+        (FileQueueConfig { group_expiration: Duration::MAX, ..config(folder()) }, "group_expiration"),
+        (FileQueueConfig { max_in_hand: 0, ..config(folder()) }, "max_in_hand"),
         (FileQueueConfig { worker_id: Some(String::new()), ..config(folder()) }, "worker_id"),
         (FileQueueConfig { queue_name: Some("a\nb".into()), ..config(folder()) }, "queue_name"),
     ] {
@@ -394,6 +396,7 @@ async fn what_is_removed_while_it_is_published_is_not_published_twice() {
     assert_eq!(queue.publish(&0).await.unwrap().id(), 301);
 }
 
+#[cfg(unix)]
 #[tokio::test]
 async fn a_payload_that_cannot_be_read_now_is_not_taken_for_torn() {
     let queue = FileQueue::open(FileQueueConfig { compress_from: Some(10), ..config(folder()) }).await.unwrap();
@@ -402,10 +405,54 @@ async fn a_payload_that_cannot_be_read_now_is_not_taken_for_torn() {
     let file = queue.config().root_dir.join("payloads").join(event["event"]["payload_file"].as_str().unwrap());
     let away = file.with_extension("away");
     fs::rename(&file, &away).unwrap();
-    fs::create_dir(&file).unwrap(); // reading it fails as a broken disk would
+    std::os::unix::fs::symlink(&file, &file).unwrap(); // reading it fails, as on a broken disk
     assert!(matches!(queue.event(1).await, Err(FileQueueError::Io { .. })));
     assert!(matches!(queue.try_next_work().await, Err(FileQueueError::Io { .. })));
-    fs::remove_dir(&file).unwrap();
+    fs::remove_file(&file).unwrap();
     fs::rename(&away, &file).unwrap();
     assert_eq!(next_work(&queue).await.event().id(), 1, "it was not passed over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_that_nobody_waits_for_any_more_stays_with_nobody() {
+    let queue = fresh().await;
+    queue.publish(&1).await.unwrap();
+    for micros in (0..150).map(|number| number * 20) {
+        if let Ok(work) = tokio::time::timeout(Duration::from_micros(micros), queue.next_work()).await {
+            work.unwrap().give_back().await.unwrap();
+        }
+    }
+    // claims last for minutes
+    assert_eq!(next_work(&another(&queue).await).await.event().id(), 1);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn what_has_the_name_of_a_file_and_is_none_is_told_and_left_alone() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let queue = fresh().await;
+    let root = queue.config().root_dir.clone();
+    queue.publish_all(&["one", "two"]).await.unwrap();
+    fs::create_dir(event_path(&queue, 3)).unwrap();
+    std::os::unix::fs::symlink("nowhere", event_path(&queue, 4)).unwrap();
+    let foreign = [
+        root.join("events").join(std::ffi::OsStr::from_bytes(b"\xff")),
+        root.join(format!("events/000000000/{}.json", u64::MAX)),
+        root.join("claims/task"), // where a folder should be
+    ];
+    foreign.iter().for_each(|path| fs::write(path, "").unwrap());
+    let mut told: Vec<_> = queue.check().await.unwrap().iter().map(|problem| problem.path().to_owned()).collect();
+    told.sort();
+    let mut meant = [&foreign[..], &[event_path(&queue, 3), event_path(&queue, 4)]].concat();
+    meant.sort();
+    assert_eq!(told, meant);
+    assert_eq!(queue.publish(&"five").await.unwrap().id(), 5);
+    let ids: Vec<u64> = queue.events(&Search::default()).await.unwrap().items.iter().map(|event| event.id()).collect();
+    assert_eq!(ids, [1, 2, 5]);
+    for id in [1, 2, 5] {
+        let work = next_work(&queue).await;
+        assert_eq!(work.event().id(), id);
+        work.succeed(&()).await.unwrap();
+    }
+    assert!(queue.try_next_work().await.unwrap().is_none());
 }

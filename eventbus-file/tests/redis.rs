@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use common::{config, folder, next_work, until};
 use eventbus::{
@@ -73,6 +73,23 @@ async fn heard(hears: &mut mpsc::UnboundedReceiver<Value>, kind: &str) -> Value 
         }
     };
     tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap_or_else(|_| panic!("no message `{kind}`"))
+}
+
+/// Waits for the whole state; returns what its pages list.
+async fn heard_state(hears: &mut mpsc::UnboundedReceiver<Value>) -> BTreeMap<String, Vec<Value>> {
+    let (mut state, mut page) = (BTreeMap::<String, Vec<Value>>::new(), 0);
+    while !state.contains_key("end") {
+        page += 1;
+        let told = heard(hears, "state").await;
+        assert_eq!(told["page"], page);
+        assert!(told.to_string().len() < 64_000, "{}", told.to_string().len());
+        let told = told.as_object().unwrap().clone();
+        for (what, listed) in told.into_iter().filter(|(what, _)| what != "page" && what != "worker_id") {
+            let listed = if let Value::Array(listed) = listed { listed } else { vec![listed] };
+            state.entry(what).or_default().extend(listed);
+        }
+    }
+    state
 }
 
 fn subscribe(queue: &FileQueue, name: &'static str) -> (Subscription, mpsc::UnboundedReceiver<String>) {
@@ -160,6 +177,18 @@ async fn a_claim_really_expires() {
     assert!(one.renew_claim(&claim).await.is_err());
     let mut redis = redis(test_servers::redis_url()).await;
     until("Redis forgets it, too", async || redis.get(key(&one, "claim:task_1")).await.unwrap().is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_only_redis_has_keeps_nobody_away() {
+    let queue = fresh().await;
+    let mut redis = redis(test_servers::redis_url()).await;
+    let claim = queue.try_claim("task_1", "one").await.unwrap().unwrap();
+    let held = redis.get(key(&queue, "claim:task_1")).await.unwrap().unwrap();
+    queue.release_claim(claim).await.unwrap();
+    redis.set(key(&queue, "claim:task_1"), held).await.unwrap(); // as if Redis had been away just then
+    assert!(another(&queue).await.create_claim("task_1", "two").await.unwrap());
+    assert!(!queue.create_claim("task_1", "one").await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -311,10 +340,53 @@ async fn the_whole_state_is_told_under_a_lock_when_a_worker_asks() {
     assert_eq!(queue.metrics().resyncs, 0, "another worker is at it");
     redis.del(key(&queue, "resync_lock")).await.unwrap();
     let _two = asking(&queue).await;
-    let state = heard(&mut hears, "state").await;
-    assert_eq!((&state["next_event_id"], &state["events"], &state["results"]), (&json!(4), &json!(3), &json!(1)));
-    assert_eq!((&state["claims"], &state["subscribers"]), (&json!(["task_1"]), &json!(["default/greet"])));
+    let state = heard_state(&mut hears).await;
+    let claims: Vec<_> = state["claims"].iter().map(|claim| (&claim["claim_id"], &claim["epoch"])).collect();
+    assert_eq!(claims, [(&json!("task_1"), &json!(1))]);
+    assert!(
+        state["claims"][0]["worker_id"] == json!(queue.worker_id()) && state["claims"][0]["expires_at"].is_string()
+    );
+    assert_eq!(state["subscribers"], [json!("default/greet")]);
+    assert_eq!((&state["events"], &state["results"]), (&vec![json!([1, 3])], &vec![json!([1, 1])]));
+    assert_eq!(state["end"], [json!({"next_event_id": 4})]);
     until("the lock is gone", async || !redis.exists(key(&queue, "resync_lock")).await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_state_is_told_in_pages_and_who_hears_it_finds_it_in_the_files() {
+    let queue = fresh().await;
+    queue.publish_all(&(0..1_200).collect::<Vec<_>>()).await.unwrap();
+    let results = queue.config().root_dir.join("results/000000000");
+    std::fs::create_dir_all(&results).unwrap();
+    for id in (1..=999).step_by(2) {
+        std::fs::write(results.join(format!("{id:012}.json")), "{}").unwrap();
+    }
+    for task in 0..210 {
+        assert!(queue.create_claim(&format!("task {task:03} {}", "x".repeat(60)), "data").await.unwrap());
+    }
+    let mut hears = listen(test_servers::redis_url(), queue.name()).await;
+    let asks = asking(&queue).await;
+    let state = heard_state(&mut hears).await;
+    assert_eq!((&state["events"], state["claims"].len()), (&vec![json!([1, 1_200])], 210));
+    assert_eq!(state["results"], (1..=999).step_by(2).map(|id| json!([id, id])).collect::<Vec<_>>());
+    // messages are taken in one after the other: two pages of claims, one of events, three of results, the end
+    queue.publish(&"the last").await.unwrap();
+    until("all was taken in", async || asks.metrics().broadcasts_received == 8).await;
+    assert_eq!(asks.metrics().files_unseen, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_do_not_share_their_folder_are_told() {
+    let queue = fresh().await;
+    queue.publish_all(&[1, 2, 3]).await.unwrap();
+    next_work(&queue).await.succeed(&()).await.unwrap();
+    let elsewhere = FileQueueConfig { queue_name: Some(queue.name().to_string()), ..config(folder()) };
+    let elsewhere = coordinated(elsewhere, test_servers::redis_url()).await;
+    let mut redis = redis(test_servers::redis_url()).await;
+    let asks = json!({"type": "resync", "data": {"worker_id": elsewhere.worker_id()}, "timestamp": ""});
+    redis.publish(format!("eventy:{}:events", queue.name()), asks.to_string()).await.unwrap();
+    until("three events and a result are missed", async || elsewhere.metrics().files_unseen == 4).await;
+    assert_eq!(queue.metrics().files_unseen, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,13 +27,14 @@ use crate::{
 /// do together.
 ///
 /// Events published by one process reach the handlers of all others. Each consumer group gets every event at least
-/// once; the consumers of a group, one per bus object that consumes, share its events. A delivery with a failed handler
-/// is tried again while other aggregates flow on, and becomes a dead letter at last; what a consumer has in hand when it
-/// dies is handled by the next one of its [name](RedisEventBusConfig::consumer_name), or by another one later.
+/// once; the consumers of a group, one per bus object that consumes or [several](RedisEventBusConfig::consumers), share
+/// its events. A delivery with a failed handler is tried again while other aggregates flow on, and becomes a dead letter
+/// at last; what a consumer has in hand when it dies is handled by the next one of its
+/// [name](RedisEventBusConfig::consumer_name), or by another one later.
 ///
 /// # Connections
-/// A bus holds one connection, which all that does not wait for entries shares, and one more for each group that it
-/// consumes for, on which nothing but its reads waits; with
+/// A bus holds one connection, which all that does not wait for entries shares, and one more for each consumer that it
+/// is in a group, on which nothing but its reads waits; with
 /// [`single_connection_client`](RedisEventBusConfig::single_connection_client) one in all. Each
 /// [`follow`](History::follow) has its own besides.
 ///
@@ -261,7 +262,7 @@ impl EventBus for RedisEventBus {
     /// Creates the groups that are missing; they begin with the oldest event.
     async fn start_consuming(&self) -> Result<(), ConsumeError> {
         let shared = &self.shared;
-        let consume = |group, stop| consumer::consume(Arc::clone(shared), group, stop);
+        let consume = |group, stop| consumer::consume_all(Arc::clone(shared), group, stop);
         shared.consuming.run(&shared.destination, &shared.subscribers, consume).await
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct EntryId {
     pub(crate) ms: u64,
     pub(crate) number: u64,
@@ -14,6 +14,11 @@ pub(crate) struct InvalidEntryId;
 
 impl EntryId {
     pub(crate) const ZERO: Self = Self { ms: 0, number: 0 };
+
+    /// Reads an id, or a time alone, which is the first id of it.
+    pub(crate) fn of_place(text: &str) -> Option<Self> {
+        text.parse().or_else(|_| format!("{text}-0").parse()).ok()
+    }
 
     /// The highest id before this one.
     pub(crate) const fn before(self) -> Self {
@@ -56,6 +61,15 @@ mod tests {
         assert_eq!(id.to_string(), "1795157844243-18446744073709551615");
         for text in ["", "-", "+", "1", "1-", "-1", "1-2-3", "+1-0", "1-18446744073709551616", "1-0 ", "$", "1-*"] {
             assert_eq!(text.parse::<EntryId>(), Err(InvalidEntryId), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_place_may_be_a_time_alone() {
+        assert_eq!(EntryId::of_place("17"), "17-0".parse().ok());
+        assert_eq!(EntryId::of_place("17-3"), "17-3".parse().ok());
+        for text in ["", "-", "$", "+17", "18446744073709551616"] {
+            assert_eq!(EntryId::of_place(text), None, "{text}");
         }
     }
 

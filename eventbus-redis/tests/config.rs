@@ -22,7 +22,7 @@ fn the_defaults_are_those_of_the_tutorial() {
     assert_eq!(config.redis_url, "redis://localhost:6379");
     assert_eq!(config.stream_prefix, "events");
     assert_eq!(config.consumer_group, "default");
-    assert_eq!(config.consumer_name, None);
+    assert_eq!((config.consumer_name.as_deref(), config.consumers), (None, 1));
     assert_eq!(config.batch_size, 100);
     assert_eq!(config.block_ms, 5_000);
     assert_eq!(config.max_retries, 3);
@@ -78,6 +78,7 @@ fn all_mistakes_are_named_at_once() {
         stream_prefix: String::new(),
         consumer_group: "x".repeat(256),
         consumer_name: Some("a\nb".into()),
+        consumers: 0,
         batch_size: 0,
         block_ms: 0,
         pending_idle_ms: 0,
@@ -103,6 +104,7 @@ fn all_mistakes_are_named_at_once() {
             "`stream_prefix` is empty",
             "`consumer_group` has 256 bytes, at most 255 are allowed",
             "`consumer_name` holds a control character at byte 1",
+            "`consumers` is 0",
             "`batch_size` is 0",
             "`block_ms` is 0",
             "`pending_idle_ms` is 0",
@@ -126,6 +128,7 @@ fn all_mistakes_are_named_at_once() {
 #[test]
 fn numbers_that_no_server_takes_and_names_of_other_keys_are_mistakes() {
     let config = RedisEventBusConfig {
+        consumers: usize::MAX,
         batch_size: usize::MAX,
         block_ms: u64::MAX,
         pending_idle_ms: u64::MAX,
@@ -144,6 +147,7 @@ fn numbers_that_no_server_takes_and_names_of_other_keys_are_mistakes() {
     assert_eq!(
         mistakes(&config),
         [
+            format!("`consumers` is {}, at most 1024 is allowed", usize::MAX),
             format!("`batch_size` is {}, at most 1000000 is allowed", usize::MAX),
             format!("`block_ms` is {max}, at most 3162240000000 is allowed"),
             format!("`pending_idle_ms` is {max}, at most 3162240000000 is allowed"),

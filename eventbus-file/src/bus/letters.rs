@@ -80,9 +80,10 @@ impl LetterFile {
         letter.error = Some(self.error.clone());
         letter.attempts = Some(self.attempts);
         letter.retry_count = Some(self.attempts.saturating_sub(1));
-        let at = |millis: u64| OffsetDateTime::UNIX_EPOCH + Duration::from_millis(millis);
-        letter.first_failed_at = self.tries.first_failed_at.map(at);
-        letter.last_failed_at = self.tries.last_failed_at.map(at);
+        let after = |millis: u64| time::Duration::try_from(Duration::from_millis(millis)).ok();
+        let at = |millis: u64| OffsetDateTime::UNIX_EPOCH.checked_add(after(millis)?);
+        letter.first_failed_at = self.tries.first_failed_at.and_then(at);
+        letter.last_failed_at = self.tries.last_failed_at.and_then(at);
         letter.dead_lettered_at = Some(self.dead_lettered_at);
         letter.done_handlers.clone_from(&self.tries.done);
         let record = self.record()?;
@@ -146,14 +147,7 @@ impl Shared {
             if after.is_some() && parts(&stem) <= after {
                 continue;
             }
-            let letter = match self.letter(&stem) {
-                Err(error @ FileQueueError::Torn { .. }) => {
-                    tracing::error!(%error, "dead letter passed over and left alone");
-                    continue;
-                }
-                letter => letter?,
-            };
-            if let Some(letter) = letter.filter(|letter| filter.matches(letter)) {
+            if let Some(letter) = self.letter_unless_torn(&stem)?.filter(|letter| filter.matches(letter)) {
                 if letters.len() == limit.max(1) {
                     let next = letters.last().map(|letter| letter.id.clone());
                     return Ok(DeadLetterPage::new(letters, next));
@@ -165,9 +159,25 @@ impl Shared {
     }
 
     /// Does something with each dead letter that matches; returns with how many.
-    fn each(&self, filter: &DeadLetterFilter, end: impl Fn(&Self, &str) -> Result<bool>) -> Result<u64> {
-        let page = self.letters(filter, None, usize::MAX)?;
-        page.letters.iter().try_fold(0, |count, letter| Ok(count + u64::from(end(self, letter.id.as_str())?)))
+    fn each(&self, filter: &DeadLetterFilter, end: impl Fn(&Self, &DeadLetter) -> Result<bool>) -> Result<u64> {
+        let mut count = 0;
+        for stem in self.letter_names()? {
+            if let Some(letter) = self.letter_unless_torn(&stem)?.filter(|letter| filter.matches(letter)) {
+                count += u64::from(end(self, &letter)?);
+            }
+        }
+        Ok(count)
+    }
+
+    /// A dead letter; one that is torn is told and left alone.
+    fn letter_unless_torn(&self, stem: &str) -> Result<Option<DeadLetter>> {
+        match self.letter(stem) {
+            Err(error @ FileQueueError::Torn { .. }) => {
+                tracing::error!(%error, "dead letter passed over and left alone");
+                Ok(None)
+            }
+            letter => letter,
+        }
     }
 
     fn discard(&self, stem: &str) -> Result<bool> {
@@ -257,9 +267,9 @@ impl DeadLetters for FileQueue {
 
     async fn replay_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
         let filter = filter.clone();
-        let replay = |shared: &Shared, stem: &str| match shared.letter(stem)? {
-            Some(letter) if letter.record.is_some() => shared.begin_replay(stem),
-            _ => Ok(false),
+        let replay = |shared: &Shared, letter: &DeadLetter| match letter.record {
+            Some(_) => shared.begin_replay(letter.id.as_str()),
+            None => Ok(false),
         };
         let replayed = self.on_letters(move |shared| shared.each(&filter, replay)).await?;
         self.tell_replayed("all").await;
@@ -273,6 +283,7 @@ impl DeadLetters for FileQueue {
 
     async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
         let filter = filter.clone();
-        self.on_letters(move |shared| shared.each(&filter, Shared::discard)).await
+        let discard = |shared: &Shared, letter: &DeadLetter| shared.discard(letter.id.as_str());
+        self.on_letters(move |shared| shared.each(&filter, discard)).await
     }
 }

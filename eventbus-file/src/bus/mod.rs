@@ -20,6 +20,7 @@ use eventbus::{
     },
 };
 
+use self::progress::Progress;
 pub(crate) use announce::announce;
 pub(crate) use letters::{check_letter, is_letter_name};
 
@@ -119,18 +120,25 @@ pub(crate) fn publish_error(name: &Name, Stopped { in_part, error }: Stopped) ->
 impl Shared {
     fn progress(&self, group: &Name) -> Result<GroupProgress> {
         let (_, progress) = self.group(group)?;
-        let unread = self.log.ids_from(progress.read + 1)?.len() as u64;
+        let unread = self.unread(&progress)?;
         let pending = progress.open.len() + self.replays_of(group)?.len();
         Ok(GroupProgress { unread, pending: pending as u64, exhausted: 0 })
     }
 
+    fn unread(&self, progress: &Progress) -> Result<u64> {
+        self.log.ids_from(progress.read.saturating_add(1))?.try_fold(0, |count, id| id.map(|_| count + 1))
+    }
+
     fn describe(&self) -> Result<StreamInfo> {
-        let ids = self.log.ids_from(1)?;
-        let mut info = StreamInfo::default();
+        let (mut info, mut newest) = (StreamInfo::default(), None);
         info.connected = true;
-        info.stream.length = ids.len() as u64;
-        info.stream.first_entry_id = ids.first().map(ToString::to_string);
-        info.stream.last_entry_id = ids.last().map(ToString::to_string);
+        for id in self.log.ids_from(1)? {
+            let id = id?;
+            info.stream.length += 1;
+            info.stream.first_entry_id.get_or_insert_with(|| id.to_string());
+            newest = Some(id);
+        }
+        info.stream.last_entry_id = newest.map(|id: u64| id.to_string());
         info.dlq_messages = self.letter_names()?.len() as u64;
         let mut groups = self.known_groups()?;
         groups.push(self.config.default_group.clone());
@@ -142,7 +150,7 @@ impl Shared {
             let pending = (progress.open.len() + self.replays_of(&group)?.len()) as u64;
             let mut described = GroupInfo::new(group.to_string(), consumers, pending);
             described.last_delivered_id = (progress.read > 0).then(|| progress.read.to_string());
-            described.lag = Some(ids.iter().filter(|id| **id > progress.read).count() as u64);
+            described.lag = Some(self.unread(&progress)?);
             described.oldest_pending_id = progress.open.keys().next().map(ToString::to_string);
             info.pending_messages += pending;
             info.active_consumers += consumers;

@@ -29,7 +29,7 @@ pub(crate) struct Progress {
 impl Progress {
     /// Every event up to here is done with.
     pub(crate) fn finished_through(&self) -> u64 {
-        self.open.keys().next().map_or(self.read, |oldest| oldest - 1)
+        self.open.keys().next().map_or(self.read, |oldest| oldest.saturating_sub(1))
     }
 
     pub(super) fn to_value(&self) -> Result<Value> {

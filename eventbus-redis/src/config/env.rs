@@ -33,6 +33,7 @@ impl RedisEventBusConfig {
         vars.text("EVENTBUS_STREAM_PREFIX", &mut config.stream_prefix);
         vars.text("EVENTBUS_CONSUMER_GROUP", &mut config.consumer_group);
         config.consumer_name = vars.value("EVENTBUS_CONSUMER_NAME");
+        vars.parsed("EVENTBUS_CONSUMERS", &mut config.consumers);
         vars.parsed("EVENTBUS_BATCH_SIZE", &mut config.batch_size);
         vars.parsed("EVENTBUS_BLOCK_MS", &mut config.block_ms);
         vars.parsed("EVENTBUS_MAX_RETRIES", &mut config.max_retries);
@@ -93,6 +94,7 @@ mod tests {
             ("EVENTBUS_STREAM_PREFIX", "orders"),
             ("EVENTBUS_CONSUMER_GROUP", "projections"),
             ("EVENTBUS_CONSUMER_NAME", "worker-1"),
+            ("EVENTBUS_CONSUMERS", "6"),
             ("EVENTBUS_BATCH_SIZE", "7"),
             ("EVENTBUS_BLOCK_MS", "8"),
             ("EVENTBUS_MAX_RETRIES", "9"),
@@ -122,6 +124,7 @@ mod tests {
             stream_prefix: "orders".into(),
             consumer_group: "projections".into(),
             consumer_name: Some("worker-1".into()),
+            consumers: 6,
             batch_size: 7,
             block_ms: 8,
             max_retries: 9,

@@ -56,6 +56,11 @@ pub struct RedisEventBusConfig {
     /// good is claimed by others after [`pending_idle_ms`](Self::pending_idle_ms). Default: the host's name and eight
     /// random hex digits, so a name that never comes back.
     pub consumer_name: Option<String>,
+    /// How many consumers this bus is in each of its groups, at most 1024. Several are called `<consumer_name>-0`, `-1`
+    /// and so on, and each reads, holds and handles as much as this configuration and the handlers say. They share the
+    /// events of a group as consumers in several processes do: the order of an aggregate holds across them with
+    /// [`partitions`](Self::partitions) only. More at once in order is [`concurrency`](Self::concurrency). Default 1.
+    pub consumers: usize,
     /// How many entries are read at once, at most 1,000,000. Default 100. What is read is this consumer's: where an
     /// event takes long, a smaller one, and [`max_in_hand`](Self::max_in_hand), leave more to the group's others.
     pub batch_size: usize,
@@ -133,6 +138,7 @@ impl Default for RedisEventBusConfig {
             stream_prefix: "events".into(),
             consumer_group: "default".into(),
             consumer_name: None,
+            consumers: 1,
             batch_size: 100,
             block_ms: 5_000,
             max_retries: 3,
@@ -221,6 +227,7 @@ impl fmt::Debug for RedisEventBusConfig {
             .field("stream_prefix", &self.stream_prefix)
             .field("consumer_group", &self.consumer_group)
             .field("consumer_name", &self.consumer_name)
+            .field("consumers", &self.consumers)
             .field("batch_size", &self.batch_size)
             .field("block_ms", &self.block_ms)
             .field("max_retries", &self.max_retries)

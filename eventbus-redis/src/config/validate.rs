@@ -14,6 +14,8 @@ use crate::{
 const MAX_PREFIX_BYTES: usize = 200;
 /// More entries at once than a server should have to send, or a consumer to hold.
 const MAX_BATCH_SIZE: u64 = 1_000_000;
+/// Each has a connection of its own, and handles as many events at once as it is told.
+const MAX_CONSUMERS: u64 = 1_024;
 /// A hundred years; the server refuses numbers that its clock cannot hold.
 const MAX_SECONDS: u64 = 100 * 366 * 86_400;
 /// What stands after the name of the stream in the names of other keys.
@@ -52,6 +54,7 @@ impl RedisEventBusConfig {
         found_in("consumer_group", name_problem(&self.consumer_group));
         let consumer = self.consumer_name.as_deref();
         found_in("consumer_name", consumer.and_then(name_problem));
+        found_in("consumers", out_of_range(self.consumers as u64, MAX_CONSUMERS));
         let is_zero = |zero: bool| zero.then(|| "is 0".to_owned());
         found_in("batch_size", out_of_range(self.batch_size as u64, MAX_BATCH_SIZE));
         found_in("block_ms", ms_problem(self.block_ms));

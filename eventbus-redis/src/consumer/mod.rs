@@ -11,6 +11,7 @@ mod paper;
 mod partitioned;
 mod read;
 mod recover;
+mod several;
 mod trim;
 mod trouble;
 
@@ -35,6 +36,7 @@ use redis::{FromRedisValue, ScriptInvocation};
 use crate::{bus::Shared, connection::CommandError, keys, script::OfConsumer, trace};
 
 pub use recover::{Recovery, RecoveryStats};
+pub(crate) use several::consume as consume_all;
 
 /// What the server calls the consumer of a partition, whoever that is.
 const OWNER: &str = "owner";
@@ -81,7 +83,7 @@ struct Keys {
 }
 
 /// Hands the group its events until it is stopped; connects anew as often as it must.
-pub(crate) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
+async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
     if !shared.partitions.is_empty() {
         return partitioned::consume(shared, group, stop).await;
     }
@@ -176,7 +178,8 @@ impl Consumer {
 
     fn limits(&self) -> Limits {
         let config = &self.shared.config;
-        Limits { concurrency: config.concurrency, slow: Duration::from_millis(config.slow_handler_ms) }
+        let slow = Duration::from_millis(config.slow_handler_ms);
+        Limits { concurrency: config.concurrency, consumers: config.consumers, slow }
     }
 
     /// After which time without a sign of life others take its entries over.

@@ -20,8 +20,8 @@ const BREATH: Duration = Duration::from_millis(1);
 const NAME_AGAIN: Duration = Duration::from_secs(60);
 
 impl Consumer {
-    /// Trims the stream while consuming, if there is a limit. Several processes may do it at once; within one bus the
-    /// consumer of the first group does, for the streams that it reads.
+    /// Trims the stream while consuming, if there is a limit. Several may do it at once; of the groups of one bus the
+    /// consumers of the first do, for the streams that they read.
     pub(super) async fn trim(&self, stop: &StopSignal, streams: impl Fn() -> Vec<Arc<Shared>>) {
         let config = &self.shared.config;
         let limits =

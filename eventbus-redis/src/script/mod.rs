@@ -56,6 +56,7 @@ macro_rules! plain {
 }
 
 pub(crate) static ADOPT: LazyLock<Script> = with_relay!("adopt.lua");
+pub(crate) static AHEAD: LazyLock<Script> = with_ids!("ahead.lua");
 pub(crate) static BEAT: LazyLock<Script> = with_ids!("beat.lua");
 pub(crate) static BEGIN_READING: LazyLock<OfConsumer> = of_consumer!("begin_reading.lua");
 pub(crate) static BURY: LazyLock<OfConsumer> = of_consumer!("bury.lua");

@@ -31,7 +31,7 @@ for name, info in pairs(groups_of(stream)) do
   missing[name] = nil
 end
 for name, id in pairs(by_name(redis.call('HGETALL', KEYS[4]))) do
-  local next = after(parts(id) and id or '0-0')
+  local next = after(string.match(id, '^%d+%-%d+') or '0-0')
   if not floor or is_before(next, floor) then floor, why, holder = next, 'projection', name end
 end
 local lost

@@ -132,6 +132,9 @@ impl EventConsumer {
 
     /// Takes entries that nobody of the group was given, and waits for them if there are none; none if none came.
     ///
+    /// An entry that somebody else wrote, or that is damaged, comes like all others: only what is asked of it
+    /// [fails](crate::EntryError), and it can be acknowledged.
+    ///
     /// A group that the server has lost is made anew: it goes on where it was as far as that is known, else it begins
     /// with the oldest entry. Dropping the future, as `select!` and timeouts do, loses no entry: the next call goes on
     /// with the same read, whatever it is told.

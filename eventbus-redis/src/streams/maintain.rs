@@ -75,7 +75,7 @@ impl RedisStreams {
     }
 
     /// Removes the oldest entries that are beyond the limits, **also those that groups and projections have not read**:
-    /// they are lost to them.
+    /// they are lost to them. A projection [says so](crate::StreamProjectionError::Missing) when it runs.
     ///
     /// # Errors
     /// [`RedisCommandError`].
@@ -129,7 +129,9 @@ fn read(replies: Vec<RedisResult<Value>>) -> Result<StreamHealth, RedisError> {
     let mut consumer_groups: Vec<_> =
         groups.into_iter().map(|group| described(group, length, first_entry.as_ref())).collect();
     consumer_groups.sort_by(|a, b| a.name.cmp(&b.name));
-    let projections = projections.into_iter().map(|(name, id)| (name, MessageId::new(id))).collect();
+    // an id, and what is known of the place
+    let id = |note: String| MessageId::new(note.split(' ').next().unwrap_or_default());
+    let projections = projections.into_iter().map(|(name, note)| (name, id(note))).collect();
     Ok(StreamHealth { length, first_entry, last_entry, consumer_groups, projections })
 }
 

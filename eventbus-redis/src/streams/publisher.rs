@@ -75,7 +75,8 @@ impl EventPublisher {
     }
 
     /// Publishes one event, and has the server keep about `max_length` entries of the stream, some dozens more may
-    /// stay. **What groups and projections have not read is removed too**; [`RedisStreams::trim`] loses nothing.
+    /// stay. **What groups and projections have not read is removed too**: a projection then
+    /// [stops](crate::StreamProjectionError::Missing). [`RedisStreams::trim`] loses nothing.
     ///
     /// # Errors
     /// [`EventPublishError`].

@@ -6,7 +6,7 @@ use std::{
 };
 
 use eventbus::port::EventBus;
-use eventbus_redis::RedisEventBus;
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
 use crate::{
     common::seen::{command, start},
@@ -64,6 +64,21 @@ async fn consumers_that_come_and_go_share_the_partitions_evenly_and_soon() {
     until_finished(bus, Duration::from_secs(30)).await;
     bus.stop_consuming().await;
     assert_eq!(account(&journal.lines().await, &load.published), Account::default());
+    assert_eq!(bus.stream_info().await.active_consumers, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_consumers_of_one_bus_share_them_and_each_aggregate_keeps_its_order() {
+    let config = config(test_servers::redis_url(), &test_servers::unique_name("several"), 8, LONG);
+    let bus = RedisEventBus::connect(RedisEventBusConfig { consumers: 3, ..config }).await.unwrap();
+    let (journal, mut load) = (Journal::new(), Load::over(50));
+    journal.join(&bus, Duration::from_millis(1), true);
+    start(&bus).await;
+    until_shared(&bus, 3).await;
+    bus.publish(&load.batch(1_000)).await.unwrap();
+    until_finished(&bus, Duration::from_secs(30)).await;
+    assert_eq!(account(&journal.lines().await, &load.published), Account::default());
+    bus.stop_consuming().await;
     assert_eq!(bus.stream_info().await.active_consumers, 0);
 }
 

@@ -5,6 +5,8 @@ mod cluster;
 mod consume;
 mod crash;
 mod document;
+mod effects;
+mod loss;
 mod maintain;
 mod project;
 mod publish;

@@ -61,7 +61,7 @@ impl GroupProgress {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event bus",
     label = "not an event bus",
-    note = "buses are `InMemoryEventBus` and `RedisEventBus`, or an `Arc` of one; did you forget to `.await?` its constructor?"
+    note = "buses are `InMemoryEventBus`, `RedisEventBus`, `FileQueue`, or an `Arc` of one; did you forget to `.await?` its constructor?"
 )]
 pub trait EventBus: DeadLetters + 'static {
     /// Where the events go; durable, part of the relay's checkpoint name.

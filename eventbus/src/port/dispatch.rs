@@ -116,7 +116,8 @@ impl Subscriber {
     /// Waits for its turn, then handles the delivery.
     async fn run(&self, delivery: &Delivery, limits: &Limits) -> Result<(), HandlerError> {
         let at_once = self.options.concurrency.map_or(limits.concurrency, |at_once| at_once as usize);
-        let turns = self.turns.get_or_init(|| Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS)));
+        let at_once = at_once.saturating_mul(limits.consumers).clamp(1, Semaphore::MAX_PERMITS);
+        let turns = self.turns.get_or_init(|| Semaphore::new(at_once));
         let _turn = turns.acquire().await?;
         let began = Instant::now();
         let result = self.run_now(delivery).await;
@@ -163,14 +164,16 @@ impl fmt::Debug for Subscriber {
 pub struct Limits {
     /// How many deliveries a handler gets at once that does not say it itself.
     pub concurrency: usize,
+    /// How many consumers of its group a handler serves: each may hand it as many deliveries.
+    pub consumers: usize,
     /// A handler that takes so long is logged.
     pub slow: Duration,
 }
 
 impl Default for Limits {
-    /// One after the other; a second is slow.
+    /// One consumer, one after the other; a second is slow.
     fn default() -> Self {
-        Self { concurrency: 1, slow: Duration::from_secs(1) }
+        Self { concurrency: 1, consumers: 1, slow: Duration::from_secs(1) }
     }
 }
 

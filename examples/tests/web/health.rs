@@ -1,9 +1,10 @@
 //! What probes are told, and what is answered, while store or bus are away.
 
+use eventstore_sqlite::rusqlite::Connection;
 use futures_util::future::join_all;
 
 use crate::{
-    common::Stream,
+    common::{File, Stream},
     web::{Answer, Web},
 };
 
@@ -56,4 +57,35 @@ async fn while_postgres_is_away_it_is_not_ready_and_says_so_to_who_registers() {
     let answers = join_all(emails.iter().map(|email| web.register("Ada", email))).await;
     assert!(answers.iter().all(|answer| answer.status == 201), "it is ready: {answers:#?}");
     web.process.until(&emails.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+/// The same event stops it in every process: were none of them ready, all of the service would be away for it.
+#[tokio::test]
+async fn a_projection_that_stopped_is_an_alert_and_the_rest_goes_on() {
+    let file = File::new("users.db");
+    let store = format!("sqlite:{}", file.path());
+    let start = || Web::start(&["--store", &store, "--workers", "0"]);
+    let set_payload = |payload: &str| {
+        let changed = Connection::open(file.path()).unwrap();
+        changed.execute("UPDATE eventbus_events SET payload = ?1 WHERE position = 1", [payload]).unwrap();
+    };
+    let mut web = start();
+    let ada = web.register("Ada", "ada@example.com").await;
+    assert!(web.end("-TERM"));
+    set_payload("{}");
+
+    web = start();
+    let read = web.get("/analytics?position=1").await;
+    assert_eq!((read.problem().0, read.body["detail"].as_str().unwrap()), (500, "something is wrong here"));
+    let shown = web.get(ada.header("location")).await;
+    assert_eq!((shown.problem().0, shown.body["detail"].as_str().unwrap()), (500, "something is wrong here"));
+    let ready = web.get("/health/ready").await;
+    assert!(ready.status == 200 && alerts(&ready).contains("`analytics` stopped at"), "{ready:#?}");
+    assert_eq!(web.register("Grace", "grace@example.com").await.status, 201);
+    assert!(web.end("-TERM"));
+    set_payload(r#"{"name": "Ada", "email": "ada@example.com"}"#);
+
+    web = start();
+    assert_eq!(web.get("/analytics?position=2").await.body["registered_users"], 2);
+    assert_eq!(alerts(&web.get("/health/ready").await), "[]");
 }

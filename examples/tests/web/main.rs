@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod health;
+mod limits;
 mod load;
 mod routes;
 mod shutdown;

@@ -52,6 +52,26 @@ async fn ctrl_c_lets_a_request_in_flight_be_answered() {
     a_request_in_flight_is_answered("-INT").await;
 }
 
+/// Whoever waits for what is to be counted gets it, so the projection goes on until all requests are answered.
+#[tokio::test]
+async fn what_requests_wait_for_goes_on_until_they_are_answered() {
+    let mut web = Web::start(&[]);
+    let body = r#"{"name": "Ada", "email": "ada@example.com"}"#;
+    let mut registering = half_a_request(&web, body).await;
+    let mut reading = TcpStream::connect(&web.address).await.unwrap();
+    let get = |path| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    let both = get("/health/live") + &get("/analytics?position=1");
+    reading.write_all(both.as_bytes()).await.unwrap();
+    reading.read_exact(&mut [0]).await.unwrap(); // of the first answer, after which the second request is in flight
+    web.process.signal("-TERM");
+    web.process.until(&["shutting down"]);
+    registering.write_all(body.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    reading.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains(r#""registered_users":1"#), "{answer}");
+    assert!(web.process.end().success(), "{:#?}", web.process.stderr());
+}
+
 #[tokio::test]
 async fn a_request_that_never_ends_is_cut_off() {
     let mut web = Web::start(&["--drain-ms", "1"]);

@@ -80,9 +80,9 @@ impl Web {
     }
 
     /// `POST /users` with any body.
-    pub async fn post_text(&self, content_type: &str, text: impl Into<String>) -> Answer {
+    pub async fn post_text(&self, content_type: &str, text: impl Into<reqwest::Body>) -> Answer {
         let request = self.client.post(self.url("/users")).header("content-type", content_type);
-        Answer::of(request.body(text.into()).send().await.unwrap()).await.unwrap()
+        Answer::of(request.body(text).send().await.unwrap()).await.unwrap()
     }
 
     pub async fn register(&self, name: &str, email: &str) -> Answer {

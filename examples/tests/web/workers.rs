@@ -1,8 +1,10 @@
 //! The workers as the bus and the store see them.
 
+use redis::streams::StreamRangeReply;
+
 use crate::{
     common::{Database, File, Stream, until},
-    web::{Web, recipients},
+    web::{Web, mails, recipients},
 };
 
 /// The lists of names and numbers that `XINFO` answers with.
@@ -33,6 +35,58 @@ async fn on_redis_they_are_three_consumers_of_a_group_that_begins_with_the_first
     assert!(until(|| (0..30).all(welcomed)), "{:#?}", web.process.stdout());
     assert!(web.end("-TERM"), "{:#?}", web.process.stderr());
     assert_eq!(stream.pending("email_workers"), 0, "what they had in hand is acknowledged");
+}
+
+#[tokio::test]
+async fn users_who_register_before_there_are_a_group_and_workers_get_their_mail() {
+    let (mut stream, database) = (Stream::new(), Database::create());
+    let prefix = stream.prefix.clone();
+    let arguments = ["--store", &database.url, "--bus", test_servers::redis_url(), "--prefix", &prefix];
+    let mut early = Web::start(&[&arguments[..], &["--workers", "0"]].concat());
+    let emails: Vec<_> = (0..20).map(|number| format!("ada-{number}@example.com")).collect();
+    for email in &emails {
+        assert_eq!(early.register("Ada", email).await.status, 201);
+    }
+    early.until_status("/health/ready", 200).await;
+    assert!(until(|| stream.payloads().len() == 20), "they are published");
+    assert!(early.end("-TERM"), "{:#?}", early.process.stderr());
+    // connecting made the group of the configuration, which nobody joined
+    stream.run::<()>("XGROUP DESTROY {}:stream email_workers");
+    assert_eq!(mails(&database).await, []);
+
+    let mut web = Web::start(&arguments);
+    web.process.until(&emails.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(web.end("-TERM"), "{:#?}", web.process.stderr());
+    let mut once: Vec<_> = emails.into_iter().map(|email| (email, 1)).collect();
+    let mut mails = mails(&database).await;
+    mails.sort();
+    once.sort();
+    assert_eq!(mails, once);
+}
+
+#[tokio::test]
+async fn what_others_write_into_the_stream_is_set_aside_whole_and_holds_up_nobody() {
+    let (mut stream, database) = (Stream::new(), Database::create());
+    let web = Web::start(&[&["--store", &database.url][..], &stream.arguments()].concat());
+    let fields = "user_id 123 email user@example.com timestamp 2024-01-15T10:00:00";
+    let id: String = stream.run(&format!("XADD {{}}:stream * {fields}"));
+    assert_eq!(web.register("Ada", "ada@example.com").await.status, 201);
+    web.process.until(&["a mail for ada@example.com"]);
+    let mut dead = Vec::new();
+    let is_dead = || {
+        let letters: StreamRangeReply = stream.run("XRANGE {}:stream_dlq - +");
+        dead = letters.ids;
+        dead.len() == 1 && stream.pending("email_workers") == 0
+    };
+    assert!(until(is_dead), "{dead:#?}");
+    let said = |field: &str| dead[0].get::<String>(field).unwrap();
+    assert_eq!(
+        ["user_id", "email", "timestamp", "original_message_id"].map(said),
+        ["123", "user@example.com", "2024-01-15T10:00:00", &id]
+    );
+    assert_eq!(said("error"), "`payload` is missing");
+    web.process.until(&[&id]);
+    assert_eq!(mails(&database).await, [("ada@example.com".to_owned(), 1)]);
 }
 
 #[tokio::test]

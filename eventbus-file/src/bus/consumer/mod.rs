@@ -35,20 +35,31 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// Consumes for a group whenever nobody else does, until it is stopped.
 pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
     let mut patience = Patience::new(&shared);
+    let mut told = String::new();
     while !stop.is_stopped() {
         let asked = group.clone();
         match shared.blocking(move |shared| shared.take_group(&asked)).await {
             Ok(Some(owned)) => {
                 tracing::debug!(%group, epoch = owned.claim.epoch, "consuming for the group");
+                let worker_id = owned.claim.worker_id.clone();
                 let was_lost = Consumer::new(&shared, &group, owned).run(&stop).await;
                 if was_lost {
-                    tracing::warn!(%group, "another worker has taken the group over, or our claim ran out");
+                    tracing::warn!(
+                        %group,
+                        worker_id,
+                        "another worker, or another process with this worker id, has taken the group over, or our claim ran out"
+                    );
                 }
+                told.clear();
                 patience.reset();
                 continue;
             }
             Ok(None) => {}
-            Err(error) => tracing::error!(%group, %error, "cannot consume for the group, trying again"),
+            Err(error) if error.to_string() == told => {}
+            Err(error) => {
+                told = error.to_string();
+                tracing::error!(%group, error = error.log(), "cannot consume for the group, trying again");
+            }
         }
         tokio::select! {
             () = stop.stopped() => {}
@@ -121,7 +132,7 @@ impl<'a> Consumer<'a> {
         let (desk, hand) = (self.desk(), Arc::clone(&self.hand));
         let mut working = pin!(hand.work(&desk, stop));
         while let Err(error) = self.take_left().await {
-            tracing::warn!(group = %self.group, %error, "what was left is not taken yet, trying again");
+            tracing::warn!(group = %self.group, error = error.log(), "what was left is not taken yet, trying again");
             if matches!(error, FileQueueError::ClaimLost { .. }) || !self.owned.claim.is_live() {
                 return true;
             }
@@ -136,7 +147,7 @@ impl<'a> Consumer<'a> {
                 Ok(()) => self.not_before = None,
                 Err(FileQueueError::ClaimLost { .. }) => return true,
                 Err(error) => {
-                    tracing::warn!(group = %self.group, %error, "trying again");
+                    tracing::warn!(group = %self.group, error = error.log(), "trying again");
                     self.not_before = Some(Instant::now() + AGAIN);
                     self.is_dirty = true;
                 }

@@ -65,14 +65,16 @@ impl Consumer<'_> {
         }
     }
 
-    /// Takes what was replayed since.
+    /// Takes what was replayed since, as far as there is room.
     pub(super) async fn take_replays(&mut self) -> Result<()> {
+        let room = self.hand.room_beside(self.taken.len());
         let (group, known) = (self.group.clone(), self.replays.clone());
         let replays = self
             .shared
             .blocking(move |shared| {
                 let mut ids = shared.replays_of(&group)?;
                 ids.retain(|id| !known.contains(id));
+                ids.truncate(room);
                 Ok(ids.into_iter().map(|id| (id, shared.take_replay(id, &group))).collect::<Vec<_>>())
             })
             .await?;

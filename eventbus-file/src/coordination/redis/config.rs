@@ -1,13 +1,18 @@
 //! How Redis coordinates a queue.
 
-use std::time::Duration;
+use std::{fmt, path::PathBuf, time::Duration};
 
+use eventbus::port::redacted;
 use redis::{Client, IntoConnectionInfo as _, RedisError};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{config::mistake, error::Result};
+use super::tls;
+use crate::{
+    config::{check_times, mistake},
+    error::Result,
+};
 
-/// How Redis coordinates a queue: a plain struct with defaults.
+/// How Redis coordinates a queue: a plain struct with defaults. No password is shown by `Debug`, nor in errors.
 ///
 /// # Examples
 /// ```
@@ -21,15 +26,18 @@ use crate::{config::mistake, error::Result};
 /// assert_eq!(RedisCoordination::default().redis_prefix, "eventy");
 /// # drop(redis);
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RedisCoordination {
-    /// The server. Default `redis://localhost:6379`.
+    /// The server. Default `redis://localhost:6379`; `rediss://` needs the cargo feature `tls`.
     pub redis_url: String,
     /// Several servers, in place of the one: each queue has one of them, which follows from its name. All workers must
     /// list the same. Default: none.
     pub redis_urls: Vec<String>,
     /// The database; that of the URL, which is 0 if it names none, if left out.
     pub redis_db: Option<i64>,
+    /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
+    /// that the platform trusts. Default: none.
+    pub tls_ca_file: Option<PathBuf>,
     /// What all keys begin with. Default `eventy`.
     pub redis_prefix: String,
     /// How long one worker has to tell the others the whole state, before another may. Default 30 s.
@@ -49,12 +57,38 @@ impl Default for RedisCoordination {
             redis_url: "redis://localhost:6379".into(),
             redis_urls: Vec::new(),
             redis_db: None,
+            tls_ca_file: None,
             redis_prefix: "eventy".into(),
             resync_lock_timeout: Duration::from_secs(30),
             resync: false,
             response_timeout: Duration::from_millis(500),
             reconnect_interval: Duration::from_secs(2),
         }
+    }
+}
+
+impl fmt::Debug for RedisCoordination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisCoordination")
+            .field("redis_url", &address(&self.redis_url))
+            .field("redis_urls", &self.redis_urls.iter().map(|url| address(url)).collect::<Vec<_>>())
+            .field("redis_db", &self.redis_db)
+            .field("tls_ca_file", &self.tls_ca_file)
+            .field("redis_prefix", &self.redis_prefix)
+            .field("resync_lock_timeout", &self.resync_lock_timeout)
+            .field("resync", &self.resync)
+            .field("response_timeout", &self.response_timeout)
+            .field("reconnect_interval", &self.reconnect_interval)
+            .finish()
+    }
+}
+
+/// A URL without its user, who may be a password that lacks its colon.
+fn address(url: &str) -> String {
+    let shown = redacted(url);
+    match shown.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?.1))) {
+        Some((scheme, host)) => format!("{scheme}://{host}"),
+        None => shown,
     }
 }
 
@@ -68,13 +102,24 @@ impl RedisCoordination {
 
     pub(super) fn client(&self, queue_name: &str) -> Result<Client> {
         let invalid = |error: RedisError| mistake("redis_url", format!("is no URL of a Redis: {error}"));
-        let info = self.url_for(queue_name).into_connection_info().map_err(invalid)?;
+        let url = self.url_for(queue_name);
+        let asks_for_tls = tls::is_asked_for(url)?;
+        let info = url.into_connection_info().map_err(invalid)?;
         let settings = info.redis_settings().clone();
+        if settings.username().is_some() && settings.password().is_none_or(str::is_empty) {
+            return Err(mistake("redis_url", "names a user without a password, who would be ignored".into()));
+        }
         let info = match self.redis_db {
             Some(db) => info.set_redis_settings(settings.set_db(db)),
             None => info,
         };
-        Client::open(info).map_err(invalid)
+        match asks_for_tls {
+            true => tls::client(info, self.tls_ca_file.as_deref()),
+            false if self.tls_ca_file.is_some() => {
+                Err(mistake("tls_ca_file", "is set, but the URL of the server is not `rediss://…`".into()))
+            }
+            false => Client::open(info).map_err(invalid),
+        }
     }
 
     pub(super) fn check(&self) -> Result<()> {
@@ -83,10 +128,7 @@ impl RedisCoordination {
             ("response_timeout", self.response_timeout),
             ("reconnect_interval", self.reconnect_interval),
         ];
-        match times.iter().find(|(_, time)| *time < Duration::from_millis(1)) {
-            Some((setting, _)) => Err(mistake(setting, "must be a millisecond at least".into())),
-            None => Ok(()),
-        }
+        check_times(&times)
     }
 }
 
@@ -149,6 +191,11 @@ mod tests {
             |url: &str| RedisCoordination { redis_url: url.into(), ..redis.clone() }.client("q").unwrap_err();
         assert!(mistaken("nonsense").to_string().contains("`redis_url` is no URL of a Redis"));
         assert!(!mistaken("http://app:secret@host").to_string().contains("secret"));
+        for url in ["redis://app:secret@host/1", "redis://secret@host/1", "redis://:secret@host/1"] {
+            let urls = RedisCoordination { redis_url: url.into(), redis_urls: vec![url.into()], ..redis.clone() };
+            let shown = format!("{urls:?} {:?}", urls.client("q"));
+            assert!(shown.contains("redis://host/1") && !shown.contains("secret"), "{shown}");
+        }
     }
 
     #[test]

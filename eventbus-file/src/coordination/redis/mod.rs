@@ -7,6 +7,8 @@ mod config;
 mod monitor;
 mod resync;
 mod script;
+mod state;
+mod tls;
 
 use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},

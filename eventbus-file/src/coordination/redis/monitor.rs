@@ -110,9 +110,14 @@ impl Redis {
             return;
         }
         self.metrics.broadcasts_received.add(1);
-        if message.kind == kind::RESYNC {
-            self.resync(shared).await;
-        }
         shared.news.send_replace(());
+        match message.kind.as_str() {
+            kind::RESYNC => self.resync(shared).await,
+            kind::STATE => match serde_json::from_value(message.data.into()) {
+                Ok(page) => self.compare(shared, page).await,
+                Err(error) => tracing::warn!(%error, "state that cannot be read passed over"),
+            },
+            _ => {}
+        }
     }
 }

@@ -1,29 +1,27 @@
 //! Telling everybody the whole state: after Redis was away, and when a worker asks.
 //!
 //! Keep: one worker at a time does it, and only from the files. It takes nothing away: a counter is only raised, a claim
-//! only put where there is none.
+//! only put where there is none. A message is small, however many files there are.
 
 use std::sync::Arc;
 
 use redis::{ExistenceCheck, SetExpiry, SetOptions};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{Redis, millis, script, timestamp};
+use super::{
+    Redis, millis, script,
+    state::{Page, Told, ToldClaim},
+    timestamp,
+};
 use crate::{
     claims::Claim,
-    coordination::{Coordinate as _, about, kind},
+    coordination::{Coordinate as _, kind},
     error::Result,
     queue::Shared,
 };
 
-/// How long is waited for the files to be looked at, at most, is the time of the lock; what is left is not told.
-struct State {
-    head: u64,
-    claims: Vec<Claim>,
-    subscribers: Vec<String>,
-    events: u64,
-    results: u64,
-}
+/// How much of a list is told at once.
+const AT_ONCE: usize = 200;
 
 impl Redis {
     /// Puts Redis right and tells the others everything, unless another worker is at it.
@@ -44,7 +42,7 @@ impl Redis {
         match told {
             Ok(Ok(())) => self.metrics.resyncs.add(1),
             Ok(Err(error)) => tracing::warn!(%error, "the state was not told"),
-            Err(_) => tracing::warn!("telling the state took longer than its lock lasts"),
+            Err(_) => tracing::warn!("telling the state took longer than its lock lasts; the rest is not told"),
         }
         self.ask("unlocking", async |redis| {
             script::RELEASE.key(&lock).arg(&self.worker).invoke_async::<()>(redis).await
@@ -53,23 +51,47 @@ impl Redis {
     }
 
     async fn tell_state(&self, shared: &Arc<Shared>) -> Result<()> {
-        let state = shared.blocking(Shared::state).await?;
+        let head = shared.blocking(|shared| shared.log.head()).await?;
         // draws none, but raises the counter to what the files tell
-        self.draw(0, Some(state.head)).await;
-        self.put_claims(&state.claims).await;
-        let subscribers = state.subscribers.iter().map(|id| about("subscriber_id", id.as_str()));
-        self.tell(kind::CREATE_SUBSCRIBER, subscribers.collect()).await;
-        let claims = state.claims.iter().map(|claim| about("claim_id", claim.claim_id.as_str()));
-        self.tell(kind::ADD_CLAIM, claims.collect()).await;
-        self.tell(kind::STATE, vec![state.to_map()]).await;
+        self.draw(0, Some(head)).await;
+        let mut page = 0;
+        for some in shared.blocking(Shared::all_subscribers).await?.chunks(AT_ONCE) {
+            self.tell_page(&mut page, Told::Subscribers(some.to_vec())).await;
+        }
+        for ids in shared.blocking(Shared::open_claims).await?.chunks(AT_ONCE) {
+            let ids = ids.to_vec();
+            let claims = shared.blocking(move |shared| Ok(shared.live_claims(&ids))).await?;
+            if !claims.is_empty() {
+                self.put_claims(&claims).await;
+                self.tell_page(&mut page, Told::Claims(claims.iter().map(ToldClaim::from).collect())).await;
+            }
+        }
+        let mut from = Some(1);
+        while let Some(first) = from {
+            let some;
+            (some, from) = shared.blocking(move |shared| shared.event_ranges(first)).await?;
+            self.tell_page(&mut page, Told::Events(some)).await;
+        }
+        from = Some(1);
+        while let Some(first) = from {
+            let some;
+            (some, from) = shared.blocking(move |shared| shared.result_ranges(first)).await?;
+            self.tell_page(&mut page, Told::Results(some)).await;
+        }
+        self.tell_page(&mut page, Told::End { next_event_id: head + 1 }).await;
         Ok(())
+    }
+
+    async fn tell_page(&self, page: &mut u64, told: Told) {
+        *page += 1;
+        // texts and numbers are always JSON
+        if let Ok(Value::Object(data)) = serde_json::to_value(Page { page: *page, told }) {
+            self.tell(kind::STATE, vec![data]).await;
+        }
     }
 
     /// Puts claims where there are none.
     async fn put_claims(&self, claims: &[Claim]) {
-        if claims.is_empty() {
-            return;
-        }
         let mut put = redis::pipe();
         for claim in claims {
             let created_at = timestamp(claim.created_at);
@@ -78,44 +100,5 @@ impl Redis {
             put.cmd("SET").arg(key).arg(value.to_string()).arg("NX").arg("PX").arg(millis(claim.remaining())).ignore();
         }
         self.ask("putting claims", async |redis| put.query_async::<()>(redis).await).await;
-    }
-}
-
-impl State {
-    fn to_map(&self) -> Map<String, Value> {
-        let claims: Vec<&str> = self.claims.iter().map(|claim| claim.claim_id.as_str()).collect();
-        Map::from_iter([
-            ("next_event_id".to_owned(), (self.head + 1).into()),
-            ("subscribers".to_owned(), self.subscribers.clone().into()),
-            ("claims".to_owned(), claims.into()),
-            ("events".to_owned(), self.events.into()),
-            ("results".to_owned(), self.results.into()),
-        ])
-    }
-}
-
-impl Shared {
-    fn state(&self) -> Result<State> {
-        let mut claims = Vec::new();
-        for id in self.claims.ids()? {
-            match self.claims.newest(&id) {
-                Ok(claim) => claims.extend(claim.filter(Claim::is_live)),
-                Err(error) => tracing::warn!(%error, "claim passed over"),
-            }
-        }
-        let mut subscribers: Vec<String> = self.subscriber_ids().into_iter().collect();
-        for group in self.known_groups()? {
-            let handlers = self.group(&group).map(|(_, progress)| progress.handlers).unwrap_or_default();
-            subscribers.extend(handlers.into_iter().map(|handler| format!("{group}/{handler}")));
-        }
-        subscribers.sort();
-        subscribers.dedup();
-        Ok(State {
-            head: self.log.head()?,
-            claims,
-            subscribers,
-            events: self.log.ids_from(1)?.len() as u64,
-            results: self.result_ids(0)?.len() as u64,
-        })
     }
 }

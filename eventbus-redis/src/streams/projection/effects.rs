@@ -9,6 +9,9 @@ use crate::store::{Effect, Undo, bytes};
 /// Nothing is sent before the handler has returned; then all is written together with the checkpoint, or nothing. While
 /// the projection is rebuilt, a key means its copy.
 ///
+/// These are all: each writes to one key, so that it has a copy in a rebuild, and can be undone if a later one of the step
+/// is refused. Texts and lists are copied for that, once in a step: keep lists short, with [`ltrim`](Self::ltrim).
+///
 /// A command that the server refuses, as `hincrby` on a text, stops the projection, and nothing of its event is
 /// written. Keys that begin with `projection:` are the projections' own, and refused too.
 #[derive(Debug, Default)]
@@ -43,6 +46,11 @@ impl Effects {
         self.push(key, Undo::Key, "SET", vec![bytes(value)]);
     }
 
+    /// Adds to a number in a text, which counts from 0.
+    pub fn incrby(&mut self, key: &str, by: i64) {
+        self.push(key, Undo::Key, "INCRBY", vec![bytes(by)]);
+    }
+
     /// Removes a key of any kind.
     pub fn del(&mut self, key: &str) {
         self.push(key, Undo::Drop, "DEL", Vec::new());
@@ -66,6 +74,26 @@ impl Effects {
     /// Adds to the score of a member of a sorted set, which counts from 0.
     pub fn zincrby(&mut self, key: &str, member: impl ToSingleRedisArg, by: f64) {
         self.push(key, Undo::Score, "ZINCRBY", vec![bytes(by), bytes(member)]);
+    }
+
+    /// Removes a member from a sorted set.
+    pub fn zrem(&mut self, key: &str, member: impl ToSingleRedisArg) {
+        self.push(key, Undo::Score, "ZREM", vec![bytes(member)]);
+    }
+
+    /// Puts a value before the first one of a list.
+    pub fn lpush(&mut self, key: &str, value: impl ToSingleRedisArg) {
+        self.push(key, Undo::Key, "LPUSH", vec![bytes(value)]);
+    }
+
+    /// Puts a value behind the last one of a list.
+    pub fn rpush(&mut self, key: &str, value: impl ToSingleRedisArg) {
+        self.push(key, Undo::Key, "RPUSH", vec![bytes(value)]);
+    }
+
+    /// Keeps the values of a list from one place up to another, both among them: the first is 0, the last −1.
+    pub fn ltrim(&mut self, key: &str, from: i64, through: i64) {
+        self.push(key, Undo::Key, "LTRIM", vec![bytes(from), bytes(through)]);
     }
 
     fn push(&mut self, key: &str, undo: Undo, name: &str, args: Vec<Vec<u8>>) {

@@ -10,18 +10,23 @@ use crate::{EntryError, RedisCommandError};
 #[non_exhaustive]
 pub enum StreamProjectionError {
     /// An entry has no type, or its data is not what the handler of its type takes.
-    #[error("projection `{projection}` cannot read an entry")]
+    /// [`skip_if`](crate::EventProjection::skip_if) goes on without it.
+    #[error("projection `{projection}` cannot read an entry of `{stream}`")]
     Entry {
         /// The projection.
         projection: String,
+        /// The key of the stream.
+        stream: String,
         /// The entry, its field, and what is wrong.
         source: EntryError,
     },
     /// A handler has failed.
-    #[error("projection `{projection}` stopped before entry {entry} (`{event_type}`)")]
+    #[error("projection `{projection}` stopped before entry {entry} (`{event_type}`) of `{stream}`")]
     Handler {
         /// The projection.
         projection: String,
+        /// The key of the stream.
+        stream: String,
         /// The entry.
         entry: MessageId,
         /// Its type.
@@ -53,6 +58,36 @@ pub enum StreamProjectionError {
         /// The key of the checkpoint.
         checkpoint: String,
     },
+    /// Entries are gone that it had not processed: trimmed by another program, by a publisher with a maximum length, or
+    /// by [`trim_may_lose`](crate::RedisStreams::trim_may_lose). [`rebuild`](crate::EventProjection::rebuild) begins with
+    /// what is left, [`go_on_after`](crate::EventProjection::go_on_after) goes on without them.
+    #[error(
+        "projection `{projection}`: {} of `{stream}` after {after} are gone that it had not processed",
+        entries_text(.entries)
+    )]
+    Missing {
+        /// The projection.
+        projection: String,
+        /// The key of the stream.
+        stream: String,
+        /// The checkpoint, behind which they were; `0-0` if it had processed nothing.
+        after: MessageId,
+        /// How many; `None` if that is not known, nor whether it is any: the projection was
+        /// [retired](crate::EventProjection::retire), or its checkpoint was set by somebody else.
+        entries: Option<u64>,
+    },
+    /// The stream is another one: it was deleted and made anew, or has lost what came last.
+    /// [`rebuild`](crate::EventProjection::rebuild) begins from zero,
+    /// [`go_on_after`](crate::EventProjection::go_on_after) keeps the numbers.
+    #[error("projection `{projection}`: `{stream}` is not the stream of which it has processed {checkpoint}")]
+    Replaced {
+        /// The projection.
+        projection: String,
+        /// The key of the stream.
+        stream: String,
+        /// The checkpoint.
+        checkpoint: MessageId,
+    },
     /// Another rebuild of the same projection was begun after this one, or somebody removed its copies; it has changed
     /// nothing that is served.
     #[error(
@@ -73,4 +108,8 @@ impl StreamProjectionError {
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Command(error) if error.is_retryable())
     }
+}
+
+fn entries_text(count: &Option<u64>) -> String {
+    count.map_or_else(|| "perhaps entries".to_owned(), |count| format!("{count} entries"))
 }

@@ -1,8 +1,9 @@
 //! Projections of a stream into keys of the same Redis.
 //!
 //! Keep: what a handler writes and the checkpoint are one step, made only if the checkpoint is where the entry was read
-//! after. So it does not matter who runs, how many, and when they die.
+//! after. So it does not matter who runs, how many, and when they die. What it has not processed and is gone stops it.
 
+mod ahead;
 mod effects;
 mod error;
 mod progress;
@@ -14,7 +15,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 use eventbus::{BoxError, port::MessageId};
 use serde::de::DeserializeOwned;
 
-use self::step::{Place, Step};
+use self::step::Place;
 pub use self::{
     effects::Effects,
     error::StreamProjectionError,
@@ -22,9 +23,6 @@ pub use self::{
 };
 use super::{Consume, EntryError, RedisStreams, StreamEntry};
 use crate::{RedisCommandError, command::streams, keys, waiting::RECONNECT};
-
-/// How many entries are processed in one step.
-const TOGETHER: usize = 100;
 
 /// A projection of the plain events of one stream into keys of the same Redis; made by [`RedisStreams::projection`].
 ///
@@ -35,6 +33,10 @@ const TOGETHER: usize = 100;
 ///
 /// Its name is its own in this Redis: the projections of a [`RedisEventStore`](crate::RedisEventStore) without a prefix
 /// have checkpoints that are called alike.
+///
+/// Entries that are gone before they were processed stop it with [`Missing`](StreamProjectionError::Missing), and a
+/// stream that was made anew with [`Replaced`](StreamProjectionError::Replaced): nothing is missed in silence.
+/// [`RedisStreams::trim`] removes none of them; a publisher's maximum length does.
 ///
 /// [`catch_up`](Self::catch_up) processes what is there, [`run`](Self::run) what comes too, [`rebuild`](Self::rebuild)
 /// begins anew while the old numbers are served.
@@ -66,8 +68,10 @@ pub struct EventProjection {
     name: String,
     stream: String,
     handlers: HashMap<String, Handle>,
+    skips: Vec<Skip>,
 }
 
+type Skip = Arc<dyn Fn(&StreamEntry) -> bool + Send + Sync>;
 type Handle = Arc<dyn Fn(&StreamEntry, &mut Effects) -> Result<(), Failure> + Send + Sync>;
 
 /// Why a handler did not write.
@@ -80,7 +84,8 @@ impl RedisStreams {
     /// Begins a projection of the stream of a key, as `events:orders`; it has no handlers yet.
     #[must_use]
     pub fn projection(&self, name: &str, key: &str) -> EventProjection {
-        EventProjection { streams: self.clone(), name: name.into(), stream: key.into(), handlers: HashMap::new() }
+        let (streams, name, stream) = (self.clone(), name.into(), key.into());
+        EventProjection { streams, name, stream, handlers: HashMap::new(), skips: Vec::new() }
     }
 }
 
@@ -115,6 +120,24 @@ impl EventProjection {
         self
     }
 
+    /// Skips entries, of whatever type, before anything in them is read: a damaged one, or those of another program.
+    /// The checkpoint moves behind them, they are [counted](Applied::skipped), and a rebuild skips them too. Without
+    /// this an entry that cannot be read [stops](StreamProjectionError::Entry) the projection.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # fn run(stats: eventbus_redis::EventProjection) -> eventbus_redis::EventProjection {
+    /// stats
+    ///     .skip_if(|entry| entry.id.as_str() == "1795157844243-0") // the error has named it
+    ///     .skip_if(|entry| entry.field("type").is_none()) // the audit log writes here, too
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn skip_if(mut self, is_skipped: impl Fn(&StreamEntry) -> bool + Send + Sync + 'static) -> Self {
+        self.skips.push(Arc::new(is_skipped));
+        self
+    }
+
     /// The last entry that is processed.
     ///
     /// # Errors
@@ -132,38 +155,46 @@ impl EventProjection {
     /// [`StreamProjectionError`].
     pub async fn catch_up(&self) -> Result<Applied, StreamProjectionError> {
         let mut applied = Applied::default();
-        let mut from = self.register().await?;
+        self.process(&mut applied).await?;
+        Ok(applied)
+    }
+
+    async fn process(&self, applied: &mut Applied) -> Result<(), StreamProjectionError> {
         loop {
-            applied.position = Some(MessageId::new(&*from)).filter(|_| from != step::START);
-            let entries = self.entries_after(&from).await?;
-            let Some(last) = entries.last() else {
-                return Ok(applied);
-            };
-            match self.step(&Place::Live, &from, &entries, &mut applied).await? {
-                Step::Done => from = last.id.to_string(),
-                Step::Lost => from = self.register().await?,
+            let (ahead, deleted) = self.ahead(&Place::Live).await?;
+            applied.deleted += deleted;
+            applied.position = ahead.position();
+            if ahead.entries.is_empty() {
+                return Ok(());
             }
+            // where somebody else was faster, it is looked again
+            self.step(&Place::Live, &ahead, applied).await?;
         }
     }
 
-    /// Processes what the stream has and what comes, until `stop` is done. While the server is away it waits for it.
+    /// Processes what the stream has and what comes, until `stop` is done; returns what was done by then, but for a step
+    /// that is under way. While the server is away it waits for it. The first entry of a type without a handler is told
+    /// in the log.
     ///
     /// # Errors
     /// [`StreamProjectionError`] that trying again does not mend.
-    pub async fn run(&self, stop: impl Future<Output = ()>) -> Result<(), StreamProjectionError> {
-        tokio::select! {
-            () = stop => Ok(()),
-            error = self.follow() => Err(error),
-        }
+    pub async fn run(&self, stop: impl Future<Output = ()>) -> Result<Applied, StreamProjectionError> {
+        let mut applied = Applied::default();
+        let failed = tokio::select! {
+            () = stop => None,
+            error = self.follow(&mut applied) => Some(error),
+        };
+        failed.map_or(Ok(applied), Err)
     }
 
-    async fn follow(&self) -> StreamProjectionError {
+    async fn follow(&self, applied: &mut Applied) -> StreamProjectionError {
         let mut coming = self.streams.reader(&self.stream);
         let mut failures = 0;
         loop {
             let followed = async {
-                if let Some(position) = self.catch_up().await?.position {
-                    coming = std::mem::replace(&mut coming, self.streams.reader(&self.stream)).after(&position);
+                self.process(applied).await?;
+                if let Some(position) = &applied.position {
+                    coming = std::mem::replace(&mut coming, self.streams.reader(&self.stream)).after(position);
                 }
                 Ok::<_, StreamProjectionError>(coming.wait(Consume { count: 1, ..Consume::default() }).await?)
             };
@@ -181,17 +212,14 @@ impl EventProjection {
     }
 
     /// Forgets that there is such a projection, so that it holds no [trimming](RedisStreams::trim) any more. What it
-    /// wrote, and its checkpoint, stay. The next run makes it known again.
+    /// wrote, and its checkpoint, stay. The next run makes it known again, or says that entries may be
+    /// [missing](StreamProjectionError::Missing).
     ///
     /// # Errors
     /// [`RedisCommandError`].
     pub async fn retire(&self) -> Result<(), RedisCommandError> {
         let forget = streams::forget(&keys::projections(&self.stream), &[&self.name, &self.rebuilding()]);
         self.ask::<u64>(&forget).await.map(drop)
-    }
-
-    async fn entries_after(&self, from: &str) -> Result<Vec<StreamEntry>, StreamProjectionError> {
-        Ok(self.streams.reader(&self.stream).after(&MessageId::new(from)).page(TOGETHER).await?)
     }
 
     async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, RedisCommandError> {

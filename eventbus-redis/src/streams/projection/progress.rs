@@ -14,6 +14,11 @@ pub struct Applied {
     pub processed: u64,
     /// How many of them had a type without a handler, by type. They were skipped.
     pub unknown: BTreeMap<String, u64>,
+    /// How many of them it was [told to skip](crate::EventProjection::skip_if).
+    pub skipped: u64,
+    /// How many entries were deleted by name, as `XDEL` does, before they were processed. It has gone on without them, as
+    /// a rebuild would.
+    pub deleted: u64,
     /// The last entry that is processed, whoever did it.
     pub position: Option<MessageId>,
 }

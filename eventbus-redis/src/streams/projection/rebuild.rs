@@ -5,13 +5,13 @@
 
 use std::collections::BTreeSet;
 
-use eventbus::port::MessageId;
 use uuid::Uuid;
 
 use super::{
     Applied, EventProjection, ProjectionProgress, StreamProjectionError,
+    ahead::{Ahead, Mark},
     progress::Meter,
-    step::{Place, Reply, START, Step},
+    step::{Place, Reply, Step},
 };
 use crate::{command::streams, store::Program};
 
@@ -32,22 +32,22 @@ impl EventProjection {
         let place = Place::Copies(&token);
         self.begin(&token, &place).await?;
         let mut meter = Meter::new(self.ask(&streams::length(&self.stream)).await?, on_progress);
-        let (mut applied, mut from) = (Applied::default(), START.to_owned());
+        let mut applied = Applied::default();
         loop {
             // before the entries: where there are none after it, none was processed that the copies lack
             let live = self.served_at().await?;
-            let entries = self.entries_after(&from).await?;
-            let Some(last) = entries.last() else {
-                if self.switch(&token, &from, &live).await? {
-                    applied.position = Some(MessageId::new(&*from)).filter(|_| from != START);
+            let (ahead, deleted) = self.ahead(&place).await?;
+            applied.deleted += deleted;
+            if ahead.entries.is_empty() {
+                if self.switch(&token, &ahead, &live).await? {
+                    applied.position = ahead.position();
                     meter.tell(applied.processed);
                     return Ok(applied);
                 }
                 continue;
-            };
-            match self.step(&place, &from, &entries, &mut applied).await? {
-                Step::Done => from = last.id.to_string(),
-                Step::Lost => return Err(self.superseded()),
+            }
+            if let Step::Lost = self.step(&place, &ahead, &mut applied).await? {
+                return Err(self.superseded());
             }
             meter.tell(applied.processed);
         }
@@ -59,10 +59,10 @@ impl EventProjection {
         let mut clear = Program::default();
         clear.word("claim").key(&self.key("rebuilding")).word(token);
         // before anything of it is written: its step can be sent
-        self.check_slots(&clear)?;
+        self.check_slots(clear.keys())?;
         self.ask::<redis::Value>(&streams::set(&self.key("rebuilding"), token)).await?;
         let stale: Vec<String> = self.ask(&streams::members(&listed)).await?;
-        self.note(&mut clear, place, START);
+        self.note(&mut clear, place, Mark::default());
         for key in stale {
             clear.word("drop").key(&self.placed(place, &key));
         }
@@ -74,16 +74,16 @@ impl EventProjection {
         }
     }
 
-    /// Puts the copies, filled up to `at`, in the place of what is served, if that is still at `live`.
-    async fn switch(&self, token: &str, at: &str, live: &str) -> Result<bool, StreamProjectionError> {
-        let place = Place::Copies(token);
+    /// Puts the copies, behind which nothing is ahead, in the place of what is served, if that is still at `live`.
+    async fn switch(&self, token: &str, ahead: &Ahead, live: &str) -> Result<bool, StreamProjectionError> {
+        let (place, at) = (Place::Copies(token), &ahead.from);
         let ((served, served_keys), (filled, copied_keys)) = (self.places(&Place::Live), self.places(&place));
         let copied: BTreeSet<String> = self.ask(&streams::members(&copied_keys)).await?;
         let written: BTreeSet<String> = self.ask(&streams::members(&served_keys)).await?;
         let mut program = Program::default();
-        program.word("claim").key(&self.key("rebuilding")).word(token);
-        program.word("at").key(&filled).word(at).word("at").key(&served).word(live);
-        self.note(&mut program, &Place::Live, at);
+        self.begin_program(&mut program, &place, at);
+        program.word("at").key(&served).word(live);
+        self.note(&mut program, &Place::Live, ahead.mark_behind(0));
         self.change_notes(&mut program, "HDEL", vec![self.rebuilding().into_bytes()]);
         for key in &copied {
             program.word("swap").key(&self.placed(&place, key)).key(key);

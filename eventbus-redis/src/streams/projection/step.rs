@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{Applied, EventProjection, Failure, StreamProjectionError};
+use super::{
+    Applied, EventProjection, Failure, StreamProjectionError,
+    ahead::{Ahead, Mark},
+};
 use crate::{
     RedisCommandError, StreamEntry,
     command::streams,
-    entry_id::EntryId,
     keys,
     store::{Effect, Program, Undo},
     streams::Effects,
@@ -16,6 +18,10 @@ use crate::{
 pub(super) const START: &str = "0";
 /// What the keys begin with that are the projections' own.
 const OWN: &str = "projection:";
+
+/// How many commands are written in one step, if they are not all of one entry: the server does nothing else meanwhile
+/// (some milliseconds).
+const MOST_EFFECTS: usize = 1_000;
 
 /// Where a step writes.
 pub(super) enum Place<'p> {
@@ -45,19 +51,19 @@ struct Prepared<'e> {
     entry: &'e StreamEntry,
     effects: Vec<Effect>,
     unknown: Option<&'e str>,
+    is_skipped: bool,
 }
 
 impl EventProjection {
-    /// Processes entries that were read after `from`. What comes before one that fails is written.
+    /// Processes what is ahead. What comes before an entry that fails is written.
     pub(super) async fn step(
         &self,
         place: &Place<'_>,
-        from: &str,
-        entries: &[StreamEntry],
+        ahead: &Ahead,
         applied: &mut Applied,
     ) -> Result<Step, StreamProjectionError> {
-        let (mut prepared, mut failed) = (Vec::with_capacity(entries.len()), None);
-        for entry in entries {
+        let (mut prepared, mut failed) = (Vec::with_capacity(ahead.entries.len()), None);
+        for entry in &ahead.entries {
             match self.prepare(entry) {
                 Ok(one) => prepared.push(one),
                 Err(error) => {
@@ -68,7 +74,7 @@ impl EventProjection {
         }
         let written = match prepared.is_empty() {
             true => Step::Done,
-            false => self.write(place, from, &prepared, applied).await?,
+            false => self.write(place, ahead, &prepared, applied).await?,
         };
         match (written, failed) {
             (Step::Done, Some(error)) => Err(error),
@@ -77,17 +83,23 @@ impl EventProjection {
     }
 
     fn prepare<'e>(&self, entry: &'e StreamEntry) -> Result<Prepared<'e>, StreamProjectionError> {
-        let projection = || self.name.clone();
-        let of_entry = |source| StreamProjectionError::Entry { projection: projection(), source };
+        let nothing = Prepared { entry, effects: Vec::new(), unknown: None, is_skipped: false };
+        if self.skips.iter().any(|is_skipped| is_skipped(entry)) {
+            tracing::info!(projection = self.name, stream = self.stream, entry = %entry.id, "skipping an entry");
+            return Ok(Prepared { is_skipped: true, ..nothing });
+        }
+        let (projection, stream) = (|| self.name.clone(), || self.stream.clone());
+        let of_entry = |source| StreamProjectionError::Entry { projection: projection(), stream: stream(), source };
         let event_type = entry.event_type().map_err(of_entry)?;
         let Some(handle) = self.handlers.get(event_type) else {
-            return Ok(Prepared { entry, effects: Vec::new(), unknown: Some(event_type) });
+            return Ok(Prepared { unknown: Some(event_type), ..nothing });
         };
         let mut effects = Effects::default();
         handle(entry, &mut effects).map_err(|failure| match failure {
             Failure::Entry(error) => of_entry(error),
             Failure::Handler(source) => StreamProjectionError::Handler {
                 projection: projection(),
+                stream: stream(),
                 entry: entry.id.clone(),
                 event_type: event_type.into(),
                 source,
@@ -95,7 +107,7 @@ impl EventProjection {
         })?;
         let effects = effects.list;
         match effects.iter().find(|effect| effect.key.is_empty() || effect.key.starts_with(OWN)) {
-            None => Ok(Prepared { entry, effects, unknown: None }),
+            None => Ok(Prepared { effects, ..nothing }),
             Some(effect) => {
                 Err(self.refused(entry, &effect.key, &effect.name, "it is no key for a projection to write"))
             }
@@ -112,27 +124,25 @@ impl EventProjection {
         }
     }
 
-    /// Writes all in one step; if the server refuses a part of it, one after the other, to find out which.
+    /// Writes all in one step; where the server refuses a part of it, one after the other, to find out which.
     async fn write(
         &self,
         place: &Place<'_>,
-        from: &str,
+        ahead: &Ahead,
         prepared: &[Prepared<'_>],
         applied: &mut Applied,
     ) -> Result<Step, StreamProjectionError> {
-        match self.write_together(place, from, prepared, applied).await? {
-            Reply::Done => return Ok(Step::Done),
-            Reply::Lost => return Ok(Step::Lost),
-            Reply::Superseded => return Err(self.superseded()),
-            Reply::Refused { .. } => {}
-        }
-        let mut from = from.to_owned();
-        for one in prepared {
-            match self.write_together(place, &from, std::slice::from_ref(one), applied).await? {
-                Reply::Done => from = one.entry.id.to_string(),
+        let (mut from, mut written, mut is_one_by_one) = (ahead.from.clone(), 0, false);
+        while let Some(next) = prepared.get(written) {
+            let count = if is_one_by_one { 1 } else { together(&prepared[written..]) };
+            let mark = ahead.mark_behind(written + count);
+            let part = &prepared[written..written + count];
+            match self.write_together(place, &from, mark, part, applied).await? {
+                Reply::Done => (from, written) = (mark.at.to_string(), written + count),
                 Reply::Lost => return Ok(Step::Lost),
                 Reply::Superseded => return Err(self.superseded()),
-                Reply::Refused { key, command, said } => return Err(self.refused(one.entry, &key, &command, &said)),
+                Reply::Refused { .. } if count > 1 => is_one_by_one = true,
+                Reply::Refused { key, command, said } => return Err(self.refused(next.entry, &key, &command, &said)),
             }
         }
         Ok(Step::Done)
@@ -142,19 +152,14 @@ impl EventProjection {
         &self,
         place: &Place<'_>,
         from: &str,
+        mark: Mark,
         prepared: &[Prepared<'_>],
         applied: &mut Applied,
     ) -> Result<Reply, StreamProjectionError> {
-        let Some(last) = prepared.last() else {
-            return Ok(Reply::Done);
-        };
-        let to = last.entry.id.as_str();
+        let to = mark.at.to_string();
         let (checkpoint, listed) = self.places(place);
         let mut program = Program::default();
-        if let Place::Copies(token) = place {
-            program.word("claim").key(&self.key("rebuilding")).word(token);
-        }
-        program.word("at").key(&checkpoint).word(from);
+        self.begin_program(&mut program, place, from);
         let effects: Vec<_> = prepared.iter().flat_map(|one| &one.effects).collect();
         for key in effects.iter().map(|effect| &effect.named).collect::<BTreeSet<_>>() {
             program.word("list").key(&listed).word(key);
@@ -163,21 +168,35 @@ impl EventProjection {
             let aside = self.key(&format!("aside:{number}"));
             program.effect(&self.placed(place, &effect.named), &aside, effect);
         }
-        self.note(&mut program, place, to);
-        program.word("set").key(&checkpoint).word(to);
+        self.note(&mut program, place, mark);
+        program.word("set").key(&checkpoint).word(&to);
         let mut reply = self.send(&program).await?;
         if matches!((&reply, place), (Reply::Lost, Place::Copies(_))) {
             // nobody else fills these copies: the reply to a first try was lost
             let at: Option<String> = self.ask(&streams::get(&checkpoint)).await?;
-            reply = if at.as_deref() == Some(to) { Reply::Done } else { Reply::Lost };
+            reply = if at.as_ref() == Some(&to) { Reply::Done } else { Reply::Lost };
         }
         if matches!(reply, Reply::Done) {
             applied.processed += prepared.len() as u64;
+            applied.skipped += prepared.iter().filter(|one| one.is_skipped).count() as u64;
             for unknown in prepared.iter().filter_map(|one| one.unknown) {
-                *applied.unknown.entry(unknown.to_owned()).or_default() += 1;
+                let known = applied.unknown.entry(unknown.to_owned()).or_default();
+                if *known == 0 {
+                    let (projection, stream) = (&self.name, &self.stream);
+                    tracing::info!(projection, stream, event_type = unknown, "no handler for the events of a type");
+                }
+                *known += 1;
             }
         }
         Ok(reply)
+    }
+
+    /// Begins with what must hold: the copies are still this rebuild's, and the checkpoint is where it was.
+    pub(super) fn begin_program(&self, program: &mut Program, place: &Place<'_>, from: &str) {
+        if let Place::Copies(token) = place {
+            program.word("claim").key(&self.key("rebuilding")).word(token);
+        }
+        program.word("at").key(&self.places(place).0).word(from);
     }
 
     /// The key of the checkpoint, and of the set of keys that were written.
@@ -196,15 +215,18 @@ impl EventProjection {
         }
     }
 
-    /// Notes how far the projection has come, for those who trim the stream.
-    pub(super) fn note(&self, program: &mut Program, place: &Place<'_>, at: &str) {
-        let name = match place {
+    /// Notes how far the projection has come, for those who trim the stream, and what is known of the place.
+    pub(super) fn note(&self, program: &mut Program, place: &Place<'_>, mark: Mark) {
+        let args = vec![self.noted_as(place).into_bytes(), mark.to_string().into_bytes()];
+        self.change_notes(program, "HSET", args);
+    }
+
+    /// What it is called among the projections of the stream.
+    pub(super) fn noted_as(&self, place: &Place<'_>) -> String {
+        match place {
             Place::Live => self.name.clone(),
             Place::Copies(_) => self.rebuilding(),
-        };
-        let id = at.parse().unwrap_or(EntryId::ZERO);
-        let args = vec![name.into_bytes(), id.to_string().into_bytes()];
-        self.change_notes(program, "HSET", args);
+        }
     }
 
     pub(super) fn change_notes(&self, program: &mut Program, command: &str, args: Vec<Vec<u8>>) {
@@ -212,21 +234,6 @@ impl EventProjection {
         let (named, name) = (key.clone(), command.to_owned());
         let effect = Effect { key: key.clone(), named, undo: Undo::Field, name, args, is_general: false };
         program.effect(&key, "", &effect);
-    }
-
-    /// Makes the projection known to those who trim, and returns its checkpoint.
-    pub(super) async fn register(&self) -> Result<String, StreamProjectionError> {
-        loop {
-            let at = self.served_at().await?;
-            let mut program = Program::default();
-            program.word("at").key(&self.key("checkpoint")).word(&at);
-            self.note(&mut program, &Place::Live, &at);
-            match self.send(&program).await? {
-                Reply::Done => return Ok(at),
-                Reply::Lost | Reply::Superseded => {}
-                Reply::Refused { key, said, .. } => return Err(self.refuses(&format!("`{key}`: {said}"))),
-            }
-        }
     }
 
     /// The checkpoint of what is served.
@@ -245,7 +252,7 @@ impl EventProjection {
 
     /// Runs a step, twice if the connection was lost: the second time finds what the first one did.
     pub(super) async fn send(&self, program: &Program) -> Result<Reply, StreamProjectionError> {
-        self.check_slots(program)?;
+        self.check_slots(program.keys())?;
         let reply: Result<Vec<String>, _> = self.streams.link().rerun(&program.script()).await;
         let mut reply = reply.map_err(|error| RedisCommandError::of(&self.stream, error))?.into_iter();
         let mut next = || reply.next().unwrap_or_default();
@@ -257,14 +264,24 @@ impl EventProjection {
         })
     }
 
-    pub(super) fn check_slots(&self, program: &Program) -> Result<(), StreamProjectionError> {
+    pub(super) fn check_slots(&self, keys: &[String]) -> Result<(), StreamProjectionError> {
         let checkpoint = self.key("checkpoint");
         let is_elsewhere = |key: &&String| keys::hash_tag(key) != keys::hash_tag(&checkpoint);
-        match program.keys().iter().find(is_elsewhere).filter(|_| self.streams.shared.is_cluster) {
+        match keys.iter().find(is_elsewhere).filter(|_| self.streams.shared.is_cluster) {
             None => Ok(()),
             Some(key) => {
                 Err(StreamProjectionError::OtherSlot { projection: self.name.clone(), key: key.clone(), checkpoint })
             }
         }
     }
+}
+
+/// How many of some entries are written together; at least one.
+fn together(prepared: &[Prepared<'_>]) -> usize {
+    let mut effects = 0;
+    let fits = |one: &&Prepared<'_>| {
+        effects += one.effects.len();
+        effects <= MOST_EFFECTS
+    };
+    prepared.iter().take_while(fits).count().max(1)
 }

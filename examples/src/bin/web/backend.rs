@@ -13,10 +13,8 @@ use examples::{in_target, shown};
 
 use crate::mail;
 
-/// The consumer group of the workers.
+/// The consumer group of the workers, and of the handlers in `mail`.
 const GROUP: &str = "email_workers";
-/// How many workers there are.
-const WORKERS: usize = 3;
 /// How many events a worker reads at once.
 const BATCH: usize = 10;
 /// How long a worker waits for events before it asks again, in milliseconds.
@@ -35,9 +33,12 @@ pub struct Backends {
     /// What the name of the stream begins with
     #[arg(long, default_value = "users")]
     prefix: String,
-    /// What the names of the workers begin with: of each process another one, and the same after a restart
+    /// What the workers are called before their numbers: in each process something else, and the same after a restart
     #[arg(long, default_value = "worker")]
     worker: String,
+    /// How many workers this process has; with 0 it only answers requests
+    #[arg(long, value_name = "NUMBER", default_value_t = 3)]
+    workers: usize,
 }
 
 /// An open store; mails are written in its transactions, so it matters which one it is.
@@ -66,28 +67,22 @@ impl Backends {
         Ok(Store { events: Arc::new(store), kind: StoreKind::Sqlite })
     }
 
-    /// How many consumers of the group this process has.
-    ///
-    /// A bus in the process is one consumer, which handles as many events at once.
-    pub fn consumers(&self) -> usize {
-        if self.is_embedded() { 1 } else { WORKERS }
+    /// Whether this process has workers.
+    pub fn has_workers(&self) -> bool {
+        self.workers > 0
     }
 
-    /// The name of a worker.
-    pub fn worker(&self, number: usize) -> String {
-        if self.is_embedded() { self.worker.clone() } else { format!("{}-{number}", self.worker) }
-    }
-
-    /// Opens the bus of a worker.
-    pub async fn open_bus(&self, number: usize) -> Result<Arc<dyn EventBus>> {
+    /// Opens the bus, which is the workers: in the process one consumer that handles as many events at once.
+    pub async fn open_bus(&self) -> Result<Arc<dyn EventBus>> {
         if self.is_embedded() {
-            return Ok(Arc::new(InMemoryEventBus::builder().concurrency(WORKERS).build()));
+            return Ok(Arc::new(InMemoryEventBus::builder().concurrency(self.workers).build()));
         }
         let config = RedisEventBusConfig {
             redis_url: self.bus.clone(),
             stream_prefix: self.prefix.clone(),
             consumer_group: GROUP.into(), // made if it is missing, and begins with the oldest event
-            consumer_name: Some(self.worker(number)),
+            consumer_name: Some(self.worker.clone()),
+            consumers: self.workers.max(1), // that is to say, if it consumes
             batch_size: BATCH,
             block_ms: BLOCK_MS,
             ..RedisEventBusConfig::from_env()?

@@ -20,7 +20,7 @@
 //! redis-cli XINFO CONSUMERS users:stream email_workers
 //! ```
 //!
-//! A second process on the same servers gives its workers other names, as `--worker other`.
+//! A second process on the same servers gives its workers other names, as `--worker other`, or has none: `--workers 0`.
 //!
 //! SIGTERM or Ctrl-C ends it: first the requests in flight are answered, then the workers finish what they have in hand.
 
@@ -29,17 +29,17 @@ mod backend;
 mod mail;
 mod registration;
 mod routes;
+mod serve;
 mod user;
-mod workers;
 
 use std::{net::SocketAddr, time::Duration};
 
 use clap::Parser;
-use eventbus::Result;
+use eventbus::{App, Result};
 use examples::signal::Stop;
-use tokio::{net::TcpListener, time::timeout};
+use tokio::net::TcpListener;
 
-use crate::{backend::Backends, workers::Workers};
+use crate::{analytics::Analytics, backend::Backends, serve::Limits};
 
 /// How long workers may take to finish what they have in hand.
 const WORKERS_DRAIN: Duration = Duration::from_secs(20);
@@ -49,6 +49,9 @@ struct Args {
     /// Where to listen; port 0 is any free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     listen: SocketAddr,
+    /// How long a request may take to come in, and then to be answered, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 30_000)]
+    request_ms: u64,
     /// How long a request waits for analytics that are not there yet, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 5_000)]
     wait_ms: u64,
@@ -67,22 +70,32 @@ async fn main() -> Result<()> {
     println!("{}", args.backends.describe()?);
     let listener = TcpListener::bind(args.listen).await;
     let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", args.listen))?;
-    let workers = Workers::start(&args.backends, Duration::from_millis(args.wait_ms)).await?;
+    let app = start(&args).await?;
     println!("listening on http://{}", listener.local_addr()?);
 
-    let stopped = {
-        let mut stop = stop.clone();
-        async move { stop.requested().await }
+    let limits =
+        Limits { request: Duration::from_millis(args.request_ms), drain: Duration::from_millis(args.drain_ms) };
+    let router = routes::router(&app, limits.request);
+    let stopped = async {
+        stop.requested().await;
+        println!("shutting down");
     };
-    let serving = axum::serve(listener, routes::router(&workers)).with_graceful_shutdown(stopped);
-    let serving = tokio::spawn(serving.into_future());
-    stop.requested().await;
-    println!("shutting down");
-    match timeout(Duration::from_millis(args.drain_ms), serving).await {
-        Ok(served) => served??,
-        Err(_) => eprintln!("requests are cut off that were not answered within {} ms", args.drain_ms),
+    if !serve::serve(listener, router, limits, stopped).await {
+        eprintln!("requests are cut off that were not answered within {} ms", args.drain_ms);
     }
-    workers.shutdown(WORKERS_DRAIN).await?;
+    app.shutdown(WORKERS_DRAIN).await?; // after the requests, which wait for it
     println!("shut down");
     Ok(())
+}
+
+/// Starts all that is behind the requests: the relay, the workers, and what they are counted by.
+async fn start(args: &Args) -> Result<App> {
+    let store = args.backends.open_store().await?;
+    let app = App::builder()
+        .store(store.events)
+        .bus(args.backends.open_bus().await?)
+        .projection_with(Analytics::default)
+        .wait_timeout(Duration::from_millis(args.wait_ms));
+    let app = if args.backends.has_workers() { mail::welcoming(app, store.kind) } else { app };
+    Ok(app.start().await?)
 }

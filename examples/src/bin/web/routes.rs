@@ -1,12 +1,15 @@
 //! What is answered to whom.
 
+use std::time::Duration;
+
 use axum::{
     Json, Router,
     extract::{
-        DefaultBodyLimit, Path, Query, State,
+        DefaultBodyLimit, Path, Query, Request, State,
         rejection::{JsonRejection, PathRejection, QueryRejection},
     },
     http::{HeaderName, StatusCode, header},
+    middleware::{self, Next},
     routing::{get, post},
 };
 use eventbus::{
@@ -14,29 +17,34 @@ use eventbus::{
     axum::{Mistake, Problem, health_routes},
     prelude::AggregateRepository,
 };
+use futures_util::TryFutureExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::{
     analytics::Analytics,
     registration,
     user::{self, AlreadyRegistered, User},
-    workers::Workers,
 };
 
 /// The most bytes of a request.
 const LARGEST_BODY: usize = 16 * 1024;
 
-pub fn router(workers: &Workers) -> Router {
+/// The service; a request may take as long as `limit`, from its head to its answer.
+pub fn router(app: &App, limit: Duration) -> Router {
     Router::new()
         .route("/users", post(create_user))
         .route("/users/{id}", get(show_user))
         .route("/analytics", get(show_analytics))
-        .merge(health_routes(workers.apps().cloned()))
+        .merge(health_routes([app.clone()]))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is no such page"))
         .method_not_allowed_fallback(async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "see the header `allow`"))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
-        .with_state(workers.app().clone())
+        .layer(middleware::from_fn(move |request: Request, next: Next| {
+            timeout(limit, next.run(request)).map_err(Problem::unavailable)
+        }))
+        .with_state(app.clone())
 }
 
 /// A user as the API shows one.

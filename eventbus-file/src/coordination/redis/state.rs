@@ -1,0 +1,224 @@
+//! The whole state as it is told, page by page; and what a worker makes of it that hears of it.
+//!
+//! Keep: the files are the truth, so whoever hears of a file looks whether it is there. One that is not there, and was not
+//! removed, says that the workers do not share their folder, or not at once.
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::Redis;
+use crate::{claims::Claim, error::Result, names, queue::Shared, work::event_of};
+
+/// How many ranges of ids are on a page, and how many ids they are looked for in.
+const RANGES: usize = 200;
+const IDS: u64 = names::FAR;
+
+/// Ids from one up to another.
+pub(super) type Ids = (u64, u64);
+
+/// A page of the state.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Page {
+    /// From 1.
+    pub(super) page: u64,
+    #[serde(flatten)]
+    pub(super) told: Told,
+}
+
+/// What is on a page.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Told {
+    /// Each as `group/handler`.
+    Subscribers(Vec<String>),
+    Claims(Vec<ToldClaim>),
+    /// The ids that have files, of gaps too.
+    Events(Vec<Ids>),
+    /// The events that have results.
+    Results(Vec<Ids>),
+    /// That was all.
+    End {
+        next_event_id: u64,
+    },
+}
+
+/// A live claim; what its owner says about it may be large, and is in the file.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ToldClaim {
+    claim_id: String,
+    epoch: u64,
+    worker_id: String,
+    #[serde(with = "time::serde::rfc3339")]
+    expires_at: OffsetDateTime,
+}
+
+impl From<&Claim> for ToldClaim {
+    fn from(claim: &Claim) -> Self {
+        let (claim_id, worker_id) = (claim.claim_id.clone(), claim.worker_id.clone());
+        Self { claim_id, epoch: claim.epoch, worker_id, expires_at: claim.expires_at }
+    }
+}
+
+impl Shared {
+    /// The subscribers of this worker, and of those that consume for groups.
+    pub(super) fn all_subscribers(&self) -> Result<Vec<String>> {
+        let mut subscribers = self.subscriber_ids();
+        for group in self.known_groups()? {
+            let handlers = self.group(&group).map(|(_, progress)| progress.handlers).unwrap_or_default();
+            subscribers.extend(handlers.into_iter().map(|handler| format!("{group}/{handler}")));
+        }
+        Ok(subscribers.into_iter().collect())
+    }
+
+    /// The claims that may be live: an event that has its result is nobody's.
+    pub(super) fn open_claims(&self) -> Result<Vec<String>> {
+        let mut open = Vec::new();
+        for id in self.claims.ids()? {
+            let is_done = match event_of(&id) {
+                Some(event_id) => self.has_result(event_id)?,
+                None => false,
+            };
+            if !is_done {
+                open.push(id);
+            }
+        }
+        Ok(open)
+    }
+
+    pub(super) fn live_claims(&self, ids: &[String]) -> Vec<Claim> {
+        let mut live = Vec::new();
+        for id in ids {
+            match self.claims.newest(id) {
+                Ok(claim) => live.extend(claim.filter(Claim::is_live)),
+                Err(error) => tracing::warn!(%error, "claim passed over"),
+            }
+        }
+        live
+    }
+
+    /// Some of the events, from an id on, and where the next page begins.
+    pub(super) fn event_ranges(&self, from: u64) -> Result<(Vec<Ids>, Option<u64>)> {
+        ranges(self.log.ids_from(from)?)
+    }
+
+    /// The same of results.
+    pub(super) fn result_ranges(&self, from: u64) -> Result<(Vec<Ids>, Option<u64>)> {
+        ranges(self.result_ids(from)?)
+    }
+
+    /// Of events that another worker told of, the first that is not here, and how many are not.
+    fn unseen_events(&self, told: &[Ids]) -> Result<Option<(u64, u64)>> {
+        loop {
+            let removed = self.log.removed_through()?;
+            let left = told.iter().map(|(from, to)| ((*from).max(removed + 1), *to));
+            let first = left.clone().map(|(from, _)| from).min().unwrap_or_default();
+            let unseen = missing(left, self.log.ids_from(first)?)?;
+            // what was removed meanwhile is not missing
+            if unseen.is_none() || self.log.removed_through()? == removed {
+                return Ok(unseen);
+            }
+        }
+    }
+
+    fn unseen_results(&self, told: &[Ids]) -> Result<Option<(u64, u64)>> {
+        let first = told.iter().map(|(from, _)| *from).min().unwrap_or_default();
+        missing(told.iter().copied(), self.result_ids(first)?)
+    }
+}
+
+impl Redis {
+    /// Looks whether what another worker told of is here, too.
+    pub(super) async fn compare(&self, shared: &std::sync::Arc<Shared>, page: Page) {
+        let (what, unseen) = match page.told {
+            Told::Events(told) => ("events", shared.blocking(move |shared| shared.unseen_events(&told)).await),
+            Told::Results(told) => ("results", shared.blocking(move |shared| shared.unseen_results(&told)).await),
+            _ => return,
+        };
+        match unseen {
+            Ok(None) => {}
+            Ok(Some((first, count))) => {
+                self.metrics.files_unseen.add(count);
+                tracing::error!(
+                    what, first, count, root = %shared.config.root_dir.display(),
+                    "another worker has files that are not in this folder: it has another folder, or it is not shared at once"
+                );
+            }
+            Err(error) => tracing::warn!(%error, what, "what another worker told was not looked for"),
+        }
+    }
+}
+
+/// Ids as ranges, as many as go on a page, and the id that the next page begins with.
+fn ranges(ids: impl Iterator<Item = Result<u64>>) -> Result<(Vec<Ids>, Option<u64>)> {
+    let mut ranges: Vec<Ids> = Vec::new();
+    for id in ids {
+        let id = id?;
+        let (count, first) = (ranges.len(), ranges.first().map_or(id, |(first, _)| *first));
+        match ranges.last_mut() {
+            _ if id - first >= IDS => return Ok((ranges, Some(id))),
+            Some((_, last)) if *last + 1 == id => *last = id,
+            _ if count == RANGES => return Ok((ranges, Some(id))),
+            _ => ranges.push((id, id)),
+        }
+    }
+    Ok((ranges, None))
+}
+
+/// Which ids of some ranges are not among others, both sorted: the first, and how many.
+fn missing(told: impl Iterator<Item = Ids>, own: impl Iterator<Item = Result<u64>>) -> Result<Option<(u64, u64)>> {
+    let (mut own, mut missing) = (own.peekable(), None::<(u64, u64)>);
+    for (mut next, to) in told {
+        let end = to.saturating_add(1);
+        while next < end {
+            let id = match own.next_if(|id| id.as_ref().map_or(true, |id| *id < end)) {
+                Some(id) => id?,
+                None => end,
+            };
+            if id > next {
+                let (_, count) = missing.get_or_insert((next, 0));
+                *count = count.saturating_add(id - next);
+            }
+            next = next.max(id.saturating_add(1));
+        }
+    }
+    Ok(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(ids: &[u64]) -> impl Iterator<Item = Result<u64>> {
+        ids.iter().copied().map(Ok)
+    }
+
+    #[test]
+    fn ids_are_told_as_ranges_in_pages_of_bounded_size() {
+        assert_eq!(ranges(all(&[1, 2, 3, 5, 7, 8])).unwrap(), (vec![(1, 3), (5, 5), (7, 8)], None));
+        let odd: Vec<u64> = (0..1_000).map(|number| 2 * number + 1).collect();
+        let (page, next) = ranges(all(&odd)).unwrap();
+        assert_eq!((page.len(), page[199], next), (200, (399, 399), Some(401)));
+        assert_eq!(ranges(all(&[1, IDS, IDS + 1])).unwrap(), (vec![(1, 1), (IDS, IDS)], Some(IDS + 1)));
+        assert_eq!(ranges(all(&[])).unwrap(), (vec![], None));
+    }
+
+    #[test]
+    fn what_is_missing_is_counted_however_much_is_told() {
+        let of = |told: &[Ids], own: &[u64]| missing(told.iter().copied(), all(own)).unwrap();
+        assert_eq!(of(&[(1, 3), (5, 6)], &[1, 2, 3, 4, 5, 6, 7]), None);
+        assert_eq!(of(&[(1, 3), (5, 6)], &[1, 3, 6]), Some((2, 2)));
+        assert_eq!(of(&[(1, 3), (5, 9)], &[]), Some((1, 8)));
+        assert_eq!(of(&[(2, u64::MAX)], &[1, 2, 5]), Some((3, u64::MAX - 4)));
+        assert_eq!(of(&[(1, u64::MAX), (1, u64::MAX)], &[]), Some((1, u64::MAX)), "whoever told it");
+        assert_eq!(of(&[(9, 3)], &[]), None);
+    }
+
+    #[test]
+    fn a_page_comes_back_with_what_is_added_to_messages() {
+        let page = Page { page: 3, told: Told::Events(vec![(1, 3)]) };
+        let mut data = serde_json::to_value(&page).unwrap();
+        assert_eq!(data, serde_json::json!({"page": 3, "events": [[1, 3]]}));
+        data["worker_id"] = "another".into();
+        assert_eq!(serde_json::from_value::<Page>(data).unwrap(), page);
+    }
+}

@@ -1,0 +1,332 @@
+//! Entries that are gone before a projection has processed them: it is said, and nothing goes on by itself.
+
+use std::collections::BTreeSet;
+
+use eventbus::port::MessageId;
+use eventbus_redis::{EventProjection, RedisStreams, StreamProjectionError, Trim};
+use serde_json::json;
+
+use crate::rig::{counted, crash_after, order_stats, orders, publish_orders, streams, typed, with_rival_after};
+
+const TO_FIVE: Trim = Trim { max_length: Some(5), max_age: None };
+
+/// What is missing: after which entry, and how many.
+async fn missing(stats: &EventProjection) -> (String, Option<u64>) {
+    match stats.catch_up().await {
+        Err(StreamProjectionError::Missing { after, entries, .. }) => (after.to_string(), entries),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn is_replaced(stats: &EventProjection) -> bool {
+    matches!(stats.catch_up().await, Err(StreamProjectionError::Replaced { .. }))
+}
+
+async fn xtrim(streams: &RedisStreams, length: u64) {
+    let _: u64 = typed(streams, &format!("XTRIM {} MAXLEN {length}", orders(streams))).await;
+}
+
+/// An order under an id of the test's choice.
+async fn add_at(streams: &RedisStreams, id: &str, total: f64) {
+    let mut add = redis::cmd("XADD");
+    add.arg(orders(streams)).arg(id).arg("type").arg("order.created").arg("data");
+    add.arg(json!({ "total": total }).to_string());
+    add.exec_async(&mut crate::rig::connection(streams).await).await.unwrap();
+}
+
+/// Red without the count beside the checkpoint.
+#[tokio::test]
+async fn what_is_trimmed_past_the_checkpoint_stops_it_until_somebody_decides() {
+    let streams = streams().await;
+    let stats = order_stats(&streams);
+    publish_orders(&streams, 20).await;
+    stats.catch_up().await.unwrap();
+    let at = stats.checkpoint().await.unwrap().unwrap();
+    // what it has processed may go
+    xtrim(&streams, 5).await;
+    publish_orders(&streams, 3).await;
+    xtrim(&streams, 3).await;
+    assert_eq!(stats.catch_up().await.unwrap().processed, 3);
+    let before = stats.checkpoint().await.unwrap().unwrap();
+    assert_ne!(before, at);
+
+    publish_orders(&streams, 250).await;
+    xtrim(&streams, 243).await;
+    for _ in 0..2 {
+        assert_eq!(missing(&stats).await, (before.to_string(), Some(7)));
+        assert_eq!((counted(&streams).await, stats.checkpoint().await.unwrap().as_ref()), (23, Some(&before)));
+    }
+    let error = stats.run(std::future::pending()).await.unwrap_err();
+    assert!(!error.is_retryable());
+    let key = orders(&streams);
+    assert!(error.to_string().contains(&format!("7 entries of `{key}` after {before}")), "{error}");
+    stats.go_on_after(Some(&before)).await.unwrap();
+    assert_eq!(stats.catch_up().await.unwrap().processed, 243);
+    assert_eq!(counted(&streams).await, 266);
+}
+
+/// The publisher of the tutorial: `maxlen` on a stream that a projection reads.
+#[tokio::test]
+async fn a_publisher_with_a_maximum_length_is_noticed_also_before_the_first_step() {
+    let streams = streams().await;
+    let stats = order_stats(&streams);
+    assert_eq!(stats.catch_up().await.unwrap().processed, 0);
+    for _ in 0..400 {
+        streams.publisher().publish_capped("orders", "order.created", &json!({ "total": 1 }), 100).await.unwrap();
+    }
+    let left = streams.health(&orders(&streams)).await.unwrap().length;
+    assert!(left < 400);
+    assert_eq!(missing(&stats).await, ("0-0".to_owned(), Some(400 - left)));
+    // a projection that is new has missed nothing
+    let new = streams.projection(&format!("{}-new", streams.config().stream_prefix), &orders(&streams));
+    assert_eq!(new.catch_up().await.unwrap().processed, left);
+    stats.go_on_after(None).await.unwrap();
+    assert_eq!(stats.catch_up().await.unwrap().processed, left);
+    streams.trim_may_lose(&orders(&streams), TO_FIVE).await.unwrap();
+    publish_orders(&streams, 8).await;
+    assert_eq!(stats.catch_up().await.unwrap().processed, 8, "only what was processed is gone");
+}
+
+/// Red if what is deleted by name is not told apart, or not noted once it was told.
+#[tokio::test]
+async fn what_is_deleted_by_name_is_told_once_and_stops_nothing() {
+    let streams = streams().await;
+    let (stats, key) = (order_stats(&streams), orders(&streams));
+    publish_orders(&streams, 250).await;
+    let all = streams.reader(&key).page(1_000).await.unwrap();
+    let delete = async |numbers: &[usize]| {
+        let ids: Vec<_> = numbers.iter().map(|number| all[*number].id.as_str()).collect();
+        typed::<u64>(&streams, &format!("XDEL {key} {}", ids.join(" "))).await
+    };
+    delete(&[3]).await; // before it is known
+    let half =
+        order_stats(&streams).try_on(
+            "order.created",
+            |order: serde_json::Value, _| {
+                if order["order_id"] == "10" { Err("no") } else { Ok(()) }
+            },
+        );
+    half.catch_up().await.unwrap_err();
+    delete(&[11, 200, 249]).await;
+    let applied = stats.catch_up().await.unwrap();
+    assert_eq!((applied.processed, applied.deleted), (237, 3));
+    publish_orders(&streams, 2).await;
+    let last = streams.reader(&key).last(2).await.unwrap();
+    let _: u64 = typed(&streams, &format!("XDEL {key} {} {}", last[0].id, last[1].id)).await;
+    for told in [2, 0] {
+        let applied = stats.catch_up().await.unwrap();
+        assert_eq!((applied.processed, applied.deleted), (0, told));
+    }
+    // the first that is left
+    streams.trim(&key, Trim { max_length: Some(0), max_age: None }).await.unwrap();
+    publish_orders(&streams, 2).await;
+    let first = streams.reader(&key).page(1).await.unwrap().remove(0);
+    let _: u64 = typed(&streams, &format!("XDEL {key} {}", first.id)).await;
+    let applied = stats.catch_up().await.unwrap();
+    assert_eq!((applied.processed, applied.deleted), (1, 1));
+}
+
+/// Red without the comparison of counts, of the newest id, or of the entry at the checkpoint.
+#[tokio::test]
+async fn a_stream_that_was_made_anew_is_noticed_whatever_its_ids_are() {
+    // ids as of the same millisecond, ids that go back, ids that go on; fewer entries, as many, more
+    let anew: [&[&str]; 8] = [
+        &[],
+        &["5-0"],
+        &["5-0", "5-1"],
+        &["4-0", "4-1"],
+        &["5-1", "5-2"],
+        &["6-0"],
+        &["6-0", "6-1"],
+        &["6-0", "6-1", "6-2"],
+    ];
+    for ids in anew {
+        let streams = streams().await;
+        let stats = order_stats(&streams);
+        for id in ["5-0", "5-1"] {
+            add_at(&streams, id, 1.0).await;
+        }
+        assert_eq!(stats.catch_up().await.unwrap().processed, 2);
+        let _: u64 = typed(&streams, &format!("DEL {}", orders(&streams))).await;
+        for id in ids {
+            add_at(&streams, id, 2.0).await;
+        }
+        assert!(is_replaced(&stats).await, "{ids:?}");
+        assert!(is_replaced(&stats).await, "{ids:?}");
+        assert_eq!(counted(&streams).await, 2);
+        stats.go_on_after(None).await.unwrap();
+        assert_eq!(stats.catch_up().await.unwrap().processed, ids.len() as u64);
+        assert_eq!(counted(&streams).await, 2 + ids.len() as u64, "the old numbers, and what is new");
+        assert_eq!(stats.rebuild(|_| {}).await.unwrap().processed, ids.len() as u64);
+        assert_eq!(counted(&streams).await, ids.len() as u64);
+    }
+}
+
+#[tokio::test]
+async fn the_same_entries_in_a_stream_of_their_own_are_the_same_events() {
+    let streams = streams().await;
+    let (stats, key) = (order_stats(&streams), orders(&streams));
+    publish_orders(&streams, 3).await;
+    stats.catch_up().await.unwrap();
+    let _: u64 = typed(&streams, &format!("COPY {key} {key}:copy")).await;
+    let _: String = typed(&streams, &format!("RENAME {key}:copy {key}")).await;
+    publish_orders(&streams, 1).await;
+    assert_eq!(stats.catch_up().await.unwrap().processed, 1);
+}
+
+/// Red if a place of which nothing is known counts as sound.
+#[tokio::test]
+async fn one_that_was_retired_says_that_it_cannot_know() {
+    let streams = streams().await;
+    let stats = order_stats(&streams);
+    publish_orders(&streams, 10).await;
+    stats.catch_up().await.unwrap();
+    let at = stats.checkpoint().await.unwrap().unwrap();
+    stats.retire().await.unwrap();
+    assert_eq!(stats.catch_up().await.unwrap().processed, 0, "its entry is there");
+    stats.retire().await.unwrap();
+    publish_orders(&streams, 10).await;
+    xtrim(&streams, 5).await;
+    assert_eq!(missing(&stats).await, (at.to_string(), None));
+    stats.go_on_after(Some(&at)).await.unwrap();
+    assert_eq!(stats.catch_up().await.unwrap().processed, 5);
+}
+
+#[tokio::test]
+async fn a_checkpoint_can_be_set_by_hand_and_is_refused_where_it_is_no_id() {
+    let streams = streams().await;
+    let (stats, key) = (order_stats(&streams), orders(&streams));
+    publish_orders(&streams, 130).await;
+    stats.catch_up().await.unwrap();
+    let all = streams.reader(&key).page(1_000).await.unwrap();
+    for (after, processed) in [(None, 130), (Some(&all[0].id), 129), (Some(&all[126].id), 3), (Some(&all[129].id), 0)] {
+        stats.go_on_after(after).await.unwrap();
+        assert_eq!(stats.checkpoint().await.unwrap().as_ref(), after);
+        assert_eq!(stats.catch_up().await.unwrap().processed, processed);
+    }
+    for text in ["", "$", "+", "order"] {
+        let refused = stats.go_on_after(Some(&MessageId::new(text))).await.unwrap_err();
+        assert!(refused.to_string().contains(&key), "{refused}");
+    }
+    let before_all = MessageId::new("17");
+    stats.go_on_after(Some(&before_all)).await.unwrap();
+    assert_eq!(stats.catch_up().await.unwrap().processed, 130);
+}
+
+/// Red if a rebuild does not look: it would put numbers in place that lack what was trimmed under it.
+#[tokio::test]
+async fn a_rebuild_under_which_the_stream_is_trimmed_says_so_and_changes_nothing() {
+    let mut said = 0;
+    for waits in 1.. {
+        let streams = streams().await;
+        let stats = order_stats(&streams);
+        publish_orders(&streams, 320).await;
+        stats.catch_up().await.unwrap();
+        let trimming = xtrim(&streams, 20);
+        let (rebuilt, is_rivalled) = with_rival_after(waits, stats.rebuild(|_| {}), trimming).await;
+        match rebuilt {
+            Ok(applied) => assert_eq!(counted(&streams).await, applied.processed, "after {waits} waits"),
+            Err(StreamProjectionError::Missing { .. }) => {
+                said += 1;
+                assert_eq!(counted(&streams).await, 320);
+                assert_eq!(stats.rebuild(|_| {}).await.unwrap().processed, 20);
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+        assert_eq!(stats.catch_up().await.unwrap().processed, 0);
+        if !is_rivalled {
+            break;
+        }
+    }
+    assert!(said >= 3, "{said}");
+}
+
+/// Publishes, trims and deletes at random, stops the projection anywhere, and knows what it has not processed.
+struct Model {
+    streams: RedisStreams,
+    stats: EventProjection,
+    unprocessed: BTreeSet<(u64, u64)>,
+    counted: u64,
+}
+
+impl Model {
+    async fn entries(&self) -> BTreeSet<(u64, u64)> {
+        let all = self.streams.reader(&orders(&self.streams)).page(10_000).await.unwrap();
+        let number = |text: &str| text.parse().unwrap();
+        let id = |id: &MessageId| id.as_str().split_once('-').map(|(ms, n)| (number(ms), number(n))).unwrap();
+        all.iter().map(|entry| id(&entry.id)).collect()
+    }
+
+    async fn disturb(&mut self) {
+        match fastrand::u8(0..10) {
+            0..5 => {
+                let before = self.entries().await;
+                publish_orders(&self.streams, fastrand::usize(1..140)).await;
+                self.unprocessed.extend(self.entries().await.difference(&before));
+            }
+            5 => xtrim(&self.streams, fastrand::u64(0..300)).await,
+            6 => drop(self.streams.trim(&orders(&self.streams), TO_FIVE).await.unwrap()),
+            _ => {
+                let all: Vec<_> = self.entries().await.into_iter().collect();
+                if let Some((ms, number)) = fastrand::choice(all) {
+                    let _: u64 = typed(&self.streams, &format!("XDEL {} {ms}-{number}", orders(&self.streams))).await;
+                }
+            }
+        }
+    }
+
+    async fn check(&mut self) {
+        let dies = fastrand::bool();
+        if dies {
+            let fresh = RedisStreams::connect(self.streams.config().clone()).await.unwrap();
+            crash_after(fastrand::usize(1..8), order_stats(&fresh).catch_up()).await;
+            let processed = counted(&self.streams).await - self.counted;
+            self.took(processed).await;
+        }
+        let left = self.entries().await;
+        let gone = self.unprocessed.difference(&left).count() as u64;
+        match self.stats.catch_up().await {
+            Ok(applied) => {
+                // what one is told that dies, nobody else is
+                assert!(applied.deleted == gone || dies && applied.deleted < gone, "{} of {gone}", applied.deleted);
+                self.took(applied.processed).await;
+                self.unprocessed.clear();
+            }
+            Err(StreamProjectionError::Missing { after, entries, .. }) => {
+                assert!(entries == Some(gone) || dies && entries < Some(gone), "{entries:?} of {gone}");
+                self.unprocessed.retain(|id| left.contains(id));
+                self.stats.go_on_after(Some(&after)).await.unwrap();
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    /// It has processed so many of those that are there.
+    async fn took(&mut self, processed: u64) {
+        self.counted += processed;
+        assert_eq!(counted(&self.streams).await, self.counted);
+        let left = self.entries().await;
+        let done: Vec<_> = self.unprocessed.intersection(&left).copied().take(processed as usize).collect();
+        if let Some(last) = done.last() {
+            // what is gone is told yet
+            self.unprocessed.retain(|id| id > last || !left.contains(id));
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_done_to_the_stream_it_misses_nothing_in_silence() {
+    let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
+    fastrand::seed(seed);
+    let streams = streams().await;
+    let stats = order_stats(&streams);
+    stats.catch_up().await.unwrap();
+    let mut model = Model { streams, stats, unprocessed: BTreeSet::new(), counted: 0 };
+    for _ in 0..30 {
+        for _ in 0..fastrand::usize(1..4) {
+            model.disturb().await;
+        }
+        model.check().await;
+    }
+}
