@@ -139,7 +139,8 @@ impl EventConsumer {
     /// with the same read, whatever it is told.
     ///
     /// # Errors
-    /// [`RedisCommandError`]. Entries whose reply was lost are pending, and can be [claimed](Self::claim_pending).
+    /// [`RedisCommandError`]. Entries whose reply was lost are pending, and can be [claimed](Self::claim_pending); so are
+    /// those that came for a consumer that was dropped, or died, while it waited.
     #[doc(alias = "xreadgroup")]
     pub async fn consume(&mut self, how: Consume) -> Result<Vec<StreamEntry>, RedisCommandError> {
         let until = Until::after(how.block);

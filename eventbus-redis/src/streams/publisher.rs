@@ -85,7 +85,7 @@ impl EventPublisher {
     }
 
     /// Publishes events one right behind the other, all or none, and returns the ids of their entries. Readers see all
-    /// of them or none, and nothing of others between them.
+    /// of them or none, and nothing of others between them. The server does nothing else meanwhile: keep batches small.
     ///
     /// # Errors
     /// [`EventPublishError`].
