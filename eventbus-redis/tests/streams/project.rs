@@ -206,3 +206,24 @@ async fn it_runs_on_with_what_comes_until_it_is_stopped() {
     let applied = running.await.unwrap().unwrap();
     assert!(applied.processed >= 160 && applied.unknown["order.creatd"] >= 1, "{applied:?}");
 }
+
+/// Red if a projection is let into the keys of another one's rebuild, or of another stream.
+#[tokio::test]
+async fn a_name_that_is_not_its_own_is_refused() {
+    let streams = streams().await;
+    publish_orders(&streams, 2).await;
+    for name in ["", "a\nb", "stats:rebuild", "stats:rebuilding", "stats:copy:stats", "shop:stats:aside:0"] {
+        let named = streams.projection(name, &orders(&streams));
+        for refused in [named.catch_up().await.unwrap_err(), named.rebuild(|_| {}).await.unwrap_err()] {
+            assert!(matches!(refused, StreamProjectionError::InvalidName { .. }) && !refused.is_retryable());
+        }
+    }
+    order_stats(&streams).catch_up().await.unwrap();
+    let elsewhere = streams.projection(&streams.config().stream_prefix, &streams.config().stream_key("returns"));
+    streams.publisher().publish("returns", "order.created", &json!({})).await.unwrap();
+    let refused = elsewhere.catch_up().await.unwrap_err();
+    assert!(
+        matches!(refused, StreamProjectionError::Replaced { .. } | StreamProjectionError::Missing { .. }),
+        "{refused:?}"
+    );
+}

@@ -239,6 +239,7 @@ impl EventProjection {
 
     /// Looks from an id on, or from the checkpoint.
     async fn look(&self, place: &Place<'_>, from: &str) -> Result<Ahead, StreamProjectionError> {
+        self.check_name()?;
         let (checkpoint, _) = self.places(place);
         let keys = [self.stream.clone(), checkpoint, keys::projections(&self.stream)];
         self.check_slots(&keys)?;

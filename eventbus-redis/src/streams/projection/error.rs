@@ -9,6 +9,14 @@ use crate::{EntryError, RedisCommandError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamProjectionError {
+    /// Nothing was read or written: the projection cannot be called so.
+    #[error("a projection cannot be called `{}`: {reason}", projection.escape_debug())]
+    InvalidName {
+        /// The name.
+        projection: String,
+        /// Why not.
+        reason: BoxError,
+    },
     /// An entry has no type, or its data is not what the handler of its type takes.
     /// [`skip_if`](crate::EventProjection::skip_if) goes on without it.
     #[error("projection `{projection}` cannot read an entry of `{stream}`")]

@@ -12,7 +12,7 @@ mod step;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use eventbus::{BoxError, port::MessageId};
+use eventbus::{BoxError, Name, port::MessageId};
 use serde::de::DeserializeOwned;
 
 use self::step::Place;
@@ -31,8 +31,8 @@ use crate::{RedisCommandError, command::streams, keys, waiting::RECONNECT};
 /// keeps what it acknowledged. Handlers are called for an entry more than once, so they do nothing but write
 /// [`Effects`].
 ///
-/// Its name is its own in this Redis: the projections of a [`RedisEventStore`](crate::RedisEventStore) without a prefix
-/// have checkpoints that are called alike.
+/// Its name is its own in this Redis, whatever the stream: the projections of a
+/// [`RedisEventStore`](crate::RedisEventStore) without a prefix have checkpoints that are called alike.
 ///
 /// Entries that are gone before they were processed stop it with [`Missing`](StreamProjectionError::Missing), and a
 /// stream that was made anew with [`Replaced`](StreamProjectionError::Replaced): nothing is missed in silence.
@@ -70,6 +70,9 @@ pub struct EventProjection {
     handlers: HashMap<String, Handle>,
     skips: Vec<Skip>,
 }
+
+/// What follows on the name of a projection where its rebuilds, or the steps it undoes, have keys.
+const OF_REBUILDS: [&str; 4] = ["rebuild", "rebuilding", "copy", "aside"];
 
 type Skip = Arc<dyn Fn(&StreamEntry) -> bool + Send + Sync>;
 type Handle = Arc<dyn Fn(&StreamEntry, &mut Effects) -> Result<(), Failure> + Send + Sync>;
@@ -228,6 +231,19 @@ impl EventProjection {
 
     fn key(&self, what: &str) -> String {
         keys::of_projection(&self.name, what)
+    }
+
+    /// Refuses a name whose keys would be those of another projection.
+    fn check_name(&self) -> Result<(), StreamProjectionError> {
+        let problem = match Name::new("projection", &self.name) {
+            Err(invalid) => Some(BoxError::from(invalid)),
+            Ok(name) => {
+                let taken = name.split(':').skip(1).find(|part| OF_REBUILDS.contains(part));
+                taken.map(|part| format!("`:{part}` belongs to the rebuilds of another projection").into())
+            }
+        };
+        let refused = |reason| Err(StreamProjectionError::InvalidName { projection: self.name.clone(), reason });
+        problem.map_or(Ok(()), refused)
     }
 
     /// What a rebuild is called among the projections of the stream.

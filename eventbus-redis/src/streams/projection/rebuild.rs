@@ -68,6 +68,7 @@ impl EventProjection {
 
     /// Takes over from a rebuild that is or was under way, and clears away what it has made.
     async fn begin(&self, token: &str) -> Result<(), StreamProjectionError> {
+        self.check_name()?;
         let claim = self.key("rebuilding");
         // before anything of it is written: its step can be sent
         self.check_slots(&[claim.clone(), keys::projections(&self.stream)])?;
