@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use eventbus::port::EventBus;
 use eventbus_redis::RedisEventBus;
+use test_servers::Actor;
 
 use crate::{
     journal::{Account, Journal, Load, account},
-    process::{LONG, Process, SHORT, config, until_finished},
+    process::{self, LONG, SHORT, config, until_finished},
 };
 
 const AGGREGATES: usize = 200;
@@ -34,9 +35,9 @@ impl Dice {
 
 /// Three to five consumers, one of which may be paused.
 struct Crowd<'a> {
-    spawn: &'a dyn Fn() -> Process,
-    running: Vec<Process>,
-    paused: Vec<(Process, Instant)>,
+    spawn: &'a dyn Fn() -> Actor,
+    running: Vec<Actor>,
+    paused: Vec<(Actor, Instant)>,
     counts: [usize; 4],
 }
 
@@ -63,7 +64,7 @@ impl Crowd<'_> {
                 self.paused.push((process, now + pause));
             }
             2 if self.running.len() < 5 => self.running.push((self.spawn)()),
-            3 if self.running.len() > 3 => self.running.swap_remove(victim).stop().await,
+            3 if self.running.len() > 3 => process::stop(self.running.swap_remove(victim)),
             _ => self.counts[what] -= 1,
         }
         while self.running.len() < 3 {
@@ -77,7 +78,7 @@ async fn nothing_is_lost_and_each_aggregate_keeps_its_order_whoever_dies_or_slee
     let (server, prefix) = (test_servers::private_redis(), test_servers::unique_name("attack"));
     let url = server.url();
     let bus = RedisEventBus::connect(config(url, &prefix, 8, SHORT)).await.unwrap();
-    let spawn = || Process::spawn(url, url, &prefix, true);
+    let spawn = || process::spawn(url, &prefix, true);
     let mut crowd =
         Crowd { spawn: &spawn, running: (0..4).map(|_| spawn()).collect(), paused: Vec::new(), counts: [0; 4] };
     let (mut load, mut dice) = (Load::over(AGGREGATES), Dice::new());
@@ -94,9 +95,7 @@ async fn nothing_is_lost_and_each_aggregate_keeps_its_order_whoever_dies_or_slee
         crowd.running.push(process);
     }
     until_finished(&bus, Duration::from_secs(60)).await;
-    for process in crowd.running {
-        process.stop().await;
-    }
+    crowd.running.into_iter().for_each(process::stop);
     let lines = Journal::on(url, prefix.clone()).await.lines().await;
     let account = account(&lines, &load.published);
     let [kills, pauses, joins, leaves] = crowd.counts;
@@ -113,15 +112,15 @@ async fn nothing_is_repeated_when_consumers_come_and_go_in_peace() {
     let (server, prefix) = (test_servers::private_redis(), test_servers::unique_name("peace"));
     let url = server.url();
     let bus = RedisEventBus::connect(config(url, &prefix, 8, LONG)).await.unwrap();
-    let spawn = || Process::spawn(url, url, &prefix, false);
+    let spawn = || process::spawn(url, &prefix, false);
     let mut running = vec![spawn()];
     let mut load = Load::over(AGGREGATES);
     for round in 0..EVENTS / BATCH {
         bus.publish(&load.batch(BATCH)).await.unwrap();
         if round % 20 == 19 {
             match running.len() {
-                4 => running.remove(0).stop().await,
-                _ if round % 60 == 59 => running.remove(0).stop().await,
+                4 => process::stop(running.remove(0)),
+                _ if round % 60 == 59 => process::stop(running.remove(0)),
                 _ => running.push(spawn()),
             }
             if running.is_empty() {
@@ -131,9 +130,7 @@ async fn nothing_is_repeated_when_consumers_come_and_go_in_peace() {
         }
     }
     until_finished(&bus, Duration::from_secs(60)).await;
-    for process in running {
-        process.stop().await;
-    }
+    running.into_iter().for_each(process::stop);
     let lines = Journal::on(url, prefix.clone()).await.lines().await;
     assert_eq!(account(&lines, &load.published), Account::default());
 }
@@ -148,7 +145,7 @@ async fn an_owner_that_was_paused_overtakes_nobody() {
     for _ in 0..EVENTS / 1_000 {
         bus.publish(&load.batch(1_000)).await.unwrap();
     }
-    let running: Vec<_> = (0..3).map(|_| Process::working(url, url, &prefix, true, 5)).collect();
+    let running: Vec<_> = (0..3).map(|_| process::working(url, &prefix, true, 5)).collect();
     let journal = Journal::on(url, prefix.clone()).await;
     crate::common::until("they are at work", async || journal.ended().await > 100).await;
     let mut pauses = 0;
@@ -159,9 +156,7 @@ async fn an_owner_that_was_paused_overtakes_nobody() {
         pauses += 1;
     }
     until_finished(&bus, Duration::from_secs(60)).await;
-    for process in running {
-        process.stop().await;
-    }
+    running.into_iter().for_each(process::stop);
     let account = account(&journal.lines().await, &load.published);
     println!("{pauses} pauses beyond the lease: {} repeated", account.repeated);
     assert!(pauses > 2, "it was too quick");

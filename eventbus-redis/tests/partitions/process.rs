@@ -2,13 +2,12 @@
 
 use std::{
     env,
-    io::Read,
-    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use eventbus::port::EventBus;
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use test_servers::Actor;
 
 use crate::journal::Journal;
 
@@ -42,13 +41,12 @@ async fn the_consumer_that_is_a_process() {
     let fails = env::var_os("PARTITIONS_FAILS").is_some();
     let lease = if fails { SHORT } else { LONG };
     let bus = RedisEventBus::connect(config(&var("PARTITIONS_URL"), &prefix, 8, lease)).await.unwrap();
-    let journal = Journal::on(&var("PARTITIONS_JOURNAL"), prefix).await;
+    let journal = Journal::on(&var("PARTITIONS_URL"), prefix).await;
     let work = Duration::from_millis(var("PARTITIONS_WORK_MS").parse().unwrap());
     journal.join(&bus, work, fails);
     let stopping = bus.clone();
     tokio::spawn(async move {
-        let closed = tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0]).unwrap());
-        closed.await.unwrap();
+        tokio::task::spawn_blocking(Actor::hear).await.unwrap();
         while !stopping.is_consuming() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -58,58 +56,24 @@ async fn the_consumer_that_is_a_process() {
 }
 
 /// A process that consumes.
-pub(crate) struct Process(Child);
-
-impl Process {
-    pub(crate) fn spawn(url: &str, journal: &str, prefix: &str, fails: bool) -> Self {
-        Self::working(url, journal, prefix, fails, 1)
-    }
-
-    /// Its handler takes so many milliseconds.
-    pub(crate) fn working(url: &str, journal: &str, prefix: &str, fails: bool, work_ms: u64) -> Self {
-        let mut command = Command::new(env::current_exe().unwrap());
-        command
-            .args(["--exact", "process::the_consumer_that_is_a_process", "--nocapture"])
-            .env("PARTITIONS_PREFIX", prefix)
-            .env("PARTITIONS_URL", url)
-            .env("PARTITIONS_JOURNAL", journal)
-            .env("PARTITIONS_WORK_MS", work_ms.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        if fails {
-            command.env("PARTITIONS_FAILS", "1");
-        }
-        Self(command.spawn().unwrap())
-    }
-
-    /// Sends it a signal by name.
-    pub(crate) fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.0.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-    }
-
-    pub(crate) fn kill(mut self) {
-        self.0.kill().unwrap(); // SIGKILL
-        self.0.wait().unwrap();
-    }
-
-    /// Tells it to stop, and waits until it has.
-    pub(crate) async fn stop(mut self) {
-        drop(self.0.stdin.take());
-        let end = Instant::now() + Duration::from_secs(20);
-        while self.0.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < end, "it does not stop");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
+pub(crate) fn spawn(url: &str, prefix: &str, fails: bool) -> Actor {
+    working(url, prefix, fails, 1)
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
+/// Its handler takes so many milliseconds.
+pub(crate) fn working(url: &str, prefix: &str, fails: bool, work_ms: u64) -> Actor {
+    let work_ms = work_ms.to_string();
+    let mut variables = vec![("PARTITIONS_PREFIX", prefix), ("PARTITIONS_URL", url), ("PARTITIONS_WORK_MS", &work_ms)];
+    if fails {
+        variables.push(("PARTITIONS_FAILS", "1"));
     }
+    Actor::play("process::the_consumer_that_is_a_process", &variables)
+}
+
+/// Tells it to stop, and waits until it has.
+pub(crate) fn stop(mut process: Actor) {
+    process.tell();
+    process.wait();
 }
 
 /// Waits until something holds, for longer than usual.

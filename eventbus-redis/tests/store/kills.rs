@@ -7,7 +7,6 @@
 use std::{
     collections::{HashMap, HashSet},
     env,
-    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -97,27 +96,22 @@ async fn the_process_that_dies() {
     }
 }
 
-/// The events that some process was told are stored.
-type Told = Arc<Mutex<Vec<String>>>;
-
-fn spawn(store: &RedisEventStore, told: &Told) -> Actor {
+fn spawn(store: &RedisEventStore) -> Actor {
     let variables = [(URL, store.config().redis_url.as_str()), (PREFIX, store.config().key_prefix.as_str())];
-    let mut actor = Actor::play("kills::the_process_that_dies", &variables);
-    let told = Arc::clone(told);
-    actor.on_line(move |line| {
-        if let Some((_, id)) = line.split_once("stored ") {
-            told.lock().unwrap().push(id.to_owned());
-        }
-    });
-    actor
+    Actor::play("kills::the_process_that_dies", &variables)
+}
+
+/// Kills it; returns the events that it was told are stored.
+fn kill(actor: Actor) -> impl Iterator<Item = String> {
+    actor.kill().into_iter().filter_map(|line| Some(line.split_once("stored ")?.1.to_owned()))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_that_are_killed_lose_nothing_and_repeat_nothing() {
     const KILLS: usize = 12;
     let store = open(config()).await;
-    let (told, mut connection) = (Told::default(), client(&store.config().redis_url).await);
-    let mut actors = vec![spawn(&store, &told), spawn(&store, &told), spawn(&store, &told)];
+    let (mut told, mut connection) = (Vec::new(), client(&store.config().redis_url).await);
+    let mut actors = vec![spawn(&store), spawn(&store), spawn(&store)];
     let notes = key(&store, "notes");
     for _ in 0..KILLS {
         // somewhere in what they do next
@@ -127,10 +121,10 @@ async fn processes_that_are_killed_lose_nothing_and_repeat_nothing() {
             store.head().await.unwrap().get() >= head && tell::<u64>(&mut connection, &["HLEN", &notes]).await > noted
         })
         .await;
-        actors.remove(fastrand::usize(..actors.len())).kill();
-        actors.push(spawn(&store, &told));
+        told.extend(kill(actors.remove(fastrand::usize(..actors.len()))));
+        actors.push(spawn(&store));
     }
-    actors.into_iter().for_each(Actor::kill);
+    told.extend(actors.into_iter().flat_map(kill));
 
     let app = app(&store, bus_of(&store).await).await;
     projected(&app, &store).await;
@@ -141,7 +135,6 @@ async fn processes_that_are_killed_lose_nothing_and_repeat_nothing() {
     app.shutdown(Duration::from_secs(10)).await.unwrap();
 
     let ids = in_order(&feed);
-    let told = std::mem::take(&mut *told.lock().unwrap());
     assert!(told.iter().all(|id| ids.contains(id)), "an event that was stored is not there");
     assert!(told.len() > KILLS * 10, "there was something to lose: {}", told.len());
     let notes: HashMap<String, u64> = tell(&mut connection, &["HGETALL", &notes]).await;
@@ -182,15 +175,8 @@ async fn what_a_dead_process_had_claimed_others_soon_go_on_with() {
     let event = EventId::new();
     let (url, prefix) = (store.config().redis_url.as_str(), store.config().key_prefix.as_str());
     let variables = [(URL, url), (PREFIX, prefix), (CLAIMED, &event.to_string())];
-    let mut dies = Actor::play("kills::the_process_that_dies_with_claims", &variables);
-    let (sender, claimed) = tokio::sync::oneshot::channel();
-    let mut sender = Some(sender);
-    dies.on_line(move |line| {
-        if line.contains("claimed") {
-            sender.take().map(|sender| sender.send(()));
-        }
-    });
-    claimed.await.unwrap();
+    let dies = Actor::play("kills::the_process_that_dies_with_claims", &variables);
+    dies.until(&["claimed"]);
     dies.kill();
 
     let began = Instant::now();

@@ -1,13 +1,10 @@
 //! Crashes and rivals: nothing is repeated, nothing is lost.
 
-use std::{
-    env,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{env, time::Duration};
 
 use eventbus_redis::{EventProjection, RedisStreams, RedisStreamsConfig};
 use redis::aio::MultiplexedConnection;
+use test_servers::Actor;
 
 use crate::rig::{
     config_on, connection, counted, crash_after, order_stats, orders, publish_orders, stats_key, streams, until,
@@ -120,29 +117,10 @@ async fn the_runner_that_is_a_process() {
     let (Ok(redis_url), Ok(stream_prefix)) = (env::var("STREAMS_URL"), env::var("STREAMS_PREFIX")) else {
         return;
     };
+    Actor::end_with_parent();
     let config = RedisStreamsConfig { redis_url, stream_prefix, ..RedisStreamsConfig::default() };
     let streams = RedisStreams::connect(config).await.unwrap();
     order_stats(&streams).run(std::future::pending()).await.unwrap();
-}
-
-struct Process(Child);
-
-impl Process {
-    fn spawn(streams: &RedisStreams) -> Self {
-        let mut command = Command::new(env::current_exe().unwrap());
-        command.args(["--exact", "crash::the_runner_that_is_a_process", "--nocapture"]);
-        command.env("STREAMS_URL", &streams.config().redis_url).env("STREAMS_PREFIX", &streams.config().stream_prefix);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Self(command.spawn().unwrap())
-    }
-}
-
-impl Drop for Process {
-    /// As `kill -9` does.
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,11 +138,13 @@ async fn processes_that_are_killed_repeat_and_lose_nothing() {
             }
         })
     };
+    let config = streams.config();
+    let variables = [("STREAMS_URL", &*config.redis_url), ("STREAMS_PREFIX", &config.stream_prefix)];
     for kill in 0..20 {
         let before = counted(&streams).await;
-        let process = Process::spawn(&streams);
+        let process = Actor::play("crash::the_runner_that_is_a_process", &variables);
         until("it has done something", async || counted(&streams).await > before + 40 * kill).await;
-        drop(process);
+        process.kill();
         check(&streams, &stats).await;
     }
     publishing.abort();
