@@ -14,7 +14,6 @@ use std::{
     env, fs,
     io::Write as _,
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
@@ -24,7 +23,7 @@ use eventbus::{
     port::{EventBus, Subscriber},
 };
 use eventbus_file::{FileQueue, FileQueueConfig, Problem, RedisCoordination, Search};
-use tokio::process::{Child, Command};
+use test_servers::Actor;
 
 /// What a worker that dies is told: the folder, its log, and the Redis it has, if any.
 const ROOT: &str = "FILE_QUEUE_KILLED_ROOT";
@@ -49,6 +48,7 @@ async fn the_worker_that_dies() {
     let Ok(root) = env::var(ROOT) else {
         return;
     };
+    Actor::end_with_parent();
     let config = config(Path::new(&root));
     let queue = match env::var(REDIS) {
         Ok(redis_url) => {
@@ -97,35 +97,26 @@ fn note(mut log: &fs::File, line: &str) {
 }
 
 struct Worker {
-    child: Child,
+    actor: Actor,
     redis: Option<String>,
 }
 
 impl Worker {
     fn spawn(root: &Path, log: &Path, redis: Option<String>) -> Self {
-        let mut command = Command::new(env::current_exe().unwrap());
-        command.args(["the_worker_that_dies", "--exact", "--nocapture"]).kill_on_drop(true);
-        command.env(ROOT, root).env(LOG, log).env("RUST_BACKTRACE", "0").stdout(Stdio::null()).stderr(Stdio::inherit());
-        if let Some(url) = &redis {
-            command.env(REDIS, url);
-        }
-        Self { child: command.spawn().unwrap(), redis }
+        let mut variables = vec![(ROOT, root.to_str().unwrap()), (LOG, log.to_str().unwrap())];
+        variables.extend(redis.as_deref().map(|url| (REDIS, url)));
+        Self { actor: Actor::play("the_worker_that_dies", &variables), redis }
     }
 
     /// Stands still until its claims have run out and its ids have been filled, then goes on as if nothing were.
     async fn pause(&self) {
-        let signal = async |name: &str| {
-            let id = self.child.id().unwrap().to_string();
-            assert!(Command::new("kill").args([name, &id]).status().await.unwrap().success());
-        };
-        signal("-STOP").await;
+        self.actor.signal("STOP");
         tokio::time::sleep(Duration::from_millis(1_300)).await;
-        signal("-CONT").await;
+        self.actor.signal("CONT");
     }
 
-    async fn kill(mut self) -> Option<String> {
-        assert_eq!(self.child.try_wait().unwrap(), None, "it ended by itself");
-        self.child.kill().await.unwrap();
+    fn kill(self) -> Option<String> {
+        self.actor.kill();
         self.redis
     }
 }
@@ -183,7 +174,7 @@ async fn kill_workers(kills: usize, fate: Redis) {
             workers[fastrand::usize(..workers.len())].pause().await;
         }
         let died = workers.remove(fastrand::usize(..workers.len()));
-        workers.push(spawn(died.kill().await));
+        workers.push(spawn(died.kill()));
         if fate == Redis::Suffers {
             if fastrand::bool() {
                 server.start_empty();
@@ -195,7 +186,7 @@ async fn kill_workers(kills: usize, fate: Redis) {
         }
     }
     for worker in workers {
-        worker.kill().await;
+        worker.kill();
     }
 
     // those who come after find all that is left

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{env, fs, path::Path, process::Stdio, time::Duration};
+use std::{env, fs, path::Path, time::Duration};
 
 use common::{another, config, folder, fresh, until};
 use eventbus::{
@@ -15,7 +15,8 @@ use eventbus::{
     prelude::*,
 };
 use eventbus_file::{DoneWhen, FileQueue, FileQueueConfig, Search};
-use tokio::{process::Command, task::JoinSet};
+use test_servers::Actor;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 const STORE: Uuid = Uuid::from_u128(7);
@@ -314,6 +315,7 @@ const LAST: &str = "FILE_QUEUE_RELAY_LAST";
 #[tokio::test(flavor = "multi_thread")]
 async fn the_relay_that_dies() {
     if let Ok(root) = env::var(ROOT) {
+        Actor::end_with_parent();
         let queue = FileQueue::open(config(Path::new(&root))).await.unwrap();
         publish_through(&queue, env::var(LAST).unwrap().parse().unwrap(), 20).await;
         std::future::pending::<()>().await;
@@ -327,17 +329,15 @@ async fn relays_that_are_killed_repeat_nothing() {
     let mut last = 0;
     for _ in 0..8 {
         last += 1_000;
-        let mut command = Command::new(env::current_exe().unwrap());
-        command.args(["the_relay_that_dies", "--exact", "--nocapture"]).kill_on_drop(true);
-        command.env(ROOT, root).env(LAST, last.to_string()).stdout(Stdio::null());
         let before = queue.marks(publisher(0)).await.unwrap()[0].position;
-        let mut relay = command.spawn().unwrap();
+        let variables = [(ROOT, root.to_str().unwrap()), (LAST, &last.to_string())];
+        let relay = Actor::play("the_relay_that_dies", &variables);
         let some = fastrand::u64(1..150);
         until("it has published some", async || {
             queue.marks(publisher(0)).await.unwrap()[0].position.get() >= before.get() + some
         })
         .await;
-        relay.kill().await.unwrap();
+        relay.kill();
     }
     publish_through(&queue, positions(&queue).await.len() as u64 + 100, 100).await;
     let positions = positions(&queue).await;
