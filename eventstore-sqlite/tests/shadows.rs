@@ -12,6 +12,7 @@ use eventbus::{
     port::{AppendEvents as _, Checkpoints as _, Lease, Leases as _, Shadow, Transaction, Transactions as _},
 };
 use eventstore_sqlite::{SqliteEventStore, SqliteTransaction, SqliteTransactionError};
+use test_servers::Actor;
 
 const TABLES: &str = "
     CREATE TABLE orders (id TEXT PRIMARY KEY, total INTEGER, twice INTEGER GENERATED ALWAYS AS (total * 2) STORED);
@@ -347,9 +348,8 @@ const POINT: &str = "EVENTSTORE_SHADOW_POINT";
 
 /// This test binary again, as a process that is killed at that point.
 fn die_in_a_switch(path: &std::path::Path, point: &str) {
-    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "switching_process", "--nocapture", "--test-threads=1"]).env(PATH, path).env(POINT, point);
-    assert!(!child.status().unwrap().success(), "it did not die");
+    let (ended, _) = Actor::play("switching_process", &[(PATH, path.to_str().unwrap()), (POINT, point)]).wait();
+    assert!(!ended.success(), "it did not die");
 }
 
 #[tokio::test]

@@ -8,9 +8,8 @@ mod common;
 
 use std::{
     env,
-    io::{BufRead as _, BufReader, Write as _},
+    io::Write as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -20,6 +19,7 @@ use eventbus::{
     port::{AppendError, AppendEvents as _, Leases as _},
 };
 use eventstore_sqlite::{SqliteEventStore, SqliteEventStoreConfig};
+use test_servers::Actor;
 
 const FILE: &str = "EVENTSTORE_SQLITE_TEST_FILE";
 const STREAM: &str = "EVENTSTORE_SQLITE_TEST_STREAM";
@@ -27,15 +27,10 @@ const APPENDS: &str = "EVENTSTORE_SQLITE_TEST_APPENDS";
 const OWNED: &str = "EVENTSTORE_SQLITE_TEST_OWNED";
 
 /// Starts a process of writers on one stream; it prints the id of each event whose append was acknowledged.
-fn start_writer(path: &Path, stream: &StreamId, appends: usize) -> Child {
-    Command::new(env::current_exe().unwrap())
-        .args(["--exact", "writer_process", "--nocapture"])
-        .env(FILE, path)
-        .env(STREAM, stream.aggregate_id().as_str())
-        .env(APPENDS, appends.to_string())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
+fn start_writer(path: &Path, stream: &StreamId, appends: usize) -> Actor {
+    let (path, appends) = (path.to_str().unwrap(), appends.to_string());
+    let variables = [(FILE, path), (STREAM, stream.aggregate_id().as_str()), (APPENDS, &appends)];
+    Actor::play("writer_process", &variables)
 }
 
 /// Not a test by itself: the body of the processes that [`start_writer`] starts.
@@ -44,6 +39,7 @@ async fn writer_process() {
     let Ok(path) = env::var(FILE) else {
         return;
     };
+    Actor::end_with_parent();
     let appends: usize = env::var(APPENDS).unwrap().parse().unwrap();
     let stream = StreamId::parse("Account", &env::var(STREAM).unwrap()).unwrap();
     let store = open(PathBuf::from(path)).await;
@@ -87,16 +83,13 @@ fn ids(events: &[RecordedEvent]) -> Vec<String> {
 async fn what_a_killed_process_acknowledged_is_there() {
     for round in 0..5 {
         let (path, stream) = (fresh_path(), fresh_stream());
-        let mut child = start_writer(&path, &stream, usize::MAX);
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let writer = start_writer(&path, &stream, usize::MAX);
         let mut seen: Vec<String> = Vec::new();
         while seen.len() < 100 + 50 * round {
-            seen.extend(acknowledged(&lines.next().unwrap().unwrap()));
+            seen.extend(writer.until(&["ack "]).split_whitespace().map(Into::into));
         }
-        child.kill().unwrap(); // SIGKILL
-        child.wait().unwrap();
         // what it still had printed; the last line may be cut
-        let mut rest: Vec<_> = lines.map_while(Result::ok).collect();
+        let mut rest = writer.kill();
         rest.pop();
         seen.extend(rest.iter().flat_map(|line| acknowledged(line)));
 
@@ -114,14 +107,12 @@ async fn what_a_killed_process_acknowledged_is_there() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_processes_share_a_file_without_losing_or_refusing_anything() {
     let (path, stream) = (fresh_path(), fresh_stream());
-    let mut children: Vec<_> = (0..3).map(|_| start_writer(&path, &stream, 150)).collect();
-    let outputs: Vec<_> = children.iter_mut().map(|child| BufReader::new(child.stdout.take().unwrap())).collect();
+    let writers: Vec<_> = (0..3).map(|_| start_writer(&path, &stream, 150)).collect();
     let mut seen = Vec::new();
-    for output in outputs {
-        seen.extend(output.lines().flat_map(|line| acknowledged(&line.unwrap())));
-    }
-    for mut child in children {
-        assert!(child.wait().unwrap().success(), "a writer was refused");
+    for writer in writers {
+        let (ended, lines) = writer.wait();
+        assert!(ended.success(), "a writer was refused");
+        seen.extend(lines.iter().flat_map(|line| acknowledged(line)));
     }
     let store = open(path).await;
     let mut stored = ids(&feed(&store).await);
@@ -139,6 +130,7 @@ async fn owner_process() {
     let (Ok(path), Ok(owned)) = (env::var(OWNED), env::var(APPENDS)) else {
         return;
     };
+    Actor::end_with_parent();
     let store = open(PathBuf::from(&path)).await;
     let (role, owner) = (Name::from_static("relay"), Name::new("owner", std::process::id().to_string()).unwrap());
     let mut left: usize = owned.parse().unwrap();
@@ -162,21 +154,13 @@ async fn owner_process() {
 async fn of_several_processes_one_owns_a_role() {
     let path = fresh_path();
     drop(open(path.clone()).await);
-    let start = || {
-        let mut child = Command::new(env::current_exe().unwrap());
-        child.args(["--exact", "owner_process", "--nocapture"]).env(OWNED, &path).env(APPENDS, "60");
-        child.stdout(Stdio::piped()).spawn().unwrap()
-    };
+    let start = || Actor::play("owner_process", &[(OWNED, path.to_str().unwrap()), (APPENDS, "60")]);
     let mut epochs = Vec::new();
-    for child in [start(), start(), start()] {
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "two owned it, or one lost it");
-        let printed = String::from_utf8(output.stdout).unwrap();
-        let own: Vec<u64> = printed
-            .lines()
-            .filter_map(|line| line.strip_prefix("epoch "))
-            .map(|epoch| epoch.parse().unwrap())
-            .collect();
+    for owner in [start(), start(), start()] {
+        let (ended, lines) = owner.wait();
+        assert!(ended.success(), "two owned it, or one lost it");
+        let own: Vec<u64> =
+            lines.iter().filter_map(|line| line.strip_prefix("epoch ")).map(|epoch| epoch.parse().unwrap()).collect();
         assert!(own.is_sorted_by(|one, next| one < next));
         epochs.extend(own);
     }
