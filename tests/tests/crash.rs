@@ -10,8 +10,6 @@
 use std::{
     collections::BTreeMap,
     env,
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -23,6 +21,7 @@ use eventbus::{
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::PgEventStore;
 use eventstore_sqlite::SqliteEventStore;
+use test_servers::Actor;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Account)]
@@ -91,6 +90,7 @@ async fn the_process_that_dies() {
     let (Ok(store), Ok(bus)) = (env::var("CRASH_STORE"), env::var("CRASH_BUS")) else {
         return;
     };
+    Actor::end_with_parent();
     let app = app(&store, &bus, None).await;
     let saved = app
         .repository::<Account>()
@@ -101,30 +101,11 @@ async fn the_process_that_dies() {
     std::future::pending().await
 }
 
-fn spawn(store: &str, bus: &str) -> Child {
-    Command::new(env::current_exe().unwrap())
-        .args(["--exact", "the_process_that_dies", "--nocapture"])
-        .env("CRASH_STORE", store)
-        .env("CRASH_BUS", bus)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
 /// Lets the process save and take the event in hand, then kills it.
 fn save_and_die(store: &str, bus: &str) {
-    let mut child = spawn(store, bus);
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let mut awaited = vec!["saved at", "in hand"];
-    for line in lines {
-        awaited.retain(|text| !line.contains(text));
-        if awaited.is_empty() {
-            break;
-        }
-    }
-    child.kill().unwrap(); // SIGKILL
-    child.wait().unwrap();
-    assert_eq!(awaited, Vec::<&str>::new(), "the process ended by itself");
+    let dies = Actor::play("the_process_that_dies", &[("CRASH_STORE", store), ("CRASH_BUS", bus)]);
+    dies.until(&["saved at", "in hand"]);
+    dies.kill();
 }
 
 async fn the_next_start_handles(store: &str, bus: &str) {

@@ -10,10 +10,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     env,
-    io::{BufRead, BufReader},
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -22,6 +18,7 @@ use eventbus::{
     port::{DeadLetterFilter, DeadLetters, EventBus, Subscriber},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use test_servers::Actor;
 
 const KILLER: &str = "killer";
 const ROUNDS: usize = 10;
@@ -50,6 +47,7 @@ async fn the_consumer_that_dies() {
     let Ok(prefix) = env::var("KILL_PREFIX") else {
         return;
     };
+    Actor::end_with_parent();
     let concurrency = env::var("KILL_CONCURRENCY").unwrap().parse().unwrap();
     let bus = RedisEventBus::connect(config(&prefix, env::var("KILL_NAME").ok(), concurrency)).await.unwrap();
     let handler = Subscriber::new(Name::from_static("report"), EventFilter::All, |delivery| {
@@ -69,53 +67,35 @@ async fn the_consumer_that_dies() {
 
 /// A process that consumes.
 struct Consumer {
-    child: Child,
-    handled: Arc<Mutex<Vec<String>>>,
-    reading: JoinHandle<()>,
+    actor: Actor,
+    handled: Vec<String>,
 }
 
 impl Consumer {
     fn spawn(prefix: &str, name: Option<&str>, concurrency: usize) -> Self {
-        let mut command = Command::new(env::current_exe().unwrap());
-        command
-            .args(["--exact", "the_consumer_that_dies", "--nocapture"])
-            .env("KILL_PREFIX", prefix)
-            .env("KILL_CONCURRENCY", concurrency.to_string())
-            .env("REDIS_URL", test_servers::redis_url())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        if let Some(name) = name {
-            command.env("KILL_NAME", name);
-        }
-        let mut child = command.spawn().unwrap();
-        let handled: Arc<Mutex<Vec<String>>> = Arc::default();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let noted = Arc::clone(&handled);
-        let reading = std::thread::spawn(move || {
-            for line in lines {
-                if let Some((_, id)) = line.split_once("handled ") {
-                    noted.lock().unwrap().push(id.to_owned());
-                }
-            }
-        });
-        Self { child, handled, reading }
+        let concurrency = concurrency.to_string();
+        let mut variables = vec![("KILL_PREFIX", prefix), ("KILL_CONCURRENCY", &concurrency)];
+        variables.push(("REDIS_URL", test_servers::redis_url()));
+        variables.extend(name.map(|name| ("KILL_NAME", name)));
+        Self { actor: Actor::play("the_consumer_that_dies", &variables), handled: Vec::new() }
     }
 
-    fn count(&self) -> usize {
-        self.handled.lock().unwrap().len()
+    /// How many it has handled by now.
+    fn count(&mut self) -> usize {
+        self.handled.extend(handled(self.actor.printed()));
+        self.handled.len()
     }
 
-    /// Kills it; returns what it has handled.
+    /// Kills it, unless it is dead; returns what it has handled.
     fn kill(mut self) -> Vec<String> {
-        self.child.kill().unwrap(); // SIGKILL
-        self.child.wait().unwrap();
-        self.reading.join().unwrap();
-        Arc::into_inner(self.handled).unwrap().into_inner().unwrap()
+        let printed = if self.actor.has_ended() { self.actor.wait().1 } else { self.actor.kill() };
+        self.handled.extend(handled(printed));
+        self.handled
     }
+}
 
-    fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().unwrap()
-    }
+fn handled(printed: Vec<String>) -> impl Iterator<Item = String> {
+    printed.into_iter().filter_map(|line| Some(line.split_once("handled ")?.1.to_owned()))
 }
 
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
@@ -164,7 +144,8 @@ async fn what_a_killed_consumer_had_in_hand_is_handled_by_the_other_and_nothing_
     for round in 1..=ROUNDS {
         let prefix = test_servers::unique_name("kill");
         let bus = RedisEventBus::connect(config(&prefix, Some("watcher".into()), 1)).await.unwrap();
-        let (victim, other) = (Consumer::spawn(&prefix, Some("victim"), 1), Consumer::spawn(&prefix, Some("other"), 1));
+        let mut victim = Consumer::spawn(&prefix, Some("victim"), 1);
+        let other = Consumer::spawn(&prefix, Some("other"), 1);
         let ids: Vec<_> = (0..EVENTS).map(|number| number.to_string()).collect();
         for ids in ids.chunks(100) {
             bus.publish(&ids.iter().map(|id| event(id)).collect::<Vec<_>>()).await.unwrap();
@@ -207,7 +188,7 @@ async fn restart_until_finished(bus: &RedisEventBus, name: Option<&str>, concurr
         let mut consumer = Consumer::spawn(&bus.config().stream_prefix, name, concurrency);
         let mut is_dead = false;
         until("it is finished or dead", async || {
-            is_dead = consumer.ended().is_some();
+            is_dead = consumer.actor.has_ended();
             is_dead || is_finished(bus).await
         })
         .await;

@@ -7,13 +7,10 @@
     reason = "helpers of tests; the process that is stopped reports by printing"
 )]
 
-use std::{
-    env,
-    io::{BufRead, BufReader, Lines, Write},
-    process::{Child, ChildStdout, Command, Stdio},
-};
+use std::env;
 
 use eventbus::prelude::*;
+use test_servers::Actor;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Lamp)]
@@ -31,7 +28,7 @@ impl Apply for Lamp {
 #[handler(manual)]
 async fn slow(_event: &Lit) -> Result<(), HandlerError> {
     println!("in hand");
-    tokio::task::spawn_blocking(|| std::io::stdin().lock().read_line(&mut String::new())).await??;
+    tokio::task::spawn_blocking(Actor::hear).await?;
     println!("handled");
     Ok(())
 }
@@ -51,60 +48,24 @@ async fn the_process_that_is_stopped() -> eventbus::Result<()> {
     Ok(())
 }
 
-struct Process {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Process {
-    fn start() -> Self {
-        let mut child = Command::new(env::current_exe().unwrap())
-            .args(["--exact", "the_process_that_is_stopped", "--nocapture"])
-            .env("SIGNAL_ROLE", "stopped")
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, lines }
-    }
-
-    /// Reads on until each of these was printed, in whatever order; returns what was printed.
-    fn until(&mut self, texts: &[&str]) -> String {
-        let (mut awaited, mut read) = (texts.to_vec(), String::new());
-        while !awaited.is_empty() {
-            let line = self.lines.next().unwrap_or_else(|| panic!("it ended without {awaited:?}:\n{read}")).unwrap();
-            awaited.retain(|text| !line.contains(text));
-            read += &(line + "\n");
-        }
-        read
-    }
-
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
-    }
-}
-
 fn stops_after_the_delivery_in_hand(signal: &str) {
-    let mut process = Process::start();
-    process.until(&["in hand", "running until a signal"]);
-    process.signal(signal);
-    process.until(&["stopping"]);
-    assert!(process.child.try_wait().unwrap().is_none(), "it waits for the handler");
-    process.child.stdin.take().unwrap().write_all(b"go on\n").unwrap();
-    let after = process.until(&["stopped"]);
-    assert!(after.contains("handled"), "{after}");
-    assert!(process.child.wait().unwrap().success());
+    let mut stops = Actor::play("the_process_that_is_stopped", &[("SIGNAL_ROLE", "stopped")]);
+    stops.until(&["in hand", "running until a signal"]);
+    stops.signal(signal);
+    stops.until(&["stopping"]);
+    assert!(!stops.has_ended(), "it waits for the handler");
+    stops.tell();
+    stops.until(&["handled"]);
+    stops.until(&["stopped"]);
+    assert!(stops.wait().0.success());
 }
 
 #[test]
 fn sigterm_stops_after_the_delivery_in_hand() {
-    stops_after_the_delivery_in_hand("-TERM");
+    stops_after_the_delivery_in_hand("TERM");
 }
 
 #[test]
 fn sigint_stops_after_the_delivery_in_hand() {
-    stops_after_the_delivery_in_hand("-INT");
+    stops_after_the_delivery_in_hand("INT");
 }

@@ -2,14 +2,14 @@
 //!
 //! The process that dies on this side is this test binary again, told by its environment what to play.
 
-use std::{env, process::Stdio};
+use std::env;
 
 use eventbus::{
     port::{DeadLetterFilter, DeadLetters, EventBus},
     prelude::*,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
-use tokio::process::Command;
+use test_servers::Actor;
 
 use super::{
     bus, config, environment,
@@ -62,6 +62,7 @@ const STREAM: &str = "PYTHON_CRASH_STREAM";
 #[tokio::test]
 async fn the_process_that_dies() {
     let Ok(stream_prefix) = env::var(STREAM) else { return };
+    Actor::end_with_parent();
     let bus = RedisEventBus::connect(RedisEventBusConfig { stream_prefix, ..config() }).await.unwrap();
     Fallible::on(&bus, 0, Some(HANDLED));
     bus.start_consuming().await.unwrap();
@@ -73,16 +74,11 @@ async fn what_a_killed_process_of_ours_had_is_handled_by_python() {
     let bus = bus().await;
     let events = batch(0);
     bus.publish(&events).await.unwrap();
-    let mut dies = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "crash::the_process_that_dies"])
-        .env(STREAM, &bus.config().stream_prefix)
-        .env("REDIS_URL", &bus.config().redis_url)
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let config = bus.config();
+    let variables = [(STREAM, &*config.stream_prefix), ("REDIS_URL", &config.redis_url)];
+    let dies = Actor::play("crash::the_process_that_dies", &variables);
     hanging(&bus).await;
-    dies.kill().await.unwrap(); // SIGKILL
+    dies.kill();
 
     let mut there = Script::start(python, "consume.py", &bus, &["--recover"]);
     settled(&bus).await;

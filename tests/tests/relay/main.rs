@@ -26,9 +26,10 @@ use eventbus::{
     prelude::*,
 };
 use eventstore_postgres::PgEventStore;
+use test_servers::Actor;
 use tokio::task::JoinHandle;
 
-use self::world::{Relay, World, administer, append, builder, database, until};
+use self::world::{World, administer, append, builder, database, relay, until};
 
 /// What a process plays that dies; does nothing in an ordinary run.
 #[tokio::test]
@@ -36,6 +37,7 @@ async fn the_relay_that_dies() {
     let (Ok(database), Ok(redis)) = (env::var("RELAY_DATABASE"), env::var("RELAY_REDIS")) else {
         return;
     };
+    Actor::end_with_parent();
     let _app = builder(&database, &redis).await.start().await.unwrap();
     std::future::pending::<()>().await;
 }
@@ -73,15 +75,15 @@ async fn relays_that_are_killed_or_paused_beyond_their_lease_publish_everything_
     let mut world = World::begin().await;
     let stop = Arc::default();
     let appending = keep_appending(&world.store, &stop);
-    let mut relays: Vec<_> = (0..2).map(|_| Relay::spawn(&world)).collect();
+    let mut relays: Vec<_> = (0..2).map(|_| relay(&world)).collect();
     let (mut owner, mut killed, mut paused) = (String::new(), 0, 0);
     for round in 0..8 {
         owner = owner_other_than(&world, &owner).await;
         // the owner's name holds its process id
         let of_owner = relays.iter().position(|relay| owner.contains(&format!(":{}:", relay.id()))).unwrap();
         if round % 2 == 0 {
-            drop(relays.remove(of_owner));
-            relays.push(Relay::spawn(&world));
+            relays.remove(of_owner).kill();
+            relays.push(relay(&world));
             killed += 1;
         } else {
             relays[of_owner].signal("STOP");
@@ -144,7 +146,7 @@ async fn a_redis_that_is_flushed_or_comes_back_from_a_copy_gets_again_what_nobod
     let consumer = consumer.state(Arc::clone(&seen)).handler::<note>().start().await.unwrap();
     let stop = Arc::default();
     let appending = keep_appending(&world.store, &stop);
-    let _relays: Vec<_> = (0..2).map(|_| Relay::spawn(&world)).collect();
+    let _relays: Vec<_> = (0..2).map(|_| relay(&world)).collect();
     let has_seen = async |more: usize| {
         let wanted = seen.lock().unwrap().len() + more;
         until("more is handled", async || seen.lock().unwrap().len() >= wanted).await;

@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    env,
-    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -16,7 +14,7 @@ use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::PgEventStore;
 use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
 use sqlx::{AssertSqlSafe, Connection, Executor};
-use test_servers::PrivateRedis;
+use test_servers::{Actor, PrivateRedis};
 
 const LEASE: Duration = Duration::from_millis(600);
 
@@ -122,36 +120,10 @@ pub async fn append(store: &PgEventStore, events: usize) {
     store.append_many(appends).await.into_iter().for_each(|appended| drop(appended.unwrap()));
 }
 
-/// A process that relays.
-pub struct Relay(Child);
-
-impl Relay {
-    pub fn spawn(world: &World) -> Self {
-        let mut command = Command::new(env::current_exe().unwrap());
-        command
-            .args(["--exact", "the_relay_that_dies", "--nocapture"])
-            .env("RELAY_DATABASE", &world.database)
-            .env("RELAY_REDIS", world.redis.url())
-            .stdout(Stdio::null());
-        Self(command.spawn().unwrap())
-    }
-
-    pub fn id(&self) -> u32 {
-        self.0.id()
-    }
-
-    /// Sends a signal by its name.
-    pub fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([&format!("-{signal}"), &self.0.id().to_string()]).status();
-        assert!(sent.unwrap().success());
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        let _ = self.0.kill(); // SIGKILL
-        let _ = self.0.wait();
-    }
+/// Starts a process that relays.
+pub fn relay(world: &World) -> Actor {
+    let variables = [("RELAY_DATABASE", &*world.database), ("RELAY_REDIS", world.redis.url())];
+    Actor::play("the_relay_that_dies", &variables)
 }
 
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {

@@ -7,7 +7,7 @@ use eventbus::App;
 use crate::{
     kinds::Kind,
     orders::{Pace, pay},
-    play::{Part, Process},
+    play::{self, Part},
 };
 
 /// Two processes, each with a bus of its own, so each event comes to both; one after the other is killed, and comes back
@@ -16,12 +16,12 @@ pub(crate) async fn effects_are_made_once_whatever_is_killed<K: Kind>() {
     let (place, kind) = K::fresh().await;
     let store = kind.store();
     let pace = Duration::from_millis(1);
-    let mut processes: Vec<_> = (0..2).map(|_| Process::spawn::<K>(&place, Part::Handle, pace)).collect();
+    let mut processes: Vec<_> = (0..2).map(|_| play::spawn::<K>(&place, Part::Handle, pace)).collect();
     for _ in 0..6 {
         pay(&*store, 20, 60).await;
         tokio::time::sleep(Duration::from_millis(fastrand::u64(50..400))).await;
         processes.remove(fastrand::usize(..processes.len()));
-        processes.push(Process::spawn::<K>(&place, Part::Handle, pace));
+        processes.push(play::spawn::<K>(&place, Part::Handle, pace));
     }
     drop(processes);
     let app = K::with_effects(App::builder().store(store.clone()).state(Pace::FAST)).start().await.unwrap();

@@ -10,7 +10,7 @@ use eventbus::{
 use crate::{
     kinds::Kind,
     orders::{Pace, expected, pay},
-    play::{Part, Process},
+    play::{self, Part},
 };
 
 const ROLE: Name = Name::from_static("projection:order-rows");
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) async fn rows_and_checkpoint_survive_kills_together<K: Kind>() {
     let (place, kind) = K::fresh().await;
     let store = kind.store();
-    let mut processes: Vec<_> = (0..2).map(|_| Process::spawn::<K>(&place, Part::Project, PACE)).collect();
+    let mut processes: Vec<_> = (0..2).map(|_| play::spawn::<K>(&place, Part::Project, PACE)).collect();
     let writer = tokio::spawn({
         let store = store.clone();
         async move {
@@ -37,7 +37,7 @@ pub(crate) async fn rows_and_checkpoint_survive_kills_together<K: Kind>() {
     while !writer.is_finished() || kills < 8 {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(100..700))).await;
         processes.remove(fastrand::usize(..processes.len()));
-        processes.push(Process::spawn::<K>(&place, Part::Project, PACE));
+        processes.push(play::spawn::<K>(&place, Part::Project, PACE));
         kills += 1;
         positions.push(store.load_checkpoint(&ROLE).await.unwrap());
     }
@@ -54,7 +54,7 @@ pub(crate) async fn rows_and_checkpoint_survive_kills_together<K: Kind>() {
 pub(crate) async fn a_paused_owner_writes_nothing_more<K: Kind>() {
     let (place, kind) = K::fresh().await;
     let store = kind.store();
-    let paused = Process::spawn::<K>(&place, Part::Project, Duration::from_millis(3));
+    let paused = play::spawn::<K>(&place, Part::Project, Duration::from_millis(3));
     let (mut rounds, mut taken_over) = (0, 0);
     while rounds < 4 || taken_over == 0 {
         rounds += 1;
@@ -68,7 +68,7 @@ pub(crate) async fn a_paused_owner_writes_nothing_more<K: Kind>() {
             app.projected::<K::Rows>(last).await.map(drop).unwrap();
         }
         tokio::time::sleep(Duration::from_millis(fastrand::u64(1..60))).await;
-        paused.signal("-STOP");
+        paused.signal("STOP");
         // a transaction in which it was paused may hold the rows, or the file, until it goes on: no longer than this
         if is_at_rest && let Ok(paid) = tokio::time::timeout(PATIENCE, pay(&*store, 5, 30)).await {
             last = paid;
@@ -76,7 +76,7 @@ pub(crate) async fn a_paused_owner_writes_nothing_more<K: Kind>() {
         let taken = tokio::time::timeout(PATIENCE, app.projected::<K::Rows>(last)).await;
         let has_passed = store.lease_of(&ROLE).await.unwrap().is_some_and(|lease| lease.owner != before);
         taken_over += usize::from(has_passed);
-        paused.signal("-CONT");
+        paused.signal("CONT");
         println!("at rest: {is_at_rest}, taken over: {has_passed}, and got there: {}", taken.is_ok());
         let last = pay(&*store, 5, 30).await;
         app.projected::<K::Rows>(last).await.map(drop).unwrap();

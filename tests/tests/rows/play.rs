@@ -1,14 +1,9 @@
 //! The processes that die.
 
-use std::{
-    env,
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, channel},
-    time::Duration,
-};
+use std::{env, time::Duration};
 
 use eventbus::App;
+use test_servers::Actor;
 
 use crate::{
     kinds::{Kind, Postgres, Sqlite},
@@ -34,6 +29,7 @@ async fn the_process_that_dies() {
     else {
         return;
     };
+    Actor::end_with_parent();
     let pace = Pace(Duration::from_micros(pace.parse().unwrap()));
     match &*kind {
         Sqlite::NAME => play(Sqlite::open(&place).await, &part, pace).await,
@@ -58,49 +54,9 @@ async fn play<K: Kind>(kind: K, part: &str, pace: Pace) {
     std::future::pending().await
 }
 
-/// A process that is killed when it is dropped.
-pub(crate) struct Process {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Process {
-    pub(crate) fn spawn<K: Kind>(place: &str, part: Part, pace: Duration) -> Self {
-        let mut child = Command::new(env::current_exe().unwrap())
-            .args(["--exact", "play::the_process_that_dies", "--nocapture"])
-            .env("ROWS_KIND", K::NAME)
-            .env("ROWS_PLACE", place)
-            .env("ROWS_PART", format!("{part:?}"))
-            .env("ROWS_PACE", pace.as_micros().to_string())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let (sender, lines) = channel();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { child, lines }
-    }
-
-    /// Waits for a line that begins like this; returns the rest of it.
-    pub(crate) fn until(&self, begin: &str) -> String {
-        loop {
-            let line = self.lines.recv_timeout(Duration::from_secs(30)).expect("the process says so");
-            if let Some(rest) = line.strip_prefix(begin) {
-                return rest.trim().to_owned();
-            }
-        }
-    }
-
-    pub(crate) fn signal(&self, signal: &str) {
-        let told = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
-        assert!(told.success());
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill(); // SIGKILL
-        let _ = self.child.wait();
-    }
+/// Starts one.
+pub(crate) fn spawn<K: Kind>(place: &str, part: Part, pace: Duration) -> Actor {
+    let (part, pace) = (format!("{part:?}"), pace.as_micros().to_string());
+    let variables = [("ROWS_KIND", K::NAME), ("ROWS_PLACE", place), ("ROWS_PART", &part), ("ROWS_PACE", &pace)];
+    Actor::play("play::the_process_that_dies", &variables)
 }

@@ -7,7 +7,7 @@ use eventbus::{RebuildProgress, StreamId};
 use crate::{
     kinds::Kind,
     orders::{Pace, expected, pay},
-    play::{Part, Process},
+    play::{self, Part},
 };
 
 /// As a bug would have left them that was mended since.
@@ -74,10 +74,10 @@ pub(crate) async fn a_killed_rebuild_leaves_the_old_rows_and_is_resumed<K: Kind>
     let damaged = kind.dump().await;
     let mut at = 0;
     for _ in 0..2 {
-        let process = Process::spawn::<K>(&place, Part::Rebuild, Duration::from_micros(500));
+        let process = play::spawn::<K>(&place, Part::Rebuild, Duration::from_micros(500));
         let before = at;
         while at <= before {
-            at = process.until("at").parse().unwrap();
+            at = process.until(&["at "]).parse().unwrap();
         }
         drop(process);
         assert_eq!(kind.dump().await, damaged, "the old rows still serve");
@@ -103,11 +103,11 @@ pub(crate) async fn rows_are_replaced_all_or_none<K: Kind>() {
     for round in 0..9 {
         damage(&kind).await;
         let damaged = kind.dump().await;
-        let process = Process::spawn::<K>(&place, Part::Rebuild, Duration::ZERO);
-        let mut at = process.until("at");
+        let process = play::spawn::<K>(&place, Part::Rebuild, Duration::ZERO);
+        let mut at = process.until(&["at "]);
         assert!(at == "0" || !was_replaced, "it goes on with copies that have served");
         while at != "1000" {
-            at = process.until("at");
+            at = process.until(&["at "]);
         }
         // the copies are filled: from here it takes the role and replaces the rows
         tokio::time::sleep(Duration::from_millis(1 << round)).await;
