@@ -167,8 +167,13 @@ end
 -- A key is removed.
 function steps.drop() redis.call('UNLINK', take_key()) end
 
--- A copy is listed, so that it is found again.
-function steps.list() redis.call('SADD', take_key(), take()) end
+-- A key is listed as written, so that it is found again; not if it is not.
+function steps.list()
+  local names, name = take_key(), take()
+  if redis.call('SADD', names, name) == 1 then
+    undo[#undo + 1] = function() redis.call('SREM', names, name) end
+  end
+end
 
 -- A checkpoint moves.
 function steps.set() redis.call('SET', take_key(), take()) end

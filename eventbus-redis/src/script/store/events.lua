@@ -8,7 +8,7 @@ end
 local function is_error(reply) return type(reply) == 'table' and reply.err end
 
 -- What the server says of itself if it writes nothing now: without memory, as a replica, with a full disk, alone.
-local OF_SERVER = { OOM = true, READONLY = true, MISCONF = true, NOREPLICAS = true }
+local OF_SERVER = { OOM = true, READONLY = true, MASTERDOWN = true, MISCONF = true, NOREPLICAS = true }
 
 -- Whether it says so. It does to what would be the first to write, so then nothing is written.
 local function is_of_server(said) return OF_SERVER[string.match(said, '^%u+')] end
