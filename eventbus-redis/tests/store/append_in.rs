@@ -12,7 +12,13 @@ use eventbus::{
 use eventbus_redis::{RedisEventStore, RedisTransaction, RedisTransactionError as Error};
 use futures_util::TryStreamExt as _;
 
-use crate::{common::said, event, events, fresh, key, order, tell};
+use crate::{
+    common::{
+        proxy::{Network, Proxy},
+        said, until,
+    },
+    event, events, fresh, key, order, tell,
+};
 
 use ExpectedVersion::{Any, Exact, NoStream, StreamExists};
 
@@ -250,6 +256,25 @@ async fn effects_are_undone_whatever_the_server_says() {
         assert_eq!(tell::<u64>(&mut connection, &["EXISTS", &key(&store, "stats")]).await, 0, "{refused}");
         assert_eq!(tell::<String>(&mut connection, &["GET", &key(&store, "text")]).await, "old");
     }
+}
+
+/// Red if it is said that nothing was stored, since nothing could be sent again.
+#[tokio::test]
+async fn an_append_whose_answer_is_lost_with_the_server_has_an_unknown_outcome() {
+    let server = test_servers::private_redis();
+    let proxy = Proxy::before(server.port()).await;
+    let store = crate::common::store::open(crate::common::store::config_on(&proxy.url())).await;
+    store.append(&order("1"), NoStream, events(1)).await.unwrap();
+    let mut connection = crate::client(server.url()).await;
+    tell::<String>(&mut connection, &["CLIENT", "PAUSE", "60000", "WRITE"]).await;
+    let append = tokio::spawn(async move { store.append(&order("1"), Any, events(1)).await });
+    until("the append is at the server", async || {
+        tell::<String>(&mut connection, &["INFO", "clients"]).await.contains("blocked_clients:1")
+    })
+    .await;
+    proxy.set(Network::Cut);
+    let error = append.await.unwrap().unwrap_err();
+    assert!(matches!(error, AppendError::OutcomeUnknown(_)), "{error:?}");
 }
 
 /// A store whose user may do all but one thing.
