@@ -49,7 +49,8 @@ pub struct FileQueueConfig {
     pub default_group: Name,
     /// When failed deliveries are tried again. Default three times, from 100 ms to 30 s.
     pub retry: RetryPolicy,
-    /// How many deliveries a handler gets at once that does not say it itself. Default 1.
+    /// How many deliveries a handler gets at once that does not say it itself, in the one process that consumes for its
+    /// group. Default 1.
     pub concurrency: usize,
     /// How many deliveries a group has in hand at most. Default 1,000.
     pub max_in_hand: usize,

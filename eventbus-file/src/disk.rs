@@ -13,10 +13,7 @@ use std::{
 
 use uuid::Uuid;
 
-use crate::{
-    error::{FileQueueError, Result},
-    names,
-};
+use crate::error::{FileQueueError, Result};
 
 /// The folder of files that have no name of their own yet.
 pub(crate) const TMP: &str = "tmp";
@@ -213,32 +210,6 @@ pub(crate) fn all_names(folder: &Path) -> Result<Vec<OsString>> {
     };
     let names = entries.into_iter().flatten().map(|entry| entry.map(|entry| entry.file_name()));
     names.collect::<io::Result<_>>().map_err(FileQueueError::io("list", folder))
-}
-
-/// The folders of a thousand ids in a folder, sorted.
-pub(crate) fn shards(folder: &Path) -> Result<Vec<u64>> {
-    let mut shards: Vec<u64> = names(folder)?.iter().filter_map(|name| names::shard_number(name)).collect();
-    shards.sort_unstable();
-    Ok(shards)
-}
-
-/// The ids that have files in one of these, sorted.
-pub(crate) fn ids_of(folder: &Path, shard: u64) -> Result<Vec<u64>> {
-    let names = names(&folder.join(names::shard_of(shard)))?;
-    let mut ids: Vec<u64> = names.iter().filter_map(|name| names::number(name)).collect();
-    ids.retain(|id| names::shard_index(*id) == shard);
-    ids.sort_unstable();
-    Ok(ids)
-}
-
-/// The ids that have files in some of these, from one on; a folder is looked at when it is its turn.
-pub(crate) fn ids_in(folder: PathBuf, shards: Vec<u64>, from: u64) -> impl Iterator<Item = Result<u64>> {
-    let shards = shards.into_iter().filter(move |shard| *shard >= names::shard_index(from));
-    let ids = shards.flat_map(move |shard| match ids_of(&folder, shard) {
-        Ok(ids) => ids.into_iter().map(Ok).collect(),
-        Err(error) => vec![Err(error)],
-    });
-    ids.filter(move |id| id.as_ref().map_or(true, |id| *id >= from))
 }
 
 /// Takes what is not there for nothing.

@@ -5,9 +5,10 @@
 //! removed mark is not there, whatever lies in the folder: a mark is written before anything is removed, and looked at
 //! after a file was made or read, so that no id is used twice.
 
+mod link;
+
 use std::{
-    collections::{HashMap, VecDeque},
-    ops::Range,
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -15,10 +16,12 @@ use std::{
 
 use eventbus::BoxError;
 
+pub(crate) use self::link::Linked;
 use crate::{
-    disk::{self, Disk, Staged},
+    disk::{self, Disk},
     error::{FileQueueError, Result},
     event::{self, EventFile, QueueEvent},
+    ids,
     metrics::Metrics,
     names,
     payload::Payloads,
@@ -68,7 +71,7 @@ impl EventLog {
     pub(crate) fn head(&self) -> Result<u64> {
         let removed = self.removed_through()?;
         for shard in self.shards()?.into_iter().rev() {
-            if let Some(id) = disk::ids_of(&self.events, shard)?.last() {
+            if let Some(id) = ids::of_shard(&self.events, shard)?.last() {
                 return Ok(removed.max(*id));
             }
         }
@@ -78,12 +81,12 @@ impl EventLog {
     /// The ids that have files, from one on.
     pub(crate) fn ids_from(&self, from: u64) -> Result<impl Iterator<Item = Result<u64>> + use<>> {
         let from = from.max(self.removed_through()? + 1);
-        Ok(disk::ids_in(self.events.clone(), self.shards()?, from))
+        Ok(ids::from(self.events.clone(), self.shards()?, from))
     }
 
     /// The folders of a thousand ids, sorted; those too far ahead are foreign.
     pub(crate) fn shards(&self) -> Result<Vec<u64>> {
-        let mut shards = disk::shards(&self.events)?;
+        let mut shards = ids::shards(&self.events)?;
         let mut last = names::shard_index(self.removed_through()?);
         shards.retain(|shard| {
             let is_near = *shard <= last + names::shard_index(names::FAR);
@@ -107,7 +110,7 @@ impl EventLog {
     pub(crate) fn files_through(&self, through: u64) -> Result<Vec<u64>> {
         let mut ids = Vec::new();
         for shard in self.shards()?.into_iter().filter(|shard| *shard <= names::shard_index(through)) {
-            ids.extend(disk::ids_of(&self.events, shard)?.into_iter().filter(|id| *id <= through));
+            ids.extend(ids::of_shard(&self.events, shard)?.into_iter().filter(|id| *id <= through));
         }
         ids.retain(|id| self.file(*id).is_ok());
         Ok(ids)
@@ -136,63 +139,6 @@ impl EventLog {
             Err(FileQueueError::Torn { .. }) => Ok(None),
             file => Ok(file?.and_then(|file| file.event?.payload_file)),
         }
-    }
-
-    /// Gives staged events ids: those drawn, as far as they are free, or the next ones after the newest file. Returns
-    /// the ids given, in order; what is left in `staged` has none yet.
-    pub(crate) fn link(&self, staged: &mut VecDeque<Staged>, drawn: Option<Range<u64>>) -> Result<Linked> {
-        let ids = match drawn {
-            Some(drawn) => drawn.start.max(self.removed_through()? + 1)..drawn.end,
-            None => self.head()? + 1..u64::MAX,
-        };
-        self.link_to(staged, ids, IfTaken::Next)
-    }
-
-    /// Gives staged events the ids after one, up to the first that somebody else has.
-    pub(crate) fn link_after(&self, staged: &mut VecDeque<Staged>, id: u64) -> Result<Linked> {
-        self.link_to(staged, id + 1..u64::MAX, IfTaken::Stop)
-    }
-
-    fn link_to(&self, staged: &mut VecDeque<Staged>, mut ids: Range<u64>, if_taken: IfTaken) -> Result<Linked> {
-        let mut linked = Linked::default();
-        while let Some(next) = staged.front()
-            && let Some(id) = ids.next()
-        {
-            match self.link_one(next, id) {
-                Ok(true) => {
-                    linked.ids.push(id);
-                    staged.pop_front();
-                }
-                Ok(false) => {
-                    linked.collisions += 1;
-                    if if_taken == IfTaken::Stop {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    linked.error = Some(error);
-                    break;
-                }
-            }
-        }
-        if let Err(error) = self.sync(&linked.ids) {
-            linked.error.get_or_insert(error);
-        }
-        Ok(linked)
-    }
-
-    /// Gives a staged event an id. `false`: somebody else has it, or had it until it was removed. What is ours is not
-    /// removed as long as it is staged, so if the id was removed when we look, it was another's.
-    fn link_one(&self, staged: &Staged, id: u64) -> Result<bool> {
-        let path = self.path(id);
-        if !self.disk.link(staged, &path)? {
-            return Ok(false);
-        }
-        let is_ours = id > self.removed_through()?;
-        if !is_ours {
-            self.disk.remove(&path)?;
-        }
-        Ok(is_ours)
     }
 
     fn sync(&self, ids: &[u64]) -> Result<()> {
@@ -288,21 +234,4 @@ impl EventLog {
         }
         self.sync(ids)
     }
-}
-
-/// What to do about an id that somebody else has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum IfTaken {
-    Next,
-    Stop,
-}
-
-/// What came of linking.
-#[derive(Debug, Default)]
-pub(crate) struct Linked {
-    pub(crate) ids: Vec<u64>,
-    /// How many ids were taken.
-    pub(crate) collisions: u64,
-    /// Why it ended early.
-    pub(crate) error: Option<FileQueueError>,
 }

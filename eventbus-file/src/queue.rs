@@ -18,6 +18,7 @@ use crate::{
     claims::Claims,
     coordination::{Alone, Coordinate, CoordinationStatus},
     disk::Disk,
+    done::Done,
     error::{FileQueueError, Result},
     log::EventLog,
     metrics::Metrics,
@@ -72,8 +73,8 @@ pub(crate) struct Shared {
     pub(crate) news: watch::Sender<()>,
     /// The newest event that this worker knows of.
     pub(crate) newest: AtomicU64,
-    /// Up to where every event has its result.
-    pub(crate) done_through: AtomicU64,
+    /// The events that have their result, as far as this worker knows.
+    pub(crate) done: Mutex<Done>,
     /// How far stores are published, as far as it was looked at.
     relays: Mutex<HashMap<Uuid, Relayed>>,
     pub(crate) subscribers: Subscribers,
@@ -150,7 +151,7 @@ impl Shared {
             metrics,
             news: watch::Sender::new(()),
             newest: AtomicU64::default(),
-            done_through: AtomicU64::default(),
+            done: Mutex::default(),
             relays: Mutex::default(),
             subscribers: Subscribers::default(),
             counters: Arc::default(),

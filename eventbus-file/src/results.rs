@@ -108,7 +108,7 @@ impl Shared {
         }
         // only for those who look at claims; the result says it
         if let Err(error) = self.claims.release(claim, claim.data.clone()) {
-            tracing::debug!(claim = claim.claim_id, %error, "claim not given back, it runs out");
+            tracing::debug!(claim = claim.claim_id, error = error.log(), "claim not given back, it runs out");
         }
         Ok(())
     }

@@ -7,9 +7,9 @@ use time::OffsetDateTime;
 use crate::{
     FileQueue,
     claims::Claim,
-    disk,
     error::{FileQueueError, Result},
     event::QueueEvent,
+    ids,
     log::Slot,
     names,
     queue::Shared,
@@ -117,7 +117,7 @@ fn page_of<T>(found: impl Iterator<Item = Result<Option<(T, String)>>>, limit: u
 fn passing_over<T>(read: Result<Option<T>>) -> Result<Option<T>> {
     match read {
         Err(error @ FileQueueError::Torn { .. }) => {
-            tracing::warn!(%error, "passed over");
+            tracing::warn!(error = error.log(), "passed over");
             Ok(None)
         }
         other => other,
@@ -149,8 +149,8 @@ impl Shared {
     /// The events that have results, from one on.
     pub(crate) fn result_ids(&self, from: u64) -> Result<impl Iterator<Item = Result<u64>> + use<>> {
         let folder = self.disk.root().join(names::RESULTS);
-        let shards = disk::shards(&folder)?;
-        Ok(disk::ids_in(folder, shards, from))
+        let shards = ids::shards(&folder)?;
+        Ok(ids::from(folder, shards, from))
     }
 
     fn find_claims(&self, search: &Search) -> Result<impl Iterator<Item = Result<Option<Claim>>>> {

@@ -3,7 +3,7 @@
 //! Keep: an event has one result. Whoever loses its claim writes none, and of two who believe to have it, one does.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     FileQueue,
     claims::Claim,
+    done::Done,
     error::{FileQueueError, Result},
     event::QueueEvent,
     log::Slot,
@@ -148,7 +149,7 @@ async fn keep(shared: Arc<Shared>, claim: Arc<Mutex<Claim>>, lost: CancellationT
             }
             Err(FileQueueError::ClaimLost { .. }) => return lost.cancel(),
             Err(error) => {
-                tracing::warn!(claim = now.claim_id, %error, "claim not renewed, trying again");
+                tracing::warn!(claim = now.claim_id, error = error.log(), "claim not renewed, trying again");
                 AGAIN
             }
         };
@@ -166,26 +167,23 @@ enum Look {
 impl Shared {
     /// The first event after an id that has no result and no live claim.
     fn first_open(&self, after: u64) -> Result<Look> {
-        let done = self.done_through.load(Ordering::Relaxed);
-        let (mut id, mut is_gapless) = (done.max(after), after <= done);
-        let head = self.log.head()?;
-        while id < head {
-            id += 1;
-            let is_done = match self.look(id)? {
-                Standing::Done => true,
-                Standing::Through(through) => {
-                    id = through;
-                    true
-                }
-                Standing::Busy => false,
+        let (head, mut id) = (self.log.head()?, after);
+        loop {
+            id = self.done().next_after(id);
+            if id > head {
+                return Ok(Look::Nothing);
+            }
+            match self.look(id)? {
+                Standing::Done => self.done().add(id),
+                Standing::Through(through) => self.done().add_through(through),
+                Standing::Busy => {}
                 Standing::Open(event) => return Ok(Look::Open(event)),
-            };
-            is_gapless &= is_done;
-            if is_gapless {
-                self.done_through.fetch_max(id, Ordering::Relaxed);
             }
         }
-        Ok(Look::Nothing)
+    }
+
+    fn done(&self) -> MutexGuard<'_, Done> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn look(&self, id: u64) -> Result<Standing> {
@@ -200,14 +198,14 @@ impl Shared {
                 Ok(Standing::Busy)
             }
             Slot::Torn(error) => {
-                tracing::error!(id, %error, "passed over and left alone");
+                tracing::error!(id, error = error.log(), "passed over and left alone");
                 Ok(Standing::Done)
             }
             Slot::Event(event) => match self.claims.newest(&claim_id(id)) {
                 Ok(Some(claim)) if claim.is_live() => Ok(Standing::Busy),
                 Ok(_) => Ok(Standing::Open(event)),
                 Err(error @ FileQueueError::Torn { .. }) => {
-                    tracing::error!(id, %error, "event passed over");
+                    tracing::error!(id, error = error.log(), "event passed over");
                     Ok(Standing::Busy)
                 }
                 Err(error) => Err(error),
@@ -222,7 +220,7 @@ impl Shared {
     }
 
     async fn take_next_work(self: &Arc<Self>) -> Result<Option<Work>> {
-        let mut after = self.done_through.load(Ordering::Relaxed);
+        let mut after = 0;
         loop {
             let Look::Open(event) = self.blocking(move |shared| shared.first_open(after)).await? else {
                 return Ok(None);

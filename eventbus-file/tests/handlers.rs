@@ -5,7 +5,10 @@ mod common;
 
 use std::{
     fs,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -209,4 +212,37 @@ async fn a_payload_that_is_no_json_is_refused_whatever_its_size() {
     }
     assert_eq!(queue.count_events(&Search::default()).await.unwrap(), 0);
     assert!(queue.check().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replays_are_taken_as_far_as_there_is_room() {
+    let two_at_once = FileQueueConfig { max_in_hand: 2, concurrency: 10, ..config(folder()) };
+    let queue = FileQueue::open(two_at_once).await.unwrap();
+    let (gate, started) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let is_well = Arc::new(AtomicBool::new(false));
+    let (got_well, opened, counted) = (Arc::clone(&is_well), Arc::clone(&gate), Arc::clone(&started));
+    let subscriber = Subscriber::new(Name::from_static("watch"), EventFilter::All, move |_| {
+        let (is_well, gate, started) = (Arc::clone(&is_well), Arc::clone(&opened), Arc::clone(&counted));
+        Box::pin(async move {
+            if !is_well.load(Ordering::Relaxed) {
+                return Err("not yet".into());
+            }
+            started.fetch_add(1, Ordering::Relaxed);
+            gate.acquire().await?.forget();
+            Ok(())
+        })
+    });
+    queue.subscribers().add(queue.default_group().clone(), subscriber);
+    consume(&queue);
+    let events: Vec<_> = (0..8).map(|number| deposited(&number.to_string(), number)).collect();
+    EventBus::publish(&queue, &events).await.unwrap();
+    settled(&queue).await;
+    got_well.store(true, Ordering::Relaxed);
+    assert_eq!(queue.replay_all(&DeadLetterFilter::default()).await.unwrap(), 8);
+    until("two are in hand", async || started.load(Ordering::Relaxed) == 2).await;
+    fs::remove_file(queue.config().root_dir.join("replays/000000000008-default.json")).unwrap();
+    gate.add_permits(8);
+    settled(&queue).await;
+    assert_eq!(started.load(Ordering::Relaxed), 7, "the last was not yet taken");
+    assert!(queue.dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters.is_empty());
 }

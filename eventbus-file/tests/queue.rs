@@ -456,3 +456,18 @@ async fn what_has_the_name_of_a_file_and_is_none_is_told_and_left_alone() {
     }
     assert!(queue.try_next_work().await.unwrap().is_none());
 }
+
+/// However many events were done since, while the oldest takes long.
+#[tokio::test]
+async fn what_is_done_is_not_looked_at_again() {
+    let queue = fresh().await;
+    queue.publish_all(&[1, 2, 3]).await.unwrap();
+    let takes_long = next_work(&queue).await;
+    next_work(&queue).await.succeed(&()).await.unwrap();
+    let third = next_work(&queue).await;
+    assert_eq!(third.event().id(), 3);
+    third.give_back().await.unwrap();
+    fs::remove_file(queue.config().root_dir.join("results/000000000/000000000002.json")).unwrap();
+    assert_eq!(next_work(&queue).await.event().id(), 3);
+    takes_long.succeed(&()).await.unwrap();
+}

@@ -169,13 +169,17 @@ pub(crate) fn read<T: FromRedisValue>(value: Value) -> RedisResult<T> {
     Ok(from_redis_value(value)?)
 }
 
-/// Adds an entry.
-pub(crate) fn add(stream: &str, fields: &Fields<'_>) -> Cmd {
-    let bytes: usize = fields.iter().map(|(field, value)| field.len() + value.len()).sum();
-    let mut command = Cmd::with_capacity(2 * fields.len() + 3, bytes + stream.len() + "XADD*".len());
-    command.arg("XADD").arg(stream).arg("*");
+/// Adds an entry; with a length the stream keeps about so many.
+pub(crate) fn add<V: AsRef<[u8]>>(stream: &str, fields: &[(&str, V)], max_length: Option<u64>) -> Cmd {
+    let bytes: usize = fields.iter().map(|(field, value)| field.len() + value.as_ref().len()).sum();
+    let mut command = Cmd::with_capacity(2 * fields.len() + 6, bytes + stream.len() + "XADDMAXLEN~*".len() + 20);
+    command.arg("XADD").arg(stream);
+    if let Some(max_length) = max_length {
+        command.arg("MAXLEN").arg("~").arg(max_length);
+    }
+    command.arg("*");
     for (field, value) in fields {
-        command.arg(*field).arg(&**value);
+        command.arg(*field).arg(value.as_ref());
     }
     command
 }
@@ -186,7 +190,7 @@ pub(crate) fn add_all(stream: &str, entries: &[Fields<'_>]) -> Pipeline {
     let mut pipeline = Pipeline::with_capacity(entries.len());
     pipeline.atomic().ignore_errors();
     for fields in entries {
-        pipeline.add_command(add(stream, fields));
+        pipeline.add_command(add(stream, fields, None));
     }
     pipeline
 }
@@ -297,6 +301,11 @@ pub(crate) fn entries(reply: Value) -> RedisResult<Vec<Entry>> {
         Some(Value::Nil) | None => Ok(Vec::new()),
         Some(_) => Err((ErrorKind::UnexpectedReturnType, "entries that are no list").into()),
     }
+}
+
+/// Reads the reply of `XRANGE` and `XREVRANGE`.
+pub(crate) fn range_entries(reply: Value) -> RedisResult<Vec<Entry>> {
+    read::<Vec<Value>>(reply)?.into_iter().map(entry).collect()
 }
 
 /// The last id of each stream in the reply of `XREAD`.

@@ -11,7 +11,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use crate::{
     RedisCommandError, RedisEventBus,
     bus::Shared,
-    command::{Entry, operate},
+    command::{self, Entry, operate},
     entry_id::EntryId,
     keys::field,
     script, wire,
@@ -157,7 +157,7 @@ impl Shared {
 
     async fn read_dead_letters(&self, range: &redis::Cmd) -> Result<Vec<DeadLetter>, DeadLetterError> {
         let reply: Value = self.tell(range).await.map_err(|error| self.dead_letter_error(error))?;
-        let entries = operate::range_entries(reply).map_err(|error| self.not_done(error.into()));
+        let entries = command::range_entries(reply).map_err(|error| self.not_done(error.into()));
         let entries = entries.map_err(|error| self.dead_letter_error(error))?;
         Ok(entries.into_iter().map(letter).collect())
     }

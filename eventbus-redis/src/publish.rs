@@ -90,7 +90,7 @@ impl Shared {
 
     async fn add_together(&self, entries: &[wire::Fields<'_>]) -> Result<Vec<RedisResult<String>>, CommandError> {
         if let [entry] = entries {
-            let id = self.link.query_once(&command::add(&self.stream, entry)).await?;
+            let id = self.link.query_once(&command::add(&self.stream, entry, None)).await?;
             return Ok(vec![Ok(id)]);
         }
         self.link.query_all(&command::add_all(&self.stream, entries)).await

@@ -11,6 +11,7 @@ use std::{
 
 use eventbus::port::RetryPolicy;
 use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
+use tokio::time::Instant;
 
 use crate::connection::{Link, is_lost};
 
@@ -20,6 +21,25 @@ pub(crate) const SLICE: Duration = Duration::from_secs(1);
 /// When a reader that goes on by itself tries again.
 pub(crate) const RECONNECT: RetryPolicy =
     RetryPolicy { max_retries: u32::MAX, first_delay: Duration::from_millis(50), max_delay: Duration::from_secs(2) };
+
+/// When a wait is over; never, if that is further away than time goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Until(Option<Instant>);
+
+impl Until {
+    pub(crate) fn after(time: Duration) -> Self {
+        Self(Instant::now().checked_add(time))
+    }
+
+    pub(crate) fn is_over(self) -> bool {
+        self.0.is_some_and(|end| end <= Instant::now())
+    }
+
+    /// What is left of it, a [`SLICE`] at most.
+    pub(crate) fn slice(self) -> Duration {
+        self.0.map_or(SLICE, |end| end.saturating_duration_since(Instant::now()).min(SLICE))
+    }
+}
 
 type Reading = Pin<Box<dyn Future<Output = RedisResult<Value>> + Send>>;
 

@@ -173,7 +173,7 @@ impl Shared {
     fn letter_unless_torn(&self, stem: &str) -> Result<Option<DeadLetter>> {
         match self.letter(stem) {
             Err(error @ FileQueueError::Torn { .. }) => {
-                tracing::error!(%error, "dead letter passed over and left alone");
+                tracing::error!(error = error.log(), "dead letter passed over and left alone");
                 Ok(None)
             }
             letter => letter,

@@ -4,16 +4,17 @@
 //! under no other. So whoever links it has seen what was published before, and of two relays one links it, however long
 //! either was held up. Setting the position back takes an id in the same way.
 
+mod floors;
 mod record;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use async_trait::async_trait;
 use eventbus::{
     EventId, Name, Position,
     port::{
         Adopted, Adoption, EventBus as _, Mark, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget,
-        SeenFloor, SeenFloors,
+        SeenFloors,
     },
 };
 
@@ -22,16 +23,13 @@ use crate::{
     FileQueue,
     bus::publish_error,
     disk::Staged,
-    error::{FileQueueError, Result},
+    error::Result,
     event::{self, Again, EventFile, message_id},
     log::Linked,
     patience::Patience,
     publish::Stopped,
     queue::Shared,
 };
-
-/// How many events are looked at to find one of a store.
-const MOST_READ: u64 = 500;
 
 /// A range that is none, or an event in it that cannot be published.
 #[derive(Debug, thiserror::Error)]
@@ -265,50 +263,6 @@ impl Shared {
             None if ids.is_empty() => Ok(Try::Again),
             None => Ok(Try::Done(Adopted::At(to.into()))),
         }
-    }
-
-    fn group_floors(&self, publisher: Publisher, known: Vec<Name>) -> Result<SeenFloors> {
-        let Some(relayed) = self.relayed(publisher.store)? else {
-            return Ok(SeenFloors::Lost);
-        };
-        let groups: BTreeSet<Name> = known.into_iter().chain(self.known_groups()?).collect();
-        let seen = |group| Ok((self.floor_of(&relayed, &group)?, group));
-        let seen = groups.into_iter().map(seen).map(|seen| seen.map(|(floor, group)| (group, floor)));
-        Ok(SeenFloors::Groups(seen.collect::<Result<_>>()?))
-    }
-
-    fn floor_of(&self, relayed: &Relayed, group: &Name) -> Result<SeenFloor> {
-        let (owner, progress) = match self.group(group) {
-            Err(error @ FileQueueError::Torn { .. }) => {
-                tracing::warn!(%group, %error, "how far the group has come cannot be told");
-                return Ok(SeenFloor::Unknown);
-            }
-            group => group?,
-        };
-        if owner.is_none() {
-            return Ok(SeenFloor::Missing);
-        }
-        let finished = self.finished(relayed, progress.finished_through())?;
-        Ok(finished.map_or(SeenFloor::Unknown, |position| SeenFloor::At(position.into())))
-    }
-
-    /// The position up to which everything is published that a store has up to an id, at the latest; `None` if that would
-    /// take long to tell.
-    fn finished(&self, relayed: &Relayed, through: u64) -> Result<Option<u64>> {
-        let record = &relayed.now;
-        let begun_again = record.begun.iter().filter(|begun| begun.id > through).map(|begun| begun.after).min();
-        let at_most = |position: u64| Some(begun_again.map_or(position, |after| after.min(position)));
-        for id in through + 1..=record.through.min(through + MOST_READ) {
-            let file = match self.log.file(id) {
-                Err(FileQueueError::Torn { .. }) => None,
-                file => file?,
-            };
-            let own = file.filter(|file| file.store == Some(record.store));
-            if let Some((position, _)) = own.and_then(|file| file.event?.place()) {
-                return Ok(at_most(position.saturating_sub(1)));
-            }
-        }
-        Ok(if record.through > through + MOST_READ { None } else { at_most(record.position) })
     }
 }
 

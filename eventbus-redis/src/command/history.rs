@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use redis::{Cmd, Pipeline, RedisResult, Value, cmd, from_redis_value};
+use redis::{Cmd, Pipeline, cmd};
 
-use super::Entry;
-
-/// Entries after an id, or from the oldest on.
-pub(crate) fn range(stream: &str, after: Option<&str>, count: usize) -> Cmd {
+/// Entries after an id, or from the oldest on; up to one, or to the newest.
+pub(crate) fn range(stream: &str, after: Option<&str>, through: Option<&str>, count: usize) -> Cmd {
     let mut command = cmd("XRANGE");
-    command.arg(stream).arg(beyond(after)).arg("+").arg("COUNT").arg(limit(count));
+    command.arg(stream).arg(beyond(after)).arg(through.unwrap_or("+")).arg("COUNT").arg(limit(count));
     command
 }
 
@@ -50,10 +48,4 @@ fn beyond(after: Option<&str>) -> String {
 /// The server counts with a sign.
 fn limit(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-/// Reads the reply of [`range`] and [`newest`].
-pub(crate) fn range_entries(reply: Value) -> RedisResult<Vec<Entry>> {
-    let entries: Vec<Value> = from_redis_value(reply)?;
-    entries.into_iter().map(super::entry).collect()
 }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use redis::{Cmd, Pipeline, RedisResult, Value, cmd, from_redis_value};
 
-use super::{Entry, entry, no_such_key, take};
+use super::{no_such_key, take};
 use crate::{entry_id::EntryId, keys};
 
 /// Entries from an id, or after one that begins with `(`, up to an id.
@@ -19,12 +19,6 @@ pub(crate) fn newest(stream: &str) -> Cmd {
     let mut command = cmd("XREVRANGE");
     command.arg(stream).arg("+").arg("-").arg("COUNT").arg(1);
     command
-}
-
-/// Reads the reply of `XRANGE` and `XREVRANGE`.
-pub(crate) fn range_entries(reply: Value) -> RedisResult<Vec<Entry>> {
-    let entries: Vec<Value> = from_redis_value(reply)?;
-    entries.into_iter().map(entry).collect()
 }
 
 pub(crate) fn delete(stream: &str, ids: &[String]) -> Cmd {

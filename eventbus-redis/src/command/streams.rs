@@ -7,20 +7,6 @@ use redis::{Cmd, Pipeline, RedisResult, Value, cmd};
 
 use super::{Entry, entry, read};
 
-/// Adds an entry; with a length the stream keeps about so many.
-pub(crate) fn add<F: AsRef<[u8]>, V: AsRef<[u8]>>(stream: &str, fields: &[(F, V)], max_length: Option<u64>) -> Cmd {
-    let mut command = cmd("XADD");
-    command.arg(stream);
-    if let Some(max_length) = max_length {
-        command.arg("MAXLEN").arg("~").arg(max_length);
-    }
-    command.arg("*");
-    for (field, value) in fields {
-        command.arg(field.as_ref()).arg(value.as_ref());
-    }
-    command
-}
-
 /// Takes over entries that are pending for long, from an id on.
 pub(crate) fn claim(stream: &str, group: &str, consumer: &str, idle: Duration, from: &str, count: usize) -> Cmd {
     let mut command = cmd("XAUTOCLAIM");
@@ -63,17 +49,6 @@ pub(crate) fn deliveries<'a>(stream: &str, group: &str, ids: impl IntoIterator<I
 pub(crate) fn delivered(reply: Value) -> RedisResult<Option<u64>> {
     let pending: Vec<(String, Value, Value, u64)> = read(reply)?;
     Ok(pending.into_iter().next().map(|(.., deliveries)| deliveries))
-}
-
-/// Entries after an id, up to one.
-pub(crate) fn range(stream: &str, after: Option<&str>, through: Option<&str>, count: usize) -> Cmd {
-    let mut command = super::history::range(stream, after, count);
-    if let Some(through) = through {
-        command = cmd("XRANGE");
-        let from = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
-        command.arg(stream).arg(from).arg(through).arg("COUNT").arg(count);
-    }
-    command
 }
 
 /// The length, first and last entry, groups of a stream, and its projections, in one instant.

@@ -94,7 +94,7 @@ impl History {
     #[doc(alias = "xrange")]
     pub async fn page(&mut self, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
         let place = self.place()?;
-        let mut entries = self.read(|stream| command::history::range(stream, place, count)).await?;
+        let mut entries = self.read(|stream| command::history::range(stream, place, None, count)).await?;
         entries.truncate(count);
         if let Some(last) = entries.last() {
             self.after = Some(last.id.clone());
@@ -156,12 +156,10 @@ impl History {
         let Some(id) = &self.after else {
             return Ok(None);
         };
-        let (ms, number) = id.as_str().split_once('-').unwrap_or((id.as_str(), "0"));
-        let is_number = |text: &str| text.bytes().all(|c| c.is_ascii_digit()) && text.parse::<u64>().is_ok();
-        if is_number(ms) && is_number(number) {
-            return Ok(Some(id.as_str()));
+        match EntryId::of_place(id.as_str()) {
+            Some(_) => Ok(Some(id.as_str())),
+            None => Err(HistoryError::InvalidId { id: id.clone() }),
         }
-        Err(HistoryError::InvalidId { id: id.clone() })
     }
 
     /// Reads something of each stream, all at the same instant, or one that is published later might have a lower id; the
@@ -174,7 +172,7 @@ impl History {
             parts => link.query_all(&command::history::at_once(parts.iter().map(|part| of(&part.stream)))).await,
         };
         let read = |replies: Vec<Value>| {
-            let read = replies.into_iter().map(command::history::range_entries);
+            let read = replies.into_iter().map(command::range_entries);
             Ok(read.collect::<RedisResult<Vec<_>>>()?.into_iter().flatten().collect::<Vec<_>>())
         };
         let mut entries = replies.and_then(read).map_err(|error| HistoryError::of(&self.shared.destination, error))?;

@@ -110,6 +110,11 @@ pub(crate) fn may_be_own(stem: &str) -> bool {
     OWN.iter().any(|own| own.starts_with(stem) || stem.starts_with(own))
 }
 
+/// Whether a key, with its prefix, says that there is a store.
+pub(crate) fn is_of_a_store(key: &str) -> bool {
+    key.ends_with(":eventstore:meta")
+}
+
 /// Without colons, and another text for each text.
 fn escaped(text: &str) -> String {
     text.replace('%', "%25").replace(':', "%3A")

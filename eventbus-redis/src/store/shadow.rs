@@ -10,7 +10,7 @@ use eventbus::{
 use redis::FromRedisValue;
 
 use super::{
-    RedisEventStore,
+    RedisEventStore, keys,
     lease::millis,
     transaction::{RedisTransaction, RedisTransactionError, Replacing, Table, pattern, tables},
 };
@@ -137,6 +137,10 @@ impl RedisEventStore {
             let mut scan = redis::cmd("SCAN");
             scan.arg(&cursor).arg("MATCH").arg(&matching).arg("COUNT").arg(TOGETHER);
             let (next, some): (String, Vec<String>) = self.asked_once_more(&scan).await?;
+            if some.iter().any(|key| keys::is_of_a_store(key)) {
+                let reason = "the keys of another store begin like that";
+                return Err(RedisTransactionError::InvalidKey { key: format!("{stem}*"), reason });
+            }
             found.extend(some);
             cursor = next;
             if cursor == "0" {

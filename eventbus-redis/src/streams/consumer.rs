@@ -7,7 +7,6 @@ use std::{fmt, time::Duration};
 
 use eventbus::port::MessageId;
 use redis::Value;
-use tokio::time::Instant;
 
 use super::{RedisStreams, StreamEntry};
 use crate::{
@@ -15,7 +14,7 @@ use crate::{
     command::{self, Reader, streams},
     connection::CommandError,
     keys, script,
-    waiting::{SLICE, Waiting},
+    waiting::{Until, Waiting},
 };
 
 /// How entries are taken.
@@ -140,18 +139,18 @@ impl EventConsumer {
     /// with the same read, whatever it is told.
     ///
     /// # Errors
-    /// [`RedisCommandError`]. Entries whose reply was lost are pending, and can be [claimed](Self::claim_pending).
+    /// [`RedisCommandError`]. Entries whose reply was lost are pending, and can be [claimed](Self::claim_pending); so are
+    /// those that came for a consumer that was dropped, or died, while it waited.
     #[doc(alias = "xreadgroup")]
     pub async fn consume(&mut self, how: Consume) -> Result<Vec<StreamEntry>, RedisCommandError> {
-        let until = Instant::now() + how.block;
+        let until = Until::after(how.block);
         loop {
-            let left = until.saturating_duration_since(Instant::now()).min(SLICE);
             let (stream, group, consumer) = (&*self.key, &*self.group, &*self.consumer);
             let reader = Reader { stream, group, consumer, count: how.count.clamp(1, i32::MAX as usize) };
-            let take = reader.new_entries(Some(left).filter(|left| !left.is_zero()));
+            let take = reader.new_entries(Some(until.slice()).filter(|left| !left.is_zero()));
             let reply = self.waiting.read(self.streams.link(), self.streams.patience(), take).await;
             match reply.and_then(command::entries).map_err(CommandError::Sent) {
-                Ok(entries) if entries.is_empty() && Instant::now() < until => {}
+                Ok(entries) if entries.is_empty() && !until.is_over() => {}
                 Ok(entries) => return Ok(entries.into_iter().map(StreamEntry::from).collect()),
                 Err(error) if command::is_unblocked(&error) || command::is_no_group(&error) => {
                     self.ensure_group().await?;

@@ -8,7 +8,7 @@ use redis::{RedisError, RedisResult, Value};
 use super::{RedisStreams, StreamEntry};
 use crate::{
     RedisCommandError, Trim, Trimmed,
-    command::{self, Group, history, streams},
+    command::{self, Group, streams},
     connection::CommandError,
     entry_id::EntryId,
     keys,
@@ -121,7 +121,7 @@ impl RedisStreams {
 fn read(replies: Vec<RedisResult<Value>>) -> Result<StreamHealth, RedisError> {
     let mut replies = replies.into_iter();
     let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
-    let one = |reply| Ok::<_, RedisError>(history::range_entries(reply)?.into_iter().next().map(StreamEntry::from));
+    let one = |reply| Ok::<_, RedisError>(command::range_entries(reply)?.into_iter().next().map(StreamEntry::from));
     let length = command::read(next()?)?;
     let (first_entry, last_entry) = (one(next()?)?, one(next()?)?);
     let groups = command::groups(next())?;

@@ -10,13 +10,7 @@ use redis::{RedisError, RedisResult};
 use serde::Serialize;
 
 use super::RedisStreams;
-use crate::{
-    RedisCommandError,
-    command::{self, streams},
-    connection::CommandError,
-    keys::plain_field as field,
-    wire::Fields,
-};
+use crate::{RedisCommandError, command, connection::CommandError, keys::plain_field as field, wire::Fields};
 
 /// Publishes events to streams called `{prefix}:{stream}`; made by [`RedisStreams::publisher`].
 ///
@@ -91,7 +85,7 @@ impl EventPublisher {
     }
 
     /// Publishes events one right behind the other, all or none, and returns the ids of their entries. Readers see all
-    /// of them or none, and nothing of others between them.
+    /// of them or none, and nothing of others between them. The server does nothing else meanwhile: keep batches small.
     ///
     /// # Errors
     /// [`EventPublishError`].
@@ -175,7 +169,7 @@ impl RedisStreams {
         fields: &[(&str, V)],
         max_length: Option<u64>,
     ) -> Result<MessageId, RedisCommandError> {
-        let id: Result<String, _> = self.link().query_once(&streams::add(key, fields, max_length)).await;
+        let id: Result<String, _> = self.link().query_once(&command::add(key, fields, max_length)).await;
         id.map(MessageId::new).map_err(|error| RedisCommandError::of(key, error))
     }
 }

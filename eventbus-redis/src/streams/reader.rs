@@ -6,15 +6,14 @@ use std::fmt;
 
 use eventbus::port::MessageId;
 use redis::Value;
-use tokio::time::Instant;
 
 use super::{Consume, RedisStreams, StreamEntry};
 use crate::{
     RedisCommandError,
-    command::{self, history, streams},
+    command::{self, history},
     connection::CommandError,
     entry_id::EntryId,
-    waiting::{SLICE, Waiting},
+    waiting::{Until, Waiting},
 };
 
 /// A place in a stream from which it is read by hand; made by [`RedisStreams::reader`].
@@ -78,7 +77,7 @@ impl StreamReader {
             return Ok(Vec::new());
         }
         let (after, through) = (self.id(self.after.as_ref())?, self.id(self.through.as_ref())?);
-        let range = streams::range(&self.key, after, through, count.min(i32::MAX as usize));
+        let range = history::range(&self.key, after, through, count);
         let entries = self.read(self.streams.ask(&self.key, &range).await?)?;
         Ok(self.moved_behind(entries))
     }
@@ -116,14 +115,13 @@ impl StreamReader {
     /// [`RedisCommandError`]; the place stays.
     #[doc(alias = "xread")]
     pub async fn wait(&mut self, how: Consume) -> Result<Vec<StreamEntry>, RedisCommandError> {
-        let until = Instant::now() + how.block;
+        let until = Until::after(how.block);
         loop {
-            let left = until.saturating_duration_since(Instant::now()).min(SLICE);
             let after = self.id(self.after.as_ref())?;
-            let wait = history::wait(&[&self.key], after, how.count.clamp(1, i32::MAX as usize), left);
+            let wait = history::wait(&[&self.key], after, how.count.max(1), until.slice());
             let reply = self.waiting.read(self.streams.link(), self.streams.patience(), wait).await;
             match reply.and_then(command::entries).map_err(CommandError::Sent) {
-                Ok(entries) if entries.is_empty() && Instant::now() < until => {}
+                Ok(entries) if entries.is_empty() && !until.is_over() => {}
                 Err(error) if command::is_unblocked(&error) => {}
                 Ok(entries) => return Ok(self.moved_behind(entries.into_iter().map(StreamEntry::from).collect())),
                 Err(error) => return Err(RedisCommandError::of(&self.key, error)),
@@ -132,7 +130,7 @@ impl StreamReader {
     }
 
     fn read(&self, reply: Value) -> Result<Vec<StreamEntry>, RedisCommandError> {
-        let entries = history::range_entries(reply);
+        let entries = command::range_entries(reply);
         let entries = entries.map_err(|error| RedisCommandError::of(&self.key, error.into()))?;
         Ok(entries.into_iter().map(StreamEntry::from).collect())
     }
@@ -149,8 +147,7 @@ impl StreamReader {
         let Some(text) = id.map(MessageId::as_str) else {
             return Ok(None);
         };
-        let is_time = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        if is_time || text.parse::<EntryId>().is_ok() {
+        if EntryId::of_place(text).is_some() {
             return Ok(Some(text));
         }
         let source = format!("`{text}` is no id of an entry").into();

@@ -77,6 +77,15 @@ async fn a_foreign_entry_in_the_way_of_the_next_version_is_refused_before_anythi
     let error = store.append(&order("3"), ExpectedVersion::Any, vec![event(9)]).await.unwrap_err();
     assert!(said(&error).contains(&format!("key `{feed_key}`, entry 5-0")), "{}", said(&error));
     assert_eq!(store.stream_version(&order("3")).await.unwrap(), Version::NONE);
+    let stream = order("2");
+    let mut tx = store.begin_transaction();
+    store.append_in(&mut tx, &stream, ExpectedVersion::Any, events(2)).await.unwrap();
+    assert!(tx.commit().await.is_err());
+    assert!(store.append(&stream, ExpectedVersion::Any, events(2)).await.is_err());
+    // mended, it goes on where it was
+    tell::<String>(&mut connection, &["XSETID", &feed_key, "4-0"]).await;
+    store.append(&stream, ExpectedVersion::Exact(1.into()), events(2)).await.unwrap();
+    assert_eq!(feed(&store).await.unwrap().len(), 6);
 }
 
 #[tokio::test]

@@ -4,10 +4,10 @@ use eventbus::{
     Name, Position,
     port::{Checkpoints as _, Lease, Shadow, Transaction, Transactions as _},
 };
-use eventbus_redis::{RedisEventStore, RedisTransaction, RedisTransactionError as Error};
+use eventbus_redis::{RedisEventStore, RedisEventStoreConfig, RedisTransaction, RedisTransactionError as Error};
 use redis::aio::MultiplexedConnection;
 
-use crate::{fresh, key, seize, tell};
+use crate::{common::store::open, fresh, key, seize, tell};
 
 const ROLE: &str = "rebuild:order-stats";
 const LIVE: &str = "projection:order-stats";
@@ -208,4 +208,30 @@ async fn the_row_of_an_aggregate_is_a_key_or_a_field() {
     }
     tx.commit().await.unwrap();
     assert_eq!(live(&mut connection, &store).await, pairs(&[("order*", "4"), ("order:kept", "2"), ("orders", "3")]));
+}
+
+/// A table `order:*` of a store without a prefix, and a bus or another store whose prefix is `order`.
+#[tokio::test]
+async fn a_star_takes_no_events_of_others_away() {
+    let (store, mut connection) = fresh().await;
+    old(&store).await;
+    let stream = key(&store, "order:stream");
+    tell::<String>(&mut connection, &["XADD", &stream, "*", "a", "b"]).await;
+    let (lease, owner) = (seize(&store, ROLE, "one").await, seize(&store, LIVE, "one").await);
+    store.make_shadow(&shadow()).await.unwrap();
+    assert!(fill(&store, &lease, 0, 4).await);
+    let other = RedisEventStoreConfig { key_prefix: key(&store, "order"), ..store.config().clone() };
+    open(other).await;
+    let mut switch = store.begin().await.unwrap();
+    let error = switch.replace_rows(&shadow()).await.unwrap_err();
+    assert!(matches!(error.downcast_ref(), Some(Error::InvalidKey { key, .. }) if key == "order:*"), "{error}");
+    let meta = key(&store, "order:eventstore:meta");
+    assert_eq!(tell::<u64>(&mut connection, &["DEL", &meta]).await, 1);
+    switch.replace_rows(&shadow()).await.unwrap();
+    assert!(switch.advance(&owner, Position::START, 4.into()).await.unwrap());
+    switch.commit().await.unwrap();
+    for (name, is_there) in [("order:stream", 1), ("order:gone", 0), ("order:kept", 1)] {
+        let found: u64 = tell(&mut connection, &["EXISTS", &key(&store, name)]).await;
+        assert_eq!(found, is_there, "{name}");
+    }
 }

@@ -65,6 +65,19 @@ async fn a_group_that_was_lost_is_made_anew_with_the_oldest_entry() {
     assert_eq!(drain(&mut consumer).await.len(), 1);
 }
 
+/// Red if the end of the wait is reckoned as a time that does not exist: it would panic.
+#[tokio::test]
+async fn waiting_may_be_without_an_end() {
+    let streams = streams().await;
+    let key = orders(&streams);
+    let for_ever = Consume { block: Duration::MAX, ..Consume::default() };
+    let mut consumer = streams.consumer(&key, "billing", "billing-1").await.unwrap();
+    let mut reader = streams.reader(&key);
+    let (taken, read, ()) =
+        tokio::join!(consumer.consume(for_ever), reader.wait(for_ever), async { publish_orders(&streams, 1).await });
+    assert_eq!((taken.unwrap().len(), read.unwrap().len()), (1, 1));
+}
+
 /// Red with a future that reads on a connection of its own each time.
 #[tokio::test]
 async fn a_wait_that_is_given_up_loses_no_entry() {

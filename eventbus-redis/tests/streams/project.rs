@@ -1,10 +1,12 @@
 //! Projections: what they write, what they skip, where they stop.
 
-use eventbus_redis::{RedisCommandError, StreamProjectionError};
+use eventbus_redis::{Claim, Consume, RedisCommandError, RedisStreams, StreamProjectionError, Trim};
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use crate::rig::{counted, order_stats, orders, publish_orders, stats_key, streams, typed, until};
+use crate::rig::{
+    OrderCreated, config_on, counted, order_stats, orders, publish_orders, stats_key, streams, typed, until,
+};
 
 #[tokio::test]
 async fn unknown_types_are_skipped_and_counted() {
@@ -135,6 +137,53 @@ async fn a_key_of_another_kind_is_refused_with_its_name() {
     assert!(refused, "{error:?}");
 }
 
+/// The rights that the README names.
+#[tokio::test]
+async fn a_user_with_the_rights_that_are_named_can_do_it_all() {
+    let server = test_servers::private_redis();
+    let admin = RedisStreams::connect(config_on(server.url())).await.unwrap();
+    let rights = "+@stream +@hash +@connection +@transaction +@scripting +exists +del +time +@string +@set +copy +rename \
+                  +unlink";
+    let _: String = typed(&admin, &format!("ACL SETUSER app on >secret ~* {rights}")).await;
+    let url = server.url().replacen("redis://", "redis://app:secret@", 1);
+    let streams = RedisStreams::connect(config_on(&url)).await.unwrap();
+    let key = orders(&streams);
+    publish_orders(&streams, 3).await;
+    let stats = order_stats(&streams);
+    assert_eq!(stats.catch_up().await.unwrap().processed, 3);
+    assert_eq!(stats.rebuild(|_| {}).await.unwrap().processed, 3);
+    let mut consumer = streams.consumer(&key, "billing", "billing-1").await.unwrap();
+    let entries = consumer.consume(Consume::default()).await.unwrap();
+    consumer.claim_pending(Claim::default()).await.unwrap();
+    assert_eq!(consumer.acknowledge(entries.iter().map(|entry| &entry.id)).await.unwrap(), 3);
+    assert_eq!(streams.health(&key).await.unwrap().length, 3);
+    assert_eq!(streams.trim(&key, Trim { max_length: Some(1), max_age: None }).await.unwrap().removed, 2);
+    stats.retire().await.unwrap();
+}
+
+/// Numbers that no counter can take.
+#[tokio::test]
+async fn numbers_that_are_too_big_or_none_stop_it_by_name() {
+    for total in ["1e400", "18446744073709551616", "1.7976931348623157e308"] {
+        let streams = streams().await;
+        let stats = stats_key(&streams);
+        let data = format!("{{\"total\":{total}}}");
+        let odd = streams.add(&orders(&streams), &[("type", "order.created"), ("data", &data)]).await.unwrap();
+        let adding = order_stats(&streams).on("order.created", move |order: OrderCreated, effects| {
+            effects.hincrbyfloat(&stats, "total_value", order.total * 10.0);
+            effects.hincrby(&stats, "total_count", 1);
+        });
+        match (total, adding.catch_up().await) {
+            ("1e400", Err(StreamProjectionError::Entry { source, .. })) => assert_eq!(source.entry(), &odd),
+            ("18446744073709551616", Ok(applied)) => assert_eq!(applied.processed, 1),
+            (_, Err(StreamProjectionError::Effect { entry, command, .. })) => {
+                assert_eq!((entry, command.as_str(), counted(&streams).await), (odd, "HINCRBYFLOAT", 0));
+            }
+            (_, other) => panic!("{total}: {other:?}"),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_runs_on_with_what_comes_until_it_is_stopped() {
     let streams = streams().await;
@@ -147,6 +196,13 @@ async fn it_runs_on_with_what_comes_until_it_is_stopped() {
         publish_orders(&streams, 3).await;
     }
     until("all are counted", async || counted(&streams).await == 159).await;
+    for _ in 0..2 {
+        let last = streams.publisher().publish("orders", "order.creatd", &json!({})).await.unwrap();
+        until("it is processed", async || order_stats(&streams).checkpoint().await.unwrap().as_ref() == Some(&last))
+            .await;
+    }
     stop.send(()).unwrap();
-    running.await.unwrap().unwrap();
+    // the last step may not have been told yet
+    let applied = running.await.unwrap().unwrap();
+    assert!(applied.processed >= 160 && applied.unknown["order.creatd"] >= 1, "{applied:?}");
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use eventbus_redis::{RedisStreams, StreamProjectionError};
+use eventbus_redis::{RedisStreams, StreamProjectionError, Trim};
 use serde_json::json;
 
 use crate::rig::{
@@ -116,6 +116,21 @@ async fn a_rebuild_that_dies_anywhere_changes_nothing_and_is_cleared_away_by_the
     assert!(died >= 5, "it waits several times: {died}");
     assert_eq!(stats.rebuild(|_| {}).await.unwrap().processed, 250);
     assert_eq!((counted(&streams).await, leftovers(&streams).await), (250, Vec::new()));
+}
+
+/// Red if a rebuild that fails leaves its copies, or holds trimming ever after.
+#[tokio::test]
+async fn a_rebuild_that_fails_leaves_nothing_and_holds_nothing() {
+    let streams = streams().await;
+    publish_orders(&streams, 250).await;
+    let (stats, key) = (order_stats(&streams), orders(&streams));
+    streams.publisher().publish("orders", "order.odd", &json!({})).await.unwrap();
+    stats.catch_up().await.unwrap();
+    let failing = order_stats(&streams).try_on("order.odd", |_: serde_json::Value, _| Err::<(), _>("no"));
+    assert!(matches!(failing.rebuild(|_| {}).await, Err(StreamProjectionError::Handler { .. })));
+    assert_eq!((counted(&streams).await, leftovers(&streams).await), (250, Vec::new()));
+    let trimmed = streams.trim(&key, Trim { max_length: Some(0), max_age: None }).await.unwrap();
+    assert_eq!((trimmed.removed, trimmed.held_by), (251, None));
 }
 
 /// Red without the token in the steps of a rebuild: what the first one makes would be served.

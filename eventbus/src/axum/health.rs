@@ -22,6 +22,9 @@ struct Answer {
 /// `/health/live` answers 200 as long as the process does. `/health/ready` answers 200 while every app is healthy
 /// ([`App::health`]) and says so within two seconds, else 503. Both answer with JSON, as
 /// `{"status":"ready","alerts":[]}`, where `alerts` says what is wrong, or what soon may be.
+///
+/// A projection that stopped at an event is an alert only: it stops there in every process, and were none of them ready,
+/// all the service would be away for it. Alerts may name servers and events, so they are for those who run the service.
 pub fn health_routes<S: Clone + Send + Sync + 'static>(apps: impl IntoIterator<Item = App>) -> Router<S> {
     let apps: Arc<[App]> = apps.into_iter().collect();
     Router::new()

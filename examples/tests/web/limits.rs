@@ -1,18 +1,25 @@
 //! Clients that are slow, and what takes too long.
 
+use std::time::Duration;
+
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    time::timeout,
 };
 
 use crate::web::Web;
+
+/// How long something may take that is certain to come.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What is answered until the service closes the connection, which the client leaves open.
 async fn answered(web: &Web, sent: &str) -> String {
     let mut connection = TcpStream::connect(&web.address).await.unwrap();
     connection.write_all(sent.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    connection.read_to_string(&mut answer).await.unwrap();
+    let closed = timeout(PATIENCE, connection.read_to_string(&mut answer)).await;
+    closed.unwrap_or_else(|_| panic!("the connection stays open after {answer:?}")).unwrap();
     answer
 }
 

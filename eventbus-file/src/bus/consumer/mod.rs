@@ -166,7 +166,7 @@ impl<'a> Consumer<'a> {
         match self.end().await {
             Err(FileQueueError::ClaimLost { .. }) => return true,
             Err(error) => {
-                tracing::warn!(group = %self.group, %error, "the group is taken over when our claim runs out")
+                tracing::warn!(group = %self.group, error = error.log(), "the group is taken over when our claim runs out")
             }
             Ok(()) => {}
         }

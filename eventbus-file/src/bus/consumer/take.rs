@@ -89,7 +89,7 @@ impl Consumer<'_> {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::error!(group = %self.group, id, %error, "replay passed over and left alone");
+                    tracing::error!(group = %self.group, id, error = error.log(), "replay passed over and left alone");
                     self.replays.insert(id);
                 }
             }

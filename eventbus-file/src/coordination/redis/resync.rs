@@ -41,7 +41,7 @@ impl Redis {
         let told = tokio::time::timeout(self.config.resync_lock_timeout, self.tell_state(shared)).await;
         match told {
             Ok(Ok(())) => self.metrics.resyncs.add(1),
-            Ok(Err(error)) => tracing::warn!(%error, "the state was not told"),
+            Ok(Err(error)) => tracing::warn!(error = error.log(), "the state was not told"),
             Err(_) => tracing::warn!("telling the state took longer than its lock lasts; the rest is not told"),
         }
         self.ask("unlocking", async |redis| {

@@ -90,7 +90,7 @@ impl Shared {
         for id in ids {
             match self.claims.newest(id) {
                 Ok(claim) => live.extend(claim.filter(Claim::is_live)),
-                Err(error) => tracing::warn!(%error, "claim passed over"),
+                Err(error) => tracing::warn!(error = error.log(), "claim passed over"),
             }
         }
         live
@@ -143,7 +143,7 @@ impl Redis {
                     "another worker has files that are not in this folder: it has another folder, or it is not shared at once"
                 );
             }
-            Err(error) => tracing::warn!(%error, what, "what another worker told was not looked for"),
+            Err(error) => tracing::warn!(error = error.log(), what, "what another worker told was not looked for"),
         }
     }
 }

@@ -23,15 +23,22 @@ local function append(key)
   local known = known_places(ids, by_id)
   if known then return known end
   if not head then return damage end
-  local version, refusal = length_of(key)
+  local version, refusal = version_of(key)
   if refusal then return refusal end
-  if not is_as_expected(expected, version) then return { 'conflict', version } end
+  if not is_as_expected(expected, version) then
+    local _, foreign = length_of(key)
+    return foreign or { 'conflict', version }
+  end
   local refused = add_events(key, version, head, events)
   if refused then
     if is_of_server(refused) then return redis.error_reply(refused) end
-    return { 'failed', refused }
+    local _, foreign = length_of(key)
+    return foreign or { 'failed', refused }
   end
-  add_places(feed, ids, aggregate_type, aggregate_id, version, head, events)
+  if add_places(feed, ids, aggregate_type, aggregate_id, version, head, events) then
+    remove_events(key, version, events)
+    return damage_of(feed, ids)
+  end
   head = head + #events
   return { 'new', version, head - #events + 1 }
 end

@@ -108,8 +108,8 @@ function steps.events()
   appends[#appends + 1] = append
   head, damage = head_of(feed, ids)
   if not head then return damage end
-  local version, refusal = length_of(key)
-  if refusal then return refusal[1] == 'damaged' and refusal or { 'failed', key, 'XADD', refusal[2] } end
+  local version, refusal = version_of(key)
+  if refusal then return { 'failed', key, 'XADD', refusal[2] } end
   if version ~= before or known_places(ids, by_id) then return { 'changed', key } end
 end
 
@@ -131,12 +131,9 @@ function steps.append()
   local position = head
   for _, append in ipairs(appends) do
     local key, version, events = append.key, append.version, append.events
-    undo[#undo + 1] = function()
-      for i = 1, #events do redis.call('XDEL', key, version + i .. '-0') end
-      if version > 0 then redis.call('XSETID', key, version .. '-0') else redis.call('DEL', key) end
-    end
     local refused = add_events(key, version, position, events)
     if refused then return undo_all(key, 'XADD', refused) end
+    undo[#undo + 1] = function() remove_events(key, version, events) end
     position = position + #events
   end
 end
@@ -145,7 +142,9 @@ end
 function steps.place()
   local feed, ids = take_key(), take_key()
   for _, append in ipairs(appends) do
-    add_places(feed, ids, append.type, append.id, append.version, head, append.events)
+    -- only the first can be refused
+    local refused = add_places(feed, ids, append.type, append.id, append.version, head, append.events)
+    if refused then return undo_all(feed, 'XADD', refused) end
     head = head + #append.events
   end
 end
@@ -154,6 +153,12 @@ end
 function steps.swap()
   local copy, live = take_key(), take_key()
   if redis.call('EXISTS', copy) == 1 then redis.call('RENAME', copy, live) else redis.call('UNLINK', live) end
+end
+
+-- A key that looks like a row is removed. Rows are no streams, but events are.
+function steps.clear()
+  local key = take_key()
+  if redis.call('TYPE', key).ok ~= 'stream' then redis.call('UNLINK', key) end
 end
 
 -- A key is removed.

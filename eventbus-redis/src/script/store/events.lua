@@ -14,19 +14,26 @@ local function is_of_server(said)
   return code ~= 'ERR' and code ~= 'WRONGTYPE' and code ~= 'NOPERM'
 end
 
--- The number of entries, which is the number in the last one's id; else what is to be replied.
-local function length_of(key)
+-- The number of entries; else what is to be replied. Whether they are the store's own, the next entry shows, as its id
+-- must be beyond theirs; `length_of` says why it was refused.
+local function version_of(key)
   local length = redis.pcall('XLEN', key)
   if is_error(length) then return nil, { 'failed', length.err } end
-  if length == 0 then return 0 end
+  return length
+end
+
+-- The number of entries, which is the number in the last one's id; else what is to be replied.
+local function length_of(key)
+  local length, refusal = version_of(key)
+  if refusal or length == 0 then return length, refusal end
   local last = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1][1]
   if last ~= length .. '-0' then return nil, { 'damaged', key, last } end
   return length
 end
 
--- The last position that was given, if the next one can be; else what is to be replied.
-local function head_of(feed, ids)
-  local length, last, known = 0, '0-0', redis.call('HLEN', ids)
+-- Why the feed takes no more entries: what is to be replied.
+local function damage_of(feed, ids)
+  local length, last = 0, '0-0'
   if redis.call('EXISTS', feed) == 1 then
     local info = redis.call('XINFO', 'STREAM', feed)
     for i = 1, #info, 2 do
@@ -34,9 +41,15 @@ local function head_of(feed, ids)
       if info[i] == 'last-generated-id' then last = info[i + 1] end
     end
   end
-  if last ~= length .. '-0' then return nil, { 'damaged', feed, last } end
-  if known ~= length then return nil, { 'damaged', ids, known .. ' of ' .. length } end
-  return length
+  if last ~= length .. '-0' then return { 'damaged', feed, last } end
+  return { 'damaged', ids, redis.call('HLEN', ids) .. ' of ' .. length .. ' in ' .. feed }
+end
+
+-- The last position that was given; else what is to be replied.
+local function head_of(feed, ids)
+  local length = redis.call('XLEN', feed)
+  if redis.call('HLEN', ids) == length then return length end
+  return nil, damage_of(feed, ids)
 end
 
 local function take_events()
@@ -74,11 +87,18 @@ local function add_events(key, version, head, events)
   end
 end
 
--- Adds where the events are to the feed and to the index.
+-- As if they had not been added.
+local function remove_events(key, version, events)
+  for i = 1, #events do redis.call('XDEL', key, version + i .. '-0') end
+  if version > 0 then redis.call('XSETID', key, version .. '-0') else redis.call('DEL', key) end
+end
+
+-- Adds where the events are to the feed and to the index; returns what the server said if it refuses the first.
 local function add_places(feed, ids, aggregate_type, aggregate_id, version, head, events)
   for i, event in ipairs(events) do
-    redis.call('XADD', feed, head + i .. '-0', 'type', event.type, 'aggregate', aggregate_type, 'id', aggregate_id,
-      'version', version + i, 'tenant', event.tenant, 'bytes', event.bytes)
+    local added = redis.pcall('XADD', feed, head + i .. '-0', 'type', event.type, 'aggregate', aggregate_type,
+      'id', aggregate_id, 'version', version + i, 'tenant', event.tenant, 'bytes', event.bytes)
+    if is_error(added) then return added.err end
     redis.call('HSET', ids, event.id, head + i)
   end
 end

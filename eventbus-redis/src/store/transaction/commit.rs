@@ -175,7 +175,7 @@ impl RedisTransaction {
                 program.word("swap").key(copy).key(live);
             }
             for gone in &replacing.gone {
-                program.word("drop").key(gone);
+                program.word("clear").key(gone);
             }
             program.word("drop").key(&keys.shadow(&replacing.shadow));
             program.word("drop").key(&keys.copies(&replacing.shadow));

@@ -13,7 +13,7 @@ use super::{
     EventProjection, StreamProjectionError,
     step::{Place, Reply, START},
 };
-use crate::{RedisCommandError, StreamEntry, command::history, entry_id::EntryId, keys, script, store::Program};
+use crate::{RedisCommandError, StreamEntry, command, entry_id::EntryId, keys, script, store::Program};
 
 /// How many entries are processed in one step.
 const TOGETHER: usize = 100;
@@ -257,7 +257,7 @@ fn ahead(looked: Looked, from: &str) -> Result<Ahead, RedisError> {
     let (checkpoint, note, entries, added, length, first, newest, highest_deleted) = looked;
     let id = |text: &str| EntryId::of_place(text).unwrap_or(EntryId::ZERO);
     let at = id(if from.is_empty() { &checkpoint } else { from });
-    let mut entries: Vec<_> = history::range_entries(entries)?.into_iter().map(StreamEntry::from).collect();
+    let mut entries: Vec<_> = command::range_entries(entries)?.into_iter().map(StreamEntry::from).collect();
     let is_end = entries.len() <= TOGETHER;
     let own = entries.first().is_some_and(|entry| id(entry.id.as_str()) == at).then(|| entries.remove(0));
     entries.truncate(TOGETHER);

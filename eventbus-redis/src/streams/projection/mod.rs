@@ -155,36 +155,46 @@ impl EventProjection {
     /// [`StreamProjectionError`].
     pub async fn catch_up(&self) -> Result<Applied, StreamProjectionError> {
         let mut applied = Applied::default();
+        self.process(&mut applied).await?;
+        Ok(applied)
+    }
+
+    async fn process(&self, applied: &mut Applied) -> Result<(), StreamProjectionError> {
         loop {
             let (ahead, deleted) = self.ahead(&Place::Live).await?;
             applied.deleted += deleted;
             applied.position = ahead.position();
             if ahead.entries.is_empty() {
-                return Ok(applied);
+                return Ok(());
             }
             // where somebody else was faster, it is looked again
-            self.step(&Place::Live, &ahead, &mut applied).await?;
+            self.step(&Place::Live, &ahead, applied).await?;
         }
     }
 
-    /// Processes what the stream has and what comes, until `stop` is done. While the server is away it waits for it.
+    /// Processes what the stream has and what comes, until `stop` is done; returns what was done by then, but for a step
+    /// that is under way. While the server is away it waits for it. The first entry of a type without a handler is told
+    /// in the log.
     ///
     /// # Errors
     /// [`StreamProjectionError`] that trying again does not mend.
-    pub async fn run(&self, stop: impl Future<Output = ()>) -> Result<(), StreamProjectionError> {
-        tokio::select! {
-            () = stop => Ok(()),
-            error = self.follow() => Err(error),
-        }
+    pub async fn run(&self, stop: impl Future<Output = ()>) -> Result<Applied, StreamProjectionError> {
+        let mut applied = Applied::default();
+        let failed = tokio::select! {
+            () = stop => None,
+            error = self.follow(&mut applied) => Some(error),
+        };
+        failed.map_or(Ok(applied), Err)
     }
 
-    async fn follow(&self) -> StreamProjectionError {
+    async fn follow(&self, applied: &mut Applied) -> StreamProjectionError {
         let mut coming = self.streams.reader(&self.stream);
         let mut failures = 0;
         loop {
             let followed = async {
-                if let Some(position) = self.catch_up().await?.position {
-                    coming = std::mem::replace(&mut coming, self.streams.reader(&self.stream)).after(&position);
+                self.process(applied).await?;
+                if let Some(position) = &applied.position {
+                    coming = std::mem::replace(&mut coming, self.streams.reader(&self.stream)).after(position);
                 }
                 Ok::<_, StreamProjectionError>(coming.wait(Consume { count: 1, ..Consume::default() }).await?)
             };

@@ -13,7 +13,7 @@ use super::{
     progress::Meter,
     step::{Place, Reply, Step},
 };
-use crate::{command::streams, store::Program};
+use crate::{command::streams, keys, store::Program};
 
 impl EventProjection {
     /// Processes the stream from its oldest entry on, into copies of the keys, and puts them in the place of the keys
@@ -26,11 +26,24 @@ impl EventProjection {
     /// for a thousand of them.
     ///
     /// # Errors
-    /// [`StreamProjectionError`]; then nothing that is served has changed.
+    /// [`StreamProjectionError`]; then nothing that is served has changed, and where the server is there, nothing is left.
     pub async fn rebuild(&self, on_progress: impl FnMut(ProjectionProgress)) -> Result<Applied, StreamProjectionError> {
         let token = Uuid::now_v7().to_string();
-        let place = Place::Copies(&token);
-        self.begin(&token, &place).await?;
+        let rebuilt = self.rebuild_as(&token, on_progress).await;
+        if rebuilt.as_ref().is_err_and(|error| !error.is_retryable()) {
+            // what is left now the next rebuild clears away
+            drop(self.clear(&token, None).await);
+        }
+        rebuilt
+    }
+
+    async fn rebuild_as(
+        &self,
+        token: &str,
+        on_progress: impl FnMut(ProjectionProgress),
+    ) -> Result<Applied, StreamProjectionError> {
+        let place = Place::Copies(token);
+        self.begin(token).await?;
         let mut meter = Meter::new(self.ask(&streams::length(&self.stream)).await?, on_progress);
         let mut applied = Applied::default();
         loop {
@@ -39,7 +52,7 @@ impl EventProjection {
             let (ahead, deleted) = self.ahead(&place).await?;
             applied.deleted += deleted;
             if ahead.entries.is_empty() {
-                if self.switch(&token, &ahead, &live).await? {
+                if self.switch(token, &ahead, &live).await? {
                     applied.position = ahead.position();
                     meter.tell(applied.processed);
                     return Ok(applied);
@@ -54,17 +67,27 @@ impl EventProjection {
     }
 
     /// Takes over from a rebuild that is or was under way, and clears away what it has made.
-    async fn begin(&self, token: &str, place: &Place<'_>) -> Result<(), StreamProjectionError> {
-        let (checkpoint, listed) = self.places(place);
+    async fn begin(&self, token: &str) -> Result<(), StreamProjectionError> {
+        let claim = self.key("rebuilding");
+        // before anything of it is written: its step can be sent
+        self.check_slots(&[claim.clone(), keys::projections(&self.stream)])?;
+        self.ask::<redis::Value>(&streams::set(&claim, token)).await?;
+        self.clear(token, Some(Mark::default())).await
+    }
+
+    /// Clears away the copies, and notes where they begin anew, or nothing.
+    async fn clear(&self, token: &str, begins: Option<Mark>) -> Result<(), StreamProjectionError> {
+        let place = Place::Copies(token);
+        let (checkpoint, listed) = self.places(&place);
+        let stale: Vec<String> = self.ask(&streams::members(&listed)).await?;
         let mut clear = Program::default();
         clear.word("claim").key(&self.key("rebuilding")).word(token);
-        // before anything of it is written: its step can be sent
-        self.check_slots(clear.keys())?;
-        self.ask::<redis::Value>(&streams::set(&self.key("rebuilding"), token)).await?;
-        let stale: Vec<String> = self.ask(&streams::members(&listed)).await?;
-        self.note(&mut clear, place, Mark::default());
+        match begins {
+            Some(mark) => self.note(&mut clear, &place, mark),
+            None => self.change_notes(&mut clear, "HDEL", vec![self.rebuilding().into_bytes()]),
+        }
         for key in stale {
-            clear.word("drop").key(&self.placed(place, &key));
+            clear.word("drop").key(&self.placed(&place, &key));
         }
         clear.word("drop").key(&listed).word("drop").key(&checkpoint);
         match self.send(&clear).await? {

@@ -180,7 +180,12 @@ impl EventProjection {
             applied.processed += prepared.len() as u64;
             applied.skipped += prepared.iter().filter(|one| one.is_skipped).count() as u64;
             for unknown in prepared.iter().filter_map(|one| one.unknown) {
-                *applied.unknown.entry(unknown.to_owned()).or_default() += 1;
+                let known = applied.unknown.entry(unknown.to_owned()).or_default();
+                if *known == 0 {
+                    let (projection, stream) = (&self.name, &self.stream);
+                    tracing::info!(projection, stream, event_type = unknown, "no handler for the events of a type");
+                }
+                *known += 1;
             }
         }
         Ok(reply)

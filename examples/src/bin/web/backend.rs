@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use eventbus::{
-    InMemoryEventBus, Result,
-    port::{EventBus, EventStore},
-};
+use eventbus::{AppBuilder, InMemoryEventBus, Result, port::EventBus};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::PgEventStore;
 use eventstore_sqlite::SqliteEventStore;
@@ -41,35 +38,19 @@ pub struct Backends {
     workers: usize,
 }
 
-/// An open store; mails are written in its transactions, so it matters which one it is.
-pub struct Store {
-    pub events: Arc<dyn EventStore>,
-    pub kind: StoreKind,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub enum StoreKind {
-    Sqlite,
-    Postgres,
-}
-
 impl Backends {
-    /// Opens the store, with the table of mails in it.
-    pub async fn open_store(&self) -> Result<Store> {
-        let url = self.store_url()?;
+    /// Has an app keep its events in the store and, if it has workers, write the mails in the store's transactions.
+    pub async fn on_store(&self, app: AppBuilder) -> Result<AppBuilder> {
+        let (url, has_workers) = (self.store_url()?, self.workers > 0);
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            let store = PgEventStore::connect(&url).await?;
+            let app = app.store(PgEventStore::connect(&url).await?);
             mail::make_table_on_postgres(&url).await?;
-            return Ok(Store { events: Arc::new(store), kind: StoreKind::Postgres });
+            return Ok(if has_workers { app.handler::<mail::welcome_on_postgres>() } else { app });
         }
         let store = SqliteEventStore::connect(&url).await?;
         mail::make_table_on_sqlite(&store).await?;
-        Ok(Store { events: Arc::new(store), kind: StoreKind::Sqlite })
-    }
-
-    /// Whether this process has workers.
-    pub fn has_workers(&self) -> bool {
-        self.workers > 0
+        let app = app.store(store);
+        Ok(if has_workers { app.handler::<mail::welcome_on_sqlite>() } else { app })
     }
 
     /// Opens the bus, which is the workers: in the process one consumer that handles as many events at once.

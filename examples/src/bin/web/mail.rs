@@ -4,14 +4,14 @@
 //! handled. A worker that dies before leaves neither, one that dies afterwards leaves both; so nothing here looks whether
 //! the row is there already. For mail that is sent from within a handler nobody could promise that.
 
-use eventbus::{AppBuilder, Result, prelude::*};
+use eventbus::{Result, prelude::*};
 use eventstore_postgres::{
     PgConnection,
     sqlx::{self, Connection as _, Executor as _},
 };
 use eventstore_sqlite::{SqliteEventStore, SqliteTransaction, SqliteTransactionError};
 
-use crate::{backend::StoreKind, user::UserCreated};
+use crate::user::UserCreated;
 
 /// Makes the table; processes that start at the same time follow each other.
 pub async fn make_table_on_postgres(url: &str) -> Result<()> {
@@ -37,16 +37,12 @@ pub async fn make_table_on_sqlite(store: &SqliteEventStore) -> Result<()> {
     Ok(tx.commit().await?)
 }
 
-/// Has the app write the mails, in the transactions of its store.
-pub fn welcoming(app: AppBuilder, store: StoreKind) -> AppBuilder {
-    match store {
-        StoreKind::Sqlite => app.handler::<welcome_on_sqlite>(),
-        StoreKind::Postgres => app.handler::<welcome_on_postgres>(),
-    }
-}
-
 #[handler(name = "welcome-mail", group = "email_workers", manual)]
-async fn welcome_on_postgres(event: &UserCreated, meta: &Metadata, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+pub async fn welcome_on_postgres(
+    event: &UserCreated,
+    meta: &Metadata,
+    conn: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
     sqlx::query("INSERT INTO welcome_mails (user_id, recipient, body) VALUES ($1, $2, $3)")
         .bind(meta.aggregate_id().as_str())
         .bind(&event.email)
@@ -58,7 +54,7 @@ async fn welcome_on_postgres(event: &UserCreated, meta: &Metadata, conn: &mut Pg
 }
 
 #[handler(name = "welcome-mail", group = "email_workers", manual)]
-async fn welcome_on_sqlite(
+pub async fn welcome_on_sqlite(
     event: &UserCreated,
     meta: &Metadata,
     tx: &mut SqliteTransaction,

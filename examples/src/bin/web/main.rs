@@ -88,14 +88,9 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Starts all that is behind the requests: the relay, the workers, and what they are counted by.
+/// Starts all that is behind the requests: the relay, the workers, and what counts.
 async fn start(args: &Args) -> Result<App> {
-    let store = args.backends.open_store().await?;
-    let app = App::builder()
-        .store(store.events)
-        .bus(args.backends.open_bus().await?)
-        .projection_with(Analytics::default)
-        .wait_timeout(Duration::from_millis(args.wait_ms));
-    let app = if args.backends.has_workers() { mail::welcoming(app, store.kind) } else { app };
+    let app = args.backends.on_store(App::builder()).await?.bus(args.backends.open_bus().await?);
+    let app = app.projection_with(Analytics::default).wait_timeout(Duration::from_millis(args.wait_ms));
     Ok(app.start().await?)
 }
