@@ -78,6 +78,9 @@ pub fn handler(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// | option | meaning |
 /// |---|---|
 /// | `name = "order-statistics"` | the durable name, under which its checkpoint is kept; never left out |
+/// | `tables("order_rows", "order_lines")` | the tables of its rows, which a rebuild replaces; needed for rows in the store |
+/// | `key = "order_id"` | the column of each table that holds the aggregate's id, to rebuild one aggregate; with `tables` |
+/// | `version = 2` | the version of its methods: a rebuild that was interrupted goes on only in the same one; with `tables` |
 /// | `manual` | not found by `discover()`: the builder is given it, by `.projection(..)` or `.projection_with(..)` |
 /// | `crate = path` | where `eventbus` is re-exported |
 #[proc_macro_attribute]

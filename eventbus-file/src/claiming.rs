@@ -104,7 +104,7 @@ impl FileQueue {
     /// # Errors
     /// As [`create_claim`](Self::create_claim).
     pub async fn try_claim<T: Serialize + ?Sized>(&self, claim_id: &str, data: &T) -> Result<Option<Claim>> {
-        let data = serde_json::to_value(data).map_err(|source| FileQueueError::Json { what: "the data", source })?;
+        let data = serde_json::to_value(data).map_err(FileQueueError::json("the data"))?;
         self.shared.claim(claim_id, data).await
     }
 

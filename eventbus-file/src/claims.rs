@@ -71,7 +71,8 @@ impl Claim {
     /// # Errors
     /// [`FileQueueError::Json`] if it is not of that type.
     pub fn data<T: DeserializeOwned>(&self) -> Result<T> {
-        T::deserialize(&self.data).map_err(|source| FileQueueError::Json { what: "the data of the claim", source })
+        let what = || format!("the data of claim `{}`", self.claim_id);
+        T::deserialize(&self.data).map_err(|source| FileQueueError::Json { what: what(), source })
     }
 
     fn lost(&self) -> FileQueueError {

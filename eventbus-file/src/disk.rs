@@ -34,7 +34,14 @@ pub(crate) struct Disk {
 /// Content on disk that has no name of its own yet, or only just got it; dropping it forgets it.
 #[derive(Debug)]
 pub(crate) struct Staged {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
+}
+
+impl Staged {
+    /// Whether it surely never got a name of its own.
+    pub(crate) fn is_nameless(&self) -> bool {
+        content(&self.path).is_some_and(|(_, names)| names == 1)
+    }
 }
 
 impl Drop for Staged {
@@ -120,8 +127,11 @@ impl Disk {
         }
         match linked {
             Ok(()) => Ok(true),
-            // a file server may have linked and lost the answer: then the content has two names
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(has_two_names(&staged.path)),
+            // a file server may have linked and lost the answer: then both names stand for the same content
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let content = content_id(&staged.path);
+                Ok(content.is_some() && content_id(path) == content)
+            }
             Err(source) => Err(FileQueueError::Io { what: "create", path: path.into(), source }),
         }
     }
@@ -149,12 +159,12 @@ impl Disk {
 
     /// Whether the content of a file is still staged: whoever gave it that name is not done, or died of late.
     pub(crate) fn is_staged(&self, path: &Path) -> Result<bool> {
-        if !has_two_names(path) {
+        let Some((id, 2..)) = content(path) else {
             return Ok(false);
-        }
+        };
         // the other name may as well be in somebody's copy of the folder
-        let (content, staged) = (content_id(path), self.root.join(TMP));
-        Ok(names(&staged)?.iter().any(|name| content.is_some() && content_id(&staged.join(name)) == content))
+        let staged = self.root.join(TMP);
+        Ok(names(&staged)?.iter().any(|name| content_id(&staged.join(name)) == Some(id)))
     }
 
     /// Makes the names in a folder outlast a power failure.
@@ -220,26 +230,20 @@ fn found<T: Default>(result: io::Result<T>) -> io::Result<T> {
     }
 }
 
-#[cfg(unix)]
-fn has_two_names(path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    fs::metadata(path).is_ok_and(|metadata| metadata.nlink() > 1)
-}
-
-#[cfg(not(unix))]
-fn has_two_names(_: &Path) -> bool {
-    false
-}
-
 /// Which content a name stands for.
-#[cfg(unix)]
 fn content_id(path: &Path) -> Option<u64> {
+    content(path).map(|(id, _)| id)
+}
+
+/// Which content a name stands for, and how many names that has.
+#[cfg(unix)]
+fn content(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt as _;
-    fs::metadata(path).ok().map(|metadata| metadata.ino())
+    fs::metadata(path).ok().map(|metadata| (metadata.ino(), metadata.nlink()))
 }
 
 #[cfg(not(unix))]
-fn content_id(_: &Path) -> Option<u64> {
+fn content(_: &Path) -> Option<(u64, u64)> {
     None
 }
 
@@ -289,5 +293,8 @@ mod tests {
         assert!(disk.link(&staged, &path).unwrap());
         assert!(disk.link(&staged, &path).unwrap(), "the same content under the same name");
         assert!(!disk.link(&disk.stage(b"two").unwrap(), &path).unwrap());
+        let copied = disk.stage(b"three").unwrap();
+        fs::hard_link(&copied.path, root.path().join("in a copy of the folder")).unwrap();
+        assert!(!disk.link(&copied, &path).unwrap(), "it has two names, but not this one");
     }
 }

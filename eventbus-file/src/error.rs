@@ -31,8 +31,8 @@ pub enum FileQueueError {
     /// A value cannot be written as JSON, or is not JSON of the type that was asked for.
     #[error("{what} is not JSON of that type")]
     Json {
-        /// The value.
-        what: &'static str,
+        /// The value, with the id of the event or claim that has it.
+        what: String,
         /// Why.
         source: serde_json::Error,
     },
@@ -99,6 +99,11 @@ impl FileQueueError {
     pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { what, path, source }
+    }
+
+    pub(crate) fn json(what: impl Into<String>) -> impl FnOnce(serde_json::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Json { what, source }
     }
 
     pub(crate) fn torn(what: &'static str, path: impl Into<PathBuf>, source: impl Into<BoxError>) -> Self {

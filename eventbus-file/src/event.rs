@@ -57,7 +57,7 @@ impl QueueEvent {
     /// [`FileQueueError::Json`] if it is not of that type.
     pub fn payload<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_str(self.record.payload())
-            .map_err(|source| FileQueueError::Json { what: "the payload", source })
+            .map_err(|source| FileQueueError::Json { what: format!("the payload of event {}", self.id), source })
     }
 
     pub(crate) const fn new(id: u64, created_at: OffsetDateTime, worker_id: String, record: RecordedEvent) -> Self {
@@ -76,7 +76,7 @@ pub(crate) fn message_id(id: u64) -> MessageId {
 
 /// A payload as an event of its own.
 pub(crate) fn message<T: Serialize + ?Sized>(payload: &T) -> Result<RecordedEvent> {
-    let json = serde_json::to_string(payload).map_err(|source| FileQueueError::Json { what: "the payload", source })?;
+    let json = serde_json::to_string(payload).map_err(FileQueueError::json("the payload"))?;
     let event = NewEvent::new(MESSAGE, 1, json);
     let stream = StreamId::new(QUEUE, event.event_id().as_uuid().into());
     Ok(event.recorded_as(stream, Version::FIRST, None))
@@ -203,7 +203,7 @@ impl WrittenRecord {
 
 /// A value as a person reads it, with a line end.
 pub(crate) fn pretty<T: Serialize>(what: &'static str, value: &T) -> Result<Vec<u8>> {
-    let mut json = serde_json::to_vec_pretty(value).map_err(|source| FileQueueError::Json { what, source })?;
+    let mut json = serde_json::to_vec_pretty(value).map_err(FileQueueError::json(what))?;
     json.push(b'\n');
     Ok(json)
 }

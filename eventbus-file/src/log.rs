@@ -29,6 +29,8 @@ use crate::{
 
 /// How many missing ids are filled at once.
 const MOST_MISSING: u64 = 10_000;
+/// An id that was due so long ago and was not filled is not missing any more, or nobody looks for it.
+const LONG_DUE: Duration = Duration::from_secs(60);
 
 /// What is under an id.
 #[derive(Debug)]
@@ -127,18 +129,12 @@ impl EventLog {
 
     /// What the file of an id holds, whether or not it was removed.
     pub(crate) fn file(&self, id: u64) -> Result<Option<EventFile>> {
-        let path = self.path(id);
-        let content = disk::read(&path)?;
-        let file = content.map(|content| serde_json::from_slice(&content)).transpose();
-        file.map_err(|error| FileQueueError::torn("event", path, error))
+        file_at(&self.path(id))
     }
 
     /// The file with the payload of an event; `None` too where there is no event.
     pub(crate) fn payload_file(&self, id: u64) -> Result<Option<String>> {
-        match self.file(id) {
-            Err(FileQueueError::Torn { .. }) => Ok(None),
-            file => Ok(file?.and_then(|file| file.event?.payload_file)),
-        }
+        payload_file_at(&self.path(id))
     }
 
     fn sync(&self, ids: &[u64]) -> Result<()> {
@@ -206,7 +202,9 @@ impl EventLog {
             // a publisher that died may have drawn many: they are all waited for from now on
             let next = self.ids_from(id)?.next().transpose()?.unwrap_or_default();
             let run = (id..next.min(id.saturating_add(MOST_MISSING))).map(|id| (id, Instant::now()));
-            self.missing().extend(run);
+            let mut missing = self.missing();
+            missing.retain(|_, since| since.elapsed() < self.patience.saturating_add(LONG_DUE));
+            missing.extend(run);
         }
         let is_overdue = |since: &Instant| since.elapsed() >= self.patience;
         let overdue: Vec<u64> = {
@@ -214,7 +212,10 @@ impl EventLog {
             (id..).take_while(|id| missing.get(id).is_some_and(is_overdue)).collect()
         };
         self.fill(&overdue, worker)?;
-        self.missing().retain(|id, _| !overdue.contains(id));
+        let mut missing = self.missing();
+        for id in &overdue {
+            missing.remove(id);
+        }
         Ok(!overdue.is_empty())
     }
 
@@ -233,5 +234,37 @@ impl EventLog {
             }
         }
         self.sync(ids)
+    }
+}
+
+fn file_at(path: &Path) -> Result<Option<EventFile>> {
+    let content = disk::read(path)?;
+    let file = content.map(|content| serde_json::from_slice(&content)).transpose();
+    file.map_err(|error| FileQueueError::torn("event", path, error))
+}
+
+/// The file with the payload of the event in a file; `None` too where there is no event.
+pub(crate) fn payload_file_at(path: &Path) -> Result<Option<String>> {
+    match file_at(path) {
+        Err(FileQueueError::Torn { .. }) => Ok(None),
+        file => Ok(file?.and_then(|file| file.event?.payload_file)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_came_after_all_are_not_kept_for_ever() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Arc::new(Disk::open(root.path().into(), false, &names::FOLDERS).unwrap());
+        let payloads = Payloads::new(Arc::clone(&disk), None);
+        let log = EventLog::new(Arc::clone(&disk), payloads, Duration::ZERO, Arc::default());
+        let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
+        log.missing().extend([(1, ago(61)), (2, ago(1))]);
+        disk.create(&log.path(4), b"{}").unwrap();
+        assert!(log.fill_overdue(3, "worker").unwrap());
+        assert_eq!(log.missing().keys().collect::<Vec<_>>(), [&2]);
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     disk::Staged,
     error::{FileQueueError, Result},
     event::{self, EventFile, QueueEvent, WrittenRecord},
-    log::Linked,
+    log::{self, Linked},
     names,
     queue::Shared,
 };
@@ -184,6 +184,16 @@ impl Shared {
                     let _ = self.payloads.remove(&name);
                 }
                 Err(error)
+            }
+        }
+    }
+
+    /// Forgets what was staged and got no id, with the payloads of their own.
+    pub(crate) fn unstage(&self, staged: &mut VecDeque<Staged>) {
+        for staged in staged.drain(..).filter(Staged::is_nameless) {
+            if let Ok(Some(name)) = log::payload_file_at(&staged.path) {
+                // one that stays is told as unused
+                let _ = self.payloads.remove(&name);
             }
         }
     }

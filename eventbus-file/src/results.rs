@@ -43,8 +43,8 @@ impl EventResult {
     /// # Errors
     /// [`FileQueueError::Json`] if it is not of that type.
     pub fn details<T: DeserializeOwned>(&self) -> Result<T> {
-        T::deserialize(&self.details)
-            .map_err(|source| FileQueueError::Json { what: "the details of the result", source })
+        let what = || format!("the details of the result of event {}", self.event_id);
+        T::deserialize(&self.details).map_err(|source| FileQueueError::Json { what: what(), source })
     }
 }
 

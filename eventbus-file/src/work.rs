@@ -118,8 +118,7 @@ impl Work {
     }
 
     async fn finish<T: Serialize + ?Sized>(mut self, success: bool, details: &T) -> Result<EventResult> {
-        let details =
-            serde_json::to_value(details).map_err(|source| FileQueueError::Json { what: "the details", source })?;
+        let details = serde_json::to_value(details).map_err(FileQueueError::json("the details"))?;
         let claim = self.stop_renewing().await;
         self.shared.write_result(self.event.id(), claim, success, details).await
     }

@@ -304,6 +304,8 @@ async fn large_payloads_are_compressed_into_files_of_their_own() {
     queue.publish(&small).await.unwrap();
     queue.publish(&large).await.unwrap();
     assert_eq!(queue.event(2).await.unwrap().unwrap().payload::<String>().unwrap(), large);
+    let no_number = queue.event(2).await.unwrap().unwrap().payload::<u8>().unwrap_err();
+    assert_eq!(no_number.to_string(), "the payload of event 2 is not JSON of that type");
     let event = json_of(&event_path(&queue, 2));
     let file = queue.config().root_dir.join("payloads").join(event["event"]["payload_file"].as_str().unwrap());
     assert!(fs::metadata(&file).unwrap().len() < 2_000, "it is small");

@@ -308,6 +308,36 @@ async fn a_missing_id_is_waited_for_as_its_publisher_may_be_another_relay() {
     assert_eq!(positions(&queue).await, [1, 2, 3, 4]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_came_too_late_leaves_nothing_behind() {
+    let compressing = FileQueueConfig { compress_from: Some(1), ..config(folder()) };
+    let queue = FileQueue::open(compressing).await.unwrap();
+    adopt(&queue, 5, 0).await;
+    let late = another(&queue).await;
+    assert_eq!(publish(&queue, 5, 0, 3).await, "published");
+    let (second, slow) = (queue.config().root_dir.join("events/000000000/000000000002.json"), folder());
+    fs::rename(&second, &slow).unwrap();
+    let publishing = tokio::spawn(async move { publish(&late, 5, 3, 4).await });
+    let tmp = queue.config().root_dir.join("tmp");
+    until("it has staged", async || fs::read_dir(&tmp).unwrap().count() > 0).await;
+    assert_eq!(publish(&queue, 5, 3, 4).await, "published");
+    fs::hard_link(&slow, &second).unwrap();
+    assert_eq!(publishing.await.unwrap(), "moved to 4");
+    let problems = queue.check().await.unwrap();
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(positions(&queue).await, [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn a_relay_that_has_nothing_to_publish_writes_down_what_it_looked_at() {
+    let queue = adopted().await;
+    queue.publish_all(&vec!["of somebody else"; 1_000]).await.unwrap();
+    assert_eq!(publish(&queue, 5, 0, 0).await, "published", "asks only");
+    let records = queue.config().root_dir.join("relays").join(STORE.to_string());
+    let newest = fs::read_to_string(records.join("000000000002.json")).unwrap();
+    assert!(newest.contains("\"through\": 1000"), "{newest}");
+}
+
 const ROOT: &str = "FILE_QUEUE_RELAY_ROOT";
 const LAST: &str = "FILE_QUEUE_RELAY_LAST";
 

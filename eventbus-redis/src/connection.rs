@@ -10,8 +10,8 @@ use std::{
 
 use eventbus::{BoxError, port::BusCounters};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, Pipeline, RedisError, ScriptInvocation,
-    aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, Pipeline, RedisError,
+    ScriptInvocation, aio::MultiplexedConnection,
 };
 use tokio::{sync::Mutex, task::JoinSet};
 
@@ -164,6 +164,7 @@ impl Link {
         let (address, timeout) = (self.address.clone(), self.connect_timeout);
         match error {
             error if error.is_timeout() => RedisConnectError::TimedOut { address, timeout },
+            error if error.kind() == ErrorKind::Parse => RedisConnectError::NotRedis { address, source: error.into() },
             error if tls::is_untrusted(&error) => RedisConnectError::Untrusted { address, source: error.into() },
             error if command::is_refusal(&error) || command::is_elsewhere(&error) => {
                 RedisConnectError::Refused { address, source: error.into() }

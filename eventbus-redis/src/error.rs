@@ -87,6 +87,15 @@ pub enum RedisConnectError {
         /// How long it was waited for.
         timeout: Duration,
     },
+    /// What answers there is no Redis, or wants TLS that the URL does not ask for. Perhaps the port is that of something
+    /// else.
+    #[error("what answers at {address} does not speak Redis")]
+    NotRedis {
+        /// The address, without the password.
+        address: String,
+        /// What could not be understood.
+        source: BoxError,
+    },
     /// The server shows a certificate that is not to be trusted: of an authority that neither the platform nor
     /// `tls_ca_file` knows, for another host, or expired. Nothing was sent.
     #[error("the certificate of Redis at {address} is not to be trusted")]

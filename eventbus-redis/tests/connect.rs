@@ -11,7 +11,10 @@ use eventbus::{
     port::{EventBus, PublishError},
 };
 use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
 fn event() -> RecordedEvent {
     let stream = StreamId::parse("Order", "1").expect("a valid stream");
@@ -72,6 +75,22 @@ async fn a_server_that_never_answers_is_given_up_in_time() {
     assert!(matches!(error, RedisConnectError::TimedOut { .. }), "{error:?}");
     assert!(!said(&error).contains("secret"), "{}", said(&error));
     accepting.abort();
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_redis_is_told_apart() {
+    let web = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = web.local_addr().unwrap().port();
+    let answering = tokio::spawn(async move {
+        while let Ok((mut client, _)) = web.accept().await {
+            let _ = client.read(&mut [0; 1_000]).await;
+            client.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        }
+    });
+    let error = RedisEventBus::connect(config_on(&format!("redis://:secret@127.0.0.1:{port}"))).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("what answers at redis://127.0.0.1:{port} does not speak Redis"));
+    assert!(matches!(error, RedisConnectError::NotRedis { .. }) && !error.is_retryable(), "{error:?}");
+    answering.abort();
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use common::{
     until,
 };
 use eventbus::{
-    EventFilter, Name,
+    App, EventFilter, Name, RecordedEvent,
     port::{DeadLetterFilter, DeadLetters, EventBus, Subscriber, Subscription},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
@@ -148,6 +148,26 @@ async fn an_entry_that_went_to_a_lost_read_is_found_again() {
     assert_eq!(seen.all().len() as u64, 1 + publisher.stats().events_published, "all arrived");
     bus.stop_consuming().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_settles_names_the_entry_that_is_no_event() {
+    let bus = fresh_bus().await;
+    let app = App::builder().bus(bus.clone()).handler::<takes_all>().start().await.unwrap();
+    for (payload, why) in [("no json", "expected ident"), ("[]", "payload")] {
+        let id: String = command(&bus, "XADD", &[&bus.config().stream_name(), "*", "payload", payload]).await;
+        until("it is given up", async || bus.stats().messages_sent_to_dlq > 0).await;
+        let error = app.settled().await.unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("1 delivery was given up: entry `{id}`: ")) && error.contains(why),
+            "{error}"
+        );
+    }
+    app.settled().await.unwrap();
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+#[eventbus::handler(manual)]
+async fn takes_all(_event: &RecordedEvent) {}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_that_are_no_events_become_dead_letters_and_block_nothing() {

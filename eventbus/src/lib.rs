@@ -39,8 +39,8 @@
 //! - Reacting: [`handler`](macro@handler) and [`projection`](macro@projection); by hand: [`EventBusExt`], [`Projected`].
 //! - Putting it together: [`App`]. Without a store or bus it runs in memory, which is the app for tests.
 //! - Answering HTTP requests: the module `axum`, with the feature of that name.
-//! - Backends: crates `eventstore-sqlite`, `eventstore-postgres` and `eventbus-redis`; to write one, [`port`] and the
-//!   feature `testkit`.
+//! - Backends: crates `eventstore-sqlite`, `eventstore-postgres`, `eventbus-redis` and `eventbus-file`; to write one,
+//!   [`port`] and the feature `testkit`.
 //!
 //! # Promises
 //! A save that returned is durable; a conflict stores nothing. The feed of a store skips, repeats and reorders nothing.
@@ -91,7 +91,7 @@ pub use domain::{
 pub use memory::{InMemoryEventBus, InMemoryEventBusBuilder, InMemoryEventStore};
 pub use port::{HandlerError, HandlerErrorKind};
 pub use runtime::{
-    app::{App, AppBuilder, Published, PublishedError, SettleError},
+    app::{App, AppBuilder, Published, PublishedError, SettleError, shutdown_signal},
     definition::{Handler, HandlerDefinition, Projection, ProjectionDefinition, ProjectionKind},
     extract::{Attempt, FromDelivery, FromDeliveryRef, HandlerOutcome, State},
     follow::{Follow, FollowControl, FollowStatus, Following},

@@ -80,6 +80,10 @@ fn sort(server: String, error: sqlx::Error) -> PgConnectError {
         .as_database_error()
         // too many connections, starting up, shutting down: it will pass
         .is_some_and(|answer| !answer.code().is_some_and(|code| code.starts_with("57P") || code == "53300"));
-    let source = error.into();
+    let source = match error.as_database_error() {
+        // its own text names a line too, which is one of the server's source
+        Some(answer) => answer.message().into(),
+        None => error.into(),
+    };
     if answered { PgConnectError::Refused { server, source } } else { PgConnectError::Unreachable { server, source } }
 }

@@ -18,7 +18,8 @@ use crate::{
     store::PgEventStore,
 };
 
-/// A transaction of the store's database; dropped is rolled back.
+/// A transaction of the store's database, that of a handler or projection or one that
+/// [`begin_transaction`](PgEventStore::begin_transaction) begins; dropped is rolled back.
 ///
 /// Handlers and projections take it as `connection: &mut PgConnection`.
 pub struct PgTransaction {
@@ -54,6 +55,16 @@ impl PgTransaction {
         self.is_unchecked = true;
         self.has_appended = None;
         &mut self.inner
+    }
+
+    /// Commits a transaction of the caller's own, and wakes readers if events were appended in it. One that a handler or
+    /// projection takes is the store's to commit.
+    ///
+    /// # Errors
+    /// What the server says, then nothing is kept; where the connection broke, or [`PgTransactionError::TooLong`] came
+    /// while committing, nobody knows.
+    pub async fn commit(self) -> Result<(), BoxError> {
+        Transaction::commit(Box::new(self)).await
     }
 
     pub(crate) fn statements(&self) -> &Statements {

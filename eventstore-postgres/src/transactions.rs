@@ -24,24 +24,24 @@ impl Transactions for PgTransactions {
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
-        Ok(Box::new(self.open().await?))
+        Ok(Box::new(self.0.begin_transaction().await?))
     }
 
     async fn make_shadow(&self, shadow: &Shadow) -> Result<Position, BoxError> {
-        let mut transaction = self.open().await?;
+        let mut transaction = self.0.begin_transaction().await?;
         let filled = transaction.make_shadow(shadow).await?;
         Box::new(transaction).commit().await?;
         Ok(filled)
     }
 
     async fn begin_in(&self, shadow: &Shadow) -> Result<Box<dyn Transaction>, BoxError> {
-        let mut transaction = self.open().await?;
+        let mut transaction = self.0.begin_transaction().await?;
         transaction.enter(shadow).await?;
         Ok(Box::new(transaction))
     }
 
     async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError> {
-        let mut transaction = self.open().await?;
+        let mut transaction = self.0.begin_transaction().await?;
         transaction.drop_shadow(shadow).await?;
         Box::new(transaction).commit().await
     }
@@ -61,16 +61,37 @@ impl Transactions for PgTransactions {
     }
 }
 
-impl PgTransactions {
-    /// Begins, with limits so that the server ends what its owner cannot: the owner may be paused.
-    async fn open(&self) -> Result<PgTransaction, BoxError> {
-        let limit = self.0.config.transaction_timeout;
+impl PgEventStore {
+    /// Begins a transaction of the caller's own, outside of handlers and projections. Dropped, it is rolled back.
+    ///
+    /// It is made like those of handlers: on a connection of the store, of which `max_transactions` have one at the same
+    /// time, with `transaction_timeout` as its limit.
+    ///
+    /// # Errors
+    /// Why no connection can be had, for example that the server is away.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use eventbus::{ExpectedVersion, NewEvent, StreamId};
+    /// use eventstore_postgres::{PgEventStore, sqlx};
+    ///
+    /// # async fn example(store: PgEventStore, stream: StreamId, events: Vec<NewEvent>) -> eventbus::Result<()> {
+    /// let mut tx = store.begin_transaction().await?;
+    /// sqlx::query("UPDATE accounts SET is_closed = true").execute(&mut *tx.connection()).await?;
+    /// store.append_in(tx.connection(), &stream, ExpectedVersion::Any, events).await?;
+    /// tx.commit().await?; // the rows and the events, or neither
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn begin_transaction(&self) -> Result<PgTransaction, BoxError> {
+        // with limits so that the server ends what its owner cannot: the owner may be paused
+        let limit = self.config.transaction_timeout;
         let milliseconds = milliseconds(limit);
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}; \
              SET LOCAL statement_timeout = {milliseconds}"
         );
-        let inner = self.0.connections.begin(begin).await?;
-        Ok(PgTransaction::new(inner, &self.0, limit))
+        let inner = self.connections.begin(begin).await?;
+        Ok(PgTransaction::new(inner, self, limit))
     }
 }

@@ -73,6 +73,29 @@ async fn events_and_rows_are_kept_together_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn a_transaction_of_the_store_keeps_both_and_wakes_readers_or_keeps_neither() {
+    let app = Application::new().await;
+    let schema = &app.schema.config().schema;
+    let insert = format!("INSERT INTO {schema}.rows VALUES (1)");
+    let stream = stream();
+    let mut signal = app.store.appended().watch();
+    for expected in [NoStream, NoStream] {
+        let mut transaction = app.store.begin_transaction().await.unwrap();
+        run(transaction.connection(), &insert).await;
+        app.store.append_in(transaction.connection(), &stream, expected, events(2)).await.unwrap();
+        drop(transaction);
+        assert_eq!((read(&app.store, &stream).await.len(), app.rows().await), (0, 0));
+    }
+    let mut transaction = app.store.begin_transaction().await.unwrap();
+    run(transaction.connection(), &insert).await;
+    let appended = app.store.append_in(transaction.connection(), &stream, NoStream, events(2)).await.unwrap();
+    transaction.commit().await.unwrap();
+    within(signal.appended()).await;
+    assert_eq!((read(&app.store, &stream).await, app.rows().await), (appended, 1));
+    app.holds_nobody_up().await;
+}
+
+#[tokio::test]
 async fn what_is_recorded_is_what_is_read() {
     let mut app = Application::new().await;
     let (one, two) = (stream(), stream());

@@ -86,10 +86,13 @@ async fn a_server_that_never_answers_is_unreachable_in_time() {
 
 #[tokio::test]
 async fn a_database_that_is_not_there_is_refused() {
-    let url = test_servers::database_url_for(&test_servers::unique_name("missing"));
+    let name = test_servers::unique_name("missing");
+    let url = test_servers::database_url_for(&name);
     let error = PgEventStore::connect(url).await.unwrap_err();
     assert!(matches!(error, PgConnectError::Refused { .. }), "{error:?}");
     assert!(!error.is_retryable());
+    let said = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(said, format!("database \"{name}\" does not exist"), "and no line of the server's source");
 }
 
 #[tokio::test]

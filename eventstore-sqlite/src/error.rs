@@ -9,10 +9,8 @@ use rusqlite::ErrorCode;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SqliteConnectError {
-    /// The URL is not one of this store.
-    #[error(
-        "`{url}` is no address of a SQLite event store: {reason}; write `sqlite:path/to/file` or `sqlite::memory:`"
-    )]
+    /// The URL is not one of this store, or was given where a path is expected.
+    #[error("`{url}` opens no SQLite event store: {reason}; write `sqlite:path/to/file` or `sqlite::memory:`")]
     InvalidUrl {
         /// The URL, without secrets.
         url: String,

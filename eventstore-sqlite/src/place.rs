@@ -24,8 +24,12 @@ impl Place {
     }
 
     /// Makes the path absolute: SQLite gives a meaning of its own to `:memory:` and to the empty path, and readers
-    /// are opened later, perhaps in another working directory.
+    /// are opened later, perhaps in another working directory. A URL is refused: it would name a file of its own.
     pub(crate) fn file(path: &Path) -> Result<Self, SqliteConnectError> {
+        if let Some(url) = path.to_str().filter(|path| path.starts_with("sqlite:") || path.contains("://")) {
+            let reason = "`open` takes a path, `connect` a URL";
+            return Err(SqliteConnectError::InvalidUrl { url: shown(url), reason });
+        }
         match std::path::absolute(path) {
             Ok(path) => Ok(Self::File(path)),
             Err(source) => Err(SqliteConnectError::Unavailable { path: path.to_owned(), source: source.into() }),
@@ -92,7 +96,7 @@ mod tests {
         let error = Place::parse("postgres://app:secret@db/orders").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "`postgres://app@db/orders` is no address of a SQLite event store: it does not begin with `sqlite:`; \
+            "`postgres://app@db/orders` opens no SQLite event store: it does not begin with `sqlite:`; \
              write `sqlite:path/to/file` or `sqlite::memory:`"
         );
         for (url, part) in [

@@ -43,10 +43,10 @@ struct Parts {
 }
 
 impl SqliteEventStore {
-    /// Opens the store in a file, which is made if it is missing.
+    /// Opens the store in a file, which is made if it is missing. A URL is for [`connect`](Self::connect).
     ///
     /// # Errors
-    /// [`SqliteConnectError`] names the file and what is wrong with it.
+    /// [`SqliteConnectError`] names the file and what is wrong with it; [`SqliteConnectError::InvalidUrl`] if it is a URL.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, SqliteConnectError> {
         Self::open_with(path, SqliteEventStoreConfig::default()).await
     }

@@ -100,6 +100,21 @@ async fn missing_files_and_directories_are_named() {
 }
 
 #[tokio::test]
+async fn a_url_is_no_path() {
+    for (url, shown) in [
+        ("sqlite::memory:", "sqlite::memory:"),
+        ("sqlite:x.db", "sqlite:x.db"),
+        ("postgres://app:secret@db/orders", "postgres://app@db/orders"),
+    ] {
+        let error = refusal(Path::new(url)).await;
+        assert!(matches!(&error, SqliteConnectError::InvalidUrl { url, .. } if url == shown), "{error:?}");
+        let said = format!("`{shown}` opens no SQLite event store: `open` takes a path, `connect` a URL; write");
+        assert!(error.to_string().starts_with(&said), "{error}");
+        assert!(!Path::new(url).exists(), "{url}");
+    }
+}
+
+#[tokio::test]
 async fn a_read_only_directory_or_file_is_named() {
     // the one directory in which even root makes no files
     let path = Path::new("/sys/events.db");

@@ -67,7 +67,8 @@ pub async fn open_store(url: &str) -> Result<Arc<dyn EventStore>> {
         _ if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
             Arc::new(PgEventStore::connect(url).await?)
         }
-        _ => Arc::new(SqliteEventStore::open(url.strip_prefix("sqlite:").unwrap_or(url)).await?),
+        _ if url.starts_with("sqlite:") => Arc::new(SqliteEventStore::connect(url).await?),
+        _ => Arc::new(SqliteEventStore::open(url).await?),
     })
 }
 

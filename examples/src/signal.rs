@@ -2,6 +2,7 @@
 
 use std::io;
 
+use eventbus::shutdown_signal;
 use tokio::sync::watch;
 
 /// What a shell expects of a program that was interrupted.
@@ -14,14 +15,15 @@ pub struct Stop(watch::Receiver<bool>);
 impl Stop {
     /// From now on a signal does not end the process by itself.
     pub fn on_signal() -> io::Result<Self> {
-        let mut signals = Signals::listen()?;
+        let first = shutdown_signal()?;
         let (stop, requested) = watch::channel(false);
         tokio::spawn(async move {
-            loop {
-                signals.received().await;
-                if stop.send_replace(true) {
-                    std::process::exit(i32::from(INTERRUPTED));
-                }
+            first.await;
+            let second = shutdown_signal();
+            stop.send_replace(true);
+            if let Ok(second) = second {
+                second.await;
+                std::process::exit(i32::from(INTERRUPTED));
             }
         });
         Ok(Self(requested))
@@ -40,40 +42,5 @@ impl Stop {
         if self.0.wait_for(|requested| *requested).await.is_err() {
             std::future::pending::<()>().await; // the runtime ends, and nobody can ask any more
         }
-    }
-}
-
-#[cfg(unix)]
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-#[cfg(unix)]
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn received(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-#[cfg(windows)]
-struct Signals(tokio::signal::windows::CtrlC);
-
-#[cfg(windows)]
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        tokio::signal::windows::ctrl_c().map(Self)
-    }
-
-    async fn received(&mut self) {
-        self.0.recv().await;
     }
 }

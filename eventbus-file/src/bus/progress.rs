@@ -34,7 +34,7 @@ impl Progress {
 
     pub(super) fn to_value(&self) -> Result<Value> {
         let told = Self { finished_through: self.finished_through(), ..self.clone() };
-        serde_json::to_value(told).map_err(|source| FileQueueError::Json { what: "the progress", source })
+        serde_json::to_value(told).map_err(FileQueueError::json("the progress"))
     }
 }
 

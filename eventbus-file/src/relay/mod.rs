@@ -156,7 +156,13 @@ impl FileQueue {
         let unknown = |error| publish_error(self.destination(), Stopped { in_part: true, error });
         let (mut patience, mut told) = (Patience::new(&self.shared), 0);
         loop {
-            let send = move |shared: &Shared| Ok((shared.try_to_send(&mut sending), sending));
+            let send = move |shared: &Shared| {
+                let sent = shared.try_to_send(&mut sending);
+                if let Ok(Try::Done(_)) = &sent {
+                    shared.unstage(&mut sending.staged);
+                }
+                Ok((sent, sending))
+            };
             let (sent, rest) = self.shared.blocking(send).await.map_err(unknown)?;
             sending = rest;
             // what is there is told, whatever comes of the rest
@@ -194,6 +200,7 @@ impl Shared {
             return Ok(Try::Done(refusal));
         }
         if sending.left.is_empty() {
+            self.keep(&mut relayed)?;
             let ids = sending.ids.iter().map(|id| message_id(*id)).collect();
             return Ok(Try::Done(RangeOutcome::Published(ids)));
         }

@@ -12,6 +12,7 @@ use redis::{Cmd, FromRedisValue, Script, ScriptInvocation};
 use crate::{
     RedisCommandError,
     bus::Shared,
+    command,
     connection::{CommandError, Link},
 };
 
@@ -140,6 +141,22 @@ impl Link {
         let (mut connection, number) = self.impatient().await?;
         match script.invoke_async(&mut connection).await {
             Err(error) if self.note(number, &error) => self.run(script).await,
+            reply => Ok(reply?),
+        }
+    }
+
+    /// As [`rerun`](Self::rerun), for what tells its caller that nothing was done: if the second one is not done, nobody
+    /// knows whether the first one was.
+    pub(crate) async fn rerun_or_unknown<T: FromRedisValue>(
+        &self,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, CommandError> {
+        let (mut connection, number) = self.impatient().await?;
+        match script.invoke_async(&mut connection).await {
+            Err(error) if self.note(number, &error) => match self.run(script).await {
+                Err(_) if !command::nothing_done(&error) => Err(CommandError::Sent(error)),
+                reply => reply,
+            },
             reply => Ok(reply?),
         }
     }

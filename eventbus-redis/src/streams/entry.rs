@@ -1,5 +1,7 @@
 //! An entry of a stream, as it is, and what it says.
 
+use std::fmt;
+
 use eventbus::{BoxError, port::MessageId};
 use serde::de::DeserializeOwned;
 
@@ -16,7 +18,7 @@ use crate::{command::Entry, keys::plain_field as field};
 ///     Ok(entry.data::<OrderCreated>()?.total)
 /// }
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamEntry {
     /// What Redis calls the entry.
@@ -126,6 +128,15 @@ impl StreamEntry {
     }
 }
 
+impl fmt::Debug for StreamEntry {
+    /// With values as texts, as far as they are.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts = |(name, value): &(String, Vec<u8>)| (name.clone(), String::from_utf8_lossy(value).into_owned());
+        let fields: Option<Vec<_>> = self.fields.as_ref().map(|fields| fields.iter().map(texts).collect());
+        f.debug_struct("StreamEntry").field("id", &self.id).field("fields", &fields).finish()
+    }
+}
+
 impl From<Entry> for StreamEntry {
     fn from(Entry { id, fields }: Entry) -> Self {
         Self { id: MessageId::new(id), fields }
@@ -146,6 +157,7 @@ mod tests {
         let foreign = entry(&[("type", b"created"), ("order_id", b"123")]);
         assert_eq!(foreign.data::<u64>().unwrap_err().to_string(), "entry 7-1 has no field `data`");
         assert_eq!((foreign.event_type().ok(), foreign.field("order_id")), (Some("created"), Some(&b"123"[..])));
+        assert!(format!("{foreign:?}").contains(r#"[("type", "created"), ("order_id", "123")]"#), "{foreign:?}");
         let damaged = entry(&[("type", b"\xff"), ("timestamp", b"soon"), ("data", b"{")]);
         let said = |error: EntryError| (error.entry().to_string(), error.to_string());
         let of = |field: &str| ("7-1".to_owned(), format!("field `{field}` of entry 7-1 cannot be read"));

@@ -12,7 +12,13 @@ use eventbus::{
 use eventbus_redis::{RedisEventStore, RedisTransaction, RedisTransactionError as Error};
 use futures_util::TryStreamExt as _;
 
-use crate::{common::said, event, events, fresh, key, order, tell};
+use crate::{
+    common::{
+        proxy::{Network, Proxy},
+        said, until,
+    },
+    event, events, fresh, key, order, tell,
+};
 
 use ExpectedVersion::{Any, Exact, NoStream, StreamExists};
 
@@ -203,4 +209,80 @@ async fn an_append_that_is_too_large_is_refused_before_it_is_sent() {
         matches!(error, AppendError::Refused { .. }) && said(error).contains("at most 134217728 bytes"),
         "{error:?}"
     );
+}
+
+/// Newer servers than Redis 7.0 take no last id back, as this user may not either.
+#[tokio::test]
+async fn events_are_undone_where_no_last_id_is_taken_back() {
+    let (server, store) = limited("-xsetid").await;
+    let mut connection = crate::client(server.url()).await;
+    store.append(&order("1"), NoStream, events(2)).await.unwrap();
+    let before = feed(&store).await;
+    let feed_key = key(&store, "aggregate:feed");
+    // its next position was there, and is removed
+    tell::<String>(&mut connection, &["XADD", &feed_key, "3-0", "a", "b"]).await;
+    tell::<u64>(&mut connection, &["XDEL", &feed_key, "3-0"]).await;
+    let mut tx = store.begin_transaction();
+    tx.hincrby("stats", "orders", 1).unwrap();
+    for id in ["1", "2"] {
+        store.append_in(&mut tx, &order(id), Any, events(2)).await.unwrap();
+    }
+    assert!(matches!(tx.commit().await.unwrap_err(), Error::EffectRefused { key, .. } if key == feed_key));
+    let error = store.append(&order("1"), Any, events(2)).await.unwrap_err();
+    assert!(matches!(error, AppendError::Refused { .. }), "{error:?}");
+    let exist = ["EXISTS", &key(&store, "stats"), &key(&store, "aggregate:Order:2")];
+    assert_eq!(tell::<u64>(&mut connection, &exist).await, 0);
+    tell::<String>(&mut connection, &["XSETID", &feed_key, "2-0"]).await;
+    assert_eq!(feed(&store).await, before);
+    store.append(&order("1"), Exact(2.into()), events(1)).await.unwrap();
+}
+
+/// Whatever an effect is refused with, and by whom.
+#[tokio::test]
+async fn effects_are_undone_whatever_the_server_says() {
+    let (server, store) = limited("-rename").await;
+    let mut connection = crate::client(server.url()).await;
+    tell::<String>(&mut connection, &["SET", &key(&store, "text"), "old"]).await;
+    for (refused, said) in [("RESTORE", "BUSYKEY"), ("DEL", "can't run this command")] {
+        let mut tx = store.begin_transaction();
+        tx.hincrby("stats", "orders", 1).unwrap();
+        match refused {
+            "DEL" => tx.del("text").unwrap(),
+            _ => tx.command(refused, "text", ["0", "no dump"]).unwrap(),
+        }
+        let error = tx.commit().await.unwrap_err();
+        assert!(matches!(&error, Error::EffectRefused { command, .. } if command == refused), "{error:?}");
+        assert!(self::said(&error).contains(said), "{}", self::said(&error));
+        assert_eq!(tell::<u64>(&mut connection, &["EXISTS", &key(&store, "stats")]).await, 0, "{refused}");
+        assert_eq!(tell::<String>(&mut connection, &["GET", &key(&store, "text")]).await, "old");
+    }
+}
+
+/// Red if it is said that nothing was stored, since nothing could be sent again.
+#[tokio::test]
+async fn an_append_whose_answer_is_lost_with_the_server_has_an_unknown_outcome() {
+    let server = test_servers::private_redis();
+    let proxy = Proxy::before(server.port()).await;
+    let store = crate::common::store::open(crate::common::store::config_on(&proxy.url())).await;
+    store.append(&order("1"), NoStream, events(1)).await.unwrap();
+    let mut connection = crate::client(server.url()).await;
+    tell::<String>(&mut connection, &["CLIENT", "PAUSE", "60000", "WRITE"]).await;
+    let append = tokio::spawn(async move { store.append(&order("1"), Any, events(1)).await });
+    until("the append is at the server", async || {
+        tell::<String>(&mut connection, &["INFO", "clients"]).await.contains("blocked_clients:1")
+    })
+    .await;
+    proxy.set(Network::Cut);
+    let error = append.await.unwrap().unwrap_err();
+    assert!(matches!(error, AppendError::OutcomeUnknown(_)), "{error:?}");
+}
+
+/// A store whose user may do all but one thing.
+async fn limited(but: &str) -> (test_servers::PrivateRedis, RedisEventStore) {
+    let server = test_servers::private_redis();
+    let mut connection = crate::client(server.url()).await;
+    tell::<String>(&mut connection, &["ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", but]).await;
+    let url = server.url().replace("redis://", "redis://app:pw@");
+    let store = crate::common::store::open(crate::common::store::config_on(&url)).await;
+    (server, store)
 }

@@ -109,3 +109,18 @@ async fn much_is_written_in_several_steps() {
     let count: u64 = typed(&streams, &format!("HGET {} 199", stats_key(&streams))).await;
     assert_eq!(count, 100);
 }
+
+/// Red if the keys that a rebuild may remove are those that the projection was to write, refused or not.
+#[tokio::test]
+async fn a_key_that_it_was_not_let_write_is_not_its_own() {
+    let streams = streams().await;
+    publish_orders(&streams, 2).await;
+    let others = format!("{}:others", stats_key(&streams));
+    let _: u64 = typed(&streams, &format!("HSET {others} name value")).await;
+    let key = others.clone();
+    let mistaken = order_stats(&streams).on("order.created", move |_: Value, effects| effects.incrby(&key, 1));
+    let error = mistaken.catch_up().await.unwrap_err();
+    assert!(matches!(&error, StreamProjectionError::Effect { key, .. } if *key == others), "{error:?}");
+    assert_eq!(order_stats(&streams).rebuild(|_| {}).await.unwrap().processed, 2);
+    assert_eq!(typed::<String>(&streams, &format!("HGET {others} name")).await, "value");
+}

@@ -55,6 +55,21 @@
 //! }
 //! ```
 //!
+//! A signal ends requests first, then what they are answered by:
+//! ```no_run
+//! # use std::time::Duration;
+//! # use eventbus::{App, shutdown_signal};
+//! # fn router(app: App) -> axum::Router { axum::Router::new().with_state(app) }
+//! #[tokio::main]
+//! async fn main() -> eventbus::Result<()> {
+//!     let app = App::builder().discover().start().await?;
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:8000").await?;
+//!     let stop = shutdown_signal()?; // SIGTERM or Ctrl-C
+//!     axum::serve(listener, router(app.clone())).with_graceful_shutdown(stop).await?;
+//!     Ok(app.shutdown(Duration::from_secs(30)).await?)
+//! }
+//! ```
+//!
 //! Keep: nothing else of this crate knows it, and no answer says what only the log may.
 
 mod health;

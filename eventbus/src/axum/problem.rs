@@ -114,7 +114,7 @@ impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Unavailable(_) => Self::unavailable(error),
-            ReadError::Corrupt { .. } => Self::internal(error),
+            ReadError::NoStore | ReadError::Corrupt { .. } => Self::internal(error),
         }
     }
 }

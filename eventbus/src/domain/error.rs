@@ -20,11 +20,32 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// }
 /// assert_eq!(format!("{:?}", port("x").unwrap_err()), "invalid digit found in string");
 /// ```
+///
+/// A function that returns `Box<dyn std::error::Error>` takes it with `?` as well:
+/// ```no_run
+/// # use eventbus::App;
+/// #[tokio::main(flavor = "current_thread")]
+/// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     App::builder().discover().start().await?.run_until_signal().await?;
+///     Ok(())
+/// }
+/// ```
+/// Where errors have to cross threads, or are those of another crate, [`into_inner`](Self::into_inner) gives the error
+/// itself: `.map_err(eventbus::Error::into_inner)?`.
 pub struct Error(BoxError);
 
 impl Error {
     /// Gives the error away that was converted into this report.
-    pub(crate) fn into_inner(self) -> BoxError {
+    ///
+    /// # Examples
+    /// ```
+    /// async fn serve(app: eventbus::App) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    ///     app.run_until_signal().await.map_err(eventbus::Error::into_inner)?;
+    ///     Ok(())
+    /// }
+    /// ```
+    #[must_use]
+    pub fn into_inner(self) -> BoxError {
         self.0
     }
 
@@ -38,6 +59,13 @@ impl Error {
 impl<E: Into<BoxError>> From<E> for Error {
     fn from(error: E) -> Self {
         Self(error.into())
+    }
+}
+
+// not for `BoxError`: what converts into that converts into `Error`, which would then convert into itself twice
+impl From<Error> for Box<dyn StdError> {
+    fn from(Error(error): Error) -> Self {
+        error
     }
 }
 

@@ -205,7 +205,8 @@ pub(crate) const fn same_text(a: &str, b: &str) -> bool {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
     label = "not an event",
-    note = "an event is a struct or an enum of events with `#[derive(DomainEvent)]`, an aggregate's generated `..Event` enum, an `Envelope` of those, or `RecordedEvent` for every type"
+    note = "an event is a struct or an enum of events with `#[derive(DomainEvent)]`, an aggregate's generated `..Event` enum, an `Envelope` of those, or `RecordedEvent` for every type",
+    note = "a handler or projection method takes the event first, and `&Metadata` and everything else after it"
 )]
 pub trait EventSet: Sized + Send + Sync + 'static {
     /// The types asked for.

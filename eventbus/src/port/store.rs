@@ -217,6 +217,9 @@ pub enum AppendError {
     /// The store could not be reached; nothing was stored.
     #[error("event store unavailable")]
     Unavailable(#[source] BoxError),
+    /// The app has no store: it only consumes. Nothing was stored.
+    #[error("this app only consumes: its builder has a bus and no `.store(..)`")]
+    NoStore,
     /// The connection broke after sending; the events may or may not be stored.
     #[error("append outcome unknown")]
     OutcomeUnknown(#[source] BoxError),
@@ -243,6 +246,9 @@ pub enum ReadError {
     /// The store could not be reached.
     #[error("event store unavailable")]
     Unavailable(#[source] BoxError),
+    /// The app has no store: it only consumes.
+    #[error("this app only consumes: its builder has a bus and no `.store(..)`")]
+    NoStore,
     /// What the store holds is not an event: someone else wrote or damaged it.
     #[error("event store holds a corrupt event at {place}")]
     Corrupt {

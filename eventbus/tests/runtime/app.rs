@@ -6,8 +6,8 @@ use std::{
 };
 
 use eventbus::{
-    InMemoryEventBus, InMemoryEventStore, Name, Position, SettleError, StartMistake, Version,
-    port::{Checkpoints, EventBus, HealthThresholds, ReadFeed as _},
+    InMemoryEventBus, InMemoryEventStore, LoadError, Name, Position, SettleError, StartMistake, Version,
+    port::{Checkpoints, EventBus, HealthThresholds, ReadError, ReadFeed as _},
     prelude::*,
 };
 use futures_util::TryStreamExt as _;
@@ -177,8 +177,9 @@ async fn an_app_with_a_bus_and_no_store_only_consumes() {
     let mut order = orders.create(AggregateId::new());
     order.record(created("ada", 1.0));
     let error = format!("{:?}", eventbus::Error::from(orders.save(&mut order).await.unwrap_err()));
-    assert!(error.contains("this app only consumes"), "{error}");
-    assert!(!orders.load(order.id()).await.unwrap_err().is_not_found(), "who knows");
+    assert_eq!(error, "this app only consumes: its builder has a bus and no `.store(..)`");
+    let error = orders.load(order.id()).await.unwrap_err();
+    assert!(matches!(error, LoadError::Read(ReadError::NoStore)), "{error:?}");
     assert!(orders.exists(order.id()).await.is_err());
     let feed = app.store();
     assert!(feed.head().await.is_err());

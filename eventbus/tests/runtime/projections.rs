@@ -264,7 +264,8 @@ async fn waiting_too_long_and_unknown_projections_are_typed() {
         .await
         .unwrap();
     let Err(error) = app.projected::<OrderStatistics>(Position::new(5)).await.map(drop) else { panic!("reached") };
-    let expected = "projection `order-statistics` is at position 0, 5 was not reached within 50ms: it is still busy";
+    let expected =
+        "projection `order-statistics` is at position 0, 5 was not reached within 50ms: the store ends at position 0";
     assert_eq!(error.to_string(), expected);
     let Err(error) = app.projected::<Picky>(None).await.map(drop) else { panic!("found") };
     assert!(error.to_string().starts_with("the app has no projection `picky` (it has: order-statistics)"), "{error}");

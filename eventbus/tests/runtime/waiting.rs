@@ -95,7 +95,7 @@ async fn waiting_in_vain_says_what_keeps_the_projection() {
     drop(app.projected::<OrderStatistics>(position).await.unwrap());
     let beyond = app.projected::<OrderStatistics>(Position::new(9)).await;
     let error = beyond.map(drop).unwrap_err().to_string();
-    assert!(error.ends_with("200ms: it is still busy"), "{error}");
+    assert!(error.ends_with("200ms: the store ends at position 1"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -117,5 +117,5 @@ async fn trouble_that_is_over_is_not_named() {
     store.is_damaged.store(true, Ordering::SeqCst);
     until("both are in trouble", async || both("corrupt event").await).await;
     store.is_damaged.store(false, Ordering::SeqCst);
-    until("neither is", async || both("it is still busy").await).await;
+    until("neither is", async || both("the store ends at position 0").await).await;
 }

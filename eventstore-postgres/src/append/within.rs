@@ -54,10 +54,10 @@ impl PgEventStore {
     /// it was before, and can go on; only where the connection itself broke is it lost.
     ///
     /// Until the transaction ends, the stream takes no other append, and no reader of the feed gets past the events, so
-    /// it is to be short. Readers are woken after the commit of a transaction that a handler or projection takes; after
-    /// that of another one `store.appended().notify()` wakes those in this process, and without it they find the events
-    /// when they look next. A future that is dropped before it is done leaves open what was appended: roll
-    /// back then.
+    /// it is to be short. Readers are woken after the commit of a transaction that a handler or projection takes, or that
+    /// [`begin_transaction`](Self::begin_transaction) began; after that of another one `store.appended().notify()` wakes
+    /// those in this process, and without it they find the events when they look next. A future that is dropped before it
+    /// is done leaves open what was appended: roll back then.
     ///
     /// # Errors
     /// [`AppendError`]. [`Refused`](AppendError::Refused) with a [`PgAppendInError`] says what is wrong with the

@@ -17,7 +17,7 @@ end
 local undo, kept, spare = {}, {}, {}
 
 -- Remembers what an effect changes: a part of a key, or the key, of which a copy is put aside, or which is itself put
--- aside if it is to be removed.
+-- aside if it is to be removed. It is put back as it was put aside, so whoever has no right to do so is refused before.
 local function keep(kind, key, aside, part)
   local place = (part and kind or 'key') .. ' ' .. #key .. ' ' .. key .. (part or '')
   if kept[place] then return end
@@ -34,7 +34,8 @@ local function keep(kind, key, aside, part)
       old = redis.pcall('COPY', key, aside)
     else
       old = redis.call('EXISTS', key)
-      if old == 1 then redis.call('RENAME', key, aside) end
+      local moved = old == 1 and redis.pcall('RENAME', key, aside)
+      if is_error(moved) then return moved.err end
     end
   end
   if is_error(old) then return old.err end
@@ -46,10 +47,12 @@ local function keep(kind, key, aside, part)
       redis.call(old == 1 and 'SADD' or 'SREM', key, part)
     elseif kind == 'score' then
       if old then redis.call('ZADD', key, old, part) else redis.call('ZREM', key, part) end
-    elseif old == 1 then
-      redis.call('RENAME', aside, key)
-    else
+    elseif old == 0 then
       redis.call('DEL', key)
+    elseif kind == 'key' then
+      redis.call('COPY', aside, key, 'REPLACE')
+    else
+      redis.call('RENAME', aside, key)
     end
   end
 end
@@ -164,8 +167,13 @@ end
 -- A key is removed.
 function steps.drop() redis.call('UNLINK', take_key()) end
 
--- A copy is listed, so that it is found again.
-function steps.list() redis.call('SADD', take_key(), take()) end
+-- A key is listed as written, so that it is found again; not if it is not.
+function steps.list()
+  local names, name = take_key(), take()
+  if redis.call('SADD', names, name) == 1 then
+    undo[#undo + 1] = function() redis.call('SREM', names, name) end
+  end
+end
 
 -- A checkpoint moves.
 function steps.set() redis.call('SET', take_key(), take()) end

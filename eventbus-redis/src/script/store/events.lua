@@ -7,12 +7,11 @@ end
 
 local function is_error(reply) return type(reply) == 'table' and reply.err end
 
--- Whether the server says of itself that it writes nothing now, as without memory or as a replica. It says so only to
--- what would be the first to write, so then nothing is written.
-local function is_of_server(said)
-  local code = string.match(said, '^%u+')
-  return code ~= 'ERR' and code ~= 'WRONGTYPE' and code ~= 'NOPERM'
-end
+-- What the server says of itself if it writes nothing now: without memory, as a replica, with a full disk, alone.
+local OF_SERVER = { OOM = true, READONLY = true, MASTERDOWN = true, MISCONF = true, NOREPLICAS = true }
+
+-- Whether it says so. It does to what would be the first to write, so then nothing is written.
+local function is_of_server(said) return OF_SERVER[string.match(said, '^%u+')] end
 
 -- The number of entries; else what is to be replied. Whether they are the store's own, the next entry shows, as its id
 -- must be beyond theirs; `length_of` says why it was refused.
@@ -87,10 +86,13 @@ local function add_events(key, version, head, events)
   end
 end
 
--- As if they had not been added.
+-- As if they had not been added. Newer servers than Redis 7.0 take no last id back: there the stream is made anew.
 local function remove_events(key, version, events)
   for i = 1, #events do redis.call('XDEL', key, version + i .. '-0') end
-  if version > 0 then redis.call('XSETID', key, version .. '-0') else redis.call('DEL', key) end
+  if version > 0 and not is_error(redis.pcall('XSETID', key, version .. '-0')) then return end
+  local entries = redis.call('XRANGE', key, '-', '+')
+  redis.call('DEL', key)
+  for _, entry in ipairs(entries) do redis.call('XADD', key, entry[1], unpack(entry[2])) end
 end
 
 -- Adds where the events are to the feed and to the index; returns what the server said if it refuses the first.

@@ -46,13 +46,13 @@ pub enum PublishedError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SettleError {
-    /// Handlers failed deliveries as often as they may, and those became dead letters since this was last said. The log
-    /// has each of them; this names the last of each handler.
+    /// Handlers failed deliveries as often as they may, or an entry was no event, and those became dead letters since this
+    /// was last said. The log has each of them; this names the last of each handler, and the last without one.
     #[error("{dead} deliver{} given up: {}", if *dead == 1 { "y was" } else { "ies were" }, last.join("; "))]
     DeadLetters {
         /// How many deliveries.
         dead: u64,
-        /// Each handler that failed, with the last event it failed and why.
+        /// Each handler that failed, with the last event it failed and why; then the last entry that no handler got.
         last: Vec<String>,
     },
     /// Handlers failed deliveries as often as they may; as the bus keeps no dead letters, they stay pending. The log has

@@ -20,8 +20,9 @@ use std::{
 
 pub use builder::AppBuilder;
 pub use error::{PublishedError, SettleError};
+pub use signal::shutdown_signal;
 
-use self::{plan::Checked, signal::Signals, tasks::Tasks};
+use self::{plan::Checked, tasks::Tasks};
 use super::{
     definition::Projection,
     follow::Follow,
@@ -35,6 +36,9 @@ use crate::{
 
 /// How long [`App::run_until_signal`] lets what is in flight finish.
 const DRAIN: Duration = Duration::from_secs(30);
+
+/// How long the store may take to say where it ends, for an error that is due.
+const ANSWERS_SOON: Duration = Duration::from_millis(500);
 
 /// A running app: a store, a bus, and the handlers and projections on them. Cloning shares it.
 ///
@@ -189,18 +193,32 @@ impl App {
         position: impl Into<Option<Position>>,
     ) -> Result<ProjectionGuard<'_, P>, ProjectionError> {
         let position = position.into().unwrap_or(Position::START);
-        self.projection::<P>()?.read_at(position, self.0.wait_timeout).await
+        let slot = self.slot::<P>()?;
+        let mut read = self.projection::<P>()?.read_at(position, self.0.wait_timeout).await;
+        if let Err(ProjectionError::TimedOut { wanted, trouble, .. }) = &mut read
+            && slot.status(Position::START).trouble.is_none()
+            && let Some(end) = self.ends_before(*wanted).await
+        {
+            *trouble = end;
+        }
+        read
     }
 
-    /// Runs until SIGTERM or SIGINT (Ctrl-C), then stops within 30 s; what is in flight is finished.
+    /// What to say of a position that the store does not have.
+    async fn ends_before(&self, wanted: Position) -> Option<String> {
+        let head = tokio::time::timeout(ANSWERS_SOON, self.0.store.head()).await.ok()?.ok()?;
+        (head < wanted).then(|| format!("the store ends at position {head}"))
+    }
+
+    /// Runs until SIGTERM or SIGINT (Ctrl-C), then stops within 30 s; what is in flight is finished. A program with more
+    /// to stop waits for [`shutdown_signal`](crate::shutdown_signal) itself.
     ///
     /// # Errors
     /// If signals cannot be listened for, or something was still busy after 30 s.
     pub async fn run_until_signal(self) -> Result<()> {
-        let signals = Signals::listen()?;
+        let stop = shutdown_signal()?;
         tracing::info!("running until a signal");
-        let signal = signals.received().await?;
-        tracing::info!(signal, "stopping");
+        stop.await;
         Ok(self.shutdown(DRAIN).await?)
     }
 

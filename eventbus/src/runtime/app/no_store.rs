@@ -23,7 +23,7 @@ use crate::{
 pub(super) struct NoStore(AppendSignal);
 
 fn none() -> BoxError {
-    "this app only consumes: its builder has a bus and no `.store(..)`".into()
+    ReadError::NoStore.into()
 }
 
 #[async_trait]
@@ -34,37 +34,37 @@ impl AppendEvents for NoStore {
         _expected: ExpectedVersion,
         _events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
-        Err(AppendError::Unavailable(none()))
+        Err(AppendError::NoStore)
     }
 }
 
 #[async_trait]
 impl ReadStream for NoStore {
     fn read_stream(&self, _stream: &StreamId, _from: Version, _direction: Direction) -> RecordStream<'_> {
-        Box::pin(futures_util::stream::iter([Err(ReadError::Unavailable(none()))]))
+        Box::pin(futures_util::stream::iter([Err(ReadError::NoStore)]))
     }
 
     async fn stream_version(&self, _stream: &StreamId) -> Result<Version, ReadError> {
-        Err(ReadError::Unavailable(none()))
+        Err(ReadError::NoStore)
     }
 }
 
 #[async_trait]
 impl ReadFeed for NoStore {
     fn read_feed(&self, _after: Position, _through: Position, _filter: &FeedFilter) -> RecordStream<'_> {
-        Box::pin(futures_util::stream::iter([Err(ReadError::Unavailable(none()))]))
+        Box::pin(futures_util::stream::iter([Err(ReadError::NoStore)]))
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
-        Err(ReadError::Unavailable(none()))
+        Err(ReadError::NoStore)
     }
 
     async fn count_events(&self, _: Position, _: Position, _: &FeedFilter) -> Result<u64, ReadError> {
-        Err(ReadError::Unavailable(none()))
+        Err(ReadError::NoStore)
     }
 
     async fn store_id(&self) -> Result<Uuid, ReadError> {
-        Err(ReadError::Unavailable(none()))
+        Err(ReadError::NoStore)
     }
 
     fn appended(&self) -> &AppendSignal {

@@ -36,10 +36,13 @@ impl App {
                 Err(PublishedError::Stopped { position, wanted, reason: "its app was shut down".into() })
             }
             Err(_) => {
-                let trouble = relay.tell(|now| now.trouble.clone()).unwrap_or_else(|| match relay.is_owner() {
-                    true => "it is still busy".into(),
-                    false => "another process relays, or is to relay".into(),
-                });
+                let trouble = match relay.tell(|now| now.trouble.clone()) {
+                    Some(trouble) => trouble,
+                    None => self.ends_before(wanted).await.unwrap_or_else(|| match relay.is_owner() {
+                        true => "it is still busy".into(),
+                        false => "another process relays, or is to relay".into(),
+                    }),
+                };
                 Err(PublishedError::TimedOut { position: relay.position().await, wanted, timeout, trouble })
             }
         }

@@ -1,6 +1,7 @@
 //! Waiting until an app has nothing left to do.
 
 use std::{
+    collections::VecDeque,
     sync::{Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -8,7 +9,7 @@ use std::{
 use super::{App, SettleError};
 use crate::{
     domain::{name::Name, stream::Position},
-    port::{ReadError, Subscriber},
+    port::{DeadLetter, DeadLetterFilter, ReadError, Subscriber},
     runtime::relay,
 };
 
@@ -30,7 +31,7 @@ impl App {
                 let head = self.head().await?;
                 self.settled_up_to(head, &waiting).await?;
                 if self.head().await? == head {
-                    return self.none_given_up();
+                    return self.none_given_up().await;
                 }
             }
         };
@@ -100,13 +101,39 @@ impl App {
     }
 
     /// Says once that deliveries were given up.
-    fn none_given_up(&self) -> Result<(), SettleError> {
+    async fn none_given_up(&self) -> Result<(), SettleError> {
         let now = self.0.bus.stats().messages_sent_to_dlq;
         let before = self.0.given_up.swap(now, Ordering::Relaxed);
         match now.saturating_sub(before) {
             0 => Ok(()),
-            dead => Err(SettleError::DeadLetters { dead, last: self.of_groups(Subscriber::failure) }),
+            dead => {
+                let mut last = self.of_groups(Subscriber::failure);
+                last.extend(self.given_up_unhandled(dead).await);
+                Err(SettleError::DeadLetters { dead, last })
+            }
         }
+    }
+
+    /// The last of up to `dead` dead letters of this app's groups that no handler failed, as an entry that is no event.
+    async fn given_up_unhandled(&self, dead: u64) -> Option<String> {
+        const PAGE: usize = 100;
+        let (mut after, mut newest) = (None, VecDeque::new());
+        loop {
+            // what cannot be read now is in the log
+            let page = self.0.bus.dead_letters(&DeadLetterFilter::default(), after.as_ref(), PAGE).await.ok()?;
+            let is_ours =
+                |letter: &DeadLetter| self.0.groups.iter().any(|group| letter.group.as_deref() == Some(group.as_str()));
+            newest.extend(page.letters.into_iter().filter(is_ours));
+            let surplus = newest.len().saturating_sub(usize::try_from(dead).unwrap_or(usize::MAX));
+            newest.drain(..surplus);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let letter = newest.into_iter().rfind(|letter| letter.handler.as_deref().is_none_or(str::is_empty))?;
+        let id = letter.original_message_id.unwrap_or(letter.id);
+        Some(format!("entry `{id}`: {}", letter.error.as_deref().unwrap_or("it was given up without a reason")))
     }
 
     /// What the handlers of all groups have to say.

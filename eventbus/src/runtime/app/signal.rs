@@ -1,10 +1,46 @@
-//! The signals that stop an app.
+//! The signals that stop a program.
 
-#[cfg(unix)]
-pub(super) use unix::Signals;
+use std::io;
 
 #[cfg(not(unix))]
-pub(super) use elsewhere::Signals;
+use self::elsewhere::Signals;
+#[cfg(unix)]
+use self::unix::Signals;
+
+/// Waits for SIGTERM or SIGINT (Ctrl-C), which end the process by themselves no more from the call on.
+///
+/// That stays so after the wait: call it again, if a second one is to end the process at once.
+/// [`App::run_until_signal`](crate::App::run_until_signal) waits for it; this is for programs that have more to stop, as
+/// a [web service](crate::axum) has.
+///
+/// # Errors
+/// If signals cannot be listened for.
+///
+/// # Panics
+/// Outside of a Tokio runtime with I/O enabled, as under `#[tokio::main]` it is.
+///
+/// # Examples
+/// ```no_run
+/// # use std::time::Duration;
+/// # async fn work() {}
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> eventbus::Result<()> {
+/// let app = eventbus::App::builder().discover().start().await?;
+/// let stop = eventbus::shutdown_signal()?;
+/// tokio::select! {
+///     () = stop => {}
+///     () = work() => {}
+/// }
+/// Ok(app.shutdown(Duration::from_secs(30)).await?)
+/// # }
+/// ```
+pub fn shutdown_signal() -> io::Result<impl Future<Output = ()> + Send> {
+    let signals = Signals::listen()?;
+    Ok(async {
+        let signal = signals.received().await;
+        tracing::info!(signal, "stopping");
+    })
+}
 
 #[cfg(unix)]
 mod unix {
@@ -12,25 +48,22 @@ mod unix {
 
     use tokio::signal::unix::{Signal, SignalKind, signal};
 
-    /// SIGTERM and SIGINT; from now on they do not end the process by themselves.
-    pub(in super::super) struct Signals {
+    pub(super) struct Signals {
         terminate: Signal,
         interrupt: Signal,
     }
 
     impl Signals {
-        pub(in super::super) fn listen() -> io::Result<Self> {
-            let terminate = signal(SignalKind::terminate())?;
-            let interrupt = signal(SignalKind::interrupt())?;
-            Ok(Self { terminate, interrupt })
+        pub(super) fn listen() -> io::Result<Self> {
+            Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
         }
 
         /// Waits for one of them and says which it was.
-        pub(in super::super) async fn received(mut self) -> io::Result<&'static str> {
-            Ok(tokio::select! {
+        pub(super) async fn received(mut self) -> &'static str {
+            tokio::select! {
                 _ = self.terminate.recv() => "SIGTERM",
                 _ = self.interrupt.recv() => "SIGINT",
-            })
+            }
         }
     }
 }
@@ -39,16 +72,18 @@ mod unix {
 mod elsewhere {
     use std::io;
 
-    /// Ctrl-C.
-    pub(in super::super) struct Signals;
+    use tokio::signal::windows::{CtrlC, ctrl_c};
+
+    pub(super) struct Signals(CtrlC);
 
     impl Signals {
-        pub(in super::super) fn listen() -> io::Result<Self> {
-            Ok(Self)
+        pub(super) fn listen() -> io::Result<Self> {
+            ctrl_c().map(Self)
         }
 
-        pub(in super::super) async fn received(self) -> io::Result<&'static str> {
-            tokio::signal::ctrl_c().await.map(|()| "Ctrl-C")
+        pub(super) async fn received(mut self) -> &'static str {
+            self.0.recv().await;
+            "Ctrl-C"
         }
     }
 }

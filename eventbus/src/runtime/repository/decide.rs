@@ -10,7 +10,8 @@ impl<A: Apply> AggregateRepository<A> {
     /// Loads, decides, saves; and again if another writer was first, with jittered delays, up to a bound.
     ///
     /// The decision is pure: it may run several times. It returns an event of the aggregate, or a tuple, array, `Vec` or
-    /// `Option` of them; one that never refuses says so: `Ok::<_, eventbus::Never>(event)`.
+    /// `Option` of them; one that never refuses says so: `Ok::<_, eventbus::Never>(event)`, as for
+    /// [`upsert`](Self::upsert).
     ///
     /// # Errors
     /// [`UpdateError::Refused`] with what the decision said, at once; [`UpdateError::Load`] if there is no such
@@ -39,7 +40,7 @@ impl<A: Apply> AggregateRepository<A> {
         self.decide_and_save(id, Existing::Demanded, decide).await
     }
 
-    /// Decides and saves the first events of a new aggregate.
+    /// Decides and saves the first events of a new aggregate; the decision is as for [`update`](Self::update).
     ///
     /// # Errors
     /// As for [`update`](Self::update); a conflict if the aggregate has events already, which no retry can change.
@@ -58,6 +59,38 @@ impl<A: Apply> AggregateRepository<A> {
     }
 
     /// As [`update`](Self::update), on a new aggregate if there is none.
+    ///
+    /// The decision returns a `Result`. One that never refuses names [`Never`](crate::Never), or the compiler asks for the
+    /// type of its error.
+    ///
+    /// # Examples
+    /// ```
+    /// # use eventbus::{InMemoryEventStore, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate = Room)]
+    /// # struct Booked { guest: String }
+    /// # #[derive(Debug, Default, Aggregate)]
+    /// # #[aggregate(events(Booked))]
+    /// # struct Room { guest: Option<String> }
+    /// # impl Apply for Room {
+    /// #     fn apply(&mut self, RoomEvent::Booked(booked): &RoomEvent) { self.guest = Some(booked.guest.clone()); }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// # let rooms = AggregateRepository::<Room>::new(InMemoryEventStore::new());
+    /// # let id = "12".parse()?;
+    /// use eventbus::Never;
+    /// rooms.upsert(&id, |_| Ok::<_, Never>(Booked { guest: "ada".into() })).await?; // it never refuses
+    ///
+    /// let book = |room: &Room| match room.guest {
+    ///     None => Ok(Booked { guest: "bob".into() }),
+    ///     Some(_) => Err("the room is taken"),
+    /// };
+    /// let refused = rooms.upsert(&id, book).await.unwrap_err();
+    /// assert_eq!(refused.refused(), Some(&"the room is taken"));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As for [`update`](Self::update), except that not found cannot happen.
