@@ -39,7 +39,7 @@ async fn another(queue: &FileQueue) -> FileQueue {
 eventbus::event_bus_conformance!(files_and_redis, fresh(), async |queue: &FileQueue| another(queue).await);
 
 async fn redis(url: &str) -> redis::aio::MultiplexedConnection {
-    redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
+    test_servers::redis_connection(url).await
 }
 
 fn key(queue: &FileQueue, rest: &str) -> String {

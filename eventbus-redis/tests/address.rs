@@ -16,8 +16,7 @@ use test_servers::PrivateRedis;
 
 /// Sends a command to a server that asks for no password yet.
 async fn set_up(server: &PrivateRedis, name: &str, arguments: &[&str]) {
-    let client = redis::Client::open(server.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = test_servers::redis_connection(server.url()).await;
     redis::cmd(name).arg(arguments).query_async::<()>(&mut connection).await.unwrap();
 }
 
@@ -36,8 +35,7 @@ async fn assert_works(bus: &RedisEventBus) {
 #[tokio::test]
 async fn a_wrong_password_is_refused_and_not_shown() {
     let server = test_servers::private_redis();
-    let open = redis::Client::open(server.url()).unwrap();
-    let mut connection = open.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = test_servers::redis_connection(server.url()).await;
     let mut set = redis::cmd("CONFIG");
     set.arg("SET").arg("requirepass").arg("right-secret");
     set.query_async::<()>(&mut connection).await.unwrap();

@@ -96,8 +96,7 @@ async fn a_server_that_is_no_redis_is_told_apart() {
 #[tokio::test]
 async fn a_key_of_another_kind_is_refused() {
     let config = config();
-    let client = redis::Client::open(config.redis_url.as_str()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = test_servers::redis_connection(&config.redis_url).await;
     let mut set = redis::cmd("SET");
     set.arg(config.stream_name()).arg("taken");
     set.query_async::<()>(&mut connection).await.unwrap();
@@ -199,8 +198,7 @@ async fn with_require_uuid_aggregate_ids_others_are_refused_by_name_and_nothing_
 #[tokio::test]
 async fn a_server_that_refuses_writes_refuses_the_events() {
     let bus = fresh_bus().await;
-    let client = redis::Client::open(bus.config().redis_url.as_str()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = test_servers::redis_connection(&bus.config().redis_url).await;
     let mut set = redis::cmd("SET");
     set.arg(bus.config().stream_name()).arg("taken");
     set.query_async::<()>(&mut connection).await.unwrap();

@@ -50,8 +50,7 @@ const OURS: [(&str, &str); 7] = [
 ];
 
 async fn connection(bus: &RedisEventBus) -> redis::aio::MultiplexedConnection {
-    let client = redis::Client::open(bus.config().redis_url.as_str()).unwrap();
-    client.get_multiplexed_async_connection().await.unwrap()
+    test_servers::redis_connection(&bus.config().redis_url).await
 }
 
 async fn add(bus: &RedisEventBus, stream: &str, id: &str, fields: &Fields) -> MessageId {

@@ -416,11 +416,10 @@ async fn sweeping_loses_nothing_of_readers_that_come_and_go() {
     let bus = connect(&quick()).await;
     let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
     let is_over = AtomicBool::new(false);
-    let client = redis::Client::open(bus.config().redis_url.as_str()).unwrap();
     let sweep =
         redis::Script::new(concat!(include_str!("../src/script/id.lua"), include_str!("../src/script/sweep.lua")));
     let sweeping = async {
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut connection = test_servers::redis_connection(&bus.config().redis_url).await;
         let mut swept = 0;
         while !is_over.load(Ordering::SeqCst) {
             let mut script = sweep.key(&stream);
@@ -432,9 +431,9 @@ async fn sweeping_loses_nothing_of_readers_that_come_and_go() {
     };
     let reading = async {
         let readers = (0..4).map(|reader| {
-            let (client, stream, group) = (client.clone(), stream.clone(), group.clone());
+            let (url, stream, group) = (bus.config().redis_url.clone(), stream.clone(), group.clone());
             tokio::spawn(async move {
-                let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+                let mut connection = test_servers::redis_connection(&url).await;
                 let (mut left, mut handled) = (0, 0);
                 for round in 0..300 {
                     let mut pipe = redis::pipe();

@@ -275,8 +275,7 @@ async fn what_is_no_event_becomes_a_dead_letter_byte_by_byte() {
     let bus = connect(&quick()).await;
     let actor = Actor::willing();
     actor.join(&bus);
-    let client = redis::Client::open(bus.config().redis_url.as_str()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = test_servers::redis_connection(&bus.config().redis_url).await;
     let original: Fields = vec![
         (b"event_type".to_vec(), b"OrderCreated".to_vec()),
         (b"payload".to_vec(), vec![0xff, 0, 0x80, b'\n']),
@@ -379,7 +378,6 @@ async fn a_dead_letter_keeps_the_event_and_says_what_happened() {
 async fn a_failed_entry_is_in_exactly_one_place_at_any_time() {
     let bus = connect(&RedisEventBusConfig { max_retries: 0, ..quick() }).await;
     Actor::failing().join(&bus);
-    let client = redis::Client::open(bus.config().redis_url.as_str()).unwrap();
     let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
     let dead = bus.config().dlq_stream_name();
     let count: i64 = 400;
@@ -392,7 +390,7 @@ async fn a_failed_entry_is_in_exactly_one_place_at_any_time() {
          end
          return { unread, redis.call('XPENDING', KEYS[1], ARGV[1])[1], redis.call('XLEN', KEYS[2]) }",
     );
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = test_servers::redis_connection(&bus.config().redis_url).await;
     let mut between = 0;
     loop {
         let (unread, pending, dead): (i64, i64, i64) =

@@ -51,8 +51,7 @@ struct Stage {
 
 impl Stage {
     async fn connection(&self) -> MultiplexedConnection {
-        let client = redis::Client::open(self.bus.config().redis_url.as_str()).unwrap();
-        client.get_multiplexed_async_connection().await.unwrap()
+        test_servers::redis_connection(&self.bus.config().redis_url).await
     }
 
     async fn publish(&self) -> Vec<String> {

@@ -115,8 +115,7 @@ async fn is_finished(bus: &RedisEventBus) -> bool {
 
 /// The aggregates whose entries are pending on a consumer.
 async fn in_hand(bus: &RedisEventBus, consumer: &str) -> BTreeSet<String> {
-    let client = redis::Client::open(test_servers::redis_url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = test_servers::redis_connection(test_servers::redis_url()).await;
     let (stream, group) = (bus.config().stream_name(), bus.default_group());
     let mut list = redis::cmd("XPENDING");
     list.arg(&stream).arg(group.as_str()).arg("-").arg("+").arg(10_000).arg(consumer);

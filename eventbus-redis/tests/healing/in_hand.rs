@@ -166,8 +166,7 @@ async fn what_somebody_else_claims_is_let_go() {
     let mut claim = redis::cmd("XCLAIM");
     claim.arg(&stream).arg(&group).arg("somebody").arg(0).arg(pending.iter().map(|(id, ..)| id).collect::<Vec<_>>());
     claim.arg("JUSTID");
-    let client = redis::Client::open(rig.server.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = test_servers::redis_connection(rig.server.url()).await;
     // somebody who shows life
     let lives = tokio::spawn(async move {
         loop {

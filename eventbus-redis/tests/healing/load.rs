@@ -124,8 +124,7 @@ async fn a_server_killed_again_and_again_loses_nothing_that_was_published() {
 async fn what_is_published_after_everything_was_deleted_is_handled() {
     let server = test_servers::private_redis();
     let load = Load::on(server.url()).await;
-    let client = redis::Client::open(server.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = test_servers::redis_connection(server.url()).await;
     let mut slowest = Duration::ZERO;
     for _ in 0..10 {
         load.goes_on(200).await;

@@ -18,8 +18,7 @@ async fn a_server_that_is_a_replica_for_a_while() {
     for config in [RedisEventBusConfig::default(), single()] {
         let other = test_servers::private_redis();
         let mut rig = Rig::on(test_servers::private_redis(), config).await;
-        let admin = redis::Client::open(other.url()).unwrap();
-        let mut admin = admin.get_multiplexed_async_connection().await.unwrap();
+        let mut admin = test_servers::redis_connection(other.url()).await;
         let (own, others) = (rig.server.port().to_string(), other.port().to_string());
         // the other one has everything
         let _: () = redis::cmd("REPLICAOF").arg("127.0.0.1").arg(&own).query_async(&mut admin).await.unwrap();
@@ -43,8 +42,7 @@ async fn a_server_that_is_a_replica_for_a_while() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_that_changes() {
     let server = test_servers::private_redis();
-    let admin = redis::Client::open(server.url()).unwrap();
-    let admin = admin.get_multiplexed_async_connection().await.unwrap();
+    let admin = test_servers::redis_connection(server.url()).await;
     let tell = async |words: &[&str]| {
         let mut admin = admin.clone();
         redis::cmd(words[0]).arg(&words[1..]).query_async::<redis::Value>(&mut admin).await.unwrap()

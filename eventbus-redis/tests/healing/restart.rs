@@ -42,8 +42,7 @@ async fn a_restart_without_data() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_shuts_down_while_it_is_read() {
     let rig = after(Rig::new().await, "SHUTDOWN", async |server| {
-        let client = redis::Client::open(server.url()).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut connection = test_servers::redis_connection(server.url()).await;
         let _: redis::RedisResult<()> = redis::cmd("SHUTDOWN").arg("NOSAVE").query_async(&mut connection).await;
         server.stop();
         outage().await;
@@ -61,8 +60,7 @@ async fn a_server_that_takes_its_time_to_load() {
     for n in 0..1_500 {
         fill.cmd("SET").arg(n).arg("x".repeat(100)).ignore();
     }
-    let client = redis::Client::open(rig.server.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = test_servers::redis_connection(rig.server.url()).await;
     let () = fill.query_async(&mut connection).await.unwrap();
     let rig = after(rig, "loading", async |server| {
         server.stop();

@@ -133,8 +133,7 @@ impl Rig {
     }
 
     pub(crate) async fn command<T: redis::FromRedisValue>(&self, name: &str, arguments: &[&str]) -> T {
-        let client = redis::Client::open(self.server.url()).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut connection = test_servers::redis_connection(self.server.url()).await;
         redis::cmd(name).arg(arguments).query_async(&mut connection).await.unwrap()
     }
 }

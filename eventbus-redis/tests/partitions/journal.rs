@@ -33,8 +33,7 @@ impl Journal {
     }
 
     pub(crate) async fn on(url: &str, key: String) -> Self {
-        let client = redis::Client::open(url).unwrap();
-        Self::Redis(client.get_multiplexed_async_connection().await.unwrap(), key)
+        Self::Redis(test_servers::redis_connection(url).await, key)
     }
 
     async fn write(&self, line: String) {

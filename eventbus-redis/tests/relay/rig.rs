@@ -1,6 +1,6 @@
 //! A store that has as many events as one likes, and its relay.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use eventbus::{
     EventId, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
@@ -10,7 +10,7 @@ use eventbus::{
     },
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
-use redis::{AsyncConnectionConfig, FromRedisValue, aio::MultiplexedConnection};
+use redis::{FromRedisValue, aio::MultiplexedConnection};
 use uuid::Uuid;
 
 use crate::common::config;
@@ -51,9 +51,7 @@ impl Rig {
 
     pub(crate) async fn on(config: RedisEventBusConfig) -> Self {
         let bus = RedisEventBus::connect(config).await.unwrap();
-        let client = redis::Client::open(bus.config().redis_url.as_str()).unwrap();
-        let patient = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(10)));
-        let connection = client.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
+        let connection = test_servers::redis_connection(&bus.config().redis_url).await;
         let stream = bus.config().stream_name();
         Self { bus, publisher: Publisher { store: Uuid::now_v7(), epoch: 5 }, stream, connection }
     }

@@ -35,7 +35,7 @@ async fn fresh() -> (RedisEventStore, MultiplexedConnection) {
 
 /// A plain connection.
 async fn client(url: &str) -> MultiplexedConnection {
-    redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
+    test_servers::redis_connection(url).await
 }
 
 /// The name of a key behind the store's prefix.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use eventbus_redis::{Effects, EventProjection, RedisStreams, RedisStreamsConfig};
-use redis::{AsyncConnectionConfig, FromRedisValue, aio::MultiplexedConnection};
+use redis::{FromRedisValue, aio::MultiplexedConnection};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -27,9 +27,7 @@ pub(crate) fn orders(streams: &RedisStreams) -> String {
 }
 
 pub(crate) async fn connection(streams: &RedisStreams) -> MultiplexedConnection {
-    let client = redis::Client::open(streams.config().redis_url.as_str()).unwrap();
-    let patient = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
-    client.get_multiplexed_async_connection_with_config(&patient).await.unwrap()
+    test_servers::redis_connection(&streams.config().redis_url).await
 }
 
 /// A command as it would be typed.

@@ -57,6 +57,19 @@ pub fn redis_url() -> &'static str {
     open(URL.get_or_init(|| Server::Redis.url()))
 }
 
+/// Connects to a Redis, to look at it or to change it.
+///
+/// It waits for answers as long as they take: where many tests run at once, or this process was paused, a late answer is
+/// no failure. redis-rs by itself gives up after half a second.
+///
+/// # Panics
+/// If nothing answers there.
+pub async fn redis_connection(url: &str) -> redis::aio::MultiplexedConnection {
+    let client = redis::Client::open(url).expect("a URL of Redis");
+    let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    client.get_multiplexed_async_connection_with_config(&patient).await.expect("a Redis that answers")
+}
+
 /// Returns [`postgres_url`] with its database replaced by `name`, everything else kept.
 ///
 /// Creating that database is left to the caller, who has a client.

@@ -45,8 +45,7 @@ async fn bus() -> RedisEventBus {
 }
 
 async fn command<T: redis::FromRedisValue>(bus: &RedisEventBus, name: &str, arguments: &[&str]) -> T {
-    let client = redis::Client::open(bus.config().redis_url.as_str()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = test_servers::redis_connection(&bus.config().redis_url).await;
     redis::cmd(name).arg(arguments).query_async(&mut connection).await.unwrap()
 }
 

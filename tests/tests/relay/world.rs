@@ -12,7 +12,7 @@ use eventbus::{
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::PgEventStore;
-use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 use sqlx::{AssertSqlSafe, Connection, Executor};
 use test_servers::{Actor, PrivateRedis};
 
@@ -64,9 +64,7 @@ impl World {
     pub async fn on(database: String) -> Self {
         let redis = test_servers::private_redis();
         let store = PgEventStore::connect(&database).await.unwrap();
-        let patient = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
-        let client = redis::Client::open(redis.url()).unwrap();
-        let connection = client.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
+        let connection = test_servers::redis_connection(redis.url()).await;
         Self { database, store, redis, connection }
     }
 
