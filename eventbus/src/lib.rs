@@ -141,6 +141,7 @@ pub mod __private {
         pub use std::{sync::Arc, time::Duration};
 
         pub use async_trait::async_trait;
+        pub use time::OffsetDateTime;
 
         pub use crate::{ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version, port::*};
     }

@@ -11,11 +11,12 @@ use eventbus::{
     port::{AppendSignal, FeedFilter, Page, ReadError, ReadFeed, RecordStream, paged},
 };
 use sqlx::{Row, SqlStr, postgres::PgRow};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
     pool::Query,
-    record::{PAGE, decode_page},
+    record::{PAGE, decode_page, time_of},
     store::PgEventStore,
 };
 
@@ -47,6 +48,17 @@ impl ReadFeed for PgEventStore {
             after = reach;
         }
         Ok(count)
+    }
+
+    async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
+        let query = sqlx::query(self.statements.first_recorded_after.clone()).bind(after.as_i64());
+        let rows = self.connections.fetch_all(query).await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let place = || format!("the first event after position {after}");
+        let recorded_at = time_of(row.try_get_unchecked(0).map_err(unreadable)?);
+        recorded_at.map(Some).map_err(|error| ReadError::Corrupt { place: place(), source: error.into() })
     }
 
     async fn store_id(&self) -> Result<Uuid, ReadError> {

@@ -87,7 +87,9 @@ impl<'r> Columns<'r> {
             Some(json) => Attributes::parse(json)?,
             None => Attributes::EMPTY,
         };
+        let recorded_at = time_of(self.take_raw()?)?;
         let metadata = Metadata::new(event_id, event_type, stream, version, occurred_at)
+            .with_recorded_at(Some(recorded_at))
             .with_schema_version(schema_version)
             .with_position(Some(position))
             .with_correlation_id(correlation_id)
@@ -113,6 +115,6 @@ fn count(what: &str, number: i64) -> Result<u64, String> {
 }
 
 /// The server's range of times is larger than ours, and it has an infinity.
-fn time_of(microseconds: i64) -> Result<OffsetDateTime, time::error::ComponentRange> {
+pub(crate) fn time_of(microseconds: i64) -> Result<OffsetDateTime, time::error::ComponentRange> {
     OffsetDateTime::from_unix_timestamp_nanos((SERVER_EPOCH + i128::from(microseconds)) * 1_000)
 }

@@ -9,6 +9,7 @@ use eventbus::{
     port::{self, AppendError, AppendEvents, check_ids, check_payloads, first_result},
 };
 use rusqlite::{Connection, OptionalExtension as _};
+use time::OffsetDateTime;
 
 use crate::{error::is_refusal, row, store::SqliteEventStore};
 
@@ -51,8 +52,8 @@ pub(crate) struct Append {
 /// What became of an append, if its transaction commits.
 #[derive(Debug)]
 pub(crate) enum Placed {
-    /// Its events follow that version, from that position on.
-    New { after: Version, first: Position },
+    /// Its events follow that version, from that position on, and were recorded then.
+    New { after: Version, first: Position, recorded_at: OffsetDateTime },
     /// It was stored before.
     Known(Vec<RecordedEvent>),
 }
@@ -87,8 +88,9 @@ impl Append {
                 actual,
             });
         }
-        match self.insert_or_undo(connection, actual) {
-            Ok(first) => Ok(Ok(Placed::New { after: actual, first })),
+        let recorded_at = now();
+        match self.insert_or_undo(connection, actual, recorded_at) {
+            Ok(first) => Ok(Ok(Placed::New { after: actual, first, recorded_at })),
             Err(error) if is_refusal(&error) && !connection.is_autocommit() => {
                 self.resolve(connection, || self.refused(error))
             }
@@ -97,12 +99,17 @@ impl Append {
     }
 
     /// A statement that fails leaves no trace by itself; several need a savepoint.
-    fn insert_or_undo(&self, connection: &Connection, after: Version) -> rusqlite::Result<Position> {
+    fn insert_or_undo(
+        &self,
+        connection: &Connection,
+        after: Version,
+        recorded_at: OffsetDateTime,
+    ) -> rusqlite::Result<Position> {
         if self.events.len() == 1 {
-            return self.insert(connection, after);
+            return self.insert(connection, after, recorded_at);
         }
         execute(connection, "SAVEPOINT append")?;
-        let inserted = self.insert(connection, after);
+        let inserted = self.insert(connection, after, recorded_at);
         if inserted.is_err() && !connection.is_autocommit() {
             execute(connection, "ROLLBACK TO append")?;
         }
@@ -113,10 +120,15 @@ impl Append {
     }
 
     /// Positions within one append follow each other: nobody else writes meanwhile.
-    fn insert(&self, connection: &Connection, after: Version) -> rusqlite::Result<Position> {
+    fn insert(
+        &self,
+        connection: &Connection,
+        after: Version,
+        recorded_at: OffsetDateTime,
+    ) -> rusqlite::Result<Position> {
         let mut first = None;
         for (i, event) in self.events.iter().enumerate() {
-            let position = row::insert(connection, &self.stream, after.plus(i + 1), event)?;
+            let position = row::insert(connection, &self.stream, after.plus(i + 1), event, recorded_at)?;
             first.get_or_insert(position);
         }
         Ok(first.unwrap_or_default())
@@ -153,16 +165,23 @@ impl Append {
 
     /// The records, once the transaction has committed.
     pub(crate) fn recorded(self, placed: Placed) -> Vec<RecordedEvent> {
-        let (after, first) = match placed {
+        let (after, first, recorded_at) = match placed {
             Placed::Known(known) => return known,
-            Placed::New { after, first } => (after, first),
+            Placed::New { after, first, recorded_at } => (after, first, recorded_at),
         };
         let place = |(i, event): (usize, NewEvent)| {
             let position = Position::new(first.get() + i as u64);
-            event.recorded_as(self.stream.clone(), after.plus(i + 1), Some(position))
+            let record = event.recorded_as(self.stream.clone(), after.plus(i + 1), Some(position));
+            record.with_recorded_at(Some(recorded_at))
         };
         self.events.into_iter().enumerate().map(place).collect()
     }
+}
+
+/// The time now, UTC, in whole microseconds: what a column keeps.
+fn now() -> OffsetDateTime {
+    let now = OffsetDateTime::now_utc();
+    now.replace_nanosecond(now.nanosecond() / 1_000 * 1_000).unwrap_or(now)
 }
 
 /// The version of a stream, from its last event: one probe of the index.

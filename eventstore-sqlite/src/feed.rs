@@ -5,7 +5,8 @@ use eventbus::{
     Position, RecordedEvent,
     port::{AppendSignal, FeedFilter, Page, ReadError, ReadFeed, RecordStream, paged},
 };
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
     error::read_error,
     filter::Wanted,
     readers::{PAGE_EVENTS, read_page},
+    row::time_of,
     store::SqliteEventStore,
 };
 
@@ -39,6 +41,10 @@ impl ReadFeed for SqliteEventStore {
     async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
         let wanted = Wanted::new(filter);
         self.readers().read(move |connection| count(connection, after, through, &wanted)).await
+    }
+
+    async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
+        self.readers().read(move |connection| first_recorded_after(connection, after)).await
     }
 
     async fn store_id(&self) -> Result<Uuid, ReadError> {
@@ -107,6 +113,18 @@ fn head(connection: &Connection) -> Result<Position, ReadError> {
     to_position(head, || format!("position {head}"))
 }
 
+fn first_recorded_after(connection: &Connection, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
+    let micros: Option<i64> = connection
+        .prepare_cached(include_str!("sql/first_recorded_after.sql"))
+        .and_then(|mut statement| statement.query_row([after.as_i64()], |row| row.get(0)).optional())
+        .map_err(read_error)?;
+    let corrupt = |error: time::error::ComponentRange| ReadError::Corrupt {
+        place: format!("the first event after position {after}"),
+        source: error.into(),
+    };
+    micros.map(time_of).transpose().map_err(corrupt)
+}
+
 fn store_id(connection: &Connection) -> Result<Uuid, ReadError> {
     let id: Vec<u8> =
         connection.query_row(include_str!("sql/store_id.sql"), [], |row| row.get(0)).map_err(read_error)?;
@@ -129,7 +147,7 @@ mod tests {
         let events = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000)
             INSERT INTO eventbus_events SELECT CASE WHEN i > 25000 THEN i + 1000000 ELSE i END, 1, 0, randomblob(16), 1,
                 'Account', i, CASE WHEN i IN (20000, 24999, 30000) THEN 'Rare' ELSE 'Common' END, '{}', zeroblob(16),
-                NULL, NULL, NULL, NULL
+                NULL, NULL, NULL, NULL, NULL
             FROM n";
         connection.execute(events, []).unwrap();
         connection

@@ -14,14 +14,13 @@ pub(crate) fn insert(
     stream: &StreamId,
     version: Version,
     event: &NewEvent,
+    recorded_at: OffsetDateTime,
 ) -> rusqlite::Result<Position> {
     let context = event.context();
-    let micros = event.occurred_at().unix_timestamp_nanos().div_euclid(1_000);
     let attributes = &context.attributes;
     connection.prepare_cached(include_str!("sql/insert_event.sql"))?.execute((
         version.as_i64(),
-        // a time holds years -9999 to 9999, which 64 bits of microseconds hold easily
-        i64::try_from(micros).unwrap_or(i64::MAX),
+        micros(event.occurred_at()),
         event.event_id().as_uuid().as_bytes(),
         event.schema_version(),
         stream.aggregate_type().as_str(),
@@ -33,9 +32,20 @@ pub(crate) fn insert(
         context.tenant_id.as_ref().map(Uuid::as_bytes),
         context.actor_id.as_deref(),
         (!attributes.is_empty()).then(|| attributes.as_json()),
+        micros(recorded_at),
     ))?;
     // negative only after 2^63 events
     Ok(Position::new(connection.last_insert_rowid().cast_unsigned()))
+}
+
+/// A time as its column has it; the years -9999 to 9999 fit easily into 64 bits of microseconds.
+fn micros(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos().div_euclid(1_000)).unwrap_or(i64::MAX)
+}
+
+/// The time in a column.
+pub(crate) fn time_of(micros: i64) -> Result<OffsetDateTime, time::error::ComponentRange> {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
 }
 
 /// Reads the event of a row that has the columns of `sql/read_feed.sql`, in that order.
@@ -50,16 +60,16 @@ fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
     if version == Version::NONE {
         return Err("the version is 0, versions start at 1".into());
     }
-    let nanos = i128::from(get::<i64>(row, 2)?) * 1_000;
     let metadata = Metadata::new(
         EventId::from(uuid(row, 3)?.ok_or("the event id is null")?),
         Name::new("event type", get::<String>(row, 7)?)?,
         stream,
         version,
-        OffsetDateTime::from_unix_timestamp_nanos(nanos)?,
+        time_of(get(row, 2)?)?,
     )
     .with_schema_version(u32::try_from(get::<i64>(row, 4)?)?)
     .with_position(Some(Position::new(u64::try_from(position)?)))
+    .with_recorded_at(get::<Option<i64>>(row, 14)?.map(time_of).transpose()?)
     .with_correlation_id(uuid(row, 9)?.ok_or("the correlation id is null")?)
     .with_causation_id(uuid(row, 10)?)
     .with_tenant_id(uuid(row, 11)?)

@@ -7,7 +7,10 @@ mod common;
 use std::{fs, path::Path, time::Duration};
 
 use common::{events, feed, fresh_path, fresh_stream, open};
-use eventbus::{ExpectedVersion, port::AppendEvents as _};
+use eventbus::{
+    ExpectedVersion, Position,
+    port::{AppendEvents as _, ReadFeed as _},
+};
 use eventstore_sqlite::{SqliteConnectError, SqliteEventStore, SqliteEventStoreConfig};
 use rusqlite::Connection;
 
@@ -65,10 +68,29 @@ async fn a_newer_schema_is_refused() {
     Connection::open(&path).unwrap().execute_batch(newer).unwrap();
     match refusal(&path).await {
         SqliteConnectError::NewerSchema { path: named, found, known } => {
-            assert_eq!((named, found, known), (path, 99, 3));
+            assert_eq!((named, found, known), (path, 99, 4));
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn events_of_a_former_release_have_no_recorded_time() {
+    let (path, stream) = (fresh_path(), fresh_stream());
+    let store = open(path.clone()).await;
+    store.append(&stream, ExpectedVersion::Any, events(1)).await.unwrap();
+    drop(store);
+    let former = "ALTER TABLE eventbus_events DROP COLUMN recorded_at;
+        DELETE FROM eventbus_migrations WHERE version >= 4";
+    Connection::open(&path).unwrap().execute_batch(former).unwrap();
+
+    let store = open(path).await;
+    let new = store.append(&stream, ExpectedVersion::Any, events(1)).await.unwrap();
+    let all = feed(&store).await;
+    let times: Vec<_> = all.iter().map(|event| event.metadata().recorded_at()).collect();
+    assert_eq!(times, [None, new[0].metadata().recorded_at()]);
+    let first = store.first_recorded_after(Position::START).await.unwrap();
+    assert_eq!(first, Some(all[0].metadata().occurred_at()), "what stands in for it");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use eventbus::{
     port::{Append, AppendError, AppendEvents, ReadError, check_ids, check_payloads, first_result},
 };
 use redis::{FromRedisValue, RedisResult, ScriptInvocation, Value};
+use time::OffsetDateTime;
 
 use super::{
     RedisEventStore, entry,
@@ -123,7 +124,8 @@ impl RedisEventStore {
     /// Makes appends in one step, and returns a result for each.
     async fn run(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
         let told = self.told().position();
-        let reply = self.link().rerun_or_unknown::<Vec<Value>>(&self.script(&appends)).await;
+        let recorded_at = entry::now();
+        let reply = self.link().rerun_or_unknown::<Vec<Value>>(&self.script(&appends, recorded_at)).await;
         let placed: Vec<_> = match reply {
             Ok(replies) => replies.into_iter().map(placed).collect(),
             Err(error) => {
@@ -141,7 +143,7 @@ impl RedisEventStore {
                 self.told().raise(Position::new(first.get() + append.events.len() as u64 - 1));
                 is_new = true;
             }
-            results.push(self.resolve(append, placed).await);
+            results.push(self.resolve(append, placed, recorded_at).await);
         }
         if is_new {
             self.signal().notify();
@@ -149,7 +151,7 @@ impl RedisEventStore {
         results
     }
 
-    fn script(&self, appends: &[Append]) -> ScriptInvocation<'static> {
+    fn script(&self, appends: &[Append], recorded_at: OffsetDateTime) -> ScriptInvocation<'static> {
         let keys = self.keys();
         let mut script = APPEND.prepare_invoke();
         script.key(keys.feed()).key(keys.ids());
@@ -162,17 +164,22 @@ impl RedisEventStore {
                 ExpectedVersion::Exact(version) => script.arg(version.get()),
             };
             script.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str());
-            write_events(events, |word| {
+            write_events(events, recorded_at, |word| {
                 script.arg(word);
             });
         }
         script
     }
 
-    async fn resolve(&self, append: Append, placed: RedisResult<Placed>) -> Result<Vec<RecordedEvent>, AppendError> {
+    async fn resolve(
+        &self,
+        append: Append,
+        placed: RedisResult<Placed>,
+        recorded_at: OffsetDateTime,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
         let Append { stream, expected, events } = append;
         match placed {
-            Ok(Placed::New { after, first }) => Ok(recorded(&stream, events, after, first)),
+            Ok(Placed::New { after, first }) => Ok(recorded(&stream, events, after, first, recorded_at)),
             Ok(Placed::Known(positions)) => self.first_result(&stream, &events, &positions).await,
             Ok(Placed::Conflict(actual)) => Err(AppendError::Conflict { stream, expected, actual }),
             Ok(Placed::Damaged(key, entry)) => {
@@ -204,7 +211,7 @@ impl RedisEventStore {
 }
 
 /// Adds events to the arguments of a script, as it takes them.
-pub(super) fn write_events(events: &[NewEvent], mut add: impl FnMut(&[u8])) {
+pub(super) fn write_events(events: &[NewEvent], recorded_at: OffsetDateTime, mut add: impl FnMut(&[u8])) {
     add(events.len().to_string().as_bytes());
     for event in events {
         let tenant = event.context().tenant_id.map(|id| id.to_string()).unwrap_or_default();
@@ -213,16 +220,23 @@ pub(super) fn write_events(events: &[NewEvent], mut add: impl FnMut(&[u8])) {
         add(tenant.as_bytes());
         add(size(event).to_string().as_bytes());
         let mut fields = Vec::with_capacity(24);
-        let count = entry::write(event, |part| fields.push(part.to_vec()));
+        let count = entry::write(event, recorded_at, |part| fields.push(part.to_vec()));
         add(count.to_string().as_bytes());
         fields.iter().for_each(|field| add(field));
     }
 }
 
-fn recorded(stream: &StreamId, events: Vec<NewEvent>, after: Version, first: Position) -> Vec<RecordedEvent> {
+fn recorded(
+    stream: &StreamId,
+    events: Vec<NewEvent>,
+    after: Version,
+    first: Position,
+    recorded_at: OffsetDateTime,
+) -> Vec<RecordedEvent> {
     let place = |(number, event): (usize, NewEvent)| {
         let position = Position::new(first.get() + number as u64);
-        event.recorded_as(stream.clone(), after.plus(number + 1), Some(position))
+        let record = event.recorded_as(stream.clone(), after.plus(number + 1), Some(position));
+        record.with_recorded_at(Some(recorded_at))
     };
     events.into_iter().enumerate().map(place).collect()
 }

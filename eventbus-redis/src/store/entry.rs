@@ -20,6 +20,8 @@ mod field {
     pub(super) const EVENT_ID: &str = "event_id";
     /// The microseconds within the millisecond of `timestamp`.
     pub(super) const MICROS: &str = "micros";
+    /// When the event was appended, in microseconds since 1970; a former release wrote none.
+    pub(super) const RECORDED: &str = "recorded";
     pub(super) const SCHEMA_VERSION: &str = "schema_version";
     pub(super) const CORRELATION_ID: &str = "correlation_id";
     pub(super) const CAUSATION_ID: &str = "causation_id";
@@ -39,14 +41,14 @@ mod field {
 }
 
 /// Adds the fields of an event, but for its position, to the arguments of a script; returns how many arguments.
-pub(crate) fn write(event: &NewEvent, mut add: impl FnMut(&[u8])) -> usize {
+pub(crate) fn write(event: &NewEvent, recorded_at: OffsetDateTime, mut add: impl FnMut(&[u8])) -> usize {
     let mut count = 0;
     let mut put = |name: &str, value: &str| {
         add(name.as_bytes());
         add(value.as_bytes());
         count += 2;
     };
-    let micros = event.occurred_at().unix_timestamp_nanos().div_euclid(1_000);
+    let micros = micros_of(event.occurred_at());
     let context = event.context();
     put(field::TYPE, event.event_type());
     put(field::TIMESTAMP, &micros.div_euclid(1_000).to_string());
@@ -54,6 +56,7 @@ pub(crate) fn write(event: &NewEvent, mut add: impl FnMut(&[u8])) -> usize {
     put(field::EVENT_ID, &event.event_id().to_string());
     put(field::MICROS, &micros.rem_euclid(1_000).to_string());
     put(field::SCHEMA_VERSION, &event.schema_version().to_string());
+    put(field::RECORDED, &micros_of(recorded_at).to_string());
     if event.correlation_id() != event.event_id().as_uuid() {
         put(field::CORRELATION_ID, &event.correlation_id().to_string());
     }
@@ -72,6 +75,20 @@ pub(crate) fn write(event: &NewEvent, mut add: impl FnMut(&[u8])) -> usize {
     count
 }
 
+fn micros_of(time: OffsetDateTime) -> i128 {
+    time.unix_timestamp_nanos().div_euclid(1_000)
+}
+
+fn time_of(micros: i128) -> Result<OffsetDateTime, time::error::ComponentRange> {
+    OffsetDateTime::from_unix_timestamp_nanos(micros.saturating_mul(1_000))
+}
+
+/// The time now, UTC, in whole microseconds: what an entry keeps.
+pub(crate) fn now() -> OffsetDateTime {
+    let now = OffsetDateTime::now_utc();
+    now.replace_nanosecond(now.nanosecond() / 1_000 * 1_000).unwrap_or(now)
+}
+
 /// Reads the event of an entry in the stream that `key` names.
 pub(crate) fn read(key: &str, stream: &StreamId, entry: Entry) -> Result<RecordedEvent, ReadError> {
     let id = entry.id.clone();
@@ -82,12 +99,14 @@ fn decode(stream: &StreamId, entry: Entry) -> Result<RecordedEvent, BoxError> {
     let version = number_of(&entry.id)?;
     let mut fields = Fields::of(entry)?;
     let (ms, micros): (i128, i128) = (fields.parsed(field::TIMESTAMP)?, fields.parsed(field::MICROS)?);
-    let occurred_at = OffsetDateTime::from_unix_timestamp_nanos((ms * 1_000 + micros) * 1_000)?;
+    let occurred_at = time_of(ms.saturating_mul(1_000).saturating_add(micros))?;
+    let recorded_at = fields.parsed_if_there(field::RECORDED)?.map(time_of).transpose()?;
     let event_id = EventId::parse(&fields.text(field::EVENT_ID)?)?;
     let event_type = Name::new("event type", fields.text(field::TYPE)?)?;
     let metadata = Metadata::new(event_id, event_type, stream.clone(), Version::new(version), occurred_at)
         .with_schema_version(fields.parsed(field::SCHEMA_VERSION)?)
         .with_position(Some(Position::new(fields.parsed(field::POSITION)?)))
+        .with_recorded_at(recorded_at)
         .with_correlation_id(fields.uuid(field::CORRELATION_ID)?.unwrap_or(event_id.as_uuid()))
         .with_causation_id(fields.uuid(field::CAUSATION_ID)?)
         .with_tenant_id(fields.uuid(field::TENANT_ID)?)
@@ -175,6 +194,12 @@ impl Fields {
     fn text(&mut self, name: &str) -> Result<String, BoxError> {
         let text = self.optional(name)?;
         text.ok_or_else(|| format!("it has no `{name}`: somebody else added it, or damaged it").into())
+    }
+
+    fn parsed_if_there<T: std::str::FromStr>(&mut self, name: &str) -> Result<Option<T>, BoxError> {
+        let text = self.optional(name)?;
+        text.map(|text| text.parse().map_err(|_| format!("its `{name}` is no number that can be there").into()))
+            .transpose()
     }
 
     fn parsed<T: std::str::FromStr>(&mut self, name: &str) -> Result<T, BoxError> {

@@ -6,6 +6,7 @@ use eventbus::{
     port::{AppendSignal, FeedFilter, Page, ReadError, ReadFeed, RecordStream, paged},
 };
 use redis::{RedisResult, Value};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
@@ -59,6 +60,12 @@ impl ReadFeed for RedisEventStore {
             count += pointers.iter().filter(|pointer| pointer.is_wanted(filter)).count() as u64;
         }
         Ok(count)
+    }
+
+    async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
+        let pointers = self.pointers(after, Position::new(after.get().saturating_add(1)), 1).await?;
+        let first = behind(self, &pointers).await?.into_iter().next();
+        Ok(first.map(|event| event.metadata().recorded_at().unwrap_or(event.metadata().occurred_at())))
     }
 
     async fn store_id(&self) -> Result<Uuid, ReadError> {

@@ -86,6 +86,7 @@ pub struct Metadata {
     version: Version,
     position: Option<Position>,
     occurred_at: OffsetDateTime,
+    pub(super) recorded_at: Option<OffsetDateTime>,
     correlation_id: Uuid,
     causation_id: Option<Uuid>,
     tenant_id: Option<Uuid>,
@@ -111,6 +112,7 @@ impl Metadata {
             version,
             position: None,
             occurred_at,
+            recorded_at: None,
             correlation_id: event_id.as_uuid(),
             causation_id: None,
             tenant_id: None,
@@ -130,6 +132,13 @@ impl Metadata {
     #[must_use]
     pub fn with_position(mut self, position: Option<Position>) -> Self {
         self.position = position;
+        self
+    }
+
+    /// Sets when the store appended the event.
+    #[must_use]
+    pub fn with_recorded_at(mut self, recorded_at: Option<OffsetDateTime>) -> Self {
+        self.recorded_at = recorded_at;
         self
     }
 
@@ -220,6 +229,16 @@ impl Metadata {
     #[must_use]
     pub const fn occurred_at(&self) -> OffsetDateTime {
         self.occurred_at
+    }
+
+    /// When the store appended the event, UTC, in whole microseconds: by the clock of the server (`PgEventStore`) or of
+    /// the process that appended it (all other stores).
+    ///
+    /// `None` for an event that was read from a bus outside of this process, which does not carry this time, and for one
+    /// that a former release stored without it.
+    #[must_use]
+    pub const fn recorded_at(&self) -> Option<OffsetDateTime> {
+        self.recorded_at
     }
 
     /// The conversation the event belongs to.

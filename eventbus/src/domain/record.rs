@@ -149,7 +149,7 @@ impl NewEvent {
 #[derive(Debug, Clone)]
 pub struct RecordedEvent(Arc<Recorded>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Recorded {
     metadata: Metadata,
     payload: Box<str>,
@@ -160,6 +160,13 @@ impl RecordedEvent {
     #[must_use]
     pub fn new(metadata: Metadata, payload: impl Into<Box<str>>) -> Self {
         Self(Arc::new(Recorded { metadata, payload: payload.into() }))
+    }
+
+    /// Sets when the store appended the event: what a store does that made the record by [`NewEvent::recorded_as`].
+    #[must_use]
+    pub fn with_recorded_at(mut self, recorded_at: Option<OffsetDateTime>) -> Self {
+        Arc::make_mut(&mut self.0).metadata.recorded_at = recorded_at; // copies nothing where the record was just made
+        self
     }
 
     /// Encodes an event that is published by hand, with no store behind it.

@@ -10,12 +10,13 @@ use std::{
 };
 
 use async_trait::async_trait;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::roles::Roles;
 use crate::{
     domain::{
-        metadata::EventId,
+        metadata::{self, EventId},
         name::Name,
         record::{NewEvent, RecordedEvent},
         stream::{ExpectedVersion, Position, StreamId, Version},
@@ -107,7 +108,8 @@ impl Log {
         let position = Position::new(index as u64 + 1);
         self.by_id.insert(event.event_id(), index);
         self.streams.entry(stream.clone()).or_default().push(index);
-        let recorded = event.recorded_as(stream.clone(), version, Some(position));
+        let recorded_at = Some(metadata::now());
+        let recorded = event.recorded_as(stream.clone(), version, Some(position)).with_recorded_at(recorded_at);
         self.events.push(recorded.clone());
         recorded
     }
@@ -219,6 +221,12 @@ impl ReadFeed for InMemoryEventStore {
     async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
         let log = read(&self.0.log);
         Ok(log.between(after, through).iter().filter(|event| filter.matches(event)).count() as u64)
+    }
+
+    async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
+        let log = read(&self.0.log);
+        let first = log.between(after, Position::new(u64::MAX)).first().map(RecordedEvent::metadata);
+        Ok(first.map(|event| event.recorded_at().unwrap_or(event.occurred_at())))
     }
 
     async fn store_id(&self) -> Result<Uuid, ReadError> {

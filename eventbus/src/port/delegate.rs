@@ -102,6 +102,10 @@ macro_rules! __delegate {
                     $inner.count_events(after, through, filter).await
                 }
 
+                async fn first_recorded_after(&$self, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
+                    $inner.first_recorded_after(after).await
+                }
+
                 async fn store_id(&$self) -> Result<Uuid, ReadError> {
                     $inner.store_id().await
                 }

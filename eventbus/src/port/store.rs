@@ -9,6 +9,7 @@ use std::{pin::Pin, sync::Arc};
 use async_trait::async_trait;
 use futures_core::Stream;
 use futures_util::TryFutureExt as _;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{AppendSignal, Checkpoints, FeedFilter, Floors, Leases, Transactions};
@@ -160,6 +161,15 @@ pub trait ReadFeed: Send + Sync {
     /// # Errors
     /// [`ReadError::Unavailable`] if the store cannot be reached.
     async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError>;
+
+    /// When the first event after position `after` was recorded, `None` if there is none: what waits there has waited
+    /// since then. Reads one event's time and no payloads, on Redis one event.
+    ///
+    /// For an event without a [recorded time](crate::Metadata::recorded_at) it is the time when it happened.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] if the store cannot be reached, [`ReadError::Corrupt`] if the time cannot be read.
+    async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError>;
 
     /// What tells this store from all others; made with it. One restored from a copy has the id of the original.
     ///

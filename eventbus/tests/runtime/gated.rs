@@ -134,6 +134,10 @@ impl ReadFeed for GatedStore {
         self.store.count_events(after, through, filter).await
     }
 
+    async fn first_recorded_after(&self, after: Position) -> Result<Option<time::OffsetDateTime>, ReadError> {
+        self.store.first_recorded_after(after).await
+    }
+
     async fn store_id(&self) -> Result<Uuid, ReadError> {
         self.store.store_id().await
     }

@@ -10,6 +10,7 @@ use eventbus::{
     port::{BoxFuture, ReadError},
 };
 use sqlx::{Row, postgres::PgRow};
+use time::OffsetDateTime;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -23,6 +24,7 @@ use crate::{
     fault::{Fault, shared},
     notify::Appended,
     pool::Connections,
+    record::time_of,
     resolve::{self, Known, Verdict},
     statements::Statements,
 };
@@ -33,12 +35,14 @@ pub(super) struct Place {
     event_id: EventId,
     version: Version,
     position: Position,
+    recorded_at: OffsetDateTime,
 }
 
 impl Place {
     /// The event at this place of its stream.
     pub(super) fn record(self, event: NewEvent, stream: &StreamId) -> RecordedEvent {
-        event.recorded_as(stream.clone(), self.version, Some(self.position))
+        let record = event.recorded_as(stream.clone(), self.version, Some(self.position));
+        record.with_recorded_at(Some(self.recorded_at))
     }
 }
 
@@ -263,7 +267,8 @@ impl Writer {
 pub(super) fn place(row: &PgRow) -> Result<Place, BoxError> {
     let number = |column: usize| -> Result<u64, BoxError> { Ok(u64::try_from(row.try_get::<i64, _>(column)?)?) };
     let event_id = EventId::from(row.try_get::<Uuid, _>(0)?);
-    Ok(Place { event_id, version: number(1)?.into(), position: Position::new(number(2)?) })
+    let recorded_at = time_of(row.try_get_unchecked(3)?)?;
+    Ok(Place { event_id, version: number(1)?.into(), position: Position::new(number(2)?), recorded_at })
 }
 
 /// Appends to be settled, in order.

@@ -26,4 +26,4 @@ FROM bound, unnest(
         event_id, event_type, schema_version, occurred_at, data, correlation_id, causation_id, tenant_id,
         actor_id, metadata, ordinal)
 ORDER BY e.ordinal
-RETURNING event_id, version, position
+RETURNING event_id, version, position, recorded_at

@@ -72,4 +72,4 @@ FROM bound, unnest(
         tenant_id, actor_id, metadata, ordinal)
 JOIN claimed c ON c.number = e.stream
 ORDER BY e.ordinal
-RETURNING event_id, version, position
+RETURNING event_id, version, position, recorded_at

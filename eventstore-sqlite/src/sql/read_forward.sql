@@ -1,5 +1,5 @@
 SELECT position, version, occurred_at, event_id, schema_version, aggregate_type, aggregate_id, event_type, payload,
-    correlation_id, causation_id, tenant_id, actor_id, attributes
+    correlation_id, causation_id, tenant_id, actor_id, attributes, recorded_at
 FROM eventbus_events
 WHERE aggregate_id = ?1 AND aggregate_type = ?2 AND version >= ?3
 ORDER BY version LIMIT ?4

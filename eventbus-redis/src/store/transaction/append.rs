@@ -4,6 +4,7 @@ use eventbus::{
     EventId, ExpectedVersion, NewEvent, RecordedEvent, StreamId, Version,
     port::{Append, AppendError, ReadError, ReadStream as _, first_result},
 };
+use time::OffsetDateTime;
 
 use super::{Program, RedisTransaction, RedisTransactionError};
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     store::{
         RedisEventStore,
         append::{check, write_events},
+        entry,
     },
 };
 
@@ -22,6 +24,7 @@ pub(super) struct Appended {
     before: Version,
     own: usize,
     events: Vec<NewEvent>,
+    recorded_at: OffsetDateTime,
     recorded: Vec<RecordedEvent>,
 }
 
@@ -110,23 +113,25 @@ impl RedisTransaction {
         if !expected.matches(actual) {
             return Err(AppendError::Conflict { stream, expected, actual });
         }
+        let recorded_at = entry::now();
         let place = |(number, event): (usize, &NewEvent)| {
-            event.clone().recorded_as(stream.clone(), actual.plus(number + 1), None)
+            let record = event.clone().recorded_as(stream.clone(), actual.plus(number + 1), None);
+            record.with_recorded_at(Some(recorded_at))
         };
         let recorded: Vec<_> = events.iter().enumerate().map(place).collect();
-        self.appends.push(Appended { stream, before, own, events, recorded: recorded.clone() });
+        self.appends.push(Appended { stream, before, own, events, recorded_at, recorded: recorded.clone() });
         Ok(recorded)
     }
 
     /// What must still hold of what is to be appended, and what that is.
     pub(super) fn look_at_appends(&self, program: &mut Program) {
         let keys = self.store.keys();
-        for Appended { stream, before, own, events, .. } in &self.appends {
+        for Appended { stream, before, own, events, recorded_at, .. } in &self.appends {
             let key = keys.stream(stream.aggregate_type(), stream.aggregate_id().as_str());
             program.word("events").key(&keys.feed()).key(&keys.ids()).key(&key);
             program.word(before.to_string()).word(own.to_string());
             program.word(stream.aggregate_type().as_str()).word(stream.aggregate_id().as_str());
-            write_events(events, |word| program.push(word));
+            write_events(events, *recorded_at, |word| program.push(word));
         }
     }
 

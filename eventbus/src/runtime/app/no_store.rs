@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
@@ -60,6 +61,10 @@ impl ReadFeed for NoStore {
     }
 
     async fn count_events(&self, _: Position, _: Position, _: &FeedFilter) -> Result<u64, ReadError> {
+        Err(ReadError::NoStore)
+    }
+
+    async fn first_recorded_after(&self, _: Position) -> Result<Option<OffsetDateTime>, ReadError> {
         Err(ReadError::NoStore)
     }
 

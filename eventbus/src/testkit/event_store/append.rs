@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::subject::{Subject, event, events, positions_grow, stream, versions};
 use crate::{
-    Attributes, EventContext, ExpectedVersion, Name, NewEvent, Version,
+    Attributes, EventContext, ExpectedVersion, Name, NewEvent, Position, Version,
     port::{AppendError, Direction, EventStore},
 };
 
@@ -67,6 +67,7 @@ pub async fn append_returns_what_is_read_back<S: EventStore>(store: S) {
         store.same(metadata.actor_id(), context.actor_id.as_deref(), "actor id");
         store.same(metadata.attributes(), &context.attributes, "attributes");
         let wanted = given.recorded_as(stream.clone(), recorded.version(), recorded.position());
+        let wanted = wanted.with_recorded_at(metadata.recorded_at());
         store.same(recorded, &wanted, "append returned something else than given");
         store.same(
             recorded.metadata().attributes().as_json(),
@@ -116,6 +117,36 @@ pub async fn times_are_kept_to_the_microsecond<S: EventStore>(store: S) {
         store.same(recorded.metadata().occurred_at(), given.occurred_at(), "time as returned by append");
     }
     store.holds(&stream, &recorded).await;
+}
+
+/// Each event says when the store recorded it, and the first one after a position is asked for its time.
+pub async fn recorded_times_are_kept_and_found<S: EventStore>(store: S) {
+    let store = Subject::new("recorded_times_are_kept_and_found", store);
+    let store = &store;
+    let first = |after| {
+        let asked = store.first_recorded_after(after);
+        async move { store.ok(asked.await, format_args!("asking for the first event after {after}")) }
+    };
+    store.same(first(Position::START).await, None, "an empty store");
+    let stream = stream();
+    let long_ago = datetime!(1999-12-31 23:59:59 UTC);
+    let mut all = Vec::new();
+    for count in [1, 3, 1] {
+        let given: Vec<_> = events(count).into_iter().map(|event| event.with_occurred_at(long_ago)).collect();
+        all.extend(store.add(&stream, ExpectedVersion::Any, &given).await);
+    }
+    let now = OffsetDateTime::now_utc();
+    let mut after = Position::START;
+    for event in &all {
+        let recorded_at = event.metadata().recorded_at();
+        let is_now = recorded_at.is_some_and(|at| (now - at).abs() < time::Duration::minutes(5));
+        store.check(is_now, format_args!("recorded at {recorded_at:?}, and now it is {now}"));
+        store.same(first(after).await, recorded_at, format_args!("the first event after {after}"));
+        after = event.position().unwrap_or_default();
+    }
+    store.same(first(after).await, None, "after the last event");
+    store.same(first(u64::MAX.into()).await, None, "beyond the end");
+    store.holds(&stream, &all).await;
 }
 
 /// An append without events does nothing, whatever it expects.

@@ -65,6 +65,7 @@ macro_rules! event_store_conformance {
                 append_returns_what_is_read_back,
                 payloads_are_kept_byte_for_byte,
                 times_are_kept_to_the_microsecond,
+                recorded_times_are_kept_and_found,
                 empty_append_does_nothing,
                 several_events_are_stored_all_or_none,
                 payload_that_is_no_json_object_is_refused,
@@ -253,6 +254,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 87);
+        assert_eq!(rules, 88);
     }
 }

@@ -88,10 +88,11 @@ impl Reference {
         let due: Vec<_> = append
             .events
             .iter()
-            .zip(&positions)
+            .zip(found.iter().zip(&positions))
             .enumerate()
-            .map(|(nth, (event, position))| {
-                event.clone().recorded_as(append.stream.clone(), version.plus(nth + 1), Some(*position))
+            .map(|(nth, (event, (found, position)))| {
+                let due = event.clone().recorded_as(append.stream.clone(), version.plus(nth + 1), Some(*position));
+                due.with_recorded_at(found.metadata().recorded_at())
             })
             .collect();
         self.same(found, &due, "append")?;
