@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use eventbus::{Name, port::RetryPolicy};
+use eventbus::{Name, SharedClock, port::RetryPolicy};
 use uuid::Uuid;
 
 use crate::error::{FileQueueError, Result};
@@ -54,6 +54,8 @@ pub struct FileQueueConfig {
     pub concurrency: usize,
     /// How many deliveries a group has in hand at most. Default 1,000.
     pub max_in_hand: usize,
+    /// By which clock delays and times go. Default: the machine's.
+    pub clock: SharedClock,
 }
 
 impl Default for FileQueueConfig {
@@ -72,6 +74,7 @@ impl Default for FileQueueConfig {
             retry: RetryPolicy::default(),
             concurrency: 1,
             max_in_hand: 1_000,
+            clock: SharedClock::SYSTEM,
         }
     }
 }

@@ -155,7 +155,7 @@ impl Shared {
             relays: Mutex::default(),
             subscribers: Subscribers::default(),
             counters: Arc::default(),
-            consuming: Consuming::default(),
+            consuming: Consuming::by(config.clock.clone()),
             disk,
             worker,
             config,

@@ -118,6 +118,7 @@ impl RedisEventBus {
         let stream = config.stream_name();
         let destination = name("stream_prefix", &format!("redis:{stream}"))?;
         let default_group = name("consumer_group", &config.consumer_group)?;
+        let clock = config.clock.clone();
         let mut shared = Shared {
             config,
             destination,
@@ -132,7 +133,7 @@ impl RedisEventBus {
             link: Arc::new(link),
             counters,
             subscribers: Subscribers::default(),
-            consuming: Arc::default(),
+            consuming: Arc::new(Consuming::by(clock)),
             burying: Arc::default(),
             recovering: Arc::default(),
         };

@@ -79,6 +79,7 @@ pub use eventbus_derive::projection;
 pub use domain::{
     aggregate::{Aggregate, AggregateRoot, Apply, IntoEvents},
     attributes::{Attributes, InvalidAttributes},
+    clock::{Clock, SharedClock, Sleep, SystemClock, TimedOut},
     codec::{DecodeError, EncodeError, EncodeFault, RESERVED_FIELDS},
     context::EventContext,
     error::{BoxError, Error, Never, Result},

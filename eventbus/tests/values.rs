@@ -192,7 +192,8 @@ async fn a_panic_is_told_from_an_error_and_keeps_its_words() {
         });
         let delivery = Delivery::new(record, Name::from_static("default"));
         let Outcome::Failed { failures, .. } =
-            dispatch(&[early, late], &delivery, &Tries::default(), &Limits::default()).await
+            dispatch(&[early, late], &delivery, &Tries::default(), &Limits::default(), &eventbus::SharedClock::SYSTEM)
+                .await
         else {
             panic!("it went well")
         };

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use eventbus::port::redacted;
+use eventbus::{SharedClock, port::redacted};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::error::PgConnectError;
@@ -52,6 +52,8 @@ pub struct PgEventStoreConfig {
     /// How long a transaction of handlers and projections may take; the server ends one whose owner is paused. Default
     /// 10 s.
     pub transaction_timeout: Duration,
+    /// By which clock delays go that are this process's own; the server's judges leases. Default: the machine's.
+    pub clock: SharedClock,
 }
 
 impl Default for PgEventStoreConfig {
@@ -67,6 +69,7 @@ impl Default for PgEventStoreConfig {
             max_transactions: 10,
             notify: true,
             transaction_timeout: Duration::from_secs(10),
+            clock: SharedClock::SYSTEM,
         }
     }
 }

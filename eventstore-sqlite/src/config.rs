@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use eventbus::SharedClock;
+
 use crate::error::SqliteConnectError;
 
 /// How a store is opened; the defaults are right for most.
@@ -30,6 +32,9 @@ pub struct SqliteEventStoreConfig {
     /// Whether the store may be made in a database that holds tables of someone else already. Default: false, so that
     /// a wrong path does no harm. Tables that are added after the store was made need no permission.
     pub share_database: bool,
+    /// By which clock delays go, and leases run out: all processes on a file must have the same time. Default: the
+    /// machine's.
+    pub clock: SharedClock,
 }
 
 impl Default for SqliteEventStoreConfig {
@@ -42,6 +47,7 @@ impl Default for SqliteEventStoreConfig {
             transaction_timeout: Duration::from_secs(5),
             create_if_missing: true,
             share_database: false,
+            clock: SharedClock::SYSTEM,
         }
     }
 }

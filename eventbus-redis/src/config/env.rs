@@ -67,6 +67,8 @@ impl RedisEventBusConfig {
 mod tests {
     use std::{collections::HashMap, time::Duration};
 
+    use eventbus::SharedClock;
+
     use super::*;
 
     fn read(vars: &[(&str, &str)]) -> Result<RedisEventBusConfig, InvalidConfig> {
@@ -148,6 +150,7 @@ mod tests {
             require_uuid_aggregate_ids: true,
             partitions: 16,
             partition_lease_ms: 17,
+            clock: SharedClock::SYSTEM,
         };
         assert_eq!(config.unwrap(), expected);
     }

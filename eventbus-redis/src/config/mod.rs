@@ -8,6 +8,7 @@ pub(crate) use validate::MAX_PARTITIONS;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use eventbus::SharedClock;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{keys, partition::partition_of, server::Server};
@@ -129,6 +130,10 @@ pub struct RedisEventBusConfig {
     /// How long a consumer may show no sign of life before others take its partitions over, in milliseconds. Default
     /// 10000.
     pub partition_lease_ms: u64,
+    /// By which clock delays and times go that are this process's own; the server's judges claims and leases. Default: the
+    /// machine's.
+    #[serde(skip)]
+    pub clock: SharedClock,
 }
 
 impl Default for RedisEventBusConfig {
@@ -162,6 +167,7 @@ impl Default for RedisEventBusConfig {
             require_uuid_aggregate_ids: false,
             partitions: 1,
             partition_lease_ms: 10_000,
+            clock: SharedClock::SYSTEM,
         }
     }
 }
@@ -251,6 +257,7 @@ impl fmt::Debug for RedisEventBusConfig {
             .field("require_uuid_aggregate_ids", &self.require_uuid_aggregate_ids)
             .field("partitions", &self.partitions)
             .field("partition_lease_ms", &self.partition_lease_ms)
+            .field("clock", &self.clock)
             .finish()
     }
 }

@@ -110,7 +110,7 @@ impl Consumer {
                 let counters = &self.shared.counters;
                 counters.events_consumed(1);
                 counters.events_processed_failed(1);
-                self.hand.add_hopeless(id, Tries::hopeless(error.to_string()));
+                self.hand.add_hopeless(id, Tries::hopeless(error.to_string(), &self.shared.config.clock));
                 None
             }
         }

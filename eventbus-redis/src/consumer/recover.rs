@@ -81,7 +81,7 @@ impl Shared {
 
     async fn recover_stream(self: &Arc<Self>, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
         let name = format!("{}-recovery", self.consumer);
-        let hand = Arc::new(Hand::new(self.config.in_hand(), 1));
+        let hand = Arc::new(Hand::new(self.config.in_hand(), 1, self.config.clock.clone()));
         let consumer = Consumer::with(Arc::clone(self), self.default_group.clone(), name, hand, None);
         let mut stats = RecoveryStats::default();
         consumer.recover(recovery, &mut stats).await?;
@@ -103,7 +103,7 @@ impl Shared {
                 continue;
             }
             let fence = Fence { lease: lease.clone(), owner: owner.clone(), epoch: epoch.clone() };
-            let hand = Arc::new(Hand::new(self.config.in_hand(), 1));
+            let hand = Arc::new(Hand::new(self.config.in_hand(), 1, self.config.clock.clone()));
             let consumer = Consumer::of_partition(part, &self.default_group, &hand, fence);
             let claimed = stats.claimed;
             let recovered = consumer.recover(Recovery { batch_size: Some(left), ..recovery }, &mut stats).await;
@@ -192,7 +192,7 @@ impl Consumer {
                     continue;
                 }
                 // an event that kills the process must not be recovered for ever
-                let before = Verdict::before(&mut taken.tries, retry);
+                let before = Verdict::before(&mut taken.tries, retry, &self.shared.config.clock);
                 let begins = matches!(before, Verdict::Begin(_));
                 paper.add([Settled::new(id.clone(), Some(taken.record.clone()), before)]);
                 let written = self.write(&mut paper).await?;
@@ -225,9 +225,10 @@ impl Consumer {
         counters.events_consumed(1);
         let subscribers = self.shared.subscribers.of_group(&self.group);
         let span = trace::process(&self.shared, &delivery);
-        let outcome = dispatch(&subscribers, &delivery, &taken.tries, &self.limits()).instrument(span).await;
+        let clock = &self.shared.config.clock;
+        let outcome = dispatch(&subscribers, &delivery, &taken.tries, &self.limits(), clock).instrument(span).await;
         counters.count(&outcome);
-        let verdict = Verdict::of(outcome, &mut taken.tries, retry)?;
+        let verdict = Verdict::of(outcome, &mut taken.tries, retry, clock)?;
         Some(Settled::new(taken.id, Some(taken.record), verdict))
     }
 }

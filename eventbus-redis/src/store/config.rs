@@ -2,6 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use eventbus::SharedClock;
 use serde::Deserialize;
 
 use crate::{
@@ -54,6 +55,9 @@ pub struct RedisEventStoreConfig {
     /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
     /// that the platform trusts. Default: none.
     pub tls_ca_file: Option<PathBuf>,
+    /// By which clock delays go that are this process's own; the server's judges leases. Default: the machine's.
+    #[serde(skip)]
+    pub clock: SharedClock,
 }
 
 impl Default for RedisEventStoreConfig {
@@ -66,6 +70,7 @@ impl Default for RedisEventStoreConfig {
             transaction_timeout: Duration::from_secs(30),
             check_durability: true,
             tls_ca_file: None,
+            clock: SharedClock::SYSTEM,
         }
     }
 }
@@ -162,6 +167,7 @@ impl fmt::Debug for RedisEventStoreConfig {
             .field("transaction_timeout", &self.transaction_timeout)
             .field("check_durability", &self.check_durability)
             .field("tls_ca_file", &self.tls_ca_file)
+            .field("clock", &self.clock)
             .finish()
     }
 }
@@ -197,6 +203,7 @@ mod tests {
             transaction_timeout: Duration::from_secs(3),
             check_durability: false,
             tls_ca_file: Some("certificates/ca.pem".into()),
+            clock: SharedClock::SYSTEM,
         };
         assert_eq!(config.unwrap(), expected);
     }

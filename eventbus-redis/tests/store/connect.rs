@@ -26,8 +26,8 @@ async fn all_mistakes_are_named_at_once_and_no_password_is_shown() {
         socket_timeout: Duration::ZERO,
         socket_connect_timeout: Duration::ZERO,
         transaction_timeout: Duration::MAX,
-        check_durability: true,
         tls_ca_file: Some("ca.pem".into()),
+        ..Default::default()
     };
     let RedisConnectError::Config(mistakes) = RedisEventStore::connect(config.clone()).await.unwrap_err() else {
         panic!("it connected");

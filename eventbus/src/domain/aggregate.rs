@@ -3,6 +3,7 @@
 use std::{fmt, ops::Deref};
 
 use super::{
+    clock::SharedClock,
     event::{EncodeEvent, EventSet},
     metadata::EventId,
     name::Name,
@@ -142,13 +143,22 @@ pub struct AggregateRoot<A: Aggregate> {
     pending: Vec<A::Event>,
     /// The ids of the pending events: made when they are recorded, so that saving again repeats and never doubles.
     pending_ids: Vec<EventId>,
+    /// Makes the ids.
+    clock: SharedClock,
 }
 
 impl<A: Aggregate> AggregateRoot<A> {
     /// Begins a new aggregate: default state, version 0, nothing recorded.
     #[must_use]
     pub fn new(id: AggregateId) -> Self {
-        Self { id, version: Version::NONE, state: A::default(), pending: Vec::new(), pending_ids: Vec::new() }
+        let (version, clock) = (Version::NONE, SharedClock::SYSTEM);
+        Self { id, version, state: A::default(), pending: Vec::new(), pending_ids: Vec::new(), clock }
+    }
+
+    /// Makes the ids of its events by this clock.
+    pub(crate) fn with_clock(mut self, clock: SharedClock) -> Self {
+        self.clock = clock;
+        self
     }
 
     /// The identity.
@@ -195,7 +205,7 @@ impl<A: Apply> AggregateRoot<A> {
         events.into_events(&mut self.pending);
         for event in &self.pending[first..] {
             self.state.apply(event);
-            self.pending_ids.push(EventId::new());
+            self.pending_ids.push(self.clock.new_id().into());
         }
         self
     }
@@ -222,6 +232,7 @@ impl<A: Aggregate + Clone> Clone for AggregateRoot<A> {
             state: self.state.clone(),
             pending: self.pending.clone(),
             pending_ids: self.pending_ids.clone(),
+            clock: self.clock.clone(),
         }
     }
 }

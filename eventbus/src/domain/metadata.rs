@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{
     attributes::Attributes,
+    clock::SharedClock,
     name::Name,
     stream::{AggregateId, Position, StreamId, Version},
 };
@@ -24,7 +25,7 @@ impl EventId {
     #[must_use]
     #[allow(clippy::new_without_default, reason = "each call makes another id; a default would suggest one value")]
     pub fn new() -> Self {
-        Self(Uuid::now_v7())
+        Self(SharedClock::SYSTEM.new_id())
     }
 
     /// Reads an id from text, in any of the forms a UUID is written in.
@@ -270,10 +271,4 @@ impl Metadata {
     pub const fn attributes(&self) -> &Attributes {
         &self.attributes
     }
-}
-
-/// The time now, UTC, in whole microseconds: what every store and the wire can keep.
-pub(crate) fn now() -> OffsetDateTime {
-    let now = OffsetDateTime::now_utc();
-    now.replace_nanosecond(now.nanosecond() / 1_000 * 1_000).unwrap_or(now)
 }

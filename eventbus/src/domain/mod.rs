@@ -1,7 +1,8 @@
-//! Pure values and traits: what an event, a stream and an aggregate are. No I/O, no tasks, no clock but "now".
+//! Pure values and traits: what an event, a stream and an aggregate are. No I/O, no tasks.
 
 pub(crate) mod aggregate;
 pub(crate) mod attributes;
+pub(crate) mod clock;
 pub(crate) mod codec;
 pub(crate) mod context;
 pub(crate) mod error;

@@ -6,10 +6,11 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
+    clock::SharedClock,
     codec::{DecodeError, EncodeError},
     context::EventContext,
     event::{DomainEvent, EventSet},
-    metadata::{self, EventId, Metadata},
+    metadata::{EventId, Metadata},
     name::Name,
     stream::{AggregateId, Position, StreamId, Version},
 };
@@ -32,10 +33,10 @@ impl NewEvent {
     #[must_use]
     pub fn new(event_type: Name, schema_version: u32, payload: impl Into<String>) -> Self {
         Self {
-            event_id: EventId::new(),
+            event_id: SharedClock::SYSTEM.new_id().into(),
             event_type,
             schema_version,
-            occurred_at: metadata::now(),
+            occurred_at: SharedClock::SYSTEM.now(),
             payload: payload.into(),
             context: EventContext::default(),
         }

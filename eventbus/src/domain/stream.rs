@@ -5,7 +5,10 @@ use std::{fmt, str::FromStr, sync::Arc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::name::{self, InvalidName, Name};
+use super::{
+    clock::SharedClock,
+    name::{self, InvalidName, Name},
+};
 
 /// The identity of one aggregate: text of 1–255 bytes without control characters.
 ///
@@ -28,7 +31,7 @@ impl AggregateId {
     #[must_use]
     #[allow(clippy::new_without_default, reason = "each call makes another id; a default would suggest one value")]
     pub fn new() -> Self {
-        Uuid::now_v7().into()
+        SharedClock::SYSTEM.new_id().into()
     }
 
     /// The id as text.

@@ -8,10 +8,16 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{domain::name::Name, port::Lease};
+use crate::{
+    domain::{clock::SharedClock, name::Name},
+    port::Lease,
+};
 
 #[derive(Debug, Default)]
-pub(super) struct Roles(Mutex<HashMap<Name, Held>>);
+pub(super) struct Roles {
+    held: Mutex<HashMap<Name, Held>>,
+    clock: SharedClock,
+}
 
 #[derive(Debug)]
 struct Held {
@@ -21,14 +27,18 @@ struct Held {
 }
 
 impl Roles {
+    pub(super) fn by(clock: SharedClock) -> Self {
+        Self { clock, ..Self::default() }
+    }
+
     pub(super) fn acquire(&self, role: &Name, owner: &Name, ttl: Duration) -> Option<Lease> {
         let mut roles = self.lock();
-        let is_taken = roles.get(role).is_some_and(|held| held.is_live() && held.lease.owner != *owner);
-        (!is_taken).then(|| take(&mut roles, role, owner, ttl))
+        let is_taken = roles.get(role).is_some_and(|held| held.is_live(&self.clock) && held.lease.owner != *owner);
+        (!is_taken).then(|| self.take(&mut roles, role, owner, ttl))
     }
 
     pub(super) fn seize(&self, role: &Name, owner: &Name, ttl: Duration) -> Lease {
-        take(&mut self.lock(), role, owner, ttl)
+        self.take(&mut self.lock(), role, owner, ttl)
     }
 
     /// False: it has passed on.
@@ -37,30 +47,31 @@ impl Roles {
         let Some(held) = roles.get_mut(&lease.role).filter(|held| held.lease.epoch == lease.epoch) else {
             return false;
         };
-        held.until = Instant::now().checked_add(ttl);
+        held.until = self.clock.instant().checked_add(ttl);
         true
     }
 
     /// Who has it, unless it has run out.
     pub(super) fn lease_of(&self, role: &Name) -> Option<Lease> {
-        self.lock().get(role).filter(|held| held.is_live()).map(|held| held.lease.clone())
+        self.lock().get(role).filter(|held| held.is_live(&self.clock)).map(|held| held.lease.clone())
+    }
+
+    fn take(&self, roles: &mut HashMap<Name, Held>, role: &Name, owner: &Name, ttl: Duration) -> Lease {
+        let epoch = roles.get(role).map_or(1, |held| held.lease.epoch + 1);
+        let lease = Lease { role: role.clone(), owner: owner.clone(), epoch };
+        let until = self.clock.instant().checked_add(ttl);
+        roles.insert(role.clone(), Held { lease: lease.clone(), until });
+        lease
     }
 
     /// A change is made as a whole or not at all, so a poisoned lock still guards a sound value.
     fn lock(&self) -> MutexGuard<'_, HashMap<Name, Held>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Held {
-    fn is_live(&self) -> bool {
-        self.until.is_none_or(|until| Instant::now() < until)
+    fn is_live(&self, clock: &SharedClock) -> bool {
+        self.until.is_none_or(|until| clock.instant() < until)
     }
-}
-
-fn take(roles: &mut HashMap<Name, Held>, role: &Name, owner: &Name, ttl: Duration) -> Lease {
-    let epoch = roles.get(role).map_or(1, |held| held.lease.epoch + 1);
-    let lease = Lease { role: role.clone(), owner: owner.clone(), epoch };
-    roles.insert(role.clone(), Held { lease: lease.clone(), until: Instant::now().checked_add(ttl) });
-    lease
 }

@@ -16,7 +16,8 @@ use uuid::Uuid;
 use super::roles::Roles;
 use crate::{
     domain::{
-        metadata::{self, EventId},
+        clock::SharedClock,
+        metadata::EventId,
         name::Name,
         record::{NewEvent, RecordedEvent},
         stream::{ExpectedVersion, Position, StreamId, Version},
@@ -61,10 +62,17 @@ struct Shared {
     appended: AppendSignal,
 }
 
+impl Shared {
+    fn by(clock: SharedClock) -> Self {
+        let (checkpoints, floors, appended) = Default::default();
+        let log = RwLock::new(Log { clock: clock.clone(), ..Log::default() });
+        Self { id: clock.new_id(), log, checkpoints, roles: Roles::by(clock), floors, appended }
+    }
+}
+
 impl Default for Shared {
     fn default() -> Self {
-        let (log, checkpoints, roles, floors, appended) = Default::default();
-        Self { id: Uuid::now_v7(), log, checkpoints, roles, floors, appended }
+        Self::by(SharedClock::SYSTEM)
     }
 }
 
@@ -73,6 +81,12 @@ impl InMemoryEventStore {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Makes an empty store: by this clock its leases run out and events are recorded.
+    #[must_use]
+    pub fn with_clock(clock: impl Into<SharedClock>) -> Self {
+        Self(Arc::new(Shared::by(clock.into())))
     }
 }
 
@@ -83,6 +97,7 @@ struct Log {
     /// Per stream the indexes of its events: the event at index `i` of the list has version `i + 1`.
     streams: HashMap<StreamId, Vec<usize>>,
     by_id: HashMap<EventId, usize>,
+    clock: SharedClock,
 }
 
 impl Log {
@@ -108,7 +123,7 @@ impl Log {
         let position = Position::new(index as u64 + 1);
         self.by_id.insert(event.event_id(), index);
         self.streams.entry(stream.clone()).or_default().push(index);
-        let recorded_at = Some(metadata::now());
+        let recorded_at = Some(self.clock.now());
         let recorded = event.recorded_as(stream.clone(), version, Some(position)).with_recorded_at(recorded_at);
         self.events.push(recorded.clone());
         recorded

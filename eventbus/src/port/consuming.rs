@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{ConsumeError, RetryPolicy, ShutdownError, Subscriber, Subscribers};
-use crate::domain::name::Name;
+use crate::domain::{clock::SharedClock, name::Name};
 
 /// When a consumer that died is replaced.
 const REPLACE: RetryPolicy =
@@ -24,6 +24,7 @@ const STEADY: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Consuming {
     state: Mutex<State>,
+    clock: SharedClock,
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +67,8 @@ impl StopSignal {
     }
 }
 
-/// How long something that a store is asked for goes on after it was to stop: the store may be gone.
+/// How long something that a store is asked for goes on after it was to stop: the store may be gone. Real time, since it is
+/// the reply of a server that is waited for.
 const SOON: Duration = Duration::from_secs(1);
 
 /// Waits for `last`, but once it is to stop only for a second more. `None`: given up.
@@ -83,6 +85,12 @@ pub(crate) async fn soon<F: Future>(stop: &CancellationToken, last: F) -> Option
 }
 
 impl Consuming {
+    /// Nothing consumes yet; what waits, waits by this clock.
+    #[must_use]
+    pub fn by(clock: SharedClock) -> Self {
+        Self { clock, ..Self::default() }
+    }
+
     /// Runs `consume` in a task of its own for every group that has subscribers, also for those that get their first
     /// one later, until [`stop`](Self::stop); a group that loses its last subscriber is stopped alone. A task that
     /// panics is replaced, after a delay that grows up to five seconds.
@@ -97,7 +105,7 @@ impl Consuming {
     {
         let run = self.begin(destination)?;
         let mut changes = subscribers.watch();
-        let mut tasks = Tasks::default();
+        let mut tasks = Tasks { clock: self.clock.clone(), ..Tasks::default() };
         while !run.tokens.stop.is_cancelled() {
             changes.mark_unchanged();
             tasks.follow(&subscribers.groups(), &run.tokens.stop, &consume);
@@ -164,7 +172,7 @@ impl Consuming {
     /// [`ShutdownError`] if something had to be aborted; `what` names it.
     pub async fn shutdown(&self, what: &str, timeout: Duration) -> Result<(), ShutdownError> {
         self.close();
-        if tokio::time::timeout(timeout, self.stop()).await.is_ok() {
+        if self.clock.timeout(timeout, self.stop()).await.is_ok() {
             return Ok(());
         }
         if let Some(run) = &self.state().run {
@@ -208,6 +216,7 @@ struct Tasks {
     groups: HashMap<Id, Task>,
     /// How many consumers of a group died one soon after the other.
     deaths: HashMap<Name, u32>,
+    clock: SharedClock,
 }
 
 /// The consumer of a group.
@@ -236,13 +245,13 @@ impl Tasks {
             let stop = stop.child_token();
             let delay = self.deaths.get(group).map_or(Duration::ZERO, |deaths| REPLACE.jittered(*deaths));
             let consuming = consume(group.clone(), StopSignal(stop.clone()));
-            let delayed = stop.clone();
+            let (delayed, clock) = (stop.clone(), self.clock.clone());
             let task = async move {
-                delayed.run_until_cancelled(tokio::time::sleep(delay)).await;
+                delayed.run_until_cancelled(clock.sleep(delay)).await;
                 consuming.await;
             };
             let id = self.set.spawn(task).id();
-            self.groups.insert(id, Task { group: group.clone(), stop, began: Instant::now() + delay });
+            self.groups.insert(id, Task { group: group.clone(), stop, began: self.clock.after(delay) });
         }
     }
 
@@ -267,7 +276,7 @@ impl Tasks {
         }
         tracing::error!(%group, %error, "consumer died, starting another one");
         let deaths = self.deaths.entry(group).or_default();
-        *deaths = if began.elapsed() < STEADY { deaths.saturating_add(1) } else { 1 };
+        *deaths = if self.clock.elapsed(began) < STEADY { deaths.saturating_add(1) } else { 1 };
     }
 
     async fn all_ended(&mut self) {

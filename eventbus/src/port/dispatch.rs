@@ -11,11 +11,11 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::sync::Semaphore;
 use tracing::Span;
 
 use super::{BoxFuture, Delivery, HandlerError, Tries, activity::Activity};
-use crate::domain::{event::EventFilter, name::Name};
+use crate::domain::{clock::SharedClock, event::EventFilter, name::Name};
 
 /// The function behind a subscriber.
 pub type HandleFn = dyn for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), HandlerError>> + Send + Sync;
@@ -114,14 +114,14 @@ impl Subscriber {
     }
 
     /// Waits for its turn, then handles the delivery.
-    async fn run(&self, delivery: &Delivery, limits: &Limits) -> Result<(), HandlerError> {
+    async fn run(&self, delivery: &Delivery, limits: &Limits, clock: &SharedClock) -> Result<(), HandlerError> {
         let at_once = self.options.concurrency.map_or(limits.concurrency, |at_once| at_once as usize);
         let at_once = at_once.saturating_mul(limits.consumers).clamp(1, Semaphore::MAX_PERMITS);
         let turns = self.turns.get_or_init(|| Semaphore::new(at_once));
         let _turn = turns.acquire().await?;
-        let began = Instant::now();
-        let result = self.run_now(delivery).await;
-        let took = began.elapsed();
+        let began = clock.instant();
+        let result = self.run_now(delivery, clock).await;
+        let took = clock.elapsed(began);
         if took >= limits.slow {
             let metadata = delivery.metadata();
             tracing::warn!(
@@ -132,11 +132,11 @@ impl Subscriber {
         result
     }
 
-    async fn run_now(&self, delivery: &Delivery) -> Result<(), HandlerError> {
+    async fn run_now(&self, delivery: &Delivery, clock: &SharedClock) -> Result<(), HandlerError> {
         let handling = self.activity.begin(delivery.record());
         let running = AssertUnwindSafe(async { (self.handle)(delivery).await }).catch_unwind();
         let ended = match self.options.timeout {
-            Some(timeout) => tokio::time::timeout(timeout, running).await.map_err(|_| HandlerError::timed_out(timeout)),
+            Some(timeout) => clock.timeout(timeout, running).await.map_err(|_| HandlerError::timed_out(timeout)),
             None => Ok(running.await),
         };
         let result = match ended {
@@ -213,7 +213,13 @@ pub struct Failure {
 
 /// Runs every subscriber that wants the event and has neither succeeded nor given up before: those of its type first,
 /// then those of all types, in the order they subscribed.
-pub async fn dispatch(subscribers: &[Subscriber], delivery: &Delivery, tries: &Tries, limits: &Limits) -> Outcome {
+pub async fn dispatch(
+    subscribers: &[Subscriber],
+    delivery: &Delivery,
+    tries: &Tries,
+    limits: &Limits,
+    clock: &SharedClock,
+) -> Outcome {
     if subscribers.is_empty() {
         return Outcome::Unattended;
     }
@@ -226,7 +232,7 @@ pub async fn dispatch(subscribers: &[Subscriber], delivery: &Delivery, tries: &T
         if tries.is_done_with(&subscriber.name) {
             continue;
         }
-        match subscriber.run(delivery, limits).await {
+        match subscriber.run(delivery, limits, clock).await {
             Ok(()) => succeeded.push(subscriber.name.clone()),
             Err(error) => {
                 tell(&subscriber.name, delivery, &error);

@@ -2,15 +2,12 @@
 //!
 //! Keep: each handler has a budget of its own, and one that has succeeded does not run again.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, HandlerErrorKind, RetryPolicy};
-use crate::domain::name::Name;
+use crate::domain::{clock::SharedClock, name::Name};
 
 /// What the handlers of a group have made of an entry so far. It is empty until one of them has failed, or the process
 /// has died while they ran.
@@ -88,17 +85,15 @@ fn shortened(mut text: String) -> String {
     text
 }
 
-/// Milliseconds since 1970.
-pub(crate) fn millis(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Tries {
     /// An entry that did not get as far as a handler: it can never be handled.
     #[must_use]
-    pub fn hopeless(error: String) -> Self {
-        let now = Some(millis(SystemTime::now()));
+    pub fn hopeless(error: String, clock: &SharedClock) -> Self {
+        let now = Some(clock.unix_millis());
         let failed = Failed { attempts: 0, error: shortened(error), gave_up: true };
         Self {
             failed: BTreeMap::from([(String::new(), failed)]),
@@ -175,12 +170,18 @@ impl Tries {
     }
 
     /// Its handlers ran, and some failed.
-    pub(crate) fn fail(&mut self, failures: &[Failure], succeeded: &[Name], policy: &RetryPolicy) -> Next {
-        let now = SystemTime::now();
+    pub(crate) fn fail(
+        &mut self,
+        failures: &[Failure],
+        succeeded: &[Name],
+        policy: &RetryPolicy,
+        clock: &SharedClock,
+    ) -> Next {
+        let now = clock.unix_millis();
         self.attempts = self.attempts.saturating_add(1);
         self.crashes = 0;
-        self.first_failed_at = self.first_failed_at.or(Some(millis(now)));
-        self.last_failed_at = Some(millis(now));
+        self.first_failed_at = self.first_failed_at.or(Some(now));
+        self.last_failed_at = Some(now);
         self.succeeded(succeeded);
         let delays = failures.iter().filter_map(|failure| self.fail_one(failure, policy));
         let next = match delays.max() {
@@ -188,7 +189,7 @@ impl Tries {
             None => Next::GiveUp,
         };
         self.next_at = match next {
-            Next::RetryAfter(delay) => Some(millis(now + delay)),
+            Next::RetryAfter(delay) => Some(now.saturating_add(millis(delay))),
             _ => None,
         };
         next
@@ -221,8 +222,8 @@ impl Tries {
     }
 
     /// The process dies whenever the handlers run.
-    pub(crate) fn give_up_crashing(&mut self) {
-        let now = Some(millis(SystemTime::now()));
+    pub(crate) fn give_up_crashing(&mut self, clock: &SharedClock) {
+        let now = Some(clock.unix_millis());
         let error = format!("the process ended {} times while the event was handled", self.crashes + 1);
         self.failed.insert(String::new(), Failed { attempts: self.crashes + 1, error, gave_up: true });
         self.first_failed_at = self.first_failed_at.or(now);
@@ -231,12 +232,12 @@ impl Tries {
 
     /// How long is left until the next try, at most the time between the last failure and it: the clock of whoever
     /// wrote it may differ.
-    pub(crate) fn wait(&self) -> Duration {
+    pub(crate) fn wait(&self, clock: &SharedClock) -> Duration {
         let Some(next) = self.next_at else {
             return Duration::ZERO;
         };
         let longest = next.saturating_sub(self.last_failed_at.unwrap_or(next));
-        Duration::from_millis(next.saturating_sub(millis(SystemTime::now())).min(longest))
+        Duration::from_millis(next.saturating_sub(clock.unix_millis()).min(longest))
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     domain::{
+        clock::SharedClock,
         error::{BoxError, Chain},
         metadata::EventId,
         name::Name,
@@ -31,6 +32,7 @@ pub(crate) struct Effect {
     name: Name,
     /// Cancelled when nothing is to begin any more.
     stop: CancellationToken,
+    clock: SharedClock,
 }
 
 impl Effect {
@@ -38,7 +40,12 @@ impl Effect {
     pub(crate) fn of(handler: &HandlerDefinition, group: &Name, surroundings: &Surroundings) -> Option<Self> {
         let takes_part = !handler.requirements().transactions().is_empty();
         let transactions = Arc::clone(surroundings.transactions.as_ref().filter(|_| takes_part)?);
-        Some(Self { transactions, name: group.joined("/", handler.name), stop: surroundings.stop.clone() })
+        Some(Self {
+            transactions,
+            name: group.joined("/", handler.name),
+            stop: surroundings.stop.clone(),
+            clock: surroundings.clock.clone(),
+        })
     }
 
     /// Runs the handler in a transaction of its own, unless that was committed before.
@@ -64,7 +71,7 @@ impl Effect {
                 Err(error) => {
                     failures += 1;
                     self.report(&error, failures);
-                    tokio::time::sleep(STORE_AWAY.jittered(failures)).await;
+                    self.clock.sleep(STORE_AWAY.jittered(failures)).await;
                 }
             }
         }
@@ -86,12 +93,17 @@ impl Effect {
 }
 
 /// Forgets deliveries that took effect longer ago than `retention`, about once an hour until cancelled.
-pub(crate) async fn forget(transactions: Arc<dyn Transactions>, retention: Duration, cancel: CancellationToken) {
+pub(crate) async fn forget(
+    transactions: Arc<dyn Transactions>,
+    retention: Duration,
+    clock: SharedClock,
+    cancel: CancellationToken,
+) {
     const HOUR: Duration = Duration::from_secs(3_600);
     loop {
         // apps that were started together do not come together
         let pause = HOUR.mul_f64(0.75 + fastrand::f64() / 2.0);
-        if cancel.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+        if cancel.run_until_cancelled(clock.sleep(pause)).await.is_none() {
             return;
         }
         match cancel.run_until_cancelled(transactions.forget_deliveries(retention)).await {

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::port::{AppendWatch, EventStore, RetryPolicy};
+use crate::{
+    domain::clock::SharedClock,
+    port::{AppendWatch, EventStore, RetryPolicy},
+};
 
 /// How soon, and at the latest how late, a feed is asked again for what other processes appended.
 const FIRST_POLL: Duration = Duration::from_millis(5);
@@ -15,11 +18,12 @@ pub(crate) struct FeedWatch {
     appended: AppendWatch,
     poll: Duration,
     failures: u32,
+    clock: SharedClock,
 }
 
 impl FeedWatch {
-    pub(crate) fn new(store: &Arc<dyn EventStore>) -> Self {
-        Self { appended: store.appended().watch(), poll: FIRST_POLL, failures: 0 }
+    pub(crate) fn new(store: &Arc<dyn EventStore>, clock: SharedClock) -> Self {
+        Self { appended: store.appended().watch(), poll: FIRST_POLL, failures: 0, clock }
     }
 
     /// Something was read: the next look may be soon.
@@ -36,7 +40,7 @@ impl FeedWatch {
         tokio::select! {
             () = cancel.cancelled() => false,
             () = self.appended.appended() => { self.poll = FIRST_POLL; true }
-            () = tokio::time::sleep(poll) => true,
+            () = self.clock.sleep(poll) => true,
         }
     }
 
@@ -50,7 +54,7 @@ impl FeedWatch {
         self.failures = self.failures.saturating_add(1);
         tokio::select! {
             () = cancel.cancelled() => false,
-            () = tokio::time::sleep(BACKOFF.jittered(self.failures)) => true,
+            () = self.clock.sleep(BACKOFF.jittered(self.failures)) => true,
         }
     }
 
@@ -69,7 +73,7 @@ mod tests {
 
     fn watch() -> (Arc<dyn EventStore>, FeedWatch, CancellationToken) {
         let store: Arc<dyn EventStore> = Arc::new(InMemoryEventStore::new());
-        let feed = FeedWatch::new(&store);
+        let feed = FeedWatch::new(&store, SharedClock::SYSTEM);
         (store, feed, CancellationToken::new())
     }
 

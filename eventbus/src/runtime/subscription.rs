@@ -12,7 +12,7 @@ use super::{
     start::{StartError, StartMistake},
 };
 use crate::{
-    domain::{codec::DecodeError, event::EventSet, name::Name, record::RecordedEvent},
+    domain::{clock::SharedClock, codec::DecodeError, event::EventSet, name::Name, record::RecordedEvent},
     port::{
         ConsumeError, EventBus, EventStore, HandlerError, Requirements, StateMap, Subscriber, Subscription,
         Transactions,
@@ -207,11 +207,12 @@ pub(crate) struct Surroundings {
     pub(crate) transactions: Option<Arc<dyn Transactions>>,
     /// Cancelled when the app stops.
     pub(crate) stop: CancellationToken,
+    pub(crate) clock: SharedClock,
 }
 
 impl Surroundings {
     fn of(state: &StateMap) -> Self {
-        Self { state: state.clone(), transactions: None, stop: CancellationToken::new() }
+        Self { state: state.clone(), transactions: None, stop: CancellationToken::new(), clock: SharedClock::SYSTEM }
     }
 
     pub(crate) fn with(state: &StateMap, store: &impl EventStore) -> Self {

@@ -12,14 +12,15 @@ use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::name::Name,
+    domain::{clock::SharedClock, name::Name},
     port::{EventStore, Lease, LeaseError},
 };
 
 /// The shortest lease: shorter ones would be lost between two renewals, and pass to and fro between busy processes.
 pub(crate) const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
-/// How long giving a lease back may take: it runs out by itself anyway.
+/// How long giving a lease back may take: it runs out by itself anyway. Real time, as for everything that waits for the
+/// reply of a store.
 const GIVE_BACK: Duration = Duration::from_secs(2);
 
 /// A name for this start of the program: host, process, and eight digits that no other start has.
@@ -39,26 +40,27 @@ pub(crate) struct Candidate {
     pub(crate) owner: Name,
     /// How long a lease lasts that is not kept; it is renewed three times in that time.
     pub(crate) ttl: Duration,
+    pub(crate) clock: SharedClock,
 }
 
 impl Candidate {
     /// Takes the role if nobody else has it; over when `cancel` says so, too.
     pub(crate) async fn take(&self, cancel: &CancellationToken) -> Result<Option<Tenure>, LeaseError> {
-        let asked = Instant::now();
+        let asked = self.clock.instant();
         let lease = self.store.acquire_lease(&self.role, &self.owner, self.ttl).await?;
         Ok(lease.map(|lease| self.begin(lease, asked, cancel)))
     }
 
     /// Takes the role, whoever has it.
     pub(crate) async fn seize(&self, cancel: &CancellationToken) -> Result<Tenure, LeaseError> {
-        let asked = Instant::now();
+        let asked = self.clock.instant();
         let lease = self.store.seize_lease(&self.role, &self.owner, self.ttl).await?;
         Ok(self.begin(lease, asked, cancel))
     }
 
     fn begin(&self, lease: Lease, asked: Instant, cancel: &CancellationToken) -> Tenure {
         let over = cancel.child_token();
-        let kept = Arc::new(Kept { since: Mutex::new(Some(asked)), ttl: self.ttl });
+        let kept = Arc::new(Kept { since: Mutex::new(Some(asked)), ttl: self.ttl, clock: self.clock.clone() });
         let keeper =
             Keeper { store: Arc::clone(&self.store), lease: lease.clone(), ttl: self.ttl, kept: Arc::clone(&kept) };
         let keeping = tokio::spawn(keeper.keep(over.clone()));
@@ -122,12 +124,13 @@ struct Keeper {
 struct Kept {
     since: Mutex<Option<Instant>>,
     ttl: Duration,
+    clock: SharedClock,
 }
 
 impl Kept {
     fn is_in_time(&self) -> bool {
         let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        since.is_some_and(|since| since.elapsed() < self.ttl)
+        since.is_some_and(|since| self.clock.elapsed(since) < self.ttl)
     }
 
     fn set(&self, since: Option<Instant>) {
@@ -142,7 +145,7 @@ impl Keeper {
         loop {
             tokio::select! {
                 () = over.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
+                () = self.kept.clock.sleep(pause) => {}
             }
             if !self.renew(pause).await {
                 return over.cancel();
@@ -152,7 +155,7 @@ impl Keeper {
 
     /// False: it has passed to somebody else, or may have by now.
     async fn renew(&self, patience: Duration) -> bool {
-        let asked = Instant::now();
+        let asked = self.kept.clock.instant();
         match tokio::time::timeout(patience, self.store.renew_lease(&self.lease, self.ttl)).await {
             Ok(Ok(true)) => {
                 self.kept.set(Some(asked));
@@ -183,7 +186,13 @@ mod tests {
     const TTL: Duration = Duration::from_secs(10);
 
     fn candidate(store: &InMemoryEventStore, owner: &'static str) -> Candidate {
-        Candidate { store: Arc::new(store.clone()), role: ROLE, owner: Name::from_static(owner), ttl: TTL }
+        Candidate {
+            store: Arc::new(store.clone()),
+            role: ROLE,
+            owner: Name::from_static(owner),
+            ttl: TTL,
+            clock: SharedClock::SYSTEM,
+        }
     }
 
     #[tokio::test(start_paused = true)]

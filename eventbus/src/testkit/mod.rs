@@ -1,5 +1,6 @@
 //! For authors of backends and applications: conformance suites, one per port, and backends that fail on demand.
 
+mod clock;
 pub mod event_bus;
 pub mod event_store;
 mod fault;
@@ -8,6 +9,7 @@ mod tables;
 
 #[doc(inline)]
 pub use crate::__delegate as delegate;
+pub use clock::ManualClock;
 pub use fault::{Fault, Faults, FaultyBus, FaultyStore, Refusal};
 pub use lossy_bus::{LossyBus, LossyBusCopy};
 pub use tables::{Row, TableStore, TableTransaction, Tables};

@@ -100,7 +100,14 @@ async fn run<H: Handler>(state: &StateMap, event: RecordedEvent) -> Outcome {
     bus.subscribe_handler::<H>(state).unwrap();
     let group = bus.subscribers().groups().remove(0);
     let delivery = Delivery::new(event, group.clone()).with_attempt(2);
-    dispatch(&bus.subscribers().of_group(&group), &delivery, &Tries::default(), &Limits::default()).await
+    dispatch(
+        &bus.subscribers().of_group(&group),
+        &delivery,
+        &Tries::default(),
+        &Limits::default(),
+        &eventbus::SharedClock::SYSTEM,
+    )
+    .await
 }
 
 #[tokio::test]

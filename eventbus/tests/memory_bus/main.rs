@@ -9,7 +9,7 @@ mod room;
 use std::sync::{Arc, atomic::Ordering};
 
 use eventbus::{
-    EventFilter, InMemoryEventBus, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    EventFilter, InMemoryEventBus, Name, NewEvent, Position, RecordedEvent, SharedClock, StreamId, Version,
     port::{Checkpoints, EventBus, Subscriber},
 };
 
@@ -182,9 +182,15 @@ async fn an_event_in_hand_of_a_group_without_handlers_is_not_acknowledged() {
     let stream = StreamId::parse("Counter", "1").unwrap();
     let record = event.recorded_as(stream, Version::FIRST, Some(Position::new(1)));
     let delivery = Delivery::new(record, Name::from_static("default"));
-    assert!(matches!(dispatch(&[], &delivery, &Tries::default(), &Limits::default()).await, Outcome::Unattended));
+    assert!(matches!(
+        dispatch(&[], &delivery, &Tries::default(), &Limits::default(), &SharedClock::SYSTEM).await,
+        Outcome::Unattended
+    ));
     let other = Subscriber::new(Name::from_static("other"), EventFilter::Only(&[]), |_| Box::pin(async { Ok(()) }));
-    assert!(matches!(dispatch(&[other], &delivery, &Tries::default(), &Limits::default()).await, Outcome::Skipped));
+    assert!(matches!(
+        dispatch(&[other], &delivery, &Tries::default(), &Limits::default(), &SharedClock::SYSTEM).await,
+        Outcome::Skipped
+    ));
 }
 
 #[tokio::test]

@@ -98,7 +98,7 @@ impl<'a> Consumer<'a> {
     fn new(shared: &'a Arc<Shared>, group: &'a Name, owned: Owned) -> Self {
         Self {
             was_left: owned.was_left,
-            hand: Arc::new(Hand::new(shared.config.max_in_hand, AHEAD)),
+            hand: Arc::new(Hand::new(shared.config.max_in_hand, AHEAD, shared.config.clock.clone())),
             patience: Patience::new(shared),
             shared,
             group,

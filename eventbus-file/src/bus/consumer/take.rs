@@ -58,7 +58,7 @@ impl Consumer<'_> {
                 self.taken.push(if is_left { taken.left_over() } else { taken });
             }
             Read::Torn(id, error) => {
-                let tries = Tries::hopeless(said(&error));
+                let tries = Tries::hopeless(said(&error), &self.shared.config.clock);
                 self.owned.progress.open.insert(id, tries.clone());
                 self.hopeless.push((message_id(id), tries));
             }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::InMemoryEventBus;
-use crate::port::{Limits, RetryPolicy};
+use crate::{
+    domain::clock::SharedClock,
+    port::{Limits, RetryPolicy},
+};
 
 /// How many events an in-process bus holds unless it is told otherwise.
 const DEFAULT_CAPACITY: usize = 8_192;
@@ -11,8 +14,9 @@ const DEFAULT_CAPACITY: usize = 8_192;
 const DEFAULT_IN_HAND: usize = 1_000;
 
 /// How an in-process bus works.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Settings {
+    pub(super) clock: SharedClock,
     pub(super) capacity: usize,
     pub(super) max_in_hand: usize,
     pub(super) retry: RetryPolicy,
@@ -35,6 +39,7 @@ pub struct InMemoryEventBusBuilder(Settings);
 impl InMemoryEventBusBuilder {
     pub(super) fn new() -> Self {
         Self(Settings {
+            clock: SharedClock::SYSTEM,
             capacity: DEFAULT_CAPACITY,
             max_in_hand: DEFAULT_IN_HAND,
             retry: RetryPolicy::default(),
@@ -76,6 +81,12 @@ impl InMemoryEventBusBuilder {
     /// A handler that takes this long is logged; a second if left out.
     pub const fn slow_after(mut self, time: Duration) -> Self {
         self.0.limits.slow = time;
+        self
+    }
+
+    /// By which clock retries, timeouts and the times of dead letters go; the machine's if left out.
+    pub fn clock(mut self, clock: impl Into<SharedClock>) -> Self {
+        self.0.clock = clock.into();
         self
     }
 

@@ -22,7 +22,8 @@ const AHEAD: usize = 1;
 pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
     shared.log().cursor(&group).restart();
     let desk = shared.desk(&group);
-    let hand = Arc::new(Hand::new(shared.settings.max_in_hand, AHEAD));
+    let clock = shared.settings.clock.clone();
+    let hand = Arc::new(Hand::new(shared.settings.max_in_hand, AHEAD, clock.clone()));
     let mut working = pin!(hand.work(&desk, &stop));
     let published = shared.published.subscribe();
     let mut consumer =
@@ -35,7 +36,7 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
             () = &mut working => break,
             () = hand.settled() => {}
             () = consumer.feed() => {}
-            () = tokio::time::sleep(SAVE_AGAIN), if is_behind => {}
+            () = clock.sleep(SAVE_AGAIN), if is_behind => {}
         }
         consumer.write_down();
         stop.soon(consumer.save_now_and_then()).await;

@@ -2,7 +2,7 @@
 
 use std::{
     sync::MutexGuard,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use async_trait::async_trait;
@@ -23,7 +23,7 @@ use crate::{
 pub(super) struct Buried {
     /// Its place among the dead letters, in the order they died.
     serial: u64,
-    at: SystemTime,
+    at: OffsetDateTime,
 }
 
 /// The entry that a dead letter is, of a group.
@@ -43,7 +43,7 @@ impl Log {
             );
         }
         self.buried += 1;
-        let buried = Buried { serial: self.buried, at: SystemTime::now() };
+        let buried = Buried { serial: self.buried, at: self.clock.now() };
         self.cursor(group).bury(number, tries, buried);
     }
 
@@ -77,7 +77,7 @@ fn letter(group: &Name, entry: &Entry, buried: &Buried, tries: &Tries) -> DeadLe
     let at = |millis: u64| OffsetDateTime::from(UNIX_EPOCH + Duration::from_millis(millis));
     letter.first_failed_at = tries.first_failed_at.map(at);
     letter.last_failed_at = tries.last_failed_at.map(at);
-    letter.dead_lettered_at = Some(buried.at.into());
+    letter.dead_lettered_at = Some(buried.at);
     letter.done_handlers.clone_from(&tries.done);
     letter
 }

@@ -4,14 +4,11 @@
 //! subscribes to held it; the checkpoint of that group then stays, so that the store's feed delivers it after a restart.
 //! A dead letter's entry stays until it is discarded, or replayed with success.
 
-use std::{
-    collections::BTreeMap,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::BTreeMap;
 
 use super::cursor::Cursor;
 use crate::{
-    domain::{name::Name, record::RecordedEvent, stream::Position},
+    domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
     port::{GroupInfo, GroupProgress, MessageId, StreamInfo, Taken},
 };
 
@@ -31,16 +28,17 @@ pub(super) struct Log {
     capacity: usize,
     pub(super) entries: BTreeMap<u64, Entry>,
     next: u64,
-    last_id: (u128, u64),
+    last_id: (u64, u64),
     pub(super) groups: BTreeMap<Name, Cursor>,
     /// The highest position of the entries that are gone.
     dropped: Option<Position>,
     /// How many entries became dead letters.
     pub(super) buried: u64,
+    pub(super) clock: SharedClock,
 }
 
 impl Log {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(super) fn new(capacity: usize, clock: SharedClock) -> Self {
         Self {
             capacity,
             entries: BTreeMap::new(),
@@ -49,6 +47,7 @@ impl Log {
             groups: BTreeMap::new(),
             dropped: None,
             buried: 0,
+            clock,
         }
     }
 
@@ -89,8 +88,7 @@ impl Log {
 
     /// `ms-seq`: the time, and a count within one millisecond; a clock that is set back does not set ids back.
     fn next_id(&mut self) -> MessageId {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.map_or(0, |since| since.as_millis());
+        let now = self.clock.unix_millis();
         let (ms, seq) = self.last_id;
         self.last_id = if now > ms { (now, 0) } else { (ms, seq + 1) };
         MessageId::new(format!("{}-{}", self.last_id.0, self.last_id.1))

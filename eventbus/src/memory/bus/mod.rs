@@ -117,7 +117,8 @@ impl InMemoryEventBus {
     }
 
     fn with(settings: Settings) -> Self {
-        let mut log = Log::new(settings.capacity.max(1));
+        let clock = settings.clock.clone();
+        let mut log = Log::new(settings.capacity.max(1), clock.clone());
         log.cursor(&DEFAULT_GROUP);
         Self {
             shared: Arc::new(Shared {
@@ -128,7 +129,7 @@ impl InMemoryEventBus {
                 resume: Mutex::default(),
                 subscribers: Subscribers::default(),
                 counters: Arc::default(),
-                consuming: Consuming::default(),
+                consuming: Consuming::by(clock),
             }),
         }
     }

@@ -17,10 +17,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
 
 use super::{MessageId, Outcome, RetryPolicy, Tries, tries::Next};
-use crate::domain::record::RecordedEvent;
+use crate::domain::{clock::SharedClock, record::RecordedEvent};
 
 pub use desk::Desk;
 use state::State;
@@ -113,18 +113,18 @@ impl Verdict {
     /// What is to be done before the handlers run with an entry that a dead consumer had, which is noted in `tries`:
     /// begin, or bury what killed too many.
     #[must_use]
-    pub fn before(tries: &mut Tries, retry: &RetryPolicy) -> Self {
+    pub fn before(tries: &mut Tries, retry: &RetryPolicy, clock: &SharedClock) -> Self {
         if tries.begin_again(retry) {
             return Self::Begin(tries.clone());
         }
-        tries.give_up_crashing();
+        tries.give_up_crashing(clock);
         Self::Bury(tries.clone())
     }
 
     /// What is to be done after the handlers ran, which is noted in `tries`. `None`: the group has no handlers, so
     /// nobody has decided about it.
     #[must_use]
-    pub fn of(outcome: Outcome, tries: &mut Tries, retry: &RetryPolicy) -> Option<Self> {
+    pub fn of(outcome: Outcome, tries: &mut Tries, retry: &RetryPolicy, clock: &SharedClock) -> Option<Self> {
         let next = match outcome {
             Outcome::Unattended => return None,
             Outcome::Skipped => {
@@ -132,7 +132,7 @@ impl Verdict {
                 return Some(Self::Skip(tries.clone()));
             }
             Outcome::Handled { succeeded } => tries.succeed(&succeeded),
-            Outcome::Failed { failures, succeeded } => tries.fail(&failures, &succeeded, retry),
+            Outcome::Failed { failures, succeeded } => tries.fail(&failures, &succeeded, retry, clock),
         };
         Some(match next {
             Next::Done => Self::Acknowledge { has_tries: *tries != Tries::default() },
@@ -148,6 +148,7 @@ pub struct Hand {
     state: Mutex<State>,
     limit: usize,
     backlog: usize,
+    clock: SharedClock,
     /// Tells all idle workers that there may be something to do: so one that finds more than it can do, or a delay that
     /// another does not know of, needs to tell nobody.
     work: Notify,
@@ -161,16 +162,17 @@ impl Hand {
     /// An empty hand that holds `limit` entries, and is not filled further while `backlog` of them wait for a worker; at
     /// least one each.
     #[must_use]
-    pub fn new(limit: usize, backlog: usize) -> Self {
+    pub fn new(limit: usize, backlog: usize, clock: SharedClock) -> Self {
         let (work, outbox, room) = (Notify::new(), Notify::new(), Notify::new());
-        Self { state: Mutex::default(), limit: limit.max(1), backlog: backlog.max(1), work, outbox, room }
+        let state = Mutex::new(State::new(clock.clone()));
+        Self { state, limit: limit.max(1), backlog: backlog.max(1), clock, work, outbox, room }
     }
 
     /// Takes entries in that are not in hand already; says how many.
     pub fn add(&self, taken: impl IntoIterator<Item = Taken>) -> usize {
         // the caller's iterator may ask us about what is in hand
         let taken: Vec<_> = taken.into_iter().collect();
-        let now = Instant::now();
+        let now = self.clock.instant();
         let mut state = self.state();
         let before = state.len();
         for taken in taken {
@@ -243,7 +245,7 @@ impl Hand {
     /// Waits until it may be worth a round trip to write down what came of entries: a second after it came, at the
     /// latest. Nothing may have come of any.
     pub async fn settled(&self) {
-        while tokio::time::timeout(AT_THE_LATEST, self.outbox.notified()).await.is_err() {
+        while self.clock.timeout(AT_THE_LATEST, self.outbox.notified()).await.is_err() {
             if self.state().unwritten() > 0 {
                 return;
             }
@@ -267,7 +269,7 @@ impl Hand {
 
     /// Lets entries go: they are done with, or someone else has taken them over. A handler that has one is cancelled.
     pub fn let_go<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
-        let now = Instant::now();
+        let now = self.clock.instant();
         let mut state = self.state();
         for id in ids {
             state.remove(id, now);

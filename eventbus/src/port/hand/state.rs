@@ -1,4 +1,4 @@
-//! The state of what a consumer has in hand: no clock, no tasks, no locks.
+//! The state of what a consumer has in hand: no tasks, no locks.
 //!
 //! Keep: of one aggregate only the first entry in hand is startable; the others are parked behind it until it is done
 //! with. An entry leaves the hand when what became of it is written down, or when someone else has taken it over.
@@ -14,7 +14,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{Settled, Taken, Verdict};
 use crate::{
-    domain::record::RecordedEvent,
+    domain::{clock::SharedClock, record::RecordedEvent},
     port::{MessageId, Outcome, RetryPolicy, Tries},
 };
 
@@ -130,9 +130,14 @@ pub(super) struct State {
     /// What is to be written down, in order.
     outbox: Vec<Settled>,
     next: u64,
+    clock: SharedClock,
 }
 
 impl State {
+    pub(super) fn new(clock: SharedClock) -> Self {
+        Self { clock, ..Self::default() }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.items.len()
     }
@@ -209,7 +214,7 @@ impl State {
         let Some(item) = self.items.get_mut(&number) else {
             return;
         };
-        let wait = item.tries.wait();
+        let wait = item.tries.wait(&self.clock);
         if !wait.is_zero() {
             item.stage = Stage::Waiting(now + wait);
             self.waiting.insert((now + wait, number));
@@ -268,7 +273,7 @@ impl State {
                 return;
             }
             self.suspects.remove(&number);
-            let verdict = Verdict::before(&mut item.tries, policy);
+            let verdict = Verdict::before(&mut item.tries, policy, &self.clock);
             if matches!(verdict, Verdict::Begin(_)) {
                 item.stage = Stage::Marking;
                 self.begun.insert(number);
@@ -309,7 +314,7 @@ impl State {
         let Some(item) = self.items.get_mut(&number).filter(|item| matches!(item.stage, Stage::Running(_))) else {
             return Ended::InVain;
         };
-        let Some(verdict) = Verdict::of(outcome, &mut item.tries, policy) else {
+        let Some(verdict) = Verdict::of(outcome, &mut item.tries, policy, &self.clock) else {
             item.stage = Stage::Ready;
             self.ready.insert(number);
             return Ended::InVain;
@@ -368,7 +373,7 @@ impl State {
         let ids: Vec<_> = self.items.values().filter(is_idle).map(|item| item.id.clone()).collect();
         let begun = self.begun.iter().filter_map(|number| self.items.get(number)).filter(is_idle);
         let mut not_begun: HashMap<_, _> = begun.map(|item| (item.id.clone(), item.begun_in_vain())).collect();
-        let now = Instant::now();
+        let now = self.clock.instant();
         for id in &ids {
             self.remove(id, now);
         }

@@ -52,7 +52,7 @@ impl Hand {
             let delivery = Delivery::new(job.record, desk.group.clone()).with_attempt(attempt).with_message_id(job.id);
             desk.counters.events_consumed(1);
             let span = (desk.span)(&delivery);
-            let handling = dispatch(&handlers.now, &delivery, &job.tries, &desk.limits).instrument(span);
+            let handling = dispatch(&handlers.now, &delivery, &job.tries, &desk.limits, &self.clock).instrument(span);
             let outcome = tokio::select! {
                 biased;
                 outcome = handling => outcome,
@@ -88,7 +88,7 @@ impl Hand {
             };
             tokio::select! {
                 () = changed => {}
-                () = until(due) => {}
+                () = self.until(due) => {}
                 _ = handlers.changes.changed() => handlers.is_stale = true,
                 () = stop.stopped() => {}
             }
@@ -101,7 +101,7 @@ impl Hand {
         }
         let mut state = self.state();
         let unwritten = state.unwritten();
-        let turn = state.take(worker, self.workers(desk), &desk.retry, Instant::now());
+        let turn = state.take(worker, self.workers(desk), &desk.retry, self.clock.instant());
         let has_more = state.unwritten() > unwritten;
         let startable = state.startable();
         drop(state);
@@ -125,9 +125,16 @@ impl Hand {
         }
     }
 
+    async fn until(&self, due: Option<Instant>) {
+        match due {
+            Some(at) => self.clock.sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
     fn settle(&self, number: u64, outcome: Outcome, desk: &Desk) {
         let mut state = self.state();
-        let ended = state.settle(number, outcome, &desk.retry, Instant::now());
+        let ended = state.settle(number, outcome, &desk.retry, self.clock.instant());
         let is_time = state.unwritten() >= TOGETHER || state.startable() == 0;
         drop(state);
         if matches!(ended, Ended::Specially) || (is_time && matches!(ended, Ended::Plainly)) {
@@ -142,13 +149,6 @@ fn propagate(ended: Result<(), JoinError>) {
         && error.is_panic()
     {
         std::panic::resume_unwind(error.into_panic());
-    }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

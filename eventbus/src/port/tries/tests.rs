@@ -3,6 +3,7 @@
 use super::*;
 use crate::port::HandlerError;
 
+const CLOCK: SharedClock = SharedClock::SYSTEM;
 const POLICY: RetryPolicy =
     RetryPolicy { max_retries: 2, first_delay: Duration::from_secs(1), max_delay: Duration::from_secs(60) };
 
@@ -18,19 +19,19 @@ fn plain(handler: &'static str) -> Failure {
 fn a_handler_runs_once_and_as_often_again_as_its_budget_says() {
     let mut tries = Tries::default();
     for _ in 0..2 {
-        assert!(matches!(tries.fail(&[plain("a")], &[], &POLICY), Next::RetryAfter(_)));
+        assert!(matches!(tries.fail(&[plain("a")], &[], &POLICY, &CLOCK), Next::RetryAfter(_)));
     }
-    assert_eq!(tries.fail(&[plain("a")], &[], &POLICY), Next::GiveUp);
+    assert_eq!(tries.fail(&[plain("a")], &[], &POLICY, &CLOCK), Next::GiveUp);
     assert_eq!((tries.attempts, tries.most_attempts()), (3, 3));
     let mut never = Tries::default();
-    assert_eq!(never.fail(&[failure("a", Some(0), "no".into())], &[], &POLICY), Next::GiveUp);
+    assert_eq!(never.fail(&[failure("a", Some(0), "no".into())], &[], &POLICY, &CLOCK), Next::GiveUp);
 }
 
 #[test]
 fn a_handler_that_succeeded_or_gave_up_is_left_alone_while_others_are_tried() {
     let mut tries = Tries::default();
     let permanent = failure("b", None, HandlerError::permanent("never"));
-    let next = tries.fail(&[plain("a"), permanent], &[Name::from_static("c")], &POLICY);
+    let next = tries.fail(&[plain("a"), permanent], &[Name::from_static("c")], &POLICY, &CLOCK);
     assert!(matches!(next, Next::RetryAfter(_)), "a may still succeed");
     assert!(!tries.is_done_with("a"));
     assert!(tries.is_done_with("b") && tries.is_done_with("c"));
@@ -43,8 +44,8 @@ fn a_handler_that_succeeded_or_gave_up_is_left_alone_while_others_are_tried() {
 #[test]
 fn a_handler_that_recovers_is_no_failure() {
     let mut tries = Tries::default();
-    tries.fail(&[plain("a"), plain("b")], &[], &POLICY);
-    tries.fail(&[plain("b")], &[Name::from_static("a")], &POLICY);
+    tries.fail(&[plain("a"), plain("b")], &[], &POLICY, &CLOCK);
+    tries.fail(&[plain("b")], &[Name::from_static("a")], &POLICY, &CLOCK);
     assert_eq!(tries.handlers(), "b");
     assert_eq!(tries.succeed(&[Name::from_static("b")]), Next::Done);
 }
@@ -52,14 +53,14 @@ fn a_handler_that_recovers_is_no_failure() {
 #[test]
 fn delays_grow_and_a_handler_may_ask_for_its_own() {
     let mut tries = Tries::default();
-    let Next::RetryAfter(first) = tries.fail(&[plain("a")], &[], &POLICY) else { panic!("gave up") };
-    let Next::RetryAfter(second) = tries.fail(&[plain("a")], &[], &POLICY) else { panic!("gave up") };
+    let Next::RetryAfter(first) = tries.fail(&[plain("a")], &[], &POLICY, &CLOCK) else { panic!("gave up") };
+    let Next::RetryAfter(second) = tries.fail(&[plain("a")], &[], &POLICY, &CLOCK) else { panic!("gave up") };
     assert!((500..=1_000).contains(&first.as_millis()), "{first:?}");
     assert!((1_000..=2_000).contains(&second.as_millis()), "{second:?}");
     let hour = Duration::from_secs(3_600);
     let asked = failure("a", None, HandlerError::retry_after(hour, "later"));
-    assert_eq!(Tries::default().fail(&[asked], &[], &POLICY), Next::RetryAfter(hour));
-    let left = tries.wait(); // in whole milliseconds
+    assert_eq!(Tries::default().fail(&[asked], &[], &POLICY, &CLOCK), Next::RetryAfter(hour));
+    let left = tries.wait(&CLOCK); // in whole milliseconds
     assert!(
         left <= second + Duration::from_millis(1) && left + Duration::from_millis(500) > second,
         "{left:?} of {second:?}"
@@ -70,17 +71,17 @@ fn delays_grow_and_a_handler_may_ask_for_its_own() {
 fn a_delay_that_no_clock_can_hold_is_cut() {
     let asked = || failure("a", None, HandlerError::retry_after(Duration::MAX, "never"));
     let mut tries = Tries::default();
-    assert_eq!(tries.fail(&[asked()], &[], &POLICY), Next::RetryAfter(LONGEST));
-    assert!(tries.wait() > Duration::from_secs(90 * 366 * 86_400), "{:?}", tries.wait());
+    assert_eq!(tries.fail(&[asked()], &[], &POLICY, &CLOCK), Next::RetryAfter(LONGEST));
+    assert!(tries.wait(&CLOCK) > Duration::from_secs(90 * 366 * 86_400), "{:?}", tries.wait(&CLOCK));
     let policy = RetryPolicy { max_retries: 9, first_delay: Duration::MAX, max_delay: Duration::MAX };
-    assert_eq!(Tries::default().fail(&[plain("a")], &[], &policy), Next::RetryAfter(LONGEST));
+    assert_eq!(Tries::default().fail(&[plain("a")], &[], &policy, &CLOCK), Next::RetryAfter(LONGEST));
 }
 
 #[test]
 fn a_clock_that_is_wrong_lengthens_no_wait() {
-    let now = millis(SystemTime::now());
+    let now = CLOCK.unix_millis();
     let tries = Tries { last_failed_at: Some(now + 3_600_000), next_at: Some(now + 3_601_000), ..Tries::default() };
-    assert_eq!(tries.wait(), Duration::from_secs(1));
+    assert_eq!(tries.wait(&CLOCK), Duration::from_secs(1));
 }
 
 #[test]
@@ -88,7 +89,7 @@ fn dying_again_and_again_has_a_budget_too() {
     let mut tries = Tries::default();
     let begun = (0..10).take_while(|_| tries.begin_again(&POLICY)).count();
     assert_eq!(begun, 3, "at least the usual number of retries");
-    tries.give_up_crashing();
+    tries.give_up_crashing(&CLOCK);
     assert_eq!(tries.errors(), "the process ended 4 times while the event was handled");
     assert_eq!(tries.succeed(&[]), Next::GiveUp);
 }
@@ -96,15 +97,15 @@ fn dying_again_and_again_has_a_budget_too() {
 #[test]
 fn a_long_error_is_cut_between_letters_and_shows_it() {
     let whole = "x".repeat(MAX_ERROR_BYTES);
-    assert_eq!(Tries::hopeless(whole.clone()).errors(), whole);
-    let cut = Tries::hopeless(format!("x{}", "é".repeat(MAX_ERROR_BYTES))).errors();
+    assert_eq!(Tries::hopeless(whole.clone(), &CLOCK).errors(), whole);
+    let cut = Tries::hopeless(format!("x{}", "é".repeat(MAX_ERROR_BYTES)), &CLOCK).errors();
     assert!(cut.len() <= MAX_ERROR_BYTES + '…'.len_utf8() && cut.ends_with("é…"), "{}", cut.len());
 }
 
 #[test]
 fn what_is_written_is_read() {
     let mut tries = Tries::default();
-    tries.fail(&[plain("a")], &[Name::from_static("b")], &POLICY);
+    tries.fail(&[plain("a")], &[Name::from_static("b")], &POLICY, &CLOCK);
     let json = serde_json::to_string(&tries).unwrap();
     assert_eq!(serde_json::from_str::<Tries>(&json).unwrap(), tries);
     assert_eq!(serde_json::from_str::<Tries>(r#"{"later":1}"#).unwrap(), Tries::default());

@@ -9,6 +9,7 @@ use super::{
     tasks::Tasks,
 };
 use crate::{
+    domain::clock::SharedClock,
     memory::{InMemoryEventBus, InMemoryEventStore},
     port::{EventBus, EventStore, StateMap},
     runtime::{
@@ -52,6 +53,7 @@ pub struct AppBuilder {
     relay_options: RelayOptions,
     wait_timeout: Duration,
     terms: Terms,
+    clock: SharedClock,
 }
 
 impl AppBuilder {
@@ -67,6 +69,7 @@ impl AppBuilder {
             relay_options: RelayOptions::default(),
             wait_timeout: WAIT_TIMEOUT,
             terms: Terms::default(),
+            clock: SharedClock::SYSTEM,
         }
     }
 
@@ -165,6 +168,15 @@ impl AppBuilder {
         self
     }
 
+    /// By which clock everything of the app goes: ids of events and when they occurred, retries, leases, timeouts; the
+    /// machine's by default. Store and bus in memory have it too; others are given theirs by their own builders.
+    ///
+    /// With a clock that is moved by hand (`testkit::ManualClock`) a test lets hours pass in an instant.
+    pub fn clock(mut self, clock: impl Into<SharedClock>) -> Self {
+        self.clock = clock.into();
+        self
+    }
+
     /// Checks everything, then sets relay, consumers and projections going.
     ///
     /// # Errors
@@ -174,9 +186,11 @@ impl AppBuilder {
         let store: Arc<dyn EventStore> = match self.store {
             Some(store) => store,
             None if consumes_only => Arc::new(NoStore::default()),
-            None => Arc::new(InMemoryEventStore::new()),
+            None => Arc::new(InMemoryEventStore::with_clock(self.clock.clone())),
         };
-        let bus = self.bus.unwrap_or_else(|| Arc::new(InMemoryEventBus::new()));
+        let clock = self.clock;
+        let in_memory = || Arc::new(InMemoryEventBus::builder().clock(clock.clone()).build());
+        let bus = self.bus.unwrap_or_else(|| in_memory());
         let plan = Plan {
             discovery: self.discovery,
             handlers: self.handlers,
@@ -198,8 +212,9 @@ impl AppBuilder {
             relay::introduce(&*store, &*bus, &plan.groups()).await.map_err(unavailable)?;
         }
         let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
-        let tasks =
-            Tasks::spawn(&store, &bus, &plan, &self.state, relay_options, &self.terms).await.map_err(unavailable)?;
+        let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, relay_options, &self.terms, &clock)
+            .await
+            .map_err(unavailable)?;
         Ok(App::new(store, bus, !consumes_only, plan, tasks, self.wait_timeout, given_up))
     }
 }

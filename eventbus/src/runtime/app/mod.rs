@@ -30,14 +30,14 @@ use super::{
     repository::AggregateRepository,
 };
 use crate::{
-    domain::{aggregate::Apply, error::Result, name::Name, stream::Position},
+    domain::{aggregate::Apply, clock::SharedClock, error::Result, name::Name, stream::Position},
     port::{EventBus, EventStore, MessageId, ShutdownError},
 };
 
 /// How long [`App::run_until_signal`] lets what is in flight finish.
 const DRAIN: Duration = Duration::from_secs(30);
 
-/// How long the store may take to say where it ends, for an error that is due.
+/// How long the store may take to say where it ends, for an error that is due. Real time: it is the reply of a server.
 const ANSWERS_SOON: Duration = Duration::from_millis(500);
 
 /// A running app: a store, a bus, and the handlers and projections on them. Cloning shares it.
@@ -126,7 +126,7 @@ impl App {
     /// A repository of aggregates of one type; the app's relay publishes what it saves.
     #[must_use]
     pub fn repository<A: Apply>(&self) -> AggregateRepository<A> {
-        AggregateRepository::for_app(Arc::clone(&self.0.store), self.0.tasks.relay.is_some())
+        AggregateRepository::for_app(Arc::clone(&self.0.store), self.0.tasks.relay.is_some(), self.clock().clone())
     }
 
     /// The store.
@@ -164,7 +164,7 @@ impl App {
     /// # }
     /// ```
     pub fn follow(&self) -> Follow {
-        Follow::of_shared(Arc::clone(&self.0.store))
+        Follow::of_shared(Arc::clone(&self.0.store)).clock(self.clock().clone())
     }
 
     /// The bus.
@@ -228,6 +228,10 @@ impl App {
     /// [`ShutdownError`] if something was still busy then; its events are delivered again by the next start.
     pub async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
         self.0.tasks.shutdown(&*self.0.bus, timeout).await
+    }
+
+    pub(super) fn clock(&self) -> &SharedClock {
+        &self.0.tasks.feeding.clock
     }
 
     fn slot<P: Projection>(&self) -> Result<&ProjectionSlot, ProjectionError> {

@@ -9,7 +9,7 @@ use crate::{
     runtime::relay::{self, RelayError, RelayStatus, RelayView, RepublishError},
 };
 
-/// How long the store and the bus may take to answer before they are called unwell.
+/// How long the store and the bus may take to answer before they are called unwell. Real time: it is the reply of a server.
 const ANSWERS: Duration = Duration::from_secs(2);
 
 impl App {
@@ -23,7 +23,7 @@ impl App {
         let wanted = position.into().unwrap_or(Position::START);
         let mut relay = self.relay().ok_or(PublishedError::NoRelay)?;
         let timeout = self.0.wait_timeout;
-        match tokio::time::timeout(timeout, relay.reached(wanted)).await {
+        match self.clock().timeout(timeout, relay.reached(wanted, self.clock())).await {
             Ok(true) => {
                 let message_id = relay.tell(|now| now.message_id(wanted));
                 Ok(Published { position: relay.position().await.max(wanted), message_id })
@@ -51,7 +51,7 @@ impl App {
     /// How the relay fares; `None` if nobody relays: the app only consumes, or its bus lives in the process and the
     /// builder says `.without_relay()`.
     pub async fn relay_status(&self) -> Option<RelayStatus> {
-        Some(self.relay()?.status().await)
+        Some(self.relay()?.status(self.clock()).await)
     }
 
     /// Whether store and bus are well, the relay of this process publishes, and no projection of it stopped at an event;

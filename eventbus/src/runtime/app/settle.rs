@@ -13,7 +13,8 @@ use crate::{
     runtime::relay,
 };
 
-/// How soon a bus is asked again.
+/// How soon a bus is asked again. Real time, as is the limit: what is waited for is the work of other tasks, also where
+/// the app's clock is moved by hand.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 impl App {

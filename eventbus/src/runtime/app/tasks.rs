@@ -2,15 +2,12 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{oneshot, watch},
-    time::Instant,
-};
+use tokio::sync::{oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{builder::Terms, plan::Checked};
 use crate::{
-    domain::error::BoxError,
+    domain::{clock::SharedClock, error::BoxError},
     port::{ConsumeError, EventBus, EventStore, RetryPolicy, ShutdownError, StateMap, Subscription},
     runtime::{
         definition::HandlerDefinition,
@@ -22,7 +19,7 @@ use crate::{
     },
 };
 
-/// How long a store may take to answer when everything is to stop.
+/// How long a store may take to answer when everything is to stop. Real time: it is the reply of a server.
 const STORE_ANSWERS: Duration = Duration::from_secs(2);
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -47,9 +44,11 @@ impl Tasks {
         state: &StateMap,
         relay: Option<RelayOptions>,
         terms: &Terms,
+        clock: &SharedClock,
     ) -> Result<Self, BoxError> {
         let (cancel, abort) = (CancellationToken::new(), CancellationToken::new());
-        let surroundings = Surroundings { stop: cancel.clone(), ..Surroundings::with(state, store) };
+        let surroundings =
+            Surroundings { stop: cancel.clone(), clock: clock.clone(), ..Surroundings::with(state, store) };
         let subscriptions = Subscriptions::of(&plan.handlers, bus, &surroundings);
         let mut tasks = Self {
             cancel,
@@ -61,16 +60,17 @@ impl Tasks {
                 state: state.clone(),
                 owner: new_owner(),
                 lease_ttl: terms.lease_ttl,
+                clock: clock.clone(),
             },
             relay: None,
         };
         if let Some(options) = relay {
-            let relay = Relay::prepare(Arc::clone(store), Arc::clone(bus), options).await?;
+            let relay = Relay::prepare(Arc::clone(store), Arc::clone(bus), options, clock.clone()).await?;
             tasks.relay = Some(relay.progress());
             tasks.spawn_stored(relay.run(tasks.cancel.clone()));
         }
         if !plan.handlers.is_empty() {
-            let consumer = consume(Arc::clone(bus), subscriptions, tasks.cancel.clone());
+            let consumer = consume(Arc::clone(bus), subscriptions, clock.clone(), tasks.cancel.clone());
             let (begun, has_begun) = oneshot::channel::<()>();
             let begin = async move {
                 let _ = begun.send(());
@@ -83,7 +83,12 @@ impl Tasks {
         }
         let takes_effect = |handler: &HandlerDefinition| !handler.requirements().transactions().is_empty();
         if let Some(transactions) = store.transactions().filter(|_| plan.handlers.iter().any(takes_effect)) {
-            tasks.spawn_stored(effect::forget(transactions, terms.inbox_retention, tasks.cancel.clone()));
+            tasks.spawn_stored(effect::forget(
+                transactions,
+                terms.inbox_retention,
+                clock.clone(),
+                tasks.cancel.clone(),
+            ));
         }
         for slot in &plan.projections {
             tasks.spawn_stored(slot.run(tasks.feeding.clone(), tasks.cancel.clone()));
@@ -112,12 +117,13 @@ impl Tasks {
 
     /// Stops everything; what is in flight gets until `timeout`, unless it can only wait for a store that is gone.
     pub(super) async fn shutdown(&self, bus: &dyn EventBus, timeout: Duration) -> Result<(), ShutdownError> {
-        let began = Instant::now();
+        let clock = &self.feeding.clock;
+        let began = clock.instant();
         let stopping = async {
             // the bus is told first that it closes: then consumers finish what nobody else would look for
             let (bus_stopped, ()) = tokio::join!(biased; bus.shutdown(timeout), async { self.cancel.cancel() });
-            let left = timeout.saturating_sub(began.elapsed());
-            (bus_stopped, tokio::time::timeout(left, self.tracker.wait()).await)
+            let left = timeout.saturating_sub(clock.elapsed(began));
+            (bus_stopped, clock.timeout(left, self.tracker.wait()).await)
         };
         let (bus_stopped, tasks_stopped) = tokio::select! {
             biased;
@@ -180,7 +186,7 @@ impl Drop for Subscriptions {
 /// Consumes until cancelled; a bus that is away at first is tried again.
 ///
 /// Where someone else consumes on the same bus, that one serves the app's handlers too; this one takes over after it.
-async fn consume(bus: Arc<dyn EventBus>, _subscriptions: Subscriptions, cancel: CancellationToken) {
+async fn consume(bus: Arc<dyn EventBus>, _subscriptions: Subscriptions, clock: SharedClock, cancel: CancellationToken) {
     let backoff = RetryPolicy {
         max_retries: u32::MAX,
         first_delay: Duration::from_millis(100),
@@ -211,7 +217,7 @@ async fn consume(bus: Arc<dyn EventBus>, _subscriptions: Subscriptions, cancel: 
                 }
                 tokio::select! {
                     () = cancel.cancelled() => {}
-                    () = tokio::time::sleep(backoff.jittered(attempt)) => {}
+                    () = clock.sleep(backoff.jittered(attempt)) => {}
                 }
             }
         }

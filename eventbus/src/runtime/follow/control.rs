@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::stream::Position;
+use crate::domain::{clock::SharedClock, stream::Position};
 
 /// How far someone who follows a feed has come.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,15 +27,17 @@ struct Shared {
     cancel: CancellationToken,
     is_paused: watch::Sender<bool>,
     status: watch::Sender<FollowStatus>,
+    clock: SharedClock,
 }
 
 impl FollowControl {
     /// Of someone who has come so far.
-    pub(super) fn at(position: Position) -> Self {
+    pub(super) fn at(position: Position, clock: SharedClock) -> Self {
         Self(Arc::new(Shared {
             cancel: CancellationToken::new(),
             is_paused: watch::Sender::new(false),
             status: watch::Sender::new(FollowStatus { position, ..FollowStatus::default() }),
+            clock,
         }))
     }
 
@@ -65,7 +67,11 @@ impl FollowControl {
     /// Somebody else has to take the events meanwhile.
     pub async fn live(&self, timeout: Duration) -> bool {
         let mut status = self.0.status.subscribe();
-        tokio::time::timeout(timeout, status.wait_for(|status| status.is_live)).await.is_ok()
+        self.0.clock.timeout(timeout, status.wait_for(|status| status.is_live)).await.is_ok()
+    }
+
+    pub(super) fn clock(&self) -> &SharedClock {
+        &self.0.clock
     }
 
     /// Cancelled when it is stopped.

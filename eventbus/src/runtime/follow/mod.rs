@@ -17,7 +17,7 @@ use tokio_util::sync::DropGuard;
 pub use self::control::{FollowControl, FollowStatus};
 use self::reader::Reader;
 use crate::{
-    domain::{record::RecordedEvent, stream::Position},
+    domain::{clock::SharedClock, record::RecordedEvent, stream::Position},
     port::{EventStore, FeedFilter, ReadError},
 };
 
@@ -50,6 +50,7 @@ pub struct Follow {
     store: Arc<dyn EventStore>,
     after: Position,
     filter: FeedFilter,
+    clock: SharedClock,
 }
 
 impl Follow {
@@ -59,7 +60,7 @@ impl Follow {
     }
 
     pub(crate) fn of_shared(store: Arc<dyn EventStore>) -> Self {
-        Self { store, after: Position::START, filter: FeedFilter::all() }
+        Self { store, after: Position::START, filter: FeedFilter::all(), clock: SharedClock::SYSTEM }
     }
 
     /// Begins after this position, for example a checkpoint; for what comes from now on, after the store's `head`.
@@ -74,9 +75,15 @@ impl Follow {
         self
     }
 
+    /// By which clock a store that cannot be reached is tried again; the machine's by default.
+    pub fn clock(mut self, clock: impl Into<SharedClock>) -> Self {
+        self.clock = clock.into();
+        self
+    }
+
     /// Begins to follow; the first page is read when the first event is waited for.
     pub fn start(self) -> Following {
-        let control = FollowControl::at(self.after);
+        let control = FollowControl::at(self.after, self.clock);
         let reader = Reader::new(self.store, self.after, self.filter, control.clone());
         let events = futures_util::stream::unfold(Some(reader), |reader| async {
             let mut reader = reader?;

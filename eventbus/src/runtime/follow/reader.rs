@@ -30,7 +30,14 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(store: Arc<dyn EventStore>, after: Position, filter: FeedFilter, control: FollowControl) -> Self {
-        Self { feed: FeedWatch::new(&store), store, filter, cursor: after, page: VecDeque::new(), control }
+        Self {
+            feed: FeedWatch::new(&store, control.clock().clone()),
+            store,
+            filter,
+            cursor: after,
+            page: VecDeque::new(),
+            control,
+        }
     }
 
     /// The next event; `None` once it is stopped.

@@ -107,7 +107,9 @@ impl<P: Projection> Projected<P> {
         };
         let mut state = match patience {
             None => lock.write().await,
-            Some(timeout) => tokio::time::timeout(timeout, lock.write())
+            Some(timeout) => self
+                .clock()
+                .timeout(timeout, lock.write())
                 .await
                 .map_err(|_| ProjectionError::Busy { name: P::definition().name, timeout })?,
         };

@@ -100,7 +100,7 @@ impl<P: Projection> OneByOne<'_, P> {
                 return Err(trial.error);
             }
             trial.log(definition.name);
-            if self.stop.run_until_cancelled(tokio::time::sleep(trial.delay())).await.is_none() {
+            if self.stop.run_until_cancelled(self.task.with.clock.sleep(trial.delay())).await.is_none() {
                 return Ok(false);
             }
         }
@@ -130,6 +130,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{
+            clock::SharedClock,
             name::Name,
             record::NewEvent,
             stream::{ExpectedVersion, StreamId},
@@ -156,7 +157,13 @@ mod tests {
         let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
         store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
         let (owner, projected) = (Name::from_static("a"), Projected::with(Rows::default));
-        let with = RunWith { store: Arc::new(store), state: StateMap::new(), owner, lease_ttl: TTL };
+        let with = RunWith {
+            store: Arc::new(store),
+            state: StateMap::new(),
+            owner,
+            lease_ttl: TTL,
+            clock: SharedClock::SYSTEM,
+        };
         let task = FeedProjection { projected: projected.clone(), with };
         let stop = CancellationToken::new();
         let tenure = task.candidate().take(&stop).await.unwrap().unwrap();

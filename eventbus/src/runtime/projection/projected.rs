@@ -3,8 +3,8 @@
 use std::{
     fmt,
     future::Future,
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::{RwLock, watch};
@@ -15,7 +15,7 @@ use super::{
     progress::Progress,
 };
 use crate::{
-    domain::stream::Position,
+    domain::{clock::SharedClock, stream::Position},
     port::StateMap,
     runtime::definition::{Projection, ProjectionDefinition, ProjectionKind},
 };
@@ -56,6 +56,8 @@ struct Shared<P> {
     make: Option<Box<dyn Fn() -> P + Send + Sync>>,
     context: RwLock<StateMap>,
     progress: watch::Sender<Progress>,
+    /// The clock of the app that feeds it.
+    clock: Mutex<SharedClock>,
 }
 
 pub(super) enum State<P> {
@@ -93,7 +95,8 @@ impl<P: Projection> Projected<P> {
             ProjectionKind::InMemory => State::Locked(RwLock::new(projection)),
             ProjectionKind::Transactional | ProjectionKind::AtLeastOnce => State::Free(projection),
         };
-        Self(Arc::new(Shared { state, make, context: RwLock::default(), progress: watch::Sender::default() }))
+        let (context, progress, clock) = Default::default();
+        Self(Arc::new(Shared { state, make, context, progress, clock }))
     }
 
     /// Reads the state as it is now; waits while an event is being handled.
@@ -124,9 +127,11 @@ impl<P: Projection> Projected<P> {
         position: Position,
         timeout: Duration,
     ) -> Result<ProjectionGuard<'_, P>, ProjectionError> {
-        let began = Instant::now();
+        let clock = self.clock();
+        let began = clock.instant();
         self.reached(position, timeout).await?;
-        tokio::time::timeout(timeout.saturating_sub(began.elapsed()), self.read())
+        clock
+            .timeout(timeout.saturating_sub(clock.elapsed(began)), self.read())
             .await
             .map_err(|_| ProjectionError::Busy { name: P::definition().name, timeout })
     }
@@ -147,6 +152,15 @@ impl<P: Projection> Projected<P> {
         &self.0.progress
     }
 
+    /// Waits by this clock from now on.
+    pub(super) fn set_clock(&self, clock: SharedClock) {
+        *self.0.clock.lock().unwrap_or_else(PoisonError::into_inner) = clock;
+    }
+
+    pub(super) fn clock(&self) -> SharedClock {
+        self.0.clock.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Gives the methods the app's shared state.
     pub(super) async fn set_context(&self, context: StateMap) {
         *self.0.context.write().await = context;
@@ -162,12 +176,12 @@ impl<P: Projection> Projected<P> {
         position: Position,
         timeout: Duration,
     ) -> impl Future<Output = Result<(), ProjectionError>> + Send + 'static {
-        let shared = Arc::clone(&self.0);
+        let (shared, clock) = (Arc::clone(&self.0), self.clock());
         let mut progress = self.0.progress.subscribe();
         async move {
             let name = P::definition().name;
             let arrived = progress.wait_for(|now| now.position >= position || now.why_not_on(name).is_some());
-            let in_time = tokio::time::timeout(timeout, arrived).await.is_ok();
+            let in_time = clock.timeout(timeout, arrived).await.is_ok();
             let now = progress.borrow();
             if now.position >= position {
                 return Ok(());

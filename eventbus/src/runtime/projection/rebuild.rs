@@ -119,7 +119,7 @@ impl<P: Projection> Projected<P> {
         let target = with.store.head().await?;
         let filter = FeedFilter::from(definition.events);
         let events = with.store.count_events(Position::START, target, &filter).await?;
-        let mut meter = Meter::new(definition.name, target, events, report);
+        let mut meter = Meter::new(definition.name, target, events, report, with.clock.clone());
         self.restart();
         let mut progress = self.progress().subscribe();
         loop {
@@ -132,7 +132,7 @@ impl<P: Projection> Projected<P> {
                 return Err(error.into());
             }
             // an error means that the sender is gone, which `self` keeps from happening
-            let _ = tokio::time::timeout(LOOK, progress.changed()).await;
+            let _ = with.clock.timeout(LOOK, progress.changed()).await;
             if !self.progress().borrow().is_owner {
                 let checked = self.check_that_it_is_fed_here(with).await;
                 if let Err(RebuildError::Elsewhere { .. }) = &checked {

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use tokio::time::Instant;
 
 use super::rebuild::Report;
-use crate::domain::stream::Position;
+use crate::domain::{clock::SharedClock, stream::Position};
 
 /// How far a rebuild has come; `Display` shows it as a bar.
 ///
@@ -97,10 +97,11 @@ pub(super) struct Meter<'a> {
     report: Report<'a>,
     pub(super) now: RebuildProgress,
     began: Instant,
+    clock: SharedClock,
 }
 
 impl<'a> Meter<'a> {
-    pub(super) fn new(name: &'static str, target: Position, of: u64, report: Report<'a>) -> Self {
+    pub(super) fn new(name: &'static str, target: Position, of: u64, report: Report<'a>, clock: SharedClock) -> Self {
         let now = RebuildProgress {
             name,
             events: 0,
@@ -110,7 +111,7 @@ impl<'a> Meter<'a> {
             took: Duration::ZERO,
             resumed: 0,
         };
-        Self { report, now, began: Instant::now() }
+        Self { report, now, began: clock.instant(), clock }
     }
 
     /// Says that so many events were handled before an interruption, up to `position`.
@@ -124,7 +125,7 @@ impl<'a> Meter<'a> {
         self.now.events += events;
         self.now.of = self.now.of.max(self.now.events);
         self.now.position = self.now.position.max(position);
-        self.now.took = self.began.elapsed();
+        self.now.took = self.clock.elapsed(self.began);
         (self.report)(self.now);
     }
 }

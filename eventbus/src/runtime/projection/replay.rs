@@ -33,7 +33,7 @@ impl<P: Projection> Projected<P> {
         let target = store.head().await?;
         let filter = FeedFilter::from(definition.events);
         let events = store.count_events(Position::START, target, &filter).await?;
-        let meter = Meter::new(name, target, events, report);
+        let meter = Meter::new(name, target, events, report, self.clock());
         let mut replay = Replay { store, filter, state: self.context().await, meter };
         replay.until(&mut fresh, target).await?;
         let included = replay.meter.now.position;

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     domain::{
+        clock::SharedClock,
         error::{BoxError, Line},
         name::Name,
         stream::Position,
@@ -28,7 +29,7 @@ use crate::{
     },
 };
 
-/// How long a process that ends tries to save how far it read.
+/// How long a process that ends tries to save how far it read. Real time: it is the reply of a server.
 const LAST_SAVE: Duration = Duration::from_secs(1);
 
 /// The role of feeding a projection, and the checkpoint that says how far it has come.
@@ -50,13 +51,14 @@ pub(crate) struct RunWith {
     /// Who this process is, and how long its leases last.
     pub(crate) owner: Name,
     pub(crate) lease_ttl: Duration,
+    pub(crate) clock: SharedClock,
 }
 
 /// Feeds a projection until cancelled.
 pub(super) async fn run<P: Projection>(task: FeedProjection<P>, cancel: CancellationToken) {
     let _fed = task.projected.fed();
     task.projected.set_context(task.with.state.clone()).await;
-    let mut feed = FeedWatch::new(&task.with.store);
+    let mut feed = FeedWatch::new(&task.with.store, task.with.clock.clone());
     if P::definition().kind == ProjectionKind::InMemory {
         task.projected.set_owner(true);
         while let Served::Stopped = task.serve_in_memory(&mut feed, &cancel).await {
@@ -105,6 +107,7 @@ impl<P: Projection> FeedProjection<P> {
             role: role_of(P::definition().name),
             owner: self.with.owner.clone(),
             ttl: self.with.lease_ttl,
+            clock: self.with.clock.clone(),
         }
     }
 
@@ -135,7 +138,8 @@ impl<P: Projection> FeedProjection<P> {
                             if P::definition().kind == ProjectionKind::Transactional =>
                         {
                             let state = &self.with.state;
-                            let writer = Writer::new(projection, &*transactions, None, tenure, state, saved);
+                            let writer =
+                                Writer::new(projection, &*transactions, None, tenure, state, saved, &self.with.clock);
                             self.serve_in_transactions(writer, feed, stop).await
                         }
                         _ => {

@@ -8,7 +8,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -96,17 +95,18 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     async fn take_turn(&self, role: &Name) -> Result<Tenure, RebuildError> {
         let candidate = self.candidate(role.clone());
         let patience = self.with.lease_ttl + self.with.lease_ttl / 10;
-        let began = Instant::now();
+        let clock = &self.with.clock;
+        let began = clock.instant();
         loop {
             if let Some(tenure) = candidate.take(self.stop).await.map_err(|error| self.failed(error))? {
                 return Ok(tenure);
             }
-            if self.stop.is_cancelled() || began.elapsed() > patience {
+            if self.stop.is_cancelled() || clock.elapsed(began) > patience {
                 let lease = self.with.store.lease_of(role).await.ok().flatten();
                 let owner = lease.map(|lease| lease.owner);
                 return Err(RebuildError::Elsewhere { name: P::definition().name, owner });
             }
-            let look_again = tokio::time::sleep(LOOK.min(patience / 20));
+            let look_again = clock.sleep(LOOK.min(patience / 20));
             self.stop.run_until_cancelled(look_again).await;
         }
     }
@@ -114,7 +114,13 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     fn candidate(&self, role: Name) -> Candidate {
         // another owner than the one that feeds the projection, which must not get the role meanwhile
         let owner = self.with.owner.joined("/", &format!("rebuild-{:08x}", fastrand::u32(..)));
-        Candidate { store: Arc::clone(&self.with.store), role, owner, ttl: self.with.lease_ttl }
+        Candidate {
+            store: Arc::clone(&self.with.store),
+            role,
+            owner,
+            ttl: self.with.lease_ttl,
+            clock: self.with.clock.clone(),
+        }
     }
 
     async fn fill_and_switch(
@@ -153,7 +159,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         let store = &self.with.store;
         let (target, filter) = (store.head().await?, FeedFilter::from(definition.events));
         let events = store.count_events(Position::START, target, &filter).await?;
-        let mut meter = Meter::new(definition.name, target, events, report);
+        let mut meter = Meter::new(definition.name, target, events, report, self.with.clock.clone());
         if position > Position::START {
             tracing::warn!(
                 projection = definition.name, %position, version = definition.version,
@@ -191,7 +197,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                 return Err(self.failed(error));
             }
             tracing::warn!(projection = P::definition().name, %error, "rebuild cannot go on, trying again");
-            let pause = tokio::time::sleep(RETRIES.jittered(failures));
+            let pause = self.with.clock.sleep(RETRIES.jittered(failures));
             // what was cancelled ends with the next try
             tenure.over().run_until_cancelled(pause).await;
         }
@@ -205,7 +211,8 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     ) -> Result<(Position, Written), BoxError> {
         let saved = self.transactions.make_shadow(&self.shadow).await?;
         let (transactions, state) = (&*self.transactions, &self.with.state);
-        let mut writer = Writer::new(self.projection, transactions, Some(&self.shadow), tenure, state, saved);
+        let mut writer =
+            Writer::new(self.projection, transactions, Some(&self.shadow), tenure, state, saved, &self.with.clock);
         if saved >= target {
             return Ok((saved, Written::All));
         }
@@ -253,7 +260,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                 Err(error) if failures < RETRIES.max_retries => {
                     failures += 1;
                     tracing::warn!(projection = P::definition().name, %error, "rows could not be replaced, trying again");
-                    live.over().run_until_cancelled(tokio::time::sleep(RETRIES.jittered(failures))).await;
+                    live.over().run_until_cancelled(self.with.clock.sleep(RETRIES.jittered(failures))).await;
                 }
                 Err(error) => return Err(self.failed(error)),
             }
@@ -287,7 +294,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                 tracing::warn!(shadow = %self.shadow.name, %error, "rows are replaced, but their copies left to the next rebuild");
                 return;
             }
-            self.stop.run_until_cancelled(tokio::time::sleep(RETRIES.jittered(failures))).await;
+            self.stop.run_until_cancelled(self.with.clock.sleep(RETRIES.jittered(failures))).await;
         }
     }
 

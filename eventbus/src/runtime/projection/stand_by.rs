@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::runner::FeedProjection;
@@ -18,13 +17,13 @@ const LAST_ASK: Duration = Duration::from_secs(1);
 impl<P: Projection> FeedProjection<P> {
     /// Waits for the role, and follows whoever has it meanwhile. `None`: cancelled.
     pub(super) async fn stand_by(&self, feed: &mut FeedWatch, cancel: &CancellationToken) -> Option<Tenure> {
-        let candidate = self.candidate();
-        let (mut ask_at, mut pause) = (Instant::now(), FIRST_ASK);
+        let (candidate, clock) = (self.candidate(), &self.with.clock);
+        let (mut ask_at, mut pause) = (clock.instant(), FIRST_ASK);
         loop {
             if cancel.is_cancelled() {
                 return None;
             }
-            if ask_at <= Instant::now() {
+            if ask_at <= clock.instant() {
                 match candidate.take(cancel).await {
                     Ok(Some(tenure)) => return Some(tenure),
                     Ok(None) => {}
@@ -34,7 +33,7 @@ impl<P: Projection> FeedProjection<P> {
                         continue;
                     }
                 }
-                ask_at = Instant::now() + pause;
+                ask_at = clock.after(pause);
                 pause = (pause * 2).min(LAST_ASK).min(self.with.lease_ttl / 3);
             }
             match self.checkpoint().await {
@@ -43,7 +42,7 @@ impl<P: Projection> FeedProjection<P> {
                     if self.projected.follow(position) {
                         feed.made_progress();
                     }
-                    tokio::time::sleep(LOOK).await;
+                    clock.sleep(LOOK).await;
                     feed.idle(cancel).await;
                 }
                 Err(error) => {
@@ -65,7 +64,7 @@ impl<P: Projection> FeedProjection<P> {
     pub(super) async fn wait_until_freed(&self, cancel: &CancellationToken) -> bool {
         let looking = async {
             loop {
-                tokio::time::sleep(LAST_ASK).await;
+                self.with.clock.sleep(LAST_ASK).await;
                 if let Ok(position) = self.checkpoint().await {
                     self.projected.free_before(position);
                 }

@@ -19,7 +19,6 @@ use crate::{
         tenure::Tenure,
     },
 };
-use tokio::time::Instant;
 
 impl<P: Projection> Projected<P> {
     /// Writes the rows of one aggregate anew, as they are at the live checkpoint.
@@ -45,7 +44,7 @@ impl<P: Projection> Projected<P> {
 
 impl<P: Projection> ShadowRebuild<'_, P> {
     async fn rows_of(&self, stream: &StreamId, key: &str, live: &Tenure) -> Result<Rebuilt, RebuildError> {
-        let began = Instant::now();
+        let began = self.with.clock.instant();
         let position = self.live_checkpoint(live).await?;
         let mut transaction = self.transactions.begin().await.map_err(|error| self.failed(error))?;
         for table in P::definition().tables {
@@ -58,7 +57,7 @@ impl<P: Projection> ShadowRebuild<'_, P> {
             return Err(self.lost());
         }
         transaction.commit().await.map_err(|error| self.failed(error))?;
-        Ok(Rebuilt { events, position, took: began.elapsed() })
+        Ok(Rebuilt { events, position, took: self.with.clock.elapsed(began) })
     }
 
     /// Handles the events of the stream that the live rows include, and counts them.

@@ -15,7 +15,7 @@ use super::{
     trial::Trial,
 };
 use crate::{
-    domain::{error::BoxError, record::RecordedEvent, stream::Position},
+    domain::{clock::SharedClock, error::BoxError, record::RecordedEvent, stream::Position},
     port::{
         EventStore, FeedFilter, HandlerError, ReadError, RecordStream, Shadow, StateMap, Transaction, Transactions,
     },
@@ -57,6 +57,7 @@ pub(super) struct Writer<'a, P> {
     pub(super) shadow: Option<&'a Shadow>,
     pub(super) tenure: &'a Tenure,
     pub(super) state: &'a StateMap,
+    clock: &'a SharedClock,
     /// Everything up to here is in the rows.
     position: Position,
     /// The checkpoint in the store; behind the position where the last events are of other types.
@@ -94,9 +95,10 @@ impl<'a, P: Projection> Writer<'a, P> {
         tenure: &'a Tenure,
         state: &'a StateMap,
         saved: Position,
+        clock: &'a SharedClock,
     ) -> Self {
-        let (saved_at, has_tables) = (Instant::now(), shadow.is_some());
-        Self { projection, transactions, shadow, tenure, state, position: saved, saved, saved_at, has_tables }
+        let (saved_at, has_tables) = (clock.instant(), shadow.is_some());
+        Self { projection, transactions, shadow, tenure, state, clock, position: saved, saved, saved_at, has_tables }
     }
 
     /// Everything up to here is in the rows.
@@ -152,7 +154,7 @@ impl<'a, P: Projection> Writer<'a, P> {
                 (Some(trial), _) if trial.is_final() => return Ok(Written::Stopped(first.clone(), trial.error)),
                 (Some(trial), _) => {
                     trial.log(P::definition().name);
-                    let pause = tokio::time::sleep(trial.delay());
+                    let pause = self.clock.sleep(trial.delay());
                     if self.tenure.over().run_until_cancelled(pause).await.is_none() {
                         return Ok(Written::Ended);
                     }
@@ -192,7 +194,7 @@ impl<'a, P: Projection> Writer<'a, P> {
         let definition = P::definition();
         let mut transaction = self.begin().await?;
         let longest = LONGEST.min(self.tenure.ttl() / PART_OF_LEASE);
-        let began = Instant::now();
+        let began = self.clock.instant();
         let mut handled = 0;
         for record in events {
             let delivery = feed_delivery(&definition, record.clone(), self.state).with_attempt(attempt);
@@ -202,7 +204,7 @@ impl<'a, P: Projection> Writer<'a, P> {
                 return self.blame(handled, error).await;
             }
             handled += 1;
-            if began.elapsed() >= longest || self.tenure.over().is_cancelled() {
+            if self.clock.elapsed(began) >= longest || self.tenure.over().is_cancelled() {
                 break;
             }
         }
@@ -242,7 +244,7 @@ impl<'a, P: Projection> Writer<'a, P> {
 
     /// Saves the position if that is due, or at the `end`. False: the role is lost.
     pub(super) async fn save(&mut self, is_end: bool) -> Result<bool, BoxError> {
-        let is_due = is_end || self.saved_at.elapsed() >= SAVE_EVERY;
+        let is_due = is_end || self.clock.elapsed(self.saved_at) >= SAVE_EVERY;
         if self.saved == self.position || !is_due {
             return Ok(true);
         }
@@ -263,7 +265,7 @@ impl<'a, P: Projection> Writer<'a, P> {
             return Ok(false);
         }
         transaction.commit().await?;
-        (self.position, self.saved, self.saved_at) = (to, to, Instant::now());
+        (self.position, self.saved, self.saved_at) = (to, to, self.clock.instant());
         Ok(true)
     }
 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::checkpoint_name;
 use crate::{
     domain::{
+        clock::SharedClock,
         error::{BoxError, Line},
         name::Name,
         stream::Position,
@@ -39,6 +40,7 @@ pub(super) enum Look {
 pub(super) struct Groups {
     watched: HashMap<Name, Watched>,
     is_failing: bool,
+    clock: SharedClock,
 }
 
 #[derive(Debug)]
@@ -51,6 +53,10 @@ struct Watched {
 }
 
 impl Groups {
+    pub(super) fn by(clock: SharedClock) -> Self {
+        Self { clock, ..Self::default() }
+    }
+
     /// Asks the bus how far the groups are, and saves what is new.
     pub(super) async fn look(
         &mut self,
@@ -99,7 +105,7 @@ impl Groups {
         }
         self.is_failing = failure.is_some();
         for (group, watched) in &mut self.watched {
-            let age = watched.since.elapsed();
+            let age = self.clock.elapsed(watched.since);
             if watched.floor < published && age >= FORGOTTEN && !watched.is_told {
                 watched.is_told = true;
                 let (floor, minutes) = (watched.floor, age.as_secs() / 60);
@@ -119,7 +125,8 @@ impl Groups {
         let Some(floor) = at else {
             return;
         };
-        let fresh = || Watched { floor, since: Instant::now(), is_told: false, is_missing: false };
+        let since = self.clock.instant();
+        let fresh = || Watched { floor, since, is_told: false, is_missing: false };
         let watched = self.watched.entry(group.clone()).or_insert_with(fresh);
         if watched.floor != floor {
             *watched = Watched { is_missing: watched.is_missing, ..fresh() };

@@ -19,7 +19,7 @@ mod view;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
@@ -40,7 +40,7 @@ use self::{
 };
 use super::{feed::FeedWatch, tenure::new_owner};
 use crate::{
-    domain::{error::BoxError, name::Name, stream::Position},
+    domain::{clock::SharedClock, error::BoxError, name::Name, stream::Position},
     port::{EventBus, EventStore, Lease},
 };
 
@@ -95,6 +95,7 @@ impl Relay {
         store: Arc<dyn EventStore>,
         bus: Arc<dyn EventBus>,
         options: RelayOptions,
+        clock: SharedClock,
     ) -> Result<Self, BoxError> {
         let resumed = bus.resume_from(Arc::new(Arc::clone(&store))).await?;
         let (turns, position) = if bus.is_durable() {
@@ -115,7 +116,7 @@ impl Relay {
             };
             (Turns::Always, position)
         };
-        let board = Board::new(bus.destination().clone(), position);
+        let board = Board::new(bus.destination().clone(), position, clock);
         Ok(Self { store, bus, options, board, turns })
     }
 
@@ -130,7 +131,7 @@ impl Relay {
             Forgetful::new(&*self.store, &*self.bus, &self.board).run(&self.store, &cancel).await;
             return;
         };
-        let (mut feed, mut stood_by) = (FeedWatch::new(&self.store), 0);
+        let (mut feed, mut stood_by) = (FeedWatch::new(&self.store, self.board.clock().clone()), 0);
         while !cancel.is_cancelled() {
             match self.store.acquire_lease(role, owner, self.options.lease).await {
                 Ok(Some(lease)) => {
@@ -171,13 +172,13 @@ impl Relay {
 
     /// Waits until a look is worth a lease: somebody decided, another process relays, or a while has passed.
     async fn wait_stopped(&self, role: &Name, cancel: &CancellationToken) {
-        let (since, destination) = (Instant::now(), self.board.destination());
+        let (since, destination) = (self.board.clock().instant(), self.board.destination());
         let (is_halted, mut seen) = (self.board.is_halted(), None);
         while !cancel.is_cancelled() {
             self.wait(cancel).await;
             let may_go_on = match is_halted {
                 true => matches!(halted(&*self.store, destination).await, Ok(None)),
-                false => since.elapsed() >= LOOK_AGAIN,
+                false => self.board.clock().elapsed(since) >= LOOK_AGAIN,
             };
             let owner = self.store.lease_of(role).await.ok().flatten();
             // others that look have it for a moment only
@@ -189,6 +190,6 @@ impl Relay {
     }
 
     async fn wait(&self, cancel: &CancellationToken) {
-        cancel.run_until_cancelled(tokio::time::sleep(PACE.min(self.options.lease / 3))).await;
+        cancel.run_until_cancelled(self.board.clock().sleep(PACE.min(self.options.lease / 3))).await;
     }
 }

@@ -34,7 +34,7 @@ impl<'a> Forgetful<'a> {
         let board = self.board;
         while let Step::Stopped(error) = publish_until(cancel, &mut self, store, board).await {
             board.stopped(error);
-            cancel.run_until_cancelled(tokio::time::sleep(PACE)).await;
+            cancel.run_until_cancelled(board.clock().sleep(PACE)).await;
         }
     }
 

@@ -7,6 +7,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{RelayError, range::Range};
 use crate::{
     domain::{
+        clock::SharedClock,
         error::{BoxError, Line},
         name::Name,
         record::RecordedEvent,
@@ -68,8 +69,8 @@ impl RelayProgress {
         Some(self.recent[index].1.clone())
     }
 
-    pub(super) fn lag(&self) -> Duration {
-        self.behind_since.map_or(Duration::ZERO, |since| since.elapsed())
+    pub(super) fn lag(&self, clock: &SharedClock) -> Duration {
+        self.behind_since.map_or(Duration::ZERO, |since| clock.elapsed(since))
     }
 
     fn move_to(&mut self, position: Position) {
@@ -95,11 +96,17 @@ impl RelayProgress {
 pub(super) struct Board {
     destination: Name,
     progress: watch::Sender<RelayProgress>,
+    clock: SharedClock,
 }
 
 impl Board {
-    pub(super) fn new(destination: Name, position: Position) -> Self {
-        Self { destination, progress: watch::Sender::new(RelayProgress { position, ..RelayProgress::default() }) }
+    pub(super) fn new(destination: Name, position: Position, clock: SharedClock) -> Self {
+        let progress = watch::Sender::new(RelayProgress { position, ..RelayProgress::default() });
+        Self { destination, progress, clock }
+    }
+
+    pub(super) const fn clock(&self) -> &SharedClock {
+        &self.clock
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<RelayProgress> {
@@ -136,7 +143,7 @@ impl Board {
         self.progress.send_if_modified(|progress| {
             let changed = is_behind != progress.behind_since.is_some();
             if changed {
-                progress.behind_since = is_behind.then(Instant::now);
+                progress.behind_since = is_behind.then(|| self.clock.instant());
             }
             changed
         });
@@ -231,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_relay_stays_stopped_while_it_looks_and_is_where_it_was() {
-        let board = Board::new(Name::from_static("bus"), 5.into());
+        let board = Board::new(Name::from_static("bus"), 5.into(), SharedClock::SYSTEM);
         let stop = || {
             let (destination, reason) = (Name::from_static("bus"), "it is full".into());
             board.stopped(RelayError::Refused { destination, reason });

@@ -74,7 +74,7 @@ impl Publish for ToTarget<'_> {
 
 impl<'a> ToTarget<'a> {
     pub(super) fn new(relay: &'a Relay, target: &'a dyn RelayTarget, epoch: u64) -> Self {
-        let (store, now) = (&*relay.store, Instant::now());
+        let (store, now) = (&*relay.store, relay.board.clock().instant());
         Self {
             relay,
             store,
@@ -85,7 +85,7 @@ impl<'a> ToTarget<'a> {
             next: None,
             asked: now,
             looked: now,
-            groups: Groups::default(),
+            groups: Groups::by(relay.board.clock().clone()),
             is_doubtful: true,
         }
     }
@@ -108,7 +108,7 @@ impl<'a> ToTarget<'a> {
         if !range.events.is_empty() || range.after != position {
             return self.publish(publisher, range).await;
         }
-        if self.asked.elapsed() < LOOK {
+        if self.relay.board.clock().elapsed(self.asked) < LOOK {
             return Ok(Step::CaughtUp);
         }
         if self.store.head().await? < position
@@ -141,7 +141,7 @@ impl<'a> ToTarget<'a> {
         };
         let (answer, ahead) = tokio::join!(self.target.publish_range(publisher, range.as_port()), read_ahead);
         if answer.is_ok() {
-            self.asked = Instant::now();
+            self.asked = self.relay.board.clock().instant();
         }
         match answer {
             Ok(RangeOutcome::Published(ids)) => {
@@ -206,10 +206,10 @@ impl<'a> ToTarget<'a> {
 
     /// Once a second. What fails is tried again a second later: publishing need not wait for it.
     async fn look_after_groups(&mut self, publisher: Publisher) -> Option<Step> {
-        if self.looked.elapsed() < LOOK {
+        if self.relay.board.clock().elapsed(self.looked) < LOOK {
             return None;
         }
-        self.looked = Instant::now();
+        self.looked = self.relay.board.clock().instant();
         let looked = self.look(publisher).await;
         self.groups.report(self.destination(), self.relay.board.position(), looked.as_ref().err());
         looked.unwrap_or_default()

@@ -6,7 +6,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{PACE, RelayError, progress::Board};
@@ -58,7 +57,7 @@ pub(super) async fn publish_until(
     store: &Arc<dyn EventStore>,
     board: &Board,
 ) -> Step {
-    let mut feed = FeedWatch::new(store);
+    let mut feed = FeedWatch::new(store, board.clock().clone());
     while !ended.is_cancelled() {
         match publishing.step().await {
             Ok(Step::Done) => feed.made_progress(),
@@ -154,15 +153,16 @@ impl<'a> Turn<'a> {
     /// Keeps the lease until `ended`. False: it has passed to somebody else.
     async fn keep(&self, ended: &CancellationToken, publishing_saves: bool) -> bool {
         let renew_after = self.ttl / 3;
-        let (mut renewed, mut saved) = (Instant::now(), None);
+        let clock = self.board.clock();
+        let (mut renewed, mut saved) = (clock.instant(), None);
         loop {
-            let tick = tokio::time::sleep(PACE.min(renew_after));
+            let tick = clock.sleep(PACE.min(renew_after));
             if ended.run_until_cancelled(tick).await.is_none() {
                 return true;
             }
-            if renewed.elapsed() >= renew_after {
+            if clock.elapsed(renewed) >= renew_after {
                 match self.store.renew_lease(&self.lease, self.ttl).await {
-                    Ok(true) => renewed = Instant::now(),
+                    Ok(true) => renewed = clock.instant(),
                     Ok(false) => {
                         ended.cancel();
                         return false;

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::{RelayProgress, RelayStatus, checkpoint_name};
 use crate::{
-    domain::{name::Name, stream::Position},
+    domain::{clock::SharedClock, name::Name, stream::Position},
     port::{EventBus, EventStore, Publisher},
 };
 
@@ -82,7 +82,7 @@ impl RelayView {
     }
 
     /// Waits until everything up to `wanted` is published. False: the relay ended, or only an operator can help.
-    pub(crate) async fn reached(&mut self, wanted: Position) -> bool {
+    pub(crate) async fn reached(&mut self, wanted: Position, clock: &SharedClock) -> bool {
         loop {
             let own = self.own();
             if own.position >= wanted || !own.is_owner && self.saved().await.is_some_and(|saved| saved >= wanted) {
@@ -92,25 +92,25 @@ impl RelayView {
                 return false;
             }
             let Some(progress) = &mut self.progress else {
-                tokio::time::sleep(ASK_AGAIN).await;
+                clock.sleep(ASK_AGAIN).await;
                 continue;
             };
             tokio::select! {
                 changed = progress.changed() => if changed.is_err() {
                     return progress.borrow().position >= wanted;
                 },
-                () = tokio::time::sleep(ASK_AGAIN), if self.checkpoint.is_some() && !own.is_owner => {}
+                () = clock.sleep(ASK_AGAIN), if self.checkpoint.is_some() && !own.is_owner => {}
             }
         }
     }
 
-    pub(crate) async fn status(&self) -> RelayStatus {
+    pub(crate) async fn status(&self, clock: &SharedClock) -> RelayStatus {
         let (position, head, own) = (self.position().await, self.store.head().await.ok(), self.own());
         RelayStatus {
             position,
             head,
             is_owner: own.is_owner,
-            lag: self.tell(RelayProgress::lag),
+            lag: self.tell(|now| now.lag(clock)),
             trouble: self.tell(|now| now.trouble.clone()),
             stopped: self.tell(|now| now.stopped.clone()),
         }

@@ -122,7 +122,7 @@ impl<A: Apply> AggregateRepository<A> {
             match self.save(&mut root).await {
                 Err(error) if error.is_conflict() && attempt <= self.on_conflict.max_retries => {
                     tracing::debug!(stream = %A::stream(id), attempt, "another writer was first, deciding anew");
-                    tokio::time::sleep(self.on_conflict.jittered(attempt)).await;
+                    self.clock.sleep(self.on_conflict.jittered(attempt)).await;
                 }
                 saved => return Ok((saved?, value)),
             }

@@ -15,6 +15,7 @@ use self::publish::Publisher;
 use crate::{
     domain::{
         aggregate::{Aggregate, AggregateRoot, Apply},
+        clock::SharedClock,
         context::EventContext,
         event::{EncodeEvent, EventSet},
         record::NewEvent,
@@ -63,6 +64,7 @@ pub struct AggregateRepository<A: Aggregate> {
     publisher: Publisher,
     context: EventContext,
     on_conflict: RetryPolicy,
+    clock: SharedClock,
     aggregate: PhantomData<fn() -> A>,
 }
 
@@ -72,12 +74,19 @@ impl<A: Apply> AggregateRepository<A> {
         Self::on(Arc::new(store), Publisher::None)
     }
 
-    pub(crate) fn for_app(store: Arc<dyn EventStore>, has_relay: bool) -> Self {
-        Self::on(store, if has_relay { Publisher::Relay } else { Publisher::None })
+    pub(crate) fn for_app(store: Arc<dyn EventStore>, has_relay: bool, clock: SharedClock) -> Self {
+        Self::on(store, if has_relay { Publisher::Relay } else { Publisher::None }).with_clock(clock)
     }
 
     fn on(store: Arc<dyn EventStore>, publisher: Publisher) -> Self {
-        Self { store, publisher, context: EventContext::default(), on_conflict: ON_CONFLICT, aggregate: PhantomData }
+        Self {
+            store,
+            publisher,
+            context: EventContext::default(),
+            on_conflict: ON_CONFLICT,
+            clock: SharedClock::SYSTEM,
+            aggregate: PhantomData,
+        }
     }
 
     /// Publishes to `bus` after each save: the plain form, for programs without a relay.
@@ -105,10 +114,18 @@ impl<A: Apply> AggregateRepository<A> {
         self
     }
 
+    /// Takes the ids of events, the time at which they occurred, and the delays between retries from this clock; from the
+    /// machine's by default. A repository of an app has the app's.
+    #[must_use]
+    pub fn with_clock(mut self, clock: impl Into<SharedClock>) -> Self {
+        self.clock = clock.into();
+        self
+    }
+
     /// Begins a new aggregate. Nothing is stored before it is saved.
     #[must_use]
     pub fn create(&self, id: AggregateId) -> AggregateRoot<A> {
-        AggregateRoot::new(id)
+        AggregateRoot::<A>::new(id).with_clock(self.clock.clone())
     }
 
     /// Loads an aggregate.
@@ -204,8 +221,11 @@ impl<A: Apply> AggregateRepository<A> {
     /// Encodes the events of one save: one conversation, whoever began it.
     fn encode(&self, root: &AggregateRoot<A>) -> Result<Vec<NewEvent>, SaveError> {
         let mut context = self.context.clone();
-        context.correlation_id.get_or_insert_with(crate::Uuid::now_v7);
-        let encode = |(event, id): (&A::Event, _)| Ok(event.encode()?.with_event_id(id).with_context(context.clone()));
+        context.correlation_id.get_or_insert_with(|| self.clock.new_id());
+        let encode = |(event, id): (&A::Event, _)| {
+            let event = event.encode()?.with_event_id(id).with_occurred_at(self.clock.now());
+            Ok(event.with_context(context.clone()))
+        };
         root.pending_with_ids().map(encode).collect()
     }
 
@@ -231,7 +251,7 @@ impl<A: Apply> AggregateRepository<A> {
             }
             attempt += 1;
             tracing::warn!(%stream, %error, "append outcome unknown, appending the same event ids again");
-            tokio::time::sleep(RESOLVE.jittered(attempt)).await;
+            self.clock.sleep(RESOLVE.jittered(attempt)).await;
         }
     }
 }
@@ -243,6 +263,7 @@ impl<A: Aggregate> Clone for AggregateRepository<A> {
             publisher: self.publisher.clone(),
             context: self.context.clone(),
             on_conflict: self.on_conflict,
+            clock: self.clock.clone(),
             aggregate: PhantomData,
         }
     }

@@ -1,6 +1,7 @@
 //! Who runs when: order, parking, workers, stopping.
 
 use super::*;
+use crate::domain::clock::SharedClock;
 
 #[tokio::test(start_paused = true)]
 async fn entries_of_one_aggregate_run_in_order_while_others_flow() {
@@ -37,7 +38,8 @@ async fn handlers_that_say_nothing_never_run_more_than_the_limit_at_once() {
     let limits = Limits { concurrency: 2, ..Limits::default() };
     let (plain, wide) = (Witness::held(), Witness::held());
     let wide_one = wide.subscriber("wide").with_options(options(None, None, Some(5)));
-    let mut bench = Bench::with(limits, Hand::new(100, 100), [wide_one, plain.subscriber("plain")]);
+    let mut bench =
+        Bench::with(limits, Hand::new(100, 100, SharedClock::SYSTEM), [wide_one, plain.subscriber("plain")]);
     bench.hand.add((1..=9).map(|number| taken(&number.to_string(), number)));
     settle_down().await;
     assert_eq!((wide.running(), plain.running()), (5, 0), "as many workers as the widest handler wants");
@@ -52,7 +54,7 @@ async fn handlers_that_say_nothing_never_run_more_than_the_limit_at_once() {
 #[tokio::test(start_paused = true)]
 async fn there_are_no_more_workers_than_entries_it_holds() {
     let (wide, limits) = (Witness::held(), Limits { concurrency: usize::MAX, ..Limits::default() });
-    let bench = Bench::with(limits, Hand::new(3, 100), [wide.subscriber("wide")]);
+    let bench = Bench::with(limits, Hand::new(3, 100, SharedClock::SYSTEM), [wide.subscriber("wide")]);
     bench.hand.add((1..=5).map(|number| taken(&number.to_string(), number)));
     settle_down().await;
     assert_eq!(wide.running(), 3);
@@ -63,7 +65,7 @@ async fn the_bus_may_allow_more_workers_than_handlers_ask_for() {
     let (narrow, limits) = (Witness::held(), Limits { concurrency: 3, ..Limits::default() });
     let subscriber = narrow.subscriber("narrow").with_options(options(None, None, Some(1)));
     let other = Witness::held();
-    let bench = Bench::with(limits, Hand::new(100, 100), [other.subscriber("other"), subscriber]);
+    let bench = Bench::with(limits, Hand::new(100, 100, SharedClock::SYSTEM), [other.subscriber("other"), subscriber]);
     bench.hand.add((1..=4).map(|number| taken(&number.to_string(), number)));
     settle_down().await;
     assert_eq!(other.running(), 3);
@@ -126,7 +128,7 @@ async fn an_entry_in_hand_is_taken_in_once() {
     assert_eq!(bench.hand.add([taken("a", 1), taken("a", 1), taken("b", 2)]), 2);
     settle_down().await;
     assert_eq!(bench.hand.add([taken("a", 1), taken("b", 2), taken("c", 3)]), 1);
-    bench.hand.add_hopeless(id(1), Tries::hopeless("x".into()));
+    bench.hand.add_hopeless(id(1), Tries::hopeless("x".into(), &SharedClock::SYSTEM));
     assert!(bench.hand.take_settled().is_empty(), "it is in hand and an event");
     assert!(bench.hand.contains(&id(3)) && !bench.hand.contains(&id(4)));
     let mut ids = bench.hand.ids();

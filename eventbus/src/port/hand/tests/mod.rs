@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Desk, Hand, Settled, Taken, Verdict};
 use crate::{
     domain::{
+        clock::SharedClock,
         event::EventFilter,
         name::Name,
         record::{NewEvent, RecordedEvent},
@@ -169,7 +170,7 @@ struct Bench {
 
 impl Bench {
     fn new(subscribers: impl IntoIterator<Item = Subscriber>) -> Self {
-        Self::with(Limits::default(), Hand::new(100, 100), subscribers)
+        Self::with(Limits::default(), Hand::new(100, 100, SharedClock::SYSTEM), subscribers)
     }
 
     fn with(limits: Limits, hand: Hand, subscribers: impl IntoIterator<Item = Subscriber>) -> Self {

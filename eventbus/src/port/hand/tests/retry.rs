@@ -1,6 +1,7 @@
 //! What fails: retries, budgets, burial.
 
 use super::*;
+use crate::domain::clock::SharedClock;
 
 fn retries(bench: &Bench) -> Vec<MessageId> {
     bench.verdicts(|verdict| matches!(verdict, Verdict::Retry { .. }))
@@ -126,7 +127,7 @@ async fn a_handler_that_asks_for_a_delay_gets_it() {
 async fn an_entry_that_was_to_wait_still_waits_when_another_consumer_has_it() {
     let witness = Witness::willing();
     let mut bench = Bench::new([witness.subscriber("a")]);
-    let now = crate::port::tries::millis(std::time::SystemTime::now());
+    let now = SharedClock::SYSTEM.unix_millis();
     let tries = |ms| Tries { attempts: 2, last_failed_at: Some(now), next_at: Some(now + ms), ..Tries::default() };
     let waiting = |number: u64, ms| Taken { tries: tries(ms), ..taken(&number.to_string(), number) };
     bench.hand.add([waiting(1, 60_000), waiting(2, 30_000), taken("1", 3), taken("4", 4)]);
@@ -157,7 +158,7 @@ async fn a_delay_ends_though_the_worker_that_failed_is_busy_since() {
 async fn a_parked_entry_that_is_to_wait_does_so_when_the_one_before_is_let_go() {
     let held = Witness::held();
     let bench = Bench::new([held.subscriber("held").with_options(options(None, None, Some(2)))]);
-    let now = crate::port::tries::millis(std::time::SystemTime::now());
+    let now = SharedClock::SYSTEM.unix_millis();
     let tries = Tries { attempts: 1, last_failed_at: Some(now), next_at: Some(now + 30_000), ..Tries::default() };
     bench.hand.add([taken("a", 1), taken("b", 2), Taken { tries, ..taken("c", 4) }]);
     let mut third = taken("a", 3);
@@ -200,7 +201,7 @@ async fn letting_go_of_what_waits_ends_it_and_frees_its_aggregate() {
 #[tokio::test(start_paused = true)]
 async fn what_is_no_event_is_buried_at_once() {
     let mut bench = Bench::new([]);
-    bench.hand.add_hopeless(id(1), Tries::hopeless("not an event".into()));
+    bench.hand.add_hopeless(id(1), Tries::hopeless("not an event".into(), &SharedClock::SYSTEM));
     bench.drain().await;
     assert!(bench.written[0].record.is_none());
     let tries = &bench.buried()[0];

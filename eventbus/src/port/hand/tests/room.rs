@@ -1,11 +1,12 @@
 //! Room, what is written down when, and letting go.
 
 use super::*;
+use crate::domain::clock::SharedClock;
 
 #[tokio::test(start_paused = true)]
 async fn there_is_room_while_few_wait_for_a_worker_and_not_too_many_are_in_hand() {
     let held = Witness::held();
-    let mut bench = Bench::with(Limits::default(), Hand::new(4, 2), [held.subscriber("held")]);
+    let mut bench = Bench::with(Limits::default(), Hand::new(4, 2, SharedClock::SYSTEM), [held.subscriber("held")]);
     let room = async |bench: &Bench| tokio::time::timeout(Duration::from_secs(1), bench.hand.room()).await.ok();
     assert_eq!(room(&bench).await, Some(4));
     bench.hand.add([taken("a", 1), taken("a", 2)]);
@@ -36,7 +37,7 @@ async fn there_is_room_while_few_wait_for_a_worker_and_not_too_many_are_in_hand(
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_takes_an_entry_makes_room() {
     let held = Witness::held();
-    let bench = Bench::with(Limits::default(), Hand::new(9, 1), [held.subscriber("held")]);
+    let bench = Bench::with(Limits::default(), Hand::new(9, 1, SharedClock::SYSTEM), [held.subscriber("held")]);
     bench.hand.add([taken("a", 1), taken("b", 2)]);
     let hand = Arc::clone(&bench.hand);
     let waiting = tokio::spawn(async move { hand.room().await });
@@ -50,7 +51,7 @@ async fn a_worker_that_takes_an_entry_makes_room() {
 #[tokio::test(start_paused = true)]
 async fn letting_go_and_giving_back_make_room() {
     for gives_back in [false, true] {
-        let hand = Arc::new(Hand::new(0, 0));
+        let hand = Arc::new(Hand::new(0, 0, SharedClock::SYSTEM));
         hand.add([taken("a", 1)]);
         let waiting = tokio::spawn({
             let hand = Arc::clone(&hand);
@@ -107,7 +108,7 @@ async fn letting_go_of_a_delivery_disturbs_no_later_one_of_the_same_worker() {
 #[tokio::test(start_paused = true)]
 async fn what_came_of_entries_is_told_when_there_is_nothing_else_to_do_or_much_to_write() {
     let held = Witness::held();
-    let bench = Bench::with(Limits::default(), Hand::new(1_000, 1_000), [held.subscriber("held")]);
+    let bench = Bench::with(Limits::default(), Hand::new(1_000, 1_000, SharedClock::SYSTEM), [held.subscriber("held")]);
     let told = async || tokio::time::timeout(Duration::from_millis(1), bench.hand.settled()).await.is_ok();
     bench.hand.add((1..=150).map(|number| taken(&number.to_string(), number)));
     held.let_go(99);

@@ -1,6 +1,7 @@
 //! Entries that a consumer left over which died.
 
 use super::*;
+use crate::domain::clock::SharedClock;
 
 fn crashed(crashes: u32) -> Tries {
     Tries { crashes, ..Tries::default() }
@@ -103,7 +104,7 @@ async fn a_suspect_is_given_up_after_its_budget() {
 async fn a_suspect_that_was_tried_before_waits_for_its_delay_first() {
     let witness = Witness::willing();
     let mut bench = Bench::new([witness.subscriber("a")]);
-    let now = crate::port::tries::millis(std::time::SystemTime::now());
+    let now = SharedClock::SYSTEM.unix_millis();
     let tries = Tries { attempts: 1, last_failed_at: Some(now), next_at: Some(now + 9_000), ..Tries::default() };
     bench.hand.add([left_over("a", 1, tries)]);
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -153,7 +154,7 @@ async fn a_suspect_that_is_given_back_before_anybody_knew_is_not_begun() {
 #[tokio::test(start_paused = true)]
 async fn a_suspect_that_is_given_back_before_it_ran_is_not_begun_after_all() {
     let held = Witness::held();
-    let (hand, limits) = (Hand::new(100, 100), Limits { concurrency: 2, ..Limits::default() });
+    let (hand, limits) = (Hand::new(100, 100, SharedClock::SYSTEM), Limits { concurrency: 2, ..Limits::default() });
     let bench = Bench::with(limits, hand, [held.subscriber("a")]);
     bench.hand.add([taken("a", 1), taken("b", 2), left_over("c", 3, crashed(1))]);
     settle_down().await;

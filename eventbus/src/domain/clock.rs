@@ -1,0 +1,256 @@
+//! The clock: the only source of time, waiting and new ids.
+//!
+//! Stores, buses and the app are given one by their builders. A test moves a manual clock by hours in an instant; where a
+//! wait ends by somebody else's time (the reply of a server, a lock of the operating system) the code says so.
+//!
+//! Keep: nothing else in the library asks the system what time it is.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
+
+use time::OffsetDateTime;
+use tokio::time::Instant;
+use uuid::{NoContext, Timestamp, Uuid};
+
+/// The longest wait: what is longer waits so long. Instants cannot hold every duration that one can ask for.
+const LONGEST: Duration = Duration::from_secs(30 * 365 * 86_400);
+
+/// A future that ends when a clock says so.
+pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A source of time, of waiting and of new ids.
+///
+/// [`SystemClock`] is the default everywhere; `testkit::ManualClock` is moved by hand. Monotonic time is an [`Instant`] of
+/// tokio, so that deadlines are computed as usual: a clock that is moved by hand answers with a fixed instant plus what it
+/// was moved by.
+pub trait Clock: fmt::Debug + Send + Sync + 'static {
+    /// The time of day, UTC. It may be set back.
+    fn now(&self) -> OffsetDateTime;
+
+    /// Monotonic time, to measure durations and compute deadlines.
+    fn instant(&self) -> Instant;
+
+    /// Waits until [`instant`](Self::instant) has reached `deadline`.
+    fn sleep_until(&self, deadline: Instant) -> Sleep;
+
+    /// Makes a new id, a UUIDv7 of the time of day.
+    fn new_id(&self) -> Uuid {
+        let since_1970 = self.now() - OffsetDateTime::UNIX_EPOCH;
+        let seconds = u64::try_from(since_1970.whole_seconds()).unwrap_or_default();
+        Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, self.now().nanosecond()))
+    }
+}
+
+/// The clock of the machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> OffsetDateTime {
+        OffsetDateTime::now_utc()
+    }
+
+    fn instant(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        Box::pin(tokio::time::sleep_until(deadline))
+    }
+
+    /// Later ids of one process sort after earlier ones, also within a millisecond.
+    fn new_id(&self) -> Uuid {
+        Uuid::now_v7()
+    }
+}
+
+/// A handle on a [`Clock`] that is cheap to clone; by default on the [`SystemClock`].
+///
+/// # Examples
+/// ```
+/// use eventbus::SharedClock;
+/// use std::time::Duration;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let clock = SharedClock::default();
+/// let began = clock.instant();
+/// let late = clock.timeout(Duration::from_millis(1), std::future::pending::<()>()).await;
+/// assert!(late.is_err());
+/// assert!(clock.elapsed(began) >= Duration::from_millis(1));
+/// # }
+/// ```
+#[derive(Clone, Default)]
+pub struct SharedClock(Inner);
+
+#[derive(Clone, Default)]
+enum Inner {
+    /// Spares the default the allocations of a trait object.
+    #[default]
+    System,
+    Given(Arc<dyn Clock>),
+}
+
+impl SharedClock {
+    /// The clock of the machine.
+    pub const SYSTEM: Self = Self(Inner::System);
+
+    /// A handle on `clock`.
+    #[must_use]
+    pub fn new(clock: impl Clock) -> Self {
+        Self(Inner::Given(Arc::new(clock)))
+    }
+
+    /// The time of day, UTC, in whole microseconds: what every store and the wire can keep.
+    #[must_use]
+    pub fn now(&self) -> OffsetDateTime {
+        let now = match &self.0 {
+            Inner::System => SystemClock.now(),
+            Inner::Given(clock) => clock.now(),
+        };
+        now.replace_nanosecond(now.nanosecond() / 1_000 * 1_000).unwrap_or(now)
+    }
+
+    /// The time of day in milliseconds since 1970; 0 before that.
+    #[must_use]
+    pub fn unix_millis(&self) -> u64 {
+        let since_1970 = self.now() - OffsetDateTime::UNIX_EPOCH;
+        u64::try_from(since_1970.whole_milliseconds()).unwrap_or_default()
+    }
+
+    /// Monotonic time, to measure durations and compute deadlines.
+    #[must_use]
+    pub fn instant(&self) -> Instant {
+        match &self.0 {
+            Inner::System => SystemClock.instant(),
+            Inner::Given(clock) => clock.instant(),
+        }
+    }
+
+    /// The instant `time` from now; 30 years from now if it is longer.
+    #[must_use]
+    pub fn after(&self, time: Duration) -> Instant {
+        self.instant() + time.min(LONGEST)
+    }
+
+    /// How long ago `since` was; zero if it is still to come.
+    #[must_use]
+    pub fn elapsed(&self, since: Instant) -> Duration {
+        self.instant().saturating_duration_since(since)
+    }
+
+    /// Waits until [`instant`](Self::instant) has reached `deadline`.
+    pub async fn sleep_until(&self, deadline: Instant) {
+        match &self.0 {
+            Inner::System => tokio::time::sleep_until(deadline).await,
+            Inner::Given(clock) => clock.sleep_until(deadline).await,
+        }
+    }
+
+    /// Waits for `time`; for 30 years if it is longer.
+    pub async fn sleep(&self, time: Duration) {
+        self.sleep_until(self.after(time)).await;
+    }
+
+    /// Waits for `future`, at most for `time`.
+    ///
+    /// # Errors
+    /// [`TimedOut`] if it had not ended by then; it is dropped.
+    pub async fn timeout<F: Future>(&self, time: Duration, future: F) -> Result<F::Output, TimedOut> {
+        self.timeout_at(self.after(time), future).await
+    }
+
+    /// Waits for `future`, at most until `deadline`.
+    ///
+    /// # Errors
+    /// [`TimedOut`] if it had not ended by then; it is dropped.
+    pub async fn timeout_at<F: Future>(&self, deadline: Instant, future: F) -> Result<F::Output, TimedOut> {
+        let future = pin!(future);
+        tokio::select! {
+            biased;
+            output = future => Ok(output),
+            () = self.sleep_until(deadline) => Err(TimedOut),
+        }
+    }
+
+    /// Makes a new id, a UUIDv7 of the time of day.
+    #[must_use]
+    pub fn new_id(&self) -> Uuid {
+        match &self.0 {
+            Inner::System => SystemClock.new_id(),
+            Inner::Given(clock) => clock.new_id(),
+        }
+    }
+}
+
+impl<C: Clock> From<C> for SharedClock {
+    fn from(clock: C) -> Self {
+        Self::new(clock)
+    }
+}
+
+impl fmt::Debug for SharedClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Inner::System => SystemClock.fmt(f),
+            Inner::Given(clock) => clock.fmt(f),
+        }
+    }
+}
+
+impl PartialEq for SharedClock {
+    /// Returns `true` if both are the machine's clock, or clones of one handle.
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Inner::System, Inner::System) => true,
+            (Inner::Given(one), Inner::Given(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for SharedClock {}
+
+/// What was waited for did not end in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it did not end in time")]
+pub struct TimedOut;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_durations_are_waited_for_without_a_panic() {
+        for clock in [SharedClock::default(), SharedClock::new(SystemClock)] {
+            assert!(clock.after(Duration::MAX) > clock.instant());
+            let first = clock.timeout(Duration::from_secs(1), clock.sleep(Duration::MAX)).await;
+            assert_eq!(first, Err(TimedOut));
+            assert_eq!(clock.timeout(Duration::MAX, async { 5 }).await, Ok(5));
+            assert_eq!(clock.elapsed(clock.after(Duration::MAX)), Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn ids_are_of_the_time_of_the_clock() {
+        #[derive(Debug)]
+        struct Of2001;
+        impl Clock for Of2001 {
+            fn now(&self) -> OffsetDateTime {
+                time::macros::datetime!(2001-09-09 01:46:40 UTC)
+            }
+            fn instant(&self) -> Instant {
+                SystemClock.instant()
+            }
+            fn sleep_until(&self, deadline: Instant) -> Sleep {
+                SystemClock.sleep_until(deadline)
+            }
+        }
+        let id = SharedClock::new(Of2001).new_id();
+        let (seconds, _) = id.get_timestamp().unwrap().to_unix();
+        assert_eq!((id.get_version_num(), seconds), (7, 1_000_000_000));
+    }
+}

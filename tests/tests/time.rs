@@ -1,0 +1,193 @@
+//! The library takes time, waiting and ids from a clock that it was given, and nowhere else.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The clock itself.
+const CLOCK: &str = "eventbus/src/domain/clock.rs";
+
+/// Waits that no clock of ours can shorten, each with the reason, which the code gives too.
+const REAL: &[(&str, &str)] = &[
+    ("eventbus/src/port/consuming.rs", "the last word of a store that may be gone"),
+    ("eventbus/src/runtime/app/mod.rs", "the reply of a store"),
+    ("eventbus/src/runtime/app/publishing.rs", "the replies of store and bus to a health check"),
+    ("eventbus/src/runtime/app/settle.rs", "the work of other tasks, in tests"),
+    ("eventbus/src/runtime/app/tasks.rs", "the reply of a store that may be gone"),
+    ("eventbus/src/runtime/projection/runner.rs", "the reply of a store that may be gone"),
+    ("eventbus/src/runtime/tenure.rs", "the reply of a store to who has, or gives back, a lease"),
+];
+
+/// Files that are yet to be converted.
+const OPEN: &[&str] = &[
+    "eventbus-file/src/bus/consumer/mod.rs",
+    "eventbus-file/src/config.rs",
+    "eventbus-file/src/coordination/redis/monitor.rs",
+    "eventbus-file/src/coordination/redis/resync.rs",
+    "eventbus-file/src/disk.rs",
+    "eventbus-file/src/event.rs",
+    "eventbus-file/src/log.rs",
+    "eventbus-file/src/patience.rs",
+    "eventbus-file/src/payload.rs",
+    "eventbus-file/src/work.rs",
+    "eventbus-redis/src/bus.rs",
+    "eventbus-redis/src/config/mod.rs",
+    "eventbus-redis/src/connection.rs",
+    "eventbus-redis/src/consumer/keep.rs",
+    "eventbus-redis/src/consumer/paper.rs",
+    "eventbus-redis/src/consumer/partitioned/fetch.rs",
+    "eventbus-redis/src/consumer/partitioned/keep.rs",
+    "eventbus-redis/src/consumer/partitioned/share.rs",
+    "eventbus-redis/src/consumer/read.rs",
+    "eventbus-redis/src/consumer/recover.rs",
+    "eventbus-redis/src/consumer/trim.rs",
+    "eventbus-redis/src/consumer/trouble.rs",
+    "eventbus-redis/src/history/follow.rs",
+    "eventbus-redis/src/partition/repartition.rs",
+    "eventbus-redis/src/store/entry.rs",
+    "eventbus-redis/src/store/mod.rs",
+    "eventbus-redis/src/store/transaction/claims.rs",
+    "eventbus-redis/src/streams/projection/mod.rs",
+    "eventbus-redis/src/streams/projection/progress.rs",
+    "eventbus-redis/src/streams/projection/rebuild.rs",
+    "eventbus-redis/src/streams/publisher.rs",
+    "eventbus-redis/src/waiting.rs",
+    "eventstore-postgres/src/append/effort.rs",
+    "eventstore-postgres/src/append/group.rs",
+    "eventstore-postgres/src/append/settle.rs",
+    "eventstore-postgres/src/notify.rs",
+    "eventstore-postgres/src/pool.rs",
+    "eventstore-postgres/src/session.rs",
+    "eventstore-postgres/src/transaction.rs",
+    "eventstore-sqlite/src/append.rs",
+    "eventstore-sqlite/src/batch.rs",
+    "eventstore-sqlite/src/connection.rs",
+    "eventstore-sqlite/src/copy.rs",
+    "eventstore-sqlite/src/lent.rs",
+    "eventstore-sqlite/src/offer.rs",
+    "eventstore-sqlite/src/place.rs",
+    "eventstore-sqlite/src/transaction.rs",
+    "eventstore-sqlite/src/watch.rs",
+    "eventstore-sqlite/src/writer.rs",
+];
+
+/// What asks the system, as it is written; a call of a function is `name(` after something that is no name and no dot.
+const SOURCES: &[&str] = &[
+    "SystemTime::now",
+    "Instant::now",
+    "Utc::now",
+    "now_utc",
+    "now_local",
+    "now_v7",
+    "now_v6",
+    "now_v1",
+    "new_v4",
+    "EventId::new()",
+    ".elapsed()",
+    "recv_timeout(",
+    "park_timeout(",
+    "wait_timeout(",
+];
+const FUNCTIONS: &[&str] = &["sleep", "sleep_until", "timeout", "timeout_at", "interval", "interval_at"];
+
+const CRATES: &[&str] =
+    &["eventbus", "eventbus-derive", "eventbus-file", "eventbus-redis", "eventstore-postgres", "eventstore-sqlite"];
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Every Rust file below a folder that is no test, by its path in the workspace.
+fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir() {
+            // the suites measure backends as they are
+            if !["tests", "testkit"].contains(&name) {
+                sources(&path, found);
+            }
+        } else if name.ends_with(".rs") && name != "tests.rs" {
+            let place = path.strip_prefix(workspace()).unwrap().to_str().unwrap().to_owned();
+            found.push((place, fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+/// The lines of code that ask the system: no comments, no documentation, and nothing from the unit tests on.
+fn asks(text: &str) -> Vec<String> {
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    lines.filter(|line| asks_the_system(line)).map(|line| line.trim().to_owned()).collect()
+}
+
+fn asks_the_system(line: &str) -> bool {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let calls = |function: &&str| {
+        line.match_indices(&format!("{function}(")).any(|(at, _)| {
+            let before = &line[..at];
+            !before.ends_with(is_name) && !before.ends_with('.') && !before.ends_with("fn ")
+        })
+    };
+    let names = |source: &&str| {
+        line.match_indices(source).any(|(at, _)| {
+            let before = &line[..at];
+            !source.starts_with(is_name) || !before.ends_with(is_name) && !before.ends_with("fn ")
+        })
+    };
+    SOURCES.iter().any(names) || FUNCTIONS.iter().any(calls)
+}
+
+#[test]
+fn only_the_clock_asks_the_system() {
+    let mut files = Vec::new();
+    for package in CRATES {
+        sources(&workspace().join(package).join("src"), &mut files);
+    }
+    assert!(files.len() > 100, "{} files", files.len());
+    let mut asking = BTreeSet::new();
+    let mut wrong = Vec::new();
+    for (place, text) in files.iter().filter(|(place, _)| place != CLOCK) {
+        let asks = asks(text);
+        if asks.is_empty() {
+            continue;
+        }
+        asking.insert(place.as_str());
+        if !REAL.iter().any(|(real, _)| real == place) && !OPEN.contains(&place.as_str()) {
+            wrong.extend(asks.into_iter().map(|line| format!("{place}: {line}")));
+        }
+    }
+    assert!(wrong.is_empty(), "take it from the clock that was given (`SharedClock`):\n{}", wrong.join("\n"));
+    let listed = REAL.iter().map(|(place, _)| place).chain(OPEN);
+    let needless: Vec<_> = listed.filter(|place| !asking.contains(**place)).collect();
+    assert!(needless.is_empty(), "these ask the system no more, so they need not be listed: {needless:?}");
+}
+
+#[test]
+fn the_check_itself_sees_every_form() {
+    for line in [
+        "let now = std::time::SystemTime::now();",
+        "let began = Instant::now();",
+        "id.get_or_insert_with(Uuid::now_v7);",
+        "tokio::time::sleep(pause).await;",
+        "match timeout(limit, answer).await {",
+        "std::thread::sleep(PAUSE);",
+        "if began.elapsed() < limit {",
+        "let mut tick = tokio::time::interval_at(start, period);",
+    ] {
+        assert!(asks_the_system(line), "{line}");
+    }
+    for line in [
+        "self.clock.sleep(pause).await;",
+        "clock.elapsed(began)",
+        "pub async fn timeout(&self) {}",
+        ".acquire_timeout(config.connect_timeout)",
+        "connection.busy_timeout(limit)?;",
+        "let now = clock.now();",
+    ] {
+        assert!(!asks_the_system(line), "{line}");
+    }
+}
