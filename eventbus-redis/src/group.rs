@@ -74,8 +74,8 @@ pub enum GroupError {
 }
 
 impl RedisEventBus {
-    /// Makes a consumer group that begins where it is told, and returns whether it did: a group that is there is left
-    /// alone. From then on [`trim`](Self::trim) keeps what the group has yet to handle.
+    /// Makes a consumer group that begins where it is told, and returns whether it did: a group that is there goes on
+    /// where it is. From then on [`trim`](Self::trim) keeps what the group has yet to handle.
     ///
     /// A group that was known and that the server has lost goes on where it was, whatever `start` says; to begin
     /// elsewhere, [retire](Self::retire_group) it first.
@@ -116,6 +116,29 @@ impl RedisEventBus {
             is_new |= part.create_group(group, &start).await?;
         }
         Ok(is_new)
+    }
+
+    /// Forgets that a group ever announced an event type, in all its versions, and returns whether it had: for operators,
+    /// when the group's last handler of that type was removed for good. What was left pending for a member that handles
+    /// it is skipped by the consumers that run. A consumer that handles the type announces it again.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
+    /// bus.forget_event_type(bus.default_group(), "OrderArchived").await?;
+    /// # Ok(())
+    /// # }
+    /// # use eventbus::port::EventBus;
+    /// ```
+    pub async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool, RedisCommandError> {
+        let mut was_known = false;
+        for part in self.shared.parts() {
+            was_known |= part.forget_event_type(group, event_type).await?;
+        }
+        Ok(was_known)
     }
 
     /// Removes a consumer group for good, with all that is kept for it, so that it holds no [trimming](Self::trim) any
@@ -164,7 +187,8 @@ impl Shared {
         let mut retire = script::RETIRE_GROUP.prepare_invoke();
         retire.key(stream).key(keys::floors(stream));
         retire.key(keys::retry(stream, prefix, group)).key(keys::members(&self.home, group));
-        retire.key(keys::lease(stream, group)).arg(group.as_str());
+        retire.key(keys::lease(stream, group));
+        retire.key(keys::known_types(&self.home, group)).key(keys::skipped(stream, group)).arg(group.as_str());
         let (what, count, last, unread): (String, u64, String, i64) = self.run(&retire).await?;
         let (stream, group) = (stream.clone(), group.clone());
         match what.as_str() {
@@ -178,6 +202,12 @@ impl Shared {
             Err(_) => self.count_after(&last).await.map_err(|error| self.not_done(error))?,
         };
         Ok(RetiredGroup { pending: count, unread })
+    }
+
+    async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool, RedisCommandError> {
+        let mut forget = script::FORGET_TYPE.prepare_invoke();
+        forget.key(keys::known_types(&self.home, group)).key(&self.stream).arg(group.as_str()).arg(event_type);
+        self.run(&forget).await
     }
 
     fn entry_id(&self, id: MessageId) -> Result<EntryId, GroupError> {

@@ -38,7 +38,7 @@ fn active(consumers: &[Consumer], members: &HashMap<String, String>, now: u64, i
     let said: HashMap<&str, Member> =
         members.iter().filter_map(|(name, text)| Some((name.as_str(), serde_json::from_str(text).ok()?))).collect();
     let live = said.values().filter(|member| !member.left && member.at.saturating_add(member.live_ms) > now).count();
-    let is_foreign = |consumer: &&Consumer| !said.contains_key(consumer.name.as_str());
+    let is_foreign = |consumer: &&Consumer| !said.contains_key(consumer.name.as_str()) && consumer.name != keys::ABSENT;
     let busy = consumers.iter().filter(is_foreign).filter(|consumer| consumer.idle < idle).count();
     (live + busy) as u64
 }

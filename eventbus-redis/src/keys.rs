@@ -1,5 +1,8 @@
 //! Every name of a key or of an entry's field, and nowhere else.
 
+/// What the server calls the consumer on which entries are pending that only absent members of a group handle.
+pub(crate) const ABSENT: &str = "absent";
+
 /// The stream of all events.
 pub(crate) fn stream(prefix: &str) -> String {
     format!("{prefix}:stream")
@@ -33,6 +36,16 @@ pub(crate) fn retry(stream: &str, prefix: &str, group: &str) -> String {
 /// The members of a group and what they handle.
 pub(crate) fn members(stream: &str, group: &str) -> String {
     beside(stream, &format!("members:{group}"))
+}
+
+/// Every type that a group ever announced, as `type@version`, a hash.
+pub(crate) fn known_types(stream: &str, group: &str) -> String {
+    beside(stream, &format!("types:{group}"))
+}
+
+/// What a group skipped, by event type, a hash.
+pub(crate) fn skipped(stream: &str, group: &str) -> String {
+    beside(stream, &format!("skipped:{group}"))
 }
 
 /// The entries that each group begins with; what is below all of them is done with.

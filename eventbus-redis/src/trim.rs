@@ -74,10 +74,9 @@ pub enum HeldReason {
 impl RedisEventBus {
     /// Removes the oldest entries that are beyond the limits, as far as every consumer group is done with them.
     ///
-    /// A group counts once one of its consumers has consumed, or it was made by [`create_group`](Self::create_group);
-    /// groups of other programs count once they have a consumer or have read something. A group that nobody consumes any
-    /// more holds its entries for ever: it is named in [`held_by`](Trimmed::held_by) and can be
-    /// [retired](Self::retire_group). Where a relay publishes, the newest entry stays. The server is kept busy for about a millisecond at a time. Several may trim at
+    /// Every group of the stream counts, also one of another program that has never read, until it is
+    /// [retired](Self::retire_group); only a bus's own group counts from when a consumer has joined it. A group that
+    /// nobody consumes any more holds its entries for ever: it is named in [`held_by`](Trimmed::held_by). Where a relay publishes, the newest entry stays. The server is kept busy for about a millisecond at a time. Several may trim at
     /// once.
     ///
     /// # Errors

@@ -135,9 +135,8 @@ async fn ids_with_the_highest_numbers_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_group_that_nobody_joined_holds_nothing_and_one_with_a_consumer_does() {
-    let bus = fresh_bus().await;
-    make(&bus, "idle").await;
+async fn the_own_group_holds_nothing_before_somebody_joins_it() {
+    let bus = RedisEventBus::connect(RedisEventBusConfig { consumer_group: "idle".into(), ..config() }).await.unwrap();
     let ids = publish(&bus, 3).await;
     assert_eq!(removed(&bus, Trim { max_length: Some(2), ..Trim::default() }).await, 1);
     let _: i64 = command(&bus, "XGROUP", &["CREATECONSUMER", &bus.config().stream_name(), "idle", "one"]).await;

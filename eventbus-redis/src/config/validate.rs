@@ -19,7 +19,8 @@ const MAX_CONSUMERS: u64 = 1_024;
 /// A hundred years; the server refuses numbers that its clock cannot hold.
 const MAX_SECONDS: u64 = 100 * 366 * 86_400;
 /// What stands after the name of the stream in the names of other keys.
-const OWN_WORDS: [&str; 5] = ["members", "floors", "relay", "layout", "lease"];
+const OWN_WORDS: [&str; 10] =
+    ["members", "floors", "relay", "layout", "lease", "types", "skipped", "backlog", "fills", "unjoined"];
 /// More streams than any number of consumers needs; some scripts look at all of them.
 pub(crate) const MAX_PARTITIONS: u64 = 1_024;
 

@@ -16,8 +16,12 @@ pub(super) type Differing = HashMap<String, (String, String)>;
 impl Consumer {
     /// Shows that it lives and what it handles; finds entries that are pending on it without being in hand.
     pub(super) async fn look(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
-        let (pending, has_double, others): (usize, bool, Vec<String>) = self.shared.link.rerun(&self.looking()).await?;
+        let (pending, has_double, others, absent): (usize, bool, Vec<String>, usize) =
+            self.shared.link.rerun(&self.looking()).await?;
         self.is_announced.store(true, Ordering::Release);
+        if absent > 0 && self.has_caught_up() {
+            self.take_back().await?;
+        }
         self.tell_differing(&mut keeper.differing, &others);
         self.tell_double(has_double, &mut keeper.has_double);
         let expected = self.hand.len() + self.left().len();
@@ -40,7 +44,7 @@ impl Consumer {
     /// What shows that it lives, says what it handles, and tells what there is to see.
     pub(super) fn looking(&self) -> ScriptInvocation<'static> {
         let mut look = script::LOOK.key(&self.shared.stream);
-        look.key(&self.keys.members).key(&self.keys.floors);
+        look.key(&self.keys.members).key(&self.keys.floors).key(&self.keys.known_types);
         let live_ms = self.shared.config.pending_idle_ms;
         look.arg(self.group.as_str()).arg(&self.name).arg(self.types()).arg(live_ms);
         look.arg(&self.shared.instance).arg(u8::from(self.is_announced.load(Ordering::Acquire)));
@@ -121,8 +125,9 @@ impl Consumer {
         count: usize,
     ) -> Result<(String, Retaken), CommandError> {
         let mut claim = self.script(&script::CLAIM);
-        claim.key(&self.keys.retry).key(&self.keys.relay);
+        claim.key(&self.keys.retry).key(&self.keys.relay).key(&self.keys.members);
         claim.arg(self.group.as_str()).arg(&self.name).arg(idle_ms).arg(cursor).arg(count);
+        claim.arg(u8::from(self.fence.is_some()));
         let (cursor, entries, noted, deleted) = self.rerun(claim).await?;
         Ok((cursor, Retaken::read(entries, noted, deleted)?))
     }

@@ -6,6 +6,7 @@
 
 mod intake;
 mod keep;
+mod leave;
 mod look;
 mod paper;
 mod partitioned;
@@ -16,7 +17,7 @@ mod trim;
 mod trouble;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -50,6 +51,8 @@ pub(crate) struct Consumer {
     hand: Arc<Hand>,
     /// Entries that used up their attempts and are to stay pending.
     left: Mutex<HashSet<MessageId>>,
+    /// The types of which it was told that their events wait for absent members.
+    told_absent: Mutex<HashSet<String>>,
     /// Entries that are none of this group's business.
     not_ours: Mutex<Vec<MessageId>>,
     /// Whether what was pending on it when it began is in hand; until then nobody but the reader takes entries in, as
@@ -77,6 +80,8 @@ struct Fence {
 struct Keys {
     retry: String,
     members: String,
+    known_types: String,
+    skipped: String,
     floors: String,
     relay: String,
     dead_letters: String,
@@ -115,6 +120,8 @@ impl Consumer {
         let keys = Keys {
             retry: keys::retry(&shared.stream, &config.retry_key_prefix, &group),
             members: keys::members(&shared.home, &group),
+            known_types: keys::known_types(&shared.home, &group),
+            skipped: keys::skipped(&shared.stream, &group),
             floors: keys::floors(&shared.stream),
             relay: keys::relay(&shared.stream),
             dead_letters: config.dlq_stream_name(),
@@ -125,6 +132,7 @@ impl Consumer {
             name,
             hand,
             left: Mutex::default(),
+            told_absent: Mutex::default(),
             not_ours: Mutex::default(),
             has_caught_up: AtomicBool::new(false),
             joined: Notify::new(),
@@ -187,16 +195,15 @@ impl Consumer {
         Duration::from_millis(self.shared.config.pending_idle_ms)
     }
 
-    /// The types it handles, as others are told: a sorted list, or `"*"` for all.
+    /// The types it handles, as others are told: a sorted list of `type@version`, or `"*"` for all.
     fn types(&self) -> String {
         let subscribers = self.shared.subscribers.of_group(&self.group);
         if subscribers.iter().any(Subscriber::is_wildcard) {
             return r#""*""#.into();
         }
-        let mut types: Vec<_> = subscribers.iter().flat_map(|subscriber| subscriber.events().event_types()).collect();
-        types.sort_unstable();
-        types.dedup();
-        serde_json::Value::from(types).to_string()
+        let events = subscribers.iter().flat_map(|subscriber| subscriber.events().descriptors());
+        let types: BTreeSet<_> = events.map(|event| format!("{}@{}", event.event_type, event.schema_version)).collect();
+        serde_json::Value::from_iter(types).to_string()
     }
 
     fn has_caught_up(&self) -> bool {
@@ -205,6 +212,10 @@ impl Consumer {
 
     fn left(&self) -> MutexGuard<'_, HashSet<MessageId>> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn told_absent(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.told_absent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn not_ours(&self) -> MutexGuard<'_, Vec<MessageId>> {

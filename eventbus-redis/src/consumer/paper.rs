@@ -7,13 +7,13 @@
 use std::collections::VecDeque;
 
 use eventbus::{
-    Name, RecordedEvent,
+    RecordedEvent,
     port::{MessageId, Settled, Tries, Verdict},
 };
 use redis::ScriptInvocation;
 use time::OffsetDateTime;
 
-use super::Consumer;
+use super::{Consumer, leave::Skip};
 use crate::{
     command,
     connection::CommandError,
@@ -36,12 +36,6 @@ pub(super) struct Paper {
     not_ours: Vec<MessageId>,
     noted: Vec<Note>,
     buried: VecDeque<Burial>,
-}
-
-struct Skip {
-    id: MessageId,
-    event_type: Name,
-    tries: Tries,
 }
 
 struct Note {
@@ -83,10 +77,7 @@ impl Paper {
             match verdict {
                 Verdict::Acknowledge { has_tries: false } => self.acknowledged.push(id),
                 Verdict::Acknowledge { has_tries: true } => self.settled.push(id),
-                Verdict::Skip(tries) => {
-                    let event_type = record.map(|record| record.event_type().clone());
-                    self.skipped.extend(event_type.map(|event_type| Skip { id, event_type, tries }));
-                }
+                Verdict::Skip(tries) => self.skipped.extend(record.map(|record| Skip { id, record, tries })),
                 Verdict::Retry { tries, .. } => self.noted.push(Note { id, tries, begins: false }),
                 Verdict::Begin(tries) => self.noted.push(Note { id, tries, begins: true }),
                 Verdict::Bury(tries) => self.buried.push_back(Burial { id, record, tries }),
@@ -125,6 +116,13 @@ impl Consumer {
             self.done(&mut paper.skipped.drain(..).map(|skipped| skipped.id).collect());
         }
         while let Some(burial) = paper.buried.front() {
+            if let Some(record) = &burial.record
+                && self.leave_to_newer(&burial.id, record).await?
+            {
+                self.hand.let_go([&burial.id]);
+                paper.buried.pop_front();
+                continue;
+            }
             match self.shared.config.enable_dlq {
                 true => written.buried += u64::from(self.bury(burial).await?),
                 false => written.failed += u64::from(self.leave_pending(burial).await?),
@@ -159,26 +157,6 @@ impl Consumer {
             settle.key(&self.keys.retry).arg(self.group.as_str());
             add_ids(&mut settle, ids);
             self.rerun::<u64>(settle).await?;
-        }
-        Ok(())
-    }
-
-    /// Acknowledges what nobody of the group handles, and leaves the rest to those who do.
-    async fn skip(&self, skipped: &[Skip]) -> Result<(), CommandError> {
-        for skipped in skipped.chunks(command::TOGETHER) {
-            let mut skip = self.script(&script::SKIP);
-            skip.key(&self.keys.members).key(&self.keys.retry);
-            let member = if self.fence.is_some() { &self.shared.consumer } else { &self.name };
-            skip.arg(self.group.as_str()).arg(&self.name).arg(member);
-            for Skip { id, event_type, tries } in skipped {
-                skip.arg(id.as_str()).arg(event_type.as_str()).arg(json(tries));
-            }
-            let (acknowledged, left, stay): (u64, u64, Vec<String>) = self.rerun(skip).await?;
-            self.left().extend(stay.into_iter().map(MessageId::new));
-            self.shared.counters.events_skipped(acknowledged);
-            if left > 0 {
-                tracing::debug!(group = %self.group, left, "entries left to members that handle their types");
-            }
         }
         Ok(())
     }
@@ -295,7 +273,7 @@ pub(super) fn add_ids(script: &mut ScriptInvocation<'_>, ids: &[MessageId]) {
 }
 
 /// Tries as they are noted, empty if there is nothing to note; plain data, which cannot fail to be written.
-fn json(tries: &Tries) -> String {
+pub(super) fn json(tries: &Tries) -> String {
     if *tries == Tries::default() {
         return String::new();
     }

@@ -1,14 +1,43 @@
 -- Takes entries over from consumers that show no life. That counts as no delivery: by their number others of the group
--- decide what is to be a dead letter.
--- KEYS stream, retry, relay   ARGV group, consumer, idle time (ms), cursor, count
+-- decide what is to be a dead letter. What was left to a member that announces nothing stays its own while that one lives.
+-- An entry that such a member was given begins with as many attempts, less one, as it was delivered; only the server has
+-- counted them.
+-- KEYS stream, retry, relay, members   ARGV group, consumer, idle time (ms), cursor, count, '1' if the stream is a partition
 -- Replies with {cursor, entries, their tries as JSON or false, ids of entries that were deleted}.
-local stream, retry, group = KEYS[1], KEYS[2], ARGV[1]
-local claimed = redis.call('XAUTOCLAIM', stream, group, ARGV[2], ARGV[3], ARGV[4], 'COUNT', ARGV[5], 'JUSTID')
+local stream, retry, group, me, idle = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local is_live, silent, delivered = {}, {}, {}
+if ARGV[6] ~= '1' then
+  local announced = by_name(redis.call('HGETALL', KEYS[4]))
+  for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
+    local info = by_name(consumer)
+    is_live[info.name] = info.idle < idle
+    if info.pending > 0 and info.name ~= me and is_silent(info.name, announced) then silent[#silent + 1] = info.name end
+  end
+  for _, name in ipairs(silent) do
+    for _, entry in ipairs(redis.call('XPENDING', stream, group, 'IDLE', idle, '-', '+', 1000, name)) do
+      delivered[entry[1]] = entry[4]
+    end
+  end
+end
+
+local claimed = redis.call('XAUTOCLAIM', stream, group, me, idle, ARGV[4], 'COUNT', ARGV[5], 'JUSTID')
 local entries, tries, deleted = {}, {}, claimed[3]
 for _, id in ipairs(deleted) do redis.call('HDEL', retry, id) end
 note_removed(stream, KEYS[3], group, deleted)
-for i, id in ipairs(claimed[2]) do
-  entries[i] = redis.call('XRANGE', stream, id, id)[1]
-  tries[i] = redis.call('HGET', retry, id)
+for _, id in ipairs(claimed[2]) do
+  local noted = redis.call('HGET', retry, id)
+  local is_json, read = pcall(cjson.decode, noted or '')
+  local left_to = is_json and type(read) == 'table' and read.left_to
+  if left_to and is_live[left_to] then
+    redis.call('XCLAIM', stream, group, left_to, 0, id, 'IDLE', idle * 2, 'JUSTID')
+  else
+    local before = (delivered[id] or 1) - 1
+    if before > 0 and (left_to or not noted) then
+      noted = string.format('{"attempts":%d,"elsewhere":%d}', before, before)
+      redis.pcall('HSET', retry, id, noted)
+    end
+    entries[#entries + 1] = redis.call('XRANGE', stream, id, id)[1]
+    tries[#tries + 1] = noted
+  end
 end
 return { claimed[1], entries, tries, deleted }

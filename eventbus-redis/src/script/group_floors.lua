@@ -83,7 +83,7 @@ local function tell(group, what, position)
   for _, value in ipairs({ group, what, position or '' }) do reply[#reply + 1] = value end
 end
 for group, info in pairs(groups) do
-  if asked[group] or is_known(info, listed[group]) then
+  if asked[group] or is_known(info, listed[group], floors) then
     local note, mark = 'floor:' .. group, 'hole:' .. store .. ':' .. group
     local floor = floor_of(stream, info, first)
     local hole, is_cut = false, may_miss(notes, group, first)

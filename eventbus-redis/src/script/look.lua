@@ -1,17 +1,28 @@
 -- A consumer shows that it lives and which types it handles, notes how far its group is, and looks around.
--- KEYS stream, members, floors   ARGV group, consumer, its types as JSON, how long it counts as alive (ms), what tells it
--- from another consumer of its name, '1' if it has shown itself before
+-- KEYS stream, members, floors, known types   ARGV group, consumer, its types as JSON, how long it counts as alive (ms),
+-- what tells it from another consumer of its name, '1' if it has shown itself before
 -- Replies with {the number of entries pending on its name, whether another consumer has its name, the names and types of
--- the other live members}.
+-- the other live members, the number of entries left to absent members}.
 -- A server without memory refuses the notes; that harms nobody.
-local stream, members, floors = KEYS[1], KEYS[2], KEYS[3]
+local stream, members, floors, known_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, me, types, live, instance = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local now = now_in_ms()
 
-local mine = 0
+local mine, absent, pending = 0, 0, {}
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
   local info = by_name(consumer)
   if info.name == me then mine = info.pending end
+  if info.name == ABSENT then absent = info.pending end
+  pending[info.name] = info.pending
+end
+-- nobody is to take them over from an absent member who does not handle them
+if absent > 0 then
+  local keep = { 'XCLAIM', stream, group, ABSENT, 0 }
+  for _, entry in ipairs(redis.call('XPENDING', stream, group, 'IDLE', math.floor(live / 3), '-', '+', 1000, ABSENT)) do
+    keep[#keep + 1] = entry[1]
+  end
+  keep[#keep + 1] = 'JUSTID'
+  if #keep > 6 then redis.call(unpack(keep)) end
 end
 
 note_floor(stream, floors, group)
@@ -27,12 +38,14 @@ for i = 1, #announced, 2 do
   elseif member then
     others[#others + 1] = name
     others[#others + 1] = member.types
-  else
+  elseif (pending[name] or 0) == 0 then
+    -- as long as something is pending on it, it is known to be one of ours
     redis.call('HDEL', members, name)
   end
 end
 if not known then
+  remember_types(known_key, types, now)
   local member = { at = now, live_ms = live, types = types, instance = instance }
   redis.pcall('HSET', members, me, cjson.encode(member))
 end
-return { mine, double, others }
+return { mine, double, others, absent }

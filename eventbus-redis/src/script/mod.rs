@@ -23,6 +23,13 @@ macro_rules! with_ids {
     };
 }
 
+/// A script that works with what the members of a group handle.
+macro_rules! with_members {
+    ($file:literal) => {
+        LazyLock::new(|| Script::new(concat!(include_str!("id.lua"), include_str!("members.lua"), include_str!($file))))
+    };
+}
+
 /// A script that works with the record of relays.
 macro_rules! with_relay {
     ($file:literal) => {
@@ -61,17 +68,19 @@ pub(crate) static AHEAD: LazyLock<Script> = with_ids!("ahead.lua");
 pub(crate) static BEAT: LazyLock<Script> = with_ids!("beat.lua");
 pub(crate) static BEGIN_READING: LazyLock<OfConsumer> = of_consumer!("begin_reading.lua");
 pub(crate) static BURY: LazyLock<OfConsumer> = of_consumer!("bury.lua");
-pub(crate) static CLAIM: LazyLock<OfConsumer> = of_consumer!("id.lua", "relay.lua", "claim.lua");
+pub(crate) static CLAIM: LazyLock<OfConsumer> = of_consumer!("id.lua", "members.lua", "relay.lua", "claim.lua");
 pub(crate) static CREATE_GROUP: LazyLock<Script> = with_relay!("create_group.lua");
 pub(crate) static DONE: LazyLock<Script> = plain!("done.lua");
 pub(crate) static EXHAUSTED: LazyLock<Script> = plain!("exhausted.lua");
 pub(crate) static FIND_POSITION: LazyLock<Script> = with_ids!("find_position.lua");
+pub(crate) static FORGET_TYPE: LazyLock<Script> = with_members!("forget_type.lua");
 pub(crate) static GROUP_FLOORS: LazyLock<Script> = with_relay!("group_floors.lua");
 pub(crate) static HELLO: LazyLock<Script> = plain!("hello.lua");
 pub(crate) static LAYOUT: LazyLock<Script> = with_ids!("layout.lua");
 pub(crate) static LEAVE: LazyLock<Script> = plain!("leave.lua");
 pub(crate) static LEASE: LazyLock<Script> = with_ids!("lease.lua");
-pub(crate) static LOOK: LazyLock<Script> = with_ids!("look.lua");
+pub(crate) static LEAVE_TO_NEWER: LazyLock<OfConsumer> = of_consumer!("id.lua", "members.lua", "leave_to_newer.lua");
+pub(crate) static LOOK: LazyLock<Script> = with_members!("look.lua");
 pub(crate) static MARK: LazyLock<Script> = with_relay!("mark.lua");
 pub(crate) static NOTE: LazyLock<OfConsumer> = of_consumer!("id.lua", "note.lua");
 pub(crate) static PUBLISH: LazyLock<Script> = partitioned!("publish.lua");
@@ -102,9 +111,10 @@ pub(crate) static RETAKE: LazyLock<OfConsumer> = of_consumer!("id.lua", "relay.l
 pub(crate) static RETIRE_GROUP: LazyLock<Script> = with_ids!("retire_group.lua");
 pub(crate) static REWIND: LazyLock<Script> = with_relay!("rewind.lua");
 pub(crate) static SETTLE: LazyLock<OfConsumer> = of_consumer!("settle.lua");
-pub(crate) static SHARE: LazyLock<Script> = with_ids!("share.lua");
-pub(crate) static SKIP: LazyLock<OfConsumer> = of_consumer!("id.lua", "skip.lua");
+pub(crate) static SHARE: LazyLock<Script> = with_members!("share.lua");
+pub(crate) static SKIP: LazyLock<OfConsumer> = of_consumer!("id.lua", "members.lua", "skip.lua");
 pub(crate) static SWEEP: LazyLock<Script> = with_ids!("sweep.lua");
+pub(crate) static TAKE_BACK: LazyLock<OfConsumer> = of_consumer!("id.lua", "members.lua", "relay.lua", "take_back.lua");
 pub(crate) static TAKE: LazyLock<Script> = plain!("take.lua");
 pub(crate) static TRIM: LazyLock<Script> = with_relay!("trim.lua");
 

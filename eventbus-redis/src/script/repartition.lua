@@ -33,7 +33,7 @@ for p = 0, from - 1 do
   local listed = by_name(redis.call('HGETALL', floors))
   if is_before(newest, newest_in(stream)) then newest = newest_in(stream) end
   for name, group in pairs(groups_of(stream)) do
-    if is_known(group, listed[name]) then
+    if is_known(group, listed[name], floors) then
       local last = group['last-delivered-id']
       known[name] = known[name] or listed[name] ~= nil
       local is_behind = #redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', 1) > 0

@@ -1,43 +1,91 @@
--- Acknowledges entries that this consumer has no handler for, unless a live member of the group has one: then the entry
--- is left to it, with what is to be noted about it; in a partition it stays until its owner changes. Entries that are
--- somebody else's by now are left alone.
--- KEYS stream, members, retry   ARGV group, consumer, its name as a member (another one in a partition), then id, event
--- type, tries as JSON or '', ...
--- Replies with the number of entries that were acknowledged, of those that were left to others, and the ids that stay.
-local stream, members, retry, group, me = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2]
-local now = now_in_ms()
+-- Acknowledges entries that no member of the group ever had a handler for, and notes what was skipped; leaves the others:
+-- to a live member that handles them, with what is to be noted about them; to one that announces nothing, which may
+-- handle them; or to the consumer `absent`, until a member comes that handles them. In a partition an entry stays until
+-- its owner changes. Entries that are somebody else's by now are left alone.
+-- KEYS stream, members, retry, known types, skipped
+-- ARGV group, consumer, its name as a member (another one in a partition), how long members count as alive (ms), then id,
+--      event type, schema version, position or '', tries as JSON or '', ...
+-- Replies with the number of entries that were acknowledged, of those that were left to others, the ids that stay, the
+-- types that were skipped for the first time, and those that were left to absent members.
+local stream, members, retry, known, skipped = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local group, me, my_name, live = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local now, is_owner = now_in_ms(), ARGV[2] ~= ARGV[3]
 
-local others = {}
-local announced = redis.call('HGETALL', members)
-local own = live_member(redis.call('HGET', members, ARGV[3]) or '', now)
-for i = 1, #announced, 2 do
-  local member = live_member(announced[i + 1], now)
-  if announced[i] ~= ARGV[3] and member and member.layout == (own and own.layout) then
-    local handles, is_json, types = {}, pcall(cjson.decode, member.types)
-    if is_json and type(types) == 'table' then
-      for _, name in ipairs(types) do handles[name] = true end
+local others, announced = {}, by_name(redis.call('HGETALL', members))
+local own = live_member(announced[my_name] or '', now)
+for name, text in pairs(announced) do
+  local member = live_member(text, now)
+  if name ~= my_name and member and member.layout == (own and own.layout) then
+    local all, names = announced_types(member.types)
+    others[#others + 1] = { name = name, all = all, names = names }
+  end
+end
+table.sort(others, function(a, b) return a.name < b.name end)
+local knows_all, known_names = known_types(known)
+local silent = is_owner and {} or silent_members(stream, group, announced, live)
+
+-- A range is `first last count at position of the first and of the last, or '-'`.
+local ranges, new_types = {}, {}
+local function note_skipped(name, id, position)
+  local range = ranges[name]
+  if not range then
+    local text = redis.call('HGET', skipped, name)
+    local first, last, count, at, from, to = string.match(text or '', '^(%S+) (%S+) (%d+) (%d+) (%S+) (%S+)$')
+    if first then
+      range = { first = first, last = last, count = tonumber(count), at = at, from = from, to = to }
+    else
+      range = { first = id, last = id, count = 0, at = string.format('%.0f', now), from = '-', to = '-' }
+      new_types[#new_types + 1] = name
     end
-    others[#others + 1] = { name = announced[i], all = types == '*', handles = handles }
+    ranges[name] = range
+  end
+  if is_before(id, range.first) then range.first = id end
+  if is_before(range.last, id) then range.last = id end
+  range.count = range.count + 1
+  if position ~= '' then
+    if range.from == '-' or is_smaller(position, range.from) then range.from = position end
+    if range.to == '-' or is_smaller(range.to, position) then range.to = position end
   end
 end
 
-local acknowledged, left, stay = 0, 0, {}
-for i = 4, #ARGV, 3 do
-  local id, event_type, tries = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+local acknowledged, left, stay, absent = 0, 0, {}, {}
+for i = 5, #ARGV, 5 do
+  local id, name, position, tries = ARGV[i], ARGV[i + 1], ARGV[i + 3], ARGV[i + 4]
   local who = {}
   for _, other in ipairs(others) do
-    if other.all or other.handles[event_type] then who[#who + 1] = other.name end
+    if other.all or other.names[name] then who[#who + 1] = other.name end
   end
   if #redis.call('XPENDING', stream, group, id, id, 1, me) == 1 then
-    if #who == 0 then
+    local is_known = knows_all or known_names[name]
+    if #who == 0 and not is_known and #silent == 0 then
       acknowledged = acknowledged + redis.call('XACK', stream, group, id)
       redis.call('HDEL', retry, id)
+      note_skipped(name, id, position)
     else
-      local to = who[1 + (tonumber(string.match(id, '^%d+')) + i) % #who]
-      if me == ARGV[3] then redis.call('XCLAIM', stream, group, to, 0, id, 'JUSTID') else stay[#stay + 1] = id end
+      if is_owner then
+        stay[#stay + 1] = id
+      elseif #who > 0 then
+        redis.call('XCLAIM', stream, group, one_of(who, id, i), 0, id, 'JUSTID')
+      elseif is_known then
+        redis.call('XCLAIM', stream, group, ABSENT, 0, id, 'JUSTID')
+      else
+        -- it looks for entries that are pending for long
+        local to = one_of(silent, id, i)
+        redis.call('XCLAIM', stream, group, to, 0, id, 'IDLE', live * 2, 'JUSTID')
+        if tries == '' then tries = '{"attempts":0}' end
+        tries = string.gsub(tries, '^{', '{"left_to":' .. string.gsub(cjson.encode(to), '%%', '%%%%') .. ',', 1)
+      end
+      if #who == 0 and is_known then absent[name] = true end
       if tries == '' then redis.call('HDEL', retry, id) else redis.call('HSET', retry, id, tries) end
       left = left + 1
     end
   end
 end
-return { acknowledged, left, stay }
+for name, range in pairs(ranges) do
+  local text = { range.first, range.last, string.format('%.0f', range.count), range.at, range.from, range.to }
+  -- refused by a server without memory: what is skipped then is not delivered later
+  redis.pcall('HSET', skipped, name, table.concat(text, ' '))
+end
+local absent_types = {}
+for name in pairs(absent) do absent_types[#absent_types + 1] = name end
+return { acknowledged, left, stay, new_types, absent_types }

@@ -22,7 +22,7 @@ local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
 local floor, why, holder
 for name, info in pairs(groups_of(stream)) do
   local listed = missing[name]
-  if is_known(info, listed) then
+  if is_known(info, listed, floors) then
     local id, reason = floor_of(stream, info, first and first[1])
     -- a server without memory refuses this, and must be trimmed all the same; an older floor is safe
     if listed and listed ~= id then redis.pcall('HSET', floors, name, id) end

@@ -22,6 +22,9 @@ pub struct Tries {
     /// How often an entry that a dead consumer had left was begun, and not ended since.
     #[serde(skip_serializing_if = "is_zero")]
     pub crashes: u32,
+    /// How often the entry was delivered in vain to consumers that keep no tries, as those of other programs.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub elsewhere: u32,
     /// The handlers that have succeeded, sorted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub done: Vec<String>,
@@ -197,7 +200,9 @@ impl Tries {
 
     /// When the handler is to run again; `None` if it gives up.
     fn fail_one(&mut self, failure: &Failure, policy: &RetryPolicy) -> Option<Duration> {
-        let failed = self.failed.entry(failure.handler.to_string()).or_default();
+        let before = self.elsewhere;
+        let fresh = || Failed { attempts: before, ..Failed::default() };
+        let failed = self.failed.entry(failure.handler.to_string()).or_insert_with(fresh);
         if failure.error.kind() != HandlerErrorKind::NotBegun {
             failed.attempts = failed.attempts.saturating_add(1);
         }

@@ -1,0 +1,238 @@
+//! Two releases of a group, of which one knows types or versions that the other does not, and members of other programs.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{
+    actor::{
+        Act, Actor, BOTH, ONLY_CREATED, SHIPPED, connect, dead_letter_count, named, never, pending, quick, read_as,
+        until_finished,
+    },
+    seen::{command, event, start},
+    until,
+};
+use eventbus::{
+    EventDescriptor, EventFilter, HandlerError, Name, NewEvent, RecordedEvent, Source, StreamId, Version,
+    port::{DeadLetterFilter, DeadLetters, EventBus, HandlerOptions},
+};
+use eventbus_redis::{GroupStart, HeldReason, RedisEventBus, RedisEventBusConfig, Trim};
+
+const SHIPPED_2: EventFilter =
+    EventFilter::Only(&[EventDescriptor::new(SHIPPED, "Order", 2, SHIPPED, Source::new(file!(), line!()))]);
+const SHIPPED_1: EventFilter =
+    EventFilter::Only(&[EventDescriptor::new(SHIPPED, "Order", 1, SHIPPED, Source::new(file!(), line!()))]);
+
+fn shipped(id: &str, schema_version: u32) -> RecordedEvent {
+    let event = NewEvent::new(Name::from_static(SHIPPED), schema_version, "{}");
+    event.recorded_as(StreamId::parse("Order", id).unwrap(), Version::FIRST, None)
+}
+
+fn handles(actor: &Actor, bus: &RedisEventBus, events: EventFilter) {
+    actor.join_as(bus, "act", events, HandlerOptions::default());
+}
+
+async fn old() -> RedisEventBus {
+    connect(&RedisEventBusConfig { pending_idle_ms: 60_000, ..quick() }).await
+}
+
+fn key(bus: &RedisEventBus, what: &str) -> String {
+    format!("{{{}}}:{what}:{}", bus.config().stream_name(), bus.default_group())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_member_ever_handled_is_skipped_and_noted() {
+    let bus = old().await;
+    let created = Actor::willing();
+    handles(&created, &bus, ONLY_CREATED);
+    start(&bus).await;
+    let ids = bus.publish(&[shipped("a", 1), event("b"), shipped("c", 1), shipped("d", 1)]).await.unwrap();
+    until_finished(&bus).await;
+    let noted: String = command(&bus, "HGET", &[&key(&bus, "skipped"), SHIPPED]).await;
+    let words: Vec<&str> = noted.split(' ').collect();
+    assert_eq!((words[0], words[1], words[2]), (ids[0].as_str(), ids[3].as_str(), "3"));
+    assert_eq!((created.done().len(), bus.stats().events_skipped), (1, 3));
+    bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_that_was_announced_before_waits_for_a_member_that_handles_it() {
+    let old = old().await;
+    let (created, both) = (Actor::willing(), Actor::willing());
+    handles(&created, &old, ONLY_CREATED);
+    start(&old).await;
+    // the new release runs for a moment, and is away when the first event of its type comes
+    let new = named(&old, "new").await;
+    handles(&both, &new, BOTH);
+    start(&new).await;
+    let known = async || command::<bool>(&old, "HEXISTS", &[&key(&old, "types"), "OrderShipped@1"]).await;
+    until("the new type is announced", known).await;
+    new.disconnect().await;
+    let members = key(&old, "members");
+    let _: u64 = command(&old, "HDEL", &[&members, "new"]).await; // as when its time has passed
+    let ids: Vec<_> = (0..50).map(|n| format!("{n:02}")).collect();
+    let events: Vec<_> = ids.iter().map(|id| shipped(id, 1)).collect();
+    old.publish(&events).await.unwrap();
+    until("they wait", async || pending(&old).await.iter().filter(|(_, on)| on == "absent").count() == 50).await;
+    assert_eq!(old.stats().events_skipped, 0);
+
+    let again = named(&old, "again").await;
+    handles(&both, &again, BOTH);
+    start(&again).await;
+    until_finished(&old).await;
+    let mut done = both.done();
+    done.sort();
+    assert_eq!((done, both.runs().iter().all(|run| run.attempt == 1)), (ids, true));
+    assert_eq!((old.stats().events_skipped, again.stats().events_skipped), (0, 0));
+    old.stop_consuming().await;
+    again.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_one_cannot_decode_is_left_to_a_member_of_its_version() {
+    let old = old().await;
+    let cannot = Actor::new(|_, _| Act::Fail(HandlerError::permanent("unknown field")));
+    let can = Actor::willing();
+    handles(&cannot, &old, SHIPPED_1);
+    start(&old).await;
+    // a version that nobody ever announced cannot be left to anybody
+    old.publish(&[shipped("early", 2)]).await.unwrap();
+    until("it is a dead letter", async || dead_letter_count(&old).await == 1).await;
+
+    let new = named(&old, "new").await;
+    handles(&can, &new, SHIPPED_2);
+    start(&new).await;
+    let known = async || command::<bool>(&old, "HEXISTS", &[&key(&old, "types"), "OrderShipped@2"]).await;
+    until("the version is announced", known).await;
+    let events: Vec<_> = (0..20).map(|n| shipped(&n.to_string(), 2)).collect();
+    old.publish(&events).await.unwrap();
+    until_finished(&old).await;
+    assert_eq!((can.done().len(), dead_letter_count(&old).await), (20, 1));
+
+    // also while that member is away
+    new.disconnect().await;
+    let _: u64 = command(&old, "HDEL", &[&key(&old, "members"), "new"]).await;
+    old.publish(&[shipped("late", 2)]).await.unwrap();
+    until("it waits", async || pending(&old).await.iter().any(|(_, on)| on == "absent")).await;
+    let again = named(&old, "again").await;
+    handles(&can, &again, SHIPPED_2);
+    start(&again).await;
+    until_finished(&old).await;
+    assert_eq!((can.runs_of("late"), dead_letter_count(&old).await), (1, 1));
+    old.stop_consuming().await;
+    again.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_type_is_left_to_a_member_that_announces_nothing() {
+    let bus = old().await;
+    let created = Actor::willing();
+    handles(&created, &bus, ONLY_CREATED);
+    let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
+    let _: u64 = command(&bus, "XGROUP", &["CREATECONSUMER", &stream, &group, "python"]).await;
+    start(&bus).await;
+    let events: Vec<_> = (0..10).flat_map(|n| [event(&n.to_string()), shipped(&n.to_string(), 1)]).collect();
+    bus.publish(&events).await.unwrap();
+    until("it is left to it", async || {
+        let pending = pending(&bus).await;
+        pending.len() == 10 && pending.iter().all(|(_, on)| on == "python")
+    })
+    .await;
+    assert_eq!((created.done().len(), bus.stats().events_skipped), (10, 0));
+    // it finds them as entries that are pending for long, as recovering does
+    let claim = [&stream, &group, "python", "60000", "0-0", "COUNT", "100", "JUSTID"];
+    let (_, claimed, _): (String, Vec<String>, Vec<String>) = command(&bus, "XAUTOCLAIM", &claim).await;
+    assert_eq!(claimed.len(), 10);
+    bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_member_that_announces_nothing_tried_counts_as_tried() {
+    let bus = connect(&RedisEventBusConfig { pending_idle_ms: 300, max_retries: 3, ..quick() }).await;
+    bus.publish(&[event("tried"), event("new")]).await.unwrap();
+    read_as(&bus, "python", 1).await;
+    // it was given it two more times
+    let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
+    let id = pending(&bus).await[0].0.clone();
+    for _ in 0..2 {
+        let _: redis::Value = command(&bus, "XCLAIM", &[&stream, &group, "python", "0", &id]).await;
+    }
+    let failing = Actor::failing();
+    failing.join(&bus);
+    start(&bus).await;
+    until("both are dead letters", async || dead_letter_count(&bus).await == 2).await;
+    bus.stop_consuming().await;
+    let attempts =
+        |id: &str| -> Vec<u32> { failing.runs().iter().filter(|run| run.id == id).map(|run| run.attempt).collect() };
+    assert_eq!((attempts("tried"), attempts("new")), (vec![3, 4], vec![1, 2, 3, 4]));
+    let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    assert!(letters.iter().all(|letter| letter.attempts == Some(4)), "{letters:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_member_of_ours_was_given_often_does_not_count() {
+    let bus = connect(&RedisEventBusConfig { pending_idle_ms: 300, ..quick() }).await;
+    bus.publish(&[event("one")]).await.unwrap();
+    read_as(&bus, "ours", 1).await;
+    let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let said = format!(r#"{{"at":{at},"live_ms":1,"types":"\"*\"","instance":"x"}}"#);
+    let _: u64 = command(&bus, "HSET", &[&key(&bus, "members"), "ours", &said]).await;
+    let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
+    let id = pending(&bus).await[0].0.clone();
+    for _ in 0..5 {
+        let _: redis::Value = command(&bus, "XCLAIM", &[&stream, &group, "ours", "0", &id]).await;
+    }
+    let actor = Actor::willing();
+    actor.join(&bus);
+    start(&bus).await;
+    until_finished(&bus).await;
+    bus.stop_consuming().await;
+    assert_eq!(actor.runs().iter().map(|run| run.attempt).collect::<Vec<_>>(), [1]);
+}
+
+#[tokio::test]
+async fn a_group_that_never_read_holds_trimming_until_it_is_retired() {
+    let bus = common::fresh_bus().await;
+    let ids = bus.publish(&[event("a"), event("b"), event("c")]).await.unwrap();
+    let _: String = command(&bus, "XGROUP", &["CREATE", &bus.config().stream_name(), "python", "0"]).await;
+    let all = Trim { max_length: Some(0), max_age: None };
+    let trimmed = bus.trim(all).await.unwrap();
+    let held = trimmed.held_by.unwrap();
+    assert_eq!((trimmed.removed, held.group.as_str(), held.reason), (0, "python", HeldReason::Unread));
+    assert_eq!(held.oldest, ids[0]);
+    bus.retire_group(&Name::from_static("python")).await.unwrap();
+    let trimmed = bus.trim(all).await.unwrap();
+    assert_eq!(
+        (trimmed.removed, trimmed.held_by),
+        (3, None),
+        "the bus's own group, which nobody joined, holds nothing"
+    );
+}
+
+#[tokio::test]
+async fn making_a_group_that_is_there_makes_it_count() {
+    let bus = common::fresh_bus().await;
+    bus.publish(&[event("a"), event("b")]).await.unwrap();
+    let group = bus.default_group().clone();
+    let all = Trim { max_length: Some(1), max_age: None };
+    assert!(!bus.create_group(&group, GroupStart::Now).await.unwrap(), "connecting has made it");
+    assert_eq!(bus.trim(all).await.unwrap().held_by.unwrap().group, group.as_str());
+    let floors = format!("{{{}}}:floors", bus.config().stream_name());
+    let floor: Option<String> = command(&bus, "HGET", &[&floors, group.as_str()]).await;
+    assert_eq!(floor.as_deref(), Some("0-1"), "it goes on where it is");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_lets_an_event_wait_does_not_take_it_again_and_again() {
+    let bus = connect(&RedisEventBusConfig { pending_idle_ms: 600, ..quick() }).await;
+    let created = Actor::willing();
+    handles(&created, &bus, ONLY_CREATED);
+    let _: u64 = command(&bus, "HSET", &[&key(&bus, "types"), "OrderShipped@1", "1"]).await;
+    start(&bus).await;
+    bus.publish(&[shipped("a", 1)]).await.unwrap();
+    until("it waits", async || pending(&bus).await.iter().any(|(_, on)| on == "absent")).await;
+    let before = bus.stats().events_consumed;
+    never("it is taken again", Duration::from_millis(1_500), async || bus.stats().events_consumed > before).await;
+    bus.stop_consuming().await;
+}
