@@ -107,3 +107,127 @@ fn uncommented(sql: &str) -> String {
     let lines: Vec<_> = sql.lines().filter(|line| !line.starts_with("--")).collect();
     lines.join("\n").trim().into()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use eventbus::{Name, NewEvent, StreamId};
+    use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, SqlSafeStr as _};
+
+    use super::*;
+    use crate::{
+        PgEventStore, PgEventStoreConfig,
+        columns::{EventColumns, StreamColumns},
+    };
+
+    async fn connection(name: &str) -> PgConnection {
+        let mut connection = PgConnection::connect(test_servers::postgres_url()).await.unwrap();
+        run(&mut connection, &format!("SET application_name = '{name}'")).await;
+        connection
+    }
+
+    async fn run(connection: &mut PgConnection, sql: &str) {
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await.unwrap();
+    }
+
+    /// Waits until a session waits for a lock.
+    async fn until_blocked(watcher: &mut PgConnection, name: &str) {
+        let sql =
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock')";
+        let blocked = async {
+            while !sqlx::query_scalar::<_, bool>(sql).bind(name).fetch_one(&mut *watcher).await.unwrap() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), blocked).await.expect("it waits for nobody");
+    }
+
+    /// Appends an event to each of two streams, in one statement; how many were stored.
+    async fn append_to_both(schema: Schema, sql: SqlStr, name: String) -> sqlx::Result<usize> {
+        let streams = ["first", "second"].map(|id| StreamId::parse("Account", id).unwrap());
+        let events = streams.clone().map(|_| NewEvent::new(Name::from_static("Deposited"), 1, "{}"));
+        let (mut stream_columns, mut event_columns) = (StreamColumns::default(), EventColumns::default());
+        for (number, (stream, event)) in streams.iter().zip(&events).enumerate() {
+            stream_columns.push(stream, ExpectedVersion::Any);
+            stream_columns.push_events(number, 1);
+            event_columns.push(event);
+        }
+        let mut connection = connection(&name).await;
+        run(&mut connection, &schema.fill("SET search_path TO {schema}")).await;
+        let query = event_columns.bind_to(stream_columns.bind_to(sqlx::query(sql)));
+        Ok(query.fetch_all(&mut connection).await?.len())
+    }
+
+    /// Two statements that append to the same two streams meet half-way: one has inserted the first stream, which the
+    /// other one inserts too, and is about to insert the second one, which the other one found and claimed.
+    ///
+    /// Returns what both say if they wait for each other without a limit.
+    async fn meet_half_way(edit: impl Fn(&str) -> String) -> [sqlx::Result<usize>; 2] {
+        let schema = Schema::new(&test_servers::unique_name("store")).unwrap();
+        let database_url = test_servers::postgres_url().to_owned();
+        let config = PgEventStoreConfig { database_url, schema: schema.name().into(), ..Default::default() };
+        drop(PgEventStore::connect_with(config).await.unwrap());
+        let sql = Statements::new(&schema).append_many;
+        assert!(sql.as_str().contains("'100ms'"));
+        let sql: Arc<str> = edit(&sql.as_str().replace("'100ms'", "'0'")).into();
+        let start = |name: &str| {
+            let sql = AssertSqlSafe(sql.to_string()).into_sql_str();
+            tokio::spawn(append_to_both(schema.clone(), sql, name.to_owned()))
+        };
+
+        let (one, other) = (test_servers::unique_name("one"), test_servers::unique_name("other"));
+        let mut gate = connection("gate").await;
+        let wait_at_the_gate = schema.fill(
+            "CREATE FUNCTION {schema}.wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF current_setting('application_name') = 'NAME' THEN
+                     PERFORM pg_advisory_xact_lock_shared({namespace});
+                 END IF;
+                 RETURN NEW;
+             END $$;
+             CREATE TRIGGER wait BEFORE INSERT ON {schema}.streams FOR EACH ROW
+                 WHEN (NEW.aggregate_id = 'second') EXECUTE FUNCTION {schema}.wait();
+             SELECT pg_advisory_lock({namespace})",
+        );
+        run(&mut gate, &wait_at_the_gate.replace("NAME", &one)).await;
+        let mut watcher = connection("watcher").await;
+        let first = start(&one);
+        until_blocked(&mut watcher, &one).await;
+        // the first one began before and does not see it
+        run(
+            &mut watcher,
+            &schema.fill(
+                "INSERT INTO {schema}.streams (aggregate_id, aggregate_type, version) VALUES ('second', 'Account', 0)",
+            ),
+        )
+        .await;
+        let second = start(&other);
+        until_blocked(&mut watcher, &other).await;
+        run(&mut gate, &schema.fill("SELECT pg_advisory_unlock({namespace})")).await;
+        let said = [first.await.unwrap(), second.await.unwrap()];
+        run(&mut gate, &schema.fill("DROP SCHEMA {schema} CASCADE")).await;
+        said
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn appends_to_streams_that_others_make_meanwhile_do_not_wait_in_a_circle() {
+        let said = meet_half_way(str::to_owned).await;
+        let [Ok(1), Ok(1)] = said else { panic!("each one appends to the stream that it got: {said:?}") };
+    }
+
+    /// Shows that the steps above find a circle where there is one.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn whoever_updates_before_he_inserts_waits_in_a_circle() {
+        let inserted = ", (SELECT count(*) FROM made) inserted";
+        let said = meet_half_way(|sql| {
+            assert!(sql.contains(inserted));
+            sql.replace(inserted, "")
+        });
+        let deadlock = |said: &sqlx::Result<usize>| {
+            let error = said.as_ref().err().and_then(sqlx::Error::as_database_error);
+            error.is_some_and(|error| error.code().as_deref() == Some("40P01"))
+        };
+        let said = said.await;
+        assert_eq!(said.iter().filter(|said| deadlock(said)).count(), 1, "{said:?}");
+    }
+}

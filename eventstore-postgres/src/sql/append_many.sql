@@ -4,9 +4,12 @@
 -- $5 and $6 for each event its stream, counted from 1, and its place among the stream's events, counted from 1;
 -- $7 to $16 the events, one array per column.
 --
--- Keep the order: the rows of streams that exist are locked, in key order, then those of new streams, in key order too,
--- then the bound, then positions are drawn, see `append.sql`. Everybody who holds rows and waits for another waits for a
--- later one, so nobody waits in a circle. Whoever waits too long gives way to a transaction that keeps a row for itself.
+-- Keep the order: the rows of streams that exist are locked, in key order, then those of new streams are inserted, in
+-- key order too, and only then are the locked ones updated; then the bound, then positions are drawn, see `append.sql`.
+-- An insert that meets a row of another does not wait if that one is only locked, but does if it was updated. Whoever
+-- locks waits with smaller locks only, whoever inserts waits only for another insert, and whoever has updated waits for
+-- nothing more: so these statements never wait in a circle. Against transactions of others, which may hold rows in any
+-- order, there is the patience: whoever waits too long gives way.
 --
 -- `LATERAL` with a lock looks up row by row, in the order it is given: whatever the planner believes of the table, it
 -- cannot turn that into a join with all of it.
@@ -40,7 +43,7 @@ made AS (
 moved AS (
     UPDATE {schema}.streams s
     SET version = h.base + h.events
-    FROM held h
+    FROM held h, (SELECT count(*) FROM made) inserted
     WHERE s.aggregate_id = h.aggregate_id AND s.aggregate_type = h.aggregate_type
       AND (h.expected = h.base OR h.expected = -1 OR (h.expected = -2 AND h.base > 0))
     RETURNING h.number, h.base, s.aggregate_id, s.aggregate_type
