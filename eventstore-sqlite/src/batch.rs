@@ -1,6 +1,7 @@
 //! Jobs that share a transaction, each of which succeeds or fails alone.
 
 use std::{
+    error::Error,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,6 +12,7 @@ use rusqlite::Connection;
 use crate::{
     append::{Placed, execute},
     error::is_busy,
+    files::OpenFiles,
     job::{Answer, Job},
     seal::roll_back,
 };
@@ -41,8 +43,12 @@ impl Batch {
     }
 
     /// Runs all jobs in one transaction and answers them once it has committed.
-    pub(crate) fn run(mut self, connection: &Connection) -> Report {
+    pub(crate) fn run(mut self, connection: &Connection, files: &OpenFiles) -> Report {
         roll_back(connection); // what a panic may have left open
+        if let Err(lost) = files.check_if_lost() {
+            self.fail_with(AppendError::Unavailable, lost);
+            return Report::default();
+        }
         if let Err(error) = execute(connection, "BEGIN IMMEDIATE") {
             if is_busy(&error) {
                 return Report { busy: Some((self, error)), ..Report::default() };
@@ -52,15 +58,15 @@ impl Batch {
         }
         let answers: rusqlite::Result<Vec<_>> = self.0.iter_mut().map(|job| job.run(connection)).collect();
         match answers {
-            Ok(answers) => self.commit(connection, answers),
+            Ok(answers) => self.commit(connection, files, answers),
             Err(error) => {
                 roll_back(connection);
-                self.run_alone(connection, error)
+                self.run_alone(connection, files, error)
             }
         }
     }
 
-    fn commit(self, connection: &Connection, answers: Vec<Answer>) -> Report {
+    fn commit(self, connection: &Connection, files: &OpenFiles, answers: Vec<Answer>) -> Report {
         let mut report = Report::default();
         let mut wrote = false;
         for answer in &answers {
@@ -71,7 +77,12 @@ impl Batch {
         if let Err(error) = execute(connection, "COMMIT") {
             roll_back(connection);
             // the log may hold the transaction all the same, and a crash now would bring it back
-            self.fail_with(AppendError::OutcomeUnknown, error);
+            self.fail_with(AppendError::OutcomeUnknown, Arc::new(error));
+            return Report::default();
+        }
+        if let Err(lost) = files.check() {
+            // nobody knows whether the file went before or after the commit
+            self.fail_with(AppendError::OutcomeUnknown, lost);
             return Report::default();
         }
         report.commit = wrote.then(|| started.elapsed());
@@ -82,7 +93,7 @@ impl Batch {
     }
 
     /// After one job spoiled the transaction of all, as a full disk does: each gets one of its own.
-    fn run_alone(self, connection: &Connection, error: rusqlite::Error) -> Report {
+    fn run_alone(self, connection: &Connection, files: &OpenFiles, error: rusqlite::Error) -> Report {
         if self.0.len() == 1 {
             self.fail(error);
             return Report::default();
@@ -90,7 +101,7 @@ impl Batch {
         let mut all = Report::default();
         let mut jobs = self.0.into_iter();
         while let Some(job) = jobs.next() {
-            let report = Self(vec![job]).run(connection);
+            let report = Self(vec![job]).run(connection, files);
             all.appended |= report.appended;
             all.commit = report.commit.or(all.commit);
             if let Some((mut batch, error)) = report.busy {
@@ -104,13 +115,15 @@ impl Batch {
 
     /// Tells everyone that nothing was stored.
     pub(crate) fn fail(self, error: rusqlite::Error) {
-        self.fail_with(AppendError::Unavailable, error);
+        self.fail_with(AppendError::Unavailable, Arc::new(error));
     }
 
-    fn fail_with(self, append_error: fn(BoxError) -> AppendError, error: rusqlite::Error) {
-        let error = Arc::new(error);
+    fn fail_with<E>(self, append_error: fn(BoxError) -> AppendError, error: E)
+    where
+        E: Error + Clone + Send + Sync + 'static,
+    {
         for job in self.0 {
-            job.fail(append_error, Box::new(Arc::clone(&error)));
+            job.fail(append_error, Box::new(error.clone()));
         }
     }
 }
@@ -163,7 +176,7 @@ mod tests {
         let (huge, mut huge_waits) = append("b", ExpectedVersion::NoStream, 1_000_000);
         let (two, mut two_waits) = append("c", ExpectedVersion::NoStream, 10);
         let (saved, mut saved_waits) = checkpoint();
-        let report = Batch::of(vec![one, huge, two, saved]).unwrap().run(&connection);
+        let report = Batch::of(vec![one, huge, two, saved]).unwrap().run(&connection, &OpenFiles::default());
         assert!(report.appended && report.busy.is_none());
         assert!(one_waits.try_recv().unwrap().is_ok());
         let error = huge_waits.try_recv().unwrap().unwrap_err();
@@ -185,7 +198,7 @@ mod tests {
         let (one, mut one_waits) = append("a", ExpectedVersion::NoStream, 10);
         let (two, mut two_waits) = append("a", ExpectedVersion::NoStream, 10);
         let (saved, mut saved_waits) = checkpoint();
-        let report = Batch::of(vec![one, two, saved]).unwrap().run(&connection);
+        let report = Batch::of(vec![one, two, saved]).unwrap().run(&connection, &OpenFiles::default());
         assert!(!report.appended);
         for waits in [&mut one_waits, &mut two_waits] {
             let error = waits.try_recv().unwrap().unwrap_err();
@@ -195,7 +208,7 @@ mod tests {
 
         connection.execute_batch("DROP TRIGGER broken").unwrap();
         let (three, mut three_waits) = append("b", ExpectedVersion::NoStream, 10);
-        Batch::of(vec![three]).unwrap().run(&connection);
+        Batch::of(vec![three]).unwrap().run(&connection, &OpenFiles::default());
         assert!(three_waits.try_recv().unwrap().is_ok());
         assert_eq!(stored(&connection), "b1 b2");
     }
@@ -206,7 +219,7 @@ mod tests {
         let left = "BEGIN IMMEDIATE; INSERT INTO eventbus_checkpoints VALUES ('left', 1)";
         connection.execute_batch(left).unwrap();
         let (job, mut waits) = append("a", ExpectedVersion::NoStream, 10);
-        Batch::of(vec![job]).unwrap().run(&connection);
+        Batch::of(vec![job]).unwrap().run(&connection, &OpenFiles::default());
         assert!(waits.try_recv().unwrap().is_ok());
         let sql = "SELECT count(*) FROM eventbus_checkpoints";
         let left: i64 = connection.query_row(sql, [], |row| row.get(0)).unwrap();

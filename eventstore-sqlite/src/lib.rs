@@ -4,6 +4,9 @@
 //! neither. An append that returned `Ok` survives a power failure, see [`Synchronous`]. Appends that run at the same
 //! time share one commit. Several processes may use one file, which must not be on a network file system.
 //!
+//! A file that is removed or replaced while the store has it open is noticed before anything is acknowledged, see
+//! [`SqliteFileError`]. One that is overwritten in place is not: stop the application to restore a copy.
+//!
 //! The tables are called `eventbus_…`, so that an application may keep its read models in the same file.
 //!
 //! # Examples
@@ -32,6 +35,7 @@ mod connection;
 mod copy;
 mod error;
 mod feed;
+mod files;
 mod filter;
 mod floor;
 mod job;
@@ -55,6 +59,7 @@ mod writer;
 
 pub use config::{SqliteEventStoreConfig, Synchronous};
 pub use error::{SqliteConnectError, SqliteTransactionError};
+pub use files::SqliteFileError;
 /// The driver, in the version this crate uses.
 pub use rusqlite;
 pub use store::SqliteEventStore;

@@ -10,7 +10,7 @@ use eventbus::{RecordedEvent, port::ReadError};
 use rusqlite::{Connection, Rows};
 use tokio::sync::Semaphore;
 
-use crate::{blocking::blocking, connection::open_reader, error::read_error, row, writer::Writer};
+use crate::{blocking::blocking, connection::open_reader, error::read_error, files::OpenFiles, row, writer::Writer};
 
 /// A page ends after so many events, or so many bytes of payload.
 pub(crate) const PAGE_EVENTS: i64 = 256;
@@ -26,15 +26,17 @@ pub(crate) enum Readers {
 
 pub(crate) struct Pool {
     path: PathBuf,
+    files: Arc<OpenFiles>,
     busy_timeout: Duration,
     idle: Mutex<Vec<Connection>>,
     turns: Arc<Semaphore>,
 }
 
 impl Pool {
-    pub(crate) fn new(path: PathBuf, busy_timeout: Duration, readers: usize) -> Self {
+    pub(crate) fn new(path: PathBuf, files: Arc<OpenFiles>, busy_timeout: Duration, readers: usize) -> Self {
         Self {
             path,
+            files,
             busy_timeout,
             idle: Mutex::default(),
             turns: Arc::new(Semaphore::new(readers.min(Semaphore::MAX_PERMITS))),
@@ -45,11 +47,21 @@ impl Pool {
     fn with_connection<T>(&self, f: impl FnOnce(&Connection) -> Result<T, ReadError>) -> Result<T, ReadError> {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle().pop();
-        let connection = match kept {
-            Some(connection) => connection,
-            None => open_reader(&self.path, self.busy_timeout).map_err(read_error)?,
+        let check = || self.files.check().map_err(|lost| ReadError::Unavailable(lost.into()));
+        let read = || {
+            let connection = match kept {
+                Some(connection) => connection,
+                None => {
+                    // SQLite would make a log that is missing
+                    check()?;
+                    open_reader(&self.path, self.busy_timeout).map_err(read_error)?
+                }
+            };
+            Ok((f(&connection)?, connection))
         };
-        let result = f(&connection)?;
+        let read = read();
+        check()?;
+        let (result, connection) = read?;
         idle().push(connection);
         Ok(result)
     }

@@ -10,6 +10,7 @@ use crate::{
     connection::open_writer,
     copy::Copies,
     error::SqliteConnectError,
+    files::OpenFiles,
     place::Place,
     readers::{Pool, Readers},
     seal::Sealed,
@@ -97,10 +98,13 @@ impl SqliteEventStore {
         let fault = |error| SqliteConnectError::of(place.path(), error);
         // a writer first tries in a caller's task, which must not wait
         connection.busy_timeout(Duration::ZERO).map_err(fault)?;
-        let writer = Arc::new(Writer::new(Sealed::new(connection).map_err(fault)?, config));
+        let files = Arc::new(open_files(&place)?);
+        let writer = Arc::new(Writer::new(Sealed::new(connection).map_err(fault)?, Arc::clone(&files), config));
         let readers = match &place {
             Place::Memory(_) => Readers::Shared(Arc::clone(&writer)),
-            Place::File(path) => Readers::Own(Arc::new(Pool::new(path.clone(), config.busy_timeout, config.readers))),
+            Place::File(path) => {
+                Readers::Own(Arc::new(Pool::new(path.clone(), files, config.busy_timeout, config.readers)))
+            }
         };
         let copies = Arc::new(Copies::new(place.clone(), config.busy_timeout));
         let transaction_timeout = config.transaction_timeout;
@@ -125,6 +129,15 @@ impl SqliteEventStore {
 
     pub(crate) fn is_in_memory(&self) -> bool {
         self.0.place.is_memory()
+    }
+}
+
+/// The files of a database that is open.
+fn open_files(place: &Place) -> Result<OpenFiles, SqliteConnectError> {
+    match place {
+        Place::Memory(_) => Ok(OpenFiles::default()),
+        Place::File(path) => OpenFiles::of(path)
+            .map_err(|source| SqliteConnectError::Unavailable { path: path.clone(), source: source.into() }),
     }
 }
 

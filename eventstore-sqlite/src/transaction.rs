@@ -105,8 +105,7 @@ impl SqliteTransaction {
         let hold = self.lent.take()?;
         let appended = self.appended;
         let at_once = matches!(&hold, Hold::Live(turn) if !turn.writer().is_slow());
-        let committed = if at_once { commit(hold, appended) } else { blocking(move || commit(hold, appended)).await? };
-        Ok(committed?)
+        if at_once { commit(hold, appended) } else { blocking(move || commit(hold, appended)).await? }
     }
 
     async fn append(&mut self, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
@@ -266,10 +265,11 @@ impl Transaction for SqliteTransaction {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the connection goes back when it is dropped here")]
-fn commit(hold: Hold, appended: bool) -> rusqlite::Result<()> {
+fn commit(hold: Hold, appended: bool) -> Result<(), BoxError> {
     let started = Instant::now();
     hold.connection().commit()?;
     if let Hold::Live(turn) = &hold {
+        turn.writer().files().check()?;
         turn.writer().note(appended, Some(started.elapsed()));
     }
     Ok(())

@@ -73,6 +73,7 @@ impl Turn {
     /// # Errors
     /// What SQLite said, or that the runtime ended.
     pub(crate) async fn begin(mut self) -> Result<Self, BoxError> {
+        self.writer.files().check_if_lost()?;
         match self.connection().begin() {
             Ok(()) => return Ok(self),
             Err(error) if !is_busy(&error) => return Err(error.into()),

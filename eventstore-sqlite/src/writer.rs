@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use crate::{
     batch::Batch,
     config::SqliteEventStoreConfig,
+    files::OpenFiles,
     lent::Lent,
     offer::Offer,
     queue::Queue,
@@ -45,6 +46,7 @@ pub(crate) struct Writer {
     queue: Mutex<Queue>,
     /// Nothing while somebody has it.
     connection: Mutex<Option<Sealed>>,
+    files: Arc<OpenFiles>,
     /// The transaction that has the connection, if one has.
     watch: Arc<Watch>,
     /// As many permits as appends may still be queued.
@@ -58,11 +60,12 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(connection: Sealed, config: &SqliteEventStoreConfig) -> Self {
+    pub(crate) fn new(connection: Sealed, files: Arc<OpenFiles>, config: &SqliteEventStoreConfig) -> Self {
         let queued_appends = config.queued_appends.min(Semaphore::MAX_PERMITS);
         Self {
             queue: Mutex::default(),
             connection: Mutex::new(Some(connection)),
+            files,
             watch: Arc::default(),
             room: Arc::new(Semaphore::new(queued_appends)),
             queued_appends,
@@ -71,6 +74,11 @@ impl Writer {
             commit_micros: AtomicU64::new(0),
             appended: AppendSignal::default(),
         }
+    }
+
+    /// The files that hold what is committed.
+    pub(crate) fn files(&self) -> &OpenFiles {
+        &self.files
     }
 
     pub(crate) const fn appended(&self) -> &AppendSignal {
@@ -196,7 +204,7 @@ impl Writer {
             visit(connection);
         }
         if let Some(batch) = Batch::of(jobs) {
-            let report = batch.run(connection);
+            let report = batch.run(connection, &self.files);
             self.note(report.appended, report.commit);
             match report.busy {
                 Some((batch, _)) if context == Context::Task => {

@@ -157,7 +157,7 @@ mod tests {
     fn writer(queued_appends: usize) -> Arc<Writer> {
         let config = SqliteEventStoreConfig { queued_appends, ..Default::default() };
         let connection = Sealed::new(open_writer(&Place::memory(), &config).unwrap()).unwrap();
-        Arc::new(Writer::new(connection, &config))
+        Arc::new(Writer::new(connection, Arc::default(), &config))
     }
 
     fn one(id: usize) -> Append {
@@ -234,7 +234,7 @@ mod tests {
             ..SqliteEventStoreConfig::default()
         };
         let connection = Sealed::new(open_writer(&Place::memory(), &config).unwrap()).unwrap();
-        let writer = Arc::new(Writer::new(connection, &config));
+        let writer = Arc::new(Writer::new(connection, Arc::default(), &config));
         let turn = writer.claim().await.unwrap();
         let mut kept = Box::pin(writer.claim());
         assert!(timeout(Duration::ZERO, &mut kept).await.is_err(), "somebody has the turn");
