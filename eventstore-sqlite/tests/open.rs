@@ -68,7 +68,8 @@ async fn a_newer_schema_is_refused() {
     Connection::open(&path).unwrap().execute_batch(newer).unwrap();
     match refusal(&path).await {
         SqliteConnectError::NewerSchema { path: named, found, known } => {
-            assert_eq!((named, found, known), (path, 99, 4));
+            let migrations = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap().count();
+            assert_eq!((named, found, known), (path, 99, migrations as i64));
         }
         other => panic!("{other:?}"),
     }
@@ -81,6 +82,7 @@ async fn events_of_a_former_release_have_no_recorded_time() {
     store.append(&stream, ExpectedVersion::Any, events(1)).await.unwrap();
     drop(store);
     let former = "ALTER TABLE eventbus_events DROP COLUMN recorded_at;
+        ALTER TABLE eventbus_leases DROP COLUMN renewed_at;
         DELETE FROM eventbus_migrations WHERE version >= 4";
     Connection::open(&path).unwrap().execute_batch(former).unwrap();
 

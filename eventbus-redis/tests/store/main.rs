@@ -12,6 +12,7 @@ mod damage;
 mod durability;
 mod figures;
 mod kills;
+mod lease;
 mod pages;
 mod race;
 mod shadow;

@@ -11,7 +11,8 @@ use crate::domain::{error::BoxError, name::Name};
 /// A lease alone keeps nobody from writing: its owner may have been paused and not know that it ended. What must not be
 /// written by a former owner is fenced by the [epoch](Lease::epoch), in the same transaction or script that writes it.
 ///
-/// Time is the store's own, so clocks of processes do not matter.
+/// Time is the store's own, so clocks of processes do not matter. A lease that was taken or renewed in the future, so that
+/// it would end later than its `ttl` from now on, is free: the store's clock was set back.
 #[async_trait]
 pub trait Leases: Send + Sync {
     /// Takes the lease of `role` for `ttl` if nobody has it, it has run out, or `owner` has it already.

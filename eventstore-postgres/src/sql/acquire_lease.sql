@@ -1,13 +1,15 @@
--- Takes a lease that is free, has run out, or is its owner's own; no row: somebody else has it.
+-- Takes a lease that is free, has run out, was taken in the future (the clock was set back), or is its owner's own; no
+-- row: somebody else has it.
 --
 -- The row is locked before its time is looked at, and the clock is read after the wait.
 --
 -- $1 role, $2 owner, $3 microseconds
-INSERT INTO {schema}.leases AS l (role, owner, epoch, expires_at)
-VALUES ($1::text, $2::text, 1, clock_timestamp() + $3::bigint * interval '1 microsecond')
+INSERT INTO {schema}.leases AS l (role, owner, epoch, renewed_at, expires_at)
+VALUES ($1::text, $2::text, 1, clock_timestamp(), clock_timestamp() + $3::bigint * interval '1 microsecond')
 ON CONFLICT (role) DO UPDATE SET
     owner = excluded.owner,
     epoch = l.epoch + 1,
+    renewed_at = clock_timestamp(),
     expires_at = clock_timestamp() + $3::bigint * interval '1 microsecond'
-WHERE l.owner = excluded.owner OR l.expires_at <= clock_timestamp()
+WHERE l.owner = excluded.owner OR l.expires_at <= clock_timestamp() OR l.renewed_at > clock_timestamp()
 RETURNING l.epoch

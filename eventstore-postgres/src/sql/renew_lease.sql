@@ -2,6 +2,6 @@
 --
 -- $1 role, $2 epoch, $3 microseconds
 UPDATE {schema}.leases l
-SET expires_at = clock_timestamp() + $3::bigint * interval '1 microsecond'
+SET renewed_at = clock_timestamp(), expires_at = clock_timestamp() + $3::bigint * interval '1 microsecond'
 WHERE l.role = $1::text AND l.epoch = $2::bigint
 RETURNING l.epoch

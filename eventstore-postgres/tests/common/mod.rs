@@ -181,3 +181,9 @@ pub(crate) async fn read(store: &PgEventStore, stream: &StreamId) -> Vec<Recorde
 pub(crate) async fn feed(store: &PgEventStore) -> Vec<RecordedEvent> {
     store.read_all(Position::START).try_collect().await.unwrap()
 }
+
+/// How many migrations there are.
+pub(crate) fn migrations() -> u32 {
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap();
+    u32::try_from(files.count()).unwrap()
+}

@@ -1,2 +1,2 @@
 SELECT owner, epoch FROM eventbus_leases
-WHERE role = ?1 AND ends_at > CAST(unixepoch('subsec') * 1000 AS INTEGER)
+WHERE role = ?1 AND CAST(unixepoch('subsec') * 1000 AS INTEGER) BETWEEN renewed_at AND ends_at - 1

@@ -189,3 +189,22 @@ pub async fn one_of_racing_owners_gets_the_lease<S: EventStore>(store: S) {
     store.same(epochs.len(), 8, "different epochs");
     store.check(epochs[0] > former, "epochs do not grow");
 }
+
+/// A lease that was taken in the future is free: the store's clock was set back, and its owner may be long gone.
+///
+/// `set_clock_back` does to the store's leases what setting its clock back by that time does. No macro lists this rule; a
+/// backend that can do so calls it.
+pub async fn lease_of_the_future_is_free<S: EventStore>(store: S, set_clock_back: impl AsyncFn(Duration)) {
+    let store = Subject::new("lease_of_the_future_is_free", store);
+    let first = acquired(&store, &ONE, HOUR).await;
+    set_clock_back(24 * HOUR).await;
+    let named = store.ok(store.lease_of(&ROLE).await, "asking who has a lease");
+    store.same(named, None, "who has a lease of the future");
+    store.check(renew(&store, &first, HOUR).await, "an owner that is still there cannot renew");
+    is_taken(&store).await;
+    set_clock_back(HOUR / 2).await;
+    let second = acquired(&store, &TWO, HOUR).await;
+    store.check(second.epoch > first.epoch, format_args!("epoch {} after {}", second.epoch, first.epoch));
+    store.check(!renew(&store, &first, HOUR).await, "the former owner renews");
+    is_taken(&store).await;
+}

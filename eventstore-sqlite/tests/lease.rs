@@ -1,0 +1,21 @@
+//! Leases and the clock of the machine.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{fresh_path, open};
+use eventbus::testkit::event_store::lease_of_the_future_is_free;
+
+#[tokio::test]
+async fn a_lease_is_free_when_the_clock_was_set_back() {
+    let path = fresh_path();
+    let store = open(path.clone()).await;
+    let set_back = async |time: Duration| {
+        let mut tx = open(path.clone()).await.begin_transaction().await.unwrap();
+        let sql = "UPDATE eventbus_leases SET renewed_at = renewed_at + ?1, ends_at = ends_at + ?1";
+        tx.execute(sql, [i64::try_from(time.as_millis()).unwrap()]).unwrap();
+        tx.commit().await.unwrap();
+    };
+    lease_of_the_future_is_free(store.clone(), set_back).await;
+}
