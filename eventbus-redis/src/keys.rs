@@ -63,9 +63,25 @@ pub(crate) fn projections(stream: &str) -> String {
     beside(stream, "projections")
 }
 
-/// Something of a projection over a stream.
-pub(crate) fn of_projection(name: &str, what: &str) -> String {
-    format!("projection:{name}:{what}")
+/// Something of a projection over a stream, in the slot of a prefix that has a hash tag. Other prefixes, streams and
+/// names have other keys.
+pub(crate) fn of_projection(prefix: &str, stream: &str, name: &str, what: &str) -> String {
+    format!("projection:{}:{}:{}:{what}", part(prefix), part(stream), part(name))
+}
+
+/// What a projection is called among those of its stream; what follows it there begins with a colon.
+pub(crate) fn projection_field(prefix: &str, name: &str) -> String {
+    format!("{}:{}", part(prefix), part(name))
+}
+
+/// A part of a key that others follow: without colons and braces but those of its hash tag, and another text for each
+/// text.
+fn part(text: &str) -> String {
+    let escaped = |text: &str| text.replace('%', "%25").replace(':', "%3A").replace('{', "%7B").replace('}', "%7D");
+    match text.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?))) {
+        Some((before, (tag, after))) if !tag.is_empty() => format!("{}{{{tag}}}{}", escaped(before), escaped(after)),
+        _ => escaped(text),
+    }
 }
 
 /// A key in the slot of the stream, as scripts need it on a cluster.
@@ -148,6 +164,25 @@ mod tests {
         assert_eq!(lease(&partition("orders:stream", 7), "mail"), "{orders:stream:7}:lease:mail");
         assert_eq!(lease(&partition("{orders}:stream", 7), "mail"), "{orders}:stream:7:lease:mail");
         assert_eq!(relay("{orders}:stream"), "{orders}:stream:relay");
+    }
+
+    /// Red if a part of the key is not escaped.
+    #[test]
+    fn each_projection_has_keys_of_its_own_in_the_slot_of_its_prefix() {
+        let key = of_projection("events", "events:orders", "order-stats", "checkpoint");
+        assert_eq!(key, "projection:events:events%3Aorders:order-stats:checkpoint");
+        let tagged = of_projection("{a:b}:x", "{a:b}:orders", "n", "checkpoint");
+        assert_eq!((hash_tag(&tagged), tagged.as_str()), ("a:b", "projection:{a:b}%3Ax:{a:b}%3Aorders:n:checkpoint"));
+        let texts =
+            ["a", "b", "a:b", "%3A", "a%3Ab", ":", "{", "}", "{}", "{a", "b}", "{a}", "{a}:b", "{a:b}", "{{}", "copy"];
+        let mut all = BTreeSet::new();
+        let pairs = || texts.iter().flat_map(|one| texts.map(|other| (*one, other)));
+        for ((prefix, stream), name) in pairs().flat_map(|pair| texts.map(|name| (pair, name))) {
+            for what in ["checkpoint", "copy:a:checkpoint", "copy:b:a:checkpoint", "copy:{a}:b:checkpoint"] {
+                assert!(all.insert(of_projection(prefix, stream, name, what)), "{prefix} {stream} {name} {what}");
+            }
+        }
+        assert_ne!(projection_field("a", "b:c"), projection_field("a:b", "c"));
     }
 
     #[test]

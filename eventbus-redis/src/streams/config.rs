@@ -21,7 +21,7 @@ use crate::{
 /// # Redis Cluster
 /// What happens in one step needs keys in one slot: a projection its checkpoint, what it writes, and what is known of
 /// its stream. So there the prefix must have a hash tag, as `{shop}`, which
-/// [`connect`](crate::RedisStreams::connect) demands; a projection is called `{shop}:order-stats` and writes
+/// [`connect`](crate::RedisStreams::connect) demands; a projection reads `{shop}:orders` and writes
 /// `{shop}:stats:orders`, or it is refused with
 /// [`StreamProjectionError::OtherSlot`](crate::StreamProjectionError::OtherSlot). The URL names the master that has the
 /// slot.

@@ -27,7 +27,9 @@ pub struct StreamHealth {
     pub last_entry: Option<StreamEntry>,
     /// The groups, by name.
     pub consumer_groups: Vec<GroupHealth>,
-    /// How far each projection over the stream has come, by name. A rebuild is one of its own, `<name>:rebuild`.
+    /// How far each projection over the stream has come, by the prefix of its program and its name,
+    /// `events:order-stats`. A rebuild is one of its own, `events:order-stats:rebuild`. Colons within prefix and name
+    /// are shown as `%3A`.
     pub projections: BTreeMap<String, MessageId>,
 }
 

@@ -7,7 +7,8 @@ use redis::aio::MultiplexedConnection;
 use test_servers::Actor;
 
 use crate::rig::{
-    config_on, connection, counted, crash_after, order_stats, orders, publish_orders, stats_key, streams, until,
+    config_on, connection, counted, crash_after, order_stats, orders, projection_key, publish_orders, stats_key,
+    streams, until,
 };
 
 /// What the statistics say, and how many orders there are up to the checkpoint: always the same.
@@ -15,7 +16,7 @@ async fn check(streams: &RedisStreams, stats: &EventProjection) -> u64 {
     // both in one instant
     let mut ask = redis::pipe();
     ask.atomic().cmd("HGET").arg(stats_key(streams)).arg("total_count");
-    ask.cmd("GET").arg(format!("projection:{}:checkpoint", streams.config().stream_prefix));
+    ask.cmd("GET").arg(projection_key(streams, &streams.config().stream_prefix, "checkpoint"));
     let (count, at): (Option<u64>, Option<String>) = ask.query_async(&mut connection(streams).await).await.unwrap();
     let up_to = match at {
         None => 0,

@@ -115,7 +115,7 @@ async fn replay_and_projection() {
         let stats: Vec<String> = typed(&streams, "HGETALL stats:orders").await;
         assert_eq!(stats, ["total_count", "2", "total_value", "149.98", "shipped_count", "1"], "not doubled");
     }
-    let checkpoint: String = typed(&streams, "GET projection:order-stats:checkpoint").await;
+    let checkpoint: String = typed(&streams, "GET projection:events:events%3Aorders:order-stats:checkpoint").await;
     assert_eq!(checkpoint, streams.health("events:orders").await.unwrap().last_entry.unwrap().id.as_str());
 }
 

@@ -33,8 +33,8 @@ async fn what_projections_and_groups_need_stays_and_who_needs_it_is_said() {
     billing.acknowledge(rest.iter().map(|entry| &entry.id)).await.unwrap();
     let trimmed = streams.trim(&key, Trim { max_length: Some(10), max_age: None }).await.unwrap();
     let by = trimmed.held_by.unwrap();
-    let name = streams.config().stream_prefix.as_str();
-    assert_eq!((trimmed.removed, by.group.as_str(), by.reason), (300, name, HeldReason::Projection));
+    let name = format!("{0}:{0}", streams.config().stream_prefix);
+    assert_eq!((trimmed.removed, by.group, by.reason), (300, name, HeldReason::Projection));
     assert_eq!(stats.catch_up().await.unwrap().processed, 500, "nothing was lost to it");
     let trimmed = streams.trim(&key, Trim { max_length: Some(10), max_age: None }).await.unwrap();
     assert_eq!((trimmed.removed, trimmed.held_by), (490, None));
@@ -98,7 +98,7 @@ async fn health_tells_what_is_pending_and_how_far_groups_are_behind() {
     assert_eq!((audit.name.as_str(), audit.consumers, audit.pending, audit.lag), ("audit", 0, 0, Some(30)));
     assert_eq!((billing.name.as_str(), billing.consumers, billing.pending, billing.lag), ("billing", 1, 9, Some(20)));
     assert_eq!((audit.last_delivered_id.as_str(), &billing.last_delivered_id), ("0-0", &given[9].id));
-    assert_eq!(health.projections[&streams.config().stream_prefix], all[29].id);
+    assert_eq!(health.projections[&format!("{0}:{0}", streams.config().stream_prefix)], all[29].id);
 }
 
 /// Red with the server's own numbers.

@@ -5,7 +5,8 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use crate::rig::{
-    OrderCreated, config_on, counted, order_stats, orders, publish_orders, stats_key, streams, typed, until,
+    OrderCreated, config_on, counted, created, order_stats, orders, projection_key, publish_orders, stats_key, streams,
+    typed, until,
 };
 
 #[tokio::test]
@@ -22,7 +23,9 @@ async fn unknown_types_are_skipped_and_counted() {
     assert_eq!(counted(&streams).await, 250);
     let last = streams.reader(&orders(&streams)).last(1).await.unwrap().remove(0).id;
     assert_eq!((applied.position.as_ref(), stats.checkpoint().await.unwrap()), (Some(&last), Some(last.clone())));
-    let raw: String = typed(&streams, &format!("GET projection:{}:checkpoint", streams.config().stream_prefix)).await;
+    let raw: String =
+        typed(&streams, &format!("GET {}", projection_key(&streams, &streams.config().stream_prefix, "checkpoint")))
+            .await;
     assert_eq!(raw, last.as_str());
     assert_eq!(stats.catch_up().await.unwrap().processed, 0);
 }
@@ -121,7 +124,7 @@ async fn an_effect_that_the_server_refuses_names_its_entry_and_undoes_what_was_w
 async fn a_handler_cannot_write_what_is_the_projections_own() {
     let streams = streams().await;
     publish_orders(&streams, 1).await;
-    let checkpoint = format!("projection:{}:checkpoint", streams.config().stream_prefix);
+    let checkpoint = projection_key(&streams, &streams.config().stream_prefix, "checkpoint");
     let odd = order_stats(&streams).on("order.created", move |_: serde_json::Value, effects| effects.del(&checkpoint));
     assert!(matches!(odd.catch_up().await, Err(StreamProjectionError::Effect { .. })));
     assert_eq!(odd.checkpoint().await.unwrap(), None);
@@ -207,23 +210,62 @@ async fn it_runs_on_with_what_comes_until_it_is_stopped() {
     assert!(applied.processed >= 160 && applied.unknown["order.creatd"] >= 1, "{applied:?}");
 }
 
-/// Red if a projection is let into the keys of another one's rebuild, or of another stream.
 #[tokio::test]
-async fn a_name_that_is_not_its_own_is_refused() {
+async fn a_name_that_is_none_is_refused() {
     let streams = streams().await;
     publish_orders(&streams, 2).await;
-    for name in ["", "a\nb", "stats:rebuild", "stats:rebuilding", "stats:copy:stats", "shop:stats:aside:0"] {
+    for name in ["", "a\nb"] {
         let named = streams.projection(name, &orders(&streams));
         for refused in [named.catch_up().await.unwrap_err(), named.rebuild(|_| {}).await.unwrap_err()] {
             assert!(matches!(refused, StreamProjectionError::InvalidName { .. }) && !refused.is_retryable());
         }
     }
-    order_stats(&streams).catch_up().await.unwrap();
-    let elsewhere = streams.projection(&streams.config().stream_prefix, &streams.config().stream_key("returns"));
-    streams.publisher().publish("returns", "order.created", &json!({})).await.unwrap();
-    let refused = elsewhere.catch_up().await.unwrap_err();
-    assert!(
-        matches!(refused, StreamProjectionError::Replaced { .. } | StreamProjectionError::Missing { .. }),
-        "{refused:?}"
-    );
+}
+
+/// Red if the keys of a projection do not say its stream, or not the prefix of its program; or if colons in a name reach
+/// the keys of another projection.
+#[tokio::test]
+async fn projections_of_one_name_over_other_streams_or_prefixes_share_nothing() {
+    let first = streams().await;
+    let second = streams().await;
+    let (of_first, of_second) = (first.config().stream_prefix.clone(), second.config().stream_prefix.clone());
+    publish_orders(&first, 3).await;
+    for _ in 0..2 {
+        first.publisher().publish("returns", "order.created", &json!({ "total": 1.5 })).await.unwrap();
+    }
+    publish_orders(&second, 5).await;
+    let name = "stats";
+    let (orders_of_first, returns, orders_of_second) =
+        (orders(&first), first.config().stream_key("returns"), orders(&second));
+    let mut all = Vec::new();
+    for (streams, stream, count) in [
+        (&first, &orders_of_first, 3),
+        (&first, &returns, 2),
+        (&second, &orders_of_second, 5),
+        (&second, &orders_of_first, 3),
+        (&first, &orders_of_second, 5),
+    ] {
+        for name in [name, "stats:rebuild", "stats:rebuilding", "stats:copy:stats", "shop:stats:aside:0"] {
+            let key = format!("{of_first}:written:{}", all.len());
+            all.push((streams.projection(name, stream).on("order.created", created(&key)), key, count));
+        }
+    }
+    let total = async |key: &str| typed::<Option<u64>>(&first, &format!("HGET {key} total_count")).await;
+    for (projection, key, count) in &all {
+        assert_eq!((projection.checkpoint().await.unwrap(), total(key).await), (None, None), "{projection:?}");
+        assert_eq!(projection.catch_up().await.unwrap().processed, *count, "{projection:?}");
+    }
+    for (projection, _, count) in &all {
+        assert_eq!(projection.rebuild(|_| {}).await.unwrap().processed, *count, "{projection:?}");
+    }
+    for (projection, key, count) in &all {
+        assert_eq!(projection.catch_up().await.unwrap().processed, 0, "{projection:?}");
+        assert_eq!(total(key).await, Some(*count), "a rebuild of another one removed it: {projection:?}");
+    }
+    let known = first.health(&orders_of_first).await.unwrap().projections;
+    let named: Vec<_> = [&of_first, &of_second].map(|prefix| format!("{prefix}:{name}")).into();
+    assert!(named.iter().all(|name| known.contains_key(name)) && known.len() == 10, "{known:?}");
+    all[0].0.retire().await.unwrap();
+    let known = first.health(&orders_of_first).await.unwrap().projections;
+    assert!(!known.contains_key(&named[0]) && known.contains_key(&named[1]), "{known:?}");
 }

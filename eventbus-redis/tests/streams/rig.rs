@@ -70,6 +70,12 @@ pub(crate) fn order_stats(streams: &RedisStreams) -> EventProjection {
         .on("order.shipped", move |_: OrderShipped, effects| effects.hincrby(&shipped, "shipped_count", 1))
 }
 
+/// The key of something of a projection of the stream `orders`.
+pub(crate) fn projection_key(streams: &RedisStreams, name: &str, what: &str) -> String {
+    let prefix = &streams.config().stream_prefix;
+    format!("projection:{prefix}:{prefix}%3Aorders:{name}:{what}")
+}
+
 pub(crate) fn stats_key(streams: &RedisStreams) -> String {
     format!("stats:{}", streams.config().stream_prefix)
 }

@@ -26,13 +26,14 @@ use crate::{RedisCommandError, command::streams, keys, waiting::RECONNECT};
 
 /// A projection of the plain events of one stream into keys of the same Redis; made by [`RedisStreams::projection`].
 ///
-/// What the handlers write and the checkpoint, `projection:{name}:checkpoint`, change in one step, compared with the
-/// checkpoint: a crash neither repeats nor loses, and any number of processes may run it at once, as long as Redis
-/// keeps what it acknowledged. Handlers are called for an entry more than once, so they do nothing but write
-/// [`Effects`].
+/// What the handlers write and the checkpoint change in one step, compared with the checkpoint: a crash neither repeats
+/// nor loses, and any number of processes may run it at once, as long as Redis keeps what it acknowledged. Handlers are
+/// called for an entry more than once, so they do nothing but write [`Effects`].
 ///
-/// Its name is its own in this Redis, whatever the stream: the projections of a
-/// [`RedisEventStore`](crate::RedisEventStore) without a prefix have checkpoints that are called alike.
+/// A projection is known by its name, its stream and the
+/// [`stream_prefix`](crate::RedisStreamsConfig::stream_prefix) of the configuration: one with the same name over another
+/// stream, or of a program with another prefix, has a checkpoint of its own. The keys that handlers write are theirs to
+/// keep apart.
 ///
 /// Entries that are gone before they were processed stop it with [`Missing`](StreamProjectionError::Missing), and a
 /// stream that was made anew with [`Replaced`](StreamProjectionError::Replaced): nothing is missed in silence.
@@ -70,9 +71,6 @@ pub struct EventProjection {
     handlers: HashMap<String, Handle>,
     skips: Vec<Skip>,
 }
-
-/// What follows on the name of a projection where its rebuilds, or the steps it undoes, have keys.
-const OF_REBUILDS: [&str; 4] = ["rebuild", "rebuilding", "copy", "aside"];
 
 type Skip = Arc<dyn Fn(&StreamEntry) -> bool + Send + Sync>;
 type Handle = Arc<dyn Fn(&StreamEntry, &mut Effects) -> Result<(), Failure> + Send + Sync>;
@@ -221,7 +219,7 @@ impl EventProjection {
     /// # Errors
     /// [`RedisCommandError`].
     pub async fn retire(&self) -> Result<(), RedisCommandError> {
-        let forget = streams::forget(&keys::projections(&self.stream), &[&self.name, &self.rebuilding()]);
+        let forget = streams::forget(&keys::projections(&self.stream), &[&self.field(), &self.rebuilding()]);
         self.ask::<u64>(&forget).await.map(drop)
     }
 
@@ -230,25 +228,26 @@ impl EventProjection {
     }
 
     fn key(&self, what: &str) -> String {
-        keys::of_projection(&self.name, what)
+        keys::of_projection(&self.streams.config().stream_prefix, &self.stream, &self.name, what)
     }
 
-    /// Refuses a name whose keys would be those of another projection.
     fn check_name(&self) -> Result<(), StreamProjectionError> {
-        let problem = match Name::new("projection", &self.name) {
-            Err(invalid) => Some(BoxError::from(invalid)),
-            Ok(name) => {
-                let taken = name.split(':').skip(1).find(|part| OF_REBUILDS.contains(part));
-                taken.map(|part| format!("`:{part}` belongs to the rebuilds of another projection").into())
+        match Name::new("projection", &self.name) {
+            Ok(_) => Ok(()),
+            Err(reason) => {
+                Err(StreamProjectionError::InvalidName { projection: self.name.clone(), reason: reason.into() })
             }
-        };
-        let refused = |reason| Err(StreamProjectionError::InvalidName { projection: self.name.clone(), reason });
-        problem.map_or(Ok(()), refused)
+        }
+    }
+
+    /// What it is called among the projections of the stream.
+    fn field(&self) -> String {
+        keys::projection_field(&self.streams.config().stream_prefix, &self.name)
     }
 
     /// What a rebuild is called among the projections of the stream.
     fn rebuilding(&self) -> String {
-        format!("{}:rebuild", self.name)
+        format!("{}:rebuild", self.field())
     }
 }
 

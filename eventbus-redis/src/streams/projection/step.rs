@@ -224,7 +224,7 @@ impl EventProjection {
     /// What it is called among the projections of the stream.
     pub(super) fn noted_as(&self, place: &Place<'_>) -> String {
         match place {
-            Place::Live => self.name.clone(),
+            Place::Live => self.field(),
             Place::Copies(_) => self.rebuilding(),
         }
     }
