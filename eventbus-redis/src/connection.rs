@@ -99,24 +99,25 @@ impl Link {
     /// Makes a connection of the caller's own, whose replies may take `response_timeout`. One that takes long to make
     /// may lead nowhere although the server is back: then others are tried beside it.
     pub(crate) async fn dedicated(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.connect_timeout))
-            .set_response_timeout(Some(response_timeout));
-        let connecting = async {
-            let mut attempts = JoinSet::new();
-            loop {
-                if attempts.len() < MOST_BESIDE {
-                    let (client, config) = (self.client.clone(), config.clone());
-                    attempts.spawn(async move { client.get_multiplexed_async_connection_with_config(&config).await });
-                }
-                if let Ok(Some(ended)) = tokio::time::timeout(BESIDE, attempts.join_next()).await {
-                    return ended.map_err(std::io::Error::other)?;
-                }
-            }
-        };
-        match tokio::time::timeout(self.connect_timeout, connecting).await {
+        match tokio::time::timeout(self.connect_timeout, self.unlimited(response_timeout)).await {
             Ok(connected) => connected,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+        }
+    }
+
+    /// The same, for a caller that limits the time for connecting.
+    async fn unlimited(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(response_timeout));
+        let mut attempts = JoinSet::new();
+        loop {
+            if attempts.len() < MOST_BESIDE {
+                let (client, config) = (self.client.clone(), config.clone());
+                attempts.spawn(async move { client.get_multiplexed_async_connection_with_config(&config).await });
+            }
+            if let Ok(Some(ended)) = tokio::time::timeout(BESIDE, attempts.join_next()).await {
+                return ended.map_err(std::io::Error::other)?;
+            }
         }
     }
 
@@ -128,7 +129,7 @@ impl Link {
         let address = self.address.clone();
         let timeout = self.connect_timeout;
         let connecting = async {
-            let mut connection = self.dedicated(self.response_timeout).await?;
+            let mut connection = self.unlimited(self.response_timeout).await?;
             let spread = self.would_spread(&mut connection).await?;
             if let Some(spread) = spread {
                 return Ok((connection, Err(spread)));
@@ -161,9 +162,11 @@ impl Link {
     }
 
     fn not_connected(&self, error: RedisError) -> RedisConnectError {
-        let (address, timeout) = (self.address.clone(), self.connect_timeout);
+        // the time for connecting is limited by the caller, so it was an answer that did not come
+        let (address, timeout) = (self.address.clone(), self.response_timeout);
         match error {
             error if error.is_timeout() => RedisConnectError::TimedOut { address, timeout },
+            error if tls::is_no_tls(&error) => RedisConnectError::NoTls { address, source: error.into() },
             error if error.kind() == ErrorKind::Parse => RedisConnectError::NotRedis { address, source: error.into() },
             error if tls::is_untrusted(&error) => RedisConnectError::Untrusted { address, source: error.into() },
             error if command::is_refusal(&error) || command::is_elsewhere(&error) => {
@@ -249,7 +252,8 @@ impl Link {
                 Ok((connection.clone(), slot.put(connection)))
             }
             Err(error) => {
-                let text = format!("cannot connect to Redis at {}: {error}", self.address);
+                let what = if command::is_refusal(&error) { "is refused by" } else { "cannot connect to" };
+                let text = format!("{what} Redis at {}: {error}", self.address);
                 *last_failure = Some(Failure { at: Instant::now(), text: text.clone() });
                 Err(CommandError::NotSent(text))
             }

@@ -9,6 +9,7 @@ use crate::{
     command,
     connection::{CommandError, boxed},
     partition::OtherLayout,
+    server::asks_for_tls,
 };
 
 /// A configuration with mistakes; all of them.
@@ -80,7 +81,10 @@ pub enum RedisConnectError {
         source: BoxError,
     },
     /// There was no answer in time.
-    #[error("Redis at {address} did not answer within {timeout:?}")]
+    #[error(
+        "Redis at {address} did not answer within {timeout:?}{}",
+        if asks_for_tls(.address) { "; does it speak TLS? the URL asks for it (`rediss://`)" } else { "" }
+    )]
     TimedOut {
         /// The address, without the password.
         address: String,
@@ -91,6 +95,15 @@ pub enum RedisConnectError {
     /// else.
     #[error("what answers at {address} does not speak Redis")]
     NotRedis {
+        /// The address, without the password.
+        address: String,
+        /// What could not be understood.
+        source: BoxError,
+    },
+    /// What answers there does not speak TLS, which the URL asks for (`rediss://`). Perhaps the port is the plain one.
+    /// Nothing was sent.
+    #[error("what answers at {address} does not speak TLS, which `rediss://` asks for")]
+    NoTls {
         /// The address, without the password.
         address: String,
         /// What could not be understood.

@@ -13,3 +13,8 @@ pub(crate) fn client(_server: &Server<'_>) -> Result<Client, ConfigMistake> {
 pub(crate) fn is_untrusted(_error: &RedisError) -> bool {
     false
 }
+
+/// Never: TLS is never tried.
+pub(crate) fn is_no_tls(_error: &RedisError) -> bool {
+    false
+}

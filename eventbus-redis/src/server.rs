@@ -77,7 +77,7 @@ pub(crate) fn url_problem(url: &str, has_tls: bool) -> Option<String> {
 }
 
 /// Whether a URL asks for TLS.
-fn asks_for_tls(url: &str) -> bool {
+pub(crate) fn asks_for_tls(url: &str) -> bool {
     redis::parse_redis_url(url).is_some_and(|url| matches!(url.scheme(), "rediss" | "valkeys"))
 }
 

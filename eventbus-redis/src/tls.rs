@@ -36,7 +36,15 @@ fn authorities(server: &Server<'_>) -> Result<Option<Vec<u8>>, String> {
 
 /// Whether connecting failed because the server's certificate is not to be trusted.
 pub(crate) fn is_untrusted(error: &RedisError) -> bool {
-    let transport = error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
-    let tls = transport.and_then(|error| error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref());
-    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
+    matches!(tls_error(error), Some(rustls::Error::InvalidCertificate(_)))
+}
+
+/// Whether connecting failed because the server answers with something else than TLS.
+pub(crate) fn is_no_tls(error: &RedisError) -> bool {
+    matches!(tls_error(error), Some(rustls::Error::InvalidMessage(_)))
+}
+
+fn tls_error(error: &RedisError) -> Option<&rustls::Error> {
+    let transport = error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>())?;
+    transport.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
 }

@@ -72,8 +72,34 @@ async fn a_server_that_never_answers_is_given_up_in_time() {
     let began = Instant::now();
     let error = RedisEventBus::connect(config).await.unwrap_err();
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
-    assert!(matches!(error, RedisConnectError::TimedOut { .. }), "{error:?}");
+    assert!(matches!(error, RedisConnectError::TimedOut { timeout: named, .. } if named == timeout), "{error:?}");
     assert!(!said(&error).contains("secret"), "{}", said(&error));
+    accepting.abort();
+}
+
+/// Red if the time for connecting is named instead.
+#[tokio::test]
+async fn an_answer_that_does_not_come_in_time_names_the_time_that_was_given_for_it() {
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = mute.local_addr().unwrap().port();
+    let accepting = tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((mut connection, _)) = mute.accept().await {
+            // what a connection begins with: the name and the version of the client
+            connection.write_all(b"+OK\r\n+OK\r\n").await.unwrap();
+            kept.push(connection);
+        }
+    });
+    let timeout = Duration::from_millis(30);
+    let patient = Duration::from_secs(60);
+    let config = RedisEventBusConfig {
+        socket_timeout: timeout,
+        socket_connect_timeout: patient,
+        ..config_on(&format!("redis://127.0.0.1:{port}"))
+    };
+    let error = RedisEventBus::connect(config).await.unwrap_err();
+    assert!(matches!(error, RedisConnectError::TimedOut { timeout: named, .. } if named == timeout), "{error:?}");
+    assert!(error.to_string().ends_with("did not answer within 30ms"), "{error}");
     accepting.abort();
 }
 

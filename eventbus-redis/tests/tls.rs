@@ -15,6 +15,10 @@ use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use test_servers::PrivateRedis;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
 /// A server with TLS on a port beside the plain one.
 struct TlsServer {
@@ -103,12 +107,41 @@ async fn tls_where_the_server_speaks_none_and_none_where_it_does_is_no_connectio
     let plain_port = tls.server.url().replace("redis://", "rediss://:secret@");
     let tls_port = tls.url().replace("rediss://", "redis://");
     for config in [with(plain_port, Some(tls.authority())), with(tls_port, None)] {
+        let config_is_tls = config.redis_url.starts_with("rediss:");
         let config = RedisEventBusConfig { socket_connect_timeout: std::time::Duration::from_secs(1), ..config };
         let error = RedisEventBus::connect(config).await.unwrap_err();
-        let expected = matches!(error, RedisConnectError::Unavailable { .. } | RedisConnectError::TimedOut { .. });
-        assert!(expected, "{error:?}");
+        if config_is_tls {
+            // a plain server may also wait for the rest of what it takes for a command
+            let expected = matches!(error, RedisConnectError::NoTls { .. } | RedisConnectError::TimedOut { .. });
+            assert!(expected && error.to_string().contains("TLS"), "{error:?}");
+        } else {
+            let expected = matches!(error, RedisConnectError::Unavailable { .. } | RedisConnectError::TimedOut { .. });
+            assert!(expected, "{error:?}");
+        }
         assert!(!said(&error).contains("secret"), "{}", said(&error));
     }
+}
+
+/// Red if what is no TLS is taken for a connection that broke.
+#[tokio::test]
+async fn a_server_that_answers_without_tls_is_told_so() {
+    let tls = TlsServer::start("127.0.0.1");
+    let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = plain.local_addr().unwrap().port();
+    let answering = tokio::spawn(async move {
+        while let Ok((mut client, _)) = plain.accept().await {
+            let _ = client.read(&mut [0; 1_000]).await;
+            let _ = client.write_all(b"-ERR unknown command\r\n").await;
+        }
+    });
+    let redis_url = format!("rediss://:secret@127.0.0.1:{port}");
+    let config = RedisEventBusConfig { redis_url, ..tls.config() };
+    let error = RedisEventBus::connect(config).await.unwrap_err();
+    assert!(matches!(error, RedisConnectError::NoTls { .. }) && !error.is_retryable(), "{error:?}");
+    let text = format!("what answers at rediss://127.0.0.1:{port} does not speak TLS, which `rediss://` asks for");
+    assert_eq!(error.to_string(), text);
+    assert!(!said(&error).contains("secret"), "{}", said(&error));
+    answering.abort();
 }
 
 #[tokio::test]

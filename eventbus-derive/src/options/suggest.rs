@@ -16,24 +16,8 @@ pub(super) fn unknown(attribute: &str, key: &str, known: &[&str]) -> String {
 pub(super) fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
-        .map(|&other| (distance(key, other), other))
+        .map(|&other| (strsim::levenshtein(key, other), other))
         .filter(|&(distance, _)| distance <= FAR && distance < key.chars().count())
         .min_by_key(|&(distance, _)| distance)
         .map(|(_, other)| other)
-}
-
-/// How many characters must be inserted, removed or replaced to turn `a` into `b`.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

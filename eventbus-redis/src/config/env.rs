@@ -2,14 +2,15 @@
 
 use super::{
     RedisEventBusConfig,
-    vars::{NotText, Vars, of_process},
+    vars::{NotText, Vars, of_process, warn_of_unknown},
 };
 use crate::error::InvalidConfig;
 
 impl RedisEventBusConfig {
     /// Reads the configuration from the environment and checks it: `REDIS_URL`, and for every other field
-    /// `EVENTBUS_` and its name (`EVENTBUS_STREAM_PREFIX`). Absent and empty variables leave the default; one with
-    /// another name is not looked at, so a mistyped name goes unnoticed.
+    /// `EVENTBUS_` and its name (`EVENTBUS_STREAM_PREFIX`). Absent and empty variables leave the default. A variable
+    /// that begins with `EVENTBUS_` and is read by neither this nor
+    /// [`RedisEventStoreConfig`](crate::RedisEventStoreConfig) is logged once as a warning, with the nearest known name.
     ///
     /// Timeouts are numbers of seconds, switches are `true` or `false`.
     ///
@@ -23,12 +24,21 @@ impl RedisEventBusConfig {
     /// # Ok::<(), eventbus_redis::InvalidConfig>(())
     /// ```
     pub fn from_env() -> Result<Self, InvalidConfig> {
+        warn_of_unknown();
         Self::from_vars(of_process)
     }
 
     fn from_vars(get: impl Fn(&str) -> Option<Result<String, NotText>>) -> Result<Self, InvalidConfig> {
-        let mut config = Self::default();
         let mut vars = Vars::new(get);
+        let config = Self::read(&mut vars);
+        let mut mistakes = vars.mistakes;
+        mistakes.extend(config.mistakes());
+        if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::of_bus(mistakes)) }
+    }
+
+    /// Reads every field.
+    pub(super) fn read<G: Fn(&str) -> Option<Result<String, NotText>>>(vars: &mut Vars<G>) -> Self {
+        let mut config = Self::default();
         vars.redis_url(&mut config.redis_url);
         vars.text("EVENTBUS_STREAM_PREFIX", &mut config.stream_prefix);
         vars.text("EVENTBUS_CONSUMER_GROUP", &mut config.consumer_group);
@@ -57,9 +67,7 @@ impl RedisEventBusConfig {
         vars.parsed("EVENTBUS_REQUIRE_UUID_AGGREGATE_IDS", &mut config.require_uuid_aggregate_ids);
         vars.parsed("EVENTBUS_PARTITIONS", &mut config.partitions);
         vars.parsed("EVENTBUS_PARTITION_LEASE_MS", &mut config.partition_lease_ms);
-        let mut mistakes = vars.mistakes;
-        mistakes.extend(config.mistakes());
-        if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::of_bus(mistakes)) }
+        config
     }
 }
 

@@ -1,8 +1,13 @@
 //! Reading variables of the environment into fields of a configuration.
 
-use std::{env, str::FromStr, time::Duration};
+use std::{collections::BTreeSet, env, str::FromStr, sync::Once, time::Duration};
 
-use crate::error::ConfigMistake;
+use crate::{RedisEventBusConfig, RedisEventStoreConfig, error::ConfigMistake};
+
+/// What the names of our variables begin with.
+const PREFIX: &str = "EVENTBUS_";
+/// The server under another name, which is a mistake.
+const OTHER_URL: &str = "EVENTBUS_REDIS_URL";
 
 /// A variable of this process.
 pub(crate) fn of_process(name: &str) -> Option<Result<String, NotText>> {
@@ -12,26 +17,56 @@ pub(crate) fn of_process(name: &str) -> Option<Result<String, NotText>> {
 /// A variable that holds something else than text.
 pub(crate) struct NotText;
 
+/// Logs one warning for each variable of this process that is called like ours and that no configuration reads; once.
+pub(crate) fn warn_of_unknown() {
+    static WARNED: Once = Once::new();
+    WARNED.call_once(|| {
+        let set: Vec<_> = env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
+        for (variable, nearest) in unknown(set.iter().map(String::as_str)) {
+            tracing::warn!(variable, "a variable is set that nothing reads; did you mean `{nearest}`?");
+        }
+    });
+}
+
+/// The variables that are called like ours and that no configuration reads, each with the nearest name that one reads.
+fn unknown<'a>(set: impl Iterator<Item = &'a str>) -> Vec<(&'a str, &'static str)> {
+    let nothing = |_: &str| None;
+    let (mut bus, mut store) = (Vars::new(nothing), Vars::new(nothing));
+    RedisEventBusConfig::read(&mut bus);
+    RedisEventStoreConfig::read(&mut store);
+    let known: BTreeSet<_> = bus.asked.into_iter().chain(store.asked).collect();
+    let ours = set.filter(|name| name.starts_with(PREFIX) && !known.contains(name));
+    let with_nearest = |name| {
+        let distance = |known: &&&str| strsim::damerau_levenshtein(name, known);
+        let nearest = *known.iter().min_by_key(distance)?;
+        Some((name, if nearest == OTHER_URL { "REDIS_URL" } else { nearest }))
+    };
+    ours.filter_map(with_nearest).collect()
+}
+
 /// Reads variables, and gathers the mistakes in them.
 pub(crate) struct Vars<G> {
     get: G,
     pub(crate) mistakes: Vec<ConfigMistake>,
+    /// The names that were asked for.
+    asked: Vec<&'static str>,
 }
 
 impl<G: Fn(&str) -> Option<Result<String, NotText>>> Vars<G> {
     pub(crate) fn new(get: G) -> Self {
-        Self { get, mistakes: Vec::new() }
+        Self { get, mistakes: Vec::new(), asked: Vec::new() }
     }
 
     /// The server, which has one name wherever it is asked for.
     pub(crate) fn redis_url(&mut self, field: &mut String) {
         self.text("REDIS_URL", field);
-        if self.value("EVENTBUS_REDIS_URL").is_some() {
-            self.mistakes.push(ConfigMistake::new("EVENTBUS_REDIS_URL", "is set; the server is named by `REDIS_URL`"));
+        if self.value(OTHER_URL).is_some() {
+            self.mistakes.push(ConfigMistake::new(OTHER_URL, "is set; the server is named by `REDIS_URL`"));
         }
     }
 
-    pub(crate) fn value(&mut self, name: &str) -> Option<String> {
+    pub(crate) fn value(&mut self, name: &'static str) -> Option<String> {
+        self.asked.push(name);
         match (self.get)(name)? {
             Ok(value) => Some(value).filter(|value| !value.is_empty()),
             Err(NotText) => {
@@ -41,13 +76,13 @@ impl<G: Fn(&str) -> Option<Result<String, NotText>>> Vars<G> {
         }
     }
 
-    pub(crate) fn text(&mut self, name: &str, field: &mut String) {
+    pub(crate) fn text(&mut self, name: &'static str, field: &mut String) {
         if let Some(value) = self.value(name) {
             *field = value;
         }
     }
 
-    pub(crate) fn parsed<T: FromStr>(&mut self, name: &str, field: &mut T) {
+    pub(crate) fn parsed<T: FromStr>(&mut self, name: &'static str, field: &mut T) {
         let Some(value) = self.value(name) else {
             return;
         };
@@ -63,7 +98,7 @@ impl<G: Fn(&str) -> Option<Result<String, NotText>>> Vars<G> {
         }
     }
 
-    pub(crate) fn number<T: FromStr>(&mut self, name: &str, field: &mut Option<T>) {
+    pub(crate) fn number<T: FromStr>(&mut self, name: &'static str, field: &mut Option<T>) {
         let Some(value) = self.value(name) else {
             return;
         };
@@ -73,7 +108,7 @@ impl<G: Fn(&str) -> Option<Result<String, NotText>>> Vars<G> {
         }
     }
 
-    pub(crate) fn seconds(&mut self, name: &str, field: &mut Duration) {
+    pub(crate) fn seconds(&mut self, name: &'static str, field: &mut Duration) {
         let Some(value) = self.value(name) else {
             return;
         };
@@ -88,5 +123,35 @@ impl<G: Fn(&str) -> Option<Result<String, NotText>>> Vars<G> {
         let shown: String = value.chars().take(40).flat_map(char::escape_debug).collect();
         let problem = format!("is `{shown}`, which is not {kind}");
         self.mistakes.push(ConfigMistake::new(name, problem));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Red if a name that the bus or the store reads is not known, or one that neither reads is.
+    #[test]
+    fn a_mistyped_variable_is_named_with_the_nearest_one() {
+        let set = [
+            "PATH",
+            "REDIS_URL",
+            "EVENTBUS_BATCH_SIZE",
+            "EVENTBUS_KEY_PREFIX",
+            "EVENTBUS_BATCHSIZE",
+            "EVENTBUS_STREAM_PERFIX",
+            "EVENTBUS_RETRIES",
+            "EVENTBUS_REDIS_URI",
+            "EVENTBUS_",
+        ];
+        let expected = [
+            ("EVENTBUS_BATCHSIZE", "EVENTBUS_BATCH_SIZE"),
+            ("EVENTBUS_STREAM_PERFIX", "EVENTBUS_STREAM_PREFIX"),
+            ("EVENTBUS_RETRIES", "EVENTBUS_MAX_RETRIES"),
+            ("EVENTBUS_REDIS_URI", "REDIS_URL"),
+        ];
+        let found = unknown(set.into_iter());
+        assert_eq!(found[..4], expected);
+        assert_eq!((found.len(), found[4].0), (5, "EVENTBUS_"));
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     config::{
         seconds,
         validate::{prefix_problem, time_problem},
-        vars::{NotText, Vars, of_process},
+        vars::{NotText, Vars, of_process, warn_of_unknown},
     },
     error::{ConfigMistake, InvalidConfig},
     server::{Server, url_problem},
@@ -121,12 +121,21 @@ impl RedisEventStoreConfig {
     /// # Ok::<(), eventbus_redis::InvalidConfig>(())
     /// ```
     pub fn from_env() -> Result<Self, InvalidConfig> {
+        warn_of_unknown();
         Self::from_vars(of_process)
     }
 
     fn from_vars(get: impl Fn(&str) -> Option<Result<String, NotText>>) -> Result<Self, InvalidConfig> {
-        let mut config = Self::default();
         let mut vars = Vars::new(get);
+        let config = Self::read(&mut vars);
+        let mut mistakes = vars.mistakes;
+        mistakes.extend(config.mistakes());
+        if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::of_store(mistakes)) }
+    }
+
+    /// Reads every field.
+    pub(crate) fn read<G: Fn(&str) -> Option<Result<String, NotText>>>(vars: &mut Vars<G>) -> Self {
+        let mut config = Self::default();
         vars.redis_url(&mut config.redis_url);
         vars.text("EVENTBUS_KEY_PREFIX", &mut config.key_prefix);
         vars.seconds("EVENTBUS_SOCKET_TIMEOUT", &mut config.socket_timeout);
@@ -134,9 +143,7 @@ impl RedisEventStoreConfig {
         vars.seconds("EVENTBUS_TRANSACTION_TIMEOUT", &mut config.transaction_timeout);
         vars.parsed("EVENTBUS_CHECK_DURABILITY", &mut config.check_durability);
         config.tls_ca_file = vars.value("EVENTBUS_TLS_CA_FILE").map(PathBuf::from);
-        let mut mistakes = vars.mistakes;
-        mistakes.extend(config.mistakes());
-        if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::of_store(mistakes)) }
+        config
     }
 
     /// The name of the key that holds the events of an aggregate: `aggregate:{type}:{id}` behind the prefix. In the type
