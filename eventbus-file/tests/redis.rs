@@ -313,6 +313,22 @@ async fn a_redis_that_never_was_there_is_no_error() {
     assert_eq!(queue.publish(&1).await.unwrap().id(), 1);
 }
 
+/// Red if a refusal is told as a server that is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_refuses_the_worker_is_not_called_away() {
+    let server = test_servers::private_redis();
+    let mut admin = redis(server.url()).await;
+    redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("secret").exec_async(&mut admin).await.unwrap();
+    let with = |password: &str| server.url().replacen("redis://", &format!("redis://:{password}@"), 1);
+    let wrong = coordinated(config(folder()), &with("wr0ng")).await;
+    let status = wrong.coordination();
+    let CoordinationStatus::Refused { error } = &status else { panic!("{status:?}") };
+    assert!(status.to_string().starts_with("refused: ") && !error.contains("wr0ng"), "{status}");
+    assert_eq!(wrong.publish(&1).await.unwrap().id(), 1, "the files decide");
+    redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("wr0ng").exec_async(&mut admin).await.unwrap();
+    until("it is let in", async || wrong.coordination() == CoordinationStatus::Connected).await;
+}
+
 async fn asking(queue: &FileQueue) -> FileQueue {
     let config = FileQueueConfig { worker_id: None, ..queue.config().clone() };
     let redis = RedisCoordination { resync: true, ..on(test_servers::redis_url()) };

@@ -25,6 +25,12 @@ pub enum CoordinationStatus {
         /// What went wrong last.
         error: String,
     },
+    /// Redis answers and refuses this worker: a wrong password, or a right is missing. The files decide alone until
+    /// somebody changes that; it is tried again and again.
+    Refused {
+        /// What the server said.
+        error: String,
+    },
 }
 
 impl fmt::Display for CoordinationStatus {
@@ -33,6 +39,7 @@ impl fmt::Display for CoordinationStatus {
             Self::Alone => f.write_str("alone"),
             Self::Connected => f.write_str("connected"),
             Self::Away { error } => write!(f, "away: {error}"),
+            Self::Refused { error } => write!(f, "refused: {error}"),
         }
     }
 }

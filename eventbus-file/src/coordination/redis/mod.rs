@@ -16,7 +16,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use redis::{Client, FromRedisValue, RedisError, RedisResult, aio::MultiplexedConnection};
+use redis::{Client, ErrorKind, FromRedisValue, RedisError, RedisResult, aio::MultiplexedConnection};
 use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio_util::sync::CancellationToken;
@@ -48,6 +48,8 @@ struct Slot {
     lost: CancellationToken,
     /// What went wrong last.
     error: String,
+    /// Whether the server said that.
+    is_refused: bool,
 }
 
 #[derive(Clone)]
@@ -121,7 +123,10 @@ impl Redis {
 
     fn failed(&self, what: &'static str, error: &RedisError) {
         self.metrics.redis_failures.add(1);
-        tracing::warn!(what, %error, "Redis does not answer, the files decide alone");
+        match is_refusal(error) {
+            true => tracing::warn!(what, %error, "Redis refuses, the files decide alone"),
+            false => tracing::warn!(what, %error, "Redis does not answer, the files decide alone"),
+        }
         if error.is_connection_dropped()
             || error.is_io_error()
             || error.is_timeout()
@@ -135,7 +140,7 @@ impl Redis {
     fn leave(&self, error: String) {
         let mut slot = self.slot_mut();
         if slot.connection.take().is_some() {
-            slot.error = error;
+            (slot.error, slot.is_refused) = (error, false);
             slot.lost.cancel();
         }
     }
@@ -150,6 +155,11 @@ impl Redis {
         // a map of texts and numbers is always JSON
         serde_json::to_string(&message).unwrap_or_default()
     }
+}
+
+/// Whether the server is there, and refuses until somebody changes a password or a right.
+fn is_refusal(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed || matches!(error.code(), Some("NOAUTH" | "NOPERM" | "WRONGPASS"))
 }
 
 fn timestamp(time: OffsetDateTime) -> String {
@@ -230,6 +240,7 @@ impl Coordinate for Redis {
         let slot = self.slot();
         match &slot.connection {
             Some(_) => CoordinationStatus::Connected,
+            None if slot.is_refused => CoordinationStatus::Refused { error: slot.error.clone() },
             None => CoordinationStatus::Away { error: slot.error.clone() },
         }
     }

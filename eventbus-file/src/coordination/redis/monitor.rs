@@ -7,7 +7,7 @@ use redis::{AsyncConnectionConfig, Msg, RedisResult, aio::PubSub};
 use serde_json::Map;
 use tokio_util::sync::CancellationToken;
 
-use super::{Connection, Redis};
+use super::{Connection, Redis, is_refusal};
 use crate::{
     coordination::{Coordinate as _, Message, kind},
     queue::Shared,
@@ -55,19 +55,27 @@ impl Redis {
     /// Connects for questions and for messages.
     async fn connect(&self) -> Option<PubSub> {
         let connecting = tokio::time::timeout(self.config.response_timeout * 2, self.try_connect()).await;
-        let error = match connecting {
+        let (error, is_refused) = match connecting {
             Ok(Ok((connection, messages))) => {
                 let mut slot = self.slot_mut();
                 slot.connection = Some(connection);
                 slot.lost = CancellationToken::new();
                 return Some(messages);
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "connecting took too long".into(),
+            Ok(Err(error)) => (error.to_string(), is_refusal(&error)),
+            Err(_) => ("connecting took too long".into(), false),
         };
-        let first = std::mem::replace(&mut self.slot_mut().error, error.clone()) != error;
-        if first {
-            tracing::warn!(error, "no connection to Redis, the files decide alone");
+        let first = {
+            let mut slot = self.slot_mut();
+            slot.is_refused = is_refused;
+            std::mem::replace(&mut slot.error, error.clone()) != error
+        };
+        match first {
+            true if is_refused => {
+                tracing::error!(error, "Redis refuses this worker, the files decide alone: mend its user or password")
+            }
+            true => tracing::warn!(error, "no connection to Redis, the files decide alone"),
+            false => {}
         }
         None
     }
