@@ -44,6 +44,9 @@ impl Place {
         match rest.strip_prefix("//").unwrap_or(rest) {
             ":memory:" => Ok(Self::memory()),
             "" => refuse("the path is missing"),
+            path if path.starts_with(':') => {
+                refuse("what begins with a colon is no file, and `:memory:` has nothing after it")
+            }
             path if path.contains('?') => refuse("parameters are not understood, use `SqliteEventStoreConfig`"),
             path => Self::file(Path::new(path)),
         }
@@ -102,6 +105,8 @@ mod tests {
         for (url, part) in [
             ("sqlite:", "path is missing"),
             ("sqlite://", "path is missing"),
+            ("sqlite::memory:x", "`:memory:` has nothing after it"),
+            ("sqlite://:memory", "begins with a colon"),
             ("sqlite:a.db?mode=ro", "SqliteEventStoreConfig"),
             ("events.db", "does not begin"),
         ] {
