@@ -49,10 +49,25 @@ pub struct Mistake {
 }
 
 impl Mistake {
-    /// In a field of the request's object.
+    /// In a field of the request's object, whatever characters its name has.
     pub fn in_field(field: &str, detail: impl Into<String>) -> Self {
-        Self { pointer: format!("#/{field}"), detail: detail.into() }
+        Self { pointer: format!("#/{}", escaped(field)), detail: detail.into() }
     }
+}
+
+/// The name of a field as a part of a JSON pointer in the fragment of a URI (RFC 6901, sections 3 and 6).
+fn escaped(field: &str) -> String {
+    let mut part = String::with_capacity(field.len());
+    for byte in field.bytes() {
+        match byte {
+            b'~' => part.push_str("~0"),
+            b'/' => part.push_str("~1"),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => part.push(byte.into()),
+            other if b"-._!$&'()*+,;=:@?".contains(&other) => part.push(other.into()),
+            other => part.push_str(&format!("%{other:02X}")),
+        }
+    }
+    part
 }
 
 impl Problem {
@@ -188,3 +203,24 @@ macro_rules! as_axum_rejects {
 }
 
 as_axum_rejects!(JsonRejection, PathRejection, QueryRejection);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Red if a name is put into the pointer as it is.
+    #[test]
+    fn a_pointer_names_the_field_whatever_it_is_called() {
+        for (field, pointer) in [
+            ("email", "#/email"),
+            ("a/b", "#/a~1b"),
+            ("a~b", "#/a~0b"),
+            ("~1", "#/~01"),
+            ("", "#/"),
+            ("50 %", "#/50%20%25"),
+            ("größe#", "#/gr%C3%B6%C3%9Fe%23"),
+        ] {
+            assert_eq!(Mistake::in_field(field, "is missing").pointer, pointer, "{field}");
+        }
+    }
+}
