@@ -38,7 +38,12 @@ fn marked_tasks_are_given_up_noticed_replayed_and_done() {
 
     let id = said.lines().find_map(|line| line.strip_prefix("Message ID: ")).unwrap();
     assert_eq!(printed(&dead_letters(&stream, &["replay", id])), "replayed: 1\n");
-    assert_eq!(printed(&dead_letters(&stream, &["replay", id])), "replayed: 0\n", "it is not there any more");
+    for unknown in [id, "1-1"] {
+        let output = dead_letters(&stream, &["replay", unknown]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "it is not there any more: {said}");
+        assert!(said.contains(&format!("there is no dead letter `{unknown}`")), "{said}");
+    }
     let (code, said) = monitored(&stream);
     assert_eq!(code, Some(0), "five are not too many: {said}");
     assert!(!said.contains("ALERT"), "{said}");

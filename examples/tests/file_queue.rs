@@ -14,7 +14,10 @@ fn what_one_worker_publishes_another_processes_and_all_of_it_can_be_read() {
     let folder = File::new("shared_queue");
     assert_eq!(queue(&folder, &["publish", r#"{"message": "Hello World"}"#]), "published event 1\n");
     assert!(queue(&folder, &["claim", "task_1", "worker_data"]).starts_with("Claimed by worker: worker-"));
-    assert!(queue(&folder, &["claim", "task_1", "worker_data"]).starts_with("Claimed already, by worker: worker-"));
+    let claim = ["--dir", folder.path(), "claim", "task_1", "worker_data"];
+    let refused = common::run(env!("CARGO_BIN_EXE_file-queue"), &claim);
+    assert!(String::from_utf8_lossy(&refused.stdout).starts_with("Claimed already, by worker: worker-"), "{refused:?}");
+    assert_eq!(refused.status.code(), Some(1), "a script can tell that it has not got the claim");
     assert_eq!(queue(&folder, &["work", "--once"]), "event 1 is done, in epoch 1 of its claim\n");
     assert_eq!(
         queue(&folder, &["publish", "--count", "2", r#"{"from": "worker_2"}"#]),

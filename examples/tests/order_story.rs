@@ -77,6 +77,17 @@ fn on_servers_each_save_shows_its_position_and_its_redis_entry() {
 }
 
 #[test]
+fn a_store_in_memory_with_something_after_it_makes_no_file() {
+    let folder = File::new("any");
+    let folder = std::path::Path::new(folder.path()).parent().unwrap();
+    let mut story = std::process::Command::new(env!("CARGO_BIN_EXE_order-story"));
+    let output = story.args(["--store", "sqlite::memory:x"]).current_dir(folder).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && errors.contains("`:memory:` has nothing after it"), "{errors}");
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0, "no file is made");
+}
+
+#[test]
 fn a_store_that_is_not_there_is_named_without_its_password() {
     let url = format!("postgres://app:secret@127.0.0.1:{}/orders", test_servers::closed_port());
     let output = run(env!("CARGO_BIN_EXE_order-story"), &["--store", &url]);

@@ -17,3 +17,20 @@ fn stream_and_store_tell_the_same() {
     }
     assert_eq!(stream.payloads().len(), 30, "nothing was published twice");
 }
+
+/// Red if an example reads events of another one as its own.
+#[test]
+fn it_shares_a_database_with_the_tutorial_and_the_order_story() {
+    let (stream, database, server) = (Stream::new(), common::Database::create(), test_servers::private_redis());
+    let store = ["--store", database.url.as_str()];
+    let on_bus = [&store[..], &stream.arguments()].concat();
+    for orders in [10, 20] {
+        let tutorial = printed(&run(env!("CARGO_BIN_EXE_tutorial-17"), &[&["repository"], &on_bus[..]].concat()));
+        assert!(tutorial.ends_with("equal: true\n"), "{tutorial}");
+        let story = printed(&run(env!("CARGO_BIN_EXE_order-story"), &[&store[..], &["--bus", server.url()]].concat()));
+        assert!(story.ends_with("equal      true\n"), "{story}");
+        let history = printed(&run(env!("CARGO_BIN_EXE_replay-history"), &on_bus));
+        assert!(history.contains(&format!("from the store:  Statistics {{ orders: {orders}, ")), "{history}");
+        assert!(history.ends_with("equal: true\n"), "{history}");
+    }
+}

@@ -57,6 +57,55 @@ fn a_worker_that_has_had_enough_leaves_the_rest_to_others() {
 }
 
 #[test]
+fn a_worker_that_is_to_handle_nothing_ends_and_takes_nothing() {
+    let mut stream = Stream::new();
+    publish(&stream, 3);
+    for more in [&["--exit-after", "0"][..], &["--exit-after", "0", "--fail"]] {
+        let mut worker = worker(&stream, "idle", more, &[]);
+        assert!(worker.end().success());
+        assert_eq!(worker.stderr().last().unwrap(), "idle is done: 0 events handled, 0 given up");
+    }
+    assert_eq!((stream.payloads().len(), stream.pending("workers")), (3, 0));
+    let mut next = worker(&stream, "next", &["--exit-after", "3"], &[]);
+    assert!(next.end().success());
+    assert_eq!(next.stdout(), stream.payloads());
+}
+
+/// Red if the publisher gives the tutorial's types other fields, or another aggregate, than the tutorial does.
+#[test]
+fn the_publisher_publishes_the_orders_of_the_tutorial() {
+    let (mut published, mut tutorial) = (Stream::new(), Stream::new());
+    for event in ["OrderCreated", "OrderShipped"] {
+        let arguments = [&published.arguments()[..], &["--count", "1", "--event", event]].concat();
+        printed(&run(env!("CARGO_BIN_EXE_publisher"), &arguments));
+    }
+    printed(&run(env!("CARGO_BIN_EXE_tutorial-17"), &tutorial.arguments()));
+    let prefix = tutorial.prefix.clone();
+    tutorial.prefix = format!("{prefix}4"); // its fourth demonstration publishes both
+    let shape = |payload: &String| {
+        let mut payload: serde_json::Value = serde_json::from_str(payload).unwrap();
+        let fields = payload.as_object_mut().unwrap();
+        let names = ["event_type", "aggregate_type"].map(|name| fields[name].as_str().unwrap().to_owned());
+        (names, fields.iter().map(|(name, value)| (name.clone(), std::mem::discriminant(value))).collect::<Vec<_>>())
+    };
+    let shapes = |stream: &mut Stream| stream.payloads().iter().map(shape).collect::<Vec<_>>();
+    let (published, tutorial) = (shapes(&mut published), shapes(&mut tutorial));
+    assert_eq!((published.len(), published), (2, tutorial));
+}
+
+/// A variable that nothing reads is no reason to stop, but it is said once with what it was probably meant to be.
+#[test]
+fn a_mistyped_variable_is_told_once_with_the_nearest_name() {
+    let stream = Stream::new();
+    let environment = [("EVENTBUS_BATCHSIZE", "sEcReT")];
+    let mut worker = worker(&stream, "typo", &["--exit-after", "0"], &environment);
+    assert!(worker.end().success());
+    let told: Vec<_> = worker.stderr().into_iter().filter(|line| line.contains("EVENTBUS_BATCHSIZE")).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("EVENTBUS_BATCH_SIZE") && !told[0].contains("sEcReT"), "{told:?}");
+}
+
+#[test]
 fn what_others_published_is_printed_as_they_wrote_it() {
     const PAYLOAD: &str = r#"{"event_id":"2376693e-5be9-4a85-a652-862d4b54c52d","event_type":"Größe","event_version":2,"occurred_at":"2026-11-20T06:57:24.243021Z","aggregate_id":"cd78027b-d3ec-44e7-8c0a-2d37ca2beef6","aggregate_type":"T","aggregate_version":7,"tenant_id":null,"actor_id":"Zoë","correlation_id":"cd78027b-d3ec-44e7-8c0a-2d37ca2beef6","causation_id":null,"metadata":{"b":1,"a":[]},"z":1.50,"a":{"y":null,"x":"\u00e9"}}"#;
     let mut stream = Stream::new();

@@ -49,7 +49,7 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         most: u64,
     },
-    /// Has dead letters delivered again
+    /// Has dead letters delivered again; ends with 1 if there is none of that id
     Replay {
         /// Only this one
         id: Option<String>,
@@ -93,7 +93,7 @@ async fn main() -> Result<ExitCode> {
     match args.command {
         Command::Run { tasks, marked, mended } => run(bus, tasks, marked, mended).await?,
         Command::Monitor { most } => return monitor(&bus, most).await,
-        Command::Replay { id } => replay(&bus, id).await?,
+        Command::Replay { id } => return replay(&bus, id).await,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -133,11 +133,15 @@ async fn monitor(bus: &RedisEventBus, most: u64) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn replay(bus: &RedisEventBus, id: Option<String>) -> Result<()> {
+async fn replay(bus: &RedisEventBus, id: Option<String>) -> Result<ExitCode> {
     let replayed = match id {
-        Some(id) => u64::from(bus.replay(&MessageId::new(id)).await?),
+        Some(id) if !bus.replay(&MessageId::new(&*id)).await? => {
+            eprintln!("there is no dead letter `{id}`");
+            return Ok(ExitCode::FAILURE);
+        }
+        Some(_) => 1,
         None => bus.replay_all(&DeadLetterFilter::default()).await?,
     };
     println!("replayed: {replayed}");
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

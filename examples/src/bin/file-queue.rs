@@ -12,7 +12,7 @@
 //!
 //! Ctrl-C ends those that wait.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use eventbus::{Result, port::EventBus, prelude::*};
@@ -54,14 +54,14 @@ enum Role {
         #[arg(long, default_value = "default")]
         group: String,
     },
-    /// Claims a task, unless somebody has it
+    /// Claims a task; ends with 1 if somebody has it
     Claim { task: String, data: String },
     /// Prints what is in the folder
     Show,
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let Args { dir, redis, role } = Args::parse();
     let mut config = FileQueueConfig::at(dir);
@@ -76,12 +76,13 @@ async fn main() -> Result<()> {
         None => FileQueue::open(config).await?,
     };
     match role {
-        Role::Publish { payload, count } => publish(&queue, &payload, count).await,
-        Role::Work { once } => work(&queue, once).await,
-        Role::Subscribe { .. } => subscribe(&queue).await,
-        Role::Claim { task, data } => claim(&queue, &task, &data).await,
-        Role::Show => show(&queue).await,
+        Role::Publish { payload, count } => publish(&queue, &payload, count).await?,
+        Role::Work { once } => work(&queue, once).await?,
+        Role::Subscribe { .. } => subscribe(&queue).await?,
+        Role::Claim { task, data } => return claim(&queue, &task, &data).await,
+        Role::Show => show(&queue).await?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn publish(queue: &FileQueue, payload: &str, count: u64) -> Result<()> {
@@ -120,14 +121,17 @@ async fn subscribe(queue: &FileQueue) -> Result<()> {
     Ok(consuming.await??)
 }
 
-async fn claim(queue: &FileQueue, task: &str, data: &str) -> Result<()> {
+async fn claim(queue: &FileQueue, task: &str, data: &str) -> Result<ExitCode> {
     let success = queue.create_claim(task, data).await?;
     let claim = queue.get_claim(task).await?.ok_or("nobody has the claim")?;
     match success {
         true => println!("Claimed by worker: {}", claim.worker_id),
-        false => println!("Claimed already, by worker: {}", claim.worker_id),
+        false => {
+            println!("Claimed already, by worker: {}", claim.worker_id);
+            return Ok(ExitCode::FAILURE);
+        }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn show(queue: &FileQueue) -> Result<()> {

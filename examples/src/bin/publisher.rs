@@ -1,10 +1,12 @@
-//! Publishes numbered events of any type, for workers to share.
+//! Publishes numbered events of any type, for workers to share; `OrderCreated` and `OrderShipped` are the orders of the
+//! tutorial (`tutorial-17`).
 //!
 //! `cargo run -p examples --bin publisher -- --prefix exercise1 --count 100 --event TaskAssigned`
 
 use clap::Parser;
 use eventbus::{Name, NewEvent, Result, StreamId, Version, port::EventBus, prelude::*};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use serde_json::json;
 
 #[derive(Parser)]
 struct Args {
@@ -20,9 +22,9 @@ struct Args {
     /// The type of the events
     #[arg(long, value_name = "TYPE", default_value = "TaskAssigned")]
     event: String,
-    /// The type of the aggregates they belong to
-    #[arg(long, value_name = "TYPE", default_value = "Task")]
-    aggregate: String,
+    /// The type of the aggregates they belong to; by default `Order` for the orders of the tutorial, else `Task`
+    #[arg(long, value_name = "TYPE")]
+    aggregate: Option<String>,
 }
 
 #[tokio::main]
@@ -47,7 +49,13 @@ async fn main() -> Result<()> {
 
 /// An event whose type is known only now. One that has a struct of its own is made by `RecordedEvent::of`.
 fn event(args: &Args, number: u64) -> Result<RecordedEvent> {
-    let new = NewEvent::new(Name::new("event type", &args.event)?, 1, format!(r#"{{"number":{number}}}"#));
-    let stream = StreamId::new(Name::new("aggregate type", &args.aggregate)?, AggregateId::new());
+    let (aggregate, payload) = match args.event.as_str() {
+        "OrderCreated" => ("Order", json!({ "customer_id": format!("cust-{number}"), "total_amount": 99.99 })),
+        "OrderShipped" => ("Order", json!({ "tracking_number": format!("TRACK-{number}") })),
+        _ => ("Task", json!({ "number": number })),
+    };
+    let new = NewEvent::new(Name::new("event type", &args.event)?, 1, payload.to_string());
+    let aggregate = args.aggregate.as_deref().unwrap_or(aggregate);
+    let stream = StreamId::new(Name::new("aggregate type", aggregate)?, AggregateId::new());
     Ok(new.recorded_as(stream, Version::FIRST, None))
 }

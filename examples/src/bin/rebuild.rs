@@ -146,7 +146,7 @@ async fn keep_ordering(app: App) {
 }
 
 fn figures(table: &Connection) -> Result<String> {
-    let sum = "SELECT count(*), sum(is_shipped), sum(cents) / 100 FROM order_rows";
+    let sum = "SELECT count(*), coalesce(sum(is_shipped), 0), coalesce(sum(cents), 0) / 100 FROM order_rows";
     let text = table.query_row(sum, (), |row| {
         let [orders, shipped, paid]: [i64; 3] = [row.get(0)?, row.get(1)?, row.get(2)?];
         Ok(format!("{orders} orders, {shipped} shipped, {paid} paid"))

@@ -25,18 +25,19 @@ struct Args {
     orders: u32,
 }
 
+/// Its stored types are its own: other programs may keep orders of theirs in the same database.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
-#[event(aggregate = Order)]
+#[event(aggregate = Order, type = "replay-history.OrderCreated")]
 struct OrderCreated {
     total: f64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
-#[event(aggregate = Order)]
+#[event(aggregate = Order, type = "replay-history.OrderShipped")]
 struct OrderShipped {}
 
 #[derive(Debug, Default, Aggregate)]
-#[aggregate(events(OrderCreated, OrderShipped))]
+#[aggregate(type = "replay-history.Order", events(OrderCreated, OrderShipped))]
 struct Order;
 
 impl Apply for Order {

@@ -116,17 +116,18 @@ async fn main() -> Result<()> {
             async move { worker.handle(&event).await }
         }
     };
-    worker.subscription.get_or_init(|| bus.subscribe_to_all(handle));
-    let consumer = bus.start_consuming_in_background();
     eprintln!("{} joined {} of {}", worker.name, config.consumer_group, config.stream_name());
-
-    tokio::select! {
-        () = stop.requested() => {}
-        () = worker.enough.notified() => {}
-        () = given_up(&bus, args.exit_after), if args.fail => {}
+    if args.exit_after != Some(0) {
+        worker.subscription.get_or_init(|| bus.subscribe_to_all(handle));
+        let consumer = bus.start_consuming_in_background();
+        tokio::select! {
+            () = stop.requested() => {}
+            () = worker.enough.notified() => {}
+            () = given_up(&bus, args.exit_after), if args.fail => {}
+        }
+        bus.shutdown(Duration::from_secs(30)).await?; // what is in hand is finished and acknowledged
+        consumer.await??;
     }
-    bus.shutdown(Duration::from_secs(30)).await?; // what is in hand is finished and acknowledged
-    consumer.await??;
     let (handled, dead) = (worker.handled.load(Ordering::SeqCst), bus.stats().messages_sent_to_dlq);
     eprintln!("{} is done: {handled} events handled, {dead} given up", worker.name);
     Ok(())

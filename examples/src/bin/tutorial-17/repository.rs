@@ -22,7 +22,9 @@ pub async fn play(store_url: &str, redis_url: &str, prefix: &str) -> Result<()> 
     };
     let bus = RedisEventBus::connect(config).await?;
     let orders = AggregateRepository::<Order>::new(store.clone()).publish_to(bus.clone());
-    let live = Projected::new(OrderStatistics { edition: Edition::Silent, ..Default::default() });
+    let statistics = || Projected::with(|| OrderStatistics { edition: Edition::Silent, ..Default::default() });
+    let live = statistics();
+    live.rebuild(&*store).await?; // what other runs, or other programs, have saved before
     bus.subscribe_all(&live);
     let consumer = bus.start_consuming_in_background();
 
@@ -38,7 +40,7 @@ pub async fn play(store_url: &str, redis_url: &str, prefix: &str) -> Result<()> 
     bus.shutdown(Duration::from_secs(5)).await?;
     consumer.await??;
 
-    let again = Projected::with(|| OrderStatistics { edition: Edition::Silent, ..Default::default() });
+    let again = statistics();
     again.rebuild(&*store).await?;
     let by_store = format!("{:?}", again.read().await);
     println!("  rebuilt from the store:  {by_store}");
