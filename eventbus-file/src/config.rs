@@ -1,4 +1,6 @@
 //! How a queue works.
+//!
+//! Real time, not the given clock: a name that no other worker has.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -54,7 +56,8 @@ pub struct FileQueueConfig {
     pub concurrency: usize,
     /// How many deliveries a group has in hand at most. Default 1,000.
     pub max_in_hand: usize,
-    /// By which clock delays and times go. Default: the machine's.
+    /// By which clock retries, timeouts and the times of dead letters go. What workers compare through files, as the ends of
+    /// claims, goes by the machine's. Default: the machine's.
     pub clock: SharedClock,
 }
 

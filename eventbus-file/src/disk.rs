@@ -2,6 +2,8 @@
 //!
 //! Keep: content is written under a name in `tmp/` and synced before it gets its own name, by a hard link that fails
 //! where the name is taken, or by a rename over an older version. Nobody ever sees a part of a file.
+//!
+//! Real time, not the given clock: the file system's times, and names that no other worker has.
 
 use std::{
     ffi::OsString,

@@ -1,4 +1,6 @@
 //! Events, and how they are written: pretty JSON, but for the payload, which is kept byte for byte.
+//!
+//! Real time, not the given clock: the times that workers compare through files.
 
 use eventbus::{
     Attributes, BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,

@@ -4,6 +4,8 @@
 //! filled by a file that says so, so that every reader sees the same events in the same order. What is at or below the
 //! removed mark is not there, whatever lies in the folder: a mark is written before anything is removed, and looked at
 //! after a file was made or read, so that no id is used twice.
+//!
+//! Real time, not the given clock: publishers in other processes.
 
 mod link;
 

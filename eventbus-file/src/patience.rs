@@ -1,4 +1,6 @@
 //! Waiting for something new.
+//!
+//! Real time, not the given clock: what other workers write into files.
 
 use std::{sync::Arc, time::Duration};
 

@@ -2,6 +2,8 @@
 //!
 //! Keep: the payload is there before the event that names it. A crash leaves a payload that no event names, never an
 //! event without its payload.
+//!
+//! Real time, not the given clock: a name that no other worker has.
 
 use std::{
     io::{Read as _, Write as _},

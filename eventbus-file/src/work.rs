@@ -1,6 +1,8 @@
 //! Work: an event, claimed, until it has its result.
 //!
 //! Keep: an event has one result. Whoever loses its claim writes none, and of two who believe to have it, one does.
+//!
+//! Real time, not the given clock: claims that other workers read in files.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

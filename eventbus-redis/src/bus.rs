@@ -113,7 +113,7 @@ impl RedisEventBus {
         let link = Link::new(config.server(), Arc::clone(&counters))
             .map_err(|mistake| InvalidConfig::of_bus(vec![mistake]))?;
         let is_passing = config.consumer_name.is_none();
-        let consumer = config.consumer_name.take().unwrap_or_else(consumer_name);
+        let consumer = config.consumer_name.take().unwrap_or_else(|| consumer_name(&config.clock));
         config.consumer_name = Some(consumer.clone());
         let stream = config.stream_name();
         let destination = name("stream_prefix", &format!("redis:{stream}"))?;
@@ -124,7 +124,7 @@ impl RedisEventBus {
             destination,
             default_group,
             consumer,
-            instance: uuid::Uuid::now_v7().simple().to_string(),
+            instance: clock.new_id().simple().to_string(),
             is_passing,
             home: stream.clone(),
             stream,

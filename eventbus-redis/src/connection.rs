@@ -2,6 +2,8 @@
 //!
 //! Keep: a connection on which somebody waits for entries serves nobody else, and a read that waits is never dropped:
 //! the server would hand the next entry to nobody.
+//!
+//! Real time, not the given clock: connecting, and the replies of Redis.
 
 use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},

@@ -2,6 +2,8 @@
 //!
 //! Keep: a read that waits is kept while nobody polls it, and polled again by the next call: each read begun beside it
 //! would wait behind it on the same connection, and what the server gives it would reach nobody.
+//!
+//! Real time, not the given clock: the replies of Redis.
 
 use std::{
     pin::Pin,

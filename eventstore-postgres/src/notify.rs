@@ -2,6 +2,8 @@
 //!
 //! Keep: it only wakes. Nothing waits for it and nothing fails with it; who misses a notification finds the events when it
 //! looks next. No append is ever sent together with a notification, whose commits wait for each other in the whole server.
+//!
+//! Real time, not the given clock: a connection to PostgreSQL.
 
 use std::{
     fmt,
@@ -18,7 +20,6 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until, timeout},
 };
-use uuid::Uuid;
 
 use crate::{config::PgEventStoreConfig, fault::NoAnswerWithin, pool::refuse_standby, schema::Schema};
 
@@ -73,7 +74,7 @@ impl Wire {
     ) -> Self {
         Self {
             channel: schema.channel(),
-            signature: Uuid::now_v7().to_string(),
+            signature: config.clock.new_id().to_string(),
             options: options.clone(),
             connect_timeout: config.connect_timeout,
             answer_timeout: config.answer_timeout(),

@@ -1,6 +1,8 @@
 //! The connections of a store, and the time limits on everything that goes through them.
 //!
 //! Keep: no statement without a time limit, and no connection back to the pool in the middle of one.
+//!
+//! Real time, not the given clock: the replies of PostgreSQL.
 
 use std::{sync::Arc, time::Duration};
 

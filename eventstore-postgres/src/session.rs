@@ -1,4 +1,6 @@
 //! The one connection that prepares a store: looks at the server, makes the tables.
+//!
+//! Real time, not the given clock: the replies of PostgreSQL.
 
 use std::time::Duration;
 

@@ -2,6 +2,8 @@
 //!
 //! Keep: nothing is committed that the server undid. A transaction in which a statement failed answers a commit as if all
 //! were well; so it is asked first, unless a statement of ours succeeded after whatever else was done.
+//!
+//! Real time, not the given clock: the replies of PostgreSQL, which ends transactions by its own clock.
 
 use std::{any::Any, fmt, sync::Arc, time::Duration};
 

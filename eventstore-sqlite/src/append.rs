@@ -5,7 +5,7 @@
 
 use async_trait::async_trait;
 use eventbus::{
-    EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Version,
+    EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, SharedClock, StreamId, Version,
     port::{self, AppendError, AppendEvents, check_ids, check_payloads, first_result},
 };
 use rusqlite::{Connection, OptionalExtension as _};
@@ -21,7 +21,7 @@ impl AppendEvents for SqliteEventStore {
         expected: ExpectedVersion,
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
-        match Append::check(port::Append { stream: stream.clone(), expected, events })? {
+        match Append::check(port::Append { stream: stream.clone(), expected, events }, self.writer().clock())? {
             Some(append) => self.writer().append(append).await,
             None => Ok(Vec::new()),
         }
@@ -29,8 +29,10 @@ impl AppendEvents for SqliteEventStore {
 
     async fn append_many(&self, appends: Vec<port::Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
         let mut sound = Vec::with_capacity(appends.len());
-        let checked: Vec<_> =
-            appends.into_iter().map(|append| Ok(Append::check(append)?.map(|it| sound.push(it)))).collect();
+        let checked: Vec<_> = appends
+            .into_iter()
+            .map(|append| Ok(Append::check(append, self.writer().clock())?.map(|it| sound.push(it))))
+            .collect();
         let mut results = self.writer().append_many(sound).await.into_iter();
         let result = |checked| match checked {
             Ok(Some(())) => results.next().unwrap_or_else(|| Ok(Vec::new())),
@@ -47,6 +49,7 @@ pub(crate) struct Append {
     stream: StreamId,
     expected: ExpectedVersion,
     events: Vec<NewEvent>,
+    clock: SharedClock,
 }
 
 /// What became of an append, if its transaction commits.
@@ -60,14 +63,14 @@ pub(crate) enum Placed {
 
 impl Append {
     /// Nothing if there are no events.
-    pub(crate) fn check(append: port::Append) -> Result<Option<Self>, AppendError> {
+    pub(crate) fn check(append: port::Append, clock: &SharedClock) -> Result<Option<Self>, AppendError> {
         let port::Append { stream, expected, events } = append;
         if events.is_empty() {
             return Ok(None);
         }
         check_ids(&stream, &events)?;
         check_payloads(&stream, &events)?;
-        Ok(Some(Self { stream, expected, events }))
+        Ok(Some(Self { stream, expected, events, clock: clock.clone() }))
     }
 
     /// How many events there are.
@@ -88,7 +91,7 @@ impl Append {
                 actual,
             });
         }
-        let recorded_at = now();
+        let recorded_at = self.clock.now();
         match self.insert_or_undo(connection, actual, recorded_at) {
             Ok(first) => Ok(Ok(Placed::New { after: actual, first, recorded_at })),
             Err(error) if is_refusal(&error) && !connection.is_autocommit() => {
@@ -176,12 +179,6 @@ impl Append {
         };
         self.events.into_iter().enumerate().map(place).collect()
     }
-}
-
-/// The time now, UTC, in whole microseconds: what a column keeps.
-fn now() -> OffsetDateTime {
-    let now = OffsetDateTime::now_utc();
-    now.replace_nanosecond(now.nanosecond() / 1_000 * 1_000).unwrap_or(now)
 }
 
 /// The version of a stream, from its last event: one probe of the index.

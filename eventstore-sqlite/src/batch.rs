@@ -1,4 +1,6 @@
 //! Jobs that share a transaction, each of which succeeds or fails alone.
+//!
+//! Real time, not the given clock: how long the disk takes.
 
 use std::{
     error::Error,
@@ -149,7 +151,7 @@ mod tests {
             NewEvent::new(Name::from_static("Written"), 1, payload)
         };
         let append = port::Append { stream, expected, events: vec![event(), event()] };
-        let append = Append::check(append).unwrap().unwrap();
+        let append = Append::check(append, &eventbus::SharedClock::SYSTEM).unwrap().unwrap();
         let (done, waiting) = oneshot::channel();
         (Job::Append { append, done, _room: None }, waiting)
     }

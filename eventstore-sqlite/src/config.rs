@@ -32,8 +32,8 @@ pub struct SqliteEventStoreConfig {
     /// Whether the store may be made in a database that holds tables of someone else already. Default: false, so that
     /// a wrong path does no harm. Tables that are added after the store was made need no permission.
     pub share_database: bool,
-    /// By which clock delays go, and leases run out: all processes on a file must have the same time. Default: the
-    /// machine's.
+    /// By which clock events are recorded; waits for other processes, and leases, go by the machine's, which all that share
+    /// a file have. Default: the machine's.
     pub clock: SharedClock,
 }
 

@@ -1,4 +1,6 @@
 //! Opening connections.
+//!
+//! Real time, not the given clock: locks of other processes.
 
 use std::time::{Duration, Instant};
 

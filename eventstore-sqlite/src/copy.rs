@@ -4,6 +4,8 @@
 //! there is one, and the live table otherwise.
 //!
 //! Keep: a name of a file is never used twice. A former owner may still have it open, and SQLite deletes logs by name.
+//!
+//! Real time, not the given clock: a name that no other process has.
 
 use std::{
     collections::HashMap,

@@ -2,6 +2,8 @@
 //!
 //! Keep: it comes back exactly once: at the end, when the transaction is dropped, or when its time is up, whichever is
 //! first. Whoever is late finds nothing but the reason.
+//!
+//! Real time, not the given clock: a lock that other threads wait for.
 
 use std::{
     ops::Deref,

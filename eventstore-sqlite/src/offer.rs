@@ -1,6 +1,8 @@
 //! The connection, held out to whoever claimed it.
 //!
 //! Keep: it is taken by a task that runs, or back when its time is up. A future that nobody polls keeps nothing.
+//!
+//! Real time, not the given clock: a lock that other threads wait for.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

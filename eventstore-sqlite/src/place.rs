@@ -1,4 +1,6 @@
 //! Where a store is.
+//!
+//! Real time, not the given clock: a name that no other store of the process has.
 
 use std::{
     borrow::Cow,

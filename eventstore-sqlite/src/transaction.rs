@@ -1,4 +1,6 @@
 //! The open transaction that handlers and projections write in.
+//!
+//! Real time, not the given clock: how long the disk takes.
 
 use std::{any::Any, fmt, ops::Deref, sync::Arc, time::Instant};
 
@@ -191,7 +193,9 @@ impl SqliteEventStore {
         expected: ExpectedVersion,
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
-        let Some(append) = Append::check(port::Append { stream: stream.clone(), expected, events })? else {
+        let Some(append) =
+            Append::check(port::Append { stream: stream.clone(), expected, events }, self.writer().clock())?
+        else {
             return Ok(Vec::new());
         };
         if !transaction.is_of(self) {

@@ -2,6 +2,8 @@
 //!
 //! On a thread of its own, which is there while it is needed: a user who keeps a task busy would keep a timer of the
 //! runtime from ever running.
+//!
+//! Real time, not the given clock: a lock that other threads wait for.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},

@@ -6,6 +6,8 @@
 //!
 //! Keep: a job is queued before the connection is tried, and whoever gives the connection back looks at the queue once
 //! more. In any other order a job can be left behind that nobody looks at.
+//!
+//! Real time, not the given clock: how long the disk takes, and locks of other processes.
 
 use std::{
     sync::{
@@ -15,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventbus::port::AppendSignal;
+use eventbus::{SharedClock, port::AppendSignal};
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
@@ -57,6 +59,7 @@ pub(crate) struct Writer {
     /// How long a commit takes lately: on a slow disk no task should wait for it.
     commit_micros: AtomicU64,
     appended: AppendSignal,
+    clock: SharedClock,
 }
 
 impl Writer {
@@ -73,6 +76,7 @@ impl Writer {
             transaction_timeout: config.transaction_timeout,
             commit_micros: AtomicU64::new(0),
             appended: AppendSignal::default(),
+            clock: config.clock.clone(),
         }
     }
 
@@ -95,6 +99,10 @@ impl Writer {
     /// The transaction that has the connection, if the calling task is the one that uses it.
     fn inside(&self) -> Option<Arc<Lent>> {
         self.watch.lent().filter(|lent| lent.is_used_here())
+    }
+
+    pub(crate) const fn clock(&self) -> &SharedClock {
+        &self.clock
     }
 
     pub(crate) const fn busy_timeout(&self) -> Duration {

@@ -53,11 +53,12 @@ impl LetterFile {
         group: &Name,
         record: Option<&RecordedEvent>,
         tries: Tries,
+        dead_lettered_at: OffsetDateTime,
     ) -> Result<Self> {
         Ok(Self {
             id,
             group: group.to_string(),
-            dead_lettered_at: event::now(),
+            dead_lettered_at,
             worker_id: worker.into(),
             handler: tries.handlers(),
             error: tries.errors(),
@@ -123,7 +124,7 @@ impl Shared {
             %group, handler = tries.handlers(), event_type, id, error = tries.errors(),
             attempts = tries.most_attempts(), "delivery given up: it is a dead letter now"
         );
-        let letter = LetterFile::new(&self.worker, id, group, record, tries)?;
+        let letter = LetterFile::new(&self.worker, id, group, record, tries, self.config.clock.now())?;
         let path = self.letter_path(&stem(id, group)?);
         self.disk.replace(&path, &event::pretty("the dead letter", &letter)?)?;
         self.disk.sync_folder(&self.disk.root().join(names::DEAD_LETTERS))

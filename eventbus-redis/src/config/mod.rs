@@ -263,7 +263,7 @@ impl fmt::Debug for RedisEventBusConfig {
 }
 
 /// A name for a consumer that was given none: the host's and eight hex digits.
-pub(crate) fn consumer_name() -> String {
+pub(crate) fn consumer_name(clock: &SharedClock) -> String {
     let host = ["HOSTNAME", "COMPUTERNAME"]
         .iter()
         .find_map(|name| std::env::var(name).ok())
@@ -273,6 +273,6 @@ pub(crate) fn consumer_name() -> String {
     let host: String = host.trim().chars().filter(|c| !c.is_control()).take(60).collect();
     let host = if host.is_empty() { "consumer" } else { &host };
     // the last digits of such an id are random
-    let id = uuid::Uuid::now_v7().simple().to_string();
+    let id = clock.new_id().simple().to_string();
     format!("{host}-{}", &id[24..])
 }

@@ -1,4 +1,6 @@
 //! The keeper: writes down what came of entries, shows life, and looks for what others left.
+//!
+//! Real time, not the given clock: claims, by the clock of Redis, and its replies.
 
 use std::{collections::HashSet, pin::pin, time::Duration};
 

@@ -223,7 +223,7 @@ impl Consumer {
         vec![
             (field::ORIGINAL_MESSAGE_ID, id.to_string()),
             (field::RETRY_COUNT, attempts.saturating_sub(1).to_string()),
-            (field::DLQ_TIMESTAMP, utc(OffsetDateTime::now_utc())),
+            (field::DLQ_TIMESTAMP, utc(self.shared.config.clock.now())),
             (field::ERROR, tries.errors()),
             (field::HANDLER, tries.handlers()),
             (field::GROUP, self.group.to_string()),

@@ -2,6 +2,8 @@
 //!
 //! Keep: a read that waits for entries is awaited to its end, for the server hands what it finds to this consumer and to
 //! nobody else. After each connection the entries that are pending on this consumer come before any new one.
+//!
+//! Real time, not the given clock: the replies of Redis.
 
 use std::{pin::pin, sync::atomic::Ordering, time::Duration};
 

@@ -1,4 +1,6 @@
 //! Recovery by hand, as the tutorial has it. A consumer does the same by itself while it consumes.
+//!
+//! Real time, not the given clock: claims, by the clock of Redis.
 
 use std::{
     collections::HashSet,

@@ -1,4 +1,6 @@
 //! Keeping the stream as short as the configuration says, while consuming.
+//!
+//! Real time, not the given clock: other consumers, and the ages of entries by the clock of Redis.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,6 @@
 //! What is said of trouble that lasts: once when it begins, once a minute while it lasts, once when it is over.
+//!
+//! Real time, not the given clock: connecting to Redis again.
 
 use std::time::Duration;
 

@@ -1,6 +1,8 @@
 //! Reading without an end.
 //!
 //! Keep: the place is behind what was read, and what was read is returned, whatever fails or is dropped in between.
+//!
+//! Real time, not the given clock: connecting to Redis again.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 

@@ -2,6 +2,8 @@
 //!
 //! Keep: an aggregate changes its partition only when every known group is done with everything there is, and whoever
 //! publishes by the former number is refused from the same instant on.
+//!
+//! Real time, not the given clock: consumers in other processes.
 
 use std::{fmt, time::Duration};
 

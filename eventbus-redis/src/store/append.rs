@@ -124,7 +124,7 @@ impl RedisEventStore {
     /// Makes appends in one step, and returns a result for each.
     async fn run(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
         let told = self.told().position();
-        let recorded_at = entry::now();
+        let recorded_at = self.config().clock.now();
         let reply = self.link().rerun_or_unknown::<Vec<Value>>(&self.script(&appends, recorded_at)).await;
         let placed: Vec<_> = match reply {
             Ok(replies) => replies.into_iter().map(placed).collect(),

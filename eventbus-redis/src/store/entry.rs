@@ -83,12 +83,6 @@ fn time_of(micros: i128) -> Result<OffsetDateTime, time::error::ComponentRange> 
     OffsetDateTime::from_unix_timestamp_nanos(micros.saturating_mul(1_000))
 }
 
-/// The time now, UTC, in whole microseconds: what an entry keeps.
-pub(crate) fn now() -> OffsetDateTime {
-    let now = OffsetDateTime::now_utc();
-    now.replace_nanosecond(now.nanosecond() / 1_000 * 1_000).unwrap_or(now)
-}
-
 /// Reads the event of an entry in the stream that `key` names.
 pub(crate) fn read(key: &str, stream: &StreamId, entry: Entry) -> Result<RecordedEvent, ReadError> {
     let id = entry.id.clone();

@@ -92,7 +92,7 @@ impl RedisEventStore {
         let keys = Keys::new(&config.key_prefix);
         let mut open = script::store::OPEN.prepare_invoke();
         open.key(keys.meta()).key(keys.feed()).key(keys.ids());
-        open.arg(Uuid::now_v7().to_string()).arg(FORMAT);
+        open.arg(config.clock.new_id().to_string()).arg(FORMAT);
         let (id, format): (Option<String>, Option<String>) = link.connect(&open).await?;
         let refused = |reason: String| RedisConnectError::Refused {
             address: config.server().address(),

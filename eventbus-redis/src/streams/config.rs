@@ -2,6 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use eventbus::SharedClock;
 use serde::Deserialize;
 
 use crate::{
@@ -48,6 +49,9 @@ pub struct RedisStreamsConfig {
     /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
     /// that the platform trusts. Default: none.
     pub tls_ca_file: Option<PathBuf>,
+    /// By which clock events that are published have their times. Default: the machine's.
+    #[serde(skip)]
+    pub clock: SharedClock,
 }
 
 impl Default for RedisStreamsConfig {
@@ -58,6 +62,7 @@ impl Default for RedisStreamsConfig {
             socket_timeout: Duration::from_secs(5),
             socket_connect_timeout: Duration::from_secs(5),
             tls_ca_file: None,
+            clock: SharedClock::SYSTEM,
         }
     }
 }
@@ -121,6 +126,7 @@ mod tests {
             socket_timeout: Duration::MAX,
             socket_connect_timeout: Duration::ZERO,
             tls_ca_file: None,
+            clock: SharedClock::SYSTEM,
         };
         let mistakes = config.validate().unwrap_err().mistakes;
         let fields: Vec<_> = mistakes.iter().map(|mistake| mistake.field.as_str()).collect();

@@ -1,9 +1,6 @@
 //! Publishing plain events.
 
-use std::{
-    borrow::Cow,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::borrow::Cow;
 
 use eventbus::port::MessageId;
 use redis::{RedisError, RedisResult};
@@ -14,7 +11,7 @@ use crate::{RedisCommandError, command, connection::CommandError, keys::plain_fi
 
 /// Publishes events to streams called `{prefix}:{stream}`; made by [`RedisStreams::publisher`].
 ///
-/// An entry has the fields `type`, `timestamp` (this machine's clock, milliseconds since 1970) and `data` (JSON), in
+/// An entry has the fields `type`, `timestamp` (by the configured clock, milliseconds since 1970) and `data` (JSON), in
 /// this order. The server orders the entries of a stream, and its clock gives them their ids.
 ///
 /// # Examples
@@ -106,7 +103,7 @@ impl EventPublisher {
     ) -> Result<Vec<MessageId>, EventPublishError> {
         let key = self.streams.config().stream_key(stream);
         let events = events.into_iter();
-        let entries = events.map(|(event_type, data)| fields(event_type, &data)).collect::<Result<Vec<_>, _>>()?;
+        let entries = events.map(|(event_type, data)| self.fields(event_type, &data)).collect::<Result<Vec<_>, _>>()?;
         if entries.is_empty() {
             return Ok(Vec::new());
         }
@@ -119,6 +116,18 @@ impl EventPublisher {
         ids.map_err(|error| failed(CommandError::Sent(if is_partly { partly(refused, &error) } else { error })))
     }
 
+    /// The fields of an entry, in their order.
+    fn fields<T: Serialize + ?Sized>(&self, event_type: &str, data: &T) -> Result<Fields<'static>, EventPublishError> {
+        let unencodable = |source| EventPublishError::Unencodable { event_type: event_type.into(), source };
+        let data = serde_json::to_vec(data).map_err(unencodable)?;
+        let now = self.streams.config().clock.unix_millis();
+        Ok(vec![
+            (field::TYPE, Cow::Owned(event_type.as_bytes().to_vec())),
+            (field::TIMESTAMP, Cow::Owned(now.to_string().into_bytes())),
+            (field::DATA, Cow::Owned(data)),
+        ])
+    }
+
     async fn add<T: Serialize + ?Sized>(
         &self,
         stream: &str,
@@ -126,7 +135,7 @@ impl EventPublisher {
         data: &T,
         max_length: Option<u64>,
     ) -> Result<MessageId, EventPublishError> {
-        let fields = fields(event_type, data)?;
+        let fields = self.fields(event_type, data)?;
         let key = self.streams.config().stream_key(stream);
         Ok(self.streams.add_entry(&key, &fields, max_length).await?)
     }
@@ -172,18 +181,6 @@ impl RedisStreams {
         let id: Result<String, _> = self.link().query_once(&command::add(key, fields, max_length)).await;
         id.map(MessageId::new).map_err(|error| RedisCommandError::of(key, error))
     }
-}
-
-/// The fields of an entry, in their order.
-fn fields<T: Serialize + ?Sized>(event_type: &str, data: &T) -> Result<Fields<'static>, EventPublishError> {
-    let unencodable = |source| EventPublishError::Unencodable { event_type: event_type.into(), source };
-    let data = serde_json::to_vec(data).map_err(unencodable)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    Ok(vec![
-        (field::TYPE, Cow::Owned(event_type.as_bytes().to_vec())),
-        (field::TIMESTAMP, Cow::Owned(now.to_string().into_bytes())),
-        (field::DATA, Cow::Owned(data)),
-    ])
 }
 
 /// A stream whose ids ran out in the middle of a batch.

@@ -1,4 +1,6 @@
 //! How long and how often appends are tried.
+//!
+//! Real time, not the given clock: connecting to PostgreSQL again.
 
 use std::time::Duration;
 

@@ -5,6 +5,8 @@
 //!
 //! Keep: the turn is always somewhere. While somebody stands in line, somebody has it, or a task that will take it; who
 //! drops it, whatever the reason, hands it on. A caller that goes away takes nothing with it but its own append.
+//!
+//! Real time, not the given clock: the replies of PostgreSQL.
 
 use std::{
     collections::VecDeque,

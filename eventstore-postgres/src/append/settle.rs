@@ -2,6 +2,8 @@
 //!
 //! Keep: each append is judged by itself. What befalls the statement it went out with is its result only if it was
 //! alone, or if the same befell all.
+//!
+//! Real time, not the given clock: the replies of PostgreSQL.
 
 use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 

@@ -163,7 +163,12 @@ mod tests {
     fn one(id: usize) -> Append {
         let stream = StreamId::parse("Account", &id.to_string()).unwrap();
         let events = vec![NewEvent::new(Name::from_static("Written"), 1, "{}")];
-        Append::check(port::Append { stream, expected: ExpectedVersion::NoStream, events }).unwrap().unwrap()
+        Append::check(
+            port::Append { stream, expected: ExpectedVersion::NoStream, events },
+            &eventbus::SharedClock::SYSTEM,
+        )
+        .unwrap()
+        .unwrap()
     }
 
     fn append(writer: &Arc<Writer>, id: usize) -> Appending {

@@ -2,6 +2,8 @@
 //!
 //! Keep: that events were taken is written before a handler sees them, and what came of them before they are let go. All
 //! of it is one file, which only the owner of the latest epoch writes.
+//!
+//! Real time, not the given clock: what other workers read in files.
 
 mod settle;
 mod take;

@@ -1,4 +1,6 @@
 //! The connection: made, watched, made anew; and what comes over it.
+//!
+//! Real time, not the given clock: a connection to Redis.
 
 use std::{sync::Arc, time::Duration};
 

@@ -2,6 +2,8 @@
 //!
 //! Keep: one worker at a time does it, and only from the files. It takes nothing away: a counter is only raised, a claim
 //! only put where there is none. A message is small, however many files there are.
+//!
+//! Real time, not the given clock: the replies of Redis.
 
 use std::sync::Arc;
 

@@ -2,6 +2,8 @@
 //!
 //! Keep: after anything went wrong, what is pending comes before anything new, and a read that was sent before and
 //! arrives late is refused. Entries that are there together are taken in hand in the order in which they were published.
+//!
+//! Real time, not the given clock: the replies of Redis.
 
 use std::{sync::Arc, time::Duration};
 

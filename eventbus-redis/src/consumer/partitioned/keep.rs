@@ -1,4 +1,6 @@
 //! The keeper: writes down what came of the entries of all partitions, and sees to it that they are shared.
+//!
+//! Real time, not the given clock: leases, by the clock of Redis, and its replies.
 
 use std::{
     collections::{HashMap, HashSet},

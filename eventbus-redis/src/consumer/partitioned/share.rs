@@ -2,6 +2,8 @@
 //!
 //! Keep: a partition is let go only when nothing of it is being handled and all that came of it is written down; then
 //! nothing is repeated.
+//!
+//! Real time, not the given clock: leases, by the clock of Redis.
 
 use std::{
     collections::HashSet,

@@ -12,7 +12,6 @@ use crate::{
     store::{
         RedisEventStore,
         append::{check, write_events},
-        entry,
     },
 };
 
@@ -113,7 +112,7 @@ impl RedisTransaction {
         if !expected.matches(actual) {
             return Err(AppendError::Conflict { stream, expected, actual });
         }
-        let recorded_at = entry::now();
+        let recorded_at = self.store.config().clock.now();
         let place = |(number, event): (usize, &NewEvent)| {
             let record = event.clone().recorded_as(stream.clone(), actual.plus(number + 1), None);
             record.with_recorded_at(Some(recorded_at))

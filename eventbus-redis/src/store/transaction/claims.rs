@@ -2,6 +2,8 @@
 //!
 //! Keep: a claim only saves work that would be done for nothing. What is done twice is refused by the commit, which
 //! compares epoch, checkpoint and notes. So a claim is short, and renewed as long as the transaction lives.
+//!
+//! Real time, not the given clock: claims, by the clock of Redis.
 
 use std::time::Duration;
 
@@ -36,7 +38,7 @@ pub(super) struct Claims {
 
 impl Claims {
     pub(super) fn new(store: RedisEventStore) -> Self {
-        let token = uuid::Uuid::now_v7().simple().to_string();
+        let token = store.config().clock.new_id().simple().to_string();
         Self { store, token, keys: Vec::new(), since: None, heart: None }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Keep: what a handler writes and the checkpoint are one step, made only if the checkpoint is where the entry was read
 //! after. So it does not matter who runs, how many, and when they die. What it has not processed and is gone stops it.
+//!
+//! Real time, not the given clock: connecting to Redis again.
 
 mod ahead;
 mod effects;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use eventbus::port::MessageId;
+use eventbus::{SharedClock, port::MessageId};
 use tokio::time::Instant;
 
 /// What a run of a projection has done.
@@ -61,16 +61,17 @@ impl ProjectionProgress {
 pub(super) struct Meter<F> {
     report: F,
     began: Instant,
+    clock: SharedClock,
     of: u64,
 }
 
 impl<F: FnMut(ProjectionProgress)> Meter<F> {
-    pub(super) fn new(of: u64, report: F) -> Self {
-        Self { report, began: Instant::now(), of }
+    pub(super) fn new(of: u64, report: F, clock: SharedClock) -> Self {
+        Self { report, began: clock.instant(), clock, of }
     }
 
     pub(super) fn tell(&mut self, done: u64) {
         self.of = self.of.max(done);
-        (self.report)(ProjectionProgress { done, of: self.of, took: self.began.elapsed() });
+        (self.report)(ProjectionProgress { done, of: self.of, took: self.clock.elapsed(self.began) });
     }
 }

@@ -5,8 +5,6 @@
 
 use std::collections::BTreeSet;
 
-use uuid::Uuid;
-
 use super::{
     Applied, EventProjection, ProjectionProgress, StreamProjectionError,
     ahead::{Ahead, Mark},
@@ -28,7 +26,7 @@ impl EventProjection {
     /// # Errors
     /// [`StreamProjectionError`]; then nothing that is served has changed, and where the server is there, nothing is left.
     pub async fn rebuild(&self, on_progress: impl FnMut(ProjectionProgress)) -> Result<Applied, StreamProjectionError> {
-        let token = Uuid::now_v7().to_string();
+        let token = self.streams.config().clock.new_id().to_string();
         let rebuilt = self.rebuild_as(&token, on_progress).await;
         if rebuilt.as_ref().is_err_and(|error| !error.is_retryable()) {
             // what is left now the next rebuild clears away
@@ -44,7 +42,11 @@ impl EventProjection {
     ) -> Result<Applied, StreamProjectionError> {
         let place = Place::Copies(token);
         self.begin(token).await?;
-        let mut meter = Meter::new(self.ask(&streams::length(&self.stream)).await?, on_progress);
+        let mut meter = Meter::new(
+            self.ask(&streams::length(&self.stream)).await?,
+            on_progress,
+            self.streams.config().clock.clone(),
+        );
         let mut applied = Applied::default();
         loop {
             // before the entries: where there are none after it, none was processed that the copies lack
