@@ -9,7 +9,7 @@ use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Name, Position, Publication,
     port::{Checkpoints, EventBus},
     prelude::*,
-    testkit::{Fault, FaultyBus, FaultyStore},
+    testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock},
 };
 
 use crate::{
@@ -73,6 +73,32 @@ async fn an_outage_of_the_bus_fails_no_save_and_loses_nothing() {
     assert_eq!(*seen.lock().unwrap(), (1..=301).collect::<Vec<_>>());
     bus.stop_consuming().await;
     consumer.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_lag_is_that_of_the_oldest_unpublished_event_in_every_process() {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    let clock = ManualClock::new();
+    let (store, bus) = (InMemoryEventStore::with_clock(clock.clone()), LossyBus::new());
+    let start = async || {
+        let app = App::builder().clock(clock.clone()).bus(bus.clone()).store(store.clone());
+        app.start().await.unwrap()
+    };
+    let (owner, standby) = (start().await, start().await);
+    let lags = async || [owner.relay_status().await.unwrap().lag, standby.relay_status().await.unwrap().lag];
+    assert_eq!(lags().await, [Some(Duration::ZERO); 2], "there is nothing to publish");
+    bus.pause(true);
+    save(&owner, 0).await;
+    clock.advance(HOUR);
+    save(&owner, 0).await;
+    clock.advance(HOUR);
+    assert_eq!(lags().await, [Some(2 * HOUR); 2], "the bus does not answer");
+    bus.pause(false);
+    until("both know that all is published", async || {
+        clock.advance(Duration::from_secs(1));
+        lags().await == [Some(Duration::ZERO); 2]
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -41,7 +41,6 @@ impl<'a> Forgetful<'a> {
     /// Publishes the next range; the position is to be moved.
     async fn publish_next(&mut self) -> Result<Next, BoxError> {
         let mut range = self.ranges.next(self.board.position()).await?;
-        self.board.set_behind(!range.events.is_empty());
         if range.events.is_empty() {
             return Ok(Next::None);
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
 use super::{RelayError, range::Range};
 use crate::{
@@ -29,8 +29,9 @@ pub struct RelayStatus {
     pub head: Option<Position>,
     /// Whether this process relays; the others stand by.
     pub is_owner: bool,
-    /// How long it has had something to publish without once coming to the end, where this process relays.
-    pub lag: Duration,
+    /// How long the oldest event that is not published has been stored, whichever process relays; zero if all are
+    /// published, `None` if the store cannot be asked.
+    pub lag: Option<Duration>,
     /// What keeps it from publishing for now: it tries again.
     pub trouble: Option<String>,
     /// What keeps it from publishing until somebody decides.
@@ -52,8 +53,6 @@ pub(crate) struct RelayProgress {
     pub(crate) position: Position,
     /// What the bus called the last events, by position.
     recent: VecDeque<(Position, MessageId)>,
-    /// Since when it was not at the end of the feed.
-    behind_since: Option<Instant>,
     /// Whether this process relays at the moment.
     pub(crate) is_owner: bool,
     /// Why the relay does not publish at the moment.
@@ -67,10 +66,6 @@ impl RelayProgress {
     pub(crate) fn message_id(&self, position: Position) -> Option<MessageId> {
         let index = self.recent.binary_search_by_key(&position, |(position, _)| *position).ok()?;
         Some(self.recent[index].1.clone())
-    }
-
-    pub(super) fn lag(&self, clock: &SharedClock) -> Duration {
-        self.behind_since.map_or(Duration::ZERO, |since| clock.elapsed(since))
     }
 
     fn move_to(&mut self, position: Position) {
@@ -122,10 +117,7 @@ impl Board {
     }
 
     pub(super) fn set_owner(&self, is_owner: bool) {
-        self.progress.send_modify(|progress| {
-            progress.is_owner = is_owner;
-            progress.behind_since = None;
-        });
+        self.progress.send_modify(|progress| progress.is_owner = is_owner);
     }
 
     /// A range was published.
@@ -136,17 +128,6 @@ impl Board {
     /// The bus is at this position, whoever brought it there.
     pub(super) fn moved(&self, position: Position) {
         self.progress.send_modify(|progress| progress.move_to(position));
-    }
-
-    /// There is something to publish, or not.
-    pub(super) fn set_behind(&self, is_behind: bool) {
-        self.progress.send_if_modified(|progress| {
-            let changed = is_behind != progress.behind_since.is_some();
-            if changed {
-                progress.behind_since = is_behind.then(|| self.clock.instant());
-            }
-            changed
-        });
     }
 
     /// It did not work; a failure `repeated` is not worth another line in the log.

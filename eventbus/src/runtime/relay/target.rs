@@ -104,7 +104,6 @@ impl<'a> ToTarget<'a> {
             Some(range) => range,
             None => self.ranges.next(position).await?,
         };
-        self.relay.board.set_behind(!range.events.is_empty());
         if !range.events.is_empty() || range.after != position {
             return self.publish(publisher, range).await;
         }

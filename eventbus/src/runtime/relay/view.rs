@@ -104,13 +104,20 @@ impl RelayView {
         }
     }
 
+    /// How long the first event after `position` has been stored.
+    async fn lag(&self, position: Position, clock: &SharedClock) -> Option<Duration> {
+        let waits_since = self.store.first_recorded_after(position).await.ok()?;
+        // the clock of whoever recorded it may be ahead
+        Some(waits_since.map_or(Duration::ZERO, |since| (clock.now() - since).try_into().unwrap_or_default()))
+    }
+
     pub(crate) async fn status(&self, clock: &SharedClock) -> RelayStatus {
         let (position, head, own) = (self.position().await, self.store.head().await.ok(), self.own());
         RelayStatus {
             position,
             head,
             is_owner: own.is_owner,
-            lag: self.tell(|now| now.lag(clock)),
+            lag: self.lag(position, clock).await,
             trouble: self.tell(|now| now.trouble.clone()),
             stopped: self.tell(|now| now.stopped.clone()),
         }

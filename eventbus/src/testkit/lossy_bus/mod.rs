@@ -140,6 +140,12 @@ impl LossyBus {
         self.paused.send_replace(is_paused);
     }
 
+    /// Whether a range is held up.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        self.paused.receiver_count() > 0
+    }
+
     fn lock(&self) -> MutexGuard<'_, Data> {
         self.data.lock().unwrap_or_else(PoisonError::into_inner)
     }
