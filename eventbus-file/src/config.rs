@@ -4,7 +4,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use eventbus::{Name, SharedClock, port::RetryPolicy};
+use eventbus::{
+    Name, SharedClock,
+    port::{DEFAULT_IN_HAND_BYTES, RetryPolicy},
+};
 use uuid::Uuid;
 
 use crate::error::{FileQueueError, Result};
@@ -56,6 +59,8 @@ pub struct FileQueueConfig {
     pub concurrency: usize,
     /// How many deliveries a group has in hand at most. Default 1,000.
     pub max_in_hand: usize,
+    /// How many bytes of events a group has in hand at most, one event apart. Default 16 MiB.
+    pub max_in_hand_bytes: usize,
     /// By which clock retries, timeouts and the times of dead letters go. What workers compare through files, as the ends of
     /// claims, goes by the machine's. Default: the machine's.
     pub clock: SharedClock,
@@ -77,6 +82,7 @@ impl Default for FileQueueConfig {
             retry: RetryPolicy::default(),
             concurrency: 1,
             max_in_hand: 1_000,
+            max_in_hand_bytes: DEFAULT_IN_HAND_BYTES,
             clock: SharedClock::SYSTEM,
         }
     }
@@ -122,6 +128,9 @@ impl FileQueueConfig {
             ("poll_interval", self.poll_interval),
         ];
         check_times(&times)?;
+        if self.max_in_hand_bytes == 0 {
+            return Err(mistake("max_in_hand_bytes", "must be 1 at least".into()));
+        }
         match self.max_in_hand {
             0 => Err(mistake("max_in_hand", "must be 1 at least".into())),
             _ => Ok(()),

@@ -350,6 +350,7 @@ async fn mistakes_in_the_configuration_are_named() {
         (FileQueueConfig { claim_expiration: Duration::ZERO, ..config(folder()) }, "claim_expiration"),
         (FileQueueConfig { group_expiration: Duration::MAX, ..config(folder()) }, "group_expiration"),
         (FileQueueConfig { max_in_hand: 0, ..config(folder()) }, "max_in_hand"),
+        (FileQueueConfig { max_in_hand_bytes: 0, ..config(folder()) }, "max_in_hand_bytes"),
         (FileQueueConfig { worker_id: Some(String::new()), ..config(folder()) }, "worker_id"),
         (FileQueueConfig { queue_name: Some("a\nb".into()), ..config(folder()) }, "queue_name"),
     ] {

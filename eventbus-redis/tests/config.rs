@@ -36,7 +36,7 @@ fn the_defaults_are_those_of_the_tutorial() {
     assert_eq!(config.retry_key_expiry_seconds, 86_400);
     assert!(!config.single_connection_client);
     assert_eq!(config.concurrency, 1);
-    assert_eq!(config.max_in_hand, None);
+    assert_eq!((config.max_in_hand, config.max_in_hand_bytes), (None, 16 * 1024 * 1024));
     assert_eq!(config.retry_delay_ms, 100);
     assert_eq!(config.retry_max_delay_ms, 30_000);
     assert_eq!(config.slow_handler_ms, 1_000);
@@ -89,6 +89,7 @@ fn all_mistakes_are_named_at_once() {
         retry_key_expiry_seconds: 0,
         concurrency: 0,
         max_in_hand: Some(0),
+        max_in_hand_bytes: 0,
         retry_delay_ms: 0,
         retry_max_delay_ms: 0,
         slow_handler_ms: 0,
@@ -115,6 +116,7 @@ fn all_mistakes_are_named_at_once() {
             "`retry_key_expiry_seconds` is 0",
             "`concurrency` is 0",
             "`max_in_hand` is 0",
+            "`max_in_hand_bytes` is 0",
             "`retry_delay_ms` is 0",
             "`retry_max_delay_ms` is 0",
             "`slow_handler_ms` is 0",

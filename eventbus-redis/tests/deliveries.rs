@@ -25,12 +25,12 @@ async fn pending(bus: &RedisEventBus) -> Vec<Pending> {
     command(bus, "XPENDING", &[&bus.config().stream_name(), bus.default_group(), "-", "+", "10"]).await
 }
 
-/// Lets a consumer hang with the first event while it holds the second, again and again, under names in turn; says how
-/// often the second has been delivered.
+/// Lets a consumer hang with the first event while it holds the second, which is of the same aggregate, again and again,
+/// under names in turn; says how often the second has been delivered.
 async fn held_by(names: &[&str]) -> u64 {
-    let config = RedisEventBusConfig { pending_idle_ms: IDLE_MS, ..config() };
+    let config = RedisEventBusConfig { pending_idle_ms: IDLE_MS, concurrency: 2, ..config() };
     let publisher = RedisEventBus::connect(config.clone()).await.unwrap();
-    publisher.publish(&[event("one"), event("two")]).await.unwrap();
+    publisher.publish(&[event("one"), event("one")]).await.unwrap();
     for name in names {
         let config = RedisEventBusConfig { consumer_name: Some((*name).to_owned()), ..config.clone() };
         let bus = RedisEventBus::connect(config).await.unwrap();

@@ -51,23 +51,23 @@ async fn what_a_dead_consumer_had_in_hand_is_handled_by_the_next_of_its_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_finishes_the_delivery_in_hand_and_leaves_the_rest_to_others_at_once() {
     let bus = fresh_bus().await;
-    bus.publish(&[event("one"), event("two"), event("three")]).await.unwrap();
+    bus.publish(&[event("one"), event("two")]).await.unwrap();
     let gate = Gate::default();
     gate.join(&bus);
     let consumer = start(&bus).await;
     until("the first is being handled", async || bus.stats().events_consumed == 1).await;
     let watcher = another(&bus).await;
-    assert_eq!(watcher.progress(bus.default_group()).await.unwrap().pending, 3);
+    assert_eq!(watcher.progress(bus.default_group()).await.unwrap().pending, 2);
     let (stopped, ()) = tokio::join!(biased; bus.shutdown(Duration::from_secs(20)), async { gate.open() });
     stopped.unwrap();
     consumer.await.unwrap();
     assert_eq!(bus.stats().events_processed_success, 1);
-    assert_eq!(watcher.progress(bus.default_group()).await.unwrap().pending, 2);
+    assert_eq!(watcher.progress(bus.default_group()).await.unwrap().pending, 1);
     // a minute is the time after which entries of a consumer that shows no life are taken over
     let seen = Seen::default();
     seen.join(&watcher);
     start(&watcher).await;
-    until("the others arrived elsewhere", async || seen.all() == ["two", "three"]).await;
+    until("the others arrived elsewhere", async || seen.all() == ["two"]).await;
     watcher.stop_consuming().await;
 }
 

@@ -34,6 +34,16 @@ fn normalize(line: &str, prefix: &str) -> String {
     line.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
+/// Demo 2: each of the two workers gets its share of the six events.
+fn assert_shared(output: &Output) {
+    let text = String::from_utf8_lossy(&output.stdout);
+    for worker in ["Worker 1", "Worker 2"] {
+        let share = text.lines().filter_map(|line| line.trim().strip_prefix(worker)?.strip_suffix(" events"));
+        let share: Vec<u32> = share.filter_map(|share| share.rsplit(' ').next()?.parse().ok()).collect();
+        assert!(matches!(share[..], [1..=5]), "{worker} got {share:?} of six events: {text}");
+    }
+}
+
 fn assert_prints(output: &Output, prefix: &str, expected: &str) {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
@@ -51,6 +61,7 @@ fn the_short_edition_prints_the_expected_output() {
     let prefix = test_servers::unique_name("tutorial");
     let output = tutorial(&["--bus", test_servers::redis_url(), "--prefix", &prefix]);
     assert_prints(&output, &prefix, include_str!("expected/tutorial-17-short.txt"));
+    assert_shared(&output);
 }
 
 #[test]
@@ -58,6 +69,7 @@ fn the_long_edition_prints_its_own_lines() {
     let prefix = test_servers::unique_name("tutorial");
     let output = tutorial(&["--bus", test_servers::redis_url(), "--prefix", &prefix, "--edition", "long"]);
     assert_prints(&output, &prefix, include_str!("expected/tutorial-17-long.txt"));
+    assert_shared(&output);
 }
 
 #[test]

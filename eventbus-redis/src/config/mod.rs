@@ -8,7 +8,7 @@ pub(crate) use validate::MAX_PARTITIONS;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use eventbus::SharedClock;
+use eventbus::{SharedClock, port::DEFAULT_IN_HAND_BYTES};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{keys, partition::partition_of, server::Server};
@@ -62,8 +62,7 @@ pub struct RedisEventBusConfig {
     /// events of a group as consumers in several processes do: the order of an aggregate holds across them with
     /// [`partitions`](Self::partitions) only. More at once in order is [`concurrency`](Self::concurrency). Default 1.
     pub consumers: usize,
-    /// How many entries are read at once, at most 1,000,000. Default 100. What is read is this consumer's: where an
-    /// event takes long, a smaller one, and [`max_in_hand`](Self::max_in_hand), leave more to the group's others.
+    /// How many entries are read at once, at most 1,000,000. Default 100.
     pub batch_size: usize,
     /// How long a read waits for entries, in milliseconds, at most; reads are cut into slices of a second.
     /// Default 5000.
@@ -99,10 +98,14 @@ pub struct RedisEventBusConfig {
     /// How many events a consumer handles at once; those of one aggregate always follow each other. At most
     /// [`max_in_hand`](Self::max_in_hand). Default 1.
     pub concurrency: usize,
-    /// How many entries a consumer holds, handled or waiting for a retry; then it reads no more. Entries that it takes
-    /// over meanwhile from a consumer that died may exceed that by one batch. Default: ten
-    /// times [`batch_size`](Self::batch_size).
+    /// How many entries a consumer holds at most, handled or waiting for a retry; then it reads no more. It reads ahead
+    /// what its workers finish in about a tenth of a second, at the pace that it measures, so that the other consumers of
+    /// the group get their share. Entries that it takes over meanwhile from a consumer that died may exceed that by one
+    /// batch. Default: ten times [`batch_size`](Self::batch_size).
     pub max_in_hand: Option<usize>,
+    /// How many bytes of events a consumer holds at most, as for [`max_in_hand`](Self::max_in_hand); one event may be
+    /// larger. The size of what is read next is taken from what was read before. Default 16 MiB.
+    pub max_in_hand_bytes: usize,
     /// How long the first retry waits, in milliseconds; each further one waits twice as long. Each is shortened at
     /// random, by half at most. Default 100.
     pub retry_delay_ms: u64,
@@ -158,6 +161,7 @@ impl Default for RedisEventBusConfig {
             single_connection_client: false,
             concurrency: 1,
             max_in_hand: None,
+            max_in_hand_bytes: DEFAULT_IN_HAND_BYTES,
             retry_delay_ms: 100,
             retry_max_delay_ms: 30_000,
             slow_handler_ms: 1_000,
@@ -248,6 +252,7 @@ impl fmt::Debug for RedisEventBusConfig {
             .field("single_connection_client", &self.single_connection_client)
             .field("concurrency", &self.concurrency)
             .field("max_in_hand", &self.max_in_hand)
+            .field("max_in_hand_bytes", &self.max_in_hand_bytes)
             .field("retry_delay_ms", &self.retry_delay_ms)
             .field("retry_max_delay_ms", &self.retry_max_delay_ms)
             .field("slow_handler_ms", &self.slow_handler_ms)

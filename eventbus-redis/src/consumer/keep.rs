@@ -2,7 +2,7 @@
 //!
 //! Real time, not the given clock: claims, by the clock of Redis, and its replies.
 
-use std::{collections::HashSet, pin::pin, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use eventbus::port::MessageId;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -34,6 +34,8 @@ pub(super) struct Keeper {
     /// What went wrong when it was done last; it is done again, one after the other.
     failing: Vec<What>,
     again: Instant,
+    /// Entries on which the claim is yet to be renewed: some at a time, so that no acknowledgement waits for all.
+    beating: Vec<MessageId>,
     /// Where to go on looking for entries of dead consumers.
     pub(super) cursor: String,
     /// Where to go on looking for notes that nobody needs.
@@ -85,6 +87,7 @@ impl Consumer {
             trouble: Trouble::new("acknowledging", self.group.clone()),
             failing: Vec::new(),
             again: Instant::now(),
+            beating: Vec::new(),
             cursor: "0-0".into(),
             sweep: "0".into(),
             missing: HashSet::new(),
@@ -96,21 +99,22 @@ impl Consumer {
         let (mut look, mut claim) = (every((idle / 6).clamp(POLL, LOOK)), every((idle / 6).clamp(POLL, CLAIM)));
         let mut sweep = every(idle.max(CLAIM));
         let mut changes = self.shared.subscribers.watch();
-        // waits on while other things are done, or what came of entries would never be old enough
-        let mut settled = pin!(self.hand.settled());
         loop {
             let writes = !keeper.failing.contains(&What::Write);
+            let beats_in_vain = keeper.failing.contains(&What::Beat);
             let unwritten = !keeper.paper.is_empty() || !self.not_ours().is_empty();
             let what = tokio::select! {
                 () = ended.cancelled() => break,
                 () = tokio::time::sleep_until(keeper.again), if !keeper.failing.is_empty() => keeper.failing[0],
-                () = &mut settled, if writes => {
-                    settled.set(self.hand.settled());
-                    What::Write
-                }
+                () = self.hand.settled(), if writes => What::Write,
                 _ = write.tick(), if writes && unwritten => What::Write,
                 () = self.joined.notified() => What::Join,
-                _ = beat.tick() => What::Beat,
+                _ = beat.tick(), if keeper.beating.is_empty() => {
+                    keeper.beating = self.hand.ids();
+                    keeper.beating.extend(self.left().iter().cloned());
+                    What::Beat
+                }
+                () = std::future::ready(()), if !keeper.beating.is_empty() && !beats_in_vain => What::Beat,
                 _ = look.tick() => What::Look,
                 _ = changes.changed() => What::Look,
                 _ = claim.tick() => What::Claim,
@@ -132,7 +136,7 @@ impl Consumer {
     async fn do_one(&self, what: What, keeper: &mut Keeper) -> Result<(), CommandError> {
         let done = match what {
             What::Write => self.write_down(keeper).await,
-            What::Beat => self.beat().await,
+            What::Beat => self.beat(&mut keeper.beating).await,
             What::Look => self.look(keeper).await,
             What::Claim => self.claim(keeper).await,
             What::Sweep => self.sweep(&mut keeper.sweep).await,
@@ -164,11 +168,14 @@ impl Consumer {
         self.write(&mut keeper.paper).await.map(drop)
     }
 
-    /// Keeps the claim on everything in hand, and on what is left pending on purpose.
-    async fn beat(&self) -> Result<(), CommandError> {
-        let mut ids = self.hand.ids();
-        ids.extend(self.left().iter().cloned());
+    /// Keeps the claim on some of these entries, which it removes from the list.
+    async fn beat(&self, beating: &mut Vec<MessageId>) -> Result<(), CommandError> {
+        let rest = beating.len().saturating_sub(command::TOGETHER);
+        let mut ids = beating[rest..].to_vec();
+        // what was written down since is pending no more
+        ids.retain(|id| self.hand.contains(id) || self.left().contains(id));
         let (lost, free) = self.beat_for(&ids).await?;
+        beating.truncate(rest);
         for id in lost.iter().chain(&free) {
             self.left().remove(id);
         }

@@ -110,7 +110,7 @@ impl Consumer {
     /// That of a whole stream, under the name of the bus.
     fn new(shared: Arc<Shared>, group: Name) -> Self {
         let config = &shared.config;
-        let hand = Arc::new(Hand::new(config.in_hand(), config.batch_size.div_ceil(2), config.clock.clone()));
+        let hand = Arc::new(Hand::new(config.in_hand(), config.max_in_hand_bytes, config.clock.clone()));
         let name = shared.consumer.clone();
         Self::with(shared, group, name, hand, None)
     }

@@ -83,7 +83,7 @@ impl Shared {
 
     async fn recover_stream(self: &Arc<Self>, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
         let name = format!("{}-recovery", self.consumer);
-        let hand = Arc::new(Hand::new(self.config.in_hand(), 1, self.config.clock.clone()));
+        let hand = Arc::new(Hand::new(self.config.in_hand(), self.config.max_in_hand_bytes, self.config.clock.clone()));
         let consumer = Consumer::with(Arc::clone(self), self.default_group.clone(), name, hand, None);
         let mut stats = RecoveryStats::default();
         consumer.recover(recovery, &mut stats).await?;
@@ -105,7 +105,8 @@ impl Shared {
                 continue;
             }
             let fence = Fence { lease: lease.clone(), owner: owner.clone(), epoch: epoch.clone() };
-            let hand = Arc::new(Hand::new(self.config.in_hand(), 1, self.config.clock.clone()));
+            let hand =
+                Arc::new(Hand::new(self.config.in_hand(), self.config.max_in_hand_bytes, self.config.clock.clone()));
             let consumer = Consumer::of_partition(part, &self.default_group, &hand, fence);
             let claimed = stats.claimed;
             let recovered = consumer.recover(Recovery { batch_size: Some(left), ..recovery }, &mut stats).await;

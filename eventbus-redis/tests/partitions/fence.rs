@@ -136,14 +136,14 @@ async fn what_a_consumer_leaves_that_dies_comes_first_when_its_lease_is_over() {
     waiting.join(&bus);
     willing.join(&other);
     let consumer = start(&bus).await;
-    bus.publish(&["a", "b", "c"].map(event)).await.unwrap();
-    until("they are in hand", async || bus.progress(bus.default_group()).await.unwrap().pending == 3).await;
+    bus.publish(&["a", "b"].map(event)).await.unwrap();
+    until("they are in hand", async || bus.progress(bus.default_group()).await.unwrap().pending == 2).await;
     kill(consumer).await;
-    bus.publish(&["a", "b", "c"].map(event)).await.unwrap();
+    bus.publish(&["a", "b"].map(event)).await.unwrap();
     start(&other).await;
     until_finished(&other, Duration::from_secs(20)).await;
-    assert_eq!(willing.done(), ["a", "b", "c", "a", "b", "c"]);
-    assert_eq!(other.stats().messages_recovered, 3);
+    assert_eq!(willing.done(), ["a", "b", "a", "b"]);
+    assert_eq!(other.stats().messages_recovered, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,11 +154,11 @@ async fn recovery_by_hand_handles_what_nobody_owns_and_leaves_the_rest() {
     waiting.join(&bus);
     willing.join(&other);
     let consumer = start(&bus).await;
-    bus.publish(&["a", "b", "c"].map(event)).await.unwrap();
-    until("they are in hand", async || bus.progress(bus.default_group()).await.unwrap().pending == 3).await;
+    bus.publish(&["a", "b"].map(event)).await.unwrap();
+    until("they are in hand", async || bus.progress(bus.default_group()).await.unwrap().pending == 2).await;
     let recovery = Recovery { min_idle_time_ms: Some(0), ..Recovery::default() };
     let stats = other.recover_pending_messages(recovery).await.unwrap();
-    assert_eq!((stats.checked, stats.claimed), (3, 0), "they have an owner: {stats:?}");
+    assert_eq!((stats.checked, stats.claimed), (2, 0), "they have an owner: {stats:?}");
     kill(consumer).await;
     until("the leases are over", async || {
         let stats = other.recover_pending_messages(recovery).await.unwrap();
@@ -169,7 +169,7 @@ async fn recovery_by_hand_handles_what_nobody_owns_and_leaves_the_rest() {
     until_finished(&other, Duration::from_secs(20)).await;
     let mut done = willing.done();
     done.sort();
-    assert_eq!(done, ["a", "b", "c"]);
+    assert_eq!(done, ["a", "b"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

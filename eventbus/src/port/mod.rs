@@ -42,7 +42,7 @@ pub use delivery::{Delivery, HandlerError, HandlerErrorKind};
 pub use dispatch::{Failure, HandleFn, HandlerOptions, Limits, Outcome, Subscriber, dispatch};
 pub use filter::FeedFilter;
 pub use floor::{Floor, Floors};
-pub use hand::{Desk, Hand, Settled, Taken, Verdict};
+pub use hand::{DEFAULT_IN_HAND_BYTES, Desk, Hand, Settled, Taken, Verdict};
 pub use health::{Health, HealthStatus, HealthThresholds};
 pub use lease::{Lease, LeaseError, Leases};
 pub use page::{Page, paged};

@@ -29,8 +29,6 @@ use crate::{
     queue::Shared,
 };
 
-/// How many events may wait for a handler before more are taken.
-const AHEAD: usize = 20;
 /// How soon it is tried again after the file system refused.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -100,7 +98,11 @@ impl<'a> Consumer<'a> {
     fn new(shared: &'a Arc<Shared>, group: &'a Name, owned: Owned) -> Self {
         Self {
             was_left: owned.was_left,
-            hand: Arc::new(Hand::new(shared.config.max_in_hand, AHEAD, shared.config.clock.clone())),
+            hand: Arc::new(Hand::new(
+                shared.config.max_in_hand,
+                shared.config.max_in_hand_bytes,
+                shared.config.clock.clone(),
+            )),
             patience: Patience::new(shared),
             shared,
             group,

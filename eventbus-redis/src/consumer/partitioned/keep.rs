@@ -2,10 +2,7 @@
 //!
 //! Real time, not the given clock: leases, by the clock of Redis, and its replies.
 
-use std::{
-    collections::{HashMap, HashSet},
-    pin::pin,
-};
+use std::collections::{HashMap, HashSet};
 
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -70,7 +67,6 @@ impl Partitioned {
         let mut sweep = tokio::time::interval_at(now + period, period);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut changes = self.shared().subscribers.watch();
-        let mut settled = pin!(self.front.hand.settled());
         loop {
             let writes = !keeper.failing.contains(&What::Write);
             let unwritten = self.has_unwritten(&keeper);
@@ -80,10 +76,7 @@ impl Partitioned {
                     keeper.failing.iter().next().copied().unwrap_or(What::Write)
                 }
                 () = self.lost.notified() => What::Write,
-                () = &mut settled, if writes => {
-                    settled.set(self.front.hand.settled());
-                    What::Write
-                }
+                () = self.front.hand.settled(), if writes => What::Write,
                 _ = write.tick(), if writes && unwritten => What::Write,
                 () = sleep_until(keeper.share_at), if !keeper.failing.contains(&What::Share) => What::Share,
                 _ = changes.changed() => What::Share,

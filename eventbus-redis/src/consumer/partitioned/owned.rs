@@ -156,8 +156,12 @@ impl Owned {
         true
     }
 
-    /// The partitions of which nothing is left that was read.
-    pub(super) fn readable(&self) -> Vec<Readable> {
+    /// The partitions of which nothing is left that was read. Those of which something is left are not read beside them, so
+    /// there may be more behind it that is earlier than what these have.
+    pub(super) fn readable(&mut self) -> Vec<Readable> {
+        for part in self.parts.values_mut().filter(|part| !part.stash.is_empty()) {
+            part.has_more = true;
+        }
         let readable = self.parts.values().filter(|part| part.stage == Stage::Reading && part.stash.is_empty());
         readable.map(|part| Readable { consumer: Arc::clone(&part.consumer), reader: part.reader }).collect()
     }

@@ -8,22 +8,20 @@ use tracing::Span;
 use super::{Resume, Shared};
 use crate::{
     domain::{name::Name, stream::Position},
-    port::{CheckpointError, Checkpoints, Desk, Hand, MessageId, Settled, StopSignal, Verdict},
+    port::{CheckpointError, Checkpoints, DEFAULT_IN_HAND_BYTES, Desk, Hand, MessageId, Settled, StopSignal, Verdict},
 };
 
 /// How many events are handled between two checkpoints, at most.
 const BATCH: usize = 64;
 /// How long a checkpoint that could not be saved waits for the next try, where nothing else happens.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
-/// How many entries are taken before a handler is free for them.
-const AHEAD: usize = 1;
 
 /// Hands the group its events until it is stopped.
 pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
     shared.log().cursor(&group).restart();
     let desk = shared.desk(&group);
     let clock = shared.settings.clock.clone();
-    let hand = Arc::new(Hand::new(shared.settings.max_in_hand, AHEAD, clock.clone()));
+    let hand = Arc::new(Hand::new(shared.settings.max_in_hand, DEFAULT_IN_HAND_BYTES, clock.clone()));
     let mut working = pin!(hand.work(&desk, &stop));
     let published = shared.published.subscribe();
     let mut consumer =
@@ -75,15 +73,16 @@ struct Consumer {
 impl Consumer {
     /// Takes entries while there is room, until there are others.
     async fn feed(&mut self) {
-        loop {
-            self.hand.room().await;
-            let taken = self.shared.log().take(&self.group);
-            self.shared.room.send_replace(());
-            let Some((number, taken)) = taken else {
-                break;
-            };
-            self.numbers.insert(taken.id.clone(), number);
-            self.hand.add([taken]);
+        'feed: loop {
+            for _ in 0..self.hand.room().await {
+                let taken = self.shared.log().take(&self.group);
+                self.shared.room.send_replace(());
+                let Some((number, taken)) = taken else {
+                    break 'feed;
+                };
+                self.numbers.insert(taken.id.clone(), number);
+                self.hand.add([taken]);
+            }
         }
         // the bus lives as long as its consumers
         let _ = self.published.changed().await;

@@ -7,6 +7,7 @@
 //! flow meanwhile.
 
 mod desk;
+mod pace;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -23,10 +24,10 @@ use super::{MessageId, Outcome, RetryPolicy, Tries, tries::Next};
 use crate::domain::{clock::SharedClock, record::RecordedEvent};
 
 pub use desk::Desk;
-use state::State;
+use state::{Bounds, State};
 
-/// How long what came of an entry may wait to be written down while a handler is busy with another.
-const AT_THE_LATEST: Duration = Duration::from_secs(1);
+/// How many bytes of events a consumer holds unless it is told otherwise: 16 MiB.
+pub const DEFAULT_IN_HAND_BYTES: usize = 16 * 1024 * 1024;
 
 /// An entry that a consumer has taken.
 #[derive(Debug, Clone)]
@@ -146,8 +147,7 @@ impl Verdict {
 #[derive(Debug)]
 pub struct Hand {
     state: Mutex<State>,
-    limit: usize,
-    backlog: usize,
+    bounds: Bounds,
     clock: SharedClock,
     /// Tells all idle workers that there may be something to do: so one that finds more than it can do, or a delay that
     /// another does not know of, needs to tell nobody.
@@ -159,13 +159,15 @@ pub struct Hand {
 }
 
 impl Hand {
-    /// An empty hand that holds `limit` entries, and is not filled further while `backlog` of them wait for a worker; at
-    /// least one each.
+    /// An empty hand that holds `entries` of `bytes` bytes together; at least one entry, however large.
+    ///
+    /// It is filled with what the workers finish in about a tenth of a second, at the pace that was measured last, and
+    /// with two entries for each worker at first.
     #[must_use]
-    pub fn new(limit: usize, backlog: usize, clock: SharedClock) -> Self {
+    pub fn new(entries: usize, bytes: usize, clock: SharedClock) -> Self {
         let (work, outbox, room) = (Notify::new(), Notify::new(), Notify::new());
-        let state = Mutex::new(State::new(clock.clone()));
-        Self { state, limit: limit.max(1), backlog: backlog.max(1), clock, work, outbox, room }
+        let (state, bounds) = (Mutex::new(State::new(clock.clone())), Bounds { entries: entries.max(1), bytes });
+        Self { state, bounds, clock, work, outbox, room }
     }
 
     /// Takes entries in that are not in hand already; says how many.
@@ -218,7 +220,7 @@ impl Hand {
     /// How many more entries it holds.
     #[must_use]
     pub fn free(&self) -> usize {
-        self.limit.saturating_sub(self.len())
+        self.bounds.entries.saturating_sub(self.len())
     }
 
     /// Waits until it is to be filled, and says how many entries it holds then.
@@ -232,23 +234,17 @@ impl Hand {
         }
     }
 
-    /// How many entries it holds now beside some that are about to be added; none if it is not to be filled.
+    /// How many entries are to be read now beside some that are about to be added; none if it is not to be filled.
     #[must_use]
     pub fn room_beside(&self, coming: usize) -> usize {
-        let state = self.state();
-        if state.startable() >= self.backlog {
-            return 0;
-        }
-        self.limit.saturating_sub(state.len()).saturating_sub(coming)
+        self.state().room(coming, self.bounds)
     }
 
-    /// Waits until it may be worth a round trip to write down what came of entries: a second after it came, at the
-    /// latest. Nothing may have come of any.
+    /// Waits until something is to be written down. It is not to wait for more: what is written down late is handled
+    /// again if the process ends meanwhile. What comes while it is written goes into the next write.
     pub async fn settled(&self) {
-        while self.clock.timeout(AT_THE_LATEST, self.outbox.notified()).await.is_err() {
-            if self.state().unwritten() > 0 {
-                return;
-            }
+        while self.state().unwritten() == 0 {
+            self.outbox.notified().await;
         }
     }
 

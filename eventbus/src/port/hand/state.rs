@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Settled, Taken, Verdict};
+use super::{Settled, Taken, Verdict, pace::Pace};
 use crate::{
     domain::{clock::SharedClock, record::RecordedEvent},
     port::{MessageId, Outcome, RetryPolicy, Tries},
@@ -20,6 +20,11 @@ use crate::{
 
 /// An aggregate, as far as order goes: two that share a number only wait for each other without need.
 type Lane = u64;
+
+/// What an event takes beside its texts, about.
+const OVERHEAD: usize = 500;
+/// After how long without a delivery what comes next is shared anew.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// A map by numbers that are spread well enough as they are.
 type ByNumber<T> = HashMap<u64, T, BuildHasherDefault<Plain>>;
@@ -53,6 +58,8 @@ struct Item {
     is_left_over: bool,
     lane: Lane,
     stage: Stage,
+    /// How many bytes of memory the event takes, about.
+    bytes: usize,
 }
 
 impl Item {
@@ -79,8 +86,8 @@ enum Stage {
     Marking,
     /// Startable.
     Ready,
-    /// A worker has it.
-    Running(Arc<Notify>),
+    /// A worker has it since this time.
+    Running(Arc<Notify>, Instant),
     /// Done with; the next of its aggregate may run.
     Settled,
     /// To become a dead letter; the next of its aggregate waits until it is one.
@@ -104,15 +111,19 @@ pub(super) enum Turn {
     Idle(Option<Instant>),
 }
 
-/// What became of a job.
-#[derive(Debug)]
-pub(super) enum Ended {
-    /// It is to be acknowledged, when that suits.
-    Plainly,
-    /// Something else is to be written down, soon.
-    Specially,
-    /// There is nothing to write down.
-    InVain,
+/// The entries of one aggregate, in the order they came.
+#[derive(Debug, Default)]
+struct Queue {
+    numbers: VecDeque<u64>,
+    /// Whether the first one waits for a retry, or to become a dead letter: then none of them is work for a worker.
+    is_held: bool,
+}
+
+/// How much a consumer may have at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) entries: usize,
+    pub(super) bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -120,8 +131,17 @@ pub(super) struct State {
     hasher: RandomState,
     items: ByNumber<Item>,
     numbers: HashMap<MessageId, u64>,
-    /// The entries of each aggregate in the order they came.
-    lanes: ByNumber<VecDeque<u64>>,
+    lanes: ByNumber<Queue>,
+    /// How many entries are in queues that are not held: work for the workers.
+    active: usize,
+    running: usize,
+    /// How many workers there are.
+    workers: usize,
+    /// The bytes of all events here.
+    bytes: usize,
+    pace: Pace,
+    /// When the last delivery ended.
+    last_end: Option<Instant>,
     ready: BTreeSet<u64>,
     suspects: BTreeSet<u64>,
     waiting: BTreeSet<(Instant, u64)>,
@@ -152,6 +172,34 @@ impl State {
         self.ready.len() + self.suspects.len()
     }
 
+    /// How many more entries are to be read, beside some that are about to come.
+    ///
+    /// More are read when half of what the workers finish in a moment is gone, or when one of them has nothing to do:
+    /// what it could do may all be parked behind what others do.
+    pub(super) fn room(&self, coming: usize, bounds: Bounds) -> usize {
+        let workers = self.workers.max(1);
+        let window = self.pace.window(workers, bounds.entries);
+        let idle = match self.startable() {
+            0 => workers.saturating_sub(self.running).saturating_sub(coming),
+            _ => 0,
+        };
+        let active = self.active + coming;
+        if active > window / 2 && idle == 0 {
+            return 0;
+        }
+        let free = bounds.entries.saturating_sub(self.len()).saturating_sub(coming);
+        let wanted = window.saturating_sub(active).max(idle).min(free);
+        if self.is_empty() && coming == 0 {
+            return wanted.min(self.pace.fitting(bounds.bytes).max(1));
+        }
+        let coming_bytes = self.pace.bytes_of(coming);
+        wanted.min(self.pace.fitting(bounds.bytes.saturating_sub(self.bytes).saturating_sub(coming_bytes)))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
     pub(super) fn contains(&self, id: &MessageId) -> bool {
         self.numbers.contains_key(id)
     }
@@ -175,13 +223,22 @@ impl State {
     pub(super) fn add(&mut self, taken: Taken, now: Instant) -> bool {
         let Taken { id, record, tries, is_left_over } = taken;
         let lane = self.hasher.hash_one(record.metadata().stream());
-        let item = Item { id, record: Some(record), tries, is_left_over, lane, stage: Stage::Parked };
+        let bytes = bytes_of(&record);
+        if self.is_empty() && self.last_end.is_some_and(|end| now.saturating_duration_since(end) > IDLE) {
+            self.pace.begin_anew();
+        }
+        let item = Item { id, record: Some(record), tries, is_left_over, lane, stage: Stage::Parked, bytes };
         let Some(number) = self.insert(item) else {
             return false;
         };
+        self.pace.read(bytes);
         let queue = self.lanes.entry(lane).or_default();
-        queue.push_back(number);
-        if queue.len() == 1 {
+        queue.numbers.push_back(number);
+        let is_first = queue.numbers.len() == 1;
+        if !queue.is_held {
+            self.active += 1;
+        }
+        if is_first {
             self.activate(number, now);
         }
         true
@@ -189,7 +246,7 @@ impl State {
 
     /// Takes in what no handler can ever handle. False: it is there already.
     pub(super) fn add_hopeless(&mut self, id: MessageId, tries: Tries) -> bool {
-        let item = Item { id, record: None, tries, is_left_over: false, lane: 0, stage: Stage::Burying };
+        let item = Item { id, record: None, tries, is_left_over: false, lane: 0, stage: Stage::Burying, bytes: 0 };
         let settled = item.settled(Verdict::Bury(item.tries.clone()));
         let is_new = self.insert(item).is_some();
         if is_new {
@@ -205,6 +262,7 @@ impl State {
             Entry::Vacant(vacant) => vacant.insert(number),
         };
         self.next += 1;
+        self.bytes += item.bytes;
         self.items.insert(number, item);
         Some(number)
     }
@@ -214,7 +272,7 @@ impl State {
         let Some(item) = self.items.get_mut(&number) else {
             return;
         };
-        let wait = item.tries.wait(&self.clock);
+        let (lane, wait) = (item.lane, item.tries.wait(&self.clock));
         if !wait.is_zero() {
             item.stage = Stage::Waiting(now + wait);
             self.waiting.insert((now + wait, number));
@@ -225,10 +283,25 @@ impl State {
             item.stage = Stage::Ready;
             self.ready.insert(number);
         }
+        self.hold(lane, !wait.is_zero());
+    }
+
+    /// Says whether the first of a queue waits, and with it all others.
+    fn hold(&mut self, lane: Lane, is_held: bool) {
+        if let Some(queue) = self.lanes.get_mut(&lane)
+            && queue.is_held != is_held
+        {
+            queue.is_held = is_held;
+            match is_held {
+                true => self.active -= queue.numbers.len(),
+                false => self.active += queue.numbers.len(),
+            }
+        }
     }
 
     /// What a worker is to do: the first that came of those that may start.
     pub(super) fn take(&mut self, worker: &Arc<Notify>, workers: usize, policy: &RetryPolicy, now: Instant) -> Turn {
+        self.workers = workers;
         self.wake(now);
         self.begin_suspects(workers, policy);
         let keeps_order = workers == 1 && self.begun.first() < self.ready.first();
@@ -238,7 +311,8 @@ impl State {
         let started = self.ready.pop_first().and_then(|number| {
             let item = self.items.get_mut(&number)?;
             let record = item.record.clone()?;
-            item.stage = Stage::Running(Arc::clone(worker));
+            item.stage = Stage::Running(Arc::clone(worker), now);
+            self.running += 1;
             Some(Job { number, id: item.id.clone(), record, tries: item.tries.clone() })
         });
         match started {
@@ -274,13 +348,14 @@ impl State {
             }
             self.suspects.remove(&number);
             let verdict = Verdict::before(&mut item.tries, policy, &self.clock);
-            if matches!(verdict, Verdict::Begin(_)) {
-                item.stage = Stage::Marking;
-                self.begun.insert(number);
-            } else {
-                item.stage = Stage::Burying;
-            }
+            let begins = matches!(verdict, Verdict::Begin(_));
+            item.stage = if begins { Stage::Marking } else { Stage::Burying };
+            let lane = item.lane;
             self.outbox.push(item.settled(verdict));
+            match begins {
+                true => drop(self.begun.insert(number)),
+                false => self.hold(lane, true),
+            }
         }
     }
 
@@ -306,42 +381,48 @@ impl State {
 
     /// Whether a worker still has the entry.
     pub(super) fn is_running(&self, number: u64) -> bool {
-        self.items.get(&number).is_some_and(|item| matches!(item.stage, Stage::Running(_)))
+        self.items.get(&number).is_some_and(|item| matches!(item.stage, Stage::Running(..)))
     }
 
-    /// A worker has handled an entry. Nothing happens if someone else has taken it over meanwhile.
-    pub(super) fn settle(&mut self, number: u64, outcome: Outcome, policy: &RetryPolicy, now: Instant) -> Ended {
-        let Some(item) = self.items.get_mut(&number).filter(|item| matches!(item.stage, Stage::Running(_))) else {
-            return Ended::InVain;
+    /// A worker has handled an entry. Returns `true` if something is to be written down; nothing happens if someone else
+    /// has taken the entry over meanwhile.
+    pub(super) fn settle(&mut self, number: u64, outcome: Outcome, policy: &RetryPolicy, now: Instant) -> bool {
+        let Some(item) = self.items.get_mut(&number) else {
+            return false;
         };
+        let Stage::Running(_, since) = item.stage else {
+            return false;
+        };
+        self.running -= 1;
+        self.last_end = Some(now);
         let Some(verdict) = Verdict::of(outcome, &mut item.tries, policy, &self.clock) else {
             item.stage = Stage::Ready;
             self.ready.insert(number);
-            return Ended::InVain;
+            return false;
         };
         self.begun.remove(&number);
-        let ended = match &verdict {
+        self.pace.ended(now.saturating_duration_since(since), self.workers);
+        let lane = item.lane;
+        let stage = match &verdict {
             Verdict::Retry { after, .. } => {
-                item.stage = Stage::Waiting(now + *after);
                 self.waiting.insert((now + *after, number));
-                Ended::Specially
+                Some(Stage::Waiting(now + *after))
             }
-            Verdict::Bury(_) => {
-                item.stage = Stage::Burying;
-                Ended::Specially
-            }
-            _ => Ended::Plainly,
+            Verdict::Bury(_) => Some(Stage::Burying),
+            _ => None,
         };
-        if !matches!(ended, Ended::Plainly) {
+        if let Some(stage) = stage {
+            item.stage = stage;
             self.outbox.push(item.settled(verdict));
-            return ended;
+            self.hold(lane, true);
+            return true;
         }
         // nobody needs the record here any more, and whoever gets it drops it outside of our lock
         self.outbox.push(Settled { id: item.id.clone(), record: item.record.take(), verdict });
         item.stage = Stage::Settled;
-        let lane = item.lane;
+        self.bytes -= std::mem::take(&mut item.bytes);
         self.leave_lane(lane, number, now);
-        ended
+        true
     }
 
     /// Lets an entry go, whatever its stage; a worker that has it is told. False: it was not there.
@@ -353,9 +434,13 @@ impl State {
             return false;
         };
         self.begun.remove(&number);
+        self.bytes -= item.bytes;
         match item.stage {
             Stage::Settled => return true, // it has left its lane
-            Stage::Running(worker) => worker.notify_one(),
+            Stage::Running(worker, _) => {
+                self.running -= 1;
+                worker.notify_one();
+            }
             Stage::Waiting(at) => drop(self.waiting.remove(&(at, number))),
             Stage::Ready => drop(self.ready.remove(&number)),
             Stage::Suspect => drop(self.suspects.remove(&number)),
@@ -368,7 +453,7 @@ impl State {
     /// Lets go of everything that is neither being handled nor done with. Of a suspect that was to be begun it is not
     /// written down any more, or written down that it was not.
     pub(super) fn remove_idle(&mut self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
-        let is_busy = |item: &Item| matches!(item.stage, Stage::Running(_) | Stage::Settled | Stage::Burying);
+        let is_busy = |item: &Item| matches!(item.stage, Stage::Running(..) | Stage::Settled | Stage::Burying);
         let is_idle = |item: &&Item| !is_busy(item) && which(&item.id);
         let ids: Vec<_> = self.items.values().filter(is_idle).map(|item| item.id.clone()).collect();
         let begun = self.begun.iter().filter_map(|number| self.items.get(number)).filter(is_idle);
@@ -390,12 +475,22 @@ impl State {
         let Some(queue) = self.lanes.get_mut(&lane) else {
             return;
         };
-        let was_first = queue.front() == Some(&number);
-        queue.retain(|other| *other != number);
-        match queue.front().copied() {
+        let was_first = queue.numbers.front() == Some(&number);
+        let before = queue.numbers.len();
+        queue.numbers.retain(|other| *other != number);
+        if !queue.is_held {
+            self.active -= before - queue.numbers.len();
+        }
+        match queue.numbers.front().copied() {
             None => drop(self.lanes.remove(&lane)),
             Some(next) if was_first => self.activate(next, now),
             Some(_) => {}
         }
     }
+}
+
+/// How many bytes of memory an event takes, about.
+fn bytes_of(record: &RecordedEvent) -> usize {
+    let metadata = record.metadata();
+    OVERHEAD + record.payload().len() + metadata.aggregate_id().as_str().len() + metadata.attributes().as_json().len()
 }

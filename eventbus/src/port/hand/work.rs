@@ -11,12 +11,9 @@ use tracing::Instrument;
 
 use super::{
     Desk, Hand,
-    state::{Ended, Job, Turn},
+    state::{Job, Turn},
 };
 use crate::port::{Delivery, Outcome, StopSignal, Subscriber, dispatch};
-
-/// How many entries may wait to be written down while there is more to handle.
-const TOGETHER: usize = 100;
 
 impl Hand {
     /// Handles entries until it is to stop, as many at once as the handlers allow; ends when the last is handled.
@@ -41,7 +38,7 @@ impl Hand {
 
     /// How many workers it takes; more than it holds entries would have nothing to do.
     fn workers(&self, desk: &Desk) -> usize {
-        desk.workers().min(self.limit)
+        desk.workers().min(self.bounds.entries)
     }
 
     async fn work_alone(&self, desk: &Desk, stop: &StopSignal) {
@@ -103,12 +100,12 @@ impl Hand {
         let unwritten = state.unwritten();
         let turn = state.take(worker, self.workers(desk), &desk.retry, self.clock.instant());
         let has_more = state.unwritten() > unwritten;
-        let startable = state.startable();
+        let has_room = state.room(0, self.bounds) > 0;
         drop(state);
         if has_more {
             self.outbox.notify_one();
         }
-        if startable < self.backlog {
+        if has_room {
             self.room.notify_one();
         }
         turn
@@ -135,10 +132,13 @@ impl Hand {
     fn settle(&self, number: u64, outcome: Outcome, desk: &Desk) {
         let mut state = self.state();
         let ended = state.settle(number, outcome, &desk.retry, self.clock.instant());
-        let is_time = state.unwritten() >= TOGETHER || state.startable() == 0;
+        let has_room = state.room(0, self.bounds) > 0;
         drop(state);
-        if matches!(ended, Ended::Specially) || (is_time && matches!(ended, Ended::Plainly)) {
+        if ended {
             self.outbox.notify_one();
+        }
+        if has_room {
+            self.room.notify_one();
         }
     }
 }

@@ -39,7 +39,7 @@ async fn handlers_that_say_nothing_never_run_more_than_the_limit_at_once() {
     let (plain, wide) = (Witness::held(), Witness::held());
     let wide_one = wide.subscriber("wide").with_options(options(None, None, Some(5)));
     let mut bench =
-        Bench::with(limits, Hand::new(100, 100, SharedClock::SYSTEM), [wide_one, plain.subscriber("plain")]);
+        Bench::with(limits, Hand::new(100, usize::MAX, SharedClock::SYSTEM), [wide_one, plain.subscriber("plain")]);
     bench.hand.add((1..=9).map(|number| taken(&number.to_string(), number)));
     settle_down().await;
     assert_eq!((wide.running(), plain.running()), (5, 0), "as many workers as the widest handler wants");
@@ -54,7 +54,7 @@ async fn handlers_that_say_nothing_never_run_more_than_the_limit_at_once() {
 #[tokio::test(start_paused = true)]
 async fn there_are_no_more_workers_than_entries_it_holds() {
     let (wide, limits) = (Witness::held(), Limits { concurrency: usize::MAX, ..Limits::default() });
-    let bench = Bench::with(limits, Hand::new(3, 100, SharedClock::SYSTEM), [wide.subscriber("wide")]);
+    let bench = Bench::with(limits, Hand::new(3, usize::MAX, SharedClock::SYSTEM), [wide.subscriber("wide")]);
     bench.hand.add((1..=5).map(|number| taken(&number.to_string(), number)));
     settle_down().await;
     assert_eq!(wide.running(), 3);
@@ -65,7 +65,8 @@ async fn the_bus_may_allow_more_workers_than_handlers_ask_for() {
     let (narrow, limits) = (Witness::held(), Limits { concurrency: 3, ..Limits::default() });
     let subscriber = narrow.subscriber("narrow").with_options(options(None, None, Some(1)));
     let other = Witness::held();
-    let bench = Bench::with(limits, Hand::new(100, 100, SharedClock::SYSTEM), [other.subscriber("other"), subscriber]);
+    let bench =
+        Bench::with(limits, Hand::new(100, usize::MAX, SharedClock::SYSTEM), [other.subscriber("other"), subscriber]);
     bench.hand.add((1..=4).map(|number| taken(&number.to_string(), number)));
     settle_down().await;
     assert_eq!(other.running(), 3);

@@ -170,7 +170,7 @@ struct Bench {
 
 impl Bench {
     fn new(subscribers: impl IntoIterator<Item = Subscriber>) -> Self {
-        Self::with(Limits::default(), Hand::new(100, 100, SharedClock::SYSTEM), subscribers)
+        Self::with(Limits::default(), Hand::new(100, usize::MAX, SharedClock::SYSTEM), subscribers)
     }
 
     fn with(limits: Limits, hand: Hand, subscribers: impl IntoIterator<Item = Subscriber>) -> Self {

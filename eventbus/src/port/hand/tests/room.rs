@@ -3,42 +3,121 @@
 use super::*;
 use crate::domain::clock::SharedClock;
 
-#[tokio::test(start_paused = true)]
-async fn there_is_room_while_few_wait_for_a_worker_and_not_too_many_are_in_hand() {
-    let held = Witness::held();
-    let mut bench = Bench::with(Limits::default(), Hand::new(4, 2, SharedClock::SYSTEM), [held.subscriber("held")]);
-    let room = async |bench: &Bench| tokio::time::timeout(Duration::from_secs(1), bench.hand.room()).await.ok();
-    assert_eq!(room(&bench).await, Some(4));
-    bench.hand.add([taken("a", 1), taken("a", 2)]);
-    settle_down().await;
-    assert_eq!(room(&bench).await, Some(2), "one is being handled, one is parked");
-    bench.hand.add([taken("b", 3)]);
-    assert_eq!(room(&bench).await, Some(1), "one waits for a worker");
-    bench.hand.add([taken("c", 4)]);
-    assert_eq!((bench.hand.free(), room(&bench).await), (0, None));
-    bench.hand.let_go([&id(2)]);
-    assert_eq!((bench.hand.free(), room(&bench).await), (1, None), "two wait for a worker");
+/// A handler that takes a time, in milliseconds.
+fn taking(ms: Arc<std::sync::atomic::AtomicU64>) -> Subscriber {
+    Subscriber::new(Name::from_static("taking"), EventFilter::All, move |_| {
+        let ms = Arc::clone(&ms);
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(ms.load(Ordering::SeqCst))).await;
+            Ok(())
+        })
+    })
+}
 
-    let hand = Arc::clone(&bench.hand);
-    let waiting = tokio::spawn(async move { hand.room().await });
-    settle_down().await;
-    assert!(!waiting.is_finished());
-    bench.hand.add([taken("a", 5)]);
-    held.let_go(1);
-    settle_down().await;
-    assert!(!waiting.is_finished(), "few wait for a worker, and it is full");
-    bench.hand.let_go([&id(5)]);
-    settle_down().await;
-    assert_eq!(waiting.await.unwrap(), 1, "a worker has taken one of them; the first is not written down");
-    bench.write();
-    assert_eq!(room(&bench).await, Some(2));
+fn several(numbers: std::ops::Range<u64>) -> impl Iterator<Item = Taken> {
+    numbers.map(|number| taken(&number.to_string(), number))
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_takes_an_entry_makes_room() {
+async fn what_is_read_ahead_is_what_the_workers_finish_in_a_tenth_of_a_second() {
+    let ms = Arc::new(std::sync::atomic::AtomicU64::new(10));
+    let subscriber = taking(Arc::clone(&ms)).with_options(options(None, None, Some(2)));
+    let limits = Limits { concurrency: 2, ..Limits::default() };
+    let mut bench = Bench::with(limits, Hand::new(1_000, usize::MAX, SharedClock::SYSTEM), [subscriber]);
+    settle_down().await;
+    assert_eq!(bench.hand.room().await, 4, "two for each worker at first");
+    let mut next = 1;
+    for _ in 0..50 {
+        let room = bench.hand.room().await as u64;
+        bench.hand.add(several(next..next + room));
+        next += room;
+        bench.hand.settled().await;
+        bench.write();
+    }
+    bench.drain().await;
+    assert_eq!(bench.hand.room().await, 20, "10 ms each, by two workers");
+    ms.store(1_000, Ordering::SeqCst);
+    bench.hand.add(several(next..next + 4));
+    bench.drain().await;
+    assert_eq!(bench.hand.room().await, 2, "a second each");
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_begins_anew_after_the_workers_had_nothing_to_do() {
+    let ms = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let mut bench = Bench::new([taking(ms)]);
+    bench.hand.add(several(1..21));
+    bench.drain().await;
+    assert_eq!(bench.hand.room().await, 21);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    bench.hand.add(several(21..22));
+    bench.drain().await;
+    assert_eq!(bench.hand.room().await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_worker_makes_room_though_all_that_is_there_is_parked() {
     let held = Witness::held();
-    let bench = Bench::with(Limits::default(), Hand::new(9, 1, SharedClock::SYSTEM), [held.subscriber("held")]);
+    let bench = Bench::new([held.subscriber("held").with_options(options(None, None, Some(3)))]);
+    bench.hand.add([taken("a", 1), taken("a", 2), taken("a", 3), taken("a", 4)]);
+    settle_down().await;
+    assert_eq!(bench.hand.room().await, 2, "two workers have nothing to do");
+    bench.hand.add([taken("b", 5), taken("c", 6)]);
+    settle_down().await;
+    assert_eq!((bench.hand.room_beside(0), held.running()), (0, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_retry_holds_up_no_reading() {
+    let witness = Witness::failing(&[1]);
+    let bench = Bench::new([witness.subscriber("a")]);
+    bench.hand.add([taken("a", 1), taken("a", 2), taken("a", 3)]);
+    settle_down().await;
+    assert_eq!(bench.hand.room_beside(0), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_is_held_than_fits_in_number_and_in_bytes() {
+    let held = Witness::held();
+    let bench = Bench::with(
+        Limits { concurrency: 9, ..Limits::default() },
+        Hand::new(4, usize::MAX, SharedClock::SYSTEM),
+        [held.subscriber("a")],
+    );
+    settle_down().await;
+    assert_eq!(bench.hand.room().await, 4);
+    bench.hand.add(several(1..4));
+    settle_down().await;
+    assert_eq!((bench.hand.free(), bench.hand.room().await), (1, 1));
+
+    let large = |number: u64| {
+        let stream = StreamId::parse("Order", &number.to_string()).unwrap();
+        let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(10_000));
+        let event = NewEvent::new(Name::from_static("OrderCreated"), 1, payload);
+        Taken::new(id(number), event.recorded_as(stream, Version::new(number), None))
+    };
+    let limits = Limits { concurrency: 9, ..Limits::default() };
+    let bench = Bench::with(limits, Hand::new(1_000, 40_000, SharedClock::SYSTEM), [held.subscriber("b")]);
+    bench.hand.add([large(1)]);
+    settle_down().await;
+    assert_eq!(bench.hand.room().await, 2, "as large as the first");
+    bench.hand.add([large(2), large(3)]);
+    settle_down().await;
+    assert_eq!(bench.hand.room_beside(0), 0);
+    bench.hand.let_go([&id(1), &id(2), &id(3)]);
+    assert_eq!(bench.hand.room_beside(0), 3);
+    let narrow = Bench::with(Limits::default(), Hand::new(1_000, 1, SharedClock::SYSTEM), [held.subscriber("c")]);
+    assert_eq!(narrow.hand.room().await, 1, "one event, however large");
+    narrow.hand.add([large(1)]);
+    assert_eq!(narrow.hand.room_beside(0), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_takes_or_ends_an_entry_makes_room() {
+    let held = Witness::held();
+    let bench = Bench::new([held.subscriber("held")]);
     bench.hand.add([taken("a", 1), taken("b", 2)]);
+    settle_down().await;
     let hand = Arc::clone(&bench.hand);
     let waiting = tokio::spawn(async move { hand.room().await });
     settle_down().await;
@@ -51,7 +130,7 @@ async fn a_worker_that_takes_an_entry_makes_room() {
 #[tokio::test(start_paused = true)]
 async fn letting_go_and_giving_back_make_room() {
     for gives_back in [false, true] {
-        let hand = Arc::new(Hand::new(0, 0, SharedClock::SYSTEM));
+        let hand = Arc::new(Hand::new(0, usize::MAX, SharedClock::SYSTEM));
         hand.add([taken("a", 1)]);
         let waiting = tokio::spawn({
             let hand = Arc::clone(&hand);
@@ -106,25 +185,19 @@ async fn letting_go_of_a_delivery_disturbs_no_later_one_of_the_same_worker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_came_of_entries_is_told_when_there_is_nothing_else_to_do_or_much_to_write() {
+async fn what_came_of_an_entry_is_told_at_once_while_the_next_is_handled() {
     let held = Witness::held();
-    let bench = Bench::with(Limits::default(), Hand::new(1_000, 1_000, SharedClock::SYSTEM), [held.subscriber("held")]);
+    let bench = Bench::new([held.subscriber("held")]);
     let told = async || tokio::time::timeout(Duration::from_millis(1), bench.hand.settled()).await.is_ok();
-    bench.hand.add((1..=150).map(|number| taken(&number.to_string(), number)));
-    held.let_go(99);
+    bench.hand.add(several(1..10));
     settle_down().await;
-    assert!(!told().await, "there is more to do");
+    assert!(!told().await, "nothing came of any");
     held.let_go(1);
     settle_down().await;
-    assert!(told().await, "it is much");
-    assert_eq!(bench.hand.take_settled().len(), 100);
-    held.let_go(49);
+    assert!(told().await && told().await, "as long as it is not written down");
+    assert_eq!((bench.hand.take_settled().len(), held.running()), (1, 1));
+    assert!(!told().await);
+    held.let_go(3);
     settle_down().await;
-    assert!(!told().await, "the last is being handled");
-    assert!(tokio::time::timeout(Duration::from_secs(2), bench.hand.settled()).await.is_ok(), "it takes long");
-    held.let_go(1);
-    settle_down().await;
-    assert!(told().await, "it was the last");
-    assert_eq!(bench.hand.take_settled().len(), 50);
-    assert!(tokio::time::timeout(Duration::from_secs(60), bench.hand.settled()).await.is_err(), "nothing came");
+    assert_eq!(bench.hand.take_settled().len(), 3, "what came meanwhile is written down together");
 }

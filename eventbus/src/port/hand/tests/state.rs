@@ -33,7 +33,7 @@ impl Table {
         }
     }
 
-    fn settle(&mut self, number: u64, outcome: Outcome) -> Ended {
+    fn settle(&mut self, number: u64, outcome: Outcome) -> bool {
         self.state.settle(number, outcome, &RETRY, self.now)
     }
 }
@@ -47,7 +47,7 @@ fn a_delivery_that_nobody_attended_to_is_first_again() {
     let mut table = Table::with([taken("a", 1), taken("b", 2)]);
     let job = table.job();
     assert!(table.state.is_running(job.number));
-    assert!(matches!(table.settle(job.number, Outcome::Unattended), Ended::InVain));
+    assert!(!table.settle(job.number, Outcome::Unattended));
     assert!(!table.state.is_running(job.number));
     assert_eq!((table.state.unwritten(), table.job().id), (0, id(1)));
 }
@@ -56,10 +56,10 @@ fn a_delivery_that_nobody_attended_to_is_first_again() {
 fn what_a_worker_does_not_have_is_not_settled() {
     let mut table = Table::with([taken("a", 1), taken("a", 2)]);
     let job = table.job();
-    assert!(matches!(table.settle(job.number, handled()), Ended::Plainly));
-    assert!(matches!(table.settle(job.number, handled()), Ended::InVain), "twice");
-    assert!(matches!(table.settle(job.number + 1, handled()), Ended::InVain), "too early");
-    assert!(matches!(table.settle(99, handled()), Ended::InVain));
+    assert!(table.settle(job.number, handled()));
+    assert!(!table.settle(job.number, handled()), "twice");
+    assert!(!table.settle(job.number + 1, handled()), "too early");
+    assert!(!table.settle(99, handled()));
     assert_eq!(table.state.drain().len(), 1);
     assert_eq!(table.state.unwritten(), 0, "it is handed out once");
 }
@@ -73,7 +73,7 @@ fn an_idle_worker_knows_how_long() {
     let later = HandlerError::retry_after(Duration::from_secs(5), "later");
     let failure = Failure { handler: Name::from_static("a"), retries: None, error: later };
     let outcome = Outcome::Failed { failures: vec![failure], succeeded: Vec::new() };
-    assert!(matches!(table.settle(job.number, outcome), Ended::Specially));
+    assert!(table.settle(job.number, outcome));
     assert!(table.state.has_work() && table.state.startable() == 0);
     assert!(matches!(table.turn(), Turn::Idle(Some(at)) if at == table.now + Duration::from_secs(5)));
     table.now += Duration::from_secs(5);

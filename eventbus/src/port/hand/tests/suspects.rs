@@ -154,7 +154,8 @@ async fn a_suspect_that_is_given_back_before_anybody_knew_is_not_begun() {
 #[tokio::test(start_paused = true)]
 async fn a_suspect_that_is_given_back_before_it_ran_is_not_begun_after_all() {
     let held = Witness::held();
-    let (hand, limits) = (Hand::new(100, 100, SharedClock::SYSTEM), Limits { concurrency: 2, ..Limits::default() });
+    let (hand, limits) =
+        (Hand::new(100, usize::MAX, SharedClock::SYSTEM), Limits { concurrency: 2, ..Limits::default() });
     let bench = Bench::with(limits, hand, [held.subscriber("a")]);
     bench.hand.add([taken("a", 1), taken("b", 2), left_over("c", 3, crashed(1))]);
     settle_down().await;
