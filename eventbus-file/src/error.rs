@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use eventbus::{BoxError, EventId};
+use eventbus::{BoxError, EventId, FieldError};
 
 /// Why something on a queue was not done.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,9 @@ pub enum FileQueueError {
         /// The event.
         event_id: u64,
     },
+    /// A payload cannot be written as JSON, for example as a number is NaN.
+    #[error("the payload cannot be encoded: {0}")]
+    Payload(#[source] FieldError),
     /// A setting does not make sense.
     #[error("setting `{setting}` {reason}")]
     InvalidConfig {

@@ -4,7 +4,7 @@
 
 use eventbus::{
     Attributes, BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::MessageId,
+    port::{MessageId, to_json},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -78,7 +78,7 @@ pub(crate) fn message_id(id: u64) -> MessageId {
 
 /// A payload as an event of its own.
 pub(crate) fn message<T: Serialize + ?Sized>(payload: &T) -> Result<RecordedEvent> {
-    let json = serde_json::to_string(payload).map_err(FileQueueError::json("the payload"))?;
+    let json = to_json(payload).map_err(FileQueueError::Payload)?;
     let event = NewEvent::new(MESSAGE, 1, json);
     let stream = StreamId::new(QUEUE, event.event_id().as_uuid().into());
     Ok(event.recorded_as(stream, Version::FIRST, None))
@@ -187,7 +187,8 @@ impl WrittenRecord {
     pub(crate) fn into_record(self, payload: Option<String>) -> Result<RecordedEvent, BoxError> {
         let stream = StreamId::parse(&self.aggregate_type, &self.aggregate_id)?;
         let event_type = Name::new("event type", &self.event_type)?;
-        let occurred_at = self.occurred_at.to_offset(time::UtcOffset::UTC);
+        let utc = self.occurred_at.checked_to_offset(time::UtcOffset::UTC);
+        let occurred_at = utc.ok_or("`occurred_at` is outside of the years 1 to 9999 (UTC)")?;
         let mut metadata = Metadata::new(self.event_id, event_type, stream, self.version.into(), occurred_at)
             .with_schema_version(self.schema_version)
             .with_position(self.position.map(Position::new))

@@ -80,14 +80,16 @@ pub use domain::{
     aggregate::{Aggregate, AggregateRoot, Apply, IntoEvents},
     attributes::{Attributes, InvalidAttributes},
     clock::{Clock, SharedClock, Sleep, SystemClock, TimedOut},
-    codec::{DecodeError, EncodeError, EncodeFault, RESERVED_FIELDS},
+    codec::{DecodeError, EncodeError, EncodeFault},
     context::EventContext,
     error::{BoxError, Error, Never, Result},
     event::{DomainEvent, EncodeEvent, EventDescriptor, EventFilter, EventSet, Source},
+    field_error::FieldError,
     metadata::{EventId, InvalidUuid, Metadata, parse_uuid},
     name::{InvalidName, MAX_NAME_BYTES, Name, NameFault},
     record::{Envelope, NewEvent, RecordedEvent},
     stream::{AggregateId, ExpectedVersion, Position, StreamId, Version},
+    validity::{EventFault, InvalidEvent, RESERVED_FIELDS},
 };
 pub use memory::{InMemoryEventBus, InMemoryEventBusBuilder, InMemoryEventStore};
 pub use port::{HandlerError, HandlerErrorKind};

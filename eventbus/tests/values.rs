@@ -3,8 +3,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use eventbus::{
-    Attributes, EncodeFault, Error, EventContext, EventFilter, EventId, ExpectedVersion, HandlerErrorKind, Name,
-    NameFault, NewEvent, StreamId, Uuid, Version, parse_uuid,
+    Attributes, EncodeFault, Error, EventContext, EventFault, EventFilter, EventId, ExpectedVersion, HandlerErrorKind,
+    Name, NameFault, NewEvent, StreamId, Uuid, Version, parse_uuid,
     port::{AppendSignal, Delivery, Limits, Outcome, PublishError, RetryPolicy, StateMap, Subscriber, Tries, dispatch},
     prelude::*,
 };
@@ -152,13 +152,11 @@ fn fields_that_would_hide_the_envelope_are_refused_when_encoding() {
     assert_eq!(NewEvent::of(&noted("colour")).unwrap().payload(), r#"{"colour":1}"#);
     for reserved in eventbus::RESERVED_FIELDS {
         let error = NewEvent::of(&noted(reserved)).unwrap_err();
-        assert!(matches!(error.reason, EncodeFault::ReservedField(field) if field == reserved), "{error:?}");
+        assert!(error.reason == EncodeFault::Invalid(EventFault::ReservedField(reserved)), "{error:?}");
     }
     let report = format!("{:?}", Error::from(NewEvent::of(&noted("metadata")).unwrap_err()));
-    assert!(
-        report.starts_with("event `Noted` cannot be encoded\n  caused by: its field `metadata` is named like"),
-        "{report}"
-    );
+    assert!(report.starts_with("event `Noted` cannot be encoded: its field `metadata` is named like"), "{report}");
+    assert!(!report.contains("caused by"), "said twice: {report}");
 }
 
 #[test]

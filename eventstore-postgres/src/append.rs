@@ -15,12 +15,12 @@ mod within;
 use async_trait::async_trait;
 use eventbus::{
     ExpectedVersion, NewEvent, RecordedEvent, StreamId,
-    port::{Append, AppendError, AppendEvents, check_ids, check_payloads},
+    port::{Append, AppendError, AppendEvents, check_events, check_ids},
 };
 
 pub(crate) use self::group::Group;
 pub use self::within::PgAppendInError;
-use crate::{columns::check_columns, store::PgEventStore};
+use crate::store::PgEventStore;
 
 /// What becomes of an append.
 type AppendResult = Result<Vec<RecordedEvent>, AppendError>;
@@ -61,6 +61,5 @@ impl AppendEvents for PgEventStore {
 /// Finds what is refused without asking the server, which would refuse all that it is sent together with.
 fn check(append: &Append) -> Result<(), AppendError> {
     check_ids(&append.stream, &append.events)?;
-    check_payloads(&append.stream, &append.events)?;
-    check_columns(&append.stream, &append.events)
+    check_events(&append.stream, &append.events)
 }

@@ -1,31 +1,10 @@
 //! New events, one array per column: how they are handed to a statement.
 
-use eventbus::{ExpectedVersion, NewEvent, StreamId, Version, port::AppendError};
+use eventbus::{ExpectedVersion, NewEvent, StreamId, Version};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::pool::Query;
-
-/// Finds an event that no column can hold, which the server would refuse.
-///
-/// # Errors
-/// [`AppendError::Refused`] with what is wrong with the first such event.
-pub(crate) fn check_columns(stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendError> {
-    for event in events {
-        let version = event.schema_version();
-        let source = if i32::try_from(version).is_ok_and(|version| version > 0) {
-            match &event.context().actor_id {
-                Some(actor) if actor.contains('\0') => "its actor contains a null character".into(),
-                _ => continue,
-            }
-        } else {
-            format!("its schema version {version} is out of range")
-        };
-        let source = format!("event {}: {source}", event.event_id()).into();
-        return Err(AppendError::Refused { stream: stream.clone(), source });
-    }
-    Ok(())
-}
 
 /// The streams of a statement, and to which of them its events belong.
 #[derive(Debug, Default)]
@@ -90,7 +69,7 @@ pub(crate) struct EventColumns<'e> {
 }
 
 impl<'e> EventColumns<'e> {
-    /// Adds the columns of one event, which [`check_columns`] has seen.
+    /// Adds the columns of one event, which was checked.
     pub(crate) fn push(&mut self, event: &'e NewEvent) {
         let context = event.context();
         self.event_ids.push(event.event_id().as_uuid());

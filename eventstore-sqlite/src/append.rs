@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use eventbus::{
     EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, SharedClock, StreamId, Version,
-    port::{self, AppendError, AppendEvents, check_ids, check_payloads, first_result},
+    port::{self, AppendError, AppendEvents, check_events, check_ids, first_result},
 };
 use rusqlite::{Connection, OptionalExtension as _};
 use time::OffsetDateTime;
@@ -69,7 +69,7 @@ impl Append {
             return Ok(None);
         }
         check_ids(&stream, &events)?;
-        check_payloads(&stream, &events)?;
+        check_events(&stream, &events)?;
         Ok(Some(Self { stream, expected, events, clock: clock.clone() }))
     }
 

@@ -55,7 +55,7 @@ fn event(input: &DeriveInput, data: &DataStruct, options: &Options, mistakes: &m
     let event_type = options.name("type", "an event type", mistakes);
     Event {
         event_type: event_type.map_or_else(|| text::name_of(&input.ident), |name| name.value()),
-        schema_version: options.number("version", 1..=u32::MAX, mistakes).unwrap_or(1),
+        schema_version: options.number("version", 1..=i32::MAX as u32, mistakes).unwrap_or(1),
         aggregate: aggregate(input, options, mistakes),
         is_unit: matches!(data.fields, Fields::Unit),
     }

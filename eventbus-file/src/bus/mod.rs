@@ -16,7 +16,7 @@ use eventbus::{
     Name, RecordedEvent,
     port::{
         BusStats, ConsumeError, EventBus, GroupInfo, GroupProgress, MessageId, PublishError, RelayTarget,
-        ShutdownError, StreamInfo, Subscribers,
+        ShutdownError, StreamInfo, Subscribers, check_records,
     },
 };
 
@@ -43,6 +43,7 @@ impl EventBus for FileQueue {
     }
 
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        check_records(self.destination(), events)?;
         let published = self.shared.publish(events.to_vec()).await;
         let published = published.map_err(|stopped| publish_error(&self.shared.name, stopped))?;
         self.shared.counters.events_published(published.len() as u64);

@@ -14,7 +14,7 @@ use eventbus::{
     EventId, Name, Position,
     port::{
         Adopted, Adoption, EventBus as _, Mark, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget,
-        SeenFloors,
+        SeenFloors, check_records,
     },
 };
 
@@ -79,6 +79,7 @@ impl RelayTarget for FileQueue {
             let (destination, event_id) = (self.destination().clone(), error.event_id());
             PublishError::Refused { destination, event_id, source: error.into() }
         })?;
+        check_records(self.destination(), range.events)?;
         let position = range.after.get();
         let mut sending = Sending { publisher, position, left, staged: VecDeque::new(), ids: Vec::new() };
         if !range.events.is_empty() {

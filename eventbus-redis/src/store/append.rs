@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use eventbus::{
     EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{Append, AppendError, AppendEvents, ReadError, check_ids, check_payloads, first_result},
+    port::{Append, AppendError, AppendEvents, ReadError, check_events, check_ids, first_result},
 };
 use redis::{FromRedisValue, RedisResult, ScriptInvocation, Value};
 use time::OffsetDateTime;
@@ -79,7 +79,7 @@ pub(super) fn check(append: &Append) -> Result<bool, AppendError> {
         let source = format!("an append has at most {MOST_BYTES} bytes, this one has {bytes}").into();
         return Err(AppendError::Refused { stream: append.stream.clone(), source });
     }
-    check_payloads(&append.stream, &append.events)?;
+    check_events(&append.stream, &append.events)?;
     Ok(!append.events.is_empty())
 }
 

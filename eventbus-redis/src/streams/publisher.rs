@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use eventbus::port::MessageId;
+use eventbus::{
+    FieldError,
+    port::{MessageId, to_json},
+};
 use redis::{RedisError, RedisResult};
 use serde::Serialize;
 
@@ -33,13 +36,13 @@ pub struct EventPublisher {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventPublishError {
-    /// The data cannot be written as JSON; nothing was published.
-    #[error("the data of `{event_type}` cannot be encoded")]
+    /// The data cannot be written as JSON, for example as a number is NaN; nothing was published.
+    #[error("the data of `{event_type}` cannot be encoded: {source}")]
     Unencodable {
         /// The type of the event.
         event_type: String,
         /// What is wrong with it.
-        source: serde_json::Error,
+        source: FieldError,
     },
     /// The server did not do it. After [`RedisCommandError::OutcomeUnknown`] it may have: publishing again may then
     /// publish twice.
@@ -119,12 +122,12 @@ impl EventPublisher {
     /// The fields of an entry, in their order.
     fn fields<T: Serialize + ?Sized>(&self, event_type: &str, data: &T) -> Result<Fields<'static>, EventPublishError> {
         let unencodable = |source| EventPublishError::Unencodable { event_type: event_type.into(), source };
-        let data = serde_json::to_vec(data).map_err(unencodable)?;
+        let data = to_json(data).map_err(unencodable)?;
         let now = self.streams.config().clock.unix_millis();
         Ok(vec![
             (field::TYPE, Cow::Owned(event_type.as_bytes().to_vec())),
             (field::TIMESTAMP, Cow::Owned(now.to_string().into_bytes())),
-            (field::DATA, Cow::Owned(data)),
+            (field::DATA, Cow::Owned(data.into_bytes())),
         ])
     }
 

@@ -7,7 +7,7 @@ use eventbus::{
 };
 use serde::{
     Deserializer,
-    de::{MapAccess, Visitor},
+    de::{Error as _, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -68,7 +68,9 @@ pub(crate) fn decode(fields: &[(String, Vec<u8>)]) -> Result<RecordedEvent, Unde
             .with_tenant_id(base.uuid("tenant_id", "tenant id")?)
             .with_actor_id(base.text("actor_id")?)
             .with_attributes(base.attributes()?);
-    Ok(RecordedEvent::new(metadata, split.own))
+    let event = RecordedEvent::new(metadata, split.own);
+    event.check().map_err(|invalid| Undecodable(invalid.fault.to_string()))?;
+    Ok(event)
 }
 
 fn invalid(error: &dyn fmt::Display) -> Undecodable {
@@ -100,7 +102,7 @@ impl<'a> Flat<'a> {
 
 /// The base fields of an event.
 struct Base<'a> {
-    /// As they were written; of one that is there twice the last counts.
+    /// As they were written; none is there twice.
     payload: Vec<(&'static str, &'a str)>,
     flat: Flat<'a>,
 }
@@ -108,7 +110,7 @@ struct Base<'a> {
 impl<'a> Base<'a> {
     /// A value of the payload.
     fn json(&self, name: &'static str) -> Option<&'a str> {
-        self.payload.iter().rfind(|(field, _)| *field == name).map(|(_, json)| *json)
+        self.payload.iter().find(|(field, _)| *field == name).map(|(_, json)| *json)
     }
 
     /// A text of the payload; `None` if it is null or missing there.
@@ -223,6 +225,10 @@ impl<'de> Visitor<'de> for SplitVisitor {
         let mut rest = self.length;
         while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
             if let Some(name) = base_field(key.get()) {
+                // which one counts differs between readers: one of them would take it for another event
+                if base.iter().any(|(field, _)| *field == name) {
+                    return Err(A::Error::custom(format_args!("`{name}` is there twice")));
+                }
                 base.push((name, value.get()));
                 rest = rest.saturating_sub(key.get().len() + value.get().len() + ":,".len());
                 continue;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use eventbus::{EventId, Metadata, RecordedEvent, StreamId};
+use eventbus::{EventId, InvalidEvent, Metadata, RecordedEvent, StreamId};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -13,12 +13,9 @@ use crate::keys::field;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unencodable {
-    /// Its own fields are no JSON object, so nothing can be spliced into them.
-    #[error("the payload of event {event_id} is no JSON object")]
-    NotAnObject {
-        /// The event.
-        event_id: EventId,
-    },
+    /// Its own fields are no JSON object, or take the place of base fields, or not every reader could take it.
+    #[error(transparent)]
+    Invalid(#[from] InvalidEvent),
     /// What the bus adds to its own fields cannot be written as JSON.
     #[error("the base fields of event {event_id} do not serialize")]
     Base {
@@ -54,8 +51,9 @@ pub(crate) fn require_uuid(event: &RecordedEvent) -> Result<(), NotAUuid> {
 /// The names and values of an entry.
 pub(crate) type Fields<'a> = Vec<(&'static str, Cow<'a, [u8]>)>;
 
-/// The fields of the entry, in their order. The event's own fields are not parsed.
+/// The fields of the entry, in their order. The event's own fields are checked, and written as they are.
 pub(crate) fn encode(event: &RecordedEvent) -> Result<Fields<'_>, Unencodable> {
+    event.check()?;
     let metadata = event.metadata();
     let occurred_at = timestamp::write(metadata.occurred_at());
     let payload = payload(event, &occurred_at)?;
@@ -107,7 +105,7 @@ struct Base<'a> {
 /// wrote there.
 ///
 /// # Errors
-/// [`Unencodable`] if the event's own fields are no JSON object.
+/// [`Unencodable`] if the event [cannot be kept](RecordedEvent::check).
 ///
 /// # Examples
 /// ```
@@ -121,16 +119,17 @@ struct Base<'a> {
 /// # Ok::<(), eventbus::Error>(())
 /// ```
 pub fn wire_payload(event: &RecordedEvent) -> Result<String, Unencodable> {
+    event.check()?;
     let payload = payload(event, &timestamp::write(event.metadata().occurred_at()))?;
     // made of texts, all of it
     Ok(String::from_utf8_lossy(&payload).into_owned())
 }
 
+/// The payload of an event that was checked.
 fn payload(event: &RecordedEvent, occurred_at: &str) -> Result<Vec<u8>, Unencodable> {
     let metadata = event.metadata();
-    let event_id = metadata.event_id();
-    let own = own_fields(event.payload()).ok_or(Unencodable::NotAnObject { event_id })?;
-    splice(metadata, occurred_at, own).map_err(|source| Unencodable::Base { event_id, source })
+    let written = splice(metadata, occurred_at, own_fields(event.payload()));
+    written.map_err(|source| Unencodable::Base { event_id: metadata.event_id(), source })
 }
 
 fn splice(metadata: &Metadata, occurred_at: &str, own: &str) -> serde_json::Result<Vec<u8>> {
@@ -162,7 +161,7 @@ fn splice(metadata: &Metadata, occurred_at: &str, own: &str) -> serde_json::Resu
 }
 
 /// What stands between the braces of an object.
-fn own_fields(json: &str) -> Option<&str> {
-    let inner = json.trim().strip_prefix('{')?.strip_suffix('}')?;
-    Some(inner.trim())
+fn own_fields(json: &str) -> &str {
+    let json = json.trim();
+    json.strip_prefix('{').and_then(|json| json.strip_suffix('}')).unwrap_or(json).trim()
 }

@@ -69,6 +69,7 @@ async fn a_batch_that_cannot_be_encoded_or_is_refused_publishes_nothing() {
     enum Data {
         Fine(u64),
         Bad(#[serde(serialize_with = "never")] ()),
+        Number(f64),
     }
     fn never<S: serde::Serializer>((): &(), _: S) -> Result<S::Ok, S::Error> {
         Err(serde::ser::Error::custom("no"))
@@ -78,6 +79,9 @@ async fn a_batch_that_cannot_be_encoded_or_is_refused_publishes_nothing() {
     let batch = [("order.created", Data::Fine(1)), ("order.paid", Data::Bad(()))];
     let error = publisher.publish_batch("orders", batch).await.unwrap_err();
     assert!(matches!(&error, EventPublishError::Unencodable { event_type, .. } if event_type == "order.paid"));
+    let batch = [("order.created", Data::Fine(1)), ("order.paid", Data::Number(f64::NAN))];
+    let error = publisher.publish_batch("orders", batch).await.unwrap_err().to_string();
+    assert!(error.starts_with("the data of `order.paid` cannot be encoded: not a finite number"), "{error}");
     let exists: u64 = typed(&streams, &format!("EXISTS {}", orders(&streams))).await;
     assert_eq!(exists, 0);
     let _: String = typed(&streams, &format!("SET {} text", orders(&streams))).await;

@@ -1,29 +1,13 @@
 //! Between an event's own fields and the JSON object that is stored.
 
-use std::{borrow::Cow, fmt};
+use serde::{Serialize, de::DeserializeOwned};
 
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor},
+use super::{
+    field_error::FieldError,
+    json::to_json,
+    name::Name,
+    validity::{EventFault, Keeper, check_payload},
 };
-
-use super::{error::BoxError, name::Name};
-
-/// The fields of the wire's envelope, in their order on the wire: an event's own fields may not be called so.
-pub const RESERVED_FIELDS: [&str; 12] = [
-    "event_id",
-    "event_type",
-    "event_version",
-    "occurred_at",
-    "aggregate_id",
-    "aggregate_type",
-    "aggregate_version",
-    "tenant_id",
-    "actor_id",
-    "correlation_id",
-    "causation_id",
-    "metadata",
-];
 
 /// What can be written as an event's fields: any `Serialize + Deserialize` type.
 #[doc(hidden)]
@@ -38,18 +22,18 @@ pub trait Payload: Sized {
     /// An event without fields: `{}` in the store, `null` to serde.
     const UNIT: Codec<Self> = Codec { encode: |_| Ok("{}".into()), decode: |_| Self::from_json("null") };
 
-    fn to_json(&self) -> Result<String, BoxError>;
-    fn from_json(json: &str) -> Result<Self, BoxError>;
+    fn to_json(&self) -> Result<String, FieldError>;
+    fn from_json(json: &str) -> Result<Self, FieldError>;
 }
 
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned> Payload for T {
-    fn to_json(&self) -> Result<String, BoxError> {
-        Ok(serde_json::to_string(self)?)
+    fn to_json(&self) -> Result<String, FieldError> {
+        to_json(self)
     }
 
-    fn from_json(json: &str) -> Result<Self, BoxError> {
-        Ok(serde_json::from_str(json)?)
+    fn from_json(json: &str) -> Result<Self, FieldError> {
+        serde_json::from_str(json).map_err(|error| FieldError::of_parsing(json, &error))
     }
 }
 
@@ -57,18 +41,19 @@ impl<T: Serialize + DeserializeOwned> Payload for T {
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Codec<E> {
-    encode: fn(&E) -> Result<String, BoxError>,
-    decode: fn(&str) -> Result<E, BoxError>,
+    encode: fn(&E) -> Result<String, FieldError>,
+    decode: fn(&str) -> Result<E, FieldError>,
 }
 
 impl<E> Codec<E> {
+    /// Writes the fields, and reads them back: what is appended can be loaded again.
     pub(crate) fn encode(&self, event_type: &'static str, event: &E) -> Result<String, EncodeError> {
         let refuse = |reason| EncodeError { event_type, reason };
-        let json = (self.encode)(event).map_err(|error| refuse(EncodeFault::Payload(error)))?;
-        match serde_json::from_str(&json) {
-            Ok(Keys { reserved: None }) => Ok(json),
-            Ok(Keys { reserved: Some(field) }) => Err(refuse(EncodeFault::ReservedField(field))),
-            Err(_) => Err(refuse(EncodeFault::NotAnObject)),
+        let json = (self.encode)(event).map_err(|error| refuse(EncodeFault::Unwritable(error)))?;
+        check_payload(&json, Keeper::Store).map_err(|fault| refuse(EncodeFault::Invalid(fault)))?;
+        match (self.decode)(&json) {
+            Ok(_) => Ok(json),
+            Err(error) => Err(refuse(EncodeFault::Unreadable(error))),
         }
     }
 
@@ -81,43 +66,9 @@ impl<E> Codec<E> {
     }
 }
 
-/// The top-level keys of an object, of which only the first reserved one matters.
-struct Keys {
-    reserved: Option<&'static str>,
-}
-
-impl<'de> Deserialize<'de> for Keys {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(KeysVisitor)
-    }
-}
-
-struct KeysVisitor;
-
-impl<'de> Visitor<'de> for KeysVisitor {
-    type Value = Keys;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
-        let mut reserved = None;
-        while let Some(Key(key)) = map.next_key()? {
-            map.next_value::<IgnoredAny>()?;
-            reserved = reserved.or_else(|| RESERVED_FIELDS.into_iter().find(|field| *field == key));
-        }
-        Ok(Keys { reserved })
-    }
-}
-
-/// A key borrowed from the text where it has no escapes.
-#[derive(Deserialize)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// An event whose fields cannot be written.
-#[derive(Debug, thiserror::Error)]
-#[error("event `{event_type}` cannot be encoded")]
+/// An event whose fields cannot be written, or would not read back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("event `{event_type}` cannot be encoded: {reason}")]
 #[non_exhaustive]
 pub struct EncodeError {
     /// The wire name of the event.
@@ -127,19 +78,21 @@ pub struct EncodeError {
     pub reason: EncodeFault,
 }
 
-/// What is wrong with the fields of an event that cannot be written.
-#[derive(Debug, thiserror::Error)]
+/// What is wrong with the fields of an event that is not stored; it shows no value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeFault {
-    /// Its `Serialize` refused, for example because a map has keys that are no text.
-    #[error("its fields do not serialize")]
-    Payload(#[source] BoxError),
-    /// Its `Serialize` wrote something else than an object.
-    #[error("it serializes to something else than a JSON object")]
-    NotAnObject,
-    /// A field is called like one of the wire's envelope, see [`RESERVED_FIELDS`].
-    #[error("its field `{0}` is named like a field of the envelope; rename it with `#[serde(rename = \"..\")]`")]
-    ReservedField(&'static str),
+    /// They cannot be written as JSON: a number is NaN or infinite, a map has keys that are no text, or a `Serialize`
+    /// refuses.
+    #[error("{0}")]
+    Unwritable(FieldError),
+    /// They are written, and do not decode: what is written is not what is read, for example by `skip_serializing`
+    /// without a default, or a `rename` for one direction only.
+    #[error("it would not read back: {0}")]
+    Unreadable(FieldError),
+    /// They are no JSON object, one is named like a field of the wire's envelope, or not every store could keep them.
+    #[error("{0}")]
+    Invalid(EventFault),
 }
 
 /// A recorded event that cannot be decoded as what was asked for.
@@ -155,14 +108,14 @@ pub enum DecodeError {
         known: Vec<&'static str>,
     },
     /// The type is right, its fields are not.
-    #[error("payload of event `{event_type}` does not fit `{rust_type}`")]
+    #[error("payload of event `{event_type}` does not fit `{rust_type}`: {source}")]
     Payload {
         /// The wire name of the event.
         event_type: Name,
         /// The Rust type its fields should have had.
         rust_type: &'static str,
-        /// What serde said.
-        source: BoxError,
+        /// Which field, and why.
+        source: FieldError,
     },
 }
 
@@ -183,11 +136,12 @@ mod tests {
         let nested: HashMap<String, HashMap<String, u8>> =
             HashMap::from([("a".into(), HashMap::from([("event_id".into(), 1)]))]);
         assert!(encode(&nested).is_ok(), "only top-level fields are reserved");
-        let reserved: HashMap<String, u8> = HashMap::from([("tenant_id".into(), 1)]);
-        assert!(matches!(encode(&reserved).unwrap_err().reason, EncodeFault::ReservedField("tenant_id")));
+        let reserved = EncodeFault::Invalid(EventFault::ReservedField("tenant_id"));
+        let only: HashMap<String, u8> = HashMap::from([("tenant_id".into(), 1)]);
+        assert_eq!(encode(&only).unwrap_err().reason, reserved);
         let among: BTreeMap<&str, u8> = BTreeMap::from([("a", 1), ("tenant_id", 2), ("z", 3)]);
-        let among = encode(&serde_json::json!(among)).unwrap_err();
-        assert!(matches!(among.reason, EncodeFault::ReservedField("tenant_id")));
-        assert!(matches!(encode(&5).unwrap_err().reason, EncodeFault::NotAnObject));
+        assert_eq!(encode(&serde_json::json!(among)).unwrap_err().reason, reserved);
+        let error = encode(&5).unwrap_err().to_string();
+        assert_eq!(error, "event `Test` cannot be encoded: its payload: not a JSON object");
     }
 }

@@ -246,8 +246,8 @@ pub trait EncodeEvent {
     /// Encodes the event and gives it an id and a time.
     ///
     /// # Errors
-    /// [`EncodeError`] if its fields cannot be written as a JSON object, or one is named like a field of the wire's
-    /// envelope.
+    /// [`EncodeError`] if its fields cannot be written as a JSON object, would not read back, or one is named like a
+    /// field of the wire's envelope.
     fn encode(&self) -> Result<NewEvent, EncodeError>;
 }
 
@@ -303,7 +303,7 @@ pub fn decode_with<E>(codec: &Codec<E>, record: &RecordedEvent) -> Result<E, Dec
 #[doc(hidden)]
 pub fn encode_with<E>(descriptor: &EventDescriptor, codec: &Codec<E>, event: &E) -> Result<NewEvent, EncodeError> {
     let payload = codec.encode(descriptor.event_type, event)?;
-    Ok(NewEvent::new(super::name::Name::from_static(descriptor.event_type), descriptor.schema_version, payload))
+    Ok(NewEvent::encoded(super::name::Name::from_static(descriptor.event_type), descriptor.schema_version, payload))
 }
 
 /// The error of a derived `EventSet::decode` when no type fits.

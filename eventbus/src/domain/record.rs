@@ -13,6 +13,7 @@ use super::{
     metadata::{EventId, Metadata},
     name::Name,
     stream::{AggregateId, Position, StreamId, Version},
+    validity::{self, InvalidEvent, Keeper, check_payload, check_version},
 };
 
 /// An event before append: encoded, with its id, without a place in a stream yet.
@@ -23,13 +24,16 @@ pub struct NewEvent {
     schema_version: u32,
     occurred_at: OffsetDateTime,
     payload: String,
+    /// Whether the payload was checked when it was encoded.
+    is_checked: bool,
     context: EventContext,
 }
 
 impl NewEvent {
     /// Wraps an encoded payload: a JSON object of the event's own fields. Makes the id and takes the time.
     ///
-    /// Typed events are encoded by [`NewEvent::of`]; this one is for code that has only the wire form.
+    /// Typed events are encoded by [`NewEvent::of`]; this one is for code that has only the wire form. What is wrong with
+    /// it is told by [`check`](Self::check), which every store does before it appends.
     #[must_use]
     pub fn new(event_type: Name, schema_version: u32, payload: impl Into<String>) -> Self {
         Self {
@@ -38,15 +42,21 @@ impl NewEvent {
             schema_version,
             occurred_at: SharedClock::SYSTEM.now(),
             payload: payload.into(),
+            is_checked: false,
             context: EventContext::default(),
         }
+    }
+
+    /// Wraps what a codec encoded and read back.
+    pub(crate) fn encoded(event_type: Name, schema_version: u32, payload: String) -> Self {
+        Self { is_checked: true, ..Self::new(event_type, schema_version, payload) }
     }
 
     /// Encodes a typed event.
     ///
     /// # Errors
-    /// [`EncodeError`] if its fields cannot be written as a JSON object, or one is named like a field of the wire's
-    /// envelope.
+    /// [`EncodeError`] if its fields cannot be written as a JSON object, would not read back, or one is named like a
+    /// field of the wire's envelope.
     ///
     /// # Examples
     /// ```
@@ -70,10 +80,11 @@ impl NewEvent {
         self
     }
 
-    /// Says when the event happened, kept to the microsecond.
+    /// Says when the event happened, kept to the microsecond; within the years 1 to 9999.
     #[must_use]
     pub fn with_occurred_at(mut self, occurred_at: OffsetDateTime) -> Self {
-        let utc = occurred_at.to_offset(time::UtcOffset::UTC);
+        // a time that is none in UTC is refused by `check`
+        let utc = occurred_at.checked_to_offset(time::UtcOffset::UTC).unwrap_or(occurred_at);
         self.occurred_at = utc.replace_nanosecond(utc.nanosecond() / 1_000 * 1_000).unwrap_or(utc);
         self
     }
@@ -127,6 +138,31 @@ impl NewEvent {
         self.context.correlation_id.unwrap_or(self.event_id.as_uuid())
     }
 
+    /// Whether every store can keep the event, and every bus carry it: stores check it before they append.
+    ///
+    /// # Errors
+    /// [`InvalidEvent`] with the first thing that is wrong, see [`EventFault`](crate::EventFault).
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::{EventFault, Name, NewEvent};
+    /// let event = |payload| NewEvent::new(Name::from_static("Deposited"), 1, payload);
+    /// assert!(event(r#"{"cents":120}"#).check().is_ok());
+    /// let invalid = event(r#"{"cents":120,"aggregate_id":"another"}"#).check().unwrap_err();
+    /// assert_eq!(invalid.fault, EventFault::ReservedField("aggregate_id"));
+    /// ```
+    pub fn check(&self) -> Result<(), InvalidEvent> {
+        let parts = validity::Parts {
+            schema_version: self.schema_version,
+            occurred_at: self.occurred_at,
+            actor_id: self.context.actor_id.as_deref(),
+            attributes: self.context.attributes.as_json(),
+        };
+        let payload = || if self.is_checked { Ok(()) } else { check_payload(&self.payload, Keeper::Store) };
+        let checked = parts.check(Keeper::Store).and_then(|()| payload());
+        checked.map_err(|fault| InvalidEvent { event_id: self.event_id, event_type: self.event_type.clone(), fault })
+    }
+
     /// Gives the event its place: what a store does when it appended it.
     ///
     /// Without a position it is also how an event is published by hand, with no store behind it.
@@ -142,7 +178,7 @@ impl NewEvent {
             .with_tenant_id(context.tenant_id)
             .with_actor_id(context.actor_id)
             .with_attributes(context.attributes);
-        RecordedEvent::new(metadata, self.payload)
+        RecordedEvent(Arc::new(Recorded { metadata, payload: self.payload.into(), is_checked: self.is_checked }))
     }
 }
 
@@ -154,13 +190,15 @@ pub struct RecordedEvent(Arc<Recorded>);
 struct Recorded {
     metadata: Metadata,
     payload: Box<str>,
+    /// Whether the payload was checked when it was encoded, in this process.
+    is_checked: bool,
 }
 
 impl RecordedEvent {
     /// Puts together what a backend read; `payload` is the JSON object of the event's own fields.
     #[must_use]
     pub fn new(metadata: Metadata, payload: impl Into<Box<str>>) -> Self {
-        Self(Arc::new(Recorded { metadata, payload: payload.into() }))
+        Self(Arc::new(Recorded { metadata, payload: payload.into(), is_checked: false }))
     }
 
     /// Sets when the store appended the event: what a store does that made the record by [`NewEvent::recorded_as`].
@@ -218,6 +256,29 @@ impl RecordedEvent {
     #[must_use]
     pub fn version(&self) -> Version {
         self.metadata().version()
+    }
+
+    /// Whether every bus can carry the event: buses check it before they publish, and what they read. Beyond what a
+    /// [store takes](NewEvent::check), its payload and attributes may hold null characters: those of Python do.
+    ///
+    /// # Errors
+    /// [`InvalidEvent`] with the first thing that is wrong, see [`EventFault`](crate::EventFault).
+    pub fn check(&self) -> Result<(), InvalidEvent> {
+        let metadata = self.metadata();
+        let parts = validity::Parts {
+            schema_version: metadata.schema_version(),
+            occurred_at: metadata.occurred_at(),
+            actor_id: metadata.actor_id(),
+            attributes: metadata.attributes().as_json(),
+        };
+        let payload = || if self.0.is_checked { Ok(()) } else { check_payload(self.payload(), Keeper::Bus) };
+        let checked =
+            check_version(metadata.version()).and_then(|()| parts.check(Keeper::Bus)).and_then(|()| payload());
+        checked.map_err(|fault| InvalidEvent {
+            event_id: metadata.event_id(),
+            event_type: metadata.event_type().clone(),
+            fault,
+        })
     }
 
     /// Decodes the event.

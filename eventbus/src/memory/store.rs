@@ -24,8 +24,8 @@ use crate::{
     },
     port::{
         AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, FeedFilter,
-        Floor, Floors, Lease, LeaseError, Leases, Page, ReadError, ReadFeed, ReadStream, RecordStream, check_ids,
-        check_payloads, first_result, paged,
+        Floor, Floors, Lease, LeaseError, Leases, Page, ReadError, ReadFeed, ReadStream, RecordStream, check_events,
+        check_ids, first_result, paged,
     },
 };
 
@@ -195,7 +195,7 @@ impl AppendEvents for InMemoryEventStore {
             return Ok(Vec::new());
         }
         check_ids(stream, &events)?;
-        check_payloads(stream, &events)?;
+        check_events(stream, &events)?;
         let recorded = write(&self.0.log).append(stream, expected, events)?;
         self.0.appended.notify();
         Ok(recorded)

@@ -1,12 +1,12 @@
-//! What every store decides alike about the events it is given.
+//! What every store and bus decides alike about the events it is given.
 
-use serde::de::{Error as _, IgnoredAny};
-
-use super::AppendError;
+use super::{AppendError, PublishError};
 use crate::domain::{
     metadata::EventId,
+    name::Name,
     record::{NewEvent, RecordedEvent},
     stream::StreamId,
+    validity::InvalidEvent,
 };
 
 /// Finds an event id that stands twice in one append; stores refuse it before sending.
@@ -25,35 +25,27 @@ pub fn check_ids(stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendErr
     }
 }
 
-/// Finds a payload that is not a JSON object; stores refuse it before sending, because nobody could read it back.
+/// Finds an event that [cannot be kept](NewEvent::check); stores refuse it before sending, so that the same append is good
+/// on every store or on none.
 ///
 /// # Errors
-/// [`AppendError::Refused`] with an [`InvalidPayload`] that names the first such event.
-pub fn check_payloads(stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendError> {
-    for event in events {
-        check_object(event.payload()).map_err(|source| AppendError::Refused {
-            stream: stream.clone(),
-            source: Box::new(InvalidPayload { event_id: event.event_id(), source }),
-        })?;
-    }
-    Ok(())
+/// [`AppendError::Refused`] with an [`InvalidEvent`](crate::InvalidEvent) that names the first such event.
+pub fn check_events(stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendError> {
+    let refused = |invalid| AppendError::Refused { stream: stream.clone(), source: Box::new(invalid) };
+    events.iter().try_for_each(NewEvent::check).map_err(refused)
 }
 
-/// Checks the syntax only: numbers of any size and escapes of any kind are the reader's business.
-fn check_object(json: &str) -> Result<(), serde_json::Error> {
-    serde_json::from_str::<IgnoredAny>(json)?;
-    if json.trim_start().starts_with('{') { Ok(()) } else { Err(serde_json::Error::custom("not an object")) }
-}
-
-/// An event whose payload is not a JSON object.
-#[derive(Debug, thiserror::Error)]
-#[error("payload of event {event_id} is not a JSON object")]
-#[non_exhaustive]
-pub struct InvalidPayload {
-    /// The event.
-    pub event_id: EventId,
-    /// What is wrong with its payload, and where.
-    pub source: serde_json::Error,
+/// Finds an event that [cannot be kept](RecordedEvent::check); buses refuse it before they publish anything.
+///
+/// # Errors
+/// [`PublishError::Refused`] with an [`InvalidEvent`](crate::InvalidEvent) and the id of the first such event.
+pub fn check_records(destination: &Name, events: &[RecordedEvent]) -> Result<(), PublishError> {
+    let refused = |invalid: InvalidEvent| PublishError::Refused {
+        destination: destination.clone(),
+        event_id: Some(invalid.event_id),
+        source: Box::new(invalid),
+    };
+    events.iter().try_for_each(RecordedEvent::check).map_err(refused)
 }
 
 /// Decides whether an append of `ids` to `stream` is a repeat; `found` are the stored events with one of these ids.
@@ -82,19 +74,4 @@ pub fn first_result(
 
 fn taken(stream: &StreamId, event_id: EventId) -> AppendError {
     AppendError::EventIdTaken { event_id, stream: stream.clone() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn payloads_are_json_objects() {
-        for good in ["{}", " {\"a\": 1e999}\n", r#"{"\ud800":"\u0000"}"#] {
-            assert!(check_object(good).is_ok(), "{good}");
-        }
-        for bad in ["", "5", "[1]", "null", "{", "{'a':1}", "{}{}", "{\"a\":\"\u{1}\"}"] {
-            assert!(check_object(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -33,7 +33,7 @@ mod tries;
 
 pub use address::redacted;
 pub use bus::{ConsumeError, EventBus, GroupProgress, MessageId, PublishError, ShutdownError};
-pub use check::{InvalidPayload, check_ids, check_payloads, first_result};
+pub use check::{check_events, check_ids, check_records, first_result};
 pub use checkpoint::{CheckpointError, Checkpoints};
 pub(crate) use consuming::soon;
 pub use consuming::{Consuming, StopSignal};
@@ -57,6 +57,8 @@ pub use store::{
 pub use subscribers::{Subscribers, Subscription};
 pub use transaction::{FromTransaction, Shadow, Transaction, TransactionSlot, Transactions};
 pub use tries::{Failed, Tries};
+
+pub use crate::domain::json::to_json;
 
 /// A boxed future that can move between threads.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

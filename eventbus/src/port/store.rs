@@ -216,7 +216,7 @@ pub enum AppendError {
         /// The stream that was to be appended to.
         stream: StreamId,
     },
-    /// The store refuses these events, for example a payload that is no JSON. Nothing was stored.
+    /// The store refuses these events, for example as [invalid](crate::InvalidEvent). Nothing was stored.
     #[error("event store refuses events for stream `{stream}`")]
     Refused {
         /// The stream that was to be appended to.

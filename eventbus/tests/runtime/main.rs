@@ -11,6 +11,7 @@ mod life;
 mod logs;
 mod orders;
 mod projections;
+mod readable;
 mod rebuild;
 mod relay;
 mod relay_chaos;

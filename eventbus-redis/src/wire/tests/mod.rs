@@ -110,7 +110,7 @@ fn every_field_has_its_place() {
 
 #[test]
 fn a_payload_that_is_no_object_is_refused() {
-    for payload in ["", "[]", "5", "null", "{", "{}x"] {
+    for payload in ["", "[]", "5", "null", "{", "{}x", r#"{"a"}"#, r#"{"event_id":1}"#] {
         let event = RecordedEvent::new(captured_event().metadata().clone(), payload);
         assert!(encode(&event).is_err(), "{payload:?}");
     }
@@ -155,9 +155,36 @@ fn base_fields_and_own_fields_may_be_mixed_and_escaped() {
 }
 
 #[test]
-fn of_a_base_field_that_is_there_twice_the_last_counts() {
-    let twice = CAPTURED[6].1.replacen('{', r#"{"aggregate_id":"first","aggregate_version":7,"#, 1);
-    assert_eq!(decode_payload(&twice).unwrap(), captured_event());
+fn a_base_field_that_is_there_twice_is_refused() {
+    let before = CAPTURED[6].1.replacen('{', r#"{"aggregate_id":"first","#, 1);
+    let behind = CAPTURED[6].1.replacen(r#""customer_id""#, r#""tenant\u005fid""#, 1);
+    for (payload, field) in [(before, "aggregate_id"), (behind, "tenant_id")] {
+        let error = decode_payload(&payload).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("`payload` does not parse: `{field}` is there twice")), "{error}");
+    }
+}
+
+#[test]
+fn what_is_not_published_is_not_read_from_the_stream_either() {
+    for (payload, problem) in [
+        (r#"{"a":"\ud800"}"#, "its payload: field `a`: half a surrogate pair"),
+        (r#"{"event_version":2147483648}"#, "its schema version"),
+        (r#"{"aggregate_version":9223372036854775808}"#, "its version in the stream"),
+        (r#"{"actor_id":"a\u0000"}"#, "its actor"),
+        (r#"{"metadata":{"a":"\udc00"}}"#, "`metadata` is no object"),
+        (r#"{"occurred_at":"0000-06-01T00:00:00Z"}"#, "its time"),
+        (r#"{"occurred_at":"0001-01-01T00:30:00+01:00"}"#, "its time"),
+    ] {
+        let names = |field: &&str| payload.contains(*field);
+        let base = ["event_version", "aggregate_version", "actor_id", "metadata", "occurred_at"];
+        let taken = base.iter().find(|field| names(field)).unwrap_or(&"none");
+        let given = &payload[1..payload.len() - 1];
+        let mut rest: serde_json::Map<String, serde_json::Value> = serde_json::from_str(CAPTURED[6].1).unwrap();
+        rest.remove(*taken);
+        let rest = serde_json::to_string(&rest).unwrap();
+        let error = decode_payload(&rest.replacen('{', &format!("{{{given},"), 1)).unwrap_err().to_string();
+        assert!(error.starts_with(problem), "{payload}: {error}");
+    }
 }
 
 #[test]

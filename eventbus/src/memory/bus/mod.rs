@@ -26,7 +26,7 @@ use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     port::{
         BusCounters, BusStats, CheckpointError, Checkpoints, ConsumeError, Consuming, EventBus, GroupProgress,
-        MessageId, PublishError, ShutdownError, StreamInfo, Subscribers,
+        MessageId, PublishError, ShutdownError, StreamInfo, Subscribers, check_records,
     },
 };
 
@@ -149,6 +149,7 @@ impl Shared {
         if events.is_empty() {
             return Ok(Vec::new());
         }
+        check_records(&DESTINATION, events)?;
         let mut room = self.room.subscribe();
         let mut subscribers = self.subscribers.watch();
         loop {

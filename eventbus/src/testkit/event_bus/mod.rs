@@ -11,6 +11,7 @@ mod deliver;
 mod fail;
 mod group;
 mod life;
+mod readable;
 mod retry;
 mod show;
 mod witness;
@@ -20,6 +21,7 @@ pub use deliver::*;
 pub use fail::*;
 pub use group::*;
 pub use life::*;
+pub use readable::*;
 pub use retry::*;
 pub use show::*;
 
@@ -77,6 +79,9 @@ macro_rules! event_bus_conformance {
                 typed_subscribers_run_before_wildcards,
                 one_publish_of_a_thousand_events_is_delivered,
                 a_large_payload_is_delivered,
+                a_payload_takes_over_no_identity,
+                what_not_every_bus_can_carry_is_refused,
+                what_every_bus_can_carry_is_delivered,
                 publisher_and_consumer_may_be_apart,
                 every_group_gets_every_event,
                 two_consumers_of_a_group_share_without_repeats,

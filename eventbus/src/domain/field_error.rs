@@ -1,0 +1,258 @@
+//! What is wrong with a field of a JSON text, said without any of its values.
+
+use std::{borrow::Cow, fmt::Write as _};
+
+/// A field that cannot be written or read, and why. It holds no value: errors reach logs and health routes.
+///
+/// # Examples
+/// ```
+/// let error = eventbus::port::to_json(&[("temperature", f64::NAN)]).unwrap_err();
+/// assert_eq!(error.path(), "[0][1]");
+/// assert_eq!(error.reason(), "not a finite number (NaN or infinity), which JSON cannot hold");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{}{}{reason}", if path.is_empty() { "" } else { "field `" }, path, if path.is_empty() { "" } else { "`: " })]
+pub struct FieldError {
+    path: String,
+    reason: Cow<'static, str>,
+}
+
+/// One step of a path.
+#[derive(Debug, Clone)]
+pub(crate) enum Step<'a> {
+    /// Into a field of an object, or a variant.
+    Field(Cow<'a, str>),
+    /// Into an item of an array, from 0.
+    Item(usize),
+}
+
+impl FieldError {
+    pub(crate) fn new<'a>(path: impl IntoIterator<Item = Step<'a>>, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { path: rendered(path), reason: reason.into() }
+    }
+
+    /// What is wrong at a place of a JSON text, in bytes.
+    pub(crate) fn at(json: &str, offset: usize, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(path_at(json, offset), reason)
+    }
+
+    /// Why `json` does not parse as what was asked for.
+    pub(crate) fn of_parsing(json: &str, error: &serde_json::Error) -> Self {
+        let (line, column) = (error.line(), error.column());
+        let start: usize = json.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+        Self::at(json, start + column, reason_of(error))
+    }
+
+    /// The field: `reading.by_room.kitchen[2]`; empty if it is the whole.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
+/// What serde says, without the values that it quotes. Words of somebody's own `Serialize` or `Deserialize` may hold
+/// values anywhere, so they are left out.
+pub(crate) fn reason_of(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    if !error.is_data() {
+        return text; // about the syntax, in serde_json's own words
+    }
+    let text = text.rsplit_once(" at line ").map_or(&*text, |(text, _)| text);
+    if let Some(unexpected) = text.strip_prefix("invalid type: ") {
+        return unexpected_kind("invalid type", unexpected);
+    }
+    if let Some(unexpected) = text.strip_prefix("invalid value: ") {
+        return unexpected_kind("invalid value", unexpected);
+    }
+    if text.starts_with("unknown variant `") {
+        let expected = text.rsplit_once("`, expected ").map_or("another one", |(_, expected)| expected);
+        return format!("unknown variant, expected {expected}");
+    }
+    const WITHOUT_VALUES: [&str; 7] = [
+        "missing field `",
+        "duplicate field `",
+        "unknown field `",
+        "invalid length ",
+        "data did not match any variant of untagged enum ",
+        "can only flatten structs and maps",
+        "cannot serialize tagged newtype variant ",
+    ];
+    match WITHOUT_VALUES.iter().any(|known| text.starts_with(known)) {
+        true => text.into(),
+        false => "the type's own `Serialize` or `Deserialize` refuses it".into(),
+    }
+}
+
+/// `string "secret", expected u32` as `string, expected u32`.
+fn unexpected_kind(what: &str, unexpected: &str) -> String {
+    const KINDS: [&str; 16] = [
+        "boolean",
+        "integer",
+        "floating point",
+        "character",
+        "string",
+        "byte array",
+        "unit value",
+        "Option value",
+        "newtype struct",
+        "sequence",
+        "map",
+        "enum",
+        "unit variant",
+        "newtype variant",
+        "tuple variant",
+        "struct variant",
+    ];
+    let (found, expected) = unexpected.rsplit_once(", expected ").unwrap_or((unexpected, "another one"));
+    let kind = found.split(['`', '"']).next().unwrap_or_default().trim_end();
+    let kind = if kind == "null" || KINDS.contains(&kind) { kind } else { "something else" };
+    format!("{what}: {kind}, expected {expected}")
+}
+
+/// The path to the place `offset` of a JSON text: into the objects and arrays that are open there.
+fn path_at(json: &str, offset: usize) -> Vec<Step<'_>> {
+    let bytes = json.as_bytes();
+    // per open object or array; without a step before the first key of an object
+    let mut open: Vec<Option<Step<'_>>> = Vec::new();
+    let mut key_is_next = false;
+    let mut at = 0;
+    while at < offset.min(bytes.len()) {
+        match bytes[at] {
+            b'{' => {
+                open.push(None);
+                key_is_next = true;
+            }
+            b'[' => {
+                open.push(Some(Step::Item(0)));
+                key_is_next = false;
+            }
+            b'}' | b']' => {
+                open.pop();
+                key_is_next = false;
+            }
+            b',' => match open.last_mut() {
+                Some(Some(Step::Item(index))) => *index += 1,
+                _ => key_is_next = true,
+            },
+            b'"' => {
+                let end = end_of_text(bytes, at);
+                if key_is_next && let Some(step) = open.last_mut() {
+                    *step = json.get(at + 1..end).map(|key| Step::Field(key.into()));
+                    key_is_next = false;
+                }
+                at = end;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    open.into_iter().flatten().collect()
+}
+
+/// Where the text ends that begins at `start`: at its closing quote.
+fn end_of_text(bytes: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => break,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    at.min(bytes.len())
+}
+
+/// Keys are cut where they are long, and so is the whole path: they may come from anywhere.
+fn rendered<'a>(path: impl IntoIterator<Item = Step<'a>>) -> String {
+    const LONGEST_KEY: usize = 40;
+    const LONGEST: usize = 200;
+    let mut text = String::new();
+    for step in path {
+        if text.len() > LONGEST {
+            text.push('…');
+            break;
+        }
+        match step {
+            Step::Field(key) => {
+                if !text.is_empty() {
+                    text.push('.');
+                }
+                text.extend(key.chars().take(LONGEST_KEY).flat_map(char::escape_debug));
+            }
+            // writing to a text cannot fail
+            Step::Item(index) => drop(write!(text, "[{index}]")),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, de::DeserializeOwned};
+
+    use super::*;
+
+    fn error_of<T: DeserializeOwned + std::fmt::Debug>(json: &str) -> String {
+        let error = serde_json::from_str::<T>(json).unwrap_err();
+        FieldError::of_parsing(json, &error).to_string()
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only read")]
+    struct Outer {
+        inner: Vec<Inner>,
+        id: Option<uuid::Uuid>,
+        kind: Option<Kind>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[allow(dead_code, reason = "only read")]
+    struct Inner {
+        number: u8,
+    }
+
+    #[derive(Debug, Deserialize)]
+    enum Kind {
+        One,
+    }
+
+    #[test]
+    fn errors_name_the_field_and_no_value() {
+        for (json, text) in [
+            (
+                r#"{"inner":[{"number":1},{"number":"s3, expected x"}]}"#,
+                "field `inner[1].number`: invalid type: string, expected u8",
+            ),
+            (r#"{"inner":[{"number":1000}]}"#, "field `inner[0].number`: invalid value: integer, expected u8"),
+            (r#"{"inner":[{"number":null}]}"#, "field `inner[0].number`: invalid type: null, expected u8"),
+            (r#"{"inner":[{"number":1.5}]}"#, "field `inner[0].number`: invalid type: floating point, expected u8"),
+            ("{\n\"inner\" : [\n {\"a,\\\"[\":[2]}]}", "field `inner[0]`: missing field `number`"),
+            (r#"{"id":null}"#, "missing field `inner`"),
+            (r#"{"inner":[],"kind":"s3cret`, expected `y"}"#, "field `kind`: unknown variant, expected `One`"),
+            (r#"{"inner":[],"id":"s3cret"}"#, "field `id`: the type's own `Serialize` or `Deserialize` refuses it"),
+            (r#"{"inner":[[]]}"#, "field `inner[0]`: invalid length 0, expected struct Inner with 1 element"),
+            (r#""s3cret""#, "invalid type: string, expected struct Outer"),
+        ] {
+            assert_eq!(error_of::<Outer>(json), text, "{json}");
+        }
+        let unknown = error_of::<Outer>(r#"{"inner":[],"other":5}"#);
+        assert!(unknown.contains("unknown field `other`, expected one of"), "{unknown}");
+        let syntax = error_of::<Outer>(r#"{"inner":[{"number":1}"#);
+        assert_eq!(syntax, "field `inner[0]`: EOF while parsing a list at line 1 column 22");
+    }
+
+    #[test]
+    fn a_path_stays_short() {
+        let json = format!("{}1", format!(r#"{{"{}":"#, "k".repeat(100)).repeat(100));
+        let error = FieldError::at(&json, json.len(), "no");
+        assert!(error.path().len() < 250 && error.path().ends_with('…'), "{error}");
+        assert_eq!(FieldError::at("{\"a\\u0000\n\":1", 13, "no").path(), "a\\\\u0000\\n");
+    }
+}

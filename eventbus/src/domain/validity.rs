@@ -1,0 +1,250 @@
+//! What every store and every bus can keep, and every reader can read: one check for all of them.
+//!
+//! Keep: a backend that could hold more refuses it all the same. An event that is stored is published, copied to another
+//! store and read by tools of the database; what one of them cannot take stops it there for ever.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
+use time::{OffsetDateTime, UtcOffset};
+
+use super::{field_error::FieldError, metadata::EventId, name::Name, stream::Version};
+
+/// The fields of the wire's envelope, in their order on the wire: an event's own fields may not be called so.
+pub const RESERVED_FIELDS: [&str; 12] = [
+    "event_id",
+    "event_type",
+    "event_version",
+    "occurred_at",
+    "aggregate_id",
+    "aggregate_type",
+    "aggregate_version",
+    "tenant_id",
+    "actor_id",
+    "correlation_id",
+    "causation_id",
+    "metadata",
+];
+
+/// How many objects and arrays may be open within each other: what `serde_json` reads.
+const MAX_DEPTH: usize = 127;
+
+/// The largest version of a payload's shape: what a column of signed 32 bits holds.
+const MAX_SCHEMA_VERSION: u32 = i32::MAX as u32;
+
+/// An event that no store takes and no bus publishes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("event {event_id} (`{event_type}`) cannot be kept: {fault}")]
+#[non_exhaustive]
+pub struct InvalidEvent {
+    /// The event.
+    pub event_id: EventId,
+    /// Its durable wire name.
+    pub event_type: Name,
+    /// What is wrong with it.
+    pub fault: EventFault,
+}
+
+/// What is wrong with an event that no store takes and no bus publishes; it shows no value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EventFault {
+    /// The payload is no JSON object, or it holds what not every store or reader can take: half a surrogate pair, more
+    /// than 127 objects and arrays within each other, in a store also a null character.
+    #[error("its payload: {0}")]
+    Payload(FieldError),
+    /// A field of the payload is named like one of the wire's envelope, see [`RESERVED_FIELDS`], and would take its
+    /// place there.
+    #[error("its field `{0}` is named like a field of the envelope; rename it with `#[serde(rename = \"..\")]`")]
+    ReservedField(&'static str),
+    /// The attributes hold what a payload may not hold.
+    #[error("its attributes (`metadata`): {0}")]
+    Attributes(FieldError),
+    /// The actor holds a null character, which PostgreSQL has no text with.
+    #[error("its actor holds a null character")]
+    Actor,
+    /// The version of the payload's shape is 0 or above 2,147,483,647.
+    #[error("its schema version is not within 1..=2147483647")]
+    SchemaVersion,
+    /// The time is, in UTC, outside of the years 1 to 9999.
+    #[error("its time is outside of the years 1 to 9999 (UTC)")]
+    OccurredAt,
+    /// The place in the stream is 0, or above 9,223,372,036,854,775,807.
+    #[error("its version in the stream is not within 1..=9223372036854775807")]
+    Version,
+}
+
+/// Who is to keep an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keeper {
+    /// A store: no text of it holds a null character, which PostgreSQL has no text with, and no tool for its tables.
+    Store,
+    /// A bus, which publishers in Python share: their JSON holds null characters as escapes.
+    Bus,
+}
+
+/// What a check of an event looks at beside its payload.
+pub(crate) struct Parts<'e> {
+    pub(crate) schema_version: u32,
+    pub(crate) occurred_at: OffsetDateTime,
+    pub(crate) actor_id: Option<&'e str>,
+    pub(crate) attributes: &'e str,
+}
+
+impl Parts<'_> {
+    pub(crate) fn check(&self, keeper: Keeper) -> Result<(), EventFault> {
+        if !(1..=MAX_SCHEMA_VERSION).contains(&self.schema_version) {
+            return Err(EventFault::SchemaVersion);
+        }
+        let utc = self.occurred_at.checked_to_offset(UtcOffset::UTC);
+        if !utc.is_some_and(|utc| (1..=9999).contains(&utc.year())) {
+            return Err(EventFault::OccurredAt);
+        }
+        if self.actor_id.is_some_and(|actor| actor.contains('\0')) {
+            return Err(EventFault::Actor);
+        }
+        check_texts(self.attributes, keeper).map_err(EventFault::Attributes)
+    }
+}
+
+pub(crate) fn check_version(version: Version) -> Result<(), EventFault> {
+    if (Version::FIRST..=Version::MAX).contains(&version) { Ok(()) } else { Err(EventFault::Version) }
+}
+
+/// Whether a payload is an object that can be kept, spliced into the wire's envelope and read.
+pub(crate) fn check_payload(json: &str, keeper: Keeper) -> Result<(), EventFault> {
+    match serde_json::from_str(json) {
+        Ok(Keys { reserved: None }) => check_texts(json, keeper).map_err(EventFault::Payload),
+        Ok(Keys { reserved: Some(field) }) => Err(EventFault::ReservedField(field)),
+        Err(error) if error.is_data() => Err(EventFault::Payload(FieldError::new([], "not a JSON object"))),
+        Err(error) => Err(EventFault::Payload(FieldError::of_parsing(json, &error))),
+    }
+}
+
+/// The top-level keys of an object, of which only the first reserved one matters.
+struct Keys {
+    reserved: Option<&'static str>,
+}
+
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(KeysVisitor)
+    }
+}
+
+struct KeysVisitor;
+
+impl<'de> Visitor<'de> for KeysVisitor {
+    type Value = Keys;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
+        let mut reserved = None;
+        while let Some(Key(key)) = map.next_key()? {
+            map.next_value::<IgnoredAny>()?;
+            reserved = reserved.or_else(|| RESERVED_FIELDS.into_iter().find(|field| *field == key));
+        }
+        Ok(Keys { reserved })
+    }
+}
+
+/// A key borrowed from the text where it has no escapes.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Looks into valid JSON for what is valid and cannot be kept.
+fn check_texts(json: &str, keeper: Keeper) -> Result<(), FieldError> {
+    // most JSON has neither escapes nor so many brackets, and is not looked at byte by byte
+    let opened = json.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    if opened <= MAX_DEPTH && !json.contains('\\') {
+        return Ok(());
+    }
+    match first_fault(json.as_bytes(), keeper) {
+        Some((at, reason)) => Err(FieldError::at(json, at, reason)),
+        None => Ok(()),
+    }
+}
+
+/// The first thing in valid JSON that cannot be kept: where, in bytes, and what.
+fn first_fault(json: &[u8], keeper: Keeper) -> Option<(usize, &'static str)> {
+    let (mut at, mut depth, mut in_text) = (0, 0_usize, false);
+    while let Some(byte) = json.get(at) {
+        match (in_text, byte) {
+            (_, b'"') => in_text = !in_text,
+            (false, b'{' | b'[') => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return Some((at, "more than 127 objects and arrays within each other"));
+                }
+            }
+            (false, b'}' | b']') => depth = depth.saturating_sub(1),
+            (true, b'\\') => {
+                at += 1;
+                match code_unit(json, at) {
+                    Some(0) if keeper == Keeper::Store => {
+                        return Some((at, "a null character (`\\u0000`), which PostgreSQL has no text with"));
+                    }
+                    Some(0xD800..=0xDBFF) => {
+                        at += "uXXXX".len();
+                        let low = json.get(at).filter(|byte| **byte == b'\\').and_then(|_| code_unit(json, at + 1));
+                        if !matches!(low, Some(0xDC00..=0xDFFF)) {
+                            return Some((at, HALF_A_PAIR));
+                        }
+                        at += 1;
+                    }
+                    Some(0xDC00..=0xDFFF) => return Some((at, HALF_A_PAIR)),
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+const HALF_A_PAIR: &str = "half a surrogate pair, which is no text";
+
+/// The number of an escape `uXXXX`, if it is one.
+fn code_unit(json: &[u8], at: usize) -> Option<u16> {
+    let digits = json.get(at..at + 5)?.strip_prefix(b"u")?;
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_are_json_objects() {
+        for good in ["{}", " {\"a\": 1e999}\n", r#"{"\u0001":"\\u0000\ud83d\ude00\\\\"}"#] {
+            assert_eq!(check_payload(good, Keeper::Store), Ok(()), "{good}");
+        }
+        for bad in ["", "5", "[1]", "null", "\"s3cret\"", "{", "{'a':1}", "{}{}", "{\"a\":\"\u{1}\"}"] {
+            let fault = check_payload(bad, Keeper::Store).unwrap_err();
+            assert!(matches!(fault, EventFault::Payload(_)) && !fault.to_string().contains("s3cret"), "{bad}: {fault}");
+        }
+    }
+
+    #[test]
+    fn faults_name_their_place() {
+        let deep = format!(r#"{{"a":{}"#, "[".repeat(200)) + &"]".repeat(200) + "}";
+        for (payload, place) in [
+            (r#"{"a":{"b":["x","\u0000 s3cret"]}}"#, "its payload: field `a.b[1]`: a null character"),
+            (r#"{"a":"\ud83d\\udc00"}"#, "its payload: field `a`: half a surrogate pair"),
+            (r#"{"a":"\ud83d\ud83d"}"#, "its payload: field `a`: half a surrogate pair"),
+            (&deep, "its payload: field `a[0][0]"),
+            (r#"{"a":1,"tenant_id":"s3cret"}"#, "its field `tenant_id` is named like"),
+            (r#"{"a":tru"#, "its payload: field `a`: EOF while parsing a value at line 1 column 8"),
+        ] {
+            let fault = check_payload(payload, Keeper::Store).unwrap_err().to_string();
+            assert!(fault.starts_with(place) && !fault.contains("s3cret"), "{payload}: {fault}");
+        }
+    }
+}
