@@ -150,7 +150,10 @@ fn unreadable(error: sqlx::Error) -> ReadError {
 
 #[cfg(test)]
 mod tests {
-    use eventbus::{AggregateId, ExpectedVersion, Name, NewEvent, StreamId, port::AppendEvents as _};
+    use eventbus::{
+        AggregateId, ExpectedVersion, Name, NewEvent, StreamId, Version,
+        port::{AppendEvents as _, Direction, PAGE_BYTES},
+    };
     use futures_util::TryStreamExt as _;
     use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
@@ -170,6 +173,52 @@ mod tests {
             store.append(&stream, ExpectedVersion::Any, events.to_vec()).await.unwrap();
         }
         (store, PgConnection::connect(test_servers::postgres_url()).await.unwrap())
+    }
+
+    /// Pages end with the event that reaches the bound, whatever the server makes of its size on disk.
+    #[tokio::test]
+    async fn pages_are_bounded_in_bytes() {
+        let (store, connection) = store_with_events(0).await;
+        let stream = StreamId::new(Name::from_static("Account"), AggregateId::new());
+        // what compresses well, what does not, and what is kept in the row
+        let (spaces, random) = (" ".repeat(400_000), || {
+            (0..12_000).map(|_| uuid::Uuid::now_v7().simple().to_string()).collect::<String>()
+        });
+        for text in [spaces, random(), "x".into()] {
+            let events = (0..6).map(|_| NewEvent::new(DEPOSITED, 1, format!(r#"{{"text":"{text}"}}"#)));
+            store.append(&stream, ExpectedVersion::Any, events.collect()).await.unwrap();
+        }
+        let filter = FeedFilter::all().event_types([DEPOSITED]);
+        let (mut of_feed, mut of_stream) = (Vec::new(), Vec::new());
+        for filter in [FeedFilter::all(), filter] {
+            let (wanted, mut from, mut sizes) = (Wanted::of(&filter), Some(0), Vec::new());
+            while let Some(after) = from {
+                let (events, next) = store.feed_page(after, 18, &wanted).await.unwrap();
+                sizes.push(events.iter().map(|event| event.payload().len()).collect::<Vec<_>>());
+                from = next;
+            }
+            of_feed.push(sizes);
+        }
+        for (start, direction) in [(Version::FIRST, Direction::Forward), (Version::MAX, Direction::Backward)] {
+            let (mut from, mut sizes) = (Some(start), Vec::new());
+            while let Some(version) = from {
+                let (events, next) = store.stream_page(&stream, version, direction).await.unwrap();
+                sizes.push(events.iter().map(|event| event.payload().len()).collect::<Vec<_>>());
+                from = next;
+            }
+            of_stream.push(sizes);
+        }
+        for pages in of_feed.iter().chain(&of_stream) {
+            assert_eq!(pages.iter().flatten().count(), 18, "{pages:?}");
+            let (last, full) = pages.split_last().unwrap();
+            for page in full {
+                let before: usize = page[..page.len() - 1].iter().sum();
+                let all = before + page[page.len() - 1];
+                assert!(before < PAGE_BYTES && all >= PAGE_BYTES, "{pages:?}");
+            }
+            assert!(full.len() >= 4 && last.iter().sum::<usize>() < 2 * PAGE_BYTES, "{pages:?}");
+        }
+        drop_schema(&store, connection).await;
     }
 
     /// Ends what `connection` has begun, too.

@@ -36,7 +36,7 @@ impl ReadStream for PgEventStore {
 }
 
 impl PgEventStore {
-    async fn stream_page(
+    pub(crate) async fn stream_page(
         &self,
         stream: &StreamId,
         from: Version,

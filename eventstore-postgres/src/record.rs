@@ -3,13 +3,14 @@
 //! Nothing in a row is trusted: someone else may have written it. What is no event is an error that names its place.
 
 use eventbus::{
-    Attributes, BoxError, EventId, Metadata, Name, Position, RecordedEvent, StreamId, Version, port::ReadError,
+    Attributes, BoxError, EventId, Metadata, Name, Position, RecordedEvent, StreamId, Version,
+    port::{PAGE_BYTES, ReadError},
 };
 use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// The most events read at once.
+/// The most events read at once; fewer if their payloads have more than [`PAGE_BYTES`].
 pub(crate) const PAGE: i64 = 1_000;
 
 /// Midnight of 2000-01-01, from which the server counts, in microseconds since 1970.
@@ -44,7 +45,8 @@ pub(crate) fn decode_page(rows: &[PgRow]) -> Result<(Vec<RecordedEvent>, bool), 
             Err(_) => return Ok((events, false)),
         }
     }
-    Ok((events, rows.len() < PAGE as usize))
+    let bytes: usize = events.iter().map(|event| event.payload().len()).sum();
+    Ok((events, rows.len() < PAGE as usize && bytes < PAGE_BYTES))
 }
 
 /// The columns of a row, taken one after the other in the order of `record.sql`.

@@ -1,9 +1,9 @@
 //! All statements of a store, filled in for its schema once, at connect.
 
-use eventbus::ExpectedVersion;
+use eventbus::{ExpectedVersion, port::PAGE_BYTES};
 use sqlx::SqlStr;
 
-use crate::schema::Schema;
+use crate::{record::PAGE, schema::Schema};
 
 #[derive(Debug)]
 pub(crate) struct Statements {
@@ -53,6 +53,12 @@ impl Statements {
             let sql = sql.replace("{wanted}", include_str!("sql/wanted.sql").trim());
             schema.statement(&sql.replace("{appended_in}", &uncommented(include_str!("sql/appended_in.sql"))))
         };
+        let page = |rows: &str, order: &str| {
+            let page = uncommented(include_str!("sql/page.sql")).replace("{rows}", &uncommented(rows));
+            let stored_bytes = PAGE_BYTES + 4 * PAGE as usize;
+            let page = page.replace("{order}", order).replace("{page_bytes}", &PAGE_BYTES.to_string());
+            statement(&page.replace("{stored_bytes}", &stored_bytes.to_string()))
+        };
         Self {
             schema: schema.clone(),
             append_new: append(include_str!("sql/claim_new.sql")),
@@ -61,12 +67,12 @@ impl Statements {
             append_any: append(include_str!("sql/claim_any.sql")),
             append_many: statement(include_str!("sql/append_many.sql")),
             resolve: statement(include_str!("sql/resolve.sql")),
-            read_forward: statement(include_str!("sql/read_forward.sql")),
-            read_backward: statement(include_str!("sql/read_backward.sql")),
+            read_forward: page(include_str!("sql/read_forward.sql"), "version"),
+            read_backward: page(include_str!("sql/read_backward.sql"), "version DESC"),
             stream_version: statement(include_str!("sql/stream_version.sql")),
             head: statement(include_str!("sql/head.sql")),
-            read_page: statement(include_str!("sql/read_page.sql")),
-            read_filtered: statement(include_str!("sql/read_filtered.sql")),
+            read_page: page(include_str!("sql/read_page.sql"), "position"),
+            read_filtered: page(include_str!("sql/read_filtered.sql"), "position"),
             reach: statement(include_str!("sql/reach.sql")),
             count_events: statement(include_str!("sql/count_events.sql")),
             first_recorded_after: statement(include_str!("sql/first_recorded_after.sql")),

@@ -6,15 +6,17 @@ use std::{
     time::Duration,
 };
 
-use eventbus::{RecordedEvent, port::ReadError};
+use eventbus::{
+    RecordedEvent,
+    port::{PAGE_BYTES, ReadError},
+};
 use rusqlite::{Connection, Rows};
 use tokio::sync::Semaphore;
 
 use crate::{blocking::blocking, connection::open_reader, error::read_error, files::OpenFiles, row, writer::Writer};
 
-/// A page ends after so many events, or so many bytes of payload.
+/// A page ends after so many events, or [`PAGE_BYTES`].
 pub(crate) const PAGE_EVENTS: i64 = 256;
-const PAGE_BYTES: usize = 1024 * 1024;
 
 /// Where reads happen.
 pub(crate) enum Readers {
@@ -106,7 +108,7 @@ pub(crate) fn read_page(mut rows: Rows<'_>) -> Result<(Vec<RecordedEvent>, bool)
         };
         bytes += event.payload().len();
         events.push(event);
-        if bytes > PAGE_BYTES {
+        if bytes >= PAGE_BYTES {
             return Ok((events, true));
         }
     }

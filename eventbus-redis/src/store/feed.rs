@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use eventbus::{
     Position, RecordedEvent,
-    port::{AppendSignal, FeedFilter, Page, ReadError, ReadFeed, RecordStream, paged},
+    port::{AppendSignal, FeedFilter, PAGE_BYTES, Page, ReadError, ReadFeed, RecordStream, paged},
 };
 use redis::{RedisResult, Value};
 use time::OffsetDateTime;
@@ -13,7 +13,7 @@ use super::{
     RedisEventStore,
     entry::{Pointer, number_of},
     error::{Damage, corrupt, read_error},
-    read::{PAGE, PAGE_BYTES, behind},
+    read::{PAGE, behind},
 };
 use crate::{
     command::store as commands,

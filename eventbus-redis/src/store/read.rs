@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use eventbus::{
     BoxError, RecordedEvent, StreamId, Version,
-    port::{Direction, Page, ReadError, ReadStream, RecordStream, paged},
+    port::{Direction, PAGE_BYTES, Page, ReadError, ReadStream, RecordStream, paged},
 };
 use redis::{RedisResult, Value};
 
@@ -17,11 +17,8 @@ use crate::{
     script::store::{RANGE, VERSION},
 };
 
-/// How many events are read at once.
+/// How many events are read at once; fewer if they have more than [`PAGE_BYTES`].
 pub(super) const PAGE: usize = 256;
-
-/// How many bytes they have at most, but for one that has more.
-pub(super) const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 #[async_trait]
 impl ReadStream for RedisEventStore {

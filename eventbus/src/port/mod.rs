@@ -45,7 +45,7 @@ pub use floor::{Floor, Floors};
 pub use hand::{DEFAULT_IN_HAND_BYTES, Desk, Hand, Settled, Taken, Verdict};
 pub use health::{Health, HealthStatus, HealthThresholds};
 pub use lease::{Lease, LeaseError, Leases};
-pub use page::{Page, paged};
+pub use page::{PAGE_BYTES, Page, paged};
 pub use relay::{Adopted, Adoption, Mark, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloor, SeenFloors};
 pub use retry::RetryPolicy;
 pub use signal::{AppendSignal, AppendWatch};

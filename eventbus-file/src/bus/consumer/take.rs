@@ -2,7 +2,7 @@
 
 use eventbus::{
     Name,
-    port::{Taken, Tries},
+    port::{PAGE_BYTES, Taken, Tries},
 };
 
 use super::Consumer;
@@ -15,7 +15,7 @@ use crate::{
     queue::Shared,
 };
 
-/// How many events are taken at once.
+/// How many events are taken at once; fewer if they have more than [`PAGE_BYTES`].
 const BATCH: usize = 100;
 
 /// What was read, not yet in hand.
@@ -105,8 +105,8 @@ impl Consumer<'_> {
             return Ok(());
         }
         let after = self.owned.progress.read;
-        let (through, read) = self.shared.blocking(move |shared| shared.read_after(after, room)).await?;
-        self.has_more = read.len() == room;
+        let (through, read, has_more) = self.shared.blocking(move |shared| shared.read_after(after, room)).await?;
+        self.has_more = has_more;
         if through > after {
             self.owned.progress.read = through;
             self.is_dirty = true;
@@ -120,20 +120,25 @@ impl Consumer<'_> {
 }
 
 impl Shared {
-    /// The next events after one, and up to where they were read.
-    fn read_after(&self, after: u64, count: usize) -> Result<(u64, Vec<Read>)> {
-        let (mut through, mut read) = (after, Vec::new());
+    /// The next events after one, up to where they were read, and whether there may be more.
+    fn read_after(&self, after: u64, count: usize) -> Result<(u64, Vec<Read>, bool)> {
+        let (mut through, mut read, mut bytes) = (after, Vec::new(), 0);
         while read.len() < count
+            && bytes < PAGE_BYTES
             && let Some((id, slot)) = self.log.next(through, &self.worker)?
         {
             through = id;
             match slot {
-                Slot::Event(event) => read.push(Read::Event(event)),
+                Slot::Event(event) => {
+                    bytes += event.record().payload().len();
+                    read.push(Read::Event(event));
+                }
                 Slot::Torn(error) => read.push(Read::Torn(id, error)),
                 Slot::Gap | Slot::Missing | Slot::Removed(_) => {}
             }
         }
-        Ok((through, read))
+        let has_more = read.len() == count || bytes >= PAGE_BYTES;
+        Ok((through, read, has_more))
     }
 
     /// Whether a group has given an event up.

@@ -17,7 +17,8 @@ use super::{
 use crate::{
     domain::{clock::SharedClock, error::BoxError, record::RecordedEvent, stream::Position},
     port::{
-        EventStore, FeedFilter, HandlerError, ReadError, RecordStream, Shadow, StateMap, Transaction, Transactions,
+        EventStore, FeedFilter, HandlerError, PAGE_BYTES, ReadError, RecordStream, Shadow, StateMap, Transaction,
+        Transactions,
     },
     runtime::{
         definition::{Projection, ProjectionDefinition},
@@ -25,10 +26,9 @@ use crate::{
     },
 };
 
-/// A transaction holds at most so many events, or so many bytes of them, and ends after about this time, or after this part
+/// A transaction holds at most so many events, or [`PAGE_BYTES`] of them, and ends after about this time, or after this part
 /// of the lease: what is not committed when the role passes was done for nothing.
 const MAX_EVENTS: usize = 256;
-const MAX_BYTES: usize = 1024 * 1024;
 const LONGEST: Duration = Duration::from_secs(1);
 const PART_OF_LEASE: u32 = 8;
 
@@ -284,7 +284,7 @@ async fn next_batch(feed: &mut RecordStream<'_>, target: Position) -> Result<Bat
         bytes += record.payload().len();
         through = position_of(&record);
         events.push(record);
-        if events.len() == MAX_EVENTS || bytes >= MAX_BYTES {
+        if events.len() == MAX_EVENTS || bytes >= PAGE_BYTES {
             return Ok(Batch { events, through, is_last: false, error: None });
         }
     }

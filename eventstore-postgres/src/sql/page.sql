@@ -1,0 +1,20 @@
+-- A page: the first of some rows, up to the one with which their payloads have {page_bytes} bytes.
+--
+-- The inner sum goes by what is stored, which costs no look at the payloads: no more of them are decompressed for the
+-- outer sum than a page of compressed ones. A stored size is at most 4 bytes larger than the payload, so that the inner
+-- sum ends no page.
+SELECT {record}
+FROM (
+    SELECT s.*, sum(octet_length(s.data::text)) OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+        AS bytes_before
+    FROM (
+        SELECT r.*, sum(pg_column_size(r.data)) OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+            AS stored_before
+        FROM (
+{rows}
+        ) r
+    ) s
+    WHERE s.stored_before IS NULL OR s.stored_before < {stored_bytes}
+) e
+WHERE e.bytes_before IS NULL OR e.bytes_before < {page_bytes}
+ORDER BY {order}
