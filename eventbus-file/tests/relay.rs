@@ -55,7 +55,7 @@ async fn publish(queue: &FileQueue, epoch: u64, after: u64, through: u64) -> Str
 }
 
 async fn adopt(queue: &FileQueue, epoch: u64, floor: u64) -> Adopted {
-    let adoption = Adoption { floor: floor.into(), groups: &[GROUP], shared: false };
+    let adoption = Adoption { floor: floor.into(), groups: &[GROUP], fresh: &[], shared: false };
     queue.adopt(publisher(epoch), adoption).await.unwrap()
 }
 
@@ -162,7 +162,8 @@ async fn the_position_goes_back_and_never_forward_and_nobody_publishes_on_from_b
 async fn a_queue_that_is_not_to_be_shared_is_left_alone_by_another_store() {
     let queue = adopted().await;
     let other = Publisher { store: Uuid::from_u128(8), epoch: 1 };
-    let adopt = async |shared| queue.adopt(other, Adoption { floor: 0.into(), groups: &[], shared }).await.unwrap();
+    let adopt =
+        async |shared| queue.adopt(other, Adoption { floor: 0.into(), groups: &[], fresh: &[], shared }).await.unwrap();
     assert_eq!(adopt(false).await, Adopted::OtherStore(STORE));
     assert_eq!(adopt(true).await, Adopted::At(Position::START));
     let range = PublishRange { after: 0.into(), through: 1.into(), events: &[event(1)] };

@@ -6,18 +6,21 @@ use async_trait::async_trait;
 use eventbus::{
     BoxError, Name, RecordedEvent,
     port::{
-        BusCounters, BusStats, ConsumeError, Consuming, EventBus, GroupProgress, Health, MessageId, PublishError,
-        RelayTarget, ShutdownError, StreamInfo, Subscribers,
+        Announced, Backlogs, BusCounters, BusStats, ConsumeError, Consuming, EventBus, GroupProgress, Health,
+        MessageId, PublishError, RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscribers,
     },
 };
 use tokio::sync::{Mutex, RwLock};
 
 use crate::{
-    History, RedisConnectError, RedisEventBusConfig, command,
+    History, RedisConnectError, RedisEventBusConfig,
+    backlog::consume_error,
+    command,
     config::consumer_name,
     connection::{Link, boxed},
     consumer::{self, Recovery, RecoveryStats},
     error::{ConfigMistake, InvalidConfig},
+    group::Joining,
     keys,
 };
 
@@ -76,6 +79,8 @@ pub(crate) struct Shared {
     pub(crate) stream: String,
     /// What the keys are named after that partitions have in common: the stream itself, where there are none.
     pub(crate) home: String,
+    /// The same, of the bus itself, where this is the backlog of a group.
+    pub(crate) root: String,
     /// Those of the partitions, by number; none, where there is one stream.
     pub(crate) partitions: Vec<Arc<Self>>,
     /// That of the layout of the partitions, a decimal.
@@ -126,6 +131,7 @@ impl RedisEventBus {
             consumer,
             instance: clock.new_id().simple().to_string(),
             is_passing,
+            root: stream.clone(),
             home: stream.clone(),
             stream,
             partitions: Vec::new(),
@@ -215,7 +221,7 @@ impl Shared {
         }
         for part in self.parts() {
             // it holds no trimming until somebody joins it
-            let create = part.creating(&self.default_group, "0-0", false);
+            let create = part.creating(&self.default_group, "0-0", Joining::Connected);
             self.link.rerun::<redis::Value>(&create).await.map_err(|error| self.link.not_made(error))?;
         }
         Ok(())
@@ -254,6 +260,14 @@ impl EventBus for RedisEventBus {
 
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
         Some(self)
+    }
+
+    fn backlogs(&self) -> Option<&dyn Backlogs> {
+        Some(self)
+    }
+
+    async fn announce(&self, announced: &[Announced]) -> Result<Vec<SkippedBefore>, ConsumeError> {
+        self.shared.announce(announced).await.map_err(|error| consume_error(&self.shared, error))
     }
 
     fn subscribers(&self) -> &Subscribers {

@@ -164,22 +164,38 @@ impl RedisEventBus {
     }
 }
 
+/// Who makes a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Joining {
+    /// A bus that connects: the group counts for nothing until somebody joins it.
+    Connected = 0,
+    /// Somebody who says where it begins.
+    Listed = 1,
+    /// A consumer, which wants all that its stores hold.
+    Consuming = 2,
+}
+
 impl Shared {
-    /// What makes a group for those who consume: with the oldest entry, and listed in the floors.
+    /// What makes a group for those who consume: with the oldest event, or with the next if all its handlers say so, and
+    /// listed in the floors.
     pub(crate) fn create_listed_group(&self, group: &Name) -> ScriptInvocation<'static> {
-        self.creating(group, "0-0", true)
+        match self.is_backlog() {
+            true => self.creating(group, "0-0", Joining::Listed),
+            false if self.subscribers.begin_now(group) => self.creating(group, "$", Joining::Consuming),
+            false => self.creating(group, "0-0", Joining::Consuming),
+        }
     }
 
     /// What makes a group, unless it is there.
-    pub(crate) fn creating(&self, group: &Name, start: &str, is_listed: bool) -> ScriptInvocation<'static> {
+    pub(crate) fn creating(&self, group: &Name, start: &str, joining: Joining) -> ScriptInvocation<'static> {
         let mut create = script::CREATE_GROUP.key(&self.stream);
         create.key(keys::floors(&self.stream)).key(keys::relay(&self.stream));
-        create.arg(group.as_str()).arg(start).arg(u8::from(is_listed));
+        create.arg(group.as_str()).arg(start).arg(joining as u8);
         create
     }
 
     async fn create_group(&self, group: &Name, start: &str) -> Result<bool, RedisCommandError> {
-        self.run(&self.creating(group, start, true)).await
+        self.run(&self.creating(group, start, Joining::Listed)).await
     }
 
     async fn retire_group(&self, group: &Name) -> Result<RetiredGroup, GroupError> {
@@ -188,7 +204,8 @@ impl Shared {
         retire.key(stream).key(keys::floors(stream));
         retire.key(keys::retry(stream, prefix, group)).key(keys::members(&self.home, group));
         retire.key(keys::lease(stream, group));
-        retire.key(keys::known_types(&self.home, group)).key(keys::skipped(stream, group)).arg(group.as_str());
+        retire.key(keys::known_types(&self.home, group)).key(keys::skipped(stream, group));
+        retire.key(keys::backlog(&self.home, group)).arg(group.as_str());
         let (what, count, last, unread): (String, u64, String, i64) = self.run(&retire).await?;
         let (stream, group) = (stream.clone(), group.clone());
         match what.as_str() {

@@ -168,6 +168,10 @@ impl Shared {
                 all.pending += part.pending;
                 all.exhausted += part.exhausted;
             }
+            let backlog = self.backlog_progress(group).await?;
+            all.unread += backlog.unread;
+            all.pending += backlog.pending;
+            all.exhausted += backlog.exhausted;
             Ok(all)
         };
         let progress = asking.await;
@@ -175,7 +179,7 @@ impl Shared {
         progress.map_err(|error| ConsumeError::Unavailable { destination: destination(), source: boxed(error) })
     }
 
-    async fn ask_progress(&self, group: &Name) -> Result<GroupProgress, CommandError> {
+    pub(crate) async fn ask_progress(&self, group: &Name) -> Result<GroupProgress, CommandError> {
         let commands = command::inspect_groups(&self.stream);
         let replies: Vec<RedisResult<Value>> = self.link.query_all(&commands).await?;
         let mut replies = replies.into_iter();

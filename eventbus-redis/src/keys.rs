@@ -48,6 +48,16 @@ pub(crate) fn skipped(stream: &str, group: &str) -> String {
     beside(stream, &format!("skipped:{group}"))
 }
 
+/// What is to be put into the backlogs of groups, a hash.
+pub(crate) fn fills(stream: &str) -> String {
+    beside(stream, "fills")
+}
+
+/// The stream that a group has for itself.
+pub(crate) fn backlog(stream: &str, group: &str) -> String {
+    beside(stream, &format!("backlog:{group}"))
+}
+
 /// The entries that each group begins with; what is below all of them is done with.
 pub(crate) fn floors(stream: &str) -> String {
     beside(stream, "floors")

@@ -53,7 +53,7 @@ impl Unpublishable {
 }
 
 /// Where the field with the store goes: behind those of the shared wire format.
-const BEHIND_THE_SEVEN: usize = 7;
+pub(crate) const BEHIND_THE_SEVEN: usize = 7;
 
 #[async_trait]
 impl RelayTarget for RedisEventBus {
@@ -150,7 +150,7 @@ impl Shared {
         adopt.key(keys::floors(&self.stream));
         adopt.arg(publisher.epoch).arg(adoption.floor.get()).arg(u8::from(adoption.shared));
         for group in adoption.groups {
-            adopt.arg(group.as_str());
+            adopt.arg(group.as_str()).arg(u8::from(adoption.fresh.contains(group)));
         }
         self.adopted(&self.step(&adopt).await?)
     }

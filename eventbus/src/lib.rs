@@ -92,7 +92,7 @@ pub use domain::{
     validity::{EventFault, InvalidEvent, RESERVED_FIELDS},
 };
 pub use memory::{InMemoryEventBus, InMemoryEventBusBuilder, InMemoryEventStore};
-pub use port::{HandlerError, HandlerErrorKind};
+pub use port::{HandlerError, HandlerErrorKind, HandlerStart};
 pub use runtime::{
     app::{App, AppBuilder, Published, PublishedError, SettleError, shutdown_signal},
     definition::{Handler, HandlerDefinition, Projection, ProjectionDefinition, ProjectionKind},
@@ -131,7 +131,7 @@ pub mod __private {
             codec::{Codec, Payload},
             event::{belongs_to, decode_one, decode_with, encode_one, encode_with, unknown},
         },
-        port::{BoxFuture, Delivery, FromTransaction, HandlerOptions, Requirements, TransactionSlot},
+        port::{BoxFuture, Delivery, FromTransaction, HandlerOptions, HandlerStart, Requirements, TransactionSlot},
         runtime::{
             definition::{EventRegistration, HandlerRegistration, Probe, WithDefault, WithoutDefault},
             extract::decoded,

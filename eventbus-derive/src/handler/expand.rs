@@ -70,9 +70,9 @@ fn expand_twin(Twin { vis, ident, .. }: &Twin) -> TokenStream {
 }
 
 fn expand_options(model: &Model) -> TokenStream {
-    let Model { twin: Twin { krate, .. }, group, retries, timeout_ms, concurrency, .. } = model;
+    let Model { twin: Twin { krate, .. }, group, retries, timeout_ms, concurrency, start, .. } = model;
     let group = group.as_ref().map(|group| quote!(.in_group(#group)));
-    if retries.is_none() && timeout_ms.is_none() && concurrency.is_none() {
+    if retries.is_none() && timeout_ms.is_none() && concurrency.is_none() && start.is_none() {
         return group.unwrap_or_default();
     }
     let [retries, timeout_ms, concurrency] = [
@@ -84,9 +84,13 @@ fn expand_options(model: &Model) -> TokenStream {
         Some(value) => quote!(::core::option::Option::Some(#value)),
         None => quote!(::core::option::Option::None),
     });
+    let start = start.map(|start| match start {
+        "now" => quote!(.starting(#krate::__private::HandlerStart::Now)),
+        _ => quote!(.starting(#krate::__private::HandlerStart::Oldest)),
+    });
     quote! {
         #group
-        .with_options(#krate::__private::HandlerOptions::new(#retries, #timeout_ms, #concurrency))
+        .with_options(#krate::__private::HandlerOptions::new(#retries, #timeout_ms, #concurrency)#start)
     }
 }
 

@@ -12,6 +12,8 @@ pub(super) struct Model {
     pub(super) retries: Option<u32>,
     pub(super) timeout_ms: Option<u64>,
     pub(super) concurrency: Option<u32>,
+    /// `oldest` or `now`.
+    pub(super) start: Option<&'static str>,
     pub(super) manual: bool,
     pub(super) parameters: Parameters,
     pub(super) output: ReturnType,

@@ -18,6 +18,7 @@ const OPTIONS: &[Known] = &[
     Known::number("retries", "`retries = 5`"),
     Known::number("timeout_ms", "`timeout_ms = 30_000`"),
     Known::number("concurrency", "`concurrency = 4`"),
+    Known::text("start", "`start = \"oldest\"` or `start = \"now\"`"),
     Known::flag("manual", "`#[handler(manual)]`"),
     krate::CRATE,
 ];
@@ -41,6 +42,7 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
     let retries = options.number("retries", 0..=u32::MAX, mistakes);
     let timeout_ms = options.number("timeout_ms", 1..=u64::MAX, mistakes);
     let concurrency = options.number("concurrency", 1..=u32::MAX, mistakes);
+    let start = options.one_of("start", &["oldest", "now"], mistakes);
     let manual = options.flag("manual", mistakes);
     let Some(function) = function(item, mistakes) else {
         return Parsed::Nothing;
@@ -63,6 +65,7 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
         retries,
         timeout_ms,
         concurrency,
+        start,
         manual,
         parameters,
         output: signature.output,

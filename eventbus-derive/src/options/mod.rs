@@ -179,6 +179,17 @@ impl Options {
         self.value(key, <LitStr as Parse>::parse, mistakes)
     }
 
+    /// The one of `choices` that is given for `key`.
+    pub(crate) fn one_of(&self, key: &str, choices: &[&'static str], mistakes: &mut Mistakes) -> Option<&'static str> {
+        let given = self.text(key, mistakes)?;
+        let choice = choices.iter().copied().find(|choice| *choice == given.value());
+        if choice.is_none() {
+            let choices: Vec<_> = choices.iter().map(|choice| format!("`\"{choice}\"`")).collect();
+            mistakes.at(&given, format!("`{key}` is {}", choices.join(" or ")));
+        }
+        choice
+    }
+
     /// The durable name given for `key`; `what` names its kind (`an event type`).
     pub(crate) fn name(&self, key: &str, what: &str, mistakes: &mut Mistakes) -> Option<LitStr> {
         let name = self.text(key, mistakes)?;

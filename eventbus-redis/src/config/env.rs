@@ -61,6 +61,7 @@ impl RedisEventBusConfig {
         vars.parsed("EVENTBUS_MAX_IN_HAND_BYTES", &mut config.max_in_hand_bytes);
         vars.parsed("EVENTBUS_RETRY_DELAY_MS", &mut config.retry_delay_ms);
         vars.parsed("EVENTBUS_RETRY_MAX_DELAY_MS", &mut config.retry_max_delay_ms);
+        vars.seconds("EVENTBUS_DELIVER_SKIPPED_WITHIN", &mut config.deliver_skipped_within);
         vars.parsed("EVENTBUS_SLOW_HANDLER_MS", &mut config.slow_handler_ms);
         vars.number("EVENTBUS_TRIM_MAX_LENGTH", &mut config.trim_max_length);
         vars.number("EVENTBUS_TRIM_MAX_AGE_SECONDS", &mut config.trim_max_age_seconds);
@@ -123,6 +124,7 @@ mod tests {
             ("EVENTBUS_MAX_IN_HAND_BYTES", "6000"),
             ("EVENTBUS_RETRY_DELAY_MS", "12"),
             ("EVENTBUS_RETRY_MAX_DELAY_MS", "13"),
+            ("EVENTBUS_DELIVER_SKIPPED_WITHIN", "2.5"),
             ("EVENTBUS_SLOW_HANDLER_MS", "14"),
             ("EVENTBUS_TRIM_MAX_LENGTH", "15"),
             ("EVENTBUS_TRIM_MAX_AGE_SECONDS", "16"),
@@ -154,6 +156,7 @@ mod tests {
             max_in_hand_bytes: 6_000,
             retry_delay_ms: 12,
             retry_max_delay_ms: 13,
+            deliver_skipped_within: Duration::from_millis(2_500),
             slow_handler_ms: 14,
             trim_max_length: Some(15),
             trim_max_age_seconds: Some(16),

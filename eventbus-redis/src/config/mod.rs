@@ -111,6 +111,10 @@ pub struct RedisEventBusConfig {
     pub retry_delay_ms: u64,
     /// How long a retry waits at most, in milliseconds. Default 30000.
     pub retry_max_delay_ms: u64,
+    /// Since when events of a type that a group skipped are delivered when a member announces the type for the first time.
+    /// What was skipped earlier is delivered or not as the handler's `start` says. Default 24 hours.
+    #[serde(deserialize_with = "seconds")]
+    pub deliver_skipped_within: Duration,
     /// From how many milliseconds on a handler is called slow in the log. Default 1000.
     pub slow_handler_ms: u64,
     /// How many entries the stream keeps of those that every group has finished; older ones are removed within about a
@@ -164,6 +168,7 @@ impl Default for RedisEventBusConfig {
             max_in_hand_bytes: DEFAULT_IN_HAND_BYTES,
             retry_delay_ms: 100,
             retry_max_delay_ms: 30_000,
+            deliver_skipped_within: Duration::from_secs(24 * 3_600),
             slow_handler_ms: 1_000,
             trim_max_length: None,
             trim_max_age_seconds: None,
@@ -255,6 +260,7 @@ impl fmt::Debug for RedisEventBusConfig {
             .field("max_in_hand_bytes", &self.max_in_hand_bytes)
             .field("retry_delay_ms", &self.retry_delay_ms)
             .field("retry_max_delay_ms", &self.retry_max_delay_ms)
+            .field("deliver_skipped_within", &self.deliver_skipped_within)
             .field("slow_handler_ms", &self.slow_handler_ms)
             .field("trim_max_length", &self.trim_max_length)
             .field("trim_max_age_seconds", &self.trim_max_age_seconds)

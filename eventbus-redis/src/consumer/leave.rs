@@ -31,6 +31,7 @@ impl Consumer {
             let mut skip = self.script(&script::SKIP);
             skip.key(&self.keys.members).key(&self.keys.retry).key(&self.keys.known_types).key(&self.keys.skipped);
             skip.arg(self.group.as_str()).arg(&self.name).arg(self.member()).arg(self.shared.config.pending_idle_ms);
+            skip.arg(u8::from(self.shared.is_backlog()));
             for Skip { id, record, tries } in skipped {
                 let position = record.position().map(|position| position.to_string()).unwrap_or_default();
                 skip.arg(id.as_str()).arg(record.event_type().as_str()).arg(record.metadata().schema_version());

@@ -44,7 +44,7 @@ impl Consumer {
     /// What shows that it lives, says what it handles, and tells what there is to see.
     pub(super) fn looking(&self) -> ScriptInvocation<'static> {
         let mut look = script::LOOK.key(&self.shared.stream);
-        look.key(&self.keys.members).key(&self.keys.floors).key(&self.keys.known_types);
+        look.key(&self.keys.members).key(&self.keys.floors);
         let live_ms = self.shared.config.pending_idle_ms;
         look.arg(self.group.as_str()).arg(&self.name).arg(self.types()).arg(live_ms);
         look.arg(&self.shared.instance).arg(u8::from(self.is_announced.load(Ordering::Acquire)));

@@ -4,6 +4,7 @@
 //! Keep: an entry stays pending until all its handlers have succeeded or it is a dead letter; whoever it is pending on
 //! is the only one who works on it, and shows life often enough. Everything else may be lost at any time.
 
+mod backlog;
 mod intake;
 mod keep;
 mod leave;
@@ -33,6 +34,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use redis::{FromRedisValue, ScriptInvocation};
+
+use backlog::GroupBacklog;
 
 use crate::{bus::Shared, connection::CommandError, keys, script::OfConsumer, trace};
 
@@ -87,8 +90,15 @@ struct Keys {
     dead_letters: String,
 }
 
-/// Hands the group its events until it is stopped; connects anew as often as it must.
+/// Hands the group its events until it is stopped: those of its backlog, and those of the stream.
 async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
+    let mut backlog = GroupBacklog::new(&shared, &group);
+    backlog.before(&stop).await;
+    tokio::join!(consume_stream(shared, group, stop.clone()), backlog.beside(&stop));
+}
+
+/// Hands the group the events of a stream until it is stopped; connects anew as often as it must.
+async fn consume_stream(shared: Arc<Shared>, group: Name, stop: StopSignal) {
     if !shared.partitions.is_empty() {
         return partitioned::consume(shared, group, stop).await;
     }
@@ -120,8 +130,8 @@ impl Consumer {
         let keys = Keys {
             retry: keys::retry(&shared.stream, &config.retry_key_prefix, &group),
             members: keys::members(&shared.home, &group),
-            known_types: keys::known_types(&shared.home, &group),
-            skipped: keys::skipped(&shared.stream, &group),
+            known_types: keys::known_types(&shared.root, &group),
+            skipped: keys::skipped(if shared.is_backlog() { &shared.root } else { &shared.stream }, &group),
             floors: keys::floors(&shared.stream),
             relay: keys::relay(&shared.stream),
             dead_letters: config.dlq_stream_name(),

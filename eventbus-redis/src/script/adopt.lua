@@ -1,10 +1,12 @@
 -- Begins to publish a store's events from a position, unless what was published last is still there.
 --
 -- The known groups that are missing are made, to go on where they were or to begin with the oldest entry, and all are
--- listed in the floors: nothing is trimmed that they have yet to read, whoever made them.
+-- listed in the floors: nothing is trimmed that they have yet to read, whoever made them. What comes before the position
+-- is put into the backlog of those that have finished nothing at all, and of those that were joined and are not known.
 --
 -- KEYS  stream, relay, floors
--- ARGV  store, epoch, position, '1' if other stores may feed the stream too, known groups ...
+-- ARGV  store, epoch, position, '1' if other stores may feed the stream too, for each known group its name and '1' if
+--       it has finished nothing
 -- Replies {'at', position}, {'moved', position}, {'fenced'} or {'other', store}.
 
 local stream, relay, floors = KEYS[1], KEYS[2], KEYS[3]
@@ -23,9 +25,13 @@ if ARGV[4] ~= '1' then
 end
 
 local groups, newest, first = groups_of(stream), newest_of(stream), first_of(stream)
-local made, at = {}, {}
-for i = 5, #ARGV do
+local made, at, fresh = {}, {}, {}
+for group, info in pairs(groups) do
+  fresh[group] = info.consumers > 0 or listed[group] ~= nil or nil
+end
+for i = 5, #ARGV, 2 do
   local group = ARGV[i]
+  fresh[group] = ARGV[i + 1] == '1' or nil
   if groups[group] then
     at[group] = floor_of(stream, groups[group], first)
   else
@@ -44,7 +50,8 @@ for group, floor in pairs(at) do
   if not listed[group] then redis.call('HSET', floors, group, floor) end
   redis.call('HSET', relay, 'floor:' .. group, floor .. ' -')
 end
-redis.call('HSET', relay, 'head', first or '')
+for group in pairs(fresh) do begin_backlog(fills_key(floors), store, group, position, now_in_ms()) end
+redis.call('HSET', relay, 'head', first or '', 'began:' .. store, position)
 record = { epoch = epoch, position = position, witness = '-', rewound_at = '-', rewound_to = '-', last = '-' }
 if newest ~= '0-0' then record.rewound_at, record.rewound_to = newest, position end
 write_record(redis.call, relay, store, record)

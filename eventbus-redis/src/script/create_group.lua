@@ -1,29 +1,61 @@
 -- Creates a group, and the stream if there is none. A group that was known goes on where it was; as the server begins
 -- to count anew, what it counted is not noted any more. One that is there is left alone, but listed in the floors.
 --
+-- A group that is new to a consumer begins with the oldest event of each store: what the stream lacks of it, as it was
+-- trimmed or lost, is to be put into the backlog of the group.
+--
 -- KEYS  stream, floors, relay
 -- ARGV  group, the id after which it begins, or '$' for the newest, '1' if it is to be listed in the floors: from then on
---       nothing is trimmed that it has yet to read
+--       nothing is trimmed that it has yet to read; '2' if a consumer joins it besides
 -- Replies whether it was created.
 
 local stream, floors, relay, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 local found, floor = groups_of(stream)[group], redis.call('HGET', floors, group)
+local notes, newest = by_name(redis.call('HGETALL', relay)), newest_of(stream)
+local is_new = not floor and (not found or not is_known(found, floor, floors))
+
+-- What is published of a store and not in the stream ends with this position.
+local function missing_of(store, record)
+  local first, began = first_of(stream), notes['began:' .. store]
+  -- nothing was removed since
+  if began and not notes.trimmed_below and notes.head == (first or '') then return began end
+  local from = '-'
+  while from do
+    local entries = redis.call('XRANGE', stream, from, '+', 'COUNT', 500)
+    for _, entry in ipairs(entries) do
+      local fields = by_name(entry[2])
+      local position = fields.store == store and is_number(fields.position)
+      if position then return position == '0' and position or minus_one(position) end
+    end
+    from = #entries == 500 and '(' .. entries[500][1] or nil
+  end
+  return record.position
+end
+
+if ARGV[3] == '2' and is_new and ARGV[2] ~= '$' then
+  local missing = {}
+  for store, record in pairs(records_of(notes)) do missing[store] = missing_of(store, record) end
+  for store, through in pairs(missing) do begin_backlog(fills_key(floors), store, group, through, now_in_ms()) end
+end
 if found then
-  if ARGV[3] == '1' then
-    if not floor then redis.call('HSET', floors, group, (floor_of(stream, found, first_of(stream)))) end
-    redis.call('SREM', unjoined_key(floors), group)
+  if ARGV[3] ~= '0' then
+    if is_new and ARGV[3] == '2' and ARGV[2] == '$' then redis.call('XGROUP', 'SETID', stream, group, '$') end
+    if not floor then
+      found = groups_of(stream)[group]
+      redis.call('HSET', floors, group, (floor_of(stream, found, first_of(stream))))
+    end
+    redis.call('HDEL', unjoined_key(floors), group)
   end
   return 0
 end
-local notes = by_name(redis.call('HGETALL', relay))
-local start = start_of(floor, ARGV[2], newest_of(stream))
+local start = start_of(floor, ARGV[2], newest)
 redis.call('XGROUP', 'CREATE', stream, group, start, 'MKSTREAM')
 local noted = noted_floor(notes, group)
 if noted then redis.call('HSET', relay, 'floor:' .. group, noted .. ' -') end
-if ARGV[3] == '1' then
+if ARGV[3] ~= '0' then
   redis.call('HSET', floors, group, after(start))
-  redis.call('SREM', unjoined_key(floors), group)
+  redis.call('HDEL', unjoined_key(floors), group)
 elseif not floor then
-  redis.call('SADD', unjoined_key(floors), group)
+  redis.call('HSET', unjoined_key(floors), group, 1)
 end
 return 1

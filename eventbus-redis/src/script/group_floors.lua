@@ -17,7 +17,7 @@ local stream, relay, floors, store, epoch = KEYS[1], KEYS[2], KEYS[3], ARGV[1], 
 local notes, listed = by_name(redis.call('HGETALL', relay)), by_name(redis.call('HGETALL', floors))
 local record = read_record(notes[store])
 if not record or not is_there(stream, record.witness) then return { 'lost' } end
-local asked = {}
+local asked, notes_of_backlogs = {}, by_name(redis.call('HGETALL', fills_key(floors)))
 local is_relay = not is_smaller(epoch, record.epoch)
 for i = 3, #ARGV do asked[ARGV[i]] = true end
 local groups, first = groups_of(stream), first_of(stream)
@@ -101,7 +101,7 @@ for group, info in pairs(groups) do
     if hole or notes[mark] then
       tell(group, 'hole')
       if is_relay then new[mark] = epoch end
-    elseif hole == nil then
+    elseif hole == nil or notes_of_backlogs['open ' .. group] then
       tell(group, 'unknown')
     else
       if done[floor] == nil then done[floor] = finished_before(floor) or false end

@@ -110,13 +110,13 @@ local function start_of(floor, start, newest)
   return start
 end
 
--- The groups that a bus made while it connected and that nobody has joined since: a set beside the floors.
+-- The groups that a bus made while it connected and that nobody has joined since: a hash beside the floors.
 local function unjoined_key(floors) return (string.gsub(floors, 'floors$', 'unjoined')) end
 
 -- Whether a group counts: every one does, except one that nobody has joined since a bus made it while it connected.
 local function is_known(info, floor, floors)
   if floor or info.consumers > 0 or info['last-delivered-id'] ~= '0-0' then return true end
-  return redis.call('SISMEMBER', unjoined_key(floors), info.name) == 0
+  return redis.call('HEXISTS', unjoined_key(floors), info.name) == 0
 end
 
 -- What a group has finished ends before this id, and the oldest entry after it is unread or pending. Entries that others

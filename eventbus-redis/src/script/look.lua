@@ -1,10 +1,10 @@
 -- A consumer shows that it lives and which types it handles, notes how far its group is, and looks around.
--- KEYS stream, members, floors, known types   ARGV group, consumer, its types as JSON, how long it counts as alive (ms),
+-- KEYS stream, members, floors   ARGV group, consumer, its types as JSON, how long it counts as alive (ms),
 -- what tells it from another consumer of its name, '1' if it has shown itself before
 -- Replies with {the number of entries pending on its name, whether another consumer has its name, the names and types of
 -- the other live members, the number of entries left to absent members}.
 -- A server without memory refuses the notes; that harms nobody.
-local stream, members, floors, known_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local stream, members, floors = KEYS[1], KEYS[2], KEYS[3]
 local group, me, types, live, instance = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local now = now_in_ms()
 
@@ -44,7 +44,6 @@ for i = 1, #announced, 2 do
   end
 end
 if not known then
-  remember_types(known_key, types, now)
   local member = { at = now, live_ms = live, types = types, instance = instance }
   redis.pcall('HSET', members, me, cjson.encode(member))
 end

@@ -23,13 +23,6 @@ local function known_types(key)
   return names['*'] == true, names, versions
 end
 
--- Records what a member announces for good.
-local function remember_types(key, text, now)
-  local all, _, versions = announced_types(text)
-  if all then versions = { ['*'] = true } end
-  for name in pairs(versions) do redis.pcall('HSETNX', key, name, string.format('%.0f', now)) end
-end
-
 -- Whether a consumer of a group is none of ours.
 local function is_silent(name, announced)
   return not announced[name] and string.sub(name, 1, #ABSENT) ~= ABSENT and not string.match(name, '%-recovery$')

@@ -30,6 +30,15 @@ macro_rules! with_members {
     };
 }
 
+/// A script that works with the backlogs of groups.
+macro_rules! with_backlog {
+    ($($file:literal),+) => {
+        LazyLock::new(|| {
+            Script::new(concat!(include_str!("id.lua"), include_str!("backlog.lua"), $(include_str!($file)),+))
+        })
+    };
+}
+
 /// A script that works with the record of relays.
 macro_rules! with_relay {
     ($file:literal) => {
@@ -63,24 +72,29 @@ macro_rules! plain {
     };
 }
 
-pub(crate) static ADOPT: LazyLock<Script> = with_relay!("adopt.lua");
+pub(crate) static ADOPT: LazyLock<Script> = with_backlog!("relay.lua", "adopt.lua");
 pub(crate) static AHEAD: LazyLock<Script> = with_ids!("ahead.lua");
+pub(crate) static ANNOUNCE: LazyLock<Script> = with_backlog!("members.lua", "relay.lua", "announce.lua");
 pub(crate) static BEAT: LazyLock<Script> = with_ids!("beat.lua");
 pub(crate) static BEGIN_READING: LazyLock<OfConsumer> = of_consumer!("begin_reading.lua");
 pub(crate) static BURY: LazyLock<OfConsumer> = of_consumer!("bury.lua");
 pub(crate) static CLAIM: LazyLock<OfConsumer> = of_consumer!("id.lua", "members.lua", "relay.lua", "claim.lua");
-pub(crate) static CREATE_GROUP: LazyLock<Script> = with_relay!("create_group.lua");
+pub(crate) static COPY: LazyLock<Script> = with_backlog!("copy.lua");
+pub(crate) static CREATE_GROUP: LazyLock<Script> = with_backlog!("relay.lua", "create_group.lua");
 pub(crate) static DONE: LazyLock<Script> = plain!("done.lua");
 pub(crate) static EXHAUSTED: LazyLock<Script> = plain!("exhausted.lua");
+pub(crate) static FILL: LazyLock<Script> = with_backlog!("fill.lua");
 pub(crate) static FIND_POSITION: LazyLock<Script> = with_ids!("find_position.lua");
 pub(crate) static FORGET_TYPE: LazyLock<Script> = with_members!("forget_type.lua");
-pub(crate) static GROUP_FLOORS: LazyLock<Script> = with_relay!("group_floors.lua");
+pub(crate) static GROUP_FLOORS: LazyLock<Script> = with_backlog!("relay.lua", "group_floors.lua");
 pub(crate) static HELLO: LazyLock<Script> = plain!("hello.lua");
 pub(crate) static LAYOUT: LazyLock<Script> = with_ids!("layout.lua");
 pub(crate) static LEAVE: LazyLock<Script> = plain!("leave.lua");
 pub(crate) static LEASE: LazyLock<Script> = with_ids!("lease.lua");
 pub(crate) static LEAVE_TO_NEWER: LazyLock<OfConsumer> = of_consumer!("id.lua", "members.lua", "leave_to_newer.lua");
+pub(crate) static LIST_FILLS: LazyLock<Script> = with_ids!("list_fills.lua");
 pub(crate) static LOOK: LazyLock<Script> = with_members!("look.lua");
+pub(crate) static LOOK_AT_BACKLOG: LazyLock<Script> = with_backlog!("look_at_backlog.lua");
 pub(crate) static MARK: LazyLock<Script> = with_relay!("mark.lua");
 pub(crate) static NOTE: LazyLock<OfConsumer> = of_consumer!("id.lua", "note.lua");
 pub(crate) static PUBLISH: LazyLock<Script> = partitioned!("publish.lua");
@@ -108,7 +122,7 @@ pub(crate) static REPLAY: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!(include_str!("one_stream.lua"), include_str!("replay.lua"))));
 pub(crate) static REPLAY_TO_PARTITION: LazyLock<Script> = partitioned!("replay.lua");
 pub(crate) static RETAKE: LazyLock<OfConsumer> = of_consumer!("id.lua", "relay.lua", "retake.lua");
-pub(crate) static RETIRE_GROUP: LazyLock<Script> = with_ids!("retire_group.lua");
+pub(crate) static RETIRE_GROUP: LazyLock<Script> = with_backlog!("retire_group.lua");
 pub(crate) static REWIND: LazyLock<Script> = with_relay!("rewind.lua");
 pub(crate) static SETTLE: LazyLock<OfConsumer> = of_consumer!("settle.lua");
 pub(crate) static SHARE: LazyLock<Script> = with_members!("share.lua");

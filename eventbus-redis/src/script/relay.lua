@@ -12,6 +12,7 @@
 --                    entries that it had yet to read, or `-` if that is not known
 --   hole:<store>:<group>  entries were removed that the group had not finished; `found`, or the epoch of the relay that
 --                    was told
+--   began:<store>    what is published of the store begins after this position
 --   trimmed_below    what was trimmed was below this id
 
 local NUMBER, ID = '^%d+$', '^%d+%-%d+$'

@@ -1,6 +1,6 @@
 -- Removes a group with all that is kept for it, unless one of its members shows life.
 --
--- KEYS  stream, floors, retry records, members, lease, known types, skipped
+-- KEYS  stream, floors, retry records, members, lease, known types, skipped, backlog
 -- ARGV  group
 -- Replies 'unknown'; or 'live' and how many members are; or 'retired', how many entries were pending, after which id the
 -- unread ones begin, and how many they are or -1.
@@ -24,8 +24,12 @@ end
 if live > 0 then return {'live', live, '', -1} end
 
 redis.call('HDEL', floors, group)
-redis.call('DEL', KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7])
-redis.call('SREM', unjoined_key(floors), group)
+redis.call('DEL', KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8])
+for name in pairs(by_name(redis.call('HGETALL', fills_key(floors)))) do
+  local of = string.match(name, '^fill %S+ ([^\n]*)\n') or string.match(name, '^copy ([^\n]*)\n')
+  if (of or string.match(name, '^%a+ (.*)$')) == group then redis.call('HDEL', fills_key(floors), name) end
+end
+redis.call('HDEL', unjoined_key(floors), group)
 if not found then return {'retired', 0, before(floor), -1} end
 redis.call('XGROUP', 'DESTROY', stream, group)
 -- what others removed before it was read is still counted in the lag

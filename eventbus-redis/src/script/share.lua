@@ -1,7 +1,7 @@
 -- A consumer shows that it lives and which types it handles, keeps the partitions it owns, and takes free ones up to its
 -- share: the partitions divided by the live members that know of them. It notes how far its group is in each of them.
 --
--- KEYS  members, layout, known types, then for each partition: lease, stream, floors
+-- KEYS  members, layout, then for each partition: lease, stream, floors
 -- ARGV  group, consumer, its types as JSON, how long it counts as alive (ms), what tells it from another one of its name,
 --       how long a lease lasts (ms), the generation of the layout, '1' if it may take partitions, then for each partition
 --       the epoch under which it owns it or '', then the numbers of the partitions in the order in which to take them
@@ -11,7 +11,7 @@
 
 local members, layout = KEYS[1], KEYS[2]
 local group, me, types, live, instance = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local ttl, count = tonumber(ARGV[6]), (#KEYS - 3) / 3
+local ttl, count = tonumber(ARGV[6]), (#KEYS - 2) / 3
 local now = now_in_ms()
 
 local recorded = redis.call('HMGET', layout, 'generation', 'partitions')
@@ -36,15 +36,14 @@ for i = 1, #announced, 2 do
 end
 local member = { at = now, live_ms = live, types = types, instance = instance, layout = ARGV[7] }
 redis.call('HSET', members, me, cjson.encode(member))
-remember_types(KEYS[3], types, now)
 
 local share, owned = math.ceil(count / alive), 0
 local epochs, taken = {}, {}
 for p = 1, count do
   local epoch = ARGV[8 + p]
   epochs[p] = ''
-  if epoch ~= '' and redis.call('HGET', KEYS[3 * p + 1], 'epoch') == epoch then
-    redis.call('HSET', KEYS[3 * p + 1], 'until', now + ttl)
+  if epoch ~= '' and redis.call('HGET', KEYS[3 * p], 'epoch') == epoch then
+    redis.call('HSET', KEYS[3 * p], 'until', now + ttl)
     epochs[p] = epoch
     owned = owned + 1
   end
@@ -52,10 +51,10 @@ end
 for i = 9 + count, #ARGV do
   local p = tonumber(ARGV[i]) + 1
   if may_take and owned < share and epochs[p] == '' then
-    local lease = redis.call('HMGET', KEYS[3 * p + 1], 'owner', 'epoch', 'until')
+    local lease = redis.call('HMGET', KEYS[3 * p], 'owner', 'epoch', 'until')
     local is_free = not lease[3] or tonumber(lease[3]) <= now
     if is_free or lease[1] == instance then
-      epochs[p] = take_lease(KEYS[3 * p + 1], instance, lease[2], now, ttl)
+      epochs[p] = take_lease(KEYS[3 * p], instance, lease[2], now, ttl)
       if is_free and lease[3] and lease[3] ~= '0' then taken[p] = 1 end
       owned = owned + 1
     end
@@ -65,7 +64,7 @@ end
 local parts = {}
 for p = 1, count do
   local last = '0-0'
-  if epochs[p] ~= '' then last = note_floor(KEYS[3 * p + 2], KEYS[3 * p + 3], group) end
+  if epochs[p] ~= '' then last = note_floor(KEYS[3 * p + 1], KEYS[3 * p + 2], group) end
   parts[p] = { epochs[p], last, taken[p] or 0 }
 end
 return { other_layout, share, parts, double, others }

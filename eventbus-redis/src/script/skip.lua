@@ -3,13 +3,14 @@
 -- handle them; or to the consumer `absent`, until a member comes that handles them. In a partition an entry stays until
 -- its owner changes. Entries that are somebody else's by now are left alone.
 -- KEYS stream, members, retry, known types, skipped
--- ARGV group, consumer, its name as a member (another one in a partition), how long members count as alive (ms), then id,
---      event type, schema version, position or '', tries as JSON or '', ...
+-- ARGV group, consumer, its name as a member (another one in a partition), how long members count as alive (ms), '1' if
+--      this is the backlog of the group, of which only positions mean something later, then id, event type, schema
+--      version, position or '', tries as JSON or '', ...
 -- Replies with the number of entries that were acknowledged, of those that were left to others, the ids that stay, the
 -- types that were skipped for the first time, and those that were left to absent members.
 local stream, members, retry, known, skipped = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, me, my_name, live = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local now, is_owner = now_in_ms(), ARGV[2] ~= ARGV[3]
+local now, is_owner, is_backlog = now_in_ms(), ARGV[2] ~= ARGV[3], ARGV[5] == '1'
 
 local others, announced = {}, by_name(redis.call('HGETALL', members))
 local own = live_member(announced[my_name] or '', now)
@@ -49,7 +50,7 @@ local function note_skipped(name, id, position)
 end
 
 local acknowledged, left, stay, absent = 0, 0, {}, {}
-for i = 5, #ARGV, 5 do
+for i = 6, #ARGV, 5 do
   local id, name, position, tries = ARGV[i], ARGV[i + 1], ARGV[i + 3], ARGV[i + 4]
   local who = {}
   for _, other in ipairs(others) do
@@ -60,7 +61,7 @@ for i = 5, #ARGV, 5 do
     if #who == 0 and not is_known and #silent == 0 then
       acknowledged = acknowledged + redis.call('XACK', stream, group, id)
       redis.call('HDEL', retry, id)
-      note_skipped(name, id, position)
+      note_skipped(name, is_backlog and '0-0' or id, position)
     else
       if is_owner then
         stay[#stay + 1] = id

@@ -48,7 +48,7 @@ async fn publish(bus: &RedisEventBus, events: &[RecordedEvent], after: u64, thro
 
 async fn adopt(bus: &RedisEventBus, floor: u64) -> Adopted {
     let groups = [bus.default_group().clone()];
-    bus.adopt(PUBLISHER, Adoption { floor: at(floor), groups: &groups, shared: false }).await.unwrap()
+    bus.adopt(PUBLISHER, Adoption { floor: at(floor), groups: &groups, fresh: &[], shared: false }).await.unwrap()
 }
 
 /// The positions in the stream, in the order in which they were published.
@@ -218,7 +218,7 @@ async fn a_store_that_went_back_is_known_by_the_partitions_that_are_ahead() {
         let bus = connect(&RedisEventBusConfig { partitions: 4, ..config() }).await;
         let store = InMemoryEventStore::new();
         let publisher = Publisher { store: store.store_id().await.unwrap(), epoch: 0 };
-        let adoption = Adoption { floor: at(0), groups: &[], shared: false };
+        let adoption = Adoption { floor: at(0), groups: &[], fresh: &[], shared: false };
         assert_eq!(bus.adopt(publisher, adoption).await.unwrap(), Adopted::At(at(0)));
         let events = append(&store, copied).await;
         let range = PublishRange { after: at(0), through: at(copied), events: &events };

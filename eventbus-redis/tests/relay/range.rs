@@ -234,7 +234,7 @@ async fn keys_of_other_kinds_are_refused_and_nothing_is_written() {
         rig.run(&["SET", key, "something else"]).await;
         let error = rig.try_publish(3, 5).await.unwrap_err();
         assert!(matches!(error, PublishError::Refused { .. }), "{error:?}");
-        let adoption = eventbus::port::Adoption { floor: at(0), groups: &[], shared: false };
+        let adoption = eventbus::port::Adoption { floor: at(0), groups: &[], fresh: &[], shared: false };
         let error = rig.target().adopt(rig.publisher, adoption).await.unwrap_err();
         assert!(matches!(error, PublishError::Refused { .. }), "{error:?}");
         assert!(rig.target().rewind(rig.publisher, at(1)).await.is_err());

@@ -91,7 +91,7 @@ impl Rig {
     }
 
     pub(crate) async fn adopt_as(&self, floor: u64, groups: &[&str], shared: bool) -> Adopted {
-        let adoption = Adoption { floor: at(floor), groups: &names(groups), shared };
+        let adoption = Adoption { floor: at(floor), groups: &names(groups), fresh: &[], shared };
         self.target().adopt(self.publisher, adoption).await.unwrap()
     }
 

@@ -9,7 +9,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{BusStats, CheckpointError, Checkpoints, DeadLetters, Health, RelayTarget, StreamInfo, Subscribers};
+use super::{
+    Announced, Backlogs, BusStats, CheckpointError, Checkpoints, DeadLetters, Health, RelayTarget, SkippedBefore,
+    StreamInfo, Subscribers,
+};
 use crate::domain::{error::BoxError, metadata::EventId, name::Name, record::RecordedEvent, stream::Position};
 
 /// What a bus calls an entry; on Redis the entry id (`1795157844243-0`).
@@ -89,6 +92,22 @@ pub trait EventBus: DeadLetters + 'static {
     /// Without it a relay publishes plainly: after a crash between publishing and its checkpoint it repeats.
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
         None
+    }
+
+    /// The way to give one group what the bus does not hold for it any more, on a bus that forgets at all.
+    fn backlogs(&self) -> Option<&dyn Backlogs> {
+        None
+    }
+
+    /// Records for good which event types groups handle, so that none of them is skipped from now on, and has what was
+    /// skipped not long ago delivered. Returns what was skipped long ago and is not announced: its handler says what
+    /// becomes of it.
+    ///
+    /// # Errors
+    /// [`ConsumeError`] if the bus cannot be asked.
+    async fn announce(&self, announced: &[Announced]) -> Result<Vec<SkippedBefore>, ConsumeError> {
+        let _ = announced;
+        Ok(Vec::new())
     }
 
     /// Whether the bus keeps what was published, and how far each group has come, by itself.
@@ -266,6 +285,14 @@ __delegate!(<B> Arc<B>, self => (**self); EventBus {
 
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
         (**self).relay_target()
+    }
+
+    fn backlogs(&self) -> Option<&dyn Backlogs> {
+        (**self).backlogs()
+    }
+
+    async fn announce(&self, announced: &[Announced]) -> Result<Vec<SkippedBefore>, ConsumeError> {
+        (**self).announce(announced).await
     }
 
     fn is_durable(&self) -> bool {

@@ -50,6 +50,13 @@ impl StopSignal {
         Self(token)
     }
 
+    /// A signal that also stops when the returned token is cancelled; the token alone does not stop this one.
+    #[must_use]
+    pub fn or_earlier(&self) -> (Self, CancellationToken) {
+        let token = self.0.child_token();
+        (Self(token.clone()), token)
+    }
+
     /// Whether the consumer is to stop after the delivery it is in.
     #[must_use]
     pub fn is_stopped(&self) -> bool {

@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 use tracing::Span;
 
-use super::{BoxFuture, Delivery, HandlerError, Tries, activity::Activity};
+use super::{BoxFuture, Delivery, HandlerError, HandlerStart, Tries, activity::Activity};
 use crate::domain::{clock::SharedClock, event::EventFilter, name::Name};
 
 /// The function behind a subscriber.
@@ -30,6 +30,8 @@ pub struct HandlerOptions {
     pub timeout: Option<Duration>,
     /// How many deliveries run at once, each of another aggregate; the bus decides if `None`.
     pub concurrency: Option<u32>,
+    /// Where it begins when its group is new, or skipped its events long ago; the bus decides if `None`.
+    pub start: Option<HandlerStart>,
 }
 
 impl HandlerOptions {
@@ -40,7 +42,14 @@ impl HandlerOptions {
             Some(ms) => Some(Duration::from_millis(ms)),
             None => None,
         };
-        Self { retries, timeout, concurrency }
+        Self { retries, timeout, concurrency, start: None }
+    }
+
+    /// Says where the handler begins.
+    #[must_use]
+    pub const fn starting(mut self, start: HandlerStart) -> Self {
+        self.start = Some(start);
+        self
     }
 }
 

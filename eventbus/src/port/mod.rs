@@ -8,6 +8,7 @@ mod delegate;
 
 mod activity;
 mod address;
+mod backlog;
 mod bus;
 mod check;
 mod checkpoint;
@@ -32,6 +33,7 @@ mod transaction;
 mod tries;
 
 pub use address::redacted;
+pub use backlog::{Announced, Backlogs, Fill, Filled, HandlerStart, SkippedBefore};
 pub use bus::{ConsumeError, EventBus, GroupProgress, MessageId, PublishError, ShutdownError};
 pub use check::{check_events, check_ids, check_records, first_result};
 pub use checkpoint::{CheckpointError, Checkpoints};

@@ -104,6 +104,9 @@ pub struct Adoption<'a> {
     pub floor: Position,
     /// The known groups.
     pub groups: &'a [Name],
+    /// Those of them that have finished nothing at all, while `floor` is higher: they are given what is before it for
+    /// themselves, on a bus with [`Backlogs`](super::Backlogs).
+    pub fresh: &'a [Name],
     /// Whether the stream may carry the events of other stores too.
     pub shared: bool,
 }

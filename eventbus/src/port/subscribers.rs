@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::sync::watch;
 
-use super::Subscriber;
+use super::{Announced, HandlerStart, Subscriber};
 use crate::domain::name::Name;
 
 /// The subscribers of a bus, by consumer group. Cloning shares them.
@@ -84,6 +84,23 @@ impl Subscribers {
     #[must_use]
     pub fn wildcard_count(&self) -> usize {
         self.read().iter().filter(|entry| entry.subscriber.is_wildcard()).count()
+    }
+
+    /// What the subscribers of a group handle, each type and version once; where several begin differently, the one that
+    /// wants more counts.
+    #[must_use]
+    pub fn announced(&self, group: &Name) -> Vec<Announced> {
+        let of_group = self.of_group(group);
+        let each = of_group.iter().map(|subscriber| (group, subscriber.events(), subscriber.options().start));
+        Announced::all(each)
+    }
+
+    /// Whether every subscriber of a group begins with what comes from now on.
+    #[must_use]
+    pub fn begin_now(&self, group: &Name) -> bool {
+        let subscribers = self.of_group(group);
+        let begins_now = |subscriber: &Subscriber| subscriber.options().start == Some(HandlerStart::Now);
+        !subscribers.is_empty() && subscribers.iter().all(begins_now)
     }
 
     /// The largest number of deliveries that a subscriber of the group wants at once; 0 if none says it.

@@ -2,9 +2,12 @@
 
 use std::fmt;
 
-use crate::domain::{
-    error::{BoxError, Chain},
-    event::{EventDescriptor, Source},
+use crate::{
+    domain::{
+        error::{BoxError, Chain},
+        event::{EventDescriptor, Source},
+    },
+    port::SkippedBefore,
 };
 
 /// Everything that keeps an app from starting.
@@ -140,6 +143,20 @@ pub enum StartMistake {
         name: &'static str,
         /// Where it stands.
         source_place: Source,
+    },
+    /// A group skipped events of a type long before it had a handler for it, and nobody said what becomes of them.
+    #[error(
+        "group `{}` skipped {} event(s) of type `{}` before `{name}` ({source_place}) was there to handle them, the first \
+         {}s ago: `#[handler(start = \"oldest\")]` handles them now, `#[handler(start = \"now\")]` leaves them unhandled",
+        skipped.group, skipped.count, skipped.event_type, skipped.age.as_secs()
+    )]
+    SkippedBefore {
+        /// The handler.
+        name: &'static str,
+        /// Where it is.
+        source_place: Source,
+        /// What was skipped.
+        skipped: SkippedBefore,
     },
     /// The store could not be asked how far the app had come.
     #[error("the store could not be asked how far {what} had come")]

@@ -214,7 +214,7 @@ async fn what_an_operator_has_to_know_is_said_once() {
 
     bus.flush();
     let other = Publisher { store: eventbus::Uuid::now_v7(), epoch: 0 };
-    bus.adopt(other, Adoption { floor: Position::START, groups: &[], shared: true }).await.unwrap();
+    bus.adopt(other, Adoption { floor: Position::START, groups: &[], fresh: &[], shared: true }).await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(lines.text().matches("relay stopped").count(), 1, "{}", lines.text());
     assert!(!app.health().await.is_healthy());

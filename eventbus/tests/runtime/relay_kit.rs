@@ -51,7 +51,7 @@ pub async fn publish(store: &InMemoryEventStore, bus: &LossyBus, epoch: u64, aft
 
 pub async fn adopt(store: &InMemoryEventStore, bus: &LossyBus, epoch: u64) {
     let publisher = Publisher { store: store.store_id().await.unwrap(), epoch };
-    bus.adopt(publisher, Adoption { floor: Position::START, groups: &[], shared: true }).await.unwrap();
+    bus.adopt(publisher, Adoption { floor: Position::START, groups: &[], fresh: &[], shared: true }).await.unwrap();
 }
 
 pub async fn position(store: &InMemoryEventStore, bus: &LossyBus) -> u64 {

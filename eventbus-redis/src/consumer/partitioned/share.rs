@@ -70,7 +70,7 @@ impl Partitioned {
         let shared = self.shared();
         let lease_ms = shared.config.partition_lease_ms;
         let mut share = script::SHARE.key(&self.front.keys.members);
-        share.key(keys::layout(&shared.home)).key(&self.front.keys.known_types);
+        share.key(keys::layout(&shared.home));
         for part in &shared.partitions {
             let stream = &part.stream;
             share.key(keys::lease(stream, &self.front.group)).key(stream).key(keys::floors(stream));

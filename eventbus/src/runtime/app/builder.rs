@@ -5,18 +5,19 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 use super::{
     App,
     no_store::NoStore,
-    plan::{Discovery, Plan},
+    plan::{Checked, Discovery, Plan},
     tasks::Tasks,
 };
 use crate::{
     domain::clock::SharedClock,
     memory::{InMemoryEventBus, InMemoryEventStore},
-    port::{EventBus, EventStore, StateMap},
+    port::{Announced, EventBus, EventStore, StateMap},
     runtime::{
         definition::{Handler, HandlerDefinition, Projection},
         projection::{Projected, ProjectionSlot},
         relay::{self, RelayOptions},
         start::{StartError, StartMistake},
+        subscription::group_of,
         tenure::SHORTEST_LEASE,
     },
 };
@@ -211,12 +212,37 @@ impl AppBuilder {
         if !consumes_only {
             relay::introduce(&*store, &*bus, &plan.groups()).await.map_err(unavailable)?;
         }
+        announce(&plan, &*bus).await?;
         let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
         let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, relay_options, &self.terms, &clock)
             .await
             .map_err(unavailable)?;
         Ok(App::new(store, bus, !consumes_only, plan, tasks, self.wait_timeout, given_up))
     }
+}
+
+/// Tells the bus what the groups of the app handle; what they skipped long ago is to be decided first.
+///
+/// A bus that is away is told when the app consumes.
+async fn announce(plan: &Checked, bus: &dyn EventBus) -> Result<(), StartError> {
+    let groups: Vec<_> = plan.handlers.iter().map(|handler| group_of(handler, bus.default_group())).collect();
+    let handled =
+        plan.handlers.iter().zip(&groups).map(|(handler, group)| (group, handler.events, handler.options.start));
+    let skipped = match bus.announce(&Announced::all(handled)).await {
+        Ok(skipped) => skipped,
+        Err(error) => {
+            tracing::debug!(destination = %bus.destination(), %error, "what the app handles is announced later");
+            return Ok(());
+        }
+    };
+    let mistakes = skipped.into_iter().filter_map(|skipped| {
+        let handles = |handler: &&HandlerDefinition| {
+            group_of(handler, bus.default_group()) == skipped.group && handler.events.matches(&skipped.event_type)
+        };
+        let handler = plan.handlers.iter().find(handles)?;
+        Some(StartMistake::SkippedBefore { name: handler.name, source_place: handler.source, skipped })
+    });
+    StartError::unless_empty(mistakes.collect())
 }
 
 impl fmt::Debug for AppBuilder {

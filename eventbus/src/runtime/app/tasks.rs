@@ -13,7 +13,7 @@ use crate::{
         definition::HandlerDefinition,
         effect,
         projection::RunWith,
-        relay::{Relay, RelayOptions, RelayProgress},
+        relay::{self, Relay, RelayOptions, RelayProgress},
         subscription::{Surroundings, group_of, handler_subscriber},
         tenure::new_owner,
     },
@@ -68,6 +68,10 @@ impl Tasks {
             let relay = Relay::prepare(Arc::clone(store), Arc::clone(bus), options, clock.clone()).await?;
             tasks.relay = Some(relay.progress());
             tasks.spawn_stored(relay.run(tasks.cancel.clone()));
+        }
+        if bus.backlogs().is_some() {
+            let (store, bus) = (Arc::clone(store), Arc::clone(bus));
+            tasks.spawn_stored(relay::fill(store, bus, clock.clone(), tasks.cancel.clone()));
         }
         if !plan.handlers.is_empty() {
             let consumer = consume(Arc::clone(bus), subscriptions, clock.clone(), tasks.cancel.clone());

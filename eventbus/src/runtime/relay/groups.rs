@@ -140,8 +140,21 @@ impl Groups {
 }
 
 /// From where on, and for whom, everything is published anew.
-pub(super) async fn adoption(store: &dyn EventStore, destination: &Name) -> Result<(Position, Vec<Name>), BoxError> {
-    let floors = store.floors(destination).await?;
+///
+/// A group that has finished nothing while others have, or while something was published before, is fresh where the bus
+/// gives it what it misses for itself: what the others have finished is not published again for it.
+pub(super) async fn adoption(
+    store: &dyn EventStore,
+    destination: &Name,
+    gives_to_one: bool,
+) -> Result<Begin, BoxError> {
+    let mut floors = store.floors(destination).await?;
+    let groups = floors.iter().map(|floor| floor.group.clone()).collect();
+    let mut fresh = Vec::new();
+    if gives_to_one {
+        let is_fresh = |floor: &mut Floor| floor.position == Position::START;
+        fresh = floors.extract_if(.., is_fresh).map(|floor| floor.group).collect();
+    }
     let newest = store.head().await?;
     let lowest = floors.iter().map(|floor| floor.position).min();
     let floor = match lowest {
@@ -149,7 +162,17 @@ pub(super) async fn adoption(store: &dyn EventStore, destination: &Name) -> Resu
         None => store.load_checkpoint(&checkpoint_name(destination)).await?.unwrap_or_default(),
     };
     // a store that was restored may have floors that are ahead of it
-    Ok((floor.min(newest), floors.into_iter().map(|floor| floor.group).collect()))
+    Ok(Begin { floor: floor.min(newest), groups, fresh })
+}
+
+/// From where a store is to be published to a bus that has lost what was published, and for whom.
+#[derive(Debug)]
+pub(super) struct Begin {
+    pub(super) floor: Position,
+    /// The known groups.
+    pub(super) groups: Vec<Name>,
+    /// Those of them that are given what is before the floor for themselves.
+    pub(super) fresh: Vec<Name>,
 }
 
 /// Gives each of these groups a floor before it consumes: so it is known should the bus lose its data a moment later.
@@ -168,7 +191,9 @@ pub(crate) async fn introduce(store: &dyn EventStore, bus: &dyn EventBus, groups
     let (seen, otherwise) = match target.group_floors(asker, &[]).await {
         Ok(SeenFloors::Groups(seen)) => (seen, Position::START),
         // nothing was published by a relay that keeps floors: what one without them did stays done
-        Ok(SeenFloors::Lost) if known.is_empty() => (Vec::new(), adoption(store, destination).await?.0),
+        Ok(SeenFloors::Lost) if known.is_empty() && bus.backlogs().is_none() => {
+            (Vec::new(), adoption(store, destination, false).await?.floor)
+        }
         Ok(SeenFloors::Lost) | Err(_) => (Vec::new(), Position::START),
     };
     let floor = |group: &Name| {

@@ -8,6 +8,7 @@
 //! again after a crash between publishing and the checkpoint. The other way round would lose them.
 
 mod error;
+mod fill;
 mod groups;
 mod plain;
 mod progress;
@@ -27,6 +28,7 @@ pub use self::{
     progress::RelayStatus,
 };
 pub(crate) use self::{
+    fill::fill,
     groups::introduce,
     progress::RelayProgress,
     republish::republish,

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{
     Relay, RelayError,
     error::stopped_by,
-    groups::{Groups, Look, adoption},
+    groups::{Begin, Groups, Look, adoption},
     range::{Range, Ranges},
     turn::{Publish, Step},
 };
@@ -186,8 +186,9 @@ impl<'a> ToTarget<'a> {
 
     /// The bus lost what was published, or never heard of the store.
     async fn adopt(&mut self, publisher: Publisher) -> Result<Step, BoxError> {
-        let (floor, groups) = adoption(self.store, self.destination()).await?;
-        let adoption = Adoption { floor, groups: &groups, shared: self.relay.options.shared };
+        let gives_to_one = self.relay.bus.backlogs().is_some();
+        let Begin { floor, groups, fresh } = adoption(self.store, self.destination(), gives_to_one).await?;
+        let adoption = Adoption { floor, groups: &groups, fresh: &fresh, shared: self.relay.options.shared };
         let adopted = self.target.adopt(publisher, adoption).await?;
         let destination = self.destination();
         match adopted {

@@ -10,6 +10,7 @@ use eventbus::{Handler, prelude::*};
     retries = 0,
     timeout_ms = 30_000,
     concurrency = 4,
+    start = "now",
     manual,
 )]
 pub(crate) async fn audit(_event: &RecordedEvent) {}
@@ -27,6 +28,7 @@ fn main() {
     assert_eq!(definition.options.retries, Some(0));
     assert_eq!(definition.options.timeout, Some(Duration::from_secs(30)));
     assert_eq!(definition.options.concurrency, Some(4));
+    assert_eq!(definition.options.start, Some(eventbus::HandlerStart::Now));
     let definition = defaults::definition();
     assert_eq!((definition.name, definition.group), ("defaults", None));
     assert_eq!(definition.options.retries, None);

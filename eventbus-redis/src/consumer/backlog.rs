@@ -1,0 +1,151 @@
+//! A group's consumer and the backlog of the group: it comes before everything else where the group is new, and is read
+//! beside the stream otherwise.
+
+use std::{sync::Arc, time::Duration};
+
+use eventbus::{
+    Name,
+    port::{SkippedBefore, StopSignal, Subscribers},
+};
+
+use super::{consume_stream, trouble::Trouble};
+use crate::{backlog::Backlog, bus::Shared, connection::CommandError};
+
+/// How often is looked for a backlog.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often is looked whether one is finished.
+const LOOK_SOON: Duration = Duration::from_millis(50);
+
+/// The backlog of one group, as one consumer of it sees it.
+pub(super) struct GroupBacklog {
+    shared: Arc<Shared>,
+    group: Name,
+    /// What was announced last, so that it is announced again when it changed.
+    announced: Vec<eventbus::port::Announced>,
+    told_forsaken: bool,
+}
+
+impl GroupBacklog {
+    pub(super) fn new(shared: &Arc<Shared>, group: &Name) -> Self {
+        Self { shared: Arc::clone(shared), group: group.clone(), announced: Vec::new(), told_forsaken: false }
+    }
+
+    /// Announces what the group handles, makes it, and handles the backlog that a new group begins with.
+    pub(super) async fn before(&mut self, stop: &StopSignal) {
+        let mut trouble = Trouble::new("reading", self.group.clone());
+        while !stop.is_stopped() {
+            match self.try_before(stop).await {
+                Ok(()) => return trouble.is_over(),
+                Err(error) => self.wait(trouble.happened(&error), stop).await,
+            }
+        }
+    }
+
+    async fn try_before(&mut self, stop: &StopSignal) -> Result<(), CommandError> {
+        // a server without memory refuses it, and is told later
+        if let Err(error) = self.announce().await {
+            tracing::debug!(group = %self.group, %error, "what the group handles is announced later");
+        }
+        for part in self.shared.parts() {
+            let is_new: bool = self.shared.link.rerun(&part.create_listed_group(&self.group)).await?;
+            if is_new {
+                tracing::info!(group = %self.group, stream = part.stream, "group created");
+            }
+        }
+        if let Backlog::More { is_first: true, .. } = self.shared.look_at_backlog(&self.group).await? {
+            tracing::info!(group = %self.group, "the group is new: it begins with what the stores hold, then reads the stream");
+            self.handle(stop, true).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks again and again for a backlog, and handles it.
+    pub(super) async fn beside(&mut self, stop: &StopSignal) {
+        let subscribers: Subscribers = self.shared.subscribers.clone();
+        let mut changes = subscribers.watch();
+        while !stop.is_stopped() {
+            // whoever reads the stream tells of it
+            if let Err(error) = self.try_beside(stop).await {
+                tracing::debug!(group = %self.group, %error, "no backlog could be looked for, trying again");
+            }
+            tokio::select! {
+                () = self.wait(LOOK, stop) => {}
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
+    async fn try_beside(&mut self, stop: &StopSignal) -> Result<(), CommandError> {
+        self.announce().await?;
+        if let Backlog::More { .. } = self.shared.look_at_backlog(&self.group).await? {
+            self.handle(stop, false).await?;
+        }
+        Ok(())
+    }
+
+    async fn wait(&self, time: Duration, stop: &StopSignal) {
+        tokio::select! {
+            () = self.shared.config.clock.sleep(time) => {}
+            () = stop.stopped() => {}
+        }
+    }
+
+    async fn announce(&mut self) -> Result<(), CommandError> {
+        let announced = self.shared.subscribers.announced(&self.group);
+        if announced == self.announced {
+            return Ok(());
+        }
+        for SkippedBefore { group, event_type, count, age } in self.shared.announce(&announced).await? {
+            tracing::error!(
+                %group, event_type, count, ?age,
+                "the group skipped events of this type before it had a handler, and nobody said what becomes of them: \
+                 give the handler `start = \"oldest\"` or `start = \"now\"`"
+            );
+        }
+        self.announced = announced;
+        Ok(())
+    }
+
+    /// Handles the backlog to its end, or as long as it is to come first.
+    async fn handle(&mut self, stop: &StopSignal, is_first: bool) -> Result<(), CommandError> {
+        let (until, finished) = stop.or_earlier();
+        let backlog = Arc::new(self.shared.backlog_of(&self.group));
+        let consume = Box::pin(consume_stream(backlog, self.group.clone(), until.clone()));
+        let watch = async {
+            let ended = self.watch(&until, is_first).await;
+            finished.cancel();
+            ended
+        };
+        let (ended, ()) = tokio::join!(watch, consume);
+        // what was made anew by a consumer that had not noticed
+        self.shared.look_at_backlog(&self.group).await?;
+        ended
+    }
+
+    async fn watch(&mut self, stop: &StopSignal, is_first: bool) -> Result<(), CommandError> {
+        while !stop.is_stopped() {
+            match self.shared.look_at_backlog(&self.group).await? {
+                Backlog::None | Backlog::Finished => {
+                    tracing::info!(group = %self.group, "the backlog of the group is finished");
+                    return Ok(());
+                }
+                Backlog::More { is_forsaken, copies, .. } => {
+                    for copy in &copies {
+                        self.shared.copy_to_backlog(&self.group, copy, stop).await?;
+                    }
+                    if is_forsaken && !std::mem::replace(&mut self.told_forsaken, true) {
+                        tracing::error!(
+                            group = %self.group,
+                            "the group misses events that only a store has, and no process with that store is here"
+                        );
+                    }
+                    if is_forsaken && is_first {
+                        return Ok(());
+                    }
+                }
+            }
+            self.wait(LOOK_SOON, stop).await;
+        }
+        Ok(())
+    }
+}

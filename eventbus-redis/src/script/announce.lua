@@ -1,0 +1,78 @@
+-- A consumer announces which types its group handles. What the group skipped of a type that it announces for the first
+-- time is delivered, if that began not long ago or it was asked for; what is older is to be decided by whoever starts it.
+-- KEYS known types, then for each stream of events: stream, relay, skipped, fills
+-- ARGV group, since how long skipped entries are delivered without being asked for (ms), then for each type: its name, or
+--      '*' for all, its version, and 'oldest', 'now' or '' for what to do with older ones
+-- Replies for each type of which older entries were skipped, which is not announced then: {type, how many, since when (ms)}.
+local known, group, within = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local parts_count, now = (#KEYS - 1) / 4, now_in_ms()
+local knows_all, names, versions = known_types(known)
+
+local skipped_names = {}
+for p = 0, parts_count - 1 do
+  for _, name in ipairs(redis.call('HKEYS', KEYS[4 + 4 * p])) do skipped_names[name] = true end
+end
+
+-- The one store that publishes to a stream.
+local function store_of(relay)
+  local found
+  for store in pairs(records_of(by_name(redis.call('HGETALL', relay)))) do
+    if found then return nil end
+    found = store
+  end
+  return found
+end
+
+local function deliver(p, name, range)
+  local stream, fills = KEYS[2 + 4 * p], KEYS[5 + 4 * p]
+  local first, last, _, _, from, to = string.match(range, '^(%S+) (%S+) (%d+) (%d+) (%S+) (%S+)$')
+  if not first then return end
+  local store, oldest = store_of(KEYS[3 + 4 * p]), first_of(stream)
+  local is_trimmed = not oldest or is_before(first, oldest)
+  if is_trimmed and store and from ~= '-' then
+    local at = from == '0' and from or minus_one(from)
+    redis.call('HSET', fills, 'fill ' .. store .. ' ' .. group .. '\n' .. name, at .. ' ' .. to)
+  else
+    redis.call('HSET', fills, 'copy ' .. group .. '\n' .. name, first .. ' ' .. last)
+  end
+  redis.call('HSET', fills, 'open ' .. group, 1)
+end
+
+-- Returns nothing, or what is undecided.
+local function take_up(name, choice)
+  local ranges, count, since = {}, 0, now
+  for p = 0, parts_count - 1 do
+    local range = redis.call('HGET', KEYS[4 + 4 * p], name)
+    local number, at = string.match(range or '', '^%S+ %S+ (%d+) (%d+) ')
+    if number then
+      ranges[p], count, since = range, count + tonumber(number), math.min(since, tonumber(at))
+    end
+  end
+  if not next(ranges) then return nil end
+  if choice == '' and now - since > within then return { name, count, now - since } end
+  for p, range in pairs(ranges) do
+    if choice ~= 'now' then deliver(p, name, range) end
+    redis.call('HDEL', KEYS[4 + 4 * p], name)
+  end
+  return nil
+end
+
+local undecided = {}
+for i = 3, #ARGV, 3 do
+  local name, version, choice = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local open = false
+  if name == '*' then
+    if not knows_all then
+      for skipped in pairs(skipped_names) do
+        local older = take_up(skipped, choice)
+        if older then undecided[#undecided + 1], open = older, true end
+      end
+    end
+  elseif not knows_all and not names[name] then
+    local older = take_up(name, choice)
+    if older then undecided[#undecided + 1], open = older, true end
+  end
+  local field = name == '*' and '*' or name .. '@' .. version
+  if not open and not versions[field] then redis.call('HSETNX', known, field, string.format('%.0f', now) .. (choice == '' and '' or ' ' .. choice)) end
+end
+return undecided

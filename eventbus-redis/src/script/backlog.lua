@@ -1,0 +1,34 @@
+-- The backlog of a group: a stream of its own with what the group is given beside what the stream holds for all. Its
+-- consumers read it as they read any other.
+--
+-- What is to be put there is a hash beside each stream of events:
+--   fill <store> <group>\n<type>  `at through`: the positions of the store after `at` up to `through`, of that type or all
+--   copy <group>\n<type>  `next last`: the entries of that type from one id to another
+--   first <group>         since when (ms) the backlog comes before everything else: the group is new
+--   open <group>          the backlog is not finished, so that how far the group is cannot be told by the stream alone
+--   filler <store>        when a process with that store asked last (ms)
+
+-- How many finished entries a backlog may hold; then filling waits for its consumers.
+local MOST_AHEAD = 2000
+
+local function fills_key(floors) return (string.gsub(floors, 'floors$', 'fills')) end
+
+-- Takes what the group has finished out of its backlog, and returns how many entries are left.
+local function tidy_backlog(backlog, group)
+  local info = groups_of(backlog)[group]
+  if not info then return redis.call('EXISTS', backlog) == 1 and redis.call('XLEN', backlog) or 0 end
+  redis.call('XTRIM', backlog, 'MINID', '=', (floor_of(backlog, info)))
+  return redis.call('XLEN', backlog)
+end
+
+local function add_to_backlog(backlog, group, ...)
+  if not groups_of(backlog)[group] then redis.call('XGROUP', 'CREATE', backlog, group, '0-0', 'MKSTREAM') end
+  return redis.call('XADD', backlog, '*', ...)
+end
+
+-- Has a new group be given what a store published up to a position.
+local function begin_backlog(fills, store, group, through, now)
+  if through == '0' then return end
+  redis.call('HSET', fills, 'fill ' .. store .. ' ' .. group .. '\n', '0 ' .. through, 'open ' .. group, 1,
+    'first ' .. group, string.format('%.0f', now))
+end

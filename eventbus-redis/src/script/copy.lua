@@ -1,0 +1,19 @@
+-- Copies entries of one type that a group skipped into its backlog.
+-- KEYS stream, fills, backlog   ARGV group, event type, how many entries to look at
+-- Replies whether there may be more.
+local stream, fills, backlog, group, name = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2]
+local field = 'copy ' .. group .. '\n' .. name
+local next_one, last = string.match(redis.call('HGET', fills, field) or '', '^(%S+) (%S+)$')
+if not next_one then return 0 end
+if tidy_backlog(backlog, group) >= MOST_AHEAD then return 0 end
+local entries = redis.call('XRANGE', stream, next_one, last, 'COUNT', ARGV[3])
+for _, entry in ipairs(entries) do
+  local fields = by_name(entry[2])
+  if fields.event_type == name and not fields.replay_group then add_to_backlog(backlog, group, unpack(entry[2])) end
+end
+if #entries < tonumber(ARGV[3]) then
+  redis.call('HDEL', fills, field)
+  return 0
+end
+redis.call('HSET', fills, field, after(entries[#entries][1]) .. ' ' .. last)
+return 1

@@ -1,0 +1,21 @@
+-- Adds events of a store to the backlog of a group, if all before them were added and none after.
+-- KEYS fills, backlog
+-- ARGV the name of the fill, group, the position before them, that of the last, then for each event the number of its
+--      names and values, and these
+-- Replies {'filled'}, {'full'}, or {'moved', position or '' if it is finished}.
+local fills, backlog, field, group = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+local at, through = string.match(redis.call('HGET', fills, field) or '', '^(%S+) (%S+)$')
+if at ~= ARGV[3] then return { 'moved', at or '' } end
+if #ARGV > 4 and tidy_backlog(backlog, group) >= MOST_AHEAD then return { 'full' } end
+local i = 5
+while i <= #ARGV do
+  local count = tonumber(ARGV[i])
+  add_to_backlog(backlog, group, unpack(ARGV, i + 1, i + count))
+  i = i + 1 + count
+end
+if is_smaller(ARGV[4], through) then
+  redis.call('HSET', fills, field, ARGV[4] .. ' ' .. through)
+else
+  redis.call('HDEL', fills, field)
+end
+return { 'filled' }

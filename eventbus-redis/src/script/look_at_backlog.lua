@@ -1,0 +1,38 @@
+-- Looks at the backlog of a group: whether something is to be copied into it, and whether it is finished. A finished
+-- backlog is removed with all that its consumers kept beside it.
+-- KEYS backlog, its retry records, its members, its floors, its lease, its relay notes, then for each stream of events its fills
+-- ARGV group
+-- Replies {'none', 'more' or 'finished', '1' if it comes before everything else, '1' if no process shows life that has
+-- what is missing, then for each type that is to be copied the number of the stream and its name ...}.
+
+-- How long a process with a store may take to come, and to show life (ms).
+local PATIENCE, LIVELY = 10000, 30000
+
+local backlog, group, now = KEYS[1], ARGV[1], now_in_ms()
+local is_first, is_forsaken, is_open, waits, copies = '0', '0', false, false, {}
+for p = 7, #KEYS do
+  local notes = by_name(redis.call('HGETALL', KEYS[p]))
+  if notes['open ' .. group] then is_open = true end
+  local first = notes['first ' .. group]
+  if first then is_first = '1' end
+  for name in pairs(notes) do
+    local of, event_type = string.match(name, '^copy ([^\n]*)\n(.*)$')
+    if of == group then
+      waits = true
+      copies[#copies + 1] = string.format('%d %s', p - 7, event_type)
+    end
+    local store, other = string.match(name, '^fill (%S+) ([^\n]*)\n')
+    if other == group then
+      waits = true
+      local seen = tonumber(notes['filler ' .. store] or '0')
+      if now - seen > LIVELY and now - tonumber(first or '0') > PATIENCE then is_forsaken = '1' end
+    end
+  end
+end
+local found = groups_of(backlog)[group]
+if not is_open and not found then return { 'none', '0', '0' } end
+local left = tidy_backlog(backlog, group)
+if waits or left > 0 then return { 'more', is_first, is_forsaken, unpack(copies) } end
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
+for p = 7, #KEYS do redis.call('HDEL', KEYS[p], 'open ' .. group, 'first ' .. group) end
+return { 'finished', '0', '0' }
