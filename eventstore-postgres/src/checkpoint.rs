@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use eventbus::{
     Name, Position,
-    port::{CheckpointError, Checkpoints},
+    port::{CheckpointError, Checkpoints, Notes},
 };
 use sqlx::Row;
 
@@ -25,6 +25,24 @@ impl Checkpoints for PgEventStore {
 
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
         let query = sqlx::query(self.statements.save_checkpoint.clone()).bind(name.as_str()).bind(position.as_i64());
+        let saved = self.connections.fetch_all(query).await;
+        saved.map(drop).map_err(|fault| fault.of_checkpoint(name))
+    }
+}
+
+#[async_trait]
+impl Notes for PgEventStore {
+    async fn load_note(&self, name: &Name) -> Result<Option<String>, CheckpointError> {
+        let query = sqlx::query(self.statements.load_note.clone()).bind(name.as_str());
+        let rows = self.connections.fetch_all(query).await;
+        let Some(row) = rows.map_err(|fault| fault.of_checkpoint(name))?.pop() else {
+            return Ok(None);
+        };
+        row.try_get(0).map(Some).map_err(|error| CheckpointError::new(name, error))
+    }
+
+    async fn save_note(&self, name: &Name, text: &str) -> Result<(), CheckpointError> {
+        let query = sqlx::query(self.statements.save_note.clone()).bind(name.as_str()).bind(text.to_owned());
         let saved = self.connections.fetch_all(query).await;
         saved.map(drop).map_err(|fault| fault.of_checkpoint(name))
     }

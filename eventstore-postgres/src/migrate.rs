@@ -18,6 +18,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "events", sql: include_str!("../migrations/0001_events.sql") },
     Migration { version: 2, name: "delivery", sql: include_str!("../migrations/0002_delivery.sql") },
     Migration { version: 3, name: "lease renewals", sql: include_str!("../migrations/0003_lease_renewals.sql") },
+    Migration { version: 4, name: "notes", sql: include_str!("../migrations/0004_notes.sql") },
 ];
 
 /// The migration that this release needs.

@@ -124,6 +124,10 @@ impl EventStore for PgEventStore {
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
         Some(Arc::new(PgTransactions(self.clone())))
     }
+
+    fn notes(&self) -> Option<&dyn Notes> {
+        Some(self)
+    }
 }
 
 impl fmt::Debug for PgEventStore {

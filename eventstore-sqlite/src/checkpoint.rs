@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use eventbus::{
     Name, Position,
-    port::{CheckpointError, Checkpoints, ReadError},
+    port::{CheckpointError, Checkpoints, Notes, ReadError},
 };
 use rusqlite::{Connection, OptionalExtension as _};
 
@@ -24,6 +24,27 @@ impl Checkpoints for SqliteEventStore {
         let save = move |connection: &Connection| {
             let mut save = connection.prepare_cached(include_str!("sql/save_checkpoint.sql"))?;
             save.execute((key.as_str(), position.as_i64())).map(drop)
+        };
+        self.writer().write(save).await.map_err(|error| CheckpointError::new(name, error))
+    }
+}
+
+#[async_trait]
+impl Notes for SqliteEventStore {
+    async fn load_note(&self, name: &Name) -> Result<Option<String>, CheckpointError> {
+        let key = name.clone();
+        let load = move |connection: &Connection| {
+            let mut load = connection.prepare_cached(include_str!("sql/load_note.sql")).map_err(read_error)?;
+            load.query_row([key.as_str()], |row| row.get(0)).optional().map_err(read_error)
+        };
+        self.readers().read(load).await.map_err(|error| CheckpointError::new(name, error))
+    }
+
+    async fn save_note(&self, name: &Name, text: &str) -> Result<(), CheckpointError> {
+        let (key, text) = (name.clone(), text.to_owned());
+        let save = move |connection: &Connection| {
+            let mut save = connection.prepare_cached(include_str!("sql/save_note.sql"))?;
+            save.execute((key.as_str(), &text)).map(drop)
         };
         self.writer().write(save).await.map_err(|error| CheckpointError::new(name, error))
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::Path, sync::Arc, time::Duration};
 
-use eventbus::port::{EventStore, Transactions};
+use eventbus::port::{EventStore, Notes, Transactions};
 
 use crate::{
     blocking::blocking,
@@ -144,6 +144,10 @@ fn open_files(place: &Place) -> Result<OpenFiles, SqliteConnectError> {
 impl EventStore for SqliteEventStore {
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
         Some(Arc::new(self.clone()))
+    }
+
+    fn notes(&self) -> Option<&dyn Notes> {
+        Some(self)
     }
 }
 

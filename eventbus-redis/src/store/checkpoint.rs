@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use eventbus::{
     BoxError, Name, Position,
-    port::{CheckpointError, Checkpoints, Floor, Floors},
+    port::{CheckpointError, Checkpoints, Floor, Floors, Notes},
 };
 use redis::{Cmd, FromRedisValue};
 
@@ -21,6 +21,17 @@ impl Checkpoints for RedisEventStore {
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
         let key = self.keys().checkpoint(name);
         self.asked_of(name, &commands::set(&key, position.get())).await
+    }
+}
+
+#[async_trait]
+impl Notes for RedisEventStore {
+    async fn load_note(&self, name: &Name) -> Result<Option<String>, CheckpointError> {
+        self.asked_of(name, &commands::get(&self.keys().note(name))).await
+    }
+
+    async fn save_note(&self, name: &Name, text: &str) -> Result<(), CheckpointError> {
+        self.asked_of(name, redis::cmd("SET").arg(self.keys().note(name)).arg(text)).await
     }
 }
 

@@ -42,6 +42,11 @@ impl Keys {
         self.own("meta")
     }
 
+    /// What a reader noted beside its checkpoint.
+    pub(crate) fn note(&self, name: &Name) -> String {
+        format!("{}note:{name}", self.prefix)
+    }
+
     /// How far a reader has come. The role of a projection is called `projection:` and its name.
     pub(crate) fn checkpoint(&self, name: &Name) -> String {
         match name.strip_prefix(PROJECTION).filter(|name| !name.is_empty()) {

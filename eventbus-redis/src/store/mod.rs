@@ -25,7 +25,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use eventbus::port::{AppendSignal, BusCounters, EventStore, Transactions};
+use eventbus::port::{AppendSignal, BusCounters, EventStore, Notes, Transactions};
 use uuid::Uuid;
 
 pub use config::RedisEventStoreConfig;
@@ -150,6 +150,10 @@ impl RedisEventStore {
 impl EventStore for RedisEventStore {
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
         Some(Arc::new(self.clone()))
+    }
+
+    fn notes(&self) -> Option<&dyn Notes> {
+        Some(self)
     }
 }
 

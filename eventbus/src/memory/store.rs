@@ -24,8 +24,8 @@ use crate::{
     },
     port::{
         AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, FeedFilter,
-        Floor, Floors, Lease, LeaseError, Leases, Page, ReadError, ReadFeed, ReadStream, RecordStream, check_events,
-        check_ids, first_result, paged,
+        Floor, Floors, Lease, LeaseError, Leases, Notes, Page, ReadError, ReadFeed, ReadStream, RecordStream,
+        check_events, check_ids, first_result, paged,
     },
 };
 
@@ -57,6 +57,7 @@ struct Shared {
     id: Uuid,
     log: RwLock<Log>,
     checkpoints: RwLock<HashMap<Name, Position>>,
+    notes: RwLock<HashMap<Name, String>>,
     roles: Roles,
     floors: RwLock<BTreeMap<(Name, Name), Position>>,
     appended: AppendSignal,
@@ -64,9 +65,9 @@ struct Shared {
 
 impl Shared {
     fn by(clock: SharedClock) -> Self {
-        let (checkpoints, floors, appended) = Default::default();
+        let (checkpoints, notes, floors, appended) = Default::default();
         let log = RwLock::new(Log { clock: clock.clone(), ..Log::default() });
-        Self { id: clock.new_id(), log, checkpoints, roles: Roles::by(clock), floors, appended }
+        Self { id: clock.new_id(), log, checkpoints, notes, roles: Roles::by(clock), floors, appended }
     }
 }
 
@@ -309,4 +310,20 @@ impl Floors for InMemoryEventStore {
     }
 }
 
-impl EventStore for InMemoryEventStore {}
+#[async_trait]
+impl Notes for InMemoryEventStore {
+    async fn load_note(&self, name: &Name) -> Result<Option<String>, CheckpointError> {
+        Ok(read(&self.0.notes).get(name).cloned())
+    }
+
+    async fn save_note(&self, name: &Name, text: &str) -> Result<(), CheckpointError> {
+        write(&self.0.notes).insert(name.clone(), text.to_owned());
+        Ok(())
+    }
+}
+
+impl EventStore for InMemoryEventStore {
+    fn notes(&self) -> Option<&dyn Notes> {
+        Some(self)
+    }
+}

@@ -189,6 +189,10 @@ macro_rules! __delegate {
                 fn transactions(&$self) -> Option<Arc<dyn Transactions>> {
                     $inner.transactions()
                 }
+
+                fn notes(&$self) -> Option<&dyn Notes> {
+                    $inner.notes()
+                }
             }
         };
     };

@@ -12,7 +12,7 @@ use futures_util::TryFutureExt as _;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{AppendSignal, Checkpoints, FeedFilter, Floors, Leases, Transactions};
+use super::{AppendSignal, Checkpoints, FeedFilter, Floors, Leases, Notes, Transactions};
 use crate::domain::{
     error::BoxError,
     metadata::EventId,
@@ -190,6 +190,11 @@ pub trait ReadFeed: Send + Sync {
 pub trait EventStore: AppendEvents + ReadStream + ReadFeed + Checkpoints + Leases + Floors + 'static {
     /// The store's own transactions, if handlers and projections can take part in them.
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
+        None
+    }
+
+    /// A place for notes beside checkpoints; without it nobody notices what a projection was not fed with.
+    fn notes(&self) -> Option<&dyn Notes> {
         None
     }
 }

@@ -18,7 +18,8 @@ use crate::{
     domain::{error::BoxError, metadata::EventId, name::Name, stream::Position},
     memory::InMemoryEventStore,
     port::{
-        Checkpoints, EventStore, FromTransaction, Lease, LeaseError, Leases, Shadow, Transaction, Transactions, TypeKey,
+        Checkpoints, EventStore, FromTransaction, Lease, LeaseError, Leases, Notes, Shadow, Transaction, Transactions,
+        TypeKey,
     },
 };
 
@@ -280,5 +281,9 @@ impl Leases for TableStore {
 impl EventStore for TableStore {
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
         Some(Arc::new(self.clone()))
+    }
+
+    fn notes(&self) -> Option<&dyn Notes> {
+        self.store.notes()
     }
 }

@@ -20,6 +20,7 @@ mod relay_stopped;
 mod relay_target;
 mod relay_turns;
 mod repository;
+mod rolling;
 mod rows;
 mod rows_rebuild;
 mod saving;

@@ -34,6 +34,19 @@ pub enum ProjectionError {
         /// What its method said.
         error: String,
     },
+    /// An older release fed the projection and did not know these types: their events up to here are missing in it.
+    #[error(
+        "projection `{name}` was fed up to position {position} by a release that passed events of type `{types}` by: \
+         rebuild it with `app.rebuild`; one whose attribute names its tables, as in `tables(\"orders\")`, is rebuilt by itself"
+    )]
+    PassedBy {
+        /// The projection.
+        name: &'static str,
+        /// How far it was fed.
+        position: Position,
+        /// The types.
+        types: String,
+    },
     /// The store has no table of a name that the attribute gives, so nothing could rebuild its rows. Nothing is committed.
     #[error(
         "projection `{name}` says `tables(\"{table}\")`, but the store has no such table: name those that its methods \

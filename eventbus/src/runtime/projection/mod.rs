@@ -1,6 +1,7 @@
 //! Projections: their state, the runner that feeds them, and how they are read.
 
 mod error;
+mod fed;
 mod feeding;
 mod guard;
 mod one_by_one;

@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    fed::Examined,
     one_by_one::OneByOne,
     projected::{Projected, State},
     writer::{Writer, Written},
@@ -70,7 +71,15 @@ pub(super) async fn run<P: Projection>(task: FeedProjection<P>, cancel: Cancella
     }
     while let Some(tenure) = task.stand_by(&mut feed, &cancel).await {
         task.projected.set_owner(true);
-        let served = task.serve(&tenure, &mut feed).await;
+        let served = match task.examine(&tenure).await {
+            Ok(Examined::Complete) => task.serve(&tenure, &mut feed).await,
+            Ok(Examined::ToRebuild) => tokio::join!(task.serve(&tenure, &mut feed), task.make_up(&tenure, &cancel)).0,
+            Ok(Examined::Stopped) => Served::Stopped,
+            Err(error) => {
+                task.report(&error, feed.is_failing());
+                Served::Ended
+            }
+        };
         task.projected.set_owner(false);
         tenure.give_back().await;
         let more = match served {

@@ -2,10 +2,18 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::runner::FeedProjection;
-use crate::runtime::{definition::Projection, feed::FeedWatch, tenure::Tenure};
+use super::{fed::Claim, runner::FeedProjection};
+use crate::{
+    domain::error::BoxError,
+    runtime::{
+        definition::Projection,
+        feed::FeedWatch,
+        tenure::{Candidate, Tenure},
+    },
+};
 
 /// A process that stands by looks at the checkpoint no more often than this, however fast events come.
 const LOOK: Duration = Duration::from_millis(20);
@@ -19,16 +27,17 @@ impl<P: Projection> FeedProjection<P> {
     pub(super) async fn stand_by(&self, feed: &mut FeedWatch, cancel: &CancellationToken) -> Option<Tenure> {
         let (candidate, clock) = (self.candidate(), &self.with.clock);
         let (mut ask_at, mut pause) = (clock.instant(), FIRST_ASK);
+        let mut free_since = None;
         loop {
             if cancel.is_cancelled() {
                 return None;
             }
             if ask_at <= clock.instant() {
-                match candidate.take(cancel).await {
+                match self.take_role(&candidate, &mut free_since, cancel).await {
                     Ok(Some(tenure)) => return Some(tenure),
                     Ok(None) => {}
                     Err(error) => {
-                        self.report(&error.into(), feed.is_failing());
+                        self.report(&error, feed.is_failing());
                         feed.failed(cancel).await;
                         continue;
                     }
@@ -51,6 +60,29 @@ impl<P: Projection> FeedProjection<P> {
                 }
             }
         }
+    }
+
+    /// Takes the role if it is free, or from an owner that knows fewer event types.
+    async fn take_role(
+        &self,
+        candidate: &Candidate,
+        free_since: &mut Option<Instant>,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Tenure>, BoxError> {
+        let claim = self.claim().await?;
+        if claim == Claim::Less && !self.is_free_for_long(free_since).await? {
+            return Ok(None);
+        }
+        let taken = candidate.take(cancel).await?;
+        if taken.is_some() || claim != Claim::More {
+            return Ok(taken);
+        }
+        let projection = P::definition().name;
+        tracing::info!(
+            projection,
+            "this process knows more event types than the one that feeds the projection: it takes over"
+        );
+        Ok(Some(candidate.seize(cancel).await?))
     }
 
     /// Waits until a rebuild, or somebody by hand, has set the projection going again. False: cancelled meanwhile.

@@ -70,3 +70,28 @@ pub async fn checkpoints_are_saved_beside_appends<S: EventStore>(store: S) {
         })
         .await;
 }
+
+/// A note is the text that was saved last under its name, and moves no checkpoint.
+pub async fn a_note_is_what_was_saved_last<S: EventStore>(store: S) {
+    let store = Subject::new("a_note_is_what_was_saved_last", store);
+    let names = ["projection:orders", "Projection:orders", "漢字 ünï %_'"];
+    let names = names.map(|name| store.ok(Name::new("note", name), "naming a note"));
+    for name in &names {
+        let loaded = store.notes().map(|notes| notes.load_note(name));
+        let Some(loaded) = loaded else {
+            return store.same(true, false, "the store keeps notes");
+        };
+        store.same(store.ok(loaded.await, "loading a note"), None, "a note that was never saved");
+    }
+    let long = "ü".repeat(100_000);
+    for text in ["{}", "", r#"{"types":{"Placed":1},"unfed":{}} ' %"#, &long, "last"] {
+        for name in &names {
+            let text = format!("{name} {text}");
+            let Some(notes) = store.notes() else { return };
+            store.ok(notes.save_note(name, &text).await, "saving a note");
+            let loaded = store.ok(notes.load_note(name).await, "loading a note");
+            store.same(loaded.as_deref() == Some(&text), true, format_args!("note {name}"));
+        }
+    }
+    expect(&store, &names[0], None).await;
+}

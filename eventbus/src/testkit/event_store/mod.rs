@@ -122,6 +122,7 @@ macro_rules! event_store_conformance {
                 checkpoint_is_what_was_saved_last,
                 checkpoint_names_are_independent,
                 checkpoints_are_saved_beside_appends,
+                a_note_is_what_was_saved_last,
                 filters_ask_for_types_and_tenant,
                 long_filtered_feeds_are_read_whole,
                 feeds_end_at_a_position,

@@ -1,0 +1,189 @@
+//! Two releases of a projection that share its rows, of which the newer one knows an event type more.
+
+use std::time::Duration;
+
+use eventbus::{Name, NewEvent, Position, ProjectionError, prelude::*, testkit::TableStore};
+
+use crate::{
+    rows::{OrderRows, append},
+    wait::until,
+};
+
+/// The rows of the projection `order-rows` as an older release keeps them: it knows nothing of shipments.
+mod old {
+    use eventbus::{prelude::*, testkit::Tables};
+
+    use crate::orders::OrderCreated;
+
+    #[derive(Default)]
+    pub struct Rows;
+
+    #[projection(name = "order-rows", tables("order_rows"), key = "order_id")]
+    impl Rows {
+        fn created(&self, event: &OrderCreated, meta: &Metadata, tables: &mut Tables) {
+            let id = meta.aggregate_id().to_string();
+            let row = tables.row("order_rows", &id);
+            row.insert("order_id".into(), id);
+            row.insert("customer".into(), event.customer_id.clone());
+            row.insert("events".into(), "1".into());
+        }
+    }
+}
+
+/// Both releases of a projection that names no tables.
+mod nameless {
+    pub mod old {
+        use eventbus::{prelude::*, testkit::Tables};
+
+        use crate::orders::OrderCreated;
+
+        #[derive(Default)]
+        pub struct Rows;
+
+        #[projection(name = "nameless")]
+        impl Rows {
+            fn created(&self, event: &OrderCreated, tables: &mut Tables) {
+                tables.row("customers", &event.customer_id);
+            }
+        }
+    }
+
+    pub mod new {
+        use eventbus::{prelude::*, testkit::Tables};
+
+        use crate::orders::{OrderCreated, OrderShipped};
+
+        #[derive(Default)]
+        pub struct Rows;
+
+        #[projection(name = "nameless")]
+        impl Rows {
+            fn created(&self, event: &OrderCreated, tables: &mut Tables) {
+                tables.row("customers", &event.customer_id);
+            }
+
+            fn shipped(&self, event: &OrderShipped, tables: &mut Tables) {
+                tables.row("parcels", &event.tracking_number);
+            }
+        }
+    }
+}
+
+async fn run<P: eventbus::Projection>(store: &TableStore, projection: P) -> App {
+    let app = App::builder().store(store.clone()).state(crate::rows::Mood::default()).projection(projection);
+    app.projection_lease(Duration::from_secs(1)).without_relay().start().await.unwrap()
+}
+
+async fn save(store: &TableStore, orders: usize) -> Position {
+    let mut last = Position::START;
+    for _ in 0..orders {
+        last = crate::rows::save(store, "ada", 2).await;
+    }
+    last
+}
+
+/// How many events the rows count.
+async fn counted(store: &TableStore) -> u64 {
+    let rows = store.tables().await.rows("order_rows");
+    rows.iter().map(|(_, row)| row.get("events").map_or(0, |events| events.parse::<u64>().unwrap())).sum()
+}
+
+async fn stop(app: App) {
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_release_takes_over_and_makes_up_for_what_the_older_one_passed_by() {
+    let store = TableStore::new();
+    let old = run(&store, old::Rows).await;
+    let position = save(&store, 100).await;
+    old.projected::<old::Rows>(position).await.unwrap();
+    assert_eq!(counted(&store).await, 100, "it knows nothing of the 200 shipments");
+
+    let new = run(&store, OrderRows).await;
+    save(&store, 10).await;
+    until("nothing is missing", async || counted(&store).await == 330).await;
+    assert!(new.projections().await.unwrap().iter().all(|status| status.stopped.is_none()));
+    // the older one goes on running, and does not take the role back
+    let position = save(&store, 10).await;
+    new.projected::<OrderRows>(position).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let position = save(&store, 10).await;
+    new.projected::<OrderRows>(position).await.unwrap();
+    assert_eq!(counted(&store).await, 390);
+    stop(old).await;
+    stop(new).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_release_that_is_away_for_a_moment_is_waited_for() {
+    let store = TableStore::new();
+    let new = run(&store, OrderRows).await;
+    let old = run(&store, old::Rows).await;
+    let position = save(&store, 10).await;
+    new.projected::<OrderRows>(position).await.unwrap();
+    stop(new).await;
+    let position = save(&store, 10).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let new = run(&store, OrderRows).await;
+    new.projected::<OrderRows>(position).await.unwrap();
+    assert_eq!(counted(&store).await, 60);
+    // one that does not come back is not
+    stop(new).await;
+    let position = save(&store, 10).await;
+    old.projected::<old::Rows>(Position::START).await.unwrap();
+    until("the older release feeds it", async || counted(&store).await == 70).await;
+    old.projected::<old::Rows>(position).await.unwrap();
+    // and what it passed by is made up for
+    let new = run(&store, OrderRows).await;
+    until("nothing is missing", async || counted(&store).await == 90).await;
+    stop(old).await;
+    stop(new).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_type_of_which_nothing_was_passed_by_needs_no_rebuild() {
+    let store = TableStore::new();
+    let old = run(&store, old::Rows).await;
+    let created = crate::rows::save(&store, "ada", 0).await;
+    old.projected::<old::Rows>(created).await.unwrap();
+    stop(old).await;
+    // rows that a rebuild would remove
+    let mut transaction = eventbus::port::Transactions::begin(&store).await.unwrap();
+    let tables: &mut eventbus::testkit::Tables =
+        eventbus::port::FromTransaction::<TableStore>::take(Some(transaction.as_any_mut())).unwrap();
+    tables.row("order_rows", "kept").insert("events".into(), "1000".into());
+    transaction.commit().await.unwrap();
+    let new = run(&store, OrderRows).await;
+    let position = crate::rows::save(&store, "ada", 1).await;
+    new.projected::<OrderRows>(position).await.unwrap();
+    assert_eq!(counted(&store).await, 1_003);
+    stop(new).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_projection_that_nothing_can_rebuild_stops_and_says_what_it_misses() {
+    let store = TableStore::new();
+    let old = run(&store, nameless::old::Rows).await;
+    let position = save(&store, 5).await;
+    old.projected::<nameless::old::Rows>(position).await.unwrap();
+    stop(old).await;
+    let new = run(&store, nameless::new::Rows).await;
+    let stopped = new.projected::<nameless::new::Rows>(save(&store, 1).await).await.map(drop).unwrap_err();
+    assert!(matches!(&stopped, ProjectionError::PassedBy { types, .. } if types == "OrderShipped"), "{stopped:?}");
+    for part in ["nameless", "OrderShipped", "app.rebuild", &format!("position {position}")] {
+        assert!(stopped.to_string().contains(part), "{stopped}");
+    }
+    assert!(store.tables().await.rows("parcels").is_empty());
+    stop(new).await;
+    // a release that knows as little goes on
+    let old = run(&store, nameless::old::Rows).await;
+    let stream = eventbus::StreamId::new(Name::from_static("Order"), AggregateId::new());
+    let news = vec![NewEvent::of(&crate::orders::created("bob", 1.0)).unwrap()];
+    let position = append(&store, &stream, news).await;
+    let went_on = old.projected::<nameless::old::Rows>(position).await.map(drop);
+    if went_on.is_err() {
+        until("it goes on after a minute", async || old.projected::<nameless::old::Rows>(position).await.is_ok()).await;
+    }
+    stop(old).await;
+}

@@ -1,0 +1,1 @@
+SELECT note FROM eventbus_notes WHERE name = ?1
