@@ -85,6 +85,7 @@ async fn the_lag_is_that_of_the_oldest_unpublished_event_in_every_process() {
         app.start().await.unwrap()
     };
     let (owner, standby) = (start().await, start().await);
+    until("one relays", async || owner.relay_status().await.unwrap().is_owner).await;
     let lags = async || [owner.relay_status().await.unwrap().lag, standby.relay_status().await.unwrap().lag];
     assert_eq!(lags().await, [Some(Duration::ZERO); 2], "there is nothing to publish");
     bus.pause(true);
