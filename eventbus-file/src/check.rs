@@ -5,6 +5,7 @@
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     error::{FileQueueError, Result},
     log::Slot,
     names, payload,
-    queue::Shared,
+    queue::{Shared, joined},
     relay::store_of,
 };
 
@@ -91,8 +92,9 @@ impl Found {
 impl Shared {
     fn check(&self) -> Result<Vec<Problem>> {
         let mut found = Found::default();
-        let is_folder = |name: &str| names::FOLDERS.contains(&name) || name == TMP;
-        found.names(self.disk.root(), |name| is_folder(name).then_some(()))?;
+        let is_known = |name: &str| names::FOLDERS.contains(&name) || name == TMP || name == names::QUEUE;
+        found.names(self.disk.root(), |name| is_known(name).then_some(()))?;
+        found.torn(self.disk.root().join(names::QUEUE), self.disk.identity().map(drop))?;
         self.check_events(&mut found)?;
         self.check_results(&mut found)?;
         for claims in [&self.claims, &self.groups] {
@@ -174,6 +176,8 @@ impl FileQueue {
     /// # Errors
     /// [`FileQueueError::Io`] if a file cannot be read.
     pub async fn check(&self) -> Result<Vec<Problem>> {
-        self.shared.blocking(Shared::check).await
+        // also where nobody can tell which queue the folder holds
+        let shared = Arc::clone(&self.shared);
+        joined(tokio::task::spawn_blocking(move || shared.check())).await
     }
 }

@@ -51,18 +51,21 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Whether it keeps others away now.
+    /// Whether it keeps others away now. One that was taken or renewed later than now, by more than it lasts, does not: the
+    /// clock was set back since, and nobody knows when it would run out.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        self.released_at.is_none() && self.expires_at > now()
+        let (now, since) = (now(), self.renewed_at.unwrap_or(self.created_at));
+        let is_of_the_future = since - now > self.expires_at - since;
+        self.released_at.is_none() && self.expires_at > now && !is_of_the_future
     }
 
     /// How long it lasts from now on, if it is live.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        match self.released_at {
-            None => Duration::try_from(self.expires_at - now()).unwrap_or_default(),
-            Some(_) => Duration::ZERO,
+        match self.is_live() {
+            true => Duration::try_from(self.expires_at - now()).unwrap_or_default(),
+            false => Duration::ZERO,
         }
     }
 

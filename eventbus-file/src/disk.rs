@@ -1,21 +1,30 @@
 //! Files that appear whole or not at all.
 //!
 //! Keep: content is written under a name in `tmp/` and synced before it gets its own name, by a hard link that fails
-//! where the name is taken, or by a rename over an older version. Nobody ever sees a part of a file.
+//! where the name is taken, or by a rename over an older version. Nobody ever sees a part of a file. What is read is a
+//! regular file of bounded size: nothing that anybody puts into the folder makes a reader wait, or leads it elsewhere.
 //!
 //! Real time, not the given clock: the file system's times, and names that no other worker has.
 
 use std::{
     ffi::OsString,
-    fs::{self, File, OpenOptions},
-    io::{self, ErrorKind, Write as _},
+    fs::{self, DirBuilder, File, Metadata, OpenOptions},
+    io::{self, ErrorKind, Read as _, Write as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::error::{FileQueueError, Result};
+use crate::{
+    error::{FIND_FOLDER, FileQueueError, Result},
+    event, names,
+};
+
+/// So many bytes a file has at most; larger ones are neither written nor read.
+pub(crate) const MOST_BYTES: u64 = 128 << 20;
 
 /// The folder of files that have no name of their own yet.
 pub(crate) const TMP: &str = "tmp";
@@ -31,6 +40,15 @@ const AT_ONCE: usize = 16;
 pub(crate) struct Disk {
     root: PathBuf,
     sync: bool,
+    folders: &'static [&'static str],
+}
+
+/// Which queue the folder holds: one that was removed and made anew is another.
+#[derive(Debug, Serialize, Deserialize)]
+struct Identity {
+    queue_id: Uuid,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
 }
 
 /// Content on disk that has no name of its own yet, or only just got it; dropping it forgets it.
@@ -55,17 +73,44 @@ impl Drop for Staged {
 
 impl Disk {
     /// Makes the folders of a queue, and removes what dead processes left in `tmp/`.
-    pub(crate) fn open(root: PathBuf, sync: bool, folders: &[&str]) -> Result<Self> {
-        let disk = Self { root, sync };
-        for folder in folders.iter().chain(&[TMP]) {
-            let path = disk.root.join(folder);
-            fs::create_dir_all(&path).map_err(FileQueueError::io("create folder", path))?;
+    ///
+    /// A folder that is made here is its owner's alone; in one that was there, modes follow it.
+    pub(crate) fn open(root: PathBuf, sync: bool, folders: &'static [&'static str]) -> Result<Self> {
+        let disk = Self { root, sync, folders };
+        if !disk.root.is_dir() {
+            modes::private(DirBuilder::new().recursive(true))
+                .create(&disk.root)
+                .map_err(FileQueueError::io("create folder", &disk.root))?;
         }
-        disk.sync_folder(&disk.root)?;
+        disk.make_folders()?;
         // who has no right to write is told so now
         drop(disk.stage(&[])?);
+        disk.identity()?;
         disk.sweep();
         Ok(disk)
+    }
+
+    fn make_folders(&self) -> Result<()> {
+        for folder in self.folders.iter().chain(&[TMP]) {
+            self.make_folder(&self.root.join(folder))?;
+        }
+        self.sync_folder(&self.root)
+    }
+
+    /// Which queue the folder holds. One that was removed and is there again, empty, becomes a queue again.
+    pub(crate) fn identity(&self) -> Result<Uuid> {
+        let path = self.root.join(names::QUEUE);
+        loop {
+            if let Some(content) = read(&path)? {
+                let identity: serde_json::Result<Identity> = serde_json::from_slice(&content);
+                return Ok(identity.map_err(|error| FileQueueError::torn("queue", &path, error))?.queue_id);
+            }
+            // never the folder itself: it may be on a disk that is not there now
+            fs::metadata(&self.root).map_err(FileQueueError::io(FIND_FOLDER, &self.root))?;
+            self.make_folders()?;
+            let identity = Identity { queue_id: Uuid::now_v7(), created_at: event::now() };
+            self.create(&path, &event::pretty("the queue", &identity)?)?;
+        }
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -89,10 +134,15 @@ impl Disk {
 
     /// Writes content to disk without giving it a name.
     pub(crate) fn stage(&self, content: &[u8]) -> Result<Staged> {
+        check_size(content.len() as u64, None)?;
         let folder = self.root.join(TMP);
         let staged = Staged { path: folder.join(format!("{}{TMP_END}", Uuid::now_v7())) };
-        let open = OpenOptions::new().write(true).create_new(true).open(&staged.path);
-        let mut file = open.map_err(FileQueueError::io("create a file in", folder))?;
+        let mut created = modes::create(&staged.path, &self.root);
+        if created.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) && self.root.is_dir() {
+            self.make_folders()?;
+            created = modes::create(&staged.path, &self.root);
+        }
+        let mut file = created.map_err(FileQueueError::io("create a file in", folder))?;
         file.write_all(content).map_err(FileQueueError::io("write", &staged.path))?;
         if self.sync {
             file.sync_all().map_err(FileQueueError::io("sync", &staged.path))?;
@@ -119,6 +169,7 @@ impl Disk {
     ///
     /// The folder is made if it is missing; it is not synced.
     pub(crate) fn link(&self, staged: &Staged, path: &Path) -> Result<bool> {
+        self.check_folder_of(path)?;
         let mut linked = fs::hard_link(&staged.path, path);
         if let Err(error) = &linked
             && error.kind() == ErrorKind::NotFound
@@ -138,9 +189,32 @@ impl Disk {
         }
     }
 
+    /// Makes a folder of the queue, and those above it up to the queue's own, which must be there.
     fn make_folder(&self, folder: &Path) -> Result<()> {
-        fs::create_dir_all(folder).map_err(FileQueueError::io("create folder", folder))?;
-        folder.parent().map_or(Ok(()), |parent| self.sync_folder(parent))
+        let failed = |error| FileQueueError::io("create folder", folder)(error);
+        match modes::create_folder(folder, &self.root) {
+            Ok(()) => folder.parent().map_or(Ok(()), |parent| self.sync_folder(parent)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => match is_symlink(folder) {
+                false => Ok(()),
+                true => Err(failed(io::Error::other(SYMLINK))),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => match folder.parent() {
+                Some(parent) if parent != self.root && parent.starts_with(&self.root) => {
+                    self.make_folder(parent)?;
+                    modes::create_folder(folder, &self.root).or_else(found_already).map_err(failed)
+                }
+                _ => Err(failed(error)),
+            },
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Refuses to give names in a folder that a symbolic link leads to; the queue's own may be one.
+    fn check_folder_of(&self, path: &Path) -> Result<()> {
+        match path.parent() {
+            Some(folder) if folder != self.root => check_folder(folder),
+            _ => Ok(()),
+        }
     }
 
     /// Makes a file that was not there. `false`: it is there already.
@@ -189,24 +263,83 @@ impl Disk {
     }
 }
 
-/// What a file holds; `None` if it is not there. What has its name and is no file holds nothing.
+/// What is said of a symbolic link where a file or folder of the queue should be.
+const SYMLINK: &str = "it is a symbolic link, which is not followed";
+
+/// What a file holds; `None` if it is not there. What has its name and is no regular file of at most [`MOST_BYTES`]
+/// holds nothing; it is not waited for, and no link is followed.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(content) => Ok(Some(content)),
-        Err(error) if error.kind() == ErrorKind::NotFound => match fs::symlink_metadata(path) {
-            Ok(metadata) if metadata.is_symlink() => Err(FileQueueError::torn("file", path, "it leads nowhere")),
-            _ => Ok(None),
-        },
-        Err(error) if error.kind() == ErrorKind::IsADirectory => {
-            Err(FileQueueError::torn("file", path, "it is a folder"))
+    let torn = |reason: String| Err(FileQueueError::torn("file", path, reason));
+    let failed = |error| FileQueueError::io("read", path)(error);
+    // the folder of the queue itself may be a link
+    if path.file_name().is_none_or(|name| name != names::QUEUE)
+        && let Some(folder) = path.parent()
+    {
+        check_folder(folder)?;
+    }
+    let file = match modes::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return match fs::symlink_metadata(path) {
+                Ok(metadata) if !metadata.is_file() => torn(what_it_is(&metadata)),
+                _ => Err(failed(error)),
+            };
         }
-        Err(error) => Err(FileQueueError::io("read", path)(error)),
+    };
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return torn(what_it_is(&metadata));
+    }
+    let too_large = |bytes| torn(format!("it has {bytes} bytes, at most {MOST_BYTES} are read"));
+    if metadata.len() > MOST_BYTES {
+        return too_large(metadata.len());
+    }
+    let mut content = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default());
+    file.take(MOST_BYTES + 1).read_to_end(&mut content).map_err(failed)?;
+    match content.len() as u64 {
+        bytes if bytes > MOST_BYTES => too_large(bytes),
+        _ => Ok(Some(content)),
     }
 }
 
-/// Whether there is a file.
+/// What is in the place of a regular file.
+fn what_it_is(metadata: &Metadata) -> String {
+    let what = match metadata {
+        folder if folder.is_dir() => "it is a folder",
+        link if link.is_symlink() => SYMLINK,
+        _ => "it is no regular file",
+    };
+    what.into()
+}
+
+fn is_symlink(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink())
+}
+
+/// Refuses a folder that a symbolic link leads to. It says nothing about the files that should be there.
+fn check_folder(folder: &Path) -> Result<()> {
+    match is_symlink(folder) {
+        false => Ok(()),
+        true => Err(FileQueueError::io("use folder", folder)(io::Error::other(SYMLINK))),
+    }
+}
+
+fn found_already(error: io::Error) -> io::Result<()> {
+    if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
+}
+
+/// Refuses what would be a file that nobody reads.
+pub(crate) fn check_size(bytes: u64, event_id: Option<eventbus::EventId>) -> Result<()> {
+    match bytes > MOST_BYTES {
+        false => Ok(()),
+        true => Err(FileQueueError::TooLarge { event_id, bytes, most: MOST_BYTES }),
+    }
+}
+
+/// Whether something has the name of a file.
 pub(crate) fn exists(path: &Path) -> Result<bool> {
-    path.try_exists().map_err(FileQueueError::io("look for", path))
+    found(fs::symlink_metadata(path).map(|_| true)).map_err(FileQueueError::io("look for", path))
 }
 
 /// The names in a folder, unsorted; none if it is not there. Names that are no UTF-8 are left out.
@@ -241,12 +374,84 @@ fn content_id(path: &Path) -> Option<u64> {
 #[cfg(unix)]
 fn content(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt as _;
-    fs::metadata(path).ok().map(|metadata| (metadata.ino(), metadata.nlink()))
+    fs::symlink_metadata(path).ok().map(|metadata| (metadata.ino(), metadata.nlink()))
 }
 
 #[cfg(not(unix))]
 fn content(_: &Path) -> Option<(u64, u64)> {
     None
+}
+
+/// How files and folders are opened and made where they have modes.
+#[cfg(unix)]
+mod modes {
+    use std::{
+        fs::Permissions,
+        os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    };
+
+    use rustix::fs::OFlags;
+
+    use super::*;
+
+    /// For the owner alone.
+    pub(super) fn private(builder: &mut DirBuilder) -> &mut DirBuilder {
+        builder.mode(0o700)
+    }
+
+    /// Opens what has the name of a file, without waiting for anybody and without following a link.
+    pub(super) fn open(path: &Path) -> io::Result<File> {
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        OpenOptions::new().read(true).custom_flags(flags).open(path)
+    }
+
+    fn of_folder(folder: &Path) -> io::Result<u32> {
+        Ok(fs::metadata(folder)?.mode() & 0o7777)
+    }
+
+    /// Makes a file with the mode of a folder, whatever the process masks.
+    pub(super) fn create(path: &Path, like: &Path) -> io::Result<File> {
+        let mode = of_folder(like)? & 0o666;
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        if file.metadata()?.mode() & 0o777 != mode {
+            file.set_permissions(Permissions::from_mode(mode))?;
+        }
+        Ok(file)
+    }
+
+    /// Makes a folder with the mode of another one, whatever the process masks.
+    pub(super) fn create_folder(folder: &Path, like: &Path) -> io::Result<()> {
+        let mode = of_folder(like)?;
+        DirBuilder::new().mode(mode & 0o777).create(folder)?;
+        if of_folder(folder)? != mode {
+            fs::set_permissions(folder, Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(not(unix))]
+mod modes {
+    use super::*;
+
+    pub(super) fn private(builder: &mut DirBuilder) -> &mut DirBuilder {
+        builder
+    }
+
+    pub(super) fn open(path: &Path) -> io::Result<File> {
+        match fs::symlink_metadata(path)?.is_file() {
+            true => File::open(path),
+            false => Err(io::Error::other("it is no regular file")),
+        }
+    }
+
+    pub(super) fn create(path: &Path, _like: &Path) -> io::Result<File> {
+        OpenOptions::new().write(true).create_new(true).open(path)
+    }
+
+    pub(super) fn create_folder(folder: &Path, _like: &Path) -> io::Result<()> {
+        fs::create_dir(folder)
+    }
 }
 
 #[cfg(test)]
@@ -271,8 +476,9 @@ mod tests {
     fn a_folder_that_cannot_be_written_to_is_told_on_opening() {
         let root = tempfile::tempdir().unwrap();
         // where even the superuser makes no files
-        std::os::unix::fs::symlink("/proc/self/fdinfo", root.path().join(TMP)).unwrap();
-        let refused = Disk::open(root.path().into(), true, &[]).unwrap_err();
+        let queue = root.path().join("queue");
+        std::os::unix::fs::symlink("/proc/self/fdinfo", &queue).unwrap();
+        let refused = Disk::open(queue, true, &[]).unwrap_err();
         assert!(matches!(&refused, FileQueueError::Io { path, .. } if path.ends_with(TMP)), "{refused:?}");
     }
 

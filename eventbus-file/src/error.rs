@@ -44,6 +44,17 @@ pub enum FileQueueError {
         /// What is wrong with it, and where.
         source: serde_json::Error,
     },
+    /// A file would be larger than any that is read; it was not made. Large data has a place of its own, and its name goes
+    /// into the event.
+    #[error("{} would have {bytes} bytes as a file, at most {most} are written", what_is_too_large(.event_id))]
+    TooLarge {
+        /// The event; `None` if it is a claim, a result or the like.
+        event_id: Option<EventId>,
+        /// How many bytes it would have.
+        bytes: u64,
+        /// How many it may have.
+        most: u64,
+    },
     /// An id or a name cannot be that of a file.
     #[error("invalid {what} `{value}`: {reason}")]
     InvalidName {
@@ -87,11 +98,23 @@ pub enum FileQueueError {
     ShutDown,
 }
 
+/// What is tried in vain while the folder of the queue is not there.
+pub(crate) const FIND_FOLDER: &str = "find folder";
+
+fn what_is_too_large(event_id: &Option<EventId>) -> String {
+    event_id.map_or_else(|| "what was to be written".into(), |id| format!("event {id}"))
+}
+
 impl FileQueueError {
     /// Whether doing it again can succeed without anybody changing anything.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Io { .. })
+    }
+
+    /// Whether the folder of the queue is not there now.
+    pub(crate) fn is_folder_missing(&self) -> bool {
+        matches!(self, Self::Io { what: FIND_FOLDER, .. })
     }
 
     /// With its causes, for the log.

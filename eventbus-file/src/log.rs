@@ -221,6 +221,11 @@ impl EventLog {
         Ok(!overdue.is_empty())
     }
 
+    /// Forgets what was about another queue in the same folder.
+    pub(crate) fn forget(&self) {
+        self.missing().clear();
+    }
+
     fn missing(&self) -> MutexGuard<'_, HashMap<u64, Instant>> {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -16,6 +16,9 @@ pub(crate) const DEAD_LETTERS: &str = "dead_letters";
 pub(crate) const REPLAYS: &str = "replays";
 pub(crate) const RELAYS: &str = "relays";
 
+/// The file that says which queue the folder holds.
+pub(crate) const QUEUE: &str = "queue.json";
+
 /// All folders of a queue but the one of temporary files.
 pub(crate) const FOLDERS: [&str; 9] =
     [EVENTS, RESULTS, CLAIMS, SUBSCRIPTIONS, PAYLOADS, REMOVED, DEAD_LETTERS, REPLAYS, RELAYS];

@@ -17,13 +17,11 @@ use serde::de::IgnoredAny;
 use uuid::Uuid;
 
 use crate::{
-    disk::{self, Disk},
+    disk::{self, Disk, MOST_BYTES},
     error::{FileQueueError, Result},
     names,
 };
 
-/// So many bytes a payload has at most; a small file may stand for many more than there is memory.
-const LARGEST: u64 = 1 << 30;
 /// How the names of these files end.
 const END: &str = ".json.gz";
 
@@ -44,7 +42,7 @@ impl Payloads {
     /// Writes the payload of an event into a file of its own if it is large; returns the name of that.
     pub(crate) fn write(&self, record: &RecordedEvent) -> Result<Option<String>> {
         let length = record.payload().len();
-        if length as u64 > LARGEST || self.from.is_none_or(|from| length < from) {
+        if self.from.is_none_or(|from| length < from) {
             return Ok(None);
         }
         let event_id = record.metadata().event_id();
@@ -63,9 +61,9 @@ impl Payloads {
         let torn = |source: BoxError| FileQueueError::torn("compressed payload", &path, source);
         let content = disk::read(&path)?.ok_or_else(|| torn("it is not there".into()))?;
         let mut payload = String::new();
-        let mut decoder = GzDecoder::new(&content[..]).take(LARGEST + 1);
+        let mut decoder = GzDecoder::new(&content[..]).take(MOST_BYTES + 1);
         decoder.read_to_string(&mut payload).map_err(|error| torn(error.into()))?;
-        if payload.len() as u64 > LARGEST {
+        if payload.len() as u64 > MOST_BYTES {
             return Err(torn("it is larger than any that is written".into()));
         }
         check(&payload).map_err(|error| torn(error.into()))?;

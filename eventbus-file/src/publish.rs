@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::{
     FileQueue,
     coordination::{Drawn, about, kind},
-    disk::Staged,
+    disk::{self, Staged},
     error::{FileQueueError, Result},
     event::{self, EventFile, QueueEvent, WrittenRecord},
     log::{self, Linked},
@@ -165,11 +165,16 @@ impl Shared {
     ) -> Result<VecDeque<Staged>> {
         let mut payload_files = Vec::new();
         let mut content = |record: &RecordedEvent| {
+            // also of one that is compressed: a small file may stand for more than there is memory
+            disk::check_size(record.payload().len() as u64, Some(record.metadata().event_id()))?;
             let payload_file = self.payloads.write(record)?;
             payload_files.extend(payload_file.clone());
             let event = Some(WrittenRecord::new(record, payload_file)?);
             let worker_id = self.worker.clone();
-            event::pretty("the event", &EventFile { created_at, worker_id, store, gap: None, again: None, event })
+            let file = EventFile { created_at, worker_id, store, gap: None, again: None, event };
+            let content = event::pretty("the event", &file)?;
+            disk::check_size(content.len() as u64, Some(record.metadata().event_id()))?;
+            Ok(content)
         };
         let contents: Result<Vec<_>> = records.iter().map(&mut content).collect();
         let staged = contents.and_then(|contents| self.disk.stage_all(&contents));

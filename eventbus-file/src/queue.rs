@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use eventbus::{
@@ -74,7 +77,11 @@ pub(crate) struct Shared {
     /// The newest event that this worker knows of.
     pub(crate) newest: AtomicU64,
     /// The events that have their result, as far as this worker knows.
-    pub(crate) done: Mutex<Done>,
+    done: Mutex<Done>,
+    /// Which queue the folder holds, as far as this worker knows; what it remembers is about that one.
+    queue_id: Mutex<Uuid>,
+    /// Shared by those who use the folder; alone with it is who forgets what was about another queue.
+    using: RwLock<()>,
     /// How far stores are published, as far as it was looked at.
     relays: Mutex<HashMap<Uuid, Relayed>>,
     pub(crate) subscribers: Subscribers,
@@ -137,8 +144,13 @@ impl Shared {
     ) -> Result<Self> {
         config.check()?;
         let (worker, root, sync) = (config.worker()?, config.root_dir.clone(), config.sync);
-        let disk = tokio::task::spawn_blocking(move || Disk::open(root, sync, &names::FOLDERS));
-        let disk = Arc::new(disk.await.map_err(|_| FileQueueError::RuntimeEnded)??);
+        let disk = tokio::task::spawn_blocking(move || {
+            let disk = Disk::open(root, sync, &names::FOLDERS)?;
+            let queue_id = disk.identity()?;
+            Ok((disk, queue_id))
+        });
+        let (disk, queue_id) = disk.await.map_err(|_| FileQueueError::RuntimeEnded)??;
+        let disk = Arc::new(disk);
         let payloads = Payloads::new(Arc::clone(&disk), config.compress_from);
         let claims = |folder, lasting| Claims::new(Arc::clone(&disk), folder, worker.clone(), lasting);
         Ok(Self {
@@ -152,6 +164,8 @@ impl Shared {
             news: watch::Sender::new(()),
             newest: AtomicU64::default(),
             done: Mutex::default(),
+            queue_id: Mutex::new(queue_id),
+            using: RwLock::default(),
             relays: Mutex::default(),
             subscribers: Subscribers::default(),
             counters: Arc::default(),
@@ -166,13 +180,50 @@ impl Shared {
         self.relays.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Which queue the folder holds, as far as this worker knows.
+    pub(crate) fn queue_id(&self) -> Uuid {
+        *self.queue_id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes sure that what is remembered is about the queue that the folder holds, for as long as the guard lives.
+    fn use_folder(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        loop {
+            let found = self.disk.identity()?;
+            let using = self.using.read().unwrap_or_else(PoisonError::into_inner);
+            if self.queue_id() == found {
+                return Ok(using);
+            }
+            drop(using);
+            let alone = self.using.write().unwrap_or_else(PoisonError::into_inner);
+            let known = std::mem::replace(&mut *self.queue_id.lock().unwrap_or_else(PoisonError::into_inner), found);
+            if known != found {
+                let root = self.disk.root().display();
+                tracing::warn!(folder = %root, "the folder was removed and made anew, the queue begins with what it has now");
+                *self.done() = Done::default();
+                self.relays().clear();
+                self.newest.store(0, Ordering::Relaxed);
+                self.log.forget();
+            }
+            drop(alone);
+        }
+    }
+
+    /// The events that have their result, as far as this worker knows.
+    pub(crate) fn done(&self) -> MutexGuard<'_, Done> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks the file system, on a thread that may wait for it.
     pub(crate) async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
         ask: impl FnOnce(&Self) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let shared = Arc::clone(self);
-        joined(tokio::task::spawn_blocking(move || ask(&shared))).await
+        let asking = tokio::task::spawn_blocking(move || {
+            let _using = shared.use_folder()?;
+            ask(&shared)
+        });
+        joined(asking).await
     }
 }
 

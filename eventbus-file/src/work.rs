@@ -5,7 +5,7 @@
 //! Real time, not the given clock: claims that other workers read in files.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     FileQueue,
     claims::Claim,
-    done::Done,
     error::{FileQueueError, Result},
     event::QueueEvent,
     log::Slot,
@@ -183,10 +182,6 @@ impl Shared {
         }
     }
 
-    fn done(&self) -> MutexGuard<'_, Done> {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn look(&self, id: u64) -> Result<Standing> {
         if self.has_result(id)? {
             return Ok(Standing::Done);
@@ -275,18 +270,27 @@ impl FileQueue {
         self.shared.try_next_work().await
     }
 
-    /// The same, waiting for an event. Nothing stays claimed if it is dropped, in a `select!` for example.
+    /// The same, waiting for an event; also for the folder, if it was removed. Nothing stays claimed if it is dropped, in a
+    /// `select!` for example.
     ///
     /// # Errors
     /// [`FileQueueError::ShutDown`] once the queue is shut down; [`FileQueueError::Io`].
     pub async fn next_work(&self) -> Result<Work> {
         let mut patience = Patience::new(&self.shared);
+        let mut is_folder_missing = false;
         loop {
             if self.shared.consuming.is_closed() {
                 return Err(FileQueueError::ShutDown);
             }
-            if let Some(work) = self.try_next_work().await? {
-                return Ok(work);
+            match self.try_next_work().await {
+                Ok(Some(work)) => return Ok(work),
+                Ok(None) => is_folder_missing = false,
+                Err(error) if error.is_folder_missing() => {
+                    if !std::mem::replace(&mut is_folder_missing, true) {
+                        tracing::warn!(error = error.log(), "the folder of the queue is gone, waiting for it");
+                    }
+                }
+                Err(error) => return Err(error),
             }
             patience.wait().await;
         }

@@ -406,13 +406,13 @@ async fn a_payload_that_cannot_be_read_now_is_not_taken_for_torn() {
     queue.publish(&"ten letters and more").await.unwrap();
     let event = json_of(&event_path(&queue, 1));
     let file = queue.config().root_dir.join("payloads").join(event["event"]["payload_file"].as_str().unwrap());
-    let away = file.with_extension("away");
-    fs::rename(&file, &away).unwrap();
-    std::os::unix::fs::symlink(&file, &file).unwrap(); // reading it fails, as on a broken disk
+    let (folder, away) = (file.parent().unwrap(), file.parent().unwrap().with_extension("away"));
+    fs::rename(folder, &away).unwrap();
+    std::os::unix::fs::symlink(folder, folder).unwrap(); // reading it fails, as on a broken disk
     assert!(matches!(queue.event(1).await, Err(FileQueueError::Io { .. })));
     assert!(matches!(queue.try_next_work().await, Err(FileQueueError::Io { .. })));
-    fs::remove_file(&file).unwrap();
-    fs::rename(&away, &file).unwrap();
+    fs::remove_file(folder).unwrap();
+    fs::rename(&away, folder).unwrap();
     assert_eq!(next_work(&queue).await.event().id(), 1, "it was not passed over");
 }
 

@@ -111,6 +111,7 @@ pub(crate) fn publish_error(name: &Name, Stopped { in_part, error }: Stopped) ->
         error => {
             let event_id = match &error {
                 FileQueueError::Unwritable { event_id, .. } => Some(*event_id),
+                FileQueueError::TooLarge { event_id, .. } => *event_id,
                 _ => None,
             };
             PublishError::Refused { destination, event_id, source: error.into() }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use eventbus::{Name, port::Tries};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::{
     claims::{Claim, Claimed},
@@ -24,6 +25,9 @@ pub(crate) struct Progress {
     pub(super) open: BTreeMap<u64, Tries>,
     /// The handlers of the worker that consumes.
     pub(crate) handlers: Vec<String>,
+    /// The queue that all this is about; another one has other events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) queue_id: Option<Uuid>,
 }
 
 impl Progress {
@@ -52,11 +56,21 @@ impl Shared {
     pub(crate) fn group(&self, group: &Name) -> Result<(Option<Claim>, Progress)> {
         match self.groups.newest(group)? {
             Some(claim) => {
-                let progress = claim.data()?;
+                let progress = self.progress_of(Some(&claim))?;
                 Ok((Some(claim), progress))
             }
             None => Ok((None, Progress::default())),
         }
+    }
+
+    /// How far a group has come in the queue that the folder holds, as a claim tells.
+    fn progress_of(&self, claim: Option<&Claim>) -> Result<Progress> {
+        let queue_id = Some(self.queue_id());
+        let told = claim.map(Claim::data::<Progress>).transpose()?.unwrap_or_default();
+        Ok(match told.queue_id.is_none() || told.queue_id == queue_id {
+            true => Progress { queue_id, ..told },
+            false => Progress { queue_id, ..Progress::default() },
+        })
     }
 
     /// The groups that were ever consumed for.
@@ -68,7 +82,7 @@ impl Shared {
     /// Makes a group that is not there: it begins with the oldest event, and nothing is removed that it has not handled.
     pub(crate) fn make_group(&self, group: &Name) -> Result<()> {
         if self.groups.newest(group)?.is_none()
-            && let Some(Claimed { now, .. }) = self.groups.create(group, Progress::default().to_value()?, false)?
+            && let Some(Claimed { now, .. }) = self.groups.create(group, self.progress_of(None)?.to_value()?, false)?
         {
             let data = now.data.clone();
             self.groups.release(&now, data)?;
@@ -83,8 +97,7 @@ impl Shared {
             subscribers.iter().map(|handler| handler.name().to_string()).collect()
         };
         let of = |claim: Option<&Claim>| -> Result<Progress> {
-            let progress = claim.map_or_else(|| Ok(Progress::default()), Claim::data)?;
-            Ok(Progress { handlers: handlers(), ..progress })
+            Ok(Progress { handlers: handlers(), ..self.progress_of(claim)? })
         };
         let claimed = self.groups.create_after(group, true, |before| of(before)?.to_value())?;
         let Some(Claimed { now, .. }) = claimed else {

@@ -32,6 +32,9 @@ use crate::{
 /// How soon it is tried again after the file system refused.
 const AGAIN: Duration = Duration::from_millis(200);
 
+/// What is logged of a group that another worker has.
+const STANDS_BY: &str = "another worker consumes for the group, this one takes over when its claim runs out";
+
 /// Consumes for a group whenever nobody else does, until it is stopped.
 pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
     let mut patience = Patience::new(&shared);
@@ -47,14 +50,19 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
                     tracing::warn!(
                         %group,
                         worker_id,
-                        "another worker, or another process with this worker id, has taken the group over, or our claim ran out"
+                        "another worker, or another process with this worker id, has taken the group over, our claim ran out, or the \
+                         folder was made anew"
                     );
                 }
                 told.clear();
                 patience.reset();
                 continue;
             }
-            Ok(None) => {}
+            Ok(None) if told == STANDS_BY => {}
+            Ok(None) => {
+                told = STANDS_BY.into();
+                tracing::info!(%group, "{STANDS_BY}");
+            }
             Err(error) if error.to_string() == told => {}
             Err(error) => {
                 told = error.to_string();
@@ -81,6 +89,8 @@ struct Consumer<'a> {
     renew_at: Instant,
     /// Not before this time, since the file system refused.
     not_before: Option<Instant>,
+    /// The trouble that was logged last, while it lasts.
+    told: String,
     /// Whether the worker before us may have died of a replay.
     was_left: bool,
     /// What came of entries, not noted yet.
@@ -111,6 +121,7 @@ impl<'a> Consumer<'a> {
             is_dirty: false,
             renew_at: Instant::now() + shared.config.group_expiration / 3,
             not_before: None,
+            told: String::new(),
             settled: VecDeque::new(),
             done: Vec::new(),
             begun: Vec::new(),
@@ -148,10 +159,14 @@ impl<'a> Consumer<'a> {
         let mut turn = self.turn().await;
         loop {
             match turn {
-                Ok(()) => self.not_before = None,
+                Ok(()) => (self.not_before, self.told) = (None, String::new()),
                 Err(FileQueueError::ClaimLost { .. }) => return true,
                 Err(error) => {
-                    tracing::warn!(group = %self.group, error = error.log(), "trying again");
+                    let said = error.to_string();
+                    if self.told != said {
+                        tracing::warn!(group = %self.group, error = error.log(), "trying again until it succeeds");
+                        self.told = said;
+                    }
                     self.not_before = Some(Instant::now() + AGAIN);
                     self.is_dirty = true;
                 }
@@ -179,6 +194,7 @@ impl<'a> Consumer<'a> {
 
     /// Writes down what came of events, takes more, and renews the claim.
     async fn turn(&mut self) -> Result<()> {
+        self.check_queue().await?;
         self.settle().await?;
         self.take_replays().await?;
         self.take_more().await?;
@@ -187,6 +203,16 @@ impl<'a> Consumer<'a> {
         }
         self.hand_over();
         Ok(())
+    }
+
+    /// Refuses to go on where the folder holds another queue than the one whose events were taken.
+    async fn check_queue(&self) -> Result<()> {
+        let (claim, known) = (self.owned.claim.clone(), self.owned.progress.queue_id);
+        let is_same = self.shared.blocking(move |shared| Ok(known == Some(shared.queue_id()))).await?;
+        match is_same {
+            true => Ok(()),
+            false => Err(FileQueueError::ClaimLost { claim_id: claim.claim_id, epoch: claim.epoch }),
+        }
     }
 
     /// What was to be written down is.

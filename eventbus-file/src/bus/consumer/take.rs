@@ -107,7 +107,7 @@ impl Consumer<'_> {
         let after = self.owned.progress.read;
         let (through, read, has_more) = self.shared.blocking(move |shared| shared.read_after(after, room)).await?;
         self.has_more = has_more;
-        if through > after {
+        if through != after {
             self.owned.progress.read = through;
             self.is_dirty = true;
             self.patience.reset();
@@ -135,6 +135,17 @@ impl Shared {
                 }
                 Slot::Torn(error) => read.push(Read::Torn(id, error)),
                 Slot::Gap | Slot::Missing | Slot::Removed(_) => {}
+            }
+        }
+        if read.is_empty() && through == after {
+            let head = self.log.head()?;
+            if head < after {
+                tracing::warn!(
+                    read = after,
+                    newest = head,
+                    "events are gone that were read, the group goes on with what comes"
+                );
+                through = head;
             }
         }
         let has_more = read.len() == count || bytes >= PAGE_BYTES;
