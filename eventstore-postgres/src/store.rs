@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use eventbus::port::{EventStore, Transactions};
+use eventbus::port::{EventStore, Notes, Transactions};
 
 use crate::{
     append::Group,
