@@ -131,7 +131,7 @@ impl Shared {
             home: stream.clone(),
             stream,
             partitions: Vec::new(),
-            generation: "0".into(),
+            generation: Arc::default(),
             ..self.clone()
         };
         (backlog.config.trim_max_length, backlog.config.trim_max_age_seconds) = (None, None);

@@ -1,13 +1,18 @@
 //! The bus itself: what its clones share, and the port it implements.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    error::Error as _,
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use eventbus::{
     BoxError, Name, RecordedEvent,
     port::{
-        Announced, Backlogs, BusCounters, BusStats, ConsumeError, Consuming, EventBus, GroupProgress, Health,
-        MessageId, PublishError, RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscribers,
+        Announced, Backlogs, BusCounters, BusStats, ConnectError, ConsumeError, Consuming, EventBus, GroupProgress,
+        Health, MessageId, PublishError, RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscribers,
     },
 };
 use tokio::sync::{Mutex, RwLock};
@@ -84,7 +89,9 @@ pub(crate) struct Shared {
     /// Those of the partitions, by number; none, where there is one stream.
     pub(crate) partitions: Vec<Arc<Self>>,
     /// That of the layout of the partitions, a decimal.
-    pub(crate) generation: String,
+    pub(crate) generation: Arc<OnceLock<String>>,
+    /// Whether the layout was joined; held by the one who joins it.
+    pub(crate) joined: Arc<Mutex<bool>>,
     pub(crate) link: Arc<Link>,
     pub(crate) counters: Arc<BusCounters>,
     pub(crate) subscribers: Subscribers,
@@ -112,7 +119,33 @@ impl RedisEventBus {
     /// assert!(matches!(refused, Err(RedisConnectError::Config(_))));
     /// # });
     /// ```
-    pub async fn connect(mut config: RedisEventBusConfig) -> Result<Self, RedisConnectError> {
+    pub async fn connect(config: RedisEventBusConfig) -> Result<Self, RedisConnectError> {
+        let bus = Self::lazy(config)?;
+        bus.shared.join().await?;
+        Ok(bus)
+    }
+
+    /// Makes a bus that is not connected yet: the configuration is checked, and no server asked.
+    ///
+    /// An app connects it when it starts: a server that is away then is waited for in the background, while the app saves
+    /// and says that the bus is away; one that refuses, as it was given a wrong password, another number of partitions or
+    /// no certificate that it trusts, is an error of the start. Without an app
+    /// [`ensure_connected`](EventBus::ensure_connected) connects; before that nothing is published or consumed.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`] with all mistakes.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use eventbus::prelude::*;
+    /// use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+    /// # async fn run(store: eventbus::InMemoryEventStore) -> eventbus::Result<()> {
+    /// let bus = RedisEventBus::lazy(RedisEventBusConfig::default())?;
+    /// let app = App::builder().store(store).bus(bus).discover().start().await?; // also while Redis is away
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lazy(mut config: RedisEventBusConfig) -> Result<Self, InvalidConfig> {
         let counters = Arc::new(BusCounters::default());
         config.validate()?;
         let link = Link::new(config.server(), Arc::clone(&counters))
@@ -135,7 +168,8 @@ impl RedisEventBus {
             home: stream.clone(),
             stream,
             partitions: Vec::new(),
-            generation: "0".into(),
+            generation: Arc::default(),
+            joined: Arc::default(),
             link: Arc::new(link),
             counters,
             subscribers: Subscribers::default(),
@@ -143,7 +177,8 @@ impl RedisEventBus {
             burying: Arc::default(),
             recovering: Arc::default(),
         };
-        shared.connect().await?;
+        shared.link.bar("it is not connected yet");
+        shared.part();
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -208,17 +243,43 @@ impl RedisEventBus {
 }
 
 impl Shared {
-    /// Connects, joins the layout of the stream, and makes the default group.
-    async fn connect(&mut self) -> Result<(), RedisConnectError> {
-        let (recorded, generation): (u32, String) = self.link.connect(&self.join_layout()).await?;
-        if recorded != self.config.partitions {
-            return Err(self.other_layout(recorded).into());
-        }
-        self.generation = generation;
+    /// Makes what each partition has of its own.
+    fn part(&mut self) {
         if self.config.partitions > 1 {
             let part = |number| Self { stream: keys::partition(&self.home, number), ..self.clone() };
             self.partitions = (0..self.config.partitions).map(|number| Arc::new(part(number))).collect();
         }
+    }
+
+    /// That of the layout of the partitions, a decimal; `0` before it is known.
+    pub(crate) fn generation(&self) -> &str {
+        self.generation.get().map_or("0", |generation| generation)
+    }
+
+    /// Connects, joins the layout of the stream, and makes the default group; once.
+    async fn join(&self) -> Result<(), RedisConnectError> {
+        let mut joined = self.joined.lock().await;
+        if *joined {
+            return Ok(());
+        }
+        let result = self.try_to_join().await;
+        match &result {
+            Ok(()) => *joined = true,
+            Err(error) => {
+                let why = error.source().map_or_else(String::new, |source| format!(": {source}"));
+                self.link.bar(&format!("{error}{why}"));
+            }
+        }
+        result
+    }
+
+    async fn try_to_join(&self) -> Result<(), RedisConnectError> {
+        let (recorded, generation): (u32, String) = self.link.connect(&self.join_layout()).await?;
+        if recorded != self.config.partitions {
+            return Err(self.other_layout(recorded).into());
+        }
+        let _ = self.generation.set(generation);
+        self.link.unbar();
         for part in self.parts() {
             // it holds no trimming until somebody joins it
             let create = part.creating(&self.default_group, "0-0", Joining::Connected);
@@ -270,6 +331,14 @@ impl EventBus for RedisEventBus {
         self.shared.announce(announced).await.map_err(|error| consume_error(&self.shared, error))
     }
 
+    async fn ensure_connected(&self) -> Result<(), ConnectError> {
+        let destination = || self.shared.destination.clone();
+        self.shared.join().await.map_err(|error| match error.is_retryable() {
+            true => ConnectError::Unavailable { destination: destination(), source: error.into() },
+            false => ConnectError::Refused { destination: destination(), source: error.into() },
+        })
+    }
+
     fn subscribers(&self) -> &Subscribers {
         &self.shared.subscribers
     }
@@ -277,6 +346,11 @@ impl EventBus for RedisEventBus {
     /// Creates the groups that are missing; they begin with the oldest event.
     async fn start_consuming(&self) -> Result<(), ConsumeError> {
         let shared = &self.shared;
+        let unavailable = |error: RedisConnectError| ConsumeError::Unavailable {
+            destination: shared.destination.clone(),
+            source: error.into(),
+        };
+        shared.join().await.map_err(unavailable)?;
         let consume = |group, stop| consumer::consume_all(Arc::clone(shared), group, stop);
         shared.consuming.run(&shared.destination, &shared.subscribers, consume).await
     }

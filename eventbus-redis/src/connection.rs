@@ -54,6 +54,8 @@ struct Slot {
     /// Counts the connections, so that a loss is noticed once.
     number: u64,
     is_closed: bool,
+    /// Why nothing is to be sent yet, of a bus that has not joined its stream.
+    barred: Option<String>,
 }
 
 /// Why connecting failed, for those who waited meanwhile.
@@ -91,6 +93,17 @@ impl Link {
             last_failure: Mutex::default(),
             counters,
         })
+    }
+
+    /// Lets nothing but [`connect`](Self::connect) be sent.
+    pub(crate) fn bar(&self, why: &str) {
+        let mut slot = self.slot_mut();
+        (slot.connection, slot.barred) = (None, Some(why.to_owned()));
+    }
+
+    /// Lets everything be sent.
+    pub(crate) fn unbar(&self) {
+        self.slot_mut().barred = None;
     }
 
     /// Whether the last that was heard of the connection is good.
@@ -312,6 +325,9 @@ impl Slot {
     fn check_open(&self) -> Result<(), CommandError> {
         if self.is_closed {
             return Err(CommandError::NotSent("it was disconnected".into()));
+        }
+        if let Some(why) = &self.barred {
+            return Err(CommandError::NotSent(why.clone()));
         }
         Ok(())
     }

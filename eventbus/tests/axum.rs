@@ -10,7 +10,7 @@ use axum::{
     routing::put,
 };
 use eventbus::{
-    App, InMemoryEventStore, Never, Position, ProjectionError, PublishedError,
+    App, InMemoryEventBus, InMemoryEventStore, Never, Position, ProjectionError, PublishedError,
     axum::{Mistake, Problem, health_routes},
     port::{AppendError, ReadError},
     prelude::*,
@@ -159,12 +159,21 @@ async fn another_writer_who_was_first_is_a_conflict() {
 }
 
 #[tokio::test]
+async fn without_a_store_the_bus_says_whether_an_app_is_ready() {
+    let app = App::builder().bus(InMemoryEventBus::new()).handler::<greet>().start().await.unwrap();
+    assert_eq!(ask(&app, "GET", "/health/ready", "").await, (200, json!({ "status": "ready", "alerts": [] })));
+    app.bus().stop_consuming().await;
+    let not_ready = json!({ "status": "not ready", "alerts": ["not consuming"] });
+    assert_eq!(ask(&app, "GET", "/health/ready", "").await, (503, not_ready));
+}
+
+#[tokio::test]
 async fn probes_are_told_how_the_app_is() {
     let app = App::builder().handler::<greet>().start().await.unwrap();
     assert_eq!(ask(&app, "GET", "/health/live", "").await, (200, json!({ "status": "alive", "alerts": [] })));
     assert_eq!(ask(&app, "GET", "/health/ready", "").await, (200, json!({ "status": "ready", "alerts": [] })));
     app.bus().stop_consuming().await;
-    let not_ready = json!({ "status": "not ready", "alerts": ["not consuming"] });
-    assert_eq!(ask(&app, "GET", "/health/ready", "").await, (503, not_ready));
+    let ready = json!({ "status": "ready", "alerts": ["not consuming"] });
+    assert_eq!(ask(&app, "GET", "/health/ready", "").await, (200, ready), "it has a store, and saves");
     assert_eq!(ask(&app, "GET", "/health/live", "").await.0, 200, "it need not be started anew");
 }

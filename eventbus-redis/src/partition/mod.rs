@@ -62,13 +62,13 @@ impl Shared {
         for number in 0..self.config.partitions {
             join.key(keys::partition(&self.home, number));
         }
-        join.arg(self.config.partitions).arg(&self.generation);
+        join.arg(self.config.partitions).arg(self.generation());
         join
     }
 
     /// Adds what tells a script that adds to partitions which layout it relies on.
     pub(crate) fn relying_on_layout(&self, adding: &mut ScriptInvocation<'_>) {
-        adding.key(keys::layout(&self.home)).arg(&self.generation);
+        adding.key(keys::layout(&self.home)).arg(self.generation());
     }
 
     /// Runs a script that adds to partitions; the layout is recorded again if the server has lost it.

@@ -148,7 +148,7 @@ impl Shared {
             change.key(&stream).key(keys::floors(&stream)).key(keys::relay(&stream));
         }
         let closed_ms = u64::try_from(closed.as_millis()).unwrap_or(u64::MAX);
-        change.arg(&self.generation).arg(self.config.partitions).arg(partitions).arg(&self.instance).arg(closed_ms);
+        change.arg(self.generation()).arg(self.config.partitions).arg(partitions).arg(&self.instance).arg(closed_ms);
         let reply: Vec<Value> = self.run(&change).await?;
         self.looked(reply).map_err(|error| self.not_done(error.into()))
     }

@@ -19,9 +19,10 @@ struct Answer {
 
 /// Routes for probes: `GET /health/live` and `GET /health/ready`.
 ///
-/// `/health/live` answers 200 as long as the process does. `/health/ready` answers 200 while every app is healthy
-/// ([`App::health`]), else 503, within two seconds. Both answer with JSON, as
-/// `{"status":"ready","alerts":[]}`, where `alerts` says what is wrong, or what soon may be.
+/// `/health/live` answers 200 as long as the process does. `/health/ready` answers 200 while the store of every app can be
+/// read ([`Health::is_ready`]), else 503, within two seconds; of an app without a store its bus is asked. A bus that is
+/// away is an alert: saves work all the same. Both answer with JSON, as `{"status":"ready","alerts":[]}`, where `alerts`
+/// says what is wrong, or what soon may be.
 ///
 /// A projection that stopped at an event is an alert only: it stops there in every process, and were none of them ready,
 /// all the service would be away for it. Alerts may name servers and events, so they are for those who run the service.
@@ -37,7 +38,7 @@ async fn ready(apps: &[App]) -> (StatusCode, Json<Answer>) {
     let mut alerts: Vec<_> = healths.iter().flat_map(|health| health.alerts(&HealthThresholds::default())).collect();
     alerts.sort();
     alerts.dedup(); // apps with one bus say the same
-    match healths.iter().all(Health::is_healthy) {
+    match healths.iter().all(Health::is_ready) {
         true => (StatusCode::OK, Json(Answer { status: "ready", alerts })),
         false => (StatusCode::SERVICE_UNAVAILABLE, Json(Answer { status: "not ready", alerts })),
     }

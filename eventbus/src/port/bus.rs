@@ -125,6 +125,15 @@ pub trait EventBus: DeadLetters + 'static {
         Ok(None)
     }
 
+    /// Connects a bus that was made without connecting, and does nothing if it is connected already or was once. An app
+    /// asks for it when it starts, and again until it succeeds.
+    ///
+    /// # Errors
+    /// [`ConnectError`] says whether trying again can succeed by itself.
+    async fn ensure_connected(&self) -> Result<(), ConnectError> {
+        Ok(())
+    }
+
     /// The subscribers; adding one here is subscribing.
     fn subscribers(&self) -> &Subscribers;
 
@@ -170,6 +179,28 @@ pub trait EventBus: DeadLetters + 'static {
     /// # Errors
     /// [`ConsumeError::Unavailable`] if the bus cannot be asked.
     async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError>;
+}
+
+/// Why a bus is not connected.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// It could not be reached: it may be later.
+    #[error("event bus `{destination}` unavailable")]
+    Unavailable {
+        /// Which bus.
+        destination: Name,
+        /// What the transport said.
+        source: BoxError,
+    },
+    /// It refuses to be used so, until somebody changes something: a password, a certificate, a number of partitions.
+    #[error("event bus `{destination}` refuses the connection")]
+    Refused {
+        /// Which bus.
+        destination: Name,
+        /// Why.
+        source: BoxError,
+    },
 }
 
 /// Why events were not, or may not have been, published.

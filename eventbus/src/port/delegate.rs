@@ -211,6 +211,10 @@ macro_rules! __delegate {
                     $inner.default_group()
                 }
 
+                async fn ensure_connected(&$self) -> Result<(), ConnectError> {
+                    $inner.ensure_connected().await
+                }
+
                 fn subscribers(&$self) -> &Subscribers {
                     $inner.subscribers()
                 }

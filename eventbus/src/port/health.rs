@@ -45,6 +45,8 @@ pub struct Health {
     pub projections: Vec<String>,
     #[serde(skip)]
     has_nothing_to_consume: bool,
+    #[serde(skip)]
+    has_store: bool,
 }
 
 /// Whether a bus does its work.
@@ -97,6 +99,7 @@ impl Health {
             relay: None,
             projections: Vec::new(),
             has_nothing_to_consume: false,
+            has_store: false,
         }
     }
 
@@ -114,6 +117,7 @@ impl Health {
             relay: None,
             projections: Vec::new(),
             has_nothing_to_consume: false,
+            has_store: false,
         }
     }
 
@@ -124,10 +128,16 @@ impl Health {
         Self { status, has_nothing_to_consume: true, ..self }
     }
 
+    /// Of a process with a store: it is ready while that can be read.
+    #[must_use]
+    pub fn with_store(self) -> Self {
+        Self { has_store: true, ..self }
+    }
+
     /// With why the store cannot be read: unhealthy.
     #[must_use]
     pub fn with_store_trouble(self, trouble: String) -> Self {
-        Self { status: HealthStatus::Unhealthy, store: Some(trouble), ..self }
+        Self { status: HealthStatus::Unhealthy, store: Some(trouble), has_store: true, ..self }
     }
 
     /// With what keeps the relay from publishing for now: an alert.
@@ -154,6 +164,16 @@ impl Health {
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.status == HealthStatus::Healthy
+    }
+
+    /// Whether the process can do what it is asked: its store can be read; without a store, its bus is connected and
+    /// consumed. While only the bus is away saves work, and their events are published when it is back.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        match self.has_store {
+            true => self.store.is_none(),
+            false => self.connected && (self.consuming || self.has_nothing_to_consume),
+        }
     }
 
     /// What is wrong, in words; nothing if all is well.

@@ -35,7 +35,7 @@ mod tries;
 
 pub use address::redacted;
 pub use backlog::{Announced, Backlogs, Fill, Filled, HandlerStart, SkippedBefore};
-pub use bus::{ConsumeError, EventBus, GroupProgress, MessageId, PublishError, ShutdownError};
+pub use bus::{ConnectError, ConsumeError, EventBus, GroupProgress, MessageId, PublishError, ShutdownError};
 pub use check::{check_events, check_ids, check_records, first_result};
 pub use checkpoint::{CheckpointError, Checkpoints};
 pub(crate) use consuming::soon;

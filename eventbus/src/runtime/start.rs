@@ -7,7 +7,7 @@ use crate::{
         error::{BoxError, Chain},
         event::{EventDescriptor, Source},
     },
-    port::SkippedBefore,
+    port::{ConnectError, SkippedBefore},
 };
 
 /// Everything that keeps an app from starting.
@@ -158,6 +158,9 @@ pub enum StartMistake {
         /// What was skipped.
         skipped: SkippedBefore,
     },
+    /// The bus refuses to be used as it was configured.
+    #[error("the event bus cannot be used")]
+    BusRefused(#[source] ConnectError),
     /// The store could not be asked how far the app had come.
     #[error("the store could not be asked how far {what} had come")]
     Unavailable {

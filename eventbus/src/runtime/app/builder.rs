@@ -9,9 +9,9 @@ use super::{
     tasks::Tasks,
 };
 use crate::{
-    domain::clock::SharedClock,
+    domain::{clock::SharedClock, error::Line},
     memory::{InMemoryEventBus, InMemoryEventStore},
-    port::{Announced, EventBus, EventStore, StateMap},
+    port::{Announced, ConnectError, EventBus, EventStore, StateMap},
     runtime::{
         definition::{Handler, HandlerDefinition, Projection},
         projection::{Projected, ProjectionSlot},
@@ -206,6 +206,7 @@ impl AppBuilder {
         if plan.handlers.is_empty() && plan.projections.is_empty() {
             tracing::info!("the app has no handlers and no projections; `.discover()` adds those that are linked");
         }
+        let is_connected = is_connected(&*bus).await?;
         let given_up = bus.stats().messages_sent_to_dlq;
         let unavailable =
             |source| StartMistake::Unavailable { what: format!("the relay to `{}`", bus.destination()), source };
@@ -214,7 +215,7 @@ impl AppBuilder {
         }
         announce(&plan, &*bus).await?;
         let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
-        let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, relay_options, &self.terms, &clock)
+        let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, relay_options, &self.terms, &clock, is_connected)
             .await
             .map_err(unavailable)?;
         Ok(App::new(store, bus, !consumes_only, plan, tasks, self.wait_timeout, given_up))
@@ -243,6 +244,19 @@ async fn announce(plan: &Checked, bus: &dyn EventBus) -> Result<(), StartError> 
         Some(StartMistake::SkippedBefore { name: handler.name, source_place: handler.source, skipped })
     });
     StartError::unless_empty(mistakes.collect())
+}
+
+/// Connects the bus if that was left to the app; one that is away is connected later.
+async fn is_connected(bus: &dyn EventBus) -> Result<bool, StartMistake> {
+    match bus.ensure_connected().await {
+        Ok(()) => Ok(true),
+        Err(error @ ConnectError::Unavailable { .. }) => {
+            let (destination, error) = (bus.destination(), Line(&error));
+            tracing::warn!(%destination, %error, "bus is away, the app starts without it and connects when it is back");
+            Ok(false)
+        }
+        Err(refused) => Err(StartMistake::BusRefused(refused)),
+    }
 }
 
 impl fmt::Debug for AppBuilder {

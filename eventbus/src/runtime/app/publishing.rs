@@ -63,6 +63,7 @@ impl App {
         let (health, store_trouble) = tokio::join!(self.bus_health(), self.store_trouble());
         let health = if self.0.groups.is_empty() { health.with_nothing_to_consume() } else { health };
         let health = health.with_stopped_projections(stopped);
+        let health = if self.0.has_store { health.with_store() } else { health };
         let health = match store_trouble {
             Some(trouble) => health.with_store_trouble(trouble),
             None => health,

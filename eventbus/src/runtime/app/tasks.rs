@@ -7,8 +7,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{builder::Terms, plan::Checked};
 use crate::{
-    domain::{clock::SharedClock, error::BoxError},
-    port::{ConsumeError, EventBus, EventStore, RetryPolicy, ShutdownError, StateMap, Subscription},
+    domain::{
+        clock::SharedClock,
+        error::{BoxError, Line},
+    },
+    port::{ConnectError, ConsumeError, EventBus, EventStore, RetryPolicy, ShutdownError, StateMap, Subscription},
     runtime::{
         definition::HandlerDefinition,
         effect,
@@ -45,6 +48,7 @@ impl Tasks {
         relay: Option<RelayOptions>,
         terms: &Terms,
         clock: &SharedClock,
+        is_connected: bool,
     ) -> Result<Self, BoxError> {
         let (cancel, abort) = (CancellationToken::new(), CancellationToken::new());
         let surroundings =
@@ -64,10 +68,15 @@ impl Tasks {
             },
             relay: None,
         };
+        let connected = watch::Sender::new(is_connected);
+        let is_connected = connected.subscribe();
+        if !*connected.borrow() {
+            tasks.spawn_one(&tasks.abort, connect(Arc::clone(bus), clock.clone(), connected, tasks.cancel.clone()));
+        }
         if let Some(options) = relay {
             let relay = Relay::prepare(Arc::clone(store), Arc::clone(bus), options, clock.clone()).await?;
             tasks.relay = Some(relay.progress());
-            tasks.spawn_stored(relay.run(tasks.cancel.clone()));
+            tasks.spawn_stored(once(is_connected.clone(), relay.run(tasks.cancel.clone()), tasks.cancel.clone()));
         }
         if bus.backlogs().is_some() {
             let (store, bus) = (Arc::clone(store), Arc::clone(bus));
@@ -75,6 +84,7 @@ impl Tasks {
         }
         if !plan.handlers.is_empty() {
             let consumer = consume(Arc::clone(bus), subscriptions, clock.clone(), tasks.cancel.clone());
+            let consumer = once(is_connected, consumer, tasks.cancel.clone());
             let (begun, has_begun) = oneshot::channel::<()>();
             let begin = async move {
                 let _ = begun.send(());
@@ -185,6 +195,46 @@ impl Drop for Subscriptions {
             subscription.cancel();
         }
     }
+}
+
+/// Runs a task once the bus is connected.
+async fn once(mut is_connected: watch::Receiver<bool>, task: impl Future<Output = ()>, cancel: CancellationToken) {
+    let connected = is_connected.wait_for(|is_connected| *is_connected);
+    if cancel.run_until_cancelled(connected).await.is_some() {
+        task.await;
+    }
+}
+
+/// Connects a bus that was away when the app started; one that refuses is asked again too, as somebody may mend it.
+async fn connect(
+    bus: Arc<dyn EventBus>,
+    clock: SharedClock,
+    connected: watch::Sender<bool>,
+    cancel: CancellationToken,
+) {
+    const AGAIN: RetryPolicy = RetryPolicy {
+        max_retries: u32::MAX,
+        first_delay: Duration::from_millis(100),
+        max_delay: Duration::from_secs(2),
+    };
+    let (began, destination) = (clock.instant(), bus.destination());
+    let (mut attempt, mut is_refused) = (0, false);
+    loop {
+        attempt += 1;
+        if cancel.run_until_cancelled(clock.sleep(AGAIN.jittered(attempt))).await.is_none() {
+            return;
+        }
+        match cancel.run_until_cancelled(bus.ensure_connected()).await {
+            None => return,
+            Some(Ok(())) => break,
+            Some(Err(ConnectError::Refused { source, .. })) if !std::mem::replace(&mut is_refused, true) => {
+                tracing::error!(%destination, error = %Line(&*source), "bus refuses the connection, trying again");
+            }
+            Some(Err(_)) => {}
+        }
+    }
+    tracing::info!(%destination, after = ?clock.elapsed(began), "bus is connected");
+    connected.send_replace(true);
 }
 
 /// Consumes until cancelled; a bus that is away at first is tried again.

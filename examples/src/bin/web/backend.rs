@@ -54,7 +54,7 @@ impl Backends {
     }
 
     /// Opens the bus, which is the workers: in the process one consumer that handles as many events at once.
-    pub async fn open_bus(&self) -> Result<Arc<dyn EventBus>> {
+    pub fn open_bus(&self) -> Result<Arc<dyn EventBus>> {
         if self.is_embedded() {
             return Ok(Arc::new(InMemoryEventBus::builder().concurrency(self.workers).build()));
         }
@@ -68,7 +68,7 @@ impl Backends {
             block_ms: BLOCK_MS,
             ..RedisEventBusConfig::from_env()?
         };
-        Ok(Arc::new(RedisEventBus::connect(config).await?))
+        Ok(Arc::new(RedisEventBus::lazy(config)?)) // the app connects it, also later
     }
 
     /// Which they are, without passwords.

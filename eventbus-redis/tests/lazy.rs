@@ -1,0 +1,99 @@
+//! A bus that an app connects: also later, if the server is away when it starts.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use common::{config, config_on, said, seen::event, until};
+use eventbus::{
+    App, InMemoryEventStore, Never, StartError,
+    port::{EventBus, HealthThresholds, PublishError},
+    prelude::*,
+};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Account)]
+struct Opened {}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(Opened))]
+struct Account {}
+
+impl Apply for Account {
+    fn apply(&mut self, _event: &AccountEvent) {}
+}
+
+#[handler(manual)]
+async fn count(_event: &Opened, State(opened): State<Arc<AtomicU32>>) {
+    opened.fetch_add(1, Ordering::SeqCst);
+}
+
+async fn start(config: RedisEventBusConfig, opened: &Arc<AtomicU32>) -> Result<App, StartError> {
+    let bus = RedisEventBus::lazy(config).unwrap();
+    App::builder().store(InMemoryEventStore::new()).bus(bus).state(Arc::clone(opened)).handler::<count>().start().await
+}
+
+#[tokio::test]
+async fn an_app_starts_and_saves_while_the_server_is_away_and_goes_on_when_it_comes() {
+    for partitions in [1, 4] {
+        let mut redis = test_servers::private_redis();
+        let config = RedisEventBusConfig { partitions, ..config_on(redis.url()) };
+        redis.stop();
+        let opened = Arc::default();
+        let app = start(config, &opened).await.unwrap();
+        app.repository::<Account>().upsert(&"1".parse().unwrap(), |_| Ok::<_, Never>(Opened {})).await.unwrap();
+        let health = app.health().await;
+        let alerts = health.alerts(&HealthThresholds::default());
+        assert!(health.is_ready() && !health.connected, "{health:?}");
+        assert!(alerts.iter().any(|alert| alert.contains("not connected: cannot connect to Redis")), "{alerts:?}");
+        redis.start();
+        until("the event is handled", async || opened.load(Ordering::SeqCst) == 1).await;
+        let health = app.health().await;
+        assert!(health.connected && health.consuming, "{health:?}");
+        app.shutdown(Duration::from_secs(10)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_is_an_error_of_the_start() {
+    let (connected, opened) = (RedisEventBus::connect(config()).await.unwrap(), Arc::default());
+    let other_layout = RedisEventBusConfig { partitions: 4, ..connected.config().clone() };
+    connected.publish(&[event("1")]).await.unwrap();
+    let error = said(&start(other_layout, &opened).await.unwrap_err());
+    assert!(error.contains("has 1 partition(s) and not 4"), "{error}");
+
+    let redis = test_servers::private_redis_with(&[]);
+    let refuses: RedisEventBusConfig = {
+        let client = redis::Client::open(redis.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let set = redis::cmd("ACL").arg(&["SETUSER", "app", "on", ">right", "~*", "+@all"]).to_owned();
+        let _: redis::Value = set.query_async(&mut connection).await.unwrap();
+        config_on(&redis.url().replace("redis://", "redis://app:wrong@"))
+    };
+    let error = said(&start(refuses, &opened).await.unwrap_err());
+    assert!(error.contains("refuses") && !error.contains("wrong@"), "{error}");
+}
+
+#[tokio::test]
+async fn nothing_is_sent_before_it_is_connected() {
+    let bus = RedisEventBus::lazy(config()).unwrap();
+    let refused = bus.publish(&[event("1")]).await.unwrap_err();
+    assert!(matches!(refused, PublishError::Unavailable { .. }), "{refused:?}");
+    assert!(said(&refused).contains("it is not connected yet"), "{refused:?}");
+    bus.ensure_connected().await.unwrap();
+    bus.publish(&[event("1")]).await.unwrap();
+}
+
+#[test]
+fn mistakes_are_told_at_once() {
+    let mistaken = RedisEventBusConfig { batch_size: 0, ..config() };
+    assert_eq!(RedisEventBus::lazy(mistaken).unwrap_err().mistakes[0].field, "batch_size");
+}
