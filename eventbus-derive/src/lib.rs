@@ -62,7 +62,7 @@ pub fn aggregate(item: TokenStream) -> TokenStream {
 /// | `name = "send-receipt"` | the durable name; the function's name if left out |
 /// | `group = "mail"` | the consumer group; the bus's own if left out |
 /// | `retries = 5` | how often a failed delivery is tried again, after growing delays, before it is a dead letter; the bus decides if left out |
-/// | `timeout_ms = 30_000` | how long one try may take; then it is ended, and has failed; without limit if left out |
+/// | `timeout_ms = 30_000` | how long one try may take; then it is ended, and has failed; 60 s if left out. A store that is away is waited for beside that |
 /// | `concurrency = 4` | how many deliveries run at once, each of another aggregate; the bus decides if left out |
 /// | `start = "oldest"` | where it begins when its group is new, or skipped its events longer ago than a day: with the oldest event, or with `"now"`; if left out, a new group begins with the oldest, and events that were skipped long ago are an error at the start |
 /// | `manual` | not found by `discover()`: the builder is given it, by `.handler::<..>()` |
@@ -82,6 +82,7 @@ pub fn handler(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// | `tables("order_rows", "order_lines")` | the tables of its rows, which a rebuild replaces; needed for rows in the store |
 /// | `key = "order_id"` | the column of each table that holds the aggregate's id, to rebuild one aggregate; with `tables` |
 /// | `version = 2` | the version of its methods: a rebuild that was interrupted goes on only in the same one; with `tables` |
+/// | `timeout_ms = 30_000` | how long a method that writes rows may take; then it is ended, and has failed; 60 s if left out |
 /// | `manual` | not found by `discover()`: the builder is given it, by `.projection(..)` or `.projection_with(..)` |
 /// | `crate = path` | where `eventbus` is re-exported |
 #[proc_macro_attribute]

@@ -85,10 +85,10 @@ impl Shared {
 
     pub(crate) async fn health(&self) -> Health {
         let consuming = self.consuming.is_running();
-        match self.ask_open().await {
+        self.subscribers.report(match self.ask_open().await {
             Ok(info) => Health::connected(consuming, info.pending_messages, info.dlq_messages),
             Err(error) => Health::disconnected(consuming, error.to_string()),
-        }
+        })
     }
 
     async fn ask_open(&self) -> Result<StreamInfo, CommandError> {

@@ -10,6 +10,7 @@ mod consumer;
 mod dead_letters;
 mod entry_id;
 mod error;
+mod fault;
 mod group;
 mod history;
 mod info;

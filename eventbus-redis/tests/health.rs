@@ -54,7 +54,7 @@ async fn a_bus_is_healthy_while_it_is_connected_and_consumes() {
     assert_eq!(serde_json::to_value(&health).unwrap(), expected);
     assert!(health.is_healthy());
     assert!(health.alerts(&HealthThresholds::default()).is_empty());
-    let strict = HealthThresholds { pending_messages: 0, dlq_messages: 0 };
+    let strict = HealthThresholds { pending_messages: 0, dlq_messages: 0, ..Default::default() };
     assert_eq!(health.alerts(&strict), ["1 pending messages, more than 0", "1 dead letters, more than 0"]);
     gate.open();
     bus.stop_consuming().await;
@@ -63,7 +63,14 @@ async fn a_bus_is_healthy_while_it_is_connected_and_consumes() {
 
 #[test]
 fn the_thresholds_are_those_of_the_tutorial() {
-    assert_eq!(HealthThresholds::default(), HealthThresholds { pending_messages: 1_000, dlq_messages: 10 });
+    assert_eq!(
+        HealthThresholds::default(),
+        HealthThresholds {
+            pending_messages: 1_000,
+            dlq_messages: 10,
+            in_flight_age: std::time::Duration::from_secs(30)
+        }
+    );
 }
 
 #[tokio::test]

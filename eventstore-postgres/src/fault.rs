@@ -1,10 +1,10 @@
-//! What became of a statement that failed, from the point of view of the data.
+//! What became of a statement that failed, from the point of view of the data, and whether the server is to blame.
 
 use std::{error::Error, iter, sync::Arc, time::Duration};
 
 use eventbus::{
     BoxError, Name,
-    port::{CheckpointError, ReadError},
+    port::{CheckpointError, ReadError, ServerFault, source_chain},
 };
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
@@ -49,6 +49,48 @@ pub(crate) fn shared(source: BoxError, appends: usize) -> Box<dyn Iterator<Item 
     Box::new(iter::repeat_n(source, appends).map(move |source| Joint { appends, source }.into()))
 }
 
+/// The fault of the server that an error or one of its sources reports: of the disk or the machine, a conflict with
+/// another transaction, a shutdown, or a broken connection.
+pub(crate) fn server_fault(error: &(dyn Error + 'static)) -> Option<ServerFault> {
+    source_chain(error).find_map(|error| {
+        if let Some(error) = error.downcast_ref::<sqlx::Error>() {
+            return of_driver(error);
+        }
+        if let Some(error) = error.downcast_ref::<Arc<sqlx::Error>>() {
+            return of_driver(error);
+        }
+        if let Some(answer) = error.downcast_ref::<PgDatabaseError>() {
+            return of_state(answer.code());
+        }
+        error.is::<NoAnswerWithin>().then(|| ServerFault::new("no answer in time"))
+    })
+}
+
+fn of_driver(error: &sqlx::Error) -> Option<ServerFault> {
+    match error {
+        sqlx::Error::Database(answer) => of_state(answer.try_downcast_ref::<PgDatabaseError>()?.code()),
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::WorkerCrashed => {
+            Some(ServerFault::new("connection broken"))
+        }
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::BeginFailed => {
+            Some(ServerFault::new("no connection"))
+        }
+        _ => None,
+    }
+}
+
+fn of_state(code: &str) -> Option<ServerFault> {
+    is_server_state(code).then(|| ServerFault::new(format!("SQLSTATE {code}")))
+}
+
+/// Whether a SQLSTATE is about the server and not about what it was told: resources (53), the system (58), the connection
+/// (08), a conflict of transactions (40), a lock that was not free (55P03), a shutdown (57P0x).
+///
+/// 57014, a statement that took too long or was cancelled, is about the statement.
+fn is_server_state(code: &str) -> bool {
+    matches!(code.get(..2), Some("53" | "58" | "08" | "40")) || code.starts_with("57P0") || code == "55P03"
+}
+
 impl Fault {
     /// Sorts what the driver says about a statement that was sent.
     pub(crate) fn of_statement(error: sqlx::Error) -> Self {
@@ -71,7 +113,8 @@ impl Fault {
             "40001" | "40P01" => Self::Again,
             "55P03" => Self::Blocked,
             "23505" if answer.constraint() == Some("events_event_id_key") => Self::EventIdStored,
-            "57014" => Self::Failed, // the server's time limit
+            "57014" => Self::Failed, // the server's time limit, which another append may have used up
+            code if is_server_state(code) => Self::Failed,
             code => match code.get(..2) {
                 // data, integrity, names and rights, limits of the server
                 Some("22" | "23" | "42" | "54") => Self::Refused,
@@ -103,5 +146,39 @@ impl Fault {
 impl From<Fault> for ReadError {
     fn from(fault: Fault) -> Self {
         Self::Unavailable(fault.into_source())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eventbus::{HandlerError, port::AppendError};
+
+    use super::*;
+
+    #[test]
+    fn states_of_the_server_are_told_from_those_of_a_statement() {
+        for code in ["53100", "53200", "53300", "58030", "58P01", "08006", "40001", "40P01", "55P03", "57P01", "57P03"]
+        {
+            assert!(is_server_state(code), "{code}");
+        }
+        for code in ["57014", "23505", "22P02", "42P01", "25P02", "25P03", "P0001", "55000", "54000", "XX000", "", "5"]
+        {
+            assert!(!is_server_state(code), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_fault_is_found_however_deep_it_lies() {
+        let broken = || sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
+        let wrapped = AppendError::OutcomeUnknown(Joint { appends: 2, source: Arc::new(broken()) }.into());
+        for error in [BoxError::from(broken()), Box::new(Arc::new(broken())), wrapped.into()] {
+            assert_eq!(server_fault(&*error), Some(ServerFault::new("connection broken")), "{error}");
+        }
+        for error in [BoxError::from(sqlx::Error::RowNotFound), "disk full".into()] {
+            assert_eq!(server_fault(&*error), None, "{error}");
+        }
+        // a file or a service of the handler's own is no connection of the store
+        let own = HandlerError::from(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
+        assert_eq!(server_fault(own.get_ref()), None);
     }
 }

@@ -122,6 +122,10 @@ impl Transaction for PgTransaction {
         self
     }
 
+    fn is_late(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
     async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError> {
         let sql = match from {
             Position::START => &self.statements.advance_first,

@@ -1,15 +1,15 @@
 //! Beginning transactions.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
     BoxError, Position,
-    port::{Shadow, Transaction, Transactions, TypeKey},
+    port::{ServerFault, Shadow, Transaction, Transactions, TypeKey},
 };
 use sqlx::Row as _;
 
-use crate::{config::milliseconds, lease::microseconds, store::PgEventStore, transaction::PgTransaction};
+use crate::{config::milliseconds, fault, lease::microseconds, store::PgEventStore, transaction::PgTransaction};
 
 /// The most deliveries that one statement forgets.
 const BATCH: i64 = 10_000;
@@ -21,6 +21,10 @@ pub(crate) struct PgTransactions(pub(crate) PgEventStore);
 impl Transactions for PgTransactions {
     fn transaction_type(&self) -> TypeKey {
         TypeKey::of::<PgTransaction>()
+    }
+
+    fn server_fault(&self, error: &(dyn Error + 'static)) -> Option<ServerFault> {
+        fault::server_fault(error)
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
@@ -87,9 +91,11 @@ impl PgEventStore {
         // with limits so that the server ends what its owner cannot: the owner may be paused
         let limit = self.config.transaction_timeout;
         let milliseconds = milliseconds(limit);
+        // sooner than the limit of a statement: so a lock that is held is told from a statement that takes too long
+        let lock_milliseconds = (milliseconds / 2).max(1);
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}; \
-             SET LOCAL statement_timeout = {milliseconds}"
+             SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {lock_milliseconds}"
         );
         let inner = self.connections.begin(begin).await?;
         Ok(PgTransaction::new(inner, self, limit))

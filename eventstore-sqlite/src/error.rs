@@ -1,8 +1,11 @@
 //! Why a store could not be opened, and what SQLite's errors mean to callers.
 
-use std::{path::PathBuf, time::Duration};
+use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
 
-use eventbus::{BoxError, port::ReadError};
+use eventbus::{
+    BoxError,
+    port::{ReadError, ServerFault, source_chain},
+};
 use rusqlite::ErrorCode;
 
 /// Why a store could not be opened.
@@ -175,12 +178,35 @@ pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
+/// The fault of the database that an error or one of its sources reports: another connection keeps it locked, the disk is
+/// full, the file cannot be read or written.
+pub(crate) fn server_fault(error: &(dyn Error + 'static)) -> Option<ServerFault> {
+    source_chain(error).find_map(|error| {
+        let shared = error.downcast_ref::<Arc<rusqlite::Error>>().map(|error| &**error);
+        of_code(error.downcast_ref::<rusqlite::Error>().or(shared)?.sqlite_error_code()?)
+    })
+}
+
+fn of_code(code: ErrorCode) -> Option<ServerFault> {
+    Some(ServerFault::new(match code {
+        ErrorCode::DatabaseBusy => "SQLITE_BUSY",
+        ErrorCode::DatabaseLocked => "SQLITE_LOCKED",
+        ErrorCode::FileLockingProtocolFailed => "SQLITE_PROTOCOL",
+        ErrorCode::DiskFull => "SQLITE_FULL",
+        ErrorCode::SystemIoFailure => "SQLITE_IOERR",
+        ErrorCode::CannotOpen => "SQLITE_CANTOPEN",
+        ErrorCode::OutOfMemory => "SQLITE_NOMEM",
+        _ => return None,
+    }))
+}
+
 /// Whether the events are to blame, not the database: trying again would fail again.
 pub(crate) fn is_refusal(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch)
-    )
+    server_fault(error).is_none()
+        && matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch)
+        )
 }
 
 /// What a reader is told.
@@ -190,5 +216,34 @@ pub(crate) fn read_error(error: rusqlite::Error) -> ReadError {
             ReadError::Corrupt { place: "the database file".into(), source: error.into() }
         }
         _ => ReadError::Unavailable(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    fn failure(code: i32) -> rusqlite::Error {
+        rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)
+    }
+
+    #[test]
+    fn faults_of_the_database_are_told_from_refusals() {
+        for code in [ffi::SQLITE_BUSY, ffi::SQLITE_LOCKED, ffi::SQLITE_FULL, ffi::SQLITE_IOERR, ffi::SQLITE_IOERR_FSYNC]
+        {
+            let plain = BoxError::from(failure(code));
+            let shared: BoxError = Box::new(Arc::new(failure(code)));
+            let wrapped = BoxError::from(SqliteTransactionError::from(failure(code)));
+            for error in [plain, shared, wrapped] {
+                assert!(server_fault(&*error).is_some(), "{error:?}");
+            }
+        }
+        for code in [ffi::SQLITE_CONSTRAINT_UNIQUE, ffi::SQLITE_ERROR, ffi::SQLITE_INTERRUPT, ffi::SQLITE_TOOBIG] {
+            assert_eq!(server_fault(&failure(code)), None, "{code}");
+        }
+        let late = SqliteTransactionError::TimedOut { limit: Duration::from_secs(5) };
+        assert_eq!(server_fault(&late), None);
     }
 }

@@ -1,17 +1,17 @@
 //! Transactions of the store, on its own tables or on the copies of a shadow.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
     BoxError, Name, Position,
-    port::{Shadow, Transaction, Transactions, TypeKey},
+    port::{ServerFault, Shadow, Transaction, Transactions, TypeKey},
 };
 use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::{
     blocking::blocking,
-    error::{SqliteTransactionError, read_error},
+    error::{self, SqliteTransactionError, read_error},
     lease::millis,
     lent::Hold,
     schema::check_table,
@@ -27,6 +27,10 @@ const FORGOTTEN: u32 = 1_000;
 impl Transactions for SqliteEventStore {
     fn transaction_type(&self) -> TypeKey {
         TypeKey::of::<SqliteTransaction>()
+    }
+
+    fn server_fault(&self, error: &(dyn Error + 'static)) -> Option<ServerFault> {
+        error::server_fault(error)
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {

@@ -212,6 +212,10 @@ impl Transaction for SqliteTransaction {
         self
     }
 
+    fn is_late(&self) -> bool {
+        self.lent.expired().is_some()
+    }
+
     async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError> {
         let connection = self.connection()?;
         let sql = match connection.0.hold() {

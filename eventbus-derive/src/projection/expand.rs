@@ -94,7 +94,8 @@ fn expand_definition(model: &Model) -> TokenStream {
 
 /// What a rebuild needs to know.
 fn expand_rebuild(model: &Model) -> TokenStream {
-    let Model { tables, key, version, .. } = model;
+    let Model { tables, key, version, timeout_ms, .. } = model;
+    let timeout = timeout_ms.map(|timeout_ms| quote!(.with_timeout_ms(#timeout_ms)));
     let version = version.map(|version| quote!(.with_version(#version)));
     let tables = (!tables.is_empty()).then(|| {
         let key = match key {
@@ -103,7 +104,7 @@ fn expand_rebuild(model: &Model) -> TokenStream {
         };
         quote!(.with_tables(&[#(#tables),*], #key))
     });
-    quote!(#tables #version)
+    quote!(#tables #version #timeout)
 }
 
 fn expand_requires(model: &Model) -> TokenStream {

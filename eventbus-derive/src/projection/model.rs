@@ -15,6 +15,7 @@ pub(super) struct Model {
     pub(super) tables: Vec<String>,
     pub(super) key: Option<String>,
     pub(super) version: Option<u32>,
+    pub(super) timeout_ms: Option<u64>,
     pub(super) self_ty: Type,
     /// Where the type is named.
     pub(super) span: Span,

@@ -16,6 +16,7 @@ const OPTIONS: &[Known] = &[
     Known::list("tables", "`tables(\"order_rows\", \"order_lines\")`"),
     Known::text("key", "`key = \"order_id\"`"),
     Known::number("version", "`version = 2`"),
+    Known::number("timeout_ms", "`timeout_ms = 30_000`"),
     Known::flag("manual", "`#[projection(name = \"..\", manual)]`"),
     krate::CRATE,
 ];
@@ -34,6 +35,7 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
         check_identifier("a column", key, mistakes);
     }
     let version = options.number("version", 1..=u32::MAX, mistakes);
+    let timeout_ms = options.number("timeout_ms", 1..=u64::MAX, mistakes);
     if options.key("name").is_none() {
         mistakes.at_span(
             Span::call_site(),
@@ -64,6 +66,7 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
         tables,
         key: key.map(|key| key.value()),
         version,
+        timeout_ms,
         span: self_ty.span(),
         self_ty,
         methods,
@@ -125,6 +128,10 @@ fn check_key(literal: &LitStr, mistakes: &mut Mistakes) {
 
 /// What only rows in the store's transaction have.
 fn check_rebuild(options: &Options, kind: Kind, mistakes: &mut Mistakes) {
+    if let (Kind::InMemory, Some(key)) = (kind, options.key("timeout_ms")) {
+        let why = "`timeout_ms` ends a method that writes rows; one that takes `&mut self` cannot be ended half-way";
+        mistakes.at(key, why);
+    }
     if kind != Kind::Transactional {
         for key in ["tables", "key", "version"].into_iter().filter_map(|key| options.key(key)) {
             mistakes.at(

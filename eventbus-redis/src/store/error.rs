@@ -6,7 +6,7 @@ use eventbus::{
 };
 use redis::RedisError;
 
-use crate::{command, connection::CommandError};
+use crate::{command, connection::CommandError, fault};
 
 /// Something in a key of the store that the store has not written, or not so.
 #[derive(Debug, thiserror::Error)]
@@ -65,5 +65,6 @@ pub(crate) fn damaged(key: &str, entry: &str) -> Damage {
 
 /// Whether the server refuses for good, until somebody changes something.
 pub(crate) fn is_refused(error: &RedisError) -> bool {
-    command::is_refusal(error) || command::is_elsewhere(error) || error.code() == Some("ERR")
+    fault::of_reply(error).is_none()
+        && (command::is_refusal(error) || command::is_elsewhere(error) || error.code() == Some("ERR"))
 }

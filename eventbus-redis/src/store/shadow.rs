@@ -1,11 +1,11 @@
 //! Transactions of the store, on the live keys or on the copies of a rebuild.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, error::Error, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
     BoxError, Position,
-    port::{Shadow, Transaction, Transactions, TypeKey},
+    port::{ServerFault, Shadow, Transaction, Transactions, TypeKey},
 };
 use redis::FromRedisValue;
 
@@ -14,7 +14,10 @@ use super::{
     lease::millis,
     transaction::{RedisTransaction, RedisTransactionError, Replacing, Table, pattern, tables},
 };
-use crate::script::store::{FORGET, MAKE_SHADOW};
+use crate::{
+    fault,
+    script::store::{FORGET, MAKE_SHADOW},
+};
 
 /// How many deliveries are forgotten, or keys removed or looked at, in one step.
 const TOGETHER: usize = 1_000;
@@ -23,6 +26,10 @@ const TOGETHER: usize = 1_000;
 impl Transactions for RedisEventStore {
     fn transaction_type(&self) -> TypeKey {
         TypeKey::of::<RedisTransaction>()
+    }
+
+    fn server_fault(&self, error: &(dyn Error + 'static)) -> Option<ServerFault> {
+        fault::server_fault(error)
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {

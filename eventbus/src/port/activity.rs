@@ -1,42 +1,195 @@
-//! What a subscriber is handling, and what it failed at last: for those who wait for it in vain.
+//! What a handler or projection runs at the moment, and what it failed at last: for time limits, logs, health and those who
+//! wait for it in vain.
+//!
+//! One that awaits is ended by its time limit, and logged by its own task. One that blocks its thread can be neither: the
+//! [`watchdog`](super::watchdog), a thread of its own, says so.
+//!
+//! Keep: nothing here is locked while a handler runs; a run is over when its guard goes, whatever ended it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
 
-use super::HandlerError;
-use crate::domain::{name::Name, record::RecordedEvent};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tracing::{Dispatch, Span};
 
-/// What a subscriber is handling, and what it failed at last.
+use super::{Delivery, HandlerError, HandlerErrorKind, InFlight, WaitingForServer, watchdog};
+use crate::domain::{clock::SharedClock, name::Name, record::RecordedEvent};
+
+/// How long one run of a handler, or of a method of a projection that may be run again, may take unless its attribute says
+/// otherwise.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A run that takes so long is logged while it lasts, again after twice the time, and so on.
+pub(super) const LONG: Duration = Duration::from_secs(10);
+
+tokio::task_local! {
+    /// The run that the current task is in.
+    static CURRENT: Arc<Run>;
+}
+
+/// What a handler or projection runs at the moment, and what it failed at last.
 #[derive(Debug, Default)]
 pub(crate) struct Activity(Mutex<Now>);
 
 #[derive(Debug, Default)]
 struct Now {
-    /// What it is handling, the oldest first.
-    handling: Vec<RecordedEvent>,
+    /// The runs, the oldest first.
+    runs: Vec<Arc<Run>>,
     failed: Option<(RecordedEvent, String)>,
+    /// Since when the database has a fault, and which.
+    server_fault: Option<(OffsetDateTime, String)>,
+    is_watched: bool,
 }
 
+/// One run: an event and who handles it.
+#[derive(Debug)]
+pub(crate) struct Run {
+    activity: Weak<Activity>,
+    who: Name,
+    group: Name,
+    record: RecordedEvent,
+    began_at: OffsetDateTime,
+    timeout: Option<Duration>,
+    by: SharedClock,
+    clock: Mutex<RunClock>,
+    /// Where the task logs, for the watchdog.
+    dispatch: Dispatch,
+    span: Span,
+}
+
+#[derive(Debug)]
+struct RunClock {
+    /// `None` while it waits for the store's transaction, which does not count.
+    since: Option<Instant>,
+    /// Since when its thread is in it without a pause. Real time: no clock frees a thread.
+    polled_since: Option<std::time::Instant>,
+    /// When the watchdog logs it.
+    log_at: Duration,
+    is_stuck: bool,
+    /// Its place among those that the handler may run at once; one that is stuck leaves it to another.
+    turn: Option<OwnedSemaphorePermit>,
+}
+
+/// What a run took longer than.
+#[derive(Debug)]
+pub(crate) struct TookTooLong(pub(crate) Duration);
+
 impl Activity {
-    /// Says that `record` is being handled, until the result is dropped.
-    pub(super) fn begin<'a>(&'a self, record: &'a RecordedEvent) -> Handling<'a> {
-        self.now().handling.push(record.clone());
-        Handling(self, record)
+    /// Runs `handling` and watches over it: ends it after `timeout`, the time in [`not_counted`] left out. Until then it
+    /// holds `turn`.
+    pub(crate) async fn watch<T>(
+        self: &Arc<Self>,
+        who: &Name,
+        delivery: &Delivery,
+        timeout: Option<Duration>,
+        turn: Option<OwnedSemaphorePermit>,
+        handling: impl Future<Output = T>,
+        clock: &SharedClock,
+    ) -> Result<T, TookTooLong> {
+        let running = self.begin(who, delivery, timeout, turn, clock);
+        let run = Arc::clone(&running.run);
+        let mut handling = pin!(CURRENT.scope(Arc::clone(&run), handling));
+        let mut polled = pin!(poll_fn(|context| {
+            let _in_poll = InPoll::new(&run);
+            handling.as_mut().poll(context)
+        }));
+        let mut log_at = LONG;
+        loop {
+            let left = |limit: Duration| limit.saturating_sub(run.took());
+            tokio::select! {
+                biased;
+                output = &mut polled => return Ok(output),
+                () = clock.sleep(left(timeout.unwrap_or(Duration::MAX))) => {}
+                () = clock.sleep(left(log_at)) => {}
+            }
+            let took = run.took();
+            if let Some(timeout) = timeout.filter(|timeout| took >= *timeout) {
+                return Err(TookTooLong(timeout));
+            }
+            if took >= log_at {
+                run.log(took, "still runs");
+                log_at = log_at.saturating_mul(2);
+            }
+        }
     }
 
-    pub(super) fn failed(&self, record: &RecordedEvent, error: &HandlerError) {
-        self.now().failed = Some((record.clone(), error.to_string()));
+    fn begin(
+        self: &Arc<Self>,
+        who: &Name,
+        delivery: &Delivery,
+        timeout: Option<Duration>,
+        turn: Option<OwnedSemaphorePermit>,
+        clock: &SharedClock,
+    ) -> Running<'_> {
+        let since = Some(clock.instant());
+        let run = Arc::new(Run {
+            activity: Arc::downgrade(self),
+            who: who.clone(),
+            group: delivery.group().clone(),
+            record: delivery.record().clone(),
+            began_at: clock.now(),
+            timeout,
+            by: clock.clone(),
+            clock: Mutex::new(RunClock { since, polled_since: None, log_at: LONG, is_stuck: false, turn }),
+            dispatch: tracing::dispatcher::get_default(Dispatch::clone),
+            span: Span::current(),
+        });
+        let mut now = self.now();
+        now.runs.push(Arc::clone(&run));
+        let is_watched = std::mem::replace(&mut now.is_watched, true);
+        drop(now);
+        if !is_watched {
+            watchdog::watch(self);
+        }
+        Running { activity: self, run }
     }
 
-    /// What failed before has succeeded.
-    pub(super) fn succeeded(&self, record: &RecordedEvent) {
-        let event_id = record.metadata().event_id();
-        self.now().failed.take_if(|(failed, _)| failed.metadata().event_id() == event_id);
+    /// Notes how a run ended.
+    pub(crate) fn ended(
+        &self,
+        who: &Name,
+        record: &RecordedEvent,
+        result: &Result<(), HandlerError>,
+        clock: &SharedClock,
+    ) {
+        let mut now = self.now();
+        let fault = match result {
+            Ok(()) => {
+                let event_id = record.metadata().event_id();
+                now.failed.take_if(|(failed, _)| failed.metadata().event_id() == event_id);
+                None
+            }
+            // nothing was learnt of the database
+            Err(error) if error.kind() == HandlerErrorKind::NotBegun => return,
+            Err(error) => {
+                now.failed = Some((record.clone(), error.to_string()));
+                error.server_fault().map(ToString::to_string)
+            }
+        };
+        let since = now.server_fault.as_ref().map(|(since, _)| *since);
+        now.server_fault = fault.map(|fault| (since.unwrap_or_else(|| clock.now()), fault));
+        let is_over = since.is_some() && now.server_fault.is_none();
+        drop(now);
+        if is_over {
+            tracing::info!(handler = %who, "handler goes on, its database has no fault any more");
+        }
     }
 
-    /// What the subscriber called `name` is handling, in words.
-    pub(crate) fn handling(&self, name: &Name) -> Option<String> {
+    /// What the handler called `name` waits for, if its database has a fault.
+    pub(crate) fn waiting(&self, name: &Name) -> Option<WaitingForServer> {
         let now = self.now();
-        now.handling.first().map(|record| words(name, record))
+        let (since, fault) = now.server_fault.as_ref()?;
+        Some(WaitingForServer { name: name.to_string(), fault: fault.clone(), since: text(*since) })
+    }
+
+    /// What it is handling, in words.
+    pub(crate) fn handling(&self, name: &Name) -> Option<String> {
+        self.now().runs.first().map(|run| words(name, &run.record))
     }
 
     /// What the subscriber called `name` failed at last and has not succeeded with since, and why, in words.
@@ -46,8 +199,156 @@ impl Activity {
         Some(format!("{}: {error}", words(name, record)))
     }
 
+    /// The run that takes longest, if it takes long.
+    pub(crate) fn long_run(&self) -> Option<InFlight> {
+        let runs = self.runs();
+        let took = runs.iter().map(|run| (run.took(), run)).max_by_key(|(took, _)| *took);
+        took.filter(|(took, _)| *took >= LONG).map(|(took, run)| run.in_flight(took))
+    }
+
+    /// How many runs block their threads for longer than they may take.
+    pub(crate) fn stuck(&self) -> usize {
+        self.runs().iter().filter(|run| run.clock().is_stuck).count()
+    }
+
+    /// The runs that block a thread at the moment, in words: nothing can end them.
+    pub(crate) fn blocking(&self) -> Vec<String> {
+        let runs = self.runs();
+        let blocking = runs.iter().filter(|run| run.blocked_for() >= Duration::from_secs(1));
+        blocking.map(|run| words(&run.who, &run.record)).collect()
+    }
+
+    /// Logs runs that block their threads. Returns `true` if one is stuck since now.
+    pub(super) fn look(&self) -> bool {
+        self.runs().iter().filter(|run| run.look()).count() > 0
+    }
+
+    fn runs(&self) -> Vec<Arc<Run>> {
+        self.now().runs.clone()
+    }
+
     fn now(&self) -> MutexGuard<'_, Now> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
+    }
+}
+
+impl Run {
+    fn took(&self) -> Duration {
+        self.clock().since.map_or(Duration::ZERO, |since| self.by.elapsed(since))
+    }
+
+    /// How long its thread is in it without a pause.
+    fn blocked_for(&self) -> Duration {
+        self.clock().polled_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn in_flight(&self, took: Duration) -> InFlight {
+        InFlight {
+            name: self.who.to_string(),
+            group: self.group.to_string(),
+            event_type: self.record.event_type().to_string(),
+            event_id: self.record.metadata().event_id().to_string(),
+            since: text(self.began_at),
+            seconds: took.as_secs(),
+            blocks_its_thread: self.blocked_for() >= LONG,
+        }
+    }
+
+    fn look(&self) -> bool {
+        let blocked = self.blocked_for();
+        let mut clock = self.clock();
+        let is_news = !clock.is_stuck && self.timeout.is_some_and(|timeout| blocked >= timeout);
+        if is_news {
+            clock.is_stuck = true;
+            clock.turn = None;
+        }
+        let is_due = blocked >= clock.log_at;
+        if is_due {
+            clock.log_at = clock.log_at.saturating_mul(2);
+        }
+        drop(clock);
+        if is_due {
+            let log = || self.log(blocked, "blocks its thread, where no time limit can end it");
+            tracing::dispatcher::with_default(&self.dispatch, || self.span.in_scope(log));
+        }
+        is_news
+    }
+
+    fn log(&self, took: Duration, what: &str) {
+        let metadata = self.record.metadata();
+        let took = Duration::from_secs(took.as_secs());
+        tracing::warn!(
+            handler = %self.who, group = %self.group, event_type = %self.record.event_type(),
+            aggregate = %metadata.stream(), event_id = %metadata.event_id(), ?took, "handler {what}"
+        );
+    }
+
+    fn clock(&self) -> MutexGuard<'_, RunClock> {
+        lock(&self.clock)
+    }
+}
+
+/// Notes that the store cannot begin a transaction for the current run, because of this fault.
+pub(crate) fn waits_for_server(fault: String, clock: &SharedClock) {
+    let Some(activity) = CURRENT.try_with(|run| run.activity.upgrade()).ok().flatten() else {
+        return;
+    };
+    let mut now = activity.now();
+    let since = now.server_fault.as_ref().map_or_else(|| clock.now(), |(since, _)| *since);
+    now.server_fault = Some((since, fault));
+}
+
+/// Awaits what the time limit of the current run does not count, as the wait for a store that is away.
+pub(crate) async fn not_counted<T>(waiting: impl Future<Output = T>) -> T {
+    let run = CURRENT.try_with(Arc::clone).ok();
+    let _paused = run.as_deref().map(Paused::new);
+    waiting.await
+}
+
+/// While it is there, the time of a run is not counted; afterwards it begins anew.
+struct Paused<'r>(&'r Run);
+
+impl<'r> Paused<'r> {
+    fn new(run: &'r Run) -> Self {
+        run.clock().since = None;
+        Self(run)
+    }
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.0.clock().since = Some(self.0.by.instant());
+    }
+}
+
+/// While it is there, a thread is in the handler.
+struct InPoll<'r>(&'r Run);
+
+impl<'r> InPoll<'r> {
+    fn new(run: &'r Run) -> Self {
+        run.clock().polled_since = Some(std::time::Instant::now());
+        Self(run)
+    }
+}
+
+impl Drop for InPoll<'_> {
+    fn drop(&mut self) {
+        let mut clock = self.0.clock();
+        clock.polled_since = None;
+        clock.is_stuck = false;
+    }
+}
+
+/// While it is there, an event is being handled.
+struct Running<'a> {
+    activity: &'a Activity,
+    run: Arc<Run>,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.activity.now().runs.retain(|run| !Arc::ptr_eq(run, &self.run));
+        self.run.clock().turn = None;
     }
 }
 
@@ -56,15 +357,12 @@ fn words(name: &Name, record: &RecordedEvent) -> String {
     format!("`{name}` with `{event_type}` of `{stream}`")
 }
 
-/// While it is there, an event is being handled.
-pub(super) struct Handling<'a>(&'a Activity, &'a RecordedEvent);
+/// A time as reports show it.
+pub(crate) fn text(time: OffsetDateTime) -> String {
+    let time = time.replace_nanosecond(0).unwrap_or(time);
+    time.format(&Rfc3339).unwrap_or_default()
+}
 
-impl Drop for Handling<'_> {
-    fn drop(&mut self) {
-        let mut now = self.0.now();
-        let event_id = self.1.metadata().event_id();
-        if let Some(at) = now.handling.iter().position(|record| record.metadata().event_id() == event_id) {
-            now.handling.remove(at);
-        }
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -168,10 +168,10 @@ pub trait EventBus: DeadLetters + 'static {
     async fn health(&self) -> Health {
         let info = self.stream_info().await;
         let consuming = self.is_consuming();
-        match info.connected {
+        self.subscribers().report(match info.connected {
             true => Health::connected(consuming, info.pending_messages, info.dlq_messages),
             false => Health::disconnected(consuming, "the bus cannot be asked"),
-        }
+        })
     }
 
     /// How far a consumer group has come.

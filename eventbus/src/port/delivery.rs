@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{MessageId, StateMap, TypeKey};
+use super::{MessageId, ServerFault, StateMap, TypeKey};
 use crate::domain::{
     codec::DecodeError,
     error::{BoxError, Error, Line},
@@ -94,6 +94,9 @@ impl Delivery {
 /// meanwhile. A delivery whose attempts are used up is a [dead letter](crate::port::DeadLetters). A panic, and a handler
 /// that takes longer than its `timeout_ms`, count as errors.
 ///
+/// An error of a handler that takes the store's connection uses up no attempt if the store's driver finds a fault of the
+/// server among its sources, whatever the handler made of it: see [`Transactions::server_fault`](crate::port::Transactions::server_fault).
+///
 /// # Examples
 /// ```
 /// use eventbus::HandlerError;
@@ -105,6 +108,7 @@ impl Delivery {
 pub struct HandlerError {
     kind: HandlerErrorKind,
     source: BoxError,
+    server_fault: Option<ServerFault>,
 }
 
 /// What is to become of a delivery that a handler did not handle.
@@ -125,17 +129,24 @@ pub enum HandlerErrorKind {
     TimedOut,
     /// The handler waited for the store's transaction when its app stopped: again later, and no attempt is used up.
     NotBegun,
+    /// The database of the handler's transaction had a fault of its own, such as a full disk or a lock that is held: again
+    /// later, after delays that grow to 5 minutes, without limit, and no attempt is used up.
+    ServerFault,
 }
 
 impl HandlerError {
+    const fn of(kind: HandlerErrorKind, source: BoxError) -> Self {
+        Self { kind, source, server_fault: None }
+    }
+
     /// An error that no retry can mend.
     pub fn permanent(error: impl Into<BoxError>) -> Self {
-        Self { kind: HandlerErrorKind::Permanent, source: error.into() }
+        Self::of(HandlerErrorKind::Permanent, error.into())
     }
 
     /// An error that may be gone after `delay`. It uses up an attempt, as any other.
     pub fn retry_after(delay: Duration, error: impl Into<BoxError>) -> Self {
-        Self { kind: HandlerErrorKind::RetryAfter(delay), source: error.into() }
+        Self::of(HandlerErrorKind::RetryAfter(delay), error.into())
     }
 
     /// The error of a handler that panicked.
@@ -143,30 +154,45 @@ impl HandlerError {
         let text =
             (panic.downcast_ref::<&str>().copied()).or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         let message = format!("handler panicked: {}", text.unwrap_or("(no message)"));
-        Self { kind: HandlerErrorKind::Panicked, source: message.into() }
+        Self::of(HandlerErrorKind::Panicked, message.into())
     }
 
     /// The error of a handler that took longer than it may.
     pub(crate) fn timed_out(timeout: Duration) -> Self {
-        Self { kind: HandlerErrorKind::TimedOut, source: format!("handler took longer than {timeout:?}").into() }
+        Self::of(HandlerErrorKind::TimedOut, format!("handler took longer than {timeout:?}").into())
     }
 
     /// The app stopped before the store began a transaction for the handler.
     pub(crate) fn not_begun() -> Self {
         let source = "the app stops, and the store has not begun a transaction for the handler".into();
-        Self { kind: HandlerErrorKind::NotBegun, source }
+        Self::of(HandlerErrorKind::NotBegun, source)
+    }
+
+    /// The same error, once the store's driver has found a fault of the server in it.
+    pub(crate) fn with_server_fault(self, fault: ServerFault) -> Self {
+        Self { kind: HandlerErrorKind::ServerFault, server_fault: Some(fault), ..self }
+    }
+
+    /// What the database said of itself, if this is [`HandlerErrorKind::ServerFault`].
+    #[must_use]
+    pub const fn server_fault(&self) -> Option<&ServerFault> {
+        self.server_fault.as_ref()
     }
 
     #[doc(hidden)]
     #[must_use]
     pub fn undecodable(error: DecodeError) -> Self {
-        Self { kind: HandlerErrorKind::Undecodable, source: error.into() }
+        Self::of(HandlerErrorKind::Undecodable, error.into())
     }
 
     #[doc(hidden)]
     #[must_use]
     pub fn missing(key: TypeKey) -> Self {
-        Self { kind: HandlerErrorKind::Permanent, source: format!("`{}` is not there", key.name()).into() }
+        Self::of(HandlerErrorKind::Permanent, format!("`{}` is not there", key.name()).into())
+    }
+
+    pub(crate) fn into_source(self) -> BoxError {
+        self.source
     }
 
     /// What is to become of the delivery.
@@ -190,7 +216,7 @@ impl HandlerError {
 
 impl From<Error> for HandlerError {
     fn from(error: Error) -> Self {
-        Self { kind: HandlerErrorKind::Retry, source: error.into_inner() }
+        Self::of(HandlerErrorKind::Retry, error.into_inner())
     }
 }
 
@@ -202,7 +228,7 @@ impl From<HandlerError> for Error {
 
 impl<E: Into<BoxError>> From<E> for HandlerError {
     fn from(error: E) -> Self {
-        Self { kind: HandlerErrorKind::Retry, source: error.into() }
+        Self::of(HandlerErrorKind::Retry, error.into())
     }
 }
 

@@ -11,10 +11,13 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Span;
 
-use super::{BoxFuture, Delivery, HandlerError, HandlerStart, Tries, activity::Activity};
+use super::{
+    BoxFuture, Delivery, HandlerError, HandlerStart, InFlight, Tries, WaitingForServer,
+    activity::{Activity, DEFAULT_TIMEOUT, TookTooLong},
+};
 use crate::domain::{clock::SharedClock, event::EventFilter, name::Name};
 
 /// The function behind a subscriber.
@@ -26,7 +29,7 @@ pub type HandleFn = dyn for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), Han
 pub struct HandlerOptions {
     /// How often a failed delivery is tried again; the bus decides if `None`.
     pub retries: Option<u32>,
-    /// How long one try may take; without limit if `None`.
+    /// How long one try may take; 60 s if `None`. A store that is away is waited for beside that.
     pub timeout: Option<Duration>,
     /// How many deliveries run at once, each of another aggregate; the bus decides if `None`.
     pub concurrency: Option<u32>,
@@ -62,7 +65,7 @@ pub struct Subscriber {
     handle: Arc<HandleFn>,
     activity: Arc<Activity>,
     /// As many permits as deliveries may run at once.
-    turns: Arc<OnceLock<Semaphore>>,
+    turns: Arc<OnceLock<Arc<Semaphore>>>,
 }
 
 impl Subscriber {
@@ -112,6 +115,20 @@ impl Subscriber {
         matches!(self.events, EventFilter::All)
     }
 
+    /// The longest of its runs, if it takes long.
+    pub(super) fn long_run(&self) -> Option<InFlight> {
+        self.activity.long_run()
+    }
+
+    /// What it waits for, if its database has a fault.
+    pub(super) fn waiting(&self) -> Option<WaitingForServer> {
+        self.activity.waiting(&self.name)
+    }
+
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+
     /// What it is handling, in words.
     pub(crate) fn handling(&self) -> Option<String> {
         self.activity.handling(&self.name)
@@ -126,10 +143,10 @@ impl Subscriber {
     async fn run(&self, delivery: &Delivery, limits: &Limits, clock: &SharedClock) -> Result<(), HandlerError> {
         let at_once = self.options.concurrency.map_or(limits.concurrency, |at_once| at_once as usize);
         let at_once = at_once.saturating_mul(limits.consumers).clamp(1, Semaphore::MAX_PERMITS);
-        let turns = self.turns.get_or_init(|| Semaphore::new(at_once));
-        let _turn = turns.acquire().await?;
+        let turns = self.turns.get_or_init(|| Arc::new(Semaphore::new(at_once)));
+        let turn = Arc::clone(turns).acquire_owned().await?;
         let began = clock.instant();
-        let result = self.run_now(delivery, clock).await;
+        let result = self.run_now(delivery, turn, clock).await;
         let took = clock.elapsed(began);
         if took >= limits.slow {
             let metadata = delivery.metadata();
@@ -141,23 +158,20 @@ impl Subscriber {
         result
     }
 
-    async fn run_now(&self, delivery: &Delivery, clock: &SharedClock) -> Result<(), HandlerError> {
-        let handling = self.activity.begin(delivery.record());
+    async fn run_now(
+        &self,
+        delivery: &Delivery,
+        turn: OwnedSemaphorePermit,
+        clock: &SharedClock,
+    ) -> Result<(), HandlerError> {
         let running = AssertUnwindSafe(async { (self.handle)(delivery).await }).catch_unwind();
-        let ended = match self.options.timeout {
-            Some(timeout) => clock.timeout(timeout, running).await.map_err(|_| HandlerError::timed_out(timeout)),
-            None => Ok(running.await),
-        };
-        let result = match ended {
+        let timeout = Some(self.options.timeout.unwrap_or(DEFAULT_TIMEOUT));
+        let result = match self.activity.watch(&self.name, delivery, timeout, Some(turn), running, clock).await {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => Err(HandlerError::from_panic(&*panic)),
-            Err(timed_out) => Err(timed_out),
+            Err(TookTooLong(timeout)) => Err(HandlerError::timed_out(timeout)),
         };
-        drop(handling);
-        match &result {
-            Ok(()) => self.activity.succeeded(delivery.record()),
-            Err(error) => self.activity.failed(delivery.record(), error),
-        }
+        self.activity.ended(&self.name, delivery.record(), &result, clock);
         result
     }
 }

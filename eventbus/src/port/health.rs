@@ -1,6 +1,6 @@
 //! Whether a bus is well, for probes and alerts.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
@@ -43,10 +43,63 @@ pub struct Health {
     /// The projections of this process that stopped at an event, each with the event and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub projections: Vec<String>,
+    /// Handlers and projections of this process that have been busy with one event for long, the longest of each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub in_flight: Vec<InFlight>,
+    /// Handlers and projections of this process that wait for a database with a fault of its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<WaitingForServer>,
     #[serde(skip)]
     has_nothing_to_consume: bool,
     #[serde(skip)]
     has_store: bool,
+}
+
+/// A handler or projection that has been busy with one event for at least 10 seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct InFlight {
+    /// The handler or projection.
+    pub name: String,
+    /// Its consumer group; a projection is its own.
+    pub group: String,
+    /// The type of the event.
+    pub event_type: String,
+    /// The id of the event.
+    pub event_id: String,
+    /// When it began, in RFC 3339.
+    pub since: String,
+    /// How long that is ago, in whole seconds; time spent waiting for a store that is away is left out.
+    pub seconds: u64,
+    /// Whether it keeps a thread of the runtime busy, so that no time limit can end it.
+    pub blocks_its_thread: bool,
+}
+
+impl fmt::Display for InFlight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, group, event_type, event_id, since, seconds, blocks_its_thread } = self;
+        let how = if *blocks_its_thread { "blocks its thread with" } else { "is busy with" };
+        write!(f, "`{name}` of `{group}` {how} `{event_type}` {event_id} for {seconds} s, since {since}")
+    }
+}
+
+/// A handler or projection that waits because the database it writes to has a fault of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct WaitingForServer {
+    /// The handler or projection.
+    pub name: String,
+    /// What the database says of itself, such as `SQLSTATE 53100`; never a stored value.
+    pub fault: String,
+    /// Since when, in RFC 3339.
+    pub since: String,
+}
+
+impl fmt::Display for WaitingForServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, fault, since } = self;
+        write!(f, "`{name}` waits for its database since {since}: {fault}")
+    }
 }
 
 /// Whether a bus does its work.
@@ -75,11 +128,14 @@ pub struct HealthThresholds {
     pub pending_messages: u64,
     /// More dead letters than this are too many. Default 10.
     pub dlq_messages: u64,
+    /// A handler that is busy with one event for longer than this takes too long; what takes less than 10 s is not known
+    /// here. Default 30 s.
+    pub in_flight_age: Duration,
 }
 
 impl Default for HealthThresholds {
     fn default() -> Self {
-        Self { pending_messages: 1_000, dlq_messages: 10 }
+        Self { pending_messages: 1_000, dlq_messages: 10, in_flight_age: Duration::from_secs(30) }
     }
 }
 
@@ -98,6 +154,8 @@ impl Health {
             store: None,
             relay: None,
             projections: Vec::new(),
+            in_flight: Vec::new(),
+            waiting: Vec::new(),
             has_nothing_to_consume: false,
             has_store: false,
         }
@@ -116,6 +174,8 @@ impl Health {
             store: None,
             relay: None,
             projections: Vec::new(),
+            in_flight: Vec::new(),
+            waiting: Vec::new(),
             has_nothing_to_consume: false,
             has_store: false,
         }
@@ -160,6 +220,20 @@ impl Health {
         self
     }
 
+    /// With handlers and projections that are busy with one event for long, beside those that are known.
+    #[must_use]
+    pub fn with_in_flight(mut self, in_flight: Vec<InFlight>) -> Self {
+        self.in_flight.extend(in_flight);
+        self
+    }
+
+    /// With handlers and projections that wait for a database, beside those that are known: an alert each.
+    #[must_use]
+    pub fn with_waiting(mut self, waiting: Vec<WaitingForServer>) -> Self {
+        self.waiting.extend(waiting);
+        self
+    }
+
     /// Whether the bus is connected and consumes.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
@@ -192,6 +266,9 @@ impl Health {
         alerts.extend(self.store.iter().map(|why| format!("the store cannot be read: {why}")));
         alerts.extend(self.relay.iter().map(|why| format!("the relay does not publish: {why}")));
         alerts.extend(self.projections.iter().cloned());
+        alerts.extend(self.waiting.iter().map(ToString::to_string));
+        let is_old = |in_flight: &&InFlight| Duration::from_secs(in_flight.seconds) > thresholds.in_flight_age;
+        alerts.extend(self.in_flight.iter().filter(is_old).map(ToString::to_string));
         let mut count = |what, is: u64, most: u64| {
             if is > most {
                 alerts.push(format!("{is} {what}, more than {most}"));

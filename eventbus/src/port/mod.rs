@@ -6,7 +6,7 @@
 #[macro_use]
 mod delegate;
 
-mod activity;
+pub(crate) mod activity;
 mod address;
 mod backlog;
 mod bus;
@@ -25,6 +25,7 @@ mod note;
 mod page;
 mod relay;
 mod retry;
+mod server_fault;
 mod signal;
 mod state;
 mod stats;
@@ -32,6 +33,7 @@ mod store;
 mod subscribers;
 mod transaction;
 mod tries;
+mod watchdog;
 
 pub use address::redacted;
 pub use backlog::{Announced, Backlogs, Fill, Filled, HandlerStart, SkippedBefore};
@@ -46,12 +48,13 @@ pub use dispatch::{Failure, HandleFn, HandlerOptions, Limits, Outcome, Subscribe
 pub use filter::FeedFilter;
 pub use floor::{Floor, Floors};
 pub use hand::{DEFAULT_IN_HAND_BYTES, Desk, Hand, Settled, Taken, Verdict};
-pub use health::{Health, HealthStatus, HealthThresholds};
+pub use health::{Health, HealthStatus, HealthThresholds, InFlight, WaitingForServer};
 pub use lease::{Lease, LeaseError, Leases};
 pub use note::Notes;
 pub use page::{PAGE_BYTES, Page, paged};
 pub use relay::{Adopted, Adoption, Mark, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloor, SeenFloors};
 pub use retry::RetryPolicy;
+pub use server_fault::{ServerFault, source_chain};
 pub use signal::{AppendSignal, AppendWatch};
 pub use state::{Requirements, StateMap, TypeKey};
 pub use stats::{BusCounters, BusStats, GroupInfo, StreamInfo, StreamSummary};

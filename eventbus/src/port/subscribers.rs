@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::sync::watch;
 
-use super::{Announced, HandlerStart, Subscriber};
+use super::{Announced, HandlerStart, Health, Subscriber, activity::Activity};
 use crate::domain::name::Name;
 
 /// The subscribers of a bus, by consumer group. Cloning shares them.
@@ -109,6 +109,26 @@ impl Subscribers {
         let of_group = entries.iter().filter(|entry| entry.group == *group);
         let most = of_group.filter_map(|entry| entry.subscriber.options().concurrency).max();
         most.unwrap_or_default() as usize
+    }
+
+    /// Adds to a report what the handlers run for long, and which databases they wait for.
+    #[must_use]
+    pub fn report(&self, health: Health) -> Health {
+        let entries = self.read();
+        let in_flight = entries.iter().filter_map(|entry| entry.subscriber.long_run()).collect();
+        let waiting = entries.iter().filter_map(|entry| entry.subscriber.waiting()).collect();
+        health.with_in_flight(in_flight).with_waiting(waiting)
+    }
+
+    /// What each runs at the moment.
+    pub(crate) fn activities(&self) -> Vec<Arc<Activity>> {
+        self.read().iter().map(|entry| Arc::clone(entry.subscriber.activity())).collect()
+    }
+
+    /// How many runs of a group's handlers block their threads for longer than they may take.
+    pub(super) fn stuck(&self, group: &Name) -> usize {
+        let entries = self.read();
+        entries.iter().filter(|entry| entry.group == *group).map(|entry| entry.subscriber.activity().stuck()).sum()
     }
 
     /// Watches for subscribers that come or go.

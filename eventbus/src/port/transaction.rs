@@ -3,11 +3,11 @@
 //! Keep: whoever moves a checkpoint says under which lease, and the store looks at the lease's epoch in that same
 //! transaction. So an owner that was paused while another one took over can write nothing any more.
 
-use std::{any::Any, fmt, time::Duration};
+use std::{any::Any, error::Error, fmt, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{HandlerError, Lease, Requirements, TypeKey};
+use super::{HandlerError, Lease, Requirements, ServerFault, TypeKey};
 use crate::domain::{error::BoxError, metadata::EventId, name::Name, stream::Position};
 
 /// A store that lets handlers and projections take part in its transactions.
@@ -15,6 +15,14 @@ use crate::domain::{error::BoxError, metadata::EventId, name::Name, stream::Posi
 pub trait Transactions: Send + Sync {
     /// The type behind [`Transaction::as_any_mut`].
     fn transaction_type(&self) -> TypeKey;
+
+    /// Returns the fault of the server that `error`, or one of its [sources](super::source_chain), reports; `None` if
+    /// the error is the event's own.
+    ///
+    /// A full disk, a lock that is held, a conflict of transactions, a shutdown and a broken connection say nothing about
+    /// the event that is handled: the handler or projection is run again without limit. A time limit of a statement, a
+    /// constraint, a type and everything else say that the event cannot be handled as it is.
+    fn server_fault(&self, error: &(dyn Error + 'static)) -> Option<ServerFault>;
 
     /// Begins a transaction. One that takes too long is ended by the store, since others may wait for it.
     ///
@@ -62,6 +70,9 @@ pub struct Shadow {
 pub trait Transaction: Send {
     /// The store's own transaction type, for [`FromTransaction`].
     fn as_any_mut(&mut self) -> &mut (dyn Any + Send);
+
+    /// Returns `true` if it is open for longer than the store allows: what fails in it then fails for that reason.
+    fn is_late(&self) -> bool;
 
     /// Moves the checkpoint named like the lease's role from `from` to `to`. False: the lease has passed to somebody else,
     /// or the checkpoint is somewhere else; the transaction is to be dropped then.

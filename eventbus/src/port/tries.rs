@@ -56,6 +56,9 @@ pub struct Failed {
     /// Whether it is not tried again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gave_up: bool,
+    /// How often in a row it met a fault of the database, which uses up no attempt.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub server_faults: u32,
 }
 
 /// What is to be done with an entry after its handlers ran.
@@ -73,6 +76,10 @@ pub(crate) enum Next {
 const fn is_zero(number: &u32) -> bool {
     *number == 0
 }
+
+/// When an event is tried again that met a fault of the database: it may last for hours.
+const SERVER_FAULT: RetryPolicy =
+    RetryPolicy { max_retries: u32::MAX, first_delay: Duration::from_millis(100), max_delay: Duration::from_secs(300) };
 
 /// A hundred years: clocks cannot hold every delay that one can ask for.
 const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
@@ -97,7 +104,7 @@ impl Tries {
     #[must_use]
     pub fn hopeless(error: String, clock: &SharedClock) -> Self {
         let now = Some(clock.unix_millis());
-        let failed = Failed { attempts: 0, error: shortened(error), gave_up: true };
+        let failed = Failed { attempts: 0, error: shortened(error), gave_up: true, server_faults: 0 };
         Self {
             failed: BTreeMap::from([(String::new(), failed)]),
             first_failed_at: now,
@@ -203,6 +210,12 @@ impl Tries {
         let before = self.elsewhere;
         let fresh = || Failed { attempts: before, ..Failed::default() };
         let failed = self.failed.entry(failure.handler.to_string()).or_insert_with(fresh);
+        if failure.error.kind() == HandlerErrorKind::ServerFault {
+            failed.server_faults = failed.server_faults.saturating_add(1);
+            failed.error = shortened(failure.error.to_string());
+            return Some(SERVER_FAULT.jittered(failed.server_faults));
+        }
+        failed.server_faults = 0;
         if failure.error.kind() != HandlerErrorKind::NotBegun {
             failed.attempts = failed.attempts.saturating_add(1);
         }
@@ -230,7 +243,8 @@ impl Tries {
     pub(crate) fn give_up_crashing(&mut self, clock: &SharedClock) {
         let now = Some(clock.unix_millis());
         let error = format!("the process ended {} times while the event was handled", self.crashes + 1);
-        self.failed.insert(String::new(), Failed { attempts: self.crashes + 1, error, gave_up: true });
+        self.failed
+            .insert(String::new(), Failed { attempts: self.crashes + 1, error, gave_up: true, server_faults: 0 });
         self.first_failed_at = self.first_failed_at.or(now);
         self.last_failed_at = now;
     }

@@ -1,10 +1,12 @@
 //! What the macros say about handlers and projections.
 
-use std::{fmt, marker::PhantomData};
+use std::{fmt, marker::PhantomData, time::Duration};
 
 use crate::{
     domain::event::{EventDescriptor, EventFilter, Source},
-    port::{BoxFuture, Delivery, HandlerError, HandlerOptions, Requirements, TransactionSlot},
+    port::{
+        BoxFuture, Delivery, HandlerError, HandlerOptions, Requirements, TransactionSlot, activity::DEFAULT_TIMEOUT,
+    },
 };
 
 /// How a handler is called: the delivery is shared, the transaction exclusive.
@@ -139,6 +141,9 @@ pub struct ProjectionDefinition {
     pub tables: &'static [&'static str],
     /// The column of each table that holds the id of the aggregate a row belongs to, if it is said which.
     pub key: Option<&'static str>,
+    /// How long a method may take that writes rows; 60 s if `None`. What folds state in memory has no limit: it cannot be
+    /// ended in the middle.
+    pub timeout: Option<Duration>,
     pub(crate) requires: fn(&mut Requirements),
 }
 
@@ -152,7 +157,7 @@ impl ProjectionDefinition {
         source: Source,
         requires: fn(&mut Requirements),
     ) -> Self {
-        Self { name, kind, events, source, version: 1, tables: &[], key: None, requires }
+        Self { name, kind, events, source, version: 1, tables: &[], key: None, timeout: None, requires }
     }
 
     #[doc(hidden)]
@@ -165,9 +170,26 @@ impl ProjectionDefinition {
 
     #[doc(hidden)]
     #[must_use]
+    pub const fn with_timeout_ms(mut self, timeout_ms: u64) -> Self {
+        self.timeout = Some(Duration::from_millis(timeout_ms));
+        self
+    }
+
+    #[doc(hidden)]
+    #[must_use]
     pub const fn with_version(mut self, version: u32) -> Self {
         self.version = version;
         self
+    }
+
+    /// How long one of its methods may take; `None` for those that cannot be ended in the middle.
+    pub(crate) fn time_limit(&self) -> Option<Duration> {
+        match self.kind {
+            ProjectionKind::InMemory => None,
+            ProjectionKind::Transactional | ProjectionKind::AtLeastOnce => {
+                Some(self.timeout.unwrap_or(DEFAULT_TIMEOUT))
+            }
+        }
     }
 
     /// What its parameters demand.

@@ -18,7 +18,11 @@ use crate::{
         metadata::EventId,
         name::Name,
     },
-    port::{Delivery, HandlerError, RetryPolicy, Transaction, Transactions, soon},
+    port::{
+        Delivery, HandlerError, RetryPolicy, Transaction, Transactions,
+        activity::{not_counted, waits_for_server},
+        soon,
+    },
 };
 
 /// When a store that cannot begin a transaction is asked again.
@@ -51,13 +55,21 @@ impl Effect {
     /// Runs the handler in a transaction of its own, unless that was committed before.
     pub(crate) async fn once(&self, delivery: &Delivery, call: HandlerCall) -> Result<(), HandlerError> {
         let event_id = delivery.metadata().event_id();
-        let begun = soon(&self.stop, self.begin(event_id)).await.ok_or_else(HandlerError::not_begun)?;
+        let begun = not_counted(soon(&self.stop, self.begin(event_id))).await.ok_or_else(HandlerError::not_begun)?;
         let Some(mut transaction) = begun else {
             tracing::debug!(handler = %self.name, %event_id, "delivery took effect before, skipped");
             return Ok(());
         };
-        call(delivery, Some(transaction.as_any_mut())).await?;
-        Ok(transaction.commit().await?)
+        let handled = call(delivery, Some(transaction.as_any_mut())).await;
+        let is_late = transaction.is_late();
+        let committed = match handled {
+            Ok(()) => transaction.commit().await.map_err(HandlerError::from),
+            Err(error) => {
+                drop(transaction);
+                Err(error)
+            }
+        };
+        committed.map_err(|error| if is_late { error } else { judged(error, &*self.transactions) })
     }
 
     /// A transaction in which the delivery is noted; `None` if it was handled before.
@@ -70,6 +82,9 @@ impl Effect {
                 Ok(begun) => return begun,
                 Err(error) => {
                     failures += 1;
+                    let fault = self.transactions.server_fault(&*error);
+                    let fault = fault.map_or_else(|| "no transaction can begin".into(), |fault| fault.to_string());
+                    waits_for_server(fault, &self.clock);
                     self.report(&error, failures);
                     self.clock.sleep(STORE_AWAY.jittered(failures)).await;
                 }
@@ -89,6 +104,14 @@ impl Effect {
     async fn try_to_begin(&self, event_id: EventId) -> Result<Option<Box<dyn Transaction>>, BoxError> {
         let mut transaction = self.transactions.begin().await?;
         Ok(transaction.is_first(&self.name, event_id).await?.then_some(transaction))
+    }
+}
+
+/// The error, as a fault of the server if the store's driver finds one in it, whatever the handler made of it.
+pub(crate) fn judged(error: HandlerError, transactions: &dyn Transactions) -> HandlerError {
+    match transactions.server_fault(error.get_ref()) {
+        Some(fault) => error.with_server_fault(fault),
+        None => error,
     }
 }
 

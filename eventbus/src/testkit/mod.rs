@@ -12,4 +12,4 @@ pub use crate::__delegate as delegate;
 pub use clock::ManualClock;
 pub use fault::{Fault, Faults, FaultyBus, FaultyStore, Refusal};
 pub use lossy_bus::{LossyBus, LossyBusCopy};
-pub use tables::{Row, TableStore, TableTransaction, Tables};
+pub use tables::{Row, TableFault, TableStore, TableTransaction, Tables};

@@ -3,6 +3,7 @@
 use std::{
     any::Any,
     collections::{BTreeMap, BTreeSet},
+    error::Error,
     sync::Arc,
     time::Duration,
 };
@@ -18,13 +19,19 @@ use crate::{
     domain::{error::BoxError, metadata::EventId, name::Name, stream::Position},
     memory::InMemoryEventStore,
     port::{
-        Checkpoints, EventStore, FromTransaction, Lease, LeaseError, Leases, Notes, Shadow, Transaction, Transactions,
-        TypeKey,
+        Checkpoints, EventStore, FromTransaction, Lease, LeaseError, Leases, Notes, ServerFault, Shadow, Transaction,
+        Transactions, TypeKey, source_chain,
     },
 };
 
 /// A row: its columns by name.
 pub type Row = BTreeMap<String, String>;
+
+/// A fault of the server of a [`TableStore`]: what its transactions fail with on demand, or a handler returns that plays
+/// one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct TableFault(pub &'static str);
 
 /// Tables of rows, each row under its key; what a handler or projection takes as `&mut Tables`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -101,7 +108,7 @@ impl TableStore {
 
     async fn begin_on(&self, shadow: Option<&Shadow>) -> Result<Box<dyn Transaction>, BoxError> {
         if self.begins.take().is_some() {
-            return Err("fault made by the test".into());
+            return Err(TableFault("fault made by the test").into());
         }
         let committed = Arc::clone(&self.data).lock_owned().await;
         let mut tables = committed.tables.clone();
@@ -128,6 +135,11 @@ impl Transactions for TableStore {
         TypeKey::of::<TableTransaction>()
     }
 
+    fn server_fault(&self, error: &(dyn Error + 'static)) -> Option<ServerFault> {
+        let fault = source_chain(error).find_map(|error| error.downcast_ref::<TableFault>())?;
+        Some(ServerFault::new(fault.0))
+    }
+
     async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
         self.begin_on(None).await
     }
@@ -147,7 +159,7 @@ impl Transactions for TableStore {
 
     async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError> {
         if self.drops.take().is_some() {
-            return Err("fault made by the test".into());
+            return Err(TableFault("fault made by the test").into());
         }
         let mut data = self.data.lock().await;
         data.shadows.remove(&shadow.name);
@@ -180,6 +192,10 @@ pub struct TableTransaction {
 impl Transaction for TableTransaction {
     fn as_any_mut(&mut self) -> &mut (dyn Any + Send) {
         self
+    }
+
+    fn is_late(&self) -> bool {
+        false
     }
 
     async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError> {
@@ -230,7 +246,7 @@ impl Transaction for TableTransaction {
     async fn commit(mut self: Box<Self>) -> Result<(), BoxError> {
         let fault = self.store.commits.take();
         if fault == Some(Fault::Unavailable) {
-            return Err("fault made by the test".into());
+            return Err(TableFault("fault made by the test").into());
         }
         if let Some(shadow) = &self.shadow {
             let (live, mut copies) = (self.committed.tables.clone(), Tables::default());
@@ -247,7 +263,7 @@ impl Transaction for TableTransaction {
         for (name, position) in &self.checkpoints {
             self.store.save_checkpoint(name, *position).await?;
         }
-        fault.map_or(Ok(()), |_| Err("fault made by the test: the outcome is unknown".into()))
+        fault.map_or(Ok(()), |_| Err(TableFault("fault made by the test: the outcome is unknown").into()))
     }
 }
 

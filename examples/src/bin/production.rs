@@ -81,7 +81,11 @@ async fn main() -> Result<()> {
     let recovery = Recovery { min_idle_time_ms: args.recover_idle_ms, ..Recovery::default() };
     let every = Duration::from_millis(args.recover_every_ms);
     let recovering = tokio::spawn(recover(bus.clone(), recovery, every, stop.clone()));
-    let most = HealthThresholds { pending_messages: args.max_pending, dlq_messages: args.max_dead_letters };
+    let most = HealthThresholds {
+        pending_messages: args.max_pending,
+        dlq_messages: args.max_dead_letters,
+        ..Default::default()
+    };
     let every = Duration::from_millis(args.check_every_ms);
     let watching = tokio::spawn(watch_health(bus, most, every, stop.clone()));
 

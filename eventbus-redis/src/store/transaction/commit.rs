@@ -8,6 +8,7 @@ use super::{Effect, RedisTransaction, RedisTransactionError};
 use crate::{
     command,
     connection::CommandError,
+    fault,
     script::store::COMMIT,
     store::{
         RedisEventStore,
@@ -111,7 +112,12 @@ impl RedisTransaction {
                 Err(RedisTransactionError::EffectRefused { key, command: "XADD".into(), source })
             }
             "failed" => {
-                Err(RedisTransactionError::EffectRefused { key: next(), command: next(), source: next().into() })
+                let (key, command, source) = (next(), next(), next());
+                Err(match fault::of_text(&source) {
+                    // the command could be run when there is room again
+                    Some(_) => RedisTransactionError::Unavailable(source.into()),
+                    None => RedisTransactionError::EffectRefused { key, command, source: source.into() },
+                })
             }
             _ => Err(RedisTransactionError::Lost),
         }

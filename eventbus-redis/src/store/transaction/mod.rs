@@ -152,6 +152,10 @@ impl Transaction for RedisTransaction {
         self
     }
 
+    fn is_late(&self) -> bool {
+        self.claims.is_late()
+    }
+
     async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError> {
         if let Some(moved) = self.moves.iter_mut().find(|moved| moved.lease.role == lease.role) {
             let goes_on = moved.lease == *lease && moved.to == from;

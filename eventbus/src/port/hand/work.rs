@@ -13,12 +13,13 @@ use super::{
     Desk, Hand,
     state::{Job, Turn},
 };
-use crate::port::{Delivery, Outcome, StopSignal, Subscriber, dispatch};
+use crate::port::{Delivery, Outcome, StopSignal, Subscriber, dispatch, watchdog};
 
 impl Hand {
     /// Handles entries until it is to stop, as many at once as the handlers allow; ends when the last is handled.
     pub async fn work(self: &Arc<Self>, desk: &Desk, stop: &StopSignal) {
         let mut changes = desk.subscribers.watch();
+        let mut stuck = watchdog::stuck().subscribe();
         let mut workers = JoinSet::new();
         loop {
             changes.mark_unchanged();
@@ -28,6 +29,7 @@ impl Hand {
             }
             tokio::select! {
                 _ = changes.changed() => {}
+                _ = stuck.changed() => {}
                 ended = workers.join_next() => match ended {
                     Some(ended) => propagate(ended),
                     None => return,
@@ -36,15 +38,18 @@ impl Hand {
         }
     }
 
-    /// How many workers it takes; more than it holds entries would have nothing to do.
+    /// How many workers it takes; more than it holds entries would have nothing to do. One whose handler blocks its thread
+    /// for longer than it may take is replaced.
     fn workers(&self, desk: &Desk) -> usize {
-        desk.workers().min(self.bounds.entries)
+        desk.workers().saturating_add(desk.subscribers.stuck(&desk.group)).min(self.bounds.entries)
     }
 
     async fn work_alone(&self, desk: &Desk, stop: &StopSignal) {
         let taken_over = Arc::new(Notify::new());
         let mut handlers = Handlers::new(desk);
         while let Some(job) = self.next_job(desk, &taken_over, &mut handlers, stop).await {
+            // whoever was woken by taking it waits behind this task, and would wait for a handler that blocks its thread
+            tokio::task::yield_now().await;
             let attempt = job.tries.attempts.saturating_add(1);
             let delivery = Delivery::new(job.record, desk.group.clone()).with_attempt(attempt).with_message_id(job.id);
             desk.counters.events_consumed(1);

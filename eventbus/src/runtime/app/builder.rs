@@ -25,6 +25,9 @@ use crate::{
 /// How long waiting methods of an app wait at most, unless the builder says otherwise.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long [`App::run_until_signal`] lets what is in flight finish, unless the builder says otherwise.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// For how long what the app notes in its store holds.
 pub(super) struct Terms {
     pub(super) lease_ttl: Duration,
@@ -53,6 +56,7 @@ pub struct AppBuilder {
     relay: bool,
     relay_options: RelayOptions,
     wait_timeout: Duration,
+    shutdown_timeout: Duration,
     terms: Terms,
     clock: SharedClock,
 }
@@ -69,6 +73,7 @@ impl AppBuilder {
             relay: true,
             relay_options: RelayOptions::default(),
             wait_timeout: WAIT_TIMEOUT,
+            shutdown_timeout: SHUTDOWN_TIMEOUT,
             terms: Terms::default(),
             clock: SharedClock::SYSTEM,
         }
@@ -153,6 +158,12 @@ impl AppBuilder {
         self
     }
 
+    /// How long [`App::run_until_signal`] lets what is in flight finish after a signal; 30 s by default.
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
+        self.shutdown_timeout = timeout;
+        self
+    }
+
     /// For how long no other process feeds a projection after the last sign of life of the one that does; 10 s by default,
     /// at least 100 ms. State in memory is fed in every process.
     pub fn projection_lease(mut self, lease: Duration) -> Self {
@@ -218,7 +229,7 @@ impl AppBuilder {
         let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, relay_options, &self.terms, &clock, is_connected)
             .await
             .map_err(unavailable)?;
-        Ok(App::new(store, bus, !consumes_only, plan, tasks, self.wait_timeout, given_up))
+        Ok(App::new(store, bus, !consumes_only, plan, tasks, (self.wait_timeout, self.shutdown_timeout), given_up))
     }
 }
 

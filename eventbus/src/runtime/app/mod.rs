@@ -4,6 +4,7 @@
 
 mod builder;
 mod error;
+mod exit;
 mod no_store;
 mod plan;
 mod projections;
@@ -22,7 +23,11 @@ pub use builder::AppBuilder;
 pub use error::{PublishedError, SettleError};
 pub use signal::shutdown_signal;
 
-use self::{plan::Checked, tasks::Tasks};
+use self::{
+    exit::{Blockers, ExitGuard},
+    plan::Checked,
+    tasks::Tasks,
+};
 use super::{
     definition::Projection,
     follow::Follow,
@@ -33,9 +38,6 @@ use crate::{
     domain::{aggregate::Apply, clock::SharedClock, error::Result, name::Name, stream::Position},
     port::{EventBus, EventStore, MessageId, ShutdownError},
 };
-
-/// How long [`App::run_until_signal`] lets what is in flight finish.
-const DRAIN: Duration = Duration::from_secs(30);
 
 /// How long the store may take to say where it ends, for an error that is due. Real time: it is the reply of a server.
 const ANSWERS_SOON: Duration = Duration::from_millis(500);
@@ -88,6 +90,7 @@ struct Running {
     projections: Vec<ProjectionSlot>,
     tasks: Tasks,
     wait_timeout: Duration,
+    shutdown_timeout: Duration,
     /// How many deliveries the bus had given up when that was last said.
     given_up: AtomicU64,
 }
@@ -115,12 +118,22 @@ impl App {
         has_store: bool,
         plan: Checked,
         tasks: Tasks,
-        wait_timeout: Duration,
+        (wait_timeout, shutdown_timeout): (Duration, Duration),
         given_up: u64,
     ) -> Self {
         let (groups, projections) = (plan.groups(), plan.projections);
         let given_up = given_up.into();
-        Self(Arc::new(Running { store, bus, has_store, groups, projections, tasks, wait_timeout, given_up }))
+        Self(Arc::new(Running {
+            store,
+            bus,
+            has_store,
+            groups,
+            projections,
+            tasks,
+            wait_timeout,
+            shutdown_timeout,
+            given_up,
+        }))
     }
 
     /// A repository of aggregates of one type; the app's relay publishes what it saves.
@@ -210,16 +223,38 @@ impl App {
         (head < wanted).then(|| format!("the store ends at position {head}"))
     }
 
-    /// Runs until SIGTERM or SIGINT (Ctrl-C), then stops within 30 s; what is in flight is finished. A program with more
-    /// to stop waits for [`shutdown_signal`](crate::shutdown_signal) itself.
+    /// Runs until SIGTERM or SIGINT (Ctrl-C), then stops within the builder's `shutdown_timeout`, 30 s by default; what is
+    /// in flight is finished. A program with more to stop waits for [`shutdown_signal`](crate::shutdown_signal) itself.
+    ///
+    /// A handler that blocks its thread can be neither ended nor waited for, and the runtime could not be dropped either.
+    /// If one still does so 5 s after that time, the process exits with status 70; log and standard error name handler and
+    /// event.
     ///
     /// # Errors
-    /// If signals cannot be listened for, or something was still busy after 30 s.
+    /// If signals cannot be listened for, or something was still busy when the time was up.
     pub async fn run_until_signal(self) -> Result<()> {
+        let exit = ExitGuard::new(self.0.shutdown_timeout, self.blockers())?;
         let stop = shutdown_signal()?;
         tracing::info!("running until a signal");
         stop.await;
-        Ok(self.shutdown(DRAIN).await?)
+        // before the handlers leave the bus
+        let activities = self.blockers().activities();
+        let stopped = self.shutdown(self.0.shutdown_timeout).await;
+        if stopped.is_err() {
+            let blocking = exit::blocking(&activities);
+            if !blocking.is_empty() {
+                tracing::error!(
+                    "these block their threads and keep the process from ending: {}; it exits in 5 s",
+                    blocking.join("; ")
+                );
+                exit.keep();
+            }
+        }
+        Ok(stopped?)
+    }
+
+    fn blockers(&self) -> Blockers {
+        Blockers { subscribers: self.0.bus.subscribers().clone(), projections: self.0.projections.clone() }
     }
 
     /// Stops everything; what is in flight gets until `timeout`.

@@ -64,6 +64,7 @@ impl App {
         let health = if self.0.groups.is_empty() { health.with_nothing_to_consume() } else { health };
         let health = health.with_stopped_projections(stopped);
         let health = if self.0.has_store { health.with_store() } else { health };
+        let health = self.0.projections.iter().fold(health, |health, slot| slot.report(health));
         let health = match store_trouble {
             Some(trouble) => health.with_store_trouble(trouble),
             None => health,
@@ -110,7 +111,10 @@ impl App {
     async fn bus_health(&self) -> Health {
         let bus = &self.0.bus;
         let health = tokio::time::timeout(ANSWERS, bus.health()).await;
-        health.unwrap_or_else(|_| Health::disconnected(bus.is_consuming(), no_answer()))
+        health.unwrap_or_else(|_| {
+            let health = Health::disconnected(bus.is_consuming(), no_answer());
+            bus.subscribers().report(health)
+        })
     }
 
     /// Why the store cannot be read, if the app has one and it cannot.

@@ -3,9 +3,9 @@
 use std::io;
 
 #[cfg(not(unix))]
-use self::elsewhere::Signals;
+pub(super) use self::elsewhere::Signals;
 #[cfg(unix)]
-use self::unix::Signals;
+pub(super) use self::unix::Signals;
 
 /// Waits for SIGTERM or SIGINT (Ctrl-C), which end the process by themselves no more from the call on.
 ///
@@ -48,18 +48,18 @@ mod unix {
 
     use tokio::signal::unix::{Signal, SignalKind, signal};
 
-    pub(super) struct Signals {
+    pub(in crate::runtime::app) struct Signals {
         terminate: Signal,
         interrupt: Signal,
     }
 
     impl Signals {
-        pub(super) fn listen() -> io::Result<Self> {
+        pub(in crate::runtime::app) fn listen() -> io::Result<Self> {
             Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
         }
 
         /// Waits for one of them and says which it was.
-        pub(super) async fn received(mut self) -> &'static str {
+        pub(in crate::runtime::app) async fn received(mut self) -> &'static str {
             tokio::select! {
                 _ = self.terminate.recv() => "SIGTERM",
                 _ = self.interrupt.recv() => "SIGINT",
@@ -74,14 +74,14 @@ mod elsewhere {
 
     use tokio::signal::windows::{CtrlC, ctrl_c};
 
-    pub(super) struct Signals(CtrlC);
+    pub(in crate::runtime::app) struct Signals(CtrlC);
 
     impl Signals {
-        pub(super) fn listen() -> io::Result<Self> {
+        pub(in crate::runtime::app) fn listen() -> io::Result<Self> {
             ctrl_c().map(Self)
         }
 
-        pub(super) async fn received(mut self) -> &'static str {
+        pub(in crate::runtime::app) async fn received(mut self) -> &'static str {
             self.0.recv().await;
             "Ctrl-C"
         }

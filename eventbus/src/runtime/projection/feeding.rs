@@ -1,6 +1,6 @@
 //! What changes the state of a projection: events from a bus or a feed, and a rebuild.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 
@@ -10,8 +10,11 @@ use super::{
     projected::{Projected, State},
 };
 use crate::{
-    domain::{name::Name, record::RecordedEvent, stream::Position},
-    port::{Delivery, HandlerError, StateMap},
+    domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
+    port::{
+        Delivery, HandlerError, StateMap,
+        activity::{Activity, TookTooLong},
+    },
     runtime::definition::{Projection, ProjectionDefinition},
 };
 
@@ -81,16 +84,26 @@ impl<P: Projection> Projected<P> {
                 if !wanted(&self.progress().borrow()) {
                     return Ok(());
                 }
-                let handled = caught(state.project_mut(delivery)).await;
+                let handled = self.watched(delivery, state.project_mut(delivery)).await;
                 if let (Ok(()), Some(position)) = (&handled, delivery.record().position()) {
                     // under the lock, so that whoever replaces the state knows what it includes
                     self.progress().send_modify(|progress| progress.position = progress.position.max(position));
                 }
                 handled
             }
-            State::Free(state) if wanted(&self.progress().borrow()) => caught(state.project(delivery, None)).await,
+            State::Free(state) if wanted(&self.progress().borrow()) => {
+                self.watched(delivery, state.project(delivery, None)).await
+            }
             State::Free(_) => Ok(()),
         }
+    }
+
+    async fn watched(
+        &self,
+        delivery: &Delivery,
+        handled: impl Future<Output = Result<(), HandlerError>>,
+    ) -> Result<(), HandlerError> {
+        watched(&P::definition(), self.activity(), delivery, handled, &self.clock()).await
     }
 
     /// Replaces the state by `fresh`, brought up to date by `catch_up` while events wait; waits for guards to be let go
@@ -125,12 +138,21 @@ impl<P: Projection> Projected<P> {
     }
 }
 
-/// A panic of a projection's method is an error of that event.
-pub(super) async fn caught(handled: impl Future<Output = Result<(), HandlerError>>) -> Result<(), HandlerError> {
-    std::panic::AssertUnwindSafe(handled)
-        .catch_unwind()
-        .await
-        .unwrap_or_else(|panic| Err(HandlerError::from_panic(&*panic)))
+/// Runs a projection's method under its time limit; a panic is an error of that event.
+pub(super) async fn watched(
+    definition: &ProjectionDefinition,
+    activity: &Arc<Activity>,
+    delivery: &Delivery,
+    handled: impl Future<Output = Result<(), HandlerError>>,
+    clock: &SharedClock,
+) -> Result<(), HandlerError> {
+    let name = Name::from_static(definition.name);
+    let caught = std::panic::AssertUnwindSafe(handled).catch_unwind();
+    match activity.watch(&name, delivery, definition.time_limit(), None, caught, clock).await {
+        Ok(Ok(handled)) => handled,
+        Ok(Err(panic)) => Err(HandlerError::from_panic(&*panic)),
+        Err(TookTooLong(timeout)) => Err(HandlerError::timed_out(timeout)),
+    }
 }
 
 /// A delivery as a projection gets it from a feed.

@@ -1,11 +1,12 @@
 //! How far a projection has come.
 
+use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use super::{ProjectionError, projected::Projected};
 use crate::{
     domain::{record::RecordedEvent, stream::Position},
-    port::HandlerError,
+    port::{HandlerError, ServerFault, WaitingForServer, activity::text},
     runtime::definition::Projection,
 };
 
@@ -22,6 +23,9 @@ pub(super) struct Progress {
     pub(super) stopped: Option<ProjectionError>,
     /// Why the feed or the checkpoint is not available at the moment.
     pub(super) trouble: Option<String>,
+    /// Since when, and the database's own word for it, if it has one.
+    pub(super) trouble_since: Option<OffsetDateTime>,
+    pub(super) server_fault: Option<ServerFault>,
     /// Whether this process feeds it; another one may do it instead.
     pub(super) is_owner: bool,
     /// Whether the app that fed it does so no more.
@@ -29,6 +33,13 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// What it waits for, if its store is not available.
+    pub(super) fn waiting(&self, name: &'static str) -> Option<WaitingForServer> {
+        let since = self.trouble_since?;
+        let fault = self.server_fault.as_ref().map_or_else(|| "it cannot be used".into(), ToString::to_string);
+        Some(WaitingForServer { name: name.into(), fault, since: text(since) })
+    }
+
     /// Why the position will not grow any more, if so.
     pub(super) fn why_not_on(&self, name: &'static str) -> Option<ProjectionError> {
         let ended = ProjectionError::ShutDown { name, position: self.position };
@@ -139,12 +150,22 @@ impl<P: Projection> Projected<P> {
     }
 
     /// Says what keeps the feed or the checkpoint from being used, or that nothing does any more.
-    pub(super) fn set_trouble(&self, trouble: Option<String>) {
+    pub(super) fn set_trouble(&self, trouble: Option<(String, Option<ServerFault>)>) {
+        let (trouble, server_fault) = trouble.map_or((None, None), |(trouble, fault)| (Some(trouble), fault));
+        let (mut is_over, now) = (false, self.clock().now());
         self.progress().send_if_modified(|progress| {
             let changed = progress.trouble != trouble;
-            progress.trouble = trouble;
+            is_over = progress.trouble.is_some() && trouble.is_none();
+            progress.trouble_since = match trouble {
+                Some(_) => progress.trouble_since.or(Some(now)),
+                None => None,
+            };
+            (progress.trouble, progress.server_fault) = (trouble, server_fault);
             changed
         });
+        if is_over {
+            tracing::info!(projection = P::definition().name, "projection goes on");
+        }
     }
 
     /// Says that an app feeds it, until the result is dropped.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::{clock::SharedClock, stream::Position},
-    port::StateMap,
+    port::{StateMap, activity::Activity},
     runtime::definition::{Projection, ProjectionDefinition, ProjectionKind},
 };
 
@@ -58,6 +58,7 @@ struct Shared<P> {
     progress: watch::Sender<Progress>,
     /// The clock of the app that feeds it.
     clock: Mutex<SharedClock>,
+    activity: Arc<Activity>,
 }
 
 pub(super) enum State<P> {
@@ -95,8 +96,8 @@ impl<P: Projection> Projected<P> {
             ProjectionKind::InMemory => State::Locked(RwLock::new(projection)),
             ProjectionKind::Transactional | ProjectionKind::AtLeastOnce => State::Free(projection),
         };
-        let (context, progress, clock) = Default::default();
-        Self(Arc::new(Shared { state, make, context, progress, clock }))
+        let (context, progress, clock, activity) = Default::default();
+        Self(Arc::new(Shared { state, make, context, progress, clock, activity }))
     }
 
     /// Reads the state as it is now; waits while an event is being handled.
@@ -146,6 +147,11 @@ impl<P: Projection> Projected<P> {
 
     pub(super) fn state(&self) -> &State<P> {
         &self.0.state
+    }
+
+    /// What its methods run at the moment.
+    pub(super) fn activity(&self) -> &Arc<Activity> {
+        &self.0.activity
     }
 
     pub(super) fn progress(&self) -> &watch::Sender<Progress> {

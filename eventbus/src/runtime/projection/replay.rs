@@ -1,19 +1,19 @@
 //! Rebuilding state in memory: a new instance is folded beside the old one, then takes its place.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::TryStreamExt;
 
 use super::{
     RebuildError,
-    feeding::{caught, feed_delivery},
+    feeding::{feed_delivery, watched},
     projected::Projected,
     rebuild::{Rebuilt, Report},
     rebuild_progress::Meter,
 };
 use crate::{
-    domain::{record::RecordedEvent, stream::Position},
-    port::{EventStore, FeedFilter, HandlerError, StateMap},
+    domain::{clock::SharedClock, stream::Position},
+    port::{EventStore, FeedFilter, StateMap, activity::Activity},
     runtime::definition::{Projection, ProjectionKind},
 };
 
@@ -34,7 +34,8 @@ impl<P: Projection> Projected<P> {
         let filter = FeedFilter::from(definition.events);
         let events = store.count_events(Position::START, target, &filter).await?;
         let meter = Meter::new(name, target, events, report, self.clock());
-        let mut replay = Replay { store, filter, state: self.context().await, meter };
+        let (state, activity, clock) = (self.context().await, self.activity(), self.clock());
+        let mut replay = Replay { store, filter, state, activity, clock, meter };
         replay.until(&mut fresh, target).await?;
         let included = replay.meter.now.position;
         let replaced = self
@@ -53,6 +54,8 @@ struct Replay<'a> {
     store: &'a dyn EventStore,
     filter: FeedFilter,
     state: StateMap,
+    activity: &'a Arc<Activity>,
+    clock: SharedClock,
     meter: Meter<'a>,
 }
 
@@ -68,7 +71,10 @@ impl Replay<'_> {
         let mut events = 0;
         while let Some(record) = feed.try_next().await? {
             position = record.position().unwrap_or(position);
-            let folded = fold(projection, record, &self.state).await;
+            let delivery = feed_delivery(&P::definition(), record, &self.state);
+            let folded =
+                watched(&P::definition(), self.activity, &delivery, projection.project_mut(&delivery), &self.clock)
+                    .await;
             folded.map_err(|error| RebuildError::Failed {
                 name: P::definition().name,
                 position,
@@ -82,9 +88,4 @@ impl Replay<'_> {
         self.meter.tell(events, target);
         Ok(())
     }
-}
-
-async fn fold<P: Projection>(projection: &mut P, record: RecordedEvent, state: &StateMap) -> Result<(), HandlerError> {
-    let delivery = feed_delivery(&P::definition(), record, state);
-    caught(projection.project_mut(&delivery)).await
 }

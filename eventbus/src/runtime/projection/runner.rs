@@ -146,9 +146,9 @@ impl<P: Projection> FeedProjection<P> {
                         (State::Free(projection), Some(transactions))
                             if P::definition().kind == ProjectionKind::Transactional =>
                         {
-                            let state = &self.with.state;
+                            let activity = self.projected.activity();
                             let writer =
-                                Writer::new(projection, &*transactions, None, tenure, state, saved, &self.with.clock);
+                                Writer::new(projection, &*transactions, None, tenure, &self.with, activity, saved);
                             self.serve_in_transactions(writer, feed, stop).await
                         }
                         _ => {
@@ -249,12 +249,13 @@ impl<P: Projection> FeedProjection<P> {
 
     pub(super) fn report(&self, error: &BoxError, repeated: bool) {
         let projection = P::definition().name;
+        let fault = self.with.store.transactions().and_then(|transactions| transactions.server_fault(&**error));
         let error = Line(&**error).to_string();
         if repeated {
-            tracing::debug!(projection, %error, "projection still cannot read its feed");
+            tracing::debug!(projection, %error, "projection still cannot use its store");
         } else {
-            tracing::warn!(projection, %error, "projection cannot read its feed, trying again");
+            tracing::warn!(projection, %error, "projection cannot use its store, trying again");
         }
-        self.projected.set_trouble(Some(error));
+        self.projected.set_trouble(Some((error, fault)));
     }
 }

@@ -210,9 +210,10 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         meter: &mut Meter<'_>,
     ) -> Result<(Position, Written), BoxError> {
         let saved = self.transactions.make_shadow(&self.shadow).await?;
-        let (transactions, state) = (&*self.transactions, &self.with.state);
+        let transactions = &*self.transactions;
+        let activity = self.projected.activity();
         let mut writer =
-            Writer::new(self.projection, transactions, Some(&self.shadow), tenure, state, saved, &self.with.clock);
+            Writer::new(self.projection, transactions, Some(&self.shadow), tenure, self.with, activity, saved);
         if saved >= target {
             return Ok((saved, Written::All));
         }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::stream::Position,
-    port::BoxFuture,
+    port::{BoxFuture, Health, activity::Activity},
     runtime::definition::{Projection, ProjectionDefinition},
 };
 
@@ -33,6 +33,8 @@ trait Erased: Any + Send + Sync {
     fn run(&self, with: RunWith, cancel: CancellationToken) -> BoxFuture<'static, ()>;
     fn reached(&self, position: Position, timeout: Duration) -> BoxFuture<'static, Result<(), ProjectionError>>;
     fn status(&self, head: Position) -> ProjectionStatus;
+    fn report(&self, health: Health) -> Health;
+    fn activity(&self) -> Arc<Activity>;
 }
 
 impl<P: Projection> Erased for Projected<P> {
@@ -47,6 +49,16 @@ impl<P: Projection> Erased for Projected<P> {
 
     fn status(&self, head: Position) -> ProjectionStatus {
         ProjectionStatus::new(&self.definition(), &self.progress().borrow(), head)
+    }
+
+    fn report(&self, health: Health) -> Health {
+        let waiting = self.progress().borrow().waiting(self.definition().name);
+        let in_flight = self.activity().long_run();
+        health.with_waiting(waiting.into_iter().collect()).with_in_flight(in_flight.into_iter().collect())
+    }
+
+    fn activity(&self) -> Arc<Activity> {
+        Arc::clone(self.activity())
     }
 }
 
@@ -85,6 +97,16 @@ impl ProjectionSlot {
         timeout: Duration,
     ) -> BoxFuture<'static, Result<(), ProjectionError>> {
         self.projected.reached(position, timeout)
+    }
+
+    /// Adds to a report what it runs for long, and that it waits for its store.
+    pub(crate) fn report(&self, health: Health) -> Health {
+        self.projected.report(health)
+    }
+
+    /// What its methods run at the moment.
+    pub(crate) fn activity(&self) -> Arc<Activity> {
+        self.projected.activity()
     }
 
     /// How it is doing, where the store ends at `head`.

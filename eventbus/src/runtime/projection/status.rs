@@ -1,5 +1,7 @@
 //! How a projection is doing.
 
+use time::OffsetDateTime;
+
 use super::{ProjectionError, progress::Progress};
 use crate::{
     domain::stream::Position,
@@ -25,6 +27,8 @@ pub struct ProjectionStatus {
     pub stopped: Option<ProjectionError>,
     /// Why the feed, the checkpoint or the transaction is not available at the moment, if so.
     pub trouble: Option<String>,
+    /// Since when that is so.
+    pub trouble_since: Option<OffsetDateTime>,
 }
 
 /// Who feeds a projection.
@@ -56,6 +60,7 @@ impl ProjectionStatus {
             owner,
             stopped,
             trouble: progress.trouble.clone(),
+            trouble_since: progress.trouble_since,
         }
     }
 }

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     RebuildError,
-    feeding::{caught, feed_delivery},
+    feeding::{feed_delivery, watched},
     projected::{Projected, State},
     rebuild::Rebuilt,
     runner::RunWith,
@@ -83,7 +83,9 @@ impl<P: Projection> ShadowRebuild<'_, P> {
                 continue;
             }
             let delivery = feed_delivery(&definition, record, &self.with.state);
-            let projected = caught(projection.project(&delivery, Some(transaction.as_any_mut()))).await;
+            let projected = projection.project(&delivery, Some(transaction.as_any_mut()));
+            let projected =
+                watched(&definition, self.projected.activity(), &delivery, projected, &self.with.clock).await;
             projected.map_err(|error| RebuildError::Failed {
                 name: definition.name,
                 position,

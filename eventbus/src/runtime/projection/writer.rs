@@ -4,24 +4,26 @@
 //! to be. So nothing is handled twice in effect, and an owner that was paused, or whose commit had an unknown outcome,
 //! is refused before it writes anything.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::TryStreamExt;
 use tokio::time::Instant;
 
 use super::{
     ProjectionError,
-    feeding::{caught, feed_delivery},
+    feeding::{feed_delivery, watched},
+    runner::RunWith,
     trial::Trial,
 };
 use crate::{
-    domain::{clock::SharedClock, error::BoxError, record::RecordedEvent, stream::Position},
+    domain::{error::BoxError, record::RecordedEvent, stream::Position},
     port::{
-        EventStore, FeedFilter, HandlerError, PAGE_BYTES, ReadError, RecordStream, Shadow, StateMap, Transaction,
-        Transactions,
+        EventStore, FeedFilter, HandlerError, PAGE_BYTES, ReadError, RecordStream, Shadow, Transaction, Transactions,
+        activity::Activity,
     },
     runtime::{
         definition::{Projection, ProjectionDefinition},
+        effect::judged,
         tenure::Tenure,
     },
 };
@@ -56,8 +58,8 @@ pub(super) struct Writer<'a, P> {
     /// `None`: the live tables.
     pub(super) shadow: Option<&'a Shadow>,
     pub(super) tenure: &'a Tenure,
-    pub(super) state: &'a StateMap,
-    clock: &'a SharedClock,
+    with: &'a RunWith,
+    activity: &'a Arc<Activity>,
     /// Everything up to here is in the rows.
     position: Position,
     /// The checkpoint in the store; behind the position where the last events are of other types.
@@ -93,12 +95,12 @@ impl<'a, P: Projection> Writer<'a, P> {
         transactions: &'a dyn Transactions,
         shadow: Option<&'a Shadow>,
         tenure: &'a Tenure,
-        state: &'a StateMap,
+        with: &'a RunWith,
+        activity: &'a Arc<Activity>,
         saved: Position,
-        clock: &'a SharedClock,
     ) -> Self {
-        let (saved_at, has_tables) = (clock.instant(), shadow.is_some());
-        Self { projection, transactions, shadow, tenure, state, clock, position: saved, saved, saved_at, has_tables }
+        let (saved_at, has_tables, position) = (with.clock.instant(), shadow.is_some(), saved);
+        Self { projection, transactions, shadow, tenure, with, activity, position, saved, saved_at, has_tables }
     }
 
     /// Everything up to here is in the rows.
@@ -154,7 +156,7 @@ impl<'a, P: Projection> Writer<'a, P> {
                 (Some(trial), _) if trial.is_final() => return Ok(Written::Stopped(first.clone(), trial.error)),
                 (Some(trial), _) => {
                     trial.log(P::definition().name);
-                    let pause = self.clock.sleep(trial.delay());
+                    let pause = self.with.clock.sleep(trial.delay());
                     if self.tenure.over().run_until_cancelled(pause).await.is_none() {
                         return Ok(Written::Ended);
                     }
@@ -194,17 +196,18 @@ impl<'a, P: Projection> Writer<'a, P> {
         let definition = P::definition();
         let mut transaction = self.begin().await?;
         let longest = LONGEST.min(self.tenure.ttl() / PART_OF_LEASE);
-        let began = self.clock.instant();
+        let began = self.with.clock.instant();
         let mut handled = 0;
         for record in events {
-            let delivery = feed_delivery(&definition, record.clone(), self.state).with_attempt(attempt);
+            let delivery = feed_delivery(&definition, record.clone(), &self.with.state).with_attempt(attempt);
             let projected = self.projection.project(&delivery, Some(transaction.as_any_mut()));
-            if let Err(error) = caught(projected).await {
+            if let Err(error) = watched(&definition, self.activity, &delivery, projected, &self.with.clock).await {
+                let is_late = transaction.is_late();
                 drop(transaction);
-                return self.blame(handled, error).await;
+                return self.blame(handled, error, is_late).await;
             }
             handled += 1;
-            if self.clock.elapsed(began) >= longest || self.tenure.over().is_cancelled() {
+            if self.with.clock.elapsed(began) >= longest || self.tenure.over().is_cancelled() {
                 break;
             }
         }
@@ -212,7 +215,13 @@ impl<'a, P: Projection> Writer<'a, P> {
             return Ok(Attempted::Misnamed(error));
         }
         let to = if handled == events.len() { through } else { position_of(&events[handled - 1]) };
-        Ok(if self.commit(transaction, to).await? { Attempted::Committed(handled) } else { Attempted::Lost })
+        let is_late = transaction.is_late();
+        match self.commit(transaction, to).await {
+            Ok(true) => Ok(Attempted::Committed(handled)),
+            Ok(false) => Ok(Attempted::Lost),
+            // a constraint that only the commit checks does not tell which event broke it
+            Err(error) => self.blame(0, HandlerError::from(error), is_late).await,
+        }
     }
 
     /// What the attribute names and the store does not have. It is asked when methods have run: they may make tables.
@@ -235,8 +244,12 @@ impl<'a, P: Projection> Writer<'a, P> {
         Ok(None)
     }
 
-    /// A method that failed because the store is away, or the role has passed, says nothing about the event.
-    async fn blame(&self, index: usize, error: HandlerError) -> Result<Attempted, BoxError> {
+    /// A failure that is a fault of the server, or came after the role has passed, says nothing about the event.
+    async fn blame(&self, index: usize, error: HandlerError, is_late: bool) -> Result<Attempted, BoxError> {
+        let error = if is_late { error } else { judged(error, self.transactions) };
+        if error.server_fault().is_some() {
+            return Err(error.into_source());
+        }
         let mut transaction = self.begin().await?;
         let is_owner = transaction.advance(self.tenure.lease(), self.saved, self.saved).await?;
         Ok(if is_owner { Attempted::Failed(index, error) } else { Attempted::Lost })
@@ -244,7 +257,7 @@ impl<'a, P: Projection> Writer<'a, P> {
 
     /// Saves the position if that is due, or at the `end`. False: the role is lost.
     pub(super) async fn save(&mut self, is_end: bool) -> Result<bool, BoxError> {
-        let is_due = is_end || self.clock.elapsed(self.saved_at) >= SAVE_EVERY;
+        let is_due = is_end || self.with.clock.elapsed(self.saved_at) >= SAVE_EVERY;
         if self.saved == self.position || !is_due {
             return Ok(true);
         }
@@ -265,7 +278,7 @@ impl<'a, P: Projection> Writer<'a, P> {
             return Ok(false);
         }
         transaction.commit().await?;
-        (self.position, self.saved, self.saved_at) = (to, to, self.clock.instant());
+        (self.position, self.saved, self.saved_at) = (to, to, self.with.clock.instant());
         Ok(true)
     }
 }

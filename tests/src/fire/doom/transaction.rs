@@ -1,11 +1,11 @@
 //! Transactions at whose calls the process dies, and which note under which lease they moved a checkpoint.
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{any::Any, error::Error, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
     BoxError, EventId, Name, Position,
-    port::{Lease, Shadow, Transaction, Transactions, TypeKey},
+    port::{Lease, ServerFault, Shadow, Transaction, Transactions, TypeKey},
 };
 use eventstore_postgres::PgTransaction;
 
@@ -33,6 +33,10 @@ impl DoomedTransactions {
 impl Transactions for DoomedTransactions {
     fn transaction_type(&self) -> TypeKey {
         self.transactions.transaction_type()
+    }
+
+    fn server_fault(&self, error: &(dyn Error + 'static)) -> Option<ServerFault> {
+        self.transactions.server_fault(error)
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
@@ -66,6 +70,10 @@ struct DoomedTransaction {
 impl Transaction for DoomedTransaction {
     fn as_any_mut(&mut self) -> &mut (dyn Any + Send) {
         self.transaction.as_any_mut()
+    }
+
+    fn is_late(&self) -> bool {
+        self.transaction.is_late()
     }
 
     async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError> {

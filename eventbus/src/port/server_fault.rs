@@ -1,0 +1,35 @@
+//! Faults of a database, told apart from failures of an event.
+
+use std::{borrow::Cow, error::Error, fmt, iter};
+
+/// What a database says is wrong with itself: its disk is full, a lock is held, it shuts down, the connection broke.
+///
+/// The text is a code and what it stands for, such as `SQLSTATE 53100`; it never holds a stored value, so health reports
+/// may show it.
+///
+/// # Examples
+/// ```
+/// use eventbus::port::ServerFault;
+/// assert_eq!(ServerFault::new("SQLSTATE 53100").to_string(), "SQLSTATE 53100");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFault(Cow<'static, str>);
+
+impl ServerFault {
+    /// Names a fault; `code` is what the server calls it, without any stored value.
+    #[must_use]
+    pub fn new(code: impl Into<Cow<'static, str>>) -> Self {
+        Self(code.into())
+    }
+}
+
+impl fmt::Display for ServerFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An error and its sources, the outermost first: where drivers look for errors of their own.
+pub fn source_chain<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    iter::successors(Some(error), |error: &&'e (dyn Error + 'static)| (**error).source())
+}

@@ -1,0 +1,55 @@
+//! The thread that sees handlers which block their threads: no task can, as it may be waiting for such a thread.
+//!
+//! Keep: it holds no activity alive, and ends when none is left.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    thread,
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use super::activity::Activity;
+
+/// How often it looks. It takes a thread's own time: a clock that is moved by hand frees no thread.
+const LOOK: Duration = Duration::from_secs(1);
+
+static WATCHED: Mutex<Vec<Weak<Activity>>> = Mutex::new(Vec::new());
+
+/// Watches over what `activity` runs from now on.
+pub(super) fn watch(activity: &Arc<Activity>) {
+    let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+    watched.push(Arc::downgrade(activity));
+    if watched.len() > 1 {
+        return;
+    }
+    let begun = thread::Builder::new().name("eventbus-watchdog".into()).spawn(look);
+    if let Err(error) = begun {
+        watched.clear();
+        tracing::warn!(%error, "no thread watches over handlers that block theirs");
+    }
+}
+
+fn look() {
+    loop {
+        thread::sleep(LOOK);
+        let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.retain(|activity| activity.strong_count() > 0);
+        if watched.is_empty() {
+            return;
+        }
+        let alive: Vec<_> = watched.iter().filter_map(Weak::upgrade).collect();
+        drop(watched);
+        let news = alive.iter().filter(|activity| activity.look()).count();
+        if news > 0 {
+            stuck().send_modify(|number| *number += 1);
+        }
+    }
+}
+
+/// Tells whenever a handler is found to block its thread for longer than it may take.
+pub(super) fn stuck() -> &'static watch::Sender<u64> {
+    static STUCK: std::sync::OnceLock<watch::Sender<u64>> = std::sync::OnceLock::new();
+    STUCK.get_or_init(watch::Sender::default)
+}

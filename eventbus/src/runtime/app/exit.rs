@@ -1,0 +1,113 @@
+//! The end of a process that a handler keeps from ending: one that blocks its thread can be neither cancelled nor waited for.
+//!
+//! Keep: it is a thread with a runtime of its own. The app's runtime may have no thread left that notices a signal.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use tokio::runtime::Builder;
+use tokio_util::sync::CancellationToken;
+use tracing::Dispatch;
+
+use super::signal::Signals;
+use crate::{
+    port::{Subscribers, activity::Activity},
+    runtime::projection::ProjectionSlot,
+};
+
+/// `EX_SOFTWARE`: an error of the program itself.
+const STATUS: i32 = 70;
+
+/// How long after the deadline of a shutdown the process is ended.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Ends the process some time after a signal, unless it is dropped before.
+pub(super) struct ExitGuard {
+    cancel: CancellationToken,
+    has_returned: Arc<AtomicBool>,
+    is_kept: bool,
+}
+
+/// Everything that may block a thread.
+pub(super) struct Blockers {
+    pub(super) subscribers: Subscribers,
+    pub(super) projections: Vec<ProjectionSlot>,
+}
+
+impl Blockers {
+    pub(super) fn activities(&self) -> Vec<Arc<Activity>> {
+        let mut activities = self.subscribers.activities();
+        activities.extend(self.projections.iter().map(ProjectionSlot::activity));
+        activities
+    }
+}
+
+/// What blocks a thread now, in words.
+pub(super) fn blocking(activities: &[Arc<Activity>]) -> Vec<String> {
+    activities.iter().flat_map(|activity| activity.blocking()).collect()
+}
+
+impl ExitGuard {
+    /// Begins to listen for a signal, after which a shutdown may take until `deadline`.
+    pub(super) fn new(deadline: Duration, blockers: Blockers) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let signals = {
+            let _inside = runtime.enter();
+            Signals::listen()?
+        };
+        let (cancel, has_returned) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
+        let (cancelled, returned) = (cancel.clone(), Arc::clone(&has_returned));
+        let dispatch = tracing::dispatcher::get_default(Dispatch::clone);
+        thread::Builder::new().name("eventbus-exit".into()).spawn(move || {
+            let after = deadline.saturating_add(GRACE);
+            let waited = runtime.block_on(cancelled.run_until_cancelled(async {
+                signals.received().await;
+                // before the handlers leave the bus
+                let activities = blockers.activities();
+                tokio::time::sleep(after).await;
+                activities
+            }));
+            if let Some(activities) = waited {
+                let blocking = blocking(&activities);
+                if !(blocking.is_empty() && returned.load(Ordering::SeqCst)) {
+                    tracing::dispatcher::with_default(&dispatch, || exit(after, &blocking));
+                }
+            }
+        })?;
+        Ok(Self { cancel, has_returned, is_kept: false })
+    }
+
+    /// Ends the process all the same if something still blocks a thread then: whoever ends the runtime would wait for it.
+    pub(super) fn keep(mut self) {
+        self.is_kept = true;
+        self.has_returned.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Drop for ExitGuard {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.cancel.cancel();
+        }
+    }
+}
+
+fn exit(after: Duration, blocking: &[String]) {
+    let who = match blocking {
+        [] => "something that is no handler keeps the app's runtime busy".into(),
+        blocking => format!("these block their threads: {}", blocking.join("; ")),
+    };
+    let text = format!("not stopped {after:?} after the signal, {who}: the process exits with status {STATUS}");
+    tracing::error!("{text}");
+    if !tracing::dispatcher::has_been_set() {
+        eprintln!("{text}");
+    }
+    std::process::exit(STATUS);
+}

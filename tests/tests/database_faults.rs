@@ -1,0 +1,439 @@
+//! A database that is locked, full or out of memory is waited for: no event pays for it.
+//!
+//! The handlers here have one retry, so each of these faults lasts longer than any budget.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use eventbus::{
+    App, BoxError, ExpectedVersion, NewEvent, StreamId,
+    port::{DeadLetterFilter, Health, HealthThresholds},
+    prelude::*,
+};
+use eventbus_redis::{RedisEventStore, RedisEventStoreConfig, RedisTransaction};
+use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
+use eventstore_sqlite::{SqliteEventStore, SqliteTransaction};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Order")]
+struct Paid {
+    cents: i64,
+}
+
+/// How often something was called.
+#[derive(Clone, Default)]
+struct Calls(Arc<AtomicU64>);
+
+impl Calls {
+    fn count(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    fn now(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+#[derive(Clone, Default)]
+struct RowCalls(Calls);
+
+/// What a row holds, so that a few of them fill a small disk.
+const FILLING: usize = 4_000;
+
+async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !holds().await {
+        assert!(began.elapsed() < Duration::from_secs(120), "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn pay(app: &App, order: usize, count: usize) {
+    let stream = StreamId::parse("Order", &format!("order-{order}")).unwrap();
+    let events = (0..count).map(|_| NewEvent::of(&Paid { cents: 120 }).unwrap()).collect();
+    app.store().append(&stream, ExpectedVersion::Any, events).await.unwrap();
+}
+
+/// Both wait for their database, and the report says since when and why.
+fn both_wait(health: &Health, fault: &str) -> bool {
+    let alerts = health.alerts(&HealthThresholds::default());
+    ["`note`", "`rows`"].iter().all(|name| {
+        alerts.iter().any(|alert| alert.starts_with(name) && alert.contains("since") && alert.contains(fault))
+    })
+}
+
+async fn nothing_was_given_up(app: &App) {
+    let letters = app.bus().dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap();
+    assert!(letters.letters.is_empty(), "{letters:?}");
+    for status in app.projections().await.unwrap() {
+        assert!(status.stopped.is_none(), "{status:?}");
+        assert!(status.trouble.is_none() && status.trouble_since.is_none(), "{status:?}");
+    }
+    let health = app.health().await;
+    assert!(health.waiting.is_empty(), "{health:?}");
+}
+
+mod postgres {
+    use super::*;
+
+    #[handler(manual, group = "notes", retries = 1)]
+    async fn note(
+        event: &Paid,
+        meta: &Metadata,
+        connection: &mut PgConnection,
+        State(calls): State<Calls>,
+    ) -> Result<(), sqlx::Error> {
+        calls.count();
+        let sql = "INSERT INTO public.notes (id, cents, filling) VALUES ($1, $2, $3)";
+        let filling = filling(event.cents);
+        sqlx::query(sql).bind(meta.event_id().to_string()).bind(event.cents).bind(filling).execute(connection).await?;
+        Ok(())
+    }
+
+    #[derive(Default)]
+    struct Rows;
+
+    #[projection(name = "rows", manual)]
+    impl Rows {
+        async fn paid(
+            &self,
+            event: &Paid,
+            meta: &Metadata,
+            connection: &mut PgConnection,
+            State(calls): State<RowCalls>,
+        ) -> Result<(), BoxError> {
+            calls.0.count();
+            let sql = "INSERT INTO public.order_rows (id, cents, filling) VALUES ($1, $2, $3)";
+            let query = sqlx::query(sql).bind(meta.event_id().to_string()).bind(event.cents);
+            query.bind(filling(event.cents)).execute(connection).await?;
+            Ok(())
+        }
+    }
+
+    /// No compression makes it smaller.
+    fn filling(seed: i64) -> String {
+        let mut random = fastrand::Rng::with_seed(seed.unsigned_abs());
+        (0..FILLING).map(|_| random.alphanumeric()).collect()
+    }
+
+    struct Place {
+        app: App,
+        admin: PgConnection,
+        calls: Calls,
+        row_calls: RowCalls,
+    }
+
+    impl Place {
+        async fn new(tables: &str, transaction_timeout: Duration) -> Self {
+            let name = test_servers::unique_name("faults");
+            let mut admin = PgConnection::connect(test_servers::postgres_url()).await.unwrap();
+            run(&mut admin, &format!("CREATE DATABASE {name}")).await.unwrap();
+            let url = test_servers::database_url_for(&name);
+            let mut admin = PgConnection::connect(&url).await.unwrap();
+            run(&mut admin, tables).await.unwrap();
+            let config = PgEventStoreConfig { database_url: url, transaction_timeout, ..Default::default() };
+            let store = PgEventStore::connect_with(config).await.unwrap();
+            let (calls, row_calls) = (Calls::default(), RowCalls::default());
+            let builder = App::builder().store(store).state(calls.clone()).state(row_calls.clone());
+            let builder = builder.handler::<note>().handler::<sleeps>().projection(Rows);
+            let app = builder.wait_timeout(Duration::from_secs(120)).start().await.unwrap();
+            Self { app, admin, calls, row_calls }
+        }
+
+        async fn count(&mut self, table: &str) -> i64 {
+            let sql = format!("SELECT count(*) FROM public.{table}");
+            sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut self.admin).await.unwrap()
+        }
+
+        async fn everything_is_written_once(&mut self, events: i64) {
+            self.app.settled().await.unwrap();
+            assert_eq!((self.count("notes").await, self.count("order_rows").await), (events, events));
+            nothing_was_given_up(&self.app).await;
+        }
+    }
+
+    async fn run(connection: &mut PgConnection, sql: &str) -> Result<(), sqlx::Error> {
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await.map(drop)
+    }
+
+    const TABLES: &str = "CREATE TABLE notes (id text PRIMARY KEY, cents bigint, filling text);
+         CREATE TABLE order_rows (id text PRIMARY KEY, cents bigint, filling text)";
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn tables_that_are_locked_for_longer_than_every_budget_are_waited_for() {
+        let mut place = Place::new(TABLES, Duration::from_millis(400)).await;
+        pay(&place.app, 0, 5).await;
+        place.everything_is_written_once(5).await;
+        let (notes, rows) = (place.calls.now(), place.row_calls.0.now());
+        run(&mut place.admin, "BEGIN; LOCK TABLE notes, order_rows IN ACCESS EXCLUSIVE MODE").await.unwrap();
+        pay(&place.app, 1, 5).await;
+        wait_until("both have failed six times", async || {
+            place.calls.now() >= notes + 6 && place.row_calls.0.now() >= rows + 6
+        })
+        .await;
+        wait_until("health says so", async || both_wait(&place.app.health().await, "SQLSTATE 55P03")).await;
+        let status = place.app.projections().await.unwrap().remove(0);
+        assert!(status.stopped.is_none() && status.trouble.is_some() && status.trouble_since.is_some(), "{status:?}");
+        run(&mut place.admin, "COMMIT").await.unwrap();
+        place.everything_is_written_once(10).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_full_disk_is_waited_for() {
+        let disk = SmallDisk::mount();
+        let tablespace = test_servers::unique_name("small");
+        let (tables, is_full) = match &disk {
+            Some(disk) => {
+                let mut admin = PgConnection::connect(test_servers::postgres_url()).await.unwrap();
+                disk.give_to_server(&mut admin).await;
+                let location = disk.0.display();
+                run(&mut admin, &format!("CREATE TABLESPACE {tablespace} LOCATION '{location}'")).await.unwrap();
+                let tables = TABLES.replace("text)", &format!("text) TABLESPACE {tablespace}"));
+                let filler = "CREATE TABLE filler (filling text)";
+                (format!("{tables}; {filler} TABLESPACE {tablespace}"), true)
+            }
+            None => {
+                println!("no file system can be mounted here: the server says 53100 because a trigger tells it to");
+                let trigger = "CREATE TABLE disk (is_full boolean); INSERT INTO disk VALUES (false);
+                     CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                       IF (SELECT is_full FROM public.disk) THEN
+                         RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END IF;
+                       RETURN NEW; END $$;
+                     CREATE TRIGGER look BEFORE INSERT ON notes FOR EACH ROW EXECUTE FUNCTION look();
+                     CREATE TRIGGER look BEFORE INSERT ON order_rows FOR EACH ROW EXECUTE FUNCTION look()";
+                (format!("{TABLES}; {trigger}"), false)
+            }
+        };
+        let mut place = Place::new(&tables, Duration::from_secs(10)).await;
+        pay(&place.app, 0, 5).await;
+        place.everything_is_written_once(5).await;
+        let (notes, rows) = (place.calls.now(), place.row_calls.0.now());
+        if is_full {
+            let fill = "INSERT INTO filler SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 60)";
+            while run(&mut place.admin, fill).await.is_ok() {}
+        } else {
+            run(&mut place.admin, "UPDATE disk SET is_full = true").await.unwrap();
+        }
+        pay(&place.app, 1, 40).await;
+        wait_until("both have failed six times", async || {
+            place.calls.now() >= notes + 6 && place.row_calls.0.now() >= rows + 6
+        })
+        .await;
+        wait_until("health says so", async || both_wait(&place.app.health().await, "SQLSTATE 53100")).await;
+        let free = if is_full { "DROP TABLE filler" } else { "UPDATE disk SET is_full = false" };
+        run(&mut place.admin, free).await.unwrap();
+        place.everything_is_written_once(45).await;
+        if is_full {
+            place.app.shutdown(Duration::from_secs(30)).await.unwrap();
+            run(&mut place.admin, "DROP TABLE notes, order_rows").await.unwrap();
+            run(&mut place.admin, &format!("DROP TABLESPACE {tablespace}")).await.unwrap();
+        }
+    }
+
+    #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    #[event(aggregate_type = "Order")]
+    struct Slept {}
+
+    #[handler(manual, group = "sleepers", retries = 1)]
+    async fn sleeps(_event: &Slept, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        sqlx::query("SELECT pg_sleep(60)").execute(connection).await.map(drop)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_statement_that_takes_too_long_is_the_events_own_failure() {
+        let place = Place::new(TABLES, Duration::from_millis(200)).await;
+        let stream = StreamId::parse("Order", "1").unwrap();
+        let events = vec![NewEvent::of(&Slept {}).unwrap()];
+        place.app.store().append(&stream, ExpectedVersion::Any, events).await.unwrap();
+        wait_until("it is a dead letter", async || {
+            let letters = place.app.bus().dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap();
+            letters.letters.len() == 1
+        })
+        .await;
+        assert!(place.app.health().await.waiting.is_empty());
+    }
+
+    /// A file system of a few megabytes, unmounted when it is dropped.
+    struct SmallDisk(PathBuf);
+
+    impl SmallDisk {
+        fn mount() -> Option<Self> {
+            let folder = std::env::temp_dir().join(test_servers::unique_name("small-disk"));
+            std::fs::create_dir_all(&folder).unwrap();
+            let mut mount = Command::new("mount");
+            mount.args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(&folder);
+            let is_mounted = mount.output().is_ok_and(|output| output.status.success());
+            if !is_mounted {
+                std::fs::remove_dir(&folder).unwrap();
+            }
+            is_mounted.then_some(Self(folder))
+        }
+
+        /// The server writes only to folders that are its own.
+        async fn give_to_server(&self, admin: &mut PgConnection) {
+            let folder: String = sqlx::query_scalar("SHOW data_directory").fetch_one(admin).await.unwrap();
+            let mut chown = Command::new("chown");
+            let given = chown.arg(format!("--reference={folder}")).arg(&self.0).status().unwrap();
+            assert!(given.success());
+        }
+    }
+
+    impl Drop for SmallDisk {
+        fn drop(&mut self) {
+            let folder: &Path = &self.0;
+            // lazily: after a failure the server may still have files there
+            drop(Command::new("umount").arg("-l").arg(folder).status());
+            drop(std::fs::remove_dir(folder));
+        }
+    }
+}
+
+mod sqlite {
+    use super::*;
+
+    #[handler(manual, group = "notes", retries = 1)]
+    async fn note(
+        event: &Paid,
+        meta: &Metadata,
+        tx: &mut SqliteTransaction,
+        State(calls): State<Calls>,
+    ) -> Result<(), BoxError> {
+        calls.count();
+        let sql = "INSERT INTO notes VALUES (?1, ?2, zeroblob(60000))";
+        tx.execute(sql, (meta.event_id().to_string(), event.cents))?;
+        Ok(())
+    }
+
+    #[derive(Default)]
+    struct Rows;
+
+    #[projection(name = "rows", manual)]
+    impl Rows {
+        async fn paid(
+            &self,
+            event: &Paid,
+            meta: &Metadata,
+            tx: &mut SqliteTransaction,
+            State(calls): State<RowCalls>,
+        ) -> Result<(), BoxError> {
+            calls.0.count();
+            let sql = "INSERT INTO order_rows VALUES (?1, ?2, zeroblob(60000))";
+            tx.execute(sql, (meta.event_id().to_string(), event.cents))?;
+            Ok(())
+        }
+    }
+
+    async fn tell(store: &SqliteEventStore, sql: &str) {
+        let mut transaction = store.begin_transaction().await.unwrap();
+        transaction.connection().unwrap().execute_batch(sql).unwrap();
+        transaction.commit().await.unwrap();
+    }
+
+    async fn ask(store: &SqliteEventStore, sql: &str) -> i64 {
+        let mut transaction = store.begin_transaction().await.unwrap();
+        transaction.connection().unwrap().query_row(sql, (), |row| row.get(0)).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_full_disk_is_waited_for() {
+        let folder = std::env::temp_dir().join(test_servers::unique_name("faults"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let store = SqliteEventStore::open(folder.join("orders.db")).await.unwrap();
+        for table in ["notes", "order_rows"] {
+            tell(&store, &format!("CREATE TABLE {table} (id TEXT PRIMARY KEY, cents INTEGER, filling BLOB)")).await;
+        }
+        let (calls, row_calls) = (Calls::default(), RowCalls::default());
+        let builder = App::builder().store(store.clone()).state(calls.clone()).state(row_calls.clone());
+        let builder = builder.handler::<note>().projection(Rows).wait_timeout(Duration::from_secs(120));
+        let app = builder.start().await.unwrap();
+        pay(&app, 0, 5).await;
+        app.settled().await.unwrap();
+        // room for events and notes of deliveries, not for rows
+        let pages = ask(&store, "SELECT page_count FROM pragma_page_count").await + 8;
+        tell(&store, &format!("PRAGMA max_page_count = {pages}")).await;
+        let (notes, rows) = (calls.now(), row_calls.0.now());
+        pay(&app, 1, 5).await;
+        wait_until("both have failed six times", async || calls.now() >= notes + 6 && row_calls.0.now() >= rows + 6)
+            .await;
+        wait_until("health says so", async || both_wait(&app.health().await, "SQLITE_FULL")).await;
+        tell(&store, "PRAGMA max_page_count = 1073741823").await;
+        app.settled().await.unwrap();
+        nothing_was_given_up(&app).await;
+        for table in ["notes", "order_rows"] {
+            assert_eq!(ask(&store, &format!("SELECT count(*) FROM {table}")).await, 10, "{table}");
+        }
+        app.shutdown(Duration::from_secs(30)).await.unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
+
+mod redis_store {
+    use super::*;
+
+    #[handler(manual, group = "notes", retries = 1)]
+    async fn note(event: &Paid, tx: &mut RedisTransaction, State(calls): State<Calls>) -> Result<(), BoxError> {
+        if calls.count() > 5 {
+            // long enough for the memory to be full before the commit
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        tx.hincrby("notes", "cents", event.cents)?;
+        Ok(())
+    }
+
+    #[derive(Default)]
+    struct Rows;
+
+    #[projection(name = "rows", manual)]
+    impl Rows {
+        async fn paid(
+            &self,
+            event: &Paid,
+            tx: &mut RedisTransaction,
+            State(calls): State<RowCalls>,
+        ) -> Result<(), BoxError> {
+            calls.0.count();
+            tx.hincrby("rows", "cents", event.cents)?;
+            Ok(())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_server_without_memory_is_waited_for() {
+        let server = test_servers::private_redis();
+        let config = RedisEventStoreConfig { redis_url: server.url().into(), ..Default::default() };
+        let store = RedisEventStore::connect(config).await.unwrap();
+        let (calls, row_calls) = (Calls::default(), RowCalls::default());
+        let builder = App::builder().store(store.clone()).state(calls.clone()).state(row_calls.clone());
+        let builder = builder.handler::<note>().projection(Rows).wait_timeout(Duration::from_secs(120));
+        let app = builder.start().await.unwrap();
+        pay(&app, 0, 5).await;
+        app.settled().await.unwrap();
+        let mut admin = test_servers::redis_connection(server.url()).await;
+        let set = async |admin: &mut redis::aio::MultiplexedConnection, memory: &str| {
+            let mut set = redis::cmd("CONFIG");
+            set.arg("SET").arg("maxmemory").arg(memory).arg("maxmemory-policy").arg("noeviction");
+            set.query_async::<()>(admin).await.unwrap();
+        };
+        let notes = calls.now();
+        pay(&app, 1, 5).await;
+        wait_until("the handler is in an event", async || calls.now() > notes).await;
+        set(&mut admin, "1").await;
+        wait_until("health says so", async || both_wait(&app.health().await, "OOM")).await;
+        set(&mut admin, "0").await;
+        app.settled().await.unwrap();
+        nothing_was_given_up(&app).await;
+        let mut transaction = store.begin_transaction();
+        for table in ["notes", "rows"] {
+            assert_eq!(transaction.hget::<i64>(table, "cents").await.unwrap(), Some(1_200), "{table}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Handlers that never return: one that awaits, and one that blocks its thread.
+//!
+//! The process with the blocked thread is this test binary again, told by its environment what to play.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests; the process that is stopped reports by printing"
+)]
+
+use std::{
+    env,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use eventbus::{ExpectedVersion, NewEvent, StreamId, port::HealthThresholds, prelude::*, testkit::ManualClock};
+use test_servers::Actor;
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Lamp")]
+struct Lit {}
+
+#[derive(Clone, Default)]
+struct Handled(Arc<AtomicU64>);
+
+async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !holds().await {
+        assert!(began.elapsed() < Duration::from_secs(120), "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn light(app: &App, lamp: &str) {
+    let stream = StreamId::parse("Lamp", lamp).unwrap();
+    app.store().append(&stream, ExpectedVersion::Any, vec![NewEvent::of(&Lit {}).unwrap()]).await.unwrap();
+}
+
+/// Never returns for the lamp that hangs.
+#[handler(manual, group = "lamps")]
+async fn awaits(_event: &Lit, meta: &Metadata, State(handled): State<Handled>) {
+    if meta.aggregate_id().as_str() == "hangs" {
+        std::future::pending::<()>().await;
+    }
+    handled.0.fetch_add(1, Ordering::SeqCst);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_awaits_for_ever_is_shown_then_ended_after_a_minute_and_others_go_on() {
+    let (clock, handled) = (ManualClock::default(), Handled::default());
+    let builder = App::builder().clock(clock.clone()).state(handled.clone()).handler::<awaits>();
+    let app = builder.start().await.unwrap();
+    light(&app, "hangs").await;
+    for lamp in 0..5 {
+        light(&app, &format!("lamp-{lamp}")).await;
+    }
+    wait_until("the handler hangs", async || {
+        clock.advance(Duration::from_secs(1));
+        !app.health().await.in_flight.is_empty()
+    })
+    .await;
+    let alerts = app.health().await.alerts(&HealthThresholds { in_flight_age: Duration::ZERO, ..Default::default() });
+    let alert = alerts.iter().find(|alert| alert.contains("`awaits`")).unwrap();
+    assert!(alert.contains("is busy with `Lit`") && alert.contains("since"), "{alert}");
+    wait_until("a default alert is raised", async || {
+        clock.advance(Duration::from_secs(1));
+        !app.health().await.alerts(&HealthThresholds::default()).is_empty()
+    })
+    .await;
+    assert_eq!(handled.0.load(Ordering::SeqCst), 0, "one after the other, by default");
+    wait_until("others are handled", async || {
+        clock.advance(Duration::from_secs(1));
+        handled.0.load(Ordering::SeqCst) == 5
+    })
+    .await;
+    assert!(app.bus().stats().handler_errors > 0, "the time limit is a failure of that event");
+}
+
+/// Blocks its thread for the lamp that hangs, until the process ends.
+#[handler(manual, group = "lamps", timeout_ms = 1_000)]
+async fn blocks(_event: &Lit, meta: &Metadata) {
+    if meta.aggregate_id().as_str() == "hangs" {
+        println!("hangs");
+        loop {
+            std::thread::park();
+        }
+    }
+    println!("handled {}", meta.aggregate_id());
+}
+
+/// What the process plays whose thread is blocked; does nothing in an ordinary run.
+#[test]
+fn the_process_with_a_blocked_thread() {
+    let Ok(role) = env::var("STUCK_ROLE") else {
+        return;
+    };
+    Actor::end_with_parent();
+    let mut builder = match role.as_str() {
+        "one thread" => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    tracing_subscriber::fmt().with_ansi(false).init();
+    let runtime = builder.worker_threads(3).enable_all().build().unwrap();
+    let ended = runtime.block_on(async {
+        let app = App::builder().handler::<blocks>().shutdown_timeout(Duration::from_secs(1)).start().await?;
+        let thresholds = HealthThresholds { in_flight_age: Duration::from_secs(5), ..Default::default() };
+        if role == "one thread" {
+            let shared = app.clone();
+            tokio::spawn(async move { light(&shared, "hangs").await });
+        } else {
+            light(&app, "hangs").await;
+            light(&app, "lamp-1").await;
+            let app = app.clone();
+            tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    app.health().await.alerts(&thresholds).iter().for_each(|alert| println!("alert: {alert}"));
+                }
+            });
+        }
+        app.run_until_signal().await
+    });
+    println!("stopped: {ended:?}");
+    // waits for the thread that is blocked
+    drop(runtime);
+}
+
+#[test]
+fn a_handler_that_blocks_its_thread_is_named_others_go_on_and_the_process_ends_with_70() {
+    let stuck = Actor::play("the_process_with_a_blocked_thread", &[("STUCK_ROLE", "several threads")]);
+    stuck.until(&["hangs", "handled lamp-1"]);
+    let log = stuck.until(&["handler blocks its thread"]);
+    assert!(log.contains("blocks") && log.contains("event_type=Lit") && log.contains("Lamp/hangs"), "{log}");
+    let alert = stuck.until(&["alert: "]);
+    assert!(alert.contains("`blocks` of `lamps`") && alert.contains("`Lit`"), "{alert}");
+    stuck.signal("TERM");
+    let last = stuck.until(&["the process exits with status 70"]);
+    let (status, printed) = stuck.wait();
+    assert_eq!(status.code(), Some(70), "{last} {printed:?}");
+}
+
+#[test]
+fn a_process_whose_only_thread_is_blocked_ends_with_70() {
+    let stuck = Actor::play("the_process_with_a_blocked_thread", &[("STUCK_ROLE", "one thread")]);
+    stuck.until(&["hangs"]);
+    stuck.signal("TERM");
+    stuck.until(&["`blocks` with `Lit` of `Lamp/hangs`"]);
+    let (status, printed) = stuck.wait();
+    assert_eq!(status.code(), Some(70), "{printed:?}");
+}
