@@ -9,7 +9,7 @@ use workspace_tests::fire::{
     cuts,
     figures::Figures,
     kills::{self, Program},
-    race,
+    race, rolling,
 };
 
 fn seed() -> u64 {
@@ -61,6 +61,11 @@ async fn processes_that_were_paused_write_nothing_any_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_that_crash_and_forget_lose_no_effect() {
     judge(&kills::fail_servers(&program(), 6, seed()).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn releases_that_roll_over_each_other_lose_nothing() {
+    judge(&rolling::run(4, seed()).await.unwrap());
 }
 
 mod model_test {

@@ -23,7 +23,7 @@ use workspace_tests::fire::{
     database::Database,
     figures::Figures,
     kills::{self, Program},
-    model, race,
+    model, race, rolling,
 };
 
 /// Checks what is promised while servers, processes and connections die.
@@ -44,6 +44,9 @@ struct Arguments {
     /// How often a server fails, each kind of failure in turn.
     #[arg(long, default_value_t = 300)]
     server_kills: u64,
+    /// How often releases of a consumer group are rolled over each other, in both orders by turns.
+    #[arg(long, default_value_t = 100)]
+    rollings: u64,
     /// How many connections suffer.
     #[arg(long, default_value_t = 200)]
     cuts: u64,
@@ -72,6 +75,8 @@ enum Part {
     Pauses,
     /// Servers that crash, forget and go back in time.
     Servers,
+    /// Releases of a consumer group that roll over each other.
+    Rolling,
 }
 
 /// The longest that the ordering race may take.
@@ -97,7 +102,7 @@ fn main() -> Result<ExitCode, Trouble> {
 
 impl Part {
     fn run(self, arguments: &Arguments, runtime: &Runtime) -> Result<Figures, Trouble> {
-        let Arguments { events, cases, cuts, kills, pauses, server_kills, seed, .. } = *arguments;
+        let Arguments { events, cases, cuts, kills, pauses, server_kills, rollings, seed, .. } = *arguments;
         match self {
             Self::Race => runtime.block_on(race::run(race::Plan { events, time: RACE, seed })),
             Self::Model => model_on_all(runtime, cases, seed),
@@ -106,6 +111,7 @@ impl Part {
             Self::Partitions => runtime.block_on(kills::kill(&Program::this(&[])?, kills / 4, 4, seed)),
             Self::Pauses => runtime.block_on(kills::pause(&Program::this(&[])?, pauses, seed)),
             Self::Servers => runtime.block_on(spawned(server_kills, seed)),
+            Self::Rolling => runtime.block_on(rolling::run(rollings, seed)),
         }
     }
 }
