@@ -63,8 +63,8 @@ impl Shared {
 
     /// The fields of an event's entry, if it may be published.
     pub(crate) fn encode<'a>(&self, event: &'a RecordedEvent, carrier: &Carrier) -> Result<wire::Fields<'a>, BoxError> {
-        if self.config.require_uuid_aggregate_ids {
-            wire::require_uuid(event)?;
+        if self.config.readable_by_python {
+            wire::require_readable_by_python(event)?;
         }
         let mut fields = wire::encode(event)?;
         carrier.load(event, &mut fields);

@@ -41,7 +41,7 @@ fn the_defaults_are_those_of_the_tutorial() {
     assert_eq!(config.retry_max_delay_ms, 30_000);
     assert_eq!(config.slow_handler_ms, 1_000);
     assert_eq!((config.trim_max_length, config.trim_max_age_seconds), (None, None));
-    assert!(!config.require_uuid_aggregate_ids);
+    assert!(!config.readable_by_python);
     assert_eq!(config.stream_name(), "events:stream");
     assert_eq!(config.dlq_stream_name(), "events:stream_dlq");
     assert_eq!(config.validate(), Ok(()));
@@ -52,7 +52,7 @@ fn it_deserializes_with_defaults_and_refuses_what_it_does_not_know() {
     assert_eq!(read("{}").unwrap(), RedisEventBusConfig::default());
     let config = read(
         r#"{"stream_prefix":"orders","consumer_name":"w1","socket_timeout":1.5,"socket_connect_timeout":2,
-                 "concurrency":4,"max_in_hand":50,"trim_max_length":9,"require_uuid_aggregate_ids":true}"#,
+                 "concurrency":4,"max_in_hand":50,"trim_max_length":9,"readable_by_python":true}"#,
     );
     let expected = RedisEventBusConfig {
         stream_prefix: "orders".into(),
@@ -62,7 +62,7 @@ fn it_deserializes_with_defaults_and_refuses_what_it_does_not_know() {
         concurrency: 4,
         max_in_hand: Some(50),
         trim_max_length: Some(9),
-        require_uuid_aggregate_ids: true,
+        readable_by_python: true,
         ..RedisEventBusConfig::default()
     };
     assert_eq!(config.unwrap(), expected);
@@ -174,7 +174,7 @@ fn numbers_that_no_server_takes_and_names_of_other_keys_are_mistakes() {
 #[test]
 fn every_field_is_shown() {
     let shown = format!("{:?}", RedisEventBusConfig::default());
-    for field in ["concurrency: 1", "max_in_hand: None", "trim_max_age_seconds", "require_uuid_aggregate_ids: false"] {
+    for field in ["concurrency: 1", "max_in_hand: None", "trim_max_age_seconds", "readable_by_python: false"] {
         assert!(shown.contains(field), "{field} in {shown}");
     }
 }

@@ -200,14 +200,33 @@ async fn a_payload_that_is_no_object_is_refused_and_nothing_is_published() {
 }
 
 #[tokio::test]
-async fn with_require_uuid_aggregate_ids_others_are_refused_by_name_and_nothing_is_published() {
-    let config = RedisEventBusConfig { require_uuid_aggregate_ids: true, ..config() };
+async fn with_readable_by_python_others_are_refused_by_name_and_nothing_is_published() {
+    let config = RedisEventBusConfig { readable_by_python: true, ..config() };
     let bus = RedisEventBus::connect(config).await.unwrap();
     let of = |id: &str| {
         let stream = StreamId::parse("Order", id).expect("a valid stream");
         NewEvent::new(Name::from_static("OrderCreated"), 1, "{}").recorded_as(stream, Version::FIRST, None)
     };
     let good = of("feaf2364-cce1-4ed3-9a63-624520185ae3");
+    let of_version = |version: u64| {
+        let stream = StreamId::parse("Order", "feaf2364-cce1-4ed3-9a63-624520185ae3").expect("a valid stream");
+        NewEvent::new(Name::from_static("OrderCreated"), 1, "{}").recorded_as(stream, Version::new(version), None)
+    };
+    let of_type = |aggregate_type: &str| {
+        let stream = StreamId::parse(aggregate_type, "feaf2364-cce1-4ed3-9a63-624520185ae3").expect("a valid stream");
+        NewEvent::new(Name::from_static("OrderCreated"), 1, "{}").recorded_as(stream, Version::FIRST, None)
+    };
+    for (bad, reason) in [
+        (of_version(0), "version is 0"),
+        (of_type("Order line"), "other characters"),
+        (of_type("Bestellungä"), "other"),
+    ] {
+        let PublishError::Refused { source, event_id, .. } = bus.publish(&[bad.clone()]).await.unwrap_err() else {
+            panic!("{bad:?}");
+        };
+        assert_eq!(event_id, Some(bad.metadata().event_id()));
+        assert!(source.to_string().contains(reason), "{source}");
+    }
     for id in ["12345", "FEAF2364-CCE1-4ED3-9A63-624520185AE3", "feaf2364cce14ed39a63624520185ae3"] {
         let bad = of(id);
         let refused = bus.publish(&[good.clone(), bad.clone()]).await.unwrap_err();

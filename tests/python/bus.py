@@ -3,8 +3,14 @@
 import json
 from argparse import ArgumentParser
 from contextlib import asynccontextmanager
+from dataclasses import fields
 
 from eventsource.adapters.redis import RedisEventBus, RedisEventBusConfig
+
+# what release 0.14 renamed
+READ_COUNT = "stream_read_count"
+if READ_COUNT not in {field.name for field in fields(RedisEventBusConfig)}:
+    READ_COUNT = "batch_size"
 
 parser = ArgumentParser()
 parser.add_argument("redis_url")
@@ -24,7 +30,7 @@ async def connected(options):
         redis_url=options.redis_url,
         stream_prefix=options.stream_prefix,
         consumer_group=options.group,
-        batch_size=10,
+        **{READ_COUNT: 10},
         block_ms=100,  # stopping waits for it
         pending_idle_ms=options.idle_ms,
         max_retries=options.max_retries,

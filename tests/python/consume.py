@@ -10,7 +10,7 @@ import logging
 import sys
 from collections import Counter
 
-from bus import connected, parser, say
+from bus import READ_COUNT, connected, parser, say
 from events import SAMPLES, TYPES
 
 parser.add_argument("--failures", type=int, default=0)
@@ -37,7 +37,7 @@ async def handle(event):
 
 async def recover(bus):
     while True:
-        await bus.recover_pending_messages(batch_size=1000)
+        await bus.recover_pending_messages(**{READ_COUNT: 1000})
         await asyncio.sleep(0.05)
 
 

@@ -66,7 +66,7 @@ impl RedisEventBusConfig {
         vars.number("EVENTBUS_TRIM_MAX_LENGTH", &mut config.trim_max_length);
         vars.number("EVENTBUS_TRIM_MAX_AGE_SECONDS", &mut config.trim_max_age_seconds);
         config.tls_ca_file = vars.value("EVENTBUS_TLS_CA_FILE").map(Into::into);
-        vars.parsed("EVENTBUS_REQUIRE_UUID_AGGREGATE_IDS", &mut config.require_uuid_aggregate_ids);
+        vars.parsed("EVENTBUS_READABLE_BY_PYTHON", &mut config.readable_by_python);
         vars.parsed("EVENTBUS_PARTITIONS", &mut config.partitions);
         vars.parsed("EVENTBUS_PARTITION_LEASE_MS", &mut config.partition_lease_ms);
         config
@@ -129,7 +129,7 @@ mod tests {
             ("EVENTBUS_TRIM_MAX_LENGTH", "15"),
             ("EVENTBUS_TRIM_MAX_AGE_SECONDS", "16"),
             ("EVENTBUS_TLS_CA_FILE", "certificates/ca.pem"),
-            ("EVENTBUS_REQUIRE_UUID_AGGREGATE_IDS", "true"),
+            ("EVENTBUS_READABLE_BY_PYTHON", "true"),
             ("EVENTBUS_PARTITIONS", "16"),
             ("EVENTBUS_PARTITION_LEASE_MS", "17"),
         ]);
@@ -161,7 +161,7 @@ mod tests {
             trim_max_length: Some(15),
             trim_max_age_seconds: Some(16),
             tls_ca_file: Some("certificates/ca.pem".into()),
-            require_uuid_aggregate_ids: true,
+            readable_by_python: true,
             partitions: 16,
             partition_lease_ms: 17,
             clock: SharedClock::SYSTEM,

@@ -126,9 +126,11 @@ pub struct RedisEventBusConfig {
     /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
     /// that the platform trusts. Default: none.
     pub tls_ca_file: Option<PathBuf>,
-    /// Whether events of aggregates whose ids are no UUIDs (lower case, with hyphens) are refused. The Python library
-    /// knows no others; set it where its services read the stream. Default false.
-    pub require_uuid_aggregate_ids: bool,
+    /// Whether events are refused that the Python library eventsource-py does not read: those of aggregates whose ids are
+    /// no UUIDs (lower case, with hyphens), or whose types have other characters than letters, digits, `_`, `.` and `-`,
+    /// and those of version 0. Set it where its services read the stream. It cannot refuse fields that a Python service
+    /// does not know: from release 0.9 on the library refuses those, so a new field comes to Python first. Default false.
+    pub readable_by_python: bool,
     /// Into how many streams the events are split by aggregate, at most 1024; with more than one each is consumed by one
     /// consumer of a group at a time, so that the order within an aggregate holds across consumers. The number is
     /// recorded with the first connection, and changed by [`repartition`](crate::RedisEventBus::repartition) only. The
@@ -173,7 +175,7 @@ impl Default for RedisEventBusConfig {
             trim_max_length: None,
             trim_max_age_seconds: None,
             tls_ca_file: None,
-            require_uuid_aggregate_ids: false,
+            readable_by_python: false,
             partitions: 1,
             partition_lease_ms: 10_000,
             clock: SharedClock::SYSTEM,
@@ -265,7 +267,7 @@ impl fmt::Debug for RedisEventBusConfig {
             .field("trim_max_length", &self.trim_max_length)
             .field("trim_max_age_seconds", &self.trim_max_age_seconds)
             .field("tls_ca_file", &self.tls_ca_file)
-            .field("require_uuid_aggregate_ids", &self.require_uuid_aggregate_ids)
+            .field("readable_by_python", &self.readable_by_python)
             .field("partitions", &self.partitions)
             .field("partition_lease_ms", &self.partition_lease_ms)
             .field("clock", &self.clock)

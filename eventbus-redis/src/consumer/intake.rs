@@ -1,6 +1,11 @@
 //! From entries to what is in hand.
 
-use eventbus::port::{MessageId, Taken, Tries};
+use std::sync::atomic::Ordering;
+
+use eventbus::{
+    RecordedEvent,
+    port::{MessageId, Taken, Tries},
+};
 use redis::{RedisResult, Value, from_redis_value};
 
 use super::Consumer;
@@ -102,6 +107,7 @@ impl Consumer {
         };
         match wire::decode(&fields) {
             Ok(record) => {
+                self.tell_naive(&record);
                 let record = trace::attach(&self.shared, record, &fields);
                 Some(Taken::new(id, record).with_tries(noted.unwrap_or_else(replayed)))
             }
@@ -113,6 +119,19 @@ impl Consumer {
                 self.hand.add_hopeless(id, Tries::hopeless(error.to_string(), &self.shared.config.clock));
                 None
             }
+        }
+    }
+
+    /// Tells once of a time without a zone: nobody knows whether it is UTC, as it is taken to be.
+    fn tell_naive(&self, record: &RecordedEvent) {
+        let written = record.metadata().occurred_at_as_written();
+        if let Some(occurred_at) = written.filter(|text| wire::timestamp::zone(text) == wire::timestamp::Zone::None)
+            && !self.has_told_naive.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                group = %self.group, event_type = %record.event_type(), event_id = %record.metadata().event_id(),
+                occurred_at, "the time of an event has no zone: it is taken as UTC here, and passed on as it is"
+            );
         }
     }
 

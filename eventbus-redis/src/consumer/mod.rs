@@ -54,6 +54,8 @@ pub(crate) struct Consumer {
     hand: Arc<Hand>,
     /// Entries that used up their attempts and are to stay pending.
     left: Mutex<HashSet<MessageId>>,
+    /// Whether it has told of a time without a zone.
+    has_told_naive: AtomicBool,
     /// The types of which it was told that their events wait for absent members.
     told_absent: Mutex<HashSet<String>>,
     /// Entries that are none of this group's business.
@@ -142,6 +144,7 @@ impl Consumer {
             name,
             hand,
             left: Mutex::default(),
+            has_told_naive: AtomicBool::new(false),
             told_absent: Mutex::default(),
             not_ours: Mutex::default(),
             has_caught_up: AtomicBool::new(false),

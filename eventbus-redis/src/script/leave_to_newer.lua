@@ -10,7 +10,7 @@ local announced = by_name(redis.call('HGETALL', members))
 local own = live_member(announced[my_name] or '', now)
 for other, text in pairs(announced) do
   local member = live_member(text, now)
-  if other ~= my_name and member and member.layout == (own and own.layout) then
+  if other ~= my_name and member and not member.left and member.layout == (own and own.layout) then
     local _, _, versions = announced_types(member.types)
     if versions[name .. '@' .. version] then who[#who + 1] = other end
   end

@@ -16,7 +16,7 @@ local others, announced = {}, by_name(redis.call('HGETALL', members))
 local own = live_member(announced[my_name] or '', now)
 for name, text in pairs(announced) do
   local member = live_member(text, now)
-  if name ~= my_name and member and member.layout == (own and own.layout) then
+  if name ~= my_name and member and not member.left and member.layout == (own and own.layout) then
     local all, names = announced_types(member.types)
     others[#others + 1] = { name = name, all = all, names = names }
   end

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::timestamp;
+use super::timestamp::{self, Zone};
 use crate::keys::field;
 
 /// Why an entry is no event.
@@ -59,15 +59,16 @@ pub(crate) fn decode(fields: &[(String, Vec<u8>)]) -> Result<RecordedEvent, Unde
         }
         _ => base.uuid("correlation_id", "correlation id")?,
     };
-    let metadata =
-        Metadata::new(EventId::from(event_id), event_type, stream, Version::new(version), base.occurred_at()?)
-            .with_schema_version(schema_version)
-            .with_position(base.flat.position())
-            .with_correlation_id(correlation_id.unwrap_or(event_id))
-            .with_causation_id(base.uuid("causation_id", "causation id")?)
-            .with_tenant_id(base.uuid("tenant_id", "tenant id")?)
-            .with_actor_id(base.text("actor_id")?)
-            .with_attributes(base.attributes()?);
+    let (occurred_at, as_written) = base.occurred_at()?;
+    let metadata = Metadata::new(EventId::from(event_id), event_type, stream, Version::new(version), occurred_at)
+        .with_occurred_at_as_written(as_written)
+        .with_schema_version(schema_version)
+        .with_position(base.flat.position())
+        .with_correlation_id(correlation_id.unwrap_or(event_id))
+        .with_causation_id(base.uuid("causation_id", "causation id")?)
+        .with_tenant_id(base.uuid("tenant_id", "tenant id")?)
+        .with_actor_id(base.text("actor_id")?)
+        .with_attributes(base.attributes()?);
     let event = RecordedEvent::new(metadata, split.own);
     event.check().map_err(|invalid| Undecodable(invalid.fault.to_string()))?;
     Ok(event)
@@ -150,16 +151,19 @@ impl<'a> Base<'a> {
         number.filter(|number| *number > 0).ok_or_else(|| Undecodable::field(name, "is no number from 1 on"))
     }
 
-    fn occurred_at(&self) -> Result<OffsetDateTime, Undecodable> {
+    /// When the event occurred, and how that was written, unless in UTC.
+    fn occurred_at(&self) -> Result<(OffsetDateTime, Option<Box<str>>), Undecodable> {
         const NAME: &str = "occurred_at";
-        let parsed = match self.json(NAME) {
-            Some(json) => match text(json) {
-                Some(text) => timestamp::parse(&text),
-                None => json.parse().ok().and_then(timestamp::from_epoch),
-            },
-            None => self.flat.text(NAME)?.and_then(timestamp::parse),
+        let written = match self.json(NAME) {
+            Some(json) => text(json),
+            None => self.flat.text(NAME)?.map(Cow::Borrowed),
         };
-        parsed.ok_or_else(|| Undecodable::field(NAME, "is no time"))
+        let parsed = match &written {
+            Some(text) => timestamp::parse(text),
+            None => self.json(NAME).and_then(|json| json.parse().ok()).and_then(timestamp::from_epoch),
+        };
+        let parsed = parsed.ok_or_else(|| Undecodable::field(NAME, "is no time"))?;
+        Ok((parsed, written.filter(|text| timestamp::zone(text) != Zone::Utc).map(|text| text.as_ref().into())))
     }
 
     fn attributes(&self) -> Result<Attributes, Undecodable> {

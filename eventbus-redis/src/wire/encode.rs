@@ -26,26 +26,31 @@ pub enum Unencodable {
     },
 }
 
-/// An aggregate that services in Python could not name.
+/// An event that services in Python could not read.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "event {event_id} is of {stream}, whose id is no UUID in lower case with hyphens (`require_uuid_aggregate_ids` is set)"
-)]
-pub(crate) struct NotAUuid {
+#[error("event {event_id} of {stream} cannot be read by the Python library (`readable_by_python` is set): {reason}")]
+pub(crate) struct UnreadableByPython {
     event_id: EventId,
     stream: StreamId,
+    reason: &'static str,
 }
 
-/// Refuses an event whose aggregate has an id that the Python library does not read, or writes in another way: an id in
-/// another spelling is another aggregate.
-pub(crate) fn require_uuid(event: &RecordedEvent) -> Result<(), NotAUuid> {
+/// Refuses an event that the Python library does not read. An id that it writes in another way is refused too: in another
+/// spelling it is another aggregate.
+pub(crate) fn require_readable_by_python(event: &RecordedEvent) -> Result<(), UnreadableByPython> {
     let metadata = event.metadata();
     let id = metadata.aggregate_id().as_str();
-    let is_uuid = Uuid::try_parse(id).is_ok_and(|uuid| uuid.to_string() == id);
-    if is_uuid {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    let reason = if !Uuid::try_parse(id).is_ok_and(|uuid| uuid.to_string() == id) {
+        "the id of the aggregate is no UUID in lower case with hyphens"
+    } else if !metadata.aggregate_type().chars().all(is_plain) {
+        "the type of the aggregate has other characters than letters, digits, `_`, `.` and `-`"
+    } else if metadata.version().get() == 0 {
+        "its version is 0; versions begin with 1"
+    } else {
         return Ok(());
-    }
-    Err(NotAUuid { event_id: metadata.event_id(), stream: metadata.stream().clone() })
+    };
+    Err(UnreadableByPython { event_id: metadata.event_id(), stream: metadata.stream().clone(), reason })
 }
 
 /// The names and values of an entry.
@@ -55,8 +60,7 @@ pub(crate) type Fields<'a> = Vec<(&'static str, Cow<'a, [u8]>)>;
 pub(crate) fn encode(event: &RecordedEvent) -> Result<Fields<'_>, Unencodable> {
     event.check()?;
     let metadata = event.metadata();
-    let occurred_at = timestamp::write(metadata.occurred_at());
-    let payload = payload(event, &occurred_at)?;
+    let payload = payload(event, &occurred_at(metadata, "Z"))?;
 
     let mut fields = Vec::with_capacity(8);
     fields.extend([
@@ -65,13 +69,21 @@ pub(crate) fn encode(event: &RecordedEvent) -> Result<Fields<'_>, Unencodable> {
         (field::AGGREGATE_ID, borrowed(metadata.aggregate_id().as_str())),
         (field::AGGREGATE_TYPE, borrowed(metadata.aggregate_type())),
         (field::TENANT_ID, metadata.tenant_id().map_or(borrowed(""), |id| made(id.to_string()))),
-        (field::OCCURRED_AT, made(occurred_at + "+00:00")),
+        (field::OCCURRED_AT, made(occurred_at(metadata, "+00:00"))),
         (field::PAYLOAD, Cow::Owned(payload)),
     ]);
     if let Some(position) = metadata.position() {
         fields.push((field::POSITION, made(position.to_string())));
     }
     Ok(fields)
+}
+
+/// The time of an event, with UTC spelled like this; one that another publisher wrote otherwise, as it did.
+fn occurred_at(metadata: &Metadata, utc: &str) -> String {
+    match metadata.occurred_at_as_written() {
+        Some(text) => text.to_owned(),
+        None => timestamp::write(metadata.occurred_at()) + utc,
+    }
 }
 
 fn borrowed(text: &str) -> Cow<'_, [u8]> {
@@ -120,7 +132,7 @@ struct Base<'a> {
 /// ```
 pub fn wire_payload(event: &RecordedEvent) -> Result<String, Unencodable> {
     event.check()?;
-    let payload = payload(event, &timestamp::write(event.metadata().occurred_at()))?;
+    let payload = payload(event, &occurred_at(event.metadata(), "Z"))?;
     // made of texts, all of it
     Ok(String::from_utf8_lossy(&payload).into_owned())
 }
@@ -139,7 +151,7 @@ fn splice(metadata: &Metadata, occurred_at: &str, own: &str) -> serde_json::Resu
         event_id: metadata.event_id().as_uuid(),
         event_type: metadata.event_type(),
         event_version: metadata.schema_version(),
-        occurred_at: &[occurred_at, "Z"].concat(),
+        occurred_at,
         aggregate_id: metadata.aggregate_id().as_str(),
         aggregate_type: metadata.aggregate_type(),
         aggregate_version: metadata.version().get(),

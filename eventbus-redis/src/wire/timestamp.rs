@@ -56,6 +56,27 @@ pub(super) fn parse(text: &str) -> Option<OffsetDateTime> {
     Some(utc)
 }
 
+/// Whether a time that [`parse`] reads says where it is: in UTC, at an offset, or nothing at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Zone {
+    Utc,
+    Offset,
+    None,
+}
+
+/// The zone of a time that [`parse`] reads.
+pub(crate) fn zone(text: &str) -> Zone {
+    let text = text.trim();
+    if text.parse::<f64>().is_ok() || text.ends_with(['Z', 'z']) {
+        return Zone::Utc;
+    }
+    match text.get(10..).and_then(|time| time.rfind(['+', '-']).and_then(|at| time.get(at + 1..))) {
+        Some(offset) if offset.chars().all(|c| matches!(c, '0' | ':')) => Zone::Utc,
+        Some(_) => Zone::Offset,
+        None => Zone::None,
+    }
+}
+
 /// Reads seconds since 1970, or milliseconds when they are too many for seconds, as the Python library does.
 pub(super) fn from_epoch(number: f64) -> Option<OffsetDateTime> {
     const MILLISECONDS_FROM: f64 = 2e10;

@@ -129,11 +129,11 @@ async fn what_cannot_be_published_is_refused_by_name_and_nothing_is_sent() {
     assert!(matches!(error, PublishError::Refused { event_id: None, .. }), "{error:?}");
     assert!(rig.entries().await.is_empty());
 
-    let strict = RedisEventBusConfig { require_uuid_aggregate_ids: true, ..config() };
+    let strict = RedisEventBusConfig { readable_by_python: true, ..config() };
     let strict = Rig::on(strict).await;
     strict.adopt(0, &[]).await;
     let error = strict.try_publish(0, 1).await.unwrap_err();
-    assert!(said(&error).contains("require_uuid_aggregate_ids"), "{}", said(&error));
+    assert!(said(&error).contains("readable_by_python"), "{}", said(&error));
     strict.bus.disconnect().await;
     let error = strict.try_publish(0, 1).await.unwrap_err();
     assert!(matches!(error, PublishError::ShutDown { .. }), "{error:?}");

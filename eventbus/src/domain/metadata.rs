@@ -87,6 +87,7 @@ pub struct Metadata {
     version: Version,
     position: Option<Position>,
     occurred_at: OffsetDateTime,
+    occurred_at_as_written: Option<Box<str>>,
     pub(super) recorded_at: Option<OffsetDateTime>,
     correlation_id: Uuid,
     causation_id: Option<Uuid>,
@@ -113,6 +114,7 @@ impl Metadata {
             version,
             position: None,
             occurred_at,
+            occurred_at_as_written: None,
             recorded_at: None,
             correlation_id: event_id.as_uuid(),
             causation_id: None,
@@ -127,6 +129,20 @@ impl Metadata {
     pub fn with_schema_version(mut self, schema_version: u32) -> Self {
         self.schema_version = schema_version;
         self
+    }
+
+    /// Keeps how another publisher wrote the time of the event, where that is not UTC; it is passed on as it was written.
+    #[must_use]
+    pub fn with_occurred_at_as_written(mut self, text: Option<Box<str>>) -> Self {
+        self.occurred_at_as_written = text;
+        self
+    }
+
+    /// How another publisher wrote the time of the event: with an offset, or without a zone, which
+    /// [`occurred_at`](Self::occurred_at) takes as UTC. `None` where it is written in UTC.
+    #[must_use]
+    pub fn occurred_at_as_written(&self) -> Option<&str> {
+        self.occurred_at_as_written.as_deref()
     }
 
     /// Sets the place in the store's total order.

@@ -2,7 +2,7 @@
 //!
 //! The process that dies on this side is this test binary again, told by its environment what to play.
 
-use std::env;
+use std::{collections::BTreeSet, env, path::Path};
 
 use eventbus::{
     port::{DeadLetterFilter, DeadLetters, EventBus},
@@ -12,12 +12,12 @@ use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use test_servers::Actor;
 
 use super::{
-    bus, config, environment,
+    bus, config,
     fallible::{Fallible, stop},
-    pending,
     script::Script,
     settled,
     sharing::{event, ids, sorted, texts},
+    until,
 };
 
 /// How many events a consumer has in hand, and how many of them are handled before it hangs.
@@ -28,15 +28,20 @@ fn batch(failures: usize) -> Vec<RecordedEvent> {
     std::iter::repeat_with(|| event(failures)).take(BATCH).collect()
 }
 
-/// Waits until a consumer hangs with the rest of the batch.
+/// Waits until a consumer hangs, with the next one at least.
 async fn hanging(bus: &RedisEventBus) {
-    pending(bus, bus.default_group(), (BATCH - HANDLED) as u64).await;
+    let group = bus.default_group();
+    until("it hangs", async || {
+        let progress = bus.progress(group).await;
+        progress.is_ok_and(|now| now.pending > 0 && now.unread + now.pending == (BATCH - HANDLED) as u64)
+    })
+    .await;
 }
 
-/// They have used up all attempts but one when Python dies.
-#[tokio::test]
-async fn what_a_killed_python_had_is_handled_here_with_all_attempts() {
-    let Some(python) = environment::interpreter() else { return };
+with_each_release!(what_a_killed_python_had_goes_on_here_with_the_attempts_that_are_left);
+
+/// The server has counted three or four deliveries of each when Python dies.
+async fn what_a_killed_python_had_goes_on_here_with_the_attempts_that_are_left(python: &Path) {
     let config = RedisEventBusConfig { pending_idle_ms: 300, retry_delay_ms: 10, ..config() };
     let bus = RedisEventBus::connect(config).await.unwrap();
     let events = batch(3);
@@ -50,10 +55,15 @@ async fn what_a_killed_python_had_is_handled_here_with_all_attempts() {
     settled(&bus).await;
     stop(&bus, consumer).await;
     let left = (BATCH - HANDLED) as u64;
-    assert_eq!(sorted(here.failed()), sorted([here.handled(), here.handled(), here.handled()].concat()));
-    assert_eq!(sorted(texts(&there.said("handled")).into_iter().chain(here.handled())), sorted(ids(&events)));
+    let handled = texts(&there.said("handled"));
+    let rest = ids(&events).into_iter().filter(|id| !handled.contains(id));
+    let failed: BTreeSet<_> = here.failed().into_iter().collect();
+    assert_eq!(failed, rest.collect(), "each is tried here too");
+    assert!(here.failed().len() <= 2 * failed.len() && here.handled().is_empty(), "{:?}", here.failed());
     assert_eq!(bus.stats().messages_recovered, left);
-    assert!(bus.dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters.is_empty());
+    let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let attempts: Vec<_> = letters.iter().map(|letter| letter.attempts).collect();
+    assert_eq!(attempts, vec![Some(4); failed.len()], "as if one side alone had tried");
 }
 
 const STREAM: &str = "PYTHON_CRASH_STREAM";
@@ -68,9 +78,9 @@ async fn the_process_that_dies() {
     bus.start_consuming().await.unwrap();
 }
 
-#[tokio::test]
-async fn what_a_killed_process_of_ours_had_is_handled_by_python() {
-    let Some(python) = environment::interpreter() else { return };
+with_each_release!(what_a_killed_process_of_ours_had_is_handled_by_python);
+
+async fn what_a_killed_process_of_ours_had_is_handled_by_python(python: &Path) {
     let bus = bus().await;
     let events = batch(0);
     bus.publish(&events).await.unwrap();
@@ -83,5 +93,9 @@ async fn what_a_killed_process_of_ours_had_is_handled_by_python() {
     let mut there = Script::start(python, "consume.py", &bus, &["--recover"]);
     settled(&bus).await;
     there.end().await;
-    assert_eq!(texts(&there.said("handled")), ids(&events[HANDLED..]));
+    assert_eq!(
+        sorted(texts(&there.said("handled"))),
+        sorted(ids(&events[HANDLED..])),
+        "new ones before what it recovers"
+    );
 }

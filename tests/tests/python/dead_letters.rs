@@ -1,5 +1,7 @@
 //! Dead letters that one side makes and the other replays.
 
+use std::path::Path;
+
 use eventbus::{
     Name, Position,
     port::{DeadLetter, DeadLetterFilter, DeadLetters, EventBus},
@@ -9,7 +11,7 @@ use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use time::OffsetDateTime;
 
 use super::{
-    Fields, bus, command, config, entries, environment, expected,
+    Fields, bus, command, config, entries, expected,
     fallible::{Fallible, id, stop},
     golden, handled_here, pending, records,
     script::{Script, run},
@@ -23,9 +25,9 @@ async fn letters(bus: &RedisEventBus) -> Vec<DeadLetter> {
     bus.dead_letters(&DeadLetterFilter::default(), None, 100).await.unwrap().letters
 }
 
-#[tokio::test]
-async fn dead_letters_that_python_made_and_replayed_are_handled_here() {
-    let Some(python) = environment::interpreter() else { return };
+with_each_release!(dead_letters_that_python_made_and_replayed_are_handled_here);
+
+async fn dead_letters_that_python_made_and_replayed_are_handled_here(python: &Path) {
     let bus = bus().await;
     bus.publish(&records()).await.unwrap();
     let mut script = Script::start(python, "consume.py", &bus, &DEADLY);
@@ -52,9 +54,9 @@ async fn publish_broken(bus: &RedisEventBus) -> Vec<Fields> {
     broken.iter().map(|fields| fields.chunks(2).map(pair).collect()).collect()
 }
 
-#[tokio::test]
-async fn dead_letters_that_python_made_are_shown_and_replayed_here_for_every_group() {
-    let Some(python) = environment::interpreter() else { return };
+with_each_release!(dead_letters_that_python_made_are_shown_and_replayed_here_for_every_group);
+
+async fn dead_letters_that_python_made_are_shown_and_replayed_here_for_every_group(python: &Path) {
     let bus = bus().await;
     let began = OffsetDateTime::now_utc();
     bus.publish(&records()).await.unwrap();
@@ -117,9 +119,9 @@ async fn publish_one(bus: &RedisEventBus) -> String {
     id(&record)
 }
 
-#[tokio::test]
-async fn dead_letters_that_were_made_here_are_shown_and_replayed_by_python() {
-    let Some(python) = environment::interpreter() else { return };
+with_each_release!(dead_letters_that_were_made_here_are_shown_and_replayed_by_python);
+
+async fn dead_letters_that_were_made_here_are_shown_and_replayed_by_python(python: &Path) {
     let bus = impatient().await;
     let event_id = publish_one(&bus).await;
     let mut other = Script::start(python, "consume.py", &bus, &["--group", "other"]);
@@ -153,9 +155,9 @@ async fn dead_letters_that_were_made_here_are_shown_and_replayed_by_python() {
     assert!(letters(&bus).await.is_empty());
 }
 
-#[tokio::test]
-async fn a_dead_letter_that_dies_again_there_tells_nothing_of_its_death_here() {
-    let Some(python) = environment::interpreter() else { return };
+with_each_release!(a_dead_letter_that_dies_again_there_tells_nothing_of_its_death_here);
+
+async fn a_dead_letter_that_dies_again_there_tells_nothing_of_its_death_here(python: &Path) {
     let bus = impatient().await;
     let event_id = publish_one(&bus).await;
     let here = Fallible::on(&bus, 2, None);

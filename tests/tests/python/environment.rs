@@ -1,6 +1,27 @@
-//! A Python with the library in it, made once and kept in the target folder.
+//! A Python for each release of the library, made once and kept in the target folder.
+
+macro_rules! with_each_release {
+    ($test:ident) => {
+        mod $test {
+            #[tokio::test]
+            async fn with_0_8() {
+                if let Some(python) = crate::environment::interpreter(crate::environment::Release::V0_8) {
+                    super::$test(python).await;
+                }
+            }
+
+            #[tokio::test]
+            async fn with_0_15() {
+                if let Some(python) = crate::environment::interpreter(crate::environment::Release::V0_15) {
+                    super::$test(python).await;
+                }
+            }
+        }
+    };
+}
 
 use std::{
+    env,
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -8,51 +29,89 @@ use std::{
     sync::OnceLock,
 };
 
-/// What pip installs, beside the scripts.
-const REQUIREMENTS: &str = "requirements.txt";
+/// A release of the library.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Release {
+    V0_8,
+    V0_15,
+}
+
+impl Release {
+    /// As file names have it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::V0_8 => "0.8",
+            Self::V0_15 => "0.15",
+        }
+    }
+
+    /// The lowest minor version of Python 3 that it runs on.
+    const fn needs(self) -> u32 {
+        match self {
+            Self::V0_8 => 11,
+            Self::V0_15 => 13,
+        }
+    }
+}
 
 /// The folder of the scripts.
 pub(crate) fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("python")
 }
 
-/// The interpreter that has the library, or `None`, with the reason printed, where there is no Python 3.
+/// The interpreter that has a release of the library, or `None`, with the reason printed, where there is no Python for it.
 ///
 /// # Panics
 /// If the library cannot be installed: with what pip said.
-pub(crate) fn interpreter() -> Option<&'static Path> {
-    static INTERPRETER: OnceLock<Result<Option<PathBuf>, String>> = OnceLock::new();
-    let made = INTERPRETER.get_or_init(|| {
-        let Some(python) = installed_python() else {
+pub(crate) fn interpreter(release: Release) -> Option<&'static Path> {
+    static INTERPRETERS: [OnceLock<Result<Option<PathBuf>, String>>; 2] = [OnceLock::new(), OnceLock::new()];
+    let made = INTERPRETERS[release as usize].get_or_init(|| {
+        let Some((python, version)) = installed_python(release) else {
             // past the capturing of the test's output
-            let _ =
-                writeln!(io::stderr(), "skipped, not run: tests with the Python library, because there is no python3");
+            let (name, minor) = (release.name(), release.needs());
+            let _ = writeln!(
+                io::stderr(),
+                "skipped, not run: tests with release {name} of the Python library, because there is no Python 3.{minor} \
+                 or later"
+            );
             return Ok(None);
         };
-        environment(&python).map(Some)
+        environment(release, &python, &version).map(Some)
     });
     made.as_ref().unwrap_or_else(|error| panic!("{error}")).as_deref()
 }
 
-/// Which Python 3 this is.
-fn installed_python() -> Option<String> {
-    let asked = Command::new("python3").args(["-c", "import sys; print(sys.executable, sys.version)"]).output();
-    let answer = asked.ok().filter(|answer| answer.status.success())?;
-    String::from_utf8(answer.stdout).ok()
+/// An interpreter for a release, and what it says of itself: the one of the path, or one that pyenv has.
+fn installed_python(release: Release) -> Option<(PathBuf, String)> {
+    let named = (release.needs()..release.needs() + 5).map(|minor| PathBuf::from(format!("python3.{minor}")));
+    let root = env::var_os("PYENV_ROOT").map(PathBuf::from);
+    let root = root.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".pyenv")))?;
+    let versions = fs::read_dir(root.join("versions")).into_iter().flatten().flatten();
+    let mut by_pyenv: Vec<_> = versions.map(|version| version.path().join("bin/python3")).collect();
+    by_pyenv.sort();
+    let mut candidates = std::iter::once(PathBuf::from("python3")).chain(named).chain(by_pyenv);
+    candidates.find_map(|python| {
+        let ask = "import sys, venv; print(sys.version_info.minor, sys.executable, sys.version)";
+        let asked = Command::new(&python).args(["-c", ask]).output();
+        let answer = String::from_utf8(asked.ok().filter(|answer| answer.status.success())?.stdout).ok()?;
+        let minor: u32 = answer.split(' ').next()?.parse().ok()?;
+        (minor >= release.needs()).then_some((python, answer))
+    })
 }
 
 /// Makes the environment, unless it was made of the same things before.
-fn environment(python: &str) -> Result<PathBuf, String> {
+fn environment(release: Release, python: &Path, version: &str) -> Result<PathBuf, String> {
     let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let (folder, requirements) = (temporary.join("python"), scripts().join(REQUIREMENTS));
+    let folder = temporary.join(format!("python-{}", release.name()));
+    let requirements = scripts().join(format!("requirements-{}.txt", release.name()));
     let (stamp, interpreter) = (folder.join("made-of"), folder.join("bin/python"));
-    let wanted = python.to_owned() + &fs::read_to_string(&requirements).unwrap();
-    let one_at_a_time = File::create(temporary.join("python.lock")).unwrap();
+    let wanted = version.to_owned() + &fs::read_to_string(&requirements).unwrap();
+    let one_at_a_time = File::create(temporary.join(format!("python-{}.lock", release.name()))).unwrap();
     one_at_a_time.lock().unwrap(); // until it is dropped, by whatever way
     if fs::read_to_string(&stamp).is_ok_and(|made| made == wanted) {
         return Ok(interpreter);
     }
-    succeed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
+    succeed(Command::new(python).args(["-m", "venv", "--clear"]).arg(&folder))?;
     let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
     succeed(Command::new(&interpreter).args(pip).arg(requirements))?;
     fs::write(stamp, wanted).unwrap();

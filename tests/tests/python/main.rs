@@ -5,9 +5,11 @@
 //! format, which need no Python.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[macro_use]
+mod environment;
+
 mod crash;
 mod dead_letters;
-mod environment;
 mod fallible;
 mod samples;
 mod script;
@@ -15,6 +17,7 @@ mod sharing;
 
 use std::{
     env, fs,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -111,9 +114,9 @@ fn records() -> Vec<RecordedEvent> {
     samples().into_iter().map(|(record, _)| record).collect()
 }
 
-#[tokio::test]
-async fn what_python_publishes_is_handled_here() {
-    let Some(python) = environment::interpreter() else { return };
+with_each_release!(what_python_publishes_is_handled_here);
+
+async fn what_python_publishes_is_handled_here(python: &Path) {
     let bus = bus().await;
     run(python, "publish.py", &bus).await;
     let entries = entries(&bus, &bus.config().stream_name()).await;
@@ -125,9 +128,9 @@ async fn what_python_publishes_is_handled_here() {
     assert_eq!(handled_here(&bus).await, expected());
 }
 
-#[tokio::test]
-async fn what_is_published_here_is_handled_by_python() {
-    let Some(python) = environment::interpreter() else { return };
+with_each_release!(what_is_published_here_is_handled_by_python);
+
+async fn what_is_published_here_is_handled_by_python(python: &Path) {
     let bus = bus().await;
     let mut records = records();
     let metadata = records[2].metadata().clone().with_position(Some(Position::new(77)));

@@ -108,7 +108,7 @@ const FLOATS: [f64; 10] =
 
 fn rich() -> AllKinds {
     AllKinds {
-        text: ('\0'..' ').collect::<String>() + "\"\\/\x7fé\u{2028}日本🦀e\u{301}",
+        text: ('\u{1}'..' ').collect::<String>() + "\"\\/\x7fé\u{2028}日本🦀e\u{301}",
         data: "café".into(),
         yes: true,
         count: -42,

@@ -1,6 +1,6 @@
 //! One group with members on both sides.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use eventbus::{
     Attributes, EventContext, Name, NewEvent, StreamId, Version,
@@ -11,7 +11,7 @@ use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use serde_json::Value;
 
 use super::{
-    bus, command, config, environment,
+    bus, command, config,
     fallible::{Fallible, id, stop},
     samples::NoFields,
     script::Script,
@@ -65,9 +65,9 @@ async fn publish_to_both(bus: &RedisEventBus, here: &Fallible, there: &Script, f
     published
 }
 
-#[tokio::test]
-async fn a_group_shares_its_events_between_both() {
-    let Some(python) = environment::interpreter() else { return };
+with_each_release!(a_group_shares_its_events_between_both);
+
+async fn a_group_shares_its_events_between_both(python: &Path) {
     let bus = bus().await;
     let here = Fallible::on(&bus, 0, None);
     let consumer = bus.start_consuming_in_background();
@@ -81,10 +81,10 @@ async fn a_group_shares_its_events_between_both() {
     assert_eq!(sorted(handled), sorted(ids(&published)), "each once");
 }
 
+with_each_release!(a_group_shares_what_fails_between_both);
+
 /// What fails here waits longer for its retry than Python leaves an entry alone that shows no life.
-#[tokio::test]
-async fn a_group_shares_what_fails_between_both() {
-    let Some(python) = environment::interpreter() else { return };
+async fn a_group_shares_what_fails_between_both(python: &Path) {
     let config = RedisEventBusConfig {
         pending_idle_ms: 1_500,
         retry_delay_ms: 5_000,
@@ -126,9 +126,9 @@ async fn deliveries(bus: &RedisEventBus) -> u64 {
     pending[0].3
 }
 
-#[tokio::test]
-async fn python_counts_the_tries_that_were_made_here() {
-    let Some(python) = environment::interpreter() else { return };
+with_each_release!(python_counts_the_tries_that_were_made_here);
+
+async fn python_counts_the_tries_that_were_made_here(python: &Path) {
     let config = RedisEventBusConfig { retry_delay_ms: 20, pending_idle_ms: 60, ..config() };
     let bus = RedisEventBus::connect(config).await.unwrap();
     let here = Fallible::on(&bus, 3, Some(0)); // the fourth try never ends

@@ -4,7 +4,7 @@ use time::{OffsetDateTime, macros::datetime};
 use uuid::uuid;
 
 use super::{CAPTURED, captured_event, decode, decode_payload, decode_with};
-use crate::wire::decode::Undecodable;
+use crate::wire::{decode::Undecodable, encode::encode};
 
 #[test]
 fn times_are_read_as_tolerantly_as_in_python() {
@@ -43,6 +43,25 @@ fn times_are_read_as_tolerantly_as_in_python() {
         "1e300",
     ] {
         assert!(at(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_time_that_is_not_in_utc_is_passed_on_as_it_was_written() {
+    for text in ["2026-01-02T03:04:05+05:30", "2026-01-02T03:04:05.5", "2026-01-02T03:04", "2026-01-02T03:04:05-0800"] {
+        let event = decode_with("occurred_at", Some(&format!("\"{text}\""))).unwrap();
+        assert_eq!(event.metadata().occurred_at_as_written(), Some(text));
+        let written = encode(&event).unwrap();
+        let field = |name: &str| {
+            let (_, value) = written.iter().find(|(found, _)| *found == name).unwrap();
+            String::from_utf8(value.to_vec()).unwrap()
+        };
+        assert_eq!(field("occurred_at"), text);
+        assert!(field("payload").contains(&format!(r#""occurred_at":"{text}""#)), "{}", field("payload"));
+    }
+    for text in ["2026-01-02T03:04:05Z", "2026-01-02T03:04:05+00:00", "1767323045"] {
+        let event = decode_with("occurred_at", Some(&format!("\"{text}\""))).unwrap();
+        assert_eq!(event.metadata().occurred_at_as_written(), None, "{text}");
     }
 }
 
