@@ -109,6 +109,22 @@ const PROMISES: &[(&str, &[Proof])] = &[
                     "differing_members_are_reported_once_per_change",
                 ],
             ),
+            (
+                "eventbus-redis/tests/rolling.rs",
+                &[
+                    "what_no_member_ever_handled_is_skipped_and_noted",
+                    "a_type_that_was_announced_before_waits_for_a_member_that_handles_it",
+                    "an_unknown_type_is_left_to_a_member_that_announces_nothing",
+                ],
+            ),
+            (
+                "eventbus-redis/tests/backlog.rs",
+                &[
+                    "what_was_skipped_is_delivered_when_its_type_is_announced_for_the_first_time",
+                    "a_new_group_on_a_trimmed_stream_gets_everything_in_order_and_others_nothing_again",
+                ],
+            ),
+            ("tests/tests/fire.rs", &["releases_that_roll_over_each_other_lose_nothing"]),
         ],
     ),
     (

@@ -224,7 +224,9 @@ impl AppBuilder {
         if !consumes_only {
             relay::introduce(&*store, &*bus, &plan.groups()).await.map_err(unavailable)?;
         }
-        announce(&plan, &*bus).await?;
+        if is_connected {
+            announce(&plan, &*bus, &clock).await?;
+        }
         let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
         let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, relay_options, &self.terms, &clock, is_connected)
             .await
@@ -233,19 +235,24 @@ impl AppBuilder {
     }
 }
 
+/// How long starting waits for a bus that may be away.
+const ANSWERS_SOON: Duration = Duration::from_secs(2);
+
 /// Tells the bus what the groups of the app handle; what they skipped long ago is to be decided first.
 ///
 /// A bus that is away is told when the app consumes.
-async fn announce(plan: &Checked, bus: &dyn EventBus) -> Result<(), StartError> {
+async fn announce(plan: &Checked, bus: &dyn EventBus, clock: &SharedClock) -> Result<(), StartError> {
     let groups: Vec<_> = plan.handlers.iter().map(|handler| group_of(handler, bus.default_group())).collect();
     let handled =
         plan.handlers.iter().zip(&groups).map(|(handler, group)| (group, handler.events, handler.options.start));
-    let skipped = match bus.announce(&Announced::all(handled)).await {
-        Ok(skipped) => skipped,
-        Err(error) => {
+    let announced = Announced::all(handled);
+    let skipped = match clock.timeout(ANSWERS_SOON, bus.announce(&announced)).await {
+        Ok(Ok(skipped)) => skipped,
+        Ok(Err(error)) => {
             tracing::debug!(destination = %bus.destination(), %error, "what the app handles is announced later");
             return Ok(());
         }
+        Err(_) => return Ok(()),
     };
     let mistakes = skipped.into_iter().filter_map(|skipped| {
         let handles = |handler: &&HandlerDefinition| {
