@@ -266,6 +266,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 91);
+        assert_eq!(rules, 92);
     }
 }
