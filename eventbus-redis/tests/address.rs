@@ -11,7 +11,7 @@ use common::{
     until,
 };
 use eventbus::port::EventBus;
-use eventbus_redis::{RedisConnectError, RedisEventBus};
+use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
 use test_servers::PrivateRedis;
 
 /// Sends a command to a server that asks for no password yet.
@@ -82,6 +82,30 @@ async fn a_user_with_the_rights_that_the_bus_needs_can_do_everything() {
     let error = RedisEventBus::connect(with("secret")).await.unwrap_err();
     assert!(matches!(error, RedisConnectError::Config { .. }), "the user would be ignored: {error:?}");
     assert!(!said(&error).contains("secret"), "{}", said(&error));
+}
+
+/// The line of the security page, as it stands there. Red if the bus needs a key or a command that it does not name.
+#[tokio::test]
+async fn the_user_of_the_security_page_can_run_a_bus_and_touch_no_other_keys() {
+    let page = include_str!("../../SECURITY.md");
+    let line = page.lines().find(|line| line.starts_with("ACL SETUSER")).expect("the page has the line");
+    let server = test_servers::private_redis();
+    let words: Vec<_> = line.split(' ').skip(1).collect();
+    set_up(&server, "ACL", &words).await;
+    for partitions in [1, 4] {
+        let url = server.url().replace("redis://", "redis://app:password@");
+        let prefix = if partitions == 1 { "bank" } else { "bank:partitioned" };
+        let config = RedisEventBusConfig { stream_prefix: prefix.into(), partitions, ..config_on(&url) };
+        let bus = RedisEventBus::connect(config).await.unwrap();
+        assert_works(&bus).await;
+        bus.trim(eventbus_redis::Trim { max_length: Some(1), max_age: None }).await.unwrap();
+    }
+    let client = redis::Client::open(server.url().replace("redis://", "redis://app:password@")).unwrap();
+    let mut app = client.get_multiplexed_async_connection().await.unwrap();
+    for refused in [&["XADD", "others:stream", "*", "a", "b"][..], &["GET", "bank:x"], &["FLUSHALL"], &["KEYS", "*"]] {
+        let asked = redis::cmd(refused[0]).arg(&refused[1..]).query_async::<redis::Value>(&mut app).await;
+        assert_eq!(asked.unwrap_err().code(), Some("NOPERM"), "{refused:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,73 @@
+//! The rights that the security page names: enough to use the store, and not enough to change an event.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{TestSchema, add, event, events, feed, open, read, run, stream, within};
+use eventbus::{
+    ExpectedVersion, Name, Position,
+    port::{AppendEvents as _, Checkpoints as _, Leases as _},
+};
+use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
+use sqlx::{AssertSqlSafe, Executor as _};
+
+/// The statements of the page, as they stand there, for a schema and a role.
+fn statements(schema: &str, role: &str) -> String {
+    let page = include_str!("../../SECURITY.md");
+    let (_, rest) = page.split_once("```sql\n").expect("the page has the statements");
+    let (statements, _) = rest.split_once("```").expect("they end");
+    statements
+        .replace("eventbus.", &format!("{schema}."))
+        .replace("SCHEMA eventbus", &format!("SCHEMA {schema}"))
+        .replace(" app;", &format!(" {role};"))
+}
+
+/// Red if the page gives a right too many, or if the store needs one more.
+#[tokio::test]
+async fn with_the_grants_of_the_security_page_events_are_added_and_never_changed() {
+    let schema = TestSchema::new();
+    let name = schema.name().to_owned();
+    PgEventStore::migrate(&schema.config()).await.unwrap();
+    let mut admin = schema.connection().await;
+    run(&mut admin, &format!("CREATE ROLE {name} LOGIN")).await;
+    run(&mut admin, &statements(&name, &name)).await;
+
+    // the role by a start option: whatever the way to log in is, it is the one of the tests
+    let database_url = format!("{}?options[role]={name}", schema.config().database_url);
+    let store = open(PgEventStoreConfig { database_url, migrate: false, ..schema.config() }).await;
+    let order = stream();
+    add(&store, &order, 3).await;
+    within(store.append(&stream(), ExpectedVersion::Any, events(2))).await.unwrap();
+    within(store.append(&order, ExpectedVersion::Any, vec![event()])).await.unwrap();
+    assert_eq!((read(&store, &order).await.len(), feed(&store).await.len()), (4, 6));
+    let (reader, owner) = (Name::from_static("reader"), Name::from_static("owner"));
+    for position in [1, 2] {
+        within(store.save_checkpoint(&reader, Position::new(position))).await.unwrap();
+    }
+    let lease = within(store.acquire_lease(&reader, &owner, Duration::from_secs(60))).await.unwrap().unwrap();
+    within(store.release_lease(&lease)).await.unwrap();
+    store.close().await;
+
+    let mut app = schema.connection().await;
+    run(&mut app, &format!("SET ROLE {name}")).await;
+    for statement in [
+        "UPDATE events SET data = '{}'",
+        "UPDATE events SET version = version + 1 WHERE false",
+        "DELETE FROM events WHERE false",
+        "TRUNCATE events",
+        "DELETE FROM streams WHERE false",
+        "TRUNCATE streams CASCADE",
+        "ALTER TABLE events DROP COLUMN actor_id",
+        "DROP TABLE events",
+        "CREATE TABLE more (id int)",
+        "UPDATE migrations SET version = 1",
+        "INSERT INTO migrations (version, name) VALUES (99, 'future')",
+    ] {
+        let refused = app.execute(sqlx::raw_sql(AssertSqlSafe(statement))).await.unwrap_err();
+        let code = refused.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
+        assert_eq!(code.as_deref(), Some("42501"), "{statement}: {refused}");
+    }
+    run(&mut app, "RESET ROLE").await;
+    run(&mut admin, &format!("DROP OWNED BY {name}; DROP ROLE {name}")).await;
+}
