@@ -26,6 +26,7 @@ mod statements;
 mod store;
 mod transaction;
 mod transactions;
+mod unfinished;
 
 pub use append::PgAppendInError;
 pub use config::PgEventStoreConfig;

@@ -19,6 +19,11 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 2, name: "delivery", sql: include_str!("../migrations/0002_delivery.sql") },
     Migration { version: 3, name: "lease renewals", sql: include_str!("../migrations/0003_lease_renewals.sql") },
     Migration { version: 4, name: "notes", sql: include_str!("../migrations/0004_notes.sql") },
+    Migration {
+        version: 5,
+        name: "unfinished_deliveries",
+        sql: include_str!("../migrations/0005_unfinished_deliveries.sql"),
+    },
 ];
 
 /// The migration that this release needs.

@@ -54,6 +54,7 @@ mod shadow;
 mod store;
 mod transaction;
 mod turn;
+mod unfinished;
 mod watch;
 mod writer;
 

@@ -16,6 +16,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0004_recorded_at", include_str!("../migrations/0004_recorded_at.sql")),
     ("0005_lease_renewals", include_str!("../migrations/0005_lease_renewals.sql")),
     ("0006_notes", include_str!("../migrations/0006_notes.sql")),
+    ("0007_unfinished_deliveries", include_str!("../migrations/0007_unfinished_deliveries.sql")),
 ];
 
 /// Checks that the database is one for this store, runs `before_writing`, then what migrations are missing.

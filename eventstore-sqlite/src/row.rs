@@ -39,7 +39,7 @@ pub(crate) fn insert(
 }
 
 /// A time as its column has it; the years -9999 to 9999 fit easily into 64 bits of microseconds.
-fn micros(time: OffsetDateTime) -> i64 {
+pub(crate) fn micros(time: OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos().div_euclid(1_000)).unwrap_or(i64::MAX)
 }
 

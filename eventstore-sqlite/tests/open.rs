@@ -83,6 +83,8 @@ async fn events_of_a_former_release_have_no_recorded_time() {
     drop(store);
     let former = "ALTER TABLE eventbus_events DROP COLUMN recorded_at;
         ALTER TABLE eventbus_leases DROP COLUMN renewed_at;
+        DROP TABLE eventbus_notes;
+        DROP TABLE eventbus_unfinished_deliveries;
         DELETE FROM eventbus_migrations WHERE version >= 4";
     Connection::open(&path).unwrap().execute_batch(former).unwrap();
 

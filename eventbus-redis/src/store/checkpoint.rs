@@ -69,12 +69,12 @@ impl Floors for RedisEventStore {
 }
 
 impl RedisEventStore {
-    async fn asked_of<T: FromRedisValue>(&self, name: &Name, command: &Cmd) -> Result<T, CheckpointError> {
+    pub(super) async fn asked_of<T: FromRedisValue>(&self, name: &Name, command: &Cmd) -> Result<T, CheckpointError> {
         self.link().query(command).await.map_err(|error| CheckpointError::new(name, boxed(error)))
     }
 }
 
-fn position(key: &str, text: &str) -> Result<Position, BoxError> {
+pub(super) fn position(key: &str, text: &str) -> Result<Position, BoxError> {
     let position = text.parse().map_err(|_| {
         let shown: String = text.chars().take(40).flat_map(char::escape_debug).collect();
         format!("key `{key}` holds `{shown}`, which is no position")

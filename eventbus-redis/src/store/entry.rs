@@ -75,11 +75,11 @@ pub(crate) fn write(event: &NewEvent, recorded_at: OffsetDateTime, mut add: impl
     count
 }
 
-fn micros_of(time: OffsetDateTime) -> i128 {
+pub(crate) fn micros_of(time: OffsetDateTime) -> i128 {
     time.unix_timestamp_nanos().div_euclid(1_000)
 }
 
-fn time_of(micros: i128) -> Result<OffsetDateTime, time::error::ComponentRange> {
+pub(crate) fn time_of(micros: i128) -> Result<OffsetDateTime, time::error::ComponentRange> {
     OffsetDateTime::from_unix_timestamp_nanos(micros.saturating_mul(1_000))
 }
 

@@ -65,6 +65,21 @@ impl Keys {
         self.own(&format!("floors:{destination}"))
     }
 
+    /// What a group of the in-process bus has not finished and that waits, a hash by position.
+    pub(crate) fn waiting(&self, group: &Name) -> String {
+        self.own(&format!("waiting:{group}"))
+    }
+
+    /// The dead letters of the in-process bus, a sorted set by time. Its members are position and group.
+    pub(crate) fn dead(&self) -> String {
+        self.own("dead")
+    }
+
+    /// What the handlers made of the dead letters, a hash by their members.
+    pub(crate) fn dead_tries(&self) -> String {
+        self.own("dead-tries")
+    }
+
     /// What was handled, and when, a sorted set.
     pub(crate) fn deliveries(&self) -> String {
         self.own("deliveries")
@@ -145,13 +160,14 @@ mod tests {
         let keys = Keys::new("");
         let texts = ["a", "b", "a:b", "b:c", "a%3Ab", "feed", "ids", ":", "a:", ":a", "projection:a", "projection:"];
         let (mut made, mut all) = (0, BTreeSet::from([keys.feed(), keys.ids(), keys.meta(), keys.deliveries()]));
+        all.extend([keys.dead(), keys.dead_tries()]);
         for one in texts {
             let name = Name::from_static(one);
             for key in [keys.checkpoint(&name), keys.lease(&name), keys.floors(&name), keys.shadow(&name)] {
                 all.insert(key);
             }
-            all.insert(keys.copies(&name));
-            made += 5;
+            all.extend([keys.copies(&name), keys.waiting(&name)]);
+            made += 6;
             for two in texts {
                 for key in [keys.stream(one, two), keys.copy(&name, two)] {
                     assert!(is_own(&key), "{key}");
@@ -160,6 +176,6 @@ mod tests {
                 made += 2;
             }
         }
-        assert_eq!(all.len(), made + 4);
+        assert_eq!(all.len(), made + 6);
     }
 }

@@ -18,6 +18,7 @@ mod lease;
 mod read;
 mod shadow;
 mod transaction;
+mod unfinished;
 
 use std::{
     collections::HashSet,

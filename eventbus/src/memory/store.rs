@@ -23,9 +23,10 @@ use crate::{
         stream::{ExpectedVersion, Position, StreamId, Version},
     },
     port::{
-        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, FeedFilter,
-        Floor, Floors, Lease, LeaseError, Leases, Notes, Page, ReadError, ReadFeed, ReadStream, RecordStream,
-        check_events, check_ids, first_result, paged,
+        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction, EventStore,
+        FeedFilter, Floor, Floors, Lease, LeaseError, Leases, Notes, Page, ProgressUpdate, ReadError, ReadFeed,
+        ReadStream, RecordStream, Tries, UnfinishedDeliveries, UnfinishedDelivery, check_events, check_ids,
+        first_result, paged,
     },
 };
 
@@ -60,14 +61,16 @@ struct Shared {
     notes: RwLock<HashMap<Name, String>>,
     roles: Roles,
     floors: RwLock<BTreeMap<(Name, Name), Position>>,
+    /// By group and position.
+    unfinished: RwLock<BTreeMap<(Name, Position), UnfinishedDelivery>>,
     appended: AppendSignal,
 }
 
 impl Shared {
     fn by(clock: SharedClock) -> Self {
-        let (checkpoints, notes, floors, appended) = Default::default();
+        let (checkpoints, notes, floors, unfinished, appended) = Default::default();
         let log = RwLock::new(Log { clock: clock.clone(), ..Log::default() });
-        Self { id: clock.new_id(), log, checkpoints, notes, roles: Roles::by(clock), floors, appended }
+        Self { id: clock.new_id(), log, checkpoints, notes, roles: Roles::by(clock), floors, unfinished, appended }
     }
 }
 
@@ -307,6 +310,92 @@ impl Floors for InMemoryEventStore {
     async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
         write(&self.0.floors).remove(&(destination.clone(), group.clone()));
         Ok(())
+    }
+}
+
+impl InMemoryEventStore {
+    /// The dead letters that are asked for, oldest first.
+    fn dead(&self, is_wanted: impl Fn(&Name, Position) -> bool) -> Vec<DeadDelivery> {
+        let rows = read(&self.0.unfinished);
+        let dead = rows.iter().filter(|((group, position), _)| is_wanted(group, *position)).filter_map(
+            |((group, position), row)| {
+                let (group, tries) = (group.clone(), row.tries.clone());
+                Some(DeadDelivery { group, position: *position, tries, dead_since: row.dead_since? })
+            },
+        );
+        let mut dead: Vec<_> = dead.collect();
+        dead.sort_by(|one, two| dead_order(one).cmp(&dead_order(two)));
+        dead
+    }
+}
+
+fn dead_order(dead: &DeadDelivery) -> (OffsetDateTime, Position, &Name) {
+    (dead.dead_since, dead.position, &dead.group)
+}
+
+#[async_trait]
+impl UnfinishedDeliveries for InMemoryEventStore {
+    async fn save_progress(&self, group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> {
+        let mut rows = write(&self.0.unfinished);
+        for row in &update.unfinished {
+            rows.insert((group.clone(), row.position), row.clone());
+        }
+        for position in &update.finished {
+            rows.remove(&(group.clone(), *position));
+        }
+        if let Some((name, position)) = &update.checkpoint {
+            write(&self.0.checkpoints).insert(name.clone(), *position);
+        }
+        Ok(())
+    }
+
+    async fn waiting_deliveries(&self, group: &Name) -> Result<Vec<UnfinishedDelivery>, CheckpointError> {
+        let rows = read(&self.0.unfinished);
+        let waiting = rows.iter().filter(|((of, _), row)| of == group && row.dead_since.is_none());
+        Ok(waiting.map(|(_, row)| row.clone()).collect())
+    }
+
+    async fn dead_positions(&self, group: &Name, after: Position) -> Result<Vec<Position>, CheckpointError> {
+        let mut dead: Vec<_> =
+            self.dead(|of, position| of == group && position > after).iter().map(|dead| dead.position).collect();
+        dead.sort_unstable();
+        Ok(dead)
+    }
+
+    async fn dead_deliveries(
+        &self,
+        after: Option<&DeadDelivery>,
+        limit: usize,
+    ) -> Result<Vec<DeadDelivery>, CheckpointError> {
+        let mut dead = self.dead(|_, _| true);
+        dead.retain(|dead| after.is_none_or(|after| dead_order(dead) > dead_order(after)));
+        dead.truncate(limit);
+        Ok(dead)
+    }
+
+    async fn dead_delivery(&self, group: &Name, position: Position) -> Result<Option<DeadDelivery>, CheckpointError> {
+        Ok(self.dead(|of, at| of == group && at == position).pop())
+    }
+
+    async fn count_dead_deliveries(&self) -> Result<u64, CheckpointError> {
+        Ok(self.dead(|_, _| true).len() as u64)
+    }
+
+    async fn end_dead_delivery(
+        &self,
+        group: &Name,
+        position: Position,
+        again: Option<&Tries>,
+    ) -> Result<bool, CheckpointError> {
+        let (mut rows, key) = (write(&self.0.unfinished), (group.clone(), position));
+        let Some(row) = rows.get_mut(&key).filter(|row| row.dead_since.is_some()) else {
+            return Ok(false);
+        };
+        match again {
+            Some(tries) => *row = UnfinishedDelivery { position, tries: tries.clone(), dead_since: None },
+            None => drop(rows.remove(&key)),
+        }
+        Ok(true)
     }
 }
 

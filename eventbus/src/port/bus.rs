@@ -10,7 +10,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{
-    Announced, Backlogs, BusStats, CheckpointError, Checkpoints, DeadLetters, Health, RelayTarget, SkippedBefore,
+    Announced, Backlogs, BusStats, CheckpointError, DeadLetters, EventStore, Health, RelayTarget, SkippedBefore,
     StreamInfo, Subscribers,
 };
 use crate::domain::{error::BoxError, metadata::EventId, name::Name, record::RecordedEvent, stream::Position};
@@ -115,13 +115,14 @@ pub trait EventBus: DeadLetters + 'static {
         true
     }
 
-    /// Gives a bus that keeps no progress of its own a place for that of its groups, and returns from where it needs
+    /// Gives a bus that keeps no progress of its own the store whose feed it is published, as the place for the
+    /// checkpoints and [unfinished deliveries](super::UnfinishedDeliveries) of its groups. Returns from where it needs
     /// the feed again. `None`: it is durable, or nobody subscribed.
     ///
     /// # Errors
     /// [`CheckpointError`] if the progress cannot be read.
-    async fn resume_from(&self, checkpoints: Arc<dyn Checkpoints>) -> Result<Option<Position>, CheckpointError> {
-        drop(checkpoints);
+    async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
+        drop(store);
         Ok(None)
     }
 
@@ -330,7 +331,7 @@ __delegate!(<B> Arc<B>, self => (**self); EventBus {
         (**self).is_durable()
     }
 
-    async fn resume_from(&self, checkpoints: Arc<dyn Checkpoints>) -> Result<Option<Position>, CheckpointError> {
-        (**self).resume_from(checkpoints).await
+    async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
+        (**self).resume_from(store).await
     }
 });

@@ -17,7 +17,7 @@
 /// /// Counts the checkpoints that are saved.
 /// struct CountingStore { store: Arc<dyn EventStore>, saved: AtomicU64 }
 ///
-/// delegate!(CountingStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Leases, Floors, EventStore);
+/// delegate!(CountingStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Leases, Floors, UnfinishedDeliveries, EventStore);
 ///
 /// #[async_trait]
 /// impl Checkpoints for CountingStore {
@@ -178,6 +178,59 @@ macro_rules! __delegate {
 
                 async fn forget_floor(&$self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
                     $inner.forget_floor(destination, group).await
+                }
+            }
+        };
+    };
+    (@UnfinishedDeliveries [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, {}) => {
+        $crate::__delegate!(@UnfinishedDeliveries [$($generic)*] $type, $self, $inner, {
+            async fn save_progress(&$self, group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> {
+                $inner.save_progress(group, update).await
+            }
+        });
+    };
+    (@UnfinishedDeliveries [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, { $($save_progress:tt)+ }) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[async_trait]
+            impl $($generic)* UnfinishedDeliveries for $type {
+                $($save_progress)+
+
+                async fn waiting_deliveries(&$self, group: &Name) -> Result<Vec<UnfinishedDelivery>, CheckpointError> {
+                    $inner.waiting_deliveries(group).await
+                }
+
+                async fn dead_positions(&$self, group: &Name, after: Position) -> Result<Vec<Position>, CheckpointError> {
+                    $inner.dead_positions(group, after).await
+                }
+
+                async fn dead_deliveries(
+                    &$self,
+                    after: Option<&DeadDelivery>,
+                    limit: usize,
+                ) -> Result<Vec<DeadDelivery>, CheckpointError> {
+                    $inner.dead_deliveries(after, limit).await
+                }
+
+                async fn dead_delivery(
+                    &$self,
+                    group: &Name,
+                    position: Position,
+                ) -> Result<Option<DeadDelivery>, CheckpointError> {
+                    $inner.dead_delivery(group, position).await
+                }
+
+                async fn count_dead_deliveries(&$self) -> Result<u64, CheckpointError> {
+                    $inner.count_dead_deliveries().await
+                }
+
+                async fn end_dead_delivery(
+                    &$self,
+                    group: &Name,
+                    position: Position,
+                    again: Option<&Tries>,
+                ) -> Result<bool, CheckpointError> {
+                    $inner.end_dead_delivery(group, position, again).await
                 }
             }
         };

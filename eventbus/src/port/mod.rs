@@ -33,6 +33,7 @@ mod store;
 mod subscribers;
 mod transaction;
 mod tries;
+mod unfinished;
 mod watchdog;
 
 pub use address::redacted;
@@ -64,6 +65,7 @@ pub use store::{
 pub use subscribers::{Subscribers, Subscription};
 pub use transaction::{FromTransaction, Shadow, Transaction, TransactionSlot, Transactions};
 pub use tries::{Failed, Tries};
+pub use unfinished::{DeadDelivery, ProgressUpdate, UnfinishedDeliveries, UnfinishedDelivery};
 
 pub use crate::domain::json::to_json;
 

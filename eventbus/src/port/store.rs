@@ -12,7 +12,7 @@ use futures_util::TryFutureExt as _;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{AppendSignal, Checkpoints, FeedFilter, Floors, Leases, Notes, Transactions};
+use super::{AppendSignal, Checkpoints, FeedFilter, Floors, Leases, Notes, Transactions, UnfinishedDeliveries};
 use crate::domain::{
     error::BoxError,
     metadata::EventId,
@@ -187,7 +187,9 @@ pub trait ReadFeed: Send + Sync {
     label = "not an event store",
     note = "stores are `InMemoryEventStore`, `SqliteEventStore`, `PgEventStore`, `RedisEventStore`, or an `Arc` of one; did you forget to `.await?` its constructor?"
 )]
-pub trait EventStore: AppendEvents + ReadStream + ReadFeed + Checkpoints + Leases + Floors + 'static {
+pub trait EventStore:
+    AppendEvents + ReadStream + ReadFeed + Checkpoints + Leases + Floors + UnfinishedDeliveries + 'static
+{
     /// The store's own transactions, if handlers and projections can take part in them.
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
         None

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, HandlerErrorKind, RetryPolicy};
-use crate::domain::{clock::SharedClock, name::Name};
+use crate::domain::{clock::SharedClock, error::BoxError, name::Name};
 
 /// What the handlers of a group have made of an entry so far. It is empty until one of them has failed, or the process
 /// has died while they ran.
@@ -117,6 +117,21 @@ impl Tries {
     #[must_use]
     pub fn anew(done: Vec<String>) -> Self {
         Self { done, ..Self::default() }
+    }
+
+    /// The tries as JSON, in which stores and buses keep them.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // texts, numbers and lists of them: nothing of it can fail
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads what [`to_json`](Self::to_json) wrote.
+    ///
+    /// # Errors
+    /// Where the text is not that.
+    pub fn from_json(json: &str) -> Result<Self, BoxError> {
+        Ok(serde_json::from_str(json)?)
     }
 
     /// Whether no handler ran so far, as far as is known.

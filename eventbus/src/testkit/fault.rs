@@ -119,7 +119,15 @@ impl AppendEvents for FaultyStore {
     }
 }
 
-delegate!(FaultyStore, self => self.store; ReadStream, ReadFeed, Leases, Floors, EventStore);
+delegate!(FaultyStore, self => self.store; ReadStream, ReadFeed, Leases, Floors, EventStore, UnfinishedDeliveries {
+    async fn save_progress(&self, group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> {
+        let fault = self.checkpoints.take();
+        if fault != Some(Fault::Unavailable) {
+            self.store.save_progress(group, update).await?;
+        }
+        fault.map_or(Ok(()), |_| Err(CheckpointError::new(group, "fault made by the test")))
+    }
+});
 
 #[async_trait]
 impl Checkpoints for FaultyStore {
@@ -196,7 +204,7 @@ delegate!(FaultyBus, self => self.bus; DeadLetters, EventBus {
         self.durable
     }
 
-    async fn resume_from(&self, checkpoints: Arc<dyn Checkpoints>) -> Result<Option<Position>, CheckpointError> {
-        if self.durable { Ok(None) } else { self.bus.resume_from(checkpoints).await }
+    async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
+        if self.durable { Ok(None) } else { self.bus.resume_from(store).await }
     }
 });

@@ -267,7 +267,7 @@ impl Transaction for TableTransaction {
     }
 }
 
-delegate!(TableStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Floors);
+delegate!(TableStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Floors, UnfinishedDeliveries);
 
 #[async_trait]
 impl Leases for TableStore {

@@ -11,39 +11,99 @@ use std::{
 
 use async_trait::async_trait;
 use eventbus::{
-    EventFilter, HandlerError, InMemoryEventBus, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{CheckpointError, Checkpoints, EventBus, RetryPolicy, Subscriber, Subscription},
+    EventFilter, ExpectedVersion, HandlerError, InMemoryEventBus, InMemoryEventStore, Name, NewEvent, Position,
+    RecordedEvent, StreamId, Version,
+    port::{
+        AppendEvents, CheckpointError, Checkpoints, EventBus, ProgressUpdate, ReadFeed, RetryPolicy, Subscriber,
+        Subscription, UnfinishedDeliveries, UnfinishedDelivery,
+    },
+    testkit::delegate,
 };
+use futures_util::TryStreamExt as _;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
+/// A store whose progress can break.
 #[derive(Debug, Default)]
 pub struct Kept {
+    store: InMemoryEventStore,
     positions: Mutex<HashMap<String, Position>>,
     pub broken: AtomicBool,
+    pub unreadable: AtomicBool,
     pub refused: AtomicUsize,
     pub saved: AtomicUsize,
 }
 
+delegate!(Kept, self => self.store; AppendEvents, ReadStream, ReadFeed, Leases, Floors, EventStore, UnfinishedDeliveries {
+    async fn save_progress(&self, group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> {
+        if self.broken.load(Ordering::SeqCst) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            return Err(CheckpointError::new(group, "broken"));
+        }
+        self.store.save_progress(group, update).await?;
+        if let Some((name, position)) = &update.checkpoint {
+            self.saved.fetch_add(1, Ordering::SeqCst);
+            self.positions.lock().unwrap().insert(name.to_string(), *position);
+        }
+        Ok(())
+    }
+});
+
 #[async_trait]
 impl Checkpoints for Kept {
     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
+        if self.unreadable.load(Ordering::SeqCst) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            return Err(CheckpointError::new(name, "unreadable"));
+        }
         Ok(self.get(name))
     }
 
     async fn save_checkpoint(&self, name: &Name, p: Position) -> Result<(), CheckpointError> {
-        if self.broken.load(Ordering::SeqCst) {
-            self.refused.fetch_add(1, Ordering::SeqCst);
-            return Err(CheckpointError::new(name, "broken"));
-        }
-        self.saved.fetch_add(1, Ordering::SeqCst);
         self.positions.lock().unwrap().insert(name.to_string(), p);
         Ok(())
     }
 }
 
 impl Kept {
+    /// One whose feed holds the events that [`events`] makes for these aggregates, from position 1 on.
+    pub async fn with(aggregates: &[&str]) -> Arc<Self> {
+        let kept = Self::default();
+        for aggregate in aggregates {
+            let event = NewEvent::new(Name::from_static("OrderCreated"), 1, "{}");
+            let stream = StreamId::parse("Order", aggregate).unwrap();
+            kept.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
+        }
+        Arc::new(kept)
+    }
+
     pub fn get(&self, name: &str) -> Option<Position> {
         self.positions.lock().unwrap().get(name).copied()
+    }
+
+    /// The events after a position, as a relay reads them.
+    pub async fn after(&self, position: Position) -> Vec<RecordedEvent> {
+        self.read_all(position).try_collect().await.unwrap()
+    }
+
+    pub async fn save_checkpoint_of(&self, group: &str, position: u64) {
+        self.positions.lock().unwrap().insert(format!("group:{group}"), position.into());
+    }
+
+    pub async fn waiting(&self, group: &Name) -> Vec<UnfinishedDelivery> {
+        self.waiting_deliveries(group).await.unwrap()
+    }
+
+    pub async fn put(&self, group: &Name, unfinished: Vec<UnfinishedDelivery>) {
+        let update = ProgressUpdate { unfinished, ..ProgressUpdate::default() };
+        self.save_progress(group, &update).await.unwrap();
+    }
+
+    /// The positions of a group that wait, and of its dead letters.
+    pub async fn rows(&self, group: &'static str) -> (Vec<u64>, Vec<u64>) {
+        let group = Name::from_static(group);
+        let waiting = self.waiting_deliveries(&group).await.unwrap();
+        let dead = self.dead_positions(&group, Position::START).await.unwrap();
+        (waiting.iter().map(|row| row.position.get()).collect(), dead.iter().map(|at| at.get()).collect())
     }
 }
 
@@ -55,6 +115,8 @@ pub struct Worker {
     pub tries: Arc<AtomicU32>,
     pub failing: Arc<Mutex<HashSet<u64>>>,
     permits: Arc<Semaphore>,
+    /// The positions that are handled without a permit.
+    let_at: Arc<Mutex<HashSet<u64>>>,
 }
 
 impl Worker {
@@ -64,6 +126,7 @@ impl Worker {
             tries: Arc::default(),
             failing: Arc::default(),
             permits: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            let_at: Arc::default(),
         }
     }
 
@@ -74,6 +137,11 @@ impl Worker {
 
     pub fn let_one(&self) {
         self.permits.add_permits(1);
+    }
+
+    /// Lets this position be handled without a permit; say so before it comes.
+    pub fn let_at(&self, position: u64) {
+        self.let_at.lock().unwrap().insert(position);
     }
 
     pub fn failing(self, positions: &[u64]) -> Self {
@@ -90,9 +158,11 @@ impl Worker {
         let subscriber = Subscriber::new(Name::from_static("worker"), EventFilter::All, move |delivery| {
             let worker = worker.clone();
             Box::pin(async move {
-                let permit = worker.permits.acquire().await;
-                permit.expect("never closed").forget();
                 let at = delivery.metadata().position().map_or(0, Position::get);
+                if !worker.let_at.lock().unwrap().contains(&at) {
+                    let permit = worker.permits.acquire().await;
+                    permit.expect("never closed").forget();
+                }
                 worker.got.lock().unwrap().push(at);
                 worker.tries.fetch_max(delivery.attempt(), Ordering::SeqCst);
                 if worker.failing.lock().unwrap().contains(&at) {

@@ -1,58 +1,172 @@
-//! Dead letters of the in-process bus, and the checkpoint that waits for them.
+//! Dead letters of the in-process bus on a store: they are rows, and the checkpoint passes them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use eventbus::{
-    InMemoryEventBus, Position,
+    InMemoryEventBus, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
     port::{DeadLetterError, DeadLetterFilter, DeadLetters, EventBus, MessageId},
 };
 
-use crate::kit::{Kept, NEVER, Worker, bus, event, events, feed, pending, start, until};
+use crate::kit::{Kept, NEVER, Worker, bus, feed, pending, start, until};
 
 /// A bus that resumed, and has given up the second of three events.
 async fn with_dead_letter(kept: &Arc<Kept>) -> (InMemoryEventBus, Worker, MessageId) {
     let (bus, worker) = (bus(NEVER), Worker::new().failing(&[2]));
     worker.join(&bus, "a");
     bus.resume_from(kept.clone()).await.unwrap();
-    feed(&bus, &events(1..=3)).await;
+    feed(&bus, &kept.after(Position::START).await).await;
     start(&bus).await;
     until("one is given up", async || bus.stream_info().await.dlq_messages == 1).await;
     until("the others are handled", async || worker.got().len() == 3 && pending(&bus, "a").await == 0).await;
-    until("the checkpoint is before it", async || kept.get("group:a") == Some(Position::new(1))).await;
+    until("the checkpoint has passed it", async || kept.get("group:a") == Some(Position::new(3))).await;
+    assert_eq!(kept.rows("a").await, (vec![], vec![2]));
+    let info = bus.stream_info().await;
+    assert_eq!((info.dlq_messages, info.pending_messages), (1, 0));
     worker.failing.lock().unwrap().clear();
     let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
     let id = letters[0].id.clone();
     (bus, worker, id)
 }
 
-#[tokio::test]
-async fn a_discarded_dead_letter_lets_the_checkpoint_go() {
-    let kept = Arc::new(Kept::default());
-    let (bus, worker, id) = with_dead_letter(&kept).await;
-    assert!(bus.discard(&id).await.unwrap());
-    until("the checkpoint has moved on", async || kept.get("group:a") == Some(Position::new(3))).await;
-    assert_eq!(worker.got(), [1, 2, 3]);
+/// Three events of three aggregates.
+async fn three() -> Arc<Kept> {
+    Kept::with(&["1", "2", "3"]).await
+}
+
+/// What a new process delivers, until its group is settled; its bus, too.
+async fn restarted(kept: &Arc<Kept>) -> (InMemoryEventBus, Worker) {
+    let (bus, worker) = (bus(NEVER), Worker::new());
+    worker.join(&bus, "a");
+    let from = bus.resume_from(kept.clone()).await.unwrap().unwrap();
+    feed(&bus, &kept.after(from).await).await;
+    start(&bus).await;
+    settled(&bus).await;
+    (bus, worker)
+}
+
+async fn settled(bus: &InMemoryEventBus) {
+    let group = Name::from_static("a");
+    until("the group is settled", async || bus.progress(&group).await.unwrap().is_settled()).await;
 }
 
 #[tokio::test]
-async fn a_replayed_dead_letter_lets_the_checkpoint_go_when_it_succeeds() {
-    let kept = Arc::new(Kept::default());
+async fn a_restart_delivers_no_dead_letter_and_nothing_that_came_after_it() {
+    let kept = three().await;
+    let (bus, _, id) = with_dead_letter(&kept).await;
+    bus.stop_consuming().await;
+    let (bus, worker) = restarted(&kept).await;
+    assert_eq!(worker.got(), Vec::<u64>::new());
+    let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let [letter] = &letters[..] else { panic!("{letters:#?}") };
+    assert_eq!(letter.id, id, "another process calls it the same");
+    assert_eq!(letter.record.as_ref().and_then(RecordedEvent::position), Some(Position::new(2)));
+    let described = (letter.handler.as_deref(), letter.error.as_deref(), letter.attempts, letter.group.as_deref());
+    assert_eq!(described, (Some("worker"), Some("told to fail"), Some(1), Some("a")));
+    assert!(bus.dead_letter(&id).await.unwrap().is_some());
+    assert_eq!(bus.stream_info().await.dlq_messages, 1);
+    assert!(bus.replay(&id).await.unwrap());
+    settled(&bus).await;
+    assert_eq!(worker.got(), [2]);
+    assert_eq!(kept.rows("a").await, (vec![], vec![]));
+    assert!(!bus.replay(&id).await.unwrap() && !bus.discard(&id).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_discarded_dead_letter_is_gone_for_ever() {
+    let kept = three().await;
+    let (bus, worker, id) = with_dead_letter(&kept).await;
+    assert!(bus.discard(&id).await.unwrap());
+    assert!(!bus.discard(&id).await.unwrap());
+    assert_eq!(worker.got(), [1, 2, 3]);
+    assert_eq!(kept.rows("a").await, (vec![], vec![]));
+    assert_eq!(restarted(&kept).await.1.got(), Vec::<u64>::new());
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_is_not_saved_yet_is_ended_where_it_is() {
+    for is_again in [true, false] {
+        let kept = three().await;
+        let (bus, worker) = (bus(NEVER), Worker::new().failing(&[2]));
+        worker.join(&bus, "a");
+        bus.resume_from(kept.clone()).await.unwrap();
+        kept.broken.store(true, Ordering::SeqCst);
+        feed(&bus, &kept.after(Position::START).await).await;
+        start(&bus).await;
+        until("saving was refused", async || worker.got().len() == 3 && kept.refused.load(Ordering::SeqCst) > 0).await;
+        let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+        assert_eq!(letters.len(), 1);
+        worker.failing.lock().unwrap().clear();
+        let id = &letters[0].id;
+        assert!(if is_again { bus.replay(id).await.unwrap() } else { bus.discard(id).await.unwrap() });
+        kept.broken.store(false, Ordering::SeqCst);
+        settled(&bus).await;
+        assert_eq!(worker.got().len(), if is_again { 4 } else { 3 });
+        assert_eq!((kept.rows("a").await, kept.get("group:a")), ((vec![], vec![]), Some(Position::new(3))));
+    }
+}
+
+#[tokio::test]
+async fn a_replayed_dead_letter_that_fails_is_one_again() {
+    let kept = three().await;
     let (bus, worker, id) = with_dead_letter(&kept).await;
     worker.failing.lock().unwrap().insert(2);
     assert!(bus.replay(&id).await.unwrap());
     until("it is given up again", async || bus.stats().messages_sent_to_dlq == 2).await;
-    feed(&bus, &[event(4)]).await;
-    until("the next is handled", async || worker.got() == [1, 2, 3, 2, 4]).await;
-    assert_eq!(kept.get("group:a"), Some(Position::new(1)));
+    settled(&bus).await;
+    assert_eq!(kept.rows("a").await, (vec![], vec![2]));
+    assert!(!bus.replay(&id).await.unwrap(), "it is another one now");
     worker.failing.lock().unwrap().clear();
     assert_eq!(bus.replay_all(&DeadLetterFilter::default()).await.unwrap(), 1);
-    until("the checkpoint has moved on", async || kept.get("group:a") == Some(Position::new(4))).await;
-    assert_eq!(worker.got(), [1, 2, 3, 2, 4, 2]);
+    settled(&bus).await;
+    assert_eq!(worker.got(), [1, 2, 3, 2, 2]);
+    assert_eq!(bus.discard_all(&DeadLetterFilter::default()).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn dead_letters_of_the_store_and_of_no_store_are_listed_together() {
+    let kept = Kept::with(&["1", "2", "3", "4", "5"]).await;
+    let (bus, worker) = (bus(NEVER), Worker::new().failing(&[0, 1, 2, 3, 4, 5]));
+    worker.join(&bus, "a");
+    bus.resume_from(kept.clone()).await.unwrap();
+    start(&bus).await;
+    for stored in kept.after(Position::START).await {
+        feed(&bus, &[stored]).await;
+        settled(&bus).await;
+        bus.publish(&[by_hand()]).await.unwrap();
+        settled(&bus).await;
+    }
+    assert_eq!(bus.stream_info().await.dlq_messages, 10);
+    for limit in [1, 3, 10, 20] {
+        let (mut after, mut found) = (None, Vec::new());
+        loop {
+            let page = bus.dead_letters(&DeadLetterFilter::default(), after.as_ref(), limit).await.unwrap();
+            found.extend(page.letters.iter().map(|letter| letter.record.as_ref().and_then(RecordedEvent::position)));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let wanted: Vec<_> = (1..=5).flat_map(|position| [Some(Position::new(position)), None]).collect();
+        assert_eq!(found, wanted, "pages of {limit}");
+    }
+    worker.failing.lock().unwrap().clear();
+    assert_eq!(bus.replay_all(&DeadLetterFilter::default()).await.unwrap(), 10);
+    settled(&bus).await;
+    assert_eq!(bus.stream_info().await.dlq_messages, 0);
+}
+
+/// An event that no store holds.
+fn by_hand() -> RecordedEvent {
+    let stream = StreamId::parse("Order", "by hand").unwrap();
+    NewEvent::new(Name::from_static("OrderCreated"), 1, "{}").recorded_as(stream, Version::FIRST, None)
 }
 
 #[tokio::test]
 async fn what_is_replayed_while_nobody_consumes_is_pending() {
-    let (bus, worker, id) = with_dead_letter(&Arc::default()).await;
+    let (bus, worker, id) = with_dead_letter(&three().await).await;
     bus.stop_consuming().await;
     assert!(bus.replay(&id).await.unwrap());
     assert!(!bus.replay(&id).await.unwrap());
@@ -63,7 +177,7 @@ async fn what_is_replayed_while_nobody_consumes_is_pending() {
 
 #[tokio::test]
 async fn ids_of_others_are_refused_and_a_closed_bus_says_so() {
-    let (bus, _, id) = with_dead_letter(&Arc::default()).await;
+    let (bus, _, id) = with_dead_letter(&three().await).await;
     let foreign = MessageId::new("1795157844243-0");
     for refused in [bus.replay(&foreign).await, bus.discard(&foreign).await] {
         assert!(matches!(refused, Err(DeadLetterError::InvalidId { .. })), "{refused:?}");

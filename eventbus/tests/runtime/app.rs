@@ -7,7 +7,7 @@ use std::{
 
 use eventbus::{
     InMemoryEventBus, InMemoryEventStore, LoadError, Name, Position, SettleError, StartMistake, Version,
-    port::{Checkpoints, EventBus, HealthThresholds, ReadError, ReadFeed as _},
+    port::{Checkpoints, DeadLetterFilter, DeadLetters, EventBus, HealthThresholds, ReadError, ReadFeed as _},
     prelude::*,
 };
 use futures_util::TryStreamExt as _;
@@ -107,25 +107,33 @@ async fn a_group_resumes_at_its_checkpoint() {
 }
 
 #[tokio::test]
-async fn failed_events_are_named_by_settled_and_delivered_again_by_the_next_start() {
+async fn failed_events_are_named_by_settled_and_stay_dead_letters_over_a_restart() {
     let store = InMemoryEventStore::new();
-    for _ in 0..2 {
-        let app = App::builder().store(store.clone()).handler::<refuse>().start().await.unwrap();
-        let orders = app.repository::<Order>();
-        if !orders.exists(&"1".parse().unwrap()).await.unwrap() {
-            let mut order = orders.create("1".parse().unwrap());
-            order.record((created("ada", 1.0), OrderShipped { tracking_number: "T".into() }, created("bob", 1.0)));
-            orders.save(&mut order).await.unwrap();
-        }
+    let start = async || App::builder().store(store.clone()).handler::<refuse>().start().await.unwrap();
+    let given_up = async |app: &App| {
         let error = app.settled().await.unwrap_err();
         assert!(matches!(&error, SettleError::DeadLetters { dead: 1, .. }), "{error}");
         assert_eq!(error.to_string(), "1 delivery was given up: `refuse` with `OrderShipped` of `Order/1`: no lorry");
         assert_eq!(app.bus().stats().events_processed_failed, 2, "it was tried again");
         app.settled().await.expect("it is said once");
-        app.shutdown(Duration::from_secs(5)).await.unwrap();
-    }
+    };
+    let app = start().await;
+    let mut order = app.repository::<Order>().create("1".parse().unwrap());
+    order.record((created("ada", 1.0), OrderShipped { tracking_number: "T".into() }, created("bob", 1.0)));
+    app.repository::<Order>().save(&mut order).await.unwrap();
+    given_up(&app).await;
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
     let checkpoint = store.load_checkpoint(&Name::from_static("group:default")).await.unwrap();
-    assert_eq!(checkpoint, Some(Position::new(1)), "held before the event that failed");
+    assert_eq!(checkpoint, Some(Position::new(3)), "it has passed the event that failed");
+
+    let app = start().await;
+    app.settled().await.expect("nothing is delivered again");
+    assert_eq!(app.bus().stats().events_consumed, 0);
+    let letters = app.bus().dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    assert_eq!(letters.len(), 1, "{letters:#?}");
+    assert!(app.bus().replay(&letters[0].id).await.unwrap());
+    given_up(&app).await;
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
 }
 
 #[tokio::test]

@@ -97,7 +97,7 @@ impl Drop for Searching {
     }
 }
 
-delegate!(GatedStore, self => self.store; AppendEvents, ReadStream, Leases, Floors, EventStore);
+delegate!(GatedStore, self => self.store; AppendEvents, ReadStream, Leases, Floors, UnfinishedDeliveries, EventStore);
 
 #[async_trait]
 impl ReadFeed for GatedStore {

@@ -2,18 +2,22 @@
 
 use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
+use futures_util::StreamExt as _;
 use tokio::sync::watch;
 use tracing::Span;
 
-use super::{Resume, Shared};
+use super::{Resume, Shared, cursor::Unsaved, log::Log};
 use crate::{
-    domain::{name::Name, stream::Position},
-    port::{CheckpointError, Checkpoints, DEFAULT_IN_HAND_BYTES, Desk, Hand, MessageId, Settled, StopSignal, Verdict},
+    domain::{error::Line, name::Name, record::RecordedEvent, stream::Position},
+    port::{
+        CheckpointError, DEFAULT_IN_HAND_BYTES, Desk, EventStore, FeedFilter, Hand, MessageId, ProgressUpdate,
+        ReadError, Settled, StopSignal, Tries, UnfinishedDelivery, Verdict,
+    },
 };
 
 /// How many events are handled between two checkpoints, at most.
 const BATCH: usize = 64;
-/// How long a checkpoint that could not be saved waits for the next try, where nothing else happens.
+/// How long progress waits to be saved where little happens, or after it could not be saved.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Hands the group its events until it is stopped.
@@ -27,21 +31,21 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
     let mut consumer =
         Consumer { shared, group, hand: Arc::clone(&hand), published, numbers: HashMap::new(), unsaved: 0 };
     loop {
-        stop.soon(consumer.join()).await;
-        let is_behind = consumer.shared.log().cursor(&consumer.group).checkpoint().is_some();
+        let has_joined = stop.soon(consumer.join()).await.unwrap_or(false);
+        let is_behind = !has_joined || consumer.shared.log().cursor(&consumer.group).is_behind();
         tokio::select! {
             biased;
             () = &mut working => break,
             () = hand.settled() => {}
-            () = consumer.feed() => {}
-            () = clock.sleep(SAVE_AGAIN), if is_behind => {}
+            () = consumer.feed(), if has_joined => {}
+            () = clock.sleep(SAVE_AGAIN), if is_behind => consumer.unsaved = BATCH,
         }
         consumer.write_down();
         stop.soon(consumer.save_now_and_then()).await;
     }
     consumer.write_down();
     if stop.soon(consumer.save()).await.is_none() {
-        tracing::warn!(group = %consumer.group, "checkpoint not saved: the store does not answer");
+        tracing::warn!(group = %consumer.group, "progress not saved: the store does not answer");
     }
 }
 
@@ -66,7 +70,7 @@ struct Consumer {
     published: watch::Receiver<()>,
     /// The numbers in the log of what is in hand.
     numbers: HashMap<MessageId, u64>,
-    /// How many entries were done with since the checkpoint was saved.
+    /// What came of how many entries since the progress was saved.
     unsaved: usize,
 }
 
@@ -95,10 +99,10 @@ impl Consumer {
             return;
         }
         let groups = self.shared.subscribers.groups();
+        self.unsaved += settled.len();
         let done: Vec<_> = settled.into_iter().filter_map(|settled| self.write_down_one(settled)).collect();
         self.shared.log().trim(&groups);
         self.hand.let_go(&done);
-        self.unsaved += done.len();
     }
 
     /// Writes down what came of an entry; returns its id if it is done with.
@@ -115,6 +119,7 @@ impl Consumer {
             Verdict::Bury(tries) => {
                 self.shared.counters.messages_sent_to_dlq(1);
                 log.bury(&self.group, number, tries);
+                self.unsaved = BATCH;
             }
             Verdict::Retry { tries, .. } => {
                 log.cursor(&self.group).keep(number, tries);
@@ -129,45 +134,55 @@ impl Consumer {
         Some(id)
     }
 
-    /// Loads the checkpoint of a group that came after the bus resumed; tried again with the next batch if it fails.
-    async fn join(&self) {
+    /// Loads the progress of a group that came after the bus resumed. Returns `true` if it is loaded, or there is nowhere
+    /// to load it from: then the group may begin.
+    async fn join(&self) -> bool {
         let (shared, group) = (&self.shared, &self.group);
-        let Some(Resume { checkpoints, fed_from }) = shared.resume().clone() else {
-            return;
+        let Some(resume) = shared.resume().clone() else {
+            return true;
         };
         if shared.log().cursor(group).is_loaded {
-            return;
+            return true;
         }
-        match load(&*checkpoints, group).await {
-            Ok(saved) => {
+        match Progress::load(&*resume.store, group).await {
+            Ok(progress) => {
                 let mut log = shared.log();
-                let fed_from = fed_from.max(log.dropped().filter(|_| fed_from.is_some()));
-                log.cursor(group).load(saved, fed_from);
+                let fed_from = resume.fed_from.max(log.dropped().filter(|_| resume.fed_from.is_some()));
+                progress.resume(&mut log, fed_from);
+                true
             }
-            Err(error) => tracing::warn!(%group, %error, "checkpoint not loaded, trying again"),
+            Err(error) => {
+                tracing::warn!(%group, %error, "progress not loaded, trying again");
+                false
+            }
         }
     }
 
-    /// Saves the group's checkpoint when many entries are done with, or none is left to be read.
+    /// Saves the group's progress when there is much of it, or no entry is left to be read.
     async fn save_now_and_then(&mut self) {
         if self.unsaved >= BATCH || self.shared.log().unread(&self.group) == 0 {
             self.save().await;
         }
     }
 
-    /// Saves the group's checkpoint if it moved; tried again soon if it fails.
+    /// Saves the group's progress if there is any; tried again soon if it fails.
     async fn save(&mut self) {
         self.unsaved = 0;
         let (shared, group) = (&self.shared, &self.group);
-        let Some(Resume { checkpoints, .. }) = shared.resume().clone() else {
+        let Some(Resume { store, .. }) = shared.resume().clone() else {
             return;
         };
-        let Some(checkpoint) = shared.log().cursor(group).checkpoint() else {
+        let Some(unsaved) = shared.log().cursor(group).unsaved() else {
             return;
         };
-        match save_checkpoint(shared, &*checkpoints, group, checkpoint).await {
-            Ok(()) => shared.log().cursor(group).saved(checkpoint),
-            Err(error) => tracing::warn!(%group, %error, "checkpoint not saved, trying again"),
+        match save_progress(shared, &*store, group, &unsaved).await {
+            Ok(()) => {
+                let groups = shared.subscribers.groups();
+                let mut log = shared.log();
+                log.cursor(group).saved(unsaved);
+                log.trim(&groups);
+            }
+            Err(error) => tracing::warn!(%group, %error, "progress not saved, trying again"),
         }
     }
 }
@@ -176,29 +191,78 @@ fn checkpoint_name(group: &Name) -> Name {
     Name::prefixed("group:", group)
 }
 
-/// The checkpoint of a group.
-pub(super) async fn load(checkpoints: &dyn Checkpoints, group: &Name) -> Result<Option<Position>, CheckpointError> {
-    let saved = checkpoints.load_checkpoint(&checkpoint_name(group)).await?;
-    if saved.is_none() {
-        tracing::info!(%group, "no checkpoint yet: the group begins with the oldest event");
-    }
-    Ok(saved)
+/// The progress of a group as a store kept it.
+pub(super) struct Progress {
+    group: Name,
+    pub(super) checkpoint: Option<Position>,
+    /// The events up to the checkpoint that wait: the feed does not bring them again.
+    before: Vec<(RecordedEvent, Tries)>,
+    /// What waits after it.
+    ahead: Vec<UnfinishedDelivery>,
+    /// What is a dead letter after it.
+    dead_ahead: Vec<Position>,
 }
 
-async fn save_checkpoint(
+impl Progress {
+    /// Loads it, and the events before the checkpoint that wait.
+    pub(super) async fn load(store: &dyn EventStore, group: &Name) -> Result<Self, CheckpointError> {
+        let checkpoint = store.load_checkpoint(&checkpoint_name(group)).await?;
+        if checkpoint.is_none() {
+            tracing::info!(%group, "no checkpoint yet: the group begins with the oldest event");
+        }
+        let end = checkpoint.unwrap_or(Position::START);
+        let dead_ahead = store.dead_positions(group, end).await?;
+        let waiting = store.waiting_deliveries(group).await?;
+        let (passed, ahead): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|row| row.position <= end);
+        let mut before = Vec::with_capacity(passed.len());
+        for UnfinishedDelivery { position, tries, .. } in passed {
+            match event_at(store, position).await {
+                Ok(Some(event)) => before.push((event, tries)),
+                Ok(None) => tracing::error!(%group, %position, "the store lacks an event whose delivery is unfinished"),
+                Err(error @ ReadError::Corrupt { .. }) => {
+                    tracing::error!(%group, %position, error = %Line(&error), "unfinished delivery left");
+                }
+                Err(error) => return Err(CheckpointError::new(group, error)),
+            }
+        }
+        Ok(Self { group: group.clone(), checkpoint, before, ahead, dead_ahead })
+    }
+
+    /// Lets the group go on from there; everything after `fed_from` passes through the log.
+    pub(super) fn resume(self, log: &mut Log, fed_from: Option<Position>) {
+        let cursor = log.cursor(&self.group);
+        cursor.load(self.checkpoint, fed_from);
+        cursor.load_ahead(self.ahead, self.dead_ahead);
+        for (event, tries) in self.before {
+            log.restore(&self.group, &event, tries);
+        }
+    }
+}
+
+/// The event at a position of a store.
+pub(super) async fn event_at(store: &dyn EventStore, position: Position) -> Result<Option<RecordedEvent>, ReadError> {
+    let before = Position::new(position.get().saturating_sub(1));
+    store.read_feed(before, position, &FeedFilter::all()).next().await.transpose()
+}
+
+async fn save_progress(
     shared: &Shared,
-    checkpoints: &dyn Checkpoints,
+    store: &dyn EventStore,
     group: &Name,
-    checkpoint: Position,
+    unsaved: &Unsaved,
 ) -> Result<(), CheckpointError> {
     let name = checkpoint_name(group);
-    let stored = checkpoints.load_checkpoint(&name).await?;
-    if shared.log().cursor(group).sees_rival(stored, checkpoint) {
-        tracing::warn!(
-            %group,
-            "someone else handles this store's events in process, too: each handles all of them; let one app do it, or \
-             take a bus that they share"
-        );
+    if let Some(checkpoint) = unsaved.checkpoint {
+        let stored = store.load_checkpoint(&name).await?;
+        if shared.log().cursor(group).sees_rival(stored, checkpoint) {
+            tracing::warn!(
+                %group,
+                "someone else handles this store's events in process, too: each handles all of them; let one app do it, \
+                 or take a bus that they share"
+            );
+        }
     }
-    checkpoints.save_checkpoint(&name, checkpoint).await
+    let checkpoint = unsaved.checkpoint.map(|position| (name, position));
+    let update = ProgressUpdate { checkpoint, unfinished: unsaved.rows(), finished: unsaved.finished.clone() };
+    store.save_progress(group, &update).await
 }

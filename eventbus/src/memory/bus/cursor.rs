@@ -1,17 +1,60 @@
-//! How far one group has come: what it has read, what is pending or dead, which checkpoint that makes.
+//! How far one group has come: what it has read, what is pending or dead, and what of that is to be saved.
+//!
+//! Where an event of the store is, for one group:
+//!
+//! | the delivery | in the store | after a restart |
+//! |---|---|---|
+//! | is not read, runs for the first time, or is ready to | after the checkpoint | delivered from the feed |
+//! | has finished, and the checkpoint has not passed it | after the checkpoint | delivered once more |
+//! | has failed and waits, or runs again | a row | delivered when it is due, with its former tries |
+//! | is parked behind one of its aggregate that waits | a row, once the checkpoint passes it | delivered behind that one |
+//! | is a dead letter | a row | not delivered; listed, replayed or discarded |
+//! | has finished, and the checkpoint has passed it | no row | not delivered |
+//!
+//! Invariant: the checkpoint passes an event in the step that removes or writes its row.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::letters::Buried;
-use crate::{domain::stream::Position, port::Tries};
+use crate::{
+    domain::{
+        record::RecordedEvent,
+        stream::{Position, StreamId},
+    },
+    port::{Tries, UnfinishedDelivery},
+};
 
 /// An entry read and not acknowledged.
 #[derive(Debug)]
 struct Pending {
+    record: RecordedEvent,
+    /// Its place in the feed that checkpoints speak of; `None` if it came from elsewhere.
     position: Option<Position>,
     tries: Tries,
     /// Set if it is a dead letter.
     buried: Option<Buried>,
+    /// Whether the store has a row of it.
+    has_row: bool,
+    /// Whether the entries of its aggregate that come after it are parked behind it for longer.
+    is_waiting: bool,
+    /// Grows with every change: a change during a save is not saved by it.
+    changes: u64,
+}
+
+/// Progress that is to be saved.
+#[derive(Debug)]
+pub(super) struct Unsaved {
+    pub(super) checkpoint: Option<Position>,
+    pub(super) finished: Vec<Position>,
+    /// The rows, with the numbers of their entries, and how often these had changed.
+    rows: Vec<(u64, u64, UnfinishedDelivery)>,
+}
+
+impl Unsaved {
+    /// The rows to write.
+    pub(super) fn rows(&self) -> Vec<UnfinishedDelivery> {
+        self.rows.iter().map(|(_, _, row)| row.clone()).collect()
+    }
 }
 
 /// The place of one group in the log.
@@ -22,6 +65,18 @@ pub(super) struct Cursor {
     /// Pending entries to be taken again, before any new one.
     pub(super) again: VecDeque<u64>,
     pending: BTreeMap<u64, Pending>,
+    /// The pending entries of the feed that have no row.
+    without_row: BTreeSet<u64>,
+    /// The pending entries whose row is to be written.
+    changed: BTreeSet<u64>,
+    /// How many entries of an aggregate wait for a retry or have a row.
+    waiting: HashMap<StreamId, usize>,
+    /// Events that have finished, and whose rows are to be removed.
+    gone: BTreeSet<Position>,
+    /// The rows of events that the feed brings once more.
+    ahead: BTreeMap<Position, Tries>,
+    /// The dead letters that the feed brings once more.
+    dead_ahead: BTreeSet<Position>,
     /// The highest position it has finished.
     finished: Option<Position>,
     /// The checkpoint as it was loaded or saved last.
@@ -37,21 +92,81 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    /// Takes an entry, and says what came of it before; `None` if the group's checkpoint says that it was handled.
-    pub(super) fn take(&mut self, number: u64, position: Option<Position>) -> Option<Tries> {
+    /// Takes an entry, and says what came of it before; `None` if the group is done with its event.
+    pub(super) fn take(&mut self, number: u64, record: &RecordedEvent, position: Option<Position>) -> Option<Tries> {
         self.next = self.next.max(number + 1);
+        if let Some(pending) = self.pending.get(&number)
+            && (pending.has_row || position.is_none() || position > self.saved)
+        {
+            return Some(pending.tries.clone());
+        }
         if position.is_some() && position <= self.saved {
-            self.pending.remove(&number);
+            self.remove(number);
             return None;
         }
-        let new = || Pending { position, tries: Tries::default(), buried: None };
-        Some(self.pending.entry(number).or_insert_with(new).tries.clone())
+        if position.is_some_and(|position| self.dead_ahead.remove(&position)) {
+            self.finished = self.finished.max(position);
+            return None;
+        }
+        let row = position.and_then(|position| self.ahead.remove(&position));
+        let has_row = row.is_some();
+        let tries = row.unwrap_or_default();
+        self.insert(number, record, position, tries.clone(), has_row);
+        Some(tries)
+    }
+
+    fn insert(&mut self, number: u64, record: &RecordedEvent, position: Option<Position>, tries: Tries, has_row: bool) {
+        let record = record.clone();
+        let pending = Pending { record, position, tries, buried: None, has_row, is_waiting: false, changes: 0 };
+        self.pending.insert(number, pending);
+        if has_row {
+            self.waits(number);
+        } else if position.is_some() {
+            self.without_row.insert(number);
+        }
+    }
+
+    /// Entries of its aggregate that come after it are parked behind it.
+    fn waits(&mut self, number: u64) {
+        if let Some(pending) = self.pending.get_mut(&number).filter(|pending| !pending.is_waiting) {
+            pending.is_waiting = true;
+            *self.waiting.entry(pending.record.metadata().stream().clone()).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Pending> {
+        let pending = self.pending.remove(&number)?;
+        self.without_row.remove(&number);
+        self.changed.remove(&number);
+        if pending.is_waiting {
+            let stream = pending.record.metadata().stream();
+            let left = self.waiting.get_mut(stream).map(|count| {
+                *count -= 1;
+                *count
+            });
+            if left == Some(0) {
+                self.waiting.remove(stream);
+            }
+        }
+        Some(pending)
+    }
+
+    /// Delivers an event of which the store has a row, and which the feed does not bring any more.
+    pub(super) fn restore(&mut self, number: u64, record: &RecordedEvent, tries: Tries) {
+        self.insert(number, record, record.position(), tries, true);
+        self.again.push_back(number);
+    }
+
+    /// Whether an event is pending that has a row.
+    pub(super) fn has_row(&self, position: Position) -> bool {
+        self.pending.values().any(|pending| pending.has_row && pending.position == Some(position))
     }
 
     /// Acknowledges an entry.
     pub(super) fn finish(&mut self, number: u64) {
-        if let Some(pending) = self.pending.remove(&number) {
+        if let Some(pending) = self.remove(number) {
             self.finished = self.finished.max(pending.position);
+            self.gone.extend(pending.position.filter(|_| pending.has_row));
         }
     }
 
@@ -59,14 +174,18 @@ impl Cursor {
     pub(super) fn keep(&mut self, number: u64, tries: Tries) {
         if let Some(pending) = self.pending.get_mut(&number) {
             pending.tries = tries;
+            self.has_changed(number);
+            self.waits(number);
         }
     }
 
-    /// Makes an entry a dead letter, which the checkpoint does not pass.
+    /// Makes an entry a dead letter.
     pub(super) fn bury(&mut self, number: u64, tries: Tries, buried: Buried) {
         if let Some(pending) = self.pending.get_mut(&number) {
             pending.tries = tries;
             pending.buried = Some(buried);
+            self.finished = self.finished.max(pending.position);
+            self.has_changed(number);
         }
     }
 
@@ -74,9 +193,19 @@ impl Cursor {
     pub(super) fn revive(&mut self, number: u64) {
         if let Some(pending) = self.pending.get_mut(&number) {
             let done = std::mem::take(&mut pending.tries.done);
-            pending.tries = Tries { done, ..Tries::default() };
+            pending.tries = Tries::anew(done);
             pending.buried = None;
             self.again.push_back(number);
+            self.has_changed(number);
+        }
+    }
+
+    fn has_changed(&mut self, number: u64) {
+        if let Some(pending) = self.pending.get_mut(&number) {
+            pending.changes += 1;
+            if pending.position.is_some() {
+                self.changed.insert(number);
+            }
         }
     }
 
@@ -91,9 +220,11 @@ impl Cursor {
         self.pending.values().filter(|pending| pending.buried.is_none()).count() as u64
     }
 
-    /// The dead letters, by the numbers of their entries.
-    pub(super) fn dead(&self) -> impl Iterator<Item = (u64, &Buried, &Tries)> {
-        self.pending.iter().filter_map(|(number, pending)| Some((*number, pending.buried.as_ref()?, &pending.tries)))
+    /// The dead letters that the store has no row of, by the numbers of their entries.
+    pub(super) fn dead(&self) -> impl Iterator<Item = (u64, &Buried, &Tries, Option<Position>)> {
+        self.pending
+            .iter()
+            .filter_map(|(number, pending)| Some((*number, pending.buried.as_ref()?, &pending.tries, pending.position)))
     }
 
     /// Whether an entry is a dead letter of the group.
@@ -110,14 +241,19 @@ impl Cursor {
     pub(super) fn entry_dropped(&mut self, number: u64, position: Option<Position>) {
         let needed = self.needs(number) && position.is_some() && position > self.saved;
         self.misses_events |= needed;
-        self.pending.remove(&number);
+        self.remove(number);
     }
 
     /// From now on checkpoints speak of another feed: what was read and saved before says nothing about it.
     pub(super) fn leave_feed(&mut self) {
         for pending in self.pending.values_mut() {
-            pending.position = None;
+            (pending.position, pending.has_row) = (None, false);
         }
+        self.without_row.clear();
+        self.changed.clear();
+        self.gone.clear();
+        self.ahead.clear();
+        self.dead_ahead.clear();
         self.finished = None;
         self.saved = None;
         self.is_loaded = false;
@@ -135,16 +271,52 @@ impl Cursor {
         self.is_loaded = true;
     }
 
-    /// The checkpoint to be saved: everything up to it is finished. `None` if there is nothing new.
-    pub(super) fn checkpoint(&self) -> Option<Position> {
+    /// Takes over the rows of events that the feed brings once more: those that wait, and the dead letters.
+    pub(super) fn load_ahead(&mut self, waiting: impl IntoIterator<Item = UnfinishedDelivery>, dead: Vec<Position>) {
+        self.ahead = waiting.into_iter().map(|row| (row.position, row.tries)).collect();
+        self.dead_ahead = dead.into_iter().collect();
+    }
+
+    /// The checkpoint to be saved: everything up to it is finished or gets a row. `None` if there is nothing new.
+    fn checkpoint(&self) -> Option<Position> {
         let finished = self.finished.filter(|_| self.is_loaded && !self.misses_events)?;
         let before = |position: Position| Position::new(position.get().saturating_sub(1));
-        let unfinished = self.pending.values().filter_map(|pending| pending.position);
-        let checkpoint = match unfinished.min() {
-            Some(first) => finished.min(before(first)),
-            None => finished,
-        };
+        let unfinished = self.without_row.iter().filter_map(|number| self.pending.get(number));
+        let first = unfinished.filter(|pending| !self.is_held(pending)).find_map(|pending| pending.position);
+        let checkpoint = first.map_or(finished, |first| finished.min(before(first)));
         Some(checkpoint).filter(|_| Some(checkpoint) > self.saved.or(Some(Position::START)))
+    }
+
+    /// Whether it gets a row where the checkpoint passes it: it waits, is dead, or is behind one that waits.
+    fn is_held(&self, pending: &Pending) -> bool {
+        pending.buried.is_some() || self.waiting.contains_key(pending.record.metadata().stream())
+    }
+
+    /// Whether there is progress that is not saved.
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_loaded && (!self.changed.is_empty() || !self.gone.is_empty() || self.checkpoint().is_some())
+    }
+
+    /// The progress that is to be saved, if there is any.
+    pub(super) fn unsaved(&self) -> Option<Unsaved> {
+        if !self.is_behind() {
+            return None;
+        }
+        let checkpoint = self.checkpoint();
+        let passed = |number: &&u64| {
+            let pending = self.pending.get(number);
+            pending.is_some_and(|pending| pending.position <= checkpoint && self.is_held(pending))
+        };
+        let numbers: BTreeSet<u64> =
+            self.changed.iter().chain(self.without_row.iter().filter(passed)).copied().collect();
+        let row = |number: u64| {
+            let pending = self.pending.get(&number)?;
+            let (position, tries) = (pending.position?, pending.tries.clone());
+            let dead_since = pending.buried.as_ref().map(Buried::since);
+            Some((number, pending.changes, UnfinishedDelivery { position, tries, dead_since }))
+        };
+        let rows = numbers.into_iter().filter_map(row).collect();
+        Some(Unsaved { checkpoint, finished: self.gone.iter().copied().collect(), rows })
     }
 
     /// The checkpoint is about to be saved, and the store has `stored`. True the first time that someone else moved it.
@@ -154,8 +326,29 @@ impl Cursor {
         !is_ours && !std::mem::replace(&mut self.has_rival, true)
     }
 
-    /// The checkpoint was saved.
-    pub(super) fn saved(&mut self, checkpoint: Position) {
-        self.saved = Some(checkpoint);
+    /// The progress was saved. What changed meanwhile stays to be saved, and dead letters are the store's from now on.
+    pub(super) fn saved(&mut self, saved: Unsaved) {
+        self.saved = saved.checkpoint.or(self.saved);
+        for position in &saved.finished {
+            self.gone.remove(position);
+        }
+        for (number, changes, row) in saved.rows {
+            let Some(pending) = self.pending.get_mut(&number) else {
+                self.gone.insert(row.position); // it finished while its row was written
+                continue;
+            };
+            pending.has_row = true;
+            self.without_row.remove(&number);
+            if pending.changes != changes {
+                self.waits(number);
+                continue;
+            }
+            self.changed.remove(&number);
+            if pending.buried.is_some() {
+                self.remove(number);
+            } else {
+                self.waits(number);
+            }
+        }
     }
 }

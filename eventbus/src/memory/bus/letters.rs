@@ -1,6 +1,10 @@
-//! The dead letters of the in-process bus: entries of the log that a group gave up.
+//! The dead letters of the in-process bus: entries of the log that a group gave up, and rows of the store.
+//!
+//! A dead letter is in the log until its row is written, for ever where there is no store to write it to or the event is
+//! not of that store. It has the same id in both.
 
 use std::{
+    fmt,
     sync::MutexGuard,
     time::{Duration, UNIX_EPOCH},
 };
@@ -8,28 +12,113 @@ use std::{
 use async_trait::async_trait;
 use time::OffsetDateTime;
 
-use super::{
-    DESTINATION, InMemoryEventBus,
-    cursor::Cursor,
-    log::{Entry, Log},
-};
+use super::{DESTINATION, InMemoryEventBus, Shared, consume::event_at, cursor::Cursor, log::Log};
 use crate::{
-    domain::name::Name,
-    port::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, MessageId, Tries},
+    domain::{name::Name, record::RecordedEvent, stream::Position},
+    port::{
+        DeadDelivery, DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, EventStore,
+        MessageId, ReadError, Tries,
+    },
 };
 
-/// What is known of a dead letter beside its entry and its tries.
-#[derive(Debug)]
-pub(super) struct Buried {
-    /// Its place among the dead letters, in the order they died.
-    serial: u64,
-    at: OffsetDateTime,
+/// How many rows are read at once.
+const PAGE: usize = 100;
+
+/// When an entry became a dead letter, in microseconds since 1970: no two of one log have the same.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Buried(u64);
+
+impl Buried {
+    pub(super) fn since(&self) -> OffsetDateTime {
+        (UNIX_EPOCH + Duration::from_micros(self.0)).into()
+    }
 }
 
-/// The entry that a dead letter is, of a group.
-struct Place {
+/// Where a dead letter is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    /// An event of the store: in a row, or on its way there.
+    Stored(Position),
+    /// An entry of the log that no store holds.
+    Held(u64),
+}
+
+/// The id of a dead letter: `1795157844243000-17-mail`, or with `n17` for an entry that no store holds.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Id {
+    micros: u64,
+    place: Place,
     group: Name,
+}
+
+impl Id {
+    fn parse(id: &MessageId) -> Result<Self, DeadLetterError> {
+        let read = || {
+            let mut parts = id.as_str().splitn(3, '-');
+            let (micros, place, group) = (parts.next()?, parts.next()?, parts.next()?);
+            let place = match place.strip_prefix('n') {
+                Some(number) => Place::Held(number.parse().ok()?),
+                None => Place::Stored(Position::new(place.parse().ok()?)),
+            };
+            Some(Self { micros: micros.parse().ok()?, place, group: Name::new("consumer group", group).ok()? })
+        };
+        read().ok_or_else(|| DeadLetterError::InvalidId { destination: DESTINATION.clone(), id: id.clone() })
+    }
+
+    fn of(dead: &DeadDelivery) -> Self {
+        let micros = (dead.dead_since - OffsetDateTime::UNIX_EPOCH).whole_microseconds();
+        let micros = u64::try_from(micros).unwrap_or_default();
+        Self { micros, place: Place::Stored(dead.position), group: dead.group.clone() }
+    }
+
+    fn since(&self) -> OffsetDateTime {
+        Buried(self.micros).since()
+    }
+
+    /// What the store lists the dead letters after this one by.
+    fn as_delivery(&self) -> DeadDelivery {
+        let position = match self.place {
+            Place::Stored(position) => position,
+            Place::Held(_) => Position::START,
+        };
+        DeadDelivery { group: self.group.clone(), position, tries: Tries::default(), dead_since: self.since() }
+    }
+
+    /// The dead letter with this id.
+    fn letter(&self, record: Option<&RecordedEvent>, original: Option<&MessageId>, tries: &Tries) -> DeadLetter {
+        let mut letter = DeadLetter::new(MessageId::new(self.to_string()));
+        letter.original_message_id = original.cloned();
+        letter.event_type = record.map(|record| record.event_type().to_string());
+        letter.aggregate_id = record.map(|record| record.metadata().aggregate_id().to_string());
+        letter.record = record.cloned();
+        letter.error = Some(tries.errors());
+        letter.handler = Some(tries.handlers());
+        letter.group = Some(self.group.to_string());
+        letter.attempts = Some(tries.most_attempts());
+        letter.retry_count = Some(tries.most_attempts().saturating_sub(1));
+        let at = |millis: u64| OffsetDateTime::from(UNIX_EPOCH + Duration::from_millis(millis));
+        letter.first_failed_at = tries.first_failed_at.map(at);
+        letter.last_failed_at = tries.last_failed_at.map(at);
+        letter.dead_lettered_at = Some(self.since());
+        letter.done_handlers.clone_from(&tries.done);
+        letter
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place {
+            Place::Stored(position) => write!(f, "{}-{position}-{}", self.micros, self.group),
+            Place::Held(number) => write!(f, "{}-n{number}-{}", self.micros, self.group),
+        }
+    }
+}
+
+/// A dead letter in the log.
+struct Held {
+    id: Id,
     number: u64,
+    letter: DeadLetter,
 }
 
 impl Log {
@@ -42,49 +131,60 @@ impl Log {
                 attempts = tries.most_attempts(), "delivery given up: it is a dead letter now"
             );
         }
-        self.buried += 1;
-        let buried = Buried { serial: self.buried, at: self.clock.now() };
+        self.last_death = self.micros().max(self.last_death + 1);
+        let buried = Buried(self.last_death);
         self.cursor(group).bury(number, tries, buried);
     }
 
-    /// The dead letters with these serials that match, oldest first.
-    fn letters(&self, is_wanted: impl Fn(u64) -> bool, filter: &DeadLetterFilter) -> Vec<(u64, Place, DeadLetter)> {
-        let mut letters = Vec::new();
+    fn micros(&self) -> u64 {
+        let micros = (self.clock.now() - OffsetDateTime::UNIX_EPOCH).whole_microseconds();
+        u64::try_from(micros).unwrap_or_default()
+    }
+
+    /// The dead letters in the log that match, oldest first.
+    fn held(&self, is_wanted: impl Fn(&Id) -> bool, filter: &DeadLetterFilter) -> Vec<Held> {
+        let mut found = Vec::new();
         for (group, cursor) in &self.groups {
-            for (number, buried, tries) in cursor.dead().filter(|(_, buried, _)| is_wanted(buried.serial)) {
-                let letter = self.entries.get(&number).map(|entry| letter(group, entry, buried, tries));
-                if let Some(letter) = letter.filter(|letter| filter.matches(letter)) {
-                    letters.push((buried.serial, Place { group: group.clone(), number }, letter));
+            for (number, buried, tries, position) in cursor.dead() {
+                let place = position.map_or(Place::Held(number), Place::Stored);
+                let id = Id { micros: buried.0, place, group: group.clone() };
+                let Some(entry) = self.entries.get(&number).filter(|_| is_wanted(&id)) else {
+                    continue;
+                };
+                let letter = id.letter(Some(&entry.record), Some(&entry.id), tries);
+                if filter.matches(&letter) {
+                    found.push(Held { id, number, letter });
                 }
             }
         }
-        letters.sort_unstable_by_key(|(serial, ..)| *serial);
-        letters
+        found.sort_unstable_by(|one, two| one.id.cmp(&two.id));
+        found
     }
 }
 
-fn letter(group: &Name, entry: &Entry, buried: &Buried, tries: &Tries) -> DeadLetter {
-    let mut letter = DeadLetter::new(MessageId::new(buried.serial.to_string()));
-    letter.original_message_id = Some(entry.id.clone());
-    letter.record = Some(entry.record.clone());
-    letter.event_type = Some(entry.record.event_type().to_string());
-    letter.aggregate_id = Some(entry.record.metadata().aggregate_id().to_string());
-    letter.error = Some(tries.errors());
-    letter.handler = Some(tries.handlers());
-    letter.group = Some(group.to_string());
-    letter.attempts = Some(tries.most_attempts());
-    letter.retry_count = Some(tries.most_attempts().saturating_sub(1));
-    let at = |millis: u64| OffsetDateTime::from(UNIX_EPOCH + Duration::from_millis(millis));
-    letter.first_failed_at = tries.first_failed_at.map(at);
-    letter.last_failed_at = tries.last_failed_at.map(at);
-    letter.dead_lettered_at = Some(buried.at);
-    letter.done_handlers.clone_from(&tries.done);
-    letter
+impl Shared {
+    /// How many dead letters the store keeps; none if it cannot be asked.
+    pub(super) async fn count_dead(&self) -> u64 {
+        let Some(resume) = self.resume().clone() else {
+            return 0;
+        };
+        let count = resume.store.count_dead_deliveries().await;
+        count.inspect_err(|error| tracing::debug!(%error, "dead letters not counted")).unwrap_or_default()
+    }
 }
 
-fn serial(id: &MessageId) -> Result<u64, DeadLetterError> {
-    let invalid = || DeadLetterError::InvalidId { destination: DESTINATION.clone(), id: id.clone() };
-    id.as_str().parse().map_err(|_| invalid())
+fn unavailable(source: impl Into<crate::domain::error::BoxError>) -> DeadLetterError {
+    DeadLetterError::Unavailable { destination: DESTINATION.clone(), source: source.into() }
+}
+
+/// A dead letter in the store, with its event; `None` if the store has lost it.
+async fn stored(store: &dyn EventStore, dead: &DeadDelivery) -> Result<DeadLetter, DeadLetterError> {
+    let record = match event_at(store, dead.position).await {
+        Ok(record) => record,
+        Err(ReadError::Corrupt { .. }) => None,
+        Err(error) => return Err(unavailable(error)),
+    };
+    Ok(Id::of(dead).letter(record.as_ref(), None, &dead.tries))
 }
 
 impl InMemoryEventBus {
@@ -95,27 +195,109 @@ impl InMemoryEventBus {
         }
     }
 
-    /// Does away with dead letters in one of two ways; returns how many.
-    fn end(
-        &self,
-        is_wanted: impl Fn(u64) -> bool,
-        filter: &DeadLetterFilter,
-        end: fn(&mut Cursor, u64),
-    ) -> Result<u64, DeadLetterError> {
-        let mut log = self.open_log()?;
-        let letters = log.letters(is_wanted, filter);
-        for (_, place, _) in &letters {
-            end(log.cursor(&place.group), place.number);
-        }
-        drop(log);
-        // there is something to take, or a checkpoint to save
-        self.shared.published.send_replace(());
-        Ok(letters.len() as u64)
+    fn store(&self) -> Option<std::sync::Arc<dyn EventStore>> {
+        self.shared.resume().as_ref().map(|resume| std::sync::Arc::clone(&resume.store))
     }
 
-    fn end_one(&self, id: &MessageId, end: fn(&mut Cursor, u64)) -> Result<bool, DeadLetterError> {
-        let wanted = serial(id)?;
-        Ok(self.end(|serial| serial == wanted, &DeadLetterFilter::default(), end)? > 0)
+    /// Up to `limit` dead letters that match, oldest first, and whether there are more.
+    async fn list(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<&Id>,
+        limit: usize,
+    ) -> Result<(Vec<(Id, DeadLetter)>, bool), DeadLetterError> {
+        // the log first: what is moved to the store meanwhile is seen twice, and not missed
+        let held = self.open_log()?.held(|id| after.is_none_or(|after| id > after), filter);
+        let mut letters: Vec<_> = held.into_iter().map(|held| (held.id, held.letter)).collect();
+        if let Some(store) = self.store() {
+            let (mut found, mut last) = (0, after.map(Id::as_delivery));
+            while found <= limit {
+                let page = store.dead_deliveries(last.as_ref(), PAGE).await.map_err(unavailable)?;
+                let is_last = page.len() < PAGE;
+                last = page.last().cloned().or(last);
+                for dead in page {
+                    let (id, letter) = (Id::of(&dead), stored(&*store, &dead).await?);
+                    if filter.matches(&letter) && !letters.iter().any(|(known, _)| *known == id) {
+                        letters.push((id, letter));
+                        found += 1;
+                    }
+                }
+                if is_last {
+                    break;
+                }
+            }
+        }
+        letters.sort_by(|(one, _), (two, _)| one.cmp(two));
+        let has_more = letters.len() > limit;
+        letters.truncate(limit);
+        Ok((letters, has_more))
+    }
+
+    /// Does away with a dead letter: it is delivered again, or discarded.
+    async fn end(&self, id: &Id, is_again: bool) -> Result<bool, DeadLetterError> {
+        if self.end_held(id, if is_again { Cursor::revive } else { Cursor::finish })? {
+            return Ok(true);
+        }
+        let (Some(store), Place::Stored(position)) = (self.store(), id.place) else {
+            return Ok(false);
+        };
+        let group = &id.group;
+        let dead = store.dead_delivery(group, position).await.map_err(unavailable)?;
+        let Some(dead) = dead.filter(|dead| Id::of(dead) == *id) else {
+            return Ok(false);
+        };
+        if !is_again {
+            return store.end_dead_delivery(group, position, None).await.map_err(unavailable);
+        }
+        let Some(record) = event_at(&*store, position).await.map_err(unavailable)? else {
+            let id = MessageId::new(id.to_string());
+            return Err(DeadLetterError::Empty { destination: DESTINATION.clone(), id });
+        };
+        let tries = Tries::anew(dead.tries.done);
+        if !store.end_dead_delivery(group, position, Some(&tries)).await.map_err(unavailable)? {
+            return Ok(false);
+        }
+        let mut log = self.shared.log();
+        let cursor = log.cursor(group);
+        // a group that is loaded later finds the row
+        if cursor.is_loaded && !cursor.has_row(position) {
+            log.restore(group, &record, tries);
+        }
+        drop(log);
+        self.shared.published.send_replace(());
+        Ok(true)
+    }
+
+    /// Does away with a dead letter that is in the log.
+    fn end_held(&self, id: &Id, end: fn(&mut Cursor, u64)) -> Result<bool, DeadLetterError> {
+        let mut log = self.open_log()?;
+        let held = log.held(|held| held == id, &DeadLetterFilter::default());
+        let found = !held.is_empty();
+        for held in held {
+            end(log.cursor(&held.id.group), held.number);
+        }
+        drop(log);
+        if found {
+            // there is something to take, or progress to save
+            self.shared.published.send_replace(());
+        }
+        Ok(found)
+    }
+
+    /// Does away with the dead letters that are there now; returns how many.
+    async fn end_all(&self, filter: &DeadLetterFilter, is_again: bool) -> Result<u64, DeadLetterError> {
+        let last = self.open_log().map(|log| log.micros().max(log.last_death))?;
+        let (mut after, mut ended) = (None, 0);
+        loop {
+            let (page, has_more) = self.list(filter, after.as_ref(), PAGE).await?;
+            for (id, _) in page.iter().filter(|(id, _)| id.micros <= last) {
+                ended += u64::from(self.end(id, is_again).await?);
+            }
+            after = page.into_iter().next_back().map(|(id, _)| id).or(after);
+            if !has_more || after.as_ref().is_some_and(|after| after.micros > last) {
+                return Ok(ended);
+            }
+        }
     }
 }
 
@@ -127,35 +309,41 @@ impl DeadLetters for InMemoryEventBus {
         after: Option<&MessageId>,
         limit: usize,
     ) -> Result<DeadLetterPage, DeadLetterError> {
-        let after = after.map_or(Ok(0), serial)?;
-        let letters = self.open_log()?.letters(|serial| serial > after, filter);
-        let mut letters: Vec<_> = letters.into_iter().map(|(_, _, letter)| letter).collect();
-        let has_more = letters.len() > limit.max(1);
-        letters.truncate(limit.max(1));
-        let next = letters.last().filter(|_| has_more).map(|letter| letter.id.clone());
-        Ok(DeadLetterPage::new(letters, next))
+        let after = after.map(Id::parse).transpose()?;
+        let (letters, has_more) = self.list(filter, after.as_ref(), limit.max(1)).await?;
+        let next = letters.last().filter(|_| has_more).map(|(_, letter)| letter.id.clone());
+        Ok(DeadLetterPage::new(letters.into_iter().map(|(_, letter)| letter).collect(), next))
     }
 
     async fn dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
-        let wanted = serial(id)?;
-        let mut found = self.open_log()?.letters(|serial| serial == wanted, &DeadLetterFilter::default());
-        Ok(found.pop().map(|(_, _, letter)| letter))
+        let id = Id::parse(id)?;
+        let held = self.open_log()?.held(|held| *held == id, &DeadLetterFilter::default()).pop();
+        if let Some(held) = held {
+            return Ok(Some(held.letter));
+        }
+        let (Some(store), Place::Stored(position)) = (self.store(), id.place) else {
+            return Ok(None);
+        };
+        let dead = store.dead_delivery(&id.group, position).await.map_err(unavailable)?;
+        match dead.filter(|dead| Id::of(dead) == id) {
+            Some(dead) => stored(&*store, &dead).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        self.end_one(id, Cursor::revive)
+        self.end(&Id::parse(id)?, true).await
     }
 
     async fn replay_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-        self.end(|_| true, filter, Cursor::revive)
+        self.end_all(filter, true).await
     }
 
-    /// From then on the checkpoint of the group may pass it.
     async fn discard(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        self.end_one(id, Cursor::finish)
+        self.end(&Id::parse(id)?, false).await
     }
 
     async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-        self.end(|_| true, filter, Cursor::finish)
+        self.end_all(filter, false).await
     }
 }

@@ -2,14 +2,15 @@
 //!
 //! Keep: an entry goes only when every group that matters has read and acknowledged it, or when a group that nobody
 //! subscribes to held it; the checkpoint of that group then stays, so that the store's feed delivers it after a restart.
-//! A dead letter's entry stays until it is discarded, or replayed with success.
+//! A dead letter's entry stays until the store has a row of it; without a store until it is discarded, or replayed with
+//! success.
 
 use std::collections::BTreeMap;
 
 use super::cursor::Cursor;
 use crate::{
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
-    port::{GroupInfo, GroupProgress, MessageId, StreamInfo, Taken},
+    port::{GroupInfo, GroupProgress, MessageId, StreamInfo, Taken, Tries},
 };
 
 /// One published event.
@@ -19,6 +20,8 @@ pub(super) struct Entry {
     pub(super) record: RecordedEvent,
     /// Its place in the feed that checkpoints speak of; `None` if it came from elsewhere.
     position: Option<Position>,
+    /// Whether it was read back for a group that had not finished it: no other group gets it.
+    is_restored: bool,
 }
 
 /// The entries, numbered in the order they were published, and the cursors of the groups.
@@ -32,8 +35,8 @@ pub(super) struct Log {
     pub(super) groups: BTreeMap<Name, Cursor>,
     /// The highest position of the entries that are gone.
     dropped: Option<Position>,
-    /// How many entries became dead letters.
-    pub(super) buried: u64,
+    /// When an entry became a dead letter last, in microseconds since 1970.
+    pub(super) last_death: u64,
     pub(super) clock: SharedClock,
 }
 
@@ -46,7 +49,7 @@ impl Log {
             last_id: (0, 0),
             groups: BTreeMap::new(),
             dropped: None,
-            buried: 0,
+            last_death: 0,
             clock,
         }
     }
@@ -76,7 +79,8 @@ impl Log {
     pub(super) fn append(&mut self, events: &[RecordedEvent], groups: &[Name]) -> Vec<MessageId> {
         let ids = events.iter().map(|record| {
             let id = self.next_id();
-            let entry = Entry { id: id.clone(), record: record.clone(), position: record.position() };
+            let entry =
+                Entry { id: id.clone(), record: record.clone(), position: record.position(), is_restored: false };
             self.entries.insert(self.next, entry);
             self.next += 1;
             id
@@ -100,12 +104,20 @@ impl Log {
         let cursor = self.groups.entry(group.clone()).or_default();
         while let Some(number) = cursor.next_number(&self.entries) {
             let entry = self.entries.get(&number)?;
-            if let Some(tries) = cursor.take(number, entry.position) {
+            if let Some(tries) = cursor.take(number, &entry.record, entry.position) {
                 let (id, record) = (entry.id.clone(), entry.record.clone());
                 return Some((number, Taken { id, record, tries, is_left_over: false }));
             }
         }
         None
+    }
+
+    /// Has an event delivered to a group again that the feed does not bring any more, and of which the store has a row.
+    pub(super) fn restore(&mut self, group: &Name, record: &RecordedEvent, tries: Tries) {
+        let (id, number) = (self.next_id(), self.next);
+        self.entries.insert(number, Entry { id, record: record.clone(), position: None, is_restored: true });
+        self.next += 1;
+        self.cursor(group).restore(number, record, tries);
     }
 
     /// Lets go of the oldest entries beyond the capacity that none of `groups` needs any more.
@@ -162,7 +174,7 @@ impl Log {
     /// How far a group has come. While its checkpoint is behind what it has handled, that much counts as pending: the next
     /// start would deliver it again.
     pub(super) fn progress(&self, group: &Name) -> GroupProgress {
-        let described = |cursor: &Cursor| (cursor.next, cursor.pending() + u64::from(cursor.checkpoint().is_some()));
+        let described = |cursor: &Cursor| (cursor.next, cursor.pending() + u64::from(cursor.is_behind()));
         let (next, pending) = self.groups.get(group).map(described).unwrap_or_default();
         GroupProgress { unread: self.entries.range(next..).count() as u64, pending, exhausted: 0 }
     }
@@ -185,8 +197,17 @@ impl Log {
 }
 
 impl Cursor {
-    /// The number of the next entry for the group.
+    /// The number of the next entry for the group; those that were read back come by their group's `again` only.
     fn next_number(&mut self, entries: &BTreeMap<u64, Entry>) -> Option<u64> {
-        self.again.pop_front().or_else(|| entries.range(self.next..).next().map(|(number, _)| *number))
+        if let Some(number) = self.again.pop_front() {
+            return Some(number);
+        }
+        for (number, entry) in entries.range(self.next..) {
+            if !entry.is_restored {
+                return Some(*number);
+            }
+            self.next = number + 1;
+        }
+        None
     }
 }

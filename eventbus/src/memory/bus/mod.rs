@@ -3,8 +3,8 @@
 //! Publishing appends to a log and never runs a handler; while the bus consumes, a task per group reads the log and
 //! hands the entries to the group's workers.
 //!
-//! Keep: an event is acknowledged after its handlers ran, and a checkpoint is saved after that. A checkpoint passes no
-//! dead letter.
+//! Keep: an event is acknowledged after its handlers ran, and a checkpoint is saved after that. What it passes and is not
+//! finished has a row in the store: see `cursor`.
 
 mod builder;
 mod consume;
@@ -21,11 +21,11 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 pub use self::builder::InMemoryEventBusBuilder;
-use self::{builder::Settings, log::Log};
+use self::{builder::Settings, consume::Progress, log::Log};
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     port::{
-        BusCounters, BusStats, CheckpointError, Checkpoints, ConsumeError, Consuming, EventBus, GroupProgress,
+        BusCounters, BusStats, CheckpointError, ConsumeError, Consuming, EventBus, EventStore, GroupProgress,
         MessageId, PublishError, ShutdownError, StreamInfo, Subscribers, check_records,
     },
 };
@@ -41,10 +41,10 @@ static DEFAULT_GROUP: Name = Name::from_static("default");
 /// growing delay, for the handlers that have not succeeded; meanwhile later events of its aggregate wait and all others
 /// flow. When its attempts are used up it is a dead letter.
 ///
-/// What it holds lives in memory. With a place for checkpoints, given by [`resume_from`](EventBus::resume_from), it
-/// resumes after a restart where each group was: the store's feed has the events. A checkpoint does not pass a dead
-/// letter before it is discarded, or replayed with success: so a restart tries it again, and with it the events that
-/// came after.
+/// What it holds lives in memory. With a store, given by [`resume_from`](EventBus::resume_from) as an app does, it resumes
+/// after a restart where each group was: the store's feed has the events, and the store keeps which of them wait for a
+/// retry, with their attempts, and which are dead letters. A restart delivers what is not finished, and of what is
+/// finished at most the last 64 events that it had no time to note.
 ///
 /// # Examples
 /// ```
@@ -79,10 +79,10 @@ struct Shared {
     consuming: Consuming,
 }
 
-/// Where the groups keep their checkpoints, and from where the store's feed is published.
+/// Where the groups keep their progress, and from where the store's feed is published.
 #[derive(Clone)]
 struct Resume {
-    checkpoints: Arc<dyn Checkpoints>,
+    store: Arc<dyn EventStore>,
     fed_from: Option<Position>,
 }
 
@@ -226,21 +226,19 @@ impl EventBus for InMemoryEventBus {
     }
 
     /// Call it before the bus consumes and before the feed is published.
-    async fn resume_from(&self, checkpoints: Arc<dyn Checkpoints>) -> Result<Option<Position>, CheckpointError> {
+    async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
         let mut loaded = Vec::new();
         for group in self.shared.subscribers.groups() {
-            let saved = consume::load(&*checkpoints, &group).await?;
-            loaded.push((group, saved));
+            loaded.push(Progress::load(&*store, &group).await?);
         }
-        let from = |saved: Option<Position>| saved.unwrap_or(Position::START);
-        let fed_from = loaded.iter().map(|(_, saved)| from(*saved)).min();
+        let fed_from = loaded.iter().map(|progress| progress.checkpoint.unwrap_or(Position::START)).min();
         let mut log = self.shared.log();
         log.leave_feed();
-        for (group, saved) in loaded {
-            log.cursor(&group).load(saved, fed_from);
+        for progress in loaded {
+            progress.resume(&mut log, fed_from);
         }
         drop(log);
-        *self.shared.resume() = Some(Resume { checkpoints, fed_from });
+        *self.shared.resume() = Some(Resume { store, fed_from });
         Ok(fed_from)
     }
 
@@ -283,6 +281,7 @@ impl EventBus for InMemoryEventBus {
             false => Vec::new(),
         };
         self.shared.log().describe(&mut info, &consumed);
+        info.dlq_messages += self.shared.count_dead().await;
         info
     }
 

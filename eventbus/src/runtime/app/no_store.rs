@@ -14,8 +14,9 @@ use crate::{
         stream::{ExpectedVersion, Position, StreamId, Version},
     },
     port::{
-        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, FeedFilter,
-        Floor, Floors, Lease, LeaseError, Leases, ReadError, ReadFeed, ReadStream, RecordStream,
+        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction, EventStore,
+        FeedFilter, Floor, Floors, Lease, LeaseError, Leases, ProgressUpdate, ReadError, ReadFeed, ReadStream,
+        RecordStream, Tries, UnfinishedDeliveries, UnfinishedDelivery,
     },
 };
 
@@ -125,5 +126,39 @@ impl Floors for NoStore {
         Err(CheckpointError::new(destination, none()))
     }
 }
+
+#[async_trait]
+impl UnfinishedDeliveries for NoStore {
+    async fn save_progress(&self, group: &Name, _: &ProgressUpdate) -> Result<(), CheckpointError> {
+        Err(CheckpointError::new(group, none()))
+    }
+
+    async fn waiting_deliveries(&self, group: &Name) -> Result<Vec<UnfinishedDelivery>, CheckpointError> {
+        Err(CheckpointError::new(group, none()))
+    }
+
+    async fn dead_positions(&self, group: &Name, _: Position) -> Result<Vec<Position>, CheckpointError> {
+        Err(CheckpointError::new(group, none()))
+    }
+
+    async fn dead_deliveries(&self, _: Option<&DeadDelivery>, _: usize) -> Result<Vec<DeadDelivery>, CheckpointError> {
+        Err(CheckpointError::new(&DEAD_LETTERS, none()))
+    }
+
+    async fn dead_delivery(&self, group: &Name, _: Position) -> Result<Option<DeadDelivery>, CheckpointError> {
+        Err(CheckpointError::new(group, none()))
+    }
+
+    async fn count_dead_deliveries(&self) -> Result<u64, CheckpointError> {
+        Err(CheckpointError::new(&DEAD_LETTERS, none()))
+    }
+
+    async fn end_dead_delivery(&self, group: &Name, _: Position, _: Option<&Tries>) -> Result<bool, CheckpointError> {
+        Err(CheckpointError::new(group, none()))
+    }
+}
+
+/// What errors about the dead letters of all groups are called after.
+static DEAD_LETTERS: Name = Name::from_static("dead letters");
 
 impl EventStore for NoStore {}

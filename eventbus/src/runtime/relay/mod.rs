@@ -99,7 +99,7 @@ impl Relay {
         options: RelayOptions,
         clock: SharedClock,
     ) -> Result<Self, BoxError> {
-        let resumed = bus.resume_from(Arc::new(Arc::clone(&store))).await?;
+        let resumed = bus.resume_from(Arc::clone(&store)).await?;
         let (turns, position) = if bus.is_durable() {
             let role = checkpoint_name(bus.destination());
             let position = match store.load_checkpoint(&role).await? {

@@ -25,6 +25,7 @@ mod repeat;
 mod stream;
 mod subject;
 mod transaction;
+mod unfinished;
 
 pub use append::*;
 pub use checkpoint::*;
@@ -42,6 +43,7 @@ pub use reopen::*;
 pub use repeat::*;
 pub use stream::*;
 pub use transaction::*;
+pub use unfinished::*;
 
 /// Makes a module of tests, one per rule, that a store must pass.
 ///
@@ -140,6 +142,10 @@ macro_rules! event_store_conformance {
                 floors_of_buses_are_independent,
                 forgotten_floor_is_gone,
                 floors_are_saved_at_once,
+                unfinished_deliveries_are_what_was_saved_last,
+                progress_moves_the_checkpoint_with_its_rows,
+                dead_deliveries_are_listed_oldest_first,
+                dead_delivery_is_ended_once,
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -249,6 +255,7 @@ mod tests {
             include_str!("repeat.rs"),
             include_str!("stream.rs"),
             include_str!("transaction.rs"),
+            include_str!("unfinished.rs"),
         ] {
             for rule in file.split("pub async fn ").skip(1) {
                 let name = rule.split(['<', '(']).next().unwrap();
@@ -266,6 +273,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 92);
+        assert_eq!(rules, 96);
     }
 }

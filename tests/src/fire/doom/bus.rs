@@ -83,7 +83,7 @@ delegate!(DoomedBus, self => self.bus; DeadLetters, EventBus {
         self.bus.is_durable()
     }
 
-    async fn resume_from(&self, checkpoints: Arc<dyn Checkpoints>) -> Result<Option<Position>, CheckpointError> {
-        self.bus.resume_from(checkpoints).await
+    async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
+        self.bus.resume_from(store).await
     }
 });

@@ -47,7 +47,11 @@ impl AppendEvents for DoomedStore {
     }
 }
 
-delegate!(DoomedStore, self => self.store; ReadStream, ReadFeed, Leases);
+delegate!(DoomedStore, self => self.store; ReadStream, ReadFeed, Leases, UnfinishedDeliveries {
+    async fn save_progress(&self, group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> {
+        self.doom.around("checkpoint", self.store.save_progress(group, update)).await
+    }
+});
 
 #[async_trait]
 impl Checkpoints for DoomedStore {

@@ -1,0 +1,24 @@
+#!lua flags=no-writes
+-- The dead letters after one of them, oldest first.
+-- KEYS  the dead letters of all groups; what came of these
+-- ARGV  time and member of that one, or '' and '' for the first; how many at most
+-- Reply: for each member, time, tries
+local since, after, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local STEP = 100
+local found, skipped = {}, 0
+while #found < most * 3 do
+  local from = since == '' and '-inf' or since
+  local page = redis.call('ZRANGEBYSCORE', KEYS[1], from, '+inf', 'WITHSCORES', 'LIMIT', skipped, STEP)
+  for i = 1, #page, 2 do
+    local member, at = page[i], page[i + 1]
+    local is_seen = since ~= '' and tonumber(at) == tonumber(since) and member <= after
+    if not is_seen and #found < most * 3 then
+      found[#found + 1] = member
+      found[#found + 1] = at
+      found[#found + 1] = redis.call('HGET', KEYS[2], member) or ''
+    end
+  end
+  if #page < STEP * 2 then break end
+  skipped = skipped + STEP
+end
+return found

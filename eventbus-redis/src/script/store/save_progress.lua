@@ -1,0 +1,29 @@
+-- Saves the progress of a group: rows that are written over, rows that go, and its checkpoint.
+-- KEYS  what of the group waits, a hash by position; the dead letters of all groups, a sorted set by time; what came of
+--       these, a hash; the checkpoint
+-- ARGV  the group; the position of the checkpoint, or ''; how many rows are written; for each of these position, tries and
+--       time of death, or ''; then the positions whose rows go
+local waiting, dead, tries, checkpoint = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local group, position, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
+
+local function remove(at)
+  redis.call('HDEL', waiting, at)
+  local member = at .. ':' .. group
+  redis.call('ZREM', dead, member)
+  redis.call('HDEL', tries, member)
+end
+
+for i = 4, 3 + count * 3, 3 do
+  local at, json, since = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  remove(at)
+  if since == '' then
+    redis.call('HSET', waiting, at, json)
+  else
+    local member = at .. ':' .. group
+    redis.call('ZADD', dead, since, member)
+    redis.call('HSET', tries, member, json)
+  end
+end
+for i = 4 + count * 3, #ARGV do remove(ARGV[i]) end
+if position ~= '' then redis.call('SET', checkpoint, position) end
+return 1

@@ -1,0 +1,172 @@
+//! What is not finished when a process ends: the next one gets that, in order, and nothing else.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use eventbus::{
+    InMemoryEventBus, Name, Position,
+    port::{EventBus, RetryPolicy},
+};
+use tokio::task::JoinHandle;
+
+use crate::kit::{Kept, LATER, NEVER, SOON, Worker, feed, start, until};
+
+/// A process that consumes: a bus that resumes on a store, and gets its feed.
+async fn process(kept: &Arc<Kept>, retry: RetryPolicy, worker: &Worker) -> (InMemoryEventBus, JoinHandle<()>) {
+    let bus = InMemoryEventBus::builder().retry(retry).concurrency(4).build();
+    worker.join(&bus, "a");
+    let from = bus.resume_from(kept.clone()).await.unwrap().unwrap();
+    feed(&bus, &kept.after(from).await).await;
+    let consumer = start(&bus).await;
+    (bus, consumer)
+}
+
+async fn settled(bus: &InMemoryEventBus) {
+    let group = Name::from_static("a");
+    until("the group is settled", async || bus.progress(&group).await.unwrap().is_settled()).await;
+}
+
+/// Ends a process as `kill -9` does: nothing is saved any more.
+async fn kill(kept: &Kept, bus: InMemoryEventBus, consumer: JoinHandle<()>) {
+    kept.broken.store(true, Ordering::SeqCst);
+    consumer.abort();
+    let _ = consumer.await;
+    until("it has ended", async || !bus.is_consuming()).await;
+    drop(bus);
+    kept.broken.store(false, Ordering::SeqCst);
+}
+
+#[tokio::test]
+async fn a_restart_gets_what_waits_and_what_is_parked_behind_it_in_order() {
+    let kept = Kept::with(&["x", "other", "x", "y", "x", "last"]).await;
+    let worker = Worker::new().failing(&[1]);
+    let (bus, consumer) = process(&kept, LATER, &worker).await;
+    until("the others are handled", async || worker.got().len() == 4).await;
+    until("the checkpoint has passed them", async || kept.get("group:a") == Some(Position::new(6))).await;
+    assert_eq!(kept.rows("a").await, (vec![1, 3, 5], vec![]), "what waits, and what is parked behind it");
+    kill(&kept, bus, consumer).await;
+
+    let again = Worker::new();
+    let (bus, consumer) = process(&kept, LATER, &again).await;
+    let group = Name::from_static("a");
+    until("it waits again", async || bus.progress(&group).await.unwrap().pending == 3).await;
+    assert_eq!(again.got(), Vec::<u64>::new(), "it is due in an hour, and the others are behind it");
+    kill(&kept, bus, consumer).await;
+
+    // an hour later
+    let group = Name::from_static("a");
+    let mut rows = kept.waiting(&group).await;
+    rows[0].tries.next_at = Some(0);
+    kept.put(&group, rows).await;
+    let (bus, _) = process(&kept, LATER, &again).await;
+    settled(&bus).await;
+    assert_eq!(again.got(), [1, 3, 5]);
+    assert_eq!(again.tries.load(Ordering::SeqCst), 2, "its first try was in another process");
+    assert_eq!(kept.rows("a").await, (vec![], vec![]));
+}
+
+/// While an event is handled for the first time the checkpoint stays before it; what comes after has its row all the same.
+#[tokio::test]
+async fn rows_after_the_checkpoint_are_what_the_feed_brings_once_more() {
+    let kept = Kept::with(&["slow", "waits", "dies", "done"]).await;
+    let worker = Worker::held().failing(&[2]);
+    worker.let_at(2);
+    worker.let_at(4);
+    let (bus, consumer) = process(&kept, LATER, &worker).await;
+    until("two are tried", async || worker.got().len() == 2).await;
+    until("what waits has a row", async || kept.rows("a").await == (vec![2], vec![])).await;
+    assert_eq!(kept.get("group:a"), None, "the first is being handled");
+    kill(&kept, bus, consumer).await;
+
+    let again = Worker::new().failing(&[3]);
+    let (bus, consumer) = process(&kept, NEVER, &again).await;
+    until("the dead letter has a row", async || kept.rows("a").await.1 == [3]).await;
+    let got: BTreeSet<_> = again.got().into_iter().collect();
+    assert_eq!(got, BTreeSet::from([1, 3, 4]), "the second waits for an hour, of which the row tells");
+    kill(&kept, bus, consumer).await;
+}
+
+/// Whenever a process is killed, and whatever cannot be saved: all events are handled in the order of their aggregate, and
+/// none again once that was saved.
+#[tokio::test]
+async fn killed_processes_lose_nothing_and_repeat_nothing_that_was_saved() {
+    let mut random = oorandom(7);
+    for round in 0..40 {
+        let aggregates: Vec<String> = (0..60).map(|_| format!("a{}", random() % 12)).collect();
+        let names: Vec<&str> = aggregates.iter().map(String::as_str).collect();
+        let kept = Kept::with(&names).await;
+        let mut all = Vec::new();
+        loop {
+            let worker = Worker::new();
+            let is_last = all.len() > 4;
+            if !is_last {
+                worker.failing.lock().unwrap().extend((1..=60).filter(|_| random() % 4 == 0));
+            }
+            let checkpoint = kept.get("group:a").map_or(0, Position::get);
+            let (waiting, _) = kept.rows("a").await;
+            let (bus, consumer) = process(&kept, SOON, &worker).await;
+            if is_last {
+                settled(&bus).await;
+            } else {
+                let enough = random() % 40;
+                until("it has worked for a while", async || {
+                    worker.got().len() as u64 >= enough || {
+                        bus.progress(&Name::from_static("a")).await.unwrap().is_settled()
+                    }
+                })
+                .await;
+            }
+            kept.broken.store(random() % 3 == 0 && !is_last, Ordering::SeqCst);
+            kill(&kept, bus, consumer).await;
+            for at in worker.got() {
+                let is_open = at > checkpoint || waiting.contains(&at);
+                assert!(is_open, "round {round}: {at} came again, after {checkpoint}, with {waiting:?}");
+            }
+            let failing = worker.failing.lock().unwrap().clone();
+            all.push(worker.got().into_iter().filter(|at| !failing.contains(at)).collect::<Vec<_>>());
+            if is_last {
+                break;
+            }
+        }
+        let mut first = BTreeMap::new();
+        for (nth, at) in all.iter().flatten().enumerate() {
+            first.entry(*at).or_insert(nth);
+        }
+        assert_eq!(first.len(), 60, "round {round}: all are handled");
+        for aggregate in &aggregates {
+            let own: Vec<_> = (1..=60).filter(|at| aggregates[*at as usize - 1] == *aggregate).collect();
+            let order: Vec<_> = own.iter().map(|at| first[at]).collect();
+            assert!(order.is_sorted(), "round {round}: {own:?} were handled in the order {order:?}");
+        }
+        assert_eq!(kept.rows("a").await, (vec![], vec![]));
+    }
+}
+
+/// Numbers that look random, the same in each run.
+fn oorandom(seed: u64) -> impl FnMut() -> u64 {
+    let mut state = seed;
+    move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_delivered_before_progress_is_known() {
+    let kept = Kept::with(&["1", "2"]).await;
+    let early = Worker::new();
+    let (bus, _) = process(&kept, SOON, &early).await;
+    settled(&bus).await;
+    let late = Worker::new();
+    kept.save_checkpoint_of("late", 1).await;
+    kept.unreadable.store(true, Ordering::SeqCst);
+    late.join(&bus, "late");
+    until("loading was refused", async || kept.refused.load(Ordering::SeqCst) > 0).await;
+    assert_eq!(late.got(), Vec::<u64>::new());
+    kept.unreadable.store(false, Ordering::SeqCst);
+    until("the rest is delivered", async || late.got() == [2]).await;
+    bus.shutdown(Duration::from_secs(10)).await.unwrap();
+}

@@ -1,0 +1,4 @@
+-- How many dead letters there are.
+SELECT count(*)
+FROM {schema}.unfinished_deliveries u
+WHERE u.dead_since IS NOT NULL

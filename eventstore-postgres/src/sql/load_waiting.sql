@@ -1,0 +1,5 @@
+-- The deliveries of group $1 that wait.
+SELECT u.position, u.tries
+FROM {schema}.unfinished_deliveries u
+WHERE u."group" = $1::text AND u.dead_since IS NULL
+ORDER BY u.position

@@ -1,0 +1,3 @@
+SELECT position FROM eventbus_unfinished_deliveries
+WHERE consumer_group = ?1 AND position > ?2 AND dead_since IS NOT NULL
+ORDER BY position

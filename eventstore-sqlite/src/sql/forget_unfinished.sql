@@ -1,0 +1,1 @@
+DELETE FROM eventbus_unfinished_deliveries WHERE consumer_group = ?1 AND position = ?2
