@@ -133,7 +133,9 @@ pub mod __private {
         },
         port::{BoxFuture, Delivery, FromTransaction, HandlerOptions, HandlerStart, Requirements, TransactionSlot},
         runtime::{
-            definition::{EventRegistration, HandlerRegistration, Probe, WithDefault, WithoutDefault},
+            definition::{
+                AggregateRegistration, EventRegistration, HandlerRegistration, Probe, WithDefault, WithoutDefault,
+            },
             extract::decoded,
             projection::{ProjectionRegistration, ProjectionSlot},
         },

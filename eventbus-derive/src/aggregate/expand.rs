@@ -15,7 +15,8 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
     let impls = sets::impls(krate, event, &members, true);
     let recording = expand_recording(model);
     let checks = if complete {
-        expand_checks(model, &members)
+        let (checks, registration) = (expand_checks(model, &members), expand_registration(model));
+        quote!(#checks #registration)
     } else {
         quote! {
             impl<E> #krate::__private::Lists<E> for #ident {
@@ -86,6 +87,21 @@ fn expand_recording(model: &Model) -> TokenStream {
         model.listed.iter().map(|Listed { path, variant }| conversion(quote!(#path), quote!(#event::#variant(self))));
     let itself = conversion(quote!(#event), quote!(self));
     quote!(#(#events)* #itself)
+}
+
+/// Registers the aggregate, so that the start of an app finds two with one type.
+fn expand_registration(model: &Model) -> TokenStream {
+    let Model { krate, ident, aggregate_type, .. } = model;
+    let (rust_name, source) = (text::name_of(ident), crate::krate::source(krate, ident));
+    quote! {
+        #krate::__private::inventory::submit! {
+            #krate::__private::AggregateRegistration {
+                aggregate_type: #aggregate_type,
+                rust_type: ::core::concat!(::core::module_path!(), "::", #rust_name),
+                source: #source,
+            }
+        }
+    }
 }
 
 fn expand_checks(model: &Model, members: &[sets::Member]) -> TokenStream {

@@ -205,11 +205,24 @@ impl ProjectionDefinition {
 #[derive(Debug)]
 pub struct EventRegistration(pub EventDescriptor);
 
+/// An aggregate, registered at link time.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct AggregateRegistration {
+    /// The durable name of its type.
+    pub aggregate_type: &'static str,
+    /// The path of the struct.
+    pub rust_type: &'static str,
+    /// Where it stands.
+    pub source: Source,
+}
+
 /// A handler, registered at link time.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct HandlerRegistration(pub fn() -> HandlerDefinition);
 
+inventory::collect!(AggregateRegistration);
 inventory::collect!(EventRegistration);
 inventory::collect!(HandlerRegistration);
 

@@ -83,6 +83,24 @@ pub enum StartMistake {
         /// The other.
         second: EventDescriptor,
     },
+    /// Two aggregates have one type, so they would read and write each other's streams. Found among all that are linked,
+    /// also without `discover()`.
+    #[error(
+        "two aggregates have the type `{aggregate_type}` and would share streams: {first_type} ({first}) and \
+         {second_type} ({second}); set `#[aggregate(type = \"..\")]` on one"
+    )]
+    DuplicateAggregateType {
+        /// The type.
+        aggregate_type: &'static str,
+        /// The path of one struct.
+        first_type: &'static str,
+        /// Where it stands.
+        first: Source,
+        /// The path of the other.
+        second_type: &'static str,
+        /// Where it stands.
+        second: Source,
+    },
     /// Two handlers have one name.
     #[error("two handlers named `{name}`: {first} and {second}; set `#[handler(name = \"..\")]` on one")]
     DuplicateHandler {

@@ -71,7 +71,9 @@ async fn log_of_saves(rival: Option<&'static str>) -> String {
         app.settled().await.unwrap();
     }
     app.shutdown(Duration::from_secs(5)).await.unwrap();
-    lines.text()
+    let text = lines.text();
+    // this binary links handlers of other tests
+    text.lines().filter(|line| !line.contains("this app does not run")).collect()
 }
 
 #[tokio::test]
@@ -167,7 +169,8 @@ async fn start_shows_the_routes() {
     line(&["DEBUG", "route", "\"patient\"", "group=default", "events=OrderCreated", "tests/runtime/logs.rs:"]);
     line(&["DEBUG", "route", "\"audit\"", "group=audit", "events=all"]);
     line(&["DEBUG", "route", "\"order-statistics\"", "kind=InMemory", "events=OrderCreated, OrderShipped"]);
-    assert!(!text.contains("WARN"), "{text}");
+    let warnings = text.lines().filter(|line| line.contains("WARN") && !line.contains("this app does not run"));
+    assert_eq!(warnings.count(), 0, "{text}");
 }
 
 #[tokio::test(start_paused = true)]

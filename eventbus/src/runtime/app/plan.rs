@@ -6,7 +6,7 @@ use crate::{
     domain::{event::EventFilter, name::Name},
     port::{Requirements, StateMap, TypeKey},
     runtime::{
-        definition::{HandlerDefinition, ProjectionDefinition},
+        definition::{AggregateRegistration, HandlerDefinition, ProjectionDefinition},
         projection::{ProjectionRegistration, ProjectionSlot},
         registry::EventRegistry,
         start::{StartError, StartMistake},
@@ -57,6 +57,7 @@ impl Plan<'_> {
     /// Adds what is discovered, and reports every mistake at once.
     pub(super) fn check(mut self) -> Result<Checked, StartError> {
         let mut mistakes = Vec::new();
+        mistakes.extend(duplicate_aggregates());
         self.discover(&mut mistakes);
         self.handlers.sort_unstable_by_key(|handler| (handler.name, handler.source));
         self.handlers.dedup_by_key(|handler| (handler.name, handler.source));
@@ -65,6 +66,7 @@ impl Plan<'_> {
         mistakes.extend(self.duplicate_projections());
         mistakes.extend(self.unmet_requirements());
         StartError::unless_empty(mistakes)?;
+        self.log_idle();
         Ok(Checked {
             handlers: self.handlers,
             projections: self.projections,
@@ -91,6 +93,36 @@ impl Plan<'_> {
         self.handlers.extend(wanted);
         if self.discovery.wants(PROJECTIONS) {
             projections.into_iter().for_each(|projection| self.add_discovered(projection, mistakes));
+        }
+    }
+
+    /// Says which linked handlers and projections this app leaves out, if it discovers nothing. An app that picks groups
+    /// leaves the others to other processes.
+    fn log_idle(&self) {
+        if !matches!(self.discovery, Discovery::Off) {
+            return;
+        }
+        let runs = |handler: &HandlerDefinition| {
+            self.handlers.iter().any(|own| (own.name, own.source) == (handler.name, handler.source))
+        };
+        let handlers = discovered_handlers().into_iter().filter(|handler| !runs(handler));
+        let handlers = handlers.map(|handler| format!("`{}` ({})", handler.name, handler.source));
+        let projections = inventory::iter::<ProjectionRegistration>().map(|linked| (linked.definition)());
+        let is_idle = |linked: &ProjectionDefinition| {
+            let runs = |slot: &ProjectionSlot| {
+                (slot.definition().name, slot.definition().source) == (linked.name, linked.source)
+            };
+            !self.projections.iter().any(runs)
+        };
+        let projections = projections.filter(is_idle).map(|linked| format!("`{}` ({})", linked.name, linked.source));
+        let mut idle: Vec<_> = handlers.chain(projections).collect();
+        idle.sort_unstable();
+        if !idle.is_empty() {
+            tracing::warn!(
+                idle = idle.join(", "),
+                "linked handlers or projections that this app does not run: give the builder `.discover()`, or each of \
+                 them; if another process runs them, all is well"
+            );
         }
     }
 
@@ -184,6 +216,22 @@ impl Checked {
             );
         }
     }
+}
+
+/// The linked aggregates that have the type of another one, in the order of types and places.
+fn duplicate_aggregates() -> Vec<StartMistake> {
+    let mut linked: Vec<_> = inventory::iter::<AggregateRegistration>().collect();
+    linked.sort_unstable_by_key(|aggregate| (aggregate.aggregate_type, aggregate.source, aggregate.rust_type));
+    linked.dedup_by_key(|aggregate| (aggregate.aggregate_type, aggregate.source, aggregate.rust_type));
+    let same = |pair: &&[&AggregateRegistration]| pair[0].aggregate_type == pair[1].aggregate_type;
+    let mistake = |pair: &[&AggregateRegistration]| StartMistake::DuplicateAggregateType {
+        aggregate_type: pair[0].aggregate_type,
+        first_type: pair[0].rust_type,
+        first: pair[0].source,
+        second_type: pair[1].rust_type,
+        second: pair[1].source,
+    };
+    linked.windows(2).filter(same).map(mistake).collect()
 }
 
 fn events(filter: EventFilter) -> String {
