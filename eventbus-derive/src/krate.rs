@@ -1,20 +1,33 @@
 //! The path under which generated code finds the library.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::quote_spanned;
-use syn::{Ident, Path, parse_quote};
+use syn::{Ident, Path, parse_quote, parse_str};
 
 use crate::{
     mistakes::Mistakes,
     options::{Known, Options},
+    surroundings,
 };
 
 /// The option that every macro has.
 pub(crate) const CRATE: Known = Known::path("crate", "`crate = my_framework::eventbus`");
 
-/// The path given with `crate = ..`, else the crate `eventbus`.
+/// The path given with `crate = ..`, else the crate `eventbus`, which is not to be found if it has another name.
 pub(crate) fn path(options: &Options, mistakes: &mut Mistakes) -> Path {
-    options.path("crate", mistakes).unwrap_or_else(|| parse_quote!(::eventbus))
+    if let Some(path) = options.path("crate", mistakes) {
+        return path;
+    }
+    let renamed = surroundings::renamed().filter(|_| options.key("crate").is_none());
+    let renamed = renamed.and_then(|name| Some((parse_str(&format!("::{name}")).ok()?, name)));
+    let Some((path, name)) = renamed else {
+        return parse_quote!(::eventbus);
+    };
+    mistakes.at_span(
+        Span::call_site(),
+        format!("`eventbus` is called `{name}` in the Cargo.toml of this crate: add `crate = {name}` to the attribute"),
+    );
+    path
 }
 
 /// Where `ident` stands in the source, for start-up messages.

@@ -14,6 +14,8 @@ mod options;
 mod parameters;
 mod projection;
 mod sets;
+mod shared;
+mod surroundings;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -4,7 +4,7 @@ use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::{FnArg, Ident, Path, ReturnType, Signature, Type, spanned::Spanned};
 
-use crate::mistakes::Mistakes;
+use crate::{mistakes::Mistakes, text};
 
 /// The parameters that were understood.
 pub(crate) struct Parameters {
@@ -44,6 +44,7 @@ impl Parameters {
         let mut has_transaction = false;
         for ty in types {
             check_type(who, ty, mistakes);
+            check_borrow(who, ty, mistakes);
             let parameter = parameter(ty);
             if matches!(parameter, Parameter::Transaction(_)) {
                 if has_transaction {
@@ -159,11 +160,43 @@ fn check_type(who: &str, ty: &Type, mistakes: &mut Mistakes) {
     if contains(ty, "impl") {
         mistakes.at(ty, format!("{who} names concrete types: it is registered at link time"));
     }
+    if contains(ty, "Rc") {
+        mistakes.at(ty, format!("`Rc` stays in one thread, and {who} is called in any: write `Arc`"));
+    }
     if let Type::Reference(reference) = ty
         && let Some(lifetime) = &reference.lifetime
         && lifetime.ident == "static"
     {
         mistakes.at(lifetime, format!("leave the lifetime out: {who} borrows for one call"));
+    }
+}
+
+/// Reports a parameter that is there, but not in the way it is written: by value, by `&` or by `&mut`.
+fn check_borrow(who: &str, ty: &Type, mistakes: &mut Mistakes) {
+    let (inner, borrow) = match ty {
+        Type::Reference(reference) if reference.mutability.is_some() => (strip_groups(&reference.elem), Some("&mut ")),
+        Type::Reference(reference) => (strip_groups(&reference.elem), Some("&")),
+        ty => (ty, None),
+    };
+    let Type::Path(path) = inner else {
+        return;
+    };
+    let Some(last) = path.path.segments.last() else {
+        return;
+    };
+    let name = last.ident.to_string();
+    let (wanted, why) = match name.as_str() {
+        "Metadata" | "RecordedEvent" => (Some("&"), "borrowed from the delivery"),
+        "PgConnection" | "PgTransaction" | "SqliteTransaction" | "RedisTransaction" => {
+            (Some("&mut "), "lent by the store for one call")
+        }
+        "State" | "Attempt" => (None, "taken by value"),
+        _ => return,
+    };
+    if borrow != wanted {
+        let code = text::code_of(inner);
+        let wanted = wanted.unwrap_or_default();
+        mistakes.at(ty, format!("{who} takes `{wanted}{code}`: it is {why}"));
     }
 }
 
@@ -177,7 +210,7 @@ pub(crate) fn strip_groups(ty: &Type) -> &Type {
 }
 
 /// Whether `word` stands anywhere in the type.
-fn contains(ty: &Type, word: &str) -> bool {
+pub(crate) fn contains(ty: &impl ToTokens, word: &str) -> bool {
     fn search(tokens: TokenStream, word: &str) -> bool {
         tokens.into_iter().any(|token| match token {
             TokenTree::Ident(ident) => ident == word,

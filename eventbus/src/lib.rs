@@ -105,7 +105,6 @@ pub use runtime::{
     registry::{EventRegistry, UnknownEventType},
     relay::{RelayError, RelayStatus, RepublishError},
     repository::{AggregateRepository, LoadError, Publication, SaveError, Saved, UpdateError},
-    skip::{SkipError, SkippedEvent},
     start::{StartError, StartMistake},
     subscription::{EventBusExt, EventHandler},
 };

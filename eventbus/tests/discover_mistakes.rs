@@ -85,7 +85,10 @@ async fn every_mistake_is_reported_at_once() {
         ["two handlers named `on`: ", "; set `#[handler(name = \"..\")]` on one"],
         ["two projections named `twin`: ", "; set another `name` on one"],
         ["`on` ", "takes `State<u8>`, but the builder has no `.state(..)` of that type"],
-        ["`reserve` ", "takes part in transactions of type `std::net::tcp::TcpStream`, but this store has none"],
+        [
+            "`reserve` ",
+            "takes the connection of another store (`&mut` of a `TcpStream`), but this app's store lends none",
+        ],
         ["projection `given` ", "has no `Default`; give the builder one: `.projection(..)`"],
     ] {
         let matching = lines.iter().filter(|line| expected.iter().all(|part| line.contains(part)));

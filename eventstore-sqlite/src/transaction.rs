@@ -41,7 +41,7 @@ use crate::{
 /// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 /// #[event(aggregate_type = "Order")]
 /// struct OrderCreated {
-///     total: f64,
+///     total_cents: i64,
 /// }
 ///
 /// #[handler]
@@ -50,7 +50,8 @@ use crate::{
 ///     meta: &Metadata,
 ///     tx: &mut SqliteTransaction,
 /// ) -> Result<(), SqliteTransactionError> {
-///     tx.execute("INSERT INTO orders (id, total) VALUES (?1, ?2)", (meta.aggregate_id().as_str(), event.total))?;
+///     let row = (meta.aggregate_id().as_str(), event.total_cents);
+///     tx.execute("INSERT INTO orders (id, total_cents) VALUES (?1, ?2)", row)?;
 ///     Ok(())
 /// }
 /// # fn main() {}

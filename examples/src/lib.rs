@@ -12,6 +12,12 @@ use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::PgEventStore;
 use eventstore_sqlite::SqliteEventStore;
 
+/// An amount in cents as people write it: `99.99`. Events keep whole cents, which add up exactly.
+#[must_use]
+pub fn money(cents: u64) -> String {
+    format!("{}.{:02}", cents / 100, cents % 100)
+}
+
 /// `--store` and `--bus`.
 #[derive(Debug, clap::Args)]
 pub struct Backends {

@@ -29,7 +29,7 @@ fn the_story_is_told_and_goes_on_in_the_same_file() {
     assert_lines_in_order(
         &first,
         &[
-            "so far: OrderStatistics { orders: 0, revenue: 0.0, parcels: 0 }",
+            "so far: OrderStatistics { orders: 0, revenue_cents: 0, parcels: 0 }",
             "A customer orders",
             "stored     version 1 at position 1",
             "published  ",
@@ -38,13 +38,13 @@ fn the_story_is_told_and_goes_on_in_the_same_file() {
             "A command that is refused",
             "refused    parcel TRACK-1 is on its way already",
             "A second clerk has not seen",
-            "conflict   stream `Order/",
+            "conflict   stream `order-story.Order/",
             "is at version 2, expected version 1",
             "resolved   by deciding anew",
             "stored     version 3 at position 3",
             "Statistics, live and rebuilt",
-            "live       OrderStatistics { orders: 1, revenue: 99.99, parcels: 2 }",
-            "rebuilt    OrderStatistics { orders: 1, revenue: 99.99, parcels: 2 } from 3 events",
+            "live       OrderStatistics { orders: 1, revenue_cents: 9999, parcels: 2 }",
+            "rebuilt    OrderStatistics { orders: 1, revenue_cents: 9999, parcels: 2 } from 3 events",
             "equal      true",
         ],
     );
@@ -53,9 +53,9 @@ fn the_story_is_told_and_goes_on_in_the_same_file() {
     assert_lines_in_order(
         &second,
         &[
-            "so far: OrderStatistics { orders: 1, revenue: 99.99, parcels: 2 }",
+            "so far: OrderStatistics { orders: 1, revenue_cents: 9999, parcels: 2 }",
             "stored     version 1 at position 4",
-            "live       OrderStatistics { orders: 2, revenue: 199.98, parcels: 4 }",
+            "live       OrderStatistics { orders: 2, revenue_cents: 19998, parcels: 4 }",
             "equal      true",
         ],
     );

@@ -8,9 +8,9 @@ use common::{File, Stream, printed, run};
 fn stream_and_store_tell_the_same() {
     let (mut stream, store) = (Stream::new(), File::new("orders.db"));
     let arguments = [&["--store", store.path()], &stream.arguments()[..]].concat();
-    for (orders, shipped, revenue, events) in [(10, 5, "550.0", 15), (20, 10, "1100.0", 30)] {
+    for (orders, shipped, revenue, events) in [(10, 5, "55000", 15), (20, 10, "110000", 30)] {
         let said = printed(&run(env!("CARGO_BIN_EXE_replay-history"), &arguments));
-        let statistics = format!("Statistics {{ orders: {orders}, revenue: {revenue}, shipped: {shipped} }}\n");
+        let statistics = format!("Statistics {{ orders: {orders}, revenue_cents: {revenue}, shipped: {shipped} }}\n");
         assert!(said.contains(&format!("from the stream: {statistics}")), "{said}");
         assert!(said.contains(&format!("rebuilt from {events} events\nfrom the store:  {statistics}")), "{said}");
         assert!(said.ends_with("equal: true\n"), "{said}");

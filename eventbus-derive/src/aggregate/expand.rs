@@ -5,11 +5,14 @@ use quote::{quote, quote_spanned};
 use syn::Ident;
 
 use super::model::{Listed, Model};
-use crate::{sets, text};
+use crate::{sets, surroundings::Taken, text};
 
 /// The enum and the impls; what is not `complete` is not checked against its events.
 pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
     let Model { krate, ident, event, aggregate_type, .. } = model;
+    if let Some(taken) = &model.taken {
+        return fallback(model, taken);
+    }
     let members: Vec<_> = model.listed.iter().map(member).collect();
     let events = expand_enum(model, &members);
     let impls = sets::impls(krate, event, &members, true);
@@ -36,6 +39,56 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
             #impls
             #recording
             #checks
+        };
+    }
+}
+
+/// The user's own type in place of the enum: enough for uses of the aggregate not to be mistakes too.
+fn fallback(model: &Model, taken: &Taken) -> TokenStream {
+    let Model { krate, ident, event, aggregate_type, listed, .. } = model;
+    let unless = |derived: &str, code: TokenStream| (!taken.derives(derived)).then_some(code);
+    let clone =
+        unless("Clone", quote! { impl ::core::clone::Clone for #event { fn clone(&self) -> Self { loop {} } } });
+    let debug = unless(
+        "Debug",
+        quote! {
+            impl ::core::fmt::Debug for #event {
+                fn fmt(&self, _: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result { loop {} }
+            }
+        },
+    );
+    let set = unless(
+        "DomainEvent",
+        quote! {
+            impl #krate::EventSet for #event {
+                const EVENTS: #krate::EventFilter = #krate::EventFilter::All;
+                fn decode(_: &#krate::RecordedEvent) -> ::core::result::Result<Self, #krate::DecodeError> { loop {} }
+            }
+            impl #krate::EncodeEvent for #event {
+                fn encode(&self) -> ::core::result::Result<#krate::NewEvent, #krate::EncodeError> { loop {} }
+            }
+        },
+    );
+    let paths = listed.iter().map(|listed| &listed.path);
+    quote! {
+        #[allow(deprecated)]
+        const _: () = {
+            impl #krate::Aggregate for #ident {
+                const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
+                type Event = #event;
+            }
+            impl<E> #krate::__private::Lists<E> for #ident {
+                const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
+            }
+            impl #krate::IntoEvents<#event> for #event {
+                fn into_events(self, _: &mut ::std::vec::Vec<#event>) { loop {} }
+            }
+            #(impl #krate::IntoEvents<#event> for #paths {
+                fn into_events(self, _: &mut ::std::vec::Vec<#event>) { loop {} }
+            })*
+            #clone
+            #debug
+            #set
         };
     }
 }

@@ -7,13 +7,15 @@ mod parse;
 use proc_macro2::TokenStream;
 use syn::DeriveInput;
 
-use crate::mistakes::Mistakes;
+use crate::{mistakes::Mistakes, shared};
 
 /// The code of the derive. With mistakes the enum and the impls are still there, for the events that are known.
 pub(crate) fn derive(item: TokenStream, mistakes: &mut Mistakes) -> TokenStream {
-    mistakes
-        .take(syn::parse2::<DeriveInput>(item))
-        .and_then(|input| parse::parse(&input, mistakes))
-        .map(|model| expand::expand(&model, mistakes.is_empty()))
-        .unwrap_or_default()
+    let Some(input) = mistakes.take(syn::parse2::<DeriveInput>(item)) else {
+        return TokenStream::new();
+    };
+    let model = parse::parse(&input, mistakes);
+    let mut code = model.map(|model| expand::expand(&model, mistakes.is_empty())).unwrap_or_default();
+    code.extend(shared::fallback(&input));
+    code
 }

@@ -2,6 +2,8 @@
 
 use syn::{Ident, Path, Visibility};
 
+use crate::surroundings::Taken;
+
 /// An item with `#[derive(Aggregate)]`.
 pub(super) struct Model {
     pub(super) krate: Path,
@@ -11,6 +13,8 @@ pub(super) struct Model {
     /// The name of the enum of its events.
     pub(super) event: Ident,
     pub(super) listed: Vec<Listed>,
+    /// The user's own type of that name, which was reported: it stands in for the enum.
+    pub(super) taken: Option<Taken>,
 }
 
 /// An event in `events(..)`.

@@ -12,6 +12,8 @@ use crate::{
     krate, misplaced,
     mistakes::Mistakes,
     options::{Known, Options},
+    shared,
+    surroundings::{self, Taken},
     text,
 };
 
@@ -27,6 +29,7 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
     let options = Options::of_attributes("aggregate", OPTIONS, &input.attrs, mistakes);
     let krate = krate::path(&options, mistakes);
     misplaced::check("aggregate", &input.data, mistakes);
+    shared::check("an aggregate", &input.data, mistakes);
     let aggregate_type = options.name("type", "an aggregate type", mistakes);
     let event = options.ident("event", mistakes);
     let listed = listed(input, &options, mistakes);
@@ -40,6 +43,8 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
     }
     let ident = input.ident.clone();
     let event = event.unwrap_or_else(|| format_ident!("{}Event", ident, span = ident.span()));
+    let is_listed = listed.iter().any(|listed| listed.path.is_ident(&event));
+    let taken = if is_listed { None } else { taken(&ident, &event, &options, mistakes) };
     let event = distinct(event, &listed, mistakes);
     Some(Model {
         krate,
@@ -48,6 +53,7 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
         event,
         ident,
         listed,
+        taken,
     })
 }
 
@@ -97,6 +103,20 @@ fn distinct(event: Ident, listed: &[Listed], mistakes: &mut Mistakes) -> Ident {
             format_ident!("__{}", event)
         }
     }
+}
+
+/// Reports a type of the user's that has the name of the enum already.
+fn taken(aggregate: &Ident, event: &Ident, options: &Options, mistakes: &mut Mistakes) -> Option<Taken> {
+    let taken = surroundings::type_beside(aggregate, event)?;
+    let name = text::name_of(event);
+    let message = format!(
+        "the enum of the events would be called `{name}`, as another type here is; give it another name: `#[aggregate(event = OtherName)]`"
+    );
+    match options.key("event") {
+        Some(_) => mistakes.at(event, message),
+        None => mistakes.at(aggregate, message),
+    }
+    Some(taken)
 }
 
 fn repeated(first: &Listed, second: &Listed) -> String {

@@ -13,7 +13,7 @@ use crate::{
     mistakes::Mistakes,
     options::{Known, Options},
     parameters::strip_groups,
-    text,
+    shared, text,
 };
 
 const OPTIONS: &[Known] = &[
@@ -29,6 +29,7 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
     let options = Options::of_attributes("event", OPTIONS, &input.attrs, mistakes);
     let krate = krate::path(&options, mistakes);
     misplaced::check("event", &input.data, mistakes);
+    shared::check("an event", &input.data, mistakes);
     if !input.generics.params.is_empty() {
         mistakes.at(&input.generics, "an event cannot be generic: it is stored under one durable name");
         return None;
@@ -99,16 +100,23 @@ fn members(input: &DeriveInput, data: &DataEnum, options: &Options, mistakes: &m
     if data.variants.is_empty() {
         mistakes.at(&input.ident, "an enum of events has at least one variant: write `A(SomeEvent)`");
     }
-    data.variants
-        .iter()
-        .filter_map(|variant| {
-            let event = held_event(variant);
-            if event.is_none() {
-                mistakes.at(variant_shape(variant), shape_message(variant));
+    let mut members: Vec<Member> = Vec::new();
+    for variant in &data.variants {
+        let Some(member) = held_event(variant) else {
+            mistakes.at(variant_shape(variant), shape_message(variant));
+            continue;
+        };
+        let code = text::code_of(&member.event);
+        match members.iter().find(|other| text::code_of(&other.event) == code) {
+            None => members.push(member),
+            Some(first) => {
+                let first = &first.variant;
+                mistakes
+                    .at(&member.event, format!("`{code}` is held by variant `{first}` already: leave one of them out"));
             }
-            event
-        })
-        .collect()
+        }
+    }
+    members
 }
 
 fn held_event(variant: &Variant) -> Option<Member> {

@@ -1,7 +1,7 @@
 //! Finds every mistake of a function with `#[handler]`.
 
 use proc_macro2::TokenStream;
-use syn::{FnArg, GenericParam, Item, ItemFn, Safety, Signature};
+use syn::{FnArg, GenericParam, Item, ItemFn, Safety, Signature, TraitItemFn};
 
 use super::model::{Model, Twin};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     mistakes::Mistakes,
     options::{Known, Options},
     parameters::Parameters,
-    text,
+    surroundings, text,
 };
 
 const OPTIONS: &[Known] = &[
@@ -22,6 +22,8 @@ const OPTIONS: &[Known] = &[
     Known::flag("manual", "`#[handler(manual)]`"),
     krate::CRATE,
 ];
+
+const FREE: &str = "a handler is a free function: move it out of this block, and take what it needs as `State<T>`";
 
 /// How much of the item was understood.
 pub(super) enum Parsed {
@@ -52,6 +54,10 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
     if has_self {
         return Parsed::Nothing;
     }
+    if surroundings::is_in_a_block(&signature.ident) {
+        mistakes.at(&signature.ident, FREE);
+        return Parsed::Nothing;
+    }
     let parameters = Parameters::parse("a handler", &signature, mistakes);
     let name = name.map_or_else(|| text::name_of(&signature.ident), |name| name.value());
     let twin = Twin { krate, vis: function.vis, ident: signature.ident };
@@ -75,6 +81,10 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
 fn function(item: &TokenStream, mistakes: &mut Mistakes) -> Option<ItemFn> {
     syn::parse2::<ItemFn>(item.clone())
         .map_err(|error| match syn::parse2::<Item>(item.clone()) {
+            // a function of a trait, without a body
+            Ok(Item::Verbatim(_)) | Err(_) if let Ok(function) = syn::parse2::<TraitItemFn>(item.clone()) => {
+                mistakes.at(&function.sig.ident, FREE);
+            }
             Ok(Item::Fn(_)) | Err(_) => mistakes.add(error),
             Ok(other) => mistakes.at(other, "a handler is an `async fn`"),
         })

@@ -206,7 +206,8 @@ pub(crate) const fn same_text(a: &str, b: &str) -> bool {
     message = "`{Self}` is not an event",
     label = "not an event",
     note = "an event is a struct or an enum of events with `#[derive(DomainEvent)]`, an aggregate's generated `..Event` enum, an `Envelope` of those, or `RecordedEvent` for every type",
-    note = "a handler or projection method takes the event first, and `&Metadata` and everything else after it"
+    note = "a handler or projection method takes the event first, and `&Metadata` and everything else after it; helpers of a projection stand in another `impl` block",
+    note = "a closure for `subscribe` takes its event by value: `async |event: OrderCreated| ..`"
 )]
 pub trait EventSet: Sized + Send + Sync + 'static {
     /// The types asked for.

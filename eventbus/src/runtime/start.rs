@@ -133,8 +133,12 @@ pub enum StartMistake {
     },
     /// A handler or projection takes the transaction of another store.
     #[error(
-        "`{name}` ({source_place}) takes part in transactions of type `{wanted}`, but {}",
-        match offered { Some(offered) => format!("this store's are `{offered}`"), None => "this store has none".to_owned() }
+        "`{name}` ({source_place}) takes the connection of another store (`&mut` of a `{}`), but {}",
+        last_name(wanted),
+        match offered {
+            Some(offered) => format!("this app's store lends a `{}`: take that one, or give the builder the other store", last_name(offered)),
+            None => "this app's store lends none: give the builder the store that does, with `.store(..)`".to_owned(),
+        }
     )]
     TransactionMismatch {
         /// The handler or projection.
@@ -187,4 +191,9 @@ pub enum StartMistake {
         /// What the store said.
         source: BoxError,
     },
+}
+
+/// The name of a type without its path.
+fn last_name(path: &str) -> &str {
+    path.rsplit("::").next().unwrap_or(path)
 }

@@ -314,9 +314,11 @@ mod tests {
 
     #[test]
     fn a_transaction_of_another_store_is_a_mistake() {
-        let other = "`reserve` (src/x.rs:58) takes part in transactions of type `u8`, but this store's are `u16`";
+        let other = "`reserve` (src/x.rs:58) takes the connection of another store (`&mut` of a `u8`), but this app's store \
+                     lends a `u16`: take that one, or give the builder the other store";
         assert_eq!(mistakes(Some(TypeKey::of::<u16>())), [other]);
-        let none = "`reserve` (src/x.rs:58) takes part in transactions of type `u8`, but this store has none";
+        let none = "`reserve` (src/x.rs:58) takes the connection of another store (`&mut` of a `u8`), but this app's store \
+                    lends none: give the builder the store that does, with `.store(..)`";
         assert_eq!(mistakes(None), [none]);
         assert!(mistakes(Some(TypeKey::of::<u8>())).is_empty());
     }

@@ -29,7 +29,7 @@ struct Args {
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Order, type = "replay-history.OrderCreated")]
 struct OrderCreated {
-    total: f64,
+    total_cents: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -48,7 +48,7 @@ impl Apply for Order {
 #[derive(Debug, Default, Clone, PartialEq)]
 struct Statistics {
     orders: u64,
-    revenue: f64,
+    revenue_cents: u64,
     shipped: u64,
 }
 
@@ -56,7 +56,7 @@ struct Statistics {
 impl Statistics {
     fn created(&mut self, event: &OrderCreated) {
         self.orders += 1;
-        self.revenue += event.total;
+        self.revenue_cents += event.total_cents;
     }
 
     fn shipped(&mut self, _event: &OrderShipped) {
@@ -92,7 +92,7 @@ async fn save_orders(app: &App, count: u32) -> Result<()> {
     let orders = app.repository::<Order>();
     for number in 1..=count {
         let mut order = orders.create(AggregateId::new());
-        order.record(OrderCreated { total: 10.0 * f64::from(number) });
+        order.record(OrderCreated { total_cents: 1_000 * u64::from(number) });
         orders.save(&mut order).await?;
         if number % 2 == 0 {
             orders.update(order.id(), |_| Ok::<_, Never>(OrderShipped {})).await?;

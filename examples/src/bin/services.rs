@@ -55,7 +55,7 @@ enum Role {
 #[event(aggregate = Order)]
 struct OrderPlaced {
     customer: String,
-    total: f64,
+    total_cents: u64,
 }
 
 #[derive(Debug, Default, Aggregate)]
@@ -75,10 +75,10 @@ impl Apply for Order {
 struct PlacedBefore;
 
 impl Order {
-    fn place(&self, customer: &str, total: f64) -> Result<OrderPlaced, PlacedBefore> {
+    fn place(&self, customer: &str, total_cents: u64) -> Result<OrderPlaced, PlacedBefore> {
         match self.is_placed {
             true => Err(PlacedBefore),
-            false => Ok(OrderPlaced { customer: customer.into(), total }),
+            false => Ok(OrderPlaced { customer: customer.into(), total_cents }),
         }
     }
 }
@@ -96,7 +96,7 @@ async fn api(store: Option<String>, bus: RedisEventBus, count: u32) -> Result<()
     for number in 1..=count {
         let customer = if number % 2 == 0 { "grace" } else { "ada" };
         let mut order = orders.create(AggregateId::new());
-        order.record(order.place(customer, 10.0 * f64::from(number))?);
+        order.record(order.place(customer, 1_000 * u64::from(number))?);
         orders.save(&mut order).await?;
         println!("saved order {} of {customer}", order.id());
     }
@@ -110,15 +110,16 @@ async fn api(store: Option<String>, bus: RedisEventBus, count: u32) -> Result<()
 #[derive(Debug, Default)]
 struct Statistics {
     orders: u64,
-    revenue: f64,
+    revenue_cents: u64,
 }
 
 #[projection(name = "statistics")]
 impl Statistics {
     fn placed(&mut self, event: &OrderPlaced, meta: &Metadata) {
         self.orders += 1;
-        self.revenue += event.total;
-        println!("[statistics] order {}: {} orders, {:.2} in all", meta.aggregate_id(), self.orders, self.revenue);
+        self.revenue_cents += event.total_cents;
+        let revenue = examples::money(self.revenue_cents);
+        println!("[statistics] order {}: {} orders, {revenue} in all", meta.aggregate_id(), self.orders);
     }
 }
 
@@ -153,7 +154,8 @@ async fn projections(bus: RedisEventBus) -> Result<()> {
 
 #[handler(group = "notifications")]
 async fn notify(event: &OrderPlaced, meta: &Metadata) {
-    println!("[notifications] order {}: dear {}, it is {:.2}", meta.aggregate_id(), event.customer, event.total);
+    let total = examples::money(event.total_cents);
+    println!("[notifications] order {}: dear {}, it is {total}", meta.aggregate_id(), event.customer);
 }
 
 /// An app without a store only consumes.

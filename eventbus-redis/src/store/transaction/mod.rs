@@ -55,7 +55,7 @@ use written::Written;
 /// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 /// #[event(aggregate_type = "Order")]
 /// struct OrderCreated {
-///     total: f64,
+///     total_cents: i64,
 /// }
 ///
 /// #[derive(Default)]
@@ -65,7 +65,7 @@ use written::Written;
 /// impl OrderStats {
 ///     async fn created(&self, event: &OrderCreated, tx: &mut RedisTransaction) -> Result<(), RedisTransactionError> {
 ///         tx.hincrby("stats:orders", "total_count", 1)?;
-///         tx.hincrbyfloat("stats:orders", "total_value", event.total)
+///         tx.hincrby("stats:orders", "total_cents", event.total_cents)
 ///     }
 /// }
 /// # fn main() {}

@@ -112,7 +112,8 @@ impl AppBuilder {
         self
     }
 
-    /// Runs this handler, discovered or not.
+    /// Runs this handler, discovered or not. Its name is a type: `.handler::<send_receipt>()`, for the function
+    /// `send_receipt` with `#[handler]`; no value is given.
     pub fn handler<H: Handler>(mut self) -> Self {
         self.handlers.push(H::definition());
         self

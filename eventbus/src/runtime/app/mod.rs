@@ -11,7 +11,6 @@ mod projections;
 mod publishing;
 mod settle;
 mod signal;
-mod skipping;
 mod tasks;
 
 use std::{

@@ -9,9 +9,9 @@ use crate::domain::{
 impl<A: Apply> AggregateRepository<A> {
     /// Loads, decides, saves; and again if another writer was first, with jittered delays, up to a bound.
     ///
-    /// The decision is pure: it may run several times. It returns an event of the aggregate, or a tuple, array, `Vec` or
-    /// `Option` of them; one that never refuses says so: `Ok::<_, eventbus::Never>(event)`, as for
-    /// [`upsert`](Self::upsert).
+    /// The decision is pure, and a plain closure, not an `async` one: what it needs from elsewhere is loaded before. It
+    /// may run several times. It returns an event of the aggregate, or a tuple, array, `Vec` or `Option` of them; one
+    /// that never refuses says so: `Ok::<_, eventbus::Never>(event)`, as for [`upsert`](Self::upsert).
     ///
     /// # Errors
     /// [`UpdateError::Refused`] with what the decision said, at once; [`UpdateError::Load`] if there is no such

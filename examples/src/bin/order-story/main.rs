@@ -11,13 +11,14 @@ use orders::{Order, OrderCreated, ParcelShipped};
 
 #[handler]
 async fn send_receipt(event: &OrderCreated, meta: &Metadata) {
-    println!("  receipt    {:.2} from {} for order {}", event.total_amount, event.customer_id, meta.aggregate_id());
+    let total = examples::money(event.total_cents);
+    println!("  receipt    {total} from {} for order {}", event.customer_id, meta.aggregate_id());
 }
 
 #[derive(Debug, Default, PartialEq, Clone)]
 struct OrderStatistics {
     orders: u64,
-    revenue: f64,
+    revenue_cents: u64,
     parcels: u64,
 }
 
@@ -25,7 +26,7 @@ struct OrderStatistics {
 impl OrderStatistics {
     fn created(&mut self, event: &OrderCreated) {
         self.orders += 1;
-        self.revenue += event.total_amount;
+        self.revenue_cents += event.total_cents;
     }
 
     fn shipped(&mut self, _event: &ParcelShipped) {
@@ -42,7 +43,7 @@ async fn main() -> eventbus::Result<()> {
 
     act("A customer orders");
     let mut order = orders.create(AggregateId::new());
-    order.record(order.create("cust-123", 99.99)?);
+    order.record(order.create("cust-123", 9_999)?);
     show(&app, &orders.save(&mut order).await?).await?;
     app.settled().await?; // the receipt is sent
 

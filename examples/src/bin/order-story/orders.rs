@@ -1,22 +1,24 @@
 //! The domain: what an order is, what can happen to it, and what it refuses.
+//!
+//! Its stored types are its own: other programs may keep orders of theirs in the same database.
 
 use eventbus::prelude::*;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
-#[event(aggregate = Order)]
+#[event(aggregate = Order, type = "order-story.OrderCreated")]
 pub struct OrderCreated {
     pub customer_id: String,
-    pub total_amount: f64,
+    pub total_cents: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
-#[event(aggregate = Order)]
+#[event(aggregate = Order, type = "order-story.ParcelShipped")]
 pub struct ParcelShipped {
     pub tracking_number: String,
 }
 
 #[derive(Debug, Default, Aggregate)]
-#[aggregate(events(OrderCreated, ParcelShipped))]
+#[aggregate(type = "order-story.Order", events(OrderCreated, ParcelShipped))]
 pub struct Order {
     is_created: bool,
     parcels: Vec<String>,
@@ -40,11 +42,11 @@ pub enum OrderError {
 }
 
 impl Order {
-    pub fn create(&self, customer_id: &str, total_amount: f64) -> Result<OrderCreated, OrderError> {
+    pub fn create(&self, customer_id: &str, total_cents: u64) -> Result<OrderCreated, OrderError> {
         if self.is_created {
             return Err(OrderError::AlreadyExists);
         }
-        Ok(OrderCreated { customer_id: customer_id.into(), total_amount })
+        Ok(OrderCreated { customer_id: customer_id.into(), total_cents })
     }
 
     pub fn ship(&self, parcel: &str) -> Result<ParcelShipped, OrderError> {

@@ -1,0 +1,12 @@
+use eventbus::prelude::*;
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Account")]
+struct Opened {}
+
+trait Mailer {
+    #[handler]
+    async fn on_opened(_event: &Opened);
+}
+
+fn main() {}
