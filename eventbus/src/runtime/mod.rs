@@ -10,6 +10,7 @@ pub(crate) mod projection;
 pub(crate) mod registry;
 pub(crate) mod relay;
 pub(crate) mod repository;
+pub(crate) mod skip;
 pub(crate) mod start;
 pub(crate) mod subscription;
 pub(crate) mod tenure;

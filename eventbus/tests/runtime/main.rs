@@ -26,6 +26,7 @@ mod rows_rebuild;
 mod saving;
 mod searching;
 mod shared_bus;
+mod skipped;
 mod stateful;
 mod subscriptions;
 mod wait;

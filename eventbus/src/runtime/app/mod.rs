@@ -11,6 +11,7 @@ mod projections;
 mod publishing;
 mod settle;
 mod signal;
+mod skipping;
 mod tasks;
 
 use std::{

@@ -26,6 +26,6 @@ pub use projected::Projected;
 pub use rebuild::{Rebuild, Rebuilt};
 pub use rebuild_progress::RebuildProgress;
 pub use registration::ProjectionRegistration;
-pub(crate) use runner::RunWith;
+pub(crate) use runner::{RunWith, role_of};
 pub use slot::ProjectionSlot;
 pub use status::{ProjectionOwner, ProjectionStatus};

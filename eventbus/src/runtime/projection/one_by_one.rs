@@ -11,7 +11,7 @@ use super::{
 use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
     port::{FeedFilter, HandlerError},
-    runtime::{definition::Projection, tenure::Tenure},
+    runtime::{definition::Projection, skip::read_around, tenure::Tenure},
 };
 
 /// A checkpoint of a projection that keeps its rows itself is saved at least this often, in events.
@@ -45,7 +45,9 @@ impl<P: Projection> OneByOne<'_, P> {
         if head <= after {
             return Ok(Step::CaughtUp);
         }
-        let mut records = task.with.store.read_feed(after, head, &FeedFilter::from(P::definition().events));
+        let skips = task.projected.skips(&*task.with.store).await?;
+        let filter = FeedFilter::from(P::definition().events);
+        let mut records = read_around(&*task.with.store, after, head, &filter, &skips);
         let mut handled = 0_u64;
         loop {
             // what is rare is searched for long

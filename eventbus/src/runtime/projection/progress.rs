@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use super::{ProjectionError, projected::Projected};
 use crate::{
     domain::{record::RecordedEvent, stream::Position},
-    port::{HandlerError, ServerFault, WaitingForServer, activity::text},
+    port::{EventStore, HandlerError, ServerFault, WaitingForServer, activity::text},
     runtime::definition::Projection,
 };
 
@@ -113,6 +113,21 @@ impl<P: Projection> Projected<P> {
     /// Says whether this process feeds it.
     pub(super) fn set_owner(&self, is_owner: bool) {
         self.progress().send_modify(|progress| progress.is_owner = is_owner);
+    }
+
+    /// Whether it stopped at the event there.
+    pub(crate) fn is_stopped_at(&self, wanted: Position) -> bool {
+        let progress = self.progress().borrow();
+        matches!(&progress.stopped, Some(ProjectionError::Stopped { position, .. }) if *position == wanted)
+    }
+
+    /// Lets it go on if it stopped at an event that it is to skip by now.
+    pub(super) async fn free_skipped(&self, store: &dyn EventStore) {
+        self.forget_skips();
+        let skips = self.skips(store).await.unwrap_or_default();
+        if skips.iter().any(|position| self.is_stopped_at(*position)) {
+            self.resume();
+        }
     }
 
     /// Lets it go on after it stopped. False: it did not stop.

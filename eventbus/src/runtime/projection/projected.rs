@@ -3,7 +3,7 @@
 use std::{
     fmt,
     future::Future,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -13,11 +13,15 @@ use super::{
     ProjectionError,
     guard::{ProjectionGuard, View},
     progress::Progress,
+    runner::role_of,
 };
 use crate::{
-    domain::{clock::SharedClock, stream::Position},
-    port::{StateMap, activity::Activity},
-    runtime::definition::{Projection, ProjectionDefinition, ProjectionKind},
+    domain::{clock::SharedClock, error::BoxError, stream::Position},
+    port::{EventStore, StateMap, activity::Activity},
+    runtime::{
+        definition::{Projection, ProjectionDefinition, ProjectionKind},
+        skip::skipped,
+    },
 };
 
 /// A projection with how far it has come. Cloning shares it.
@@ -59,6 +63,8 @@ struct Shared<P> {
     /// The clock of the app that feeds it.
     clock: Mutex<SharedClock>,
     activity: Arc<Activity>,
+    /// The positions that it skips, sorted; `None` if they are to be asked for.
+    skips: Mutex<Option<Arc<[Position]>>>,
 }
 
 pub(super) enum State<P> {
@@ -96,8 +102,8 @@ impl<P: Projection> Projected<P> {
             ProjectionKind::InMemory => State::Locked(RwLock::new(projection)),
             ProjectionKind::Transactional | ProjectionKind::AtLeastOnce => State::Free(projection),
         };
-        let (context, progress, clock, activity) = Default::default();
-        Self(Arc::new(Shared { state, make, context, progress, clock, activity }))
+        let (context, progress, clock, activity, skips) = Default::default();
+        Self(Arc::new(Shared { state, make, context, progress, clock, activity, skips }))
     }
 
     /// Reads the state as it is now; waits while an event is being handled.
@@ -152,6 +158,32 @@ impl<P: Projection> Projected<P> {
     /// What its methods run at the moment.
     pub(super) fn activity(&self) -> &Arc<Activity> {
         &self.0.activity
+    }
+
+    /// The positions that it skips, asked for once until they are [forgotten](Self::forget_skips).
+    pub(super) async fn skips(&self, store: &dyn EventStore) -> Result<Arc<[Position]>, BoxError> {
+        if let Some(known) = self.lock_skips().clone() {
+            return Ok(known);
+        }
+        let events = skipped(store, &role_of(P::definition().name)).await?;
+        let positions: Arc<[Position]> = events.iter().map(|event| event.position).collect();
+        *self.lock_skips() = Some(Arc::clone(&positions));
+        Ok(positions)
+    }
+
+    /// Says that what it skips may have changed.
+    pub(crate) fn forget_skips(&self) {
+        *self.lock_skips() = None;
+    }
+
+    /// How many events it skips, as far as is known.
+    pub(super) fn skipped_through(&self, position: Position) -> u64 {
+        let skips = self.lock_skips();
+        skips.iter().flat_map(|skips| skips.iter()).filter(|skipped| **skipped <= position).count() as u64
+    }
+
+    fn lock_skips(&self) -> MutexGuard<'_, Option<Arc<[Position]>>> {
+        self.0.skips.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn progress(&self) -> &watch::Sender<Progress> {

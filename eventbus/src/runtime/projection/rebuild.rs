@@ -30,6 +30,8 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct Rebuilt {
     /// Events handled, those before an interruption included.
     pub events: u64,
+    /// Events left out, as an operator had [them skipped](crate::App::skip_event).
+    pub skipped: u64,
     /// The position up to which the new state includes everything.
     pub position: Position,
     /// How long it took, the time before an interruption not included.
@@ -37,8 +39,15 @@ pub struct Rebuilt {
 }
 
 impl Rebuilt {
-    pub(super) const fn of(end: &RebuildProgress) -> Self {
-        Self { events: end.events, position: end.position, took: end.took }
+    const fn of(end: &RebuildProgress, skipped: u64) -> Self {
+        Self { events: end.events, skipped, position: end.position, took: end.took }
+    }
+}
+
+impl<P: Projection> Projected<P> {
+    /// What a rebuild did that ended so.
+    pub(super) fn rebuilt(&self, end: &RebuildProgress) -> Rebuilt {
+        Rebuilt::of(end, self.skipped_through(end.position))
     }
 }
 
@@ -142,7 +151,7 @@ impl<P: Projection> Projected<P> {
             let now = progress.borrow_and_update().clone();
             meter.tell(now.events.saturating_sub(meter.now.events), now.position);
             if now.position >= target {
-                return Ok(Rebuilt::of(&meter.now));
+                return Ok(self.rebuilt(&meter.now));
             }
             if let Some(error) = now.why_not_on(definition.name) {
                 return Err(error.into());

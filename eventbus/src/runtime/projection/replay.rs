@@ -14,7 +14,10 @@ use super::{
 use crate::{
     domain::{clock::SharedClock, stream::Position},
     port::{EventStore, FeedFilter, StateMap, activity::Activity},
-    runtime::definition::{Projection, ProjectionKind},
+    runtime::{
+        definition::{Projection, ProjectionKind},
+        skip::read_around,
+    },
 };
 
 impl<P: Projection> Projected<P> {
@@ -35,7 +38,9 @@ impl<P: Projection> Projected<P> {
         let events = store.count_events(Position::START, target, &filter).await?;
         let meter = Meter::new(name, target, events, report, self.clock());
         let (state, activity, clock) = (self.context().await, self.activity(), self.clock());
-        let mut replay = Replay { store, filter, state, activity, clock, meter };
+        self.forget_skips();
+        let skips = self.skips(store).await.map_err(|error| RebuildError::store(name, error))?;
+        let mut replay = Replay { skips, store, filter, state, activity, clock, meter };
         replay.until(&mut fresh, target).await?;
         let included = replay.meter.now.position;
         let replaced = self
@@ -45,13 +50,14 @@ impl<P: Projection> Projected<P> {
             })
             .await?;
         replay.meter.tell(0, replaced.unwrap_or(included));
-        Ok(Rebuilt::of(&replay.meter.now))
+        Ok(self.rebuilt(&replay.meter.now))
     }
 }
 
 /// A fold of a store's feed, from where it has come.
 struct Replay<'a> {
     store: &'a dyn EventStore,
+    skips: Arc<[Position]>,
     filter: FeedFilter,
     state: StateMap,
     activity: &'a Arc<Activity>,
@@ -67,7 +73,7 @@ impl Replay<'_> {
         if position >= target {
             return Ok(());
         }
-        let mut feed = self.store.read_feed(position, target, &self.filter);
+        let mut feed = read_around(self.store, position, target, &self.filter, &self.skips);
         let mut events = 0;
         while let Some(record) = feed.try_next().await? {
             position = record.position().unwrap_or(position);

@@ -34,7 +34,7 @@ use crate::{
 const LAST_SAVE: Duration = Duration::from_secs(1);
 
 /// The role of feeding a projection, and the checkpoint that says how far it has come.
-pub(super) fn role_of(projection: &'static str) -> Name {
+pub(crate) fn role_of(projection: &'static str) -> Name {
     Name::prefixed("projection:", &Name::from_static(projection))
 }
 
@@ -139,8 +139,10 @@ impl<P: Projection> FeedProjection<P> {
     async fn serve(&self, tenure: &Tenure, feed: &mut FeedWatch) -> Served {
         let stop = tenure.over();
         while !stop.is_cancelled() {
-            let served = match self.checkpoint().await {
-                Ok(saved) => {
+            let began =
+                async { Ok::<_, BoxError>((self.checkpoint().await?, self.projected.skips(&*self.with.store).await?)) };
+            let served = match began.await {
+                Ok((saved, skips)) => {
                     self.projected.follow(saved);
                     match (self.projected.state(), self.with.store.transactions()) {
                         (State::Free(projection), Some(transactions))
@@ -149,6 +151,7 @@ impl<P: Projection> FeedProjection<P> {
                             let activity = self.projected.activity();
                             let writer =
                                 Writer::new(projection, &*transactions, None, tenure, &self.with, activity, saved);
+                            let writer = writer.around(skips);
                             self.serve_in_transactions(writer, feed, stop).await
                         }
                         _ => {
@@ -241,6 +244,8 @@ impl<P: Projection> FeedProjection<P> {
             Ok(Step::Over) => false,
             Err(error) => {
                 self.report(&error, feed.is_failing());
+                // it may have been skipped meanwhile
+                self.projected.forget_skips();
                 feed.failed(stop).await
             }
         };

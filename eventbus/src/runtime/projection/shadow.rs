@@ -145,11 +145,12 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         self.projected.free_before(position);
         self.drop_copies().await;
         meter.tell(0, position);
-        Ok(Rebuilt::of(&meter.now))
+        Ok(self.projected.rebuilt(&meter.now))
     }
 
     /// Makes the copies, or finds those of an interrupted rebuild, and counts what is to be done.
     async fn begin<'r>(&self, report: Report<'r>) -> Result<Meter<'r>, RebuildError> {
+        self.projected.forget_skips();
         let definition = P::definition();
         for version in definition.version.saturating_sub(FORMER_VERSIONS).max(1)..definition.version {
             let former = shadow_of(&definition, version);
@@ -213,7 +214,8 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         let transactions = &*self.transactions;
         let activity = self.projected.activity();
         let mut writer =
-            Writer::new(self.projection, transactions, Some(&self.shadow), tenure, self.with, activity, saved);
+            Writer::new(self.projection, transactions, Some(&self.shadow), tenure, self.with, activity, saved)
+                .around(self.projected.skips(&*self.with.store).await?);
         if saved >= target {
             return Ok((saved, Written::All));
         }

@@ -48,7 +48,7 @@ impl<P: Projection> Erased for Projected<P> {
     }
 
     fn status(&self, head: Position) -> ProjectionStatus {
-        ProjectionStatus::new(&self.definition(), &self.progress().borrow(), head)
+        ProjectionStatus::new(&self.definition(), &self.progress().borrow(), head, self.skipped_through(head))
     }
 
     fn report(&self, health: Health) -> Health {

@@ -100,6 +100,7 @@ impl<P: Projection> FeedProjection<P> {
                 if let Ok(position) = self.checkpoint().await {
                     self.projected.free_before(position);
                 }
+                self.projected.free_skipped(&*self.with.store).await;
             }
         };
         tokio::select! {

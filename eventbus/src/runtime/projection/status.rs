@@ -22,6 +22,8 @@ pub struct ProjectionStatus {
     pub lag: u64,
     /// Who feeds it.
     pub owner: ProjectionOwner,
+    /// How many events it skips, see [`App::skip_event`](crate::App::skip_event).
+    pub skipped: u64,
     /// Why it does not go on, if it stopped: [`ProjectionError::Stopped`] with the position and the error, what its
     /// attribute names wrongly, or that the app was shut down.
     pub stopped: Option<ProjectionError>,
@@ -44,7 +46,7 @@ pub enum ProjectionOwner {
 }
 
 impl ProjectionStatus {
-    pub(super) fn new(definition: &ProjectionDefinition, progress: &Progress, head: Position) -> Self {
+    pub(super) fn new(definition: &ProjectionDefinition, progress: &Progress, head: Position, skipped: u64) -> Self {
         let stopped = progress.why_not_on(definition.name);
         let owner = match (&stopped, definition.kind) {
             (Some(_), _) => ProjectionOwner::Stopped,
@@ -58,6 +60,7 @@ impl ProjectionStatus {
             position: progress.position,
             lag: head.get().saturating_sub(progress.position.get()),
             owner,
+            skipped,
             stopped,
             trouble: progress.trouble.clone(),
             trouble_since: progress.trouble_since,

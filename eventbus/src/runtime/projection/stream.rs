@@ -57,7 +57,7 @@ impl<P: Projection> ShadowRebuild<'_, P> {
             return Err(self.lost());
         }
         transaction.commit().await.map_err(|error| self.failed(error))?;
-        Ok(Rebuilt { events, position, took: self.with.clock.elapsed(began) })
+        Ok(Rebuilt { events, skipped: 0, position, took: self.with.clock.elapsed(began) })
     }
 
     /// Handles the events of the stream that the live rows include, and counts them.
@@ -72,6 +72,7 @@ impl<P: Projection> ShadowRebuild<'_, P> {
             return Ok(0);
         };
         let filter = FeedFilter::from(definition.events);
+        let skips = self.projected.skips(&*self.with.store).await.map_err(|error| self.failed(error))?;
         let mut records = self.with.store.read_stream(stream, Version::FIRST, Direction::Forward);
         let mut events = 0;
         while let Some(record) = records.try_next().await? {
@@ -79,7 +80,7 @@ impl<P: Projection> ShadowRebuild<'_, P> {
             if position > through {
                 break;
             }
-            if !filter.matches(&record) {
+            if !filter.matches(&record) || skips.contains(&position) {
                 continue;
             }
             let delivery = feed_delivery(&definition, record, &self.with.state);

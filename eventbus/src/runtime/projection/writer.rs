@@ -24,6 +24,7 @@ use crate::{
     runtime::{
         definition::{Projection, ProjectionDefinition},
         effect::judged,
+        skip::read_around,
         tenure::Tenure,
     },
 };
@@ -60,6 +61,8 @@ pub(super) struct Writer<'a, P> {
     pub(super) tenure: &'a Tenure,
     with: &'a RunWith,
     activity: &'a Arc<Activity>,
+    /// The positions that are skipped.
+    skips: Arc<[Position]>,
     /// Everything up to here is in the rows.
     position: Position,
     /// The checkpoint in the store; behind the position where the last events are of other types.
@@ -100,7 +103,25 @@ impl<'a, P: Projection> Writer<'a, P> {
         saved: Position,
     ) -> Self {
         let (saved_at, has_tables, position) = (with.clock.instant(), shadow.is_some(), saved);
-        Self { projection, transactions, shadow, tenure, with, activity, position, saved, saved_at, has_tables }
+        Self {
+            projection,
+            transactions,
+            shadow,
+            tenure,
+            with,
+            activity,
+            skips: Arc::default(),
+            position,
+            saved,
+            saved_at,
+            has_tables,
+        }
+    }
+
+    /// Skips events at these positions.
+    pub(super) fn around(mut self, skips: Arc<[Position]>) -> Self {
+        self.skips = skips;
+        self
     }
 
     /// Everything up to here is in the rows.
@@ -116,7 +137,8 @@ impl<'a, P: Projection> Writer<'a, P> {
         report: &mut (dyn FnMut(u64, Position) + Send),
     ) -> Result<Written, BoxError> {
         let over = self.tenure.over();
-        let mut feed = store.read_feed(self.position, target, &FeedFilter::from(P::definition().events));
+        let filter = FeedFilter::from(P::definition().events);
+        let mut feed = read_around(store, self.position, target, &filter, &self.skips);
         let Some(first) = over.run_until_cancelled(next_batch(&mut feed, target)).await else {
             return Ok(Written::Ended);
         };

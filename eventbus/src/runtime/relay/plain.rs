@@ -27,7 +27,7 @@ pub(super) struct Forgetful<'a> {
 
 impl<'a> Forgetful<'a> {
     pub(super) fn new(store: &'a dyn EventStore, bus: &'a dyn EventBus, board: &'a Board) -> Self {
-        Self { bus, board, ranges: Ranges::of(store) }
+        Self { bus, board, ranges: Ranges::of(store).around_skipped(bus.destination(), board.clock()) }
     }
 
     pub(super) async fn run(mut self, store: &Arc<dyn EventStore>, cancel: &CancellationToken) {

@@ -2,11 +2,15 @@
 //!
 //! Keep: a range ends at its last event. A position without an event may be drawn again after a crash of the store.
 
+use std::time::Duration;
+
 use futures_util::TryStreamExt;
+use tokio::time::Instant;
 
 use crate::{
-    domain::{record::RecordedEvent, stream::Position},
-    port::{EventStore, PublishRange, ReadError, RecordStream},
+    domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
+    port::{EventStore, FeedFilter, PublishRange, ReadError, RecordStream},
+    runtime::skip::{read_around, relay_to, skipped},
 };
 
 /// At most this much is published by one call: about a millisecond of a busy Redis.
@@ -48,17 +52,55 @@ pub(super) struct Ranges<'a> {
     store: &'a dyn EventStore,
     /// The feed, and up to where it was read.
     feed: Option<(RecordStream<'a>, Position)>,
+    skips: Option<Skips>,
 }
+
+/// What the relay skips, looked at anew now and then.
+struct Skips {
+    reader: Name,
+    clock: SharedClock,
+    positions: Vec<Position>,
+    looked: Option<Instant>,
+}
+
+/// How often it is looked at what is to be skipped, when a feed is opened.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl<'a> Ranges<'a> {
     pub(super) fn of(store: &'a dyn EventStore) -> Self {
-        Self { store, feed: None }
+        Self { store, feed: None, skips: None }
+    }
+
+    /// Without what the relay to `destination` skips.
+    pub(super) fn around_skipped(mut self, destination: &Name, clock: &SharedClock) -> Self {
+        let (reader, clock) = (relay_to(destination), clock.clone());
+        self.skips = Some(Skips { reader, clock, positions: Vec::new(), looked: None });
+        self
+    }
+
+    async fn open(&mut self, after: Position) -> Result<RecordStream<'a>, ReadError> {
+        if let Some(skips) = &mut self.skips {
+            if skips.looked.is_none_or(|looked| skips.clock.elapsed(looked) >= LOOK) {
+                let events = skipped(self.store, &skips.reader).await;
+                let events = events.map_err(|error| ReadError::Unavailable(error.into()))?;
+                skips.positions = events.into_iter().map(|event| event.position).collect();
+                skips.looked = Some(skips.clock.instant());
+            }
+            if !skips.positions.is_empty() {
+                let head = self.store.head().await?;
+                return Ok(read_around(self.store, after, head, &FeedFilter::all(), &skips.positions));
+            }
+        }
+        Ok(self.store.read_all(after))
     }
 
     /// What follows on `after`, without events if that is the end.
     pub(super) async fn next(&mut self, after: Position) -> Result<Range, ReadError> {
         let open = self.feed.take().filter(|(_, at)| *at == after);
-        let mut feed = open.map_or_else(|| self.store.read_all(after), |(feed, _)| feed);
+        let mut feed = match open {
+            Some((feed, _)) => feed,
+            None => self.open(after).await?,
+        };
         let (mut range, mut bytes) = (Range::empty(after), 0);
         loop {
             let record = match feed.try_next().await {
@@ -139,7 +181,7 @@ mod tests {
         append(&store, small(3)).await;
         let damaged = ReadError::Corrupt { place: "position 3".into(), source: "damaged".into() };
         let feed = store.read_all(0.into()).take(2).chain(futures_util::stream::iter([Err(damaged)]));
-        let mut ranges = Ranges { store: &store, feed: Some((feed.boxed(), 0.into())) };
+        let mut ranges = Ranges { store: &store, feed: Some((feed.boxed(), 0.into())), skips: None };
         assert_eq!(next(&mut ranges, 0).await, (0, 2, 2));
         assert_eq!(next(&mut ranges, 2).await, (2, 3, 1));
     }

@@ -81,7 +81,7 @@ impl<'a> ToTarget<'a> {
             target,
             epoch,
             publisher: None,
-            ranges: Ranges::of(store),
+            ranges: Ranges::of(store).around_skipped(relay.bus.destination(), relay.board.clock()),
             next: None,
             asked: now,
             looked: now,

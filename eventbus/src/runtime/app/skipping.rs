@@ -1,0 +1,110 @@
+//! A way out for operators: events that a projection or the relay skips.
+
+use std::sync::Arc;
+
+use super::App;
+use crate::{
+    domain::stream::Position,
+    runtime::{
+        definition::{Projection, ProjectionKind},
+        projection::{ProjectionSlot, role_of},
+        skip::{self, Operator, SkipError, SkippedEvent},
+    },
+};
+
+impl App {
+    /// Has a projection skip one event for good, which it cannot decode or handle, and go on behind it: for operators.
+    /// Returns `false` if it skipped the event before; the former reason stays then.
+    ///
+    /// The store keeps it with the reason: every process that feeds the projection skips the event, and so do rebuilds,
+    /// which [count](crate::Rebuilt::skipped) it. One that stopped there, in any process, goes on within seconds; state in
+    /// memory is folded anew in this process, and by the next start or rebuild in others. What the projection has handled
+    /// already stays handled until it is rebuilt. Handlers and other projections get the event as before.
+    ///
+    /// # Errors
+    /// [`SkipError`]; nothing is skipped then, unless it is [`SkipError::Rebuild`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # use eventbus::{App, ProjectionError, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate_type = "Account")]
+    /// # struct Opened {}
+    /// # #[derive(Default)] struct Accounts;
+    /// # #[projection(name = "accounts")] impl Accounts { fn opened(&mut self, _event: &Opened) {} }
+    /// # async fn example(app: &App) -> eventbus::Result<()> {
+    /// for status in app.projections().await? {
+    ///     if let Some(ProjectionError::Stopped { position, error, .. }) = status.stopped {
+    ///         println!("stopped at {position}: {error}");
+    ///         app.skip_event::<Accounts>(position, "imported without an owner, see the incident of May 5").await?;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn skip_event<P: Projection>(&self, position: Position, reason: &str) -> Result<bool, SkipError> {
+        let projected = self.projection::<P>()?;
+        let is_new = self.operator().skip(&role_of(P::definition().name), position, reason).await?;
+        projected.forget_skips();
+        if projected.is_stopped_at(position) {
+            match P::definition().kind {
+                ProjectionKind::InMemory => drop(self.rebuild::<P>().await?),
+                ProjectionKind::Transactional | ProjectionKind::AtLeastOnce => drop(projected.resume()),
+            }
+        }
+        Ok(is_new)
+    }
+
+    /// Has a projection take an event again that it [skipped](Self::skip_event): rebuild the projection then, if it is past
+    /// the event. Returns `false` if it did not skip the event.
+    ///
+    /// # Errors
+    /// [`SkipError`]; it is skipped still then.
+    pub async fn unskip_event<P: Projection>(&self, position: Position) -> Result<bool, SkipError> {
+        let projected = self.projection::<P>()?;
+        let was_skipped = self.operator().unskip(&role_of(P::definition().name), position).await?;
+        projected.forget_skips();
+        Ok(was_skipped)
+    }
+
+    /// Has the relay skip one event for good, which it cannot read or the bus refuses: for operators. Handlers do not get
+    /// the event. Returns `false` if it was skipped before.
+    ///
+    /// Whichever process relays goes on behind it, within a minute. Where it is the last event of the store, the relay's
+    /// position passes it with the next event.
+    ///
+    /// # Errors
+    /// [`SkipError`]; nothing is skipped then.
+    pub async fn skip_published_event(&self, position: Position, reason: &str) -> Result<bool, SkipError> {
+        self.operator().skip(&skip::relay_to(self.0.bus.destination()), position, reason).await
+    }
+
+    /// Has the relay publish an event again that it skipped, if it is not past it; [`republish`](Self::republish) sets it
+    /// back. Returns `false` if it was not skipped.
+    ///
+    /// # Errors
+    /// [`SkipError`]; it is skipped still then.
+    pub async fn unskip_published_event(&self, position: Position) -> Result<bool, SkipError> {
+        self.operator().unskip(&skip::relay_to(self.0.bus.destination()), position).await
+    }
+
+    /// The events that projections of this app and the relay to its bus skip, with who said so, when and why.
+    ///
+    /// # Errors
+    /// [`SkipError`] if the store cannot be asked.
+    pub async fn skipped_events(&self) -> Result<Vec<SkippedEvent>, SkipError> {
+        let names =
+            self.0.projections.iter().map(ProjectionSlot::definition).map(|definition| role_of(definition.name));
+        let readers = names.chain([skip::relay_to(self.0.bus.destination())]);
+        let mut events = Vec::new();
+        for reader in readers {
+            events.extend(skip::skipped(&*self.0.store, &reader).await?);
+        }
+        Ok(events)
+    }
+
+    fn operator(&self) -> Operator {
+        let feeding = &self.0.tasks.feeding;
+        Operator { store: Arc::clone(&self.0.store), owner: feeding.owner.clone(), clock: feeding.clock.clone() }
+    }
+}
