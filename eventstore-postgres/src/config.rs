@@ -3,9 +3,9 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use eventbus::{SharedClock, port::redacted};
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use crate::error::PgConnectError;
+use crate::{error::PgConnectError, url::check_parameters};
 
 /// How to reach the database, and where in it the events are kept.
 ///
@@ -23,6 +23,13 @@ use crate::error::PgConnectError;
 #[derive(Clone, PartialEq, Eq)]
 pub struct PgEventStoreConfig {
     /// The database: `postgres://user:password@host:port/database`; default `postgres://localhost/postgres`.
+    ///
+    /// `?sslmode=verify-full` connects with TLS only, to a server whose certificate is for that host and signed by an
+    /// authority that the platform trusts, or by one in the PEM file `sslrootcert`; `sslcert` and `sslkey` show a
+    /// certificate of the client's. This needs the cargo feature `tls`. Without a mode, TLS is used if the server and
+    /// that feature have it, and connecting to another host without it is logged as a warning. Other parameters are
+    /// `host`, `hostaddr`, `port`, `dbname`, `user`, `password`, `application_name`, `options` and
+    /// `statement-cache-capacity`; unknown ones are refused.
     ///
     /// A pooler in between must pool sessions, or keep track of prepared statements as PgBouncer does from 1.21 on with
     /// `max_prepared_statements`. PgBouncer also needs `ignore_startup_parameters = extra_float_digits, options`; the
@@ -55,6 +62,9 @@ pub struct PgEventStoreConfig {
     /// By which clock delays go that are this process's own; the server's judges leases. Default: the machine's.
     pub clock: SharedClock,
 }
+
+/// The most connections that a server can have; room for so many is made at once.
+const MOST: u32 = 262_143;
 
 impl Default for PgEventStoreConfig {
     fn default() -> Self {
@@ -94,8 +104,15 @@ impl PgEventStoreConfig {
         if !matches!(scheme, Some("postgres" | "postgresql")) {
             return Err(PgConnectError::InvalidUrl { source: "it does not begin with `postgres://`".into() });
         }
+        check_parameters(&self.database_url)?;
         let options = PgConnectOptions::from_str(&self.database_url)
             .map_err(|error| PgConnectError::InvalidUrl { source: error.into() })?;
+        let demands_tls =
+            matches!(options.get_ssl_mode(), PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull);
+        if demands_tls && !cfg!(feature = "tls") {
+            let reason = "it asks for TLS, which needs the cargo feature `tls` of eventstore-postgres";
+            return Err(PgConnectError::InvalidConfig { field: "database_url", reason });
+        }
         let options = match options.get_application_name() {
             Some(_) => options,
             None => options.application_name("eventbus"),
@@ -118,6 +135,9 @@ impl PgEventStoreConfig {
             if number == 0 {
                 return invalid(field, "at least 1 is needed");
             }
+            if number > MOST {
+                return invalid(field, "at most 262,143 are allowed, as many as a server can have connections");
+            }
         }
         for (field, duration) in [
             ("connect_timeout", self.connect_timeout),
@@ -126,6 +146,9 @@ impl PgEventStoreConfig {
         ] {
             if duration < Duration::from_millis(1) {
                 return invalid(field, "at least a millisecond is needed");
+            }
+            if i32::try_from(duration.as_millis()).is_err() {
+                return invalid(field, "at most 24 days are allowed, the server's limit");
             }
         }
         Ok(())

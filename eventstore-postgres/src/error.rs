@@ -16,6 +16,14 @@ pub enum PgConnectError {
         /// What is wrong with it.
         source: BoxError,
     },
+    /// The URL has a parameter that would be ignored. Its value is not shown.
+    #[error("the database URL has a parameter `{parameter}` that is not known; {hint}")]
+    UnknownParameter {
+        /// Its name, shortened, control characters escaped.
+        parameter: String,
+        /// What to write instead.
+        hint: String,
+    },
     /// The schema cannot be called so.
     #[error("invalid schema name `{schema}`: {reason}")]
     InvalidSchema {

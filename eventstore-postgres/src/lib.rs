@@ -27,6 +27,7 @@ mod store;
 mod transaction;
 mod transactions;
 mod unfinished;
+mod url;
 
 pub use append::PgAppendInError;
 pub use config::PgEventStoreConfig;

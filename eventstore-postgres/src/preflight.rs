@@ -1,6 +1,10 @@
 //! What must be true of a server and a database before events are kept there.
 
-use sqlx::{Row, postgres::PgRow};
+use eventbus::port::is_this_machine;
+use sqlx::{
+    Row,
+    postgres::{PgConnectOptions, PgRow},
+};
 
 use crate::{
     error::{PgConnectError, PgPrecondition},
@@ -11,11 +15,14 @@ use crate::{
 const OLDEST_VERSION: i32 = 130_000;
 
 /// Checks the server, before anything is made in the database.
-pub(crate) async fn check_server(session: &mut Session) -> Result<(), PgConnectError> {
+pub(crate) async fn check_server(session: &mut Session, options: &PgConnectOptions) -> Result<(), PgConnectError> {
     let query = sqlx::query(include_str!("sql/preflight_server.sql"));
     let row = session.fetch_one(query).await?;
     let server = Server::read(&row).map_err(|error| session.unreadable(error))?;
     server.warn();
+    if server.is_readable_on_the_way(options) {
+        warn_of_plaintext(session.server());
+    }
     server.judge().map_err(|fault| refused(session, fault))
 }
 
@@ -39,6 +46,7 @@ struct Server {
     encoding: String,
     isolation: String,
     fsync: bool,
+    encrypted: bool,
     prepared_transactions: i64,
 }
 
@@ -52,6 +60,7 @@ impl Server {
             encoding: row.try_get("encoding")?,
             isolation: row.try_get("isolation")?,
             fsync: row.try_get("fsync")?,
+            encrypted: row.try_get("encrypted")?,
             prepared_transactions: row.try_get("prepared_transactions")?,
         })
     }
@@ -84,6 +93,13 @@ impl Server {
         self.isolation != "read committed"
     }
 
+    /// Whether events and password go over a network as they are.
+    fn is_readable_on_the_way(&self, options: &PgConnectOptions) -> bool {
+        let host = options.get_host();
+        let is_here = options.get_socket().is_some() || host.starts_with('/') || is_this_machine(host);
+        !self.encrypted && !is_here
+    }
+
     fn warn(&self) {
         if self.is_isolated_too_much() {
             tracing::warn!(
@@ -102,6 +118,14 @@ impl Server {
             );
         }
     }
+}
+
+fn warn_of_plaintext(server: &str) {
+    tracing::warn!(
+        server,
+        "the connection to PostgreSQL has no TLS: whoever is on the way can read events and passwords; to repair: \
+         `?sslmode=verify-full` in the URL, and the cargo feature `tls` of eventstore-postgres"
+    );
 }
 
 struct Sequence {
@@ -154,6 +178,7 @@ mod tests {
             encoding: "UTF8".into(),
             isolation: "read committed".into(),
             fsync: true,
+            encrypted: false,
             prepared_transactions: 0,
         }
     }
@@ -174,6 +199,17 @@ mod tests {
         let serializable = Server { isolation: "serializable".into(), ..good() };
         assert!(serializable.is_isolated_too_much());
         assert_eq!(serializable.judge(), Ok(()));
+    }
+
+    #[test]
+    fn a_connection_to_another_machine_without_tls_is_warned_of() {
+        let warns = |server: Server, url: &str| server.is_readable_on_the_way(&url.parse().unwrap());
+        for here in ["postgres://localhost/a", "postgres://[::1]/a", "postgres:///a?host=/run/postgresql"] {
+            assert!(!warns(good(), here), "{here}");
+        }
+        assert!(warns(good(), "postgres://app:secret@db.example/orders"));
+        let encrypted = Server { encrypted: true, ..good() };
+        assert!(!warns(encrypted, "postgres://app:secret@db.example/orders"));
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl PgEventStore {
         let schema = Schema::new(&config.schema)?;
         let options = config.connect_options()?;
         let mut session = Session::open(&config, &options).await?;
-        preflight::check_server(&mut session).await?;
+        preflight::check_server(&mut session, &options).await?;
         if config.migrate {
             migrate::run(&mut session, &schema).await?;
         } else {
@@ -84,8 +84,9 @@ impl PgEventStore {
     /// [`PgConnectError`]; the database is as it was before.
     pub async fn migrate(config: &PgEventStoreConfig) -> Result<(), PgConnectError> {
         let schema = Schema::new(&config.schema)?;
-        let mut session = Session::open(config, &config.connect_options()?).await?;
-        preflight::check_server(&mut session).await?;
+        let options = config.connect_options()?;
+        let mut session = Session::open(config, &options).await?;
+        preflight::check_server(&mut session, &options).await?;
         migrate::run(&mut session, &schema).await?;
         session.close().await;
         Ok(())

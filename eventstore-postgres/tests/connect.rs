@@ -116,6 +116,45 @@ async fn many_processes_may_connect_at_once() {
 }
 
 #[tokio::test]
+async fn numbers_and_times_that_no_server_can_keep_are_refused() {
+    let schema = TestSchema::new();
+    let config = || schema.config();
+    for (field, config) in [
+        ("max_connections", PgEventStoreConfig { max_connections: u32::MAX, ..config() }),
+        ("append_queue", PgEventStoreConfig { append_queue: u32::MAX, ..config() }),
+        ("max_transactions", PgEventStoreConfig { max_transactions: u32::MAX, ..config() }),
+        ("connect_timeout", PgEventStoreConfig { connect_timeout: Duration::MAX, ..config() }),
+        ("statement_timeout", PgEventStoreConfig { statement_timeout: Duration::MAX, ..config() }),
+        ("transaction_timeout", PgEventStoreConfig { transaction_timeout: Duration::MAX, ..config() }),
+    ] {
+        match refused(config).await {
+            PgConnectError::InvalidConfig { field: named, .. } => assert_eq!(named, field),
+            other => panic!("{field}: {other:?}"),
+        }
+    }
+    // the largest that are allowed
+    let longest = Duration::from_millis(i32::MAX.unsigned_abs().into());
+    let largest = PgEventStoreConfig {
+        max_connections: 262_143,
+        append_queue: 262_143,
+        max_transactions: 262_143,
+        connect_timeout: longest,
+        statement_timeout: longest,
+        transaction_timeout: longest,
+        ..config()
+    };
+    add(&open(largest).await, &stream(), 1).await;
+}
+
+#[tokio::test]
+async fn a_mistyped_parameter_of_the_url_is_refused() {
+    let url = format!("{}?ssl_mode=verify-full", test_servers::postgres_url());
+    let error = refused(PgEventStoreConfig { database_url: url, ..Default::default() }).await;
+    let said = "the database URL has a parameter `ssl_mode` that is not known; write `sslmode`";
+    assert_eq!(error.to_string(), said);
+}
+
+#[tokio::test]
 async fn tables_are_not_made_unless_wanted() {
     let schema = TestSchema::new();
     let by_hand = PgEventStoreConfig { migrate: false, ..schema.config() };

@@ -1,4 +1,6 @@
-//! How the address of a server appears in errors and logs.
+//! How the address of a server appears in errors and logs, and where it is.
+
+use std::net::IpAddr;
 
 /// A connection URL as errors and logs may show it: without the password.
 ///
@@ -34,6 +36,21 @@ pub fn redacted(url: &str) -> String {
     let user = user.split(':').next().unwrap_or_default();
     let at = if user.is_empty() { "" } else { "@" };
     format!("{scheme}://{user}{at}{host}{path}")
+}
+
+/// Whether a host, a name or an address, is this machine: then nobody else is on the way to it.
+///
+/// # Examples
+/// ```
+/// use eventbus::port::is_this_machine;
+/// assert!(is_this_machine("localhost") && is_this_machine("127.0.0.1") && is_this_machine("[::1]"));
+/// assert!(!is_this_machine("db.example") && !is_this_machine("10.0.0.7"));
+/// ```
+#[must_use]
+pub fn is_this_machine(host: &str) -> bool {
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let address: Option<IpAddr> = host.parse().ok();
+    address.map_or_else(|| host.eq_ignore_ascii_case("localhost"), |address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ mod tries;
 mod unfinished;
 mod watchdog;
 
-pub use address::redacted;
+pub use address::{is_this_machine, redacted};
 pub use backlog::{Announced, Backlogs, Fill, Filled, HandlerStart, SkippedBefore};
 pub use bus::{ConnectError, ConsumeError, EventBus, GroupProgress, MessageId, PublishError, ShutdownError};
 pub use check::{check_events, check_ids, check_records, first_result};

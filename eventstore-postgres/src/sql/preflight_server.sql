@@ -7,5 +7,7 @@ SELECT
     current_setting('server_encoding')                     AS encoding,
     current_setting('default_transaction_isolation')       AS isolation,
     current_setting('fsync') = 'on'                        AS fsync,
+    coalesce((SELECT s.ssl FROM pg_catalog.pg_stat_ssl s WHERE s.pid = pg_backend_pid()), false)
+                                                           AS encrypted,
     (SELECT count(*) FROM pg_catalog.pg_prepared_xacts x WHERE x.database = current_database())
                                                            AS prepared_transactions
