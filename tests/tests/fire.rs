@@ -8,6 +8,7 @@ use std::time::Duration;
 use workspace_tests::fire::{
     cuts,
     figures::Figures,
+    files,
     kills::{self, Program},
     race, rolling,
 };
@@ -31,6 +32,11 @@ async fn the_feed_neither_skips_nor_repeats_nor_reorders_and_wrong_readers_are_c
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn appends_over_a_failing_network_are_made_once() {
     judge(&cuts::run(40, seed()).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_acknowledged_into_a_file_that_is_gone() {
+    judge(&files::run(8, seed()).await.unwrap());
 }
 
 /// What the processes play that die; does nothing in an ordinary run.

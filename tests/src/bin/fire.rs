@@ -22,6 +22,7 @@ use workspace_tests::fire::{
     Trouble, cuts,
     database::Database,
     figures::Figures,
+    files,
     kills::{self, Program},
     model, race, rolling,
 };
@@ -50,6 +51,9 @@ struct Arguments {
     /// How many connections suffer.
     #[arg(long, default_value_t = 200)]
     cuts: u64,
+    /// How often the file of a SQLite store goes.
+    #[arg(long, default_value_t = 200)]
+    file_faults: u64,
     /// What everything random follows from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -67,6 +71,8 @@ enum Part {
     Model,
     /// Appends over a network that fails.
     Cuts,
+    /// Files of SQLite that are removed, replaced and moved.
+    Files,
     /// Writers, relays, consumers and projectors that die.
     Kills,
     /// The same with a bus of several streams, each with an order of its own.
@@ -102,11 +108,12 @@ fn main() -> Result<ExitCode, Trouble> {
 
 impl Part {
     fn run(self, arguments: &Arguments, runtime: &Runtime) -> Result<Figures, Trouble> {
-        let Arguments { events, cases, cuts, kills, pauses, server_kills, rollings, seed, .. } = *arguments;
+        let Arguments { events, cases, cuts, kills, pauses, server_kills, rollings, file_faults, seed, .. } = *arguments;
         match self {
             Self::Race => runtime.block_on(race::run(race::Plan { events, time: RACE, seed })),
             Self::Model => model_on_all(runtime, cases, seed),
             Self::Cuts => runtime.block_on(cuts::run(cuts, seed)),
+            Self::Files => runtime.block_on(files::run(file_faults, seed)),
             Self::Kills => runtime.block_on(kills::kill(&Program::this(&[])?, kills, 1, seed)),
             Self::Partitions => runtime.block_on(kills::kill(&Program::this(&[])?, kills / 4, 4, seed)),
             Self::Pauses => runtime.block_on(kills::pause(&Program::this(&[])?, pauses, seed)),

@@ -11,6 +11,8 @@ pub mod database;
 pub mod doom;
 pub mod evidence;
 pub mod figures;
+#[cfg(unix)]
+pub mod files;
 pub mod follower;
 pub mod history;
 pub mod kills;
