@@ -81,6 +81,7 @@ impl Link {
     /// # Errors
     /// The field of the configuration that makes no client.
     pub(crate) fn new(server: Server<'_>, counters: Arc<BusCounters>) -> Result<Self, ConfigMistake> {
+        server.warn_of_plaintext();
         let (field, prefix) = server.prefix;
         let untagged = (!keys::has_hash_tag(prefix)).then(|| Untagged { field, prefix: prefix.into() });
         Ok(Self {

@@ -1,8 +1,13 @@
 //! How a server is reached: what the configurations of the bus and of the store have in common.
 
-use std::{path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use eventbus::port::redacted;
+use eventbus::port::{is_this_machine, redacted};
 use redis::{Client, IntoConnectionInfo};
 
 use crate::{ConfigMistake, tls};
@@ -17,6 +22,9 @@ const SOCKET_PARAMETERS: [&str; 4] = ["db", "user", "pass", "protocol"];
 pub(crate) struct Server<'c> {
     pub(crate) url: &'c str,
     pub(crate) tls_ca_file: Option<&'c Path>,
+    /// What the client shows to a server that asks for it.
+    pub(crate) tls_cert_file: Option<&'c Path>,
+    pub(crate) tls_key_file: Option<&'c Path>,
     /// How long an answer may take.
     pub(crate) timeout: Duration,
     pub(crate) connect_timeout: Duration,
@@ -48,8 +56,41 @@ impl Server<'_> {
 
     /// What is wrong with the authorities to trust, without looking at their file.
     pub(crate) fn ca_problem(&self) -> Option<String> {
-        let without_tls = self.tls_ca_file.is_some() && !asks_for_tls(self.url);
+        self.without_tls(self.tls_ca_file)
+    }
+
+    /// What is wrong with the certificate of the client, without looking at its file.
+    pub(crate) fn certificate_problem(&self) -> Option<String> {
+        let lacks_key = self.tls_cert_file.is_some() && self.tls_key_file.is_none();
+        self.without_tls(self.tls_cert_file).or_else(|| lacks_key.then(|| "is set without `tls_key_file`".into()))
+    }
+
+    /// What is wrong with the key of the client, without looking at its file.
+    pub(crate) fn key_problem(&self) -> Option<String> {
+        let lacks_certificate = self.tls_key_file.is_some() && self.tls_cert_file.is_none();
+        self.without_tls(self.tls_key_file)
+            .or_else(|| lacks_certificate.then(|| "is set without `tls_cert_file`".into()))
+    }
+
+    fn without_tls(&self, file: Option<&Path>) -> Option<String> {
+        let without_tls = file.is_some() && !asks_for_tls(self.url);
         without_tls.then(|| "is set, but `redis_url` is not `rediss://…`".to_owned())
+    }
+
+    /// Warns, once for each server, if what is sent to it can be read on the way.
+    pub(crate) fn warn_of_plaintext(&self) {
+        static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+        if is_readable_on_the_way(self.url) {
+            let address = self.address();
+            // a set is as good after a panic as before
+            if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(address.clone()) {
+                tracing::warn!(
+                    server = address,
+                    "the connection to Redis has no TLS: whoever is on the way can read events and passwords; to repair: \
+                     `rediss://`, and the cargo feature `tls` of eventbus-redis"
+                );
+            }
+        }
     }
 }
 
@@ -76,6 +117,13 @@ pub(crate) fn url_problem(url: &str, has_tls: bool) -> Option<String> {
     unknown.then(|| format!("has other parameters than `{}`", parameters.join("`, `")))
 }
 
+/// Whether a URL names another machine, without TLS.
+fn is_readable_on_the_way(url: &str) -> bool {
+    let parsed = redis::parse_redis_url(url);
+    parsed.is_some_and(|url| url.host_str().is_some_and(|host| !host.is_empty() && !is_this_machine(host)))
+        && !asks_for_tls(url)
+}
+
 /// Whether a URL asks for TLS.
 pub(crate) fn asks_for_tls(url: &str) -> bool {
     redis::parse_redis_url(url).is_some_and(|url| matches!(url.scheme(), "rediss" | "valkeys"))
@@ -84,6 +132,17 @@ pub(crate) fn asks_for_tls(url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_machine_without_tls_is_warned_of() {
+        for here in
+            ["redis://localhost:6379", "redis://:pass@127.0.0.1", "redis://[::1]:7000/2", "redis+unix:///run/redis"]
+        {
+            assert!(!is_readable_on_the_way(here), "{here}");
+        }
+        assert!(is_readable_on_the_way("redis://:secret@db.example:6379/1"));
+        assert!(!is_readable_on_the_way("rediss://:secret@db.example:6379/1"));
+    }
 
     #[test]
     fn a_build_without_tls_names_the_feature() {

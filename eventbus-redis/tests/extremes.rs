@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{
     config,
     seen::{Seen, event, settled, start},
@@ -10,6 +12,9 @@ use common::{
 };
 use eventbus::port::EventBus;
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+
+/// The longest time that is allowed.
+const CENTURY: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 /// Publishes, consumes, and says what came, sorted.
 async fn delivered(config: RedisEventBusConfig) -> Vec<String> {
@@ -25,6 +30,18 @@ async fn delivered(config: RedisEventBusConfig) -> Vec<String> {
     let mut all = seen.all();
     all.sort();
     all
+}
+
+#[tokio::test]
+async fn what_no_machine_can_do_is_refused() {
+    for (field, config) in [
+        ("socket_timeout", RedisEventBusConfig { socket_timeout: Duration::MAX, ..config() }),
+        ("socket_connect_timeout", RedisEventBusConfig { socket_connect_timeout: Duration::MAX, ..config() }),
+        ("concurrency", RedisEventBusConfig { concurrency: usize::MAX, max_in_hand: Some(usize::MAX), ..config() }),
+    ] {
+        let error = RedisEventBus::connect(config).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("`{field}`")), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,6 +61,17 @@ async fn everything_arrives_once_whatever_the_settings() {
         },
         RedisEventBusConfig { pending_idle_ms: 3_000_000_000, retry_key_expiry_seconds: 3_000_000_000, ..config() },
         RedisEventBusConfig { single_connection_client: true, batch_size: 1, block_ms: 1, ..least() },
+        RedisEventBusConfig {
+            max_retries: u32::MAX,
+            max_in_hand: Some(usize::MAX),
+            max_in_hand_bytes: usize::MAX,
+            concurrency: 10_000,
+            slow_handler_ms: u64::MAX,
+            trim_max_length: Some(u64::MAX),
+            socket_timeout: CENTURY,
+            socket_connect_timeout: CENTURY,
+            ..config()
+        },
     ] {
         assert_eq!(delivered(config.clone()).await, all, "{config:?}");
     }

@@ -12,7 +12,7 @@ use common::{
 };
 use eventbus::port::EventBus;
 use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
 use test_servers::PrivateRedis;
 use tokio::{
@@ -30,6 +30,11 @@ struct TlsServer {
 impl TlsServer {
     /// Starts a server that shows a certificate for `host`.
     fn start(host: &str) -> Self {
+        Self::start_with(host, "no")
+    }
+
+    /// The same, which may ask clients for a certificate, too; there is one in its folder.
+    fn start_with(host: &str, asks_clients: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -41,10 +46,18 @@ impl TlsServer {
             fs::write(&path, text).unwrap();
             path.to_str().unwrap().to_owned()
         };
-        let authority = write("ca.pem", authority.pem());
+        let authority_issuer = authority;
+        let authority = write("ca.pem", authority_issuer.pem());
         let (certificate, key) = (write("server.pem", certificate.pem()), write("server.key", key.serialize_pem()));
         let port = test_servers::closed_port();
-        let listen = ["--tls-port", &port.to_string(), "--tls-auth-clients", "no"];
+        let client_key = KeyPair::generate().unwrap();
+        let mut client = CertificateParams::new(Vec::new()).unwrap();
+        // with the name of the authority it would be taken for one that signed itself
+        client.distinguished_name.push(DnType::CommonName, "client");
+        let client = client.signed_by(&client_key, &authority_issuer).unwrap();
+        write("client.pem", client.pem());
+        write("client.key", client_key.serialize_pem());
+        let listen = ["--tls-port", &port.to_string(), "--tls-auth-clients", asks_clients];
         let show = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &authority];
         let server = test_servers::private_redis_with(&[&listen[..], &show].concat());
         Self { server, port, folder }
@@ -142,6 +155,28 @@ async fn a_server_that_answers_without_tls_is_told_so() {
     assert_eq!(error.to_string(), text);
     assert!(!said(&error).contains("secret"), "{}", said(&error));
     answering.abort();
+}
+
+#[tokio::test]
+async fn a_client_shows_its_certificate_to_a_server_that_asks_for_it() {
+    let tls = TlsServer::start_with("127.0.0.1", "yes");
+    let [cert, key] = ["client.pem", "client.key"].map(|name| Some(tls.folder.path().join(name)));
+    let shown = RedisEventBusConfig { tls_cert_file: cert.clone(), tls_key_file: key.clone(), ..tls.config() };
+    let bus = RedisEventBus::connect(shown).await.unwrap();
+    publish(&bus, "one").await;
+
+    let short = || RedisEventBusConfig { socket_connect_timeout: std::time::Duration::from_secs(1), ..tls.config() };
+    RedisEventBus::connect(short()).await.expect_err("nothing is shown");
+    for (cert, key, field, problem) in [
+        (cert.clone(), None, "tls_cert_file", "is set without `tls_key_file`"),
+        (None, key.clone(), "tls_key_file", "is set without `tls_cert_file`"),
+        (key.clone(), key.clone(), "tls_cert_file", "holds no certificate in PEM format"),
+        (cert.clone(), cert, "tls_key_file", "holds no private key in PEM format"),
+    ] {
+        let config = RedisEventBusConfig { tls_cert_file: cert, tls_key_file: key, ..short() };
+        let error = RedisEventBus::connect(config).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("`{field}`")) && error.contains(problem), "{error}");
+    }
 }
 
 #[tokio::test]

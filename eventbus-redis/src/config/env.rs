@@ -7,7 +7,7 @@ use super::{
 use crate::error::InvalidConfig;
 
 impl RedisEventBusConfig {
-    /// Reads the configuration from the environment and checks it: `REDIS_URL`, and for every other field
+    /// Reads the configuration from the environment: `REDIS_URL`, and for every other field
     /// `EVENTBUS_` and its name (`EVENTBUS_STREAM_PREFIX`). Absent and empty variables leave the default. A variable
     /// that begins with `EVENTBUS_` and is read by neither this nor
     /// [`RedisEventStoreConfig`](crate::RedisEventStoreConfig) is logged once as a warning, with the nearest known name.
@@ -15,7 +15,8 @@ impl RedisEventBusConfig {
     /// Timeouts are numbers of seconds, switches are `true` or `false`.
     ///
     /// # Errors
-    /// [`InvalidConfig`] with all mistakes, of reading and of [`validate`](Self::validate).
+    /// [`InvalidConfig`] with all mistakes of reading, a word where a number is expected for example. What the values
+    /// mean together is checked by connecting, or by [`validate`](Self::validate): some fields may be set afterwards.
     ///
     /// # Examples
     /// ```
@@ -31,8 +32,7 @@ impl RedisEventBusConfig {
     fn from_vars(get: impl Fn(&str) -> Option<Result<String, NotText>>) -> Result<Self, InvalidConfig> {
         let mut vars = Vars::new(get);
         let config = Self::read(&mut vars);
-        let mut mistakes = vars.mistakes;
-        mistakes.extend(config.mistakes());
+        let mistakes = vars.mistakes;
         if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::of_bus(mistakes)) }
     }
 
@@ -66,6 +66,8 @@ impl RedisEventBusConfig {
         vars.number("EVENTBUS_TRIM_MAX_LENGTH", &mut config.trim_max_length);
         vars.number("EVENTBUS_TRIM_MAX_AGE_SECONDS", &mut config.trim_max_age_seconds);
         config.tls_ca_file = vars.value("EVENTBUS_TLS_CA_FILE").map(Into::into);
+        config.tls_cert_file = vars.value("EVENTBUS_TLS_CERT_FILE").map(Into::into);
+        config.tls_key_file = vars.value("EVENTBUS_TLS_KEY_FILE").map(Into::into);
         vars.parsed("EVENTBUS_READABLE_BY_PYTHON", &mut config.readable_by_python);
         vars.parsed("EVENTBUS_PARTITIONS", &mut config.partitions);
         vars.parsed("EVENTBUS_PARTITION_LEASE_MS", &mut config.partition_lease_ms);
@@ -129,6 +131,8 @@ mod tests {
             ("EVENTBUS_TRIM_MAX_LENGTH", "15"),
             ("EVENTBUS_TRIM_MAX_AGE_SECONDS", "16"),
             ("EVENTBUS_TLS_CA_FILE", "certificates/ca.pem"),
+            ("EVENTBUS_TLS_CERT_FILE", "certificates/client.pem"),
+            ("EVENTBUS_TLS_KEY_FILE", "certificates/client.key"),
             ("EVENTBUS_READABLE_BY_PYTHON", "true"),
             ("EVENTBUS_PARTITIONS", "16"),
             ("EVENTBUS_PARTITION_LEASE_MS", "17"),
@@ -161,12 +165,26 @@ mod tests {
             trim_max_length: Some(15),
             trim_max_age_seconds: Some(16),
             tls_ca_file: Some("certificates/ca.pem".into()),
+            tls_cert_file: Some("certificates/client.pem".into()),
+            tls_key_file: Some("certificates/client.key".into()),
             readable_by_python: true,
             partitions: 16,
             partition_lease_ms: 17,
             clock: SharedClock::SYSTEM,
         };
         assert_eq!(config.unwrap(), expected);
+    }
+
+    /// The URL may come from elsewhere, `--bus rediss://…` for example.
+    #[test]
+    fn what_fits_to_another_field_is_not_refused_before_that_is_set() {
+        let config = read(&[("EVENTBUS_TLS_CA_FILE", "ca.pem"), ("EVENTBUS_BLOCK_MS", "0")]).unwrap();
+        let fields = |config: &RedisEventBusConfig| -> Vec<_> {
+            config.mistakes().into_iter().map(|mistake| mistake.field).collect()
+        };
+        assert_eq!(fields(&config), ["block_ms", "tls_ca_file"]);
+        let config = RedisEventBusConfig { redis_url: "rediss://db".into(), block_ms: 1, ..config };
+        assert_eq!(fields(&config), Vec::<String>::new());
     }
 
     #[test]
@@ -176,7 +194,6 @@ mod tests {
             ("EVENTBUS_BATCH_SIZE", "many"),
             ("EVENTBUS_ENABLE_DLQ", "yes"),
             ("EVENTBUS_SOCKET_TIMEOUT", "-1"),
-            ("EVENTBUS_BLOCK_MS", "0"),
             ("EVENTBUS_MAX_IN_HAND", "some"),
             ("EVENTBUS_TRIM_MAX_LENGTH", "-1"),
         ])
@@ -189,9 +206,7 @@ mod tests {
                 "EVENTBUS_ENABLE_DLQ",
                 "EVENTBUS_SOCKET_TIMEOUT",
                 "EVENTBUS_MAX_IN_HAND",
-                "EVENTBUS_TRIM_MAX_LENGTH",
-                "redis_url",
-                "block_ms"
+                "EVENTBUS_TRIM_MAX_LENGTH"
             ]
         );
         assert!(!error.to_string().contains("secret"), "{error}");

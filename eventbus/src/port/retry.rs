@@ -30,12 +30,15 @@ impl Default for RetryPolicy {
     }
 }
 
+/// A hundred years: what is later cannot be told by every clock.
+const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
+
 impl RetryPolicy {
     /// The delay before retry `attempt` (the first is 1), without jitter: doubles from the first to the longest.
     #[must_use]
     pub fn delay(&self, attempt: u32) -> Duration {
         let factor = 1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
-        self.first_delay.saturating_mul(factor).min(self.max_delay)
+        self.first_delay.saturating_mul(factor).min(self.max_delay).min(LONGEST)
     }
 
     /// The delay before retry `attempt`, anywhere between half of [`delay`](Self::delay) and all of it, so that those

@@ -108,7 +108,8 @@ fn main() -> Result<ExitCode, Trouble> {
 
 impl Part {
     fn run(self, arguments: &Arguments, runtime: &Runtime) -> Result<Figures, Trouble> {
-        let Arguments { events, cases, cuts, kills, pauses, server_kills, rollings, file_faults, seed, .. } = *arguments;
+        let Arguments { events, cases, cuts, kills, pauses, server_kills, rollings, file_faults, seed, .. } =
+            *arguments;
         match self {
             Self::Race => runtime.block_on(race::run(race::Plan { events, time: RACE, seed })),
             Self::Model => model_on_all(runtime, cases, seed),

@@ -26,10 +26,13 @@ pub struct Desk {
     pub span: Arc<dyn Fn(&Delivery) -> Span + Send + Sync>,
 }
 
+/// Each worker is a task: more would take the memory rather than the work.
+const MOST_WORKERS: usize = 10_000;
+
 impl Desk {
-    /// How many workers it takes: as many as the handler wants that wants most.
+    /// How many workers it takes: as many as the handler wants that wants most, and no more than there is room for.
     pub(super) fn workers(&self) -> usize {
-        self.subscribers.most_concurrency(&self.group).max(self.limits.concurrency).max(1)
+        self.subscribers.most_concurrency(&self.group).max(self.limits.concurrency).clamp(1, MOST_WORKERS)
     }
 }
 
