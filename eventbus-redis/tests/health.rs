@@ -68,7 +68,8 @@ fn the_thresholds_are_those_of_the_tutorial() {
         HealthThresholds {
             pending_messages: 1_000,
             dlq_messages: 10,
-            in_flight_age: std::time::Duration::from_secs(30)
+            in_flight_age: std::time::Duration::from_secs(30),
+            lag_seconds: 60,
         }
     );
 }

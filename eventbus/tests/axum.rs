@@ -11,7 +11,7 @@ use axum::{
 };
 use eventbus::{
     App, InMemoryEventBus, InMemoryEventStore, Never, Position, ProjectionError, PublishedError,
-    axum::{Mistake, Problem, health_routes},
+    axum::{Mistake, Problem, health_routes, status_routes},
     port::{AppendError, ReadError},
     prelude::*,
     testkit::{Fault, FaultyStore},
@@ -122,7 +122,7 @@ async fn show(State(accounts): State<AggregateRepository<Account>>, Path(id): Pa
 
 fn router(app: &App) -> Router {
     let accounts = Router::new().route("/accounts/{id}", put(open).get(show));
-    accounts.merge(health_routes([app.clone()])).with_state(app.clone())
+    accounts.merge(health_routes([app.clone()]).merge(status_routes([app.clone()]))).with_state(app.clone())
 }
 
 async fn ask(app: &App, method: &str, path: &str, body: &str) -> (u16, Value) {
@@ -156,6 +156,23 @@ async fn another_writer_who_was_first_is_a_conflict() {
     accounts.create_with(&id, open).await.unwrap();
     let refused = Problem::from(accounts.create_with(&id, open).await.unwrap_err());
     assert_eq!(refused.status(), 409);
+}
+
+#[handler(manual, retries = 0)]
+async fn refuse(event: &Opened) -> Result<(), String> {
+    Err(format!("`{}` is on the list", event.owner))
+}
+
+#[tokio::test]
+async fn the_words_of_handlers_are_told_to_operators_only() {
+    let app = App::builder().handler::<refuse>().start().await.unwrap();
+    assert_eq!(ask(&app, "PUT", "/accounts/1", "\"Mallory\"").await.0, 201);
+    app.settled().await.unwrap_err();
+    let (status, told) = ask(&app, "GET", "/status", "").await;
+    assert_eq!((status, &told[0]["relay"]["position"]), (200, &json!(1)));
+    assert!(told[0]["failures"][0].as_str().unwrap().ends_with("`Mallory` is on the list"), "{told}");
+    let (_, ready) = ask(&app, "GET", "/health/ready", "").await;
+    assert!(!ready.to_string().contains("Mallory"), "{ready}");
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::{
-    port::{Health, HealthThresholds},
-    runtime::app::App,
+    port::{BusStats, Health, HealthThresholds},
+    runtime::{app::App, projection::ProjectionStatus, relay::RelayStatus},
 };
 
 #[derive(Debug, Serialize)]
@@ -25,12 +25,44 @@ struct Answer {
 /// says what is wrong, or what soon may be.
 ///
 /// A projection that stopped at an event is an alert only: it stops there in every process, and were none of them ready,
-/// all the service would be away for it. Alerts may name servers and events, so they are for those who run the service.
+/// all the service would be away for it. Alerts name servers, types and positions, and hold nothing of an event's fields:
+/// what handlers and projections say of their failures is in the log, and in [`status_routes`].
 pub fn health_routes<S: Clone + Send + Sync + 'static>(apps: impl IntoIterator<Item = App>) -> Router<S> {
     let apps: Arc<[App]> = apps.into_iter().collect();
     Router::new()
         .route("/health/live", get(async || Json(Answer { status: "alive", alerts: Vec::new() })))
         .route("/health/ready", get(async move || ready(&apps).await))
+}
+
+/// What an app is doing, for those who run it.
+#[derive(Debug, Serialize)]
+struct Status {
+    health: Health,
+    relay: Option<RelayStatus>,
+    projections: Vec<ProjectionStatus>,
+    /// What handlers failed at last, in their own words.
+    failures: Vec<String>,
+    counted: BusStats,
+}
+
+/// A route for operators: `GET /status` answers with a JSON array, which says of every app how its store, bus, relay and
+/// projections fare and what its handlers failed at last.
+///
+/// It repeats the words of handlers and projections, which may hold values of events: serve it to operators only.
+pub fn status_routes<S: Clone + Send + Sync + 'static>(apps: impl IntoIterator<Item = App>) -> Router<S> {
+    let apps: Arc<[App]> = apps.into_iter().collect();
+    Router::new().route("/status", get(async move || Json(join_all(apps.iter().map(status)).await)))
+}
+
+async fn status(app: &App) -> Status {
+    Status {
+        health: app.health().await,
+        relay: app.relay_status().await,
+        // why they cannot be asked is what the health says of the store
+        projections: app.projections().await.unwrap_or_default(),
+        failures: app.failures(),
+        counted: app.bus().stats(),
+    }
 }
 
 async fn ready(apps: &[App]) -> (StatusCode, Json<Answer>) {

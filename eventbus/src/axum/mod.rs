@@ -76,7 +76,7 @@ mod health;
 mod problem;
 
 use ::axum::extract::FromRef;
-pub use health::health_routes;
+pub use health::{health_routes, status_routes};
 pub use problem::{Mistake, Problem};
 
 use crate::{

@@ -1,6 +1,6 @@
 //! Whether a bus is well, for probes and alerts.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::Serialize;
 
@@ -49,6 +49,9 @@ pub struct Health {
     /// Handlers and projections of this process that wait for a database with a fault of its own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<WaitingForServer>,
+    /// For how many seconds the oldest event has waited that is not published (`relay`), or not included in a projection.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub lag_seconds: BTreeMap<String, u64>,
     #[serde(skip)]
     has_nothing_to_consume: bool,
     #[serde(skip)]
@@ -131,11 +134,13 @@ pub struct HealthThresholds {
     /// A handler that is busy with one event for longer than this takes too long; what takes less than 10 s is not known
     /// here. Default 30 s.
     pub in_flight_age: Duration,
+    /// An event that waits longer than this to be published or projected waits too long, in seconds. Default 60.
+    pub lag_seconds: u64,
 }
 
 impl Default for HealthThresholds {
     fn default() -> Self {
-        Self { pending_messages: 1_000, dlq_messages: 10, in_flight_age: Duration::from_secs(30) }
+        Self { pending_messages: 1_000, dlq_messages: 10, in_flight_age: Duration::from_secs(30), lag_seconds: 60 }
     }
 }
 
@@ -156,6 +161,7 @@ impl Health {
             projections: Vec::new(),
             in_flight: Vec::new(),
             waiting: Vec::new(),
+            lag_seconds: BTreeMap::new(),
             has_nothing_to_consume: false,
             has_store: false,
         }
@@ -176,6 +182,7 @@ impl Health {
             projections: Vec::new(),
             in_flight: Vec::new(),
             waiting: Vec::new(),
+            lag_seconds: BTreeMap::new(),
             has_nothing_to_consume: false,
             has_store: false,
         }
@@ -211,6 +218,13 @@ impl Health {
     #[must_use]
     pub fn with_relay_stopped(self, reason: String) -> Self {
         Self { status: HealthStatus::Unhealthy, ..self.with_relay_trouble(reason) }
+    }
+
+    /// With how long the oldest event has waited that is not published or projected: an alert each that is too long.
+    #[must_use]
+    pub fn with_lags(mut self, lag_seconds: BTreeMap<String, u64>) -> Self {
+        self.lag_seconds = lag_seconds;
+        self
     }
 
     /// With the projections that stopped at an event: an alert each. The status stays: the rest goes on.
@@ -269,6 +283,12 @@ impl Health {
         alerts.extend(self.waiting.iter().map(ToString::to_string));
         let is_old = |in_flight: &&InFlight| Duration::from_secs(in_flight.seconds) > thresholds.in_flight_age;
         alerts.extend(self.in_flight.iter().filter(is_old).map(ToString::to_string));
+        for (what, lag) in self.lag_seconds.iter().filter(|(_, lag)| **lag > thresholds.lag_seconds) {
+            alerts.push(format!(
+                "{what} lags: its next event has waited for {lag} s, longer than {} s",
+                thresholds.lag_seconds
+            ));
+        }
         let mut count = |what, is: u64, most: u64| {
             if is > most {
                 alerts.push(format!("{is} {what}, more than {most}"));

@@ -112,7 +112,8 @@ pub trait Projection: Sized + Send + Sync + 'static {
 }
 
 /// How a projection keeps its rows; follows from the signatures of its methods.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ProjectionKind {
     /// `&mut self`: state in memory, rebuilt from zero at start.

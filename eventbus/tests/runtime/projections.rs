@@ -10,11 +10,14 @@ use std::{
 
 use eventbus::{
     ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, Projected, ProjectionError, RebuildError, StreamId,
-    port::{AppendEvents, Checkpoints, EventStore},
+    port::{AppendEvents, Checkpoints, EventStore, HealthThresholds},
     prelude::*,
+    testkit::ManualClock,
 };
+use time::macros::datetime;
 
 use crate::{
+    gated::GatedStore,
     orders::{Order, OrderCreated, OrderShipped, OrderStatistics, created},
     wait::until,
 };
@@ -43,6 +46,36 @@ async fn read_your_own_writes() {
         assert_eq!((statistics.orders, statistics.revenue), (n, 2.0 * n as f64));
         assert!(statistics.position() >= saved.position.unwrap());
     }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_stops_it_and_is_an_alert_that_says_since_when() {
+    let clock = ManualClock::at(datetime!(2031-05-01 12:00 UTC));
+    let store = GatedStore::over(InMemoryEventStore::with_clock(clock.clone()));
+    let app = App::builder().clock(clock.clone()).store(store.clone()).projection_with(OrderStatistics::default);
+    let app = app.start().await.unwrap();
+    let alerts = async || app.health().await.alerts(&HealthThresholds::default());
+    assert!(alerts().await.is_empty());
+    store.is_damaged.store(true, Ordering::SeqCst);
+    until("it stopped", async || {
+        clock.advance(Duration::from_millis(100));
+        alerts().await.iter().any(|alert| alert.contains("`order-statistics` stopped before position 1"))
+    })
+    .await;
+    clock.advance(Duration::from_secs(3_600));
+    let said = alerts().await.join("; ");
+    assert!(said.contains("position 3") && said.contains("(since 2031-05-01T12:00:"), "{said}");
+    assert!(matches!(
+        app.projected::<OrderStatistics>(Position::new(1)).await.unwrap_err(),
+        ProjectionError::Damaged { .. }
+    ));
+    store.is_damaged.store(false, Ordering::SeqCst);
+    app.rebuild::<OrderStatistics>().await.unwrap();
+    until("all is well", async || {
+        clock.advance(Duration::from_secs(1));
+        alerts().await.is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]

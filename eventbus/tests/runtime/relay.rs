@@ -7,7 +7,7 @@ use std::{
 
 use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Name, Position, Publication,
-    port::{Checkpoints, EventBus},
+    port::{Checkpoints, EventBus, HealthThresholds},
     prelude::*,
     testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock},
 };
@@ -94,6 +94,11 @@ async fn the_lag_is_that_of_the_oldest_unpublished_event_in_every_process() {
     save(&owner, 0).await;
     clock.advance(HOUR);
     assert_eq!(lags().await, [Some(2 * HOUR); 2], "the bus does not answer");
+    let alerts = owner.health().await.alerts(&HealthThresholds::default());
+    assert!(
+        alerts.contains(&"relay lags: its next event has waited for 7200 s, longer than 60 s".into()),
+        "{alerts:?}"
+    );
     bus.pause(false);
     until("both know that all is published", async || {
         clock.advance(Duration::from_secs(1));

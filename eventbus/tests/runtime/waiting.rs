@@ -83,15 +83,16 @@ async fn waiting_in_vain_says_what_keeps_the_projection() {
         .start()
         .await
         .unwrap();
-    store.is_damaged.store(true, Ordering::SeqCst);
+    store.is_away.store(true, Ordering::SeqCst);
     let position = save(&store, &["a"]).await;
     let error = app.projected::<OrderStatistics>(position).await;
     let Err(error) = error.map(drop) else { panic!("reached") };
-    let expected = "projection `order-statistics` is at position 0, 1 was not reached within 200ms: \
-                    event store holds a corrupt event at position 3: no payload";
-    assert_eq!(error.to_string(), expected);
+    let error = error.to_string();
+    let expected =
+        "projection `order-statistics` is at position 0, 1 was not reached within 200ms: event store unavailable";
+    assert!(error.starts_with(expected) && error.ends_with("away"), "{error}");
 
-    store.is_damaged.store(false, Ordering::SeqCst);
+    store.is_away.store(false, Ordering::SeqCst);
     drop(app.projected::<OrderStatistics>(position).await.unwrap());
     let beyond = app.projected::<OrderStatistics>(Position::new(9)).await;
     let error = beyond.map(drop).unwrap_err().to_string();
@@ -114,8 +115,8 @@ async fn trouble_that_is_over_is_not_named() {
         [projection, app.published(beyond).await.unwrap_err().to_string()]
     };
     let both = async |text: &str| say().await.iter().all(|error| error.contains(text));
-    store.is_damaged.store(true, Ordering::SeqCst);
-    until("both are in trouble", async || both("corrupt event").await).await;
-    store.is_damaged.store(false, Ordering::SeqCst);
+    store.is_away.store(true, Ordering::SeqCst);
+    until("both are in trouble", async || both("away").await).await;
+    store.is_away.store(false, Ordering::SeqCst);
     until("neither is", async || both("the store ends at position 0").await).await;
 }

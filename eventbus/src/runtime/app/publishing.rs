@@ -1,12 +1,17 @@
 //! What an app says of its relay, and what operators tell it.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
+
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{App, Published, PublishedError};
 use crate::{
     domain::{name::Name, stream::Position},
     port::{CheckpointError, Health},
-    runtime::relay::{self, RelayError, RelayStatus, RelayView, RepublishError},
+    runtime::{
+        projection::ProjectionError,
+        relay::{self, RelayError, RelayProgress, RelayStatus, RelayView, RepublishError},
+    },
 };
 
 /// How long the store and the bus may take to answer before they are called unwell. Real time: it is the reply of a server.
@@ -58,9 +63,14 @@ impl App {
     /// what a health endpoint answers. It never fails, and takes two seconds at most: a store or a bus that does not answer
     /// by then is not well.
     pub async fn health(&self) -> Health {
-        let stopped = self.0.projections.iter().filter_map(|slot| slot.status(Position::START).stopped);
-        let stopped = stopped.map(|error| error.to_string()).collect();
-        let (health, store_trouble) = tokio::join!(self.bus_health(), self.store_trouble());
+        let stopped = self.0.projections.iter().filter_map(|slot| {
+            let status = slot.status(Position::START);
+            let what = status.stopped.as_ref().map(ProjectionError::without_words)?;
+            Some(with_since(what, status.stopped_since))
+        });
+        let stopped = stopped.collect();
+        let (health, store_trouble, lags) = tokio::join!(self.bus_health(), self.store_trouble(), self.lags());
+        let health = health.with_lags(lags);
         let health = if self.0.groups.is_empty() { health.with_nothing_to_consume() } else { health };
         let health = health.with_stopped_projections(stopped);
         let health = if self.0.has_store { health.with_store() } else { health };
@@ -72,9 +82,10 @@ impl App {
         let Some(relay) = self.relay() else {
             return health;
         };
+        let since = relay.tell(RelayProgress::since);
         match (relay.tell(|now| now.stopped.clone()), relay.tell(|now| now.trouble.clone())) {
-            (Some(stopped), _) => health.with_relay_stopped(stopped.to_string()),
-            (None, Some(trouble)) => health.with_relay_trouble(trouble),
+            (Some(stopped), _) => health.with_relay_stopped(with_since(stopped.to_string(), since)),
+            (None, Some(trouble)) => health.with_relay_trouble(with_since(trouble, since)),
             (None, None) => health,
         }
     }
@@ -128,10 +139,45 @@ impl App {
         }
     }
 
+    /// For how many seconds the oldest event has waited for the relay and for each projection, as far as the store tells.
+    async fn lags(&self) -> BTreeMap<String, u64> {
+        if !self.0.has_store {
+            return BTreeMap::new();
+        }
+        let ask = async {
+            let mut places = Vec::new();
+            if let Some(relay) = self.relay() {
+                places.push(("relay".to_owned(), relay.position().await));
+            }
+            let projections = self.0.projections.iter().map(|slot| slot.status(Position::START));
+            places.extend(projections.map(|status| (format!("projection `{}`", status.name), status.position)));
+            let mut lags = BTreeMap::new();
+            for (what, position) in places {
+                if let Ok(Some(since)) = self.0.store.first_recorded_after(position).await {
+                    let lag = (self.clock().now() - since).whole_seconds();
+                    let lag = u64::try_from(lag).unwrap_or_default();
+                    if lag > 0 {
+                        lags.insert(what, lag);
+                    }
+                }
+            }
+            lags
+        };
+        tokio::time::timeout(ANSWERS, ask).await.unwrap_or_default()
+    }
+
     fn relay(&self) -> Option<RelayView> {
         let running = &*self.0;
         let has_relay = running.tasks.relay.is_some() || running.has_store;
         has_relay.then(|| RelayView::of(&running.store, &*running.bus, running.tasks.relay.as_ref())).flatten()
+    }
+}
+
+/// What is wrong, and since when.
+fn with_since(what: String, since: Option<OffsetDateTime>) -> String {
+    match since.and_then(|since| since.format(&Rfc3339).ok()) {
+        Some(since) => format!("{what} (since {since})"),
+        None => what,
     }
 }
 

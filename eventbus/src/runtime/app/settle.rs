@@ -137,6 +137,11 @@ impl App {
         Some(format!("entry `{id}`: {}", letter.error.as_deref().unwrap_or("it was given up without a reason")))
     }
 
+    /// What the handlers failed at last and have not succeeded with since, and why.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        self.of_groups(Subscriber::failure)
+    }
+
     /// What the handlers of all groups have to say.
     fn of_groups(&self, say: impl Fn(&Subscriber) -> Option<String>) -> Vec<String> {
         self.0.groups.iter().flat_map(|group| self.of_group(group, &say)).collect()

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::{clock::SharedClock, stream::Position};
 
 /// How far someone who follows a feed has come.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct FollowStatus {
     /// Everything up to here was handed out, or not asked for.

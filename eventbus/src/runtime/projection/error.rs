@@ -34,6 +34,17 @@ pub enum ProjectionError {
         /// What its method said.
         error: String,
     },
+    /// The store holds something that cannot be read, at this position or after it: the projection stays before it until it
+    /// is rebuilt or resumed, or the app is started anew.
+    #[error("projection `{name}` stopped before position {position}: {error}")]
+    Damaged {
+        /// The projection.
+        name: &'static str,
+        /// The position up to which everything before was handled.
+        position: Position,
+        /// What cannot be read, and why.
+        error: String,
+    },
     /// An older release fed the projection and did not know these types: their events up to here are missing in it.
     #[error(
         "projection `{name}` was fed up to position {position} by a release that passed events of type `{types}` by: \
@@ -104,6 +115,18 @@ pub enum ProjectionError {
         /// What keeps it.
         trouble: String,
     },
+}
+
+impl ProjectionError {
+    /// The error without what the projection's own method said, which may hold values of events.
+    pub(crate) fn without_words(&self) -> String {
+        match self {
+            Self::Stopped { name, position, .. } => {
+                format!("projection `{name}` stopped at position {position}: the log says why")
+            }
+            error => error.to_string(),
+        }
+    }
 }
 
 /// Why a projection could not be rebuilt; its former state still stands, if it is kept in memory.

@@ -5,7 +5,11 @@ use tokio::sync::watch;
 
 use super::{ProjectionError, projected::Projected};
 use crate::{
-    domain::{record::RecordedEvent, stream::Position},
+    domain::{
+        error::{BoxError, Line},
+        record::RecordedEvent,
+        stream::Position,
+    },
     port::{EventStore, HandlerError, ServerFault, WaitingForServer, activity::text},
     runtime::definition::Projection,
 };
@@ -26,6 +30,8 @@ pub(super) struct Progress {
     /// Since when, and the database's own word for it, if it has one.
     pub(super) trouble_since: Option<OffsetDateTime>,
     pub(super) server_fault: Option<ServerFault>,
+    /// Since when it is stopped.
+    pub(super) stopped_since: Option<OffsetDateTime>,
     /// Whether this process feeds it; another one may do it instead.
     pub(super) is_owner: bool,
     /// Whether the app that fed it does so no more.
@@ -138,8 +144,11 @@ impl<P: Projection> Projected<P> {
     /// Lets it go on if the event before which it stopped was handled elsewhere.
     pub(super) fn free_before(&self, checkpoint: Position) {
         self.progress().send_if_modified(|progress| {
-            let is_past =
-                matches!(&progress.stopped, Some(ProjectionError::Stopped { position, .. }) if *position <= checkpoint);
+            let is_past = matches!(
+                &progress.stopped,
+                Some(ProjectionError::Stopped { position, .. } | ProjectionError::Damaged { position, .. })
+                    if *position <= checkpoint
+            );
             if is_past {
                 progress.stopped = None;
                 progress.position = checkpoint;
@@ -199,12 +208,30 @@ impl<P: Projection> Projected<P> {
         self.stop(ProjectionError::Stopped { name: definition.name, position, error: error.to_string() }, generation);
     }
 
+    /// Stops before what the store holds and cannot be read.
+    pub(super) fn stop_at_damage(&self, error: &BoxError) {
+        let name = P::definition().name;
+        let (position, generation) = {
+            let progress = self.progress().borrow();
+            (Position::new(progress.position.get() + 1), progress.generation)
+        };
+        let error = Line(&**error).to_string();
+        tracing::error!(
+            projection = name, %position, %error,
+            "projection stopped before an event that cannot be read: mend it, then rebuild or resume the projection"
+        );
+        self.stop(ProjectionError::Damaged { name, position, error }, generation);
+    }
+
     /// Stops, unless the position was set back meanwhile.
     pub(super) fn stop(&self, error: ProjectionError, generation: u64) {
+        let now = self.clock().now();
         self.progress().send_if_modified(|progress| {
             let current = progress.generation == generation;
             if current {
-                progress.stopped = Some(error);
+                if progress.stopped.replace(error).is_none() {
+                    progress.stopped_since = Some(now);
+                }
             }
             current
         });

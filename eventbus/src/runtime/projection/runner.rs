@@ -22,7 +22,7 @@ use crate::{
         name::Name,
         stream::Position,
     },
-    port::{EventStore, StateMap},
+    port::{EventStore, ReadError, StateMap},
     runtime::{
         definition::{Projection, ProjectionKind},
         feed::FeedWatch,
@@ -242,6 +242,11 @@ impl<P: Projection> FeedProjection<P> {
             }
             Ok(Step::Stopped) => return Some(Served::Stopped),
             Ok(Step::Over) => false,
+            // trying again reads the same
+            Err(error) if matches!(error.downcast_ref(), Some(ReadError::Corrupt { .. })) => {
+                self.projected.stop_at_damage(&error);
+                return Some(Served::Stopped);
+            }
             Err(error) => {
                 self.report(&error, feed.is_failing());
                 // it may have been skipped meanwhile

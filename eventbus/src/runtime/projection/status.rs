@@ -1,15 +1,19 @@
 //! How a projection is doing.
 
+use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{ProjectionError, progress::Progress};
 use crate::{
     domain::stream::Position,
-    runtime::definition::{ProjectionDefinition, ProjectionKind},
+    runtime::{
+        definition::{ProjectionDefinition, ProjectionKind},
+        shown,
+    },
 };
 
 /// How a projection of an app is doing.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct ProjectionStatus {
     /// Its durable name.
@@ -26,15 +30,21 @@ pub struct ProjectionStatus {
     pub skipped: u64,
     /// Why it does not go on, if it stopped: [`ProjectionError::Stopped`] with the position and the error, what its
     /// attribute names wrongly, or that the app was shut down.
+    #[serde(serialize_with = "shown::text")]
     pub stopped: Option<ProjectionError>,
     /// Why the feed, the checkpoint or the transaction is not available at the moment, if so.
     pub trouble: Option<String>,
     /// Since when that is so.
+    #[serde(serialize_with = "shown::time")]
     pub trouble_since: Option<OffsetDateTime>,
+    /// Since when it is stopped.
+    #[serde(serialize_with = "shown::time")]
+    pub stopped_since: Option<OffsetDateTime>,
 }
 
 /// Who feeds a projection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ProjectionOwner {
     /// This process. State in memory is fed in every process.
@@ -64,6 +74,7 @@ impl ProjectionStatus {
             stopped,
             trouble: progress.trouble.clone(),
             trouble_since: progress.trouble_since,
+            stopped_since: progress.stopped_since.filter(|_| progress.stopped.is_some()),
         }
     }
 }

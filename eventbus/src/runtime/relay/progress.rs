@@ -2,6 +2,8 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use serde::Serialize;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use super::{RelayError, range::Range};
@@ -14,13 +16,14 @@ use crate::{
         stream::Position,
     },
     port::MessageId,
+    runtime::shown,
 };
 
 /// How many message ids of the last published events are remembered for those who wait for them.
 const REMEMBERED: usize = 1_024;
 
 /// How the relay of an app fares.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RelayStatus {
     /// Everything up to here is published. Where another process relays, it is what that one saved, about once a second.
@@ -31,11 +34,16 @@ pub struct RelayStatus {
     pub is_owner: bool,
     /// How long the oldest event that is not published has been stored, whichever process relays; zero if all are
     /// published, `None` if the store cannot be asked.
+    #[serde(serialize_with = "shown::seconds")]
     pub lag: Option<Duration>,
     /// What keeps it from publishing for now: it tries again.
     pub trouble: Option<String>,
     /// What keeps it from publishing until somebody decides.
+    #[serde(serialize_with = "shown::text")]
     pub stopped: Option<RelayError>,
+    /// Since when it is in trouble or stopped.
+    #[serde(serialize_with = "shown::time")]
+    pub since: Option<OffsetDateTime>,
 }
 
 impl RelayStatus {
@@ -59,9 +67,22 @@ pub(crate) struct RelayProgress {
     pub(crate) trouble: Option<String>,
     /// Why it does not until somebody decides.
     pub(crate) stopped: Option<RelayError>,
+    /// Since when it is in trouble or stopped.
+    pub(crate) since: Option<OffsetDateTime>,
 }
 
 impl RelayProgress {
+    /// Since when it does not publish, if so.
+    pub(crate) fn since(&self) -> Option<OffsetDateTime> {
+        self.since.filter(|_| self.trouble.is_some() || self.stopped.is_some())
+    }
+
+    /// Notes since when it does not publish.
+    fn note(&mut self, now: OffsetDateTime) {
+        let is_bad = self.trouble.is_some() || self.stopped.is_some();
+        self.since = is_bad.then(|| self.since.unwrap_or(now));
+    }
+
     /// What the bus called the event at `position`, if it was published lately.
     pub(crate) fn message_id(&self, position: Position) -> Option<MessageId> {
         let index = self.recent.binary_search_by_key(&position, |(position, _)| *position).ok()?;
@@ -75,6 +96,7 @@ impl RelayProgress {
         self.stopped.take_if(|_| position != self.position);
         self.position = position;
         self.trouble = None;
+        self.since.take_if(|_| self.stopped.is_none());
     }
 
     fn published(&mut self, range: &Range, ids: Vec<MessageId>) {
@@ -138,7 +160,11 @@ impl Board {
         } else {
             tracing::warn!(%destination, %error, "relay cannot publish, trying again");
         }
-        self.progress.send_modify(|progress| progress.trouble = Some(error));
+        self.progress.send_modify(|progress| {
+            progress.since = progress.since();
+            progress.trouble = Some(error);
+            progress.note(self.clock.now());
+        });
     }
 
     /// Everything is published.
@@ -174,7 +200,9 @@ impl Board {
             if is_news && progress.stopped.is_none() {
                 tracing::error!(destination = %self.destination, %error, "relay stopped");
             }
+            progress.since = progress.since();
             progress.stopped = Some(error);
+            progress.note(self.clock.now());
             is_news
         });
     }

@@ -120,6 +120,7 @@ impl RelayView {
             lag: self.lag(position, clock).await,
             trouble: self.tell(|now| now.trouble.clone()),
             stopped: self.tell(|now| now.stopped.clone()),
+            since: self.tell(RelayProgress::since),
         }
     }
 }
