@@ -10,7 +10,7 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{BusCounters, Consuming, Subscribers},
+    port::{BusCounters, Consuming, RunLock, Subscribers},
 };
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -87,6 +87,8 @@ pub(crate) struct Shared {
     pub(crate) subscribers: Subscribers,
     pub(crate) counters: Arc<BusCounters>,
     pub(crate) consuming: Consuming,
+    /// Which deliveries run at once.
+    pub(crate) run_lock: RunLock,
 }
 
 impl FileQueue {
@@ -170,6 +172,7 @@ impl Shared {
             subscribers: Subscribers::default(),
             counters: Arc::default(),
             consuming: Consuming::by(config.clock.clone()),
+            run_lock: RunLock::default(),
             disk,
             worker,
             config,

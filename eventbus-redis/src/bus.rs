@@ -12,7 +12,7 @@ use eventbus::{
     BoxError, Name, RecordedEvent,
     port::{
         Announced, Backlogs, BusCounters, BusStats, ConnectError, ConsumeError, Consuming, EventBus, GroupProgress,
-        Health, MessageId, PublishError, RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscribers,
+        Health, MessageId, PublishError, RelayTarget, RunLock, ShutdownError, SkippedBefore, StreamInfo, Subscribers,
     },
 };
 use tokio::sync::{Mutex, RwLock};
@@ -96,6 +96,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<BusCounters>,
     pub(crate) subscribers: Subscribers,
     pub(crate) consuming: Arc<Consuming>,
+    /// Which deliveries run at once.
+    pub(crate) run_lock: RunLock,
     /// Held by those who write a dead letter, until it is counted.
     pub(crate) burying: Arc<RwLock<()>>,
     /// Held by a recovery by hand: all of them have one name, so nothing else tells whose an entry is.
@@ -174,6 +176,7 @@ impl RedisEventBus {
             counters,
             subscribers: Subscribers::default(),
             consuming: Arc::new(Consuming::by(clock)),
+            run_lock: RunLock::default(),
             burying: Arc::default(),
             recovering: Arc::default(),
         };

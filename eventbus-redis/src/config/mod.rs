@@ -53,7 +53,7 @@ pub struct RedisEventBusConfig {
     /// subscribes: then it stays unread, and holds no trimming. Default `default`.
     pub consumer_group: String,
     /// The name of this consumer within its groups; unique among those that run. With one that is the same after a
-    /// restart the consumer recovers what it had in hand at once, and in order. What a consumer leaves that died for
+    /// restart the consumer recovers what it had in hand at once, in order within each aggregate. What a consumer leaves that died for
     /// good is claimed by others after [`pending_idle_ms`](Self::pending_idle_ms). Default: the host's name and eight
     /// random hex digits, so a name that never comes back.
     pub consumer_name: Option<String>,

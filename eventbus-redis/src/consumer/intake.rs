@@ -20,6 +20,8 @@ pub(super) struct Again {
     entry: Entry,
     /// What was noted about it.
     noted: Option<String>,
+    /// Whether the process that had it has ended.
+    has_ended: bool,
 }
 
 /// What the scripts reply that take entries again.
@@ -31,17 +33,28 @@ pub(super) struct Retaken {
 }
 
 impl Retaken {
-    /// Reads three parts of a reply: entries, what is noted about each, and the ids of those that are gone.
+    /// Reads three parts of a reply: entries, what is noted about each, and the ids of those that are gone; the processes
+    /// that had them live, until something else is [said](Self::of_processes).
     pub(super) fn read(entries: Value, noted: Value, deleted: Value) -> RedisResult<Self> {
         let entries: Vec<Value> = from_redis_value(entries)?;
         let noted: Vec<Option<String>> = from_redis_value(noted)?;
-        let again =
-            entries.into_iter().zip(noted).map(|(entry, noted)| Ok(Again { entry: command::entry(entry)?, noted }));
+        let again = entries
+            .into_iter()
+            .zip(noted)
+            .map(|(entry, noted)| Ok(Again { entry: command::entry(entry)?, noted, has_ended: false }));
         Ok(Self { entries: again.collect::<RedisResult<_>>()?, deleted: from_redis_value(deleted)? })
     }
 }
 
 impl Retaken {
+    /// Says of which entries the process that had it has ended.
+    pub(super) fn of_processes(mut self, have_ended: impl IntoIterator<Item = bool>) -> Self {
+        for (again, has_ended) in self.entries.iter_mut().zip(have_ended) {
+            again.has_ended = has_ended;
+        }
+        self
+    }
+
     /// The ids of the entries.
     pub(super) fn ids(&self) -> impl Iterator<Item = MessageId> + '_ {
         self.entries.iter().map(|again| MessageId::new(again.entry.id.as_str()))
@@ -70,9 +83,10 @@ impl Consumer {
         let is_in_hand = |id: &String| self.hand.contains(&MessageId::new(id.as_str()));
         let deleted: Vec<_> = retaken.deleted.into_iter().filter(|id| !is_in_hand(id)).collect();
         self.tell_deleted(&deleted);
-        let again = retaken.entries.into_iter().filter_map(|Again { entry, noted }| {
+        let again = retaken.entries.into_iter().filter_map(|Again { entry, noted, has_ended }| {
             let noted = noted.and_then(|noted| serde_json::from_str::<Tries>(&noted).ok());
-            Some(self.examine(entry, noted)?.left_over())
+            let taken = self.examine(entry, noted)?;
+            Some(if has_ended { taken.left_over() } else { taken })
         });
         again.collect()
     }

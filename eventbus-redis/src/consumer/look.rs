@@ -128,8 +128,8 @@ impl Consumer {
         claim.key(&self.keys.retry).key(&self.keys.relay).key(&self.keys.members);
         claim.arg(self.group.as_str()).arg(&self.name).arg(idle_ms).arg(cursor).arg(count);
         claim.arg(u8::from(self.fence.is_some()));
-        let (cursor, entries, noted, deleted) = self.rerun(claim).await?;
-        Ok((cursor, Retaken::read(entries, noted, deleted)?))
+        let (cursor, entries, noted, deleted, ended): (_, _, _, _, Vec<bool>) = self.rerun(claim).await?;
+        Ok((cursor, Retaken::read(entries, noted, deleted)?.of_processes(ended)))
     }
 
     pub(super) fn tell_recovered(&self, count: usize) {

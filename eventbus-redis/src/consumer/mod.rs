@@ -67,6 +67,8 @@ pub(crate) struct Consumer {
     joined: Notify,
     /// What shows that it still owns its partition, if that is what it reads.
     fence: Option<Fence>,
+    /// Whether the consumer before it of its name ended without leaving: then it may have ended of what is pending on it.
+    has_ended_before: AtomicBool,
     /// Whether it has shown itself to the group.
     is_announced: AtomicBool,
     keys: Keys,
@@ -150,6 +152,7 @@ impl Consumer {
             has_caught_up: AtomicBool::new(false),
             joined: Notify::new(),
             fence,
+            has_ended_before: AtomicBool::new(true),
             is_announced: AtomicBool::new(false),
             keys,
         }
@@ -164,6 +167,7 @@ impl Consumer {
             counters: Arc::clone(&bus.counters),
             retry: self.retry(),
             limits: self.limits(),
+            run_lock: bus.run_lock.clone(),
             span: Arc::new(move |delivery| trace::process(&bus, delivery)),
         }
     }

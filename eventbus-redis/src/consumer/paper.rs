@@ -168,7 +168,7 @@ impl Consumer {
             let mut note = self.script(&script::NOTE);
             note.key(&self.keys.retry).arg(self.group.as_str()).arg(&self.name);
             for Note { id, tries, .. } in notes {
-                let count = tries.attempts.saturating_add(tries.crashes);
+                let count = tries.attempts.saturating_add(tries.process_ends);
                 note.arg(id.as_str()).arg(count).arg(json(tries));
             }
             let lost: Vec<String> = self.rerun(note).await?;

@@ -83,12 +83,14 @@ impl Consumer {
         };
         let is_new = self.create_group().invoke_async(&mut connected.connection).await?;
         self.tell_created(is_new);
+        self.look_at_former(&mut connected.connection).await?;
         // before it reads anything: others leave to it what only it handles
         let _: Value = self.looking().invoke_async(&mut connected.connection).await?;
         self.is_announced.store(true, Ordering::Release);
         self.has_caught_up.store(false, Ordering::Release);
         self.take_pending(&mut connected.connection, stop).await?;
         self.has_caught_up.store(true, Ordering::Release);
+        self.has_ended_before.store(false, Ordering::Release);
         self.joined.notify_one();
         loop {
             let room = tokio::select! {
@@ -133,6 +135,21 @@ impl Consumer {
             connection,
             client: id.ok(), // some servers do not tell: then a stop takes as long as a slice
         })
+    }
+
+    /// Finds out, before it shows itself, whether the consumer before it of its name left when it ended. Of one that nobody
+    /// knows any more it is not taken for granted.
+    async fn look_at_former(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        if self.is_announced.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let former: Option<String> =
+            redis::cmd("HGET").arg(&self.keys.members).arg(&self.name).query_async(connection).await?;
+        let former = former.and_then(|former| serde_json::from_str::<serde_json::Value>(&former).ok());
+        let has_left =
+            former.is_some_and(|former| former["left"] == true || former["instance"] == *self.shared.instance);
+        self.has_ended_before.store(!has_left, Ordering::Release);
+        Ok(())
     }
 
     /// Creates the group if it is not there, and tells whether it did.
@@ -182,7 +199,9 @@ impl Consumer {
             let missing = self.not_in_hand(ids);
             if let Some(retake) = self.retake(&missing) {
                 let (entries, noted, deleted) = retake.invoke_async(connection).await?;
-                self.take_again(Retaken::read(entries, noted, deleted)?);
+                let has_ended = self.has_ended_before.load(Ordering::Acquire);
+                let retaken = Retaken::read(entries, noted, deleted)?;
+                self.take_again(retaken.of_processes(std::iter::repeat(has_ended)));
             }
         }
     }

@@ -25,6 +25,9 @@ use crate::{
     keys, script, trace,
 };
 
+/// How long what may have ended its process waits for the bus's other deliveries to end.
+const ALONE: Duration = Duration::from_secs(1);
+
 /// What is to be recovered by hand; what is not said is taken from the configuration.
 ///
 /// # Examples
@@ -195,9 +198,23 @@ impl Consumer {
                     continue;
                 }
                 // an event that kills the process must not be recovered for ever
-                let before = Verdict::before(&mut taken.tries, retry, &self.shared.config.clock);
-                let begins = matches!(before, Verdict::Begin(_));
-                paper.add([Settled::new(id.clone(), Some(taken.record.clone()), before)]);
+                let clock = &self.shared.config.clock;
+                let is_suspect = taken.is_suspect(clock);
+                let alone = match is_suspect {
+                    true => clock.timeout(ALONE, self.shared.run_lock.alone()).await.ok(),
+                    false => None,
+                };
+                let is_alone = alone.is_some();
+                let _running = match alone {
+                    Some(alone) => alone,
+                    None => self.shared.run_lock.beside().await,
+                };
+                let mut begins = true;
+                if is_suspect {
+                    let before = taken.begin(is_alone, clock);
+                    begins = matches!(before, Verdict::Begin(_));
+                    paper.add([Settled::new(id.clone(), Some(taken.record.clone()), before)]);
+                }
                 let written = self.write(&mut paper).await?;
                 stats.add(&written);
                 if begins && !written.lost.contains(&id) {

@@ -3,7 +3,9 @@
 -- An entry that such a member was given begins with as many attempts, less one, as it was delivered; only the server has
 -- counted them.
 -- KEYS stream, retry, relay, members   ARGV group, consumer, idle time (ms), cursor, count, '1' if the stream is a partition
--- Replies with {cursor, entries, their tries as JSON or false, ids of entries that were deleted}.
+-- Replies with {cursor, entries, their tries as JSON or false, ids of entries that were deleted, for each entry 1 if the
+-- process that had it has ended, as far as is known: its consumer is no member any more, or has shown no life for long
+-- without having left}.
 local stream, retry, group, me, idle = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local is_live, silent, delivered = {}, {}, {}
 if ARGV[6] ~= '1' then
@@ -20,8 +22,27 @@ if ARGV[6] ~= '1' then
   end
 end
 
+-- Showing life takes a sixth of the time that a member counts as alive: half of it without is not slow.
+local now, members = now_in_ms(), {}
+local function has_ended(name)
+  if not name then return 1 end
+  if string.sub(name, 1, #ABSENT) == ABSENT then return 0 end
+  if members[name] == nil then
+    local is_json, member = pcall(cjson.decode, redis.call('HGET', KEYS[4], name) or '')
+    if not is_json or type(member) ~= 'table' then member = {} end
+    local at, live = tonumber(member.at), tonumber(member.live_ms)
+    members[name] = at and live and (member.left or at + live / 2 > now) and 0 or 1
+  end
+  return members[name]
+end
+
+-- the server looks at ten times as many entries as it claims
+local holder = {}
+for _, pending in ipairs(redis.call('XPENDING', stream, group, ARGV[4], '+', ARGV[5] * 10)) do
+  holder[pending[1]] = pending[2]
+end
 local claimed = redis.call('XAUTOCLAIM', stream, group, me, idle, ARGV[4], 'COUNT', ARGV[5], 'JUSTID')
-local entries, tries, deleted = {}, {}, claimed[3]
+local entries, tries, deleted, ended = {}, {}, claimed[3], {}
 for _, id in ipairs(deleted) do redis.call('HDEL', retry, id) end
 note_removed(stream, KEYS[3], group, deleted)
 for _, id in ipairs(claimed[2]) do
@@ -38,6 +59,7 @@ for _, id in ipairs(claimed[2]) do
     end
     entries[#entries + 1] = redis.call('XRANGE', stream, id, id)[1]
     tries[#tries + 1] = noted
+    ended[#ended + 1] = has_ended(holder[id])
   end
 end
-return { claimed[1], entries, tries, deleted }
+return { claimed[1], entries, tries, deleted, ended }

@@ -48,7 +48,7 @@ pub use delivery::{Delivery, HandlerError, HandlerErrorKind};
 pub use dispatch::{Failure, HandleFn, HandlerOptions, Limits, Outcome, Subscriber, dispatch};
 pub use filter::FeedFilter;
 pub use floor::{Floor, Floors};
-pub use hand::{DEFAULT_IN_HAND_BYTES, Desk, Hand, Settled, Taken, Verdict};
+pub use hand::{DEFAULT_IN_HAND_BYTES, Desk, Hand, RunLock, Settled, Taken, Verdict};
 pub use health::{Health, HealthStatus, HealthThresholds, InFlight, WaitingForServer};
 pub use lease::{Lease, LeaseError, Leases};
 pub use note::Notes;

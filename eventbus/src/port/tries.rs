@@ -19,9 +19,13 @@ use crate::domain::{clock::SharedClock, error::BoxError, name::Name};
 pub struct Tries {
     /// How often the entry was handled and a handler failed.
     pub attempts: u32,
-    /// How often an entry that a dead consumer had left was begun, and not ended since.
+    /// How often in a row its process ended while it was in flight.
     #[serde(skip_serializing_if = "is_zero")]
-    pub crashes: u32,
+    pub process_ends: u32,
+    /// How often in a row its process ended while it was the only event that was handled; noted before it is, and taken
+    /// back after.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub ended_alone: u32,
     /// How often the entry was delivered in vain to consumers that keep no tries, as those of other programs.
     #[serde(skip_serializing_if = "is_zero")]
     pub elsewhere: u32,
@@ -80,6 +84,13 @@ const fn is_zero(number: &u32) -> bool {
 /// When an event is tried again that met a fault of the database: it may last for hours.
 const SERVER_FAULT: RetryPolicy =
     RetryPolicy { max_retries: u32::MAX, first_delay: Duration::from_millis(100), max_delay: Duration::from_secs(300) };
+
+/// After how many ends of its process in a row, while nothing else ran, an event is taken for their cause.
+const MOST_ENDS_ALONE: u32 = 5;
+
+/// How long a suspect waits: what ends a process at once ends it so often only.
+const SUSPECT: RetryPolicy =
+    RetryPolicy { max_retries: u32::MAX, first_delay: Duration::from_secs(1), max_delay: Duration::from_secs(60) };
 
 /// A hundred years: clocks cannot hold every delay that one can ask for.
 const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
@@ -204,7 +215,7 @@ impl Tries {
     ) -> Next {
         let now = clock.unix_millis();
         self.attempts = self.attempts.saturating_add(1);
-        self.crashes = 0;
+        self.survive();
         self.first_failed_at = self.first_failed_at.or(Some(now));
         self.last_failed_at = Some(now);
         self.succeeded(succeeded);
@@ -244,22 +255,64 @@ impl Tries {
         }
     }
 
-    /// The consumer died while its handlers ran, as far as is known. False: that happened as often as it may.
-    pub(crate) fn begin_again(&mut self, policy: &RetryPolicy) -> bool {
-        let budget = policy.max_retries.max(RetryPolicy::default().max_retries);
-        if self.crashes >= budget {
+    /// Whether it was in flight when its process ended, and has not been handled since.
+    pub(crate) const fn is_suspect(&self) -> bool {
+        self.process_ends > 0
+    }
+
+    /// Whether it waits, as was noted last: then it was not in flight when its process ended.
+    pub(crate) fn is_waiting(&self, clock: &SharedClock) -> bool {
+        // what begins alone is noted without a time; a retry that was due may have begun
+        self.next_at.is_some_and(|next| self.is_suspect() || next > clock.unix_millis())
+    }
+
+    /// Its process ended while it was in flight. Returns `false` if that happened too often while nothing else ran.
+    pub(crate) fn process_ended(&mut self, clock: &SharedClock) -> bool {
+        if self.ended_alone >= MOST_ENDS_ALONE {
             return false;
         }
-        self.crashes += 1;
+        self.process_ends = self.process_ends.saturating_add(1);
+        self.wait_until(clock.unix_millis(), self.patience());
         true
     }
 
-    /// The process dies whenever the handlers run.
-    pub(crate) fn give_up_crashing(&mut self, clock: &SharedClock) {
-        let now = Some(clock.unix_millis());
-        let error = format!("the process ended {} times while the event was handled", self.crashes + 1);
-        self.failed
-            .insert(String::new(), Failed { attempts: self.crashes + 1, error, gave_up: true, server_faults: 0 });
+    /// How long a suspect waits before it runs, and then for the others to end.
+    pub(crate) fn patience(&self) -> Duration {
+        SUSPECT.delay(self.process_ends)
+    }
+
+    /// Its process lives and was slow: what ran alone there has not ended it.
+    pub(crate) const fn taken_from_living(&mut self) {
+        self.ended_alone = self.ended_alone.saturating_sub(1);
+    }
+
+    /// A suspect begins, alone or beside others.
+    pub(crate) const fn begin(&mut self, is_alone: bool) {
+        self.ended_alone += is_alone as u32;
+        self.next_at = None;
+    }
+
+    /// A suspect of which that was noted has not begun.
+    pub(crate) fn not_begun(&mut self, is_alone: bool, clock: &SharedClock) {
+        self.ended_alone = self.ended_alone.saturating_sub(u32::from(is_alone));
+        self.wait_until(clock.unix_millis(), Duration::ZERO);
+    }
+
+    /// The process has not ended of it.
+    pub(crate) const fn survive(&mut self) {
+        (self.process_ends, self.ended_alone) = (0, 0);
+    }
+
+    fn wait_until(&mut self, now: u64, delay: Duration) {
+        self.last_failed_at = Some(now);
+        self.next_at = Some(now.saturating_add(millis(delay)));
+    }
+
+    /// The process ends whenever the handlers run.
+    pub(crate) fn give_up_ending(&mut self, clock: &SharedClock) {
+        let (now, times) = (Some(clock.unix_millis()), self.ended_alone);
+        let error = format!("the process ended {times} times while this event alone was handled");
+        self.failed.insert(String::new(), Failed { attempts: times, error, gave_up: true, ..Failed::default() });
         self.first_failed_at = self.first_failed_at.or(now);
         self.last_failed_at = now;
     }

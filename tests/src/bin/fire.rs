@@ -21,6 +21,7 @@ use tokio::runtime::Runtime;
 use workspace_tests::fire::{
     Trouble, cuts,
     database::Database,
+    ends,
     figures::Figures,
     files,
     kills::{self, Program},
@@ -54,6 +55,9 @@ struct Arguments {
     /// How often the file of a SQLite store goes.
     #[arg(long, default_value_t = 200)]
     file_faults: u64,
+    /// How many events are handled while consumers are killed every second or two.
+    #[arg(long, default_value_t = 100_000)]
+    handled: u64,
     /// What everything random follows from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -83,6 +87,10 @@ enum Part {
     Servers,
     /// Releases of a consumer group that roll over each other.
     Rolling,
+    /// Consumers that are killed every second or two: no event becomes a dead letter.
+    Random,
+    /// An event that ends its process: it becomes a dead letter within ten minutes.
+    Killer,
 }
 
 /// The longest that the ordering race may take.
@@ -90,7 +98,7 @@ const RACE: Duration = Duration::from_secs(3_600);
 
 fn main() -> Result<ExitCode, Trouble> {
     let runtime = Runtime::new()?;
-    if runtime.block_on(kills::role::play())? {
+    if runtime.block_on(kills::role::play())? || runtime.block_on(ends::play())? {
         return Ok(ExitCode::SUCCESS);
     }
     let arguments = Arguments::parse();
@@ -108,8 +116,9 @@ fn main() -> Result<ExitCode, Trouble> {
 
 impl Part {
     fn run(self, arguments: &Arguments, runtime: &Runtime) -> Result<Figures, Trouble> {
-        let Arguments { events, cases, cuts, kills, pauses, server_kills, rollings, file_faults, seed, .. } =
-            *arguments;
+        let Arguments {
+            events, cases, cuts, kills, pauses, server_kills, rollings, file_faults, handled, seed, ..
+        } = *arguments;
         match self {
             Self::Race => runtime.block_on(race::run(race::Plan { events, time: RACE, seed })),
             Self::Model => model_on_all(runtime, cases, seed),
@@ -120,6 +129,8 @@ impl Part {
             Self::Pauses => runtime.block_on(kills::pause(&Program::this(&[])?, pauses, seed)),
             Self::Servers => runtime.block_on(spawned(server_kills, seed)),
             Self::Rolling => runtime.block_on(rolling::run(rollings, seed)),
+            Self::Random => runtime.block_on(ends::at_random(handled, seed)),
+            Self::Killer => runtime.block_on(ends::of_one_event(200)),
         }
     }
 }

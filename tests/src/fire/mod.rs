@@ -9,6 +9,7 @@ pub mod auditor;
 pub mod cuts;
 pub mod database;
 pub mod doom;
+pub mod ends;
 pub mod evidence;
 pub mod figures;
 #[cfg(unix)]

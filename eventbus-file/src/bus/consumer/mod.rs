@@ -138,6 +138,7 @@ impl<'a> Consumer<'a> {
             counters: Arc::clone(&self.shared.counters),
             retry: self.shared.config.retry,
             limits: Limits { concurrency: self.shared.config.concurrency, ..Limits::default() },
+            run_lock: self.shared.run_lock.clone(),
             span: Arc::new(|_| Span::none()),
         }
     }

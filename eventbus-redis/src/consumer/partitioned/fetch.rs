@@ -84,7 +84,10 @@ impl Partitioned {
         let mut found = Vec::new();
         for behind in behind {
             match self.pending(&behind, room).await {
-                Ok((to, retaken)) => found.push((behind, to, retaken)),
+                Ok((to, retaken)) => {
+                    let has_ended = behind.is_recovered;
+                    found.push((behind, to, retaken.of_processes(std::iter::repeat(has_ended))));
+                }
                 Err(error) => self.refused(&behind.consumer, error).await?,
             }
         }

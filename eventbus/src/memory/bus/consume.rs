@@ -11,7 +11,7 @@ use crate::{
     domain::{error::Line, name::Name, record::RecordedEvent, stream::Position},
     port::{
         CheckpointError, DEFAULT_IN_HAND_BYTES, Desk, EventStore, FeedFilter, Hand, MessageId, ProgressUpdate,
-        ReadError, Settled, StopSignal, Tries, UnfinishedDelivery, Verdict,
+        ReadError, RunLock, Settled, StopSignal, Tries, UnfinishedDelivery, Verdict,
     },
 };
 
@@ -58,6 +58,7 @@ impl Shared {
             counters: Arc::clone(&self.counters),
             retry: self.settings.retry,
             limits: self.settings.limits,
+            run_lock: RunLock::default(), // no process that has ended leaves anything here
             span: Arc::new(|_| Span::none()),
         }
     }

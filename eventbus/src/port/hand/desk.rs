@@ -2,12 +2,39 @@
 
 use std::{fmt, sync::Arc};
 
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use tracing::Span;
 
 use crate::{
     domain::name::Name,
     port::{BusCounters, Delivery, RetryPolicy, Subscribers, dispatch::Limits},
 };
+
+/// Lets the deliveries of a bus run beside each other, or one of them alone.
+#[derive(Debug, Clone, Default)]
+pub struct RunLock(Arc<RwLock<()>>);
+
+impl RunLock {
+    /// Waits until nothing runs alone; others may run beside this one until the guard is dropped.
+    pub async fn beside(&self) -> RunGuard {
+        RunGuard::Beside(Arc::clone(&self.0).read_owned().await)
+    }
+
+    /// Waits until nothing else runs, and lets nothing begin meanwhile nor until the guard is dropped.
+    pub async fn alone(&self) -> RunGuard {
+        RunGuard::Alone(Arc::clone(&self.0).write_owned().await)
+    }
+}
+
+/// Lets a delivery run until it is dropped.
+#[derive(Debug)]
+#[allow(dead_code, reason = "it is held, not read")]
+pub enum RunGuard {
+    /// Beside others.
+    Beside(OwnedRwLockReadGuard<()>),
+    /// Alone.
+    Alone(OwnedRwLockWriteGuard<()>),
+}
 
 /// How a group's entries are handled.
 #[derive(Clone)]
@@ -22,6 +49,8 @@ pub struct Desk {
     pub retry: RetryPolicy,
     /// How many at once, and how fast.
     pub limits: Limits,
+    /// Which deliveries run at once; one for all groups of a bus.
+    pub run_lock: RunLock,
     /// Makes the span around the handlers of a delivery.
     pub span: Arc<dyn Fn(&Delivery) -> Span + Send + Sync>,
 }

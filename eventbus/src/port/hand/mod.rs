@@ -9,6 +9,7 @@
 mod desk;
 mod pace;
 mod state;
+mod suspect;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -23,7 +24,7 @@ use tokio::sync::Notify;
 use super::{MessageId, Outcome, RetryPolicy, Tries, tries::Next};
 use crate::domain::{clock::SharedClock, record::RecordedEvent};
 
-pub use desk::Desk;
+pub use desk::{Desk, RunLock};
 use state::{Bounds, State};
 
 /// How many bytes of events a consumer holds unless it is told otherwise: 16 MiB.
@@ -39,11 +40,29 @@ pub struct Taken {
     pub record: RecordedEvent,
     /// What came of it before.
     pub tries: Tries,
-    /// Whether a consumer that died had it: it may have been the cause.
+    /// Whether it was pending on a process that has ended: it may have been the cause.
     pub is_left_over: bool,
 }
 
 impl Taken {
+    /// Whether it was in flight when its process ended, and is to run alone.
+    #[must_use]
+    pub fn is_suspect(&self, clock: &SharedClock) -> bool {
+        self.tries.is_suspect() || (self.is_left_over && !self.tries.is_waiting(clock))
+    }
+
+    /// What is to be written down before a [suspect](Self::is_suspect) is handled at once: that it begins, or that it is
+    /// given up.
+    #[must_use]
+    pub fn begin(&mut self, is_alone: bool, clock: &SharedClock) -> Verdict {
+        if self.is_left_over && !self.tries.is_waiting(clock) && !self.tries.process_ended(clock) {
+            self.tries.give_up_ending(clock);
+            return Verdict::Bury(self.tries.clone());
+        }
+        self.tries.begin(is_alone);
+        Verdict::Begin(self.tries.clone())
+    }
+
     /// An entry that nobody had before.
     #[must_use]
     pub fn new(id: MessageId, record: RecordedEvent) -> Self {
@@ -57,7 +76,7 @@ impl Taken {
         self
     }
 
-    /// Says that a consumer had it which may have died of it.
+    /// Says that its process has ended, of it perhaps.
     #[must_use]
     pub fn left_over(mut self) -> Self {
         self.is_left_over = true;
@@ -103,7 +122,7 @@ pub enum Verdict {
         /// When it is tried again, from now.
         after: Duration,
     },
-    /// It is about to be handled, and may have killed the consumer that had it before: write its tries down, then
+    /// It is about to be handled, and may have ended the process that had it before: write its tries down, then
     /// [`Hand::begin`].
     Begin(Tries),
     /// Its attempts are used up: make it a dead letter, then [`Hand::let_go`].
@@ -111,17 +130,6 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// What is to be done before the handlers run with an entry that a dead consumer had, which is noted in `tries`:
-    /// begin, or bury what killed too many.
-    #[must_use]
-    pub fn before(tries: &mut Tries, retry: &RetryPolicy, clock: &SharedClock) -> Self {
-        if tries.begin_again(retry) {
-            return Self::Begin(tries.clone());
-        }
-        tries.give_up_crashing(clock);
-        Self::Bury(tries.clone())
-    }
-
     /// What is to be done after the handlers ran, which is noted in `tries`. `None`: the group has no handlers, so
     /// nobody has decided about it.
     #[must_use]
@@ -129,7 +137,7 @@ impl Verdict {
         let next = match outcome {
             Outcome::Unattended => return None,
             Outcome::Skipped => {
-                tries.crashes = 0; // nothing that could have ended the process has run
+                tries.survive(); // nothing that could have ended the process has run
                 return Some(Self::Skip(tries.clone()));
             }
             Outcome::Handled { succeeded } => tries.succeed(&succeeded),
@@ -180,8 +188,11 @@ impl Hand {
         for taken in taken {
             state.add(taken, now);
         }
-        let added = state.len() - before;
+        let (added, has_more) = (state.len() - before, state.unwritten() > 0);
         drop(state);
+        if has_more {
+            self.outbox.notify_one();
+        }
         self.work.notify_waiters();
         added
     }

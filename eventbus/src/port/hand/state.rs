@@ -12,7 +12,11 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Settled, Taken, Verdict, pace::Pace};
+use super::{
+    Settled, Taken, Verdict,
+    pace::Pace,
+    suspect::{Due, Marked},
+};
 use crate::{
     domain::{clock::SharedClock, record::RecordedEvent},
     port::{MessageId, Outcome, RetryPolicy, Tries},
@@ -55,7 +59,6 @@ struct Item {
     /// Nothing, if it is no event.
     record: Option<RecordedEvent>,
     tries: Tries,
-    is_left_over: bool,
     lane: Lane,
     stage: Stage,
     /// How many bytes of memory the event takes, about.
@@ -67,10 +70,10 @@ impl Item {
         Settled { id: self.id.clone(), record: self.record.clone(), verdict }
     }
 
-    /// Takes back that it is begun.
-    fn begun_in_vain(&self) -> Settled {
-        let tries = Tries { crashes: self.tries.crashes.saturating_sub(1), ..self.tries.clone() };
-        self.settled(Verdict::Retry { tries, after: Duration::ZERO })
+    /// Takes back that a suspect is begun.
+    fn not_begun(&mut self, is_alone: bool, clock: &SharedClock) -> Settled {
+        self.tries.not_begun(is_alone, clock);
+        self.settled(Verdict::Retry { tries: self.tries.clone(), after: Duration::ZERO })
     }
 }
 
@@ -80,10 +83,12 @@ enum Stage {
     Parked,
     /// To be tried again later.
     Waiting(Instant),
-    /// Left by a consumer that died, which may have been its fault: startable as soon as that is written down.
+    /// To run alone.
     Suspect,
-    /// It is being written down that it is begun.
-    Marking,
+    /// A suspect of which it is being written down that it begins, alone or beside others.
+    Marking { is_alone: bool },
+    /// A suspect of which that is written down.
+    Marked { is_alone: bool },
     /// Startable.
     Ready,
     /// A worker has it since this time.
@@ -117,6 +122,8 @@ struct Queue {
     numbers: VecDeque<u64>,
     /// Whether the first one waits for a retry, or to become a dead letter: then none of them is work for a worker.
     is_held: bool,
+    /// Whether one of them was in flight when its process ended: then those behind it were not.
+    has_suspect: bool,
 }
 
 /// How much a consumer may have at once.
@@ -143,10 +150,9 @@ pub(super) struct State {
     /// When the last delivery ended.
     last_end: Option<Instant>,
     ready: BTreeSet<u64>,
-    suspects: BTreeSet<u64>,
+    /// Those that may run, with how often each ran alone in vain: the likely ones last.
+    suspects: BTreeSet<(u32, u64)>,
     waiting: BTreeSet<(Instant, u64)>,
-    /// Suspects that were begun, or are about to be.
-    begun: BTreeSet<u64>,
     /// What is to be written down, in order.
     outbox: Vec<Settled>,
     next: u64,
@@ -164,12 +170,12 @@ impl State {
 
     /// Whether a worker may find something to do, now or when a delay has passed.
     pub(super) fn has_work(&self) -> bool {
-        self.startable() > 0 || !self.waiting.is_empty()
+        self.startable() > 0 || !self.waiting.is_empty() || !self.suspects.is_empty()
     }
 
     /// How many could be started now.
     pub(super) fn startable(&self) -> usize {
-        self.ready.len() + self.suspects.len()
+        self.ready.len()
     }
 
     /// How many more entries are to be read, beside some that are about to come.
@@ -221,22 +227,31 @@ impl State {
 
     /// Takes an entry in. False: it is there already.
     pub(super) fn add(&mut self, taken: Taken, now: Instant) -> bool {
-        let Taken { id, record, tries, is_left_over } = taken;
+        let Taken { id, record, mut tries, is_left_over } = taken;
+        if self.contains(&id) {
+            return false;
+        }
         let lane = self.hasher.hash_one(record.metadata().stream());
         let bytes = bytes_of(&record);
         if self.is_empty() && self.last_end.is_some_and(|end| now.saturating_duration_since(end) > IDLE) {
             self.pace.begin_anew();
         }
-        let item = Item { id, record: Some(record), tries, is_left_over, lane, stage: Stage::Parked, bytes };
+        let verdict = self.examine(&mut tries, lane, is_left_over);
+        let stage = if matches!(verdict, Some(Verdict::Bury(_))) { Stage::Burying } else { Stage::Parked };
+        let item = Item { id, record: Some(record), tries, lane, stage, bytes };
         let Some(number) = self.insert(item) else {
             return false;
         };
         self.pace.read(bytes);
         let queue = self.lanes.entry(lane).or_default();
         queue.numbers.push_back(number);
+        queue.has_suspect |= is_left_over;
         let is_first = queue.numbers.len() == 1;
         if !queue.is_held {
             self.active += 1;
+        }
+        if let (Some(verdict), Some(item)) = (verdict, self.items.get(&number)) {
+            self.outbox.push(item.settled(verdict));
         }
         if is_first {
             self.activate(number, now);
@@ -244,9 +259,28 @@ impl State {
         true
     }
 
+    /// What is to be noted about an entry that is taken in, as its process has ended.
+    fn examine(&self, tries: &mut Tries, lane: Lane, is_left_over: bool) -> Option<Verdict> {
+        if tries.is_waiting(&self.clock) {
+            return None;
+        }
+        if !is_left_over {
+            tries.taken_from_living();
+            return None;
+        }
+        if self.lanes.get(&lane).is_some_and(|queue| queue.has_suspect) {
+            return None; // only the first of an aggregate is in flight
+        }
+        if tries.process_ended(&self.clock) {
+            return Some(Verdict::Retry { tries: tries.clone(), after: tries.patience() });
+        }
+        tries.give_up_ending(&self.clock);
+        Some(Verdict::Bury(tries.clone()))
+    }
+
     /// Takes in what no handler can ever handle. False: it is there already.
     pub(super) fn add_hopeless(&mut self, id: MessageId, tries: Tries) -> bool {
-        let item = Item { id, record: None, tries, is_left_over: false, lane: 0, stage: Stage::Burying, bytes: 0 };
+        let item = Item { id, record: None, tries, lane: 0, stage: Stage::Burying, bytes: 0 };
         let settled = item.settled(Verdict::Bury(item.tries.clone()));
         let is_new = self.insert(item).is_some();
         if is_new {
@@ -273,17 +307,20 @@ impl State {
             return;
         };
         let (lane, wait) = (item.lane, item.tries.wait(&self.clock));
-        if !wait.is_zero() {
+        let is_buried = matches!(item.stage, Stage::Burying);
+        if is_buried {
+            // the next of its aggregate waits until it is a dead letter
+        } else if !wait.is_zero() {
             item.stage = Stage::Waiting(now + wait);
             self.waiting.insert((now + wait, number));
-        } else if item.is_left_over {
+        } else if item.tries.is_suspect() {
             item.stage = Stage::Suspect;
-            self.suspects.insert(number);
+            self.suspects.insert((item.tries.ended_alone, number));
         } else {
             item.stage = Stage::Ready;
             self.ready.insert(number);
         }
-        self.hold(lane, !wait.is_zero());
+        self.hold(lane, is_buried || !wait.is_zero());
     }
 
     /// Says whether the first of a queue waits, and with it all others.
@@ -299,25 +336,52 @@ impl State {
         }
     }
 
-    /// What a worker is to do: the first that came of those that may start.
-    pub(super) fn take(&mut self, worker: &Arc<Notify>, workers: usize, policy: &RetryPolicy, now: Instant) -> Turn {
+    /// What a worker is to do: the first that came of those that may start, suspects apart.
+    pub(super) fn take(&mut self, worker: &Arc<Notify>, workers: usize, now: Instant) -> Turn {
         self.workers = workers;
         self.wake(now);
-        self.begin_suspects(workers, policy);
-        let keeps_order = workers == 1 && self.begun.first() < self.ready.first();
-        if keeps_order && self.begun.first().is_some_and(|number| !self.ready.contains(number)) {
-            return Turn::Idle(None); // it is being written down that an earlier one is begun
-        }
-        let started = self.ready.pop_first().and_then(|number| {
-            let item = self.items.get_mut(&number)?;
-            let record = item.record.clone()?;
-            item.stage = Stage::Running(Arc::clone(worker), now);
-            self.running += 1;
-            Some(Job { number, id: item.id.clone(), record, tries: item.tries.clone() })
-        });
-        match started {
+        match self.ready.pop_first().and_then(|number| self.run(number, worker, now)) {
             Some(job) => Turn::Work(job),
             None => Turn::Idle(self.waiting.first().map(|(at, _)| *at)),
+        }
+    }
+
+    fn run(&mut self, number: u64, worker: &Arc<Notify>, now: Instant) -> Option<Job> {
+        let item = self.items.get_mut(&number)?;
+        let record = item.record.clone()?;
+        item.stage = Stage::Running(Arc::clone(worker), now);
+        self.running += 1;
+        Some(Job { number, id: item.id.clone(), record, tries: item.tries.clone() })
+    }
+
+    /// The suspect that is to run next: of those that may, one that ran alone in vain least often.
+    pub(super) fn next_suspect(&mut self, now: Instant) -> Due {
+        self.wake(now);
+        let next = self.suspects.first().and_then(|(_, number)| Some((*number, self.items.get(number)?)));
+        match next {
+            Some((number, item)) => Due::Now(number, item.tries.patience()),
+            None => Due::Later(self.waiting.first().map(|(at, _)| *at)),
+        }
+    }
+
+    /// Has it written down that a suspect begins. Returns `false` if it is in hand no more.
+    pub(super) fn mark(&mut self, number: u64, is_alone: bool) -> bool {
+        let Some(item) = self.items.get_mut(&number).filter(|item| matches!(item.stage, Stage::Suspect)) else {
+            return false;
+        };
+        self.suspects.remove(&(item.tries.ended_alone, number));
+        item.stage = Stage::Marking { is_alone };
+        item.tries.begin(is_alone);
+        self.outbox.push(item.settled(Verdict::Begin(item.tries.clone())));
+        true
+    }
+
+    /// A suspect whose beginning is written down, to be handled.
+    pub(super) fn take_marked(&mut self, number: u64, worker: &Arc<Notify>, now: Instant) -> Marked {
+        match self.items.get(&number).map(|item| &item.stage) {
+            Some(Stage::Marked { .. }) => self.run(number, worker, now).map_or(Marked::Gone, Marked::Begins),
+            Some(Stage::Marking { .. }) => Marked::NotYet,
+            _ => Marked::Gone,
         }
     }
 
@@ -332,50 +396,13 @@ impl State {
         }
     }
 
-    /// Has it written down that suspects are begun: as many as there are workers, but one that was begun before in vain
-    /// only alone, so that one that kills the process takes no other suspect with it.
-    fn begin_suspects(&mut self, workers: usize, policy: &RetryPolicy) {
-        while self.begun.len() < workers && !self.is_one_alone() {
-            let Some(number) = self.suspects.first().copied() else {
-                return;
-            };
-            let Some(item) = self.items.get_mut(&number) else {
-                self.suspects.remove(&number);
-                continue;
-            };
-            if item.tries.crashes > 0 && !self.begun.is_empty() {
-                return;
-            }
-            self.suspects.remove(&number);
-            let verdict = Verdict::before(&mut item.tries, policy, &self.clock);
-            let begins = matches!(verdict, Verdict::Begin(_));
-            item.stage = if begins { Stage::Marking } else { Stage::Burying };
-            let lane = item.lane;
-            self.outbox.push(item.settled(verdict));
-            match begins {
-                true => drop(self.begun.insert(number)),
-                false => self.hold(lane, true),
-            }
-        }
-    }
-
-    /// Whether a suspect is begun that was begun before in vain.
-    fn is_one_alone(&self) -> bool {
-        let begun = self.begun.iter().filter_map(|number| self.items.get(number));
-        begun.into_iter().any(|item| item.tries.crashes > 1)
-    }
-
     /// It is written down that the entry is begun.
     pub(super) fn begin(&mut self, id: &MessageId) {
-        let Some(number) = self.numbers.get(id).copied() else {
-            return;
-        };
-        if let Some(item) = self.items.get_mut(&number)
-            && matches!(item.stage, Stage::Marking)
+        let item = self.numbers.get(id).and_then(|number| self.items.get_mut(number));
+        if let Some(item) = item
+            && let Stage::Marking { is_alone } = item.stage
         {
-            item.stage = Stage::Ready;
-            item.is_left_over = false;
-            self.ready.insert(number);
+            item.stage = Stage::Marked { is_alone };
         }
     }
 
@@ -396,11 +423,16 @@ impl State {
         self.running -= 1;
         self.last_end = Some(now);
         let Some(verdict) = Verdict::of(outcome, &mut item.tries, policy, &self.clock) else {
-            item.stage = Stage::Ready;
-            self.ready.insert(number);
+            if item.tries.is_suspect() {
+                item.tries.taken_from_living();
+                item.stage = Stage::Suspect;
+                self.suspects.insert((item.tries.ended_alone, number));
+            } else {
+                item.stage = Stage::Ready;
+                self.ready.insert(number);
+            }
             return false;
         };
-        self.begun.remove(&number);
         self.pace.ended(now.saturating_duration_since(since), self.workers);
         let lane = item.lane;
         let stage = match &verdict {
@@ -433,7 +465,6 @@ impl State {
         let Some(item) = self.items.remove(&number) else {
             return false;
         };
-        self.begun.remove(&number);
         self.bytes -= item.bytes;
         match item.stage {
             Stage::Settled => return true, // it has left its lane
@@ -443,8 +474,8 @@ impl State {
             }
             Stage::Waiting(at) => drop(self.waiting.remove(&(at, number))),
             Stage::Ready => drop(self.ready.remove(&number)),
-            Stage::Suspect => drop(self.suspects.remove(&number)),
-            Stage::Parked | Stage::Marking | Stage::Burying => {}
+            Stage::Suspect => drop(self.suspects.remove(&(item.tries.ended_alone, number))),
+            Stage::Parked | Stage::Marking { .. } | Stage::Marked { .. } | Stage::Burying => {}
         }
         self.leave_lane(item.lane, number, now);
         true
@@ -456,8 +487,12 @@ impl State {
         let is_busy = |item: &Item| matches!(item.stage, Stage::Running(..) | Stage::Settled | Stage::Burying);
         let is_idle = |item: &&Item| !is_busy(item) && which(&item.id);
         let ids: Vec<_> = self.items.values().filter(is_idle).map(|item| item.id.clone()).collect();
-        let begun = self.begun.iter().filter_map(|number| self.items.get(number)).filter(is_idle);
-        let mut not_begun: HashMap<_, _> = begun.map(|item| (item.id.clone(), item.begun_in_vain())).collect();
+        let mut not_begun = HashMap::new();
+        for item in self.items.values_mut().filter(|item| which(&item.id)) {
+            if let Stage::Marking { is_alone } | Stage::Marked { is_alone } = item.stage {
+                not_begun.insert(item.id.clone(), item.not_begun(is_alone, &self.clock));
+            }
+        }
         let now = self.clock.instant();
         for id in &ids {
             self.remove(id, now);

@@ -11,6 +11,7 @@ use tracing::Instrument;
 
 use super::{
     Desk, Hand,
+    desk::RunGuard,
     state::{Job, Turn},
 };
 use crate::port::{Delivery, Outcome, StopSignal, Subscriber, dispatch, watchdog};
@@ -20,7 +21,11 @@ impl Hand {
     pub async fn work(self: &Arc<Self>, desk: &Desk, stop: &StopSignal) {
         let mut changes = desk.subscribers.watch();
         let mut stuck = watchdog::stuck().subscribe();
-        let mut workers = JoinSet::new();
+        let (mut workers, mut alone) = (JoinSet::new(), JoinSet::new());
+        {
+            let (hand, desk, stop) = (Arc::clone(self), desk.clone(), stop.clone());
+            alone.spawn(async move { hand.work_on_suspects(&desk, &stop).await });
+        }
         loop {
             changes.mark_unchanged();
             while !stop.is_stopped() && workers.len() < self.workers(desk) {
@@ -32,9 +37,13 @@ impl Hand {
                 _ = stuck.changed() => {}
                 ended = workers.join_next() => match ended {
                     Some(ended) => propagate(ended),
-                    None => return,
+                    None => break,
                 },
+                Some(ended) = alone.join_next() => propagate(ended),
             }
+        }
+        while let Some(ended) = alone.join_next().await {
+            propagate(ended);
         }
     }
 
@@ -47,22 +56,27 @@ impl Hand {
     async fn work_alone(&self, desk: &Desk, stop: &StopSignal) {
         let taken_over = Arc::new(Notify::new());
         let mut handlers = Handlers::new(desk);
-        while let Some(job) = self.next_job(desk, &taken_over, &mut handlers, stop).await {
+        while let Some((job, _beside)) = self.next_job(desk, &taken_over, &mut handlers, stop).await {
             // whoever was woken by taking it waits behind this task, and would wait for a handler that blocks its thread
             tokio::task::yield_now().await;
-            let attempt = job.tries.attempts.saturating_add(1);
-            let delivery = Delivery::new(job.record, desk.group.clone()).with_attempt(attempt).with_message_id(job.id);
-            desk.counters.events_consumed(1);
-            let span = (desk.span)(&delivery);
-            let handling = dispatch(&handlers.now, &delivery, &job.tries, &desk.limits, &self.clock).instrument(span);
-            let outcome = tokio::select! {
-                biased;
-                outcome = handling => outcome,
-                () = self.until_taken_over(&taken_over, job.number) => continue,
-            };
-            desk.counters.count(&outcome);
-            self.settle(job.number, outcome, desk);
+            self.handle(job, desk, &handlers, &taken_over).await;
         }
+    }
+
+    /// Hands an entry to the handlers, until they have ended or somebody else has it.
+    pub(super) async fn handle(&self, job: Job, desk: &Desk, handlers: &Handlers, taken_over: &Notify) {
+        let attempt = job.tries.attempts.saturating_add(1);
+        let delivery = Delivery::new(job.record, desk.group.clone()).with_attempt(attempt).with_message_id(job.id);
+        desk.counters.events_consumed(1);
+        let span = (desk.span)(&delivery);
+        let handling = dispatch(&handlers.now, &delivery, &job.tries, &desk.limits, &self.clock).instrument(span);
+        let outcome = tokio::select! {
+            biased;
+            outcome = handling => outcome,
+            () = self.until_taken_over(taken_over, job.number) => return,
+        };
+        desk.counters.count(&outcome);
+        self.settle(job.number, outcome, desk);
     }
 
     /// The next entry to handle; nothing when it is to stop.
@@ -72,22 +86,24 @@ impl Hand {
         worker: &Arc<Notify>,
         handlers: &mut Handlers,
         stop: &StopSignal,
-    ) -> Option<Job> {
+    ) -> Option<(Job, RunGuard)> {
         loop {
             if stop.is_stopped() {
                 return None;
             }
-            handlers.refresh(desk);
-            if let Turn::Work(job) = self.take(desk, worker, handlers) {
-                return Some(job);
-            }
             let mut changed = pin!(self.work.notified());
             changed.as_mut().enable();
-            // something may have come before we listened
+            handlers.refresh(desk);
+            // before it is taken: what waits for something that runs alone may still be given back
+            let beside = tokio::select! {
+                beside = desk.run_lock.beside() => beside,
+                () = stop.stopped() => return None,
+            };
             let due = match self.take(desk, worker, handlers) {
-                Turn::Work(job) => return Some(job),
+                Turn::Work(job) => return Some((job, beside)),
                 Turn::Idle(due) => due,
             };
+            drop(beside);
             tokio::select! {
                 () = changed => {}
                 () = self.until(due) => {}
@@ -102,14 +118,9 @@ impl Hand {
             return Turn::Idle(None);
         }
         let mut state = self.state();
-        let unwritten = state.unwritten();
-        let turn = state.take(worker, self.workers(desk), &desk.retry, self.clock.instant());
-        let has_more = state.unwritten() > unwritten;
+        let turn = state.take(worker, self.workers(desk), self.clock.instant());
         let has_room = state.room(0, self.bounds) > 0;
         drop(state);
-        if has_more {
-            self.outbox.notify_one();
-        }
         if has_room {
             self.room.notify_one();
         }
@@ -127,7 +138,7 @@ impl Hand {
         }
     }
 
-    async fn until(&self, due: Option<Instant>) {
+    pub(super) async fn until(&self, due: Option<Instant>) {
         match due {
             Some(at) => self.clock.sleep_until(at).await,
             None => std::future::pending().await,
@@ -158,19 +169,19 @@ fn propagate(ended: Result<(), JoinError>) {
 }
 
 /// The handlers of a group, as they were last.
-struct Handlers {
-    now: Vec<Subscriber>,
-    changes: watch::Receiver<()>,
-    is_stale: bool,
+pub(super) struct Handlers {
+    pub(super) now: Vec<Subscriber>,
+    pub(super) changes: watch::Receiver<()>,
+    pub(super) is_stale: bool,
 }
 
 impl Handlers {
-    fn new(desk: &Desk) -> Self {
+    pub(super) fn new(desk: &Desk) -> Self {
         Self { now: Vec::new(), changes: desk.subscribers.watch(), is_stale: true }
     }
 
     /// Notices subscribers that came or went.
-    fn refresh(&mut self, desk: &Desk) {
+    pub(super) fn refresh(&mut self, desk: &Desk) {
         if self.is_stale || self.changes.has_changed().unwrap_or_default() {
             self.is_stale = false;
             self.changes.mark_unchanged();

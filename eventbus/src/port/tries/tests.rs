@@ -85,12 +85,22 @@ fn a_clock_that_is_wrong_lengthens_no_wait() {
 }
 
 #[test]
-fn dying_again_and_again_has_a_budget_too() {
+fn a_process_that_ends_of_an_event_ends_five_times_of_it_alone() {
+    let clock = SharedClock::SYSTEM;
     let mut tries = Tries::default();
-    let begun = (0..10).take_while(|_| tries.begin_again(&POLICY)).count();
-    assert_eq!(begun, 3, "at least the usual number of retries");
-    tries.give_up_crashing(&CLOCK);
-    assert_eq!(tries.errors(), "the process ended 4 times while the event was handled");
+    assert!(tries.process_ended(&clock) && tries.is_waiting(&clock));
+    let mut delays = Vec::new();
+    for _ in 0..5 {
+        delays.push(tries.patience().as_secs());
+        tries.begin(true);
+        assert!(!tries.is_waiting(&clock));
+        if !tries.process_ended(&clock) {
+            break;
+        }
+    }
+    assert_eq!((delays, tries.ended_alone), (vec![1, 2, 4, 8, 16], 5));
+    tries.give_up_ending(&clock);
+    assert_eq!(tries.errors(), "the process ended 5 times while this event alone was handled");
     assert_eq!(tries.succeed(&[]), Next::GiveUp);
 }
 

@@ -255,7 +255,6 @@ async fn start(script: &Script, store: DoomedStore, desk: Desk) -> Result<App, T
 /// How a process of the play reaches the bus.
 #[must_use]
 pub fn bus_config(script: &Script) -> RedisEventBusConfig {
-    let default = RedisEventBusConfig::default();
     RedisEventBusConfig {
         redis_url: script.redis.clone(),
         stream_prefix: script.prefix.clone(),
@@ -265,10 +264,7 @@ pub fn bus_config(script: &Script) -> RedisEventBusConfig {
         concurrency: 4,
         partitions: script.partitions,
         partition_lease_ms: 1_000,
-        // a process that dies again and again is the rule here, not the fault of an event; a server that is away uses up
-        // no attempt
-        max_retries: if script.servers_fail { default.max_retries } else { 1_000 },
-        ..default
+        ..RedisEventBusConfig::default()
     }
 }
 

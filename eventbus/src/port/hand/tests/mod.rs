@@ -18,7 +18,7 @@ use std::{
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{Desk, Hand, Settled, Taken, Verdict};
+use super::{Desk, Hand, RunLock, Settled, Taken, Verdict};
 use crate::{
     domain::{
         clock::SharedClock,
@@ -125,6 +125,13 @@ impl Witness {
         self.begun.lock().unwrap().clone()
     }
 
+    /// The same sorted: workers that begin at once have no order among them.
+    fn begun_sorted(&self) -> Vec<u64> {
+        let mut begun = self.begun();
+        begun.sort_unstable();
+        begun
+    }
+
     fn running(&self) -> usize {
         self.running.load(Ordering::SeqCst)
     }
@@ -181,6 +188,7 @@ impl Bench {
             counters: Arc::new(BusCounters::default()),
             retry: RETRY,
             limits,
+            run_lock: RunLock::default(),
             span: Arc::new(|_| tracing::Span::none()),
         };
         for subscriber in subscribers {

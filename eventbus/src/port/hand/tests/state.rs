@@ -23,7 +23,7 @@ impl Table {
     }
 
     fn turn(&mut self) -> Turn {
-        self.state.take(&self.worker, 2, &RETRY, self.now)
+        self.state.take(&self.worker, 2, self.now)
     }
 
     fn job(&mut self) -> Job {
@@ -94,7 +94,7 @@ fn what_was_let_go_wakes_nobody_and_leaves_nothing() {
     assert!(matches!(table.turn(), Turn::Idle(None)), "not when the one that waited was due");
     assert!(table.state.remove(&id(2), table.now) && table.state.remove(&id(4), table.now));
     let left = format!("{:?}", table.state);
-    assert!(left.contains("lanes: {}") && left.contains("waiting: {}") && left.contains("begun: {}"), "{left}");
+    assert!(left.contains("lanes: {}") && left.contains("waiting: {}") && left.contains("suspects: {}"), "{left}");
 }
 
 #[test]

@@ -1,140 +1,212 @@
-//! Entries that a consumer left over which died.
+//! Entries that were in flight when their process ended.
 
 use super::*;
 use crate::domain::clock::SharedClock;
 
-fn crashed(crashes: u32) -> Tries {
-    Tries { crashes, ..Tries::default() }
+/// One that ran alone so often in vain, and was to begin.
+fn ended(alone: u32) -> Tries {
+    Tries { process_ends: alone + 1, ended_alone: alone, ..Tries::default() }
 }
 
+/// One that waits for its turn since its process ended.
+fn waiting(alone: u32) -> Tries {
+    let now = Some(SharedClock::SYSTEM.unix_millis());
+    Tries { next_at: now, last_failed_at: now, ..ended(alone) }
+}
+
+fn of_verdicts<T>(settled: &[Settled], of: impl Fn(&Verdict) -> Option<T>) -> Vec<(MessageId, T)> {
+    settled.iter().filter_map(|settled| Some((settled.id.clone(), of(&settled.verdict)?))).collect()
+}
+
+/// Those that begin, and how often they would then have ended alone.
 fn begins(settled: &[Settled]) -> Vec<(MessageId, u32)> {
-    let begins = |settled: &Settled| match &settled.verdict {
-        Verdict::Begin(tries) => Some((settled.id.clone(), tries.crashes)),
+    of_verdicts(settled, |verdict| match verdict {
+        Verdict::Begin(tries) => Some(tries.ended_alone),
         _ => None,
-    };
-    settled.iter().filter_map(begins).collect()
+    })
+}
+
+/// Those that are to wait, how often their process ended, and for how many seconds.
+fn waits(settled: &[Settled]) -> Vec<(MessageId, (u32, u64))> {
+    of_verdicts(settled, |verdict| match verdict {
+        Verdict::Retry { tries, after } => Some((tries.process_ends, after.as_secs())),
+        _ => None,
+    })
+}
+
+fn several_at_once(witness: &Witness) -> Bench {
+    Bench::new([witness.subscriber("several").with_options(options(None, None, Some(3)))])
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_suspect_runs_only_when_it_is_written_down_that_it_is_begun() {
-    let witness = Witness::willing();
-    let mut bench = Bench::new([witness.subscriber("a").with_options(options(None, None, Some(2)))]);
-    bench.hand.add([left_over("a", 1, Tries::default()), taken("a", 2), taken("b", 3)]);
+async fn what_was_in_flight_waits_and_the_delay_doubles_up_to_a_minute() {
+    let bench = Bench::new([]);
+    let after = |ends| Tries { process_ends: ends, ..Tries::default() };
+    let ends = [0, 1, 2, 5, 6, 60];
+    bench.hand.add(ends.iter().zip(1..).map(|(ends, number)| left_over(&number.to_string(), number, after(*ends))));
+    let told = tokio::time::timeout(Duration::from_millis(1), bench.hand.settled()).await;
+    assert!(told.is_ok(), "it is to be written down");
+    let waits: Vec<_> = waits(&bench.hand.take_settled()).into_iter().map(|(_, wait)| wait).collect();
+    assert_eq!(waits, [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (61, 60)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn others_run_while_a_suspect_waits_and_nothing_beside_it() {
+    let held = Witness::held();
+    let mut bench = several_at_once(&held);
+    bench.hand.add([left_over("a", 1, Tries::default()), taken("b", 2), taken("c", 3)]);
     settle_down().await;
-    assert_eq!(witness.begun(), [3], "what is no suspect runs");
-    assert!(tokio::time::timeout(Duration::from_millis(1), bench.hand.settled()).await.is_ok(), "it is told");
+    assert_eq!((held.begun_sorted(), waits(&bench.hand.take_settled())), (vec![2, 3], vec![(id(1), (1, 1))]));
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    bench.hand.add([taken("d", 4)]);
+    settle_down().await;
+    assert_eq!(held.begun_sorted(), [2, 3], "nothing begins: the suspect waits for those that run");
+    held.let_go(2);
+    settle_down().await;
     let settled = bench.hand.take_settled();
-    assert_eq!(begins(&settled), [(id(1), 1)]);
-    bench.hand.begin([&id(2), &id(4)]); // no suspects
-    settle_down().await;
-    assert_eq!(witness.begun(), [3]);
+    assert_eq!(
+        (held.begun_sorted(), begins(&settled)),
+        (vec![2, 3], vec![(id(1), 1)]),
+        "it is written down before it runs"
+    );
+    bench.hand.begin([&id(4), &id(9)]); // no suspects
     bench.hand.begin([&id(1)]);
     settle_down().await;
-    assert_eq!(witness.begun(), [3, 1, 2]);
-    bench.hand.begin([&id(1)]); // once more is once too often
-    bench.hand.let_go([&id(3)]);
+    assert_eq!((held.begun().last(), held.running()), (Some(&1), 1), "alone");
+    held.let_go(1);
+    settle_down().await;
+    assert_eq!(held.begun()[2..], [1, 4], "then the others");
+    held.let_go(1);
+    bench.hand.let_go([&id(2), &id(3)]);
     bench.drain().await;
-    assert_eq!(witness.begun(), [3, 1, 2]);
-    let acknowledged = bench.verdicts(|verdict| *verdict == Verdict::Acknowledge { has_tries: true });
-    assert_eq!(acknowledged, [id(1)]);
+    assert_eq!(bench.verdicts(|verdict| *verdict == Verdict::Acknowledge { has_tries: true }), [id(1)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_single_worker_keeps_the_order_also_while_a_suspect_is_about_to_begin() {
-    let witness = Witness::willing();
-    let bench = Bench::new([witness.subscriber("a")]);
-    bench.hand.add([taken("a", 1), left_over("b", 2, Tries::default()), taken("c", 3)]);
-    settle_down().await;
-    assert_eq!(witness.begun(), [1], "the one before does not wait");
-    bench.hand.begin([&id(2)]);
-    settle_down().await;
-    assert_eq!(witness.begun(), [1, 2, 3]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn as_many_suspects_are_begun_as_there_are_workers() {
+async fn suspects_run_one_at_a_time_the_likely_ones_last() {
     let held = Witness::held();
-    let bench = Bench::new([held.subscriber("held").with_options(options(None, None, Some(2)))]);
-    bench.hand.add((1..=4).map(|number| left_over(&number.to_string(), number, Tries::default())));
+    let bench = several_at_once(&held);
+    let left = |number: u64, alone| left_over(&number.to_string(), number, waiting(alone));
+    bench.hand.add([left(1, 2), left(2, 0), left(3, 4), left(4, 0)]);
+    for (number, alone) in [(2, 1), (4, 1), (1, 3), (3, 5)] {
+        settle_down().await;
+        assert_eq!(begins(&bench.hand.take_settled()), [(id(number), alone)]);
+        bench.hand.begin([&id(number)]);
+        settle_down().await;
+        assert_eq!((held.begun().last(), held.running()), (Some(&number), 1));
+        held.let_go(1);
+    }
     settle_down().await;
-    assert_eq!(begins(&bench.hand.take_settled()), [(id(1), 1), (id(2), 1)]);
-    bench.hand.begin([&id(1), &id(2)]);
-    settle_down().await;
-    assert!(bench.hand.take_settled().is_empty());
-    held.let_go(1);
-    settle_down().await;
-    assert_eq!(begins(&bench.hand.take_settled()), [(id(3), 1)]);
+    assert!(begins(&bench.hand.take_settled()).is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_suspect_that_was_begun_in_vain_runs_alone() {
-    let held = Witness::held();
-    let bench = Bench::new([held.subscriber("held").with_options(options(None, None, Some(3)))]);
-    let fresh = |number: u64| left_over(&number.to_string(), number, Tries::default());
-    bench.hand.add([fresh(1), left_over("2", 2, crashed(1)), fresh(3)]);
-    settle_down().await;
-    assert_eq!(begins(&bench.hand.take_settled()), [(id(1), 1)], "nothing beside the first, whose turn it is");
-    bench.hand.begin([&id(1)]);
-    held.let_go(1);
-    settle_down().await;
-    let settled = bench.hand.take_settled();
-    assert_eq!(begins(&settled), [(id(2), 2)], "nothing beside the second");
-    bench.hand.begin([&id(2)]);
-    settle_down().await;
-    assert!(bench.hand.take_settled().is_empty(), "also while it runs");
-    held.let_go(1);
-    settle_down().await;
-    assert_eq!(begins(&bench.hand.take_settled()), [(id(3), 1)]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_suspect_is_given_up_after_its_budget() {
+async fn what_ends_its_process_five_times_alone_becomes_a_dead_letter() {
     let witness = Witness::willing();
     let mut bench = Bench::new([witness.subscriber("a")]);
-    bench.hand.add([left_over("a", 1, crashed(3)), taken("a", 2), left_over("b", 3, crashed(2))]);
+    bench.hand.add([left_over("a", 1, ended(5)), taken("a", 2), left_over("b", 3, ended(4))]);
     settle_down().await;
-    assert!(witness.begun().is_empty(), "the next waits until it is buried");
+    assert!(witness.begun().is_empty(), "the next of its aggregate waits until it is one");
     bench.drain().await;
-    assert_eq!(witness.begun().len(), 2);
+    assert_eq!(witness.begun(), [2, 3]);
     let [tries] = &bench.buried()[..] else { panic!("not one") };
-    assert_eq!(tries.errors(), "the process ended 4 times while the event was handled");
+    assert_eq!(tries.errors(), "the process ended 5 times while this event alone was handled");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_suspect_that_was_tried_before_waits_for_its_delay_first() {
+async fn what_waited_when_its_process_ended_is_no_more_suspect_than_before() {
     let witness = Witness::willing();
     let mut bench = Bench::new([witness.subscriber("a")]);
     let now = SharedClock::SYSTEM.unix_millis();
-    let tries = Tries { attempts: 1, last_failed_at: Some(now), next_at: Some(now + 9_000), ..Tries::default() };
-    bench.hand.add([left_over("a", 1, tries)]);
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert!(bench.hand.take_settled().is_empty());
+    let retry = Tries { attempts: 1, last_failed_at: Some(now), next_at: Some(now + 9_000), ..Tries::default() };
+    bench.hand.add([left_over("a", 1, retry), left_over("b", 2, waiting(0))]);
     bench.drain().await;
-    assert_eq!(witness.begun(), [1]);
-    let Verdict::Begin(tries) = &bench.written[0].verdict else { panic!("{:?}", bench.written) };
-    assert_eq!((tries.attempts, tries.crashes, tries.next_at), (1, 1, None));
+    assert_eq!(witness.begun(), [2, 1]);
+    assert_eq!((waits(&bench.written), begins(&bench.written)), (vec![], vec![(id(2), 1)]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_suspect_that_fails_is_no_suspect_any_more() {
+async fn only_the_first_of_an_aggregate_was_in_flight() {
+    let witness = Witness::willing();
+    let mut bench = Bench::new([witness.subscriber("a")]);
+    bench.hand.add((1..=5).map(|number| left_over("a", number, Tries::default())));
+    bench.drain().await;
+    assert_eq!(witness.begun(), [1, 2, 3, 4, 5]);
+    assert_eq!((waits(&bench.written).len(), begins(&bench.written).len()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_takeover_from_a_living_consumer_is_no_end_of_a_process() {
+    let witness = Witness::willing();
+    let mut bench = Bench::new([witness.subscriber("a")]);
+    bench.hand.add([taken("a", 1), taken("b", 2).with_tries(ended(3))]);
+    bench.drain().await;
+    assert_eq!((waits(&bench.written), begins(&bench.written)), (vec![], vec![(id(2), 3)]), "not the fourth");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspect_that_others_outlast_runs_beside_them_and_that_is_not_counted() {
+    let held = Witness::held();
+    let bench = several_at_once(&held);
+    bench.hand.add([taken("a", 1)]);
+    settle_down().await;
+    bench.hand.add([left_over("b", 2, waiting(0))]);
+    settle_down().await;
+    assert_eq!((held.begun(), bench.hand.take_settled().len()), (vec![1], 0));
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(begins(&bench.hand.take_settled()), [(id(2), 0)]);
+    bench.hand.begin([&id(2)]);
+    settle_down().await;
+    assert_eq!((held.begun(), held.running()), (vec![1, 2], 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_or_is_skipped_has_not_ended_its_process() {
     let witness = Witness::failing_at_first(&[(1, 1)]);
     let mut bench = Bench::new([witness.subscriber("a")]);
-    bench.hand.add([left_over("a", 1, crashed(1))]);
+    bench.hand.add([left_over("a", 1, ended(1))]);
     bench.drain().await;
-    let verdicts: Vec<_> = bench.written.iter().map(|settled| &settled.verdict).collect();
-    let [Verdict::Begin(begun), Verdict::Retry { tries: failed, .. }, Verdict::Acknowledge { has_tries: true }] =
-        &verdicts[..]
-    else {
-        panic!("{verdicts:?}")
+    let failed = |settled: &Settled| match &settled.verdict {
+        Verdict::Retry { tries, .. } if tries.attempts > 0 => Some((tries.process_ends, tries.ended_alone)),
+        _ => None,
     };
-    assert_eq!((begun.crashes, failed.crashes), (2, 0));
+    assert_eq!(bench.written.iter().filter_map(failed).collect::<Vec<_>>(), [(0, 0)]);
+
+    let other = witness.subscriber("other");
+    let shipped = Subscriber::new(other.name().clone(), EventFilter::Only(&[]), |_| Box::pin(async { Ok(()) }));
+    let mut bench = Bench::new([shipped]);
+    bench.hand.add([left_over("a", 1, ended(1))]);
+    bench.drain().await;
+    let has_ended =
+        |verdict: &Verdict| matches!(verdict, Verdict::Skip(tries) if tries.process_ends + tries.ended_alone == 0);
+    assert_eq!(bench.verdicts(has_ended), [id(1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspect_that_is_given_back_before_it_ran_has_not_begun() {
+    let witness = Witness::willing();
+    let bench = Bench::new([witness.subscriber("a")]);
+    bench.hand.add([left_over("a", 1, waiting(2))]);
+    settle_down().await;
+    assert_eq!(bench.hand.give_back(), [id(1)]);
+    assert!(begins(&bench.hand.take_settled()).is_empty(), "nobody knew yet");
+
+    bench.hand.add([left_over("a", 1, waiting(2))]);
+    settle_down().await;
+    assert_eq!(begins(&bench.hand.take_settled()), [(id(1), 3)]);
+    assert_eq!(bench.hand.give_back(), [id(1)]);
+    let settled = bench.hand.take_settled();
+    let Verdict::Retry { tries, .. } = &settled[0].verdict else { panic!("{settled:?}") };
+    assert_eq!(tries.ended_alone, 2);
+    assert!(tries.is_waiting(&SharedClock::SYSTEM), "nor was it in flight");
+    assert!(witness.begun().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn letting_go_of_a_suspect_lets_the_next_begin() {
     let witness = Witness::willing();
     let bench = Bench::new([witness.subscriber("a")]);
-    bench.hand.add((1..=3).map(|number| left_over(&number.to_string(), number, Tries::default())));
+    bench.hand.add((1..=3).map(|number| left_over(&number.to_string(), number, waiting(0))));
     settle_down().await;
     assert_eq!(begins(&bench.hand.take_settled()), [(id(1), 1)]);
     bench.hand.let_go([&id(1), &id(2)]);
@@ -143,51 +215,25 @@ async fn letting_go_of_a_suspect_lets_the_next_begin() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_suspect_that_is_given_back_before_anybody_knew_is_not_begun() {
-    let bench = Bench::new([Witness::willing().subscriber("a")]);
-    bench.hand.add([left_over("a", 1, Tries::default())]);
-    settle_down().await;
-    assert_eq!(bench.hand.give_back(), [id(1)]);
-    assert!(bench.hand.take_settled().is_empty(), "it would count as a crash");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_suspect_that_is_given_back_before_it_ran_is_not_begun_after_all() {
-    let held = Witness::held();
-    let (hand, limits) =
-        (Hand::new(100, usize::MAX, SharedClock::SYSTEM), Limits { concurrency: 2, ..Limits::default() });
-    let bench = Bench::with(limits, hand, [held.subscriber("a")]);
-    bench.hand.add([taken("a", 1), taken("b", 2), left_over("c", 3, crashed(1))]);
-    settle_down().await;
-    assert_eq!(begins(&bench.hand.take_settled()), [(id(3), 2)], "both workers are busy");
-    bench.hand.begin([&id(3)]);
-    assert_eq!(bench.hand.give_back(), [id(3)]);
-    let written = bench.hand.take_settled();
-    assert_eq!(written.iter().map(|settled| &settled.id).collect::<Vec<_>>(), [&id(3)]);
-    assert_eq!(written[0].verdict, Verdict::Retry { tries: crashed(1), after: Duration::ZERO });
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_no_handler_wants_is_no_suspect_for_the_next_consumer() {
-    let unwilling = Subscriber::new(Name::from_static("none"), EventFilter::Only(&[]), |_| Box::pin(async { Ok(()) }));
-    let mut bench = Bench::new([unwilling]);
-    bench.hand.add([left_over("a", 1, crashed(1))]);
-    bench.drain().await;
-    assert!(bench.written.iter().any(|settled| settled.verdict == Verdict::Skip(Tries::default())));
-}
-
-/// Workers that ask again and again would keep a paused clock from moving for ever.
-#[test]
-fn workers_are_idle_while_suspects_wait_for_each_other() {
-    let (ended, waiting) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(async {
-            let bench = Bench::new([Witness::willing().subscriber("a").with_options(options(None, None, Some(2)))]);
-            bench.hand.add((1..=3).map(|number| left_over(&number.to_string(), number, crashed(1))));
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            ended.send(begins(&bench.hand.take_settled()).len()).unwrap();
-        });
+async fn suspects_of_one_group_wait_for_the_deliveries_of_another_of_the_bus() {
+    let (held, willing) = (Witness::held(), Witness::willing());
+    let one = Bench::new([held.subscriber("one")]);
+    let desk = Desk { run_lock: one.desk.run_lock.clone(), subscribers: Subscribers::default(), ..one.desk.clone() };
+    desk.subscribers.add(GROUP.clone(), willing.subscriber("other"));
+    let hand = Arc::new(Hand::new(9, usize::MAX, SharedClock::SYSTEM));
+    let stop = CancellationToken::new();
+    let working = tokio::spawn({
+        let (hand, desk, stop) = (Arc::clone(&hand), desk.clone(), StopSignal::of(stop.clone()));
+        async move { hand.work(&desk, &stop).await }
     });
-    assert_eq!(waiting.recv_timeout(Duration::from_secs(20)), Ok(1));
+    one.hand.add([taken("a", 1)]);
+    settle_down().await;
+    hand.add([left_over("b", 2, waiting(0))]);
+    settle_down().await;
+    assert!(begins(&hand.take_settled()).is_empty());
+    held.let_go(1);
+    settle_down().await;
+    assert_eq!(begins(&hand.take_settled()), [(id(2), 1)]);
+    stop.cancel();
+    working.await.unwrap();
 }
