@@ -94,22 +94,6 @@ async fn one_connection_does_for_everything_and_heals_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_may_be_waited_for_without_limit() {
-    let config = RedisEventBusConfig {
-        socket_timeout: Duration::MAX,
-        socket_connect_timeout: Duration::MAX,
-        ..config_on(test_servers::redis_url())
-    };
-    let bus = RedisEventBus::connect(config).await.unwrap();
-    let seen = Seen::default();
-    seen.join(&bus);
-    start(&bus).await;
-    publish(&bus, "one").await;
-    until("the event arrived", async || seen.all() == ["one"]).await;
-    bus.stop_consuming().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn an_idle_consumer_stops_at_once_and_loses_nothing() {
     let bus = fresh_bus().await;
     let seen = Seen::default();

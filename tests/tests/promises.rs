@@ -28,6 +28,20 @@ const PROMISES: &[(&str, &[Proof])] = &[
         ],
     ),
     (
+        "What is stored reads back.",
+        &[
+            ("eventbus/tests/runtime/readable.rs", &["an_event_that_would_not_read_back_is_refused_at_every_save"]),
+            (
+                "eventbus/src/testkit/event_store",
+                &["payload_that_hides_the_envelope_is_refused", "what_not_every_store_can_keep_is_refused"],
+            ),
+            (
+                "eventbus/src/testkit/event_bus",
+                &["a_payload_takes_over_no_identity", "what_not_every_bus_can_carry_is_refused"],
+            ),
+        ],
+    ),
+    (
         "The feed of a store skips, repeats and reorders nothing",
         &[
             ("eventbus/src/testkit/event_store/feed.rs", &["feed_never_skips_repeats_or_reorders"]),
@@ -78,6 +92,29 @@ const PROMISES: &[(&str, &[Proof])] = &[
             ("eventbus/src/testkit/event_bus", &["only_failed_handlers_run_again"]),
             ("tests/tests/fire.rs", &["processes_that_die_anywhere_lose_and_repeat_nothing"]),
         ],
+    ),
+    (
+        "Faults of a database are not faults of an event",
+        &[(
+            "tests/tests/database_faults.rs",
+            &[
+                "tables_that_are_locked_for_longer_than_every_budget_are_waited_for",
+                "a_full_disk_is_waited_for",
+                "a_server_without_memory_is_waited_for",
+                "a_statement_that_takes_too_long_is_the_events_own_failure",
+            ],
+        )],
+    ),
+    (
+        "A handler that does not return is seen and ended",
+        &[(
+            "tests/tests/stuck_handlers.rs",
+            &[
+                "a_handler_that_awaits_for_ever_is_shown_then_ended_after_a_minute_and_others_go_on",
+                "a_handler_that_blocks_its_thread_is_named_others_go_on_and_the_process_ends_with_70",
+                "a_process_whose_only_thread_is_blocked_ends_with_70",
+            ],
+        )],
     ),
     (
         "A failing event blocks no others",

@@ -30,8 +30,8 @@ impl Default for RetryPolicy {
     }
 }
 
-/// A hundred years: what is later cannot be told by every clock.
-const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
+/// A hundred years: clocks cannot hold every delay that one can ask for.
+pub(super) const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 impl RetryPolicy {
     /// The delay before retry `attempt` (the first is 1), without jitter: doubles from the first to the longest.

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, HandlerErrorKind, RetryPolicy};
+use super::{Failure, HandlerErrorKind, RetryPolicy, retry::LONGEST};
 use crate::domain::{clock::SharedClock, error::BoxError, name::Name};
 
 /// What the handlers of a group have made of an entry so far. It is empty until one of them has failed, or the process
@@ -91,9 +91,6 @@ const MOST_ENDS_ALONE: u32 = 5;
 /// How long a suspect waits: what ends a process at once ends it so often only.
 const SUSPECT: RetryPolicy =
     RetryPolicy { max_retries: u32::MAX, first_delay: Duration::from_secs(1), max_delay: Duration::from_secs(60) };
-
-/// A hundred years: clocks cannot hold every delay that one can ask for.
-const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 /// How much of an error's text is kept, in bytes.
 const MAX_ERROR_BYTES: usize = 4_000;
@@ -251,7 +248,7 @@ impl Tries {
         match failure.error.kind() {
             _ if failed.gave_up => None,
             HandlerErrorKind::RetryAfter(delay) => Some(delay.min(LONGEST)),
-            _ => Some(policy.jittered(failed.attempts).min(LONGEST)),
+            _ => Some(policy.jittered(failed.attempts)),
         }
     }
 

@@ -74,7 +74,8 @@ fn a_delay_that_no_clock_can_hold_is_cut() {
     assert_eq!(tries.fail(&[asked()], &[], &POLICY, &CLOCK), Next::RetryAfter(LONGEST));
     assert!(tries.wait(&CLOCK) > Duration::from_secs(90 * 366 * 86_400), "{:?}", tries.wait(&CLOCK));
     let policy = RetryPolicy { max_retries: 9, first_delay: Duration::MAX, max_delay: Duration::MAX };
-    assert_eq!(Tries::default().fail(&[plain("a")], &[], &policy, &CLOCK), Next::RetryAfter(LONGEST));
+    let next = Tries::default().fail(&[plain("a")], &[], &policy, &CLOCK);
+    assert!(matches!(next, Next::RetryAfter(delay) if (LONGEST / 2..=LONGEST).contains(&delay)), "{next:?}");
 }
 
 #[test]
