@@ -221,7 +221,8 @@ async fn with_readable_by_python_others_are_refused_by_name_and_nothing_is_publi
         (of_type("Order line"), "other characters"),
         (of_type("Bestellungä"), "other"),
     ] {
-        let PublishError::Refused { source, event_id, .. } = bus.publish(&[bad.clone()]).await.unwrap_err() else {
+        let PublishError::Refused { source, event_id, .. } = bus.publish(std::slice::from_ref(&bad)).await.unwrap_err()
+        else {
             panic!("{bad:?}");
         };
         assert_eq!(event_id, Some(bad.metadata().event_id()));

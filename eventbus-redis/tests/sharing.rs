@@ -1,5 +1,5 @@
 //! How consumers of a group share what waits for them, with the default configuration.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which show the shares")]
 
 mod common;
 

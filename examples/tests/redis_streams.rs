@@ -41,7 +41,7 @@ fn events_are_billed_counted_and_kept_and_a_second_run_counts_nothing_twice() {
         "trimmed: 0 removed",
         "Stream length: 4",
         "Group billing-service: 0 pending messages",
-        "Projection order-stats: up to date",
+        "Projection events:order-stats: up to date",
     ];
     assert_eq!(said, expected);
     assert_eq!(stats(server.url()), (2, 14_998, 1));

@@ -1,7 +1,7 @@
 //! A database that is locked, full or out of memory is waited for: no event pays for it.
 //!
 //! The handlers here have one retry, so each of these faults lasts longer than any budget.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which say what they ran on")]
 
 use std::{
     path::{Path, PathBuf},

@@ -45,7 +45,7 @@ impl Consumer {
                 tracing::debug!(group = %self.group, left, "entries left to members that handle their types");
             }
             for event_type in new {
-                tracing::warn!(
+                tracing::info!(
                     group = %self.group, event_type,
                     "the group has no handler for this event type: its events are skipped, and what was skipped is noted"
                 );

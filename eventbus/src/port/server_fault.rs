@@ -1,6 +1,6 @@
 //! Faults of a database, told apart from failures of an event.
 
-use std::{borrow::Cow, error::Error, fmt, iter};
+use std::{borrow::Cow, error::Error, fmt, iter, sync::Arc};
 
 /// What a database says is wrong with itself: its disk is full, a lock is held, it shuts down, the connection broke.
 ///
@@ -31,5 +31,10 @@ impl fmt::Display for ServerFault {
 
 /// An error and its sources, the outermost first: where drivers look for errors of their own.
 pub fn source_chain<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
-    iter::successors(Some(error), |error: &&'e (dyn Error + 'static)| (**error).source())
+    iter::successors(Some(unshared(error)), |error: &&'e (dyn Error + 'static)| (**error).source().map(unshared))
+}
+
+/// The error inside an `Arc`, which answers with its own type and with the source of what it holds.
+fn unshared<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
+    error.downcast_ref::<Arc<dyn Error + Send + Sync>>().map_or(error, |shared| &**shared)
 }

@@ -103,7 +103,7 @@ async fn killed_processes_lose_nothing_and_repeat_nothing_that_was_saved() {
             let worker = Worker::new();
             let is_last = all.len() > 4;
             if !is_last {
-                worker.failing.lock().unwrap().extend((1..=60).filter(|_| random() % 4 == 0));
+                worker.failing.lock().unwrap().extend((1..=60).filter(|_| random().is_multiple_of(4)));
             }
             let checkpoint = kept.get("group:a").map_or(0, Position::get);
             let (waiting, _) = kept.rows("a").await;
@@ -119,7 +119,7 @@ async fn killed_processes_lose_nothing_and_repeat_nothing_that_was_saved() {
                 })
                 .await;
             }
-            kept.broken.store(random() % 3 == 0 && !is_last, Ordering::SeqCst);
+            kept.broken.store(random().is_multiple_of(3) && !is_last, Ordering::SeqCst);
             kill(&kept, bus, consumer).await;
             for at in worker.got() {
                 let is_open = at > checkpoint || waiting.contains(&at);

@@ -6,7 +6,7 @@ use super::{
     App,
     no_store::NoStore,
     plan::{Checked, Discovery, Plan},
-    tasks::Tasks,
+    tasks::{Environment, Tasks},
 };
 use crate::{
     domain::{clock::SharedClock, error::Line},
@@ -229,9 +229,8 @@ impl AppBuilder {
             announce(&plan, &*bus, &clock).await?;
         }
         let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
-        let tasks = Tasks::spawn(&store, &bus, &plan, &self.state, relay_options, &self.terms, &clock, is_connected)
-            .await
-            .map_err(unavailable)?;
+        let environment = Environment { store: &store, bus: &bus, is_connected, state: &self.state, clock: &clock };
+        let tasks = Tasks::spawn(environment, &plan, relay_options, &self.terms).await.map_err(unavailable)?;
         Ok(App::new(store, bus, !consumes_only, plan, tasks, (self.wait_timeout, self.shutdown_timeout), given_up))
     }
 }

@@ -39,17 +39,24 @@ pub(super) struct Tasks {
     pub(super) relay: Option<watch::Receiver<RelayProgress>>,
 }
 
+/// What the tasks of an app work with.
+pub(super) struct Environment<'a> {
+    pub(super) store: &'a Arc<dyn EventStore>,
+    pub(super) bus: &'a Arc<dyn EventBus>,
+    /// Whether the bus was reached; if not, a task connects it before relay and consumers begin.
+    pub(super) is_connected: bool,
+    pub(super) state: &'a StateMap,
+    pub(super) clock: &'a SharedClock,
+}
+
 impl Tasks {
     pub(super) async fn spawn(
-        store: &Arc<dyn EventStore>,
-        bus: &Arc<dyn EventBus>,
+        environment: Environment<'_>,
         plan: &Checked,
-        state: &StateMap,
         relay: Option<RelayOptions>,
         terms: &Terms,
-        clock: &SharedClock,
-        is_connected: bool,
     ) -> Result<Self, BoxError> {
+        let Environment { store, bus, is_connected, state, clock } = environment;
         let (cancel, abort) = (CancellationToken::new(), CancellationToken::new());
         let surroundings =
             Surroundings { stop: cancel.clone(), clock: clock.clone(), ..Surroundings::with(state, store) };

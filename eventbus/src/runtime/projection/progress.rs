@@ -228,10 +228,8 @@ impl<P: Projection> Projected<P> {
         let now = self.clock().now();
         self.progress().send_if_modified(|progress| {
             let current = progress.generation == generation;
-            if current {
-                if progress.stopped.replace(error).is_none() {
-                    progress.stopped_since = Some(now);
-                }
+            if current && progress.stopped.replace(error).is_none() {
+                progress.stopped_since = Some(now);
             }
             current
         });

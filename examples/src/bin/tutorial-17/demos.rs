@@ -53,18 +53,32 @@ impl Stage {
 
 /// Consumes on all of `buses` until `done`.
 async fn consume_until(buses: &[&RedisEventBus], done: impl Fn() -> bool) -> Result<()> {
+    consume_while(buses, async { Ok(()) }, done).await
+}
+
+/// Consumes, publishes once all buses read, and stops when it is done.
+async fn consume_while(
+    buses: &[&RedisEventBus],
+    publishing: impl Future<Output = Result<()>>,
+    done: impl Fn() -> bool,
+) -> Result<()> {
     let consumers: Vec<_> = buses.iter().map(|bus| bus.start_consuming_in_background()).collect();
     let finished = async {
+        while buses[0].stream_info().await.consumer_groups.iter().all(|group| group.consumers < buses.len() as u64) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        publishing.await?;
         while !done() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        Ok(())
     };
     let in_time = tokio::time::timeout(Duration::from_secs(20), finished).await;
     for (bus, consumer) in buses.iter().zip(consumers) {
         bus.stop_consuming().await;
         consumer.await??;
     }
-    Ok(in_time.map_err(|_| "the events did not come within 20 s")?)
+    in_time.map_err(|_| "the events did not come within 20 s")?
 }
 
 pub async fn publish_and_subscribe(stage: &Stage) -> Result<()> {
@@ -105,13 +119,17 @@ pub async fn consumer_groups(stage: &Stage) -> Result<()> {
     let processed = [Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0))];
     worker(&first, 1, &processed[0]);
     worker(&second, 2, &processed[1]);
-    println!("\nPublishing 6 events...");
-    for i in 0..6 {
-        let event = created(&AggregateId::new(), &format!("cust-{i}"), 10.0 * f64::from(i))?;
-        first.publish(&[event]).await?;
-    }
+    let publishing = async {
+        // both wait by now: whoever is up first would handle six that are there already
+        println!("\nPublishing 6 events...");
+        for i in 0..6 {
+            let event = created(&AggregateId::new(), &format!("cust-{i}"), 10.0 * f64::from(i))?;
+            first.publish(&[event]).await?;
+        }
+        Ok(())
+    };
     let count = |worker: usize| processed[worker].load(Ordering::SeqCst);
-    consume_until(&[&first, &second], || count(0) + count(1) >= 6).await?;
+    consume_while(&[&first, &second], publishing, || count(0) + count(1) >= 6).await?;
     println!("\nResults:");
     println!("  Worker 1 processed: {} events", count(0));
     println!("  Worker 2 processed: {} events", count(1));
