@@ -56,7 +56,7 @@ async fn consume_until(buses: &[&RedisEventBus], done: impl Fn() -> bool) -> Res
     consume_while(buses, async { Ok(()) }, done).await
 }
 
-/// Consumes, publishes once all buses read, and stops when it is done.
+/// Consumes and publishes meanwhile, and stops when it is done.
 async fn consume_while(
     buses: &[&RedisEventBus],
     publishing: impl Future<Output = Result<()>>,
@@ -64,9 +64,6 @@ async fn consume_while(
 ) -> Result<()> {
     let consumers: Vec<_> = buses.iter().map(|bus| bus.start_consuming_in_background()).collect();
     let finished = async {
-        while buses[0].stream_info().await.consumer_groups.iter().all(|group| group.consumers < buses.len() as u64) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
         publishing.await?;
         while !done() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -120,9 +117,10 @@ pub async fn consumer_groups(stage: &Stage) -> Result<()> {
     worker(&first, 1, &processed[0]);
     worker(&second, 2, &processed[1]);
     let publishing = async {
-        // both wait by now: whoever is up first would handle six that are there already
         println!("\nPublishing 6 events...");
         for i in 0..6 {
+            // orders come one by one; of six that are there at once the worker that is up first would handle all
+            tokio::time::sleep(Duration::from_millis(50)).await;
             let event = created(&AggregateId::new(), &format!("cust-{i}"), 10.0 * f64::from(i))?;
             first.publish(&[event]).await?;
         }

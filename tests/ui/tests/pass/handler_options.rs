@@ -33,5 +33,5 @@ fn main() {
     assert_eq!((definition.name, definition.group), ("defaults", None));
     assert_eq!(definition.options.retries, None);
     assert!(definition.source.file.ends_with("handler_options.rs"));
-    assert_eq!(definition.source.line, 18);
+    assert_eq!(definition.source.line, 19);
 }
