@@ -67,7 +67,7 @@ const BUSES: &[Backend] = &[
     (
         "`InMemoryEventBus`",
         &[Some(("eventbus/tests/bus_conformance.rs", "in_process"))],
-        "other processes; dead letters that outlive it",
+        "other processes; without a store, dead letters that outlive it",
     ),
     ("`RedisEventBus`", &[Some(("eventbus-redis/tests/conformance.rs", "redis"))], "order across consumers of a group"),
     (

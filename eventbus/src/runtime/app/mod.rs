@@ -152,7 +152,7 @@ impl App {
     /// Follows the store's feed: what is there, then what comes.
     ///
     /// # Examples
-    /// ```
+    /// ```standalone_crate
     /// use eventbus::{App, EventSet, Never, port::FeedFilter, prelude::*};
     /// use futures_util::TryStreamExt;
     /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]

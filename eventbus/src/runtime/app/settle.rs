@@ -138,6 +138,7 @@ impl App {
     }
 
     /// What the handlers failed at last and have not succeeded with since, and why.
+    #[cfg(feature = "axum")]
     pub(crate) fn failures(&self) -> Vec<String> {
         self.of_groups(Subscriber::failure)
     }
