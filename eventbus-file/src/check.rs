@@ -176,7 +176,7 @@ impl FileQueue {
     /// # Errors
     /// [`FileQueueError::Io`] if a file cannot be read.
     pub async fn check(&self) -> Result<Vec<Problem>> {
-        // also where nobody can tell which queue the folder holds
+        // works without a readable `queue.json`, too
         let shared = Arc::clone(&self.shared);
         joined(tokio::task::spawn_blocking(move || shared.check())).await
     }

@@ -52,7 +52,7 @@ pub struct Claim {
 
 impl Claim {
     /// Whether it keeps others away now. One that was taken or renewed later than now, by more than it lasts, does not: the
-    /// clock was set back since, and nobody knows when it would run out.
+    /// clock was set back since, so its end may be arbitrarily far away.
     #[must_use]
     pub fn is_live(&self) -> bool {
         let (now, since) = (now(), self.renewed_at.unwrap_or(self.created_at));

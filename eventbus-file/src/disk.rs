@@ -1,8 +1,8 @@
 //! Files that appear whole or not at all.
 //!
 //! Keep: content is written under a name in `tmp/` and synced before it gets its own name, by a hard link that fails
-//! where the name is taken, or by a rename over an older version. Nobody ever sees a part of a file. What is read is a
-//! regular file of bounded size: nothing that anybody puts into the folder makes a reader wait, or leads it elsewhere.
+//! where the name is taken, or by a rename over an older version. A reader never sees a part of a file. It opens
+//! regular files of bounded size only: a pipe cannot block it, and a link cannot lead it elsewhere.
 //!
 //! Real time, not the given clock: the file system's times, and names that no other worker has.
 
@@ -329,7 +329,7 @@ fn found_already(error: io::Error) -> io::Result<()> {
     if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
 }
 
-/// Refuses what would be a file that nobody reads.
+/// Refuses a payload whose file would be too large for every reader.
 pub(crate) fn check_size(bytes: u64, event_id: Option<eventbus::EventId>) -> Result<()> {
     match bytes > MOST_BYTES {
         false => Ok(()),
@@ -399,7 +399,7 @@ mod modes {
         builder.mode(0o700)
     }
 
-    /// Opens what has the name of a file, without waiting for anybody and without following a link.
+    /// Opens a path without blocking on a pipe and without following a link.
     pub(super) fn open(path: &Path) -> io::Result<File> {
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
         OpenOptions::new().read(true).custom_flags(flags).open(path)

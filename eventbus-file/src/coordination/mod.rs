@@ -26,7 +26,7 @@ pub enum CoordinationStatus {
         error: String,
     },
     /// Redis answers and refuses this worker: a wrong password, or a right is missing. The files decide alone until
-    /// somebody changes that; it is tried again and again.
+    /// an operator changes that; the worker keeps trying to connect.
     Refused {
         /// What the server said.
         error: String,

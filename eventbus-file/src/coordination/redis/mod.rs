@@ -157,7 +157,7 @@ impl Redis {
     }
 }
 
-/// Whether the server is there, and refuses until somebody changes a password or a right.
+/// Returns `true` if the server answered and refuses this worker: a wrong password, or a missing right.
 fn is_refusal(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed || matches!(error.code(), Some("NOAUTH" | "NOPERM" | "WRONGPASS"))
 }
