@@ -1,11 +1,23 @@
 //! Without the feature `opentelemetry` spans are known to `tracing` alone, and events keep the trace they came with.
 
+use eventbus::{
+    Name, RecordedEvent,
+    port::{Delivery, handler_span},
+};
 use tracing::Span;
 
-use crate::trace::TraceContext;
+use crate::{bus::Shared, trace::TraceContext};
+
+pub(crate) fn publish(_: &Shared, _: &[RecordedEvent]) -> Span {
+    Span::none()
+}
+
+pub(crate) fn handle(_: &Shared, delivery: &Delivery, handler: &Name) -> Span {
+    handler_span(delivery, handler)
+}
+
+pub(crate) const fn published(_: &Span, _: &str) {}
 
 pub(crate) const fn context(_: &Span) -> Option<TraceContext> {
     None
 }
-
-pub(crate) const fn go_on(_: &Span, _: &TraceContext) {}

@@ -1,13 +1,95 @@
-//! From the spans of `tracing` to the traces of OpenTelemetry, and back.
+//! The spans of the Redis bus in the words that OpenTelemetry has for messaging, and traces that go on from one process to
+//! another.
+//!
+//! Keep: what only OpenTelemetry reads goes to its span past `tracing`, whose fields stand before each line of the log. The
+//! kind cannot: it is given when a span is made.
 
+use eventbus::{Name, RecordedEvent, port::Delivery};
 use opentelemetry::{
-    Context,
+    Context, Value,
     trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState},
 };
-use tracing::Span;
+use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::trace::TraceContext;
+use crate::{bus::Shared, trace::TraceContext};
+
+/// Around one call of publish.
+pub(crate) fn publish(bus: &Shared, events: &[RecordedEvent]) -> Span {
+    let span = tracing::info_span!("publish", otel.kind = "producer", otel.status_code = Empty, error.type = Empty);
+    if span.is_disabled() {
+        return span;
+    }
+    describe(&span, bus, "publish", "send");
+    match events {
+        [event] => conversation(&span, event),
+        _ => set(&span, "messaging.batch.message_count", i64::try_from(events.len()).unwrap_or(i64::MAX)),
+    }
+    named(&span, bus, "publish");
+    span
+}
+
+/// What the server called the one event that was published.
+pub(crate) fn published(span: &Span, id: &str) {
+    set(span, "messaging.message.id", id.to_owned());
+}
+
+/// Around one run of a handler; it goes on with the trace of the event.
+pub(crate) fn handle(bus: &Shared, delivery: &Delivery, handler: &Name) -> Span {
+    let metadata = delivery.metadata();
+    // the fields of `port::handler_span` first
+    let span = tracing::error_span!(
+        "handle",
+        group = %delivery.group(),
+        %handler,
+        event = %metadata.event_type(),
+        aggregate = %metadata.stream(),
+        otel.kind = "consumer",
+        otel.status_code = Empty,
+        error.type = Empty,
+    );
+    if span.is_disabled() {
+        return span;
+    }
+    describe(&span, bus, "process", "process");
+    set(&span, "messaging.consumer.group.name", delivery.group().to_string());
+    if let Some(id) = delivery.message_id() {
+        set(&span, "messaging.message.id", id.to_string());
+    }
+    conversation(&span, delivery.record());
+    if let Some(context) = TraceContext::of(delivery.record()) {
+        go_on(&span, &context);
+    }
+    named(&span, bus, "process");
+    span
+}
+
+fn describe(span: &Span, bus: &Shared, operation: &'static str, kind: &'static str) {
+    set(span, "messaging.system", "redis");
+    set(span, "messaging.operation.name", operation);
+    set(span, "messaging.operation.type", kind);
+    set(span, "messaging.destination.name", bus.stream.clone());
+    set(span, "messaging.client.id", bus.consumer.clone());
+    if let Some(host) = bus.link.host() {
+        set(span, "server.address", host.to_owned());
+    }
+    if let Some(port) = bus.link.port() {
+        set(span, "server.port", i64::from(port));
+    }
+}
+
+fn conversation(span: &Span, event: &RecordedEvent) {
+    set(span, "messaging.message.conversation_id", event.metadata().correlation_id().to_string());
+}
+
+fn set(span: &Span, name: &'static str, value: impl Into<Value>) {
+    span.set_attribute(name, value);
+}
+
+/// Names it as traces show it. It has begun then: its parent cannot change any more.
+fn named(span: &Span, bus: &Shared, operation: &str) {
+    span.context().span().update_name(format!("{operation} {}", bus.stream));
+}
 
 /// What others need to go on with the trace of a span, if it is part of one.
 pub(crate) fn context(span: &Span) -> Option<TraceContext> {
@@ -23,7 +105,7 @@ pub(crate) fn context(span: &Span) -> Option<TraceContext> {
 }
 
 /// Has a span go on with the trace of an event.
-pub(crate) fn go_on(span: &Span, context: &TraceContext) {
+fn go_on(span: &Span, context: &TraceContext) {
     if let Some(parent) = parse(context)
         && let Err(error) = span.set_parent(Context::new().with_remote_span_context(parent))
     {

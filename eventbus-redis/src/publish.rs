@@ -15,7 +15,7 @@ use crate::{
     bus::Shared,
     command,
     connection::{CommandError, boxed},
-    script,
+    otel, script,
     trace::{self, Carrier},
     wire,
 };
@@ -32,7 +32,7 @@ impl Shared {
         let span = trace::publish(self, events);
         let published = self.publish_within(&span, events).instrument(span.clone()).await;
         match &published {
-            Ok(ids) if ids.len() == 1 => drop(span.record("messaging.message.id", ids[0].as_str())),
+            Ok(ids) if ids.len() == 1 => otel::published(&span, ids[0].as_str()),
             Ok(_) => {}
             Err(error) => trace::failed(&span, error_type(error)),
         }

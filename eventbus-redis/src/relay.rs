@@ -22,6 +22,7 @@ use crate::{
     RedisEventBus,
     bus::Shared,
     keys::{self, field},
+    otel,
     publish::error_type,
     script,
     trace::{self, Carrier},
@@ -203,7 +204,7 @@ impl Shared {
             Ok(RangeOutcome::Published(ids)) => {
                 self.counters.events_published(ids.len() as u64);
                 if let [id] = ids.as_slice() {
-                    span.record("messaging.message.id", id.as_str());
+                    otel::published(&span, id.as_str());
                 }
             }
             Ok(_) => {}

@@ -1,9 +1,13 @@
-//! Spans with the fields that OpenTelemetry has for messaging, and the trace context that goes with an event.
+//! The trace context that goes with an event, and the spans in which events are published and handled.
 //!
-//! Keep: with `enable_tracing = false` there is neither. A context of a foreign publisher that is none means nothing.
+//! Keep: with `enable_tracing = false` nothing is carried, and spans are known to `tracing` alone. A context of a foreign
+//! publisher that is none means nothing.
 
-use eventbus::{Attributes, RecordedEvent, port::Delivery};
-use tracing::{Span, field::Empty};
+use eventbus::{
+    Attributes, Name, RecordedEvent,
+    port::{Delivery, handler_span},
+};
+use tracing::Span;
 
 use crate::{bus::Shared, keys::field, otel, wire};
 
@@ -12,83 +16,12 @@ const MAX_STATE_BYTES: usize = 512;
 
 /// Around one call of publish.
 pub(crate) fn publish(bus: &Shared, events: &[RecordedEvent]) -> Span {
-    if !bus.config.enable_tracing {
-        return Span::none();
-    }
-    let single = if let [event] = events { Some(event.metadata()) } else { None };
-    tracing::info_span!(
-        "publish",
-        otel.name = format_args!("publish {}", bus.stream),
-        otel.kind = "producer",
-        otel.status_code = Empty,
-        messaging.system = "redis",
-        messaging.operation.name = "publish",
-        messaging.operation.type = "send",
-        messaging.destination.name = bus.stream,
-        messaging.client.id = bus.consumer,
-        messaging.batch.message_count = (events.len() > 1).then_some(events.len()),
-        messaging.message.id = Empty,
-        messaging.message.conversation_id = single.map(|event| tracing::field::display(event.correlation_id())),
-        server.address = bus.link.host(),
-        server.port = bus.link.port(),
-        error.type = Empty,
-    )
+    if bus.config.enable_tracing { otel::publish(bus, events) } else { Span::none() }
 }
 
-/// Around taking in what a read has brought.
-pub(crate) fn receive(bus: &Shared, group: &str, entries: usize) -> Span {
-    if !bus.config.enable_tracing {
-        return Span::none();
-    }
-    tracing::info_span!(
-        "receive",
-        otel.name = format_args!("receive {}", bus.stream),
-        otel.kind = "client",
-        messaging.system = "redis",
-        messaging.operation.name = "receive",
-        messaging.operation.type = "receive",
-        messaging.destination.name = bus.stream,
-        messaging.consumer.group.name = group,
-        messaging.client.id = bus.consumer,
-        messaging.batch.message_count = entries,
-        server.address = bus.link.host(),
-        server.port = bus.link.port(),
-    )
-}
-
-/// Around the handlers of one delivery; it goes on with the trace of the event.
-pub(crate) fn process(bus: &Shared, delivery: &Delivery) -> Span {
-    if !bus.config.enable_tracing {
-        return Span::none();
-    }
-    let span = tracing::info_span!(
-        "process",
-        otel.name = format_args!("process {}", bus.stream),
-        otel.kind = "consumer",
-        otel.status_code = Empty,
-        messaging.system = "redis",
-        messaging.operation.name = "process",
-        messaging.operation.type = "process",
-        messaging.destination.name = bus.stream,
-        messaging.consumer.group.name = %delivery.group(),
-        messaging.client.id = bus.consumer,
-        messaging.message.id = delivery.message_id().map(|id| id.as_str()),
-        messaging.message.conversation_id = %delivery.metadata().correlation_id(),
-        server.address = bus.link.host(),
-        server.port = bus.link.port(),
-        event_type = %delivery.metadata().event_type(),
-        event_id = %delivery.metadata().event_id(),
-        attempt = delivery.attempt(),
-        traceparent = Empty,
-        error.type = Empty,
-    );
-    if !span.is_disabled()
-        && let Some(context) = TraceContext::of(delivery.record())
-    {
-        span.record(field::TRACEPARENT, &context.parent);
-        otel::go_on(&span, &context);
-    }
-    span
+/// Around one run of a handler; it goes on with the trace of the event.
+pub(crate) fn handle(bus: &Shared, delivery: &Delivery, handler: &Name) -> Span {
+    if bus.config.enable_tracing { otel::handle(bus, delivery, handler) } else { handler_span(delivery, handler) }
 }
 
 /// Says in a span that it ended badly.

@@ -5,7 +5,10 @@ use std::{collections::HashMap, time::Duration};
 use eventbus::{
     Attributes, EncodeFault, Error, EventContext, EventFault, EventFilter, EventId, ExpectedVersion, HandlerErrorKind,
     Name, NameFault, NewEvent, StreamId, Uuid, Version, parse_uuid,
-    port::{AppendSignal, Delivery, Limits, Outcome, PublishError, RetryPolicy, StateMap, Subscriber, Tries, dispatch},
+    port::{
+        AppendSignal, Delivery, Limits, Outcome, PublishError, RetryPolicy, StateMap, Subscriber, Tries, dispatch,
+        handler_span,
+    },
     prelude::*,
 };
 use futures_util::FutureExt as _;
@@ -189,9 +192,15 @@ async fn a_panic_is_told_from_an_error_and_keeps_its_words() {
             })
         });
         let delivery = Delivery::new(record, Name::from_static("default"));
-        let Outcome::Failed { failures, .. } =
-            dispatch(&[early, late], &delivery, &Tries::default(), &Limits::default(), &eventbus::SharedClock::SYSTEM)
-                .await
+        let Outcome::Failed { failures, .. } = dispatch(
+            &[early, late],
+            &delivery,
+            &Tries::default(),
+            &Limits::default(),
+            &eventbus::SharedClock::SYSTEM,
+            &handler_span,
+        )
+        .await
         else {
             panic!("it went well")
         };

@@ -84,8 +84,8 @@ pub struct RedisEventBusConfig {
     /// How long connecting may take. Default 5 s.
     #[serde(deserialize_with = "seconds")]
     pub socket_connect_timeout: Duration,
-    /// Whether publishing, receiving and handling are traced in spans, which `tracing-subscriber` writes before each line
-    /// of the log, and entries carry the trace that an event is part of. Default true.
+    /// Whether entries carry the trace that an event is part of; with the cargo feature `opentelemetry` also whether
+    /// publishing and handling are spans in the words of OpenTelemetry. Default true.
     pub enable_tracing: bool,
     /// Part of the name of the key that remembers the attempts of a group, `{<stream>}:<retry_key_prefix>:<group>`.
     /// Default `retry`.

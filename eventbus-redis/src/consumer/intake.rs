@@ -67,7 +67,6 @@ impl Consumer {
         if entries.is_empty() {
             return;
         }
-        let _span = trace::receive(&self.shared, &self.group, entries.len()).entered();
         let taken = entries.into_iter().filter_map(|entry| self.examine(entry, None));
         self.hand.add(taken);
     }

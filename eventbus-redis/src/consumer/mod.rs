@@ -168,7 +168,7 @@ impl Consumer {
             retry: self.retry(),
             limits: self.limits(),
             run_lock: bus.run_lock.clone(),
-            span: Arc::new(move |delivery| trace::process(&bus, delivery)),
+            span: Arc::new(move |delivery, handler| trace::handle(&bus, delivery, handler)),
         }
     }
 

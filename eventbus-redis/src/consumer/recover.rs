@@ -8,10 +8,12 @@ use std::{
     time::Duration,
 };
 
-use eventbus::port::{ConsumeError, Delivery, Hand, MessageId, RetryPolicy, Settled, Taken, Verdict, dispatch};
+use eventbus::{
+    Name,
+    port::{ConsumeError, Delivery, Hand, MessageId, RetryPolicy, Settled, Taken, Verdict, dispatch},
+};
 use redis::ScriptInvocation;
 use serde::Serialize;
-use tracing::Instrument;
 
 use super::{
     Consumer, Fence,
@@ -244,9 +246,10 @@ impl Consumer {
         let counters = &self.shared.counters;
         counters.events_consumed(1);
         let subscribers = self.shared.subscribers.of_group(&self.group);
-        let span = trace::process(&self.shared, &delivery);
+        let bus = Arc::clone(&self.shared);
+        let span = move |delivery: &Delivery, handler: &Name| trace::handle(&bus, delivery, handler);
         let clock = &self.shared.config.clock;
-        let outcome = dispatch(&subscribers, &delivery, &taken.tries, &self.limits(), clock).instrument(span).await;
+        let outcome = dispatch(&subscribers, &delivery, &taken.tries, &self.limits(), clock, &span).await;
         counters.count(&outcome);
         let verdict = Verdict::of(outcome, &mut taken.tries, retry, clock)?;
         Some(Settled::new(taken.id, Some(taken.record), verdict))

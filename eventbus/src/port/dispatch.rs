@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::Span;
+use tracing::{Instrument, Span};
 
 use super::{
     BoxFuture, Delivery, HandlerError, HandlerStart, InFlight, Tries, WaitingForServer,
@@ -22,6 +22,24 @@ use crate::domain::{clock::SharedClock, event::EventFilter, name::Name};
 
 /// The function behind a subscriber.
 pub type HandleFn = dyn for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), HandlerError>> + Send + Sync;
+
+/// Makes the span in which a handler runs.
+pub type SpanFn = dyn Fn(&Delivery, &Name) -> Span + Send + Sync;
+
+/// The span in which the handler with that name runs: what log lines of the handler begin with.
+///
+/// It is short, for it stands before each message, and of the level of errors, so that none is logged without it.
+#[must_use]
+pub fn handler_span(delivery: &Delivery, handler: &Name) -> Span {
+    let metadata = delivery.metadata();
+    tracing::error_span!(
+        "handle",
+        group = %delivery.group(),
+        %handler,
+        event = %metadata.event_type(),
+        aggregate = %metadata.stream(),
+    )
+}
 
 /// Options of a handler, from its attribute.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -139,23 +157,32 @@ impl Subscriber {
         self.activity.failure(&self.name)
     }
 
-    /// Waits for its turn, then handles the delivery.
-    async fn run(&self, delivery: &Delivery, limits: &Limits, clock: &SharedClock) -> Result<(), HandlerError> {
+    /// Waits for its turn, then handles the delivery in a span of its own.
+    async fn run(
+        &self,
+        delivery: &Delivery,
+        limits: &Limits,
+        clock: &SharedClock,
+        span: &SpanFn,
+    ) -> Result<(), HandlerError> {
         let at_once = self.options.concurrency.map_or(limits.concurrency, |at_once| at_once as usize);
         let at_once = at_once.saturating_mul(limits.consumers).clamp(1, Semaphore::MAX_PERMITS);
         let turns = self.turns.get_or_init(|| Arc::new(Semaphore::new(at_once)));
         let turn = Arc::clone(turns).acquire_owned().await?;
-        let began = clock.instant();
-        let result = self.run_now(delivery, turn, clock).await;
-        let took = clock.elapsed(began);
-        if took >= limits.slow {
-            let metadata = delivery.metadata();
-            tracing::warn!(
-                handler = %self.name, group = %delivery.group(), event_type = %metadata.event_type(),
-                event_id = %metadata.event_id(), ?took, "handler is slow"
-            );
-        }
-        result
+        let running = async {
+            let began = clock.instant();
+            let result = self.run_now(delivery, turn, clock).await;
+            let (took, event_id) = (clock.elapsed(began), delivery.metadata().event_id());
+            if took >= limits.slow {
+                tracing::warn!(%event_id, ?took, "handler is slow");
+            }
+            if let Err(error) = &result {
+                tracing::warn!(attempt = delivery.attempt(), %error, %event_id, "handler failed");
+                Span::current().record("otel.status_code", "ERROR").record("error.type", "handler_failed");
+            }
+            result
+        };
+        running.instrument(span(delivery, &self.name)).await
     }
 
     async fn run_now(
@@ -235,13 +262,14 @@ pub struct Failure {
 }
 
 /// Runs every subscriber that wants the event and has neither succeeded nor given up before: those of its type first,
-/// then those of all types, in the order they subscribed.
+/// then those of all types, in the order they subscribed; each in a `span` of its own.
 pub async fn dispatch(
     subscribers: &[Subscriber],
     delivery: &Delivery,
     tries: &Tries,
     limits: &Limits,
     clock: &SharedClock,
+    span: &SpanFn,
 ) -> Outcome {
     if subscribers.is_empty() {
         return Outcome::Unattended;
@@ -255,11 +283,9 @@ pub async fn dispatch(
         if tries.is_done_with(&subscriber.name) {
             continue;
         }
-        match subscriber.run(delivery, limits, clock).await {
+        match subscriber.run(delivery, limits, clock, span).await {
             Ok(()) => succeeded.push(subscriber.name.clone()),
             Err(error) => {
-                tell(&subscriber.name, delivery, &error);
-                Span::current().record("otel.status_code", "ERROR").record("error.type", "handler_failed");
                 let (handler, retries) = (subscriber.name.clone(), subscriber.options.retries);
                 failures.push(Failure { handler, retries, error });
             }
@@ -271,12 +297,4 @@ pub async fn dispatch(
         (true, true) => Outcome::Handled { succeeded },
         (true, false) => Outcome::Failed { failures, succeeded },
     }
-}
-
-fn tell(handler: &Name, delivery: &Delivery, error: &HandlerError) {
-    let metadata = delivery.metadata();
-    tracing::warn!(
-        %handler, group = %delivery.group(), event_type = %metadata.event_type(), aggregate = %metadata.stream(),
-        event_id = %metadata.event_id(), attempt = delivery.attempt(), %error, "handler failed"
-    );
 }

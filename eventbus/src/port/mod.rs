@@ -45,7 +45,7 @@ pub(crate) use consuming::soon;
 pub use consuming::{Consuming, StopSignal};
 pub use dead_letter::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters};
 pub use delivery::{Delivery, HandlerError, HandlerErrorKind};
-pub use dispatch::{Failure, HandleFn, HandlerOptions, Limits, Outcome, Subscriber, dispatch};
+pub use dispatch::{Failure, HandleFn, HandlerOptions, Limits, Outcome, SpanFn, Subscriber, dispatch, handler_span};
 pub use filter::FeedFilter;
 pub use floor::{Floor, Floors};
 pub use hand::{DEFAULT_IN_HAND_BYTES, Desk, Hand, RunLock, Settled, Taken, Verdict};

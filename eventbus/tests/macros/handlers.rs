@@ -106,6 +106,7 @@ async fn run<H: Handler>(state: &StateMap, event: RecordedEvent) -> Outcome {
         &Tries::default(),
         &Limits::default(),
         &eventbus::SharedClock::SYSTEM,
+        &eventbus::port::handler_span,
     )
     .await
 }

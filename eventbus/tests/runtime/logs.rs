@@ -144,6 +144,34 @@ async fn a_slow_handler_is_named() {
     }
 }
 
+#[handler(manual)]
+async fn reserve_stock(event: &OrderCreated) -> Result<(), String> {
+    tracing::info!("stock is reserved");
+    if event.customer_id == "ada" { Ok(()) } else { Err("the shelf is empty".into()) }
+}
+
+#[tokio::test]
+async fn a_line_of_a_handler_says_early_what_it_says() {
+    let lines = Lines::default();
+    let _here = lines.capture("info");
+    let app = App::builder().store(InMemoryEventStore::new()).handler::<reserve_stock>().start().await.unwrap();
+    let orders = app.repository::<Order>();
+    for (id, customer) in [("4711", "ada"), ("4712", "bob")] {
+        let mut order = orders.create(id.parse().unwrap());
+        order.record(created(customer, 1.0));
+        orders.save(&mut order).await.unwrap();
+    }
+    until("one has failed", async || lines.text().contains("handler failed")).await;
+    let text = lines.text();
+    for (message, of, first, whole) in [("stock is reserved", "4711", 150, 170), ("handler failed", "4712", 150, 300)] {
+        let span = format!("handle{{group=default handler=reserve_stock event=OrderCreated aggregate=Order/{of}}}: ");
+        let line = text.lines().find(|line| line.contains(message) && line.contains(&span)).unwrap_or(&text);
+        let begins = line.find(message).unwrap();
+        assert!(begins < first && line.len() < whole, "column {begins} of {}: {line}", line.len());
+        assert_eq!(line.matches("handler=").count(), 1, "nothing is said twice: {line}");
+    }
+}
+
 #[tokio::test]
 async fn an_app_without_handlers_says_so() {
     for (is_empty, count) in [(true, 1), (false, 0)] {

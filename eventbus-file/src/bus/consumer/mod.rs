@@ -17,10 +17,9 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{Desk, Hand, Limits, MessageId, Settled, StopSignal, Taken, Tries},
+    port::{Desk, Hand, Limits, MessageId, Settled, StopSignal, Taken, Tries, handler_span},
 };
 use tokio::time::Instant;
-use tracing::Span;
 
 use super::progress::Owned;
 use crate::{
@@ -139,7 +138,7 @@ impl<'a> Consumer<'a> {
             retry: self.shared.config.retry,
             limits: Limits { concurrency: self.shared.config.concurrency, ..Limits::default() },
             run_lock: self.shared.run_lock.clone(),
-            span: Arc::new(|_| Span::none()),
+            span: Arc::new(handler_span),
         }
     }
 

@@ -23,7 +23,7 @@ use crate::{
         read::{Connected, POLL, Reading, SLICE},
     },
     entry_id::EntryId,
-    script, trace,
+    script,
 };
 
 impl Partitioned {
@@ -176,7 +176,6 @@ impl Partitioned {
             return 0;
         }
         let count = entries.len();
-        let _span = trace::receive(self.shared(), &self.front.group, count).entered();
         let taken = entries.into_iter().filter_map(|(part, entry)| part.examine(entry, None));
         self.front.hand.add(taken);
         count

@@ -4,14 +4,13 @@ use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
-use tracing::Span;
 
 use super::{Resume, Shared, cursor::Unsaved, log::Log};
 use crate::{
     domain::{error::Line, name::Name, record::RecordedEvent, stream::Position},
     port::{
         CheckpointError, DEFAULT_IN_HAND_BYTES, Desk, EventStore, FeedFilter, Hand, MessageId, ProgressUpdate,
-        ReadError, RunLock, Settled, StopSignal, Tries, UnfinishedDelivery, Verdict,
+        ReadError, RunLock, Settled, StopSignal, Tries, UnfinishedDelivery, Verdict, handler_span,
     },
 };
 
@@ -59,7 +58,7 @@ impl Shared {
             retry: self.settings.retry,
             limits: self.settings.limits,
             run_lock: RunLock::default(), // no process that has ended leaves anything here
-            span: Arc::new(|_| Span::none()),
+            span: Arc::new(handler_span),
         }
     }
 }

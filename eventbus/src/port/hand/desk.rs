@@ -3,11 +3,10 @@
 use std::{fmt, sync::Arc};
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
-use tracing::Span;
 
 use crate::{
     domain::name::Name,
-    port::{BusCounters, Delivery, RetryPolicy, Subscribers, dispatch::Limits},
+    port::{BusCounters, RetryPolicy, SpanFn, Subscribers, dispatch::Limits},
 };
 
 /// Lets the deliveries of a bus run beside each other, or one of them alone.
@@ -51,8 +50,8 @@ pub struct Desk {
     pub limits: Limits,
     /// Which deliveries run at once; one for all groups of a bus.
     pub run_lock: RunLock,
-    /// Makes the span around the handlers of a delivery.
-    pub span: Arc<dyn Fn(&Delivery) -> Span + Send + Sync>,
+    /// Makes the spans in which handlers run.
+    pub span: Arc<SpanFn>,
 }
 
 /// Each worker is a task: more would take the memory rather than the work.

@@ -7,7 +7,6 @@ use tokio::{
     task::{JoinError, JoinSet},
     time::Instant,
 };
-use tracing::Instrument;
 
 use super::{
     Desk, Hand,
@@ -68,8 +67,7 @@ impl Hand {
         let attempt = job.tries.attempts.saturating_add(1);
         let delivery = Delivery::new(job.record, desk.group.clone()).with_attempt(attempt).with_message_id(job.id);
         desk.counters.events_consumed(1);
-        let span = (desk.span)(&delivery);
-        let handling = dispatch(&handlers.now, &delivery, &job.tries, &desk.limits, &self.clock).instrument(span);
+        let handling = dispatch(&handlers.now, &delivery, &job.tries, &desk.limits, &self.clock, &*desk.span);
         let outcome = tokio::select! {
             biased;
             outcome = handling => outcome,

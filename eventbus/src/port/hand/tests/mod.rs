@@ -189,7 +189,7 @@ impl Bench {
             retry: RETRY,
             limits,
             run_lock: RunLock::default(),
-            span: Arc::new(|_| tracing::Span::none()),
+            span: Arc::new(crate::port::handler_span),
         };
         for subscriber in subscribers {
             desk.subscribers.add(GROUP.clone(), subscriber);

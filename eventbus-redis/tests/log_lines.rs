@@ -1,0 +1,65 @@
+//! What a line of a handler looks like in the default format of `tracing-subscriber`, with the feature `opentelemetry`.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{fresh_bus, log, until};
+use eventbus::{App, InMemoryEventStore, Never, prelude::*};
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Order)]
+struct OrderCreated {
+    items: u32,
+}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(OrderCreated))]
+struct Order;
+
+impl Apply for Order {
+    fn apply(&mut self, _event: &OrderEvent) {}
+}
+
+#[handler(manual, retries = 0)]
+async fn reserve_stock(event: &OrderCreated) -> Result<(), String> {
+    tracing::info!(event.items, "stock is reserved");
+    if event.items > 1 { Err("the shelf is empty".into()) } else { Ok(()) }
+}
+
+/// Where the message begins in the one line that says it about an aggregate, and the line.
+fn line(message: &str, aggregate: &str) -> (usize, String) {
+    let lines = log::lines(&[message, aggregate]);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let line = lines[0].clone();
+    (line.find(message).unwrap(), line)
+}
+
+#[tokio::test]
+async fn a_line_of_a_handler_says_early_what_it_says() {
+    log::keep();
+    let app = App::builder().store(InMemoryEventStore::new()).bus(fresh_bus().await).handler::<reserve_stock>();
+    let app = app.start().await.unwrap();
+    let orders = app.repository::<Order>();
+    let (short, long) = ("4711".parse().unwrap(), AggregateId::new());
+    orders.upsert(&short, |_| Ok::<_, Never>(OrderCreated { items: 1 })).await.unwrap();
+    orders.upsert(&long, |_| Ok::<_, Never>(OrderCreated { items: 2 })).await.unwrap();
+    until("both are handled", async || log::lines(&["stock is reserved"]).len() == 2).await;
+    until("one has failed", async || log::lines(&["handler failed"]).len() == 1).await;
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+
+    let of_long = format!("aggregate=Order/{long}");
+    for (message, aggregate, first, whole) in [
+        ("stock is reserved", "aggregate=Order/4711", 160, 200),
+        ("stock is reserved", &of_long, 190, 230),
+        ("handler failed", &of_long, 200, 330),
+    ] {
+        let (begins, line) = line(message, aggregate);
+        let span = "handle{group=default handler=reserve_stock event=OrderCreated aggregate=Order/";
+        assert_eq!(line.matches("group").count(), 1, "nothing is said twice: {line}");
+        assert!(line.contains(span), "{line}");
+        assert!(begins < first, "the message begins at column {begins}: {line}");
+        assert!(line.len() < whole, "{} characters: {line}", line.len());
+    }
+}
