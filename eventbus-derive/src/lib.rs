@@ -65,7 +65,7 @@ pub fn aggregate(item: TokenStream) -> TokenStream {
 /// | `group = "mail"` | the consumer group; the bus's own if left out |
 /// | `retries = 5` | how often a failed delivery is tried again, after growing delays, before it is a dead letter; the bus decides if left out |
 /// | `timeout_ms = 30_000` | how long one try may take; then it is ended, and has failed; 60 s if left out. A store that is away is waited for beside that |
-/// | `concurrency = 4` | how many deliveries run at once, each of another aggregate; the bus decides if left out |
+/// | `concurrency = 4` | how many deliveries run at once, each of another aggregate, however long they take; if left out the bus decides, and one that awaits for 10 s lets another begin beside it |
 /// | `start = "oldest"` | where it begins when its group is new, or skipped its events longer ago than a day: with the oldest event, or with `"now"`; if left out, a new group begins with the oldest, and events that were skipped long ago are an error at the start |
 /// | `manual` | not found by `discover()`: the builder is given it, by `.handler::<..>()` |
 /// | `crate = path` | where `eventbus` is re-exported |

@@ -65,18 +65,50 @@ async fn a_handler_that_awaits_for_ever_is_shown_then_ended_after_a_minute_and_o
     let alerts = app.health().await.alerts(&HealthThresholds { in_flight_age: Duration::ZERO, ..Default::default() });
     let alert = alerts.iter().find(|alert| alert.contains("`awaits`")).unwrap();
     assert!(alert.contains("is busy with `Lit`") && alert.contains("since"), "{alert}");
+    wait_until("others are handled", async || handled.0.load(Ordering::SeqCst) == 5).await;
+    assert_eq!(app.bus().stats().handler_errors, 0, "it still awaits");
     wait_until("a default alert is raised", async || {
         clock.advance(Duration::from_secs(1));
         !app.health().await.alerts(&HealthThresholds::default()).is_empty()
     })
     .await;
-    assert_eq!(handled.0.load(Ordering::SeqCst), 0, "one after the other, by default");
-    wait_until("others are handled", async || {
+    assert_eq!(app.bus().stats().handler_errors, 0, "it still awaits");
+    wait_until("the time limit ends it", async || {
         clock.advance(Duration::from_secs(1));
-        handled.0.load(Ordering::SeqCst) == 5
+        app.bus().stats().handler_errors > 0
     })
     .await;
-    assert!(app.bus().stats().handler_errors > 0, "the time limit is a failure of that event");
+}
+
+/// Like the other, one at a time.
+#[handler(manual, group = "lamps", concurrency = 1)]
+async fn awaits_alone(_event: &Lit, meta: &Metadata, State(handled): State<Handled>) {
+    if meta.aggregate_id().as_str() == "hangs" {
+        std::future::pending::<()>().await;
+    }
+    handled.0.fetch_add(1, Ordering::SeqCst);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_says_how_many_it_handles_at_once_never_gets_more() {
+    let (clock, handled) = (ManualClock::default(), Handled::default());
+    let builder = App::builder().clock(clock.clone()).state(handled.clone()).handler::<awaits_alone>();
+    let app = builder.start().await.unwrap();
+    light(&app, "hangs").await;
+    light(&app, "lamp").await;
+    wait_until("the time limit ends it", async || {
+        let before = handled.0.load(Ordering::SeqCst);
+        let has_ended = app.bus().stats().handler_errors > 0;
+        assert!(has_ended || before == 0, "another is handled beside it");
+        clock.advance(Duration::from_secs(1));
+        has_ended
+    })
+    .await;
+    wait_until("the other is handled", async || {
+        clock.advance(Duration::from_millis(10));
+        handled.0.load(Ordering::SeqCst) == 1
+    })
+    .await;
 }
 
 /// Blocks its thread for the lamp that hangs, until the process ends.

@@ -95,7 +95,8 @@ pub struct RedisEventBusConfig {
     pub retry_key_expiry_seconds: u64,
     /// Whether everything goes over one connection, with short reads that do not wait. Default false.
     pub single_connection_client: bool,
-    /// How many events a consumer handles at once; those of one aggregate always follow each other. At most
+    /// How many events a consumer handles at once; those of one aggregate always follow each other. One that awaits
+    /// for 10 s lets another begin beside it, unless its handler has a `concurrency` of its own. At most
     /// [`max_in_hand`](Self::max_in_hand), and 10,000. Default 1.
     pub concurrency: usize,
     /// How many entries a consumer holds at most, handled or waiting for a retry; then it reads no more. It reads ahead

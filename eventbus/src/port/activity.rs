@@ -24,7 +24,8 @@ use crate::domain::{clock::SharedClock, name::Name, record::RecordedEvent};
 /// otherwise.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A run that takes so long is logged while it lasts, again after twice the time, and so on.
+/// A run that takes so long is logged while it lasts, again after twice the time, and so on. It gives its place up, so that
+/// events of other aggregates are handled beside it.
 pub(super) const LONG: Duration = Duration::from_secs(10);
 
 tokio::task_local! {
@@ -70,9 +71,26 @@ struct RunClock {
     polled_since: Option<std::time::Instant>,
     /// When the watchdog logs it.
     log_at: Duration,
+    /// Whether it blocks its thread for longer than it may take.
     is_stuck: bool,
-    /// Its place among those that the handler may run at once; one that is stuck leaves it to another.
-    turn: Option<OwnedSemaphorePermit>,
+    /// Whether it awaits for long.
+    is_long: bool,
+    turn: Option<Turn>,
+}
+
+/// The place of a run among those that its handler may run at once.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    #[allow(dead_code, reason = "it is held, not read")]
+    permit: OwnedSemaphorePermit,
+    /// Whether a run that awaits keeps it however long it takes. One that blocks its thread for too long never does.
+    is_kept: bool,
+}
+
+impl Turn {
+    pub(crate) const fn new(permit: OwnedSemaphorePermit, is_kept: bool) -> Self {
+        Self { permit, is_kept }
+    }
 }
 
 /// What a run took longer than.
@@ -80,14 +98,14 @@ struct RunClock {
 pub(crate) struct TookTooLong(pub(crate) Duration);
 
 impl Activity {
-    /// Runs `handling` and watches over it: ends it after `timeout`, the time in [`not_counted`] left out. Until then it
-    /// holds `turn`.
+    /// Runs `handling` and watches over it: ends it after `timeout`, the time in [`not_counted`] left out. It holds `turn`
+    /// until it ends or has run for long.
     pub(crate) async fn watch<T>(
         self: &Arc<Self>,
         who: &Name,
         delivery: &Delivery,
         timeout: Option<Duration>,
-        turn: Option<OwnedSemaphorePermit>,
+        turn: Option<Turn>,
         handling: impl Future<Output = T>,
         clock: &SharedClock,
     ) -> Result<T, TookTooLong> {
@@ -113,6 +131,7 @@ impl Activity {
             }
             if took >= log_at {
                 run.log(took, "still runs");
+                run.give_place_up();
                 log_at = log_at.saturating_mul(2);
             }
         }
@@ -123,7 +142,7 @@ impl Activity {
         who: &Name,
         delivery: &Delivery,
         timeout: Option<Duration>,
-        turn: Option<OwnedSemaphorePermit>,
+        turn: Option<Turn>,
         clock: &SharedClock,
     ) -> Running<'_> {
         let since = Some(clock.instant());
@@ -135,7 +154,14 @@ impl Activity {
             began_at: clock.now(),
             timeout,
             by: clock.clone(),
-            clock: Mutex::new(RunClock { since, polled_since: None, log_at: LONG, is_stuck: false, turn }),
+            clock: Mutex::new(RunClock {
+                since,
+                polled_since: None,
+                log_at: LONG,
+                is_stuck: false,
+                is_long: false,
+                turn,
+            }),
             dispatch: tracing::dispatcher::get_default(Dispatch::clone),
             span: Span::current(),
         });
@@ -206,9 +232,10 @@ impl Activity {
         took.filter(|(took, _)| *took >= LONG).map(|(took, run)| run.in_flight(took))
     }
 
-    /// How many runs block their threads for longer than they may take.
-    pub(crate) fn stuck(&self) -> usize {
-        self.runs().iter().filter(|run| run.clock().is_stuck).count()
+    /// How many runs have given their places up: those that take long, and those that block their threads for longer than
+    /// they may take.
+    pub(crate) fn without_place(&self) -> usize {
+        self.runs().iter().filter(|run| run.has_no_place()).count()
     }
 
     /// The runs that block a thread at the moment, in words: nothing can end them.
@@ -240,6 +267,20 @@ impl Run {
     /// How long its thread is in it without a pause.
     fn blocked_for(&self) -> Duration {
         self.clock().polled_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Lets another event be handled beside it, unless its handler says how many it handles at once.
+    fn give_place_up(&self) {
+        let mut clock = self.clock();
+        clock.is_long = true;
+        clock.turn.take_if(|turn| !turn.is_kept);
+        drop(clock);
+        watchdog::tell_of_free_place();
+    }
+
+    fn has_no_place(&self) -> bool {
+        let clock = self.clock();
+        clock.is_stuck || clock.is_long
     }
 
     fn in_flight(&self, took: Duration) -> InFlight {

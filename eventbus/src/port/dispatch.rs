@@ -11,12 +11,12 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tracing::{Instrument, Span};
 
 use super::{
     BoxFuture, Delivery, HandlerError, HandlerStart, InFlight, Tries, WaitingForServer,
-    activity::{Activity, DEFAULT_TIMEOUT, TookTooLong},
+    activity::{Activity, DEFAULT_TIMEOUT, TookTooLong, Turn},
 };
 use crate::domain::{clock::SharedClock, event::EventFilter, name::Name};
 
@@ -49,7 +49,8 @@ pub struct HandlerOptions {
     pub retries: Option<u32>,
     /// How long one try may take; 60 s if `None`. A store that is away is waited for beside that.
     pub timeout: Option<Duration>,
-    /// How many deliveries run at once, each of another aggregate; the bus decides if `None`.
+    /// How many deliveries run at once, each of another aggregate, however long they take. If `None` the bus decides, and
+    /// one that awaits for 10 s lets another begin beside it.
     pub concurrency: Option<u32>,
     /// Where it begins when its group is new, or skipped its events long ago; the bus decides if `None`.
     pub start: Option<HandlerStart>,
@@ -168,7 +169,8 @@ impl Subscriber {
         let at_once = self.options.concurrency.map_or(limits.concurrency, |at_once| at_once as usize);
         let at_once = at_once.saturating_mul(limits.consumers).clamp(1, Semaphore::MAX_PERMITS);
         let turns = self.turns.get_or_init(|| Arc::new(Semaphore::new(at_once)));
-        let turn = Arc::clone(turns).acquire_owned().await?;
+        let permit = Arc::clone(turns).acquire_owned().await?;
+        let turn = Turn::new(permit, self.options.concurrency.is_some());
         let running = async {
             let began = clock.instant();
             let result = self.run_now(delivery, turn, clock).await;
@@ -185,12 +187,7 @@ impl Subscriber {
         running.instrument(span(delivery, &self.name)).await
     }
 
-    async fn run_now(
-        &self,
-        delivery: &Delivery,
-        turn: OwnedSemaphorePermit,
-        clock: &SharedClock,
-    ) -> Result<(), HandlerError> {
+    async fn run_now(&self, delivery: &Delivery, turn: Turn, clock: &SharedClock) -> Result<(), HandlerError> {
         let running = AssertUnwindSafe(async { (self.handle)(delivery).await }).catch_unwind();
         let timeout = Some(self.options.timeout.unwrap_or(DEFAULT_TIMEOUT));
         let result = match self.activity.watch(&self.name, delivery, timeout, Some(turn), running, clock).await {
@@ -212,7 +209,7 @@ impl fmt::Debug for Subscriber {
 /// How many deliveries a handler gets at once, and which handlers are slow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// How many deliveries a handler gets at once that does not say it itself.
+    /// How many deliveries a handler gets at once that does not say it itself; one that awaits for 10 s counts no more.
     pub concurrency: usize,
     /// How many consumers of its group a handler serves: each may hand it as many deliveries.
     pub consumers: usize,

@@ -125,10 +125,11 @@ impl Subscribers {
         self.read().iter().map(|entry| Arc::clone(entry.subscriber.activity())).collect()
     }
 
-    /// How many runs of a group's handlers block their threads for longer than they may take.
-    pub(super) fn stuck(&self, group: &Name) -> usize {
+    /// How many runs of a group's handlers have given their places up: they take long, or block their threads.
+    pub(super) fn without_place(&self, group: &Name) -> usize {
         let entries = self.read();
-        entries.iter().filter(|entry| entry.group == *group).map(|entry| entry.subscriber.activity().stuck()).sum()
+        let of_group = entries.iter().filter(|entry| entry.group == *group);
+        of_group.map(|entry| entry.subscriber.activity().without_place()).sum()
     }
 
     /// Watches for subscribers that come or go.

@@ -43,13 +43,17 @@ fn look() {
         drop(watched);
         let news = alive.iter().filter(|activity| activity.look()).count();
         if news > 0 {
-            stuck().send_modify(|number| *number += 1);
+            tell_of_free_place();
         }
     }
 }
 
-/// Tells whenever a handler is found to block its thread for longer than it may take.
-pub(super) fn stuck() -> &'static watch::Sender<u64> {
-    static STUCK: std::sync::OnceLock<watch::Sender<u64>> = std::sync::OnceLock::new();
-    STUCK.get_or_init(watch::Sender::default)
+/// Tells whenever a run gives its place up to another: as it takes long, or blocks its thread for longer than it may take.
+pub(super) fn free_places() -> &'static watch::Sender<u64> {
+    static FREE: std::sync::OnceLock<watch::Sender<u64>> = std::sync::OnceLock::new();
+    FREE.get_or_init(watch::Sender::default)
+}
+
+pub(super) fn tell_of_free_place() {
+    free_places().send_modify(|number| *number += 1);
 }

@@ -19,7 +19,7 @@ impl Hand {
     /// Handles entries until it is to stop, as many at once as the handlers allow; ends when the last is handled.
     pub async fn work(self: &Arc<Self>, desk: &Desk, stop: &StopSignal) {
         let mut changes = desk.subscribers.watch();
-        let mut stuck = watchdog::stuck().subscribe();
+        let mut free_places = watchdog::free_places().subscribe();
         let (mut workers, mut alone) = (JoinSet::new(), JoinSet::new());
         {
             let (hand, desk, stop) = (Arc::clone(self), desk.clone(), stop.clone());
@@ -33,7 +33,7 @@ impl Hand {
             }
             tokio::select! {
                 _ = changes.changed() => {}
-                _ = stuck.changed() => {}
+                _ = free_places.changed() => {}
                 ended = workers.join_next() => match ended {
                     Some(ended) => propagate(ended),
                     None => break,
@@ -46,10 +46,10 @@ impl Hand {
         }
     }
 
-    /// How many workers it takes; more than it holds entries would have nothing to do. One whose handler blocks its thread
-    /// for longer than it may take is replaced.
+    /// How many workers it takes; more than it holds entries would have nothing to do. One whose handler takes long, or
+    /// blocks its thread for longer than it may take, is replaced.
     fn workers(&self, desk: &Desk) -> usize {
-        desk.workers().saturating_add(desk.subscribers.stuck(&desk.group)).min(self.bounds.entries)
+        desk.workers().saturating_add(desk.subscribers.without_place(&desk.group)).min(self.bounds.entries)
     }
 
     async fn work_alone(&self, desk: &Desk, stop: &StopSignal) {
