@@ -4,8 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which say what they ran on")]
 
 use std::{
-    path::{Path, PathBuf},
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -22,6 +20,7 @@ use eventbus_redis::{RedisEventStore, RedisEventStoreConfig, RedisTransaction};
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
 use eventstore_sqlite::{SqliteEventStore, SqliteTransaction};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+use workspace_tests::fire::faults::SmallDisk;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate_type = "Order")]
@@ -189,13 +188,14 @@ mod postgres {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_full_disk_is_waited_for() {
-        let disk = SmallDisk::mount();
+        let disk = SmallDisk::mount(4).unwrap();
         let tablespace = test_servers::unique_name("small");
         let (tables, is_full) = match &disk {
             Some(disk) => {
                 let mut admin = PgConnection::connect(test_servers::postgres_url()).await.unwrap();
-                disk.give_to_server(&mut admin).await;
-                let location = disk.0.display();
+                let folder: String = sqlx::query_scalar("SHOW data_directory").fetch_one(&mut admin).await.unwrap();
+                disk.give_to_owner_of(&folder).unwrap();
+                let location = disk.path().display();
                 run(&mut admin, &format!("CREATE TABLESPACE {tablespace} LOCATION '{location}'")).await.unwrap();
                 let tables = TABLES.replace("text)", &format!("text) TABLESPACE {tablespace}"));
                 let filler = "CREATE TABLE filler (filling text)";
@@ -260,40 +260,6 @@ mod postgres {
         })
         .await;
         assert!(place.app.health().await.waiting.is_empty());
-    }
-
-    /// A file system of a few megabytes, unmounted when it is dropped.
-    struct SmallDisk(PathBuf);
-
-    impl SmallDisk {
-        fn mount() -> Option<Self> {
-            let folder = std::env::temp_dir().join(test_servers::unique_name("small-disk"));
-            std::fs::create_dir_all(&folder).unwrap();
-            let mut mount = Command::new("mount");
-            mount.args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(&folder);
-            let is_mounted = mount.output().is_ok_and(|output| output.status.success());
-            if !is_mounted {
-                std::fs::remove_dir(&folder).unwrap();
-            }
-            is_mounted.then_some(Self(folder))
-        }
-
-        /// The server writes only to folders that are its own.
-        async fn give_to_server(&self, admin: &mut PgConnection) {
-            let folder: String = sqlx::query_scalar("SHOW data_directory").fetch_one(admin).await.unwrap();
-            let mut chown = Command::new("chown");
-            let given = chown.arg(format!("--reference={folder}")).arg(&self.0).status().unwrap();
-            assert!(given.success());
-        }
-    }
-
-    impl Drop for SmallDisk {
-        fn drop(&mut self) {
-            let folder: &Path = &self.0;
-            // lazily: after a failure the server may still have files there
-            drop(Command::new("umount").arg("-l").arg(folder).status());
-            drop(std::fs::remove_dir(folder));
-        }
     }
 }
 

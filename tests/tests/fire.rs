@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use workspace_tests::fire::{
     cuts,
+    faults::{self, Lasting},
     figures::Figures,
     files,
     kills::{self, Program},
@@ -72,6 +73,11 @@ async fn servers_that_crash_and_forget_lose_no_effect() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn releases_that_roll_over_each_other_lose_nothing() {
     judge(&rolling::run(4, seed()).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn faults_of_databases_cost_no_event_anything() {
+    judge(&faults::run(Lasting::SHORT, seed()).await.unwrap());
 }
 
 mod model_test {

@@ -22,6 +22,7 @@ use workspace_tests::fire::{
     Trouble, cuts,
     database::Database,
     ends,
+    faults::{self, Lasting},
     figures::Figures,
     files,
     kills::{self, Program},
@@ -91,6 +92,8 @@ enum Part {
     Random,
     /// An event that ends its process: it becomes a dead letter within ten minutes.
     Killer,
+    /// Databases that are locked, full, out of memory, and kill connections and transactions.
+    Faults,
 }
 
 /// The longest that the ordering race may take.
@@ -131,6 +134,7 @@ impl Part {
             Self::Rolling => runtime.block_on(rolling::run(rollings, seed)),
             Self::Random => runtime.block_on(ends::at_random(handled, seed)),
             Self::Killer => runtime.block_on(ends::of_one_event(200)),
+            Self::Faults => runtime.block_on(faults::run(Lasting::LONG, seed)),
         }
     }
 }

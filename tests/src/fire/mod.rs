@@ -11,6 +11,7 @@ pub mod database;
 pub mod doom;
 pub mod ends;
 pub mod evidence;
+pub mod faults;
 pub mod figures;
 #[cfg(unix)]
 pub mod files;
