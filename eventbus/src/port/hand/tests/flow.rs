@@ -181,7 +181,7 @@ async fn idle_workers_stop_at_once() {
 async fn a_mistake_of_ours_is_seen() {
     let mut bench = Bench::new([]);
     bench.stop.cancel();
-    bench.desk.span = Arc::new(|_| panic!("as the test wants it"));
+    bench.desk.span = Arc::new(|_, _| panic!("as the test wants it"));
     bench.join(Witness::willing().subscriber("a"));
     bench.hand.add([taken("a", 1)]);
     let (hand, desk) = (Arc::clone(&bench.hand), bench.desk.clone());
