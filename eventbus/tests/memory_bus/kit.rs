@@ -28,6 +28,8 @@ pub struct Kept {
     store: InMemoryEventStore,
     positions: Mutex<HashMap<String, Position>>,
     pub broken: AtomicBool,
+    /// Whether it saves progress and does not answer.
+    pub mute: AtomicBool,
     pub unreadable: AtomicBool,
     pub refused: AtomicUsize,
     pub saved: AtomicUsize,
@@ -44,7 +46,10 @@ delegate!(Kept, self => self.store; AppendEvents, ReadStream, ReadFeed, Leases, 
             self.saved.fetch_add(1, Ordering::SeqCst);
             self.positions.lock().unwrap().insert(name.to_string(), *position);
         }
-        Ok(())
+        match self.mute.load(Ordering::SeqCst) {
+            true => Err(CheckpointError::new(group, "no answer")),
+            false => Ok(()),
+        }
     }
 });
 

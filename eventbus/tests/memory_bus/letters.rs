@@ -7,8 +7,9 @@ use std::{
 
 use eventbus::{
     InMemoryEventBus, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{DeadLetterError, DeadLetterFilter, DeadLetters, EventBus, MessageId},
+    port::{DeadLetterError, DeadLetterFilter, DeadLetters, EventBus, MessageId, Tries, UnfinishedDelivery},
 };
+use time::OffsetDateTime;
 
 use crate::kit::{Kept, NEVER, Worker, bus, feed, pending, start, until};
 
@@ -83,6 +84,33 @@ async fn a_discarded_dead_letter_is_gone_for_ever() {
     assert_eq!(worker.got(), [1, 2, 3]);
     assert_eq!(kept.rows("a").await, (vec![], vec![]));
     assert_eq!(restarted(&kept).await.1.got(), Vec::<u64>::new());
+}
+
+/// After a restart the feed brings what is after the checkpoint, dead letters among it: one that is ended before it comes
+/// passes nothing that comes before it.
+#[tokio::test]
+async fn a_dead_letter_that_is_ended_before_the_feed_brings_it_does_not_overtake_it() {
+    for is_again in [true, false] {
+        let kept = three().await;
+        kept.save_checkpoint_of("a", 1).await;
+        let dead_since = Some(OffsetDateTime::UNIX_EPOCH);
+        let dead = UnfinishedDelivery { position: Position::new(3), tries: Tries::default(), dead_since };
+        kept.put(&Name::from_static("a"), vec![dead]).await;
+        let (bus, worker) = (bus(NEVER), Worker::new());
+        worker.join(&bus, "a");
+        let from = bus.resume_from(kept.clone()).await.unwrap().unwrap();
+        start(&bus).await;
+        let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+        let id = &letters[0].id;
+        assert!(if is_again { bus.replay(id).await.unwrap() } else { bus.discard(id).await.unwrap() });
+        settled(&bus).await;
+        feed(&bus, &kept.after(from).await).await;
+        let wanted: &[u64] = if is_again { &[2, 3] } else { &[2] };
+        until("the feed is handled", async || kept.get("group:a") == Some(Position::new(3))).await;
+        settled(&bus).await;
+        assert_eq!(worker.got(), wanted);
+        assert_eq!(kept.rows("a").await, (vec![], vec![]));
+    }
 }
 
 #[tokio::test]

@@ -8,11 +8,11 @@ use std::{
 
 use eventbus::{
     InMemoryEventBus, Name, Position,
-    port::{EventBus, RetryPolicy},
+    port::{EventBus, RetryPolicy, Tries, UnfinishedDelivery},
 };
 use tokio::task::JoinHandle;
 
-use crate::kit::{Kept, LATER, NEVER, SOON, Worker, feed, start, until};
+use crate::kit::{Kept, LATER, NEVER, SOON, Worker, feed, pending, start, until};
 
 /// A process that consumes: a bus that resumes on a store, and gets its feed.
 async fn process(kept: &Arc<Kept>, retry: RetryPolicy, worker: &Worker) -> (InMemoryEventBus, JoinHandle<()>) {
@@ -87,6 +87,38 @@ async fn rows_after_the_checkpoint_are_what_the_feed_brings_once_more() {
     let got: BTreeSet<_> = again.got().into_iter().collect();
     assert_eq!(got, BTreeSet::from([1, 3, 4]), "the second waits for an hour, of which the row tells");
     kill(&kept, bus, consumer).await;
+}
+
+/// The store may have saved a row although it did not say so.
+#[tokio::test]
+async fn a_row_that_was_saved_without_an_answer_goes_with_its_event() {
+    let kept = Kept::with(&["1"]).await;
+    let worker = Worker::new().failing(&[1]);
+    kept.mute.store(true, Ordering::SeqCst);
+    let (bus, _) = process(&kept, SOON, &worker).await;
+    until("what waits has a row", async || kept.rows("a").await == (vec![1], vec![])).await;
+    worker.failing.lock().unwrap().clear();
+    // what is left is to be saved
+    until("it is handled", async || bus.stats().events_processed_success == 1 && pending(&bus, "a").await == 1).await;
+    kept.mute.store(false, Ordering::SeqCst);
+    settled(&bus).await;
+    assert_eq!(kept.rows("a").await, (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn what_is_read_back_for_a_group_that_comes_late_is_not_unread_for_the_others() {
+    let kept = Kept::with(&["1", "2"]).await;
+    let worker = Worker::new();
+    let (bus, _) = process(&kept, SOON, &worker).await;
+    settled(&bus).await;
+    kept.save_checkpoint_of("late", 2).await;
+    let row = UnfinishedDelivery { position: Position::new(1), tries: Tries::default(), dead_since: None };
+    kept.put(&Name::from_static("late"), vec![row]).await;
+    let late = Worker::new();
+    late.join(&bus, "late");
+    until("what waits is delivered", async || late.got() == [1]).await;
+    settled(&bus).await;
+    assert_eq!(worker.got().len(), 2, "it gets nothing of that");
 }
 
 /// Whenever a process is killed, and whatever cannot be saved: all events are handled in the order of their aggregate, and

@@ -149,6 +149,9 @@ impl Consumer {
                 let mut log = shared.log();
                 let fed_from = resume.fed_from.max(log.dropped().filter(|_| resume.fed_from.is_some()));
                 progress.resume(&mut log, fed_from);
+                drop(log);
+                // the other groups pass over what was read back for this one
+                shared.published.send_replace(());
                 true
             }
             Err(error) => {

@@ -33,12 +33,20 @@ struct Pending {
     tries: Tries,
     /// Set if it is a dead letter.
     buried: Option<Buried>,
-    /// Whether the store has a row of it.
-    has_row: bool,
+    row: Row,
     /// Whether the entries of its aggregate that come after it are parked behind it for longer.
     is_waiting: bool,
     /// Grows with every change: a change during a save is not saved by it.
     changes: u64,
+}
+
+/// What the store has of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Row {
+    Missing,
+    /// A row was sent: the store may have it, also where no answer came.
+    Sent,
+    Stored,
 }
 
 /// Progress that is to be saved.
@@ -96,7 +104,7 @@ impl Cursor {
     pub(super) fn take(&mut self, number: u64, record: &RecordedEvent, position: Option<Position>) -> Option<Tries> {
         self.next = self.next.max(number + 1);
         if let Some(pending) = self.pending.get(&number)
-            && (pending.has_row || position.is_none() || position > self.saved)
+            && (pending.row == Row::Stored || position.is_none() || position > self.saved)
         {
             return Some(pending.tries.clone());
         }
@@ -108,18 +116,18 @@ impl Cursor {
             self.finished = self.finished.max(position);
             return None;
         }
-        let row = position.and_then(|position| self.ahead.remove(&position));
-        let has_row = row.is_some();
-        let tries = row.unwrap_or_default();
-        self.insert(number, record, position, tries.clone(), has_row);
+        let tries = position.and_then(|position| self.ahead.remove(&position));
+        let row = if tries.is_some() { Row::Stored } else { Row::Missing };
+        let tries = tries.unwrap_or_default();
+        self.insert(number, record, position, tries.clone(), row);
         Some(tries)
     }
 
-    fn insert(&mut self, number: u64, record: &RecordedEvent, position: Option<Position>, tries: Tries, has_row: bool) {
+    fn insert(&mut self, number: u64, record: &RecordedEvent, position: Option<Position>, tries: Tries, row: Row) {
         let record = record.clone();
-        let pending = Pending { record, position, tries, buried: None, has_row, is_waiting: false, changes: 0 };
+        let pending = Pending { record, position, tries, buried: None, row, is_waiting: false, changes: 0 };
         self.pending.insert(number, pending);
-        if has_row {
+        if row == Row::Stored {
             self.waits(number);
         } else if position.is_some() {
             self.without_row.insert(number);
@@ -153,20 +161,26 @@ impl Cursor {
 
     /// Delivers an event of which the store has a row, and which the feed does not bring any more.
     pub(super) fn restore(&mut self, number: u64, record: &RecordedEvent, tries: Tries) {
-        self.insert(number, record, record.position(), tries, true);
+        self.insert(number, record, record.position(), tries, Row::Stored);
         self.again.push_back(number);
     }
 
-    /// Whether an event is pending that has a row.
-    pub(super) fn has_row(&self, position: Position) -> bool {
-        self.pending.values().any(|pending| pending.has_row && pending.position == Some(position))
+    /// The row of a dead letter waits from now on, with these tries. Returns `true` if it is delivered without being
+    /// [restored](Self::restore): it is pending, or the feed brings it once more, which it must not overtake.
+    pub(super) fn is_delivered_again(&mut self, position: Position, tries: &Tries) -> bool {
+        // what a group misses the feed may not bring before the next start
+        if !self.misses_events && self.dead_ahead.remove(&position) {
+            self.ahead.insert(position, tries.clone());
+        }
+        let is_pending = |pending: &Pending| pending.row != Row::Missing && pending.position == Some(position);
+        self.ahead.contains_key(&position) || self.pending.values().any(is_pending)
     }
 
     /// Acknowledges an entry.
     pub(super) fn finish(&mut self, number: u64) {
         if let Some(pending) = self.remove(number) {
             self.finished = self.finished.max(pending.position);
-            self.gone.extend(pending.position.filter(|_| pending.has_row));
+            self.gone.extend(pending.position.filter(|_| pending.row != Row::Missing));
         }
     }
 
@@ -247,7 +261,7 @@ impl Cursor {
     /// From now on checkpoints speak of another feed: what was read and saved before says nothing about it.
     pub(super) fn leave_feed(&mut self) {
         for pending in self.pending.values_mut() {
-            (pending.position, pending.has_row) = (None, false);
+            (pending.position, pending.row) = (None, Row::Missing);
         }
         self.without_row.clear();
         self.changed.clear();
@@ -297,8 +311,8 @@ impl Cursor {
         self.is_loaded && (!self.changed.is_empty() || !self.gone.is_empty() || self.checkpoint().is_some())
     }
 
-    /// The progress that is to be saved, if there is any.
-    pub(super) fn unsaved(&self) -> Option<Unsaved> {
+    /// The progress that is to be saved now, if there is any.
+    pub(super) fn unsaved(&mut self) -> Option<Unsaved> {
         if !self.is_behind() {
             return None;
         }
@@ -310,8 +324,11 @@ impl Cursor {
         let numbers: BTreeSet<u64> =
             self.changed.iter().chain(self.without_row.iter().filter(passed)).copied().collect();
         let row = |number: u64| {
-            let pending = self.pending.get(&number)?;
+            let pending = self.pending.get_mut(&number)?;
             let (position, tries) = (pending.position?, pending.tries.clone());
+            if pending.row == Row::Missing {
+                pending.row = Row::Sent;
+            }
             let dead_since = pending.buried.as_ref().map(Buried::since);
             Some((number, pending.changes, UnfinishedDelivery { position, tries, dead_since }))
         };
@@ -332,12 +349,11 @@ impl Cursor {
         for position in &saved.finished {
             self.gone.remove(position);
         }
-        for (number, changes, row) in saved.rows {
+        for (number, changes, _) in saved.rows {
             let Some(pending) = self.pending.get_mut(&number) else {
-                self.gone.insert(row.position); // it finished while its row was written
-                continue;
+                continue; // it finished meanwhile, so that its row is to be removed, or its entry is gone
             };
-            pending.has_row = true;
+            pending.row = Row::Stored;
             self.without_row.remove(&number);
             if pending.changes != changes {
                 self.waits(number);

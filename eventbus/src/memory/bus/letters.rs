@@ -260,7 +260,7 @@ impl InMemoryEventBus {
         let mut log = self.shared.log();
         let cursor = log.cursor(group);
         // a group that is loaded later finds the row
-        if cursor.is_loaded && !cursor.has_row(position) {
+        if cursor.is_loaded && !cursor.is_delivered_again(position, &tries) {
             log.restore(group, &record, tries);
         }
         drop(log);
