@@ -91,6 +91,13 @@ impl Fed {
         }
         Self { types: own.types.clone(), unfed }
     }
+
+    /// What is noted after a rebuild from the first event by a process that knows `own`: what it does not know is missing
+    /// from the first event on.
+    fn rebuilt_by(&self, own: &Self) -> Self {
+        let passed_by = self.unfed.keys().filter(|name| !own.knows(name));
+        Self { types: own.types.clone(), unfed: passed_by.map(|name| (name.clone(), 0)).collect() }
+    }
 }
 
 async fn load(with: &RunWith, role: &Name) -> Result<Option<Fed>, BoxError> {
@@ -114,9 +121,7 @@ async fn save(with: &RunWith, role: &Name, fed: &Fed) -> Result<(), BoxError> {
 pub(super) async fn rebuilt<P: Projection>(with: &RunWith) -> Result<(), BoxError> {
     let (role, mut fed) = (role_of(P::definition().name), Fed::of(P::definition().events));
     if let Some(former) = load(with, &role).await? {
-        fed.unfed = former.unfed;
-        let known = fed.clone();
-        fed.unfed.retain(|name, _| !known.knows(name));
+        fed = former.rebuilt_by(&fed);
     }
     save(with, &role, &fed).await
 }
@@ -269,5 +274,14 @@ mod tests {
         assert_eq!(after_old.followed_by(&old, Position::new(9)), fed(&[("A", 1)], &[("B", 7)]));
         assert_eq!(after_old.followed_by(&new, Position::new(9)), fed(&[("A", 1), ("B", 1)], &[("B", 7)]));
         assert_eq!(old.followed_by(&new, Position::new(9)), fed(&[("A", 1), ("B", 1)], &[("B", 0)]));
+    }
+
+    #[test]
+    fn a_rebuild_brings_what_its_process_knows_and_takes_away_the_rest() {
+        let (new, old) = (fed(&[("A", 1), ("B", 1)], &[]), fed(&[("A", 1)], &[]));
+        let after_old = new.followed_by(&old, Position::new(7));
+        assert_eq!(after_old.rebuilt_by(&new), new);
+        let by_old = after_old.rebuilt_by(&old);
+        assert_eq!(by_old, fed(&[("A", 1)], &[("B", 0)]), "what the rows had of it before is gone, too");
     }
 }
