@@ -8,6 +8,8 @@ use eventbus::{
 };
 use rusqlite::ErrorCode;
 
+use crate::files::SqliteFileError;
+
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -179,9 +181,12 @@ pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
 }
 
 /// The fault of the database that an error or one of its sources reports: another connection keeps it locked, the disk is
-/// full, the file cannot be read or written.
+/// full, the file cannot be read or written, or is gone.
 pub(crate) fn server_fault(error: &(dyn Error + 'static)) -> Option<ServerFault> {
     source_chain(error).find_map(|error| {
+        if error.is::<SqliteFileError>() {
+            return Some(ServerFault::new("file removed or replaced"));
+        }
         let shared = error.downcast_ref::<Arc<rusqlite::Error>>().map(|error| &**error);
         of_code(error.downcast_ref::<rusqlite::Error>().or(shared)?.sqlite_error_code()?)
     })
@@ -243,6 +248,8 @@ mod tests {
         for code in [ffi::SQLITE_CONSTRAINT_UNIQUE, ffi::SQLITE_ERROR, ffi::SQLITE_INTERRUPT, ffi::SQLITE_TOOBIG] {
             assert_eq!(server_fault(&failure(code)), None, "{code}");
         }
+        let removed = BoxError::from(SqliteFileError::Removed { path: "events.db".into() });
+        assert!(server_fault(&*removed).is_some(), "the handler is run again when the file is back");
         let late = SqliteTransactionError::TimedOut { limit: Duration::from_secs(5) };
         assert_eq!(server_fault(&late), None);
     }

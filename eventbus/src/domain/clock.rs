@@ -40,9 +40,9 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 
     /// Makes a new id, a UUIDv7 of the time of day.
     fn new_id(&self) -> Uuid {
-        let since_1970 = self.now() - OffsetDateTime::UNIX_EPOCH;
-        let seconds = u64::try_from(since_1970.whole_seconds()).unwrap_or_default();
-        Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, self.now().nanosecond()))
+        let now = self.now();
+        let seconds = u64::try_from(now.unix_timestamp()).unwrap_or_default();
+        Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, now.nanosecond()))
     }
 }
 
