@@ -52,7 +52,7 @@ pub struct FileQueueConfig {
     pub sync: bool,
     /// The consumer group of handlers that name none. Default `default`.
     pub default_group: Name,
-    /// When failed deliveries are tried again. Default three times, from 100 ms to 30 s.
+    /// When failed deliveries are tried again. Default for four hours, after delays from 100 ms to 5 min.
     pub retry: RetryPolicy,
     /// How many deliveries a handler gets at once that does not say it itself, in the one process that consumes for its
     /// group. Default 1.

@@ -21,8 +21,12 @@ use crate::connection::{Link, is_lost};
 pub(crate) const SLICE: Duration = Duration::from_secs(1);
 
 /// When a reader that goes on by itself tries again.
-pub(crate) const RECONNECT: RetryPolicy =
-    RetryPolicy { max_retries: u32::MAX, first_delay: Duration::from_millis(50), max_delay: Duration::from_secs(2) };
+pub(crate) const RECONNECT: RetryPolicy = RetryPolicy {
+    retry_for: Duration::MAX,
+    max_retries: None,
+    first_delay: Duration::from_millis(50),
+    max_delay: Duration::from_secs(2),
+};
 
 /// When a wait is over; never, if that is further away than time goes.
 #[derive(Debug, Clone, Copy)]

@@ -25,7 +25,7 @@ fn the_defaults_are_those_of_the_tutorial() {
     assert_eq!((config.consumer_name.as_deref(), config.consumers), (None, 1));
     assert_eq!(config.batch_size, 100);
     assert_eq!(config.block_ms, 5_000);
-    assert_eq!(config.max_retries, 3);
+    assert_eq!((config.retry_for_seconds, config.max_retries), (4 * 3_600, None));
     assert_eq!(config.pending_idle_ms, 60_000);
     assert!(config.enable_dlq);
     assert_eq!(config.dlq_stream_suffix, "_dlq");
@@ -38,7 +38,7 @@ fn the_defaults_are_those_of_the_tutorial() {
     assert_eq!(config.concurrency, 1);
     assert_eq!((config.max_in_hand, config.max_in_hand_bytes), (None, 16 * 1024 * 1024));
     assert_eq!(config.retry_delay_ms, 100);
-    assert_eq!(config.retry_max_delay_ms, 30_000);
+    assert_eq!(config.retry_max_delay_ms, 300_000);
     assert_eq!(config.slow_handler_ms, 1_000);
     assert_eq!((config.trim_max_length, config.trim_max_age_seconds), (None, None));
     assert!(!config.readable_by_python);

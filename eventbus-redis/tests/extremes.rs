@@ -62,7 +62,8 @@ async fn everything_arrives_once_whatever_the_settings() {
         RedisEventBusConfig { pending_idle_ms: 3_000_000_000, retry_key_expiry_seconds: 3_000_000_000, ..config() },
         RedisEventBusConfig { single_connection_client: true, batch_size: 1, block_ms: 1, ..least() },
         RedisEventBusConfig {
-            max_retries: u32::MAX,
+            retry_for_seconds: 3_000_000_000,
+            max_retries: Some(u32::MAX),
             max_in_hand: Some(usize::MAX),
             max_in_hand_bytes: usize::MAX,
             concurrency: 10_000,

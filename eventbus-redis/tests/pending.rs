@@ -224,7 +224,7 @@ async fn unread_entries_are_counted_where_the_server_does_not_know() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_left_pending_on_purpose_is_not_handled_again_when_its_group_is_made_anew() {
-    let config = RedisEventBusConfig { enable_dlq: false, max_retries: 0, ..config() };
+    let config = RedisEventBusConfig { enable_dlq: false, max_retries: Some(0), ..config() };
     let bus = RedisEventBus::connect(config).await.unwrap();
     let seen = Seen::default();
     seen.join(&bus);

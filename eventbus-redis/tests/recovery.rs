@@ -200,7 +200,7 @@ async fn a_slow_handler_keeps_its_claim_while_another_consumer_is_looking() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_else_has_claimed_is_let_go_and_its_failure_writes_nothing() {
-    let config = RedisEventBusConfig { pending_idle_ms: 600, max_retries: 0, ..quick() };
+    let config = RedisEventBusConfig { pending_idle_ms: 600, max_retries: Some(0), ..quick() };
     let (bus, actor) = (connect(&config).await, Actor::waiting());
     actor.join(&bus);
     let entry = publish_all(&bus, &["one"]).await.remove(0);
@@ -221,7 +221,7 @@ async fn what_somebody_else_has_claimed_is_let_go_and_its_failure_writes_nothing
 async fn a_failure_that_comes_too_late_writes_nothing() {
     for max_retries in [0, 3] {
         // the heartbeat is too slow to notice the theft
-        let config = RedisEventBusConfig { pending_idle_ms: 60_000, max_retries, ..quick() };
+        let config = RedisEventBusConfig { pending_idle_ms: 60_000, max_retries: Some(max_retries), ..quick() };
         let (bus, actor) = (connect(&config).await, Actor::new(|_, _| Act::WaitAndFail));
         actor.join(&bus);
         let entry = publish_all(&bus, &["one"]).await.remove(0);
@@ -239,7 +239,7 @@ async fn a_failure_that_comes_too_late_writes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn using_up_attempts_too_late_is_not_counted_where_there_are_no_dead_letters() {
-    let config = RedisEventBusConfig { pending_idle_ms: 60_000, max_retries: 0, enable_dlq: false, ..quick() };
+    let config = RedisEventBusConfig { pending_idle_ms: 60_000, max_retries: Some(0), enable_dlq: false, ..quick() };
     let (bus, actor) = (connect(&config).await, Actor::new(|_, _| Act::WaitAndFail));
     actor.join(&bus);
     let entry = publish_all(&bus, &["one"]).await.remove(0);
@@ -281,7 +281,7 @@ async fn what_is_pending_on_it_without_being_in_hand_is_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_left_pending_for_good_do_not_hide_those_that_are_lost() {
-    let config = RedisEventBusConfig { pending_idle_ms: 2_000, max_retries: 0, enable_dlq: false, ..quick() };
+    let config = RedisEventBusConfig { pending_idle_ms: 2_000, max_retries: Some(0), enable_dlq: false, ..quick() };
     let bus = connect(&config).await;
     let actor = Actor::new(|id, _| if id == "bad" { Act::Fail("told to".into()) } else { Act::Succeed });
     actor.join(&bus);
@@ -304,7 +304,7 @@ async fn entries_left_pending_for_good_do_not_hide_those_that_are_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_left_pending_for_good_that_are_deleted_do_not_hide_those_that_are_lost() {
     // a heartbeat each second
-    let config = RedisEventBusConfig { pending_idle_ms: 3_000, max_retries: 0, enable_dlq: false, ..quick() };
+    let config = RedisEventBusConfig { pending_idle_ms: 3_000, max_retries: Some(0), enable_dlq: false, ..quick() };
     let bus = connect(&config).await;
     let actor = Actor::new(|id, _| if id == "bad" { Act::Fail("told to".into()) } else { Act::Succeed });
     actor.join(&bus);
@@ -505,7 +505,7 @@ async fn what_is_noted_about_entries_that_are_not_pending_is_swept_after_its_tim
 
 #[tokio::test]
 async fn recovery_by_hand_tells_honest_counts() {
-    let config = RedisEventBusConfig { pending_idle_ms: 60_000, max_retries: 3, ..quick() };
+    let config = RedisEventBusConfig { pending_idle_ms: 60_000, max_retries: Some(3), ..quick() };
     let bus = connect(&config).await;
     let actor = Actor::new(|id, _| match id {
         "good" => Act::Succeed,
@@ -590,7 +590,7 @@ async fn recovery_by_hand_leaves_alone_what_a_consumer_has_in_hand() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_deleted_while_it_is_handled_is_handled_all_the_same() {
-    let config = RedisEventBusConfig { pending_idle_ms: 200, max_retries: 1, ..quick() };
+    let config = RedisEventBusConfig { pending_idle_ms: 200, max_retries: Some(1), ..quick() };
     let bus = connect(&config).await;
     let actor = Actor::new(|id, _| if id == "bad" { Act::WaitAndFail } else { Act::Wait });
     actor.join(&bus);

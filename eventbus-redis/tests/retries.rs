@@ -54,7 +54,7 @@ fn text<'a>(fields: &'a Fields, name: &str) -> &'a str {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_handler_runs_once_and_as_often_again_as_it_may() {
-    let bus = connect(&RedisEventBusConfig { max_retries: 3, ..quick() }).await;
+    let bus = connect(&RedisEventBusConfig { max_retries: Some(3), ..quick() }).await;
     let (failing, own, never_again) = (Actor::failing(), Actor::failing(), Actor::failing());
     failing.join(&bus);
     own.join_as(&bus, "own", EventFilter::All, options(Some(5), None));
@@ -77,7 +77,7 @@ async fn a_failing_handler_runs_once_and_as_often_again_as_it_may() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_in_the_midst_and_a_takeover_continue_the_count() {
     for (heir, is_clean) in [("stable", true), ("stable", false), ("heir", true), ("heir", false)] {
-        let config = RedisEventBusConfig { max_retries: 3, pending_idle_ms: 300, retry_delay_ms: 150, ..quick() };
+        let config = RedisEventBusConfig { max_retries: Some(3), pending_idle_ms: 300, retry_delay_ms: 150, ..quick() };
         let config = RedisEventBusConfig { retry_max_delay_ms: 600, ..config };
         let bus = connect(&config).await;
         let (failing, fine) = (Actor::failing(), Actor::willing());
@@ -107,7 +107,7 @@ async fn a_restart_in_the_midst_and_a_takeover_continue_the_count() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn permanent_errors_are_not_tried_again_and_others_may_ask_for_a_delay() {
-    let bus = connect(&RedisEventBusConfig { max_retries: 2, ..quick() }).await;
+    let bus = connect(&RedisEventBusConfig { max_retries: Some(2), ..quick() }).await;
     let delay = Duration::from_millis(700);
     let actor = Actor::new(move |id, attempt| match (id, attempt) {
         ("never", _) => Act::Fail(HandlerError::permanent("never")),
@@ -127,7 +127,7 @@ async fn permanent_errors_are_not_tried_again_and_others_may_ask_for_a_delay() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_asked_delay_holds_for_whoever_takes_over() {
-    let config = RedisEventBusConfig { max_retries: 2, pending_idle_ms: 200, ..quick() };
+    let config = RedisEventBusConfig { max_retries: Some(2), pending_idle_ms: 200, ..quick() };
     let bus = connect(&config).await;
     let delay = Duration::from_millis(1_500);
     let later = move |_: &str, attempt| match attempt {
@@ -153,7 +153,8 @@ async fn an_asked_delay_holds_for_whoever_takes_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn delays_grow_while_other_aggregates_flow_and_the_same_one_waits() {
-    let config = RedisEventBusConfig { max_retries: 3, retry_delay_ms: 200, retry_max_delay_ms: 10_000, ..quick() };
+    let config =
+        RedisEventBusConfig { max_retries: Some(3), retry_delay_ms: 200, retry_max_delay_ms: 10_000, ..quick() };
     let bus = connect(&config).await;
     let actor = Actor::new(|id, attempt| match id {
         "bad" if attempt <= 3 => Act::Fail("told to".into()),
@@ -181,7 +182,7 @@ async fn delays_grow_while_other_aggregates_flow_and_the_same_one_waits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn order_holds_over_a_retry_and_a_restart() {
-    let config = RedisEventBusConfig { max_retries: 5, retry_delay_ms: 300, retry_max_delay_ms: 300, ..quick() };
+    let config = RedisEventBusConfig { max_retries: Some(5), retry_delay_ms: 300, retry_max_delay_ms: 300, ..quick() };
     let bus = connect(&config).await;
     let versions: Arc<std::sync::Mutex<Vec<u64>>> = Arc::default();
     let is_well = Arc::new(AtomicBool::new(false));
@@ -226,7 +227,7 @@ async fn order_holds_over_a_retry_and_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_hand_stops_the_reading_and_it_goes_on_later() {
-    let config = RedisEventBusConfig { max_in_hand: Some(12), batch_size: 5, max_retries: 20, ..quick() };
+    let config = RedisEventBusConfig { max_in_hand: Some(12), batch_size: 5, max_retries: Some(20), ..quick() };
     let bus = connect(&RedisEventBusConfig { retry_max_delay_ms: 20, ..config }).await;
     let is_well = Arc::new(AtomicBool::new(false));
     let well = Arc::clone(&is_well);
@@ -247,7 +248,7 @@ async fn a_full_hand_stops_the_reading_and_it_goes_on_later() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn timeouts_and_panics_are_failures_of_that_delivery() {
-    let bus = connect(&RedisEventBusConfig { max_retries: 1, ..quick() }).await;
+    let bus = connect(&RedisEventBusConfig { max_retries: Some(1), ..quick() }).await;
     let actor = Actor::new(|id, _| match id {
         "slow" => Act::Wait,
         "panics" => Act::Panic,
@@ -331,7 +332,7 @@ async fn own_fields_that_do_not_fit_are_not_tried_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_with_more_fields_than_a_script_can_pass_on_holds_up_no_other() {
-    let bus = connect(&RedisEventBusConfig { max_retries: 0, ..quick() }).await;
+    let bus = connect(&RedisEventBusConfig { max_retries: Some(0), ..quick() }).await;
     picky().join(&bus);
     let stream = bus.config().stream_name();
     let names: Vec<_> = (0..5_000).map(|number| format!("field{number}")).collect();
@@ -350,7 +351,7 @@ async fn an_entry_with_more_fields_than_a_script_can_pass_on_holds_up_no_other()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_keeps_the_event_and_says_what_happened() {
-    let bus = connect(&RedisEventBusConfig { max_retries: 2, ..quick() }).await;
+    let bus = connect(&RedisEventBusConfig { max_retries: Some(2), ..quick() }).await;
     let (failing, fine) = (Actor::failing(), Actor::willing());
     failing.join_as(&bus, "fails", EventFilter::All, HandlerOptions::default());
     fine.join_as(&bus, "fine", EventFilter::All, HandlerOptions::default());
@@ -376,7 +377,7 @@ async fn a_dead_letter_keeps_the_event_and_says_what_happened() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_entry_is_in_exactly_one_place_at_any_time() {
-    let bus = connect(&RedisEventBusConfig { max_retries: 0, ..quick() }).await;
+    let bus = connect(&RedisEventBusConfig { max_retries: Some(0), ..quick() }).await;
     Actor::failing().join(&bus);
     let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
     let dead = bus.config().dlq_stream_name();
@@ -407,7 +408,7 @@ async fn a_failed_entry_is_in_exactly_one_place_at_any_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_runs_the_failed_handler_of_the_failed_group_and_nothing_else() {
-    let bus = connect(&RedisEventBusConfig { max_retries: 0, ..quick() }).await;
+    let bus = connect(&RedisEventBusConfig { max_retries: Some(0), ..quick() }).await;
     let is_well = Arc::new(AtomicBool::new(false));
     let well = Arc::clone(&is_well);
     let failing = Actor::new(move |_, _| match well.load(Ordering::SeqCst) {
@@ -439,7 +440,7 @@ async fn a_replay_runs_the_failed_handler_of_the_failed_group_and_nothing_else()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_that_fails_again_says_so_once_more() {
-    let bus = connect(&RedisEventBusConfig { max_retries: 1, ..quick() }).await;
+    let bus = connect(&RedisEventBusConfig { max_retries: Some(1), ..quick() }).await;
     let (failing, fine) = (Actor::failing(), Actor::willing());
     failing.join_as(&bus, "fails", EventFilter::All, HandlerOptions::default());
     fine.join_as(&bus, "fine", EventFilter::All, HandlerOptions::default());
@@ -460,7 +461,7 @@ async fn a_replay_that_fails_again_says_so_once_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_dead_letters_an_entry_stays_pending_and_is_left_alone() {
-    let config = RedisEventBusConfig { max_retries: 1, enable_dlq: false, pending_idle_ms: 200, ..quick() };
+    let config = RedisEventBusConfig { max_retries: Some(1), enable_dlq: false, pending_idle_ms: 200, ..quick() };
     let bus = connect(&config).await;
     let actor = picky();
     actor.join(&bus);
@@ -525,7 +526,7 @@ async fn what_came_of_entries_is_written_down_within_two_seconds_though_a_handle
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_note_that_comes_too_late_ends_the_retries_here() {
-    let config = RedisEventBusConfig { pending_idle_ms: 60_000, max_retries: 10, ..quick() };
+    let config = RedisEventBusConfig { pending_idle_ms: 60_000, max_retries: Some(10), ..quick() };
     let bus = connect(&config).await;
     let tries = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&tries);

@@ -149,7 +149,7 @@ async fn an_unknown_type_is_left_to_a_member_that_announces_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_member_that_announces_nothing_tried_counts_as_tried() {
-    let bus = connect(&RedisEventBusConfig { pending_idle_ms: 300, max_retries: 3, ..quick() }).await;
+    let bus = connect(&RedisEventBusConfig { pending_idle_ms: 300, max_retries: Some(3), ..quick() }).await;
     bus.publish(&[event("tried"), event("new")]).await.unwrap();
     read_as(&bus, "python", 1).await;
     // it was given it two more times

@@ -136,7 +136,7 @@ async fn publishing_and_processing_are_spans_in_the_words_of_opentelemetry() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_failed_is_said_in_the_span() {
     keep_spans();
-    let config = RedisEventBusConfig { readable_by_python: true, max_retries: 0, ..config() };
+    let config = RedisEventBusConfig { readable_by_python: true, max_retries: Some(0), ..config() };
     let bus = RedisEventBus::connect(config).await.unwrap();
     assert!(matches!(bus.publish(&[event("no-uuid")]).await, Err(PublishError::Refused { .. })));
     let refused = only(&bus, "publish");

@@ -245,8 +245,12 @@ async fn whoever_watches_appends_is_told_and_outlives_the_store() {
 
 #[test]
 fn delays_double_up_to_the_longest_and_jitter_stays_below() {
-    let policy =
-        RetryPolicy { max_retries: 9, first_delay: Duration::from_millis(10), max_delay: Duration::from_secs(1) };
+    let policy = RetryPolicy {
+        retry_for: Duration::MAX,
+        max_retries: Some(9),
+        first_delay: Duration::from_millis(10),
+        max_delay: Duration::from_secs(1),
+    };
     let delays: Vec<_> = (1..=9).map(|attempt| policy.delay(attempt).as_millis()).collect();
     assert_eq!(delays, [10, 20, 40, 80, 160, 320, 640, 1_000, 1_000]);
     for attempt in [1, 5, 9, 200] {

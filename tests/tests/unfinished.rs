@@ -114,7 +114,8 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 async fn only_what_is_not_finished_runs_again(open: impl AsyncFn() -> Arc<dyn EventStore>) {
     const OTHERS: usize = 10_000;
     let clock = ManualClock::new();
-    let retry = RetryPolicy { max_retries: 1_000, first_delay: QUARTER, max_delay: QUARTER };
+    let retry =
+        RetryPolicy { retry_for: Duration::MAX, max_retries: Some(1_000), first_delay: QUARTER, max_delay: QUARTER };
     let new_bus = || InMemoryEventBus::builder().retry(retry).clock(clock.clone()).build();
     let (store, bus, seen) = (open().await, new_bus(), Seen::default());
     fill(&*store, OTHERS).await;
@@ -204,7 +205,7 @@ async fn the_process_that_dies() {
         return;
     };
     Actor::end_with_parent();
-    let retry = RetryPolicy { max_retries: 1_000_000, ..RetryPolicy::default() };
+    let retry = RetryPolicy { retry_for: Duration::MAX, ..RetryPolicy::default() };
     let bus = InMemoryEventBus::builder().retry(retry).build();
     let _app = app(opened(&place).await, &bus, &Seen::default()).await;
     std::future::pending().await

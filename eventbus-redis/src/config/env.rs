@@ -46,7 +46,8 @@ impl RedisEventBusConfig {
         vars.parsed("EVENTBUS_CONSUMERS", &mut config.consumers);
         vars.parsed("EVENTBUS_BATCH_SIZE", &mut config.batch_size);
         vars.parsed("EVENTBUS_BLOCK_MS", &mut config.block_ms);
-        vars.parsed("EVENTBUS_MAX_RETRIES", &mut config.max_retries);
+        vars.parsed("EVENTBUS_RETRY_FOR_SECONDS", &mut config.retry_for_seconds);
+        vars.number("EVENTBUS_MAX_RETRIES", &mut config.max_retries);
         vars.parsed("EVENTBUS_PENDING_IDLE_MS", &mut config.pending_idle_ms);
         vars.parsed("EVENTBUS_ENABLE_DLQ", &mut config.enable_dlq);
         vars.text("EVENTBUS_DLQ_STREAM_SUFFIX", &mut config.dlq_stream_suffix);
@@ -111,6 +112,7 @@ mod tests {
             ("EVENTBUS_CONSUMERS", "6"),
             ("EVENTBUS_BATCH_SIZE", "7"),
             ("EVENTBUS_BLOCK_MS", "8"),
+            ("EVENTBUS_RETRY_FOR_SECONDS", "90"),
             ("EVENTBUS_MAX_RETRIES", "9"),
             ("EVENTBUS_PENDING_IDLE_MS", "10"),
             ("EVENTBUS_ENABLE_DLQ", "false"),
@@ -145,7 +147,8 @@ mod tests {
             consumers: 6,
             batch_size: 7,
             block_ms: 8,
-            max_retries: 9,
+            retry_for_seconds: 90,
+            max_retries: Some(9),
             pending_idle_ms: 10,
             enable_dlq: false,
             dlq_stream_suffix: "_dead".into(),

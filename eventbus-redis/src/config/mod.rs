@@ -67,9 +67,11 @@ pub struct RedisEventBusConfig {
     /// How long a read waits for entries, in milliseconds, at most; reads are cut into slices of a second.
     /// Default 5000.
     pub block_ms: u64,
-    /// How often a failed delivery is tried again before it becomes a dead letter: with 3 it runs four times.
-    /// Default 3.
-    pub max_retries: u32,
+    /// For how many seconds a failed delivery is tried again before it becomes a dead letter. Default 14400, four hours.
+    pub retry_for_seconds: u64,
+    /// How often a failed delivery is tried again at most, within that time: with 3 it runs four times. Default: as often
+    /// as there is time for.
+    pub max_retries: Option<u32>,
     /// How long a consumer may show no sign of life before others claim its entries, in milliseconds. One that is slow
     /// and alive keeps what it holds. Default 60000.
     pub pending_idle_ms: u64,
@@ -110,7 +112,7 @@ pub struct RedisEventBusConfig {
     /// How long the first retry waits, in milliseconds; each further one waits twice as long. Each is shortened at
     /// random, by half at most. Default 100.
     pub retry_delay_ms: u64,
-    /// How long a retry waits at most, in milliseconds. Default 30000.
+    /// How long a retry waits at most, in milliseconds. Default 300000.
     pub retry_max_delay_ms: u64,
     /// Since when events of a type that a group skipped are delivered when a member announces the type for the first time.
     /// What was skipped earlier is delivered or not as the handler's `start` says. Default 24 hours.
@@ -161,7 +163,8 @@ impl Default for RedisEventBusConfig {
             consumers: 1,
             batch_size: 100,
             block_ms: 5_000,
-            max_retries: 3,
+            retry_for_seconds: 4 * 3_600,
+            max_retries: None,
             pending_idle_ms: 60_000,
             enable_dlq: true,
             dlq_stream_suffix: "_dlq".into(),
@@ -175,7 +178,7 @@ impl Default for RedisEventBusConfig {
             max_in_hand: None,
             max_in_hand_bytes: DEFAULT_IN_HAND_BYTES,
             retry_delay_ms: 100,
-            retry_max_delay_ms: 30_000,
+            retry_max_delay_ms: 300_000,
             deliver_skipped_within: Duration::from_secs(24 * 3_600),
             slow_handler_ms: 1_000,
             trim_max_length: None,
@@ -257,6 +260,7 @@ impl fmt::Debug for RedisEventBusConfig {
             .field("consumers", &self.consumers)
             .field("batch_size", &self.batch_size)
             .field("block_ms", &self.block_ms)
+            .field("retry_for_seconds", &self.retry_for_seconds)
             .field("max_retries", &self.max_retries)
             .field("pending_idle_ms", &self.pending_idle_ms)
             .field("enable_dlq", &self.enable_dlq)

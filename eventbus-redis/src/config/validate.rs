@@ -61,6 +61,7 @@ impl RedisEventBusConfig {
         let is_zero = |zero: bool| zero.then(|| "is 0".to_owned());
         found_in("batch_size", out_of_range(self.batch_size as u64, MAX_BATCH_SIZE));
         found_in("block_ms", ms_problem(self.block_ms));
+        found_in("retry_for_seconds", out_of_range(self.retry_for_seconds, MAX_SECONDS));
         found_in("pending_idle_ms", ms_problem(self.pending_idle_ms));
         found_in("dlq_stream_suffix", suffix_problem(&self.dlq_stream_suffix, &self.retry_key_prefix));
         found_in("socket_timeout", time_problem(self.socket_timeout));

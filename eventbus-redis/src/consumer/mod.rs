@@ -195,6 +195,7 @@ impl Consumer {
     fn retry(&self) -> RetryPolicy {
         let config = &self.shared.config;
         RetryPolicy {
+            retry_for: Duration::from_secs(config.retry_for_seconds),
             max_retries: config.max_retries,
             first_delay: Duration::from_millis(config.retry_delay_ms),
             max_delay: Duration::from_millis(config.retry_max_delay_ms),

@@ -41,7 +41,7 @@ const ALONE: Duration = Duration::from_secs(1);
 pub struct Recovery {
     /// How long an entry must have been pending without a sign of life, in milliseconds. Default: `pending_idle_ms`.
     pub min_idle_time_ms: Option<u64>,
-    /// How often a failed delivery is tried again before it becomes a dead letter. Default: `max_retries`.
+    /// How often a failed delivery is tried again before it becomes a dead letter, at most. Default: `max_retries`.
     pub max_retries: Option<u32>,
     /// How many entries are recovered, at most. Default: `batch_size`.
     pub batch_size: Option<usize>,
@@ -134,7 +134,7 @@ impl Consumer {
     async fn recover(&self, recovery: Recovery, stats: &mut RecoveryStats) -> Result<(), CommandError> {
         let config = &self.shared.config;
         let idle_ms = recovery.min_idle_time_ms.unwrap_or(config.pending_idle_ms);
-        let retry = RetryPolicy { max_retries: recovery.max_retries.unwrap_or(config.max_retries), ..self.retry() };
+        let retry = RetryPolicy { max_retries: recovery.max_retries.or(config.max_retries), ..self.retry() };
         let mut left = recovery.batch_size.unwrap_or(config.batch_size);
         let pending = command::count_pending(&self.shared.stream, &self.group);
         stats.checked += command::pending_count(self.shared.link.query(&pending).await?)?;

@@ -8,8 +8,12 @@ use eventbus::{Name, port::RetryPolicy};
 use tokio::time::Instant;
 
 /// How soon is tried again: soon enough to be back within two seconds of the server.
-const AGAIN: RetryPolicy =
-    RetryPolicy { max_retries: u32::MAX, first_delay: Duration::from_millis(20), max_delay: Duration::from_secs(1) };
+const AGAIN: RetryPolicy = RetryPolicy {
+    retry_for: Duration::MAX,
+    max_retries: None,
+    first_delay: Duration::from_millis(20),
+    max_delay: Duration::from_secs(1),
+};
 
 /// How often trouble that lasts is mentioned.
 const REMIND: Duration = Duration::from_secs(60);

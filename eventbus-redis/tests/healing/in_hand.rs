@@ -82,7 +82,7 @@ fn config() -> RedisEventBusConfig {
         concurrency: 4,
         retry_delay_ms: 400,
         retry_max_delay_ms: 400,
-        max_retries: 2,
+        max_retries: Some(2),
         pending_idle_ms: 600,
         ..RedisEventBusConfig::default()
     }

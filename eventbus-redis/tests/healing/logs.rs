@@ -81,7 +81,7 @@ async fn busy(proxied: bool, max_retries: u32) -> Rig {
     let config = RedisEventBusConfig {
         retry_delay_ms: 50,
         retry_max_delay_ms: 50,
-        max_retries,
+        max_retries: Some(max_retries),
         pending_idle_ms: 600,
         ..RedisEventBusConfig::default()
     };

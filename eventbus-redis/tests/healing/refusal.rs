@@ -71,7 +71,7 @@ async fn scripts_that_were_forgotten() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_memory() {
-    let config = RedisEventBusConfig { retry_delay_ms: 10, max_retries: 2, ..RedisEventBusConfig::default() };
+    let config = RedisEventBusConfig { retry_delay_ms: 10, max_retries: Some(2), ..RedisEventBusConfig::default() };
     let mut rig = Rig::on(test_servers::private_redis(), config).await;
     let tries = failing(&rig.bus, "fails");
     // what is not read yet, when there is no memory any more

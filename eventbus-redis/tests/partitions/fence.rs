@@ -21,7 +21,7 @@ use crate::{
 
 /// One partition of several has events; nobody renews its lease for a while.
 fn slow() -> RedisEventBusConfig {
-    RedisEventBusConfig { partitions: 2, partition_lease_ms: 60_000, block_ms: 50, max_retries: 0, ..config() }
+    RedisEventBusConfig { partitions: 2, partition_lease_ms: 60_000, block_ms: 50, max_retries: Some(0), ..config() }
 }
 
 fn lease_key(bus: &RedisEventBus, aggregate: &str) -> String {
@@ -63,7 +63,7 @@ async fn a_consumer_without_its_lease_acknowledges_nothing_and_reads_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_without_its_lease_notes_no_failure_and_writes_no_dead_letter() {
     for max_retries in [0, 5] {
-        let bus = connect(&RedisEventBusConfig { max_retries, ..slow() }).await;
+        let bus = connect(&RedisEventBusConfig { max_retries: Some(max_retries), ..slow() }).await;
         let actor = Actor::new(|_, _| Act::WaitAndFail);
         actor.join(&bus);
         start(&bus).await;
@@ -203,7 +203,7 @@ async fn left(bus: &RedisEventBus) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_is_left_while_one_of_its_events_waits_for_a_retry() {
-    let config = RedisEventBusConfig { partition_lease_ms: 300, max_retries: 9, ..slow() };
+    let config = RedisEventBusConfig { partition_lease_ms: 300, max_retries: Some(9), ..slow() };
     let (bus, other) = (connect(&config).await, connect(&config).await);
     let failing = Actor::new(|_, _| Act::Fail(HandlerError::retry_after(Duration::from_secs(600), "later")));
     failing.join(&bus);

@@ -1,6 +1,17 @@
 //! Projections: what they write, what they skip, where they stop.
 
-use eventbus_redis::{Claim, Consume, RedisCommandError, RedisStreams, StreamProjectionError, Trim};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use eventbus::testkit::ManualClock;
+use eventbus_redis::{
+    Claim, Consume, RedisCommandError, RedisStreams, RedisStreamsConfig, StreamProjectionError, Trim,
+};
 use serde_json::json;
 use tokio::sync::oneshot;
 
@@ -208,6 +219,39 @@ async fn it_runs_on_with_what_comes_until_it_is_stopped() {
     // the last step may not have been told yet
     let applied = running.await.unwrap().unwrap();
     assert!(applied.processed >= 160 && applied.unknown["order.creatd"] >= 1, "{applied:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_projection_that_stopped_tries_again_every_minute() {
+    let clock = ManualClock::new();
+    let config = RedisStreamsConfig { clock: clock.clone().into(), ..config_on(test_servers::redis_url()) };
+    let streams = RedisStreams::connect(config).await.unwrap();
+    publish_orders(&streams, 2).await;
+    streams.publisher().publish("orders", "order.odd", &json!({})).await.unwrap();
+    publish_orders(&streams, 2).await;
+    let tries = Arc::new(AtomicU32::new(0));
+    let tried = Arc::clone(&tries);
+    let stats = order_stats(&streams).try_on("order.odd", move |_: serde_json::Value, _| {
+        match tried.fetch_add(1, Ordering::SeqCst) {
+            0..6 => Err("closed"),
+            _ => Ok(()),
+        }
+    });
+    let running = tokio::spawn(async move { stats.run(std::future::pending()).await });
+    let minute = Duration::from_secs(60);
+    for _ in 0..2 {
+        clock.sleeper_for(minute).await;
+        let before = tries.load(Ordering::SeqCst);
+        assert!(before > 0 && counted(&streams).await == 2, "what was before it is counted, and nothing behind it");
+        clock.advance(minute);
+        until("it is tried again", async || tries.load(Ordering::SeqCst) > before).await;
+    }
+    until("it goes on", async || {
+        clock.advance(minute);
+        counted(&streams).await == 4
+    })
+    .await;
+    running.abort();
 }
 
 #[tokio::test]

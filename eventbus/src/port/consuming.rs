@@ -15,8 +15,12 @@ use super::{ConsumeError, RetryPolicy, ShutdownError, Subscriber, Subscribers};
 use crate::domain::{clock::SharedClock, name::Name};
 
 /// When a consumer that died is replaced.
-const REPLACE: RetryPolicy =
-    RetryPolicy { max_retries: u32::MAX, first_delay: Duration::from_millis(50), max_delay: Duration::from_secs(5) };
+const REPLACE: RetryPolicy = RetryPolicy {
+    retry_for: Duration::MAX,
+    max_retries: None,
+    first_delay: Duration::from_millis(50),
+    max_delay: Duration::from_secs(5),
+};
 /// A consumer that lived so long did not die of what its predecessor died of.
 const STEADY: Duration = Duration::from_secs(60);
 

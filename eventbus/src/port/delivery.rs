@@ -144,7 +144,7 @@ impl HandlerError {
         Self::of(HandlerErrorKind::Permanent, error.into())
     }
 
-    /// An error that may be gone after `delay`. It uses up an attempt, as any other.
+    /// An error that may be gone after `delay`. It uses up an attempt and its time, as any other.
     pub fn retry_after(delay: Duration, error: impl Into<BoxError>) -> Self {
         Self::of(HandlerErrorKind::RetryAfter(delay), error.into())
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How often, and after which delays, something is tried again: exponential, capped, jittered.
+/// For how long, how often, and after which delays, something is tried again: exponential, capped, jittered.
 ///
 /// # Examples
 /// ```
@@ -15,8 +15,10 @@ use std::time::Duration;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// How many times to try after the first try.
-    pub max_retries: u32,
+    /// For how long to try again, from the first failure on.
+    pub retry_for: Duration,
+    /// How many times to try after the first try, at most; as often as there is time for if `None`.
+    pub max_retries: Option<u32>,
     /// The delay before the first retry.
     pub first_delay: Duration,
     /// The longest delay.
@@ -24,9 +26,14 @@ pub struct RetryPolicy {
 }
 
 impl Default for RetryPolicy {
-    /// 3 retries, from 100 ms to 30 s.
+    /// For four hours, after delays from 100 ms to 5 min: longer than most outages take.
     fn default() -> Self {
-        Self { max_retries: 3, first_delay: Duration::from_millis(100), max_delay: Duration::from_secs(30) }
+        Self {
+            retry_for: Duration::from_secs(4 * 3_600),
+            max_retries: None,
+            first_delay: Duration::from_millis(100),
+            max_delay: Duration::from_secs(300),
+        }
     }
 }
 
@@ -34,6 +41,12 @@ impl Default for RetryPolicy {
 pub(super) const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 impl RetryPolicy {
+    /// Returns `true` if [`max_retries`](Self::max_retries) lets the retry of this number run; the first is 1.
+    #[must_use]
+    pub fn allows(&self, retry: u32) -> bool {
+        self.max_retries.is_none_or(|most| retry <= most)
+    }
+
     /// The delay before retry `attempt` (the first is 1), without jitter: doubles from the first to the longest.
     #[must_use]
     pub fn delay(&self, attempt: u32) -> Duration {

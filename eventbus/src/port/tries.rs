@@ -26,7 +26,9 @@ pub struct Tries {
     /// back after.
     #[serde(skip_serializing_if = "is_zero")]
     pub ended_alone: u32,
-    /// How often the entry was delivered in vain to consumers that keep no tries, as those of other programs.
+    /// How often the entry was delivered in vain to consumers that keep no tries, as those written in Python, which
+    /// limit retries by number. These count for each handler against [`RetryPolicy::max_retries`] where that is set; they
+    /// never shorten [`RetryPolicy::retry_for`], which begins with the first failure that was noted.
     #[serde(skip_serializing_if = "is_zero")]
     pub elsewhere: u32,
     /// The handlers that have succeeded, sorted.
@@ -57,12 +59,25 @@ pub struct Failed {
     pub attempts: u32,
     /// Why, the last time.
     pub error: String,
+    /// Since when it fails, by the clock of the consumer that handled it then. Time in which its database had a fault is
+    /// left out: `since` moves on by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
     /// Whether it is not tried again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gave_up: bool,
     /// How often in a row it met a fault of the database, which uses up no attempt.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub server_faults: u32,
+}
+
+impl Failed {
+    /// Whether there are no more retries, of those that the handler itself says or the policy, or no more time.
+    fn has_used_up(&mut self, retries: Option<u32>, policy: &RetryPolicy, now: u64) -> bool {
+        let since = *self.since.get_or_insert(now);
+        let most = retries.or(policy.max_retries);
+        most.is_some_and(|most| self.attempts > most) || now.saturating_sub(since) >= millis(policy.retry_for)
+    }
 }
 
 /// What is to be done with an entry after its handlers ran.
@@ -82,15 +97,23 @@ const fn is_zero(number: &u32) -> bool {
 }
 
 /// When an event is tried again that met a fault of the database: it may last for hours.
-const SERVER_FAULT: RetryPolicy =
-    RetryPolicy { max_retries: u32::MAX, first_delay: Duration::from_millis(100), max_delay: Duration::from_secs(300) };
+const SERVER_FAULT: RetryPolicy = RetryPolicy {
+    retry_for: Duration::MAX,
+    max_retries: None,
+    first_delay: Duration::from_millis(100),
+    max_delay: Duration::from_secs(300),
+};
 
 /// After how many ends of its process in a row, while nothing else ran, an event is taken for their cause.
 const MOST_ENDS_ALONE: u32 = 5;
 
 /// How long a suspect waits: what ends a process at once ends it so often only.
-const SUSPECT: RetryPolicy =
-    RetryPolicy { max_retries: u32::MAX, first_delay: Duration::from_secs(1), max_delay: Duration::from_secs(60) };
+const SUSPECT: RetryPolicy = RetryPolicy {
+    retry_for: Duration::MAX,
+    max_retries: None,
+    first_delay: Duration::from_secs(1),
+    max_delay: Duration::from_secs(60),
+};
 
 /// How much of an error's text is kept, in bytes.
 const MAX_ERROR_BYTES: usize = 4_000;
@@ -112,7 +135,7 @@ impl Tries {
     #[must_use]
     pub fn hopeless(error: String, clock: &SharedClock) -> Self {
         let now = Some(clock.unix_millis());
-        let failed = Failed { attempts: 0, error: shortened(error), gave_up: true, server_faults: 0 };
+        let failed = Failed { error: shortened(error), gave_up: true, ..Failed::default() };
         Self {
             failed: BTreeMap::from([(String::new(), failed)]),
             first_failed_at: now,
@@ -214,9 +237,9 @@ impl Tries {
         self.attempts = self.attempts.saturating_add(1);
         self.survive();
         self.first_failed_at = self.first_failed_at.or(Some(now));
-        self.last_failed_at = Some(now);
+        let passed = now.saturating_sub(self.last_failed_at.replace(now).unwrap_or(now));
         self.succeeded(succeeded);
-        let delays = failures.iter().filter_map(|failure| self.fail_one(failure, policy));
+        let delays = failures.iter().filter_map(|failure| self.fail_one(failure, policy, now, passed));
         let next = match delays.max() {
             Some(delay) => Next::RetryAfter(delay),
             None => Next::GiveUp,
@@ -228,23 +251,24 @@ impl Tries {
         next
     }
 
-    /// When the handler is to run again; `None` if it gives up.
-    fn fail_one(&mut self, failure: &Failure, policy: &RetryPolicy) -> Option<Duration> {
+    /// When the handler is to run again; `None` if it gives up. `passed` is the time since the failure before.
+    fn fail_one(&mut self, failure: &Failure, policy: &RetryPolicy, now: u64, passed: u64) -> Option<Duration> {
         let before = self.elsewhere;
         let fresh = || Failed { attempts: before, ..Failed::default() };
         let failed = self.failed.entry(failure.handler.to_string()).or_insert_with(fresh);
+        failed.error = shortened(failure.error.to_string());
         if failure.error.kind() == HandlerErrorKind::ServerFault {
             failed.server_faults = failed.server_faults.saturating_add(1);
-            failed.error = shortened(failure.error.to_string());
+            failed.since = failed.since.map(|since| since.saturating_add(passed).min(now));
             return Some(SERVER_FAULT.jittered(failed.server_faults));
         }
         failed.server_faults = 0;
-        if failure.error.kind() != HandlerErrorKind::NotBegun {
+        if failure.error.kind() == HandlerErrorKind::NotBegun {
+            failed.since = failed.since.map(|since| since.saturating_add(passed).min(now));
+        } else {
             failed.attempts = failed.attempts.saturating_add(1);
+            failed.gave_up = failure.error.is_permanent() || failed.has_used_up(failure.retries, policy, now);
         }
-        failed.error = shortened(failure.error.to_string());
-        let budget = failure.retries.unwrap_or(policy.max_retries);
-        failed.gave_up = failure.error.is_permanent() || failed.attempts > budget;
         match failure.error.kind() {
             _ if failed.gave_up => None,
             HandlerErrorKind::RetryAfter(delay) => Some(delay.min(LONGEST)),

@@ -26,8 +26,12 @@ use crate::{
 };
 
 /// When a store that cannot begin a transaction is asked again.
-const STORE_AWAY: RetryPolicy =
-    RetryPolicy { max_retries: u32::MAX, first_delay: Duration::from_millis(100), max_delay: Duration::from_secs(5) };
+const STORE_AWAY: RetryPolicy = RetryPolicy {
+    retry_for: Duration::MAX,
+    max_retries: None,
+    first_delay: Duration::from_millis(100),
+    max_delay: Duration::from_secs(5),
+};
 
 /// Lets a handler take effect once for each event.
 pub(crate) struct Effect {

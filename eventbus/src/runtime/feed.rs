@@ -47,7 +47,8 @@ impl FeedWatch {
     /// Waits after a failure, longer each time. False: cancelled meanwhile.
     pub(crate) async fn failed(&mut self, cancel: &CancellationToken) -> bool {
         const BACKOFF: RetryPolicy = RetryPolicy {
-            max_retries: u32::MAX,
+            retry_for: Duration::MAX,
+            max_retries: None,
             first_delay: Duration::from_millis(50),
             max_delay: Duration::from_secs(2),
         };

@@ -203,13 +203,21 @@ pub async fn feed(bus: &InMemoryEventBus, events: &[RecordedEvent]) {
 }
 
 /// Tries nothing again.
-pub const NEVER: RetryPolicy =
-    RetryPolicy { max_retries: 0, first_delay: Duration::from_millis(1), max_delay: Duration::from_millis(1) };
+pub const NEVER: RetryPolicy = RetryPolicy {
+    retry_for: Duration::MAX,
+    max_retries: Some(0),
+    first_delay: Duration::from_millis(1),
+    max_delay: Duration::from_millis(1),
+};
 /// Tries again soon and for ever.
-pub const SOON: RetryPolicy = RetryPolicy { max_retries: u32::MAX, ..NEVER };
+pub const SOON: RetryPolicy = RetryPolicy { max_retries: None, ..NEVER };
 /// Tries again when the test has ended.
-pub const LATER: RetryPolicy =
-    RetryPolicy { max_retries: 1, first_delay: Duration::from_secs(3_600), max_delay: Duration::from_secs(3_600) };
+pub const LATER: RetryPolicy = RetryPolicy {
+    retry_for: Duration::MAX,
+    max_retries: Some(1),
+    first_delay: Duration::from_secs(3_600),
+    max_delay: Duration::from_secs(3_600),
+};
 
 pub fn bus(retry: RetryPolicy) -> InMemoryEventBus {
     InMemoryEventBus::builder().retry(retry).build()

@@ -197,12 +197,14 @@ async fn a_failing_event_stops_the_projection_visibly_and_a_rebuild_frees_it() {
 struct Rows {
     handled: AtomicU64,
     failures: AtomicU32,
+    /// How often it fails.
+    most: u32,
 }
 
 #[projection(name = "rows")]
 impl Rows {
     async fn any(&self, event: &RecordedEvent) -> Result<(), HandlerError> {
-        if event.event_type() == "OrderShipped" && self.failures.fetch_add(1, Ordering::SeqCst) < 2 {
+        if event.event_type() == "OrderShipped" && self.failures.fetch_add(1, Ordering::SeqCst) < self.most {
             return Err("busy".into());
         }
         self.handled.fetch_add(1, Ordering::SeqCst);
@@ -214,18 +216,75 @@ impl Rows {
 async fn a_projection_with_rows_of_its_own_retries_and_resumes_at_its_checkpoint() {
     let store = InMemoryEventStore::new();
     let position = save(&store, 2).await;
-    let first = App::builder().store(store.clone()).projection(Rows::default()).start().await.unwrap();
+    let first =
+        App::builder().store(store.clone()).projection(Rows { most: 2, ..Rows::default() }).start().await.unwrap();
     assert_eq!(first.projected::<Rows>(position).await.unwrap().handled.load(Ordering::SeqCst), 2);
     first.shutdown(Duration::from_secs(5)).await.unwrap();
     let checkpoint = Name::from_static("projection:rows");
     assert_eq!(store.load_checkpoint(&checkpoint).await.unwrap(), Some(position));
 
-    let second = App::builder().store(store.clone()).projection(Rows::default()).start().await.unwrap();
+    let second =
+        App::builder().store(store.clone()).projection(Rows { most: 2, ..Rows::default() }).start().await.unwrap();
     let next = save(&store, 1).await;
     assert_eq!(second.projected::<Rows>(next).await.unwrap().handled.load(Ordering::SeqCst), 1, "only what is new");
     second.rebuild::<Rows>().await.unwrap();
     let handled = &second.projection::<Rows>().unwrap().read().await.handled;
     until("every event is handled again", async || handled.load(Ordering::SeqCst) >= 4).await;
+}
+
+/// Moves the clock until something is so.
+async fn moved_until(clock: &ManualClock, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    until(what, async || {
+        clock.advance(Duration::from_secs(1));
+        is_so().await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn state_in_memory_is_folded_anew_every_minute_after_an_event_failed() {
+    let clock = ManualClock::new();
+    let store = InMemoryEventStore::with_clock(clock.clone());
+    let mended = Arc::new(AtomicU32::new(0));
+    let (make, made) = (Arc::clone(&mended), Arc::new(AtomicU32::new(0)));
+    let count = Arc::clone(&made);
+    let app = App::builder().clock(clock.clone()).store(store.clone()).projection_with(move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        Picky(Arc::clone(&make), 0)
+    });
+    let app = app.start().await.unwrap();
+    save(&store, 1).await;
+    let stream = StreamId::new(Name::from_static("Order"), AggregateId::new());
+    let bad = NewEvent::of(&created("bad", 1.0)).unwrap();
+    store.append(&stream, ExpectedVersion::Any, vec![bad]).await.unwrap();
+    let last = save(&store, 1).await;
+    assert!(app.projected::<Picky>(last).await.is_err());
+    let since = app.projections().await.unwrap()[0].stopped_since;
+    moved_until(&clock, "it is folded three times more", async || made.load(Ordering::SeqCst) >= 4).await;
+    assert_eq!(app.projections().await.unwrap()[0].stopped_since, since);
+    assert_eq!(app.projection::<Picky>().unwrap().read().await.1, 1, "what it was serves meanwhile");
+
+    mended.store(1, Ordering::SeqCst);
+    moved_until(&clock, "it goes on", async || app.projections().await.unwrap()[0].stopped.is_none()).await;
+    let statistics = app.projection::<Picky>().unwrap();
+    moved_until(&clock, "it has come to the end", async || statistics.position() >= last).await;
+    assert_eq!(statistics.read().await.1, 3, "each event counts once");
+}
+
+#[tokio::test]
+async fn a_projection_with_rows_of_its_own_tries_again_every_minute() {
+    let clock = ManualClock::new();
+    let store = InMemoryEventStore::with_clock(clock.clone());
+    let rows = Rows { most: 9, ..Rows::default() };
+    let app = App::builder().clock(clock.clone()).store(store.clone()).projection(rows).start().await.unwrap();
+    let position = save(&store, 2).await;
+    moved_until(&clock, "it stops", async || app.projections().await.unwrap()[0].stopped_since.is_some()).await;
+    moved_until(&clock, "it goes on by itself", async || app.projection::<Rows>().unwrap().position() >= position)
+        .await;
+    let rows = app.projection::<Rows>().unwrap();
+    let rows = rows.read().await;
+    assert_eq!(rows.failures.load(Ordering::SeqCst), 10, "four tries, four a minute later, two in the third");
+    assert!(app.projections().await.unwrap()[0].stopped.is_none());
 }
 
 #[derive(Default)]

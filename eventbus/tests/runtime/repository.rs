@@ -111,7 +111,7 @@ async fn update_decides_anew_until_it_wins() {
 #[tokio::test(start_paused = true)]
 async fn update_gives_up_after_its_retries() {
     let store = InMemoryEventStore::new();
-    let policy = RetryPolicy { max_retries: 2, ..RetryPolicy::default() };
+    let policy = RetryPolicy { max_retries: Some(2), ..RetryPolicy::default() };
     let orders = AggregateRepository::<Order>::new(store.clone())
         .with_conflict_retries(policy)
         .with_context(EventContext::default());

@@ -215,8 +215,6 @@ async fn an_event_that_keeps_failing_stops_the_projection_before_it() {
     assert!(health.projections[0].starts_with(&alert), "no words of the method: {health:?}");
     assert!(health.alerts(&HealthThresholds::default()).contains(&health.projections[0]));
     until("the lease is given back", async || store.lease_of(&ROLE).await.unwrap().is_none()).await;
-    tokio::time::sleep(Duration::from_secs(600)).await;
-    assert_eq!(mood.tries.load(Ordering::SeqCst), 4, "nobody tries for ever");
 
     mood.refusals.store(0, Ordering::SeqCst);
     assert!(app.resume_projection::<OrderRows>().unwrap());
@@ -225,6 +223,30 @@ async fn an_event_that_keeps_failing_stops_the_projection_before_it() {
     assert!(app.health().await.projections.is_empty());
     assert_eq!(app.projections().await.unwrap()[0].owner, ProjectionOwner::Here);
     assert!(!app.resume_projection::<OrderRows>().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_projection_that_stopped_tries_again_every_minute_and_says_since_when() {
+    let (store, mood) = (TableStore::new(), Mood::refusing(u32::MAX));
+    let bad = save(&store, "bad", 0).await;
+    let app = app(&store, &mood).await;
+    stopped(&app, bad).await;
+    let status = app.projections().await.unwrap().remove(0);
+    let alerts = app.health().await.projections;
+    tokio::time::sleep(Duration::from_secs(601)).await;
+    let tries = mood.tries.load(Ordering::SeqCst);
+    assert!((4 * 9..=4 * 11).contains(&tries), "four times in each of eleven minutes, and it was tried {tries} times");
+    let later = app.projections().await.unwrap().remove(0);
+    assert_eq!((later.owner, later.stopped_since), (ProjectionOwner::Stopped, status.stopped_since));
+    assert_eq!(app.health().await.projections, alerts, "since the first time");
+    stopped(&app, bad).await;
+
+    mood.refusals.store(0, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(62)).await;
+    app.projected::<OrderRows>(bad).await.unwrap();
+    let status = app.projections().await.unwrap().remove(0);
+    assert_eq!((status.owner, status.stopped_since), (ProjectionOwner::Here, None));
+    assert!(app.health().await.projections.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

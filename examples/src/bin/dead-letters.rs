@@ -86,7 +86,7 @@ async fn main() -> Result<ExitCode> {
         consumer_group: "workers".into(),
         consumer_name: Some("worker-1".into()),
         enable_dlq: true,
-        max_retries: 2, // three attempts
+        max_retries: Some(2), // three attempts
         ..RedisEventBusConfig::from_env()?
     };
     let bus = RedisEventBus::connect(config).await?;

@@ -101,7 +101,7 @@ async fn dead_letters_that_python_made_are_shown_and_replayed_here_for_every_gro
 
 /// A bus where a failed event is tried again once, and soon.
 async fn impatient() -> RedisEventBus {
-    let config = RedisEventBusConfig { max_retries: 1, retry_delay_ms: 10, ..config() };
+    let config = RedisEventBusConfig { max_retries: Some(1), retry_delay_ms: 10, ..config() };
     RedisEventBus::connect(config).await.unwrap()
 }
 

@@ -88,7 +88,7 @@ async fn a_group_shares_what_fails_between_both(python: &Path) {
     let config = RedisEventBusConfig {
         pending_idle_ms: 1_500,
         retry_delay_ms: 5_000,
-        max_retries: 1,
+        max_retries: Some(1),
         max_in_hand: Some(10_000),
         ..config()
     };

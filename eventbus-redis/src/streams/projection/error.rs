@@ -116,6 +116,13 @@ impl StreamProjectionError {
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Command(error) if error.is_retryable())
     }
+
+    /// Returns `true` if one entry stopped the projection: it cannot be read, its handler failed, or the server refuses what
+    /// the handler writes. Whoever mends or deletes the entry, or the key, lets the projection go on.
+    #[must_use]
+    pub const fn is_of_entry(&self) -> bool {
+        matches!(self, Self::Entry { .. } | Self::Handler { .. } | Self::Effect { .. })
+    }
 }
 
 fn entries_text(count: &Option<u64>) -> String {

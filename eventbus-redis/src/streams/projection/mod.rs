@@ -12,10 +12,11 @@ mod progress;
 mod rebuild;
 mod step;
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use eventbus::{BoxError, Name, port::MessageId};
 use serde::de::DeserializeOwned;
+use time::format_description::well_known::Rfc3339;
 
 use self::step::Place;
 pub use self::{
@@ -73,6 +74,9 @@ pub struct EventProjection {
     handlers: HashMap<String, Handle>,
     skips: Vec<Skip>,
 }
+
+/// How soon an entry that stopped a running projection is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
 
 type Skip = Arc<dyn Fn(&StreamEntry) -> bool + Send + Sync>;
 type Handle = Arc<dyn Fn(&StreamEntry, &mut Effects) -> Result<(), Failure> + Send + Sync>;
@@ -192,10 +196,14 @@ impl EventProjection {
 
     async fn follow(&self, applied: &mut Applied) -> StreamProjectionError {
         let mut coming = self.streams.reader(&self.stream);
-        let mut failures = 0;
+        let (mut failures, mut stopped) = (0, None);
+        let clock = &self.streams.config().clock;
         loop {
             let followed = async {
                 self.process(applied).await?;
+                if stopped.take().is_some() {
+                    tracing::info!(projection = self.name, stream = self.stream, "projection goes on");
+                }
                 if let Some(position) = &applied.position {
                     coming = std::mem::replace(&mut coming, self.streams.reader(&self.stream)).after(position);
                 }
@@ -208,6 +216,15 @@ impl EventProjection {
                     let delay = RECONNECT.jittered(failures);
                     tracing::warn!(projection = self.name, %error, ?delay, "projection interrupted, trying again");
                     tokio::time::sleep(delay).await;
+                }
+                Err(error) if error.is_of_entry() => {
+                    let since = stopped.get_or_insert_with(|| clock.now());
+                    let since = since.format(&Rfc3339).unwrap_or_default();
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::error!(
+                        projection = self.name, %error, cause, since, "projection stopped, trying again in a minute"
+                    );
+                    clock.sleep(TRY_AGAIN).await;
                 }
                 Err(error) => return error,
             }

@@ -57,8 +57,8 @@ impl InMemoryEventBusBuilder {
         self
     }
 
-    /// How often and when a failed delivery is tried again, where the handler has no `retries` of its own; three times
-    /// if left out.
+    /// How often and when a failed delivery is tried again, where the handler has no `retries` of its own; for four
+    /// hours if left out.
     pub const fn retry(mut self, policy: RetryPolicy) -> Self {
         self.0.retry = policy;
         self

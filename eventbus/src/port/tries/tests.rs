@@ -4,8 +4,12 @@ use super::*;
 use crate::port::HandlerError;
 
 const CLOCK: SharedClock = SharedClock::SYSTEM;
-const POLICY: RetryPolicy =
-    RetryPolicy { max_retries: 2, first_delay: Duration::from_secs(1), max_delay: Duration::from_secs(60) };
+const POLICY: RetryPolicy = RetryPolicy {
+    retry_for: Duration::MAX,
+    max_retries: Some(2),
+    first_delay: Duration::from_secs(1),
+    max_delay: Duration::from_secs(60),
+};
 
 fn failure(handler: &'static str, retries: Option<u32>, error: HandlerError) -> Failure {
     Failure { handler: Name::from_static(handler), retries, error }
@@ -73,7 +77,12 @@ fn a_delay_that_no_clock_can_hold_is_cut() {
     let mut tries = Tries::default();
     assert_eq!(tries.fail(&[asked()], &[], &POLICY, &CLOCK), Next::RetryAfter(LONGEST));
     assert!(tries.wait(&CLOCK) > Duration::from_secs(90 * 366 * 86_400), "{:?}", tries.wait(&CLOCK));
-    let policy = RetryPolicy { max_retries: 9, first_delay: Duration::MAX, max_delay: Duration::MAX };
+    let policy = RetryPolicy {
+        retry_for: Duration::MAX,
+        max_retries: Some(9),
+        first_delay: Duration::MAX,
+        max_delay: Duration::MAX,
+    };
     let next = Tries::default().fail(&[plain("a")], &[], &policy, &CLOCK);
     assert!(matches!(next, Next::RetryAfter(delay) if (LONGEST / 2..=LONGEST).contains(&delay)), "{next:?}");
 }
@@ -120,4 +129,93 @@ fn what_is_written_is_read() {
     let json = serde_json::to_string(&tries).unwrap();
     assert_eq!(serde_json::from_str::<Tries>(&json).unwrap(), tries);
     assert_eq!(serde_json::from_str::<Tries>(r#"{"later":1}"#).unwrap(), Tries::default());
+}
+
+#[cfg(feature = "testkit")]
+mod for_a_time {
+    use super::*;
+    use crate::testkit::ManualClock;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+    const FOR_TWO_HOURS: RetryPolicy =
+        RetryPolicy { retry_for: Duration::from_secs(7_200), max_retries: None, first_delay: HOUR, max_delay: HOUR };
+
+    fn clock() -> (ManualClock, SharedClock) {
+        let manual = ManualClock::new();
+        (manual.clone(), SharedClock::new(manual))
+    }
+
+    #[test]
+    fn without_a_number_it_is_tried_for_as_long_as_the_policy_says() {
+        let (manual, clock) = clock();
+        let (policy, mut tries, mut runs) = (RetryPolicy::default(), Tries::default(), 0);
+        let waited = loop {
+            runs += 1;
+            match tries.fail(&[plain("a")], &[], &policy, &clock) {
+                Next::RetryAfter(delay) => manual.advance(delay),
+                next => break (next, tries.last_failed_at.unwrap() - tries.first_failed_at.unwrap()),
+            }
+        };
+        let hours = 3_600 * 1_000;
+        assert_eq!(waited.0, Next::GiveUp);
+        assert!((4 * hours..4 * hours + 300_000).contains(&waited.1), "{waited:?}");
+        assert!((48..120).contains(&runs), "{runs} runs: minutes apart in the end");
+    }
+
+    #[test]
+    fn each_handler_has_its_own_time_and_keeps_it_when_the_tries_are_written_and_read() {
+        let (manual, clock) = clock();
+        let mut tries = Tries::default();
+        tries.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock);
+        manual.advance(HOUR);
+        tries.fail(&[plain("a"), plain("b")], &[], &FOR_TWO_HOURS, &clock);
+        // another consumer takes over
+        let mut tries = Tries::from_json(&tries.to_json()).unwrap();
+        manual.advance(HOUR);
+        let next = tries.fail(&[plain("a"), plain("b")], &[], &FOR_TWO_HOURS, &clock);
+        assert!(matches!(next, Next::RetryAfter(_)), "b may still succeed");
+        assert!(tries.is_done_with("a") && !tries.is_done_with("b"));
+        manual.advance(HOUR);
+        assert_eq!(tries.fail(&[plain("b")], &[], &FOR_TWO_HOURS, &clock), Next::GiveUp);
+    }
+
+    #[test]
+    fn the_number_of_retries_ends_it_before_the_time_is_over() {
+        let (_, clock) = clock();
+        let policy = RetryPolicy { max_retries: Some(1), ..FOR_TWO_HOURS };
+        let mut tries = Tries::default();
+        assert!(matches!(tries.fail(&[plain("a")], &[], &policy, &clock), Next::RetryAfter(_)));
+        assert_eq!(tries.fail(&[plain("a")], &[], &policy, &clock), Next::GiveUp);
+    }
+
+    #[test]
+    fn deliveries_to_others_count_where_there_is_a_number_and_never_as_time() {
+        let (manual, clock) = clock();
+        let delivered = || Tries { elsewhere: 5, ..Tries::default() };
+        let by_number = RetryPolicy { max_retries: Some(5), ..FOR_TWO_HOURS };
+        assert_eq!(delivered().fail(&[plain("a")], &[], &by_number, &clock), Next::GiveUp);
+        let mut tries = delivered();
+        assert!(matches!(tries.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock), Next::RetryAfter(_)));
+        manual.advance(HOUR);
+        assert!(matches!(tries.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock), Next::RetryAfter(_)));
+    }
+
+    #[test]
+    fn time_in_which_the_database_had_a_fault_does_not_count() {
+        let (manual, clock) = clock();
+        let fault = || {
+            let fault = crate::port::ServerFault::new("SQLSTATE 53100");
+            failure("a", None, HandlerError::from("no").with_server_fault(fault))
+        };
+        let mut tries = Tries::default();
+        tries.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock);
+        for _ in 0..5 {
+            manual.advance(HOUR);
+            assert!(matches!(tries.fail(&[fault()], &[], &FOR_TWO_HOURS, &clock), Next::RetryAfter(_)));
+        }
+        manual.advance(HOUR);
+        assert!(matches!(tries.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock), Next::RetryAfter(_)));
+        manual.advance(HOUR);
+        assert_eq!(tries.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock), Next::GiveUp);
+    }
 }

@@ -220,7 +220,8 @@ async fn connect(
     cancel: CancellationToken,
 ) {
     const AGAIN: RetryPolicy = RetryPolicy {
-        max_retries: u32::MAX,
+        retry_for: Duration::MAX,
+        max_retries: None,
         first_delay: Duration::from_millis(100),
         max_delay: Duration::from_secs(2),
     };
@@ -249,7 +250,8 @@ async fn connect(
 /// Where someone else consumes on the same bus, that one serves the app's handlers too; this one takes over after it.
 async fn consume(bus: Arc<dyn EventBus>, _subscriptions: Subscriptions, clock: SharedClock, cancel: CancellationToken) {
     let backoff = RetryPolicy {
-        max_retries: u32::MAX,
+        retry_for: Duration::MAX,
+        max_retries: None,
         first_delay: Duration::from_millis(100),
         max_delay: Duration::from_secs(2),
     };

@@ -23,8 +23,8 @@ pub enum ProjectionError {
         /// The projections it has, sorted.
         known: Vec<&'static str>,
     },
-    /// An event could not be handled: the projection stays before it until it is rebuilt or resumed, or the app is started
-    /// anew.
+    /// An event could not be handled: the projection stays before it and tries it again every minute, and when it is
+    /// rebuilt or resumed. State in memory is folded anew for that, if the app can make another instance.
     #[error("projection `{name}` stopped at position {position}: {error}")]
     Stopped {
         /// The projection.
@@ -34,8 +34,8 @@ pub enum ProjectionError {
         /// What its method said.
         error: String,
     },
-    /// The store holds something that cannot be read, at this position or after it: the projection stays before it until it
-    /// is rebuilt or resumed, or the app is started anew.
+    /// The store holds something that cannot be read, at this position or after it: the projection stays before it and
+    /// tries again every minute, and when it is rebuilt or resumed.
     #[error("projection `{name}` stopped before position {position}: {error}")]
     Damaged {
         /// The projection.

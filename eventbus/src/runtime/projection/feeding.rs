@@ -59,9 +59,17 @@ impl<P: Projection> Projected<P> {
         let delivery = delivery.clone().with_state(self.context().await);
         self.handle_if(&delivery, |_| true).await?;
         if let Some(position) = delivery.record().position() {
-            self.progress().send_modify(|progress| progress.position = progress.position.max(position));
+            self.rise_to(position);
         }
         Ok(())
+    }
+
+    /// Everything up to a position is handled, or more.
+    fn rise_to(&self, position: Position) {
+        self.change(|progress| {
+            progress.position = progress.position.max(position);
+            true
+        });
     }
 
     /// Handles an event from a feed, if it is the next one of `generation`. False: the position was set back.
@@ -87,7 +95,7 @@ impl<P: Projection> Projected<P> {
                 let handled = self.watched(delivery, state.project_mut(delivery)).await;
                 if let (Ok(()), Some(position)) = (&handled, delivery.record().position()) {
                     // under the lock, so that whoever replaces the state knows what it includes
-                    self.progress().send_modify(|progress| progress.position = progress.position.max(position));
+                    self.rise_to(position);
                 }
                 handled
             }

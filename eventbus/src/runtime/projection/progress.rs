@@ -30,8 +30,9 @@ pub(super) struct Progress {
     /// Since when, and the database's own word for it, if it has one.
     pub(super) trouble_since: Option<OffsetDateTime>,
     pub(super) server_fault: Option<ServerFault>,
-    /// Since when it is stopped.
+    /// Since when it is stopped, and at which position: it has stopped until it gets past that.
     pub(super) stopped_since: Option<OffsetDateTime>,
+    pub(super) stopped_at: Position,
     /// Whether this process feeds it; another one may do it instead.
     pub(super) is_owner: bool,
     /// Whether the app that fed it does so no more.
@@ -73,7 +74,7 @@ impl<P: Projection> Projected<P> {
     /// Says that everything up to `position` is handled, `events` more. False: the position was set back meanwhile.
     pub(super) fn advance(&self, events: u64, position: Position, generation: u64) -> bool {
         let mut current = true;
-        self.progress().send_if_modified(|progress| {
+        self.change(|progress| {
             current = progress.generation == generation;
             let moved = current && progress.position < position;
             if moved {
@@ -87,15 +88,33 @@ impl<P: Projection> Projected<P> {
 
     /// Says that the owner in this process has handled `events` more, and everything up to `position`.
     pub(super) fn reached_by_owner(&self, events: u64, position: Position) {
-        self.progress().send_modify(|progress| {
+        self.change(|progress| {
             progress.position = position;
             progress.events += events;
+            true
         });
+    }
+
+    /// Changes the position. A projection that gets past where it stopped goes on. Returns `true` if it has changed.
+    pub(super) fn change(&self, change: impl FnOnce(&mut Progress) -> bool) -> bool {
+        let mut goes_on = false;
+        let changed = self.progress().send_if_modified(|progress| {
+            let changed = change(progress);
+            goes_on = changed && progress.stopped.is_some() && progress.position > progress.stopped_at;
+            if goes_on {
+                progress.stopped = None;
+            }
+            changed
+        });
+        if goes_on {
+            tracing::info!(projection = P::definition().name, "projection goes on");
+        }
+        changed
     }
 
     /// Takes the position of the checkpoint, wherever it is, unless it is to be set back. False: it is where it was.
     pub(super) fn follow(&self, position: Position) -> bool {
-        self.progress().send_if_modified(|progress| {
+        self.change(|progress| {
             let moved = progress.position != position && !progress.is_set_back;
             if !moved {
                 return false;
@@ -139,6 +158,14 @@ impl<P: Projection> Projected<P> {
     /// Lets it go on after it stopped. False: it did not stop.
     pub(crate) fn resume(&self) -> bool {
         self.progress().send_if_modified(|progress| progress.stopped.take().is_some())
+    }
+
+    /// Lets it go on if it stopped for something that is not there any more: what an older release had passed by, or what
+    /// could not be read.
+    pub(super) fn free_if(&self, is_gone: impl FnOnce(&ProjectionError) -> bool) {
+        if self.progress().send_if_modified(|progress| progress.stopped.take_if(|stopped| is_gone(stopped)).is_some()) {
+            tracing::info!(projection = P::definition().name, "projection goes on");
+        }
     }
 
     /// Lets it go on if the event before which it stopped was handled elsewhere.
@@ -201,10 +228,14 @@ impl<P: Projection> Projected<P> {
     pub(super) fn stop_at(&self, record: &RecordedEvent, error: &HandlerError, generation: u64) {
         let definition = P::definition();
         let position = record.position().unwrap_or(Position::START);
-        tracing::error!(
-            projection = definition.name, %position, event_type = %record.event_type(), %error,
-            "projection stopped before an event: mend it, then rebuild the projection, or resume it if its rows are stored"
-        );
+        if self.is_stopped_at(position) {
+            tracing::warn!(projection = definition.name, %position, %error, "projection still cannot handle the event");
+        } else {
+            tracing::error!(
+                projection = definition.name, %position, event_type = %record.event_type(), %error,
+                "projection stopped before an event, which it tries again every minute: mend what it fails at, or skip it"
+            );
+        }
         self.stop(ProjectionError::Stopped { name: definition.name, position, error: error.to_string() }, generation);
     }
 
@@ -218,7 +249,7 @@ impl<P: Projection> Projected<P> {
         let error = Line(&**error).to_string();
         tracing::error!(
             projection = name, %position, %error,
-            "projection stopped before an event that cannot be read: mend it, then rebuild or resume the projection"
+            "projection stopped before an event that cannot be read, which it tries again every minute: mend it, or skip it"
         );
         self.stop(ProjectionError::Damaged { name, position, error }, generation);
     }
@@ -229,7 +260,7 @@ impl<P: Projection> Projected<P> {
         self.progress().send_if_modified(|progress| {
             let current = progress.generation == generation;
             if current && progress.stopped.replace(error).is_none() {
-                progress.stopped_since = Some(now);
+                (progress.stopped_since, progress.stopped_at) = (Some(now), progress.position);
             }
             current
         });

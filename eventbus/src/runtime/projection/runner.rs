@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    ProjectionError,
     fed::Examined,
     one_by_one::OneByOne,
     projected::{Projected, State},
@@ -63,7 +64,7 @@ pub(super) async fn run<P: Projection>(task: FeedProjection<P>, cancel: Cancella
     if P::definition().kind == ProjectionKind::InMemory {
         task.projected.set_owner(true);
         while let Served::Stopped = task.serve_in_memory(&mut feed, &cancel).await {
-            if !task.wait_for_restart(&cancel).await {
+            if !task.wait_until_folded(&cancel).await {
                 return;
             }
         }
@@ -71,7 +72,11 @@ pub(super) async fn run<P: Projection>(task: FeedProjection<P>, cancel: Cancella
     }
     while let Some(tenure) = task.stand_by(&mut feed, &cancel).await {
         task.projected.set_owner(true);
-        let served = match task.examine(&tenure).await {
+        let examined = task.examine(&tenure).await;
+        if matches!(examined, Ok(Examined::Complete | Examined::ToRebuild)) {
+            task.projected.free_if(|stopped| matches!(stopped, ProjectionError::PassedBy { .. }));
+        }
+        let served = match examined {
             Ok(Examined::Complete) => task.serve(&tenure, &mut feed).await,
             Ok(Examined::ToRebuild) => tokio::join!(task.serve(&tenure, &mut feed), task.make_up(&tenure, &cancel)).0,
             Ok(Examined::Stopped) => Served::Stopped,
@@ -238,6 +243,7 @@ impl<P: Projection> FeedProjection<P> {
             }
             Ok(Step::CaughtUp) => {
                 self.projected.set_trouble(None);
+                self.projected.free_if(|stopped| matches!(stopped, ProjectionError::Damaged { .. }));
                 feed.idle(stop).await
             }
             Ok(Step::Stopped) => return Some(Served::Stopped),

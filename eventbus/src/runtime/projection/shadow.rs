@@ -41,8 +41,12 @@ const FORMER_VERSIONS: u32 = 8;
 const LOOK: Duration = Duration::from_millis(200);
 
 /// How often, and after which delays, a store that cannot be reached is tried again.
-const RETRIES: RetryPolicy =
-    RetryPolicy { max_retries: 5, first_delay: Duration::from_millis(100), max_delay: Duration::from_secs(5) };
+const RETRIES: RetryPolicy = RetryPolicy {
+    retry_for: Duration::MAX,
+    max_retries: Some(5),
+    first_delay: Duration::from_millis(100),
+    max_delay: Duration::from_secs(5),
+};
 
 /// Rebuilds a projection through copies of its tables.
 pub(super) struct ShadowRebuild<'a, P> {
@@ -194,7 +198,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                 Err(error) => error,
             };
             failures = if meter.now.position > before { 1 } else { failures + 1 };
-            if failures > RETRIES.max_retries {
+            if !RETRIES.allows(failures) {
                 return Err(self.failed(error));
             }
             tracing::warn!(projection = P::definition().name, %error, "rebuild cannot go on, trying again");
@@ -260,7 +264,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
             match self.try_to_switch(live, checkpoint, position).await {
                 Ok(true) => return Ok(position),
                 Ok(false) => return Err(self.lost()),
-                Err(error) if failures < RETRIES.max_retries => {
+                Err(error) if RETRIES.allows(failures + 1) => {
                     failures += 1;
                     tracing::warn!(projection = P::definition().name, %error, "rows could not be replaced, trying again");
                     live.over().run_until_cancelled(self.with.clock.sleep(RETRIES.jittered(failures))).await;
@@ -293,7 +297,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         let mut failures = 0;
         while let Err(error) = self.transactions.drop_shadow(&self.shadow).await {
             failures += 1;
-            if failures > RETRIES.max_retries {
+            if !RETRIES.allows(failures) {
                 tracing::warn!(shadow = %self.shadow.name, %error, "rows are replaced, but their copies left to the next rebuild");
                 return;
             }

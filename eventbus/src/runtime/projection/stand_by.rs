@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{fed::Claim, runner::FeedProjection};
+use super::{ProjectionError, RebuildError, fed::Claim, runner::FeedProjection};
 use crate::{
     domain::error::BoxError,
     runtime::{
@@ -21,6 +21,11 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How soon, and at the latest how late, it asks for the role again.
 const FIRST_ASK: Duration = Duration::from_millis(20);
 const LAST_ASK: Duration = Duration::from_secs(1);
+
+/// How soon a projection that stopped tries again by itself.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
+/// How long it waits for guards of its state to be let go then.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl<P: Projection> FeedProjection<P> {
     /// Waits for the role, and follows whoever has it meanwhile. `None`: cancelled.
@@ -86,13 +91,13 @@ impl<P: Projection> FeedProjection<P> {
     }
 
     /// Waits until a rebuild, or somebody by hand, has set the projection going again. False: cancelled meanwhile.
-    pub(super) async fn wait_for_restart(&self, cancel: &CancellationToken) -> bool {
+    async fn wait_for_restart(&self, cancel: &CancellationToken) -> bool {
         let mut progress = self.projected.progress().subscribe();
         let restarted = progress.wait_for(|progress| progress.stopped.is_none());
         cancel.run_until_cancelled(restarted).await.is_some_and(|restarted| restarted.is_ok())
     }
 
-    /// The same; or until another process has got past the event.
+    /// The same; or until another process has got past the event, or it is to be tried again.
     pub(super) async fn wait_until_freed(&self, cancel: &CancellationToken) -> bool {
         let looking = async {
             loop {
@@ -106,6 +111,38 @@ impl<P: Projection> FeedProjection<P> {
         tokio::select! {
             freed = self.wait_for_restart(cancel) => freed,
             () = looking => false,
+            () = self.with.clock.sleep(TRY_AGAIN) => true,
+        }
+    }
+
+    /// The same for state in memory: an event that failed may have been handled half, so it is folded anew, where it can
+    /// be. What cannot be read has changed nothing.
+    pub(super) async fn wait_until_folded(&self, cancel: &CancellationToken) -> bool {
+        let (clock, name) = (&self.with.clock, P::definition().name);
+        let mut pause = TRY_AGAIN;
+        loop {
+            tokio::select! {
+                freed = self.wait_for_restart(cancel) => return freed,
+                () = clock.sleep(pause) => {}
+            }
+            if matches!(self.projected.progress().borrow().stopped, Some(ProjectionError::Damaged { .. })) {
+                return true;
+            }
+            let began = clock.instant();
+            match self.projected.rebuild_in_app(&self.with, cancel, Box::new(drop), PATIENCE).await {
+                Ok(rebuilt) => {
+                    tracing::info!(
+                        projection = name,
+                        events = rebuilt.events,
+                        "projection was folded anew and goes on"
+                    );
+                    return true;
+                }
+                Err(RebuildError::NoFactory { .. }) => return self.wait_for_restart(cancel).await,
+                Err(error) => tracing::warn!(projection = name, %error, "projection still cannot be folded anew"),
+            }
+            // what has to read very much is not to do little else
+            pause = TRY_AGAIN.max(clock.elapsed(began).saturating_mul(10));
         }
     }
 }

@@ -37,7 +37,7 @@ pub struct ProjectionStatus {
     /// Since when that is so.
     #[serde(serialize_with = "shown::time")]
     pub trouble_since: Option<OffsetDateTime>,
-    /// Since when it is stopped.
+    /// Since when it is stopped, also while it tries again, as it does every minute.
     #[serde(serialize_with = "shown::time")]
     pub stopped_since: Option<OffsetDateTime>,
 }

@@ -8,8 +8,12 @@ use crate::{
 };
 
 /// How often, and after which delays, a projection tries an event again: 3 times, from 100 ms.
-const RETRIES: RetryPolicy =
-    RetryPolicy { max_retries: 3, first_delay: Duration::from_millis(100), max_delay: Duration::from_secs(30) };
+const RETRIES: RetryPolicy = RetryPolicy {
+    retry_for: Duration::MAX,
+    max_retries: Some(3),
+    first_delay: Duration::from_millis(100),
+    max_delay: Duration::from_secs(30),
+};
 
 /// An event that could not be handled.
 #[derive(Debug)]
@@ -24,7 +28,7 @@ pub(super) struct Trial {
 impl Trial {
     /// Whether it is not tried again.
     pub(super) fn is_final(&self) -> bool {
-        self.error.is_permanent() || self.attempts > RETRIES.max_retries
+        self.error.is_permanent() || !RETRIES.allows(self.attempts)
     }
 
     pub(super) fn log(&self, projection: &'static str) {

@@ -120,7 +120,7 @@ impl<A: Apply> AggregateRepository<A> {
             let value = decide(&mut root).map_err(UpdateError::Refused)?;
             attempt += 1;
             match self.save(&mut root).await {
-                Err(error) if error.is_conflict() && attempt <= self.on_conflict.max_retries => {
+                Err(error) if error.is_conflict() && self.on_conflict.allows(attempt) => {
                     tracing::debug!(stream = %A::stream(id), attempt, "another writer was first, deciding anew");
                     self.clock.sleep(self.on_conflict.jittered(attempt)).await;
                 }

@@ -25,8 +25,12 @@ use crate::{
 };
 
 /// How often an update that lost against another writer is decided anew, and how soon.
-const ON_CONFLICT: RetryPolicy =
-    RetryPolicy { max_retries: 10, first_delay: Duration::from_millis(2), max_delay: Duration::from_millis(200) };
+const ON_CONFLICT: RetryPolicy = RetryPolicy {
+    retry_for: Duration::MAX,
+    max_retries: Some(10),
+    first_delay: Duration::from_millis(2),
+    max_delay: Duration::from_millis(200),
+};
 
 /// Loads aggregates of one type from a store, and saves what they recorded. Cloning is cheap.
 ///
@@ -235,8 +239,12 @@ impl<A: Apply> AggregateRepository<A> {
         root: &AggregateRoot<A>,
         events: Vec<NewEvent>,
     ) -> Result<Vec<crate::RecordedEvent>, AppendError> {
-        const RESOLVE: RetryPolicy =
-            RetryPolicy { max_retries: 3, first_delay: Duration::from_millis(50), max_delay: Duration::from_secs(1) };
+        const RESOLVE: RetryPolicy = RetryPolicy {
+            retry_for: Duration::MAX,
+            max_retries: Some(3),
+            first_delay: Duration::from_millis(50),
+            max_delay: Duration::from_secs(1),
+        };
         let (stream, expected) = (A::stream(root.id()), ExpectedVersion::Exact(root.version()));
         let mut attempt = 0;
         loop {
@@ -246,7 +254,7 @@ impl<A: Apply> AggregateRepository<A> {
                 Err(AppendError::Unavailable(error)) if attempt > 0 => error,
                 outcome => return outcome,
             };
-            if attempt == RESOLVE.max_retries {
+            if !RESOLVE.allows(attempt + 1) {
                 return Err(AppendError::OutcomeUnknown(error));
             }
             attempt += 1;

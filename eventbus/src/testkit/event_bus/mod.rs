@@ -26,8 +26,12 @@ pub use retry::*;
 pub use show::*;
 
 /// Delays that are short enough for the suite: what buses under test retry by.
-pub const SHORT_DELAYS: RetryPolicy =
-    RetryPolicy { max_retries: 3, first_delay: Duration::from_millis(10), max_delay: Duration::from_millis(100) };
+pub const SHORT_DELAYS: RetryPolicy = RetryPolicy {
+    retry_for: Duration::MAX,
+    max_retries: Some(3),
+    first_delay: Duration::from_millis(10),
+    max_delay: Duration::from_millis(100),
+};
 
 /// A bus under test.
 #[doc(hidden)]

@@ -33,8 +33,12 @@ const WINDOW: (usize, usize) = (64, 1_024);
 const APPENDS_AT_ONCE: usize = 32;
 
 /// How long a store that is away, or did not say what it did, is waited for.
-const AWAY: RetryPolicy =
-    RetryPolicy { max_retries: 8, first_delay: Duration::from_millis(50), max_delay: Duration::from_secs(5) };
+const AWAY: RetryPolicy = RetryPolicy {
+    retry_for: Duration::MAX,
+    max_retries: Some(8),
+    first_delay: Duration::from_millis(50),
+    max_delay: Duration::from_secs(5),
+};
 
 /// The commits to import, parents before children.
 pub type Commits = mpsc::Receiver<Result<ReadCommit, GitError>>;
@@ -162,7 +166,7 @@ async fn append(
         attempt += 1;
         match store.append(stream, expected, events.clone()).await {
             Ok(records) => return Ok(u64::try_from(records.len())?),
-            Err(error) if error.is_retryable() && attempt <= AWAY.max_retries => {
+            Err(error) if error.is_retryable() && AWAY.allows(attempt) => {
                 tokio::time::sleep(AWAY.jittered(attempt)).await;
             }
             Err(error @ (AppendError::Conflict { .. } | AppendError::EventIdTaken { .. })) => {

@@ -37,6 +37,7 @@ impl Stage {
             consumer_name: consumer.map(Into::into),
             block_ms: 500,
             single_connection_client: true,
+            max_retries: Some(3),
             ..RedisEventBusConfig::default()
         };
         Ok(RedisEventBus::connect(config).await?)

@@ -36,8 +36,12 @@ use crate::{
 static GROUP: Name = Name::from_static("group");
 
 /// One retry after between half a second and a second.
-const RETRY: RetryPolicy =
-    RetryPolicy { max_retries: 1, first_delay: Duration::from_secs(1), max_delay: Duration::from_secs(60) };
+const RETRY: RetryPolicy = RetryPolicy {
+    retry_for: Duration::MAX,
+    max_retries: Some(1),
+    first_delay: Duration::from_secs(1),
+    max_delay: Duration::from_secs(60),
+};
 
 fn id(number: u64) -> MessageId {
     MessageId::new(format!("{number}-0"))
