@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use eventbus::{
     BoxError, Name, RecordedEvent,
     port::{
-        Announced, Backlogs, BusCounters, BusStats, ConnectError, ConsumeError, Consuming, EventBus, GroupProgress,
-        Health, MessageId, PublishError, RelayTarget, RunLock, ShutdownError, SkippedBefore, StreamInfo, Subscribers,
+        Announced, Backlogs, BusCounters, BusStats, ConnectError, ConsumeError, Consuming, EventBus, EventStore,
+        GroupProgress, Health, MessageId, PublishError, RelayTarget, RunLock, ShutdownError, SkippedBefore, StreamInfo,
+        Subscribers,
     },
 };
 use tokio::sync::{Mutex, RwLock};
@@ -330,7 +331,11 @@ impl EventBus for RedisEventBus {
         Some(self)
     }
 
-    async fn announce(&self, announced: &[Announced]) -> Result<Vec<SkippedBefore>, ConsumeError> {
+    async fn announce(
+        &self,
+        announced: &[Announced],
+        _store: Option<&dyn EventStore>,
+    ) -> Result<Vec<SkippedBefore>, ConsumeError> {
         self.shared.announce(announced).await.map_err(|error| consume_error(&self.shared, error))
     }
 

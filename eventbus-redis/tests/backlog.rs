@@ -306,8 +306,8 @@ async fn a_choice_is_recorded_with_the_type() {
         schema_version: 1,
         start,
     };
-    assert!(bus.announce(&[announced(Some(HandlerStart::Now))]).await.unwrap().is_empty());
-    bus.announce(&[announced(Some(HandlerStart::Oldest))]).await.unwrap();
+    assert!(bus.announce(&[announced(Some(HandlerStart::Now))], None).await.unwrap().is_empty());
+    bus.announce(&[announced(Some(HandlerStart::Oldest))], None).await.unwrap();
     let key = format!("{{{}}}:types:{}", bus.config().stream_name(), bus.default_group());
     let noted: String = command(&bus, "HGET", &[&key, "OrderShipped@1"]).await;
     assert!(noted.ends_with(" now"), "{noted}");

@@ -8,7 +8,10 @@ pub(crate) use validate::MAX_PARTITIONS;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use eventbus::{SharedClock, port::DEFAULT_IN_HAND_BYTES};
+use eventbus::{
+    SharedClock,
+    port::{DEFAULT_IN_HAND_BYTES, DELIVER_SKIPPED_WITHIN},
+};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{keys, partition::partition_of, server::Server};
@@ -179,7 +182,7 @@ impl Default for RedisEventBusConfig {
             max_in_hand_bytes: DEFAULT_IN_HAND_BYTES,
             retry_delay_ms: 100,
             retry_max_delay_ms: 300_000,
-            deliver_skipped_within: Duration::from_secs(24 * 3_600),
+            deliver_skipped_within: DELIVER_SKIPPED_WITHIN,
             slow_handler_ms: 1_000,
             trim_max_length: None,
             trim_max_age_seconds: None,

@@ -5,7 +5,7 @@
 //! noted before it is forgotten, so that it can be delivered when somebody announces it.
 
 use eventbus::{
-    Name, RecordedEvent,
+    RecordedEvent,
     port::{MessageId, Tries},
 };
 
@@ -72,7 +72,7 @@ impl Consumer {
     /// this consumer is done with it.
     pub(super) async fn leave_to_newer(&self, id: &MessageId, record: &RecordedEvent) -> Result<bool, CommandError> {
         let (event_type, version) = (record.event_type(), record.metadata().schema_version());
-        if self.knows_version(event_type, version) {
+        if self.shared.subscribers.know_version(&self.group, event_type, version) {
             return Ok(false);
         }
         let mut leave = self.script(&script::LEAVE_TO_NEWER);
@@ -92,15 +92,6 @@ impl Consumer {
             "event cannot be decoded here and is left to members that know its schema version"
         );
         Ok(true)
-    }
-
-    /// Whether a handler here was made for this version of a type, or for none in particular.
-    fn knows_version(&self, event_type: &Name, version: u32) -> bool {
-        let subscribers = self.shared.subscribers.of_group(&self.group);
-        let wanting = subscribers.iter().filter(|subscriber| subscriber.events().matches(event_type));
-        let mut events = wanting.flat_map(|subscriber| subscriber.events().descriptors()).peekable();
-        events.peek().is_none()
-            || events.any(|event| event.event_type == event_type.as_str() && event.schema_version == version)
     }
 
     /// Takes entries that were left to absent members and that this one handles, as far as there is room.

@@ -49,7 +49,7 @@ local function take_up(name, choice)
     end
   end
   if not next(ranges) then return nil end
-  if choice == '' and now - since > within then return { name, count, now - since } end
+  if choice == '' and now - since >= within then return { name, count, now - since } end
   for p, range in pairs(ranges) do
     if choice ~= 'now' then deliver(p, name, range) end
     redis.call('HDEL', KEYS[4 + 4 * p], name)

@@ -130,7 +130,8 @@ impl HandlerStart {
 }
 
 /// Where a handler begins: what its group is given of events from before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HandlerStart {
     /// With the oldest event of the store.
     Oldest,

@@ -101,12 +101,16 @@ pub trait EventBus: DeadLetters + 'static {
 
     /// Records for good which event types groups handle, so that none of them is skipped from now on, and has what was
     /// skipped not long ago delivered. Returns what was skipped long ago and is not announced: its handler says what
-    /// becomes of it.
+    /// becomes of it. `store` is where a bus records it that keeps nothing itself.
     ///
     /// # Errors
-    /// [`ConsumeError`] if the bus cannot be asked.
-    async fn announce(&self, announced: &[Announced]) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        let _ = announced;
+    /// [`ConsumeError`] if the bus, or that store, cannot be asked.
+    async fn announce(
+        &self,
+        announced: &[Announced],
+        store: Option<&dyn EventStore>,
+    ) -> Result<Vec<SkippedBefore>, ConsumeError> {
+        let _ = (announced, store);
         Ok(Vec::new())
     }
 
@@ -323,8 +327,12 @@ __delegate!(<B> Arc<B>, self => (**self); EventBus {
         (**self).backlogs()
     }
 
-    async fn announce(&self, announced: &[Announced]) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        (**self).announce(announced).await
+    async fn announce(
+        &self,
+        announced: &[Announced],
+        store: Option<&dyn EventStore>,
+    ) -> Result<Vec<SkippedBefore>, ConsumeError> {
+        (**self).announce(announced, store).await
     }
 
     fn is_durable(&self) -> bool {

@@ -95,6 +95,16 @@ impl Subscribers {
         Announced::all(each)
     }
 
+    /// Whether a subscriber of a group was made for this version of an event type, or for none in particular.
+    #[must_use]
+    pub fn know_version(&self, group: &Name, event_type: &Name, schema_version: u32) -> bool {
+        let of_group = self.of_group(group);
+        let wanting = of_group.iter().filter(|subscriber| subscriber.events().matches(event_type));
+        let mut events = wanting.flat_map(|subscriber| subscriber.events().descriptors()).peekable();
+        events.peek().is_none()
+            || events.any(|event| event.event_type == event_type.as_str() && event.schema_version == schema_version)
+    }
+
     /// Whether every subscriber of a group begins with what comes from now on.
     #[must_use]
     pub fn begin_now(&self, group: &Name) -> bool {

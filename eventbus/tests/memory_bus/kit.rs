@@ -14,8 +14,8 @@ use eventbus::{
     EventFilter, ExpectedVersion, HandlerError, InMemoryEventBus, InMemoryEventStore, Name, NewEvent, Position,
     RecordedEvent, StreamId, Version,
     port::{
-        AppendEvents, CheckpointError, Checkpoints, EventBus, ProgressUpdate, ReadFeed, RetryPolicy, Subscriber,
-        Subscription, UnfinishedDeliveries, UnfinishedDelivery,
+        AppendEvents, CheckpointError, Checkpoints, EventBus, HandlerOptions, ProgressUpdate, ReadFeed, RetryPolicy,
+        Subscriber, Subscription, UnfinishedDeliveries, UnfinishedDelivery,
     },
     testkit::delegate,
 };
@@ -119,6 +119,7 @@ pub struct Worker {
     /// The highest number of a try.
     pub tries: Arc<AtomicU32>,
     pub failing: Arc<Mutex<HashSet<u64>>>,
+    pub cannot_decode: Arc<AtomicBool>,
     permits: Arc<Semaphore>,
     /// The positions that are handled without a permit.
     let_at: Arc<Mutex<HashSet<u64>>>,
@@ -130,6 +131,7 @@ impl Worker {
             got: Arc::default(),
             tries: Arc::default(),
             failing: Arc::default(),
+            cannot_decode: Arc::default(),
             permits: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             let_at: Arc::default(),
         }
@@ -159,8 +161,19 @@ impl Worker {
     }
 
     pub fn join(&self, bus: &InMemoryEventBus, group: &'static str) -> Subscription {
+        self.join_for(bus, group, EventFilter::All, HandlerOptions::default())
+    }
+
+    /// Handles events of some types only.
+    pub fn join_for(
+        &self,
+        bus: &InMemoryEventBus,
+        group: &'static str,
+        events: EventFilter,
+        options: HandlerOptions,
+    ) -> Subscription {
         let worker = self.clone();
-        let subscriber = Subscriber::new(Name::from_static("worker"), EventFilter::All, move |delivery| {
+        let subscriber = Subscriber::new(Name::from_static("worker"), events, move |delivery| {
             let worker = worker.clone();
             Box::pin(async move {
                 let at = delivery.metadata().position().map_or(0, Position::get);
@@ -170,13 +183,16 @@ impl Worker {
                 }
                 worker.got.lock().unwrap().push(at);
                 worker.tries.fetch_max(delivery.attempt(), Ordering::SeqCst);
+                if worker.cannot_decode.load(Ordering::SeqCst) {
+                    return Err(HandlerError::permanent("unknown field"));
+                }
                 if worker.failing.lock().unwrap().contains(&at) {
                     return Err(HandlerError::from("told to fail"));
                 }
                 Ok(())
             })
         });
-        bus.subscribers().add(Name::from_static(group), subscriber)
+        bus.subscribers().add(Name::from_static(group), subscriber.with_options(options))
     }
 }
 

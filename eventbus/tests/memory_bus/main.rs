@@ -4,6 +4,7 @@
 
 mod kit;
 mod letters;
+mod rolling;
 mod room;
 mod unfinished;
 

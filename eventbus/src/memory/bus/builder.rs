@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::InMemoryEventBus;
 use crate::{
     domain::clock::SharedClock,
-    port::{Limits, RetryPolicy},
+    port::{DELIVER_SKIPPED_WITHIN, Limits, RetryPolicy},
 };
 
 /// How many events an in-process bus holds unless it is told otherwise.
@@ -21,6 +21,7 @@ pub(super) struct Settings {
     pub(super) max_in_hand: usize,
     pub(super) retry: RetryPolicy,
     pub(super) limits: Limits,
+    pub(super) deliver_skipped_within: Duration,
 }
 
 /// Puts an [`InMemoryEventBus`] together.
@@ -44,6 +45,7 @@ impl InMemoryEventBusBuilder {
             max_in_hand: DEFAULT_IN_HAND,
             retry: RetryPolicy::default(),
             limits: Limits::default(),
+            deliver_skipped_within: DELIVER_SKIPPED_WITHIN,
         })
     }
 
@@ -81,6 +83,14 @@ impl InMemoryEventBusBuilder {
     /// A handler that takes this long is logged; a second if left out.
     pub const fn slow_after(mut self, time: Duration) -> Self {
         self.0.limits.slow = time;
+        self
+    }
+
+    /// How long ago a group may have begun to skip an event type for which it gets its first handler, so that it is
+    /// delivered what it skipped; 24 h if left out. Of what is older the handler says what becomes of it: `start =
+    /// "oldest"` or `start = "now"`.
+    pub const fn deliver_skipped_within(mut self, time: Duration) -> Self {
+        self.0.deliver_skipped_within = time;
         self
     }
 

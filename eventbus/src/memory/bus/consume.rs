@@ -4,13 +4,20 @@ use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
+use tracing::field::display;
 
-use super::{Resume, Shared, cursor::Unsaved, log::Log};
+use super::{Resume, Shared, cursor::Unsaved, log::Log, types};
 use crate::{
-    domain::{error::Line, name::Name, record::RecordedEvent, stream::Position},
+    domain::{
+        error::{BoxError, Line},
+        name::Name,
+        record::RecordedEvent,
+        stream::Position,
+    },
     port::{
-        CheckpointError, DEFAULT_IN_HAND_BYTES, Desk, EventStore, FeedFilter, Hand, MessageId, ProgressUpdate,
-        ReadError, RunLock, Settled, StopSignal, Tries, UnfinishedDelivery, Verdict, handler_span,
+        Announced, CheckpointError, DEFAULT_IN_HAND_BYTES, Desk, DueRange, EventStore, FeedFilter, GroupTypes, Hand,
+        MessageId, ProgressUpdate, ReadError, RunLock, Settled, StopSignal, Subscribers, Tries, UnfinishedDelivery,
+        Unhandled, Verdict, handler_span,
     },
 };
 
@@ -27,10 +34,18 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
     let hand = Arc::new(Hand::new(shared.settings.max_in_hand, DEFAULT_IN_HAND_BYTES, clock.clone()));
     let mut working = pin!(hand.work(&desk, &stop));
     let published = shared.published.subscribe();
-    let mut consumer =
-        Consumer { shared, group, hand: Arc::clone(&hand), published, numbers: HashMap::new(), unsaved: 0 };
+    let mut consumer = Consumer {
+        subscribed: shared.subscribers.watch(),
+        shared,
+        group,
+        hand: Arc::clone(&hand),
+        published,
+        numbers: HashMap::new(),
+        announced: Vec::new(),
+        unsaved: 0,
+    };
     loop {
-        let has_joined = stop.soon(consumer.join()).await.unwrap_or(false);
+        let has_joined = stop.soon(consumer.prepare()).await.unwrap_or(false);
         let is_behind = !has_joined || consumer.shared.log().cursor(&consumer.group).is_behind();
         tokio::select! {
             biased;
@@ -68,13 +83,25 @@ struct Consumer {
     group: Name,
     hand: Arc<Hand>,
     published: watch::Receiver<()>,
+    subscribed: watch::Receiver<()>,
     /// The numbers in the log of what is in hand.
     numbers: HashMap<MessageId, u64>,
+    /// What the group's handlers announced last.
+    announced: Vec<Announced>,
     /// What came of how many entries since the progress was saved.
     unsaved: usize,
 }
 
 impl Consumer {
+    /// Returns `true` if the group may take entries now.
+    async fn prepare(&mut self) -> bool {
+        if !self.join().await {
+            return false;
+        }
+        self.announce();
+        self.bring().await
+    }
+
     /// Takes entries while there is room, until there are others.
     async fn feed(&mut self) {
         'feed: loop {
@@ -88,8 +115,78 @@ impl Consumer {
                 self.hand.add([taken]);
             }
         }
+        if self.shared.log().cursor(&self.group).types.due().is_some() {
+            return;
+        }
         // the bus lives as long as its consumers
-        let _ = self.published.changed().await;
+        tokio::select! {
+            _ = self.published.changed() => {}
+            _ = self.subscribed.changed() => {}
+        }
+    }
+
+    /// Announces what the group's handlers handle, where that changed.
+    fn announce(&mut self) {
+        self.subscribed.mark_unchanged();
+        let announced = self.shared.subscribers.announced(&self.group);
+        if announced.is_empty() || announced == self.announced {
+            return;
+        }
+        let within = self.shared.settings.deliver_skipped_within;
+        for (event_type, range) in self.shared.log().announce(&self.group, &announced, within) {
+            tracing::error!(
+                group = %self.group, event_type, count = range.count,
+                "the group skipped events of this type before it had a handler, and nobody said what becomes of them: \
+                 give the handler `start = \"oldest\"` or `start = \"now\"`"
+            );
+        }
+        self.announced = announced;
+    }
+
+    /// Has the next events of a range taken that is due, each with a row from now on, before any new one. Returns `true`
+    /// if the group may go on.
+    async fn bring(&self) -> bool {
+        let Some(Resume { store, .. }) = self.shared.resume().clone() else {
+            return true;
+        };
+        let due = {
+            let mut log = self.shared.log();
+            let cursor = log.cursor(&self.group);
+            cursor.types.due().filter(|_| cursor.again.is_empty()).cloned()
+        };
+        let Some(due) = due else {
+            return true;
+        };
+        let brought = self.try_bring(&*store, &due).await;
+        if let Err(error) = &brought {
+            let error = Line(&**error);
+            tracing::warn!(group = %self.group, event_type = due.event_type, %error, "skipped events not read, trying again");
+        }
+        brought.is_ok()
+    }
+
+    async fn try_bring(&self, store: &dyn EventStore, due: &DueRange) -> Result<(), BoxError> {
+        let (mut events, through) = types::next_page(store, due).await?;
+        {
+            let mut log = self.shared.log();
+            let cursor = log.cursor(&self.group);
+            // those of a page that was brought before, and not noted
+            events.retain(|event| event.position().is_some_and(|position| !cursor.has_row(position)));
+        }
+        let row = |event: &RecordedEvent| {
+            Some(UnfinishedDelivery { position: event.position()?, tries: Tries::default(), dead_since: None })
+        };
+        let unfinished = events.iter().filter_map(row).collect();
+        store.save_progress(&self.group, &ProgressUpdate { unfinished, ..ProgressUpdate::default() }).await?;
+        let mut log = self.shared.log();
+        for event in &events {
+            log.restore(&self.group, event, Tries::default());
+        }
+        log.cursor(&self.group).types.delivered_through(through);
+        drop(log);
+        // the other groups pass over what was read for this one
+        self.shared.published.send_replace(());
+        Ok(())
     }
 
     /// Writes down what came of entries, and lets go of those that are done with.
@@ -107,14 +204,19 @@ impl Consumer {
 
     /// Writes down what came of an entry; returns its id if it is done with.
     fn write_down_one(&mut self, settled: Settled) -> Option<MessageId> {
-        let Settled { id, verdict, .. } = settled;
+        let Settled { id, record, verdict } = settled;
         let number = self.numbers.get(&id).copied()?;
         let mut log = self.shared.log();
         match verdict {
             Verdict::Acknowledge { .. } => log.cursor(&self.group).finish(number),
-            Verdict::Skip(_) => {
-                self.shared.counters.events_skipped(1);
-                log.cursor(&self.group).finish(number);
+            Verdict::Skip(tries) => {
+                let now = log.clock.unix_millis();
+                let passed = log.cursor(&self.group).pass(number, tries, now);
+                drop(log);
+                self.tell_passed(record.as_ref(), passed);
+            }
+            Verdict::Bury(tries) if self.is_for_newer(&mut log, record.as_ref()) => {
+                log.cursor(&self.group).leave(number, Tries::anew(tries.done));
             }
             Verdict::Bury(tries) => {
                 self.shared.counters.messages_sent_to_dlq(1);
@@ -134,6 +236,42 @@ impl Consumer {
         Some(id)
     }
 
+    /// Counts and logs an event that no handler wants.
+    fn tell_passed(&self, record: Option<&RecordedEvent>, passed: Option<Unhandled>) {
+        let event_type = record.map(|record| display(record.event_type()));
+        if let Some(Unhandled::Skipped { .. }) = passed {
+            self.shared.counters.events_skipped(1);
+        }
+        match passed {
+            Some(Unhandled::Skipped { is_first: true }) => tracing::info!(
+                group = %self.group, event_type,
+                "the group has no handler for this event type: its events are skipped, and what was skipped is noted"
+            ),
+            Some(Unhandled::Left { is_first: true }) => tracing::warn!(
+                group = %self.group, event_type,
+                "events are left: the group announced their type before, and no handler of it is here now"
+            ),
+            _ => {}
+        }
+    }
+
+    /// Whether an event that cannot be handled here is for a release that announced its schema version.
+    fn is_for_newer(&self, log: &mut Log, record: Option<&RecordedEvent>) -> bool {
+        let Some(record) = record else {
+            return false;
+        };
+        let (event_type, version) = (record.event_type(), record.metadata().schema_version());
+        let is_for_newer = !self.shared.subscribers.know_version(&self.group, event_type, version)
+            && log.cursor(&self.group).types.has_announced_version(event_type, version);
+        if is_for_newer {
+            tracing::warn!(
+                group = %self.group, %event_type, schema_version = version,
+                "event cannot be decoded here and is left for a release that knows its schema version"
+            );
+        }
+        is_for_newer
+    }
+
     /// Loads the progress of a group that came after the bus resumed. Returns `true` if it is loaded, or there is nowhere
     /// to load it from: then the group may begin.
     async fn join(&self) -> bool {
@@ -144,7 +282,7 @@ impl Consumer {
         if shared.log().cursor(group).is_loaded {
             return true;
         }
-        match Progress::load(&*resume.store, group).await {
+        match Progress::load(&*resume.store, group, &shared.subscribers).await {
             Ok(progress) => {
                 let mut log = shared.log();
                 let fed_from = resume.fed_from.max(log.dropped().filter(|_| resume.fed_from.is_some()));
@@ -175,6 +313,10 @@ impl Consumer {
         let Some(Resume { store, .. }) = shared.resume().clone() else {
             return;
         };
+        if let Err(error) = save_types(shared, &*store, group).await {
+            tracing::warn!(%group, %error, "what the group skipped is not saved, trying again");
+            return;
+        }
         let Some(unsaved) = shared.log().cursor(group).unsaved() else {
             return;
         };
@@ -190,7 +332,21 @@ impl Consumer {
     }
 }
 
-fn checkpoint_name(group: &Name) -> Name {
+/// Saves what the group announced and left unhandled, if that changed: before the checkpoint passes it.
+async fn save_types(shared: &Shared, store: &dyn EventStore, group: &Name) -> Result<(), CheckpointError> {
+    let unsaved = {
+        let mut log = shared.log();
+        let cursor = log.cursor(group);
+        cursor.types.unsaved().filter(|_| cursor.is_loaded)
+    };
+    if let Some((types, change)) = unsaved {
+        types::save(store, group, &types).await?;
+        shared.log().cursor(group).types.saved(change);
+    }
+    Ok(())
+}
+
+pub(super) fn checkpoint_name(group: &Name) -> Name {
     Name::prefixed("group:", group)
 }
 
@@ -204,15 +360,27 @@ pub(super) struct Progress {
     ahead: Vec<UnfinishedDelivery>,
     /// What is a dead letter after it.
     dead_ahead: Vec<Position>,
+    types: GroupTypes,
 }
 
 impl Progress {
-    /// Loads it, and the events before the checkpoint that wait.
-    pub(super) async fn load(store: &dyn EventStore, group: &Name) -> Result<Self, CheckpointError> {
-        let checkpoint = store.load_checkpoint(&checkpoint_name(group)).await?;
-        if checkpoint.is_none() {
+    /// Loads it, and the events before the checkpoint that wait. A group without one begins with the oldest event, or
+    /// with the next one if that is what its handlers say.
+    pub(super) async fn load(
+        store: &dyn EventStore,
+        group: &Name,
+        subscribers: &Subscribers,
+    ) -> Result<Self, CheckpointError> {
+        let mut checkpoint = store.load_checkpoint(&checkpoint_name(group)).await?;
+        if checkpoint.is_none() && subscribers.begin_now(group) {
+            let head = store.head().await.map_err(|error| CheckpointError::new(group, error))?;
+            store.save_checkpoint(&checkpoint_name(group), head).await?;
+            tracing::info!(%group, position = %head, "no checkpoint yet: the group begins with the next event");
+            checkpoint = Some(head);
+        } else if checkpoint.is_none() {
             tracing::info!(%group, "no checkpoint yet: the group begins with the oldest event");
         }
+        let types = types::load(store, group, checkpoint).await?;
         let end = checkpoint.unwrap_or(Position::START);
         let dead_ahead = store.dead_positions(group, end).await?;
         let waiting = store.waiting_deliveries(group).await?;
@@ -228,7 +396,7 @@ impl Progress {
                 Err(error) => return Err(CheckpointError::new(group, error)),
             }
         }
-        Ok(Self { group: group.clone(), checkpoint, before, ahead, dead_ahead })
+        Ok(Self { group: group.clone(), checkpoint, before, ahead, dead_ahead, types })
     }
 
     /// Lets the group go on from there; everything after `fed_from` passes through the log.
@@ -236,6 +404,7 @@ impl Progress {
         let cursor = log.cursor(&self.group);
         cursor.load(self.checkpoint, fed_from);
         cursor.load_ahead(self.ahead, self.dead_ahead);
+        cursor.types.load(self.types);
         for (event, tries) in self.before {
             log.restore(&self.group, &event, tries);
         }

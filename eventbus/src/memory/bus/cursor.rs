@@ -9,19 +9,24 @@
 //! | has failed and waits, or runs again | a row | delivered when it is due, with its former tries |
 //! | is parked behind one of its aggregate that waits | a row, once the checkpoint passes it | delivered behind that one |
 //! | is a dead letter | a row | not delivered; listed, replayed or discarded |
+//! | has tries, and no handler here wants it or can decode it | a row | delivered; left again without a handler |
+//! | no handler here wants it, and it has no tries | in a range: see `types` | delivered when its type is announced |
 //! | has finished, and the checkpoint has passed it | no row | not delivered |
 //!
 //! Invariant: the checkpoint passes an event in the step that removes or writes its row.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use super::letters::Buried;
+use super::{
+    letters::Buried,
+    types::{Place, Types},
+};
 use crate::{
     domain::{
         record::RecordedEvent,
         stream::{Position, StreamId},
     },
-    port::{Tries, UnfinishedDelivery},
+    port::{GroupTypes, Tries, UnfinishedDelivery, Unhandled},
 };
 
 /// An entry read and not acknowledged.
@@ -97,12 +102,14 @@ pub(super) struct Cursor {
     pub(super) is_loaded: bool,
     /// Whether events were withheld from it, so that its checkpoint must not pass them.
     misses_events: bool,
+    /// The pending entries that wait for a handler that is not here.
+    left: BTreeSet<u64>,
+    pub(super) types: Types,
 }
 
 impl Cursor {
     /// Takes an entry, and says what came of it before; `None` if the group is done with its event.
     pub(super) fn take(&mut self, number: u64, record: &RecordedEvent, position: Option<Position>) -> Option<Tries> {
-        self.next = self.next.max(number + 1);
         if let Some(pending) = self.pending.get(&number)
             && (pending.row == Row::Stored || position.is_none() || position > self.saved)
         {
@@ -146,6 +153,7 @@ impl Cursor {
         let pending = self.pending.remove(&number)?;
         self.without_row.remove(&number);
         self.changed.remove(&number);
+        self.left.remove(&number);
         if pending.is_waiting {
             let stream = pending.record.metadata().stream();
             let left = self.waiting.get_mut(stream).map(|count| {
@@ -165,6 +173,11 @@ impl Cursor {
         self.again.push_back(number);
     }
 
+    /// Whether an event is pending that has a row.
+    pub(super) fn has_row(&self, position: Position) -> bool {
+        self.pending.values().any(|pending| pending.row == Row::Stored && pending.position == Some(position))
+    }
+
     /// The row of a dead letter waits from now on, with these tries. Returns `true` if it is delivered without being
     /// [restored](Self::restore): it is pending, or the feed brings it once more, which it must not overtake.
     pub(super) fn is_delivered_again(&mut self, position: Position, tries: &Tries) -> bool {
@@ -181,6 +194,44 @@ impl Cursor {
         if let Some(pending) = self.remove(number) {
             self.finished = self.finished.max(pending.position);
             self.gone.extend(pending.position.filter(|_| pending.row != Row::Missing));
+        }
+    }
+
+    /// Notes an entry that no handler wants. It is finished, or left with its tries for a handler that is not here.
+    pub(super) fn pass(&mut self, number: u64, tries: Tries, now: u64) -> Option<Unhandled> {
+        let pending = self.pending.get(&number)?;
+        let event_type = pending.record.event_type().clone();
+        if self.types.has_announced(&event_type) && (pending.row == Row::Stored || !tries.is_empty()) {
+            self.leave(number, tries);
+            return Some(Unhandled::Left { is_first: false });
+        }
+        let place = pending.position.map_or(Place::Held(number), Place::Stored);
+        let passed = self.types.pass(&event_type, place, now);
+        self.finish(number);
+        Some(passed)
+    }
+
+    /// Leaves an entry for a handler that is not here.
+    pub(super) fn leave(&mut self, number: u64, tries: Tries) {
+        if let Some(pending) = self.pending.get_mut(&number) {
+            self.left.insert(number);
+            if pending.row != Row::Stored || pending.tries != tries {
+                pending.tries = tries;
+                self.has_changed(number);
+            }
+        }
+    }
+
+    /// Has the entries taken again that were left, as there are other handlers now.
+    pub(super) fn take_left(&mut self) {
+        self.again.extend(std::mem::take(&mut self.left));
+    }
+
+    /// Has an entry taken again that was finished without a handler.
+    pub(super) fn take_again(&mut self, number: u64, record: &RecordedEvent) {
+        if !self.pending.contains_key(&number) {
+            self.insert(number, record, None, Tries::default(), Row::Missing);
+            self.again.push_back(number);
         }
     }
 
@@ -227,11 +278,13 @@ impl Cursor {
     pub(super) fn restart(&mut self) {
         let is_alive = |(number, pending): (&u64, &Pending)| pending.buried.is_none().then_some(*number);
         self.again = self.pending.iter().filter_map(is_alive).collect();
+        self.left.clear();
     }
 
-    /// How many entries are pending; dead letters are not.
+    /// How many entries are pending; dead letters are not, nor is what was left: no handler of it can come in time.
     pub(super) fn pending(&self) -> u64 {
-        self.pending.values().filter(|pending| pending.buried.is_none()).count() as u64
+        let is_pending = |(number, pending): &(&u64, &Pending)| pending.buried.is_none() && !self.left.contains(number);
+        self.pending.iter().filter(is_pending).count() as u64
     }
 
     /// The dead letters that the store has no row of, by the numbers of their entries.
@@ -272,6 +325,7 @@ impl Cursor {
         self.saved = None;
         self.is_loaded = false;
         self.misses_events = false;
+        self.types.load(GroupTypes::default());
     }
 
     /// Takes over the checkpoint that a store kept; `None` in it is before the first event.
@@ -295,31 +349,38 @@ impl Cursor {
     fn checkpoint(&self) -> Option<Position> {
         let finished = self.finished.filter(|_| self.is_loaded && !self.misses_events)?;
         let before = |position: Position| Position::new(position.get().saturating_sub(1));
-        let unfinished = self.without_row.iter().filter_map(|number| self.pending.get(number));
-        let first = unfinished.filter(|pending| !self.is_held(pending)).find_map(|pending| pending.position);
+        let unfinished = self.without_row.iter().filter_map(|number| Some((*number, self.pending.get(number)?)));
+        let free = |(number, pending): &(u64, &Pending)| !self.is_held(*number, pending);
+        let first = unfinished.filter(free).find_map(|(_, pending)| pending.position);
         let checkpoint = first.map_or(finished, |first| finished.min(before(first)));
         Some(checkpoint).filter(|_| Some(checkpoint) > self.saved.or(Some(Position::START)))
     }
 
-    /// Whether it gets a row where the checkpoint passes it: it waits, is dead, or is behind one that waits.
-    fn is_held(&self, pending: &Pending) -> bool {
-        pending.buried.is_some() || self.waiting.contains_key(pending.record.metadata().stream())
+    /// Whether it gets a row where the checkpoint passes it: it waits, is dead or left, or is behind one that waits.
+    fn is_held(&self, number: u64, pending: &Pending) -> bool {
+        pending.buried.is_some()
+            || self.left.contains(&number)
+            || self.waiting.contains_key(pending.record.metadata().stream())
     }
 
     /// Whether there is progress that is not saved.
     pub(super) fn is_behind(&self) -> bool {
-        self.is_loaded && (!self.changed.is_empty() || !self.gone.is_empty() || self.checkpoint().is_some())
+        self.is_loaded && (self.types.is_changed() || self.has_progress())
+    }
+
+    fn has_progress(&self) -> bool {
+        !self.changed.is_empty() || !self.gone.is_empty() || self.checkpoint().is_some()
     }
 
     /// The progress that is to be saved now, if there is any.
     pub(super) fn unsaved(&mut self) -> Option<Unsaved> {
-        if !self.is_behind() {
+        if !self.is_loaded || !self.has_progress() {
             return None;
         }
         let checkpoint = self.checkpoint();
         let passed = |number: &&u64| {
             let pending = self.pending.get(number);
-            pending.is_some_and(|pending| pending.position <= checkpoint && self.is_held(pending))
+            pending.is_some_and(|pending| pending.position <= checkpoint && self.is_held(**number, pending))
         };
         let numbers: BTreeSet<u64> =
             self.changed.iter().chain(self.without_row.iter().filter(passed)).copied().collect();

@@ -5,12 +5,12 @@
 //! A dead letter's entry stays until the store has a row of it; without a store until it is discarded, or replayed with
 //! success.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::cursor::Cursor;
 use crate::{
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
-    port::{GroupInfo, GroupProgress, MessageId, StreamInfo, Taken, Tries},
+    port::{Announced, GroupInfo, GroupProgress, MessageId, StreamInfo, Taken, Tries, UnhandledRange},
 };
 
 /// One published event.
@@ -102,6 +102,9 @@ impl Log {
     /// Entries that the group's checkpoint covers are passed over.
     pub(super) fn take(&mut self, group: &Name) -> Option<(u64, Taken)> {
         let cursor = self.groups.entry(group.clone()).or_default();
+        if cursor.again.is_empty() && cursor.types.due().is_some() {
+            return None; // what the group skipped comes first
+        }
         while let Some(number) = cursor.next_number(&self.entries) {
             let entry = self.entries.get(&number)?;
             if let Some(tries) = cursor.take(number, &entry.record, entry.position) {
@@ -118,6 +121,26 @@ impl Log {
         self.entries.insert(number, Entry { id, record: record.clone(), position: None, is_restored: true });
         self.next += 1;
         self.cursor(group).restore(number, record, tries);
+    }
+
+    /// Announces what a group handles; returns what is undecided. What it left of the log is taken again.
+    pub(super) fn announce(
+        &mut self,
+        group: &Name,
+        announced: &[Announced],
+        within: Duration,
+    ) -> Vec<(String, UnhandledRange)> {
+        let now = self.clock.unix_millis();
+        let cursor = self.groups.entry(group.clone()).or_default();
+        let undecided = cursor.types.announce(announced, within, now);
+        while let Some((event_type, numbers)) = cursor.types.take_held() {
+            let of_type = |entry: &Entry| entry.position.is_none() && entry.record.event_type().as_str() == event_type;
+            for (number, entry) in self.entries.range(numbers).filter(|(_, entry)| of_type(entry)) {
+                cursor.take_again(*number, &entry.record);
+            }
+        }
+        cursor.take_left();
+        undecided
     }
 
     /// Lets go of the oldest entries beyond the capacity that none of `groups` needs any more.
@@ -203,10 +226,10 @@ impl Cursor {
             return Some(number);
         }
         for (number, entry) in entries.range(self.next..) {
+            self.next = number + 1;
             if !entry.is_restored {
                 return Some(*number);
             }
-            self.next = number + 1;
         }
         None
     }

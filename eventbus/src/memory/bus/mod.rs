@@ -11,6 +11,7 @@ mod consume;
 mod cursor;
 mod letters;
 mod log;
+mod types;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -25,8 +26,8 @@ use self::{builder::Settings, consume::Progress, log::Log};
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     port::{
-        BusCounters, BusStats, CheckpointError, ConsumeError, Consuming, EventBus, EventStore, GroupProgress,
-        MessageId, PublishError, ShutdownError, StreamInfo, Subscribers, check_records,
+        Announced, BusCounters, BusStats, CheckpointError, ConsumeError, Consuming, EventBus, EventStore,
+        GroupProgress, MessageId, PublishError, ShutdownError, SkippedBefore, StreamInfo, Subscribers, check_records,
     },
 };
 
@@ -45,6 +46,12 @@ static DEFAULT_GROUP: Name = Name::from_static("default");
 /// after a restart where each group was: the store's feed has the events, and the store keeps which of them wait for a
 /// retry, with their attempts, and which are dead letters. A restart delivers what is not finished, and of what is
 /// finished at most the last 64 events that it had no time to note.
+///
+/// The store keeps, too, which event types a group ever announced, and from where on it skipped a type. So a release
+/// without a handler of a type that an earlier one handled leaves its events to a later one, and events that no release
+/// handled are delivered when one announces their type for the first time, if that is
+/// [not too long ago](InMemoryEventBusBuilder::deliver_skipped_within). One process handles a group: what is left waits for
+/// the next start, and does not count as pending. Of events that no store holds, the log gives what it still has.
 ///
 /// # Examples
 /// ```
@@ -229,7 +236,7 @@ impl EventBus for InMemoryEventBus {
     async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
         let mut loaded = Vec::new();
         for group in self.shared.subscribers.groups() {
-            loaded.push(Progress::load(&*store, &group).await?);
+            loaded.push(Progress::load(&*store, &group, &self.shared.subscribers).await?);
         }
         let fed_from = loaded.iter().map(|progress| progress.checkpoint.unwrap_or(Position::START)).min();
         let mut log = self.shared.log();
@@ -240,6 +247,30 @@ impl EventBus for InMemoryEventBus {
         drop(log);
         *self.shared.resume() = Some(Resume { store, fed_from });
         Ok(fed_from)
+    }
+
+    async fn announce(
+        &self,
+        announced: &[Announced],
+        store: Option<&dyn EventStore>,
+    ) -> Result<Vec<SkippedBefore>, ConsumeError> {
+        let (clock, within) = (&self.shared.settings.clock, self.shared.settings.deliver_skipped_within);
+        let mut older = Vec::new();
+        for of_group in announced.chunk_by(|one, next| one.group == next.group) {
+            let group = &of_group[0].group;
+            match store.filter(|store| store.notes().is_some()) {
+                Some(store) => {
+                    let (destination, now) = (DESTINATION.clone(), clock.unix_millis());
+                    let undecided = types::announce(store, group, of_group, (within, now)).await;
+                    older.extend(undecided.map_err(|source| ConsumeError::Unavailable { destination, source })?);
+                }
+                None => {
+                    let undecided = self.shared.log().announce(group, of_group, within);
+                    older.extend(undecided.into_iter().map(|(name, range)| range.skipped_before(group, name, clock)));
+                }
+            }
+        }
+        Ok(older)
     }
 
     fn subscribers(&self) -> &Subscribers {

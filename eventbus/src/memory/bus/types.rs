@@ -1,0 +1,197 @@
+//! Which event types a group of the in-process bus announced, and which events it left unhandled.
+//!
+//! Events of the store are noted by position: the note in the store says where a range begins, and it reaches up to the
+//! checkpoint. Events that no store holds are noted by their number in the log, as long as the log holds them.
+//!
+//! Only one process handles a group of this bus, so nothing is left to another member: what was announced before waits
+//! for the next release that handles it.
+
+use std::time::Duration;
+
+use futures_util::TryStreamExt as _;
+
+use super::consume::checkpoint_name;
+use crate::{
+    domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position},
+    port::{
+        Announced, CheckpointError, DueRange, EventStore, FeedFilter, GroupTypes, ReadError, SkippedBefore, Unhandled,
+        UnhandledRange,
+    },
+};
+
+/// How many events of a range are delivered at once.
+const PAGE: usize = 64;
+
+/// Where an event is that no handler wants.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place {
+    /// In the store.
+    Stored(Position),
+    /// In the log only, under this number.
+    Held(u64),
+}
+
+/// The types of one group.
+#[derive(Debug, Default)]
+pub(super) struct Types {
+    stored: GroupTypes,
+    held: GroupTypes,
+    /// How often `stored` changed, and how often it had when it was saved.
+    changes: u64,
+    saved: u64,
+}
+
+impl Types {
+    /// Takes over what a store kept.
+    pub(super) fn load(&mut self, stored: GroupTypes) {
+        self.stored = stored;
+        self.saved = self.changes;
+    }
+
+    pub(super) fn has_announced(&self, event_type: &str) -> bool {
+        self.stored.has_announced(event_type)
+    }
+
+    pub(super) fn has_announced_version(&self, event_type: &str, schema_version: u32) -> bool {
+        self.stored.has_announced_version(event_type, schema_version)
+    }
+
+    /// Notes an event that no handler wants.
+    pub(super) fn pass(&mut self, event_type: &str, place: Place, now: u64) -> Unhandled {
+        let passed = match place {
+            Place::Stored(position) => self.stored.pass(event_type, position.get(), now),
+            Place::Held(number) => return self.held.pass(event_type, number + 1, now),
+        };
+        // where a range ends follows from the checkpoint
+        if let Unhandled::Skipped { is_first: true } | Unhandled::Left { is_first: true } = passed {
+            self.changes += 1;
+        }
+        passed
+    }
+
+    /// Announces what the group handles; returns what is undecided.
+    pub(super) fn announce(
+        &mut self,
+        announced: &[Announced],
+        within: Duration,
+        now: u64,
+    ) -> Vec<(String, UnhandledRange)> {
+        let before = self.stored.clone();
+        let mut undecided = self.stored.announce(announced, within, now);
+        undecided.extend(self.held.announce(announced, within, now));
+        self.changes += u64::from(self.stored != before);
+        undecided
+    }
+
+    /// The events of the store that are to be delivered next.
+    pub(super) fn due(&self) -> Option<&DueRange> {
+        self.stored.due()
+    }
+
+    pub(super) fn delivered_through(&mut self, position: Position) {
+        self.stored.delivered_through(position.get());
+        self.changes += 1;
+    }
+
+    /// Takes a range of the log that is to be delivered: the numbers from the first on, up to before the last.
+    pub(super) fn take_held(&mut self) -> Option<(String, std::ops::Range<u64>)> {
+        let due = self.held.due()?.clone();
+        self.held.delivered_through(due.through);
+        Some((due.event_type, due.after..due.through))
+    }
+
+    /// Whether there is something that the store is to keep.
+    pub(super) const fn is_changed(&self) -> bool {
+        self.changes != self.saved
+    }
+
+    /// What the store is to keep, if it changed, and the number of the change.
+    pub(super) fn unsaved(&self) -> Option<(GroupTypes, u64)> {
+        self.is_changed().then(|| (self.stored.clone(), self.changes))
+    }
+
+    /// The store keeps it up to this change.
+    pub(super) const fn saved(&mut self, change: u64) {
+        self.saved = change;
+    }
+}
+
+fn note_name(group: &Name) -> Name {
+    Name::prefixed("types:", group)
+}
+
+/// What a store kept of a group that has come to this checkpoint.
+pub(super) async fn load(
+    store: &dyn EventStore,
+    group: &Name,
+    checkpoint: Option<Position>,
+) -> Result<GroupTypes, CheckpointError> {
+    let Some(notes) = store.notes() else {
+        return Ok(GroupTypes::default());
+    };
+    let mut types = match notes.load_note(&note_name(group)).await? {
+        Some(text) => serde_json::from_str(&text).map_err(|error| CheckpointError::new(group, error))?,
+        None => GroupTypes::default(),
+    };
+    types.extend_to(checkpoint.unwrap_or(Position::START).get());
+    Ok(types)
+}
+
+/// Saves what a store is to keep of a group.
+pub(super) async fn save(store: &dyn EventStore, group: &Name, types: &GroupTypes) -> Result<(), CheckpointError> {
+    let Some(notes) = store.notes() else {
+        return Ok(());
+    };
+    let text = serde_json::to_string(types).map_err(|error| CheckpointError::new(group, error))?;
+    notes.save_note(&note_name(group), &text).await
+}
+
+/// Announces in the store what a group handles that does not run yet; returns what is undecided.
+pub(super) async fn announce(
+    store: &dyn EventStore,
+    group: &Name,
+    announced: &[Announced],
+    (within, now): (Duration, u64),
+) -> Result<Vec<SkippedBefore>, BoxError> {
+    let checkpoint = store.load_checkpoint(&checkpoint_name(group)).await?;
+    let mut types = load(store, group, checkpoint).await?;
+    let before = types.clone();
+    let undecided = types.announce(announced, within, now);
+    if types != before {
+        save(store, group, &types).await?;
+    }
+    let mut skipped = Vec::new();
+    for (event_type, range) in undecided {
+        let due = (range.first.saturating_sub(1), range.last);
+        let count = read(store, &event_type, due)?.try_fold(0, |count, _| async move { Ok(count + 1) }).await?;
+        let age = Duration::from_millis(now.saturating_sub(range.since));
+        skipped.push(SkippedBefore { group: group.clone(), event_type, count, age });
+    }
+    Ok(skipped)
+}
+
+/// The next events of a range, and up to where they are all there is of it.
+pub(super) async fn next_page(
+    store: &dyn EventStore,
+    due: &DueRange,
+) -> Result<(Vec<RecordedEvent>, Position), BoxError> {
+    let mut feed = read(store, &due.event_type, (due.after, due.through))?;
+    let mut page = Vec::new();
+    while page.len() < PAGE {
+        match feed.try_next().await? {
+            Some(event) => page.push(event),
+            None => return Ok((page, Position::new(due.through))),
+        }
+    }
+    let last = page.last().and_then(RecordedEvent::position);
+    Ok((page, last.unwrap_or(Position::new(due.through))))
+}
+
+fn read<'a>(
+    store: &'a dyn EventStore,
+    event_type: &str,
+    (after, through): (u64, u64),
+) -> Result<impl futures_util::Stream<Item = Result<RecordedEvent, ReadError>> + Unpin + use<'a>, BoxError> {
+    let filter = FeedFilter::all().event_types([Name::new("event type", event_type)?]);
+    Ok(store.read_feed(Position::new(after), Position::new(through), &filter))
+}

@@ -1,0 +1,343 @@
+//! Which event types a group announced, and what it left unhandled; shared by buses that keep this as one value.
+//!
+//! What becomes of an event that no handler wants:
+//!
+//! | its type | the event |
+//! |---|---|
+//! | was never announced | is skipped: acknowledged, and noted in the range of its type |
+//! | was announced before | is left: noted in the range of its type, until a handler of the type comes |
+//!
+//! What an announcement makes of the range of its type:
+//!
+//! | the type | the range | `start` | the range is | the type is announced |
+//! |---|---|---|---|---|
+//! | was announced before | any | any | delivered | as before |
+//! | is new | began within the given time | none | delivered | from now on |
+//! | is new | is older | none | kept, and returned as undecided | not yet |
+//! | is new | any | `oldest` | delivered | from now on |
+//! | is new | any | `now` | forgotten | from now on |
+//!
+//! Invariant: a range is saved no later than the progress that passes its events.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Announced, HandlerStart, SkippedBefore};
+use crate::domain::{clock::SharedClock, name::Name};
+
+/// How long ago a group may have begun to skip an event type, so that it is delivered what it skipped: 24 h.
+pub const DELIVER_SKIPPED_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Stands for every type.
+const ALL: &str = "*";
+
+/// The event types that a consumer group ever announced, and the ranges of events that it left unhandled.
+///
+/// A place is what the bus orders the group's events by: the position in a store, the id in a queue. Times are
+/// milliseconds since 1970.
+///
+/// # Examples
+/// ```
+/// use eventbus::port::{GroupTypes, Unhandled};
+/// let mut types = GroupTypes::default();
+/// assert_eq!(types.pass("OrderShipped", 7, 1_000), Unhandled::Skipped { is_first: true });
+/// assert_eq!(types.pass("OrderShipped", 9, 2_000), Unhandled::Skipped { is_first: false });
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GroupTypes {
+    /// Each `type@version`, or `*` for all types.
+    announced: BTreeMap<String, Since>,
+    /// By event type.
+    unhandled: BTreeMap<String, UnhandledRange>,
+    /// What is to be delivered, one range after the other.
+    due: Vec<DueRange>,
+}
+
+/// When a type was announced, and with which choice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Since {
+    at: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    start: Option<HandlerStart>,
+}
+
+/// The events of one type that a group left unhandled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct UnhandledRange {
+    /// The place of the first one.
+    pub first: u64,
+    /// The place of the last one.
+    pub last: u64,
+    /// How many there are.
+    pub count: u64,
+    /// When the first one was left.
+    pub since: u64,
+}
+
+/// A range of events of one type that a group is to be delivered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DueRange {
+    /// The event type.
+    pub event_type: String,
+    /// The place after which it begins.
+    pub after: u64,
+    /// The place it ends with.
+    pub through: u64,
+}
+
+/// What became of an event that no handler of its group wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unhandled {
+    /// No handler ever announced its type: it is acknowledged.
+    Skipped {
+        /// Whether it begins the range of its type.
+        is_first: bool,
+    },
+    /// Its type was announced before: it is delivered when a handler of the type comes.
+    Left {
+        /// Whether it begins the range of its type.
+        is_first: bool,
+    },
+}
+
+impl UnhandledRange {
+    /// Says that a group skipped it before it had a handler.
+    #[must_use]
+    pub fn skipped_before(&self, group: &Name, event_type: String, clock: &SharedClock) -> SkippedBefore {
+        let age = Duration::from_millis(clock.unix_millis().saturating_sub(self.since));
+        SkippedBefore { group: group.clone(), event_type, count: self.count, age }
+    }
+}
+
+impl GroupTypes {
+    /// Whether the group ever announced a type, in any version.
+    #[must_use]
+    pub fn has_announced(&self, event_type: &str) -> bool {
+        let is_of_type = |(name, _): (&String, &Since)| {
+            name.strip_prefix(event_type).and_then(|rest| rest.strip_prefix('@')).is_some_and(is_version)
+        };
+        self.announced.contains_key(ALL) || self.announced.iter().any(is_of_type)
+    }
+
+    /// Whether the group ever announced a type in this version.
+    #[must_use]
+    pub fn has_announced_version(&self, event_type: &str, schema_version: u32) -> bool {
+        self.announced.contains_key(&versioned(event_type, schema_version))
+    }
+
+    /// Notes an event that no handler wants.
+    pub fn pass(&mut self, event_type: &str, place: u64, now: u64) -> Unhandled {
+        let is_first = !self.unhandled.contains_key(event_type);
+        let fresh = || UnhandledRange { first: place, last: place, count: 0, since: now };
+        let range = self.unhandled.entry(event_type.to_owned()).or_insert_with(fresh);
+        (range.first, range.last) = (range.first.min(place), range.last.max(place));
+        range.count += 1;
+        match self.has_announced(event_type) {
+            true => Unhandled::Left { is_first },
+            false => Unhandled::Skipped { is_first },
+        }
+    }
+
+    /// Extends every range up to a place that the group has passed: for a bus that saves only where a range begins.
+    pub fn extend_to(&mut self, place: u64) {
+        for range in self.unhandled.values_mut() {
+            range.last = range.last.max(place);
+        }
+    }
+
+    /// Announces what the group handles. Returns the ranges that are older than `within` and of which no handler says
+    /// what becomes of them; their types are not announced.
+    pub fn announce(&mut self, announced: &[Announced], within: Duration, now: u64) -> Vec<(String, UnhandledRange)> {
+        let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        let mut undecided = Vec::new();
+        for Announced { event_type, schema_version, start, .. } in announced {
+            let (names, field) = match event_type {
+                Some(name) => (vec![name.to_string()], versioned(name, *schema_version)),
+                None => (self.unhandled.keys().cloned().collect(), ALL.to_owned()),
+            };
+            let mut is_decided = true;
+            for name in names {
+                let Some(range) = self.unhandled.get(&name) else {
+                    continue;
+                };
+                let is_new = !self.has_announced(&name);
+                if is_new && start.is_none() && now.saturating_sub(range.since) >= within {
+                    undecided.push((name, range.clone()));
+                    is_decided = false;
+                } else if is_new && *start == Some(HandlerStart::Now) {
+                    self.unhandled.remove(&name);
+                } else {
+                    self.deliver(name);
+                }
+            }
+            if is_decided {
+                self.announced.entry(field).or_insert(Since { at: now, start: *start });
+            }
+        }
+        undecided
+    }
+
+    fn deliver(&mut self, event_type: String) {
+        if let Some(range) = self.unhandled.remove(&event_type) {
+            self.due.push(DueRange { event_type, after: range.first.saturating_sub(1), through: range.last });
+        }
+    }
+
+    /// The range to be delivered next.
+    #[must_use]
+    pub fn due(&self) -> Option<&DueRange> {
+        self.due.first()
+    }
+
+    /// The events of the range that is delivered now are the group's up to this place.
+    pub fn delivered_through(&mut self, place: u64) {
+        if let Some(due) = self.due.first_mut() {
+            due.after = due.after.max(place);
+            if due.after >= due.through {
+                self.due.remove(0);
+            }
+        }
+    }
+
+    /// Forgets a type: its events are skipped from now on, as if it had never been announced. Returns `true` if it was.
+    pub fn forget(&mut self, event_type: &str) -> bool {
+        let before = self.announced.len();
+        self.announced.retain(|name, _| {
+            let version = name.strip_prefix(event_type).and_then(|rest| rest.strip_prefix('@'));
+            !version.is_some_and(is_version)
+        });
+        self.unhandled.remove(event_type);
+        self.due.retain(|due| due.event_type != event_type);
+        self.announced.len() < before
+    }
+
+    /// The lowest place of an event that is still to be handled; what was only skipped is not.
+    #[must_use]
+    pub fn oldest(&self) -> Option<u64> {
+        let left = self.unhandled.iter().filter(|(name, _)| self.has_announced(name)).map(|(_, range)| range.first);
+        left.chain(self.due.iter().map(|due| due.after.saturating_add(1))).min()
+    }
+
+    /// How many events of announced types are left for a handler that is not here.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.unhandled.iter().filter(|(name, _)| self.has_announced(name)).map(|(_, range)| range.count).sum()
+    }
+}
+
+fn versioned(event_type: &str, schema_version: u32) -> String {
+    format!("{event_type}@{schema_version}")
+}
+
+/// Whether this is what follows the last `@`: names of types may have one, too.
+fn is_version(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+    const DAY_MS: u64 = 86_400_000;
+
+    fn announced(event_type: Option<&'static str>, schema_version: u32, start: Option<HandlerStart>) -> [Announced; 1] {
+        let event_type = event_type.map(Name::from_static);
+        [Announced { group: Name::from_static("g"), event_type, schema_version, start }]
+    }
+
+    fn skipped() -> GroupTypes {
+        let mut types = GroupTypes::default();
+        for place in [7, 5, 9] {
+            types.pass("A", place, 1_000 + place);
+        }
+        types
+    }
+
+    fn due(types: &GroupTypes) -> Option<(&str, u64, u64)> {
+        types.due().map(|due| (due.event_type.as_str(), due.after, due.through))
+    }
+
+    #[test]
+    fn what_was_never_announced_is_skipped_and_what_was_is_left() {
+        let mut types = GroupTypes::default();
+        assert_eq!(types.pass("A", 3, 1), Unhandled::Skipped { is_first: true });
+        assert_eq!(types.pass("A", 4, 2), Unhandled::Skipped { is_first: false });
+        assert_eq!((types.left(), types.oldest()), (0, None));
+        types.announce(&announced(Some("B"), 2, None), DAY, 3);
+        assert_eq!(types.pass("B", 5, 4), Unhandled::Left { is_first: true });
+        assert_eq!(types.pass("B", 6, 5), Unhandled::Left { is_first: false });
+        assert_eq!((types.left(), types.oldest()), (2, Some(5)));
+        assert!(types.has_announced("B") && !types.has_announced("B@2") && !types.has_announced(""));
+        assert!(types.has_announced_version("B", 2) && !types.has_announced_version("B", 1));
+    }
+
+    #[test]
+    fn an_announcement_makes_of_a_range_what_the_table_says() {
+        let (oldest, now) = (Some(HandlerStart::Oldest), Some(HandlerStart::Now));
+        let soon = 1_007 + DAY_MS - 1;
+        for (start, at, is_undecided, is_due) in [
+            (None, soon, false, true),
+            (None, soon + 1, true, false),
+            (oldest, soon + 1, false, true),
+            (now, soon, false, false),
+            (now, soon + 1, false, false),
+        ] {
+            for name in [Some("A"), None] {
+                let mut types = skipped();
+                let undecided = types.announce(&announced(name, 1, start), DAY, at);
+                let case = format!("{start:?} at {at} as {name:?}");
+                assert_eq!(!undecided.is_empty(), is_undecided, "{case}");
+                assert_eq!(types.has_announced("A"), !is_undecided, "{case}");
+                assert_eq!(due(&types), is_due.then_some(("A", 4, 9)), "{case}");
+                if is_undecided {
+                    let range = UnhandledRange { first: 5, last: 9, count: 3, since: 1_007 };
+                    assert_eq!(undecided, [("A".to_owned(), range)], "{case}");
+                    assert!(types.announce(&announced(name, 1, oldest), DAY, at).is_empty(), "{case}");
+                    assert_eq!(due(&types), Some(("A", 4, 9)), "{case}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_left_is_delivered_however_old_it_is_and_whatever_is_chosen() {
+        for start in [None, Some(HandlerStart::Oldest), Some(HandlerStart::Now)] {
+            let mut types = GroupTypes::default();
+            types.announce(&announced(Some("A"), 1, None), DAY, 0);
+            types.pass("A", 5, 1);
+            assert!(types.announce(&announced(Some("A"), 2, start), DAY, 10 * DAY_MS).is_empty());
+            assert_eq!((due(&types), types.left(), types.oldest()), (Some(("A", 4, 5)), 0, Some(5)));
+        }
+    }
+
+    #[test]
+    fn a_range_is_delivered_once_and_in_parts() {
+        let mut types = skipped();
+        types.extend_to(20);
+        types.announce(&announced(Some("A"), 1, None), DAY, 2_000);
+        types.delivered_through(8);
+        assert_eq!(due(&types), Some(("A", 8, 20)));
+        let kept: GroupTypes = serde_json::from_str(&serde_json::to_string(&types).unwrap()).unwrap();
+        assert_eq!(kept, types);
+        types.delivered_through(20);
+        assert_eq!(due(&types), None);
+        assert!(types.announce(&announced(Some("A"), 1, None), DAY, 3_000).is_empty());
+        assert_eq!((due(&types), types.oldest()), (None, None));
+    }
+
+    #[test]
+    fn a_forgotten_type_is_skipped_again() {
+        let mut types = skipped();
+        types.announce(&announced(Some("A"), 1, None), DAY, 2_000);
+        types.pass("A", 11, 3_000);
+        assert!(types.forget("A") && !types.forget("A"));
+        assert_eq!((due(&types), types.oldest()), (None, None));
+        assert_eq!(types.pass("A", 12, 4_000), Unhandled::Skipped { is_first: true });
+    }
+}

@@ -1,0 +1,186 @@
+//! Releases of an app one after the other, of which one handles types that the other does not: what a restart delivers.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use eventbus::{
+    EventDescriptor, EventFilter, ExpectedVersion, HandlerStart, InMemoryEventBus, Name, NewEvent, Position,
+    SharedClock, Source, StreamId,
+    port::{AppendEvents, EventBus, HandlerOptions, SkippedBefore},
+    testkit::ManualClock,
+};
+use tokio::task::JoinHandle;
+
+use super::kit::{Kept, NEVER, Worker, feed, start, until};
+
+const fn only(event_type: &'static str, schema_version: u32) -> EventDescriptor {
+    EventDescriptor::new(event_type, "Order", schema_version, event_type, Source::new(file!(), line!()))
+}
+
+const CREATED: EventFilter = EventFilter::Only(&[only("OrderCreated", 1)]);
+const SHIPPED: EventFilter = EventFilter::Only(&[only("OrderShipped", 1)]);
+const SHIPPED_2: EventFilter = EventFilter::Only(&[only("OrderShipped", 2)]);
+const BOTH: EventFilter = EventFilter::Only(&[only("OrderCreated", 1), only("OrderShipped", 1)]);
+
+async fn append(kept: &Kept, event_type: &'static str, schema_version: u32, aggregates: std::ops::RangeInclusive<u64>) {
+    for aggregate in aggregates {
+        let event = NewEvent::new(Name::from_static(event_type), schema_version, "{}");
+        let stream = StreamId::parse("Order", &aggregate.to_string()).unwrap();
+        kept.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
+    }
+}
+
+/// A release of an app: a bus of its own on the store.
+struct Release {
+    bus: InMemoryEventBus,
+    kept: Arc<Kept>,
+    consumer: JoinHandle<()>,
+    /// What it handled.
+    worker: Worker,
+}
+
+impl Release {
+    fn bus(clock: &SharedClock) -> InMemoryEventBus {
+        InMemoryEventBus::builder().clock(clock.clone()).retry(NEVER).build()
+    }
+
+    /// Starts as an app does, or says what it cannot decide.
+    async fn try_start(
+        kept: &Arc<Kept>,
+        clock: &SharedClock,
+        events: EventFilter,
+        start_at: Option<HandlerStart>,
+        worker: Worker,
+    ) -> Result<Self, Vec<SkippedBefore>> {
+        let bus = Self::bus(clock);
+        let mut options = HandlerOptions::default();
+        options.start = start_at;
+        worker.join_for(&bus, "a", events, options);
+        let announced = bus.subscribers().announced(&Name::from_static("a"));
+        let undecided = bus.announce(&announced, Some(&**kept)).await.unwrap();
+        if !undecided.is_empty() {
+            return Err(undecided);
+        }
+        let from = bus.resume_from(kept.clone()).await.unwrap().unwrap();
+        let consumer = start(&bus).await;
+        feed(&bus, &kept.after(from).await).await;
+        Ok(Self { bus, kept: Arc::clone(kept), consumer, worker })
+    }
+
+    async fn start(kept: &Arc<Kept>, clock: &SharedClock, events: EventFilter) -> Self {
+        Self::try_start(kept, clock, events, None, Worker::new()).await.unwrap()
+    }
+
+    /// Has everything handled, and ends.
+    async fn end(self) -> Vec<u64> {
+        let group = Name::from_static("a");
+        let end = self.kept.after(Position::START).await.last().and_then(|event| event.position());
+        until("all is handled", async || {
+            let is_settled = self.bus.progress(&group).await.unwrap().is_settled();
+            is_settled && self.kept.get("group:a") == end
+        })
+        .await;
+        self.bus.stop_consuming().await;
+        self.consumer.await.unwrap();
+        self.worker.got()
+    }
+}
+
+fn clock() -> (ManualClock, SharedClock) {
+    let manual = ManualClock::new();
+    let shared = SharedClock::from(manual.clone());
+    (manual, shared)
+}
+
+#[tokio::test]
+async fn what_was_skipped_is_delivered_when_its_type_is_first_announced() {
+    let (kept, (_, clock)) = (Arc::new(Kept::default()), clock());
+    append(&kept, "OrderShipped", 1, 1..=200).await;
+    append(&kept, "OrderCreated", 1, 1..=2).await;
+    let old = Release::start(&kept, &clock, CREATED).await;
+    let bus = old.bus.clone();
+    assert_eq!(old.end().await, [201, 202]);
+    assert_eq!(bus.stats().events_skipped, 200);
+    append(&kept, "OrderShipped", 1, 1..=2).await;
+    let new = Release::start(&kept, &clock, BOTH).await;
+    let expected: Vec<u64> = (1..=200).chain(203..=204).collect();
+    assert_eq!(new.end().await, expected, "in order, and nothing again");
+    assert!(Release::start(&kept, &clock, BOTH).await.end().await.is_empty());
+}
+
+#[tokio::test]
+async fn what_was_announced_before_waits_for_a_release_that_handles_it() {
+    let (kept, (manual, clock)) = (Arc::new(Kept::default()), clock());
+    append(&kept, "OrderShipped", 1, 1..=1).await;
+    assert_eq!(Release::start(&kept, &clock, BOTH).await.end().await, [1]);
+    append(&kept, "OrderShipped", 1, 2..=100).await;
+    append(&kept, "OrderCreated", 1, 1..=1).await;
+    let old = Release::start(&kept, &clock, CREATED).await;
+    let bus = old.bus.clone();
+    assert_eq!(old.end().await, [101]);
+    assert_eq!(bus.stats().events_skipped, 0);
+    manual.advance(Duration::from_secs(30 * 86_400));
+    let expected: Vec<u64> = (2..=100).collect();
+    assert_eq!(Release::start(&kept, &clock, BOTH).await.end().await, expected);
+}
+
+#[tokio::test]
+async fn what_was_skipped_long_ago_is_to_be_decided_once() {
+    for (choice, delivered) in [(HandlerStart::Oldest, vec![1, 2, 4]), (HandlerStart::Now, vec![4])] {
+        let (kept, (manual, clock)) = (Arc::new(Kept::default()), clock());
+        append(&kept, "OrderShipped", 1, 1..=2).await;
+        append(&kept, "OrderCreated", 1, 1..=1).await;
+        assert_eq!(Release::start(&kept, &clock, CREATED).await.end().await, [3]);
+        manual.advance(Duration::from_secs(86_400));
+        let undecided = Release::try_start(&kept, &clock, BOTH, None, Worker::new()).await.err().unwrap();
+        let [SkippedBefore { event_type, count, age, .. }] = &undecided[..] else {
+            panic!("{undecided:?}");
+        };
+        assert_eq!((event_type.as_str(), *count, age.as_secs() >= 86_400), ("OrderShipped", 2, true));
+        append(&kept, "OrderShipped", 1, 1..=1).await;
+        let new = Release::try_start(&kept, &clock, BOTH, Some(choice), Worker::new()).await.ok().unwrap();
+        assert_eq!(new.end().await, delivered, "{choice:?}");
+        assert!(Release::start(&kept, &clock, BOTH).await.end().await.is_empty(), "{choice:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_comes_while_the_bus_consumes_gets_what_was_skipped() {
+    let (kept, (_, clock)) = (Arc::new(Kept::default()), clock());
+    append(&kept, "OrderShipped", 1, 1..=3).await;
+    let old = Release::start(&kept, &clock, CREATED).await;
+    until("they are skipped", async || old.bus.stats().events_skipped == 3).await;
+    let late = Worker::new();
+    late.join_for(&old.bus, "a", SHIPPED, HandlerOptions::default());
+    until("they are delivered", async || late.got() == [1, 2, 3]).await;
+    assert!(old.end().await.is_empty());
+    assert!(Release::start(&kept, &clock, BOTH).await.end().await.is_empty());
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_decoded_here_waits_for_a_release_of_its_version() {
+    let (kept, (_, clock)) = (Arc::new(Kept::default()), clock());
+    append(&kept, "OrderShipped", 2, 1..=1).await;
+    assert_eq!(Release::start(&kept, &clock, SHIPPED_2).await.end().await, [1]);
+    append(&kept, "OrderShipped", 2, 2..=3).await;
+    append(&kept, "OrderShipped", 3, 4..=4).await;
+    let cannot = Worker::new();
+    cannot.cannot_decode.store(true, Ordering::SeqCst);
+    let old = Release::try_start(&kept, &clock, SHIPPED, None, cannot).await.ok().unwrap();
+    assert_eq!(old.end().await, [2, 3, 4]);
+    assert_eq!(kept.rows("a").await, (vec![2, 3], vec![4]), "a version that nobody announced is for nobody");
+    assert_eq!(Release::start(&kept, &clock, SHIPPED_2).await.end().await, [2, 3]);
+    assert_eq!(kept.rows("a").await, (vec![], vec![4]));
+}
+
+#[tokio::test]
+async fn a_new_group_whose_handlers_start_now_gets_nothing_from_before() {
+    let (kept, (_, clock)) = (Arc::new(Kept::default()), clock());
+    append(&kept, "OrderCreated", 1, 1..=3).await;
+    let new = Release::try_start(&kept, &clock, CREATED, Some(HandlerStart::Now), Worker::new()).await.ok().unwrap();
+    append(&kept, "OrderCreated", 1, 4..=4).await;
+    feed(&new.bus, &kept.after(Position::new(3)).await).await;
+    assert_eq!(new.end().await, [4]);
+}
