@@ -4,10 +4,16 @@
 
 mod common;
 
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
 use common::{events, fresh_path, fresh_stream, open, read};
 use eventbus::{
-    ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    App, ExpectedVersion, Name, NewEvent, Position, ProjectionError, RecordedEvent, StreamId, Version,
     port::{AppendError, AppendEvents as _, Checkpoints as _, Direction, ReadError, ReadFeed as _, ReadStream as _},
+    projection,
 };
 use eventstore_sqlite::SqliteEventStore;
 use futures_util::TryStreamExt as _;
@@ -59,6 +65,48 @@ async fn damaged_columns_are_named() {
         assert_eq!(place, "position 2", "{change}");
         assert!(source.contains(said), "{change}: {source}");
     }
+}
+
+#[derive(Default)]
+struct InMemory(u64);
+
+#[projection(name = "in-memory", manual)]
+impl InMemory {
+    fn any(&mut self, _event: &RecordedEvent) {
+        self.0 += 1;
+    }
+}
+
+#[derive(Default)]
+struct Elsewhere(AtomicU64);
+
+#[projection(name = "elsewhere", manual)]
+impl Elsewhere {
+    fn any(&self, _event: &RecordedEvent) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn projections_stop_before_a_damaged_row_and_go_on_behind_it_when_an_operator_skips_it() {
+    let (store, ..) = damaged("UPDATE eventbus_events SET event_type = '' WHERE version = 2").await;
+    let app = App::builder().store(store).projection_with(InMemory::default).projection_with(Elsewhere::default);
+    let app = app.start().await.unwrap();
+    let stopped = async {
+        while !app.projections().await.unwrap().iter().all(|status| status.stopped.is_some()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), stopped).await.expect("they stop");
+    for status in app.projections().await.unwrap() {
+        let Some(ProjectionError::Damaged { position, error, .. }) = status.stopped else { panic!("{status:?}") };
+        assert!(position == 2 && error.contains("position 2"), "{position}: {error}");
+    }
+    let (damaged, last) = (Position::new(2), Position::new(3));
+    assert!(app.skip_event::<InMemory>(damaged, "damaged").await.unwrap());
+    assert!(app.skip_event::<Elsewhere>(damaged, "damaged").await.unwrap());
+    assert_eq!(app.projected::<InMemory>(last).await.unwrap().0, 2);
+    assert_eq!(app.projected::<Elsewhere>(last).await.unwrap().0.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]

@@ -186,6 +186,26 @@ async fn dead_letters_of_the_store_and_of_no_store_are_listed_together() {
     assert_eq!(bus.stream_info().await.dlq_messages, 0);
 }
 
+#[tokio::test]
+async fn a_dead_letter_whose_event_is_lost_keeps_no_other_from_being_replayed() {
+    let kept = three().await;
+    let (bus, worker, _) = with_dead_letter(&kept).await;
+    let lost = UnfinishedDelivery {
+        position: Position::new(9),
+        tries: Tries::default(),
+        dead_since: Some(OffsetDateTime::UNIX_EPOCH),
+    };
+    kept.put(&Name::from_static("a"), vec![lost]).await;
+    let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    assert!(letters.len() == 2 && letters[0].record.is_none());
+    let refused = bus.replay(&letters[0].id).await;
+    assert!(matches!(refused, Err(DeadLetterError::Empty { .. })), "{refused:?}");
+    assert_eq!(bus.replay_all(&DeadLetterFilter::default()).await.unwrap(), 1);
+    settled(&bus).await;
+    assert_eq!(worker.got(), [1, 2, 3, 2]);
+    assert_eq!(bus.discard_all(&DeadLetterFilter::default()).await.unwrap(), 1);
+}
+
 /// An event that no store holds.
 fn by_hand() -> RecordedEvent {
     let stream = StreamId::parse("Order", "by hand").unwrap();

@@ -177,13 +177,17 @@ fn unavailable(source: impl Into<crate::domain::error::BoxError>) -> DeadLetterE
     DeadLetterError::Unavailable { destination: DESTINATION.clone(), source: source.into() }
 }
 
-/// A dead letter in the store, with its event; `None` if the store has lost it.
+/// The event of a dead letter; `None` if the store has lost it, or cannot read it any more.
+fn readable(read: Result<Option<RecordedEvent>, ReadError>) -> Result<Option<RecordedEvent>, DeadLetterError> {
+    match read {
+        Err(ReadError::Corrupt { .. }) => Ok(None),
+        read => read.map_err(unavailable),
+    }
+}
+
+/// A dead letter in the store, with its event.
 async fn stored(store: &dyn EventStore, dead: &DeadDelivery) -> Result<DeadLetter, DeadLetterError> {
-    let record = match event_at(store, dead.position).await {
-        Ok(record) => record,
-        Err(ReadError::Corrupt { .. }) => None,
-        Err(error) => return Err(unavailable(error)),
-    };
+    let record = readable(event_at(store, dead.position).await)?;
     Ok(Id::of(dead).letter(record.as_ref(), None, &dead.tries))
 }
 
@@ -249,7 +253,7 @@ impl InMemoryEventBus {
         if !is_again {
             return store.end_dead_delivery(group, position, None).await.map_err(unavailable);
         }
-        let Some(record) = event_at(&*store, position).await.map_err(unavailable)? else {
+        let Some(record) = readable(event_at(&*store, position).await)? else {
             let id = MessageId::new(id.to_string());
             return Err(DeadLetterError::Empty { destination: DESTINATION.clone(), id });
         };
@@ -291,7 +295,11 @@ impl InMemoryEventBus {
         loop {
             let (page, has_more) = self.list(filter, after.as_ref(), PAGE).await?;
             for (id, _) in page.iter().filter(|(id, _)| id.micros <= last) {
-                ended += u64::from(self.end(id, is_again).await?);
+                ended += match self.end(id, is_again).await {
+                    // it keeps none of the others
+                    Err(DeadLetterError::Empty { .. }) => 0,
+                    is_ended => u64::from(is_ended?),
+                };
             }
             after = page.into_iter().next_back().map(|(id, _)| id).or(after);
             if !has_more || after.as_ref().is_some_and(|after| after.micros > last) {

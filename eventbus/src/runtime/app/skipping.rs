@@ -18,8 +18,11 @@ impl App {
     ///
     /// The store keeps it with the reason: every process that feeds the projection skips the event, and so do rebuilds,
     /// which [count](crate::Rebuilt::skipped) it. One that stopped there, in any process, goes on within seconds; state in
-    /// memory is folded anew in this process, and by the next start or rebuild in others. What the projection has handled
-    /// already stays handled until it is rebuilt. Handlers and other projections get the event as before.
+    /// memory is folded anew in this process, and where it stopped in another one within minutes. What the projection has
+    /// handled already stays handled until it is rebuilt. Handlers and other projections get the event as before.
+    ///
+    /// A row that cannot even be read stops a projection with [`ProjectionError::Damaged`](crate::ProjectionError::Damaged):
+    /// its text says where the row is.
     ///
     /// # Errors
     /// [`SkipError`]; nothing is skipped then, unless it is [`SkipError::Rebuild`].
@@ -46,7 +49,7 @@ impl App {
         let projected = self.projection::<P>()?;
         let is_new = self.operator().skip(&role_of(P::definition().name), position, reason).await?;
         projected.forget_skips();
-        if projected.is_stopped_at(position) {
+        if projected.may_go_on_behind(position) {
             match P::definition().kind {
                 ProjectionKind::InMemory => drop(self.rebuild::<P>().await?),
                 ProjectionKind::Transactional | ProjectionKind::AtLeastOnce => drop(projected.resume()),

@@ -55,7 +55,15 @@ impl<P: Projection> OneByOne<'_, P> {
                 self.save().await?;
                 return Ok(Step::Handled);
             };
-            let Some(record) = next? else { break };
+            let record = match next {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(error) => {
+                    // what was handled before a damaged event is not handled again
+                    self.save().await?;
+                    return Err(error.into());
+                }
+            };
             if self.has_passed() {
                 return Ok(Step::Over);
             }

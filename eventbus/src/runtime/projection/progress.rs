@@ -141,16 +141,27 @@ impl<P: Projection> Projected<P> {
     }
 
     /// Whether it stopped at the event there.
-    pub(crate) fn is_stopped_at(&self, wanted: Position) -> bool {
+    fn is_stopped_at(&self, wanted: Position) -> bool {
         let progress = self.progress().borrow();
         matches!(&progress.stopped, Some(ProjectionError::Stopped { position, .. }) if *position == wanted)
     }
 
-    /// Lets it go on if it stopped at an event that it is to skip by now.
+    /// Whether it may go on if it skips the event there: it stopped at that one, or before a damaged one, which is that
+    /// one perhaps.
+    pub(crate) fn may_go_on_behind(&self, skipped: Position) -> bool {
+        let progress = self.progress().borrow();
+        let is_before =
+            matches!(&progress.stopped, Some(ProjectionError::Damaged { position, .. }) if *position <= skipped);
+        drop(progress);
+        is_before || self.is_stopped_at(skipped)
+    }
+
+    /// Lets it go on if it stopped at an event that it is to skip since then.
     pub(super) async fn free_skipped(&self, store: &dyn EventStore) {
+        let known = self.known_skips().unwrap_or_default();
         self.forget_skips();
         let skips = self.skips(store).await.unwrap_or_default();
-        if skips.iter().any(|position| self.is_stopped_at(*position)) {
+        if skips.iter().any(|position| !known.contains(position) && self.may_go_on_behind(*position)) {
             self.resume();
         }
     }

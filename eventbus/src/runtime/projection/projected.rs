@@ -162,13 +162,18 @@ impl<P: Projection> Projected<P> {
 
     /// The positions that it skips, asked for once until they are [forgotten](Self::forget_skips).
     pub(super) async fn skips(&self, store: &dyn EventStore) -> Result<Arc<[Position]>, BoxError> {
-        if let Some(known) = self.lock_skips().clone() {
+        if let Some(known) = self.known_skips() {
             return Ok(known);
         }
         let events = skipped(store, &role_of(P::definition().name)).await?;
         let positions: Arc<[Position]> = events.iter().map(|event| event.position).collect();
         *self.lock_skips() = Some(Arc::clone(&positions));
         Ok(positions)
+    }
+
+    /// The positions that it skips, if they were asked for.
+    pub(super) fn known_skips(&self) -> Option<Arc<[Position]>> {
+        self.lock_skips().clone()
     }
 
     /// Says that what it skips may have changed.

@@ -126,6 +126,8 @@ impl<P: Projection> FeedProjection<P> {
                 () = clock.sleep(pause) => {}
             }
             if matches!(self.projected.progress().borrow().stopped, Some(ProjectionError::Damaged { .. })) {
+                // it may have been skipped meanwhile
+                self.projected.forget_skips();
                 return true;
             }
             let began = clock.instant();
