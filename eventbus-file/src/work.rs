@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use eventbus::port::Outage;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::{runtime::Handle, task::JoinHandle};
@@ -139,17 +140,22 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Renews a claim whenever a third of its time has passed, until it is lost or somebody says stop; never stops half-way.
 async fn keep(shared: Arc<Shared>, claim: Arc<Mutex<Claim>>, lost: CancellationToken, stop: CancellationToken) {
     let third = shared.config.claim_expiration / 3;
-    let mut wait = third;
+    let (mut wait, mut outage) = (third, Outage::new(shared.config.clock.clone()));
     while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
         let now = claim.lock().unwrap_or_else(PoisonError::into_inner).clone();
         wait = match shared.renew(&now).await {
             Ok(renewed) => {
                 *claim.lock().unwrap_or_else(PoisonError::into_inner) = renewed;
+                if let Some(lasted) = outage.ends() {
+                    tracing::info!(claim = now.claim_id, ?lasted, "claim is renewed again");
+                }
                 third
             }
             Err(FileQueueError::ClaimLost { .. }) => return lost.cancel(),
             Err(error) => {
-                tracing::warn!(claim = now.claim_id, error = error.log(), "claim not renewed, trying again");
+                if outage.begins() {
+                    tracing::warn!(claim = now.claim_id, error = error.log(), "claim not renewed, trying again");
+                }
                 AGAIN
             }
         };
@@ -277,16 +283,20 @@ impl FileQueue {
     /// [`FileQueueError::ShutDown`] once the queue is shut down; [`FileQueueError::Io`].
     pub async fn next_work(&self) -> Result<Work> {
         let mut patience = Patience::new(&self.shared);
-        let mut is_folder_missing = false;
+        let mut outage = Outage::new(self.shared.config.clock.clone());
         loop {
             if self.shared.consuming.is_closed() {
                 return Err(FileQueueError::ShutDown);
             }
             match self.try_next_work().await {
                 Ok(Some(work)) => return Ok(work),
-                Ok(None) => is_folder_missing = false,
+                Ok(None) => {
+                    if let Some(lasted) = outage.ends() {
+                        tracing::info!(?lasted, "the folder of the queue is there again");
+                    }
+                }
                 Err(error) if error.is_folder_missing() => {
-                    if !std::mem::replace(&mut is_folder_missing, true) {
+                    if outage.begins() {
                         tracing::warn!(error = error.log(), "the folder of the queue is gone, waiting for it");
                     }
                 }

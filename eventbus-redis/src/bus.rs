@@ -315,6 +315,11 @@ impl EventBus for RedisEventBus {
         &self.shared.destination
     }
 
+    fn describe(&self) -> String {
+        let shared = &self.shared;
+        format!("RedisEventBus {} stream {}", shared.config.server().address(), shared.config.stream_name())
+    }
+
     fn default_group(&self) -> &Name {
         &self.shared.default_group
     }

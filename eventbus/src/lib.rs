@@ -100,7 +100,7 @@ pub use runtime::{
     follow::{Follow, FollowControl, FollowStatus, Following},
     projection::{
         Projected, ProjectionError, ProjectionGuard, ProjectionOwner, ProjectionStatus, Rebuild, RebuildError,
-        RebuildProgress, Rebuilt,
+        RebuildOwner, RebuildProgress, Rebuilt,
     },
     registry::{EventRegistry, UnknownEventType},
     relay::{RelayError, RelayStatus, RepublishError},

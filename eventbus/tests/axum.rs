@@ -1,6 +1,11 @@
 //! What web services are given: errors as problem details, repositories as state, probes.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
 use axum::{
     Json, Router,
     body::{Body, to_bytes},
@@ -10,9 +15,10 @@ use axum::{
     routing::put,
 };
 use eventbus::{
-    App, InMemoryEventBus, InMemoryEventStore, Never, Position, ProjectionError, PublishedError,
+    App, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, Never, NewEvent, Position, ProjectionError,
+    PublishedError, StreamId,
     axum::{Mistake, Problem, health_routes, status_routes},
-    port::{AppendError, ReadError},
+    port::{AppendError, AppendEvents as _, DeadLetterFilter, DeadLetters as _, ReadError},
     prelude::*,
     testkit::{Fault, FaultyStore},
 };
@@ -173,6 +179,91 @@ async fn the_words_of_handlers_are_told_to_operators_only() {
     assert!(told[0]["failures"][0].as_str().unwrap().ends_with("`Mallory` is on the list"), "{told}");
     let (_, ready) = ask(&app, "GET", "/health/ready", "").await;
     assert!(!ready.to_string().contains("Mallory"), "{ready}");
+}
+
+/// What no report and no log may hold: a value that is stored.
+const SECRET: &str = "secret-4711";
+
+#[derive(Debug, Default)]
+struct Owners(Vec<String>);
+
+#[projection(name = "owners", manual)]
+impl Owners {
+    fn opened(&mut self, event: &Opened) {
+        self.0.push(event.owner.clone());
+    }
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_stored_value_is_in_no_report_and_no_log() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
+    let _here = tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish());
+    let store = InMemoryEventStore::new();
+    let bus = InMemoryEventBus::new();
+    // each does not decode, in its own way
+    let wrong = [
+        json!({ "owner": { SECRET: SECRET } }),
+        json!({ "owner": [SECRET] }),
+        json!({ "owner": 4711.25, "other": SECRET }),
+        json!([SECRET]),
+        json!(SECRET),
+    ];
+    for (number, payload) in wrong.iter().enumerate() {
+        let stream = StreamId::parse("Account", &number.to_string()).unwrap();
+        let event = NewEvent::new(Name::from_static("Opened"), 1, payload.to_string());
+        let stored = store.append(&stream, ExpectedVersion::Any, vec![event]).await;
+        assert!(stored.is_ok() || number > 2, "{stored:?}");
+        if let Err(error) = stored {
+            assert!(!format!("{error} {error:?}").contains(SECRET), "{error:?}");
+        }
+    }
+    let app = App::builder().store(store).bus(bus).handler::<greet>().projection(Owners::default());
+    let app = app.start().await.unwrap();
+    let error = app.projected::<Owners>(Position::new(1)).await.unwrap_err();
+    let settled = app.settled().await.unwrap_err();
+    let loaded = app.repository::<Account>().load(&"0".parse().unwrap()).await.unwrap_err();
+    let letters = async {
+        loop {
+            let letters = app.bus().dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+            let letters: Vec<_> = letters.into_iter().filter_map(|letter| letter.error).collect();
+            if letters.len() > 2 {
+                return letters;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let letters = tokio::time::timeout(Duration::from_secs(20), letters).await.unwrap();
+    let (_, ready) = ask(&app, "GET", "/health/ready", "").await;
+    let (_, status) = ask(&app, "GET", "/status", "").await;
+    assert!(ready.to_string().contains("stopped at position 1"), "{ready}");
+    let health = serde_json::to_string(&app.health().await).unwrap();
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("handler failed") && log.contains("projection stopped before an event"), "{log}");
+    for told in [
+        ready.to_string(),
+        status.to_string(),
+        health,
+        format!("{error} {error:?} {settled} {settled:?} {loaded} {loaded:?} {letters:?}"),
+        log,
+    ] {
+        assert!(!told.contains(SECRET) && !told.contains("4711.25"), "{told}");
+    }
 }
 
 #[tokio::test]

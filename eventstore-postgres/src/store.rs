@@ -126,6 +126,10 @@ impl EventStore for PgEventStore {
         Some(Arc::new(PgTransactions(self.clone())))
     }
 
+    fn describe(&self) -> String {
+        format!("PgEventStore {} schema {}", self.config.server(), self.config.schema)
+    }
+
     fn notes(&self) -> Option<&dyn Notes> {
         Some(self)
     }

@@ -146,6 +146,10 @@ impl EventStore for SqliteEventStore {
         Some(Arc::new(self.clone()))
     }
 
+    fn describe(&self) -> String {
+        format!("SqliteEventStore {}", self.0.place.path().display())
+    }
+
     fn notes(&self) -> Option<&dyn Notes> {
         Some(self)
     }

@@ -38,6 +38,10 @@ impl EventBus for FileQueue {
         &self.shared.name
     }
 
+    fn describe(&self) -> String {
+        format!("FileQueue {}", self.shared.config.root_dir.display())
+    }
+
     fn default_group(&self) -> &Name {
         &self.shared.config.default_group
     }

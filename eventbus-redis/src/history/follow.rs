@@ -6,6 +6,7 @@
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
+use eventbus::port::Outage;
 use redis::{Cmd, RedisError, RedisResult};
 use tokio::time::Instant;
 
@@ -25,11 +26,13 @@ pub struct Follow {
     /// How many reads in a row failed, and when to try again.
     failures: u32,
     wait_until: Option<Instant>,
+    outage: Outage,
 }
 
 impl Follow {
     pub(super) fn new(history: History) -> Self {
-        Self { history, waiting: Waiting::default(), read: VecDeque::new(), failures: 0, wait_until: None }
+        let outage = Outage::new(history.shared.config.clock.clone());
+        Self { history, waiting: Waiting::default(), read: VecDeque::new(), failures: 0, wait_until: None, outage }
     }
 
     /// Returns the next entry, as soon as there is one.
@@ -60,11 +63,14 @@ impl Follow {
                 Ok(entries) if is_one => self.take(entries),
                 // the server tells of one stream that has something, and others may have older entries
                 Ok(entries) if !entries.is_empty() => match self.history.page(entries.len()).await {
-                    Ok(entries) => self.read.extend(entries),
+                    Ok(entries) => {
+                        self.works();
+                        self.read.extend(entries);
+                    }
                     Err(error) if error.is_retryable() => self.try_later(&error),
                     Err(error) => return Err(error),
                 },
-                Ok(_) => self.failures = 0,
+                Ok(_) => self.works(),
                 Err(error) => self.give_up(error)?,
             }
         }
@@ -78,7 +84,7 @@ impl Follow {
     }
 
     fn take(&mut self, entries: Vec<Entry>) {
-        self.failures = 0;
+        self.works();
         self.read.extend(entries.into_iter().map(HistoryEntry::from));
         if let Some(last) = self.read.back() {
             self.history.after = Some(last.id.clone());
@@ -94,11 +100,21 @@ impl Follow {
 }
 
 impl Follow {
+    /// The server answers.
+    fn works(&mut self) {
+        self.failures = 0;
+        if let Some(lasted) = self.outage.ends() {
+            tracing::info!(stream = self.history.shared.stream, ?lasted, "following goes on");
+        }
+    }
+
     fn try_later(&mut self, error: &dyn fmt::Display) {
         self.failures = self.failures.saturating_add(1);
         let delay = RECONNECT.jittered(self.failures);
         self.wait_until = Some(Instant::now() + delay);
-        tracing::warn!(stream = self.history.shared.stream, %error, ?delay, "following interrupted, trying again");
+        if self.outage.begins() {
+            tracing::warn!(stream = self.history.shared.stream, %error, "following interrupted, trying again");
+        }
     }
 }
 

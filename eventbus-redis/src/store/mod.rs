@@ -153,6 +153,11 @@ impl EventStore for RedisEventStore {
         Some(Arc::new(self.clone()))
     }
 
+    fn describe(&self) -> String {
+        let config = &self.shared.config;
+        format!("RedisEventStore {} prefix {}", config.server().address(), config.key_prefix)
+    }
+
     fn notes(&self) -> Option<&dyn Notes> {
         Some(self)
     }

@@ -199,10 +199,11 @@ impl Activity {
         };
         let since = now.server_fault.as_ref().map(|(since, _)| *since);
         now.server_fault = fault.map(|fault| (since.unwrap_or_else(|| clock.now()), fault));
-        let is_over = since.is_some() && now.server_fault.is_none();
+        let over = since.filter(|_| now.server_fault.is_none());
         drop(now);
-        if is_over {
-            tracing::info!(handler = %who, "handler goes on, its database has no fault any more");
+        if let Some(since) = over {
+            let lasted = (clock.now() - since).unsigned_abs();
+            tracing::info!(handler = %who, ?lasted, "handler goes on, its database has no fault any more");
         }
     }
 
@@ -329,14 +330,16 @@ impl Run {
     }
 }
 
-/// Notes that the store cannot begin a transaction for the current run, because of this fault.
-pub(crate) fn waits_for_server(fault: String, clock: &SharedClock) {
+/// Notes that the store cannot begin a transaction for the current run, because of this fault. Returns `true` if no run of
+/// the handler had met one before.
+pub(crate) fn waits_for_server(fault: String, clock: &SharedClock) -> bool {
     let Some(activity) = CURRENT.try_with(|run| run.activity.upgrade()).ok().flatten() else {
-        return;
+        return true;
     };
     let mut now = activity.now();
-    let since = now.server_fault.as_ref().map_or_else(|| clock.now(), |(since, _)| *since);
-    now.server_fault = Some((since, fault));
+    let former = now.server_fault.as_ref().map(|(since, _)| *since);
+    now.server_fault = Some((former.unwrap_or_else(|| clock.now()), fault));
+    former.is_none()
 }
 
 /// Awaits what the time limit of the current run does not count, as the wait for a store that is away.

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 
 use super::{
     Announced, Backlogs, BusStats, CheckpointError, DeadLetters, EventStore, Health, RelayTarget, SkippedBefore,
-    StreamInfo, Subscribers,
+    StreamInfo, Subscribers, address::type_name,
 };
 use crate::domain::{error::BoxError, metadata::EventId, name::Name, record::RecordedEvent, stream::Position};
 
@@ -39,7 +39,7 @@ impl fmt::Display for MessageId {
 }
 
 /// How far a consumer group has come.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct GroupProgress {
     /// Entries that no consumer of the group took over yet.
     pub unread: u64,
@@ -69,6 +69,11 @@ impl GroupProgress {
 pub trait EventBus: DeadLetters + 'static {
     /// Where the events go; durable, part of the relay's checkpoint name.
     fn destination(&self) -> &Name;
+
+    /// What it is and where, without credentials, as the log shows it: its type, and the address of its server.
+    fn describe(&self) -> String {
+        type_name::<Self>()
+    }
 
     /// The group of subscribers that name none.
     fn default_group(&self) -> &Name;

@@ -243,6 +243,10 @@ macro_rules! __delegate {
                     $inner.transactions()
                 }
 
+                fn describe(&$self) -> String {
+                    $inner.describe()
+                }
+
                 fn notes(&$self) -> Option<&dyn Notes> {
                     $inner.notes()
                 }
@@ -258,6 +262,10 @@ macro_rules! __delegate {
 
                 fn destination(&$self) -> &Name {
                     $inner.destination()
+                }
+
+                fn describe(&$self) -> String {
+                    $inner.describe()
                 }
 
                 fn default_group(&$self) -> &Name {

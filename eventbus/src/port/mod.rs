@@ -23,6 +23,7 @@ mod hand;
 mod health;
 mod lease;
 mod note;
+mod outage;
 mod page;
 mod relay;
 mod retry;
@@ -54,6 +55,7 @@ pub use hand::{DEFAULT_IN_HAND_BYTES, Desk, Hand, RunLock, Settled, Taken, Verdi
 pub use health::{Health, HealthStatus, HealthThresholds, InFlight, WaitingForServer};
 pub use lease::{Lease, LeaseError, Leases};
 pub use note::Notes;
+pub use outage::Outage;
 pub use page::{PAGE_BYTES, Page, paged};
 pub use relay::{Adopted, Adoption, Mark, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloor, SeenFloors};
 pub use retry::RetryPolicy;

@@ -12,7 +12,10 @@ use futures_util::TryFutureExt as _;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{AppendSignal, Checkpoints, FeedFilter, Floors, Leases, Notes, Transactions, UnfinishedDeliveries};
+use super::{
+    AppendSignal, Checkpoints, FeedFilter, Floors, Leases, Notes, Transactions, UnfinishedDeliveries,
+    address::type_name,
+};
 use crate::domain::{
     error::BoxError,
     metadata::EventId,
@@ -193,6 +196,11 @@ pub trait EventStore:
     /// The store's own transactions, if handlers and projections can take part in them.
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
         None
+    }
+
+    /// What it is and where, without credentials, as the log shows it: its type, and the address of its server.
+    fn describe(&self) -> String {
+        type_name::<Self>()
     }
 
     /// A place for notes beside checkpoints; without it nobody notices what a projection was not fed with.

@@ -19,7 +19,7 @@ use crate::{
         name::Name,
     },
     port::{
-        Delivery, HandlerError, RetryPolicy, Transaction, Transactions,
+        Delivery, HandlerError, Outage, RetryPolicy, Transaction, Transactions,
         activity::{not_counted, waits_for_server},
         soon,
     },
@@ -88,20 +88,20 @@ impl Effect {
                     failures += 1;
                     let fault = self.transactions.server_fault(&*error);
                     let fault = fault.map_or_else(|| "no transaction can begin".into(), |fault| fault.to_string());
-                    waits_for_server(fault, &self.clock);
-                    self.report(&error, failures);
+                    let is_news = waits_for_server(fault, &self.clock);
+                    self.report(&error, is_news);
                     self.clock.sleep(STORE_AWAY.jittered(failures)).await;
                 }
             }
         }
     }
 
-    fn report(&self, error: &BoxError, failures: u32) {
+    fn report(&self, error: &BoxError, is_news: bool) {
         let error = Chain(&**error);
-        if failures == 1 {
+        if is_news {
             tracing::warn!(handler = %self.name, %error, "store cannot begin a transaction, trying again");
         } else {
-            tracing::debug!(handler = %self.name, %error, failures, "store still cannot begin a transaction");
+            tracing::debug!(handler = %self.name, %error, "store still cannot begin a transaction");
         }
     }
 
@@ -127,6 +127,7 @@ pub(crate) async fn forget(
     cancel: CancellationToken,
 ) {
     const HOUR: Duration = Duration::from_secs(3_600);
+    let mut outage = Outage::new(clock.clone());
     loop {
         // apps that were started together do not come together
         let pause = HOUR.mul_f64(0.75 + fastrand::f64() / 2.0);
@@ -134,8 +135,16 @@ pub(crate) async fn forget(
             return;
         }
         match cancel.run_until_cancelled(transactions.forget_deliveries(retention)).await {
-            Some(Ok(forgotten)) => tracing::debug!(forgotten, ?retention, "forgot deliveries that took effect"),
-            Some(Err(error)) => tracing::warn!(%error, "cannot forget deliveries that took effect, trying again later"),
+            Some(Ok(forgotten)) => {
+                tracing::debug!(forgotten, ?retention, "forgot deliveries that took effect");
+                if let Some(lasted) = outage.ends() {
+                    tracing::info!(?lasted, "deliveries that took effect are forgotten again");
+                }
+            }
+            Some(Err(error)) if outage.begins() => {
+                tracing::warn!(%error, "cannot forget deliveries that took effect, trying again later");
+            }
+            Some(Err(_)) => {}
             None => return,
         }
     }

@@ -1,4 +1,4 @@
-//! How errors and times are written where a status is serialized.
+//! How errors and times are written where a status is serialized, and how long something lasted in the log.
 
 use std::{fmt::Display, time::Duration};
 
@@ -30,4 +30,25 @@ pub(crate) fn seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> 
         Some(time) => serializer.serialize_f64(time.as_secs_f64()),
         None => serializer.serialize_none(),
     }
+}
+
+/// As seconds.
+pub(crate) fn duration<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
+
+/// As what it says.
+pub(crate) fn display<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+/// As RFC 3339 has it.
+pub(crate) fn moment<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
+    self::time(&Some(*time), serializer)
+}
+
+/// How long something lasted, in milliseconds at the finest: as the log shows it.
+pub(crate) fn lasted(since: OffsetDateTime, now: OffsetDateTime) -> Duration {
+    let millis = (now - since).whole_milliseconds();
+    Duration::from_millis(u64::try_from(millis).unwrap_or_default())
 }

@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 
 use super::{
     projection::{ProjectionError, RebuildError},
+    shown,
     tenure::Candidate,
 };
 use crate::{
@@ -23,10 +24,11 @@ const LEASE: Duration = Duration::from_secs(10);
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 /// An event that a reader of the feed skips, because an operator said so: it cannot be decoded, or fails for good.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SkippedEvent {
     /// The reader: `projection:{name}`, or `relay:{destination}`.
+    #[serde(serialize_with = "shown::display")]
     pub reader: Name,
     /// Where the event is in the feed.
     pub position: Position,
@@ -35,6 +37,7 @@ pub struct SkippedEvent {
     /// The process in which that was said: host, process id, and digits that no other start has.
     pub by: String,
     /// When, in whole microseconds.
+    #[serde(serialize_with = "shown::moment")]
     pub at: OffsetDateTime,
 }
 

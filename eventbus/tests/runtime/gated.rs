@@ -27,6 +27,8 @@ pub struct GatedStore {
     pub loads: Arc<Semaphore>,
     pub saves: Arc<Semaphore>,
     pub is_damaged: Arc<AtomicBool>,
+    /// The position of an event that cannot be read; 0 for none.
+    pub damaged_at: Arc<AtomicU64>,
     pub is_away: Arc<AtomicBool>,
     /// At which asking for the head, from 1, an event comes just before the answer.
     pub comes_at: Arc<AtomicU64>,
@@ -50,6 +52,7 @@ impl GatedStore {
             loads: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             saves: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             is_damaged: Arc::default(),
+            damaged_at: Arc::default(),
             is_away: Arc::default(),
             comes_at: Arc::default(),
             gap: Arc::default(),
@@ -106,7 +109,16 @@ impl ReadFeed for GatedStore {
             let (place, source) = ("position 3".into(), "no payload".into());
             return Box::pin(futures_util::stream::iter([Err(ReadError::Corrupt { place, source })]));
         }
-        let events = self.store.read_feed(after, through, filter);
+        let damaged_at = self.damaged_at.load(Ordering::SeqCst);
+        let events = self.store.read_feed(after, through, filter).map(move |event| match event {
+            Ok(event) if event.position() == Some(Position::new(damaged_at)) => {
+                let (place, source) =
+                    (format!("position {damaged_at}"), format!("what is {}?", event.payload()).into());
+                Err(ReadError::Corrupt { place, source })
+            }
+            event => event,
+        });
+        let events = events.boxed();
         match self.finds.load(Ordering::SeqCst) {
             usize::MAX => events,
             finds => events.take(finds).chain(self.search()).boxed(),

@@ -25,7 +25,7 @@ async fn patient(_event: &OrderCreated) {}
 async fn audit(_event: &RecordedEvent) {}
 
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+pub struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -40,7 +40,7 @@ impl io::Write for Lines {
 
 impl Lines {
     /// Takes what is logged on this thread until the result is dropped.
-    fn capture(&self, filter: &str) -> tracing::subscriber::DefaultGuard {
+    pub fn capture(&self, filter: &str) -> tracing::subscriber::DefaultGuard {
         let writer = self.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
@@ -50,7 +50,7 @@ impl Lines {
         tracing::subscriber::set_default(subscriber)
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 }

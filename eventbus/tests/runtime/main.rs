@@ -10,6 +10,7 @@ mod gated;
 mod life;
 mod logs;
 mod orders;
+mod outages;
 mod projections;
 mod readable;
 mod rebuild;

@@ -198,8 +198,16 @@ async fn one_process_rebuilds_and_the_others_are_told_who() {
     let owner = store.lease_of(&REBUILD).await.unwrap().unwrap().owner;
     let refused = second.rebuild::<OrderRows>().await.unwrap_err();
     assert_eq!(refused.to_string(), format!("projection `order-rows` is in the hands of {owner}"));
+    let rebuilding = second.projections().await.unwrap().remove(0).rebuilding.unwrap();
+    assert_eq!(rebuilding.owner, owner);
+    assert!(rebuilding.since.is_some_and(|since| (time::OffsetDateTime::now_utc() - since).whole_hours() == 0));
+    let shown = serde_json::to_value(&rebuilding).unwrap();
+    assert_eq!(shown["owner"], owner.as_str());
+    assert!(shown["since"].is_string(), "{shown}");
     mood.gate.add_permits(1);
-    rebuild.await.unwrap().unwrap();
+    let rebuilt = serde_json::to_value(rebuild.await.unwrap().unwrap()).unwrap();
+    assert!(rebuilt["events"] == 1 && rebuilt["took"].is_number(), "{rebuilt}");
+    assert_eq!(second.projections().await.unwrap().remove(0).rebuilding, None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{Desk, Hand, Limits, MessageId, Settled, StopSignal, Taken, Tries, handler_span},
+    port::{Desk, Hand, Limits, MessageId, Outage, Settled, StopSignal, Taken, Tries, handler_span},
 };
 use tokio::time::Instant;
 
@@ -31,16 +31,19 @@ use crate::{
 /// How soon it is tried again after the file system refused.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// What is logged of a group that another worker has.
-const STANDS_BY: &str = "another worker consumes for the group, this one takes over when its claim runs out";
-
 /// Consumes for a group whenever nobody else does, until it is stopped.
 pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
     let mut patience = Patience::new(&shared);
-    let mut told = String::new();
+    let (mut stands_by, mut outage) = (false, Outage::new(shared.config.clock.clone()));
     while !stop.is_stopped() {
         let asked = group.clone();
-        match shared.blocking(move |shared| shared.take_group(&asked)).await {
+        let taken = shared.blocking(move |shared| shared.take_group(&asked)).await;
+        if taken.is_ok()
+            && let Some(lasted) = outage.ends()
+        {
+            tracing::info!(%group, ?lasted, "the group can be consumed for again");
+        }
+        match taken {
             Ok(Some(owned)) => {
                 tracing::debug!(%group, epoch = owned.claim.epoch, "consuming for the group");
                 let worker_id = owned.claim.worker_id.clone();
@@ -53,19 +56,21 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
                          folder was made anew"
                     );
                 }
-                told.clear();
+                stands_by = false;
                 patience.reset();
                 continue;
             }
-            Ok(None) if told == STANDS_BY => {}
             Ok(None) => {
-                told = STANDS_BY.into();
-                tracing::info!(%group, "{STANDS_BY}");
+                if !std::mem::replace(&mut stands_by, true) {
+                    tracing::info!(
+                        %group, "another worker consumes for the group, this one takes over when its claim runs out"
+                    );
+                }
             }
-            Err(error) if error.to_string() == told => {}
             Err(error) => {
-                told = error.to_string();
-                tracing::error!(%group, error = error.log(), "cannot consume for the group, trying again");
+                if outage.begins() {
+                    tracing::error!(%group, error = error.log(), "cannot consume for the group, trying again");
+                }
             }
         }
         tokio::select! {
@@ -88,8 +93,8 @@ struct Consumer<'a> {
     renew_at: Instant,
     /// Not before this time, since the file system refused.
     not_before: Option<Instant>,
-    /// The trouble that was logged last, while it lasts.
-    told: String,
+    /// Of the file system.
+    outage: Outage,
     /// Whether the worker before us may have died of a replay.
     was_left: bool,
     /// What came of entries, not noted yet.
@@ -120,7 +125,7 @@ impl<'a> Consumer<'a> {
             is_dirty: false,
             renew_at: Instant::now() + shared.config.group_expiration / 3,
             not_before: None,
-            told: String::new(),
+            outage: Outage::new(shared.config.clock.clone()),
             settled: VecDeque::new(),
             done: Vec::new(),
             begun: Vec::new(),
@@ -147,7 +152,9 @@ impl<'a> Consumer<'a> {
         let (desk, hand) = (self.desk(), Arc::clone(&self.hand));
         let mut working = pin!(hand.work(&desk, stop));
         while let Err(error) = self.take_left().await {
-            tracing::warn!(group = %self.group, error = error.log(), "what was left is not taken yet, trying again");
+            if self.outage.begins() {
+                tracing::warn!(group = %self.group, error = error.log(), "what was left is not taken yet, trying again");
+            }
             if matches!(error, FileQueueError::ClaimLost { .. }) || !self.owned.claim.is_live() {
                 return true;
             }
@@ -159,13 +166,18 @@ impl<'a> Consumer<'a> {
         let mut turn = self.turn().await;
         loop {
             match turn {
-                Ok(()) => (self.not_before, self.told) = (None, String::new()),
+                Ok(()) => {
+                    self.not_before = None;
+                    if let Some(lasted) = self.outage.ends() {
+                        tracing::info!(group = %self.group, ?lasted, "consuming goes on");
+                    }
+                }
                 Err(FileQueueError::ClaimLost { .. }) => return true,
                 Err(error) => {
-                    let said = error.to_string();
-                    if self.told != said {
-                        tracing::warn!(group = %self.group, error = error.log(), "trying again until it succeeds");
-                        self.told = said;
+                    if self.outage.begins() {
+                        tracing::warn!(
+                            group = %self.group, error = error.log(), "consuming was interrupted, trying again until it succeeds"
+                        );
                     }
                     self.not_before = Some(Instant::now() + AGAIN);
                     self.is_dirty = true;

@@ -16,6 +16,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use eventbus::port::Outage;
 use redis::{Client, ErrorKind, FromRedisValue, RedisError, RedisResult, aio::MultiplexedConnection};
 use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -50,6 +51,8 @@ struct Slot {
     error: String,
     /// Whether the server said that.
     is_refused: bool,
+    /// While there is no connection; it is logged when it begins and when it is over.
+    outage: Outage,
 }
 
 #[derive(Clone)]
@@ -123,9 +126,10 @@ impl Redis {
 
     fn failed(&self, what: &'static str, error: &RedisError) {
         self.metrics.redis_failures.add(1);
-        match is_refusal(error) {
-            true => tracing::warn!(what, %error, "Redis refuses, the files decide alone"),
-            false => tracing::warn!(what, %error, "Redis does not answer, the files decide alone"),
+        if is_refusal(error) {
+            tracing::warn!(what, %error, "Redis refuses, the files decide alone");
+        } else if !self.slot().outage.lasts() {
+            tracing::warn!(what, %error, "Redis does not answer, the files decide alone");
         }
         if error.is_connection_dropped()
             || error.is_io_error()
@@ -140,6 +144,7 @@ impl Redis {
     fn leave(&self, error: String) {
         let mut slot = self.slot_mut();
         if slot.connection.take().is_some() {
+            slot.outage.begins();
             (slot.error, slot.is_refused) = (error, false);
             slot.lost.cancel();
         }

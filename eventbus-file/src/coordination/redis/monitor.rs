@@ -38,14 +38,15 @@ async fn watch(redis: &Redis, shared: &Arc<Shared>, mut connected: Option<PubSub
         if let Some(messages) = connected.take() {
             delay = FIRST_DELAY;
             redis.listen(shared, messages).await;
-            redis.leave("the connection for messages was lost".into());
+            redis.lost_messages();
         }
         tokio::time::sleep(delay.min(redis.config.reconnect_interval)).await;
         delay = (delay * 2).min(redis.config.reconnect_interval);
         connected = redis.connect().await;
         if connected.is_some() {
             redis.metrics.redis_reconnections.add(1);
-            tracing::info!("Redis is back");
+            let lasted = redis.slot_mut().outage.ends().unwrap_or_default();
+            tracing::info!(?lasted, "Redis is back");
             // it may have forgotten everything, and the others may have missed what was told
             redis.resync(shared).await;
             shared.news.send_replace(());
@@ -54,6 +55,15 @@ async fn watch(redis: &Redis, shared: &Arc<Shared>, mut connected: Option<PubSub
 }
 
 impl Redis {
+    /// The connection for messages was lost, and with it the other one.
+    fn lost_messages(&self) {
+        let error = "the connection for messages was lost";
+        if !self.slot().outage.lasts() {
+            tracing::warn!(error, "no connection to Redis, the files decide alone");
+        }
+        self.leave(error.into());
+    }
+
     /// Connects for questions and for messages.
     async fn connect(&self) -> Option<PubSub> {
         let connecting = tokio::time::timeout(self.config.response_timeout * 2, self.try_connect()).await;
@@ -69,8 +79,9 @@ impl Redis {
         };
         let first = {
             let mut slot = self.slot_mut();
-            slot.is_refused = is_refused;
-            std::mem::replace(&mut slot.error, error.clone()) != error
+            slot.error.clone_from(&error);
+            let was_refused = std::mem::replace(&mut slot.is_refused, is_refused);
+            slot.outage.begins() || is_refused && !was_refused
         };
         match first {
             true if is_refused => {

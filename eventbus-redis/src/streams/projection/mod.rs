@@ -14,7 +14,10 @@ mod step;
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use eventbus::{BoxError, Name, port::MessageId};
+use eventbus::{
+    BoxError, Name,
+    port::{MessageId, Outage},
+};
 use serde::de::DeserializeOwned;
 use time::format_description::well_known::Rfc3339;
 
@@ -198,6 +201,7 @@ impl EventProjection {
         let mut coming = self.streams.reader(&self.stream);
         let (mut failures, mut stopped) = (0, None);
         let clock = &self.streams.config().clock;
+        let mut outage = Outage::new(clock.clone());
         loop {
             let followed = async {
                 self.process(applied).await?;
@@ -210,12 +214,18 @@ impl EventProjection {
                 Ok::<_, StreamProjectionError>(coming.wait(Consume { count: 1, ..Consume::default() }).await?)
             };
             match followed.await {
-                Ok(_) => failures = 0,
+                Ok(_) => {
+                    failures = 0;
+                    if let Some(lasted) = outage.ends() {
+                        tracing::info!(projection = self.name, stream = self.stream, ?lasted, "projection reads again");
+                    }
+                }
                 Err(error) if error.is_retryable() => {
                     failures += 1;
-                    let delay = RECONNECT.jittered(failures);
-                    tracing::warn!(projection = self.name, %error, ?delay, "projection interrupted, trying again");
-                    tokio::time::sleep(delay).await;
+                    if outage.begins() {
+                        tracing::warn!(projection = self.name, %error, "projection interrupted, trying again");
+                    }
+                    tokio::time::sleep(RECONNECT.jittered(failures)).await;
                 }
                 Err(error) if error.is_of_entry() => {
                     let since = stopped.get_or_insert_with(|| clock.now());

@@ -16,8 +16,8 @@ use crate::{
     },
     port::{
         Announced, CheckpointError, DEFAULT_IN_HAND_BYTES, Desk, DueRange, EventStore, FeedFilter, GroupTypes, Hand,
-        MessageId, ProgressUpdate, ReadError, RunLock, Settled, StopSignal, Subscribers, Tries, UnfinishedDelivery,
-        Unhandled, Verdict, handler_span,
+        MessageId, Outage, ProgressUpdate, ReadError, RunLock, Settled, StopSignal, Subscribers, Tries,
+        UnfinishedDelivery, Unhandled, Verdict, handler_span,
     },
 };
 
@@ -34,6 +34,7 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
     let hand = Arc::new(Hand::new(shared.settings.max_in_hand, DEFAULT_IN_HAND_BYTES, clock.clone()));
     let mut working = pin!(hand.work(&desk, &stop));
     let published = shared.published.subscribe();
+    let outage = Outage::new(clock.clone());
     let mut consumer = Consumer {
         subscribed: shared.subscribers.watch(),
         shared,
@@ -43,6 +44,7 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
         numbers: HashMap::new(),
         announced: Vec::new(),
         unsaved: 0,
+        outage,
     };
     loop {
         let has_joined = stop.soon(consumer.prepare()).await.unwrap_or(false);
@@ -90,6 +92,8 @@ struct Consumer {
     announced: Vec<Announced>,
     /// What came of how many entries since the progress was saved.
     unsaved: usize,
+    /// Of the store, for the progress.
+    outage: Outage,
 }
 
 impl Consumer {
@@ -274,7 +278,7 @@ impl Consumer {
 
     /// Loads the progress of a group that came after the bus resumed. Returns `true` if it is loaded, or there is nowhere
     /// to load it from: then the group may begin.
-    async fn join(&self) -> bool {
+    async fn join(&mut self) -> bool {
         let (shared, group) = (&self.shared, &self.group);
         let Some(resume) = shared.resume().clone() else {
             return true;
@@ -290,10 +294,15 @@ impl Consumer {
                 drop(log);
                 // the other groups pass over what was read back for this one
                 shared.published.send_replace(());
+                if let Some(lasted) = self.outage.ends() {
+                    tracing::info!(%group, ?lasted, "progress is loaded now");
+                }
                 true
             }
             Err(error) => {
-                tracing::warn!(%group, %error, "progress not loaded, trying again");
+                if self.outage.begins() {
+                    tracing::warn!(%group, %error, "progress not loaded, trying again");
+                }
                 false
             }
         }
@@ -314,7 +323,9 @@ impl Consumer {
             return;
         };
         if let Err(error) = save_types(shared, &*store, group).await {
-            tracing::warn!(%group, %error, "what the group skipped is not saved, trying again");
+            if self.outage.begins() {
+                tracing::warn!(%group, %error, "what the group skipped is not saved, trying again");
+            }
             return;
         }
         let Some(unsaved) = shared.log().cursor(group).unsaved() else {
@@ -326,8 +337,13 @@ impl Consumer {
                 let mut log = shared.log();
                 log.cursor(group).saved(unsaved);
                 log.trim(&groups);
+                drop(log);
+                if let Some(lasted) = self.outage.ends() {
+                    tracing::info!(%group, ?lasted, "progress is saved again");
+                }
             }
-            Err(error) => tracing::warn!(%group, %error, "progress not saved, trying again"),
+            Err(error) if self.outage.begins() => tracing::warn!(%group, %error, "progress not saved, trying again"),
+            Err(error) => tracing::debug!(%group, %error, "progress still not saved"),
         }
     }
 }

@@ -231,6 +231,7 @@ impl AppBuilder {
         let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
         let environment = Environment { store: &store, bus: &bus, is_connected, state: &self.state, clock: &clock };
         let tasks = Tasks::spawn(environment, &plan, relay_options, &self.terms).await.map_err(unavailable)?;
+        plan.log_start((!consumes_only).then_some(&*store), &*bus, relay_options.is_some());
         Ok(App::new(store, bus, !consumes_only, plan, tasks, (self.wait_timeout, self.shutdown_timeout), given_up))
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Keep: this is the only place that names the defaults in memory.
 
+mod away;
 mod builder;
 mod error;
 mod exit;
@@ -25,6 +26,7 @@ pub use error::{PublishedError, SettleError};
 pub use signal::shutdown_signal;
 
 use self::{
+    away::Away,
     exit::{Blockers, ExitGuard},
     plan::Checked,
     tasks::Tasks,
@@ -94,6 +96,8 @@ struct Running {
     shutdown_timeout: Duration,
     /// How many deliveries the bus had given up when that was last said.
     given_up: AtomicU64,
+    /// Since when store and bus are.
+    away: Away,
 }
 
 /// An event that the relay has published.
@@ -134,6 +138,7 @@ impl App {
             wait_timeout,
             shutdown_timeout,
             given_up,
+            away: Away::default(),
         }))
     }
 

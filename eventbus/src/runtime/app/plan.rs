@@ -1,10 +1,10 @@
 //! What an app is going to run, and everything that is wrong with it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     domain::{event::EventFilter, name::Name},
-    port::{Requirements, StateMap, TypeKey},
+    port::{EventBus, EventStore, Requirements, StateMap, TypeKey},
     runtime::{
         definition::{AggregateRegistration, HandlerDefinition, ProjectionDefinition},
         projection::{ProjectionRegistration, ProjectionSlot},
@@ -202,6 +202,24 @@ impl Checked {
         groups
     }
 
+    /// Says in one line what runs here.
+    pub(super) fn log_start(&self, store: Option<&dyn EventStore>, bus: &dyn EventBus, relays: bool) {
+        let mut groups: BTreeMap<Name, usize> = BTreeMap::new();
+        for handler in &self.handlers {
+            *groups.entry(group_of(handler, &self.default_group)).or_default() += 1;
+        }
+        let groups = groups.iter().map(|(group, handlers)| match handlers {
+            1 => format!("{group} (1 handler)"),
+            _ => format!("{group} ({handlers} handlers)"),
+        });
+        let groups = none_if_empty(&groups.collect::<Vec<_>>());
+        let projections = self.projections.iter().map(|slot| slot.definition().name.to_owned());
+        let projections = none_if_empty(&projections.collect::<Vec<_>>());
+        let store = store.map_or_else(|| "none".into(), EventStore::describe);
+        let relay = if relays { "on" } else { "off" };
+        tracing::info!(%store, bus = %bus.describe(), %groups, %projections, %relay, "app runs");
+    }
+
     /// Shows who gets what.
     pub(super) fn log_routes(&self) {
         for handler in &self.handlers {
@@ -216,6 +234,10 @@ impl Checked {
             );
         }
     }
+}
+
+fn none_if_empty(names: &[String]) -> String {
+    if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
 /// The linked aggregates that have the type of another one, in the order of types and places.

@@ -11,13 +11,18 @@ use crate::{
 };
 
 impl App {
-    /// How each projection of the app is doing, sorted by name.
+    /// How each projection of the app is doing, and who rebuilds it in whichever process, sorted by name.
     ///
     /// # Errors
-    /// [`ReadError`] if the store cannot be asked where it ends.
+    /// [`ReadError`] if the store cannot be asked.
     pub async fn projections(&self) -> Result<Vec<ProjectionStatus>, ReadError> {
-        let head = self.0.store.head().await?;
-        Ok(self.0.projections.iter().map(|slot| slot.status(head)).collect())
+        let store = &*self.0.store;
+        let head = store.head().await?;
+        let mut statuses = Vec::with_capacity(self.0.projections.len());
+        for slot in &self.0.projections {
+            statuses.push(slot.full_status(store, head).await?);
+        }
+        Ok(statuses)
     }
 
     /// Rebuilds a projection from zero while the app runs, see [`RebuildProgress`](crate::RebuildProgress) for a bar.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{App, Published, PublishedError};
+use super::{App, Published, PublishedError, away::Part};
 use crate::{
     domain::{name::Name, stream::Position},
     port::{CheckpointError, Health},
@@ -70,21 +70,24 @@ impl App {
         });
         let stopped = stopped.collect();
         let (health, store_trouble, lags) = tokio::join!(self.bus_health(), self.store_trouble(), self.lags());
-        let health = health.with_lags(lags);
+        let health = self.with_bus_since(health).with_lags(lags);
         let health = if self.0.groups.is_empty() { health.with_nothing_to_consume() } else { health };
         let health = health.with_stopped_projections(stopped);
         let health = if self.0.has_store { health.with_store() } else { health };
         let health = self.0.projections.iter().fold(health, |health, slot| slot.report(health));
         let health = match store_trouble {
-            Some(trouble) => health.with_store_trouble(trouble),
-            None => health,
+            Some(trouble) => health.with_store_trouble(with_since(trouble, self.store_away_since())),
+            None => {
+                self.0.away.note(Part::Store, None);
+                health
+            }
         };
         let Some(relay) = self.relay() else {
             return health;
         };
         let since = relay.tell(RelayProgress::since);
         match (relay.tell(|now| now.stopped.clone()), relay.tell(|now| now.trouble.clone())) {
-            (Some(stopped), _) => health.with_relay_stopped(with_since(stopped.to_string(), since)),
+            (Some(stopped), _) => health.with_relay_stopped(with_since(stopped.without_words(), since)),
             (None, Some(trouble)) => health.with_relay_trouble(with_since(trouble, since)),
             (None, None) => health,
         }
@@ -126,6 +129,26 @@ impl App {
             let health = Health::disconnected(bus.is_consuming(), no_answer());
             bus.subscribers().report(health)
         })
+    }
+
+    /// With since when the bus is away, if it is: since this or the relay has noticed.
+    fn with_bus_since(&self, mut health: Health) -> Health {
+        if health.connected {
+            self.0.away.note(Part::Bus, None);
+        } else {
+            let since = self.relay().and_then(|relay| relay.tell(RelayProgress::since));
+            let since = self.0.away.note(Part::Bus, Some(since.unwrap_or_else(|| self.clock().now())));
+            health.error = health.error.map(|error| with_since(error, since));
+        }
+        health
+    }
+
+    /// Since when the store cannot be read: since this, the relay or a projection has noticed.
+    fn store_away_since(&self) -> Option<OffsetDateTime> {
+        let relay = self.relay().and_then(|relay| relay.tell(RelayProgress::since));
+        let projections = self.0.projections.iter().filter_map(|slot| slot.status(Position::START).trouble_since);
+        let since = projections.chain(relay).min().unwrap_or_else(|| self.clock().now());
+        self.0.away.note(Part::Store, Some(since))
     }
 
     /// Why the store cannot be read, if the app has one and it cannot.

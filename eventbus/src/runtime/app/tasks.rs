@@ -11,7 +11,9 @@ use crate::{
         clock::SharedClock,
         error::{BoxError, Line},
     },
-    port::{ConnectError, ConsumeError, EventBus, EventStore, RetryPolicy, ShutdownError, StateMap, Subscription},
+    port::{
+        ConnectError, ConsumeError, EventBus, EventStore, Outage, RetryPolicy, ShutdownError, StateMap, Subscription,
+    },
     runtime::{
         definition::HandlerDefinition,
         effect,
@@ -245,6 +247,19 @@ async fn connect(
     connected.send_replace(true);
 }
 
+/// Says in the log when a bus consumes that could not at first.
+async fn log_beginning(bus: &dyn EventBus, clock: &SharedClock, outage: &mut Outage) -> Infallible {
+    while outage.lasts() {
+        clock.sleep(ASK_AGAIN).await;
+        if bus.is_consuming()
+            && let Some(lasted) = outage.ends()
+        {
+            tracing::info!(destination = %bus.destination(), ?lasted, "consumes now");
+        }
+    }
+    std::future::pending().await
+}
+
 /// Consumes until cancelled; a bus that is away at first is tried again.
 ///
 /// Where someone else consumes on the same bus, that one serves the app's handlers too; this one takes over after it.
@@ -255,12 +270,13 @@ async fn consume(bus: Arc<dyn EventBus>, _subscriptions: Subscriptions, clock: S
         first_delay: Duration::from_millis(100),
         max_delay: Duration::from_secs(2),
     };
-    let mut attempt = 0;
+    let (mut attempt, mut outage) = (0, Outage::new(clock.clone()));
     while !cancel.is_cancelled() {
         let mut consuming = std::pin::pin!(bus.start_consuming());
         let stopped = tokio::select! {
             biased;
             stopped = &mut consuming => stopped,
+            never = log_beginning(&*bus, &clock, &mut outage) => match never {},
             // what has not begun would begin after it was stopped
             () = cancel.cancelled() => match bus.is_consuming() {
                 true => tokio::join!(bus.stop_consuming(), consuming).1,
@@ -275,8 +291,8 @@ async fn consume(bus: Arc<dyn EventBus>, _subscriptions: Subscriptions, clock: S
             }
             Err(error) => {
                 attempt += 1;
-                if attempt == 1 || !matches!(error, ConsumeError::AlreadyConsuming { .. }) {
-                    tracing::warn!(destination = %bus.destination(), %error, attempt, "cannot consume yet, trying again");
+                if outage.begins() {
+                    tracing::warn!(destination = %bus.destination(), %error, "cannot consume yet, trying again");
                 }
                 tokio::select! {
                     () = cancel.cancelled() => {}

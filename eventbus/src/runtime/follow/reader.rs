@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use super::FollowControl;
 use crate::{
     domain::{error::Line, record::RecordedEvent, stream::Position},
-    port::{EventStore, FeedFilter, ReadError},
+    port::{EventStore, FeedFilter, Outage, ReadError},
     runtime::feed::FeedWatch,
 };
 
@@ -26,6 +26,7 @@ pub(super) struct Reader {
     page: VecDeque<RecordedEvent>,
     feed: FeedWatch,
     control: FollowControl,
+    outage: Outage,
 }
 
 impl Reader {
@@ -36,6 +37,7 @@ impl Reader {
             filter,
             cursor: after,
             page: VecDeque::new(),
+            outage: Outage::new(control.clock().clone()),
             control,
         }
     }
@@ -53,6 +55,11 @@ impl Reader {
                 return Some(Ok(event));
             }
             let looked = cancel.run_until_cancelled(self.read_on()).await?;
+            if looked.is_ok()
+                && let Some(lasted) = self.outage.ends()
+            {
+                tracing::info!(?lasted, "store is followed again");
+            }
             let goes_on = match looked {
                 Ok(true) => {
                     self.feed.made_progress();
@@ -107,11 +114,11 @@ impl Reader {
         Ok(())
     }
 
-    fn report(&self, error: &str) {
-        if self.feed.is_failing() {
-            tracing::debug!(error, "store still cannot be followed");
-        } else {
+    fn report(&mut self, error: &str) {
+        if self.outage.begins() {
             tracing::warn!(error, "store cannot be followed, trying again");
+        } else {
+            tracing::debug!(error, "store still cannot be followed");
         }
         self.control.update(|status| status.trouble = Some(error.to_owned()));
     }

@@ -124,6 +124,11 @@ impl ProjectionError {
             Self::Stopped { name, position, .. } => {
                 format!("projection `{name}` stopped at position {position}: the log says why")
             }
+            Self::Damaged { name, position, .. } => {
+                format!(
+                    "projection `{name}` stopped before position {position}, what is stored cannot be read: the log says why"
+                )
+            }
             error => error.to_string(),
         }
     }

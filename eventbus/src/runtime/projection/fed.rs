@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::{error::BoxError, event::EventFilter, name::Name, stream::Position},
-    port::FeedFilter,
+    port::{FeedFilter, Outage},
     runtime::{
         definition::{Projection, ProjectionKind},
         tenure::Tenure,
@@ -227,7 +227,7 @@ impl<P: Projection> FeedProjection<P> {
 
     /// Rebuilds the rows beside the live ones, and tries again while it has the role.
     pub(super) async fn make_up(&self, tenure: &Tenure, cancel: &CancellationToken) {
-        let projection = P::definition().name;
+        let (projection, mut outage) = (P::definition().name, Outage::new(self.with.clock.clone()));
         while !tenure.over().is_cancelled() {
             let rebuilt = self.projected.rebuild_in_app(&self.with, cancel, Box::new(drop), Duration::ZERO).await;
             match rebuilt {
@@ -237,7 +237,10 @@ impl<P: Projection> FeedProjection<P> {
                         "the projection was rebuilt with the events that were passed by"
                     );
                 }
-                Err(error) => tracing::error!(projection, %error, "the projection could not be rebuilt, trying again"),
+                Err(error) if outage.begins() => {
+                    tracing::error!(projection, %error, "the projection could not be rebuilt, trying again");
+                }
+                Err(error) => tracing::debug!(projection, %error, "the projection still could not be rebuilt"),
             }
             tenure.over().run_until_cancelled(self.with.clock.sleep(REBUILD_AGAIN)).await;
         }

@@ -137,10 +137,11 @@ impl<P: Projection> Projected<P> {
         let target = self.position().max(included);
         let position = catch_up(&mut fresh, target).await?;
         *state = fresh;
-        self.progress().send_modify(|progress| {
+        self.change(|progress| {
             progress.position = position;
             progress.generation += 1;
             progress.stopped = None;
+            true
         });
         Ok(Some(position))
     }

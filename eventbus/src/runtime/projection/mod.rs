@@ -28,4 +28,4 @@ pub use rebuild_progress::RebuildProgress;
 pub use registration::ProjectionRegistration;
 pub(crate) use runner::{RunWith, role_of};
 pub use slot::ProjectionSlot;
-pub use status::{ProjectionOwner, ProjectionStatus};
+pub use status::{ProjectionOwner, ProjectionStatus, RebuildOwner};

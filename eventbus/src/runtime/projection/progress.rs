@@ -11,7 +11,7 @@ use crate::{
         stream::Position,
     },
     port::{EventStore, HandlerError, ServerFault, WaitingForServer, activity::text},
-    runtime::definition::Projection,
+    runtime::{definition::Projection, shown::lasted},
 };
 
 /// How far a projection has come.
@@ -95,19 +95,21 @@ impl<P: Projection> Projected<P> {
         });
     }
 
-    /// Changes the position. A projection that gets past where it stopped goes on. Returns `true` if it has changed.
+    /// Changes it. A projection that gets past where it stopped goes on; the log is told if one that stopped does. Returns
+    /// what `change` does.
     pub(super) fn change(&self, change: impl FnOnce(&mut Progress) -> bool) -> bool {
-        let mut goes_on = false;
+        let mut over = None;
         let changed = self.progress().send_if_modified(|progress| {
+            let since = progress.stopped_since.filter(|_| progress.stopped.is_some());
             let changed = change(progress);
-            goes_on = changed && progress.stopped.is_some() && progress.position > progress.stopped_at;
-            if goes_on {
+            if changed && progress.position > progress.stopped_at {
                 progress.stopped = None;
             }
+            over = since.filter(|_| progress.stopped.is_none());
             changed
         });
-        if goes_on {
-            tracing::info!(projection = P::definition().name, "projection goes on");
+        if let Some(since) = over {
+            self.log_end(since);
         }
         changed
     }
@@ -168,20 +170,18 @@ impl<P: Projection> Projected<P> {
 
     /// Lets it go on after it stopped. False: it did not stop.
     pub(crate) fn resume(&self) -> bool {
-        self.progress().send_if_modified(|progress| progress.stopped.take().is_some())
+        self.change(|progress| progress.stopped.take().is_some())
     }
 
     /// Lets it go on if it stopped for something that is not there any more: what an older release had passed by, or what
     /// could not be read.
     pub(super) fn free_if(&self, is_gone: impl FnOnce(&ProjectionError) -> bool) {
-        if self.progress().send_if_modified(|progress| progress.stopped.take_if(|stopped| is_gone(stopped)).is_some()) {
-            tracing::info!(projection = P::definition().name, "projection goes on");
-        }
+        self.change(|progress| progress.stopped.take_if(|stopped| is_gone(stopped)).is_some());
     }
 
     /// Lets it go on if the event before which it stopped was handled elsewhere.
     pub(super) fn free_before(&self, checkpoint: Position) {
-        self.progress().send_if_modified(|progress| {
+        self.change(|progress| {
             let is_past = matches!(
                 &progress.stopped,
                 Some(ProjectionError::Stopped { position, .. } | ProjectionError::Damaged { position, .. })
@@ -197,12 +197,13 @@ impl<P: Projection> Projected<P> {
 
     /// Sets the position back, so that the whole feed is handled again.
     pub(super) fn restart(&self) {
-        self.progress().send_modify(|progress| {
+        self.change(|progress| {
             progress.position = Position::START;
             progress.generation += 1;
             progress.events = 0;
             progress.is_set_back = true;
             progress.stopped = None;
+            true
         });
     }
 
@@ -211,13 +212,15 @@ impl<P: Projection> Projected<P> {
         self.progress().send_modify(|progress| progress.is_set_back = false);
     }
 
-    /// Says what keeps the feed or the checkpoint from being used, or that nothing does any more.
-    pub(super) fn set_trouble(&self, trouble: Option<(String, Option<ServerFault>)>) {
+    /// Says what keeps the feed or the checkpoint from being used, or that nothing does any more. Returns `true` if that is
+    /// new.
+    pub(super) fn set_trouble(&self, trouble: Option<(String, Option<ServerFault>)>) -> bool {
         let (trouble, server_fault) = trouble.map_or((None, None), |(trouble, fault)| (Some(trouble), fault));
-        let (mut is_over, now) = (false, self.clock().now());
+        let (mut began, mut over, now) = (false, None, self.clock().now());
         self.progress().send_if_modified(|progress| {
             let changed = progress.trouble != trouble;
-            is_over = progress.trouble.is_some() && trouble.is_none();
+            began = progress.trouble.is_none() && trouble.is_some();
+            over = progress.trouble_since.filter(|_| trouble.is_none());
             progress.trouble_since = match trouble {
                 Some(_) => progress.trouble_since.or(Some(now)),
                 None => None,
@@ -225,9 +228,15 @@ impl<P: Projection> Projected<P> {
             (progress.trouble, progress.server_fault) = (trouble, server_fault);
             changed
         });
-        if is_over {
-            tracing::info!(projection = P::definition().name, "projection goes on");
+        if let Some(since) = over {
+            self.log_end(since);
         }
+        began
+    }
+
+    /// Says in the log that what kept it from going on since then is over.
+    fn log_end(&self, since: OffsetDateTime) {
+        tracing::info!(projection = P::definition().name, lasted = ?lasted(since, self.clock().now()), "projection goes on");
     }
 
     /// Says that an app feeds it, until the result is dropped.
@@ -258,10 +267,14 @@ impl<P: Projection> Projected<P> {
             (Position::new(progress.position.get() + 1), progress.generation)
         };
         let error = Line(&**error).to_string();
-        tracing::error!(
-            projection = name, %position, %error,
-            "projection stopped before an event that cannot be read, which it tries again every minute: mend it, or skip it"
-        );
+        if matches!(&self.progress().borrow().stopped, Some(ProjectionError::Damaged { .. })) {
+            tracing::warn!(projection = name, %position, error, "projection still cannot read the event");
+        } else {
+            tracing::error!(
+                projection = name, %position, error,
+                "projection stopped before an event that cannot be read, which it tries again every minute: mend it, or skip it"
+            );
+        }
         self.stop(ProjectionError::Damaged { name, position, error }, generation);
     }
 

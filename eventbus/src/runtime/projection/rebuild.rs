@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -18,14 +19,17 @@ use super::{
 use crate::{
     domain::stream::Position,
     port::{EventStore, FeedFilter},
-    runtime::definition::{Projection, ProjectionKind},
+    runtime::{
+        definition::{Projection, ProjectionKind},
+        shown,
+    },
 };
 
 /// How often a rebuild that another process may have to do looks who feeds the projection.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What a rebuild did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Rebuilt {
     /// Events handled, those before an interruption included.
@@ -34,7 +38,8 @@ pub struct Rebuilt {
     pub skipped: u64,
     /// The position up to which the new state includes everything.
     pub position: Position,
-    /// How long it took, the time before an interruption not included.
+    /// How long it took, the time before an interruption not included; in seconds where it is serialized.
+    #[serde(serialize_with = "shown::duration")]
     pub took: Duration,
 }
 

@@ -2,17 +2,21 @@
 
 use std::{fmt, time::Duration};
 
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::rebuild::Report;
-use crate::domain::{clock::SharedClock, stream::Position};
+use crate::{
+    domain::{clock::SharedClock, stream::Position},
+    runtime::shown,
+};
 
 /// How far a rebuild has come; `Display` shows it as a bar.
 ///
 /// ```text
 /// order-rows [########------] 57 % 1,140,000 of 2,000,000 events, 81,000/s, 10 s left
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RebuildProgress {
     /// The projection.
@@ -25,9 +29,11 @@ pub struct RebuildProgress {
     pub position: Position,
     /// The end of the store when the rebuild began: `position` gets at least there.
     pub target: Position,
-    /// How long it has taken, the time before an interruption not included.
+    /// How long it has taken, the time before an interruption not included; in seconds where it is serialized.
+    #[serde(serialize_with = "shown::duration")]
     pub took: Duration,
     /// Events that were handled before an interruption.
+    #[serde(skip)]
     resumed: u64,
 }
 

@@ -81,7 +81,7 @@ pub(super) async fn run<P: Projection>(task: FeedProjection<P>, cancel: Cancella
             Ok(Examined::ToRebuild) => tokio::join!(task.serve(&tenure, &mut feed), task.make_up(&tenure, &cancel)).0,
             Ok(Examined::Stopped) => Served::Stopped,
             Err(error) => {
-                task.report(&error, feed.is_failing());
+                task.report(&error);
                 Served::Ended
             }
         };
@@ -254,7 +254,7 @@ impl<P: Projection> FeedProjection<P> {
                 return Some(Served::Stopped);
             }
             Err(error) => {
-                self.report(&error, feed.is_failing());
+                self.report(&error);
                 // it may have been skipped meanwhile
                 self.projected.forget_skips();
                 feed.failed(stop).await
@@ -263,15 +263,14 @@ impl<P: Projection> FeedProjection<P> {
         (!more).then_some(Served::Ended)
     }
 
-    pub(super) fn report(&self, error: &BoxError, repeated: bool) {
+    pub(super) fn report(&self, error: &BoxError) {
         let projection = P::definition().name;
         let fault = self.with.store.transactions().and_then(|transactions| transactions.server_fault(&**error));
         let error = Line(&**error).to_string();
-        if repeated {
-            tracing::debug!(projection, %error, "projection still cannot use its store");
+        if self.projected.set_trouble(Some((error.clone(), fault))) {
+            tracing::warn!(projection, error, "projection cannot use its store, trying again");
         } else {
-            tracing::warn!(projection, %error, "projection cannot use its store, trying again");
+            tracing::debug!(projection, error, "projection still cannot use its store");
         }
-        self.projected.set_trouble(Some((error, fault)));
     }
 }

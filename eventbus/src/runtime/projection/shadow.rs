@@ -8,6 +8,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -17,11 +18,12 @@ use super::{
     rebuild::{Rebuilt, Report},
     rebuild_progress::Meter,
     runner::{RunWith, role_of},
+    status::RebuildOwner,
     writer::{Writer, Written},
 };
 use crate::{
     domain::{error::BoxError, name::Name, stream::Position},
-    port::{FeedFilter, RetryPolicy, Shadow, Transactions},
+    port::{EventStore, FeedFilter, Outage, ReadError, RetryPolicy, Shadow, Transactions, activity::text},
     runtime::{
         definition::{Projection, ProjectionDefinition},
         tenure::{Candidate, Tenure},
@@ -90,9 +92,20 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
 
     async fn run_as(&self, role: &Name, any: Option<&Tenure>, report: Report<'_>) -> Result<Rebuilt, RebuildError> {
         let tenure = self.take_turn(role).await?;
+        self.note_begin().await;
         let rebuilt = self.fill_and_switch(&tenure, any, report).await;
         tenure.give_back().await;
         rebuilt
+    }
+
+    /// Notes since when it is rebuilt, for those who ask in other processes.
+    async fn note_begin(&self) {
+        let since = text(self.with.clock.now());
+        if let Some(notes) = self.with.store.notes()
+            && let Err(error) = notes.save_note(&shadow_of(&P::definition(), 1).name, &since).await
+        {
+            tracing::debug!(projection = P::definition().name, %error, "since when it is rebuilt is not noted");
+        }
     }
 
     /// Takes a role of rebuilding this projection; waits as long as a lease lasts, since who had it may be dead.
@@ -180,10 +193,15 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
 
     /// Fills the copies with everything up to `target`, over outages of the store, and returns how far they got.
     async fn fill(&self, tenure: &Tenure, target: Position, meter: &mut Meter<'_>) -> Result<Position, RebuildError> {
-        let mut failures = 0;
+        let (mut failures, mut outage) = (0, Outage::new(self.with.clock.clone()));
         loop {
             let before = meter.now.position;
-            let error = match self.try_to_fill(tenure, target, meter).await {
+            let tried = self.try_to_fill(tenure, target, meter).await;
+            let goes_on = meter.now.position > before || matches!(tried, Ok((_, Written::All)));
+            if goes_on && let Some(lasted) = outage.ends() {
+                tracing::info!(projection = P::definition().name, ?lasted, "rebuild goes on");
+            }
+            let error = match tried {
                 Ok((position, Written::All)) => return Ok(position),
                 Ok((position, Written::Ended)) => {
                     return Err(if self.stop.is_cancelled() { self.shut_down(position) } else { self.lost() });
@@ -201,7 +219,9 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
             if !RETRIES.allows(failures) {
                 return Err(self.failed(error));
             }
-            tracing::warn!(projection = P::definition().name, %error, "rebuild cannot go on, trying again");
+            if outage.begins() {
+                tracing::warn!(projection = P::definition().name, %error, "rebuild cannot go on, trying again");
+            }
             let pause = self.with.clock.sleep(RETRIES.jittered(failures));
             // what was cancelled ends with the next try
             tenure.over().run_until_cancelled(pause).await;
@@ -324,8 +344,27 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     }
 }
 
+/// Who rebuilds a projection through copies of its tables, in whichever process; `None` if nobody does.
+pub(super) async fn rebuild_of(store: &dyn EventStore, name: &'static str) -> Result<Option<RebuildOwner>, ReadError> {
+    let role = role_of_rebuild(name);
+    let unavailable = |error: BoxError| ReadError::Unavailable(error);
+    let Some(lease) = store.lease_of(&role).await.map_err(|error| unavailable(error.into()))? else {
+        return Ok(None);
+    };
+    let since = match store.notes() {
+        Some(notes) => notes.load_note(&role).await.map_err(|error| unavailable(error.into()))?,
+        None => None,
+    };
+    let since = since.and_then(|since| OffsetDateTime::parse(&since, &Rfc3339).ok());
+    Ok(Some(RebuildOwner { owner: lease.owner, since }))
+}
+
+fn role_of_rebuild(name: &'static str) -> Name {
+    Name::prefixed("rebuild:", &Name::from_static(name))
+}
+
 fn shadow_of(definition: &ProjectionDefinition, version: u32) -> Shadow {
-    let role = Name::prefixed("rebuild:", &Name::from_static(definition.name));
+    let role = role_of_rebuild(definition.name);
     Shadow {
         name: if version == 1 { role } else { role.joined(":v", &version.to_string()) },
         tables: definition.tables.iter().map(|&table| table.to_owned()).collect(),

@@ -13,10 +13,12 @@ use super::{
     ProjectionError, ProjectionStatus,
     projected::Projected,
     runner::{self, FeedProjection, RunWith},
+    shadow::rebuild_of,
+    status::RebuildOwner,
 };
 use crate::{
     domain::stream::Position,
-    port::{BoxFuture, Health, activity::Activity},
+    port::{BoxFuture, EventStore, Health, ReadError, activity::Activity},
     runtime::definition::{Projection, ProjectionDefinition},
 };
 
@@ -33,6 +35,7 @@ trait Erased: Any + Send + Sync {
     fn run(&self, with: RunWith, cancel: CancellationToken) -> BoxFuture<'static, ()>;
     fn reached(&self, position: Position, timeout: Duration) -> BoxFuture<'static, Result<(), ProjectionError>>;
     fn status(&self, head: Position) -> ProjectionStatus;
+    fn rebuilding<'a>(&self, store: &'a dyn EventStore) -> BoxFuture<'a, Result<Option<RebuildOwner>, ReadError>>;
     fn report(&self, health: Health) -> Health;
     fn activity(&self) -> Arc<Activity>;
 }
@@ -49,6 +52,15 @@ impl<P: Projection> Erased for Projected<P> {
 
     fn status(&self, head: Position) -> ProjectionStatus {
         ProjectionStatus::new(&self.definition(), &self.progress().borrow(), head, self.skipped_through(head))
+    }
+
+    fn rebuilding<'a>(&self, store: &'a dyn EventStore) -> BoxFuture<'a, Result<Option<RebuildOwner>, ReadError>> {
+        Box::pin(async move {
+            match P::definition().tables {
+                [] => Ok(None),
+                _ => rebuild_of(store, P::definition().name).await,
+            }
+        })
     }
 
     fn report(&self, health: Health) -> Health {
@@ -107,6 +119,16 @@ impl ProjectionSlot {
     /// What its methods run at the moment.
     pub(crate) fn activity(&self) -> Arc<Activity> {
         self.projected.activity()
+    }
+
+    /// How it is doing, where the store ends at `head`, and who rebuilds it.
+    pub(crate) async fn full_status(
+        &self,
+        store: &dyn EventStore,
+        head: Position,
+    ) -> Result<ProjectionStatus, ReadError> {
+        let rebuilding = self.projected.rebuilding(store).await?;
+        Ok(ProjectionStatus { rebuilding, ..self.projected.status(head) })
     }
 
     /// How it is doing, where the store ends at `head`.

@@ -42,7 +42,7 @@ impl<P: Projection> FeedProjection<P> {
                     Ok(Some(tenure)) => return Some(tenure),
                     Ok(None) => {}
                     Err(error) => {
-                        self.report(&error, feed.is_failing());
+                        self.report(&error);
                         feed.failed(cancel).await;
                         continue;
                     }
@@ -60,7 +60,7 @@ impl<P: Projection> FeedProjection<P> {
                     feed.idle(cancel).await;
                 }
                 Err(error) => {
-                    self.report(&error, feed.is_failing());
+                    self.report(&error);
                     feed.failed(cancel).await;
                 }
             }

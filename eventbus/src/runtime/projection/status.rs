@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use super::{ProjectionError, progress::Progress};
 use crate::{
-    domain::stream::Position,
+    domain::{name::Name, stream::Position},
     runtime::{
         definition::{ProjectionDefinition, ProjectionKind},
         shown,
@@ -26,6 +26,8 @@ pub struct ProjectionStatus {
     pub lag: u64,
     /// Who feeds it.
     pub owner: ProjectionOwner,
+    /// Who rebuilds it through copies of its tables at the moment, in this process or another.
+    pub rebuilding: Option<RebuildOwner>,
     /// How many events it skips, see [`App::skip_event`](crate::App::skip_event).
     pub skipped: u64,
     /// Why it does not go on, if it stopped: [`ProjectionError::Stopped`] with the position and the error, what its
@@ -40,6 +42,18 @@ pub struct ProjectionStatus {
     /// Since when it is stopped, also while it tries again, as it does every minute.
     #[serde(serialize_with = "shown::time")]
     pub stopped_since: Option<OffsetDateTime>,
+}
+
+/// Who rebuilds a projection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RebuildOwner {
+    /// The process: host, process id, and digits that no other start has.
+    #[serde(serialize_with = "shown::display")]
+    pub owner: Name,
+    /// Since when; `None` if its store keeps no notes.
+    #[serde(serialize_with = "shown::time")]
+    pub since: Option<OffsetDateTime>,
 }
 
 /// Who feeds a projection.
@@ -70,6 +84,7 @@ impl ProjectionStatus {
             position: progress.position,
             lag: head.get().saturating_sub(progress.position.get()),
             owner,
+            rebuilding: None,
             skipped,
             stopped,
             trouble: progress.trouble.clone(),

@@ -64,6 +64,19 @@ pub enum RelayError {
         /// What the bus says.
         reason: String,
     },
+    /// What the store holds cannot be read: somebody else wrote or damaged it. Everything before it is published.
+    ///
+    /// The relay looks again every minute, and at once in a process that starts. It goes on when the event is mended, or when
+    /// it is to be skipped, by [`App::skip_published_event`](crate::App::skip_published_event).
+    #[error("what the store holds after position {after} cannot be read and published to `{destination}`: {reason}")]
+    Damaged {
+        /// Where the event should go.
+        destination: Name,
+        /// Everything up to here is published.
+        after: Position,
+        /// Where the store finds it, and what is wrong with it.
+        reason: String,
+    },
     /// The bus takes no events at all, such as one that was told another number of partitions than its stream has. The
     /// relay looks again every minute, and at once in a process that starts.
     #[error("`{destination}` refuses all events: {reason}")]
@@ -73,6 +86,33 @@ pub enum RelayError {
         /// What the bus says.
         reason: String,
     },
+}
+
+impl RelayError {
+    /// What it says without the words of bus and store, which may hold values of events: for reports that anybody may read.
+    pub(crate) fn without_words(&self) -> String {
+        match self {
+            Self::EventRefused { destination, position, event_type, event_id, .. } => format!(
+                "`{destination}` refuses event {event_id} of type `{event_type}` at position {position}: the log says why"
+            ),
+            Self::Damaged { destination, after, .. } => format!(
+                "what the store holds after position {after} cannot be read and published to `{destination}`: the log says why"
+            ),
+            Self::Refused { destination, .. } => format!("`{destination}` refuses all events: the log says why"),
+            error => error.to_string(),
+        }
+    }
+}
+
+/// Why a relay stops that cannot read what is next, or what is to be tried again.
+pub(super) fn stopped_by_damage(error: BoxError, destination: &Name, after: Position) -> Result<RelayError, BoxError> {
+    match error.downcast_ref() {
+        Some(ReadError::Corrupt { .. }) => {
+            let (destination, reason) = (destination.clone(), Line(&*error).to_string());
+            Ok(RelayError::Damaged { destination, after, reason })
+        }
+        _ => Err(error),
+    }
 }
 
 /// Why a relay stops that was refused these events, or what is to be tried again.

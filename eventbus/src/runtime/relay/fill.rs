@@ -16,7 +16,7 @@ use crate::{
         record::RecordedEvent,
         stream::Position,
     },
-    port::{Backlogs, EventBus, EventStore, FeedFilter, Fill, Filled, ReadError},
+    port::{Backlogs, EventBus, EventStore, FeedFilter, Fill, Filled, Outage, ReadError},
     runtime::skip::{read_around, relay_to, skipped},
 };
 
@@ -41,17 +41,19 @@ pub(crate) async fn fill(
     if matches!(store.store_id().await, Err(ReadError::NoStore)) {
         return;
     }
-    let mut is_failing = false;
+    let mut outage = Outage::new(clock.clone());
     while !cancel.is_cancelled() {
         let filled = cancel.run_until_cancelled(fill_once(&*store, backlogs, bus.destination())).await;
         let pause = match filled {
             None => return,
             Some(Ok(pause)) => {
-                is_failing = false;
+                if let Some(lasted) = outage.ends() {
+                    tracing::info!(destination = %bus.destination(), ?lasted, "groups are given again what they miss");
+                }
                 pause
             }
             Some(Err(error)) => {
-                if !std::mem::replace(&mut is_failing, true) {
+                if outage.begins() {
                     let error = Line(&*error).to_string();
                     tracing::warn!(destination = %bus.destination(), error, "groups are not given what they miss, trying again");
                 }

@@ -18,7 +18,7 @@ use crate::{
         name::Name,
         stream::Position,
     },
-    port::{EventBus, EventStore, Floor, Publisher, RelayTarget, SeenFloor, SeenFloors},
+    port::{EventBus, EventStore, Floor, Outage, Publisher, RelayTarget, SeenFloor, SeenFloors},
 };
 
 /// After how long a group that finishes nothing, while there is something to finish, is worth a line in the log.
@@ -39,7 +39,7 @@ pub(super) enum Look {
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     watched: HashMap<Name, Watched>,
-    is_failing: bool,
+    outage: Outage,
     clock: SharedClock,
 }
 
@@ -54,7 +54,7 @@ struct Watched {
 
 impl Groups {
     pub(super) fn by(clock: SharedClock) -> Self {
-        Self { clock, ..Self::default() }
+        Self { outage: Outage::new(clock.clone()), clock, ..Self::default() }
     }
 
     /// Asks the bus how far the groups are, and saves what is new.
@@ -98,12 +98,13 @@ impl Groups {
     /// Logs that they cannot be looked after, and once which of them hold everything back although there is something to
     /// finish before `published`.
     pub(super) fn report(&mut self, destination: &Name, published: Position, failure: Option<&BoxError>) {
-        if let Some(error) = failure
-            && !self.is_failing
-        {
-            tracing::warn!(%destination, error = %Line(&**error), "how far the groups are cannot be kept, trying again");
+        if let Some(error) = failure {
+            if self.outage.begins() {
+                tracing::warn!(%destination, error = %Line(&**error), "how far the groups are cannot be kept, trying again");
+            }
+        } else if let Some(lasted) = self.outage.ends() {
+            tracing::info!(%destination, ?lasted, "how far the groups are is kept again");
         }
-        self.is_failing = failure.is_some();
         for (group, watched) in &mut self.watched {
             let age = self.clock.elapsed(watched.since);
             if watched.floor < published && age >= FORGOTTEN && !watched.is_told {

@@ -153,7 +153,7 @@ impl Relay {
                     self.wait(&cancel).await;
                 }
                 Err(error) => {
-                    self.board.trouble(&error.into(), feed.is_failing());
+                    self.board.trouble(&error.into());
                     feed.failed(&cancel).await;
                 }
             }

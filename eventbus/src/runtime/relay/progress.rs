@@ -16,7 +16,7 @@ use crate::{
         stream::Position,
     },
     port::MessageId,
-    runtime::shown,
+    runtime::shown::{self, lasted},
 };
 
 /// How many message ids of the last published events are remembered for those who wait for them.
@@ -144,18 +144,24 @@ impl Board {
 
     /// A range was published.
     pub(super) fn published(&self, range: &Range, ids: Vec<MessageId>) {
-        self.progress.send_modify(|progress| progress.published(range, ids));
+        self.went_well("relay publishes again", |progress| {
+            progress.published(range, ids);
+            true
+        });
     }
 
     /// The bus is at this position, whoever brought it there.
     pub(super) fn moved(&self, position: Position) {
-        self.progress.send_modify(|progress| progress.move_to(position));
+        self.went_well("relay publishes again", |progress| {
+            progress.move_to(position);
+            true
+        });
     }
 
-    /// It did not work; a failure `repeated` is not worth another line in the log.
-    pub(super) fn trouble(&self, error: &BoxError, repeated: bool) {
+    /// It did not work; it is logged once, until it works again.
+    pub(super) fn trouble(&self, error: &BoxError) {
         let (destination, error) = (&self.destination, Line(&**error).to_string());
-        if repeated {
+        if self.progress.borrow().trouble.is_some() {
             tracing::debug!(%destination, %error, "relay still cannot publish");
         } else {
             tracing::warn!(%destination, %error, "relay cannot publish, trying again");
@@ -169,7 +175,7 @@ impl Board {
 
     /// Everything is published.
     pub(super) fn recovered(&self) {
-        self.progress.send_if_modified(|progress| {
+        self.went_well("relay publishes again", |progress| {
             let was_stopped = progress.stopped.take().is_some();
             progress.trouble.take().is_some() || was_stopped
         });
@@ -177,10 +183,25 @@ impl Board {
 
     /// Another process was seen to relay, `times` in a row. One that keeps at it has not stopped.
     pub(super) fn stands_by(&self, times: u32) {
-        self.progress.send_if_modified(|progress| {
+        self.went_well("another process relays", |progress| {
             let was_stopped = times > 2 && progress.stopped.take().is_some();
             progress.trouble.take().is_some() || was_stopped
         });
+    }
+
+    /// Changes what may end an outage; the log is told if it did, and how long it lasted.
+    fn went_well(&self, what: &'static str, change: impl FnOnce(&mut RelayProgress) -> bool) {
+        let mut over = None;
+        self.progress.send_if_modified(|progress| {
+            let since = progress.since();
+            let changed = change(progress);
+            over = since.filter(|_| progress.since().is_none());
+            changed
+        });
+        if let Some(since) = over {
+            let lasted = lasted(since, self.clock.now());
+            tracing::info!(destination = %self.destination, ?lasted, "{what}");
+        }
     }
 
     /// Whether only an operator could help when it was looked at last.

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{PACE, RelayError, progress::Board};
+use super::{PACE, RelayError, error::stopped_by_damage, progress::Board};
 use crate::{
     domain::{error::BoxError, stream::Position},
     port::{EventStore, Lease},
@@ -66,10 +66,14 @@ pub(super) async fn publish_until(
                 feed.idle(ended).await;
             }
             Ok(last) => return last,
-            Err(error) => {
-                board.trouble(&error, feed.is_failing());
-                feed.failed(ended).await;
-            }
+            // trying again reads the same
+            Err(error) => match stopped_by_damage(error, board.destination(), board.position()) {
+                Ok(damaged) => return Step::Stopped(damaged),
+                Err(error) => {
+                    board.trouble(&error);
+                    feed.failed(ended).await;
+                }
+            },
         }
     }
     Step::Done

@@ -1,0 +1,176 @@
+//! What the log says of an outage: that it began, and that it is over, each once.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use eventbus::{
+    InMemoryEventBus, InMemoryEventStore, Position, RelayError,
+    port::HealthThresholds,
+    prelude::*,
+    testkit::{Fault, FaultyBus, FaultyStore, LossyBus, TableStore, Tables},
+};
+use futures_util::TryStreamExt as _;
+
+use crate::{
+    gated::GatedStore,
+    logs::Lines,
+    orders::{Order, OrderCreated, OrderStatistics, created},
+    wait::until,
+};
+
+#[handler(manual)]
+async fn handled(_event: &OrderCreated) {}
+
+async fn save(app: &App) {
+    let orders = app.repository::<Order>();
+    let mut order = orders.create(AggregateId::new());
+    order.record(created("ada", 1.0));
+    orders.save(&mut order).await.unwrap();
+}
+
+/// The log holds each of these lines once, the second with how long it lasted.
+fn assert_once(log: &str, began: &str, over: &str) {
+    let lines = |text: &str| log.lines().filter(|line| line.contains(text)).map(Into::into).collect::<Vec<String>>();
+    assert_eq!(lines(began).len(), 1, "`{began}` in\n{log}");
+    assert_eq!(lines(over).len(), 1, "`{over}` in\n{log}");
+    assert!(lines(over)[0].contains("lasted="), "{log}");
+    assert!(log.find(began) < log.find(over), "{log}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_bus_that_is_away_the_relay_says_when_it_publishes_again() {
+    for is_plain in [true, false] {
+        let lines = Lines::default();
+        let _here = lines.capture("eventbus=info");
+        let builder = App::builder().store(InMemoryEventStore::new());
+        let (lossy, plain) = (LossyBus::new(), FaultyBus::new(InMemoryEventBus::new()));
+        let faults = if is_plain { plain.publishes.clone() } else { lossy.ranges.clone() };
+        let app = if is_plain { builder.bus(plain) } else { builder.bus(lossy) }.handler::<handled>();
+        let app = app.start().await.unwrap();
+        save(&app).await;
+        faults.next(Fault::Unavailable, 5);
+        save(&app).await;
+        until("the outage is over", async || faults.left() == 0).await;
+        until("it is told", async || lines.text().contains("relay publishes again")).await;
+        save(&app).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_once(&lines.text(), "relay cannot publish, trying again", "relay publishes again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_store_that_is_away_projections_and_followers_say_when_they_go_on() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=info");
+    let store = GatedStore::open();
+    let app = App::builder().store(store.clone()).projection(OrderStatistics::default()).start().await.unwrap();
+    save(&app).await;
+    let mut following = app.follow().start();
+    following.try_next().await.unwrap();
+    let following = tokio::spawn(async move { following.try_next().await.unwrap() });
+    store.is_away.store(true, Ordering::SeqCst);
+    until("all are told", async || lines.text().matches("trying again").count() >= 2).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    store.is_away.store(false, Ordering::SeqCst);
+    save(&app).await;
+    following.await.unwrap();
+    app.settled().await.unwrap();
+    let log = lines.text();
+    assert_once(&log, "projection cannot use its store, trying again", "projection goes on");
+    assert_once(&log, "store cannot be followed, trying again", "store is followed again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_checkpoints_that_cannot_be_saved_the_group_says_when_they_are() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=info");
+    let store = FaultyStore::new(InMemoryEventStore::new());
+    let app = App::builder().store(store.clone()).handler::<handled>().start().await.unwrap();
+    store.checkpoints.next(Fault::Unavailable, 4);
+    save(&app).await;
+    until("it is told", async || lines.text().contains("progress is saved again")).await;
+    assert_once(&lines.text(), "progress not saved, trying again", "progress is saved again");
+}
+
+#[handler(manual)]
+async fn stores(_event: &OrderCreated, _tables: &mut Tables) {}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_store_that_begins_no_transaction_the_handler_says_when_it_goes_on() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=info");
+    let store = TableStore::new();
+    store.begins.next(Fault::Unavailable, 20);
+    let app = App::builder().store(store.clone()).handler::<stores>().wait_timeout(Duration::from_secs(600));
+    let app = app.start().await.unwrap();
+    save(&app).await;
+    app.settled().await.unwrap();
+    assert_once(&lines.text(), "store cannot begin a transaction, trying again", "handler goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_stops_the_relay_and_is_told_once_until_it_is_skipped() {
+    for is_plain in [true, false] {
+        let lines = Lines::default();
+        let _here = lines.capture("eventbus=info");
+        let store = GatedStore::open();
+        store.damaged_at.store(2, Ordering::SeqCst);
+        let builder = App::builder().store(store.clone());
+        let plain = FaultyBus::new(InMemoryEventBus::new()).durable();
+        let app = if is_plain { builder.bus(plain) } else { builder.bus(LossyBus::new()) }.start().await.unwrap();
+        for _ in 0..3 {
+            save(&app).await;
+        }
+        until("it stopped", async || app.relay_status().await.unwrap().stopped.is_some()).await;
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        let status = app.relay_status().await.unwrap();
+        assert!(matches!(&status.stopped, Some(RelayError::Damaged { after, .. }) if after.get() == 1), "{status:?}");
+        let alerts = app.health().await.alerts(&HealthThresholds::default()).join("\n");
+        assert!(alerts.contains("after position 1 cannot be read") && alerts.contains("(since 2"), "{alerts}");
+        assert!(!alerts.contains("ada"), "no stored value: {alerts}");
+        assert!(app.skip_published_event(Position::new(2), "a torn page").await.unwrap());
+        until("it goes on", async || app.relay_status().await.unwrap().position.get() == 3).await;
+        let log = lines.text();
+        assert_once(&log, "relay stopped", "relay publishes again");
+        assert_eq!(log.matches("ERROR").count(), 1, "{log}");
+        assert!(!app.health().await.alerts(&HealthThresholds::default()).join("").contains("cannot be read"));
+    }
+}
+
+#[tokio::test]
+async fn health_says_since_when_store_and_bus_are_away() {
+    let store = GatedStore::open();
+    let app = App::builder().store(store.clone()).projection(OrderStatistics::default()).start().await.unwrap();
+    store.is_away.store(true, Ordering::SeqCst);
+    let away = async || app.health().await.store.unwrap_or_default();
+    let first = away().await;
+    assert!(first.contains("(since 2"), "{first}");
+    assert_eq!(away().await, first, "it is still the same outage");
+    store.is_away.store(false, Ordering::SeqCst);
+    assert_eq!(away().await, "");
+}
+
+#[tokio::test]
+async fn one_line_at_the_start_says_what_runs_here() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=info");
+    let app = App::builder().handler::<handled>().projection(OrderStatistics::default()).start().await.unwrap();
+    let log = lines.text();
+    let line: Vec<_> = log.lines().filter(|line| line.contains("app runs")).collect();
+    assert_eq!(line.len(), 1, "{log}");
+    for part in [
+        "INFO",
+        "store=InMemoryEventStore",
+        "bus=InMemoryEventBus",
+        "groups=default (1 handler)",
+        "projections=order-statistics",
+        "relay=on",
+    ] {
+        assert!(line[0].contains(part), "{part} in {}", line[0]);
+    }
+    assert!(line[0].find("app runs").unwrap() < 100, "{}", line[0]);
+    drop(app);
+    let app = App::builder().bus(InMemoryEventBus::new()).start().await.unwrap();
+    let expected = "app runs store=none bus=InMemoryEventBus groups=none projections=none relay=off";
+    assert!(lines.text().contains(expected), "{}", lines.text());
+    drop(app);
+}
