@@ -4,20 +4,22 @@
 //! Keep: a replay is one script that never looks into a value, so that nothing is lost or changed by it.
 
 use async_trait::async_trait;
-use eventbus::port::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, MessageId};
+use eventbus::port::{
+    DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, MessageId, PAGE_BYTES,
+};
 use redis::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     RedisCommandError, RedisEventBus,
     bus::Shared,
-    command::{self, Entry, operate},
+    command::{self, Entry, history, operate},
     entry_id::EntryId,
     keys::field,
     script, wire,
 };
 
-/// How many dead letters are read, replayed or discarded at once.
+/// How many dead letters are read, replayed or discarded at once; fewer if they have [`PAGE_BYTES`].
 const TOGETHER: usize = 100;
 
 /// What is about a dead letter, where nothing marks the place from which on it is.
@@ -47,26 +49,26 @@ impl DeadLetters for RedisEventBus {
             Some(id) => self.shared.dead_letter_id(id)?,
             None => EntryId::ZERO,
         };
-        let mut letters = Vec::new();
+        let (mut letters, mut bytes) = (Vec::new(), 0_usize);
         loop {
             // without a filter all that is read is shown, and one more tells whether there is a next page
             let count = match *filter == DeadLetterFilter::default() {
                 true => (limit - letters.len()).saturating_add(1).min(TOGETHER),
                 false => TOGETHER,
             };
-            let page = self.shared.dead_letters_after(after, "+", count).await?;
-            let is_last = page.len() < count;
+            let (page, has_more) = self.shared.dead_letters_after(after, None, count).await?;
             for letter in page {
                 let id = self.shared.dead_letter_id(&letter.id)?;
                 if filter.matches(&letter) {
-                    if letters.len() == limit {
+                    if letters.len() == limit || bytes >= PAGE_BYTES {
                         return Ok(DeadLetterPage::new(letters, Some(MessageId::new(after.to_string()))));
                     }
+                    bytes = bytes.saturating_add(letter.bytes());
                     letters.push(letter);
                 }
                 after = id;
             }
-            if is_last {
+            if !has_more {
                 return Ok(DeadLetterPage::new(letters, None));
             }
         }
@@ -136,23 +138,28 @@ impl Shared {
         let Some(last) = pages.last else {
             return Ok(None);
         };
-        let letters = self.dead_letters_after(pages.after, &last.to_string(), TOGETHER).await?;
+        let (letters, has_more) = self.dead_letters_after(pages.after, Some(last), TOGETHER).await?;
         match letters.last() {
-            Some(newest) if letters.len() == TOGETHER => pages.after = self.dead_letter_id(&newest.id)?,
+            Some(newest) if has_more => pages.after = self.dead_letter_id(&newest.id)?,
             _ => pages.last = None,
         }
         let matching = letters.iter().filter(|letter| filter.matches(letter));
         Ok(Some(matching.map(|letter| letter.id.to_string()).collect()))
     }
 
+    /// A page of the dead letters after one, up to one, and whether there are more.
     async fn dead_letters_after(
         &self,
         after: EntryId,
-        to: &str,
+        to: Option<EntryId>,
         count: usize,
-    ) -> Result<Vec<DeadLetter>, DeadLetterError> {
-        let stream = self.config.dlq_stream_name();
-        self.read_dead_letters(&operate::range(&stream, &format!("({after}"), to, count)).await
+    ) -> Result<(Vec<DeadLetter>, bool), DeadLetterError> {
+        let (after, to) = (after.to_string(), to.map(|to| to.to_string()));
+        let page = history::page(&[self.config.dlq_stream_name()], Some(&after), to.as_deref(), count);
+        let reply = self.rerun(&page).await.map_err(|error| self.dead_letter_error(error))?;
+        let page = history::Page::read(reply).map_err(|error| self.not_done(error.into()));
+        let page = page.map_err(|error| self.dead_letter_error(error))?;
+        Ok((page.entries.into_iter().map(letter).collect(), page.has_more))
     }
 
     async fn read_dead_letters(&self, range: &redis::Cmd) -> Result<Vec<DeadLetter>, DeadLetterError> {

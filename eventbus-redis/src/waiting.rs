@@ -15,7 +15,10 @@ use eventbus::port::RetryPolicy;
 use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::time::Instant;
 
-use crate::connection::{Link, is_lost};
+use crate::{
+    command::history::{self, Page},
+    connection::{Link, is_lost},
+};
 
 /// How long a read waits for entries at a time: what it takes to notice that somebody wants it to end.
 pub(crate) const SLICE: Duration = Duration::from_secs(1);
@@ -47,24 +50,36 @@ impl Until {
     }
 }
 
-type Reading = Pin<Box<dyn Future<Output = RedisResult<Value>> + Send>>;
+type Reading<T> = Pin<Box<dyn Future<Output = RedisResult<T>> + Send>>;
 
 /// A connection for reads that wait, made with the first one, and the read that waits on it.
-#[derive(Default)]
-pub(crate) struct Waiting {
+pub(crate) struct Waiting<T = Value> {
     connection: Option<MultiplexedConnection>,
     /// Never locked: it makes what holds it shareable.
-    reading: Mutex<Option<Reading>>,
+    reading: Mutex<Option<Reading<T>>>,
 }
 
-impl Waiting {
-    /// Sends a command, or goes on with the one before whose reply nobody has waited for. A connection that was lost is
+impl<T> Default for Waiting<T> {
+    fn default() -> Self {
+        Self { connection: None, reading: Mutex::default() }
+    }
+}
+
+impl<T: Send + 'static> Waiting<T> {
+    /// Begins a read, or goes on with the one before whose reply nobody has waited for. A connection that was lost is
     /// left. `timeout` is how long a reply may take, waiting included.
-    pub(crate) async fn read(&mut self, link: &Link, timeout: Duration, command: Cmd) -> RedisResult<Value> {
-        let mut connection = self.connection(link, timeout).await?;
-        let begin = || -> Reading { Box::pin(async move { command.query_async(&mut connection).await }) };
+    async fn keep<R>(
+        &mut self,
+        link: &Link,
+        timeout: Duration,
+        begin: impl FnOnce(MultiplexedConnection) -> R,
+    ) -> RedisResult<T>
+    where
+        R: Future<Output = RedisResult<T>> + Send + 'static,
+    {
+        let connection = self.connection(link, timeout).await?;
         let reading = self.reading.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let reply = reading.get_or_insert_with(begin).await;
+        let reply = reading.get_or_insert_with(|| Box::pin(begin(connection))).await;
         *reading = None;
         if reply.as_ref().is_err_and(is_lost) {
             self.connection = None;
@@ -78,5 +93,56 @@ impl Waiting {
         }
         let made = link.dedicated(timeout).await?;
         Ok(self.connection.insert(made).clone())
+    }
+}
+
+impl Waiting {
+    /// Sends a command, or goes on with the one before.
+    pub(crate) async fn read(&mut self, link: &Link, timeout: Duration, command: Cmd) -> RedisResult<Value> {
+        self.keep(link, timeout, |mut connection| async move { command.query_async(&mut connection).await }).await
+    }
+}
+
+/// Pages of streams that are waited for.
+pub(crate) type WaitingForPages = Waiting<PageAfter>;
+
+/// A page, and what was asked for: after which entry, and how many.
+pub(crate) struct PageAfter {
+    asked: (Option<String>, usize),
+    page: Page,
+}
+
+impl WaitingForPages {
+    /// Reads a page of the entries after an id; waits for the first one if `block` is given. Nobody is told of a page that
+    /// was read for another call.
+    pub(crate) async fn page<S: AsRef<str>>(
+        &mut self,
+        link: &Link,
+        timeout: Duration,
+        streams: &[S],
+        after: Option<&str>,
+        count: usize,
+        block: Option<Duration>,
+    ) -> RedisResult<Page> {
+        let asked = (after.map(str::to_owned), count);
+        loop {
+            let wait = block.map(|block| history::wait(streams, after, block));
+            let (page, asks) = (history::page(streams, after, None, count), asked.clone());
+            let read = self.keep(link, timeout, |mut connection| async move {
+                let found = match wait {
+                    Some(wait) => wait.query_async(&mut connection).await?,
+                    None => Value::Okay,
+                };
+                let page = match found {
+                    Value::Nil => Page::default(),
+                    _ => Page::read(page.invoke_async(&mut connection).await?)?,
+                };
+                Ok(PageAfter { asked: asks, page })
+            });
+            let read = read.await?;
+            if read.asked == asked {
+                return Ok(read.page);
+            }
+        }
     }
 }

@@ -6,12 +6,15 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{
-    config_on, fresh_bus,
+    config, config_on, fresh_bus,
     seen::{command, event, publish},
     until,
 };
-use eventbus::port::{EventBus, MessageId};
-use eventbus_redis::{Follow, HistoryEntry, HistoryError, RedisEventBus};
+use eventbus::{
+    Name, NewEvent, RecordedEvent, StreamId, Version,
+    port::{EventBus, MessageId, PAGE_BYTES},
+};
+use eventbus_redis::{Follow, HistoryEntry, HistoryError, RedisEventBus, RedisEventBusConfig};
 
 /// The aggregates of entries that are events.
 fn aggregates(entries: &[HistoryEntry]) -> Vec<String> {
@@ -55,6 +58,66 @@ async fn pages_follow_each_other_without_a_gap_to_the_end_and_beyond() {
     assert_eq!(aggregates(&read), numbers(0..2_500));
     publish(&bus, "later").await;
     assert_eq!(aggregates(&history.page(usize::MAX).await.unwrap()), ["later"]);
+}
+
+/// Pages of one stream and of several are large by their bytes, whatever is in them and in whatever order.
+#[tokio::test]
+async fn a_page_ends_with_the_entry_that_reaches_its_bytes() {
+    const KIB: usize = 1_024;
+    let sizes: Vec<usize> = [0; 40]
+        .into_iter()
+        .chain([300 * KIB; 12])
+        .chain((0..200).map(|n| n * 17))
+        .chain([2_048 * KIB, 0, 0, 2_048 * KIB, 2_048 * KIB, 0])
+        .chain((0..30).map(|n| if n % 3 == 0 { 500 * KIB } else { 10 }))
+        .collect();
+    for partitions in [1, 5] {
+        let bus = RedisEventBus::connect(RedisEventBusConfig { partitions, ..config() }).await.unwrap();
+        let mut ids = Vec::new();
+        for (number, bytes) in sizes.iter().enumerate() {
+            ids.extend(bus.publish(&[large(number, *bytes)]).await.unwrap());
+        }
+        let (mut history, mut read, mut pages) = (bus.history(), Vec::new(), 0);
+        loop {
+            let page = history.page(100).await.unwrap();
+            assert!(page.len() <= 100);
+            let Some((last, before)) = page.split_last() else { break };
+            assert!(before.iter().map(bytes).sum::<usize>() < PAGE_BYTES, "a page of {} entries", page.len());
+            let is_full = page.len() == 100 || page.iter().map(bytes).sum::<usize>() > PAGE_BYTES / 2;
+            assert!(is_full || Some(&last.id) == ids.last(), "a page of {} entries is not full", page.len());
+            pages += 1;
+            read.extend(page.into_iter().map(|entry| entry.id));
+        }
+        assert_eq!(read, ids, "{partitions} partitions");
+        assert!(pages > 10, "{pages} pages");
+
+        let last: Vec<_> = bus.history().last(1_000).await.unwrap();
+        let after_first: usize = last.iter().skip(1).map(bytes).sum();
+        assert!(after_first < PAGE_BYTES && after_first + bytes(&last[0]) >= PAGE_BYTES, "{after_first}");
+        let last: Vec<_> = last.into_iter().map(|entry| entry.id).collect();
+        assert_eq!(last, ids[ids.len() - last.len()..]);
+
+        let mut follow = bus.history().follow();
+        for (number, id) in ids.iter().enumerate() {
+            assert_eq!(next(&mut follow).await.id, *id);
+            let shown = format!("{follow:?}");
+            let ahead: usize = shown.rsplit_once("read: ").unwrap().1.split(',').next().unwrap().parse().unwrap();
+            let ahead = &sizes[number + 1..number + 1 + ahead];
+            let before = ahead.split_last().map_or(0, |(_, before)| before.iter().sum::<usize>());
+            assert!(before < PAGE_BYTES, "{} entries are read ahead, {before} bytes without the last", ahead.len());
+        }
+    }
+}
+
+/// An event with a payload of so many bytes and a few.
+fn large(number: usize, bytes: usize) -> RecordedEvent {
+    let stream = StreamId::parse("Order", &number.to_string()).unwrap();
+    let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(bytes));
+    NewEvent::new(Name::from_static("OrderCreated"), 1, payload).recorded_as(stream, Version::FIRST, None)
+}
+
+fn bytes(entry: &HistoryEntry) -> usize {
+    entry.event.as_ref().unwrap().payload().len()
 }
 
 #[tokio::test]

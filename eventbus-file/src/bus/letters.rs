@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use eventbus::{
     Name, RecordedEvent,
-    port::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, MessageId, Tries},
+    port::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, MessageId, PAGE_BYTES, Tries},
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -142,17 +142,18 @@ impl Shared {
 
     /// A page of dead letters after one; one that is torn tells only that.
     fn letters(&self, filter: &DeadLetterFilter, after: Option<&str>, limit: usize) -> Result<DeadLetterPage> {
-        let mut letters: Vec<DeadLetter> = Vec::new();
+        let (mut letters, mut bytes) = (Vec::<DeadLetter>::new(), 0_usize);
         let after = after.and_then(parts);
         for stem in self.letter_names()? {
             if after.is_some() && parts(&stem) <= after {
                 continue;
             }
             if let Some(letter) = self.letter_unless_torn(&stem)?.filter(|letter| filter.matches(letter)) {
-                if letters.len() == limit.max(1) {
+                if letters.len() == limit.max(1) || bytes >= PAGE_BYTES {
                     let next = letters.last().map(|letter| letter.id.clone());
                     return Ok(DeadLetterPage::new(letters, next));
                 }
+                bytes = bytes.saturating_add(letter.bytes());
                 letters.push(letter);
             }
         }

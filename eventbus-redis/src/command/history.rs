@@ -1,40 +1,70 @@
-//! Reading the stream without a group.
+//! Reading streams without a group, in pages.
 
 use std::time::Duration;
 
-use redis::{Cmd, Pipeline, cmd};
+use eventbus::port::PAGE_BYTES;
+use redis::{Cmd, RedisResult, ScriptInvocation, Value, cmd};
 
-/// Entries after an id, or from the oldest on; up to one, or to the newest.
-pub(crate) fn range(stream: &str, after: Option<&str>, through: Option<&str>, count: usize) -> Cmd {
-    let mut command = cmd("XRANGE");
-    command.arg(stream).arg(beyond(after)).arg(through.unwrap_or("+")).arg("COUNT").arg(limit(count));
-    command
+use super::{Entry, range_entries, read};
+use crate::script;
+
+/// Some entries of streams, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    pub(crate) entries: Vec<Entry>,
+    /// Whether there are more.
+    pub(crate) has_more: bool,
 }
 
-/// The newest entries, the newest first, that are after an id.
-pub(crate) fn newest(stream: &str, after: Option<&str>, count: usize) -> Cmd {
-    let mut command = cmd("XREVRANGE");
-    command.arg(stream).arg("+").arg(beyond(after)).arg("COUNT").arg(limit(count));
-    command
-}
-
-/// What reads several streams at the same instant.
-pub(crate) fn at_once(reads: impl IntoIterator<Item = Cmd>) -> Pipeline {
-    let mut pipeline = redis::pipe();
-    pipeline.atomic();
-    for read in reads {
-        pipeline.add_command(read);
+impl Page {
+    /// Reads the reply of [`page`] and [`newest`].
+    pub(crate) fn read(reply: Value) -> RedisResult<Self> {
+        let (entries, has_more): (Value, bool) = read(reply)?;
+        Ok(Self { entries: range_entries(entries)?, has_more })
     }
-    pipeline
 }
 
-/// Entries after an id, waited for.
-pub(crate) fn wait(streams: &[&str], after: Option<&str>, count: usize, block: Duration) -> Cmd {
+/// Entries after an id, or from the oldest on, up to one, or to the newest: at most so many, and none after the one with
+/// which they have [`PAGE_BYTES`]. Of several streams the oldest of all, all read at the same instant, or one that is
+/// added later might have a lower id.
+pub(crate) fn page<S: AsRef<str>>(
+    streams: &[S],
+    after: Option<&str>,
+    through: Option<&str>,
+    count: usize,
+) -> ScriptInvocation<'static> {
+    of_streams(streams, "XRANGE", &beyond(after), through.unwrap_or("+"), count)
+}
+
+/// The newest entries that are after an id, the newest first; as many as of [`page`].
+pub(crate) fn newest<S: AsRef<str>>(streams: &[S], after: Option<&str>, count: usize) -> ScriptInvocation<'static> {
+    of_streams(streams, "XREVRANGE", "+", &beyond(after), count)
+}
+
+fn of_streams<S: AsRef<str>>(
+    streams: &[S],
+    command: &str,
+    from: &str,
+    to: &str,
+    count: usize,
+) -> ScriptInvocation<'static> {
+    let mut script = script::RANGE.prepare_invoke();
+    for stream in streams {
+        script.key(stream.as_ref());
+    }
+    script.arg(command).arg(from).arg(to).arg(count).arg(PAGE_BYTES);
+    script
+}
+
+/// Waits until one of some streams has an entry after an id; replies with the first one.
+pub(crate) fn wait<S: AsRef<str>>(streams: &[S], after: Option<&str>, block: Duration) -> Cmd {
     let mut command = cmd("XREAD");
     // 0 would wait for ever
     let ms = u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1);
-    command.arg("COUNT").arg(limit(count)).arg("BLOCK").arg(ms);
-    command.arg("STREAMS").arg(streams);
+    command.arg("COUNT").arg(1).arg("BLOCK").arg(ms).arg("STREAMS");
+    for stream in streams {
+        command.arg(stream.as_ref());
+    }
     for _ in streams {
         command.arg(after.unwrap_or("0-0"));
     }
@@ -43,9 +73,4 @@ pub(crate) fn wait(streams: &[&str], after: Option<&str>, count: usize, block: D
 
 fn beyond(after: Option<&str>) -> String {
     after.map_or_else(|| "-".to_owned(), |id| format!("({id}"))
-}
-
-/// The server counts with a sign.
-fn limit(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -7,22 +7,25 @@
 use std::{collections::VecDeque, fmt, time::Duration};
 
 use eventbus::port::Outage;
-use redis::{Cmd, RedisError, RedisResult};
+use redis::{RedisError, RedisResult};
 use tokio::time::Instant;
 
 use super::{History, HistoryEntry, HistoryError};
 use crate::{
-    command::{self, Entry},
+    command::history::Page,
     connection::CommandError,
-    waiting::{RECONNECT, SLICE, Waiting},
+    waiting::{RECONNECT, SLICE, WaitingForPages},
 };
 
 /// A reader of the stream that waits for what comes; made by [`History::follow`].
 pub struct Follow {
     /// Behind what was read, not behind what was returned.
     history: History,
-    waiting: Waiting,
+    waiting: WaitingForPages,
+    /// What was read and not returned: at most the entries of one page.
     read: VecDeque<HistoryEntry>,
+    /// Whether there is more to read without waiting.
+    has_more: bool,
     /// How many reads in a row failed, and when to try again.
     failures: u32,
     wait_until: Option<Instant>,
@@ -32,7 +35,8 @@ pub struct Follow {
 impl Follow {
     pub(super) fn new(history: History) -> Self {
         let outage = Outage::new(history.shared.config.clock.clone());
-        Self { history, waiting: Waiting::default(), read: VecDeque::new(), failures: 0, wait_until: None, outage }
+        let (waiting, read) = (WaitingForPages::default(), VecDeque::new());
+        Self { history, waiting, read, has_more: false, failures: 0, wait_until: None, outage }
     }
 
     /// Returns the next entry, as soon as there is one.
@@ -53,39 +57,28 @@ impl Follow {
                 tokio::time::sleep_until(at).await;
                 self.wait_until = None;
             }
-            let place = self.history.place()?;
-            let config = &self.history.shared.config;
-            let block = Duration::from_millis(config.block_ms).min(SLICE);
-            let streams: Vec<_> = self.history.shared.parts().iter().map(|part| part.stream.as_str()).collect();
-            let wait = command::history::wait(&streams, place, config.batch_size, block);
-            let is_one = streams.len() == 1;
-            match self.read_on(wait).await {
-                Ok(entries) if is_one => self.take(entries),
-                // the server tells of one stream that has something, and others may have older entries
-                Ok(entries) if !entries.is_empty() => match self.history.page(entries.len()).await {
-                    Ok(entries) => {
-                        self.works();
-                        self.read.extend(entries);
-                    }
-                    Err(error) if error.is_retryable() => self.try_later(&error),
-                    Err(error) => return Err(error),
-                },
-                Ok(_) => self.works(),
+            match self.read_on().await? {
+                Ok(page) => self.take(page),
                 Err(error) => self.give_up(error)?,
             }
         }
     }
 
-    /// Waits for entries, for a slice of time at most.
-    async fn read_on(&mut self, wait: Cmd) -> RedisResult<Vec<Entry>> {
-        let shared = &self.history.shared;
-        let timeout = shared.config.socket_timeout.saturating_add(SLICE);
-        command::entries(self.waiting.read(&shared.link, timeout, wait).await?)
+    /// Waits for entries, for a slice of time at most, and reads a page of them.
+    async fn read_on(&mut self) -> Result<RedisResult<Page>, HistoryError> {
+        let place = self.history.place()?;
+        let (shared, streams) = (&self.history.shared, self.history.streams());
+        let config = &shared.config;
+        let block = Duration::from_millis(config.block_ms).min(SLICE);
+        let block = Some(block).filter(|_| !self.has_more);
+        let timeout = config.socket_timeout.saturating_add(SLICE);
+        Ok(self.waiting.page(&shared.link, timeout, &streams, place, config.batch_size, block).await)
     }
 
-    fn take(&mut self, entries: Vec<Entry>) {
+    fn take(&mut self, page: Page) {
         self.works();
-        self.read.extend(entries.into_iter().map(HistoryEntry::from));
+        self.has_more = page.has_more;
+        self.read.extend(page.entries.into_iter().map(HistoryEntry::from));
         if let Some(last) = self.read.back() {
             self.history.after = Some(last.id.clone());
         }

@@ -8,7 +8,7 @@ mod follow;
 use std::{fmt, sync::Arc};
 
 use eventbus::{RecordedEvent, port::MessageId};
-use redis::{Cmd, RedisResult, Value};
+use redis::ScriptInvocation;
 
 pub use self::{
     error::{HistoryError, NotAnEvent},
@@ -16,7 +16,10 @@ pub use self::{
 };
 use crate::{
     bus::Shared,
-    command::{self, Entry},
+    command::{
+        Entry,
+        history::{self, Page},
+    },
     entry_id::EntryId,
     wire,
 };
@@ -87,15 +90,16 @@ impl History {
         self
     }
 
-    /// Reads at most `count` entries, the oldest first, and moves behind them; fewer, or none, where the stream ends.
+    /// Reads at most `count` entries, the oldest first, and moves behind them. A page ends before with the entry that
+    /// reaches [`PAGE_BYTES`](eventbus::port::PAGE_BYTES), so it is at most this and one entry large. Where the stream ends
+    /// there are none.
     ///
     /// # Errors
     /// [`HistoryError`]; the place stays, so that reading again repeats and misses nothing.
     #[doc(alias = "xrange")]
     pub async fn page(&mut self, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
         let place = self.place()?;
-        let mut entries = self.read(|stream| command::history::range(stream, place, None, count)).await?;
-        entries.truncate(count);
+        let entries = self.read(&history::page(&self.streams(), place, None, count)).await?;
         if let Some(last) = entries.last() {
             self.after = Some(last.id.clone());
         }
@@ -103,7 +107,8 @@ impl History {
     }
 
     /// Reads the last `count` entries of the stream that are after this place, the oldest of them first, and moves to
-    /// its end: with 0, only that.
+    /// its end: with 0, only that. They are fewer where the newest of them reach
+    /// [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
     ///
     /// # Errors
     /// [`HistoryError`]; the place stays.
@@ -123,7 +128,8 @@ impl History {
     pub async fn last(&mut self, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
         // the end of the stream is where its newest entry is
         let place = self.place()?;
-        let mut entries = self.read(|stream| command::history::newest(stream, place, count.max(1))).await?;
+        let mut entries = self.read(&history::newest(&self.streams(), place, count.max(1))).await?;
+        entries.reverse();
         if let Some(newest) = entries.last() {
             self.after = Some(newest.id.clone());
         }
@@ -162,22 +168,17 @@ impl History {
         }
     }
 
-    /// Reads something of each stream, all at the same instant, or one that is published later might have a lower id; the
-    /// oldest first.
-    async fn read(&self, of: impl Fn(&str) -> Cmd) -> Result<Vec<HistoryEntry>, HistoryError> {
+    /// The streams of all partitions.
+    fn streams(&self) -> Vec<&str> {
+        self.shared.parts().iter().map(|part| part.stream.as_str()).collect()
+    }
+
+    async fn read(&self, page: &ScriptInvocation<'_>) -> Result<Vec<HistoryEntry>, HistoryError> {
         self.check_open()?;
-        let link = &self.shared.link;
-        let replies = match &self.shared.parts()[..] {
-            [one] => link.query(&of(&one.stream)).await.map(|reply| vec![reply]),
-            parts => link.query_all(&command::history::at_once(parts.iter().map(|part| of(&part.stream)))).await,
-        };
-        let read = |replies: Vec<Value>| {
-            let read = replies.into_iter().map(command::range_entries);
-            Ok(read.collect::<RedisResult<Vec<_>>>()?.into_iter().flatten().collect::<Vec<_>>())
-        };
-        let mut entries = replies.and_then(read).map_err(|error| HistoryError::of(&self.shared.destination, error))?;
-        entries.sort_by_cached_key(|entry| entry.id.parse::<EntryId>().unwrap_or(EntryId::ZERO));
-        Ok(entries.into_iter().map(HistoryEntry::from).collect())
+        let reply = self.shared.link.rerun(page).await;
+        let page = reply.and_then(|reply| Ok(Page::read(reply)?));
+        let page = page.map_err(|error| HistoryError::of(&self.shared.destination, error))?;
+        Ok(page.entries.into_iter().map(HistoryEntry::from).collect())
     }
 
     fn check_open(&self) -> Result<(), HistoryError> {

@@ -18,15 +18,17 @@ use crate::{
 
 /// A script behind the functions for ids.
 macro_rules! with_ids {
-    ($file:literal) => {
-        LazyLock::new(|| Script::new(concat!(include_str!("id.lua"), include_str!($file))))
+    ($($file:literal),+) => {
+        LazyLock::new(|| Script::new(concat!(include_str!("id.lua"), $(include_str!($file)),+)))
     };
 }
 
 /// A script that works with what the members of a group handle.
 macro_rules! with_members {
-    ($file:literal) => {
-        LazyLock::new(|| Script::new(concat!(include_str!("id.lua"), include_str!("members.lua"), include_str!($file))))
+    ($($file:literal),+) => {
+        LazyLock::new(|| {
+            Script::new(concat!(include_str!("id.lua"), include_str!("members.lua"), $(include_str!($file)),+))
+        })
     };
 }
 
@@ -55,6 +57,13 @@ macro_rules! partitioned {
     };
 }
 
+/// A script that reads pages.
+macro_rules! with_pages {
+    ($file:literal) => {
+        LazyLock::new(|| Script::new(concat!(include_str!("id.lua"), include_str!("page.lua"), include_str!($file))))
+    };
+}
+
 /// A script of a consumer, with the functions before it.
 macro_rules! of_consumer {
     ($($file:literal),+) => {
@@ -73,7 +82,7 @@ macro_rules! plain {
 }
 
 pub(crate) static ADOPT: LazyLock<Script> = with_backlog!("relay.lua", "adopt.lua");
-pub(crate) static AHEAD: LazyLock<Script> = with_ids!("ahead.lua");
+pub(crate) static AHEAD: LazyLock<Script> = with_pages!("ahead.lua");
 pub(crate) static ANNOUNCE: LazyLock<Script> = with_backlog!("members.lua", "relay.lua", "announce.lua");
 pub(crate) static BEAT: LazyLock<Script> = with_ids!("beat.lua");
 pub(crate) static BEGIN_READING: LazyLock<OfConsumer> = of_consumer!("begin_reading.lua");
@@ -90,7 +99,7 @@ pub(crate) static GROUP_FLOORS: LazyLock<Script> = with_backlog!("relay.lua", "g
 pub(crate) static HELLO: LazyLock<Script> = plain!("hello.lua");
 pub(crate) static LAYOUT: LazyLock<Script> = with_ids!("layout.lua");
 pub(crate) static LEAVE: LazyLock<Script> = plain!("leave.lua");
-pub(crate) static LEASE: LazyLock<Script> = with_ids!("lease.lua");
+pub(crate) static LEASE: LazyLock<Script> = with_ids!("live.lua", "lease.lua");
 pub(crate) static LEAVE_TO_NEWER: LazyLock<OfConsumer> = of_consumer!("id.lua", "members.lua", "leave_to_newer.lua");
 pub(crate) static LIST_FILLS: LazyLock<Script> = with_ids!("list_fills.lua");
 pub(crate) static LOOK: LazyLock<Script> = with_members!("look.lua");
@@ -116,6 +125,7 @@ pub(crate) static PUBLISH_RANGE_TO_PARTITION: LazyLock<Script> = LazyLock::new(|
     );
     Script::new(text)
 });
+pub(crate) static RANGE: LazyLock<Script> = with_pages!("range.lua");
 pub(crate) static RELEASE: LazyLock<Script> = plain!("release.lua");
 pub(crate) static REPARTITION: LazyLock<Script> = with_relay!("repartition.lua");
 pub(crate) static REPLAY: LazyLock<Script> =
@@ -125,7 +135,7 @@ pub(crate) static RETAKE: LazyLock<OfConsumer> = of_consumer!("id.lua", "relay.l
 pub(crate) static RETIRE_GROUP: LazyLock<Script> = with_backlog!("retire_group.lua");
 pub(crate) static REWIND: LazyLock<Script> = with_relay!("rewind.lua");
 pub(crate) static SETTLE: LazyLock<OfConsumer> = of_consumer!("settle.lua");
-pub(crate) static SHARE: LazyLock<Script> = with_members!("share.lua");
+pub(crate) static SHARE: LazyLock<Script> = with_members!("live.lua", "share.lua");
 pub(crate) static SKIP: LazyLock<OfConsumer> = of_consumer!("id.lua", "members.lua", "skip.lua");
 pub(crate) static SWEEP: LazyLock<Script> = with_ids!("sweep.lua");
 pub(crate) static TAKE_BACK: LazyLock<OfConsumer> = of_consumer!("id.lua", "members.lua", "relay.lua", "take_back.lua");
@@ -191,6 +201,12 @@ impl Shared {
     pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisCommandError> {
         self.ensure_open()?;
         self.link.run(script).await.map_err(|error| self.not_done(error))
+    }
+
+    /// Runs a script that may run twice.
+    pub(crate) async fn rerun<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisCommandError> {
+        self.ensure_open()?;
+        self.link.rerun(script).await.map_err(|error| self.not_done(error))
     }
 
     /// Sends a command that may be sent twice.

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     command::store as commands,
     connection::{CommandError, boxed},
-    script::store::{RANGE, VERSION},
+    script::{RANGE, store::VERSION},
 };
 
 /// How many events are read at once; fewer if they have more than [`PAGE_BYTES`].

@@ -5,15 +5,18 @@
 use std::fmt;
 
 use eventbus::port::MessageId;
-use redis::Value;
+use redis::ScriptInvocation;
 
 use super::{Consume, RedisStreams, StreamEntry};
 use crate::{
     RedisCommandError,
-    command::{self, history},
+    command::{
+        self,
+        history::{self, Page},
+    },
     connection::CommandError,
     entry_id::EntryId,
-    waiting::{Until, Waiting},
+    waiting::{Until, WaitingForPages},
 };
 
 /// A place in a stream from which it is read by hand; made by [`RedisStreams::reader`].
@@ -39,12 +42,18 @@ pub struct StreamReader {
     key: String,
     after: Option<MessageId>,
     through: Option<MessageId>,
-    waiting: Waiting,
+    waiting: WaitingForPages,
 }
 
 impl StreamReader {
     pub(super) fn new(streams: &RedisStreams, key: &str) -> Self {
-        Self { streams: streams.clone(), key: key.into(), after: None, through: None, waiting: Waiting::default() }
+        Self {
+            streams: streams.clone(),
+            key: key.into(),
+            after: None,
+            through: None,
+            waiting: WaitingForPages::default(),
+        }
     }
 
     /// Moves to the place after an entry, which need not exist: that entry itself is not read.
@@ -67,29 +76,28 @@ impl StreamReader {
         self.after.as_ref()
     }
 
-    /// Reads at most `count` entries, the oldest first, and moves behind them; none where the stream ends.
+    /// Reads at most `count` entries, the oldest first, and moves behind them. A page ends before with the entry that
+    /// reaches [`PAGE_BYTES`](eventbus::port::PAGE_BYTES), so it is at most this and one entry large. Where the stream ends
+    /// there are none.
     ///
     /// # Errors
     /// [`RedisCommandError`]; refused too if it is to begin or end with what is no id. The place stays.
     #[doc(alias = "xrange")]
     pub async fn page(&mut self, count: usize) -> Result<Vec<StreamEntry>, RedisCommandError> {
-        if count == 0 {
-            return Ok(Vec::new());
-        }
-        let (after, through) = (self.id(self.after.as_ref())?, self.id(self.through.as_ref())?);
-        let range = history::range(&self.key, after, through, count);
-        let entries = self.read(self.streams.ask(&self.key, &range).await?)?;
+        let (after, through) = (id(&self.key, self.after.as_ref())?, id(&self.key, self.through.as_ref())?);
+        let entries = self.read(&history::page(&[&self.key], after, through, count)).await?;
         Ok(self.moved_behind(entries))
     }
 
-    /// Reads the last `count` entries that are after this place, the oldest of them first, and moves to the end.
+    /// Reads the last `count` entries that are after this place, the oldest of them first, and moves to the end. They are
+    /// fewer where the newest of them reach [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
     ///
     /// # Errors
     /// [`RedisCommandError`]; the place stays.
     #[doc(alias = "xrevrange")]
     pub async fn last(&mut self, count: usize) -> Result<Vec<StreamEntry>, RedisCommandError> {
-        let newest = history::newest(&self.key, self.id(self.after.as_ref())?, count.max(1));
-        let mut entries = self.read(self.streams.ask(&self.key, &newest).await?)?;
+        let newest = history::newest(&[&self.key], id(&self.key, self.after.as_ref())?, count.max(1));
+        let mut entries = self.read(&newest).await?;
         entries.reverse();
         let mut entries = self.moved_behind(entries);
         entries.drain(..entries.len().saturating_sub(count));
@@ -107,7 +115,7 @@ impl StreamReader {
         Ok(())
     }
 
-    /// Waits for entries after this place, at most `block`, and reads at most `count` of them; none if none came.
+    /// Waits for entries after this place, at most `block`, and reads a [page](Self::page) of them; none if none came.
     ///
     /// It has a connection of its own. Dropping the future, as `select!` and timeouts do, loses no entry.
     ///
@@ -117,22 +125,24 @@ impl StreamReader {
     pub async fn wait(&mut self, how: Consume) -> Result<Vec<StreamEntry>, RedisCommandError> {
         let until = Until::after(how.block);
         loop {
-            let after = self.id(self.after.as_ref())?;
-            let wait = history::wait(&[&self.key], after, how.count.max(1), until.slice());
-            let reply = self.waiting.read(self.streams.link(), self.streams.patience(), wait).await;
-            match reply.and_then(command::entries).map_err(CommandError::Sent) {
-                Ok(entries) if entries.is_empty() && !until.is_over() => {}
+            let (streams, count) = (&self.streams, how.count.max(1));
+            let after = id(&self.key, self.after.as_ref())?;
+            let block = Some(until.slice());
+            let read = self.waiting.page(streams.link(), streams.patience(), &[&self.key], after, count, block).await;
+            match read.map_err(CommandError::Sent) {
+                Ok(page) if page.entries.is_empty() && !until.is_over() => {}
                 Err(error) if command::is_unblocked(&error) => {}
-                Ok(entries) => return Ok(self.moved_behind(entries.into_iter().map(StreamEntry::from).collect())),
+                Ok(page) => return Ok(self.moved_behind(page.entries.into_iter().map(StreamEntry::from).collect())),
                 Err(error) => return Err(RedisCommandError::of(&self.key, error)),
             }
         }
     }
 
-    fn read(&self, reply: Value) -> Result<Vec<StreamEntry>, RedisCommandError> {
-        let entries = command::range_entries(reply);
-        let entries = entries.map_err(|error| RedisCommandError::of(&self.key, error.into()))?;
-        Ok(entries.into_iter().map(StreamEntry::from).collect())
+    async fn read(&self, page: &ScriptInvocation<'_>) -> Result<Vec<StreamEntry>, RedisCommandError> {
+        let reply = self.streams.link().rerun(page).await;
+        let page = reply.and_then(|reply| Ok(Page::read(reply)?));
+        let page = page.map_err(|error| RedisCommandError::of(&self.key, error))?;
+        Ok(page.entries.into_iter().map(StreamEntry::from).collect())
     }
 
     fn moved_behind(&mut self, entries: Vec<StreamEntry>) -> Vec<StreamEntry> {
@@ -141,18 +151,18 @@ impl StreamReader {
         }
         entries
     }
+}
 
-    /// An id as the server takes it; other words mean something to it.
-    fn id<'i>(&self, id: Option<&'i MessageId>) -> Result<Option<&'i str>, RedisCommandError> {
-        let Some(text) = id.map(MessageId::as_str) else {
-            return Ok(None);
-        };
-        if EntryId::of_place(text).is_some() {
-            return Ok(Some(text));
-        }
-        let source = format!("`{text}` is no id of an entry").into();
-        Err(RedisCommandError::Refused { stream: self.key.clone(), source })
+/// An id as the server takes it; other words mean something to it.
+fn id<'i>(stream: &str, id: Option<&'i MessageId>) -> Result<Option<&'i str>, RedisCommandError> {
+    let Some(text) = id.map(MessageId::as_str) else {
+        return Ok(None);
+    };
+    if EntryId::of_place(text).is_some() {
+        return Ok(Some(text));
     }
+    let source = format!("`{text}` is no id of an entry").into();
+    Err(RedisCommandError::Refused { stream: stream.into(), source })
 }
 
 impl fmt::Debug for StreamReader {

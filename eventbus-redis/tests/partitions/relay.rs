@@ -53,7 +53,14 @@ async fn adopt(bus: &RedisEventBus, floor: u64) -> Adopted {
 
 /// The positions in the stream, in the order in which they were published.
 async fn positions(bus: &RedisEventBus) -> Vec<u64> {
-    let entries = bus.history().page(10_000).await.unwrap();
+    let (mut history, mut entries) = (bus.history(), Vec::new());
+    loop {
+        let page = history.page(10_000).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        entries.extend(page);
+    }
     entries.into_iter().filter_map(|entry| Some(entry.event.ok()?.position()?.get())).collect()
 }
 

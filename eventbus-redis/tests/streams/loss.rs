@@ -6,7 +6,9 @@ use eventbus::port::MessageId;
 use eventbus_redis::{EventProjection, RedisStreams, StreamProjectionError, Trim};
 use serde_json::json;
 
-use crate::rig::{counted, crash_after, order_stats, orders, publish_orders, streams, typed, with_rival_after};
+use crate::rig::{
+    all_entries, counted, crash_after, order_stats, orders, publish_orders, streams, typed, with_rival_after,
+};
 
 const TO_FIVE: Trim = Trim { max_length: Some(5), max_age: None };
 
@@ -251,7 +253,7 @@ struct Model {
 
 impl Model {
     async fn entries(&self) -> BTreeSet<(u64, u64)> {
-        let all = self.streams.reader(&orders(&self.streams)).page(10_000).await.unwrap();
+        let all = all_entries(&self.streams).await;
         let number = |text: &str| text.parse().unwrap();
         let id = |id: &MessageId| id.as_str().split_once('-').map(|(ms, n)| (number(ms), number(n))).unwrap();
         all.iter().map(|entry| id(&entry.id)).collect()

@@ -41,6 +41,20 @@ async fn unknown_types_are_skipped_and_counted() {
     assert_eq!(stats.catch_up().await.unwrap().processed, 0);
 }
 
+/// Red if an entry that fills a page is taken for the end, or for one that is gone.
+#[tokio::test]
+async fn entries_larger_than_a_page_are_processed_one_after_the_other() {
+    let streams = streams().await;
+    for number in 0..7 {
+        let note = "x".repeat(if number % 2 == 0 { 1_500_000 } else { 10 });
+        let order = json!({ "order_id": number.to_string(), "total": 1.5, "note": note });
+        streams.publisher().publish("orders", "order.created", &order).await.unwrap();
+    }
+    let stats = order_stats(&streams);
+    assert_eq!(stats.catch_up().await.unwrap().processed, 7);
+    assert_eq!(counted(&streams).await, 7);
+}
+
 /// Red if effects of entries after the failing one, or of itself, are written.
 #[tokio::test]
 async fn a_handler_that_fails_stops_before_its_entry_and_goes_on_there() {

@@ -3,7 +3,7 @@
 use eventbus_redis::{EventPublishError, RedisCommandError, StreamEntry};
 use serde_json::{Value, json};
 
-use crate::rig::{connection, orders, streams, typed};
+use crate::rig::{all_entries, connection, orders, streams, typed};
 
 #[tokio::test]
 async fn an_entry_has_type_timestamp_and_data_in_this_order() {
@@ -55,7 +55,7 @@ async fn a_batch_is_seen_whole_or_not_at_all_with_nothing_between() {
         }
     };
     tokio::join!(publishing, watching);
-    let all = streams.reader(&orders(&streams)).page(usize::MAX).await.unwrap();
+    let all = all_entries(&streams).await;
     for batch in all.chunks(BATCH) {
         let batch: Vec<Value> = batch.iter().map(|entry: &StreamEntry| entry.data().unwrap()).collect();
         assert!(batch.iter().all(|data| *data == batch[0]), "batches are mixed");

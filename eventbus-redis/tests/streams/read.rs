@@ -30,6 +30,43 @@ async fn ranges_pages_and_the_last_ones() {
     }
 }
 
+/// Red if a page has as many entries as it is asked for, however large they are.
+#[tokio::test]
+async fn pages_end_with_the_entry_that_reaches_their_bytes() {
+    let streams = streams().await;
+    let sizes = [10, 600_000, 600_000, 10, 3_000_000, 10, 10, 900_000, 900_000];
+    for size in sizes {
+        streams.publisher().publish("orders", "sized", &"x".repeat(size)).await.unwrap();
+    }
+    let lengths = |entries: Vec<StreamEntry>| -> Vec<usize> {
+        entries.iter().map(|entry| entry.data::<String>().unwrap().len()).collect()
+    };
+    let reader = || streams.reader(&orders(&streams));
+    let (mut pages, mut waits) = (reader(), reader());
+    for page in [&sizes[..3], &sizes[3..5], &sizes[5..9], &[]] {
+        assert_eq!(lengths(pages.page(usize::MAX).await.unwrap()), page);
+        let how = Consume { count: usize::MAX, block: Duration::from_millis(10) };
+        assert_eq!(lengths(waits.wait(how).await.unwrap()), page);
+    }
+    assert_eq!(lengths(reader().last(9).await.unwrap()), sizes[7..]);
+}
+
+/// A read that was abandoned begins where the reader was then.
+#[tokio::test]
+async fn what_an_abandoned_wait_reads_is_not_read_again() {
+    let streams = streams().await;
+    let publisher = streams.publisher();
+    let mut reader = streams.reader(&orders(&streams));
+    {
+        let mut waiting = pin!(reader.wait(Consume { block: Duration::from_secs(60), ..Consume::default() }));
+        let soon = tokio::time::timeout(Duration::from_millis(50), waiting.as_mut()).await;
+        assert!(soon.is_err(), "{soon:?}");
+    }
+    publisher.publish_batch("orders", (0..3_u64).map(|n| ("counted", n))).await.unwrap();
+    assert_eq!(numbers(&reader.page(2).await.unwrap()), [0, 1]);
+    assert_eq!(numbers(&reader.wait(Consume::default()).await.unwrap()), [2]);
+}
+
 /// Red if `$` goes to the server with each read: what comes between two reads would be missed.
 #[tokio::test]
 async fn new_ones_only_and_none_is_missed_between_two_reads() {

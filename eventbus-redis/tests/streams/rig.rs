@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use eventbus_redis::{Effects, EventProjection, RedisStreams, RedisStreamsConfig};
+use eventbus_redis::{Effects, EventProjection, RedisStreams, RedisStreamsConfig, StreamEntry};
 use redis::{FromRedisValue, aio::MultiplexedConnection};
 use serde::Deserialize;
 use serde_json::json;
@@ -24,6 +24,18 @@ pub(crate) async fn streams() -> RedisStreams {
 /// The key of the stream `orders`.
 pub(crate) fn orders(streams: &RedisStreams) -> String {
     streams.config().stream_key("orders")
+}
+
+/// All entries of the stream `orders`.
+pub(crate) async fn all_entries(streams: &RedisStreams) -> Vec<StreamEntry> {
+    let (mut reader, mut all) = (streams.reader(&orders(streams)), Vec::new());
+    loop {
+        let page = reader.page(10_000).await.unwrap();
+        if page.is_empty() {
+            return all;
+        }
+        all.extend(page);
+    }
 }
 
 pub(crate) async fn connection(streams: &RedisStreams) -> MultiplexedConnection {

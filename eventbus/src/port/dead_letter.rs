@@ -67,6 +67,17 @@ impl DeadLetter {
         }
     }
 
+    /// How many bytes of memory it takes, about: its event, its fields, and its error. By them pages of buses end.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let record = self
+            .record
+            .as_ref()
+            .map_or(0, |record| record.payload().len() + record.metadata().attributes().as_json().len());
+        let fields: usize = self.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
+        record + fields + self.error.as_ref().map_or(0, String::len)
+    }
+
     /// Whether a handler is among those that failed.
     fn names_handler(&self, name: &str) -> bool {
         self.handler.as_deref().is_some_and(|failed| failed == name || failed.split(',').any(|one| one == name))
@@ -158,8 +169,9 @@ impl DeadLetterPage {
 /// ```
 #[async_trait]
 pub trait DeadLetters: Send + Sync {
-    /// Up to `limit` dead letters, at least one if there is one, oldest first. `after` is the former page's
-    /// [`next`](DeadLetterPage::next), or `None` to begin.
+    /// Up to `limit` dead letters, at least one if there is one, oldest first. A page ends before with the one that
+    /// reaches [`PAGE_BYTES`](super::PAGE_BYTES). `after` is the former page's [`next`](DeadLetterPage::next), or `None` to
+    /// begin.
     ///
     /// # Errors
     /// [`DeadLetterError`].

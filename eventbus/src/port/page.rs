@@ -5,8 +5,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::{ReadError, RecordStream};
 use crate::domain::record::RecordedEvent;
 
-/// How many bytes of payloads are held of what is read ahead: a page of a store, or a batch of a projection, ends with
-/// the event that reaches it. So whoever reads holds at most this and one event more, however large events are.
+/// How many bytes are held of what is read ahead: a page of a store, of a bus's history or of dead letters, and a batch of a
+/// projection, end with the event that reaches it. So whoever reads holds at most this and one event more, however large
+/// events are.
 pub const PAGE_BYTES: usize = 1024 * 1024;
 
 /// Some events, and where to read on; without that, the end is reached.

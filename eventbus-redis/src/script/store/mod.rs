@@ -7,7 +7,9 @@ use redis::Script;
 /// A script that asks for the time.
 macro_rules! with_time {
     ($file:literal) => {
-        LazyLock::new(|| Script::new(concat!(include_str!("now.lua"), include_str!($file))))
+        LazyLock::new(|| {
+            Script::new(concat!(include_str!("now.lua"), include_str!("../live.lua"), include_str!($file)))
+        })
     };
 }
 
@@ -38,7 +40,6 @@ pub(crate) static LOAD_DEAD: LazyLock<Script> = plain!("load_dead.lua");
 pub(crate) static LOOK_UP: LazyLock<Script> = plain!("look_up.lua");
 pub(crate) static MAKE_SHADOW: LazyLock<Script> = plain!("make_shadow.lua");
 pub(crate) static OPEN: LazyLock<Script> = plain!("open.lua");
-pub(crate) static RANGE: LazyLock<Script> = plain!("range.lua");
 pub(crate) static RENEW_LEASE: LazyLock<Script> = with_time!("renew_lease.lua");
 pub(crate) static SAVE_PROGRESS: LazyLock<Script> = plain!("save_progress.lua");
 pub(crate) static TAKE_LEASE: LazyLock<Script> = with_time!("take_lease.lua");

@@ -5,7 +5,7 @@
 
 use std::{fmt, str::FromStr};
 
-use eventbus::port::MessageId;
+use eventbus::port::{MessageId, PAGE_BYTES};
 use redis::{RedisError, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{RedisCommandError, StreamEntry, command, entry_id::EntryId, keys, script, store::Program};
 
-/// How many entries are processed in one step.
+/// How many entries are processed in one step; fewer if they have [`PAGE_BYTES`].
 const TOGETHER: usize = 100;
 
 /// What is known of a place in a stream. What is not known is a `-` in the text.
@@ -244,7 +244,7 @@ impl EventProjection {
         let keys = [self.stream.clone(), checkpoint, keys::projections(&self.stream)];
         self.check_slots(&keys)?;
         let mut look = script::AHEAD.key(&keys);
-        look.arg(self.noted_as(place)).arg(from).arg(TOGETHER + 1);
+        look.arg(self.noted_as(place)).arg(from).arg(TOGETHER).arg(PAGE_BYTES);
         let reply: Result<Looked, _> = self.streams.link().rerun(&look).await;
         let failed = |error| RedisCommandError::of(&self.stream, error);
         Ok(ahead(reply.map_err(failed)?, from).map_err(|error| failed(error.into()))?)
@@ -252,16 +252,15 @@ impl EventProjection {
 }
 
 /// What the script replies.
-type Looked = (String, String, Value, i64, u64, String, String, String);
+type Looked = (String, String, Value, Value, bool, i64, u64, String, String, String);
 
 fn ahead(looked: Looked, from: &str) -> Result<Ahead, RedisError> {
-    let (checkpoint, note, entries, added, length, first, newest, highest_deleted) = looked;
+    let (checkpoint, note, own, entries, has_more, added, length, first, newest, highest_deleted) = looked;
     let id = |text: &str| EntryId::of_place(text).unwrap_or(EntryId::ZERO);
     let at = id(if from.is_empty() { &checkpoint } else { from });
-    let mut entries: Vec<_> = command::range_entries(entries)?.into_iter().map(StreamEntry::from).collect();
-    let is_end = entries.len() <= TOGETHER;
-    let own = entries.first().is_some_and(|entry| id(entry.id.as_str()) == at).then(|| entries.remove(0));
-    entries.truncate(TOGETHER);
+    let found = |entries| Ok::<_, RedisError>(command::range_entries(entries)?.into_iter().map(StreamEntry::from));
+    let own = found(own)?.find(|entry| id(entry.id.as_str()) == at);
+    let entries: Vec<_> = found(entries)?.collect();
     let (first, read) = (id(&first), entries.len() as u64);
     let mut stream = Stream {
         added: u64::try_from(added).ok(),
@@ -269,7 +268,7 @@ fn ahead(looked: Looked, from: &str) -> Result<Ahead, RedisError> {
         first,
         newest: id(&newest),
         highest_deleted: id(&highest_deleted),
-        after: is_end.then_some(read),
+        after: (!has_more).then_some(read),
         read,
         found: own.as_ref().map(hash),
     };

@@ -17,7 +17,7 @@ use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     port::{
         DeadDelivery, DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, EventStore,
-        MessageId, ReadError, Tries,
+        MessageId, PAGE_BYTES, ReadError, Tries,
     },
 };
 
@@ -191,6 +191,28 @@ async fn stored(store: &dyn EventStore, dead: &DeadDelivery) -> Result<DeadLette
     Ok(Id::of(dead).letter(record.as_ref(), None, &dead.tries))
 }
 
+/// What a page of dead letters still takes.
+struct Room {
+    letters: usize,
+    bytes: usize,
+}
+
+impl Room {
+    const fn new(letters: usize) -> Self {
+        Self { letters, bytes: PAGE_BYTES }
+    }
+
+    /// Whether the page takes one more.
+    fn take(&mut self, letter: &DeadLetter) -> bool {
+        if self.letters == 0 || self.bytes == 0 {
+            return false;
+        }
+        self.letters -= 1;
+        self.bytes = self.bytes.saturating_sub(letter.bytes());
+        true
+    }
+}
+
 impl InMemoryEventBus {
     fn open_log(&self) -> Result<MutexGuard<'_, Log>, DeadLetterError> {
         match self.shared.consuming.is_closed() {
@@ -203,7 +225,7 @@ impl InMemoryEventBus {
         self.shared.resume().as_ref().map(|resume| std::sync::Arc::clone(&resume.store))
     }
 
-    /// Up to `limit` dead letters that match, oldest first, and whether there are more.
+    /// A page of up to `limit` dead letters that match, oldest first, and whether there are more.
     async fn list(
         &self,
         filter: &DeadLetterFilter,
@@ -214,16 +236,19 @@ impl InMemoryEventBus {
         let held = self.open_log()?.held(|id| after.is_none_or(|after| id > after), filter);
         let mut letters: Vec<_> = held.into_iter().map(|held| (held.id, held.letter)).collect();
         if let Some(store) = self.store() {
-            let (mut found, mut last) = (0, after.map(Id::as_delivery));
-            while found <= limit {
+            let (mut room, mut last) = (Room::new(limit), after.map(Id::as_delivery));
+            'pages: loop {
                 let page = store.dead_deliveries(last.as_ref(), PAGE).await.map_err(unavailable)?;
                 let is_last = page.len() < PAGE;
                 last = page.last().cloned().or(last);
                 for dead in page {
                     let (id, letter) = (Id::of(&dead), stored(&*store, &dead).await?);
                     if filter.matches(&letter) && !letters.iter().any(|(known, _)| *known == id) {
+                        let is_taken = room.take(&letter);
                         letters.push((id, letter));
-                        found += 1;
+                        if !is_taken {
+                            break 'pages; // one more tells that there are more
+                        }
                     }
                 }
                 if is_last {
@@ -232,9 +257,10 @@ impl InMemoryEventBus {
             }
         }
         letters.sort_by(|(one, _), (two, _)| one.cmp(two));
-        let has_more = letters.len() > limit;
-        letters.truncate(limit);
-        Ok((letters, has_more))
+        let (found, mut room) = (letters.len(), Room::new(limit));
+        let count = letters.iter().take_while(|(_, letter)| room.take(letter)).count();
+        letters.truncate(count);
+        Ok((letters, found > count))
     }
 
     /// Does away with a dead letter: it is delivered again, or discarded.

@@ -2,11 +2,11 @@
 
 use super::{
     Bus,
-    witness::{CREATED, SHIPPED, Witness, consume, event, events, publish, until_begun, until_settled},
+    witness::{CREATED, SHIPPED, Witness, consume, event, event_of_bytes, events, publish, until_begun, until_settled},
 };
 use crate::{
     domain::{event::EventFilter, name::Name},
-    port::{DeadLetter, DeadLetterFilter},
+    port::{DeadLetter, DeadLetterFilter, PAGE_BYTES},
 };
 
 const OTHER_GROUP: Name = Name::from_static("other");
@@ -153,4 +153,34 @@ pub async fn pages_list_all_dead_letters(bus: Bus, _: Bus) {
         assert_eq!(listed, expected, "listed");
         assert_eq!(pages, expected.len().div_ceil(3).max(1), "pages");
     }
+}
+
+/// A page of dead letters ends with the one that reaches [`PAGE_BYTES`], and the next one goes on behind it.
+pub async fn pages_of_large_dead_letters_end_early(bus: Bus, _: Bus) {
+    const BYTES: usize = 400 * 1024;
+    let witness = Witness::new();
+    witness.fail_on(&(1..=7).collect::<Vec<_>>());
+    let group = bus.default_group();
+    witness.join(&bus, group, EventFilter::All);
+    let consumer = consume(&bus).await;
+    for number in 1..=7 {
+        publish(&bus, &[event_of_bytes(CREATED, number, BYTES)]).await;
+        until_settled(&bus, group).await;
+    }
+    consumer.stop().await;
+    let (mut listed, mut after) = (Vec::new(), None);
+    loop {
+        let page = bus.dead_letters(&DeadLetterFilter::default(), after.as_ref(), 1_000).await;
+        let page = page.expect("dead letters are listed");
+        let (_, before) = page.letters.split_last().expect("a page has a dead letter if there is one");
+        let bytes: usize = before.iter().map(DeadLetter::bytes).sum();
+        assert!(bytes < PAGE_BYTES, "a page of {} dead letters, {bytes} bytes without the last", page.letters.len());
+        listed.extend(page.letters.into_iter().filter_map(|letter| letter.aggregate_id));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(listed, (1..=7).map(|number| format!("order-{number}")).collect::<Vec<_>>(), "listed");
+    assert_eq!(bus.discard_all(&DeadLetterFilter::default()).await.expect("dead letters are discarded"), 7, "all");
 }

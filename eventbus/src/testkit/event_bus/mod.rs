@@ -113,6 +113,7 @@ macro_rules! event_bus_conformance {
                 a_replay_that_fails_is_a_dead_letter_again,
                 what_is_discarded_is_gone,
                 pages_list_all_dead_letters,
+                pages_of_large_dead_letters_end_early,
                 stop_waits_for_the_delivery_in_hand,
                 start_goes_on_after_a_stop,
                 starting_twice_is_refused,

@@ -57,6 +57,13 @@ pub(super) fn event_of(aggregate: &str, event_type: &'static str, number: u64) -
     NewEvent::new(Name::from_static(event_type), 1, payload).recorded_as(stream, Version::FIRST, None)
 }
 
+/// An event that is known by its number, with a payload of so many bytes and a few.
+pub(super) fn event_of_bytes(event_type: &'static str, number: u64, bytes: usize) -> RecordedEvent {
+    let stream = StreamId::parse("Order", &format!("order-{number}")).expect("a valid stream");
+    let payload = format!(r#"{{"number":{number},"text":"{}"}}"#, "x".repeat(bytes));
+    NewEvent::new(Name::from_static(event_type), 1, payload).recorded_as(stream, Version::FIRST, None)
+}
+
 /// Events of one type, known by their numbers.
 pub(super) fn events(numbers: std::ops::RangeInclusive<u64>) -> Vec<RecordedEvent> {
     numbers.map(|number| event(CREATED, number)).collect()

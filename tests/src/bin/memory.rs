@@ -1,0 +1,175 @@
+//! How much memory reading large events takes: `cargo run -p workspace-tests --bin memory -- --events 300 --mebibytes 2`.
+//!
+//! Each way to read runs in a process of its own, and tells how high its resident memory rose above what it was before the
+//! first event (Linux: `VmHWM`). Stores and servers are brought along.
+#![allow(clippy::print_stdout, reason = "the table")]
+
+use std::{
+    env, fs,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use clap::Parser;
+use eventbus::{
+    BoxError, EventFilter, ExpectedVersion, Name, NewEvent, Position, StreamId, Version,
+    port::{AppendEvents as _, EventBus, FeedFilter, ReadFeed as _, Subscriber},
+};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig, RedisStreams, RedisStreamsConfig};
+use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
+use futures_util::TryStreamExt as _;
+
+/// Measures how much memory reading large events takes.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How many events are read.
+    #[arg(long, default_value_t = 300)]
+    events: u64,
+    /// How large each is.
+    #[arg(long, default_value_t = 2)]
+    mebibytes: usize,
+}
+
+const WAYS: [&str; 5] = ["postgres-feed", "redis-consumer", "redis-history", "redis-follow", "redis-reader"];
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    if let Ok(way) = env::var("MEMORY_WAY") {
+        return read(&way, env::var("MEMORY_EVENTS")?.parse()?, env::var("MEMORY_PREFIX")?).await;
+    }
+    let Arguments { events, mebibytes } = Arguments::parse();
+    let prefix = test_servers::unique_name("memory");
+    fill(&prefix, events, mebibytes << 20).await?;
+    println!("{events} events of {mebibytes} MiB, resident memory above the start of the process at most:");
+    for way in WAYS {
+        let said = Command::new(env::current_exe()?)
+            .env("MEMORY_WAY", way)
+            .env("MEMORY_EVENTS", events.to_string())
+            .env("MEMORY_PREFIX", &prefix)
+            .env("DATABASE_URL", test_servers::postgres_url())
+            .env("REDIS_URL", test_servers::redis_url())
+            .output()?;
+        let (out, err) = (String::from_utf8(said.stdout)?, String::from_utf8(said.stderr)?);
+        println!("{way:>15} {}{err}", out.trim());
+    }
+    let mut redis = test_servers::redis_connection(test_servers::redis_url()).await;
+    let keys: [String; 2] = [format!("{prefix}:stream"), format!("{prefix}-plain:large")];
+    redis::cmd("DEL").arg(&keys[..]).exec_async(&mut redis).await?;
+    Ok(())
+}
+
+fn bus_config(prefix: &str) -> RedisEventBusConfig {
+    RedisEventBusConfig {
+        redis_url: test_servers::redis_url().into(),
+        stream_prefix: prefix.into(),
+        ..RedisEventBusConfig::default()
+    }
+}
+
+async fn store(prefix: &str) -> Result<PgEventStore, BoxError> {
+    let config = PgEventStoreConfig {
+        database_url: test_servers::postgres_url().into(),
+        schema: prefix.replace('-', "_"),
+        ..PgEventStoreConfig::default()
+    };
+    Ok(PgEventStore::connect_with(config).await?)
+}
+
+async fn streams(prefix: &str) -> Result<RedisStreams, BoxError> {
+    let redis_url = test_servers::redis_url().into();
+    let stream_prefix = format!("{prefix}-plain");
+    Ok(RedisStreams::connect(RedisStreamsConfig { redis_url, stream_prefix, ..RedisStreamsConfig::default() }).await?)
+}
+
+async fn fill(prefix: &str, events: u64, bytes: usize) -> Result<(), BoxError> {
+    let (store, bus) = (store(prefix).await?, RedisEventBus::connect(bus_config(prefix)).await?);
+    let streams = streams(prefix).await?;
+    // what hardly compresses
+    let text: String = (0..bytes).map(|_| fastrand::alphanumeric()).collect();
+    for number in 0..events {
+        let stream = StreamId::parse("Document", &number.to_string())?;
+        let payload = format!(r#"{{"text":"{text}"}}"#);
+        let event = NewEvent::new(Name::from_static("DocumentStored"), 1, payload);
+        bus.publish(&[event.clone().recorded_as(stream.clone(), Version::FIRST, None)]).await?;
+        store.append(&stream, ExpectedVersion::Any, vec![event]).await?;
+        streams.publisher().publish("large", "stored", &text).await?;
+    }
+    Ok(())
+}
+
+async fn read(way: &str, events: u64, prefix: String) -> Result<(), BoxError> {
+    let before = resident("VmRSS:")?;
+    let mut count = 0;
+    match way {
+        "postgres-feed" => {
+            let store = store(&prefix).await?;
+            let head = store.head().await?;
+            let filter = FeedFilter::default();
+            let mut feed = store.read_feed(Position::START, head, &filter);
+            while feed.try_next().await?.is_some() {
+                count += 1;
+            }
+        }
+        "redis-consumer" => {
+            let bus = RedisEventBus::connect(bus_config(&prefix)).await?;
+            let handled = Arc::new(AtomicU64::new(0));
+            let counts = Arc::clone(&handled);
+            let look = Subscriber::new(Name::from_static("look"), EventFilter::All, move |_| {
+                counts.fetch_add(1, Ordering::SeqCst);
+                Box::pin(async { Ok(()) })
+            });
+            bus.subscribers().add(bus.default_group().clone(), look);
+            let consuming = bus.clone();
+            let consumer = tokio::spawn(async move { consuming.start_consuming().await });
+            while handled.load(Ordering::SeqCst) < events {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            bus.stop_consuming().await;
+            consumer.await??;
+            count = handled.load(Ordering::SeqCst);
+        }
+        "redis-history" => {
+            let bus = RedisEventBus::connect(bus_config(&prefix)).await?;
+            let mut history = bus.history();
+            loop {
+                let page = history.page(1_000).await?;
+                if page.is_empty() {
+                    break;
+                }
+                count += page.len() as u64;
+            }
+        }
+        "redis-follow" => {
+            let mut follow = RedisEventBus::connect(bus_config(&prefix)).await?.history().follow();
+            while count < events {
+                follow.next().await?;
+                count += 1;
+            }
+        }
+        _ => {
+            let streams = streams(&prefix).await?;
+            let mut reader = streams.reader(&streams.config().stream_key("large"));
+            loop {
+                let page = reader.page(1_000).await?;
+                if page.is_empty() {
+                    break;
+                }
+                count += page.len() as u64;
+            }
+        }
+    }
+    let peak = resident("VmHWM:")?;
+    println!("{:>6} MiB ({count} events)", (peak - before) / 1_024);
+    Ok(())
+}
+
+/// A line of what the kernel says of this process, in KiB.
+fn resident(line: &str) -> Result<u64, BoxError> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let found = status.lines().find_map(|status| status.strip_prefix(line)).ok_or("the kernel does not say")?;
+    Ok(found.trim().trim_end_matches(" kB").parse()?)
+}
