@@ -58,12 +58,12 @@ local function now_in_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- What a member of a group has announced; nothing if that is too long ago.
+-- What a member of a group has announced; nothing if that is too long ago, or was before the clock was set back.
 local function live_member(text, now)
   local is_json, member = pcall(cjson.decode, text)
   if not is_json or type(member) ~= 'table' then return nil end
   local at, live_ms = tonumber(member.at), tonumber(member.live_ms)
-  if at and live_ms and at + live_ms > now then return member end
+  if at and live_ms and at <= now and at + live_ms > now then return member end
   return nil
 end
 
@@ -142,7 +142,7 @@ end
 -- Makes a consumer the owner of a partition, under a higher epoch than any before, also where the last one was lost.
 local function take_lease(lease, owner, epoch, now, ttl)
   local next = string.format('%.0f', math.max((tonumber(epoch) or 0) + 1, now * 1000))
-  redis.call('HSET', lease, 'owner', owner, 'epoch', next, 'until', now + ttl, 'reader', '')
+  redis.call('HSET', lease, 'owner', owner, 'epoch', next, 'until', now + ttl, 'renewed', now, 'reader', '')
   return next
 end
 

@@ -2,11 +2,11 @@
 -- KEYS lease   ARGV owner, how long the lease lasts (ms)
 -- Replies with the epoch, or '' if somebody else owns the partition.
 local now = now_in_ms()
-local lease = redis.call('HMGET', KEYS[1], 'owner', 'epoch', 'until')
-local is_live = lease[3] and tonumber(lease[3]) > now
-if is_live and lease[1] == ARGV[1] then
-  redis.call('HSET', KEYS[1], 'until', now + ARGV[2])
+local lease = redis.call('HMGET', KEYS[1], 'owner', 'epoch', 'until', 'renewed')
+local is_owned = lease[3] and is_live(lease[3], lease[4], now)
+if is_owned and lease[1] == ARGV[1] then
+  redis.call('HSET', KEYS[1], 'until', now + ARGV[2], 'renewed', now)
   return lease[2]
 end
-if is_live then return '' end
+if is_owned then return '' end
 return take_lease(KEYS[1], ARGV[1], lease[2], now, ARGV[2])

@@ -43,7 +43,7 @@ for p = 1, count do
   local epoch = ARGV[8 + p]
   epochs[p] = ''
   if epoch ~= '' and redis.call('HGET', KEYS[3 * p], 'epoch') == epoch then
-    redis.call('HSET', KEYS[3 * p], 'until', now + ttl)
+    redis.call('HSET', KEYS[3 * p], 'until', now + ttl, 'renewed', now)
     epochs[p] = epoch
     owned = owned + 1
   end
@@ -51,8 +51,8 @@ end
 for i = 9 + count, #ARGV do
   local p = tonumber(ARGV[i]) + 1
   if may_take and owned < share and epochs[p] == '' then
-    local lease = redis.call('HMGET', KEYS[3 * p], 'owner', 'epoch', 'until')
-    local is_free = not lease[3] or tonumber(lease[3]) <= now
+    local lease = redis.call('HMGET', KEYS[3 * p], 'owner', 'epoch', 'until', 'renewed')
+    local is_free = not lease[3] or not is_live(lease[3], lease[4], now)
     if is_free or lease[1] == instance then
       epochs[p] = take_lease(KEYS[3 * p], instance, lease[2], now, ttl)
       if is_free and lease[3] and lease[3] ~= '0' then taken[p] = 1 end

@@ -6,7 +6,7 @@ use std::{
 };
 
 use eventbus::port::EventBus;
-use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventbus_redis::{Recovery, RedisEventBus, RedisEventBusConfig};
 
 use crate::{
     common::seen::{command, start},
@@ -113,4 +113,42 @@ async fn a_server_that_forgets_everything_finds_the_consumers_at_work_again() {
     until_shared(bus, 3).await;
     let account = account(&journal.lines().await, &load.published);
     assert_eq!(account, Account { repeated: account.repeated, ..Account::default() });
+}
+
+/// What a consumer leaves that dies, and then the clock of the server is set back by an hour.
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_and_members_of_the_future_keep_nobody_from_a_partition() {
+    let config = config(test_servers::redis_url(), &test_servers::unique_name("future"), 4, LONG);
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let (journal, mut load) = (Journal::new(), Load::over(50));
+    journal.join(&bus, Duration::from_millis(1), true);
+    bus.publish(&load.batch(100)).await.unwrap();
+    let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
+    let (now, _): (u64, u64) = command(&bus, "TIME", &[]).await;
+    let renewed = (now + 3_600) * 1_000;
+    let until = (renewed + 3_000).to_string();
+    for number in 0..4 {
+        let part = format!("{stream}:{number}");
+        let _: redis::Value =
+            command(&bus, "XREADGROUP", &["GROUP", &group, "owner", "COUNT", "5", "STREAMS", &part, ">"]).await;
+        let lease = format!("{{{part}}}:lease:{group}");
+        let fields = ["owner", "dead", "epoch", "5", "until", &until, "renewed", &renewed.to_string()];
+        let _: u64 = command(&bus, "HSET", &[&[&*lease], &fields[..]].concat()).await;
+    }
+    let generation: Option<String> = command(&bus, "HGET", &[&format!("{{{stream}}}:layout"), "generation"]).await;
+    let member = serde_json::json!({
+        "at": renewed, "live_ms": 6_000, "types": "*", "instance": "dead", "layout": generation.unwrap_or_default(),
+    });
+    let _: u64 = command(&bus, "HSET", &[&format!("{{{stream}}}:members:{group}"), "dead", &member.to_string()]).await;
+
+    let recovered = bus
+        .recover_pending_messages(Recovery { min_idle_time_ms: Some(0), batch_size: Some(1), ..Recovery::default() })
+        .await
+        .unwrap();
+    assert_eq!(recovered.claimed, 1, "the lease of the partition is free: {recovered:?}");
+    start(&bus).await;
+    until_shared(&bus, 1).await;
+    until_finished(&bus, Duration::from_secs(30)).await;
+    bus.stop_consuming().await;
+    assert_eq!(account(&journal.lines().await, &load.published).lost, 0);
 }
