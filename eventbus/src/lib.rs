@@ -104,7 +104,7 @@ pub use runtime::{
     },
     registry::{EventRegistry, UnknownEventType},
     relay::{RelayError, RelayStatus, RepublishError},
-    repository::{AggregateRepository, LoadError, Publication, SaveError, Saved, UpdateError},
+    repository::{AggregateRepository, Deciding, LoadError, Publication, SaveError, Saved, UpdateError},
     skip::{SkipError, SkippedEvent},
     start::{StartError, StartMistake},
     subscription::{EventBusExt, EventHandler},

@@ -1,6 +1,9 @@
-//! Deciding: load, decide, save, and again if another writer was first.
+//! The ways to decide.
 
-use super::{AggregateRepository, Saved, UpdateError};
+use super::{
+    AggregateRepository, Saved,
+    deciding::{Deciding, Existing},
+};
 use crate::domain::{
     aggregate::{AggregateRoot, Apply, IntoEvents},
     stream::AggregateId,
@@ -13,18 +16,20 @@ impl<A: Apply> AggregateRepository<A> {
     /// may run several times. It returns an event of the aggregate, or a tuple, array, `Vec` or `Option` of them; one
     /// that never refuses says so: `Ok::<_, eventbus::Never>(event)`, as for [`upsert`](Self::upsert).
     ///
+    /// ```ignore
+    /// let rate = rates.load().await?; // and not in the decision
+    /// accounts.update(&id, |account| account.convert(rate)).await?;
+    /// ```
+    ///
     /// # Errors
     /// [`UpdateError::Refused`] with what the decision said, at once; [`UpdateError::Load`] if there is no such
     /// aggregate or it cannot be loaded; [`UpdateError::Save`] if it cannot be saved, also when every retry conflicted.
-    pub async fn update<T, X>(
-        &self,
-        id: &AggregateId,
-        decide: impl Fn(&A) -> Result<T, X>,
-    ) -> Result<Saved, UpdateError<X>>
+    pub fn update<'a, D, T, X>(&'a self, id: &'a AggregateId, decide: D) -> Deciding<'a, A, D, (), X, Saved>
     where
+        D: Fn(&A) -> Result<T, X>,
         T: IntoEvents<A::Event>,
     {
-        self.decide_and_save(id, Existing::Demanded, recording(decide)).await.map(|(saved, ())| saved)
+        Deciding::new(self, id, Existing::Demanded, decide, recording::<A, D, T, X>, |saved, ()| saved)
     }
 
     /// As [`update`](Self::update), for decisions that depend on what was just decided: `decide` records by itself, and
@@ -32,30 +37,23 @@ impl<A: Apply> AggregateRepository<A> {
     ///
     /// # Errors
     /// As for [`update`](Self::update).
-    pub async fn update_with<T, X>(
-        &self,
-        id: &AggregateId,
-        decide: impl Fn(&mut AggregateRoot<A>) -> Result<T, X>,
-    ) -> Result<(Saved, T), UpdateError<X>> {
-        self.decide_and_save(id, Existing::Demanded, decide).await
+    pub fn update_with<'a, D, T, X>(&'a self, id: &'a AggregateId, decide: D) -> Deciding<'a, A, D, T, X, (Saved, T)>
+    where
+        D: Fn(&mut AggregateRoot<A>) -> Result<T, X>,
+    {
+        Deciding::new(self, id, Existing::Demanded, decide, |decide, root| decide(root), |saved, value| (saved, value))
     }
 
     /// Decides and saves the first events of a new aggregate; the decision is as for [`update`](Self::update).
     ///
     /// # Errors
     /// As for [`update`](Self::update); a conflict if the aggregate has events already, which no retry can change.
-    pub async fn create_with<T, X>(
-        &self,
-        id: &AggregateId,
-        decide: impl Fn(&A) -> Result<T, X>,
-    ) -> Result<Saved, UpdateError<X>>
+    pub fn create_with<'a, D, T, X>(&'a self, id: &'a AggregateId, decide: D) -> Deciding<'a, A, D, (), X, Saved>
     where
+        D: Fn(&A) -> Result<T, X>,
         T: IntoEvents<A::Event>,
     {
-        let mut root = self.create(id.clone());
-        let events = decide(&root).map_err(UpdateError::Refused)?;
-        root.record(events);
-        Ok(self.save(&mut root).await?)
+        Deciding::new(self, id, Existing::None, decide, recording::<A, D, T, X>, |saved, ()| saved)
     }
 
     /// As [`update`](Self::update), on a new aggregate if there is none.
@@ -94,55 +92,22 @@ impl<A: Apply> AggregateRepository<A> {
     ///
     /// # Errors
     /// As for [`update`](Self::update), except that not found cannot happen.
-    pub async fn upsert<T, X>(
-        &self,
-        id: &AggregateId,
-        decide: impl Fn(&A) -> Result<T, X>,
-    ) -> Result<Saved, UpdateError<X>>
+    pub fn upsert<'a, D, T, X>(&'a self, id: &'a AggregateId, decide: D) -> Deciding<'a, A, D, (), X, Saved>
     where
+        D: Fn(&A) -> Result<T, X>,
         T: IntoEvents<A::Event>,
     {
-        self.decide_and_save(id, Existing::Optional, recording(decide)).await.map(|(saved, ())| saved)
-    }
-
-    async fn decide_and_save<T, X>(
-        &self,
-        id: &AggregateId,
-        existing: Existing,
-        decide: impl Fn(&mut AggregateRoot<A>) -> Result<T, X>,
-    ) -> Result<(Saved, T), UpdateError<X>> {
-        let mut attempt = 0;
-        loop {
-            let mut root = match existing {
-                Existing::Demanded => self.load(id).await?,
-                Existing::Optional => self.find(id).await?.unwrap_or_else(|| self.create(id.clone())),
-            };
-            let value = decide(&mut root).map_err(UpdateError::Refused)?;
-            attempt += 1;
-            match self.save(&mut root).await {
-                Err(error) if error.is_conflict() && self.on_conflict.allows(attempt) => {
-                    tracing::debug!(stream = %A::stream(id), attempt, "another writer was first, deciding anew");
-                    self.clock.sleep(self.on_conflict.jittered(attempt)).await;
-                }
-                saved => return Ok((saved?, value)),
-            }
-        }
+        Deciding::new(self, id, Existing::Optional, decide, recording::<A, D, T, X>, |saved, ()| saved)
     }
 }
 
 /// Has a decision's events recorded.
-fn recording<A: Apply, T: IntoEvents<A::Event>, X>(
-    decide: impl Fn(&A) -> Result<T, X>,
-) -> impl Fn(&mut AggregateRoot<A>) -> Result<(), X> {
-    move |root| {
-        root.record(decide(root)?);
-        Ok(())
-    }
-}
-
-/// Whether an update needs the aggregate to be there.
-#[derive(Clone, Copy)]
-enum Existing {
-    Demanded,
-    Optional,
+fn recording<A, D, T, X>(decide: &D, root: &mut AggregateRoot<A>) -> Result<(), X>
+where
+    A: Apply,
+    D: Fn(&A) -> Result<T, X>,
+    T: IntoEvents<A::Event>,
+{
+    root.record(decide(root)?);
+    Ok(())
 }

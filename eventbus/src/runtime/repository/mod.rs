@@ -1,12 +1,14 @@
 //! Loading and saving.
 
 mod decide;
+mod deciding;
 mod error;
 mod publish;
 mod saved;
 
 use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
+pub use deciding::Deciding;
 pub use error::{LoadError, SaveError, UpdateError};
 use futures_util::TryStreamExt;
 pub use saved::{Publication, Saved};

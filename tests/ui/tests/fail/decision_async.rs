@@ -1,28 +1,24 @@
 use eventbus::{InMemoryEventStore, Never, prelude::*};
 
-#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
-#[event(aggregate = Account)]
-struct Opened {
-    owner: String,
-}
-
-#[derive(Debug, Default, Aggregate)]
-#[aggregate(events(Opened))]
-struct Account {
-    owner: String,
-}
-
-impl Apply for Account {
-    fn apply(&mut self, event: &AccountEvent) {
-        let AccountEvent::Opened(opened) = event;
-        self.owner.clone_from(&opened.owner);
-    }
-}
+include!("../shared/account.rs");
 
 async fn open(accounts: AggregateRepository<Account>, id: &AggregateId) {
     let _ = accounts.upsert(id, async |_| Ok::<_, Never>(Opened { owner: "ada".into() })).await;
 }
 
+async fn change(accounts: AggregateRepository<Account>, id: &AggregateId) {
+    let _ = accounts.update_with(id, async |_| Ok::<_, Never>(())).await;
+}
+
+async fn decide(_: &Account) -> Result<Opened, Never> {
+    Ok(Opened { owner: "ada".into() })
+}
+
+async fn begin(accounts: AggregateRepository<Account>, id: &AggregateId) {
+    let _ = accounts.create_with(id, decide).await;
+}
+
 fn main() {
-    drop(open(AggregateRepository::new(InMemoryEventStore::new()), &AggregateId::new()));
+    let (accounts, id) = (AggregateRepository::new(InMemoryEventStore::new()), AggregateId::new());
+    drop((open(accounts.clone(), &id), change(accounts.clone(), &id), begin(accounts, &id)));
 }

@@ -1,23 +1,6 @@
 use eventbus::{InMemoryEventStore, Never, prelude::*};
 
-#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
-#[event(aggregate = Account)]
-struct Opened {
-    owner: String,
-}
-
-#[derive(Debug, Default, Aggregate)]
-#[aggregate(events(Opened))]
-struct Account {
-    owner: String,
-}
-
-impl Apply for Account {
-    fn apply(&mut self, event: &AccountEvent) {
-        let AccountEvent::Opened(opened) = event;
-        self.owner.clone_from(&opened.owner);
-    }
-}
+include!("../shared/account.rs");
 
 async fn open(accounts: AggregateRepository<Account>, id: &AggregateId) {
     let _ = accounts.update(id, |_| async { Ok::<_, Never>(Opened { owner: "ada".into() }) }).await;
