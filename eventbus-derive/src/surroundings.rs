@@ -2,12 +2,15 @@
 //!
 //! Keep: what cannot be read or parsed is no mistake. It only lets one message of ours stand for several of rustc's.
 
-use std::{env, fs, path::PathBuf};
+use std::{
+    env, fs,
+    path::{Path as FilePath, PathBuf},
+};
 
 use proc_macro2::Ident;
-use syn::{Attribute, Block, ImplItem, Item, Meta, Path, Stmt, Token, TraitItem, punctuated::Punctuated};
+use syn::{Attribute, Block, ImplItem, Item, ItemStruct, Meta, Path, Stmt, Token, TraitItem, punctuated::Punctuated};
 
-use crate::text;
+use crate::{parameters::contains, text};
 
 /// Whether the function stands in an `impl` block or a trait, as far as its file tells.
 pub(crate) fn is_in_a_block(function: &Ident) -> bool {
@@ -136,48 +139,117 @@ fn source() -> Option<String> {
     fs::read_to_string(proc_macro::Span::call_site().local_file()?).ok()
 }
 
+/// The name of the first field of the struct `name` whose type has the word `Rc`, as far as its file tells; `None` where the
+/// file has several of this name, or vouches for one with an `unsafe impl`.
+pub(crate) fn field_with_rc(name: &Ident) -> Option<String> {
+    if !proc_macro::is_available() {
+        return None;
+    }
+    let source = source().filter(|source| source.contains("Rc<") && !source.contains("unsafe impl"))?;
+    field_with_rc_in(&syn::parse_file(&source).ok()?.items, &text::name_of(name))
+}
+
+fn field_with_rc_in(items: &[Item], name: &str) -> Option<String> {
+    let mut structs = Vec::new();
+    structs_called(items, name, &mut structs);
+    let [only] = structs[..] else {
+        return None;
+    };
+    let (place, field) = only.fields.iter().enumerate().find(|(_, field)| contains(&field.ty, "Rc"))?;
+    Some(field.ident.as_ref().map_or_else(|| place.to_string(), text::name_of))
+}
+
+fn structs_called<'i>(items: &'i [Item], name: &str, found: &mut Vec<&'i ItemStruct>) {
+    for item in items {
+        match item {
+            Item::Struct(item) if item.ident == name => found.push(item),
+            Item::Mod(module) => {
+                let items = module.content.as_ref().map_or(&[][..], |(_, items)| items);
+                structs_called(items, name, found);
+            }
+            _ => {}
+        }
+    }
+}
+
 /// The name under which the crate that is compiled depends on `eventbus`, if it is another one.
 pub(crate) fn renamed() -> Option<String> {
     if !proc_macro::is_available() {
         return None;
     }
-    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR")?).join("Cargo.toml");
-    renamed_in(&fs::read_to_string(manifest).ok()?)
+    let folder = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR")?);
+    let manifest = fs::read_to_string(folder.join("Cargo.toml")).ok()?;
+    renamed_in(&manifest, || workspace_of(&folder))
 }
 
-fn renamed_in(manifest: &str) -> Option<String> {
-    let (mut section, mut renamed) = (String::new(), None);
+/// The manifest of the workspace that a folder is in.
+fn workspace_of(folder: &FilePath) -> Option<String> {
+    let mut manifests = folder.ancestors().filter_map(|folder| fs::read_to_string(folder.join("Cargo.toml")).ok());
+    manifests.find(|manifest| manifest.lines().any(|line| line.trim().starts_with("[workspace")))
+}
+
+/// A dependency, as far as it is of interest here.
+#[derive(Default)]
+struct Dependency {
+    name: String,
+    /// Whether it is listed for the members of a workspace, and not for the crate itself.
+    is_of_workspace: bool,
+    /// Whether it is listed as the package `eventbus`.
+    is_eventbus: bool,
+    /// Whether it is what the workspace lists.
+    is_inherited: bool,
+}
+
+fn renamed_in(manifest: &str, workspace: impl FnOnce() -> Option<String>) -> Option<String> {
+    let all = dependencies(manifest)?;
+    let own = || all.iter().filter(|dependency| !dependency.is_of_workspace);
+    if own().any(|dependency| dependency.name == "eventbus") {
+        return None;
+    }
+    let is_inherited = |listed: &[Dependency], name: &str| {
+        listed.iter().any(|listed| listed.is_of_workspace && listed.is_eventbus && listed.name == name)
+    };
+    let renamed = own().find(|dependency| dependency.is_eventbus).or_else(|| {
+        own().any(|dependency| dependency.is_inherited).then_some(())?;
+        let listed = dependencies(&workspace()?)?;
+        own().find(|dependency| dependency.is_inherited && is_inherited(&listed, &dependency.name))
+    })?;
+    Some(renamed.name.replace('-', "_"))
+}
+
+/// The dependencies in a manifest; `None` in that of `eventbus` itself.
+fn dependencies(manifest: &str) -> Option<Vec<Dependency>> {
+    let (mut section, mut found) = (String::new(), Vec::<Dependency>::new());
     for line in manifest.lines().map(str::trim) {
         if let Some(header) = line.strip_prefix('[') {
-            section = header.trim_end_matches(']').to_owned();
-            if section.ends_with("dependencies.eventbus") {
-                return None;
-            }
-            continue;
+            section = header.split(']').next().unwrap_or_default().to_owned();
         }
-        let Some((key, value)) = line.split_once('=') else {
-            continue;
-        };
-        let (key, value) = (key.trim(), value.trim());
-        let value: String = value.split_whitespace().collect();
-        let is_eventbus = value.contains(r#"package="eventbus""#);
+        let (key, value) = line.split_once('=').unwrap_or_default();
+        let (key, value) = (key.trim(), value.split_whitespace().collect::<String>());
         if section == "package" && key == "name" && value == r#""eventbus""# {
             return None;
         }
-        if section.ends_with("dependencies") {
-            match key.split('.').next() {
-                Some("eventbus") => return None,
-                Some(name) if is_eventbus => renamed = Some(name.to_owned()),
-                _ => {}
-            }
-        } else if let Some((_, name)) = section.split_once("dependencies.")
-            && key == "package"
-            && value == r#""eventbus""#
-        {
-            renamed = Some(name.to_owned());
-        }
+        // `name = { .. }`, `name.key = ..`, or `key = ..` in a section of its own
+        let (name, key) = match section.split_once("dependencies.") {
+            Some((_, name)) => (name, key),
+            None if !section.ends_with("dependencies") || key.is_empty() => continue,
+            None => key.split_once('.').unwrap_or((key, "")),
+        };
+        let name = name.trim().trim_matches('"');
+        let is_of_workspace = section.starts_with("workspace");
+        let same = |known: &Dependency| known.name == name && known.is_of_workspace == is_of_workspace;
+        let place = found.iter().position(same).unwrap_or_else(|| {
+            found.push(Dependency { name: name.to_owned(), is_of_workspace, ..Dependency::default() });
+            found.len() - 1
+        });
+        let says = |wanted: &str, text: &str| {
+            (key == wanted && value.starts_with(text))
+                || (key.is_empty() && value.contains(&format!("{wanted}={text}")))
+        };
+        found[place].is_eventbus |= says("package", r#""eventbus""#);
+        found[place].is_inherited |= says("workspace", "true");
     }
-    renamed.map(|name| name.trim_matches('"').replace('-', "_"))
+    Some(found)
 }
 
 #[cfg(test)]
@@ -196,8 +268,38 @@ mod tests {
             ("[dependencies]\neventbus.workspace = true", None),
             ("[dependencies]\neventbus-redis = \"1\"", None),
         ] {
-            assert_eq!(renamed_in(manifest).as_deref(), name, "{manifest}");
+            assert_eq!(renamed_in(manifest, || None).as_deref(), name, "{manifest}");
         }
+    }
+
+    #[test]
+    fn a_rename_of_the_workspace_is_found_in_each_way_to_inherit_it() {
+        let workspace = "[workspace]\n[workspace.dependencies]\nevents = { package = \"eventbus\", path = \"e\" }\n\
+                         eventbus-redis = \"1\"";
+        for (manifest, name) in [
+            ("[dependencies]\nevents.workspace = true", Some("events")),
+            ("[dependencies]\nevents = { workspace = true, features = [\"axum\"] }", Some("events")),
+            ("[dev-dependencies.events]\nworkspace = true", Some("events")),
+            ("[dependencies]\nevents = \"1\"", None),
+            ("[dependencies]\neventbus-redis.workspace = true", None),
+            ("[dependencies]\nevents.workspace = true\neventbus = \"1\"", None),
+        ] {
+            assert_eq!(renamed_in(manifest, || Some(workspace.into())).as_deref(), name, "{manifest}");
+            let of_both = format!("{manifest}\n{workspace}");
+            assert_eq!(renamed_in(&of_both, || Some(of_both.clone())).as_deref(), name, "{of_both}");
+        }
+        let sections = "[workspace.dependencies.events]\npackage = \"eventbus\"";
+        let inherits = "[dependencies]\nevents.workspace = true";
+        assert_eq!(renamed_in(inherits, || Some(sections.into())).as_deref(), Some("events"));
+    }
+
+    #[test]
+    fn a_field_that_cannot_be_shared_is_found_by_the_name_of_its_struct() {
+        let field = |source: &str| field_with_rc_in(&syn::parse_file(source).unwrap().items, "Totals");
+        assert_eq!(field("mod a { struct Totals { a: u8, b: Vec<Rc<u8>> } }").as_deref(), Some("b"));
+        assert_eq!(field("struct Totals(u8, std::rc::Rc<u8>);").as_deref(), Some("1"));
+        assert_eq!(field("struct Totals { a: Arc<u8> } struct Other { b: Rc<u8> }"), None);
+        assert_eq!(field("struct Totals { b: Rc<u8> } mod a { struct Totals {} }"), None, "nobody knows which");
     }
 
     #[test]

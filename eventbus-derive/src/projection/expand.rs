@@ -48,9 +48,16 @@ pub(super) fn expand(model: &Model) -> TokenStream {
 
 /// The impl alone: enough for uses of the projection not to be mistakes too.
 pub(super) fn fallback(model: &Model) -> TokenStream {
-    let Model { krate, self_ty, .. } = model;
+    let Model { krate, self_ty, has_rc, .. } = model;
+    let shared = has_rc.then(|| {
+        quote! {
+            unsafe impl ::core::marker::Send for #self_ty {}
+            unsafe impl ::core::marker::Sync for #self_ty {}
+        }
+    });
     quote! {
         const _: () = {
+            #shared
             impl #krate::Projection for #self_ty {
                 fn definition() -> #krate::ProjectionDefinition {
                     loop {}

@@ -19,6 +19,8 @@ pub(super) struct Model {
     pub(super) self_ty: Type,
     /// Where the type is named.
     pub(super) span: Span,
+    /// Whether it has a field that stays in one thread, which is a mistake.
+    pub(super) has_rc: bool,
     pub(super) methods: Vec<Method>,
 }
 

@@ -1,7 +1,10 @@
 //! Finds every mistake of an `impl` block with `#[projection]`.
 
 use proc_macro2::{Span, TokenStream};
-use syn::{FnArg, ImplItem, ImplItemFn, Item, ItemImpl, LitStr, Receiver, ReceiverKind, Safety, spanned::Spanned};
+use syn::{
+    FnArg, ImplItem, ImplItemFn, Item, ItemImpl, LitStr, Receiver, ReceiverKind, Safety, Type, TypePath,
+    spanned::Spanned,
+};
 
 use super::model::{Kind, Method, Model};
 use crate::{
@@ -9,6 +12,7 @@ use crate::{
     mistakes::Mistakes,
     options::{Known, Options},
     parameters::{Parameters, strip_groups},
+    surroundings,
 };
 
 const OPTIONS: &[Known] = &[
@@ -54,10 +58,11 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
         );
         return None;
     }
+    let self_ty = strip_groups(&block.self_ty).clone();
+    let has_rc = check_fields(&self_ty, mistakes);
     let methods = methods(&block, mistakes);
     let kind = kind(&methods, mistakes);
     check_rebuild(&options, kind, mistakes);
-    let self_ty = strip_groups(&block.self_ty).clone();
     Some(Model {
         krate,
         name: name.map(|name| name.value()).unwrap_or_default(),
@@ -69,8 +74,24 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
         timeout_ms,
         span: self_ty.span(),
         self_ty,
+        has_rc,
         methods,
     })
+}
+
+/// Whether the type has a field that stays in one thread: an `impl` block has no fields, so its file is asked.
+fn check_fields(self_ty: &Type, mistakes: &mut Mistakes) -> bool {
+    let Type::Path(TypePath { qself: None, path, .. }) = self_ty else {
+        return false;
+    };
+    let Some(field) = path.get_ident().and_then(surroundings::field_with_rc) else {
+        return false;
+    };
+    mistakes.at(
+        self_ty,
+        format!("the `Rc` in field `{field}` stays in one thread, and a projection is used in any: write `Arc`"),
+    );
+    true
 }
 
 /// The tables, each named once.
