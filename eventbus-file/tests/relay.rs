@@ -172,8 +172,8 @@ async fn a_queue_that_is_not_to_be_shared_is_left_alone_by_another_store() {
     assert_eq!(positions(&queue).await, [1, 1]);
 }
 
-/// Handles so many events of the queue, and stops.
-async fn handle(queue: &FileQueue, count: usize) {
+/// Handles so many events of the queue, and stops when it is written down that those up to a position are finished.
+async fn handle(queue: &FileQueue, count: usize, finished: u64) {
     let (handled, mut handles) = tokio::sync::mpsc::unbounded_channel();
     let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(count));
     let subscriber = Subscriber::new(Name::from_static("watch"), EventFilter::All, move |_| {
@@ -190,14 +190,15 @@ async fn handle(queue: &FileQueue, count: usize) {
     for _ in 0..count {
         tokio::time::timeout(Duration::from_secs(20), handles.recv()).await.unwrap();
     }
+    until("that is written down", async || floor(queue).await == SeenFloor::At(finished.into())).await;
+    // the next event waits at the gate, and is given back
     drop(worker.shutdown(Duration::from_millis(200)).await);
-    task.abort();
+    tokio::time::timeout(Duration::from_secs(20), task).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn floors_tell_what_a_group_has_finished() {
-    let soon = FileQueueConfig { group_expiration: Duration::from_millis(300), ..config(folder()) };
-    let queue = FileQueue::open(soon).await.unwrap();
+    let queue = fresh().await;
     assert_eq!(adopt(&queue, 5, 0).await, Adopted::At(Position::START));
     assert_eq!(floor(&queue).await, SeenFloor::At(0.into()), "the known group was made");
     let unheard_of = Name::from_static("unheard-of");
@@ -208,15 +209,13 @@ async fn floors_tell_what_a_group_has_finished() {
     assert!(seen.contains(&(unheard_of, SeenFloor::Missing)), "{seen:?}");
     queue.publish_all(&["of somebody else"; 3]).await.unwrap();
     assert_eq!(publish(&queue, 5, 0, 5).await, "published");
-    handle(&queue, 5).await;
-    until("two are finished", async || floor(&queue).await == SeenFloor::At(2.into())).await;
+    handle(&queue, 5, 2).await;
     // what the group has to do yet begins again at 1
     assert_eq!(rewind(&queue, 5, 1).await, Adopted::At(1.into()));
     assert_eq!(floor(&queue).await, SeenFloor::At(1.into()));
     assert_eq!(publish(&queue, 5, 1, 6).await, "published");
     assert_eq!(floor(&queue).await, SeenFloor::At(1.into()));
-    handle(&queue, 8).await;
-    until("all are finished", async || floor(&queue).await == SeenFloor::At(6.into())).await;
+    handle(&queue, 8, 6).await;
 }
 
 #[tokio::test]
