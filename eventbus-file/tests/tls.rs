@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use common::{config, folder, until};
 use eventbus_file::{CoordinationStatus, FileQueue, FileQueueConfig, RedisCoordination};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
 use test_servers::PrivateRedis;
 
@@ -21,6 +21,11 @@ struct TlsServer {
 impl TlsServer {
     /// Starts a server that shows a certificate for `host`.
     fn start(host: &str) -> Self {
+        Self::start_with(host, "no")
+    }
+
+    /// As [`start`](Self::start); `asks` says whether clients must show a certificate (`yes`).
+    fn start_with(host: &str, asks: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -32,11 +37,17 @@ impl TlsServer {
             fs::write(&path, text).unwrap();
             path.to_str().unwrap().to_owned()
         };
-        let authority = write("ca.pem", authority.pem());
+        let ca = write("ca.pem", authority.pem());
         let (certificate, key) = (write("server.pem", certificate.pem()), write("server.key", key.serialize_pem()));
+        let key_of_client = KeyPair::generate().unwrap();
+        let mut client = CertificateParams::new(Vec::new()).unwrap();
+        // with the name of the authority it would be taken for one that signed itself
+        client.distinguished_name.push(DnType::CommonName, "worker");
+        write("client.pem", client.signed_by(&key_of_client, &authority).unwrap().pem());
+        write("client.key", key_of_client.serialize_pem());
         let port = test_servers::closed_port();
-        let listen = ["--tls-port", &port.to_string(), "--tls-auth-clients", "no"];
-        let show = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &authority];
+        let listen = ["--tls-port", &port.to_string(), "--tls-auth-clients", asks];
+        let show = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
         let server = test_servers::private_redis_with(&[&listen[..], &show].concat());
         Self { server, port, folder }
     }
@@ -106,4 +117,28 @@ async fn mistakes_about_whom_to_trust_are_named() {
         let error = FileQueue::open_with_redis(config(folder()), redis).await.unwrap_err().to_string();
         assert!(error.contains(problem) && !error.contains("secret"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_worker_shows_its_certificate_to_a_server_that_asks_for_it() {
+    let tls = TlsServer::start_with("127.0.0.1", "yes");
+    let [cert, key] = ["client.pem", "client.key"].map(|name| Some(tls.folder.path().join(name)));
+    let shown = RedisCoordination { tls_cert_file: cert.clone(), tls_key_file: key.clone(), ..tls.coordination() };
+    let queue = FileQueue::open_with_redis(config(folder()), shown).await.unwrap();
+    assert_eq!(queue.coordination(), CoordinationStatus::Connected);
+    let queue = FileQueue::open_with_redis(config(folder()), tls.coordination()).await.unwrap();
+    assert_ne!(queue.coordination(), CoordinationStatus::Connected, "nothing is shown");
+    for (cert, key, problem) in [
+        (cert.clone(), None, "`tls_cert_file` is set without `tls_key_file`"),
+        (None, key.clone(), "`tls_key_file` is set without `tls_cert_file`"),
+        (key.clone(), key, "holds no certificate in PEM format"),
+        (cert.clone(), cert, "holds no private key in PEM format"),
+    ] {
+        let redis = RedisCoordination { tls_cert_file: cert, tls_key_file: key, ..tls.coordination() };
+        let error = FileQueue::open_with_redis(config(folder()), redis).await.unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
+    }
+    let plain = RedisCoordination { tls_key_file: Some("client.key".into()), ..RedisCoordination::default() };
+    let error = FileQueue::open_with_redis(config(folder()), plain).await.unwrap_err().to_string();
+    assert!(error.contains("`tls_key_file` is set, but"), "{error}");
 }

@@ -1,8 +1,14 @@
 //! How Redis coordinates a queue.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use eventbus::port::redacted;
+use eventbus::port::{is_this_machine, redacted};
 use redis::{Client, IntoConnectionInfo as _, RedisError};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -38,6 +44,11 @@ pub struct RedisCoordination {
     /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
     /// that the platform trusts. Default: none.
     pub tls_ca_file: Option<PathBuf>,
+    /// A PEM file with this worker's certificate, for a server that asks for one; needs
+    /// [`tls_key_file`](Self::tls_key_file). Default: none.
+    pub tls_cert_file: Option<PathBuf>,
+    /// A PEM file with the private key of [`tls_cert_file`](Self::tls_cert_file). Default: none.
+    pub tls_key_file: Option<PathBuf>,
     /// What all keys begin with. Default `eventy`.
     pub redis_prefix: String,
     /// How long one worker has to tell the others the whole state, before another may. Default 30 s.
@@ -58,6 +69,8 @@ impl Default for RedisCoordination {
             redis_urls: Vec::new(),
             redis_db: None,
             tls_ca_file: None,
+            tls_cert_file: None,
+            tls_key_file: None,
             redis_prefix: "eventy".into(),
             resync_lock_timeout: Duration::from_secs(30),
             resync: false,
@@ -74,6 +87,8 @@ impl fmt::Debug for RedisCoordination {
             .field("redis_urls", &self.redis_urls.iter().map(|url| address(url)).collect::<Vec<_>>())
             .field("redis_db", &self.redis_db)
             .field("tls_ca_file", &self.tls_ca_file)
+            .field("tls_cert_file", &self.tls_cert_file)
+            .field("tls_key_file", &self.tls_key_file)
             .field("redis_prefix", &self.redis_prefix)
             .field("resync_lock_timeout", &self.resync_lock_timeout)
             .field("resync", &self.resync)
@@ -113,13 +128,19 @@ impl RedisCoordination {
             Some(db) => info.set_redis_settings(settings.set_db(db)),
             None => info,
         };
-        match asks_for_tls {
-            true => tls::client(info, self.tls_ca_file.as_deref()),
-            false if self.tls_ca_file.is_some() => {
-                Err(mistake("tls_ca_file", "is set, but the URL of the server is not `rediss://…`".into()))
-            }
-            false => Client::open(info).map_err(invalid),
+        let files = [
+            ("tls_ca_file", &self.tls_ca_file),
+            ("tls_cert_file", &self.tls_cert_file),
+            ("tls_key_file", &self.tls_key_file),
+        ];
+        if let Some((setting, _)) = files.iter().find(|(_, file)| file.is_some() && !asks_for_tls) {
+            return Err(mistake(setting, "is set, but the URL of the server is not `rediss://…`".into()));
         }
+        if asks_for_tls {
+            return tls::client(&info, self);
+        }
+        warn_of_plaintext(url);
+        Client::open(info).map_err(invalid)
     }
 
     pub(super) fn check(&self) -> Result<()> {
@@ -130,6 +151,28 @@ impl RedisCoordination {
         ];
         check_times(&times)
     }
+}
+
+/// Warns, once for each server, if what is sent to it can be read on the way.
+fn warn_of_plaintext(url: &str) {
+    static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if is_on_another_machine(url) {
+        let server = address(url);
+        // a set is as good after a panic as before
+        if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(server.clone()) {
+            tracing::warn!(
+                server,
+                "the connection to Redis has no TLS: whoever is on the way can read the password, and what workers tell \
+                 each other; to repair: `rediss://`, and the cargo feature `tls` of eventbus-file"
+            );
+        }
+    }
+}
+
+/// Whether a URL names another machine.
+fn is_on_another_machine(url: &str) -> bool {
+    let parsed = redis::parse_redis_url(url);
+    parsed.is_some_and(|url| url.host_str().is_some_and(|host| !host.is_empty() && !is_this_machine(host)))
 }
 
 /// The names of the keys of a queue.
@@ -177,6 +220,14 @@ mod tests {
         assert_eq!(keys.claim("task_1"), "eventy:my_queue:claim:task_1");
         assert_eq!(keys.resync_lock(), "eventy:my_queue:resync_lock");
         assert_eq!(keys.events(), "eventy:my_queue:events");
+    }
+
+    #[test]
+    fn another_machine_without_tls_is_warned_of() {
+        for here in ["redis://localhost:6379", "redis://:pass@127.0.0.1", "redis://[::1]:7000/2", "unix:///run/redis"] {
+            assert!(!is_on_another_machine(here), "{here}");
+        }
+        assert!(is_on_another_machine("redis://:secret@db.example:6379/1"));
     }
 
     #[test]

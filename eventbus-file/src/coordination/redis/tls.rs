@@ -1,12 +1,14 @@
-//! Connections with TLS: whom to trust.
+//! Connections with TLS: whom to trust, and what to show.
 //!
 //! Keep: an application that chose a cryptography provider for rustls keeps it; where several are linked and none is
 //! chosen, connecting would panic.
 
+#[cfg(feature = "tls")]
 use std::path::Path;
 
 use redis::{Client, ConnectionInfo};
 
+use super::RedisCoordination;
 use crate::{config::mistake, error::Result};
 
 /// Whether a URL asks for TLS, and for one that this build has.
@@ -25,34 +27,56 @@ pub(super) fn is_asked_for(url: &str) -> Result<bool> {
     Err(mistake("redis_url", problem.into()))
 }
 
-/// Prepares a client that trusts the authorities of a file, or those of the platform.
+/// Prepares a client that trusts the authorities of a file, or those of the platform, and shows its certificate if it has
+/// one.
 #[cfg(feature = "tls")]
-pub(super) fn client(info: ConnectionInfo, ca_file: Option<&Path>) -> Result<Client> {
-    use redis::TlsCertificates;
+pub(super) fn client(info: &ConnectionInfo, redis: &RedisCoordination) -> Result<Client> {
+    use redis::{ClientTlsConfig, TlsCertificates};
     use rustls::crypto::{CryptoProvider, ring};
 
     if CryptoProvider::get_default().is_none() {
         // fails if somebody else was faster, which is as good
         let _ = ring::default_provider().install_default();
     }
-    let unusable = |problem: String| mistake("tls_ca_file", problem);
-    let root_cert = ca_file.map(authorities).transpose().map_err(unusable)?;
-    let trusted = TlsCertificates { client_tls: None, root_cert };
-    Client::build_with_tls(info, trusted).map_err(|error| unusable(format!("cannot be used: {error}")))
+    let root_cert = pem("tls_ca_file", redis.tls_ca_file.as_deref(), "CERTIFICATE")?;
+    let client_cert = pem("tls_cert_file", redis.tls_cert_file.as_deref(), "CERTIFICATE")?;
+    let client_key = pem("tls_key_file", redis.tls_key_file.as_deref(), "PRIVATE KEY")?;
+    let client_tls = match (client_cert, client_key) {
+        (None, None) => None,
+        (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig { client_cert, client_key }),
+        (Some(_), None) => return Err(mistake("tls_cert_file", "is set without `tls_key_file`".into())),
+        (None, Some(_)) => return Err(mistake("tls_key_file", "is set without `tls_cert_file`".into())),
+    };
+    let build = |client_tls| {
+        let certificates = TlsCertificates { client_tls, root_cert: root_cert.clone() };
+        Client::build_with_tls(info.clone(), certificates)
+    };
+    let shows_one = client_tls.is_some();
+    build(client_tls).map_err(|error| {
+        // which of the files is to blame is known only by leaving the others out
+        let blamed = if shows_one && build(None).is_ok() { "tls_cert_file" } else { "tls_ca_file" };
+        mistake(blamed, format!("cannot be used: {error}"))
+    })
 }
 
+/// The text of a PEM file that is to hold something of a kind.
 #[cfg(feature = "tls")]
-fn authorities(file: &Path) -> Result<Vec<u8>, String> {
-    let pem = std::fs::read(file).map_err(|error| format!("({}) cannot be read: {error}", file.display()))?;
-    let begins = b"-----BEGIN CERTIFICATE-----";
-    match pem.windows(begins.len()).any(|part| part == begins) {
-        true => Ok(pem),
-        false => Err(format!("({}) holds no certificate in PEM format", file.display())),
+fn pem(setting: &'static str, file: Option<&Path>, kind: &str) -> Result<Option<Vec<u8>>> {
+    let Some(file) = file else {
+        return Ok(None);
+    };
+    let unusable = |problem: String| mistake(setting, format!("({}) {problem}", file.display()));
+    let pem = std::fs::read_to_string(file).map_err(|error| unusable(format!("cannot be read: {error}")))?;
+    // the kinds of keys are named before that: `RSA PRIVATE KEY`
+    let is_there = pem.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(&format!("{kind}-----")));
+    match is_there {
+        true => Ok(Some(pem.into_bytes())),
+        false => Err(unusable(format!("holds no {} in PEM format", kind.to_lowercase()))),
     }
 }
 
 /// What asks for TLS does not get this far.
 #[cfg(not(feature = "tls"))]
-pub(super) fn client(_: ConnectionInfo, _: Option<&Path>) -> Result<Client> {
+pub(super) fn client(_: &ConnectionInfo, _: &RedisCoordination) -> Result<Client> {
     Err(mistake("redis_url", "asks for TLS, which this build has not".into()))
 }
