@@ -8,10 +8,10 @@
 use std::{fmt, time::Duration};
 
 use redis::{Value, from_redis_value};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::OtherLayout;
-use crate::{RedisCommandError, RedisEventBus, bus::Shared, config::MAX_PARTITIONS, keys, script};
+use crate::{RedisCommandError, RedisEventBus, bus::Shared, config::MAX_PARTITIONS, keys, script, waiting::Until};
 
 /// How often it is looked whether the groups are done.
 const LOOK: Duration = Duration::from_millis(50);
@@ -113,10 +113,10 @@ impl RedisEventBus {
         if partitions == shared.config.partitions {
             return Ok(());
         }
-        let deadline = Instant::now() + timeout;
+        let deadline = Until::after(timeout);
         loop {
             let looked = shared.change(partitions, CLOSED).await;
-            let is_late = Instant::now() >= deadline;
+            let is_late = deadline.is_over();
             match looked {
                 Ok(Looked::Changed) => return Ok(()),
                 // an earlier reply may have been lost

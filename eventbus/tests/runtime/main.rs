@@ -5,6 +5,7 @@
 mod app;
 mod clock;
 mod effects;
+mod extremes;
 mod following;
 mod gated;
 mod life;
