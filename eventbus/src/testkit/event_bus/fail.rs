@@ -91,8 +91,10 @@ pub async fn an_aborted_delivery_comes_again(bus: Bus, _: Bus) {
     let consumer = consume(&bus).await;
     until_settled(&bus, group).await;
     assert_eq!(interrupted, [1], "the second delivery was not finished");
+    // what was not in flight may be handled before what was
     let mut done = witness.done();
+    done.sort_unstable();
     done.dedup();
-    assert_eq!(done[done.len() - 2..], [2, 3], "all is handled: {done:?}");
+    assert_eq!(done, [1, 2, 3], "all is handled");
     consumer.stop().await;
 }
