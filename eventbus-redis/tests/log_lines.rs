@@ -5,8 +5,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{fresh_bus, log, until};
+use common::{config_on, fresh_bus, log, until};
 use eventbus::{App, InMemoryEventStore, Never, prelude::*};
+use eventbus_redis::RedisEventBus;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Order)]
@@ -45,8 +46,8 @@ async fn a_line_of_a_handler_says_early_what_it_says() {
     let (short, long) = ("4711".parse().unwrap(), AggregateId::new());
     orders.upsert(&short, |_| Ok::<_, Never>(OrderCreated { items: 1 })).await.unwrap();
     orders.upsert(&long, |_| Ok::<_, Never>(OrderCreated { items: 2 })).await.unwrap();
-    until("both are handled", async || log::lines(&["stock is reserved"]).len() == 2).await;
-    until("one has failed", async || log::lines(&["handler failed"]).len() == 1).await;
+    until("the first is handled", async || log::lines(&["stock is reserved", "Order/4711"]).len() == 1).await;
+    until("the second has failed", async || log::lines(&["handler failed", long.as_str()]).len() == 1).await;
     app.shutdown(Duration::from_secs(5)).await.unwrap();
 
     let of_long = format!("aggregate=Order/{long}");
@@ -62,4 +63,27 @@ async fn a_line_of_a_handler_says_early_what_it_says() {
         assert!(begins < first, "the message begins at column {begins}: {line}");
         assert!(line.len() < whole, "{} characters: {line}", line.len());
     }
+}
+
+#[tokio::test]
+async fn of_a_server_that_is_away_it_is_told_once_that_it_is_and_once_that_it_is_back() {
+    log::keep();
+    let mut server = test_servers::private_redis();
+    let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
+    let stream = bus.config().stream_name();
+    let app = App::builder().store(InMemoryEventStore::new()).bus(bus).handler::<reserve_stock>();
+    let app = app.start().await.unwrap();
+    server.stop();
+    let orders = app.repository::<Order>();
+    orders.upsert(&"away".parse().unwrap(), |_| Ok::<_, Never>(OrderCreated { items: 1 })).await.unwrap();
+    let told = |text: &str| log::lines(&[text, &stream]).len();
+    until("the relay is told of", async || told("relay cannot publish") > 0).await;
+    server.start();
+    until("it is handled", async || log::lines(&["stock is reserved", "Order/away"]).len() == 1).await;
+    until("it is over", async || told("relay publishes again") > 0).await;
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+    for text in ["app runs", "relay cannot publish, trying again", "relay publishes again"] {
+        assert_eq!(told(text), 1, "{text}: {:?}", log::lines(&["relay"]));
+    }
+    assert!(log::lines(&["relay publishes again", &stream, "lasted="]).len() == 1);
 }
