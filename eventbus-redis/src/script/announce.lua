@@ -13,25 +13,21 @@ for p = 0, parts_count - 1 do
   for _, name in ipairs(redis.call('HKEYS', KEYS[4 + 4 * p])) do skipped_names[name] = true end
 end
 
--- The one store that publishes to a stream.
-local function store_of(relay)
-  local found
-  for store in pairs(records_of(by_name(redis.call('HGETALL', relay)))) do
-    if found then return nil end
-    found = store
-  end
-  return found
-end
-
 local function deliver(p, name, range)
   local stream, fills = KEYS[2 + 4 * p], KEYS[5 + 4 * p]
   local first, last, _, _, from, to = string.match(range, '^(%S+) (%S+) (%d+) (%d+) (%S+) (%S+)$')
   if not first then return end
-  local store, oldest = store_of(KEYS[3 + 4 * p]), first_of(stream)
+  local stores, oldest = records_of(by_name(redis.call('HGETALL', KEYS[3 + 4 * p]))), first_of(stream)
   local is_trimmed = not oldest or is_before(first, oldest)
-  if is_trimmed and store and from ~= '-' then
+  if is_trimmed and next(stores) and from ~= '-' then
+    -- whose positions these are is not known: each store brings what it had published by then
     local at = from == '0' and from or minus_one(from)
-    redis.call('HSET', fills, 'fill ' .. store .. ' ' .. group .. '\n' .. name, at .. ' ' .. to)
+    for store, record in pairs(stores) do
+      local through = is_smaller(record.position, to) and record.position or to
+      if is_smaller(at, through) then
+        redis.call('HSET', fills, 'fill ' .. store .. ' ' .. group .. '\n' .. name, at .. ' ' .. through)
+      end
+    end
   else
     redis.call('HSET', fills, 'copy ' .. group .. '\n' .. name, first .. ' ' .. last)
   end

@@ -9,7 +9,11 @@ if tidy_backlog(backlog, group) >= MOST_AHEAD then return 0 end
 local entries = redis.call('XRANGE', stream, next_one, last, 'COUNT', ARGV[3])
 for _, entry in ipairs(entries) do
   local fields = by_name(entry[2])
-  if fields.event_type == name and not fields.replay_group then add_to_backlog(backlog, group, unpack(entry[2])) end
+  local is_wanted = fields.event_type == name and not fields.replay_group
+  -- one that is pending was not skipped: whoever has it leaves it to a member that handles it
+  if is_wanted and #redis.call('XPENDING', stream, group, entry[1], entry[1], 1) == 0 then
+    add_to_backlog(backlog, group, unpack(entry[2]))
+  end
 end
 if #entries < tonumber(ARGV[3]) then
   redis.call('HDEL', fills, field)

@@ -127,7 +127,7 @@ pub(crate) static PUBLISH_RANGE_TO_PARTITION: LazyLock<Script> = LazyLock::new(|
 });
 pub(crate) static RANGE: LazyLock<Script> = with_pages!("range.lua");
 pub(crate) static RELEASE: LazyLock<Script> = plain!("release.lua");
-pub(crate) static REPARTITION: LazyLock<Script> = with_relay!("repartition.lua");
+pub(crate) static REPARTITION: LazyLock<Script> = with_backlog!("relay.lua", "repartition.lua");
 pub(crate) static REPLAY: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!(include_str!("one_stream.lua"), include_str!("replay.lua"))));
 pub(crate) static REPLAY_TO_PARTITION: LazyLock<Script> = partitioned!("replay.lua");
@@ -140,7 +140,7 @@ pub(crate) static SKIP: LazyLock<OfConsumer> = of_consumer!("id.lua", "members.l
 pub(crate) static SWEEP: LazyLock<Script> = with_ids!("sweep.lua");
 pub(crate) static TAKE_BACK: LazyLock<OfConsumer> = of_consumer!("id.lua", "members.lua", "relay.lua", "take_back.lua");
 pub(crate) static TAKE: LazyLock<Script> = plain!("take.lua");
-pub(crate) static TRIM: LazyLock<Script> = with_relay!("trim.lua");
+pub(crate) static TRIM: LazyLock<Script> = with_backlog!("relay.lua", "trim.lua");
 
 /// A script that is refused where a consumer has lost the partition that it works on.
 pub(crate) struct OfConsumer {

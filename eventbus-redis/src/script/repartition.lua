@@ -44,6 +44,10 @@ for p = 0, from - 1 do
     listed[name] = nil
   end
   for name in pairs(listed) do wait(p, name, -1, 0) end
+  for name in pairs(by_name(redis.call('HGETALL', fills_key(floors)))) do
+    local group = string.match(name, '^open (.*)$')
+    if group then wait(p, group, -1, 0) end
+  end
 end
 if #waits > 0 then
   if from > 1 then redis.call('HSET', layout, 'closed_by', me, 'closed_until', now + ARGV[5]) end
@@ -59,6 +63,41 @@ for p = 0, from - 1 do
     if is_smaller(all.epoch, record.epoch) then all.epoch = record.epoch end
     all.witness, all.rewound_at, all.rewound_to = '-', '-', '-'
     records[store], publishers[store] = all, (publishers[store] or 0) + 1
+  end
+end
+
+-- What each group skipped, by type: of all partitions together, as ids mean nothing in others. It is delivered from the
+-- store.
+local skipped = {}
+local function skipped_key(p, group) return (string.gsub(KEYS[4 + 3 * p], 'floors$', 'skipped:')) .. group end
+for p = 0, from - 1 do
+  for group in pairs(groups_of(KEYS[3 + 3 * p])) do
+    local ranges = skipped[group] or {}
+    for name, text in pairs(by_name(redis.call('HGETALL', skipped_key(p, group)))) do
+      local count, at, first, last = string.match(text, '^%S+ %S+ (%d+) (%d+) (%S+) (%S+)$')
+      local all = ranges[name] or { count = 0, at = at, from = '-', to = '-' }
+      if count then
+        all.count = all.count + count
+        if is_smaller(at, all.at) then all.at = at end
+        if first ~= '-' and (all.from == '-' or is_smaller(first, all.from)) then all.from = first end
+        if last ~= '-' and (all.to == '-' or is_smaller(all.to, last)) then all.to = last end
+        ranges[name] = all
+      end
+    end
+    skipped[group] = ranges
+  end
+end
+for p = 0, from - 1 do
+  for group in pairs(skipped) do redis.call('DEL', skipped_key(p, group)) end
+end
+for p = from, from + to - 1 do
+  for group, ranges in pairs(skipped) do
+    for name, all in pairs(ranges) do
+      -- counted once
+      local count = p == from and string.format('%.0f', all.count) or '0'
+      local text = { '0-0', '0-0', count, all.at, all.from, all.to }
+      redis.call('HSET', skipped_key(p, group), name, table.concat(text, ' '))
+    end
   end
 end
 

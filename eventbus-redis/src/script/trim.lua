@@ -34,6 +34,13 @@ for name, id in pairs(by_name(redis.call('HGETALL', KEYS[4]))) do
   local next = after(string.match(id, '^%d+%-%d+') or '0-0')
   if not floor or is_before(next, floor) then floor, why, holder = next, 'projection', name end
 end
+-- what is to be copied into the backlog of a group
+for name, value in pairs(by_name(redis.call('HGETALL', fills_key(floors)))) do
+  local group, next_one = string.match(name, '^copy ([^\n]*)\n'), string.match(value, '^(%d+%-%d+) ')
+  if group and next_one and (not floor or is_before(next_one, floor)) then
+    floor, why, holder = next_one, 'unread', group
+  end
+end
 local lost
 for group, id in pairs(missing) do
   if not lost or is_before(id, lost) then lost, holder = id, group end
