@@ -119,8 +119,9 @@ impl RedisEventBus {
     }
 
     /// Forgets that a group ever announced an event type, in all its versions, and returns whether it had: for operators,
-    /// when the group's last handler of that type was removed for good. What was left pending for a member that handles
-    /// it is skipped by the consumers that run. A consumer that handles the type announces it again.
+    /// when the group's last handler of that type was removed for good; `"*"` where that was a handler of all types. What
+    /// was left pending for a member that handles it is skipped by the consumers that run; in a partition, when its owner
+    /// or the members of the group change next. A consumer that handles the type announces it again.
     ///
     /// # Errors
     /// [`RedisCommandError`].
@@ -135,9 +136,11 @@ impl RedisEventBus {
     /// ```
     pub async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool, RedisCommandError> {
         let mut was_known = false;
+        let backlog = keys::backlog(&self.shared.home, group);
         for part in self.shared.parts() {
-            was_known |= part.forget_event_type(group, event_type).await?;
+            was_known |= self.shared.forget_event_type(group, event_type, &part.stream).await?;
         }
+        was_known |= self.shared.forget_event_type(group, event_type, &backlog).await?;
         Ok(was_known)
     }
 
@@ -205,7 +208,10 @@ impl Shared {
         retire.key(keys::retry(stream, prefix, group)).key(keys::members(&self.home, group));
         retire.key(keys::lease(stream, group));
         retire.key(keys::known_types(&self.home, group)).key(keys::skipped(stream, group));
-        retire.key(keys::backlog(&self.home, group)).arg(group.as_str());
+        let backlog = keys::backlog(&self.home, group);
+        retire.key(&backlog).key(keys::members(&backlog, group)).key(keys::retry(&backlog, prefix, group));
+        retire.key(keys::floors(&backlog)).key(keys::lease(&backlog, group)).key(keys::relay(&backlog));
+        retire.arg(group.as_str());
         let (what, count, last, unread): (String, u64, String, i64) = self.run(&retire).await?;
         let (stream, group) = (stream.clone(), group.clone());
         match what.as_str() {
@@ -221,9 +227,9 @@ impl Shared {
         Ok(RetiredGroup { pending: count, unread })
     }
 
-    async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool, RedisCommandError> {
+    async fn forget_event_type(&self, group: &Name, event_type: &str, stream: &str) -> Result<bool, RedisCommandError> {
         let mut forget = script::FORGET_TYPE.prepare_invoke();
-        forget.key(keys::known_types(&self.home, group)).key(&self.stream).arg(group.as_str()).arg(event_type);
+        forget.key(keys::known_types(&self.home, group)).key(stream).arg(group.as_str()).arg(event_type);
         self.run(&forget).await
     }
 

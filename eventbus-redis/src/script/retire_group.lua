@@ -1,6 +1,7 @@
 -- Removes a group with all that is kept for it, unless one of its members shows life.
 --
--- KEYS  stream, floors, retry records, members, lease, known types, skipped, backlog
+-- KEYS  stream, floors, retry records, members, lease, known types, skipped, then what its backlog has: stream, members,
+--       retry records, floors, lease, relay notes
 -- ARGV  group
 -- Replies 'unknown'; or 'live' and how many members are; or 'retired', how many entries were pending, after which id the
 -- unread ones begin, and how many they are or -1.
@@ -17,14 +18,18 @@ end
 if not found and not floor then return {'unknown', 0, '', -1} end
 
 local now, live = now_in_ms(), 0
-for _, text in pairs(by_name(redis.call('HGETALL', KEYS[4]))) do
-  local member = live_member(text, now)
-  if member and not member.left then live = live + 1 end
+local names = {}
+-- a new group may be at its backlog yet
+for _, members in ipairs({ KEYS[4], KEYS[9] }) do
+  for name, text in pairs(by_name(redis.call('HGETALL', members))) do
+    local member = live_member(text, now)
+    if member and not member.left and not names[name] then names[name], live = true, live + 1 end
+  end
 end
 if live > 0 then return {'live', live, '', -1} end
 
 redis.call('HDEL', floors, group)
-redis.call('DEL', KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8])
+for i = 3, #KEYS do redis.call('DEL', KEYS[i]) end
 for name in pairs(by_name(redis.call('HGETALL', fills_key(floors)))) do
   local of = string.match(name, '^fill %S+ ([^\n]*)\n') or string.match(name, '^copy ([^\n]*)\n')
   if (of or string.match(name, '^%a+ (.*)$')) == group then redis.call('HDEL', fills_key(floors), name) end
