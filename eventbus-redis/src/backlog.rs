@@ -170,6 +170,12 @@ impl Shared {
         })
     }
 
+    /// Whether a group has a backlog that comes before everything else.
+    pub(crate) async fn is_backlog_first(&self, group: &Name) -> Result<bool, CommandError> {
+        let backlog = self.look_at_backlog(group).await?;
+        Ok(matches!(backlog, Backlog::More { is_first: true, is_forsaken: false, .. }))
+    }
+
     /// Copies what a group skipped of a type from a stream into its backlog.
     pub(crate) async fn copy_to_backlog(
         &self,

@@ -19,7 +19,7 @@ use eventbus::{
     port::{Announced, EventBus, HandlerOptions},
     prelude::*,
 };
-use eventbus_redis::{RedisEventBus, RedisEventBusConfig, Trim};
+use eventbus_redis::{GroupError, RedisEventBus, RedisEventBusConfig, Trim};
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Meter)]
@@ -95,10 +95,11 @@ async fn save(app: &App, numbers: std::ops::Range<u64>) {
 }
 
 /// Each aggregate's events are in order, and all are there once.
-fn assert_all_in_order(seen: &[u64], wanted: std::ops::Range<u64>) {
+fn assert_all_in_order(seen: &[u64], wanted: impl IntoIterator<Item = u64>) {
+    let wanted: Vec<u64> = wanted.into_iter().collect();
     for meter in 0..7 {
         let of_meter: Vec<_> = seen.iter().copied().filter(|number| number % 7 == meter).collect();
-        assert_eq!(of_meter, wanted.clone().filter(|number| number % 7 == meter).collect::<Vec<_>>());
+        assert_eq!(of_meter, wanted.iter().copied().filter(|number| number % 7 == meter).collect::<Vec<_>>());
     }
 }
 
@@ -311,4 +312,250 @@ async fn a_choice_is_recorded_with_the_type() {
     let key = format!("{{{}}}:types:{}", bus.config().stream_name(), bus.default_group());
     let noted: String = command(&bus, "HGET", &[&key, "OrderShipped@1"]).await;
     assert!(noted.ends_with(" now"), "{noted}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trimming_waits_for_what_is_to_be_copied() {
+    let old = connect(&quick()).await;
+    let (created, both) = (Actor::willing(), Actor::waiting());
+    created.join_as(&old, "act", ONLY_CREATED, HandlerOptions::default());
+    start(&old).await;
+    let ids: Vec<_> = (0..5_000).map(|n| format!("{n:04}")).collect();
+    old.publish(&ids.iter().map(|id| shipped(id)).collect::<Vec<_>>()).await.unwrap();
+    until("they are skipped", async || old.stats().events_skipped == 5_000).await;
+
+    let new = named(&old, "new").await;
+    both.join_as(&new, "act", BOTH, HandlerOptions::default());
+    start(&new).await;
+    until("the first is handled", async || !both.begun().is_empty()).await;
+    let trimmed = old.trim(Trim { max_length: Some(10), max_age: None }).await.unwrap();
+    assert_eq!(trimmed.held_by.unwrap().group, old.default_group().as_str());
+    both.let_go(5_000);
+    until("they are handled", async || both.done().len() == 5_000).await;
+    until_finished(&new).await;
+    assert!(old.trim(Trim { max_length: Some(10), max_age: None }).await.unwrap().held_by.is_none());
+    old.stop_consuming().await;
+    new.stop_consuming().await;
+}
+
+/// The second group in a later release.
+#[handler(manual, group = "second")]
+async fn second_checks(event: &Checked, State(seen): State<Second>) {
+    seen.0.lock().unwrap().push(event.number);
+}
+
+async fn what_a_new_group_skipped_of_the_store_is_noted(partitions: u32) {
+    let config = RedisEventBusConfig { partitions, consumer_name: None, ..quick() };
+    let (bus, store) = (connect(&config).await, InMemoryEventStore::new());
+    let (app, _seen) = app_with(&bus, &store).await;
+    save(&app, 0..200).await;
+    app.settled().await.unwrap();
+    bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
+    // it handles what the store holds of one type, and skips the other
+    let (new, seen) = app_of_second(&connect(&config).await, &store).await;
+    new.settled().await.unwrap();
+    assert_all_in_order(&numbers(&seen.0), 0..200);
+    new.shutdown(Duration::from_secs(10)).await.unwrap();
+
+    let seen = Second::default();
+    let builder = App::builder().store(store.clone()).bus(connect(&config).await).state(seen.clone());
+    let later = builder.handler::<second_checks>().start().await.unwrap();
+    until("they are delivered", async || numbers(&seen.0).len() >= 20).await;
+    later.settled().await.unwrap();
+    let mut numbers = numbers(&seen.0);
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..20).map(|n| n * 10).collect::<Vec<_>>());
+    later.shutdown(Duration::from_secs(10)).await.unwrap();
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_new_group_skipped_of_the_store_is_delivered_when_its_type_is_announced() {
+    what_a_new_group_skipped_of_the_store_is_noted(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_new_group_skipped_of_the_store_is_delivered_with_partitions_too() {
+    what_a_new_group_skipped_of_the_store_is_noted(4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_skipped_before_the_partitions_changed_is_delivered() {
+    for (before, after) in [(1, 4), (4, 3), (4, 1)] {
+        let config = RedisEventBusConfig { partitions: before, consumer_name: None, ..quick() };
+        let (bus, store) = (connect(&config).await, InMemoryEventStore::new());
+        let (app, _seen) = app_with(&bus, &store).await;
+        save(&app, 0..100).await;
+        app.settled().await.unwrap();
+        app.shutdown(Duration::from_secs(10)).await.unwrap();
+        connect(&config).await.repartition(after, Duration::from_secs(10)).await.unwrap();
+        let config = RedisEventBusConfig { partitions: after, ..config };
+        assert_eq!(start_with::<checks>(&config, &store).await.unwrap(), checked(), "from {before} to {after}");
+    }
+}
+
+/// A new group whose backlog has entries that wait for a member which is away reads the stream all the same.
+async fn a_backlog_waits_for_an_absent_member(partitions: u32) {
+    let config = RedisEventBusConfig { partitions, consumer_name: None, ..quick() };
+    let (bus, store) = (connect(&config).await, InMemoryEventStore::new());
+    let (app, _seen) = app_with(&bus, &store).await;
+    save(&app, 0..100).await;
+    app.settled().await.unwrap();
+    bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
+    // another release of the group announced the other type, and went away
+    let types = format!("{{{}}}:types:second", bus.config().stream_name());
+    let _: u64 = command(&bus, "HSET", &[&types, "Checked@1", "1"]).await;
+    let (new, seen) = app_of_second(&connect(&config).await, &store).await;
+    save(&new, 101..120).await;
+    until("the stream is read", async || numbers(&seen.0).len() >= 119).await;
+    assert_all_in_order(&numbers(&seen.0), (0..100).chain(101..120));
+
+    let later = Second::default();
+    let builder = App::builder().store(store.clone()).bus(connect(&config).await).state(later.clone());
+    let later_app = builder.handler::<second>().handler::<second_checks>().start().await.unwrap();
+    if partitions > 1 {
+        new.shutdown(Duration::from_secs(10)).await.unwrap(); // an entry of a partition waits for another owner
+    }
+    let checks = || {
+        let mut numbers = numbers(&later.0);
+        numbers.retain(|number| number % 10 == 0);
+        numbers.sort_unstable();
+        numbers
+    };
+    until("the other type is handled", async || checks().len() >= 11).await;
+    later_app.settled().await.unwrap();
+    assert_eq!(checks(), (0..10).chain([11]).map(|n| n * 10).collect::<Vec<_>>());
+    later_app.shutdown(Duration::from_secs(10)).await.unwrap();
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_group_reads_the_stream_while_its_backlog_waits_for_an_absent_member() {
+    a_backlog_waits_for_an_absent_member(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_group_reads_partitions_while_its_backlog_waits_for_an_absent_member() {
+    a_backlog_waits_for_an_absent_member(4).await;
+}
+
+#[handler(manual, group = "second", name = "second")]
+async fn second_cannot_do_50(event: &Counted, State(seen): State<Second>) -> Result<(), HandlerError> {
+    if event.number == 50 {
+        return Err(HandlerError::permanent("told to"));
+    }
+    seen.0.lock().unwrap().push(event.number);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_group_reads_the_stream_while_an_event_of_its_backlog_stays_pending() {
+    for partitions in [1, 4] {
+        let config = RedisEventBusConfig { partitions, consumer_name: None, enable_dlq: false, ..quick() };
+        let (bus, store) = (connect(&config).await, InMemoryEventStore::new());
+        let (app, _seen) = app_with(&bus, &store).await;
+        save(&app, 0..100).await;
+        app.settled().await.unwrap();
+        bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
+        let seen = Second::default();
+        let builder = App::builder().store(store.clone()).bus(connect(&config).await).state(seen.clone());
+        let new = builder.handler::<second_cannot_do_50>().start().await.unwrap();
+        save(&new, 100..120).await;
+        until("the stream is read", async || numbers(&seen.0).len() >= 119).await;
+        new.shutdown(Duration::from_secs(10)).await.unwrap();
+        app.shutdown(Duration::from_secs(10)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_group_is_not_given_what_the_relay_skips() {
+    let config = RedisEventBusConfig { readable_by_python: true, consumer_name: None, ..quick() };
+    let (bus, store) = (connect(&config).await, InMemoryEventStore::new());
+    let (app, seen) = app_with(&bus, &store).await;
+    let meters = app.repository::<Meter>();
+    for (number, id) in ["8f14e45f-ceea-467f-ab6e-ff0d6b0d5c1a", "unreadable", "c9f0f895-fb98-4ab9-9f2d-1a2b3c4d5e6f"]
+        .into_iter()
+        .enumerate()
+    {
+        let mut meter = meters.create(id.parse().unwrap());
+        meter.record(Counted { number: number as u64 });
+        meters.save(&mut meter).await.unwrap();
+    }
+    until("the relay has stopped", async || app.relay_status().await.is_some_and(|relay| relay.stopped.is_some()))
+        .await;
+    let position = eventbus::port::ReadFeed::head(&store).await.unwrap().get() - 1;
+    app.skip_published_event(eventbus::Position::new(position), "no Python").await.unwrap();
+    until("what comes before it is handled", async || numbers(&seen.0) == [0]).await;
+    app.shutdown(Duration::from_secs(10)).await.unwrap(); // it would look again after a minute
+    let (app, seen) = app_with(&connect(&config).await, &store).await;
+    until("it goes on", async || numbers(&seen.0) == [2]).await;
+    app.settled().await.unwrap();
+    connect(&config).await.trim(Trim { max_length: Some(0), max_age: None }).await.unwrap();
+
+    let (new, seen) = app_of_second(&connect(&config).await, &store).await;
+    until("it has what the stream has", async || numbers(&seen.0) == [0, 2]).await;
+    new.shutdown(Duration::from_secs(10)).await.unwrap();
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_skipped_and_trimmed_comes_from_each_of_several_stores() {
+    let config = RedisEventBusConfig { consumer_name: None, ..quick() };
+    let stores = [InMemoryEventStore::new(), InMemoryEventStore::new()];
+    let app = async |store: &InMemoryEventStore| {
+        let app = App::builder().store(store.clone()).bus(connect(&config).await).share_stream();
+        app.state(First::default()).handler::<first>().start().await.unwrap()
+    };
+    let [one, other] = [app(&stores[0]).await, app(&stores[1]).await];
+    save(&one, 0..50).await;
+    save(&other, 50..100).await;
+    one.settled().await.unwrap();
+    other.settled().await.unwrap();
+    connect(&config).await.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
+    one.shutdown(Duration::from_secs(10)).await.unwrap();
+    other.shutdown(Duration::from_secs(10)).await.unwrap();
+
+    let seen = Second::default();
+    let later = async |store: &InMemoryEventStore| {
+        let app = App::builder().store(store.clone()).bus(connect(&config).await).share_stream();
+        let app = app.state(First::default()).state(seen.clone()).handler::<first>().handler::<checks>();
+        app.start().await.unwrap()
+    };
+    let apps = [later(&stores[0]).await, later(&stores[1]).await];
+    let sorted = || {
+        let mut numbers = numbers(&seen.0);
+        numbers.sort_unstable();
+        numbers
+    };
+    until("all are delivered", async || sorted().len() >= 10).await;
+    for app in apps {
+        app.settled().await.unwrap();
+        app.shutdown(Duration::from_secs(10)).await.unwrap();
+    }
+    assert_eq!(sorted(), checked());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_not_retired_while_it_is_at_its_backlog() {
+    let config = RedisEventBusConfig { consumer_name: None, ..quick() };
+    let (bus, store) = (connect(&config).await, InMemoryEventStore::new());
+    let (app, _seen) = app_with(&bus, &store).await;
+    save(&app, 0..20).await;
+    app.settled().await.unwrap();
+    bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+
+    // nobody is here who has what the group misses
+    let late = connect(&RedisEventBusConfig { consumer_group: "late".into(), ..config.clone() }).await;
+    Actor::willing().join(&late);
+    start(&late).await;
+    let group = late.default_group();
+    let members = format!("{{{}}}:backlog:late:members:late", late.config().stream_name());
+    until("it is at its backlog", async || command::<bool>(&late, "EXISTS", &[&members]).await).await;
+    let refused = late.retire_group(group).await.unwrap_err();
+    assert!(matches!(refused, GroupError::InUse { consumers: 1, .. }), "{refused}");
+    late.stop_consuming().await;
+    late.retire_group(group).await.unwrap();
+    let left: Vec<String> = command(&late, "KEYS", &[&format!("*{}*late*", config.stream_prefix)]).await;
+    assert!(left.is_empty(), "{left:?}");
 }

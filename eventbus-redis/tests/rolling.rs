@@ -236,3 +236,63 @@ async fn one_that_lets_an_event_wait_does_not_take_it_again_and_again() {
     never("it is taken again", Duration::from_millis(1_500), async || bus.stats().events_consumed > before).await;
     bus.stop_consuming().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_an_older_version_that_fails_for_good_is_a_dead_letter() {
+    let bus = old().await;
+    let cannot = Actor::new(|_, _| Act::Fail(HandlerError::permanent("refused")));
+    handles(&cannot, &bus, SHIPPED_2);
+    // the release before announced the older version, and is gone for good
+    let _: u64 = command(&bus, "HSET", &[&key(&bus, "types"), "OrderShipped@1", "1"]).await;
+    start(&bus).await;
+    bus.publish(&[shipped("a", 1)]).await.unwrap();
+    until("it is a dead letter", async || dead_letter_count(&bus).await == 1).await;
+    until_finished(&bus).await;
+    bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_has_succeeded_does_not_run_again_where_another_one_left_the_event_to_a_newer_member() {
+    let old = old().await;
+    let (every, cannot, can) =
+        (Actor::willing(), Actor::new(|_, _| Act::Fail(HandlerError::permanent("unknown field"))), Actor::willing());
+    every.join_as(&old, "every", EventFilter::All, HandlerOptions::default());
+    cannot.join_as(&old, "typed", SHIPPED_1, HandlerOptions::default());
+    let _: u64 = command(&old, "HSET", &[&key(&old, "types"), "OrderShipped@2", "1"]).await;
+    start(&old).await;
+    old.publish(&[shipped("a", 2)]).await.unwrap();
+    until("it waits", async || pending(&old).await.iter().any(|(_, on)| on == "absent")).await;
+    never("it is handled again", Duration::from_millis(2_500), async || every.runs_of("a") > 1).await;
+
+    let new = named(&old, "new").await;
+    every.join_as(&new, "every", EventFilter::All, HandlerOptions::default());
+    can.join_as(&new, "typed", SHIPPED_2, HandlerOptions::default());
+    start(&new).await;
+    until_finished(&old).await;
+    // and one that is there
+    old.publish(&(0..10).map(|n| shipped(&format!("b{n}"), 2)).collect::<Vec<_>>()).await.unwrap();
+    until_finished(&old).await;
+    assert_eq!((every.runs_of("a"), can.runs_of("a"), every.runs().len(), can.runs().len()), (1, 1, 11, 11));
+    assert_eq!(dead_letter_count(&old).await, 0);
+    old.stop_consuming().await;
+    new.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_member_is_skipped_at_once_when_its_type_is_forgotten() {
+    for forgotten in [SHIPPED, "*"] {
+        let bus = old().await;
+        let created = Actor::willing();
+        handles(&created, &bus, ONLY_CREATED);
+        let field = if forgotten == "*" { "*" } else { "OrderShipped@1" };
+        let _: u64 = command(&bus, "HSET", &[&key(&bus, "types"), field, "1"]).await;
+        start(&bus).await;
+        bus.publish(&[shipped("a", 1), event("b")]).await.unwrap();
+        until("it waits", async || pending(&bus).await.iter().any(|(_, on)| on == "absent")).await;
+        assert!(bus.forget_event_type(bus.default_group(), forgotten).await.unwrap());
+        until_finished(&bus).await;
+        until("it is counted", async || bus.stats().events_skipped == 1).await;
+        assert_eq!(created.done().len(), 1, "{forgotten}");
+        bus.stop_consuming().await;
+    }
+}

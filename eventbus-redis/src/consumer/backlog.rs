@@ -1,14 +1,17 @@
 //! A group's consumer and the backlog of the group: it comes before everything else where the group is new, and is read
 //! beside the stream otherwise.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use eventbus::{
     Name,
     port::{SkippedBefore, StopSignal, Subscribers},
 };
 
-use super::{consume_stream, trouble::Trouble};
+use super::{Consumer, consume_stream, trouble::Trouble};
 use crate::{backlog::Backlog, bus::Shared, connection::CommandError};
 
 /// How often is looked for a backlog.
@@ -23,6 +26,30 @@ pub(super) struct GroupBacklog {
     /// What was announced last, so that it is announced again when it changed.
     announced: Vec<eventbus::port::Announced>,
     told_forsaken: bool,
+}
+
+impl Consumer {
+    /// Whether what was just read must wait for a backlog of the group. A group that was made before a store's relay had
+    /// adopted the stream, as after the server has lost it, may be given a backlog with the first entries.
+    pub(super) async fn is_behind_backlog(&self) -> Result<bool, CommandError> {
+        if self.shared.is_backlog() || self.is_past_backlog.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        let is_behind = self.shared.is_backlog_first(&self.group).await?;
+        self.is_past_backlog.store(!is_behind, Ordering::Release);
+        Ok(is_behind)
+    }
+
+    /// Waits while a backlog comes first; it is handled beside.
+    pub(super) async fn wait_for_backlog(&self, stop: &StopSignal) -> Result<(), CommandError> {
+        while !stop.is_stopped() && self.is_behind_backlog().await? {
+            tokio::select! {
+                () = self.shared.config.clock.sleep(LOOK_SOON) => {}
+                () = stop.stopped() => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 impl GroupBacklog {
@@ -129,7 +156,7 @@ impl GroupBacklog {
                     tracing::info!(group = %self.group, "the backlog of the group is finished");
                     return Ok(());
                 }
-                Backlog::More { is_forsaken, copies, .. } => {
+                Backlog::More { is_first: still_first, is_forsaken, copies } => {
                     for copy in &copies {
                         self.shared.copy_to_backlog(&self.group, copy, stop).await?;
                     }
@@ -139,7 +166,8 @@ impl GroupBacklog {
                             "the group misses events that only a store has, and no process with that store is here"
                         );
                     }
-                    if is_forsaken && is_first {
+                    // the rest is handled beside the stream
+                    if is_first && (is_forsaken || !still_first) {
                         return Ok(());
                     }
                 }

@@ -2,7 +2,7 @@
 //!
 //! Real time, not the given clock: claims, by the clock of Redis, and its replies.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
 
 use eventbus::port::MessageId;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -156,6 +156,7 @@ impl Consumer {
 
     pub(super) async fn make_group_anew(&self) -> Result<(), CommandError> {
         let is_new: bool = self.shared.link.rerun(&self.create_group()).await?;
+        self.is_past_backlog.store(false, Ordering::Release);
         self.tell_created(is_new);
         Ok(())
     }

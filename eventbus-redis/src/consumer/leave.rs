@@ -4,13 +4,15 @@
 //! Keep: what the group ever announced is acknowledged only by a member that handles it. What it never announced is
 //! noted before it is forgotten, so that it can be delivered when somebody announces it.
 
+use std::collections::BTreeMap;
+
 use eventbus::{
     RecordedEvent,
     port::{MessageId, Tries},
 };
 
 use super::{Consumer, intake::Retaken, paper::json};
-use crate::{command, connection::CommandError, script};
+use crate::{command, connection::CommandError, keys, partition::partition_of, script};
 
 /// An entry that no handler here wants.
 pub(super) struct Skip {
@@ -27,32 +29,57 @@ impl Consumer {
 
     /// Acknowledges what nobody of the group ever handled, and leaves the rest to those who do.
     pub(super) async fn skip(&self, skipped: &[Skip]) -> Result<(), CommandError> {
-        for skipped in skipped.chunks(command::TOGETHER) {
-            let mut skip = self.script(&script::SKIP);
-            skip.key(&self.keys.members).key(&self.keys.retry).key(&self.keys.known_types).key(&self.keys.skipped);
-            skip.arg(self.group.as_str()).arg(&self.name).arg(self.member()).arg(self.shared.config.pending_idle_ms);
-            skip.arg(u8::from(self.shared.is_backlog()));
-            for Skip { id, record, tries } in skipped {
-                let position = record.position().map(|position| position.to_string()).unwrap_or_default();
-                skip.arg(id.as_str()).arg(record.event_type().as_str()).arg(record.metadata().schema_version());
-                skip.arg(position).arg(json(tries));
+        let mut by_key: BTreeMap<String, Vec<&Skip>> = BTreeMap::new();
+        for skip in skipped {
+            by_key.entry(self.skipped_key(&skip.record)).or_default().push(skip);
+        }
+        for (key, skipped) in &by_key {
+            for skipped in skipped.chunks(command::TOGETHER) {
+                self.skip_some(key, skipped).await?;
             }
-            let (acknowledged, left, stay, new, absent): (u64, u64, Vec<String>, Vec<String>, Vec<String>) =
-                self.rerun(skip).await?;
-            self.left().extend(stay.into_iter().map(MessageId::new));
-            self.shared.counters.events_skipped(acknowledged);
-            if left > 0 {
-                tracing::debug!(group = %self.group, left, "entries left to members that handle their types");
-            }
-            for event_type in new {
-                tracing::info!(
-                    group = %self.group, event_type,
-                    "the group has no handler for this event type: its events are skipped, and what was skipped is noted"
-                );
-            }
-            self.tell_absent(absent);
         }
         Ok(())
+    }
+
+    async fn skip_some(&self, key: &str, skipped: &[&Skip]) -> Result<(), CommandError> {
+        let mut skip = self.script(&script::SKIP);
+        skip.key(&self.keys.members).key(&self.keys.retry).key(&self.keys.known_types).key(key);
+        skip.arg(self.group.as_str()).arg(&self.name).arg(self.member()).arg(self.shared.config.pending_idle_ms);
+        skip.arg(u8::from(self.shared.is_backlog()));
+        for Skip { id, record, tries } in skipped {
+            let position = record.position().map(|position| position.to_string()).unwrap_or_default();
+            skip.arg(id.as_str()).arg(record.event_type().as_str()).arg(record.metadata().schema_version());
+            skip.arg(position).arg(json(tries));
+        }
+        let (acknowledged, left, stay, new, absent): (u64, u64, Vec<String>, Vec<String>, Vec<String>) =
+            self.rerun(skip).await?;
+        self.left().extend(stay.into_iter().map(MessageId::new));
+        self.shared.counters.events_skipped(acknowledged);
+        if left > 0 {
+            tracing::debug!(group = %self.group, left, "entries left to members that handle their types");
+        }
+        for event_type in new {
+            tracing::info!(
+                group = %self.group, event_type,
+                "the group has no handler for this event type: its events are skipped, and what was skipped is noted"
+            );
+        }
+        self.tell_absent(absent);
+        Ok(())
+    }
+
+    /// Where it is noted that an event was skipped: beside the stream that carries it, also where it came from a backlog.
+    fn skipped_key(&self, record: &RecordedEvent) -> String {
+        let (shared, partitions) = (&self.shared, self.shared.config.partitions);
+        let stream = match shared.is_backlog() {
+            false => shared.stream.clone(),
+            true if partitions == 1 => shared.root.clone(),
+            true => {
+                let id = record.metadata().aggregate_id();
+                keys::partition(&shared.root, partition_of(id.as_str(), partitions))
+            }
+        };
+        keys::skipped(&stream, &self.group)
     }
 
     /// Tells of each type once that its events wait for a member.
@@ -62,23 +89,34 @@ impl Consumer {
                 tracing::warn!(
                     group = %self.group, event_type,
                     "events are left pending: the group announced their type before, and no member that handles it is \
-                     here now; `forget_event_type` lets the group skip it"
+                     here now; `forget_event_type` lets the group skip it (`*` if a handler of all types was removed)"
                 );
             }
         }
     }
 
-    /// Leaves an event that cannot be handled here to a member that announced its schema version. Returns `true` if
-    /// this consumer is done with it.
-    pub(super) async fn leave_to_newer(&self, id: &MessageId, record: &RecordedEvent) -> Result<bool, CommandError> {
+    /// Leaves an event that cannot be handled here to a member that announced its schema version; the handlers that have
+    /// succeeded do not run again there. Returns `true` if this consumer is done with it.
+    ///
+    /// An event of an older version than the handlers here were made for is left to a live member only: no release to
+    /// come knows that version better than this one.
+    pub(super) async fn leave_to_newer(
+        &self,
+        id: &MessageId,
+        record: &RecordedEvent,
+        done: &[String],
+    ) -> Result<bool, CommandError> {
         let (event_type, version) = (record.event_type(), record.metadata().schema_version());
-        if self.shared.subscribers.know_version(&self.group, event_type, version) {
+        let known = self.shared.subscribers.versions(&self.group, event_type);
+        if known.is_empty() || known.contains(&version) {
             return Ok(false);
         }
+        let is_older = known.iter().any(|known| *known > version);
         let mut leave = self.script(&script::LEAVE_TO_NEWER);
         leave.key(&self.keys.members).key(&self.keys.retry).key(&self.keys.known_types);
         leave.arg(self.group.as_str()).arg(&self.name).arg(self.member());
-        leave.arg(id.as_str()).arg(event_type.as_str()).arg(version);
+        leave.arg(id.as_str()).arg(event_type.as_str()).arg(version).arg(u8::from(is_older));
+        leave.arg(json(&Tries::anew(done.to_vec())));
         let said: String = self.rerun(leave).await?;
         match said.as_str() {
             "no" => return Ok(false),

@@ -71,6 +71,8 @@ pub(crate) struct Consumer {
     has_ended_before: AtomicBool,
     /// Whether it has shown itself to the group.
     is_announced: AtomicBool,
+    /// Whether it has read entries of this group since this was made, and no backlog came before them.
+    is_past_backlog: AtomicBool,
     keys: Keys,
 }
 
@@ -88,7 +90,6 @@ struct Keys {
     retry: String,
     members: String,
     known_types: String,
-    skipped: String,
     floors: String,
     relay: String,
     dead_letters: String,
@@ -135,7 +136,6 @@ impl Consumer {
             retry: keys::retry(&shared.stream, &config.retry_key_prefix, &group),
             members: keys::members(&shared.home, &group),
             known_types: keys::known_types(&shared.root, &group),
-            skipped: keys::skipped(if shared.is_backlog() { &shared.root } else { &shared.stream }, &group),
             floors: keys::floors(&shared.stream),
             relay: keys::relay(&shared.stream),
             dead_letters: config.dlq_stream_name(),
@@ -154,6 +154,7 @@ impl Consumer {
             fence,
             has_ended_before: AtomicBool::new(true),
             is_announced: AtomicBool::new(false),
+            is_past_backlog: AtomicBool::new(false),
             keys,
         }
     }
@@ -213,14 +214,18 @@ impl Consumer {
         Duration::from_millis(self.shared.config.pending_idle_ms)
     }
 
-    /// The types it handles, as others are told: a sorted list of `type@version`, or `"*"` for all.
+    /// The types it handles, as others are told: a sorted list of `type@version`, or `"*"` for all; a list with `*` in it if
+    /// some handlers want all, and some certain versions.
     fn types(&self) -> String {
         let subscribers = self.shared.subscribers.of_group(&self.group);
-        if subscribers.iter().any(Subscriber::is_wildcard) {
+        let wants_all = subscribers.iter().any(Subscriber::is_wildcard);
+        let events = subscribers.iter().flat_map(|subscriber| subscriber.events().descriptors());
+        let mut types: BTreeSet<_> =
+            events.map(|event| format!("{}@{}", event.event_type, event.schema_version)).collect();
+        if wants_all && types.is_empty() {
             return r#""*""#.into();
         }
-        let events = subscribers.iter().flat_map(|subscriber| subscriber.events().descriptors());
-        let types: BTreeSet<_> = events.map(|event| format!("{}@{}", event.event_type, event.schema_version)).collect();
+        types.extend(wants_all.then(|| "*".to_owned()));
         serde_json::Value::from_iter(types).to_string()
     }
 

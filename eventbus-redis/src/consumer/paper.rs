@@ -117,7 +117,7 @@ impl Consumer {
         }
         while let Some(burial) = paper.buried.front() {
             if let Some(record) = &burial.record
-                && self.leave_to_newer(&burial.id, record).await?
+                && self.leave_to_newer(&burial.id, record, &burial.tries.done).await?
             {
                 self.hand.let_go([&burial.id]);
                 paper.buried.pop_front();

@@ -37,6 +37,14 @@ pub(super) struct Reading<'a> {
     link_number: Option<u64>,
 }
 
+/// What went wrong, as the reader tells it.
+pub(super) fn sent(error: CommandError) -> RedisError {
+    match error {
+        CommandError::Sent(error) => error,
+        CommandError::NotSent(text) => std::io::Error::other(text).into(),
+    }
+}
+
 /// A connection, and what wakes it.
 pub(super) struct Connected {
     pub(super) connection: MultiplexedConnection,
@@ -48,10 +56,9 @@ impl Consumer {
     pub(super) async fn read(&self, stop: &StopSignal) {
         let mut reading = self.reading(stop);
         while !stop.is_stopped() {
-            let Err(error) = self.session(&mut reading).await else {
-                break;
-            };
-            self.interrupted(&mut reading, &error).await;
+            if let Err(error) = self.session(&mut reading).await {
+                self.interrupted(&mut reading, &error).await;
+            }
         }
     }
 
@@ -74,7 +81,7 @@ impl Consumer {
         }
     }
 
-    /// Reads over one connection until it is to stop, or something goes wrong.
+    /// Reads over one connection until it is to stop or to begin anew, or something goes wrong.
     async fn session(&self, reading: &mut Reading<'_>) -> RedisResult<()> {
         let stop = reading.stop;
         let mut connected = tokio::select! {
@@ -100,6 +107,12 @@ impl Consumer {
             let mut asked = room.min(self.shared.config.batch_size);
             let mut entries = self.read_new(&mut connected, asked, stop).await?;
             reading.trouble.is_over();
+            if !entries.is_empty() && self.is_behind_backlog().await.map_err(sent)? {
+                // what was read is pending and taken again after the backlog; until then nobody takes it in
+                self.has_caught_up.store(false, Ordering::Release);
+                self.wait_for_backlog(stop).await.map_err(sent)?;
+                return Ok(());
+            }
             // where there was more to read, the next read is under way while this one is taken in
             while entries.len() >= asked && !stop.is_stopped() {
                 let room = self.hand.room_beside(entries.len());

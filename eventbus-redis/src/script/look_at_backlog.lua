@@ -2,7 +2,8 @@
 -- backlog is removed with all that its consumers kept beside it.
 -- KEYS backlog, its retry records, its members, its floors, its lease, its relay notes, then for each stream of events its fills
 -- ARGV group
--- Replies {'none', 'more' or 'finished', '1' if it comes before everything else, '1' if no process shows life that has
+-- Replies {'none', 'more' or 'finished', '1' if it comes before everything else and there is something to do that need
+-- not wait for an absent member or an operator, '1' if no process shows life that has
 -- what is missing, then for each type that is to be copied the number of the stream and its name ...}.
 
 -- How long a process with a store may take to come, and to show life (ms).
@@ -32,6 +33,24 @@ end
 local found = groups_of(backlog)[group]
 if not is_open and not found then return { 'none', '0', '0' } end
 local left = tidy_backlog(backlog, group)
+
+-- Whether all that is left waits for an absent member, or stays pending as it used up its attempts.
+local function is_put_off()
+  if not found or is_before(found['last-delivered-id'], newest_of(backlog)) then return false end
+  local in_work = found.pending
+  for _, entry in ipairs(redis.call('XINFO', 'CONSUMERS', backlog, group)) do
+    local consumer = by_name(entry)
+    if consumer.name == 'absent' then in_work = in_work - consumer.pending end
+  end
+  if in_work == 0 then return true end
+  for _, tries in ipairs(redis.call('HVALS', KEYS[2])) do
+    if string.find(tries, '"stays":true', 1, true) or string.find(tries, '"is_exhausted":true', 1, true) then
+      in_work = in_work - 1
+    end
+  end
+  return in_work <= 0
+end
+if is_first == '1' and not waits and left > 0 and is_put_off() then is_first = '0' end
 if waits or left > 0 then return { 'more', is_first, is_forsaken, unpack(copies) } end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
 for p = 7, #KEYS do redis.call('HDEL', KEYS[p], 'open ' .. group, 'first ' .. group) end

@@ -1,4 +1,5 @@
--- The members of a group and what they handle: a member announces '*' for everything, or a list of `type@version`.
+-- The members of a group and what they handle: a member announces '*' for everything, or a list of `type@version`, with
+-- '*' among them if it handles everything, and some types in versions.
 
 -- The consumer that holds entries which only absent members of a group handle.
 local ABSENT = 'absent'
@@ -11,7 +12,7 @@ local function announced_types(text)
   for _, name in ipairs(types) do
     names[string.match(name, '^(.*)@%d+$') or name], versions[name] = true, true
   end
-  return false, names, versions
+  return names['*'] == true, names, versions
 end
 
 -- What a group ever announced: whether everything, the types, and these with their versions.
@@ -41,4 +42,9 @@ end
 -- One of several, by an entry's id.
 local function one_of(names, id, salt)
   return names[1 + (tonumber(string.match(id, '^%d+')) + salt) % #names]
+end
+
+-- Tries as JSON, with a field in front of theirs; its value is JSON too.
+local function with_field(name, value, tries)
+  return '{"' .. name .. '":' .. value .. ',' .. string.sub(tries, 2)
 end

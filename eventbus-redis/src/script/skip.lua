@@ -65,6 +65,8 @@ for i = 6, #ARGV, 5 do
     else
       if is_owner then
         stay[#stay + 1] = id
+        -- so that a backlog is not waited for because of it
+        if is_backlog then tries = with_field('stays', 'true', tries ~= '' and tries or '{"attempts":0}') end
       elseif #who > 0 then
         redis.call('XCLAIM', stream, group, one_of(who, id, i), 0, id, 'JUSTID')
       elseif is_known then
@@ -74,7 +76,7 @@ for i = 6, #ARGV, 5 do
         local to = one_of(silent, id, i)
         redis.call('XCLAIM', stream, group, to, 0, id, 'IDLE', live * 2, 'JUSTID')
         if tries == '' then tries = '{"attempts":0}' end
-        tries = string.gsub(tries, '^{', '{"left_to":' .. string.gsub(cjson.encode(to), '%%', '%%%%') .. ',', 1)
+        tries = with_field('left_to', cjson.encode(to), tries)
       end
       if #who == 0 and is_known then absent[name] = true end
       if tries == '' then redis.call('HDEL', retry, id) else redis.call('HSET', retry, id, tries) end

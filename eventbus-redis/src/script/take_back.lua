@@ -15,9 +15,10 @@ for _, found in ipairs(pending) do
   else
     local name = by_name(entry[2]).event_type
     local wanted = redis.call('HGET', retry, id)
-    -- an event that was left for its version is not for others
+    -- an event that was left for its version is not for others, also not for those that handle everything
     local version = wanted and string.match(wanted, '^{"left_for":(%d+)')
-    local is_mine = all or (version and versions[name .. '@' .. version]) or (not version and name and names[name])
+    local is_mine
+    if version then is_mine = name and versions[name .. '@' .. version] else is_mine = all or (name and names[name]) end
     if is_mine then
       redis.call('XCLAIM', stream, group, me, 0, id, 'JUSTID')
       entries[#entries + 1] = entry

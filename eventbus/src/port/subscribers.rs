@@ -95,14 +95,12 @@ impl Subscribers {
         Announced::all(each)
     }
 
-    /// Whether a subscriber of a group was made for this version of an event type, or for none in particular.
+    /// The versions of an event type that subscribers of a group were made for.
     #[must_use]
-    pub fn know_version(&self, group: &Name, event_type: &Name, schema_version: u32) -> bool {
+    pub fn versions(&self, group: &Name, event_type: &Name) -> Vec<u32> {
         let of_group = self.of_group(group);
-        let wanting = of_group.iter().filter(|subscriber| subscriber.events().matches(event_type));
-        let mut events = wanting.flat_map(|subscriber| subscriber.events().descriptors()).peekable();
-        events.peek().is_none()
-            || events.any(|event| event.event_type == event_type.as_str() && event.schema_version == schema_version)
+        let events = of_group.iter().flat_map(|subscriber| subscriber.events().descriptors());
+        events.filter(|event| event.event_type == event_type.as_str()).map(|event| event.schema_version).collect()
     }
 
     /// Whether every subscriber of a group begins with what comes from now on.

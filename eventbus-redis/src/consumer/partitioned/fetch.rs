@@ -5,7 +5,10 @@
 //!
 //! Real time, not the given clock: the replies of Redis.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use eventbus::port::{StopSignal, Taken};
 use redis::{RedisError, RedisResult, Value, from_redis_value};
@@ -20,7 +23,7 @@ use crate::{
     consumer::{
         Consumer,
         intake::Retaken,
-        read::{Connected, POLL, Reading, SLICE},
+        read::{Connected, POLL, Reading, SLICE, sent},
     },
     entry_id::EntryId,
     script,
@@ -57,6 +60,11 @@ impl Partitioned {
             }
             self.take(room).await.map_err(sent)?;
             reading.trouble.is_over();
+            if self.owned().has_read() && self.front.is_behind_backlog().await.map_err(sent)? {
+                self.owned().read_all_again(); // after the backlog
+                self.front.wait_for_backlog(stop).await.map_err(sent)?;
+                continue;
+            }
             if self.pour(room) == 0 && self.owned().behind().is_empty() {
                 self.wait(&mut connected, stop).await?;
             }
@@ -158,6 +166,7 @@ impl Partitioned {
             self.lost.notify_one();
         } else {
             part.make_group_anew().await?;
+            self.front.is_past_backlog.store(false, Ordering::Release);
             self.owned().read_again(part);
         }
         Ok(())
@@ -206,13 +215,5 @@ impl Partitioned {
             self.owned().seen(&stream, id);
         }
         Ok(())
-    }
-}
-
-/// What went wrong, as the reader tells it.
-fn sent(error: CommandError) -> RedisError {
-    match error {
-        CommandError::Sent(error) => error,
-        CommandError::NotSent(text) => std::io::Error::other(text).into(),
     }
 }

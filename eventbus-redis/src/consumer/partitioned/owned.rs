@@ -181,6 +181,11 @@ impl Owned {
         part.stash.extend(entries.into_iter().map(|entry| (entry.id.parse().unwrap_or(EntryId::ZERO), entry)));
     }
 
+    /// Whether something was read that is not in hand yet.
+    pub(super) fn has_read(&self) -> bool {
+        self.parts.values().any(|part| !part.stash.is_empty())
+    }
+
     /// The entry that was published first of those that were read; none, as long as an earlier one may have to be read.
     pub(super) fn next(&mut self) -> Option<(Arc<Consumer>, Entry)> {
         let reading = || self.parts.iter().filter(|(_, part)| part.stage == Stage::Reading);

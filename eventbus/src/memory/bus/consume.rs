@@ -265,7 +265,8 @@ impl Consumer {
             return false;
         };
         let (event_type, version) = (record.event_type(), record.metadata().schema_version());
-        let is_for_newer = !self.shared.subscribers.know_version(&self.group, event_type, version)
+        let newest = self.shared.subscribers.versions(&self.group, event_type).into_iter().max();
+        let is_for_newer = newest.is_some_and(|newest| newest < version)
             && log.cursor(&self.group).types.has_announced_version(event_type, version);
         if is_for_newer {
             tracing::warn!(
