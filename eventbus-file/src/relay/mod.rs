@@ -38,15 +38,15 @@ enum Unpublishable {
     NoPosition { event_id: EventId },
     #[error("event {event_id} at position {position} is not between {after} and {through}, in order")]
     OutOfOrder { event_id: EventId, position: Position, after: Position, through: Position },
-    #[error("a range from {after} does not end at its last event, but at {through}")]
-    NoEnd { after: Position, through: Position },
+    #[error("a range from {after} cannot end at {through}")]
+    Backwards { after: Position, through: Position },
 }
 
 impl Unpublishable {
     const fn event_id(&self) -> Option<EventId> {
         match self {
             Self::NoPosition { event_id } | Self::OutOfOrder { event_id, .. } => Some(*event_id),
-            Self::NoEnd { .. } => None,
+            Self::Backwards { .. } => None,
         }
     }
 }
@@ -65,6 +65,8 @@ struct Sending {
     publisher: Publisher,
     /// How far the store is published if nobody else publishes it.
     position: u64,
+    /// How far it is published with this range.
+    through: u64,
     /// Where each event belongs that is not published yet.
     left: VecDeque<(u64, EventId)>,
     staged: VecDeque<Staged>,
@@ -80,8 +82,8 @@ impl RelayTarget for FileQueue {
             PublishError::Refused { destination, event_id, source: error.into() }
         })?;
         check_records(self.destination(), range.events)?;
-        let position = range.after.get();
-        let mut sending = Sending { publisher, position, left, staged: VecDeque::new(), ids: Vec::new() };
+        let (position, through) = (range.after.get(), range.through.get());
+        let mut sending = Sending { publisher, position, through, left, staged: VecDeque::new(), ids: Vec::new() };
         if !range.events.is_empty() {
             if let Some(refusal) = self.relaying(move |shared| shared.foreseen(publisher, position)).await? {
                 return Ok(refusal);
@@ -135,9 +137,9 @@ fn places(range: PublishRange<'_>) -> Result<VecDeque<(u64, EventId)>, Unpublish
         places.push_back((position.get(), event_id));
         after = position;
     }
-    match after == through {
+    match after <= through {
         true => Ok(places),
-        false => Err(Unpublishable::NoEnd { after: range.after, through }),
+        false => Err(Unpublishable::Backwards { after: range.after, through }),
     }
 }
 
@@ -201,6 +203,14 @@ impl Shared {
             return Ok(Try::Done(refusal));
         }
         if sending.left.is_empty() {
+            if relayed.now.position < sending.through {
+                // what comes behind the last event is skipped, and no file tells of it
+                let now = &mut relayed.now;
+                (now.epoch, now.position, now.event_id) = (publisher.epoch, sending.through, None);
+                if !self.write_record(&mut relayed)? {
+                    return Ok(Try::Again);
+                }
+            }
             self.keep(&mut relayed)?;
             let ids = sending.ids.iter().map(|id| message_id(*id)).collect();
             return Ok(Try::Done(RangeOutcome::Published(ids)));

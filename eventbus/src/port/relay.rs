@@ -16,7 +16,8 @@ use crate::domain::{metadata::EventId, name::Name, record::RecordedEvent, stream
 /// from the last adoption on, as long as the bus keeps what it acknowledged.
 #[async_trait]
 pub trait RelayTarget: Send + Sync {
-    /// Publishes a range if the bus holds everything before it and nothing after; a range without events only asks.
+    /// Publishes a range if the bus holds everything before it and nothing after; one that ends
+    /// where it begins only asks.
     ///
     /// # Errors
     /// [`PublishError`]; after an unknown outcome the same range is sent again, and the answer tells what happened.
@@ -68,7 +69,8 @@ pub struct Mark {
     /// Everything up to here is published.
     pub position: Position,
     /// The last event of the range that ended here, wherever that event itself went: what the store must hold at this
-    /// position, unless it was restored from an older copy. `None` if the position was set by adopting or rewinding.
+    /// position, unless it was restored from an older copy. `None` if the position was set by adopting or rewinding, or is that of
+    /// an event that the relay skips.
     pub event_id: Option<EventId>,
 }
 
@@ -77,7 +79,7 @@ pub struct Mark {
 pub struct PublishRange<'a> {
     /// Where the range begins: this position was published before.
     pub after: Position,
-    /// Where it ends: the position of its last event, `after` if it has none.
+    /// Where it ends: the position of its last event, or of one behind it that the relay skips; `after` if there is neither.
     pub through: Position,
     /// The events between, in position order.
     pub events: &'a [RecordedEvent],

@@ -73,8 +73,7 @@ impl App {
     /// Has the relay skip one event for good, which it cannot read or the bus refuses: for operators. Handlers do not get
     /// the event. Returns `false` if it was skipped before.
     ///
-    /// Whichever process relays goes on behind it, within a minute. Where it is the last event of the store, the relay's
-    /// position passes it with the next event.
+    /// Whichever process relays goes on behind it, within a minute; its [status](crate::RelayStatus::skipped) counts it.
     ///
     /// # Errors
     /// [`SkipError`]; nothing is skipped then.

@@ -44,6 +44,9 @@ pub struct RelayStatus {
     /// Since when it is in trouble or stopped.
     #[serde(serialize_with = "shown::time")]
     pub since: Option<OffsetDateTime>,
+    /// How many events it skips, see [`App::skip_published_event`](crate::App::skip_published_event); `None` if the store
+    /// cannot be asked.
+    pub skipped: Option<u64>,
 }
 
 impl RelayStatus {

@@ -1,6 +1,7 @@
 //! What is published at once: everything a feed holds after one position up to another.
 //!
-//! Keep: a range ends at its last event. A position without an event may be drawn again after a crash of the store.
+//! Keep: a range ends at its last event, or at one behind it that the relay skips. A position without an event may be drawn
+//! again after a crash of the store.
 
 use std::time::Duration;
 
@@ -42,6 +43,11 @@ impl Range {
         last.is_some()
     }
 
+    /// Whether it brings the relay forward.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.through > self.after
+    }
+
     pub(super) fn as_port(&self) -> PublishRange<'_> {
         PublishRange { after: self.after, through: self.through, events: &self.events }
     }
@@ -51,8 +57,15 @@ impl Range {
 pub(super) struct Ranges<'a> {
     store: &'a dyn EventStore,
     /// The feed, and up to where it was read.
-    feed: Option<(RecordStream<'a>, Position)>,
+    feed: Option<(Feed<'a>, Position)>,
     skips: Option<Skips>,
+}
+
+/// An open feed.
+struct Feed<'a> {
+    records: RecordStream<'a>,
+    /// The last skipped event that it is read around: nothing is left before it once the feed has ended.
+    last_skipped: Option<Position>,
 }
 
 /// What the relay skips, looked at anew now and then.
@@ -78,7 +91,7 @@ impl<'a> Ranges<'a> {
         self
     }
 
-    async fn open(&mut self, after: Position) -> Result<RecordStream<'a>, ReadError> {
+    async fn open(&mut self, after: Position) -> Result<Feed<'a>, ReadError> {
         if let Some(skips) = &mut self.skips {
             if skips.looked.is_none_or(|looked| skips.clock.elapsed(looked) >= LOOK) {
                 let events = skipped(self.store, &skips.reader).await;
@@ -88,13 +101,15 @@ impl<'a> Ranges<'a> {
             }
             if !skips.positions.is_empty() {
                 let head = self.store.head().await?;
-                return Ok(read_around(self.store, after, head, &FeedFilter::all(), &skips.positions));
+                let records = read_around(self.store, after, head, &FeedFilter::all(), &skips.positions);
+                let last_skipped = skips.positions.iter().copied().rfind(|position| *position <= head);
+                return Ok(Feed { records, last_skipped });
             }
         }
-        Ok(self.store.read_all(after))
+        Ok(Feed { records: self.store.read_all(after), last_skipped: None })
     }
 
-    /// What follows on `after`, without events if that is the end.
+    /// What follows on `after`; without events, and ending there, if that is the end.
     pub(super) async fn next(&mut self, after: Position) -> Result<Range, ReadError> {
         let open = self.feed.take().filter(|(_, at)| *at == after);
         let mut feed = match open {
@@ -103,11 +118,15 @@ impl<'a> Ranges<'a> {
         };
         let (mut range, mut bytes) = (Range::empty(after), 0);
         loop {
-            let record = match feed.try_next().await {
+            let record = match feed.records.try_next().await {
                 Ok(Some(record)) => record,
                 // it is met again behind what was read
                 Err(error) if range.events.is_empty() => return Err(error),
-                Ok(None) | Err(_) => break,
+                Ok(None) => {
+                    range.through = range.through.max(feed.last_skipped.unwrap_or_default());
+                    break;
+                }
+                Err(_) => break,
             };
             bytes += record.payload().len();
             range.through = record.position().unwrap_or(range.through);
@@ -181,7 +200,8 @@ mod tests {
         append(&store, small(3)).await;
         let damaged = ReadError::Corrupt { place: "position 3".into(), source: "damaged".into() };
         let feed = store.read_all(0.into()).take(2).chain(futures_util::stream::iter([Err(damaged)]));
-        let mut ranges = Ranges { store: &store, feed: Some((feed.boxed(), 0.into())), skips: None };
+        let feed = Feed { records: feed.boxed(), last_skipped: None };
+        let mut ranges = Ranges { store: &store, feed: Some((feed, 0.into())), skips: None };
         assert_eq!(next(&mut ranges, 0).await, (0, 2, 2));
         assert_eq!(next(&mut ranges, 2).await, (2, 3, 1));
     }

@@ -104,7 +104,7 @@ impl<'a> ToTarget<'a> {
             Some(range) => range,
             None => self.ranges.next(position).await?,
         };
-        if !range.events.is_empty() || range.after != position {
+        if range.is_ahead() || range.after != position {
             return self.publish(publisher, range).await;
         }
         if self.relay.board.clock().elapsed(self.asked) < LOOK {
@@ -146,7 +146,7 @@ impl<'a> ToTarget<'a> {
             Ok(RangeOutcome::Published(ids)) => {
                 self.relay.board.published(&range, ids);
                 self.next = ahead;
-                Ok(if range.events.is_empty() { Step::CaughtUp } else { Step::Done })
+                Ok(if range.is_ahead() { Step::Done } else { Step::CaughtUp })
             }
             Ok(RangeOutcome::Moved(position)) => self.moved(publisher, position).await,
             Ok(RangeOutcome::Fenced) => Ok(Step::Fenced),

@@ -8,6 +8,7 @@ use super::{RelayProgress, RelayStatus, checkpoint_name};
 use crate::{
     domain::{clock::SharedClock, name::Name, stream::Position},
     port::{EventBus, EventStore, Publisher},
+    runtime::skip::{relay_to, skipped},
 };
 
 /// How often the store is asked how far another process has come, while somebody waits for it.
@@ -16,6 +17,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// The relay of a destination, as seen from one process.
 pub(crate) struct RelayView {
     store: Arc<dyn EventStore>,
+    /// What the relay is called where it skips events.
+    reader: Name,
     /// What another process saves about once a second; `None` if no other process can relay to this bus.
     checkpoint: Option<Name>,
     progress: Option<watch::Receiver<RelayProgress>>,
@@ -52,6 +55,7 @@ impl RelayView {
         let checkpoint = bus.is_durable().then(|| checkpoint_name(bus.destination()));
         (progress.is_some() || checkpoint.is_some()).then(|| Self {
             store: Arc::clone(store),
+            reader: relay_to(bus.destination()),
             checkpoint,
             progress: progress.cloned(),
         })
@@ -121,6 +125,7 @@ impl RelayView {
             trouble: self.tell(|now| now.trouble.clone()),
             stopped: self.tell(|now| now.stopped.clone()),
             since: self.tell(RelayProgress::since),
+            skipped: skipped(&*self.store, &self.reader).await.ok().map(|events| events.len() as u64),
         }
     }
 }

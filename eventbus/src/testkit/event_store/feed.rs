@@ -8,7 +8,8 @@ use tokio::task::JoinHandle;
 use super::subject::{Subject, events, positions_grow, stream};
 use crate::{
     ExpectedVersion, Position, RecordedEvent, StreamId, Version,
-    port::{AppendError, EventStore},
+    port::{AppendError, EventStore, FeedFilter},
+    runtime::skip::read_around,
 };
 
 /// How long a reader waits for a signal before it looks again, as a poller does.
@@ -51,6 +52,34 @@ pub async fn long_feeds_are_read_whole<S: EventStore>(store: S) {
     let few = store.read_all(all[1_232].position().unwrap_or_default());
     let few: Vec<_> = store.ok(few.take(3).try_collect().await, "reading three events");
     store.same(&*few, &all[1_233..1_236], "three events from the middle");
+}
+
+/// A feed that is read around positions holds everything but what is there, in order, whatever is skipped: the first, the
+/// last, neighbours, all, or what is not there.
+pub async fn feeds_are_read_around_skipped_positions<S: EventStore>(store: S) {
+    let store = Subject::new("feeds_are_read_around_skipped_positions", store);
+    let (one, two) = (stream(), stream());
+    let mut all = Vec::new();
+    for round in 0..150 {
+        all.extend(store.add(if round % 3 == 0 { &one } else { &two }, ExpectedVersion::Any, &events(2)).await);
+    }
+    let at = |index: usize| all[index].position().unwrap_or_default();
+    let (head, last) = (store.at_head().await, all.len() - 1);
+    let beyond = Position::new(head.get() + 7);
+    let some = (0..=last).filter(|index| index % 7 < 3).map(at).collect();
+    let sets = [vec![at(0)], vec![at(last)], vec![at(4), at(5), at(6), at(9)], some, (0..=last).map(at).collect()];
+    for skipped in sets.into_iter().chain([vec![at(0), beyond], vec![beyond], Vec::new()]) {
+        for (after, through) in [(Position::START, head), (at(3), at(8)), (at(5), head), (head, head)] {
+            let read = read_around(&*store, after, through, &FeedFilter::all(), &skipped);
+            let read: Vec<_> = store.ok(read.try_collect().await, "reading around positions");
+            let is_wanted = |event: &&RecordedEvent| {
+                let position = event.position().unwrap_or_default();
+                position > after && position <= through && !skipped.contains(&position)
+            };
+            let wanted: Vec<_> = all.iter().filter(is_wanted).cloned().collect();
+            store.same(read, wanted, format_args!("from {after} through {through} around {} positions", skipped.len()));
+        }
+    }
 }
 
 /// Events appended while the feed is read do not break it: the reader goes on where it was, and misses none.

@@ -75,7 +75,8 @@ impl Data {
             ids.push(MessageId::new(self.last_id.to_string()));
         }
         if range.through > range.after {
-            record.last = range.events.last().map(|event| event.metadata().event_id());
+            let last = range.events.last().filter(|event| event.position() == Some(range.through));
+            record.last = last.map(|event| event.metadata().event_id());
         }
         (record.epoch, record.position) = (publisher.epoch, range.through);
         RangeOutcome::Published(ids)
