@@ -152,6 +152,7 @@ fn expand_registration(model: &Model) -> TokenStream {
                 aggregate_type: #aggregate_type,
                 rust_type: ::core::concat!(::core::module_path!(), "::", #rust_name),
                 source: #source,
+                is_test: ::core::cfg!(test),
             }
         }
     }

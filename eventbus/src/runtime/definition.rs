@@ -216,6 +216,8 @@ pub struct AggregateRegistration {
     pub rust_type: &'static str,
     /// Where it stands.
     pub source: Source,
+    /// Whether it stands in a crate that is compiled as a test.
+    pub is_test: bool,
 }
 
 /// A handler, registered at link time.

@@ -85,6 +85,10 @@ pub enum StartMistake {
     },
     /// Two aggregates have one type, so they would read and write each other's streams. Found among all that are linked,
     /// also without `discover()`.
+    ///
+    /// One binary often holds several tests, each with an `Account` of its own. So where one of the two stands in a crate
+    /// that is compiled as a test, it is a warning in the log, unless the app discovers and hence runs what belongs to both.
+    /// Examples in doc comments are no such crates: mark one of them `standalone_crate`.
     #[error(
         "two aggregates have the type `{aggregate_type}` and would share streams: {first_type} ({first}) and \
          {second_type} ({second}); set `#[aggregate(type = \"..\")]` on one"

@@ -57,7 +57,8 @@ impl Plan<'_> {
     /// Adds what is discovered, and reports every mistake at once.
     pub(super) fn check(mut self) -> Result<Checked, StartError> {
         let mut mistakes = Vec::new();
-        mistakes.extend(duplicate_aggregates());
+        let (duplicates, of_tests) = self.duplicate_aggregates();
+        mistakes.extend(duplicates);
         self.discover(&mut mistakes);
         self.handlers.sort_unstable_by_key(|handler| (handler.name, handler.source));
         self.handlers.dedup_by_key(|handler| (handler.name, handler.source));
@@ -66,6 +67,9 @@ impl Plan<'_> {
         mistakes.extend(self.duplicate_projections());
         mistakes.extend(self.unmet_requirements());
         StartError::unless_empty(mistakes)?;
+        for duplicate in of_tests {
+            tracing::warn!("in a test this is no error without `discover()`: {duplicate}");
+        }
         self.log_idle();
         Ok(Checked {
             handlers: self.handlers,
@@ -160,6 +164,28 @@ impl Plan<'_> {
         mistakes.extend(unknown.map(|group| StartMistake::UnknownGroup { group: group.clone(), known: known.clone() }));
     }
 
+    /// The linked aggregates that have the type of another one, in the order of types and places: those that are mistakes,
+    /// and those that only stand together because one binary holds several tests.
+    fn duplicate_aggregates(&self) -> (Vec<StartMistake>, Vec<StartMistake>) {
+        let mut linked: Vec<_> = inventory::iter::<AggregateRegistration>().collect();
+        linked.sort_unstable_by_key(|aggregate| (aggregate.aggregate_type, aggregate.source, aggregate.rust_type));
+        linked.dedup_by_key(|aggregate| (aggregate.aggregate_type, aggregate.source, aggregate.rust_type));
+        let discovers_nothing = matches!(self.discovery, Discovery::Off);
+        let (mut mistakes, mut of_tests) = (Vec::new(), Vec::new());
+        for pair in linked.windows(2).filter(|pair| pair[0].aggregate_type == pair[1].aggregate_type) {
+            let mistake = StartMistake::DuplicateAggregateType {
+                aggregate_type: pair[0].aggregate_type,
+                first_type: pair[0].rust_type,
+                first: pair[0].source,
+                second_type: pair[1].rust_type,
+                second: pair[1].source,
+            };
+            let is_of_tests = discovers_nothing && pair.iter().any(|aggregate| aggregate.is_test);
+            if is_of_tests { of_tests.push(mistake) } else { mistakes.push(mistake) }
+        }
+        (mistakes, of_tests)
+    }
+
     fn duplicate_projections(&self) -> Vec<StartMistake> {
         let same = |pair: &&[ProjectionSlot]| pair[0].definition().name == pair[1].definition().name;
         let mistake = |pair: &[ProjectionSlot]| StartMistake::DuplicateProjection {
@@ -238,22 +264,6 @@ impl Checked {
 
 fn none_if_empty(names: &[String]) -> String {
     if names.is_empty() { "none".into() } else { names.join(", ") }
-}
-
-/// The linked aggregates that have the type of another one, in the order of types and places.
-fn duplicate_aggregates() -> Vec<StartMistake> {
-    let mut linked: Vec<_> = inventory::iter::<AggregateRegistration>().collect();
-    linked.sort_unstable_by_key(|aggregate| (aggregate.aggregate_type, aggregate.source, aggregate.rust_type));
-    linked.dedup_by_key(|aggregate| (aggregate.aggregate_type, aggregate.source, aggregate.rust_type));
-    let same = |pair: &&[&AggregateRegistration]| pair[0].aggregate_type == pair[1].aggregate_type;
-    let mistake = |pair: &[&AggregateRegistration]| StartMistake::DuplicateAggregateType {
-        aggregate_type: pair[0].aggregate_type,
-        first_type: pair[0].rust_type,
-        first: pair[0].source,
-        second_type: pair[1].rust_type,
-        second: pair[1].source,
-    };
-    linked.windows(2).filter(same).map(mistake).collect()
 }
 
 fn events(filter: EventFilter) -> String {
