@@ -11,7 +11,7 @@ use workspace_tests::fire::{
     figures::Figures,
     files,
     kills::{self, Program},
-    race, rolling,
+    race, rolling, unfinished,
 };
 
 fn seed() -> u64 {
@@ -43,7 +43,9 @@ async fn nothing_is_acknowledged_into_a_file_that_is_gone() {
 /// What the processes play that die; does nothing in an ordinary run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_dies() {
-    kills::role::play().await.unwrap();
+    if !kills::role::play().await.unwrap() {
+        unfinished::play().await.unwrap();
+    }
 }
 
 fn program() -> Program {
@@ -78,6 +80,11 @@ async fn releases_that_roll_over_each_other_lose_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn faults_of_databases_cost_no_event_anything() {
     judge(&faults::run(Lasting::SHORT, seed()).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_are_killed_while_events_wait_lose_nothing_and_repeat_nothing_that_was_finished() {
+    judge(&unfinished::run(&program(), 20, seed()).await.unwrap());
 }
 
 mod model_test {

@@ -26,7 +26,7 @@ use workspace_tests::fire::{
     figures::Figures,
     files,
     kills::{self, Program},
-    model, race, rolling,
+    model, race, rolling, unfinished,
 };
 
 /// Checks what is promised while servers, processes and connections die.
@@ -59,6 +59,9 @@ struct Arguments {
     /// How many events are handled while consumers are killed every second or two.
     #[arg(long, default_value_t = 100_000)]
     handled: u64,
+    /// How many processes with the in-process bus are killed while events wait.
+    #[arg(long, default_value_t = 300)]
+    unfinished_kills: u64,
     /// What everything random follows from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -88,6 +91,8 @@ enum Part {
     Servers,
     /// Releases of a consumer group that roll over each other.
     Rolling,
+    /// Processes with the in-process bus that are killed while events wait for a retry.
+    Unfinished,
     /// Consumers that are killed every second or two: no event becomes a dead letter.
     Random,
     /// An event that ends its process: it becomes a dead letter within ten minutes.
@@ -101,7 +106,10 @@ const RACE: Duration = Duration::from_secs(3_600);
 
 fn main() -> Result<ExitCode, Trouble> {
     let runtime = Runtime::new()?;
-    if runtime.block_on(kills::role::play())? || runtime.block_on(ends::play())? {
+    if runtime.block_on(kills::role::play())?
+        || runtime.block_on(ends::play())?
+        || runtime.block_on(unfinished::play())?
+    {
         return Ok(ExitCode::SUCCESS);
     }
     let arguments = Arguments::parse();
@@ -120,7 +128,18 @@ fn main() -> Result<ExitCode, Trouble> {
 impl Part {
     fn run(self, arguments: &Arguments, runtime: &Runtime) -> Result<Figures, Trouble> {
         let Arguments {
-            events, cases, cuts, kills, pauses, server_kills, rollings, file_faults, handled, seed, ..
+            events,
+            cases,
+            cuts,
+            kills,
+            pauses,
+            server_kills,
+            rollings,
+            file_faults,
+            handled,
+            unfinished_kills,
+            seed,
+            ..
         } = *arguments;
         match self {
             Self::Race => runtime.block_on(race::run(race::Plan { events, time: RACE, seed })),
@@ -132,6 +151,7 @@ impl Part {
             Self::Pauses => runtime.block_on(kills::pause(&Program::this(&[])?, pauses, seed)),
             Self::Servers => runtime.block_on(spawned(server_kills, seed)),
             Self::Rolling => runtime.block_on(rolling::run(rollings, seed)),
+            Self::Unfinished => runtime.block_on(unfinished::run(&Program::this(&[])?, unfinished_kills, seed)),
             Self::Random => runtime.block_on(ends::at_random(handled, seed)),
             Self::Killer => runtime.block_on(ends::of_one_event(200)),
             Self::Faults => runtime.block_on(faults::run(Lasting::LONG, seed)),

@@ -22,6 +22,7 @@ pub mod model;
 pub mod proxy;
 pub mod race;
 pub mod rolling;
+pub mod unfinished;
 pub mod workload;
 
 /// What went wrong with the test itself, a server that does not start for example.

@@ -35,20 +35,21 @@ impl Program {
         Ok(Self { path: env::current_exe()?, arguments })
     }
 
+    /// What starts a process that plays; it is killed when its handle is dropped.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments).env_remove("RUST_BACKTRACE").stdin(Stdio::null()).stdout(Stdio::null());
+        command.kill_on_drop(true);
+        command
+    }
+
     /// Starts a process that plays; it is killed when the value is dropped.
     ///
     /// # Errors
     /// Whatever the system says.
     pub fn spawn(&self, script: &Script) -> Result<Process, Trouble> {
-        let child = Command::new(&self.path)
-            .args(&self.arguments)
-            .env(VARIABLE, serde_json::to_string(script)?)
-            .env_remove("RUST_BACKTRACE")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
+        let child = self.command().env(VARIABLE, serde_json::to_string(script)?).stderr(Stdio::piped()).spawn()?;
         Ok(Process { child, is_to_die: script.death.is_some() })
     }
 }

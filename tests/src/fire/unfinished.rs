@@ -1,0 +1,289 @@
+//! Processes with the in-process bus on a SQLite store, with the settings that both have by default, are killed while events
+//! wait for a retry: nothing is lost, nothing runs again that was saved as finished, and of what was finished only what the
+//! process had no time to note.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    env,
+    fs::{self, File, OpenOptions},
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    path::Path,
+    process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use eventbus::{
+    ExpectedVersion, Name, NewEvent, Position, StreamId,
+    port::{Append, AppendEvents as _, Checkpoints as _, UnfinishedDeliveries as _},
+    prelude::*,
+};
+use eventstore_sqlite::SqliteEventStore;
+use fastrand::Rng;
+
+use super::{Trouble, figures::Figures, kills::Program};
+
+/// The variable that tells a process where its store and its journal are.
+const FOLDER: &str = "FIRE_UNFINISHED_FOLDER";
+const GROUP: Name = Name::from_static("default");
+const CHECKPOINT: Name = Name::from_static("group:default");
+const AGGREGATES: u64 = 200;
+/// What is saved together, and as much again that is settled while that is saved.
+const MOST_REPEATED: usize = 2 * 64;
+/// The longest that anything may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Account")]
+struct Deposited {
+    /// How often it fails before it is handled, less than a delivery may fail by default.
+    fails: u32,
+}
+
+/// What a process writes down, one line at a time, which outlives it: `begun`, `failed` or `handled`, and the position.
+#[derive(Clone)]
+struct Journal(Arc<Mutex<Noted>>);
+
+struct Noted {
+    file: File,
+    /// How often the event at a position has failed, in any process.
+    failed: HashMap<u64, u32>,
+}
+
+impl Journal {
+    fn open(path: &Path) -> Result<Self, Trouble> {
+        let mut failed = HashMap::new();
+        for (word, position) in lines(&fs::read_to_string(path).unwrap_or_default()) {
+            if word == "failed" {
+                *failed.entry(position).or_default() += 1;
+            }
+        }
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        Ok(Self(Arc::new(Mutex::new(Noted { file, failed }))))
+    }
+
+    fn note(&self, word: &str, position: u64) -> Result<u32, std::io::Error> {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // in one call, so that no line is torn
+        noted.file.write_all(format!("{word} {position}\n").as_bytes())?;
+        let failed = noted.failed.entry(position).or_default();
+        *failed += u32::from(word == "failed");
+        Ok(*failed)
+    }
+}
+
+fn lines(text: &str) -> impl Iterator<Item = (&str, u64)> {
+    text.lines().filter_map(|line| {
+        let (word, position) = line.split_once(' ')?;
+        Some((word, position.parse().ok()?))
+    })
+}
+
+#[handler(manual)]
+async fn deposit(event: &Deposited, meta: &Metadata, State(journal): State<Journal>) -> Result<(), HandlerError> {
+    let position = meta.position().map_or(0, Position::get);
+    let failed = journal.note("begun", position)?;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    if failed < event.fails {
+        journal.note("failed", position)?;
+        return Err("not yet".into());
+    }
+    journal.note("handled", position)?;
+    Ok(())
+}
+
+/// Handles events until it is killed, if the environment says so; returns `false` if it does not.
+///
+/// # Errors
+/// If the store cannot be opened.
+pub async fn play() -> Result<bool, Trouble> {
+    let Ok(folder) = env::var(FOLDER) else {
+        return Ok(false);
+    };
+    let folder = Path::new(&folder);
+    let journal = Journal::open(&folder.join("journal"))?;
+    let store = SqliteEventStore::open(folder.join("events.db")).await?;
+    let _app = App::builder().store(store).state(journal).handler::<deposit>().start().await?;
+    std::future::pending().await
+}
+
+/// What the processes did, told by their journal.
+#[derive(Default)]
+struct Audit {
+    handled: BTreeSet<u64>,
+    /// In the order in which they were handled first.
+    order: Vec<u64>,
+    checkpoint: u64,
+    rows: BTreeSet<u64>,
+    objections: Vec<String>,
+    /// Kills while events waited.
+    waiting: u64,
+    /// The most that one process handled again.
+    repeated: usize,
+}
+
+impl Audit {
+    /// Takes in what one process wrote down.
+    fn take_in(&mut self, number: u64, text: &str) {
+        let mut again = BTreeSet::new();
+        for (word, position) in lines(text) {
+            if word == "begun" {
+                if position <= self.checkpoint && !self.rows.contains(&position) {
+                    let checkpoint = self.checkpoint;
+                    self.objections.push(format!(
+                        "process {number} ran event {position} again, which was saved as finished (checkpoint {checkpoint})"
+                    ));
+                }
+                if self.handled.contains(&position) {
+                    again.insert(position);
+                }
+            } else if word == "handled" && self.handled.insert(position) {
+                self.order.push(position);
+            }
+        }
+        self.repeated = self.repeated.max(again.len());
+        if again.len() > MOST_REPEATED {
+            self.objections.push(format!("process {number} ran {} events again that had finished", again.len()));
+        }
+    }
+
+    async fn look(&mut self, store: &SqliteEventStore) -> Result<(), Trouble> {
+        self.checkpoint = store.load_checkpoint(&CHECKPOINT).await?.unwrap_or_default().get();
+        self.rows = store.waiting_deliveries(&GROUP).await?.iter().map(|row| row.position.get()).collect();
+        self.waiting += u64::from(self.rows.iter().any(|row| *row <= self.checkpoint));
+        Ok(())
+    }
+}
+
+/// Kills so many processes, one after the other, then lets the last one finish.
+///
+/// # Errors
+/// What went wrong with the run itself; what it shows is in the figures.
+pub async fn run(program: &Program, kills: u64, seed: u64) -> Result<Figures, Trouble> {
+    const EVENTS_PER_KILL: u64 = 120;
+    let (began, mut random) = (Instant::now(), Rng::with_seed(seed));
+    let folder = env::temp_dir().join(test_servers::unique_name("fire-unfinished"));
+    fs::create_dir_all(&folder)?;
+    let store = SqliteEventStore::open(folder.join("events.db")).await?;
+    let events = kills.max(1) * EVENTS_PER_KILL;
+    let streams = fill(&store, events, &mut random).await?;
+    File::create(folder.join("journal"))?;
+    let mut journal = File::open(folder.join("journal"))?;
+    let (mut audit, mut read) = (Audit::default(), 0);
+    for number in 0..=kills {
+        let is_last = number == kills;
+        let start = || program.command().env(FOLDER, &folder).stderr(Stdio::null()).spawn();
+        let (mut process, started) = (start()?, Instant::now());
+        let enough = audit.handled.len() as u64 + random.u64(0..2 * EVENTS_PER_KILL);
+        // killed while it works, or as soon as it has nothing left to do
+        loop {
+            let handled = count(&mut journal, read, &audit.handled)?;
+            if handled == events || !is_last && handled >= enough {
+                break;
+            }
+            if let Some(ended) = process.try_wait()? {
+                return Err(format!("process {number} ended by itself: {ended}").into());
+            }
+            if started.elapsed() > PATIENCE {
+                let lost = events - handled;
+                audit.objections.push(format!("{lost} events are not handled by process {number} in {PATIENCE:?}"));
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(random.u64(1..=8))).await;
+        }
+        if is_last {
+            settle(&store, events).await?;
+        }
+        process.kill().await?;
+        let text = rest(&mut journal, read)?;
+        read += text.len() as u64;
+        audit.take_in(number, &text);
+        audit.look(&store).await?;
+    }
+    let mut figures = Figures { events, faults: kills, took: began.elapsed(), ..Figures::of("unfinished") };
+    figures.what = format!(
+        "in-process consumers killed, {} while events waited; at most {} repeated by one",
+        audit.waiting, audit.repeated
+    );
+    figures.objections = audit.objections;
+    if audit.handled.len() as u64 != events {
+        figures.objections.push(format!("{} of {events} events were handled", audit.handled.len()));
+    }
+    if audit.checkpoint < events || !audit.rows.is_empty() {
+        figures.objections.push(format!("at the end: checkpoint {}, rows {:?}", audit.checkpoint, audit.rows));
+    }
+    let letters = store.count_dead_deliveries().await?;
+    if letters > 0 {
+        figures.objections.push(format!("{letters} dead letters"));
+    }
+    if kills > 0 && audit.waiting == 0 {
+        figures.objections.push("no process was killed while events waited".into());
+    }
+    figures.objections.extend(out_of_order(&streams, &audit.order));
+    drop(store);
+    fs::remove_dir_all(folder)?;
+    Ok(figures)
+}
+
+/// Waits until the last process has saved that it has finished.
+async fn settle(store: &SqliteEventStore, events: u64) -> Result<(), Trouble> {
+    let began = Instant::now();
+    loop {
+        let checkpoint = store.load_checkpoint(&CHECKPOINT).await?.unwrap_or_default().get();
+        let is_done = checkpoint >= events && store.waiting_deliveries(&GROUP).await?.is_empty();
+        if is_done || began.elapsed() > PATIENCE {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Stores the events; returns the aggregate of each position.
+async fn fill(store: &SqliteEventStore, events: u64, random: &mut Rng) -> Result<BTreeMap<u64, u64>, Trouble> {
+    let mut appends = Vec::new();
+    for _ in 0..events {
+        let aggregate = random.u64(..AGGREGATES);
+        let fails = if random.u32(..8) == 0 { random.u32(1..=3) } else { 0 };
+        let events = vec![NewEvent::of(&Deposited { fails })?];
+        let stream = StreamId::parse("Account", &aggregate.to_string())?;
+        appends.push((aggregate, Append { stream, expected: ExpectedVersion::Any, events }));
+    }
+    let mut streams = BTreeMap::new();
+    for appends in appends.chunks(1_000) {
+        let results = store.append_many(appends.iter().map(|(_, append)| append.clone()).collect()).await;
+        for ((aggregate, _), result) in appends.iter().zip(results) {
+            let positions = result?.iter().filter_map(|event| event.position()).map(Position::get).collect::<Vec<_>>();
+            streams.extend(positions.into_iter().map(|position| (position, *aggregate)));
+        }
+    }
+    Ok(streams)
+}
+
+/// How many events are handled, by the journal so far.
+fn count(journal: &mut File, read: u64, handled: &BTreeSet<u64>) -> Result<u64, Trouble> {
+    let text = rest(journal, read)?;
+    let new: BTreeSet<_> = lines(&text)
+        .filter(|(word, position)| *word == "handled" && !handled.contains(position))
+        .map(|(_, position)| position)
+        .collect();
+    Ok((handled.len() + new.len()) as u64)
+}
+
+fn rest(journal: &mut File, read: u64) -> Result<String, Trouble> {
+    journal.seek(SeekFrom::Start(read))?;
+    let mut text = String::new();
+    journal.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// The first event that was handled before an earlier one of its aggregate.
+fn out_of_order(streams: &BTreeMap<u64, u64>, order: &[u64]) -> Option<String> {
+    let mut last = HashMap::new();
+    for position in order {
+        let aggregate = streams.get(position)?;
+        if let Some(before) = last.insert(*aggregate, *position).filter(|before| before > position) {
+            return Some(format!("event {position} of aggregate {aggregate} was handled after {before}"));
+        }
+    }
+    None
+}
