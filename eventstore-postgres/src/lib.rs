@@ -6,6 +6,7 @@ mod checkpoint;
 mod columns;
 mod config;
 mod error;
+mod event_types;
 mod fault;
 mod feed;
 mod floor;

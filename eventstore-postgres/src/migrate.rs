@@ -24,6 +24,7 @@ const MIGRATIONS: &[Migration] = &[
         name: "unfinished_deliveries",
         sql: include_str!("../migrations/0005_unfinished_deliveries.sql"),
     },
+    Migration { version: 6, name: "event types", sql: include_str!("../migrations/0006_event_types.sql") },
 ];
 
 /// The migration that this release needs.

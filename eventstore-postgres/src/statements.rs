@@ -8,11 +8,9 @@ use crate::{record::PAGE, schema::Schema};
 #[derive(Debug)]
 pub(crate) struct Statements {
     pub(crate) schema: Schema,
-    append_new: SqlStr,
-    append_exact: SqlStr,
-    append_existing: SqlStr,
-    append_any: SqlStr,
-    pub(crate) append_many: SqlStr,
+    plain: AppendStatements,
+    /// Those that list the types of their events too.
+    listing: AppendStatements,
     pub(crate) resolve: SqlStr,
     pub(crate) read_forward: SqlStr,
     pub(crate) read_backward: SqlStr,
@@ -26,6 +24,7 @@ pub(crate) struct Statements {
     pub(crate) store_id: SqlStr,
     pub(crate) load_checkpoint: SqlStr,
     pub(crate) save_checkpoint: SqlStr,
+    pub(crate) event_types: SqlStr,
     pub(crate) load_note: SqlStr,
     pub(crate) save_note: SqlStr,
     pub(crate) acquire_lease: SqlStr,
@@ -55,9 +54,6 @@ pub(crate) struct Statements {
 
 impl Statements {
     pub(crate) fn new(schema: &Schema) -> Self {
-        let append = |claim: &str| {
-            schema.statement(&uncommented(include_str!("sql/append.sql")).replace("{claim}", &uncommented(claim)))
-        };
         let statement = |sql: &str| {
             let sql = uncommented(sql).replace("{record}", include_str!("sql/record.sql").trim());
             let sql = sql.replace("{wanted}", include_str!("sql/wanted.sql").trim());
@@ -71,11 +67,12 @@ impl Statements {
         };
         Self {
             schema: schema.clone(),
-            append_new: append(include_str!("sql/claim_new.sql")),
-            append_exact: append(include_str!("sql/claim_exact.sql")),
-            append_existing: append(include_str!("sql/claim_existing.sql")),
-            append_any: append(include_str!("sql/claim_any.sql")),
-            append_many: statement(include_str!("sql/append_many.sql")),
+            plain: AppendStatements::new(schema, "", ""),
+            listing: AppendStatements::new(
+                schema,
+                ",\nstored AS (",
+                &format!(", event_type, schema_version\n{}", uncommented(include_str!("sql/list_types.sql"))),
+            ),
             resolve: statement(include_str!("sql/resolve.sql")),
             read_forward: page(include_str!("sql/read_forward.sql"), "version"),
             read_backward: page(include_str!("sql/read_backward.sql"), "version DESC"),
@@ -89,6 +86,7 @@ impl Statements {
             store_id: statement(include_str!("sql/store_id.sql")),
             load_checkpoint: statement(include_str!("sql/load_checkpoint.sql")),
             save_checkpoint: statement(include_str!("sql/save_checkpoint.sql")),
+            event_types: statement(include_str!("sql/event_types.sql")),
             load_note: statement(include_str!("sql/load_note.sql")),
             save_note: statement(include_str!("sql/save_note.sql")),
             acquire_lease: statement(include_str!("sql/acquire_lease.sql")),
@@ -117,13 +115,45 @@ impl Statements {
         }
     }
 
+    /// The statements that append; `lists` says whether they list the types of their events.
+    pub(crate) const fn appends(&self, lists: bool) -> &AppendStatements {
+        if lists { &self.listing } else { &self.plain }
+    }
+}
+
+/// The statements that append.
+#[derive(Debug)]
+pub(crate) struct AppendStatements {
+    new: SqlStr,
+    exact: SqlStr,
+    existing: SqlStr,
+    any: SqlStr,
+    pub(crate) many: SqlStr,
+}
+
+impl AppendStatements {
+    fn new(schema: &Schema, stored: &str, listed: &str) -> Self {
+        let append = |sql: &str, claim: &str| {
+            let sql = uncommented(sql).replace("{claim}", &uncommented(claim));
+            schema.statement(&sql.replace("{stored}", stored).replace("{listed}", listed))
+        };
+        let one = |claim: &str| append(include_str!("sql/append.sql"), claim);
+        Self {
+            new: one(include_str!("sql/claim_new.sql")),
+            exact: one(include_str!("sql/claim_exact.sql")),
+            existing: one(include_str!("sql/claim_existing.sql")),
+            any: one(include_str!("sql/claim_any.sql")),
+            many: append(include_str!("sql/append_many.sql"), ""),
+        }
+    }
+
     /// The append that claims the stream as `expected` demands.
-    pub(crate) fn append(&self, expected: ExpectedVersion) -> &SqlStr {
+    pub(crate) fn one(&self, expected: ExpectedVersion) -> &SqlStr {
         match expected {
-            ExpectedVersion::Any => &self.append_any,
-            ExpectedVersion::StreamExists => &self.append_existing,
-            ExpectedVersion::Exact(version) if version > eventbus::Version::NONE => &self.append_exact,
-            ExpectedVersion::NoStream | ExpectedVersion::Exact(_) => &self.append_new,
+            ExpectedVersion::Any => &self.any,
+            ExpectedVersion::StreamExists => &self.existing,
+            ExpectedVersion::Exact(version) if version > eventbus::Version::NONE => &self.exact,
+            ExpectedVersion::NoStream | ExpectedVersion::Exact(_) => &self.new,
         }
     }
 }
@@ -194,7 +224,7 @@ mod tests {
         let database_url = test_servers::postgres_url().to_owned();
         let config = PgEventStoreConfig { database_url, schema: schema.name().into(), ..Default::default() };
         drop(PgEventStore::connect_with(config).await.unwrap());
-        let sql = Statements::new(&schema).append_many;
+        let sql = Statements::new(&schema).plain.many;
         assert!(sql.as_str().contains("'100ms'"));
         let sql: Arc<str> = edit(&sql.as_str().replace("'100ms'", "'0'")).into();
         let start = |name: &str| {

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use eventbus::port::{EventStore, Notes, Transactions};
+use eventbus::port::{EventStore, EventTypes, ListedEventTypes, Notes, Transactions};
 
 use crate::{
     append::Group,
@@ -29,6 +29,7 @@ pub struct PgEventStore {
     pub(crate) statements: Arc<Statements>,
     pub(crate) appended: Arc<Appended>,
     pub(crate) group: Arc<Group>,
+    pub(crate) listed: Arc<ListedEventTypes>,
     pub(crate) config: PgEventStoreConfig,
 }
 
@@ -74,8 +75,15 @@ impl PgEventStore {
         }
         let connections = Connections::new(&config, options);
         let statements = Arc::new(Statements::new(&schema));
-        let group = Group::new(&config, connections.clone(), Arc::clone(&statements), Arc::clone(&appended));
-        Ok(Self { connections, statements, appended, group, config })
+        let listed = Arc::default();
+        let group = Group::new(
+            &config,
+            connections.clone(),
+            Arc::clone(&statements),
+            Arc::clone(&listed),
+            Arc::clone(&appended),
+        );
+        Ok(Self { connections, statements, appended, group, listed, config })
     }
 
     /// Makes or upgrades the tables, whatever `config.migrate` says: for deployments that do it as a step of its own.
@@ -131,6 +139,10 @@ impl EventStore for PgEventStore {
     }
 
     fn notes(&self) -> Option<&dyn Notes> {
+        Some(self)
+    }
+
+    fn event_types(&self) -> Option<&dyn EventTypes> {
         Some(self)
     }
 }

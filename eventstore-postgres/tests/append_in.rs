@@ -9,7 +9,7 @@ use std::{error::Error as _, time::Duration};
 use common::{TestSchema, add, event, events, feed, read, run, stream, within};
 use eventbus::{
     ExpectedVersion, Name, NewEvent, RecordedEvent, Version,
-    port::{AppendError, AppendEvents as _, ReadFeed as _},
+    port::{AppendError, AppendEvents as _, EventTypes as _, ReadFeed as _},
 };
 use eventstore_postgres::{PgAppendInError, PgConnection, PgEventStore};
 use sqlx::Connection as _;
@@ -290,4 +290,35 @@ async fn others_append_while_a_transaction_is_open() {
     transaction.commit().await.unwrap();
     let last = within(waiting).await.unwrap().unwrap();
     assert_eq!(last[0].version().get(), 2);
+}
+
+#[tokio::test]
+async fn event_types_are_listed_with_the_transaction_that_stores_them_and_hold_nobody_up() {
+    let mut app = Application::new().await;
+    let listed = async |store: &PgEventStore| {
+        let types = within(store.stored_event_types()).await.unwrap();
+        types.iter().map(|stored| (stored.schema_version, stored.first_position.get())).collect::<Vec<_>>()
+    };
+    let mut open = app.connection.begin().await.unwrap();
+    app.store.append_in(&mut open, &stream(), NoStream, events(2)).await.unwrap();
+    // others store the first event of the type meanwhile, in this process and in another one, and wait for nobody
+    let first = within(add(&app.store, &stream(), 1)).await;
+    let other = app.schema.store().await;
+    within(add(&other, &stream(), 1)).await;
+    let first = first[0].position().unwrap().get();
+    assert_eq!(listed(&app.store).await, [(1, first)]);
+    open.rollback().await.unwrap();
+    assert_eq!(listed(&app.store).await, [(1, first)], "it was rolled back");
+
+    let new = |version| NewEvent::new(Name::from_static("New"), version, "{}");
+    for (commits, wanted) in [(false, 1), (true, 2), (true, 2)] {
+        let mut transaction = app.connection.begin().await.unwrap();
+        app.store.append_in(&mut transaction, &stream(), NoStream, vec![new(3)]).await.unwrap();
+        if commits {
+            transaction.commit().await.unwrap();
+        } else {
+            transaction.rollback().await.unwrap();
+        }
+        assert_eq!(listed(&app.store).await.len(), wanted);
+    }
 }

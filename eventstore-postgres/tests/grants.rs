@@ -7,7 +7,10 @@ use std::time::Duration;
 use common::{TestSchema, add, event, events, feed, open, read, run, stream, within};
 use eventbus::{
     ExpectedVersion, Name, Position,
-    port::{AppendEvents as _, Checkpoints as _, Leases as _},
+    port::{
+        AppendEvents as _, Checkpoints as _, EventTypes as _, Leases as _, ProgressUpdate, Tries,
+        UnfinishedDeliveries as _, UnfinishedDelivery,
+    },
 };
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use sqlx::{AssertSqlSafe, Executor as _};
@@ -47,6 +50,12 @@ async fn with_the_grants_of_the_security_page_events_are_added_and_never_changed
     }
     let lease = within(store.acquire_lease(&reader, &owner, Duration::from_secs(60))).await.unwrap().unwrap();
     within(store.release_lease(&lease)).await.unwrap();
+    let waiting = UnfinishedDelivery { position: Position::new(1), tries: Tries::default(), dead_since: None };
+    for (unfinished, finished) in [(vec![waiting.clone()], vec![]), (vec![waiting.clone()], vec![waiting.position])] {
+        let update = ProgressUpdate { checkpoint: None, unfinished, finished };
+        within(store.save_progress(&reader, &update)).await.unwrap();
+    }
+    assert!(!within(store.stored_event_types()).await.unwrap().is_empty());
     store.close().await;
 
     let mut app = schema.connection().await;
@@ -57,6 +66,8 @@ async fn with_the_grants_of_the_security_page_events_are_added_and_never_changed
         "DELETE FROM events WHERE false",
         "TRUNCATE events",
         "DELETE FROM streams WHERE false",
+        "UPDATE event_types SET position = 1",
+        "DELETE FROM event_types WHERE false",
         "TRUNCATE streams CASCADE",
         "ALTER TABLE events DROP COLUMN actor_id",
         "DROP TABLE events",

@@ -3,15 +3,17 @@
 //! The hot path asks for the stream's version and inserts. Only an append that is refused looks for its event ids:
 //! whether it repeats one that was stored is decided there.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use eventbus::{
     EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, SharedClock, StreamId, Version,
-    port::{self, AppendError, AppendEvents, check_events, check_ids, first_result},
+    port::{self, AppendError, AppendEvents, ListedEventTypes, check_events, check_ids, first_result},
 };
 use rusqlite::{Connection, OptionalExtension as _};
 use time::OffsetDateTime;
 
-use crate::{error::is_refusal, row, store::SqliteEventStore};
+use crate::{error::is_refusal, event_types, row, store::SqliteEventStore};
 
 #[async_trait]
 impl AppendEvents for SqliteEventStore {
@@ -21,7 +23,7 @@ impl AppendEvents for SqliteEventStore {
         expected: ExpectedVersion,
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
-        match Append::check(port::Append { stream: stream.clone(), expected, events }, self.writer().clock())? {
+        match self.check(port::Append { stream: stream.clone(), expected, events })? {
             Some(append) => self.writer().append(append).await,
             None => Ok(Vec::new()),
         }
@@ -29,10 +31,8 @@ impl AppendEvents for SqliteEventStore {
 
     async fn append_many(&self, appends: Vec<port::Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
         let mut sound = Vec::with_capacity(appends.len());
-        let checked: Vec<_> = appends
-            .into_iter()
-            .map(|append| Ok(Append::check(append, self.writer().clock())?.map(|it| sound.push(it))))
-            .collect();
+        let checked: Vec<_> =
+            appends.into_iter().map(|append| Ok(self.check(append)?.map(|it| sound.push(it)))).collect();
         let mut results = self.writer().append_many(sound).await.into_iter();
         let result = |checked| match checked {
             Ok(Some(())) => results.next().unwrap_or_else(|| Ok(Vec::new())),
@@ -43,6 +43,13 @@ impl AppendEvents for SqliteEventStore {
     }
 }
 
+impl SqliteEventStore {
+    /// Nothing if there are no events.
+    pub(crate) fn check(&self, append: port::Append) -> Result<Option<Append>, AppendError> {
+        Append::check(append, self.writer().clock(), self.writer().listed())
+    }
+}
+
 /// An append on its way to the connection.
 #[derive(Debug)]
 pub(crate) struct Append {
@@ -50,27 +57,33 @@ pub(crate) struct Append {
     expected: ExpectedVersion,
     events: Vec<NewEvent>,
     clock: SharedClock,
+    listed: Arc<ListedEventTypes>,
 }
 
 /// What became of an append, if its transaction commits.
 #[derive(Debug)]
 pub(crate) enum Placed {
-    /// Its events follow that version, from that position on, and were recorded then.
-    New { after: Version, first: Position, recorded_at: OffsetDateTime },
+    /// Its events follow that version, from that position on, and were recorded then; perhaps it lists event types.
+    New { after: Version, first: Position, recorded_at: OffsetDateTime, lists: bool },
     /// It was stored before.
     Known(Vec<RecordedEvent>),
 }
 
 impl Append {
     /// Nothing if there are no events.
-    pub(crate) fn check(append: port::Append, clock: &SharedClock) -> Result<Option<Self>, AppendError> {
+    pub(crate) fn check(
+        append: port::Append,
+        clock: &SharedClock,
+        listed: &Arc<ListedEventTypes>,
+    ) -> Result<Option<Self>, AppendError> {
         let port::Append { stream, expected, events } = append;
         if events.is_empty() {
             return Ok(None);
         }
         check_ids(&stream, &events)?;
         check_events(&stream, &events)?;
-        Ok(Some(Self { stream, expected, events, clock: clock.clone() }))
+        let (clock, listed) = (clock.clone(), Arc::clone(listed));
+        Ok(Some(Self { stream, expected, events, clock, listed }))
     }
 
     /// How many events there are.
@@ -92,8 +105,9 @@ impl Append {
             });
         }
         let recorded_at = self.clock.now();
-        match self.insert_or_undo(connection, actual, recorded_at) {
-            Ok(first) => Ok(Ok(Placed::New { after: actual, first, recorded_at })),
+        let lists = !self.listed.has_all(&self.events);
+        match self.insert_or_undo(connection, actual, recorded_at, lists) {
+            Ok(first) => Ok(Ok(Placed::New { after: actual, first, recorded_at, lists })),
             Err(error) if is_refusal(&error) && !connection.is_autocommit() => {
                 self.resolve(connection, || self.refused(error))
             }
@@ -107,12 +121,13 @@ impl Append {
         connection: &Connection,
         after: Version,
         recorded_at: OffsetDateTime,
+        lists: bool,
     ) -> rusqlite::Result<Position> {
-        if self.events.len() == 1 {
-            return self.insert(connection, after, recorded_at);
+        if self.events.len() == 1 && !lists {
+            return self.insert(connection, after, recorded_at, lists);
         }
         execute(connection, "SAVEPOINT append")?;
-        let inserted = self.insert(connection, after, recorded_at);
+        let inserted = self.insert(connection, after, recorded_at, lists);
         if inserted.is_err() && !connection.is_autocommit() {
             execute(connection, "ROLLBACK TO append")?;
         }
@@ -128,11 +143,15 @@ impl Append {
         connection: &Connection,
         after: Version,
         recorded_at: OffsetDateTime,
+        lists: bool,
     ) -> rusqlite::Result<Position> {
         let mut first = None;
         for (i, event) in self.events.iter().enumerate() {
             let position = row::insert(connection, &self.stream, after.plus(i + 1), event, recorded_at)?;
             first.get_or_insert(position);
+            if lists {
+                event_types::list(connection, event, position)?;
+            }
         }
         Ok(first.unwrap_or_default())
     }
@@ -166,11 +185,16 @@ impl Append {
         AppendError::Refused { stream: self.stream.clone(), source: source.into() }
     }
 
+    /// Notes that the types of the events are listed, once the transaction has committed.
+    pub(crate) fn note_listed(&self) {
+        self.listed.add_all(&self.events);
+    }
+
     /// The records, once the transaction has committed.
     pub(crate) fn recorded(self, placed: Placed) -> Vec<RecordedEvent> {
         let (after, first, recorded_at) = match placed {
             Placed::Known(known) => return known,
-            Placed::New { after, first, recorded_at } => (after, first, recorded_at),
+            Placed::New { after, first, recorded_at, .. } => (after, first, recorded_at),
         };
         let place = |(i, event): (usize, NewEvent)| {
             let position = Position::new(first.get() + i as u64);

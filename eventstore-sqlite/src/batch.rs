@@ -89,6 +89,9 @@ impl Batch {
         }
         report.commit = wrote.then(|| started.elapsed());
         for (job, answer) in self.0.into_iter().zip(answers) {
+            if let (Job::Append { append, .. }, Answer::Append(Ok(Placed::New { lists: true, .. }))) = (&job, &answer) {
+                append.note_listed();
+            }
             job.answer(answer);
         }
         report
@@ -151,7 +154,7 @@ mod tests {
             NewEvent::new(Name::from_static("Written"), 1, payload)
         };
         let append = port::Append { stream, expected, events: vec![event(), event()] };
-        let append = Append::check(append, &eventbus::SharedClock::SYSTEM).unwrap().unwrap();
+        let append = Append::check(append, &eventbus::SharedClock::SYSTEM, &Arc::default()).unwrap().unwrap();
         let (done, waiting) = oneshot::channel();
         (Job::Append { append, done, _room: None }, waiting)
     }

@@ -34,6 +34,7 @@ mod config;
 mod connection;
 mod copy;
 mod error;
+mod event_types;
 mod feed;
 mod files;
 mod filter;

@@ -17,6 +17,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0005_lease_renewals", include_str!("../migrations/0005_lease_renewals.sql")),
     ("0006_notes", include_str!("../migrations/0006_notes.sql")),
     ("0007_unfinished_deliveries", include_str!("../migrations/0007_unfinished_deliveries.sql")),
+    ("0008_event_types", include_str!("../migrations/0008_event_types.sql")),
 ];
 
 /// Checks that the database is one for this store, runs `before_writing`, then what migrations are missing.

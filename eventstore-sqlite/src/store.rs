@@ -2,7 +2,7 @@
 
 use std::{fmt, path::Path, sync::Arc, time::Duration};
 
-use eventbus::port::{EventStore, Notes, Transactions};
+use eventbus::port::{EventStore, EventTypes, Notes, Transactions};
 
 use crate::{
     blocking::blocking,
@@ -151,6 +151,10 @@ impl EventStore for SqliteEventStore {
     }
 
     fn notes(&self) -> Option<&dyn Notes> {
+        Some(self)
+    }
+
+    fn event_types(&self) -> Option<&dyn EventTypes> {
         Some(self)
     }
 }

@@ -60,6 +60,8 @@ pub struct SqliteTransaction {
     lent: Arc<Lent>,
     store: SqliteEventStore,
     appended: bool,
+    /// The types that it lists, with their schema versions.
+    lists: Vec<(Name, u32)>,
 }
 
 /// The connection of a transaction, borrowed for some statements; not over an `await`.
@@ -80,7 +82,7 @@ impl SqliteTransaction {
     pub(crate) fn new(store: SqliteEventStore, hold: Hold) -> Self {
         let lent = Lent::new(hold, store.transaction_timeout());
         store.writer().lend(&lent);
-        Self { lent, store, appended: false }
+        Self { lent, store, appended: false, lists: Vec::new() }
     }
 
     /// The connection, for whatever [`execute`](Self::execute) is too small for.
@@ -107,8 +109,14 @@ impl SqliteTransaction {
     pub async fn commit(self) -> Result<(), BoxError> {
         let hold = self.lent.take()?;
         let appended = self.appended;
+        let (listed, lists) = (Arc::clone(self.store.writer().listed()), self.lists.clone());
+        let commit = move |hold| {
+            commit(hold, appended)?;
+            lists.iter().for_each(|(event_type, version)| listed.add(event_type, *version));
+            Ok(())
+        };
         let at_once = matches!(&hold, Hold::Live(turn) if !turn.writer().is_slow());
-        if at_once { commit(hold, appended) } else { blocking(move || commit(hold, appended)).await? }
+        if at_once { commit(hold) } else { blocking(move || commit(hold)).await? }
     }
 
     async fn append(&mut self, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
@@ -117,16 +125,23 @@ impl SqliteTransaction {
         let large = append.len() > INLINE_EVENTS;
         let run = move || {
             let placed = place(&lent, &append)?;
-            let is_new = matches!(placed, Placed::New { .. });
-            Ok((append.recorded(placed), is_new))
+            let (is_new, lists) = match placed {
+                Placed::New { lists, .. } => (true, lists),
+                Placed::Known(_) => (false, false),
+            };
+            Ok((append.recorded(placed), is_new, lists))
         };
         let ran = if large {
             blocking(run).await.unwrap_or_else(|ended| Err(AppendError::OutcomeUnknown(ended.into())))
         } else {
             run()
         };
-        let (recorded, is_new) = ran?;
+        let (recorded, is_new, lists) = ran?;
         self.appended |= is_new;
+        if lists {
+            let types = recorded.iter().map(RecordedEvent::metadata);
+            self.lists.extend(types.map(|event| (event.event_type().clone(), event.schema_version())));
+        }
         Ok(recorded)
     }
 
@@ -194,9 +209,7 @@ impl SqliteEventStore {
         expected: ExpectedVersion,
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
-        let Some(append) =
-            Append::check(port::Append { stream: stream.clone(), expected, events }, self.writer().clock())?
-        else {
+        let Some(append) = self.check(port::Append { stream: stream.clone(), expected, events })? else {
             return Ok(Vec::new());
         };
         if !transaction.is_of(self) {

@@ -17,7 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventbus::{SharedClock, port::AppendSignal};
+use eventbus::{
+    SharedClock,
+    port::{AppendSignal, ListedEventTypes},
+};
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
@@ -59,6 +62,7 @@ pub(crate) struct Writer {
     /// How long a commit takes lately: on a slow disk no task should wait for it.
     commit_micros: AtomicU64,
     appended: AppendSignal,
+    listed: Arc<ListedEventTypes>,
     clock: SharedClock,
 }
 
@@ -76,6 +80,7 @@ impl Writer {
             transaction_timeout: config.transaction_timeout,
             commit_micros: AtomicU64::new(0),
             appended: AppendSignal::default(),
+            listed: Arc::default(),
             clock: config.clock.clone(),
         }
     }
@@ -87,6 +92,11 @@ impl Writer {
 
     pub(crate) const fn appended(&self) -> &AppendSignal {
         &self.appended
+    }
+
+    /// The event types that are known to be listed.
+    pub(crate) const fn listed(&self) -> &Arc<ListedEventTypes> {
+        &self.listed
     }
 
     /// Notes which transaction has the connection, and watches over it.

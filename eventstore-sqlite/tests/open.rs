@@ -85,6 +85,7 @@ async fn events_of_a_former_release_have_no_recorded_time() {
         ALTER TABLE eventbus_leases DROP COLUMN renewed_at;
         DROP TABLE eventbus_notes;
         DROP TABLE eventbus_unfinished_deliveries;
+        DROP TABLE eventbus_event_types;
         DELETE FROM eventbus_migrations WHERE version >= 4";
     Connection::open(&path).unwrap().execute_batch(former).unwrap();
 

@@ -10,8 +10,8 @@ use common::{events, feed, fresh_path, fresh_stream, read, within};
 use eventbus::{
     AggregateId, BoxError, EventId, ExpectedVersion, Name, Position, StreamId, Version,
     port::{
-        Append, AppendError, AppendEvents as _, Checkpoints as _, EventStore as _, Leases as _, ReadFeed as _,
-        ReadStream as _, Transaction, Transactions as _,
+        Append, AppendError, AppendEvents as _, Checkpoints as _, EventStore as _, EventTypes as _, Leases as _,
+        ReadFeed as _, ReadStream as _, Transaction, Transactions as _,
     },
 };
 use eventstore_sqlite::{
@@ -563,5 +563,30 @@ async fn an_append_in_a_transaction_wakes_the_readers_after_its_commit() {
         assert!(early.is_err(), "it is not committed");
         tx.commit().await.unwrap();
         within(watch.appended()).await;
+    }
+}
+
+#[tokio::test]
+async fn event_types_are_listed_with_the_transaction_that_stores_them() {
+    for store in both().await {
+        let listed = async || {
+            let types = store.stored_event_types().await.unwrap();
+            types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        for commits in [false, true] {
+            let mut tx = store.begin().await.unwrap();
+            store.append_in(sql(&mut *tx), &fresh_stream(), ExpectedVersion::NoStream, events(2)).await.unwrap();
+            if commits {
+                tx.commit().await.unwrap();
+            } else {
+                drop(tx);
+                assert_eq!(listed().await, "");
+            }
+        }
+        let event_type = events(1)[0].event_type().clone();
+        assert_eq!(listed().await, format!("`{event_type}` (version 1, first at position 1)"));
+        // what this process knows to be listed was rolled back neither
+        store.append(&fresh_stream(), ExpectedVersion::NoStream, events(1)).await.unwrap();
+        assert_eq!(listed().await, format!("`{event_type}` (version 1, first at position 1)"));
     }
 }

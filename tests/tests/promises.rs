@@ -162,6 +162,11 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 ],
             ),
             ("tests/tests/fire.rs", &["releases_that_roll_over_each_other_lose_nothing"]),
+            (
+                "eventbus/src/testkit/event_store/event_types.rs",
+                &["event_types_are_listed_by_appends", "racing_first_appends_list_their_type_once"],
+            ),
+            ("eventbus/tests/stored_types.rs", &["stored_event_types_that_no_code_knows_are_named_in_one_warning"]),
         ],
     ),
     (

@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use eventbus::{
     EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{Append, AppendError, AppendEvents, ReadError, check_events, check_ids, first_result},
+    port::{Append, AppendError, AppendEvents, ListedEventTypes, ReadError, check_events, check_ids, first_result},
 };
 use redis::{FromRedisValue, RedisResult, ScriptInvocation, Value};
 use time::OffsetDateTime;
@@ -138,8 +138,9 @@ impl RedisEventStore {
         for append in appends {
             let placed = placed.next().unwrap_or_else(|| Ok(Placed::Failed("no answer".into())));
             if let Ok(Placed::New { first, .. }) = &placed {
+                self.shared.listed.add_all(&append.events);
                 // before these the store ended there
-                self.told().compare(told, Position::new(first.get().saturating_sub(1)));
+                self.compare(told, Position::new(first.get().saturating_sub(1)));
                 self.told().raise(Position::new(first.get() + append.events.len() as u64 - 1));
                 is_new = true;
             }
@@ -154,7 +155,7 @@ impl RedisEventStore {
     fn script(&self, appends: &[Append], recorded_at: OffsetDateTime) -> ScriptInvocation<'static> {
         let keys = self.keys();
         let mut script = APPEND.prepare_invoke();
-        script.key(keys.feed()).key(keys.ids());
+        script.key(keys.feed()).key(keys.ids()).key(keys.event_types());
         for Append { stream, expected, events } in appends {
             script.key(keys.stream(stream.aggregate_type(), stream.aggregate_id().as_str()));
             match expected {
@@ -164,7 +165,7 @@ impl RedisEventStore {
                 ExpectedVersion::Exact(version) => script.arg(version.get()),
             };
             script.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str());
-            write_events(events, recorded_at, |word| {
+            write_events(events, recorded_at, &self.shared.listed, |word| {
                 script.arg(word);
             });
         }
@@ -211,12 +212,19 @@ impl RedisEventStore {
 }
 
 /// Adds events to the arguments of a script, as it takes them.
-pub(super) fn write_events(events: &[NewEvent], recorded_at: OffsetDateTime, mut add: impl FnMut(&[u8])) {
+pub(super) fn write_events(
+    events: &[NewEvent],
+    recorded_at: OffsetDateTime,
+    listed: &ListedEventTypes,
+    mut add: impl FnMut(&[u8]),
+) {
     add(events.len().to_string().as_bytes());
     for event in events {
         let tenant = event.context().tenant_id.map(|id| id.to_string()).unwrap_or_default();
         add(event.event_id().as_uuid().as_bytes());
         add(event.event_type().as_bytes());
+        let lists = if listed.has(event) { String::new() } else { event.schema_version().to_string() };
+        add(lists.as_bytes());
         add(tenant.as_bytes());
         add(size(event).to_string().as_bytes());
         let mut fields = Vec::with_capacity(24);

@@ -231,10 +231,11 @@ impl Told {
         self.position.fetch_max(position.get(), Ordering::AcqRel);
     }
 
-    /// The store ends at `found`, which was asked for after `told` was known.
-    pub(super) fn compare(&self, told: Position, found: Position) {
+    /// The store ends at `found`, which was asked for after `told` was known. Returns `true` if it has lost events.
+    pub(super) fn compare(&self, told: Position, found: Position) -> bool {
         if found >= told {
-            return self.raise(found);
+            self.raise(found);
+            return false;
         }
         let (told, found) = (told.get(), found.get());
         // one of those who notice says so
@@ -245,6 +246,7 @@ impl Told {
                 tracing::error!("event store: {lost}");
             }
         }
+        true
     }
 
     fn lost(&self) -> Option<DurabilityWarning> {

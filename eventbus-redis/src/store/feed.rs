@@ -41,7 +41,7 @@ impl ReadFeed for RedisEventStore {
             Some(last) => Position::new(Pointer::read(&feed, last)?.position),
             None => Position::START,
         };
-        self.told().compare(told, head);
+        self.compare(told, head);
         Ok(head)
     }
 

@@ -37,6 +37,11 @@ impl Keys {
         self.own("ids")
     }
 
+    /// The stored event types, a hash: of each its highest schema version and its first position.
+    pub(crate) fn event_types(&self) -> String {
+        self.own("event-types")
+    }
+
     /// What the store is, a hash.
     pub(crate) fn meta(&self) -> String {
         self.own("meta")

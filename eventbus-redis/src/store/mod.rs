@@ -12,6 +12,7 @@ mod config;
 mod durability;
 mod entry;
 mod error;
+mod event_types;
 mod feed;
 mod keys;
 mod lease;
@@ -26,7 +27,10 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use eventbus::port::{AppendSignal, BusCounters, EventStore, Notes, Transactions};
+use eventbus::{
+    Position,
+    port::{AppendSignal, BusCounters, EventStore, EventTypes, ListedEventTypes, Notes, Transactions},
+};
 use uuid::Uuid;
 
 pub use config::RedisEventStoreConfig;
@@ -64,6 +68,7 @@ struct Shared {
     link: Link,
     id: Uuid,
     appended: AppendSignal,
+    listed: ListedEventTypes,
     /// The commands that are known to write to one key.
     commands: RwLock<HashSet<String>>,
     told: durability::Told,
@@ -92,7 +97,7 @@ impl RedisEventStore {
         let link = Link::new(config.server(), counters).map_err(|mistake| InvalidConfig::of_store(vec![mistake]))?;
         let keys = Keys::new(&config.key_prefix);
         let mut open = script::store::OPEN.prepare_invoke();
-        open.key(keys.meta()).key(keys.feed()).key(keys.ids());
+        open.key(keys.meta()).key(keys.feed()).key(keys.ids()).key(keys.event_types());
         open.arg(config.clock.new_id().to_string()).arg(FORMAT);
         let (id, format): (Option<String>, Option<String>) = link.connect(&open).await?;
         let refused = |reason: String| RedisConnectError::Refused {
@@ -105,8 +110,8 @@ impl RedisEventStore {
         }
         let id = id.and_then(|id| Uuid::try_parse(&id).ok());
         let id = id.ok_or_else(|| refused("holds no id of a store".into()))?;
-        let (appended, commands, told) = Default::default();
-        let store = Self { shared: Arc::new(Shared { config, keys, link, id, appended, commands, told }) };
+        let (appended, listed, commands, told) = Default::default();
+        let store = Self { shared: Arc::new(Shared { config, keys, link, id, appended, listed, commands, told }) };
         if store.config().check_durability {
             store.warn().await;
         }
@@ -139,6 +144,13 @@ impl RedisEventStore {
         &self.shared.told
     }
 
+    /// The store ends at `found`; what it lost may have been the list of event types, which is then made anew.
+    fn compare(&self, told: Position, found: Position) {
+        if self.told().compare(told, found) {
+            self.shared.listed.clear();
+        }
+    }
+
     fn knows_command(&self, name: &str) -> bool {
         self.shared.commands.read().unwrap_or_else(PoisonError::into_inner).contains(name)
     }
@@ -159,6 +171,10 @@ impl EventStore for RedisEventStore {
     }
 
     fn notes(&self) -> Option<&dyn Notes> {
+        Some(self)
+    }
+
+    fn event_types(&self) -> Option<&dyn EventTypes> {
         Some(self)
     }
 }

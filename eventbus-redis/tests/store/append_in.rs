@@ -5,8 +5,8 @@ use std::time::Duration;
 use eventbus::{
     EventId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, Version,
     port::{
-        Append, AppendError, AppendEvents as _, ReadFeed as _, ReadStream as _, Shadow, Transaction as _,
-        Transactions as _,
+        Append, AppendError, AppendEvents as _, EventTypes as _, ReadFeed as _, ReadStream as _, Shadow,
+        Transaction as _, Transactions as _,
     },
 };
 use eventbus_redis::{RedisEventStore, RedisTransaction, RedisTransactionError as Error};
@@ -285,4 +285,42 @@ async fn limited(but: &str) -> (test_servers::PrivateRedis, RedisEventStore) {
     let url = server.url().replace("redis://", "redis://app:pw@");
     let store = crate::common::store::open(crate::common::store::config_on(&url)).await;
     (server, store)
+}
+
+#[tokio::test]
+async fn event_types_are_listed_with_the_transaction_that_stores_them() {
+    let (store, _) = fresh().await;
+    let new = |version| NewEvent::new(Name::from_static("New"), version, "{}");
+    let listed = async || {
+        let types = store.stored_event_types().await.unwrap();
+        types.iter().map(|stored| (stored.schema_version, stored.first_position.get())).collect::<Vec<_>>()
+    };
+    let mut lost = store.begin_transaction();
+    store.append_in(&mut lost, &order("1"), NoStream, vec![new(7)]).await.unwrap();
+    drop(lost);
+    let mut conflict = store.begin_transaction();
+    store.append_in(&mut conflict, &order("1"), NoStream, vec![new(7)]).await.unwrap();
+    store.append(&order("1"), NoStream, vec![new(2)]).await.unwrap();
+    conflict.commit().await.unwrap_err();
+    assert_eq!(listed().await, [(2, 1)]);
+    let mut kept = store.begin_transaction();
+    store.append_in(&mut kept, &order("2"), NoStream, vec![new(2), new(3)]).await.unwrap();
+    kept.commit().await.unwrap();
+    assert_eq!(listed().await, [(3, 1)]);
+}
+
+#[tokio::test]
+async fn event_types_are_listed_anew_in_a_store_that_was_emptied() {
+    let (store, mut connection) = fresh().await;
+    store.append(&order("1"), NoStream, events(3)).await.unwrap();
+    let before = store.stored_event_types().await.unwrap();
+    let gone = ["aggregate:feed", "aggregate:Order:1", "eventstore:ids", "eventstore:event-types"];
+    let gone = gone.map(|name| key(&store, name));
+    let removed: u64 = tell(&mut connection, &["DEL", &gone[0], &gone[1], &gone[2], &gone[3]]).await;
+    assert_eq!(removed, 4);
+    // it is seen by this append that events are lost
+    store.append(&order("2"), NoStream, events(1)).await.unwrap();
+    store.append(&order("2"), Any, events(1)).await.unwrap();
+    let after = store.stored_event_types().await.unwrap();
+    assert_eq!(after.len(), before.len(), "{after:?}");
 }

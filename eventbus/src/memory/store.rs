@@ -24,9 +24,9 @@ use crate::{
     },
     port::{
         AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction, EventStore,
-        FeedFilter, Floor, Floors, Lease, LeaseError, Leases, Notes, Page, ProgressUpdate, ReadError, ReadFeed,
-        ReadStream, RecordStream, Tries, UnfinishedDeliveries, UnfinishedDelivery, check_events, check_ids,
-        first_result, paged,
+        EventTypes, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, Notes, Page, ProgressUpdate, ReadError,
+        ReadFeed, ReadStream, RecordStream, StoredEventType, Tries, UnfinishedDeliveries, UnfinishedDelivery,
+        check_events, check_ids, first_result, paged,
     },
 };
 
@@ -101,6 +101,8 @@ struct Log {
     /// Per stream the indexes of its events: the event at index `i` of the list has version `i + 1`.
     streams: HashMap<StreamId, Vec<usize>>,
     by_id: HashMap<EventId, usize>,
+    /// Of each event type its highest schema version, and where its first event is.
+    types: BTreeMap<Name, (u32, Position)>,
     clock: SharedClock,
 }
 
@@ -127,6 +129,8 @@ impl Log {
         let position = Position::new(index as u64 + 1);
         self.by_id.insert(event.event_id(), index);
         self.streams.entry(stream.clone()).or_default().push(index);
+        let (highest, _) = self.types.entry(event.event_type().clone()).or_insert((0, position));
+        *highest = event.schema_version().max(*highest);
         let recorded_at = Some(self.clock.now());
         let recorded = event.recorded_as(stream.clone(), version, Some(position)).with_recorded_at(recorded_at);
         self.events.push(recorded.clone());
@@ -411,8 +415,24 @@ impl Notes for InMemoryEventStore {
     }
 }
 
+#[async_trait]
+impl EventTypes for InMemoryEventStore {
+    async fn stored_event_types(&self) -> Result<Vec<StoredEventType>, ReadError> {
+        let listed = |(event_type, &(schema_version, first_position)): (&Name, &(u32, Position))| StoredEventType {
+            event_type: event_type.clone(),
+            schema_version,
+            first_position,
+        };
+        Ok(read(&self.0.log).types.iter().map(listed).collect())
+    }
+}
+
 impl EventStore for InMemoryEventStore {
     fn notes(&self) -> Option<&dyn Notes> {
+        Some(self)
+    }
+
+    fn event_types(&self) -> Option<&dyn EventTypes> {
         Some(self)
     }
 }

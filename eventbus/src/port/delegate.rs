@@ -250,6 +250,10 @@ macro_rules! __delegate {
                 fn notes(&$self) -> Option<&dyn Notes> {
                     $inner.notes()
                 }
+
+                fn event_types(&$self) -> Option<&dyn EventTypes> {
+                    $inner.event_types()
+                }
             }
         };
     };

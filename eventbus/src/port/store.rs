@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    AppendSignal, Checkpoints, FeedFilter, Floors, Leases, Notes, Transactions, UnfinishedDeliveries,
+    AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, Notes, Transactions, UnfinishedDeliveries,
     address::type_name,
 };
 use crate::domain::{
@@ -205,6 +205,11 @@ pub trait EventStore:
 
     /// A place for notes beside checkpoints; without it nobody notices what a projection was not fed with.
     fn notes(&self) -> Option<&dyn Notes> {
+        None
+    }
+
+    /// The list of stored event types; without it nobody notices that no code knows some of them.
+    fn event_types(&self) -> Option<&dyn EventTypes> {
         None
     }
 }

@@ -19,8 +19,8 @@ use crate::{
     domain::{error::BoxError, metadata::EventId, name::Name, stream::Position},
     memory::InMemoryEventStore,
     port::{
-        Checkpoints, EventStore, FromTransaction, Lease, LeaseError, Leases, Notes, ServerFault, Shadow, Transaction,
-        Transactions, TypeKey, source_chain,
+        Checkpoints, EventStore, EventTypes, FromTransaction, Lease, LeaseError, Leases, Notes, ServerFault, Shadow,
+        Transaction, Transactions, TypeKey, source_chain,
     },
 };
 
@@ -301,5 +301,9 @@ impl EventStore for TableStore {
 
     fn notes(&self) -> Option<&dyn Notes> {
         self.store.notes()
+    }
+
+    fn event_types(&self) -> Option<&dyn EventTypes> {
+        self.store.event_types()
     }
 }

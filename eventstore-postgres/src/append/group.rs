@@ -17,7 +17,7 @@ use std::{
 
 use eventbus::{
     NewEvent,
-    port::{Append, AppendError},
+    port::{Append, AppendError, ListedEventTypes},
 };
 use tokio::{
     runtime::Handle,
@@ -79,6 +79,7 @@ impl Group {
         config: &PgEventStoreConfig,
         connections: Connections,
         statements: Arc<Statements>,
+        listed: Arc<ListedEventTypes>,
         appended: Arc<Appended>,
     ) -> Arc<Self> {
         let places = config.append_queue as usize;
@@ -86,6 +87,7 @@ impl Group {
             writer: Writer {
                 connections,
                 statements,
+                listed,
                 appended,
                 aside: Aside::default(),
                 patience: config.connect_timeout,

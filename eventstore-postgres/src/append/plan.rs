@@ -11,7 +11,7 @@ use super::entry::Entry;
 use crate::{
     columns::{EventColumns, StreamColumns},
     pool::Query,
-    statements::Statements,
+    statements::AppendStatements,
 };
 
 /// The appends to one stream that go out together: they are stored together or not at all.
@@ -80,12 +80,12 @@ impl Plan {
     }
 
     /// The statement for a single stream, the first: cheaper than one among many, and it waits for its row.
-    pub(super) fn claim(&self, statements: &Statements) -> Query<'_> {
+    pub(super) fn claim(&self, statements: &AppendStatements) -> Query<'_> {
         claim(&self.now[0].append, self.events(), statements)
     }
 
     /// The statement for any number of streams, which gives way to whoever keeps one of their rows.
-    pub(super) fn query(&self, statements: &Statements) -> Query<'_> {
+    pub(super) fn query(&self, statements: &AppendStatements) -> Query<'_> {
         let mut streams = StreamColumns::default();
         for chain in &self.chains {
             let Append { stream, expected, .. } = &self.now[chain.first].append;
@@ -94,26 +94,31 @@ impl Plan {
         for (entry, chain) in self.now.iter().zip(&self.chain_of) {
             streams.push_events(*chain, entry.append.events.len());
         }
-        self.events().bind_to(streams.bind_to(sqlx::query(statements.append_many.clone())))
+        self.events().bind_to(streams.bind_to(sqlx::query(statements.many.clone())))
     }
 
     fn events(&self) -> EventColumns<'_> {
         let mut events = EventColumns::default();
-        self.now.iter().flat_map(|entry| &entry.append.events).for_each(|event| events.push(event));
+        self.new_events().for_each(|event| events.push(event));
         events
+    }
+
+    /// The events of the statement.
+    pub(super) fn new_events(&self) -> impl Iterator<Item = &NewEvent> {
+        self.now.iter().flat_map(|entry| &entry.append.events)
     }
 }
 
 /// The statement of an append that goes alone.
-pub(super) fn alone<'a>(append: &'a Append, statements: &Statements) -> Query<'a> {
+pub(super) fn alone<'a>(append: &'a Append, statements: &AppendStatements) -> Query<'a> {
     let mut events = EventColumns::default();
     append.events.iter().for_each(|event| events.push(event));
     claim(append, events, statements)
 }
 
 /// The statement that claims the stream of `first`, as it expects it, and puts the events there.
-fn claim<'a>(first: &'a Append, events: EventColumns<'a>, statements: &Statements) -> Query<'a> {
-    let sql = statements.append(first.expected).clone();
+fn claim<'a>(first: &'a Append, events: EventColumns<'a>, statements: &AppendStatements) -> Query<'a> {
+    let sql = statements.one(first.expected).clone();
     events.bind_claim(sqlx::query(sql), &first.stream, first.expected)
 }
 

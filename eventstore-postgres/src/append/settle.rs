@@ -9,7 +9,7 @@ use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
 use eventbus::{
     BoxError, EventId, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{BoxFuture, ReadError},
+    port::{BoxFuture, ListedEventTypes, ReadError},
 };
 use sqlx::{Row, postgres::PgRow};
 use time::OffsetDateTime;
@@ -28,7 +28,7 @@ use crate::{
     pool::Connections,
     record::time_of,
     resolve::{self, Known, Verdict},
-    statements::Statements,
+    statements::{AppendStatements, Statements},
 };
 
 /// Where an event was put.
@@ -58,6 +58,7 @@ pub(super) struct StillRefused;
 pub(super) struct Writer {
     pub(super) connections: Connections,
     pub(super) statements: Arc<Statements>,
+    pub(super) listed: Arc<ListedEventTypes>,
     pub(super) appended: Arc<Appended>,
     pub(super) aside: Aside,
     /// How long appends are tried again.
@@ -130,18 +131,19 @@ impl Writer {
     /// Sends one statement, and returns where it put the events, in order. An append of which there are none was
     /// refused: its stream is not where it is expected.
     async fn send(&self, plan: &Plan, held: Option<SetAside>) -> Result<Vec<Place>, Fault> {
+        let statements = self.statements.appends(!self.listed.has_all(plan.new_events()));
         let rows = match plan.only_stream() {
-            Some(stream) => self.send_alone(plan, stream, held).await?,
-            None => self.send_many(plan).await?,
+            Some(stream) => self.send_alone(plan, stream, held, statements).await?,
+            None => self.send_many(plan, statements).await?,
         };
         // stored, and the answer makes no sense: the records themselves will tell
         rows.iter().map(place).collect::<Result<_, _>>().map_err(Fault::NoAnswer)
     }
 
     /// Sends a statement that waits at most 100 ms for a row: then somebody keeps it.
-    async fn send_many(&self, plan: &Plan) -> Result<Vec<PgRow>, Fault> {
+    async fn send_many(&self, plan: &Plan, statements: &AppendStatements) -> Result<Vec<PgRow>, Fault> {
         let _lane = self.connections.lane().await?;
-        self.connections.fetch_all(plan.query(&self.statements)).await
+        self.connections.fetch_all(plan.query(statements)).await
     }
 
     /// Sends a statement for a single stream: one that waits for its row for as long as it takes, unless that would take
@@ -151,13 +153,14 @@ impl Writer {
         plan: &Plan,
         stream: &StreamId,
         mut held: Option<SetAside>,
+        statements: &AppendStatements,
     ) -> Result<Vec<PgRow>, Fault> {
         let _lane = match (self.connections.free_patient_lane(), &held) {
             (Some(lane), _) => lane,
             (None, Some(_)) => self.connections.patient_lane().await?,
-            (None, None) => return self.send_many(plan).await,
+            (None, None) => return self.send_many(plan, statements).await,
         };
-        let mut rows = pin!(self.connections.fetch_all(plan.claim(&self.statements)));
+        let mut rows = pin!(self.connections.fetch_all(plan.claim(statements)));
         if let Ok(rows) = timeout(LONG, &mut rows).await {
             return rows;
         }
@@ -178,6 +181,7 @@ impl Writer {
                     if own.iter().zip(events).all(|(place, event)| place.event_id == event.event_id()) =>
                 {
                     places = rest;
+                    self.listed.add_all(events);
                     entry.appended(own);
                 }
                 _ => open.push(entry),

@@ -129,8 +129,10 @@ impl Within<'_> {
 
     /// Appends, and tells whether it did or had been done before.
     async fn settle(&mut self) -> Result<(bool, Vec<RecordedEvent>), AppendError> {
+        // its transaction may be rolled back, so nothing is known to be listed afterwards
+        let statements = self.store.statements.appends(!self.store.listed.has_all(&self.append.events));
         for _ in 0..TRIES {
-            let query = plan::alone(&self.append, &self.store.statements);
+            let query = plan::alone(&self.append, statements);
             match self.connection.fetch_all(query).await.map_err(Fault::of_statement) {
                 Ok(rows) if !rows.is_empty() => return Ok((true, self.recorded(&rows)?)),
                 Ok(_) => {}

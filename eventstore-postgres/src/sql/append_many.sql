@@ -4,6 +4,8 @@
 -- $5 and $6 for each event its stream, counted from 1, and its place among the stream's events, counted from 1;
 -- $7 to $16 the events, one array per column.
 --
+-- `{stored}` and `{listed}` as in `append.sql`.
+--
 -- Keep the order: the rows of streams that exist are locked, in key order, then those of new streams are inserted, in
 -- key order too, and only then are the locked ones updated; then the bound, then positions are drawn, see `append.sql`.
 -- An insert that meets a row of another does not wait if that one is only locked, but does if it was updated. Whoever
@@ -59,7 +61,7 @@ bound AS MATERIALIZED (
     SELECT pg_advisory_xact_lock_shared(({namespace}::bigint << 44) | {drawn})
     FROM (SELECT count(*) AS streams FROM claimed) c
     WHERE c.streams > 0
-)
+){stored}
 INSERT INTO {schema}.events (
     position, version, occurred_at, event_id, correlation_id, schema_version, aggregate_id, aggregate_type,
     event_type, data, causation_id, tenant_id, actor_id, metadata)
@@ -75,4 +77,4 @@ FROM bound, unnest(
         tenant_id, actor_id, metadata, ordinal)
 JOIN claimed c ON c.number = e.stream
 ORDER BY e.ordinal
-RETURNING event_id, version, position, recorded_at
+RETURNING event_id, version, position, recorded_at{listed}

@@ -166,6 +166,7 @@ mod tests {
         Append::check(
             port::Append { stream, expected: ExpectedVersion::NoStream, events },
             &eventbus::SharedClock::SYSTEM,
+            &Arc::default(),
         )
         .unwrap()
         .unwrap()

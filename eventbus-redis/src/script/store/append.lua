@@ -1,12 +1,12 @@
 -- Appends events to streams: each append all or nothing, each by itself.
 --
--- KEYS  the feed; where the event of an id is; then the stream of each append
+-- KEYS  the feed; where the event of an id is; the stored event types; then the stream of each append
 -- ARGV  for each append: what it expects (any, none, exists or a version), the aggregate's type and id, the number of
---       events; for each of these: id, type, tenant, how many bytes it has, the number of arguments that follow, names
+--       events; for each of these: id, type, its schema version if its type is to be listed (else ''), tenant, how many bytes it has, the number of arguments that follow, names
 --       and values of its fields
 -- Reply for each append: `new`, the version before, the first position; `known` and the position of each id that is
 --       known, or ''; `conflict` and the version; `damaged`, key and entry; `failed` and what the server said.
-local feed, ids = KEYS[1], KEYS[2]
+local feed, ids, types = KEYS[1], KEYS[2], KEYS[3]
 
 local function is_as_expected(expected, version)
   if expected == 'any' then return true end
@@ -35,7 +35,7 @@ local function append(key)
     local _, foreign = length_of(key)
     return foreign or { 'failed', refused }
   end
-  if add_places(feed, ids, aggregate_type, aggregate_id, version, head, events) then
+  if add_places(feed, ids, types, aggregate_type, aggregate_id, version, head, events) then
     remove_events(key, version, events)
     return damage_of(feed, ids)
   end
@@ -44,7 +44,7 @@ local function append(key)
 end
 
 local replies = {}
-for i = 3, #KEYS do
+for i = 4, #KEYS do
   local reply = append(KEYS[i])
   if is_error(reply) then return reply end
   replies[#replies + 1] = reply

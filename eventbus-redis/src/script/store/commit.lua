@@ -143,10 +143,10 @@ end
 
 -- They are found from now on.
 function steps.place()
-  local feed, ids = take_key(), take_key()
+  local feed, ids, types = take_key(), take_key(), take_key()
   for _, append in ipairs(appends) do
     -- only the first can be refused
-    local refused = add_places(feed, ids, append.type, append.id, append.version, head, append.events)
+    local refused = add_places(feed, ids, types, append.type, append.id, append.version, head, append.events)
     if refused then return undo_all(feed, 'XADD', refused) end
     head = head + #append.events
   end

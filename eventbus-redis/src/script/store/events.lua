@@ -54,7 +54,7 @@ end
 local function take_events()
   local events, by_id, count = {}, {}, tonumber(take())
   for i = 1, count do
-    local event = { id = take(), type = take(), tenant = take(), bytes = take(), fields = {} }
+    local event = { id = take(), type = take(), lists = take(), tenant = take(), bytes = take(), fields = {} }
     for f = 1, tonumber(take()) do event.fields[f] = take() end
     events[i], by_id[i] = event, event.id
   end
@@ -95,13 +95,23 @@ local function remove_events(key, version, events)
   for _, entry in ipairs(entries) do redis.call('XADD', key, entry[1], unpack(entry[2])) end
 end
 
--- Adds where the events are to the feed and to the index; returns what the server said if it refuses the first.
-local function add_places(feed, ids, aggregate_type, aggregate_id, version, head, events)
+-- Notes that an event of this type and schema version is at a position, unless that is known.
+local function list_type(types, event, position)
+  local listed = redis.call('HGET', types, event.type)
+  local highest, first = string.match(listed or '', '^(%d+) (%d+)$')
+  if highest and tonumber(highest) >= tonumber(event.lists) then return end
+  redis.call('HSET', types, event.type, event.lists .. ' ' .. (first or position))
+end
+
+-- Adds where the events are to the feed and to the index, and lists their types where that is asked for; returns what the
+-- server said if it refuses the first.
+local function add_places(feed, ids, types, aggregate_type, aggregate_id, version, head, events)
   for i, event in ipairs(events) do
     local added = redis.pcall('XADD', feed, head + i .. '-0', 'type', event.type, 'aggregate', aggregate_type,
       'id', aggregate_id, 'version', version + i, 'tenant', event.tenant, 'bytes', event.bytes)
     if is_error(added) then return added.err end
     redis.call('HSET', ids, event.id, head + i)
+    if event.lists ~= '' then list_type(types, event, head + i) end
   end
 end
 

@@ -1,5 +1,5 @@
 -- Makes a store, or finds it; replies with its id and the format of its keys.
--- KEYS  what the store is; the feed; where the event of an id is
+-- KEYS  what the store is; the feed; where the event of an id is; the stored event types
 -- ARGV  the id of a new store, the format of a new store
 local function check(key, kind)
   local is = redis.call('TYPE', key).ok
@@ -8,7 +8,7 @@ local function check(key, kind)
   end
 end
 
-local wrong = check(KEYS[1], 'hash') or check(KEYS[2], 'stream') or check(KEYS[3], 'hash')
+local wrong = check(KEYS[1], 'hash') or check(KEYS[2], 'stream') or check(KEYS[3], 'hash') or check(KEYS[4], 'hash')
 if wrong then return wrong end
 if redis.call('HSETNX', KEYS[1], 'id', ARGV[1]) == 1 then redis.call('HSET', KEYS[1], 'format', ARGV[2]) end
 return redis.call('HMGET', KEYS[1], 'id', 'format')

@@ -130,13 +130,14 @@ impl RedisTransaction {
             program.word("events").key(&keys.feed()).key(&keys.ids()).key(&key);
             program.word(before.to_string()).word(own.to_string());
             program.word(stream.aggregate_type().as_str()).word(stream.aggregate_id().as_str());
-            write_events(events, *recorded_at, |word| program.push(word));
+            write_events(events, *recorded_at, &self.store.shared.listed, |word| program.push(word));
         }
     }
 
     /// The commit has appended, up to a position.
     pub(super) fn has_appended(&self, last: &str) {
         if let (false, Ok(last)) = (self.appends.is_empty(), last.parse::<u64>()) {
+            self.store.shared.listed.add_all(self.appends.iter().flat_map(|appended| &appended.events));
             self.store.told().raise(last.into());
             self.store.signal().notify();
         }

@@ -174,7 +174,8 @@ impl RedisTransaction {
             program.effect(&effect.key, &keys.aside(self.claims.token(), number), effect);
         }
         if !self.appends.is_empty() {
-            program.word("append").word("place").key(&keys.feed()).key(&keys.ids());
+            let program = program.word("append").word("place");
+            program.key(&keys.feed()).key(&keys.ids()).key(&keys.event_types());
         }
         for replacing in &self.replacing {
             for (copy, live) in &replacing.swaps {

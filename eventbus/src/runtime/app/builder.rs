@@ -6,6 +6,7 @@ use super::{
     App,
     no_store::NoStore,
     plan::{Checked, Discovery, Plan},
+    stored_types,
     tasks::{Environment, Tasks},
 };
 use crate::{
@@ -192,6 +193,10 @@ impl AppBuilder {
 
     /// Checks everything, then sets relay, consumers and projections going.
     ///
+    /// One warning in the log names the event types that the store holds and that no code here knows: neither an event that
+    /// is linked into the program nor one that a handler or projection of the app takes. Of events that were stored before
+    /// the store listed their types nothing is known.
+    ///
     /// # Errors
     /// [`StartError`] with every mistake there is, each with its place in the source.
     pub async fn start(self) -> Result<App, StartError> {
@@ -218,6 +223,7 @@ impl AppBuilder {
         if plan.handlers.is_empty() && plan.projections.is_empty() {
             tracing::info!("the app has no handlers and no projections; `.discover()` adds those that are linked");
         }
+        stored_types::warn_of_unknown(&*store, &plan).await;
         let is_connected = is_connected(&*bus).await?;
         let given_up = bus.stats().messages_sent_to_dlq;
         let unavailable =

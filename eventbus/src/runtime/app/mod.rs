@@ -13,6 +13,7 @@ mod publishing;
 mod settle;
 mod signal;
 mod skipping;
+mod stored_types;
 mod tasks;
 
 use std::{

@@ -10,6 +10,7 @@
 
 mod append;
 mod checkpoint;
+mod event_types;
 mod expectation;
 mod feed;
 mod filter;
@@ -29,6 +30,7 @@ mod unfinished;
 
 pub use append::*;
 pub use checkpoint::*;
+pub use event_types::*;
 pub use expectation::*;
 pub use feed::*;
 pub use filter::*;
@@ -147,6 +149,9 @@ macro_rules! event_store_conformance {
                 progress_moves_the_checkpoint_with_its_rows,
                 dead_deliveries_are_listed_oldest_first,
                 dead_delivery_is_ended_once,
+                event_types_are_listed_by_appends,
+                refused_appends_list_no_event_types,
+                racing_first_appends_list_their_type_once,
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -188,6 +193,7 @@ macro_rules! event_store_reopen_conformance {
                 repeats_are_known_after_reopening,
                 two_handles_are_one_store,
                 delivery_state_survives_reopening,
+                event_types_survive_reopening,
             }
         }
     };
@@ -242,6 +248,7 @@ mod tests {
         for file in [
             include_str!("append.rs"),
             include_str!("checkpoint.rs"),
+            include_str!("event_types.rs"),
             include_str!("expectation.rs"),
             include_str!("feed.rs"),
             include_str!("filter.rs"),
@@ -274,6 +281,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 97);
+        assert_eq!(rules, 101);
     }
 }

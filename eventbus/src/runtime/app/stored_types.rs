@@ -1,0 +1,61 @@
+//! The event types that a store holds, compared with those that the code of an app knows.
+
+use std::collections::BTreeMap;
+
+use super::plan::Checked;
+use crate::{
+    domain::{error::Line, event::EventFilter},
+    port::{EventStore, StoredEventType},
+    runtime::registry::EventRegistry,
+};
+
+/// How many event types a line of the log names.
+const NAMED: usize = 50;
+
+/// Names the stored event types that no code here knows, and those of a higher schema version, in one warning.
+pub(super) async fn warn_of_unknown(store: &dyn EventStore, plan: &Checked) {
+    let Some(types) = store.event_types() else {
+        return;
+    };
+    match types.stored_event_types().await {
+        Ok(stored) => warn(&unknown(&stored, &known(plan))),
+        Err(error) => {
+            tracing::warn!(error = %Line(&error), "the stored event types could not be compared with the code's")
+        }
+    }
+}
+
+fn warn(unknown: &[String]) {
+    if unknown.is_empty() {
+        return;
+    }
+    let more = unknown.len().saturating_sub(NAMED);
+    let named = unknown[..unknown.len() - more].join(", ");
+    let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+    tracing::warn!(
+        "the store holds event types that no code here knows, or in a higher schema version: {named}{more}; a crate that \
+         the binary never names is not linked (`use my_crate as _;`); if they belong to another program, all is well"
+    );
+}
+
+/// The highest schema version of each event type that is linked, or that a handler or projection of the app takes.
+fn known(plan: &Checked) -> BTreeMap<&'static str, u32> {
+    let taken = plan.handlers.iter().map(|handler| handler.events);
+    let taken = taken.chain(plan.projections.iter().map(|slot| slot.definition().events));
+    let mut known = BTreeMap::new();
+    let registry = EventRegistry::discover();
+    for event in registry.iter().chain(taken.flat_map(|events: EventFilter| events.descriptors())) {
+        let version = known.entry(event.event_type).or_default();
+        *version = event.schema_version.max(*version);
+    }
+    known
+}
+
+fn unknown(stored: &[StoredEventType], known: &BTreeMap<&'static str, u32>) -> Vec<String> {
+    let describe = |stored: &StoredEventType| match known.get(stored.event_type.as_str()) {
+        None => Some(stored.to_string()),
+        Some(&version) if version < stored.schema_version => Some(format!("{stored}, here version {version}")),
+        Some(_) => None,
+    };
+    stored.iter().filter_map(describe).collect()
+}

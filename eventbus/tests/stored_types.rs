@@ -1,0 +1,83 @@
+//! Stored event types that no code knows, and higher schema versions than the code's, are named in one warning at start.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{
+    io::Write,
+    sync::{Arc, Mutex},
+};
+
+use eventbus::{
+    ExpectedVersion, InMemoryEventStore, Name, NewEvent, StreamId,
+    port::{AppendEvents, EventStore},
+    prelude::*,
+};
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Parcel", version = 2)]
+struct Sent {}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Parcel", version = 3)]
+struct Lost {}
+
+/// What is logged while it is the default of this thread.
+#[derive(Debug, Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The warnings about event types at the start of an app on a store.
+async fn warnings(store: impl EventStore) -> Vec<String> {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .with_ansi(false)
+        .with_max_level(tracing::Level::WARN)
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    drop(App::builder().store(store).start().await.unwrap());
+    drop(guard);
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    text.lines().filter(|line| line.contains("event types")).map(str::to_owned).collect()
+}
+
+async fn append(store: &impl AppendEvents, events: &[(&'static str, u32)]) {
+    let stream = StreamId::parse("Parcel", "1").unwrap();
+    let event = |&(name, version): &(&'static str, u32)| NewEvent::new(Name::from_static(name), version, "{}");
+    store.append(&stream, ExpectedVersion::Any, events.iter().map(event).collect()).await.unwrap();
+}
+
+#[tokio::test]
+async fn stored_event_types_that_no_code_knows_are_named_in_one_warning() {
+    let store = InMemoryEventStore::new();
+    append(&store, &[("Sent", 1), ("Sent", 2), ("Lost", 3)]).await;
+    assert_eq!(warnings(store.clone()).await, Vec::<String>::new(), "all is known");
+
+    append(&store, &[("Burnt", 1), ("Lost", 4), ("Burnt", 7), ("Lost", 2), ("Eaten", 1)]).await;
+    let all = warnings(store).await;
+    let [line] = &all[..] else { panic!("{all:#?}") };
+    let named = "`Burnt` (version 7, first at position 4), `Eaten` (version 1, first at position 8), \
+                 `Lost` (version 4, first at position 3), here version 3;";
+    assert!(line.contains(named), "{line}");
+    assert!(!line.contains("`Sent`"), "{line}");
+}
+
+#[tokio::test]
+async fn a_line_names_no_more_event_types_than_can_be_read() {
+    let store = InMemoryEventStore::new();
+    let names: Vec<(&'static str, u32)> = (0..60).map(|n| (&*format!("Old{n:02}").leak(), 1)).collect();
+    append(&store, &names).await;
+    let all = warnings(store).await;
+    let [line] = &all[..] else { panic!("{all:#?}") };
+    assert!(line.contains("`Old49`") && !line.contains("`Old50`") && line.contains(", and 10 more;"), "{line}");
+}

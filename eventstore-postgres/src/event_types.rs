@@ -1,0 +1,31 @@
+//! The table of stored event types.
+
+use async_trait::async_trait;
+use eventbus::{
+    BoxError, Name, Position,
+    port::{EventTypes, ReadError, StoredEventType},
+};
+use sqlx::{Row as _, postgres::PgRow};
+
+use crate::store::PgEventStore;
+
+#[async_trait]
+impl EventTypes for PgEventStore {
+    async fn stored_event_types(&self) -> Result<Vec<StoredEventType>, ReadError> {
+        let query = sqlx::query(self.statements.event_types.clone());
+        let rows =
+            self.connections.fetch_all(query).await.map_err(|fault| ReadError::Unavailable(fault.into_source()))?;
+        let types: Result<Vec<_>, BoxError> = rows.iter().map(stored).collect();
+        let types = types.map_err(|source| ReadError::Corrupt { place: "the table of event types".into(), source })?;
+        types.iter().for_each(|stored| self.listed.add(&stored.event_type, stored.schema_version));
+        Ok(types)
+    }
+}
+
+fn stored(row: &PgRow) -> Result<StoredEventType, BoxError> {
+    Ok(StoredEventType {
+        event_type: Name::new("event type", row.try_get::<&str, _>(0)?)?,
+        schema_version: u32::try_from(row.try_get::<i32, _>(1)?)?,
+        first_position: Position::new(u64::try_from(row.try_get::<i64, _>(2)?)?),
+    })
+}

@@ -1,0 +1,17 @@
+-- What follows the insert of an append that may store a type, or a schema version, for the first time.
+),
+listed AS (
+    INSERT INTO {schema}.event_types (event_type, schema_version, position)
+    SELECT found.event_type, found.schema_version, found.position
+    FROM (
+        SELECT s.event_type, max(s.schema_version) AS schema_version, min(s.position) AS position
+        FROM stored s
+        GROUP BY s.event_type
+    ) found
+    WHERE NOT EXISTS (
+        SELECT FROM {schema}.event_types t
+        WHERE t.event_type = found.event_type AND t.schema_version >= found.schema_version)
+)
+SELECT s.event_id, s.version, s.position, s.recorded_at
+FROM stored s
+ORDER BY s.position

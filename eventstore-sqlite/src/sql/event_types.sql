@@ -1,0 +1,3 @@
+SELECT event_type, schema_version, first_position
+FROM eventbus_event_types
+ORDER BY event_type
