@@ -51,8 +51,9 @@ impl App {
         projected.forget_skips();
         if projected.may_go_on_behind(position) {
             match P::definition().kind {
-                ProjectionKind::InMemory => drop(self.rebuild::<P>().await?),
-                ProjectionKind::Transactional | ProjectionKind::AtLeastOnce => drop(projected.resume()),
+                // a method that failed may have changed the state half way
+                ProjectionKind::InMemory if !projected.is_stopped_before_damage() => drop(self.rebuild::<P>().await?),
+                _ => drop(projected.resume()),
             }
         }
         Ok(is_new)

@@ -158,6 +158,11 @@ impl<P: Projection> Projected<P> {
         is_before || self.is_stopped_at(skipped)
     }
 
+    /// Whether it stopped before what cannot be read: then it has handled everything before, and nothing of that.
+    pub(crate) fn is_stopped_before_damage(&self) -> bool {
+        matches!(&self.progress().borrow().stopped, Some(ProjectionError::Damaged { .. }))
+    }
+
     /// Lets it go on if it stopped at an event that it is to skip since then.
     pub(super) async fn free_skipped(&self, store: &dyn EventStore) {
         let known = self.known_skips().unwrap_or_default();

@@ -1,0 +1,224 @@
+//! Rows of a store that are no events: projections and the relay stop before them until an operator skips them, and then go
+//! on behind them.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use eventbus::{
+    BoxError, ExpectedVersion, NewEvent, Position, ProjectionError, StreamId, port::EventStore, prelude::*,
+};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
+use eventstore_sqlite::{SqliteEventStore, SqliteTransaction, rusqlite};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Order")]
+struct Paid {
+    cents: i64,
+}
+
+/// Which events were seen, by their amounts.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<i64>>>);
+
+impl Seen {
+    fn sorted(&self) -> Vec<i64> {
+        let mut seen = self.0.lock().unwrap().clone();
+        seen.sort_unstable();
+        seen
+    }
+}
+
+#[handler(manual)]
+async fn note(event: &Paid, State(seen): State<Seen>) -> Result<(), HandlerError> {
+    seen.0.lock().map_err(|_| "poisoned")?.push(event.cents);
+    Ok(())
+}
+
+/// State in memory.
+#[derive(Default)]
+struct Amounts(Vec<i64>);
+
+#[projection(name = "amounts", manual)]
+impl Amounts {
+    fn paid(&mut self, event: &Paid) {
+        self.0.push(event.cents);
+    }
+}
+
+struct SqliteRows;
+
+#[projection(name = "rows", manual)]
+impl SqliteRows {
+    async fn paid(&self, event: &Paid, tx: &mut SqliteTransaction) -> Result<(), BoxError> {
+        tx.execute("INSERT INTO amounts VALUES (?1)", [event.cents])?;
+        Ok(())
+    }
+}
+
+struct PgRows {
+    schema: String,
+}
+
+#[projection(name = "rows", manual)]
+impl PgRows {
+    async fn paid(&self, event: &Paid, tx: &mut PgConnection) -> Result<(), BoxError> {
+        let sql = AssertSqlSafe(format!("INSERT INTO {}.amounts VALUES ($1)", self.schema));
+        sqlx::query(sql).bind(event.cents).execute(tx).await?;
+        Ok(())
+    }
+}
+
+/// Stores the events 1 to 6.
+async fn fill(store: &dyn EventStore) {
+    for cents in 1..=6 {
+        let stream = StreamId::parse("Order", &format!("order-{}", cents % 2)).unwrap();
+        let event = NewEvent::of(&Paid { cents }).unwrap();
+        store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
+    }
+}
+
+async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !holds().await {
+        assert!(began.elapsed() < Duration::from_secs(120), "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Of what cannot be read the text says where it is.
+async fn stop_at(app: &App, position: u64) {
+    let place = format!("position {position}");
+    wait_until(&format!("both projections stop at {place}"), async || {
+        app.projections().await.unwrap().iter().all(|status| match &status.stopped {
+            Some(ProjectionError::Damaged { position: at, error, .. }) => {
+                at.get() <= position && error.contains(&place)
+            }
+            _ => false,
+        })
+    })
+    .await;
+}
+
+/// The rows at positions 3 and 6, the last one, are damaged: nobody gets past them before an operator says so.
+async fn goes_on_behind_damage<P: eventbus::Projection>(
+    store: impl EventStore + Clone,
+    bus: Option<RedisEventBus>,
+    rows: P,
+    stored_rows: impl AsyncFn() -> Vec<i64>,
+) {
+    let seen = Seen::default();
+    let builder = App::builder().store(store).projection_with(Amounts::default).projection(rows);
+    let builder = builder.handler::<note>().state(seen.clone());
+    let app = match bus {
+        Some(bus) => builder.bus(bus),
+        None => builder,
+    }
+    .start()
+    .await
+    .unwrap();
+    wait_until("the relay is kept by the damage", async || {
+        let status = app.relay_status().await.unwrap();
+        status.position == 2 && (status.trouble.is_some() || status.stopped.is_some())
+    })
+    .await;
+    for position in [3, 6] {
+        stop_at(&app, position).await;
+        let position = Position::new(position);
+        assert!(app.skip_event::<Amounts>(position, "damaged, see incident 5").await.unwrap());
+        assert!(app.skip_event::<P>(position, "damaged, see incident 5").await.unwrap());
+        assert!(app.skip_published_event(position, "damaged, see incident 5").await.unwrap());
+    }
+    // a relay that stopped looks again every minute, in process every second
+    wait_until("the relay goes on", async || app.relay_status().await.unwrap().position == 6).await;
+    app.settled().await.unwrap();
+    assert_eq!(app.projected::<Amounts>(Position::new(6)).await.unwrap().0, [1, 2, 4, 5]);
+    assert_eq!(stored_rows().await, [1, 2, 4, 5]);
+    assert_eq!(seen.sorted(), [1, 2, 4, 5]);
+    let relay = app.relay_status().await.unwrap();
+    assert_eq!((relay.position, relay.skipped), (Position::new(6), Some(2)), "{relay:?}");
+    assert!(relay.trouble.is_none() && relay.stopped.is_none() && relay.lag == Some(Duration::ZERO), "{relay:?}");
+    for status in app.projections().await.unwrap() {
+        assert!(status.stopped.is_none() && status.trouble.is_none() && status.skipped == 2, "{status:?}");
+    }
+    let skipped = app.skipped_events().await.unwrap();
+    assert_eq!(skipped.len(), 6);
+    assert!(skipped.iter().all(|event| event.reason == "damaged, see incident 5"), "{skipped:?}");
+
+    // what comes later is delivered
+    let (stream, event) = (StreamId::parse("Order", "later").unwrap(), NewEvent::of(&Paid { cents: 7 }).unwrap());
+    app.store().append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
+    app.settled().await.unwrap();
+    assert_eq!(seen.sorted(), [1, 2, 4, 5, 7]);
+    assert_eq!(stored_rows().await, [1, 2, 4, 5, 7]);
+    app.shutdown(Duration::from_secs(30)).await.unwrap();
+}
+
+fn path() -> PathBuf {
+    let folder = std::env::temp_dir().join(test_servers::unique_name("damaged"));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder.join("events.db")
+}
+
+async fn on_sqlite(bus: Option<RedisEventBus>) {
+    let path = path();
+    let store = SqliteEventStore::open(&path).await.unwrap();
+    fill(&store).await;
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    raw.execute_batch(
+        "CREATE TABLE amounts (cents INTEGER);
+         UPDATE eventbus_events SET event_type = '' WHERE position IN (3, 6)",
+    )
+    .unwrap();
+    goes_on_behind_damage(store, bus, SqliteRows, async || {
+        let mut statement = raw.prepare("SELECT cents FROM amounts ORDER BY cents").unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    })
+    .await;
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sqlite_everything_goes_on_behind_damage_that_an_operator_skips() {
+    on_sqlite(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_redis_everything_goes_on_behind_damage_that_an_operator_skips() {
+    let config = RedisEventBusConfig {
+        redis_url: test_servers::redis_url().into(),
+        stream_prefix: test_servers::unique_name("damaged"),
+        ..RedisEventBusConfig::default()
+    };
+    on_sqlite(Some(RedisEventBus::connect(config).await.unwrap())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgres_everything_goes_on_behind_damage_that_an_operator_skips() {
+    let schema = test_servers::unique_name("damaged");
+    let database_url = test_servers::postgres_url().to_owned();
+    let config =
+        PgEventStoreConfig { database_url: database_url.clone(), schema: schema.clone(), ..Default::default() };
+    let store = PgEventStore::connect_with(config).await.unwrap();
+    fill(&store).await;
+    let run = async |sql: String| {
+        let mut connection = PgConnection::connect(&database_url).await.unwrap();
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.unwrap();
+    };
+    run(format!("CREATE TABLE {schema}.amounts (cents bigint)")).await;
+    run(format!("UPDATE {schema}.events SET event_type = '' WHERE position IN (3, 6)")).await;
+    let rows = PgRows { schema: schema.clone() };
+    goes_on_behind_damage(store.clone(), None, rows, async || {
+        let mut connection = PgConnection::connect(&database_url).await.unwrap();
+        let sql = AssertSqlSafe(format!("SELECT cents FROM {schema}.amounts ORDER BY cents"));
+        sqlx::query_scalar(sql).fetch_all(&mut connection).await.unwrap()
+    })
+    .await;
+    store.close().await;
+    run(format!("DROP SCHEMA {schema} CASCADE")).await;
+}
