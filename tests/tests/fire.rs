@@ -11,7 +11,7 @@ use workspace_tests::fire::{
     figures::Figures,
     files,
     kills::{self, Program},
-    race, rolling, unfinished,
+    race, rolling, stuck, unfinished,
 };
 
 fn seed() -> u64 {
@@ -85,6 +85,17 @@ async fn faults_of_databases_cost_no_event_anything() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_that_are_killed_while_events_wait_lose_nothing_and_repeat_nothing_that_was_finished() {
     judge(&unfinished::run(&program(), 20, seed()).await.unwrap());
+}
+
+/// What the process plays whose handlers never return; does nothing in an ordinary run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_hangs() {
+    stuck::play().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_never_returns_is_named_and_holds_up_no_other_aggregate() {
+    judge(&stuck::run(&["--exact", "a_process_that_hangs", "--nocapture"], false).await.unwrap());
 }
 
 mod model_test {

@@ -73,7 +73,7 @@ struct RunClock {
     log_at: Duration,
     /// Whether it blocks its thread for longer than it may take.
     is_stuck: bool,
-    /// Whether it awaits for long.
+    /// Whether it takes long.
     is_long: bool,
     turn: Option<Turn>,
 }
@@ -83,7 +83,7 @@ struct RunClock {
 pub(crate) struct Turn {
     #[allow(dead_code, reason = "it is held, not read")]
     permit: OwnedSemaphorePermit,
-    /// Whether a run that awaits keeps it however long it takes. One that blocks its thread for too long never does.
+    /// Whether a run keeps it however long it takes, unless it blocks its thread for longer than it may take.
     is_kept: bool,
 }
 
@@ -246,7 +246,7 @@ impl Activity {
         blocking.map(|run| words(&run.who, &run.record)).collect()
     }
 
-    /// Logs runs that block their threads. Returns `true` if one is stuck since now.
+    /// Logs runs that block their threads. Returns `true` if one gives its place up now.
     pub(super) fn look(&self) -> bool {
         self.runs().iter().filter(|run| run.look()).count() > 0
     }
@@ -299,10 +299,15 @@ impl Run {
     fn look(&self) -> bool {
         let blocked = self.blocked_for();
         let mut clock = self.clock();
-        let is_news = !clock.is_stuck && self.timeout.is_some_and(|timeout| blocked >= timeout);
-        if is_news {
+        let is_stuck = !clock.is_stuck && self.timeout.is_some_and(|timeout| blocked >= timeout);
+        if is_stuck {
             clock.is_stuck = true;
             clock.turn = None;
+        }
+        let is_long = !clock.is_long && blocked >= LONG;
+        if is_long {
+            clock.is_long = true;
+            clock.turn.take_if(|turn| !turn.is_kept);
         }
         let is_due = blocked >= clock.log_at;
         if is_due {
@@ -313,7 +318,7 @@ impl Run {
             let log = || self.log(blocked, "blocks its thread, where no time limit can end it");
             tracing::dispatcher::with_default(&self.dispatch, || self.span.in_scope(log));
         }
-        is_news
+        is_stuck || is_long
     }
 
     fn log(&self, took: Duration, what: &str) {

@@ -26,7 +26,7 @@ use workspace_tests::fire::{
     figures::Figures,
     files,
     kills::{self, Program},
-    model, race, rolling, unfinished,
+    model, race, rolling, stuck, unfinished,
 };
 
 /// Checks what is promised while servers, processes and connections die.
@@ -99,6 +99,8 @@ enum Part {
     Killer,
     /// Databases that are locked, full, out of memory, and kill connections and transactions.
     Faults,
+    /// Handlers that never return: one that awaits, and one that blocks its thread.
+    Stuck,
 }
 
 /// The longest that the ordering race may take.
@@ -106,10 +108,11 @@ const RACE: Duration = Duration::from_secs(3_600);
 
 fn main() -> Result<ExitCode, Trouble> {
     let runtime = Runtime::new()?;
-    if runtime.block_on(kills::role::play())?
-        || runtime.block_on(ends::play())?
-        || runtime.block_on(unfinished::play())?
-    {
+    if runtime.block_on(async {
+        Ok::<_, Trouble>(
+            kills::role::play().await? || ends::play().await? || unfinished::play().await? || stuck::play().await?,
+        )
+    })? {
         return Ok(ExitCode::SUCCESS);
     }
     let arguments = Arguments::parse();
@@ -154,6 +157,7 @@ impl Part {
             Self::Unfinished => runtime.block_on(unfinished::run(&Program::this(&[])?, unfinished_kills, seed)),
             Self::Random => runtime.block_on(ends::at_random(handled, seed)),
             Self::Killer => runtime.block_on(ends::of_one_event(200)),
+            Self::Stuck => runtime.block_on(stuck::run(&[], true)),
             Self::Faults => runtime.block_on(faults::run(Lasting::LONG, seed)),
         }
     }

@@ -22,6 +22,7 @@ pub mod model;
 pub mod proxy;
 pub mod race;
 pub mod rolling;
+pub mod stuck;
 pub mod unfinished;
 pub mod workload;
 
