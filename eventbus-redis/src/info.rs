@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use eventbus::{
     Name,
-    port::{ConsumeError, GroupInfo, GroupProgress, Health, StreamInfo},
+    port::{ConsumeError, GroupInfo, GroupProgress, Health, InFlight, SilentConsumer, StreamInfo},
 };
 use redis::{RedisError, RedisResult, Value};
 use serde::Deserialize;
@@ -30,15 +30,33 @@ struct Member {
     /// Whether it has ended since.
     #[serde(default)]
     left: bool,
+    /// What tells it from others.
+    #[serde(default)]
+    instance: String,
+    /// What it was busy with for long when it said so, as JSON.
+    busy: Option<String>,
+}
+
+impl Member {
+    fn is_live(&self, now: u64) -> bool {
+        !self.left && self.at.saturating_add(self.live_ms) > now
+    }
+
+    /// What it has been busy with for long.
+    fn in_flight(&self, name: &str, now: u64) -> Option<InFlight> {
+        let mut run: InFlight = serde_json::from_str(self.busy.as_deref()?).ok()?;
+        run.seconds = run.seconds.saturating_add(now.saturating_sub(self.at) / 1_000);
+        run.consumer = Some(name.to_owned());
+        Some(run)
+    }
 }
 
 /// How many consumers show life: the members that said so not long ago, and those of other programs that were busy not
 /// long ago.
-fn active(consumers: &[Consumer], members: &HashMap<String, String>, now: u64, idle: Duration) -> u64 {
-    let said: HashMap<&str, Member> =
-        members.iter().filter_map(|(name, text)| Some((name.as_str(), serde_json::from_str(text).ok()?))).collect();
-    let live = said.values().filter(|member| !member.left && member.at.saturating_add(member.live_ms) > now).count();
-    let is_foreign = |consumer: &&Consumer| !said.contains_key(consumer.name.as_str()) && consumer.name != keys::ABSENT;
+fn active(consumers: &[Consumer], members: &HashMap<String, Member>, now: u64, idle: Duration) -> u64 {
+    let live = members.values().filter(|member| member.is_live(now)).count();
+    let is_foreign =
+        |consumer: &&Consumer| !members.contains_key(consumer.name.as_str()) && consumer.name != keys::ABSENT;
     let busy = consumers.iter().filter(is_foreign).filter(|consumer| consumer.idle < idle).count();
     (live + busy) as u64
 }
@@ -70,10 +88,19 @@ fn add(all: &mut StreamInfo, part: StreamInfo) {
         group.last_delivered_id = newer(group.last_delivered_id.take(), other.last_delivered_id);
         group.oldest_pending_id = older(group.oldest_pending_id.take(), other.oldest_pending_id);
         group.oldest_pending_age_ms = group.oldest_pending_age_ms.max(other.oldest_pending_age_ms);
+        // each partition knows the same members
+        group.in_flight = other.in_flight;
+        group.silent = group.silent.take().or(other.silent);
     }
 }
 
 impl Shared {
+    /// Whether a consumer is of this bus: where it has several, each has a number behind its name.
+    fn is_instance(&self, instance: &str) -> bool {
+        let rest = instance.strip_prefix(self.instance.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    }
+
     pub(crate) async fn stream_info(&self) -> StreamInfo {
         let mut info = self.ask_open().await.unwrap_or_else(|error| {
             tracing::warn!(stream = self.stream, %error, "stream cannot be inspected");
@@ -86,7 +113,13 @@ impl Shared {
     pub(crate) async fn health(&self) -> Health {
         let consuming = self.consuming.is_running();
         self.subscribers.report(match self.ask_open().await {
-            Ok(info) => Health::connected(consuming, info.pending_messages, info.dlq_messages),
+            Ok(info) => {
+                let (runs, silent): (Vec<_>, Vec<_>) =
+                    info.consumer_groups.into_iter().map(|group| (group.in_flight, group.silent)).unzip();
+                Health::connected(consuming, info.pending_messages, info.dlq_messages)
+                    .with_in_flight(runs.concat())
+                    .with_silent(silent.into_iter().flatten().collect())
+            }
             Err(error) => Health::disconnected(consuming, error.to_string()),
         })
     }
@@ -127,8 +160,10 @@ impl Shared {
 
     async fn ask_groups(&self, groups: Vec<Group>) -> Result<Vec<GroupInfo>, CommandError> {
         let mut commands = operate::time();
+        // a consumer of ours renews its claims three times in that time
+        let silent_ms = self.config.pending_idle_ms / 2;
         for group in &groups {
-            operate::inspect_group(&mut commands, &self.stream, &self.home, &group.name);
+            operate::inspect_group(&mut commands, &self.stream, &self.home, &group.name, silent_ms);
         }
         let replies: Vec<RedisResult<Value>> = self.link.query_all(&commands).await?;
         let mut replies = replies.into_iter();
@@ -138,8 +173,13 @@ impl Shared {
         let mut described = Vec::with_capacity(groups.len());
         for group in groups {
             let mut consumers = operate::consumers(next())?;
-            let members: HashMap<_, _> = redis::from_redis_value(next()?).map_err(RedisError::from)?;
+            let members: HashMap<String, String> = redis::from_redis_value(next()?).map_err(RedisError::from)?;
+            let members: HashMap<String, Member> = members
+                .into_iter()
+                .filter_map(|(name, text)| Some((name, serde_json::from_str(&text).ok()?)))
+                .collect();
             let oldest = operate::first_pending(next())?;
+            let silent = operate::pending(next())?;
             let mut info = GroupInfo::new(group.name, group.consumers, group.pending);
             if self.is_partition() {
                 consumers.clear(); // whoever owns the partition has the same name there
@@ -150,6 +190,19 @@ impl Shared {
             info.lag = group.lag;
             info.oldest_pending_id = oldest.map(|id| id.to_string());
             info.oldest_pending_age_ms = oldest.map(|id| now.saturating_sub(id.ms));
+            let others =
+                members.iter().filter(|(_, member)| member.is_live(now) && !self.is_instance(&member.instance));
+            info.in_flight = others.filter_map(|(name, member)| member.in_flight(name, now)).collect();
+            info.in_flight.sort_by(|a, b| a.consumer.cmp(&b.consumer));
+            // the owner of a partition shows life by its lease, and what is left to absent members is to wait
+            let mut silent = silent.into_iter().filter(|(_, consumer, _)| !consumer.starts_with(keys::ABSENT));
+            let silent = silent.next().filter(|_| !self.is_partition());
+            info.silent = silent.map(|(entry_id, consumer, idle)| SilentConsumer {
+                consumer,
+                group: info.name.clone(),
+                entry_id,
+                seconds: idle / 1_000,
+            });
             described.push(info);
         }
         Ok(described)

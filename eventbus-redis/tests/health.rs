@@ -3,12 +3,18 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{
     config, config_on, fresh_bus,
     seen::{Gate, Seen, command, event, publish, start},
     until,
 };
-use eventbus::port::{EventBus, GroupInfo, HealthStatus, HealthThresholds};
+use eventbus::{
+    SharedClock,
+    port::{EventBus, GroupInfo, HealthStatus, HealthThresholds},
+    testkit::ManualClock,
+};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use serde_json::json;
 use time::OffsetDateTime;
@@ -59,6 +65,67 @@ async fn a_bus_is_healthy_while_it_is_connected_and_consumes() {
     gate.open();
     bus.stop_consuming().await;
     assert!(!bus.health().await.is_healthy());
+}
+
+/// A bus of another process with the same group, which does not consume.
+async fn watcher_of(bus: &RedisEventBus) -> RedisEventBus {
+    let config = RedisEventBusConfig { consumer_name: None, clock: SharedClock::SYSTEM, ..bus.config().clone() };
+    RedisEventBus::connect(config).await.unwrap()
+}
+
+async fn alerts(bus: &RedisEventBus, thresholds: &HealthThresholds) -> Vec<String> {
+    bus.health().await.with_nothing_to_consume().alerts(thresholds)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_a_handler_of_another_process_is_busy_with_for_long_is_an_alert() {
+    for partitions in [1, 2] {
+        let clock = ManualClock::default();
+        let config = RedisEventBusConfig { partitions, clock: clock.clone().into(), ..config() };
+        let bus = RedisEventBus::connect(config).await.unwrap();
+        let watcher = watcher_of(&bus).await;
+        let gate = Gate::default();
+        gate.join(&bus);
+        let _consumer = start(&bus).await;
+        let event = event("held");
+        bus.publish(std::slice::from_ref(&event)).await.unwrap();
+        let id = event.metadata().event_id().to_string();
+        let name = bus.config().consumer_name.clone().unwrap();
+        let thresholds = HealthThresholds::default();
+        until("another process says who is busy with what", async || {
+            clock.advance(Duration::from_secs(1));
+            alerts(&watcher, &thresholds).await.iter().any(|alert| {
+                alert.starts_with(&format!(
+                    "`gate` of `{}` in `{name}` is busy with `OrderCreated` {id}",
+                    bus.default_group()
+                ))
+            })
+        })
+        .await;
+        let own = bus.health().await.in_flight;
+        assert!(own.len() == 1 && own[0].consumer.is_none(), "its own is not told twice: {own:?}");
+        gate.open();
+        until("the alert ends", async || alerts(&watcher, &thresholds).await.is_empty()).await;
+        bus.stop_consuming().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_has_an_entry_and_shows_no_life_is_an_alert() {
+    let bus = RedisEventBus::connect(RedisEventBusConfig { pending_idle_ms: 1_000, ..config() }).await.unwrap();
+    bus.publish(&[event("a"), event("b")]).await.unwrap();
+    read(&bus, "python").await;
+    let thresholds = HealthThresholds { in_flight_age: Duration::ZERO, ..Default::default() };
+    let group = bus.default_group();
+    let text = format!("`python` of `{group}` has entry ");
+    until("it is an alert", async || alerts(&bus, &thresholds).await.iter().any(|alert| alert.starts_with(&text)))
+        .await;
+
+    let seen = Seen::default();
+    seen.join(&bus);
+    start(&bus).await;
+    until("the entry is taken over", async || seen.all().len() == 2).await;
+    until("the alert ends", async || alerts(&bus, &thresholds).await.is_empty()).await;
 }
 
 #[test]

@@ -47,12 +47,17 @@ pub(crate) fn time() -> Pipeline {
     pipeline
 }
 
-/// Adds what asks for the consumers of a group, its members, and its oldest pending entry.
-pub(crate) fn inspect_group(pipeline: &mut Pipeline, stream: &str, home: &str, group: &str) {
+/// Adds what asks for the consumers of a group, its members, its oldest pending entry, and the oldest of those on which no
+/// claim was renewed for `silent_ms`.
+pub(crate) fn inspect_group(pipeline: &mut Pipeline, stream: &str, home: &str, group: &str, silent_ms: u64) {
     pipeline.cmd("XINFO").arg("CONSUMERS").arg(stream).arg(group);
     pipeline.cmd("HGETALL").arg(keys::members(home, group));
     pipeline.cmd("XPENDING").arg(stream).arg(group).arg("-").arg("+").arg(1);
+    pipeline.cmd("XPENDING").arg(stream).arg(group).arg("IDLE").arg(silent_ms).arg("-").arg("+").arg(SILENT);
 }
+
+/// How many entries without a sign of life are looked at: those that wait for absent members are among them.
+const SILENT: usize = 100;
 
 /// A consumer as the server knows it.
 #[derive(Debug)]
@@ -85,6 +90,17 @@ pub(crate) fn first_pending(reply: RedisResult<Value>) -> RedisResult<Option<Ent
     let first = pending.into_iter().next().and_then(|entry| entry.into_iter().next());
     let id: Option<String> = first.map(from_redis_value).transpose()?;
     Ok(id.and_then(|id| id.parse().ok()))
+}
+
+/// Reads the reply of `XPENDING` with a range: the entries, their consumers, and for how many milliseconds these have shown
+/// no life.
+pub(crate) fn pending(reply: RedisResult<Value>) -> RedisResult<Vec<(String, String, u64)>> {
+    let reply = match reply {
+        Err(error) if is_gone(&error) => return Ok(Vec::new()),
+        reply => reply?,
+    };
+    let pending: Vec<(String, String, u64, u64)> = from_redis_value(reply)?;
+    Ok(pending.into_iter().map(|(id, consumer, idle, _)| (id, consumer, idle)).collect())
 }
 
 /// Whether a group, or its stream, is gone.

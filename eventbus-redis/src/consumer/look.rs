@@ -48,6 +48,7 @@ impl Consumer {
         let live_ms = self.shared.config.pending_idle_ms;
         look.arg(self.group.as_str()).arg(&self.name).arg(self.types()).arg(live_ms);
         look.arg(&self.shared.instance).arg(u8::from(self.is_announced.load(Ordering::Acquire)));
+        look.arg(self.busy());
         look
     }
 

@@ -229,6 +229,12 @@ impl Consumer {
         serde_json::Value::from_iter(types).to_string()
     }
 
+    /// What its handlers have been busy with for long, as others are told: JSON, or nothing.
+    fn busy(&self) -> String {
+        let run = self.shared.subscribers.long_run(&self.group);
+        run.and_then(|run| serde_json::to_string(&run).ok()).unwrap_or_default()
+    }
+
     fn has_caught_up(&self) -> bool {
         self.has_caught_up.load(Ordering::Acquire)
     }

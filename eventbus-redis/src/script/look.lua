@@ -1,6 +1,7 @@
 -- A consumer shows that it lives and which types it handles, notes how far its group is, and looks around.
 -- KEYS stream, members, floors   ARGV group, consumer, its types as JSON, how long it counts as alive (ms),
--- what tells it from another consumer of its name, '1' if it has shown itself before
+-- what tells it from another consumer of its name, '1' if it has shown itself before, what it has been busy with for long as
+-- JSON or ''
 -- Replies with {the number of entries pending on its name, whether another consumer has its name, the names and types of
 -- the other live members, the number of entries left to absent members}.
 -- A server without memory refuses the notes; that harms nobody.
@@ -34,6 +35,7 @@ for i = 1, #announced, 2 do
   if name == me then
     local is_mine = member and member.instance == instance
     known = is_mine and member.types == types and not member.left and member.at + live / 6 > now
+      and (member.busy or '') == ARGV[7]
     if member and not is_mine and not member.left and ARGV[6] == '1' then double = 1 end
   elseif member then
     others[#others + 1] = name
@@ -45,6 +47,7 @@ for i = 1, #announced, 2 do
 end
 if not known then
   local member = { at = now, live_ms = live, types = types, instance = instance }
+  if ARGV[7] ~= '' then member.busy = ARGV[7] end
   redis.pcall('HSET', members, me, cjson.encode(member))
 end
 return { mine, double, others, absent }

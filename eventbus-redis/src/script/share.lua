@@ -3,8 +3,8 @@
 --
 -- KEYS  members, layout, then for each partition: lease, stream, floors
 -- ARGV  group, consumer, its types as JSON, how long it counts as alive (ms), what tells it from another one of its name,
---       how long a lease lasts (ms), the generation of the layout, '1' if it may take partitions, then for each partition
---       the epoch under which it owns it or '', then the numbers of the partitions in the order in which to take them
+--       how long a lease lasts (ms), the generation of the layout, '1' if it may take partitions, what it has
+--       been busy with for long as JSON or '', then for each partition the epoch under which it owns it or '', then the numbers of the partitions in the order in which to take them
 -- Replies with {how many partitions there are by a newer layout or 0, its share, for each partition {epoch or '', the id that the group
 -- was given last, '1' if it was taken from a consumer that shows no life} ..., whether another consumer has its name, the
 -- names and types of the other live members}.
@@ -35,12 +35,13 @@ for i = 1, #announced, 2 do
   end
 end
 local member = { at = now, live_ms = live, types = types, instance = instance, layout = ARGV[7] }
+if ARGV[9] ~= '' then member.busy = ARGV[9] end
 redis.call('HSET', members, me, cjson.encode(member))
 
 local share, owned = math.ceil(count / alive), 0
 local epochs, taken = {}, {}
 for p = 1, count do
-  local epoch = ARGV[8 + p]
+  local epoch = ARGV[9 + p]
   epochs[p] = ''
   if epoch ~= '' and redis.call('HGET', KEYS[3 * p], 'epoch') == epoch then
     redis.call('HSET', KEYS[3 * p], 'until', now + ttl, 'renewed', now)
@@ -48,7 +49,7 @@ for p = 1, count do
     owned = owned + 1
   end
 end
-for i = 9 + count, #ARGV do
+for i = 10 + count, #ARGV do
   local p = tonumber(ARGV[i]) + 1
   if may_take and owned < share and epochs[p] == '' then
     local lease = redis.call('HMGET', KEYS[3 * p], 'owner', 'epoch', 'until', 'renewed')

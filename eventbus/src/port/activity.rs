@@ -286,6 +286,7 @@ impl Run {
 
     fn in_flight(&self, took: Duration) -> InFlight {
         InFlight {
+            consumer: None,
             name: self.who.to_string(),
             group: self.group.to_string(),
             event_type: self.record.event_type().to_string(),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Whether a bus is well. As JSON it is what a health endpoint answers.
 ///
@@ -43,9 +43,13 @@ pub struct Health {
     /// The projections of this process that stopped at an event, each with the event and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub projections: Vec<String>,
-    /// Handlers and projections of this process that have been busy with one event for long, the longest of each.
+    /// Handlers and projections that have been busy with one event for long, the longest of each; of other processes that
+    /// of each group, where the bus knows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub in_flight: Vec<InFlight>,
+    /// Consumers that have an entry and show no life, the one with the oldest entry of each group, where the bus knows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub silent: Vec<SilentConsumer>,
     /// Handlers and projections of this process that wait for a database with a fault of its own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<WaitingForServer>,
@@ -59,9 +63,12 @@ pub struct Health {
 }
 
 /// A handler or projection that has been busy with one event for at least 10 seconds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct InFlight {
+    /// The consumer that says so, if it is of another process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumer: Option<String>,
     /// The handler or projection.
     pub name: String,
     /// Its consumer group; a projection is its own.
@@ -80,9 +87,33 @@ pub struct InFlight {
 
 impl fmt::Display for InFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, group, event_type, event_id, since, seconds, blocks_its_thread } = self;
+        let Self { consumer, name, group, event_type, event_id, since, seconds, blocks_its_thread } = self;
         let how = if *blocks_its_thread { "blocks its thread with" } else { "is busy with" };
-        write!(f, "`{name}` of `{group}` {how} `{event_type}` {event_id} for {seconds} s, since {since}")
+        write!(f, "`{name}` of `{group}` ")?;
+        if let Some(consumer) = consumer {
+            write!(f, "in `{consumer}` ")?;
+        }
+        write!(f, "{how} `{event_type}` {event_id} for {seconds} s, since {since}")
+    }
+}
+
+/// A consumer that has an entry and has shown no life for long: it hangs or has ended, and nobody has taken over yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SilentConsumer {
+    /// The consumer.
+    pub consumer: String,
+    /// Its group.
+    pub group: String,
+    /// The entry.
+    pub entry_id: String,
+    /// For how many seconds it has shown no life.
+    pub seconds: u64,
+}
+
+impl fmt::Display for SilentConsumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { consumer, group, entry_id, seconds } = self;
+        write!(f, "`{consumer}` of `{group}` has entry {entry_id} and has shown no life for {seconds} s")
     }
 }
 
@@ -131,8 +162,8 @@ pub struct HealthThresholds {
     pub pending_messages: u64,
     /// More dead letters than this are too many. Default 10.
     pub dlq_messages: u64,
-    /// A handler that is busy with one event for longer than this takes too long; what takes less than 10 s is not known
-    /// here. Default 30 s.
+    /// A handler that is busy with one event for longer than this takes too long, and a consumer that has an entry must not
+    /// be silent for longer. What takes less than 10 s is not known here. Default 30 s.
     pub in_flight_age: Duration,
     /// An event that waits longer than this to be published or projected waits too long, in seconds. Default 60.
     pub lag_seconds: u64,
@@ -160,6 +191,7 @@ impl Health {
             relay: None,
             projections: Vec::new(),
             in_flight: Vec::new(),
+            silent: Vec::new(),
             waiting: Vec::new(),
             lag_seconds: BTreeMap::new(),
             has_nothing_to_consume: false,
@@ -181,6 +213,7 @@ impl Health {
             relay: None,
             projections: Vec::new(),
             in_flight: Vec::new(),
+            silent: Vec::new(),
             waiting: Vec::new(),
             lag_seconds: BTreeMap::new(),
             has_nothing_to_consume: false,
@@ -241,6 +274,13 @@ impl Health {
         self
     }
 
+    /// With consumers that have an entry and show no life, beside those that are known.
+    #[must_use]
+    pub fn with_silent(mut self, silent: Vec<SilentConsumer>) -> Self {
+        self.silent.extend(silent);
+        self
+    }
+
     /// With handlers and projections that wait for a database, beside those that are known: an alert each.
     #[must_use]
     pub fn with_waiting(mut self, waiting: Vec<WaitingForServer>) -> Self {
@@ -281,8 +321,9 @@ impl Health {
         alerts.extend(self.relay.iter().map(|why| format!("the relay does not publish: {why}")));
         alerts.extend(self.projections.iter().cloned());
         alerts.extend(self.waiting.iter().map(ToString::to_string));
-        let is_old = |in_flight: &&InFlight| Duration::from_secs(in_flight.seconds) > thresholds.in_flight_age;
-        alerts.extend(self.in_flight.iter().filter(is_old).map(ToString::to_string));
+        let is_old = |seconds: u64| Duration::from_secs(seconds) > thresholds.in_flight_age;
+        alerts.extend(self.in_flight.iter().filter(|run| is_old(run.seconds)).map(ToString::to_string));
+        alerts.extend(self.silent.iter().filter(|silent| is_old(silent.seconds)).map(ToString::to_string));
         for (what, lag) in self.lag_seconds.iter().filter(|(_, lag)| **lag > thresholds.lag_seconds) {
             alerts.push(format!(
                 "{what} lags: its next event has waited for {lag} s, longer than {} s",

@@ -54,7 +54,7 @@ pub use filter::FeedFilter;
 pub use floor::{Floor, Floors};
 pub use group_types::{DELIVER_SKIPPED_WITHIN, DueRange, GroupTypes, Unhandled, UnhandledRange};
 pub use hand::{DEFAULT_IN_HAND_BYTES, Desk, Hand, RunLock, Settled, Taken, Verdict};
-pub use health::{Health, HealthStatus, HealthThresholds, InFlight, WaitingForServer};
+pub use health::{Health, HealthStatus, HealthThresholds, InFlight, SilentConsumer, WaitingForServer};
 pub use lease::{Lease, LeaseError, Leases};
 pub use note::Notes;
 pub use outage::Outage;

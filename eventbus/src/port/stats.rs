@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
-use super::Outcome;
+use super::{InFlight, Outcome, SilentConsumer};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $field:ident),+ $(,)?) => {
@@ -135,6 +135,10 @@ pub struct GroupInfo {
     pub oldest_pending_id: Option<String>,
     /// How long ago that entry was published, in milliseconds.
     pub oldest_pending_age_ms: Option<u64>,
+    /// What consumers of other processes have been busy with for long, where the bus knows.
+    pub in_flight: Vec<InFlight>,
+    /// The consumer with the oldest entry of those that show no life, where the bus knows.
+    pub silent: Option<SilentConsumer>,
 }
 
 impl GroupInfo {
@@ -149,6 +153,8 @@ impl GroupInfo {
             lag: None,
             oldest_pending_id: None,
             oldest_pending_age_ms: None,
+            in_flight: Vec::new(),
+            silent: None,
         }
     }
 }

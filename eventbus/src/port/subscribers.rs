@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::sync::watch;
 
-use super::{Announced, HandlerStart, Health, Subscriber, activity::Activity};
+use super::{Announced, HandlerStart, Health, InFlight, Subscriber, activity::Activity};
 use crate::domain::name::Name;
 
 /// The subscribers of a bus, by consumer group. Cloning shares them.
@@ -126,6 +126,14 @@ impl Subscribers {
         let in_flight = entries.iter().filter_map(|entry| entry.subscriber.long_run()).collect();
         let waiting = entries.iter().filter_map(|entry| entry.subscriber.waiting()).collect();
         health.with_in_flight(in_flight).with_waiting(waiting)
+    }
+
+    /// What the handlers of a group have been busy with for longest, if that is long.
+    #[must_use]
+    pub fn long_run(&self, group: &Name) -> Option<InFlight> {
+        let entries = self.read();
+        let of_group = entries.iter().filter(|entry| entry.group == *group);
+        of_group.filter_map(|entry| entry.subscriber.long_run()).max_by_key(|run| run.seconds)
     }
 
     /// What each runs at the moment.

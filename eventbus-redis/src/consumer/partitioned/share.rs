@@ -77,7 +77,7 @@ impl Partitioned {
         }
         share.arg(self.front.group.as_str()).arg(&self.front.name).arg(self.front.types());
         share.arg(lease_ms.saturating_mul(2)).arg(&shared.instance).arg(lease_ms).arg(shared.generation());
-        share.arg(u8::from(!keeper.has_other_layout));
+        share.arg(u8::from(!keeper.has_other_layout)).arg(self.front.busy());
         let owned = self.owned();
         for number in 0..shared.partitions.len() {
             share.arg(owned.epoch(number));
