@@ -5,6 +5,7 @@
 use std::{
     env,
     process::Stdio,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
@@ -162,10 +163,14 @@ fn event(id: &str) -> Result<RecordedEvent, Trouble> {
     Ok(NewEvent::of(&Lit {})?.recorded_as(StreamId::parse("Lamp", id)?, Version::FIRST, None))
 }
 
-/// Publishes events that anybody can handle, and sees how long none of them is handled.
-async fn publish(bus: &RedisEventBus, mut connection: MultiplexedConnection, load: &mut Load) -> Result<(), Trouble> {
-    let (mut before, mut since) = (0, Instant::now());
-    loop {
+/// Publishes events that anybody can handle until that is over, and sees how long none of them is handled.
+async fn publish(
+    bus: &RedisEventBus,
+    mut connection: MultiplexedConnection,
+    is_over: &AtomicBool,
+) -> Result<Load, Trouble> {
+    let (mut load, mut before, mut since) = (Load::default(), 0, Instant::now());
+    while !is_over.load(SeqCst) {
         bus.publish(&[event(&load.published.to_string())?]).await?;
         load.published += 1;
         let handled: u64 = redis::cmd("SCARD").arg(HANDLED).query_async(&mut connection).await?;
@@ -175,6 +180,7 @@ async fn publish(bus: &RedisEventBus, mut connection: MultiplexedConnection, loa
         load.standstill = load.standstill.max(since.elapsed());
         tokio::time::sleep(PAUSE).await;
     }
+    Ok(load)
 }
 
 #[derive(Default)]
@@ -194,7 +200,7 @@ pub async fn run(arguments: &[&str], is_long: bool) -> Result<Figures, Trouble> 
     let bus = RedisEventBus::connect(config(server.url(), "watcher")).await?;
     let mut connection = test_servers::redis_connection(server.url()).await;
     let mut figures = Figures { faults: 1, what: "a handler awaits for ever".into(), ..Figures::of("stuck") };
-    let mut load = Load::default();
+    let is_over = AtomicBool::new(false);
     let mut consumer = Consumer::start(arguments, server.url(), false)?;
     let hanging = async {
         let awaits = event(AWAITS)?;
@@ -219,10 +225,14 @@ pub async fn run(arguments: &[&str], is_long: bool) -> Result<Figures, Trouble> 
         }
         Ok::<_, Trouble>(())
     };
-    tokio::select! {
-        hung = hanging => hung?,
-        published = publish(&bus, connection.clone(), &mut load) => published?,
-    }
+    let hanging = async {
+        let hung = hanging.await;
+        is_over.store(true, SeqCst);
+        hung
+    };
+    let (hung, load) = tokio::join!(hanging, publish(&bus, connection.clone(), &is_over));
+    hung?;
+    let load = load?;
     let mut hanging = 1;
     if is_long {
         hanging += 1;

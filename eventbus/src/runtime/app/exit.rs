@@ -14,7 +14,7 @@ use std::{
 
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
-use tracing::Dispatch;
+use tracing::{Dispatch, subscriber::NoSubscriber};
 
 use super::signal::Signals;
 use crate::{
@@ -106,7 +106,8 @@ fn exit(after: Duration, blocking: &[String]) {
     };
     let text = format!("not stopped {after:?} after the signal, {who}: the process exits with status {STATUS}");
     tracing::error!("{text}");
-    if !tracing::dispatcher::has_been_set() {
+    // nobody has set up a log
+    if tracing::dispatcher::get_default(|dispatch| dispatch.is::<NoSubscriber>()) {
         eprintln!("{text}");
     }
     std::process::exit(STATUS);
