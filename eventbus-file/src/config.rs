@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 
 use eventbus::{
     Name, SharedClock,
-    port::{DEFAULT_IN_HAND_BYTES, RetryPolicy},
+    port::{DEFAULT_IN_HAND_BYTES, DELIVER_SKIPPED_WITHIN, RetryPolicy},
 };
 use uuid::Uuid;
 
@@ -61,6 +61,10 @@ pub struct FileQueueConfig {
     pub max_in_hand: usize,
     /// How many bytes of events a group has in hand at most, one event apart. Default 16 MiB.
     pub max_in_hand_bytes: usize,
+    /// How long ago a group may have begun to skip an event type for which it gets its first handler, so that it is
+    /// delivered what it skipped and the folder still holds. Of what is older the handler says what becomes of it: `start =
+    /// "oldest"` or `start = "now"`. Default 24 h.
+    pub deliver_skipped_within: Duration,
     /// By which clock retries, timeouts and the times of dead letters go. What workers compare through files, as the ends of
     /// claims, goes by the machine's. Default: the machine's.
     pub clock: SharedClock,
@@ -83,6 +87,7 @@ impl Default for FileQueueConfig {
             concurrency: 1,
             max_in_hand: 1_000,
             max_in_hand_bytes: DEFAULT_IN_HAND_BYTES,
+            deliver_skipped_within: DELIVER_SKIPPED_WITHIN,
             clock: SharedClock::SYSTEM,
         }
     }

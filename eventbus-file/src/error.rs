@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use eventbus::{BoxError, EventId, FieldError};
+use eventbus::{BoxError, EventId, FieldError, Name};
 
 /// Why something on a queue was not done.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,12 @@ pub enum FileQueueError {
         value: String,
         /// Why not.
         reason: &'static str,
+    },
+    /// Somebody consumes for the group, and only who does may change what is kept of it.
+    #[error("a worker consumes for group `{group}`: stop it first")]
+    GroupInUse {
+        /// The group.
+        group: Name,
     },
     /// The claim is another worker's, or ran out, or was released: what is done about it counts for nothing.
     #[error("claim `{claim_id}` of epoch {epoch} is not, or no longer, this worker's")]

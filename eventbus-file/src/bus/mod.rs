@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use eventbus::{
     Name, RecordedEvent,
     port::{
-        BusStats, ConsumeError, EventBus, GroupInfo, GroupProgress, MessageId, PublishError, RelayTarget,
-        ShutdownError, StreamInfo, Subscribers, check_records,
+        Announced, BusStats, ConsumeError, EventBus, EventStore, GroupInfo, GroupProgress, MessageId, PublishError,
+        RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscribers, check_records,
     },
 };
 
@@ -56,6 +56,28 @@ impl EventBus for FileQueue {
 
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
         Some(self)
+    }
+
+    /// Only the worker that consumes for a group writes what is kept of it: this one says what is undecided, and what its
+    /// handlers announce is recorded when it consumes.
+    async fn announce(
+        &self,
+        announced: &[Announced],
+        _store: Option<&dyn EventStore>,
+    ) -> Result<Vec<SkippedBefore>, ConsumeError> {
+        let (within, clock) = (self.shared.config.deliver_skipped_within, &self.shared.config.clock);
+        let mut older = Vec::new();
+        for of_group in announced.chunk_by(|one, next| one.group == next.group) {
+            let group = of_group[0].group.clone();
+            let asked = group.clone();
+            let found = self.shared.blocking(move |shared| shared.group(&asked)).await;
+            let destination = self.shared.name.clone();
+            let (_, mut progress) =
+                found.map_err(|error| ConsumeError::Unavailable { destination, source: error.into() })?;
+            let undecided = progress.types.announce(of_group, within, clock.unix_millis());
+            older.extend(undecided.into_iter().map(|(name, range)| range.skipped_before(&group, name, clock)));
+        }
+        Ok(older)
     }
 
     fn subscribers(&self) -> &Subscribers {
@@ -104,6 +126,27 @@ impl EventBus for FileQueue {
     }
 }
 
+impl FileQueue {
+    /// Has a group forget that it ever announced an event type, in any version: what waits for a handler of the type is
+    /// skipped, and so is what comes. Returns `true` if it had announced it.
+    ///
+    /// # Errors
+    /// [`FileQueueError::GroupInUse`] while a worker consumes for the group; [`FileQueueError::Io`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(queue: &eventbus_file::FileQueue) -> eventbus::Result<()> {
+    /// use eventbus::port::EventBus as _;
+    /// queue.forget_event_type(queue.default_group(), "OrderArchived").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool> {
+        let (group, event_type) = (group.clone(), event_type.to_owned());
+        self.shared.blocking(move |shared| shared.forget_event_type(&group, &event_type)).await
+    }
+}
+
 pub(crate) fn publish_error(name: &Name, Stopped { in_part, error }: Stopped) -> PublishError {
     let destination = name.clone();
     match error {
@@ -127,12 +170,14 @@ impl Shared {
     fn progress(&self, group: &Name) -> Result<GroupProgress> {
         let (_, progress) = self.group(group)?;
         let unread = self.unread(&progress)?;
-        let pending = progress.open.len() + self.replays_of(group)?.len();
-        Ok(GroupProgress { unread, pending: pending as u64, exhausted: 0 })
+        let pending = progress.pending() + self.replays_of(group)?.len() as u64;
+        Ok(GroupProgress { unread, pending, exhausted: 0 })
     }
 
     fn unread(&self, progress: &Progress) -> Result<u64> {
-        self.log.ids_from(progress.read.saturating_add(1))?.try_fold(0, |count, id| id.map(|_| count + 1))
+        // what was skipped and is to be delivered is read again
+        let due = u64::from(progress.types.due().is_some());
+        self.log.ids_from(progress.read.saturating_add(1))?.try_fold(due, |count, id| id.map(|_| count + 1))
     }
 
     fn describe(&self) -> Result<StreamInfo> {
@@ -153,7 +198,7 @@ impl Shared {
         for group in groups {
             let (owner, progress) = self.group(&group)?;
             let consumers = u64::from(owner.is_some_and(|owner| owner.is_live()));
-            let pending = (progress.open.len() + self.replays_of(&group)?.len()) as u64;
+            let pending = progress.pending() + self.replays_of(&group)?.len() as u64;
             let mut described = GroupInfo::new(group.to_string(), consumers, pending);
             described.last_delivered_id = (progress.read > 0).then(|| progress.read.to_string());
             described.lag = Some(self.unread(&progress)?);

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use eventbus::{Name, port::Tries};
+use eventbus::{
+    Name,
+    port::{GroupTypes, Tries},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -23,6 +26,8 @@ pub(crate) struct Progress {
     finished_through: u64,
     /// The events that were taken and are not done with, and what came of them so far.
     pub(super) open: BTreeMap<u64, Tries>,
+    /// The event types that the group ever announced, and the events that it left unhandled.
+    pub(super) types: GroupTypes,
     /// The handlers of the worker that consumes.
     pub(crate) handlers: Vec<String>,
     /// The queue that all this is about; another one has other events.
@@ -33,7 +38,13 @@ pub(crate) struct Progress {
 impl Progress {
     /// Every event up to here is done with.
     pub(crate) fn finished_through(&self) -> u64 {
-        self.open.keys().next().map_or(self.read, |oldest| oldest.saturating_sub(1))
+        let oldest = self.open.keys().next().copied().into_iter().chain(self.types.oldest()).min();
+        oldest.map_or(self.read, |oldest| self.read.min(oldest.saturating_sub(1)))
+    }
+
+    /// How many events wait for a handler that is not here, or are handled.
+    pub(super) fn pending(&self) -> u64 {
+        self.open.len() as u64 + self.types.left()
     }
 
     pub(super) fn to_value(&self) -> Result<Value> {
@@ -81,13 +92,36 @@ impl Shared {
 
     /// Makes a group that is not there: it begins with the oldest event, and nothing is removed that it has not handled.
     pub(crate) fn make_group(&self, group: &Name) -> Result<()> {
-        if self.groups.newest(group)?.is_none()
-            && let Some(Claimed { now, .. }) = self.groups.create(group, self.progress_of(None)?.to_value()?, false)?
-        {
+        match self.groups.newest(group)? {
+            None => self.make_group_at(group, 0),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Makes a group that begins after an event.
+    fn make_group_at(&self, group: &Name, read: u64) -> Result<()> {
+        let progress = Progress { read, ..self.progress_of(None)? };
+        if let Some(Claimed { now, .. }) = self.groups.create(group, progress.to_value()?, false)? {
             let data = now.data.clone();
             self.groups.release(&now, data)?;
         }
         Ok(())
+    }
+
+    /// Has a group that nobody consumes for skip a type from now on.
+    pub(super) fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool> {
+        let mut was_announced = false;
+        let forgotten = self.groups.create_after(group, false, |before| {
+            let mut progress = self.progress_of(before)?;
+            was_announced = progress.types.forget(event_type);
+            progress.to_value()
+        })?;
+        let Some(Claimed { now, .. }) = forgotten else {
+            return Err(FileQueueError::GroupInUse { group: group.clone() });
+        };
+        let data = now.data.clone();
+        self.groups.release(&now, data)?;
+        Ok(was_announced)
     }
 
     /// Takes a group over that nobody consumes for. `None`: somebody does.
@@ -99,6 +133,9 @@ impl Shared {
         let of = |claim: Option<&Claim>| -> Result<Progress> {
             Ok(Progress { handlers: handlers(), ..self.progress_of(claim)? })
         };
+        if self.subscribers.begin_now(group) && self.groups.newest(group)?.is_none() {
+            self.make_group_at(group, self.log.head()?)?;
+        }
         let claimed = self.groups.create_after(group, true, |before| of(before)?.to_value())?;
         let Some(Claimed { now, .. }) = claimed else {
             return Ok(None);

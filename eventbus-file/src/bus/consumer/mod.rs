@@ -5,11 +5,12 @@
 //!
 //! Real time, not the given clock: what other workers read in files.
 
+mod announce;
 mod settle;
 mod take;
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque},
     pin::pin,
     sync::Arc,
     time::Duration,
@@ -17,9 +18,9 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{Desk, Hand, Limits, MessageId, Outage, Settled, StopSignal, Taken, Tries, handler_span},
+    port::{Announced, Desk, Hand, Limits, MessageId, Outage, Settled, StopSignal, Taken, Tries, handler_span},
 };
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::progress::Owned;
 use crate::{
@@ -106,6 +107,12 @@ struct Consumer<'a> {
     hopeless: Vec<(MessageId, Tries)>,
     /// The events in hand that are replays.
     replays: HashSet<u64>,
+    /// What was let go for a handler that is not here.
+    left: BTreeSet<u64>,
+    /// Tells of handlers that come or go.
+    subscribed: watch::Receiver<()>,
+    /// What the handlers announced last.
+    announced: Vec<Announced>,
 }
 
 impl<'a> Consumer<'a> {
@@ -132,6 +139,9 @@ impl<'a> Consumer<'a> {
             taken: Vec::new(),
             hopeless: Vec::new(),
             replays: HashSet::new(),
+            left: BTreeSet::new(),
+            subscribed: shared.subscribers.watch(),
+            announced: Vec::new(),
         }
     }
 
@@ -207,6 +217,7 @@ impl<'a> Consumer<'a> {
     /// Writes down what came of events, takes more, and renews the claim.
     async fn turn(&mut self) -> Result<()> {
         self.check_queue().await?;
+        self.announce().await?;
         self.settle().await?;
         self.take_replays().await?;
         self.take_more().await?;

@@ -25,9 +25,9 @@ impl Consumer<'_> {
         let counters = &self.shared.counters;
         match &one.verdict {
             Verdict::Acknowledge { .. } => self.close(id).await?,
-            Verdict::Skip(_) => {
-                self.close(id).await?;
-                counters.events_skipped(1);
+            Verdict::Skip(tries) => self.skip(id, one, tries.clone()).await?,
+            Verdict::Bury(tries) if self.is_for_newer(one) => {
+                self.leave(id, Tries::anew(tries.done.clone())).await?;
             }
             Verdict::Bury(tries) => {
                 self.bury(id, one, tries.clone()).await?;
@@ -45,7 +45,7 @@ impl Consumer<'_> {
     }
 
     /// An event is done with.
-    async fn close(&mut self, id: u64) -> Result<()> {
+    pub(super) async fn close(&mut self, id: u64) -> Result<()> {
         if self.replays.contains(&id) {
             let group = self.group.clone();
             self.shared.blocking(move |shared| shared.end_replay(id, &group)).await?;
@@ -58,7 +58,7 @@ impl Consumer<'_> {
     }
 
     /// An event goes on.
-    async fn keep(&mut self, id: u64, tries: Tries) -> Result<()> {
+    pub(super) async fn keep(&mut self, id: u64, tries: Tries) -> Result<()> {
         if self.replays.contains(&id) {
             let group = self.group.clone();
             return self.shared.blocking(move |shared| shared.keep_replay(id, &group, tries)).await;

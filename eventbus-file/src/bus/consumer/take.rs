@@ -2,7 +2,7 @@
 
 use eventbus::{
     Name,
-    port::{PAGE_BYTES, Taken, Tries},
+    port::{DueRange, PAGE_BYTES, Taken, Tries},
 };
 
 use super::Consumer;
@@ -18,6 +18,9 @@ use crate::{
 /// How many events are taken at once; fewer if they have more than [`PAGE_BYTES`].
 const BATCH: usize = 100;
 
+/// How many events are looked at, at most, for those of a range.
+const MOST_LOOKED_AT: usize = 1_000;
+
 /// What was read, not yet in hand.
 #[derive(Debug)]
 enum Read {
@@ -28,7 +31,12 @@ enum Read {
 impl Consumer<'_> {
     /// Takes what the worker before us had taken and was not done with.
     pub(super) async fn take_left(&mut self) -> Result<()> {
-        let open: Vec<u64> = self.owned.progress.open.keys().copied().collect();
+        let open = self.owned.progress.open.keys().copied().collect();
+        self.take_open(open, self.owned.was_left).await
+    }
+
+    /// Takes events that were taken before.
+    pub(super) async fn take_open(&mut self, open: Vec<u64>, is_left: bool) -> Result<()> {
         let group = self.group.clone();
         let left = self
             .shared
@@ -41,7 +49,7 @@ impl Consumer<'_> {
             match slot {
                 // it was given up, and that was not yet written down here
                 _ if is_letter => drop(self.owned.progress.open.remove(&id)),
-                Slot::Event(event) => self.take(Read::Event(event), self.owned.was_left),
+                Slot::Event(event) => self.take(Read::Event(event), is_left),
                 Slot::Torn(error) => self.take(Read::Torn(id, error), false),
                 Slot::Gap | Slot::Missing | Slot::Removed(_) => drop(self.owned.progress.open.remove(&id)),
             }
@@ -104,6 +112,9 @@ impl Consumer<'_> {
         if room == 0 {
             return Ok(());
         }
+        if let Some(due) = self.owned.progress.types.due().cloned() {
+            return self.take_due(due, room).await;
+        }
         let after = self.owned.progress.read;
         let (through, read, has_more) = self.shared.blocking(move |shared| shared.read_after(after, room)).await?;
         self.has_more = has_more;
@@ -117,9 +128,42 @@ impl Consumer<'_> {
         }
         Ok(())
     }
+
+    /// Takes events of a type that the group skipped, before any new one.
+    async fn take_due(&mut self, due: DueRange, room: usize) -> Result<()> {
+        let (through, read) = self.shared.blocking(move |shared| shared.read_due(&due, room)).await?;
+        self.owned.progress.types.delivered_through(through);
+        (self.is_dirty, self.has_more) = (true, true);
+        self.patience.reset();
+        for one in read {
+            self.take(one, false);
+        }
+        Ok(())
+    }
 }
 
 impl Shared {
+    /// The next events of a range, and up to where they were looked for.
+    fn read_due(&self, due: &DueRange, count: usize) -> Result<(u64, Vec<Read>)> {
+        let (mut through, mut read, mut bytes) = (due.after, Vec::new(), 0);
+        for _ in 0..MOST_LOOKED_AT {
+            if read.len() >= count || bytes >= PAGE_BYTES {
+                return Ok((through, read));
+            }
+            let Some((id, slot)) = self.log.next(through, &self.worker)?.filter(|(id, _)| *id <= due.through) else {
+                return Ok((due.through, read));
+            };
+            through = id;
+            if let Slot::Event(event) = slot
+                && event.record().event_type().as_str() == due.event_type
+            {
+                bytes += event.record().payload().len();
+                read.push(Read::Event(event));
+            }
+        }
+        Ok((through, read))
+    }
+
     /// The next events after one, up to where they were read, and whether there may be more.
     fn read_after(&self, after: u64, count: usize) -> Result<(u64, Vec<Read>, bool)> {
         let (mut through, mut read, mut bytes) = (after, Vec::new(), 0);

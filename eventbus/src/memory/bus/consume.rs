@@ -28,7 +28,7 @@ const SAVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Hands the group its events until it is stopped.
 pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
-    shared.log().cursor(&group).restart();
+    shared.log().begin(&group, shared.subscribers.begin_now(&group));
     let desk = shared.desk(&group);
     let clock = shared.settings.clock.clone();
     let hand = Arc::new(Hand::new(shared.settings.max_in_hand, DEFAULT_IN_HAND_BYTES, clock.clone()));

@@ -59,6 +59,14 @@ impl Log {
         self.groups.entry(group.clone()).or_default()
     }
 
+    /// Has a group begin, or go on; a new one stands after the newest entry if it begins now.
+    pub(super) fn begin(&mut self, group: &Name, begins_now: bool) {
+        if begins_now && !self.groups.contains_key(group) {
+            self.cursor(group).next = self.next;
+        }
+        self.cursor(group).restart();
+    }
+
     /// From now on checkpoints speak of another feed: nothing published before counts for them.
     pub(super) fn leave_feed(&mut self) {
         self.dropped = None;

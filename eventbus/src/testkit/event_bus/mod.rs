@@ -13,6 +13,7 @@ mod group;
 mod life;
 mod readable;
 mod retry;
+mod rolling;
 mod show;
 mod witness;
 
@@ -23,6 +24,7 @@ pub use group::*;
 pub use life::*;
 pub use readable::*;
 pub use retry::*;
+pub use rolling::*;
 pub use show::*;
 
 /// Delays that are short enough for the suite: what buses under test retry by.
@@ -51,6 +53,9 @@ pub async fn within_a_minute(rule: &str, test: impl Future<Output = ()>) {
 /// `$another` makes, from a
 /// reference to it, another bus object on the same stream, as another process would; it may be left out for a bus that
 /// one object is all of, and is a clone then.
+///
+/// `event_bus_conformance!(long_ago ..)` adds the rule of what was skipped long ago: its buses take everything that was
+/// skipped for that (`deliver_skipped_within` is zero).
 ///
 /// # Examples
 /// ```
@@ -92,6 +97,9 @@ macro_rules! event_bus_conformance {
                 a_subscriber_added_while_consuming_gets_later_events,
                 a_group_added_while_consuming_gets_what_is_held,
                 a_cancelled_subscription_gets_nothing_more,
+                what_was_skipped_is_delivered_when_its_type_is_first_announced,
+                what_was_announced_before_waits_for_a_handler,
+                a_new_group_whose_handlers_start_now_gets_what_comes,
                 a_delivery_is_pending_until_every_handler_has_succeeded,
                 the_other_handlers_of_a_failed_delivery_still_run,
                 a_panic_is_a_failure_of_that_delivery_only,
@@ -124,6 +132,16 @@ macro_rules! event_bus_conformance {
                 stats_tell_the_story,
                 stream_info_tells_the_story,
                 progress_tells_the_story,
+            );
+        }
+    };
+    // for a bus with `deliver_skipped_within: Duration::ZERO`: the rule of what was skipped long ago
+    (long_ago $name:ident, $fresh_bus:expr, $another:expr $(,)?) => {
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+            $crate::event_bus_conformance!(@each $fresh_bus, $another;
+                what_was_skipped_long_ago_is_to_be_decided_once,
             );
         }
     };

@@ -16,7 +16,7 @@ use crate::{
         record::{NewEvent, RecordedEvent},
         stream::{StreamId, Version},
     },
-    port::{Delivery, GroupProgress, HandlerError, HandlerOptions, Subscriber, Subscription},
+    port::{Delivery, GroupProgress, HandlerError, HandlerOptions, HandlerStart, Subscriber, Subscription},
 };
 
 /// How long a rule waits for something that is to happen.
@@ -132,6 +132,12 @@ impl Witness {
     /// Is tried again so often.
     pub(super) fn with_retries(mut self, retries: u32) -> Self {
         self.options.retries = Some(retries);
+        self
+    }
+
+    /// Starts there.
+    pub(super) fn starting(mut self, start: HandlerStart) -> Self {
+        self.options.start = Some(start);
         self
     }
 

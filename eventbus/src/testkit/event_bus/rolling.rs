@@ -1,0 +1,107 @@
+//! Rules of releases of one group, of which one handles event types that the other does not.
+
+use super::{
+    Bus,
+    witness::{CREATED, SHIPPED},
+    witness::{Witness, consume, created, event, events, publish, shipped, until, until_begun, until_settled},
+};
+use crate::{
+    domain::{event::EventFilter, name::Name},
+    port::{HandlerStart, SkippedBefore},
+};
+
+const NEW_GROUP: Name = Name::from_static("new");
+
+/// Has the group handle [`CREATED`] events only, with [`SHIPPED`] events 1 and 2 before the last, 3.
+async fn skip_two(bus: &Bus) {
+    let old = Witness::new();
+    old.join(bus, bus.default_group(), created());
+    let consumer = consume(bus).await;
+    publish(bus, &[event(SHIPPED, 1), event(SHIPPED, 2), event(CREATED, 3)]).await;
+    until_begun(&old, 1).await;
+    until("the others are skipped", async || bus.stats().events_skipped == 2).await;
+    until_settled(bus, bus.default_group()).await;
+    consumer.stop().await;
+}
+
+/// What a group skipped of a type is delivered, once, when a handler of the type comes soon after.
+pub async fn what_was_skipped_is_delivered_when_its_type_is_first_announced(bus: Bus, other: Bus) {
+    skip_two(&bus).await;
+    let new = Witness::new();
+    new.join(&other, other.default_group(), shipped());
+    let consumer = consume(&other).await;
+    until_begun(&new, 2).await;
+    publish(&other, &[event(SHIPPED, 4)]).await;
+    until_begun(&new, 3).await;
+    until_settled(&other, other.default_group()).await;
+    consumer.stop().await;
+    assert_eq!(new.begun(), [1, 2, 4], "each once");
+}
+
+/// Events of a type that the group announced before are not skipped: they wait for a handler of the type.
+pub async fn what_was_announced_before_waits_for_a_handler(bus: Bus, other: Bus) {
+    let (old, new) = (Witness::new(), Witness::new());
+    let subscription = old.join(&bus, bus.default_group(), shipped());
+    let consumer = consume(&bus).await;
+    publish(&bus, &[event(SHIPPED, 1)]).await;
+    until_begun(&old, 1).await;
+    until_settled(&bus, bus.default_group()).await;
+    consumer.stop().await;
+    subscription.cancel();
+    let less = Witness::new();
+    less.join(&bus, bus.default_group(), created());
+    let consumer = consume(&bus).await;
+    publish(&bus, &[event(SHIPPED, 2), event(CREATED, 3)]).await;
+    until_begun(&less, 1).await;
+    consumer.stop().await;
+    new.join(&other, other.default_group(), shipped());
+    let consumer = consume(&other).await;
+    until_begun(&new, 1).await;
+    until_settled(&other, other.default_group()).await;
+    consumer.stop().await;
+    assert_eq!((new.begun(), bus.stats().events_skipped), (vec![2], 0), "what waited, and what was skipped");
+}
+
+/// A new group whose handlers all start now gets nothing that was published before.
+pub async fn a_new_group_whose_handlers_start_now_gets_what_comes(bus: Bus, _: Bus) {
+    let (early, late) = (Witness::new(), Witness::new().starting(HandlerStart::Now));
+    early.join(&bus, bus.default_group(), EventFilter::All);
+    let consumer = consume(&bus).await;
+    publish(&bus, &events(1..=2)).await;
+    until_settled(&bus, bus.default_group()).await;
+    late.join(&bus, &NEW_GROUP, EventFilter::All);
+    let is_new = |group: &crate::port::GroupInfo| group.name == NEW_GROUP.as_str() && group.consumers > 0;
+    until("the group is there", async || bus.stream_info().await.consumer_groups.iter().any(is_new)).await;
+    publish(&bus, &events(3..=3)).await;
+    until_begun(&late, 1).await;
+    until_settled(&bus, &NEW_GROUP).await;
+    consumer.stop().await;
+    assert_eq!(late.begun(), [3], "the late group");
+}
+
+/// What was skipped longer ago than it is delivered by itself is undecided, until the handler says where it starts: for a
+/// bus that takes everything for that.
+pub async fn what_was_skipped_long_ago_is_to_be_decided_once(bus: Bus, other: Bus) {
+    skip_two(&bus).await;
+    let new = Witness::new().starting(HandlerStart::Oldest);
+    let undecided = {
+        let undecided = Witness::new();
+        let subscription = undecided.join(&other, other.default_group(), shipped());
+        let announced = other.subscribers().announced(other.default_group());
+        subscription.cancel();
+        announced
+    };
+    let older = other.announce(&undecided, None).await.expect("the bus can be asked");
+    let [SkippedBefore { event_type, count, .. }] = &older[..] else {
+        panic!("one type is undecided: {older:?}");
+    };
+    assert_eq!((event_type.as_str(), *count), (SHIPPED, 2), "what is undecided");
+    new.join(&other, other.default_group(), shipped());
+    let consumer = consume(&other).await;
+    until_begun(&new, 2).await;
+    until_settled(&other, other.default_group()).await;
+    consumer.stop().await;
+    assert_eq!(new.begun(), [1, 2], "what was skipped");
+    let older = other.announce(&undecided, None).await.expect("the bus can be asked");
+    assert!(older.is_empty(), "the choice was recorded: {older:?}");
+}
