@@ -81,7 +81,8 @@ impl Consumer<'_> {
             return false;
         };
         let (group, event_type, version) = (self.group, record.event_type(), record.metadata().schema_version());
-        let is_for_newer = !self.shared.subscribers.know_version(group, event_type, version)
+        let newest = self.shared.subscribers.versions(group, event_type).into_iter().max();
+        let is_for_newer = newest.is_some_and(|newest| newest < version)
             && self.owned.progress.types.has_announced_version(event_type, version);
         if is_for_newer {
             tracing::warn!(
