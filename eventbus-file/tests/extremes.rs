@@ -36,6 +36,7 @@ fn settings() -> Vec<(&'static str, FileQueueConfig, bool)> {
         group_expiration: _,
         gap_patience: _,
         poll_interval: _,
+        deliver_skipped_within: _,
         compress_from: _,
         retry: _,
         concurrency: _,
@@ -51,6 +52,8 @@ fn settings() -> Vec<(&'static str, FileQueueConfig, bool)> {
     }
     all.push(("poll_interval", FileQueueConfig { poll_interval: Duration::MAX, ..config() }, false));
     for time in [NONE, LEAST, Duration::MAX] {
+        let skips = FileQueueConfig { deliver_skipped_within: time, ..config() };
+        all.push(("deliver_skipped_within", skips, true));
         all.push(("gap_patience", FileQueueConfig { gap_patience: time, ..config() }, true));
         let most = Some(u32::MAX);
         let retry =

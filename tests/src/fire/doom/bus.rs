@@ -79,6 +79,18 @@ delegate!(DoomedBus, self => self.bus; DeadLetters, EventBus {
         self.bus.relay_target().is_some().then_some(self)
     }
 
+    fn backlogs(&self) -> Option<&dyn Backlogs> {
+        self.bus.backlogs()
+    }
+
+    async fn announce(
+        &self,
+        announced: &[Announced],
+        store: Option<&dyn EventStore>,
+    ) -> Result<Vec<SkippedBefore>, ConsumeError> {
+        self.bus.announce(announced, store).await
+    }
+
     fn is_durable(&self) -> bool {
         self.bus.is_durable()
     }
