@@ -135,9 +135,9 @@ async fn leases_and_members_of_the_future_keep_nobody_from_a_partition() {
         let fields = ["owner", "dead", "epoch", "5", "until", &until, "renewed", &renewed.to_string()];
         let _: u64 = command(&bus, "HSET", &[&[&*lease], &fields[..]].concat()).await;
     }
-    let generation: Option<String> = command(&bus, "HGET", &[&format!("{{{stream}}}:layout"), "generation"]).await;
+    let generation: String = command(&bus, "HGET", &[&format!("{stream}:layout"), "generation"]).await;
     let member = serde_json::json!({
-        "at": renewed, "live_ms": 6_000, "types": "*", "instance": "dead", "layout": generation.unwrap_or_default(),
+        "at": renewed, "live_ms": 6_000, "types": "*", "instance": "dead", "layout": generation,
     });
     let _: u64 = command(&bus, "HSET", &[&format!("{{{stream}}}:members:{group}"), "dead", &member.to_string()]).await;
 
