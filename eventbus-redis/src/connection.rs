@@ -12,8 +12,8 @@ use std::{
 
 use eventbus::{BoxError, port::BusCounters};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, Pipeline, RedisError,
-    ScriptInvocation, aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ScriptInvocation,
+    aio::MultiplexedConnection,
 };
 use tokio::{sync::Mutex, task::JoinSet};
 
@@ -284,18 +284,20 @@ impl Link {
     }
 
     /// The host, or the path of the socket, of the server.
+    #[cfg(feature = "opentelemetry")]
     pub(crate) fn host(&self) -> Option<&str> {
         match self.client.get_connection_info().addr() {
-            ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => Some(host),
-            ConnectionAddr::Unix(path) => path.to_str(),
+            redis::ConnectionAddr::Tcp(host, _) | redis::ConnectionAddr::TcpTls { host, .. } => Some(host),
+            redis::ConnectionAddr::Unix(path) => path.to_str(),
             _ => None,
         }
     }
 
     /// The port of the server; a socket has none.
+    #[cfg(feature = "opentelemetry")]
     pub(crate) fn port(&self) -> Option<u16> {
         match self.client.get_connection_info().addr() {
-            ConnectionAddr::Tcp(_, port) | ConnectionAddr::TcpTls { port, .. } => Some(*port),
+            redis::ConnectionAddr::Tcp(_, port) | redis::ConnectionAddr::TcpTls { port, .. } => Some(*port),
             _ => None,
         }
     }
