@@ -144,7 +144,10 @@ fn the_process_with_a_blocked_thread() {
             tokio::spawn(async move { light(&shared, "hangs").await });
         } else {
             light(&app, "hangs").await;
-            light(&app, "lamp-1").await;
+            // more than are read ahead
+            for lamp in 1..=20 {
+                light(&app, &format!("lamp-{lamp}")).await;
+            }
             let app = app.clone();
             tokio::spawn(async move {
                 loop {
@@ -163,7 +166,7 @@ fn the_process_with_a_blocked_thread() {
 #[test]
 fn a_handler_that_blocks_its_thread_is_named_others_go_on_and_the_process_ends_with_70() {
     let stuck = Actor::play("the_process_with_a_blocked_thread", &[("STUCK_ROLE", "several threads")]);
-    stuck.until(&["hangs", "handled lamp-1"]);
+    stuck.until(&["hangs", "handled lamp-1", "handled lamp-20"]);
     let log = stuck.until(&["handler blocks its thread"]);
     assert!(log.contains("blocks") && log.contains("event_type=Lit") && log.contains("Lamp/hangs"), "{log}");
     let alert = stuck.until(&["alert: "]);

@@ -10,7 +10,7 @@ use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Name, Position,
     port::{Adoption, Checkpoints, EventBus, Floors, Publisher, RelayTarget},
     prelude::*,
-    testkit::{Fault, FaultyBus, FaultyStore, LossyBus},
+    testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock},
 };
 
 use crate::{
@@ -124,6 +124,26 @@ async fn a_shutdown_that_aborts_a_handler_names_it() {
     app.settled().await.unwrap_err();
     app.shutdown(Duration::from_millis(50)).await.unwrap_err();
     until("it is named", async || lines.text().contains("`never_end` with `OrderCreated` of `Order/7`")).await;
+}
+
+#[tokio::test]
+async fn a_handler_that_takes_long_is_logged_while_it_runs() {
+    let (lines, clock) = (Lines::default(), ManualClock::default());
+    let _here = lines.capture("eventbus=warn");
+    let app = App::builder().clock(clock.clone()).handler::<never_end>().start().await.unwrap();
+    let orders = app.repository::<Order>();
+    let mut order = orders.create("7".parse().unwrap());
+    order.record(created("ada", 1.0));
+    orders.save(&mut order).await.unwrap();
+    until("it is logged", async || {
+        clock.advance(Duration::from_secs(1));
+        lines.text().contains("still runs")
+    })
+    .await;
+    assert_eq!(app.bus().stats().handler_errors, 0, "it has not ended");
+    let text = lines.text();
+    let line = text.lines().find(|line| line.contains("still runs")).unwrap();
+    assert!(line.contains("never_end") && line.contains("OrderCreated") && line.contains("Order/7"), "{line}");
 }
 
 #[tokio::test]
