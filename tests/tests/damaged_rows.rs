@@ -172,7 +172,7 @@ async fn on_sqlite(bus: Option<RedisEventBus>) {
     let raw = rusqlite::Connection::open(&path).unwrap();
     raw.execute_batch(
         "CREATE TABLE amounts (cents INTEGER);
-         UPDATE eventbus_events SET event_type = '' WHERE position IN (3, 6)",
+         UPDATE eventbus_events SET schema_version = -1 WHERE position IN (3, 6)",
     )
     .unwrap();
     goes_on_behind_damage(store, bus, SqliteRows, async || {
@@ -211,7 +211,7 @@ async fn on_postgres_everything_goes_on_behind_damage_that_an_operator_skips() {
         connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.unwrap();
     };
     run(format!("CREATE TABLE {schema}.amounts (cents bigint)")).await;
-    run(format!("UPDATE {schema}.events SET event_type = '' WHERE position IN (3, 6)")).await;
+    run(format!("UPDATE {schema}.events SET schema_version = -1 WHERE position IN (3, 6)")).await;
     let rows = PgRows { schema: schema.clone() };
     goes_on_behind_damage(store.clone(), None, rows, async || {
         let mut connection = PgConnection::connect(&database_url).await.unwrap();
