@@ -24,6 +24,10 @@ impl<A: Apply> AggregateRepository<A> {
     /// # Errors
     /// [`UpdateError::Refused`] with what the decision said, at once; [`UpdateError::Load`] if there is no such
     /// aggregate or it cannot be loaded; [`UpdateError::Save`] if it cannot be saved, also when every retry conflicted.
+    ///
+    /// [`UpdateError::Refused`]: crate::UpdateError::Refused
+    /// [`UpdateError::Load`]: crate::UpdateError::Load
+    /// [`UpdateError::Save`]: crate::UpdateError::Save
     pub fn update<'a, D, T, X>(&'a self, id: &'a AggregateId, decide: D) -> Deciding<'a, A, D, (), X, Saved>
     where
         D: Fn(&A) -> Result<T, X>,
