@@ -1,10 +1,9 @@
 //! What web services are given: errors as problem details, repositories as state, probes.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+mod lines;
+
+use std::time::Duration;
 
 use axum::{
     Json, Router,
@@ -22,6 +21,7 @@ use eventbus::{
     prelude::*,
     testkit::{Fault, FaultyStore},
 };
+use lines::Lines;
 use serde_json::{Value, json};
 use tower_service::Service;
 
@@ -194,26 +194,10 @@ impl Owners {
     }
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn a_stored_value_is_in_no_report_and_no_log() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
-    let _here = tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish());
+    let lines = Lines::default();
+    let _here = lines.capture("trace");
     let store = InMemoryEventStore::new();
     let bus = InMemoryEventBus::new();
     // each does not decode, in its own way
@@ -253,7 +237,7 @@ async fn a_stored_value_is_in_no_report_and_no_log() {
     let (_, status) = ask(&app, "GET", "/status", "").await;
     assert!(ready.to_string().contains("stopped at position 1"), "{ready}");
     let health = serde_json::to_string(&app.health().await).unwrap();
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = lines.text();
     assert!(log.contains("handler failed") && log.contains("projection stopped before an event"), "{log}");
     for told in [
         ready.to_string(),

@@ -1,16 +1,14 @@
 //! Stored event types that no code knows, and higher schema versions than the code's, are named in one warning at start.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{
-    io::Write,
-    sync::{Arc, Mutex},
-};
+mod lines;
 
 use eventbus::{
     ExpectedVersion, InMemoryEventStore, Name, NewEvent, StreamId,
     port::{AppendEvents, EventStore},
     prelude::*,
 };
+use lines::Lines;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate_type = "Parcel", version = 2)]
@@ -20,35 +18,13 @@ struct Sent {}
 #[event(aggregate_type = "Parcel", version = 3)]
 struct Lost {}
 
-/// What is logged while it is the default of this thread.
-#[derive(Debug, Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// The warnings about event types at the start of an app on a store.
 async fn warnings(store: impl EventStore) -> Vec<String> {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(move || writer.clone())
-        .with_ansi(false)
-        .with_max_level(tracing::Level::WARN)
-        .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
+    let lines = Lines::default();
+    let guard = lines.capture("warn");
     drop(App::builder().store(store).start().await.unwrap());
     drop(guard);
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    text.lines().filter(|line| line.contains("event types")).map(str::to_owned).collect()
+    lines.text().lines().filter(|line| line.contains("event types")).map(str::to_owned).collect()
 }
 
 async fn append(store: &impl AppendEvents, events: &[(&'static str, u32)]) {

@@ -145,7 +145,7 @@ async fn conflicts_are_retried_by_any_policy() {
     }
 }
 
-/// Methods of a builder, by its source: whoever adds one decides here what its ends are.
+/// Methods of a builder, by its source: the list below names the ends of each.
 fn methods(source: &str) -> BTreeSet<String> {
     let public = source.lines().filter_map(|line| line.trim().strip_prefix("pub "));
     let named = public.filter_map(|line| line.trim_start_matches("const ").strip_prefix("fn "));

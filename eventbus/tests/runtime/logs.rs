@@ -1,10 +1,6 @@
 //! What an app says in the log.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 
 use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Name, Position,
@@ -14,6 +10,7 @@ use eventbus::{
 };
 
 use crate::{
+    lines::Lines,
     orders::{Order, OrderCreated, OrderStatistics, created},
     wait::until,
 };
@@ -23,37 +20,6 @@ async fn patient(_event: &OrderCreated) {}
 
 #[handler(manual, group = "audit")]
 async fn audit(_event: &RecordedEvent) {}
-
-#[derive(Clone, Default)]
-pub struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Lines {
-    /// Takes what is logged on this thread until the result is dropped.
-    pub fn capture(&self, filter: &str) -> tracing::subscriber::DefaultGuard {
-        let writer = self.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    pub fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
 
 /// What two saves log, if `rival` moves the checkpoint of that name before each of them.
 async fn log_of_saves(rival: Option<&'static str>) -> String {
@@ -80,7 +46,7 @@ async fn log_of_saves(rival: Option<&'static str>) -> String {
 async fn an_app_that_is_not_alone_on_its_store_is_warned_once() {
     assert_eq!(log_of_saves(None).await, "", "it is alone");
     let log = log_of_saves(Some("group:audit")).await;
-    assert_eq!(log.matches("someone else handles this store's events").count(), 1, "{log}");
+    assert_eq!(log.matches("another app handles this store's events").count(), 1, "{log}");
 }
 
 #[tokio::test]

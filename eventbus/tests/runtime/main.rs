@@ -9,6 +9,8 @@ mod extremes;
 mod following;
 mod gated;
 mod life;
+#[path = "../lines/mod.rs"]
+mod lines;
 mod logs;
 mod orders;
 mod outages;

@@ -12,7 +12,7 @@ use futures_util::TryStreamExt as _;
 
 use crate::{
     gated::GatedStore,
-    logs::Lines,
+    lines::Lines,
     orders::{Order, OrderCreated, OrderStatistics, created},
     wait::until,
 };
