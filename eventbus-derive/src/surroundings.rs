@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(field("mod a { struct Totals { a: u8, b: Vec<Rc<u8>> } }").as_deref(), Some("b"));
         assert_eq!(field("struct Totals(u8, std::rc::Rc<u8>);").as_deref(), Some("1"));
         assert_eq!(field("struct Totals { a: Arc<u8> } struct Other { b: Rc<u8> }"), None);
-        assert_eq!(field("struct Totals { b: Rc<u8> } mod a { struct Totals {} }"), None, "nobody knows which");
+        assert_eq!(field("struct Totals { b: Rc<u8> } mod a { struct Totals {} }"), None, "either could be meant");
     }
 
     #[test]

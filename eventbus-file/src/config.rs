@@ -62,8 +62,8 @@ pub struct FileQueueConfig {
     /// How many bytes of events a group has in hand at most, one event apart. Default 16 MiB.
     pub max_in_hand_bytes: usize,
     /// How long ago a group may have begun to skip an event type for which it gets its first handler, so that it is
-    /// delivered what it skipped and the folder still holds. Of what is older the handler says what becomes of it: `start =
-    /// "oldest"` or `start = "now"`. Default 24 h.
+    /// delivered what it skipped and the folder still holds. What is older is delivered if the handler says `start =
+    /// "oldest"`, and not if it says `start = "now"`. Default 24 h.
     pub deliver_skipped_within: Duration,
     /// By which clock retries, timeouts and the times of dead letters go. What workers compare through files, as the ends of
     /// claims, goes by the machine's. Default: the machine's.

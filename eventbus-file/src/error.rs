@@ -65,7 +65,7 @@ pub enum FileQueueError {
         /// Why not.
         reason: &'static str,
     },
-    /// Somebody consumes for the group, and only who does may change what is kept of it.
+    /// A worker consumes for the group, and only that worker may change the group's progress.
     #[error("a worker consumes for group `{group}`: stop it first")]
     GroupInUse {
         /// The group.

@@ -165,7 +165,7 @@ async fn an_event_that_cannot_be_decoded_here_waits_for_a_worker_of_its_version(
     tried.sort_unstable();
     assert_eq!(tried, [2, 3, 4]);
     let letters = queue.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
-    assert_eq!(letters.len(), 1, "a version that nobody announced is for nobody: {letters:?}");
+    assert_eq!(letters.len(), 1, "a version that no release announced waits for none: {letters:?}");
     assert_eq!(Release::start(&queue, SHIPPED_2, None, true).await.end(0).await, [2, 3]);
 }
 

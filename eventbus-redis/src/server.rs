@@ -86,7 +86,7 @@ impl Server<'_> {
             if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(address.clone()) {
                 tracing::warn!(
                     server = address,
-                    "the connection to Redis has no TLS: whoever is on the way can read events and passwords; to repair: \
+                    "the connection to Redis has no TLS: every machine on the way can read events and passwords; to repair: \
                      `rediss://`, and the cargo feature `tls` of eventbus-redis"
                 );
             }

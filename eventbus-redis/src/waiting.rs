@@ -66,7 +66,7 @@ impl<T> Default for Waiting<T> {
 }
 
 impl<T: Send + 'static> Waiting<T> {
-    /// Begins a read, or goes on with the one before whose reply nobody has waited for. A connection that was lost is
+    /// Begins a read, or goes on with the one before whose caller has stopped waiting for the reply. A connection that was lost is
     /// left. `timeout` is how long a reply may take, waiting included.
     async fn keep<R>(
         &mut self,
@@ -113,7 +113,7 @@ pub(crate) struct PageAfter {
 }
 
 impl WaitingForPages {
-    /// Reads a page of the entries after an id; waits for the first one if `block` is given. Nobody is told of a page that
+    /// Reads a page of the entries after an id; waits for the first one if `block` is given. No caller is told of a page that
     /// was read for another call.
     pub(crate) async fn page<S: AsRef<str>>(
         &mut self,

@@ -545,7 +545,7 @@ async fn a_group_is_not_retired_while_it_is_at_its_backlog() {
     bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
     app.shutdown(Duration::from_secs(10)).await.unwrap();
 
-    // nobody is here who has what the group misses
+    // no process is here that has what the group misses
     let late = connect(&RedisEventBusConfig { consumer_group: "late".into(), ..config.clone() }).await;
     Actor::willing().join(&late);
     start(&late).await;

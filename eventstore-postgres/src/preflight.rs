@@ -123,7 +123,7 @@ impl Server {
 fn warn_of_plaintext(server: &str) {
     tracing::warn!(
         server,
-        "the connection to PostgreSQL has no TLS: whoever is on the way can read events and passwords; to repair: \
+        "the connection to PostgreSQL has no TLS: every machine on the way can read events and passwords; to repair: \
          `?sslmode=verify-full` in the URL, and the cargo feature `tls` of eventstore-postgres"
     );
 }

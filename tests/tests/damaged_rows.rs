@@ -105,7 +105,7 @@ async fn stop_at(app: &App, position: u64) {
     .await;
 }
 
-/// The rows at positions 3 and 6, the last one, are damaged: nobody gets past them before an operator says so.
+/// The rows at positions 3 and 6, the last one, are damaged: no reader gets past them before an operator says so.
 async fn goes_on_behind_damage<P: eventbus::Projection>(
     store: impl EventStore + Clone,
     bus: Option<RedisEventBus>,

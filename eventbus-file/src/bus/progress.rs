@@ -108,7 +108,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Has a group that nobody consumes for skip a type from now on.
+    /// Has a group without a consumer skip a type from now on.
     pub(super) fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool> {
         let mut was_announced = false;
         let forgotten = self.groups.create_after(group, false, |before| {

@@ -8,7 +8,7 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{SkippedBefore, StopSignal, Subscribers},
+    port::{StopSignal, Subscribers},
 };
 
 use super::{Consumer, consume_stream, trouble::Trouble};
@@ -122,12 +122,8 @@ impl GroupBacklog {
         if announced == self.announced {
             return Ok(());
         }
-        for SkippedBefore { group, event_type, count, age } in self.shared.announce(&announced).await? {
-            tracing::error!(
-                %group, event_type, count, ?age,
-                "the group skipped events of this type before it had a handler, and nobody said what becomes of them: \
-                 give the handler `start = \"oldest\"` or `start = \"now\"`"
-            );
+        for skipped in self.shared.announce(&announced).await? {
+            skipped.log();
         }
         self.announced = announced;
         Ok(())

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use eventbus::{
     RecordedEvent,
-    port::{MessageId, Tries},
+    port::{MessageId, Tries, log_skipped_type},
 };
 
 use super::{Consumer, intake::Retaken, paper::json};
@@ -59,10 +59,7 @@ impl Consumer {
             tracing::debug!(group = %self.group, left, "entries left to members that handle their types");
         }
         for event_type in new {
-            tracing::info!(
-                group = %self.group, event_type,
-                "the group has no handler for this event type: its events are skipped, and what was skipped is noted"
-            );
+            log_skipped_type(&self.group, &event_type);
         }
         self.tell_absent(absent);
         Ok(())

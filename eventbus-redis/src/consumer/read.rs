@@ -108,7 +108,7 @@ impl Consumer {
             let mut entries = self.read_new(&mut connected, asked, stop).await?;
             reading.trouble.is_over();
             if !entries.is_empty() && self.is_behind_backlog().await.map_err(sent)? {
-                // what was read is pending and taken again after the backlog; until then nobody takes it in
+                // what was read is pending and taken again after the backlog; until then no consumer takes it in
                 self.has_caught_up.store(false, Ordering::Release);
                 self.wait_for_backlog(stop).await.map_err(sent)?;
                 return Ok(());
@@ -150,8 +150,8 @@ impl Consumer {
         })
     }
 
-    /// Finds out, before it shows itself, whether the consumer before it of its name left when it ended. Of one that nobody
-    /// knows any more it is not taken for granted.
+    /// Finds out, before it shows itself, whether the consumer before it of its name left when it ended. One that
+    /// the group does not know any more counts as ended.
     async fn look_at_former(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         if self.is_announced.load(Ordering::Acquire) {
             return Ok(());

@@ -10,7 +10,7 @@ local entries = redis.call('XRANGE', stream, next_one, last, 'COUNT', ARGV[3])
 for _, entry in ipairs(entries) do
   local fields = by_name(entry[2])
   local is_wanted = fields.event_type == name and not fields.replay_group
-  -- one that is pending was not skipped: whoever has it leaves it to a member that handles it
+  -- one that is pending was not skipped: the member that has it leaves it to a member that handles it
   if is_wanted and #redis.call('XPENDING', stream, group, entry[1], entry[1], 1) == 0 then
     add_to_backlog(backlog, group, unpack(entry[2]))
   end

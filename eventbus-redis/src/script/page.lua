@@ -1,6 +1,6 @@
 -- Reading some streams as if they were one. Needs the functions for ids.
 --
--- Nobody knows how large an entry is before it is read. So few are read at a time: one of each stream first, then twice as
+-- Redis does not tell how large an entry is before it is read. So few are read at a time: one of each stream first, then twice as
 -- many each time, as long as they would fit if they were as large as the largest one so far. What was read beyond the
 -- page, STEP entries of each stream at most, stays on the server.
 

@@ -38,7 +38,7 @@ pub fn redacted(url: &str) -> String {
     format!("{scheme}://{user}{at}{host}{path}")
 }
 
-/// Whether a host, a name or an address, is this machine: then nobody else is on the way to it.
+/// Whether a host, a name or an address, is this machine: then no other machine is on the way to it.
 ///
 /// # Examples
 /// ```

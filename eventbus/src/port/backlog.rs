@@ -74,6 +74,18 @@ pub struct SkippedBefore {
     pub age: std::time::Duration,
 }
 
+impl SkippedBefore {
+    /// Logs that no handler says whether these events are delivered: for handlers that come while the bus consumes.
+    pub fn log(&self) {
+        let Self { group, event_type, count, age } = self;
+        tracing::error!(
+            %group, event_type, count, ?age,
+            "the group skipped events of this type before it had a handler, and no handler says whether they are \
+             delivered: give the handler `start = \"oldest\"` or `start = \"now\"`"
+        );
+    }
+}
+
 /// That a group handles an event type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announced {

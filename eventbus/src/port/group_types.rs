@@ -23,8 +23,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Announced, HandlerStart, SkippedBefore};
-use crate::domain::{clock::SharedClock, name::Name};
+use super::{Announced, HandlerStart, SkippedBefore, Subscribers};
+use crate::domain::{clock::SharedClock, name::Name, record::RecordedEvent};
 
 /// How long ago a group may have begun to skip an event type, so that it is delivered what it skipped: 24 h.
 pub const DELIVER_SKIPPED_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
@@ -124,10 +124,24 @@ impl GroupTypes {
         self.announced.contains_key(ALL) || self.announced.iter().any(is_of_type)
     }
 
-    /// Whether the group ever announced a type in this version.
+    /// Returns `true`, and logs it, if an event that failed for good waits for a newer release: the group announced its
+    /// schema version before, and the handlers of this process were made for older versions only.
     #[must_use]
-    pub fn has_announced_version(&self, event_type: &str, schema_version: u32) -> bool {
-        self.announced.contains_key(&versioned(event_type, schema_version))
+    pub fn leaves_to_newer(&self, subscribers: &Subscribers, group: &Name, record: &RecordedEvent) -> bool {
+        let (event_type, schema_version) = (record.event_type(), record.metadata().schema_version());
+        let leaves = self.awaits_newer(event_type, schema_version, &subscribers.versions(group, event_type));
+        if leaves {
+            tracing::warn!(
+                %group, %event_type, schema_version,
+                "event cannot be decoded here and is left for a release that knows its schema version"
+            );
+        }
+        leaves
+    }
+
+    fn awaits_newer(&self, event_type: &str, schema_version: u32, known: &[u32]) -> bool {
+        known.iter().max().is_some_and(|newest| *newest < schema_version)
+            && self.announced.contains_key(&versioned(event_type, schema_version))
     }
 
     /// Notes an event that no handler wants.
@@ -150,8 +164,8 @@ impl GroupTypes {
         }
     }
 
-    /// Announces what the group handles. Returns the ranges that are older than `within` and of which no handler says
-    /// what becomes of them; their types are not announced.
+    /// Announces what the group handles. Returns the ranges that are older than `within` and for which no handler
+    /// has a `start`; their types are not announced.
     pub fn announce(&mut self, announced: &[Announced], within: Duration, now: u64) -> Vec<(String, UnhandledRange)> {
         let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let mut undecided = Vec::new();
@@ -230,6 +244,14 @@ impl GroupTypes {
     }
 }
 
+/// Logs that a group skips a type from now on.
+pub fn log_skipped_type(group: &Name, event_type: &str) {
+    tracing::info!(
+        %group, event_type,
+        "the group has no handler for this event type: its events are skipped, and what was skipped is noted"
+    );
+}
+
 fn versioned(event_type: &str, schema_version: u32) -> String {
     format!("{event_type}@{schema_version}")
 }
@@ -274,7 +296,19 @@ mod tests {
         assert_eq!(types.pass("B", 6, 5), Unhandled::Left { is_first: false });
         assert_eq!((types.left(), types.oldest()), (2, Some(5)));
         assert!(types.has_announced("B") && !types.has_announced("B@2") && !types.has_announced(""));
-        assert!(types.has_announced_version("B", 2) && !types.has_announced_version("B", 1));
+    }
+
+    #[test]
+    fn an_event_waits_for_a_newer_release_if_its_version_was_announced_and_those_here_are_older() {
+        let mut types = GroupTypes::default();
+        for version in [1, 3] {
+            types.announce(&announced(Some("A"), version, None), DAY, 0);
+        }
+        for (version, known, waits) in
+            [(3, &[1, 2][..], true), (3, &[2, 3], false), (3, &[], false), (1, &[3], false), (2, &[1], false)]
+        {
+            assert_eq!(types.awaits_newer("A", version, known), waits, "version {version} where {known:?} are known");
+        }
     }
 
     #[test]

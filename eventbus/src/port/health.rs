@@ -97,7 +97,7 @@ impl fmt::Display for InFlight {
     }
 }
 
-/// A consumer that has an entry and has shown no life for long: it hangs or has ended, and nobody has taken over yet.
+/// A consumer that has an entry and has shown no life for long: it hangs or has ended, and no consumer has taken over yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SilentConsumer {
     /// The consumer.

@@ -52,7 +52,7 @@ pub use dispatch::{Failure, HandleFn, HandlerOptions, Limits, Outcome, SpanFn, S
 pub use event_types::{EventTypes, ListedEventTypes, StoredEventType};
 pub use filter::FeedFilter;
 pub use floor::{Floor, Floors};
-pub use group_types::{DELIVER_SKIPPED_WITHIN, DueRange, GroupTypes, Unhandled, UnhandledRange};
+pub use group_types::{DELIVER_SKIPPED_WITHIN, DueRange, GroupTypes, Unhandled, UnhandledRange, log_skipped_type};
 pub use hand::{DEFAULT_IN_HAND_BYTES, Desk, Hand, RunLock, Settled, Taken, Verdict};
 pub use health::{Health, HealthStatus, HealthThresholds, InFlight, SilentConsumer, WaitingForServer};
 pub use lease::{Lease, LeaseError, Leases};

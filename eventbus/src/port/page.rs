@@ -6,7 +6,7 @@ use super::{ReadError, RecordStream};
 use crate::domain::record::RecordedEvent;
 
 /// How many bytes are held of what is read ahead: a page of a store, of a bus's history or of dead letters, and a batch of a
-/// projection, end with the event that reaches it. So whoever reads holds at most this and one event more, however large
+/// projection, end with the event that reaches it. So a reader holds at most this and one event more, however large
 /// events are.
 pub const PAGE_BYTES: usize = 1024 * 1024;
 

@@ -208,7 +208,7 @@ pub trait EventStore:
         None
     }
 
-    /// The list of stored event types; without it nobody notices that no code knows some of them.
+    /// The list of stored event types; without it an app does not notice that no code knows some of them.
     fn event_types(&self) -> Option<&dyn EventTypes> {
         None
     }

@@ -68,7 +68,7 @@ pub enum SkipError {
         /// The reader.
         reader: Name,
     },
-    /// The note in the store cannot be understood: somebody else wrote it.
+    /// The note in the store cannot be understood: another program wrote it.
     #[error("what `{reader}` skips cannot be read")]
     Damaged {
         /// The reader.

@@ -170,7 +170,7 @@ pub enum StartMistake {
         /// Where it stands.
         source_place: Source,
     },
-    /// A group skipped events of a type long before it had a handler for it, and nobody said what becomes of them.
+    /// A group skipped events of a type long before it had a handler for it, and the handler does not say whether they are delivered.
     #[error(
         "group `{}` skipped {} event(s) of type `{}` before `{name}` ({source_place}) was there to handle them, the first \
          {}s ago: `#[handler(start = \"oldest\")]` handles them now, `#[handler(start = \"now\")]` leaves them unhandled",

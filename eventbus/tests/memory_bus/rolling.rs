@@ -170,7 +170,7 @@ async fn an_event_that_cannot_be_decoded_here_waits_for_a_release_of_its_version
     cannot.cannot_decode.store(true, Ordering::SeqCst);
     let old = Release::try_start(&kept, &clock, SHIPPED, None, cannot).await.ok().unwrap();
     assert_eq!(old.end().await, [2, 3, 4]);
-    assert_eq!(kept.rows("a").await, (vec![2, 3], vec![4]), "a version that nobody announced is for nobody");
+    assert_eq!(kept.rows("a").await, (vec![2, 3], vec![4]), "a version that no release announced waits for none");
     assert_eq!(Release::start(&kept, &clock, SHIPPED_2).await.end().await, [2, 3]);
     assert_eq!(kept.rows("a").await, (vec![], vec![4]));
 }

@@ -1,6 +1,6 @@
 //! Handlers that never return, among others that do, with default settings: one awaits, and one blocks its thread.
 //!
-//! Others go on, health names handler and event, and whoever is told to end does so with status 70.
+//! Others go on, health names handler and event, and a process that is told to end does so with status 70.
 
 use std::{
     env,
@@ -90,7 +90,7 @@ pub async fn play() -> Result<bool, Trouble> {
             let alerts = watched.health().await.alerts(&HealthThresholds::default());
             let errors = watched.bus().stats().handler_errors;
             let mut output = std::io::stdout();
-            // whoever listens may be gone
+            // the process that listens may be gone
             drop(writeln!(output, "\nerrors {errors} alerts {alerts:?}"));
         }
     });
@@ -142,7 +142,7 @@ impl Consumer {
         let mut said = String::new();
         let errors = self.child.stderr.take();
         let ending = async {
-            // it must not wait for somebody who reads what it prints
+            // it must not wait until what it prints is read
             let draining = async { while let Ok(Some(_)) = self.output.next_line().await {} };
             let reading = async {
                 match errors {

@@ -1,6 +1,6 @@
 //! Event types: announcing those that are handled here, and leaving events for a handler that is not.
 
-use eventbus::port::{Settled, Tries, Unhandled};
+use eventbus::port::{Settled, Tries, Unhandled, log_skipped_type};
 
 use super::Consumer;
 use crate::error::Result;
@@ -23,11 +23,7 @@ impl Consumer<'_> {
         }
         let (within, clock) = (self.shared.config.deliver_skipped_within, &self.shared.config.clock);
         for (event_type, range) in self.owned.progress.types.announce(&announced, within, clock.unix_millis()) {
-            tracing::error!(
-                group = %self.group, event_type, count = range.count,
-                "the group skipped events of this type before it had a handler, and nobody said what becomes of them: \
-                 give the handler `start = \"oldest\"` or `start = \"now\"`"
-            );
+            range.skipped_before(self.group, event_type, clock).log();
         }
         self.subscribed.mark_unchanged();
         (self.announced, self.is_dirty) = (announced, true);
@@ -52,10 +48,7 @@ impl Consumer<'_> {
             Unhandled::Skipped { is_first } => {
                 self.shared.counters.events_skipped(1);
                 if is_first {
-                    tracing::info!(
-                        %group, %event_type,
-                        "the group has no handler for this event type: its events are skipped, and what was skipped is noted"
-                    );
+                    log_skipped_type(group, event_type);
                 }
             }
             Unhandled::Left { is_first: true } => tracing::warn!(
@@ -80,16 +73,6 @@ impl Consumer<'_> {
         let Some(record) = &one.record else {
             return false;
         };
-        let (group, event_type, version) = (self.group, record.event_type(), record.metadata().schema_version());
-        let newest = self.shared.subscribers.versions(group, event_type).into_iter().max();
-        let is_for_newer = newest.is_some_and(|newest| newest < version)
-            && self.owned.progress.types.has_announced_version(event_type, version);
-        if is_for_newer {
-            tracing::warn!(
-                %group, %event_type, schema_version = version,
-                "event cannot be decoded here and is left for a release that knows its schema version"
-            );
-        }
-        is_for_newer
+        self.owned.progress.types.leaves_to_newer(&self.shared.subscribers, self.group, record)
     }
 }

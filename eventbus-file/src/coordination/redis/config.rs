@@ -162,7 +162,7 @@ fn warn_of_plaintext(url: &str) {
         if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(server.clone()) {
             tracing::warn!(
                 server,
-                "the connection to Redis has no TLS: whoever is on the way can read the password, and what workers tell \
+                "the connection to Redis has no TLS: every machine on the way can read the password, and what workers tell \
                  each other; to repair: `rediss://`, and the cargo feature `tls` of eventbus-file"
             );
         }

@@ -1,6 +1,6 @@
 #!lua flags=no-writes
 -- The dead letters after one of them, oldest first.
--- KEYS  the dead letters of all groups; what came of these
+-- KEYS  the dead letters of all groups; their tries
 -- ARGV  time and member of that one, or '' and '' for the first; how many at most
 -- Reply: for each member, time, tries
 local since, after, most = ARGV[1], ARGV[2], tonumber(ARGV[3])

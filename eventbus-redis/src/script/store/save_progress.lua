@@ -1,6 +1,6 @@
 -- Saves the progress of a group: rows that are written over, rows that go, and its checkpoint.
--- KEYS  what of the group waits, a hash by position; the dead letters of all groups, a sorted set by time; what came of
---       these, a hash; the checkpoint
+-- KEYS  the waiting deliveries of the group, a hash by position; the dead letters of all groups, a sorted set by time;
+--       their tries, a hash; the checkpoint
 -- ARGV  the group; the position of the checkpoint, or ''; how many rows are written; for each of these position, tries and
 --       time of death, or ''; then the positions whose rows go
 local waiting, dead, tries, checkpoint = KEYS[1], KEYS[2], KEYS[3], KEYS[4]

@@ -118,7 +118,7 @@ impl StreamProjectionError {
     }
 
     /// Returns `true` if one entry stopped the projection: it cannot be read, its handler failed, or the server refuses what
-    /// the handler writes. Whoever mends or deletes the entry, or the key, lets the projection go on.
+    /// the handler writes. The projection goes on once the entry, or the key, is mended or deleted.
     #[must_use]
     pub const fn is_of_entry(&self) -> bool {
         matches!(self, Self::Entry { .. } | Self::Handler { .. } | Self::Effect { .. })

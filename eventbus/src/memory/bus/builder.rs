@@ -87,8 +87,8 @@ impl InMemoryEventBusBuilder {
     }
 
     /// How long ago a group may have begun to skip an event type for which it gets its first handler, so that it is
-    /// delivered what it skipped; 24 h if left out. Of what is older the handler says what becomes of it: `start =
-    /// "oldest"` or `start = "now"`.
+    /// delivered what it skipped; 24 h if left out. What is older is delivered if the handler says `start =
+    /// "oldest"`, and not if it says `start = "now"`.
     pub const fn deliver_skipped_within(mut self, time: Duration) -> Self {
         self.0.deliver_skipped_within = time;
         self

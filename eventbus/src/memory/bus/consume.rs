@@ -4,7 +4,6 @@ use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
-use tracing::field::display;
 
 use super::{Resume, Shared, cursor::Unsaved, log::Log, types};
 use crate::{
@@ -17,7 +16,7 @@ use crate::{
     port::{
         Announced, CheckpointError, DEFAULT_IN_HAND_BYTES, Desk, DueRange, EventStore, FeedFilter, GroupTypes, Hand,
         MessageId, Outage, ProgressUpdate, ReadError, RunLock, Settled, StopSignal, Subscribers, Tries,
-        UnfinishedDelivery, Unhandled, Verdict, handler_span,
+        UnfinishedDelivery, Unhandled, Verdict, handler_span, log_skipped_type,
     },
 };
 
@@ -138,11 +137,7 @@ impl Consumer {
         }
         let within = self.shared.settings.deliver_skipped_within;
         for (event_type, range) in self.shared.log().announce(&self.group, &announced, within) {
-            tracing::error!(
-                group = %self.group, event_type, count = range.count,
-                "the group skipped events of this type before it had a handler, and nobody said what becomes of them: \
-                 give the handler `start = \"oldest\"` or `start = \"now\"`"
-            );
+            range.skipped_before(&self.group, event_type, &self.shared.settings.clock).log();
         }
         self.announced = announced;
     }
@@ -217,9 +212,11 @@ impl Consumer {
                 let now = log.clock.unix_millis();
                 let passed = log.cursor(&self.group).pass(number, tries, now);
                 drop(log);
-                self.tell_passed(record.as_ref(), passed);
+                if let (Some(record), Some(passed)) = (&record, passed) {
+                    self.count_unhandled(record.event_type(), passed);
+                }
             }
-            Verdict::Bury(tries) if self.is_for_newer(&mut log, record.as_ref()) => {
+            Verdict::Bury(tries) if self.leaves_to_newer(&mut log, record.as_ref()) => {
                 log.cursor(&self.group).leave(number, Tries::anew(tries.done));
             }
             Verdict::Bury(tries) => {
@@ -240,41 +237,26 @@ impl Consumer {
         Some(id)
     }
 
-    /// Counts and logs an event that no handler wants.
-    fn tell_passed(&self, record: Option<&RecordedEvent>, passed: Option<Unhandled>) {
-        let event_type = record.map(|record| display(record.event_type()));
-        if let Some(Unhandled::Skipped { .. }) = passed {
-            self.shared.counters.events_skipped(1);
-        }
-        match passed {
-            Some(Unhandled::Skipped { is_first: true }) => tracing::info!(
-                group = %self.group, event_type,
-                "the group has no handler for this event type: its events are skipped, and what was skipped is noted"
-            ),
-            Some(Unhandled::Left { is_first: true }) => tracing::warn!(
-                group = %self.group, event_type,
+    /// Counts an event that no handler wants, and logs the first of its type.
+    fn count_unhandled(&self, event_type: &Name, unhandled: Unhandled) {
+        match unhandled {
+            Unhandled::Skipped { is_first } => {
+                self.shared.counters.events_skipped(1);
+                if is_first {
+                    log_skipped_type(&self.group, event_type);
+                }
+            }
+            Unhandled::Left { is_first: true } => tracing::warn!(
+                group = %self.group, %event_type,
                 "events are left: the group announced their type before, and no handler of it is here now"
             ),
-            _ => {}
+            Unhandled::Left { is_first: false } => {}
         }
     }
 
-    /// Whether an event that cannot be handled here is for a release that announced its schema version.
-    fn is_for_newer(&self, log: &mut Log, record: Option<&RecordedEvent>) -> bool {
-        let Some(record) = record else {
-            return false;
-        };
-        let (event_type, version) = (record.event_type(), record.metadata().schema_version());
-        let newest = self.shared.subscribers.versions(&self.group, event_type).into_iter().max();
-        let is_for_newer = newest.is_some_and(|newest| newest < version)
-            && log.cursor(&self.group).types.has_announced_version(event_type, version);
-        if is_for_newer {
-            tracing::warn!(
-                group = %self.group, %event_type, schema_version = version,
-                "event cannot be decoded here and is left for a release that knows its schema version"
-            );
-        }
-        is_for_newer
+    fn leaves_to_newer(&self, log: &mut Log, record: Option<&RecordedEvent>) -> bool {
+        let types = &log.cursor(&self.group).types;
+        record.is_some_and(|record| types.leaves_to_newer(&self.shared.subscribers, &self.group, record))
     }
 
     /// Loads the progress of a group that came after the bus resumed. Returns `true` if it is loaded, or there is nowhere
@@ -446,7 +428,7 @@ async fn save_progress(
         if shared.log().cursor(group).sees_rival(stored, checkpoint) {
             tracing::warn!(
                 %group,
-                "someone else handles this store's events in process, too: each handles all of them; let one app do it, \
+                "another app handles this store's events in process, too: each handles all of them; let one app do it, \
                  or take a bus that they share"
             );
         }

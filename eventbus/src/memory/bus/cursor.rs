@@ -108,7 +108,7 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    /// Takes an entry, and says what came of it before; `None` if the group is done with its event.
+    /// Takes an entry, and returns its former tries; `None` if the group is done with its event.
     pub(super) fn take(&mut self, number: u64, record: &RecordedEvent, position: Option<Position>) -> Option<Tries> {
         if let Some(pending) = self.pending.get(&number)
             && (pending.row == Row::Stored || position.is_none() || position > self.saved)

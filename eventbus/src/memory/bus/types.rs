@@ -14,8 +14,8 @@ use super::consume::checkpoint_name;
 use crate::{
     domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position},
     port::{
-        Announced, CheckpointError, DueRange, EventStore, FeedFilter, GroupTypes, ReadError, SkippedBefore, Unhandled,
-        UnhandledRange,
+        Announced, CheckpointError, DueRange, EventStore, FeedFilter, GroupTypes, ReadError, SkippedBefore,
+        Subscribers, Unhandled, UnhandledRange,
     },
 };
 
@@ -52,8 +52,9 @@ impl Types {
         self.stored.has_announced(event_type)
     }
 
-    pub(super) fn has_announced_version(&self, event_type: &str, schema_version: u32) -> bool {
-        self.stored.has_announced_version(event_type, schema_version)
+    /// As [`GroupTypes::leaves_to_newer`].
+    pub(super) fn leaves_to_newer(&self, subscribers: &Subscribers, group: &Name, record: &RecordedEvent) -> bool {
+        self.stored.leaves_to_newer(subscribers, group, record)
     }
 
     /// Notes an event that no handler wants.

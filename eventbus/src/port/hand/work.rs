@@ -62,7 +62,7 @@ impl Hand {
         }
     }
 
-    /// Hands an entry to the handlers, until they have ended or somebody else has it.
+    /// Hands an entry to the handlers, until they have ended or another consumer has it.
     pub(super) async fn handle(&self, job: Job, desk: &Desk, handlers: &Handlers, taken_over: &Notify) {
         let attempt = job.tries.attempts.saturating_add(1);
         let delivery = Delivery::new(job.record, desk.group.clone()).with_attempt(attempt).with_message_id(job.id);

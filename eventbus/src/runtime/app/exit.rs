@@ -106,7 +106,7 @@ fn exit(after: Duration, blocking: &[String]) {
     };
     let text = format!("not stopped {after:?} after the signal, {who}: the process exits with status {STATUS}");
     tracing::error!("{text}");
-    // nobody has set up a log
+    // no subscriber takes the log
     if tracing::dispatcher::get_default(|dispatch| dispatch.is::<NoSubscriber>()) {
         eprintln!("{text}");
     }

@@ -344,7 +344,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     }
 }
 
-/// Who rebuilds a projection through copies of its tables, in whichever process; `None` if nobody does.
+/// Who rebuilds a projection through copies of its tables, in whichever process; `None` if no process does.
 pub(super) async fn rebuild_of(store: &dyn EventStore, name: &'static str) -> Result<Option<RebuildOwner>, ReadError> {
     let role = role_of_rebuild(name);
     let unavailable = |error: BoxError| ReadError::Unavailable(error);

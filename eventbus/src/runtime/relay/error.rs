@@ -64,7 +64,7 @@ pub enum RelayError {
         /// What the bus says.
         reason: String,
     },
-    /// What the store holds cannot be read: somebody else wrote or damaged it. Everything before it is published.
+    /// What the store holds cannot be read: another program wrote or damaged it. Everything before it is published.
     ///
     /// The relay looks again every minute, and at once in a process that starts. It goes on when the event is mended, or when
     /// it is to be skipped, by [`App::skip_published_event`](crate::App::skip_published_event).

@@ -181,7 +181,7 @@ async fn last(scene: &mut impl Scene, fault: Fault, time: Duration) -> Result<BT
     Ok(alerts)
 }
 
-/// Whether an alert of somebody says what is awaited.
+/// Whether an alert of one of the processes says what is awaited.
 fn is_told(who: &str, awaited: &str, alerts: &BTreeSet<String>) -> bool {
     alerts.iter().any(|alert| alert.starts_with(who) && alert.contains(awaited))
 }

@@ -77,7 +77,7 @@ impl Scene for Redis {
     async fn strike(&mut self, fault: Fault) -> Result<(), Trouble> {
         match fault {
             Fault::OutOfMemory => self.limit(1).await,
-            // nobody listens there, so it keeps what it has
+            // no server listens there, so it keeps what it has
             _ => self.follow("127.0.0.1", "1").await,
         }
     }

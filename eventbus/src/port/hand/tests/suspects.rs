@@ -189,7 +189,7 @@ async fn a_suspect_that_is_given_back_before_it_ran_has_not_begun() {
     bench.hand.add([left_over("a", 1, waiting(2))]);
     settle_down().await;
     assert_eq!(bench.hand.give_back(), [id(1)]);
-    assert!(begins(&bench.hand.take_settled()).is_empty(), "nobody knew yet");
+    assert!(begins(&bench.hand.take_settled()).is_empty(), "the worker did not know yet");
 
     bench.hand.add([left_over("a", 1, waiting(2))]);
     settle_down().await;
