@@ -181,9 +181,10 @@ async fn last(scene: &mut impl Scene, fault: Fault, time: Duration) -> Result<BT
     Ok(alerts)
 }
 
-/// Whether an alert of one of the processes says what is awaited.
+/// Whether an alert of one of the processes says what is awaited. Redis's code READONLY is "ReadOnly" in the client's errors.
 fn is_told(who: &str, awaited: &str, alerts: &BTreeSet<String>) -> bool {
-    alerts.iter().any(|alert| alert.starts_with(who) && alert.contains(awaited))
+    let awaited = awaited.to_lowercase();
+    alerts.iter().any(|alert| alert.starts_with(who) && alert.to_lowercase().contains(&awaited))
 }
 
 /// Everything is written once, nothing was given up, and nothing is alarming any more.
