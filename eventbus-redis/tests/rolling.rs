@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use common::{
     actor::{
-        Act, Actor, BOTH, ONLY_CREATED, SHIPPED, connect, dead_letter_count, named, never, pending, quick, read_as,
-        until_finished,
+        Act, Actor, BOTH, ONLY_CREATED, ONLY_SHIPPED, SHIPPED, connect, dead_letter_count, named, never, numbered,
+        pending, quick, read_as, until_finished,
     },
     seen::{command, event, start},
     until,
@@ -295,4 +295,82 @@ async fn what_waits_for_a_member_is_skipped_at_once_when_its_type_is_forgotten()
         assert_eq!(created.done().len(), 1, "{forgotten}");
         bus.stop_consuming().await;
     }
+}
+
+/// Entries of a type that nobody here handles, left to a member that is away.
+async fn with_waiting(pending_idle_ms: u64, server: &test_servers::PrivateRedis, count: usize) -> RedisEventBus {
+    let stream_prefix = test_servers::unique_name("bus");
+    let redis_url = server.url().to_owned();
+    let bus = connect(&RedisEventBusConfig { pending_idle_ms, stream_prefix, redis_url, ..quick() }).await;
+    let _: u64 = command(&bus, "HSET", &[&key(&bus, "types"), "OrderShipped@1", "1"]).await;
+    let ids = numbered(count);
+    bus.publish(&ids.iter().map(|id| shipped(id, 1)).collect::<Vec<_>>()).await.unwrap();
+    read_as(&bus, "absent", count).await;
+    bus
+}
+
+/// How often the server was given a command, by scripts too.
+async fn calls(bus: &RedisEventBus, name: &str) -> u64 {
+    let stats: String = command(bus, "INFO", &["commandstats"]).await;
+    let of_command = format!("cmdstat_{name}:calls=");
+    let calls = stats.lines().find_map(|line| line.strip_prefix(&of_command)?.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_at_what_waits_for_members_goes_through_a_part_of_it() {
+    let server = test_servers::private_redis();
+    let bus = with_waiting(600, &server, 20_000).await;
+    let created = Actor::willing();
+    handles(&created, &bus, ONLY_CREATED);
+    start(&bus).await;
+    let _: String = command(&bus, "CONFIG", &["RESETSTAT"]).await;
+    let looks = async || calls(&bus, "xinfo|consumers").await;
+    until("it has looked around", async || looks().await > 8).await;
+    let read = calls(&bus, "xrange").await;
+    let looks = looks().await;
+    assert!(read <= looks * 2_000, "{read} entries in {looks} looks");
+    bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_member_handles_is_found_behind_much_that_it_does_not_handle() {
+    let server = test_servers::private_redis();
+    let bus = with_waiting(600, &server, 5_000).await;
+    let _: u64 = command(&bus, "HSET", &[&key(&bus, "types"), "OrderCreated@1", "1"]).await;
+    bus.publish(&[event("last")]).await.unwrap();
+    read_as(&bus, "absent", 1).await;
+    let (created, both) = (Actor::willing(), Actor::willing());
+    handles(&created, &bus, ONLY_CREATED);
+    start(&bus).await;
+    until("it is found", async || created.done() == ["last"]).await;
+    both.join_as(&bus, "ships", ONLY_SHIPPED, HandlerOptions::default());
+    until("the others are found, from the first one on", async || both.done().len() == 5_000).await;
+    until_finished(&bus).await;
+    bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn much_that_waits_for_members_is_taken_over_by_nobody() {
+    let server = test_servers::private_redis();
+    let bus = with_waiting(6_000, &server, 10_000).await;
+    let rows: Vec<(String, String, u64, u64)> = {
+        let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
+        command(&bus, "XPENDING", &[&stream, &group, "-", "+", "10000"]).await
+    };
+    let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
+    let mut waited = vec![&*stream, &*group, "absent", "0"];
+    waited.extend(rows.iter().map(|row| row.0.as_str()));
+    waited.extend(["IDLE", "3000", "JUSTID"]);
+    let _: redis::Value = command(&bus, "XCLAIM", &waited).await;
+    let created = Actor::willing();
+    handles(&created, &bus, ONLY_CREATED);
+    start(&bus).await;
+    until("all are renewed", async || {
+        let idle = [&*stream, &*group, "IDLE", "2900", "-", "+", "1", "absent"];
+        command::<Vec<redis::Value>>(&bus, "XPENDING", &idle).await.is_empty()
+    })
+    .await;
+    assert_eq!(bus.stats().events_consumed, 0);
+    bus.stop_consuming().await;
 }

@@ -12,6 +12,7 @@ use super::{
     Consumer,
     look::Differing,
     paper::{Paper, add_ids},
+    read::FIRST,
     trouble::Trouble,
 };
 use crate::{command, connection::CommandError, script};
@@ -40,6 +41,9 @@ pub(super) struct Keeper {
     pub(super) cursor: String,
     /// Where to go on looking for notes that nobody needs.
     pub(super) sweep: String,
+    /// Where to go on renewing what was left to absent members, and looking whether it handles any of it.
+    pub(super) renew_from: String,
+    pub(super) take_back_from: String,
     /// Entries that were pending on this consumer and not in hand, when it looked last.
     pub(super) missing: HashSet<String>,
     pub(super) differing: Differing,
@@ -90,13 +94,15 @@ impl Consumer {
             beating: Vec::new(),
             cursor: "0-0".into(),
             sweep: "0".into(),
+            renew_from: FIRST.into(),
+            take_back_from: FIRST.into(),
             missing: HashSet::new(),
             differing: Differing::new(),
             has_double: false,
         };
         let idle = self.pending_idle();
         let (mut write, mut beat) = (every(WRITE), every(idle / 3));
-        let (mut look, mut claim) = (every((idle / 6).clamp(POLL, LOOK)), every((idle / 6).clamp(POLL, CLAIM)));
+        let (mut look, mut claim) = (every(self.look_period()), every((idle / 6).clamp(POLL, CLAIM)));
         let mut sweep = every(idle.max(CLAIM));
         let mut changes = self.shared.subscribers.watch();
         loop {
@@ -131,6 +137,11 @@ impl Consumer {
             keeper.note(what, kept);
         }
         self.end(&mut keeper).await;
+    }
+
+    /// How often the consumer looks around.
+    pub(super) fn look_period(&self) -> Duration {
+        (self.pending_idle() / 6).clamp(POLL, LOOK)
     }
 
     async fn do_one(&self, what: What, keeper: &mut Keeper) -> Result<(), CommandError> {

@@ -14,6 +14,9 @@ use eventbus::{
 use super::{Consumer, intake::Retaken, paper::json};
 use crate::{command, connection::CommandError, keys, partition::partition_of, script};
 
+/// How many pages of entries that were left to absent members are looked at in one go without finding one to take.
+const MOST_PAGES_IN_VAIN: usize = 4;
+
 /// An entry that no handler here wants.
 pub(super) struct Skip {
     pub(super) id: MessageId,
@@ -129,20 +132,28 @@ impl Consumer {
         Ok(true)
     }
 
-    /// Takes entries that were left to absent members and that this one handles, as far as there is room.
-    pub(super) async fn take_back(&self) -> Result<(), CommandError> {
-        let mut from = "-".to_owned();
-        while !from.is_empty() {
-            let room = self.hand.free().min(self.shared.config.batch_size).min(command::TOGETHER);
+    /// Takes entries that were left to absent members and that this one handles, as far as there is room, and as long as
+    /// it finds some soon: what it has not looked at is for the next time. Goes on after `from`, which it moves.
+    pub(super) async fn take_back(&self, from: &mut String) -> Result<(), CommandError> {
+        let mut pages_in_vain = 0;
+        while pages_in_vain < MOST_PAGES_IN_VAIN {
+            let room = self.hand.free().min(self.shared.config.batch_size);
             if room == 0 {
                 return Ok(());
             }
             let mut take = self.script(&script::TAKE_BACK);
             take.key(&self.keys.retry).key(&self.keys.relay);
-            take.arg(self.group.as_str()).arg(&self.name).arg(self.types()).arg(&from).arg(room);
-            let (last, entries, noted, deleted) = self.rerun(take).await?;
-            from = last;
-            self.take_again(Retaken::read(entries, noted, deleted)?);
+            take.arg(self.group.as_str()).arg(&self.name).arg(self.types()).arg(&*from);
+            take.arg(command::TOGETHER).arg(room);
+            let (last, entries, noted, deleted): (String, _, _, _) = self.rerun(take).await?;
+            let retaken = Retaken::read(entries, noted, deleted)?;
+            pages_in_vain += usize::from(retaken.entries.is_empty());
+            self.take_again(retaken);
+            if last.is_empty() {
+                "-".clone_into(from); // from the first one on, next time
+                return Ok(());
+            }
+            *from = last;
         }
         Ok(())
     }

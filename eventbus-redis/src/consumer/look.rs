@@ -16,11 +16,12 @@ pub(super) type Differing = HashMap<String, (String, String)>;
 impl Consumer {
     /// Shows that it lives and what it handles; finds entries that are pending on it without being in hand.
     pub(super) async fn look(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
-        let (pending, has_double, others, absent): (usize, bool, Vec<String>, usize) =
-            self.shared.link.rerun(&self.looking()).await?;
+        let (pending, has_double, others, absent, renew_from): (usize, bool, Vec<String>, usize, String) =
+            self.shared.link.rerun(&self.looking(&keeper.renew_from)).await?;
         self.is_announced.store(true, Ordering::Release);
+        keeper.renew_from = renew_from;
         if absent > 0 && self.has_caught_up() {
-            self.take_back().await?;
+            self.take_back(&mut keeper.take_back_from).await?;
         }
         self.tell_differing(&mut keeper.differing, &others);
         self.tell_double(has_double, &mut keeper.has_double);
@@ -42,13 +43,15 @@ impl Consumer {
     }
 
     /// What shows that it lives, says what it handles, and tells what there is to see.
-    pub(super) fn looking(&self) -> ScriptInvocation<'static> {
+    pub(super) fn looking(&self, renew_from: &str) -> ScriptInvocation<'static> {
         let mut look = script::LOOK.key(&self.shared.stream);
         look.key(&self.keys.members).key(&self.keys.floors);
         let live_ms = self.shared.config.pending_idle_ms;
         look.arg(self.group.as_str()).arg(&self.name).arg(self.types()).arg(live_ms);
         look.arg(&self.shared.instance).arg(u8::from(self.is_announced.load(Ordering::Acquire)));
-        look.arg(self.busy());
+        look.arg(self.busy()).arg(renew_from);
+        let renewed_within = self.pending_idle() / 3;
+        look.arg((renewed_within.as_millis() / self.look_period().as_millis().max(1)).max(1) as u64);
         look
     }
 

@@ -24,6 +24,8 @@ pub(super) const SLICE: Duration = Duration::from_secs(1);
 const MARGIN: Duration = Duration::from_millis(500);
 /// How often is looked for entries on a connection where reads must not wait.
 pub(super) const POLL: Duration = Duration::from_millis(20);
+/// What begins before the first entry.
+pub(super) const FIRST: &str = "-";
 /// How long to leave a waking command to do its work before it is sent again.
 const WAKE_AGAIN: Duration = Duration::from_millis(20);
 
@@ -92,7 +94,7 @@ impl Consumer {
         self.tell_created(is_new);
         self.look_at_former(&mut connected.connection).await?;
         // before it reads anything: others leave to it what only it handles
-        let _: Value = self.looking().invoke_async(&mut connected.connection).await?;
+        let _: Value = self.looking(FIRST).invoke_async(&mut connected.connection).await?;
         self.is_announced.store(true, Ordering::Release);
         self.has_caught_up.store(false, Ordering::Release);
         self.take_pending(&mut connected.connection, stop).await?;

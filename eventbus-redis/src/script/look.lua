@@ -1,10 +1,14 @@
 -- A consumer shows that it lives and which types it handles, notes how far its group is, and looks around.
 -- KEYS stream, members, floors   ARGV group, consumer, its types as JSON, how long it counts as alive (ms),
 -- what tells it from another consumer of its name, '1' if it has shown itself before, what it has been busy with for long as
--- JSON or ''
+-- JSON or '', the id after which it goes on renewing what was left to absent members, how often it looks while half of
+-- what keeps that from being taken over passes
 -- Replies with {the number of entries pending on its name, whether another consumer has its name, the names and types of
--- the other live members, the number of entries left to absent members}.
+-- the other live members, the number of entries left to absent members, the id after which to go on renewing}.
 -- A server without memory refuses the notes; that harms nobody.
+-- How many entries are renewed in one command.
+local RENEWED_TOGETHER = 1000
+
 local stream, members, floors = KEYS[1], KEYS[2], KEYS[3]
 local group, me, types, live, instance = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local now = now_in_ms()
@@ -16,14 +20,19 @@ for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
   if info.name == ABSENT then absent = info.pending end
   pending[info.name] = info.pending
 end
--- nobody is to take them over from an absent member who does not handle them
-if absent > 0 then
+-- Nobody is to take them over from an absent member who does not handle them. Members go round, each fast enough alone.
+local renew = ARGV[8]
+for _ = 1, math.ceil(absent / tonumber(ARGV[9]) / RENEWED_TOGETHER) do
+  local found = redis.call('XPENDING', stream, group, renew, '+', RENEWED_TOGETHER, ABSENT)
   local keep = { 'XCLAIM', stream, group, ABSENT, 0 }
-  for _, entry in ipairs(redis.call('XPENDING', stream, group, 'IDLE', math.floor(live / 3), '-', '+', 1000, ABSENT)) do
-    keep[#keep + 1] = entry[1]
+  for _, entry in ipairs(found) do
+    if entry[3] > live / 3 then keep[#keep + 1] = entry[1] end
   end
   keep[#keep + 1] = 'JUSTID'
   if #keep > 6 then redis.call(unpack(keep)) end
+  renew = '-'
+  if #found < RENEWED_TOGETHER then break end
+  renew = '(' .. found[#found][1]
 end
 
 note_floor(stream, floors, group)
@@ -50,4 +59,4 @@ if not known then
   if ARGV[7] ~= '' then member.busy = ARGV[7] end
   redis.pcall('HSET', members, me, cjson.encode(member))
 end
-return { mine, double, others, absent }
+return { mine, double, others, absent, renew }
