@@ -239,6 +239,17 @@ impl Shared {
         announce
     }
 
+    /// Whether the server still has what it noted of the types that a group announced.
+    pub(crate) async fn has_noted(&self, group: &Name, noted: &[String]) -> Result<bool, CommandError> {
+        if noted.is_empty() {
+            return Ok(true);
+        }
+        let mut look = redis::cmd("HMGET");
+        look.arg(keys::known_types(&self.home, group)).arg(noted);
+        let found: Vec<Option<String>> = self.link.query(&look).await?;
+        Ok(found.iter().all(Option::is_some))
+    }
+
     /// What a group has yet to do of its backlog.
     pub(crate) async fn backlog_progress(&self, group: &Name) -> Result<GroupProgress, CommandError> {
         match self.look_at_backlog(group).await? {
@@ -252,6 +263,19 @@ impl Shared {
             }
         }
     }
+}
+
+/// What the server notes of an announcement: not the types of which it is undecided whether older events are delivered.
+pub(crate) fn noted(announced: &[Announced], undecided: &[SkippedBefore]) -> Vec<String> {
+    let is_noted = |announced: &&Announced| match &announced.event_type {
+        Some(name) => undecided.iter().all(|skipped| skipped.event_type != name.as_str()),
+        None => undecided.is_empty(),
+    };
+    let field = |announced: &Announced| match &announced.event_type {
+        Some(name) => format!("{name}@{}", announced.schema_version),
+        None => "*".to_owned(),
+    };
+    announced.iter().filter(is_noted).map(field).collect()
 }
 
 pub(crate) fn consume_error(shared: &Shared, error: CommandError) -> ConsumeError {

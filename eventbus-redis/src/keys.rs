@@ -1,6 +1,7 @@
 //! Every name of a key or of an entry's field, and nowhere else.
 
-/// What the server calls the consumer on which entries are pending that only absent members of a group handle.
+/// What the server calls the consumer on which entries are pending that were left: the first member takes them that
+/// handles them, and none may be there.
 pub(crate) const ABSENT: &str = "absent";
 
 /// The stream of all events.

@@ -374,3 +374,41 @@ async fn much_that_waits_for_members_is_taken_over_by_nobody() {
     assert_eq!(bus.stats().events_consumed, 0);
     bus.stop_consuming().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_group_handles_is_announced_again_after_the_server_lost_it() {
+    for partitions in [1, 2] {
+        let server = test_servers::private_redis();
+        let config = RedisEventBusConfig {
+            redis_url: server.url().into(),
+            pending_idle_ms: 60_000,
+            partition_lease_ms: 500,
+            partitions,
+            ..quick()
+        };
+        let old = connect(&config).await;
+        let new = named(&old, "new").await;
+        let (created, both) = (Actor::willing(), Actor::willing());
+        handles(&created, &old, ONLY_CREATED);
+        handles(&both, &new, BOTH);
+        start(&old).await;
+        start(&new).await;
+        let is_known = async || command::<bool>(&old, "HEXISTS", &[&key(&old, "types"), "OrderShipped@1"]).await;
+        until("the new type is announced", is_known).await;
+        let _: () = command(&old, "FLUSHALL", &[]).await;
+        until("it is announced again", is_known).await;
+
+        // the new release is away when the first event of its type comes
+        new.disconnect().await;
+        old.publish(&[shipped("a", 1), event("b")]).await.unwrap();
+        until("the other event is handled", async || created.runs_of("b") == 1).await;
+        let again = named(&old, "again").await;
+        handles(&both, &again, BOTH);
+        start(&again).await;
+        // with partitions its owner keeps it for as long as it is there
+        old.stop_consuming().await;
+        until_finished(&old).await;
+        assert_eq!((both.runs_of("a"), old.stats().events_skipped), (1, 0), "{partitions} partitions");
+        again.stop_consuming().await;
+    }
+}

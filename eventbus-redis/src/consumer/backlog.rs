@@ -8,11 +8,15 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{StopSignal, Subscribers},
+    port::{SkippedBefore, StopSignal, Subscribers},
 };
 
 use super::{Consumer, consume_stream, trouble::Trouble};
-use crate::{backlog::Backlog, bus::Shared, connection::CommandError};
+use crate::{
+    backlog::{Backlog, noted},
+    bus::Shared,
+    connection::CommandError,
+};
 
 /// How often is looked for a backlog.
 const LOOK: Duration = Duration::from_secs(1);
@@ -25,6 +29,8 @@ pub(super) struct GroupBacklog {
     group: Name,
     /// What was announced last, so that it is announced again when it changed.
     announced: Vec<eventbus::port::Announced>,
+    /// What the server noted of that, so that it is announced again when the server lost it.
+    noted: Vec<String>,
     told_forsaken: bool,
 }
 
@@ -54,7 +60,8 @@ impl Consumer {
 
 impl GroupBacklog {
     pub(super) fn new(shared: &Arc<Shared>, group: &Name) -> Self {
-        Self { shared: Arc::clone(shared), group: group.clone(), announced: Vec::new(), told_forsaken: false }
+        let (shared, group) = (Arc::clone(shared), group.clone());
+        Self { shared, group, announced: Vec::new(), noted: Vec::new(), told_forsaken: false }
     }
 
     /// Announces what the group handles, makes it, and handles the backlog that a new group begins with.
@@ -119,12 +126,12 @@ impl GroupBacklog {
 
     async fn announce(&mut self) -> Result<(), CommandError> {
         let announced = self.shared.subscribers.announced(&self.group);
-        if announced == self.announced {
+        if announced == self.announced && self.shared.has_noted(&self.group, &self.noted).await? {
             return Ok(());
         }
-        for skipped in self.shared.announce(&announced).await? {
-            skipped.log();
-        }
+        let undecided = self.shared.announce(&announced).await?;
+        undecided.iter().for_each(SkippedBefore::log);
+        self.noted = noted(&announced, &undecided);
         self.announced = announced;
         Ok(())
     }

@@ -1,6 +1,7 @@
--- Leaves an event that this consumer cannot decode to a member that announced its schema version: to a live one, or to
--- the consumer `absent` until such a member comes. In a partition it stays until its owner changes. The handlers that have
--- succeeded stay noted.
+-- Leaves an event that this consumer cannot decode to a member that announced its schema version: to the consumer `absent`,
+-- from which the first such member takes it, so that it waits for none that was killed. To a live member itself goes an
+-- event that is to be left to a live one only, or of a version that only it announced. In a partition the event stays until
+-- its owner changes. The handlers that have succeeded stay noted.
 -- KEYS stream, members, retry, known types
 -- ARGV group, consumer, its name as a member (another one in a partition), id, event type, schema version, '1' if it is to
 --      be left to a live member only, the handlers that have succeeded as tries in JSON or ''
@@ -20,17 +21,18 @@ for other, text in pairs(announced) do
 end
 table.sort(who)
 local _, _, versions = known_types(known)
-if #who == 0 and (ARGV[7] == '1' or not versions[name .. '@' .. version]) then return 'no' end
+local is_awaited = ARGV[7] ~= '1' and versions[name .. '@' .. version]
+if #who == 0 and not is_awaited then return 'no' end
 if #redis.call('XPENDING', stream, group, id, id, 1, me) == 0 then return 'lost' end
 if me ~= my_name then
   redis.call('HSET', retry, id, with_field('stays', 'true', tries))
   return 'stays'
 end
-if #who > 0 then
-  redis.call('XCLAIM', stream, group, one_of(who, id, 0), 0, id, 'JUSTID')
-  if ARGV[8] == '' then redis.call('HDEL', retry, id) else redis.call('HSET', retry, id, ARGV[8]) end
-else
+if is_awaited then
   redis.call('XCLAIM', stream, group, ABSENT, 0, id, 'JUSTID')
   redis.call('HSET', retry, id, with_field('left_for', version, tries))
+else
+  redis.call('XCLAIM', stream, group, one_of(who, id, 0), 0, id, 'JUSTID')
+  if ARGV[8] == '' then redis.call('HDEL', retry, id) else redis.call('HSET', retry, id, ARGV[8]) end
 end
 return 'left'

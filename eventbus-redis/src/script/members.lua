@@ -1,7 +1,7 @@
 -- The members of a group and what they handle: a member announces '*' for everything, or a list of `type@version`, with
 -- '*' among them if it handles everything, and some types in versions.
 
--- The consumer that holds entries which only absent members of a group handle.
+-- The consumer that holds entries which were left: the first member takes them that handles them.
 local ABSENT = 'absent'
 
 local function announced_types(text)

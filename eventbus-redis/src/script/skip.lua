@@ -1,7 +1,8 @@
 -- Acknowledges entries that no member of the group ever had a handler for, and notes what was skipped; leaves the others:
--- to a live member that handles them, with what is to be noted about them; to one that announces nothing, which may
--- handle them; or to the consumer `absent`, until a member comes that handles them. In a partition an entry stays until
--- its owner changes. Entries that are somebody else's by now are left alone.
+-- those of a type that the group announced to the consumer `absent`, from which the first member takes them that handles
+-- them, so that they wait for no member that was killed; those of other types to a live member that handles them, or to
+-- one that announces nothing, which may handle them. In a partition an entry stays until its owner changes. Entries that
+-- are somebody else's by now are left alone.
 -- KEYS stream, members, retry, known types, skipped
 -- ARGV group, consumer, its name as a member (another one in a partition), how long members count as alive (ms), '1' if
 --      this is the backlog of the group, of which only positions mean something later, then id, event type, schema
@@ -67,10 +68,10 @@ for i = 6, #ARGV, 5 do
         stay[#stay + 1] = id
         -- so that a backlog is not waited for because of it
         if is_backlog then tries = with_field('stays', 'true', tries ~= '' and tries or '{"attempts":0}') end
-      elseif #who > 0 then
-        redis.call('XCLAIM', stream, group, one_of(who, id, i), 0, id, 'JUSTID')
       elseif is_known then
         redis.call('XCLAIM', stream, group, ABSENT, 0, id, 'JUSTID')
+      elseif #who > 0 then
+        redis.call('XCLAIM', stream, group, one_of(who, id, i), 0, id, 'JUSTID')
       else
         -- it looks for entries that are pending for long
         local to = one_of(silent, id, i)
