@@ -179,7 +179,11 @@ pub trait EventBus: DeadLetters + 'static {
         let info = self.stream_info().await;
         let consuming = self.is_consuming();
         self.subscribers().report(match info.connected {
-            true => Health::connected(consuming, info.pending_messages, info.dlq_messages),
+            true => {
+                let unreadable = info.consumer_groups.into_iter().filter_map(|group| group.unreadable);
+                Health::connected(consuming, info.pending_messages, info.dlq_messages)
+                    .with_unreadable(unreadable.collect())
+            }
             false => Health::disconnected(consuming, "the bus cannot be asked"),
         })
     }

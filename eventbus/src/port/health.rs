@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::stream::Position;
+
 /// Whether a bus is well. As JSON it is what a health endpoint answers.
 ///
 /// A process that only publishes does not consume, so the `status` of its bus is never healthy: it looks at `connected`.
@@ -50,6 +52,9 @@ pub struct Health {
     /// Consumers that have an entry and show no life, the one with the oldest entry of each group, where the bus knows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub silent: Vec<SilentConsumer>,
+    /// The events that groups are not delivered as the store cannot read them, where the bus reads them from there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<UnreadableEvents>,
     /// Handlers and projections of this process that wait for a database with a fault of its own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<WaitingForServer>,
@@ -114,6 +119,32 @@ impl fmt::Display for SilentConsumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { consumer, group, entry_id, seconds } = self;
         write!(f, "`{consumer}` of `{group}` has entry {entry_id} and has shown no life for {seconds} s")
+    }
+}
+
+/// Events that a group is not delivered, as the store cannot read them: their rows are damaged or gone. They are tried again
+/// every minute; the group handles all others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnreadableEvents {
+    /// The group.
+    pub group: String,
+    /// How many there are.
+    pub count: u64,
+    /// Where the first one is in the store.
+    pub first: Position,
+    /// Since when this process knows of one, in RFC 3339.
+    pub since: String,
+}
+
+impl fmt::Display for UnreadableEvents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { group, count, first, since } = self;
+        let events = if *count == 1 { "event" } else { "events" };
+        write!(
+            f,
+            "`{group}` waits for {count} {events} that the store cannot read since {since}, at position {first} first: mend \
+             what is there, or skip it with `app.skip_published_event`"
+        )
     }
 }
 
@@ -192,6 +223,7 @@ impl Health {
             projections: Vec::new(),
             in_flight: Vec::new(),
             silent: Vec::new(),
+            unreadable: Vec::new(),
             waiting: Vec::new(),
             lag_seconds: BTreeMap::new(),
             has_nothing_to_consume: false,
@@ -214,6 +246,7 @@ impl Health {
             projections: Vec::new(),
             in_flight: Vec::new(),
             silent: Vec::new(),
+            unreadable: Vec::new(),
             waiting: Vec::new(),
             lag_seconds: BTreeMap::new(),
             has_nothing_to_consume: false,
@@ -281,6 +314,13 @@ impl Health {
         self
     }
 
+    /// With the events that groups wait for and the store cannot read: an alert for each group.
+    #[must_use]
+    pub fn with_unreadable(mut self, unreadable: Vec<UnreadableEvents>) -> Self {
+        self.unreadable = unreadable;
+        self
+    }
+
     /// With handlers and projections that wait for a database, beside those that are known: an alert each.
     #[must_use]
     pub fn with_waiting(mut self, waiting: Vec<WaitingForServer>) -> Self {
@@ -320,6 +360,7 @@ impl Health {
         alerts.extend(self.store.iter().map(|why| format!("the store cannot be read: {why}")));
         alerts.extend(self.relay.iter().map(|why| format!("the relay does not publish: {why}")));
         alerts.extend(self.projections.iter().cloned());
+        alerts.extend(self.unreadable.iter().map(ToString::to_string));
         alerts.extend(self.waiting.iter().map(ToString::to_string));
         let is_old = |seconds: u64| Duration::from_secs(seconds) > thresholds.in_flight_age;
         alerts.extend(self.in_flight.iter().filter(|run| is_old(run.seconds)).map(ToString::to_string));

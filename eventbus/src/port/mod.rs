@@ -30,6 +30,7 @@ mod relay;
 mod retry;
 mod server_fault;
 mod signal;
+mod skip;
 mod state;
 mod stats;
 mod store;
@@ -54,7 +55,9 @@ pub use filter::FeedFilter;
 pub use floor::{Floor, Floors};
 pub use group_types::{DELIVER_SKIPPED_WITHIN, DueRange, GroupTypes, Unhandled, UnhandledRange, log_skipped_type};
 pub use hand::{DEFAULT_IN_HAND_BYTES, Desk, Hand, RunLock, Settled, Taken, Verdict};
-pub use health::{Health, HealthStatus, HealthThresholds, InFlight, SilentConsumer, WaitingForServer};
+pub use health::{
+    Health, HealthStatus, HealthThresholds, InFlight, SilentConsumer, UnreadableEvents, WaitingForServer,
+};
 pub use lease::{Lease, LeaseError, Leases};
 pub use note::Notes;
 pub use outage::Outage;
@@ -63,6 +66,7 @@ pub use relay::{Adopted, Adoption, Mark, PublishRange, Publisher, RangeOutcome, 
 pub use retry::RetryPolicy;
 pub use server_fault::{ServerFault, source_chain};
 pub use signal::{AppendSignal, AppendWatch};
+pub(crate) use skip::{Skip, SkipsError, note_of_skips, read_around, relay_to, save_skips, skipped_positions, skips};
 pub use state::{Requirements, StateMap, TypeKey};
 pub use stats::{BusCounters, BusStats, GroupInfo, StreamInfo, StreamSummary};
 pub use store::{

@@ -1,12 +1,10 @@
-//! Events that an operator has taken out of the way of a projection or the relay: skipped, with a reason.
+//! What operators have projections and the relay skip: who says so, why, and how it is changed.
 //!
-//! Keep: the event stays in the store, and others read it. What a reader skips is a note of the store, changed under a lease,
-//! and read around: a row that cannot even be read is never asked for.
+//! Keep: the event stays in the store, and others read it. What a reader skips is changed under a lease.
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{StreamExt as _, stream};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{
@@ -16,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::{clock::SharedClock, error::BoxError, name::Name, stream::Position},
-    port::{CheckpointError, EventStore, FeedFilter, LeaseError, ReadError, RecordStream},
+    port::{CheckpointError, EventStore, LeaseError, ReadError, Skip, SkipsError, note_of_skips, save_skips, skips},
 };
 
 /// For how long a note is changed at most, before another may change it.
@@ -90,50 +88,34 @@ pub enum SkipError {
     Lease(#[from] LeaseError),
 }
 
-/// A skipped event as it is kept.
-#[derive(Debug, Serialize, Deserialize)]
-struct Kept {
-    position: u64,
-    reason: String,
-    by: String,
-    /// Microseconds since 1970.
-    at: i64,
-}
+impl SkippedEvent {
+    fn of(skip: Skip, reader: &Name) -> Result<Self, BoxError> {
+        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(skip.at) * 1_000)?;
+        let position = Position::new(skip.position);
+        Ok(Self { reader: reader.clone(), position, reason: skip.reason, by: skip.by, at })
+    }
 
-impl Kept {
-    fn of(event: &SkippedEvent) -> Self {
-        let micros = event.at.unix_timestamp_nanos() / 1_000;
+    fn as_skip(&self) -> Skip {
+        let micros = self.at.unix_timestamp_nanos() / 1_000;
         let at = i64::try_from(micros).unwrap_or(i64::MAX);
-        Self { position: event.position.get(), reason: event.reason.clone(), by: event.by.clone(), at }
-    }
-
-    fn event(self, reader: &Name) -> Result<SkippedEvent, BoxError> {
-        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.at) * 1_000)?;
-        let position = Position::new(self.position);
-        Ok(SkippedEvent { reader: reader.clone(), position, reason: self.reason, by: self.by, at })
+        Skip { position: self.position.get(), reason: self.reason.clone(), by: self.by.clone(), at }
     }
 }
 
-fn note_of(reader: &Name) -> Name {
-    Name::prefixed("skipped:", reader)
+impl From<SkipsError> for SkipError {
+    fn from(error: SkipsError) -> Self {
+        match error {
+            SkipsError::Damaged { reader, source } => Self::Damaged { reader, source },
+            SkipsError::Note(error) => Self::Note(error),
+        }
+    }
 }
 
-/// What the relay to a bus is called where it skips events.
-pub(crate) fn relay_to(destination: &Name) -> Name {
-    Name::prefixed("relay:", destination)
-}
-
-/// What a reader skips, sorted by position.
+/// What a reader skips, sorted by position, as operators are shown it.
 pub(crate) async fn skipped(store: &dyn EventStore, reader: &Name) -> Result<Vec<SkippedEvent>, SkipError> {
-    let Some(notes) = store.notes() else {
-        return Ok(Vec::new());
-    };
-    let Some(text) = notes.load_note(&note_of(reader)).await? else {
-        return Ok(Vec::new());
-    };
-    let damaged = |source: BoxError| SkipError::Damaged { reader: reader.clone(), source };
-    let kept: Vec<Kept> = serde_json::from_str(&text).map_err(|error| damaged(error.into()))?;
-    kept.into_iter().map(|kept| kept.event(reader).map_err(damaged)).collect()
+    let damaged = |source| SkipError::Damaged { reader: reader.clone(), source };
+    let skips = skips(store, reader).await?;
+    skips.into_iter().map(|skip| SkippedEvent::of(skip, reader).map_err(damaged)).collect()
 }
 
 /// Who changes what readers skip.
@@ -191,7 +173,7 @@ impl Operator {
         let notes = self.store.notes().ok_or_else(|| SkipError::NotKept { reader: reader.clone() })?;
         let candidate = Candidate {
             store: Arc::clone(&self.store),
-            role: note_of(reader),
+            role: note_of_skips(reader),
             owner: self.owner.joined("/", &format!("skip-{:08x}", fastrand::u32(..))),
             ttl: LEASE,
             clock: self.clock.clone(),
@@ -210,11 +192,8 @@ impl Operator {
             let mut events = skipped(&*self.store, reader).await?;
             let has_changed = change(&mut events);
             if has_changed {
-                let kept: Vec<_> = events.iter().map(Kept::of).collect();
-                let damaged =
-                    |error: serde_json::Error| SkipError::Damaged { reader: reader.clone(), source: error.into() };
-                let text = serde_json::to_string(&kept).map_err(damaged)?;
-                notes.save_note(&note_of(reader), &text).await?;
+                let skips: Vec<_> = events.iter().map(SkippedEvent::as_skip).collect();
+                save_skips(notes, reader, &skips).await?;
             }
             Ok(has_changed)
         };
@@ -222,31 +201,4 @@ impl Operator {
         tenure.give_back().await;
         changed
     }
-}
-
-/// The feed without some positions, sorted: what is there is not even asked for.
-pub(crate) fn read_around<'s>(
-    store: &'s dyn EventStore,
-    after: Position,
-    through: Position,
-    filter: &FeedFilter,
-    skipped: &[Position],
-) -> RecordStream<'s> {
-    let within = skipped.iter().copied().filter(|position| *position > after && *position <= through);
-    let (mut parts, mut from) = (Vec::new(), after);
-    for position in within {
-        let before = Position::new(position.get() - 1);
-        if from < before {
-            parts.push((from, before));
-        }
-        from = position;
-    }
-    if parts.is_empty() && from == after {
-        return store.read_feed(after, through, filter);
-    }
-    if from < through {
-        parts.push((from, through));
-    }
-    let filter = filter.clone();
-    Box::pin(stream::iter(parts).flat_map(move |(after, through)| store.read_feed(after, through, &filter)))
 }

@@ -29,6 +29,8 @@ pub struct GatedStore {
     pub is_damaged: Arc<AtomicBool>,
     /// The position of an event that cannot be read; 0 for none.
     pub damaged_at: Arc<AtomicU64>,
+    /// How often that event was to be read.
+    pub damage_met: Arc<AtomicUsize>,
     pub is_away: Arc<AtomicBool>,
     /// At which asking for the head, from 1, an event comes just before the answer.
     pub comes_at: Arc<AtomicU64>,
@@ -53,6 +55,7 @@ impl GatedStore {
             saves: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             is_damaged: Arc::default(),
             damaged_at: Arc::default(),
+            damage_met: Arc::default(),
             is_away: Arc::default(),
             comes_at: Arc::default(),
             gap: Arc::default(),
@@ -110,8 +113,10 @@ impl ReadFeed for GatedStore {
             return Box::pin(futures_util::stream::iter([Err(ReadError::Corrupt { place, source })]));
         }
         let damaged_at = self.damaged_at.load(Ordering::SeqCst);
+        let damage_met = Arc::clone(&self.damage_met);
         let events = self.store.read_feed(after, through, filter).map(move |event| match event {
             Ok(event) if event.position() == Some(Position::new(damaged_at)) => {
+                damage_met.fetch_add(1, Ordering::SeqCst);
                 let (place, source) =
                     (format!("position {damaged_at}"), format!("what is {}?", event.payload()).into());
                 Err(ReadError::Corrupt { place, source })

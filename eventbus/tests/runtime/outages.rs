@@ -136,6 +136,26 @@ async fn what_cannot_be_read_stops_the_relay_and_is_told_once_until_it_is_skippe
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_relay_in_the_process_reads_damage_every_minute_and_goes_on_at_once_after_a_skip() {
+    let store = GatedStore::open();
+    store.damaged_at.store(2, Ordering::SeqCst);
+    let app = App::builder().store(store.clone()).handler::<handled>().start().await.unwrap();
+    for _ in 0..3 {
+        save(&app).await;
+    }
+    until("it stopped", async || app.relay_status().await.unwrap().stopped.is_some()).await;
+    let before = store.damage_met.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let tried = store.damage_met.load(Ordering::SeqCst) - before;
+    assert!((5..=20).contains(&tried), "it was read {tried} times in ten minutes");
+    let skipped = tokio::time::Instant::now();
+    assert!(app.skip_published_event(Position::new(2), "a torn page").await.unwrap());
+    until("it goes on", async || app.relay_status().await.unwrap().position.get() == 3).await;
+    assert!(skipped.elapsed() < Duration::from_secs(10), "{:?}", skipped.elapsed());
+    app.settled().await.unwrap();
+}
+
 #[tokio::test]
 async fn health_says_since_when_store_and_bus_are_away() {
     let store = GatedStore::open();

@@ -5,7 +5,13 @@ use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
-use super::{Resume, Shared, cursor::Unsaved, log::Log, types};
+use super::{
+    Resume, Shared,
+    cursor::Unsaved,
+    log::Log,
+    types::{self, DuePage},
+    unreadable::{Rounds, skipped_by_operators},
+};
 use crate::{
     domain::{
         error::{BoxError, Line},
@@ -44,16 +50,18 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
         announced: Vec::new(),
         unsaved: 0,
         outage,
+        bringing: Outage::new(clock.clone()),
+        rounds: Rounds::new(clock.clone()),
     };
     loop {
         let has_joined = stop.soon(consumer.prepare()).await.unwrap_or(false);
-        let is_behind = !has_joined || consumer.shared.log().cursor(&consumer.group).is_behind();
+        let looks_again = !has_joined || consumer.shared.log().cursor(&consumer.group).is_to_be_looked_after();
         tokio::select! {
             biased;
             () = &mut working => break,
             () = hand.settled() => {}
             () = consumer.feed(), if has_joined => {}
-            () = clock.sleep(SAVE_AGAIN), if is_behind => consumer.unsaved = BATCH,
+            () = clock.sleep(SAVE_AGAIN), if looks_again => consumer.unsaved = BATCH,
         }
         consumer.write_down();
         stop.soon(consumer.save_now_and_then()).await;
@@ -93,6 +101,9 @@ struct Consumer {
     unsaved: usize,
     /// Of the store, for the progress.
     outage: Outage,
+    /// Of the store, for what the group skipped.
+    bringing: Outage,
+    rounds: Rounds,
 }
 
 impl Consumer {
@@ -102,7 +113,11 @@ impl Consumer {
             return false;
         }
         self.announce();
-        self.bring().await
+        let Some(Resume { store, .. }) = self.shared.resume().clone() else {
+            return true;
+        };
+        self.rounds.look(&self.shared, &*store, &self.group).await;
+        self.bring(&*store).await
     }
 
     /// Takes entries while there is room, until there are others.
@@ -144,10 +159,7 @@ impl Consumer {
 
     /// Has the next events of a range taken that is due, each with a row from now on, before any new one. Returns `true`
     /// if the group may go on.
-    async fn bring(&self) -> bool {
-        let Some(Resume { store, .. }) = self.shared.resume().clone() else {
-            return true;
-        };
+    async fn bring(&mut self, store: &dyn EventStore) -> bool {
         let due = {
             let mut log = self.shared.log();
             let cursor = log.cursor(&self.group);
@@ -156,32 +168,51 @@ impl Consumer {
         let Some(due) = due else {
             return true;
         };
-        let brought = self.try_bring(&*store, &due).await;
-        if let Err(error) = &brought {
-            let error = Line(&**error);
-            tracing::warn!(group = %self.group, event_type = due.event_type, %error, "skipped events not read, trying again");
+        let (group, event_type) = (&self.group, &due.event_type);
+        match self.try_bring(store, &due).await {
+            Ok(()) => {
+                if let Some(lasted) = self.bringing.ends() {
+                    tracing::info!(%group, event_type, ?lasted, "skipped events are read again");
+                }
+                true
+            }
+            Err(error) => {
+                if self.bringing.begins() {
+                    tracing::warn!(%group, event_type, error = %Line(&*error), "skipped events not read, trying again");
+                }
+                false
+            }
         }
-        brought.is_ok()
     }
 
     async fn try_bring(&self, store: &dyn EventStore, due: &DueRange) -> Result<(), BoxError> {
-        let (mut events, through) = types::next_page(store, due).await?;
+        let skipped = skipped_by_operators(store).await?;
+        let DuePage { mut events, through, mut unreadable } = types::next_page(store, due, &skipped).await?;
         {
             let mut log = self.shared.log();
             let cursor = log.cursor(&self.group);
             // those of a page that was brought before, and not noted
             events.retain(|event| event.position().is_some_and(|position| !cursor.has_row(position)));
+            unreadable.take_if(|position| cursor.unreadable.contains(*position));
         }
-        let row = |event: &RecordedEvent| {
-            Some(UnfinishedDelivery { position: event.position()?, tries: Tries::default(), dead_since: None })
-        };
-        let unfinished = events.iter().filter_map(row).collect();
+        let row = |position| UnfinishedDelivery { position, tries: Tries::default(), dead_since: None };
+        let unfinished = events.iter().filter_map(RecordedEvent::position).chain(unreadable).map(row).collect();
         store.save_progress(&self.group, &ProgressUpdate { unfinished, ..ProgressUpdate::default() }).await?;
         let mut log = self.shared.log();
         for event in &events {
             log.restore(&self.group, event, Tries::default());
         }
-        log.cursor(&self.group).types.delivered_through(through);
+        let now = log.clock.now();
+        let cursor = log.cursor(&self.group);
+        if let Some(position) = unreadable {
+            tracing::error!(
+                group = %self.group, event_type = due.event_type, %position,
+                "a skipped event cannot be read and is left, trying again every minute: mend it, or skip it with \
+                 `app.skip_published_event`"
+            );
+            cursor.unreadable.add(position, Tries::default(), now);
+        }
+        cursor.types.delivered_through(through);
         drop(log);
         // the other groups pass over what was read for this one
         self.shared.published.send_replace(());
@@ -357,6 +388,8 @@ pub(super) struct Progress {
     before: Vec<(RecordedEvent, Tries)>,
     /// What waits after it.
     ahead: Vec<UnfinishedDelivery>,
+    /// Those of them that the store does not have, or cannot read.
+    unreadable: Vec<(Position, Tries)>,
     /// What is a dead letter after it.
     dead_ahead: Vec<Position>,
     types: GroupTypes,
@@ -384,26 +417,34 @@ impl Progress {
         let dead_ahead = store.dead_positions(group, end).await?;
         let waiting = store.waiting_deliveries(group).await?;
         let (passed, ahead): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|row| row.position <= end);
-        let mut before = Vec::with_capacity(passed.len());
+        let (mut before, mut unreadable) = (Vec::with_capacity(passed.len()), Vec::new());
         for UnfinishedDelivery { position, tries, .. } in passed {
             match event_at(store, position).await {
                 Ok(Some(event)) => before.push((event, tries)),
-                Ok(None) => tracing::error!(%group, %position, "the store lacks an event whose delivery is unfinished"),
+                Ok(None) => {
+                    tracing::error!(%group, %position, "the store lacks an event whose delivery is unfinished");
+                    unreadable.push((position, tries));
+                }
                 Err(error @ ReadError::Corrupt { .. }) => {
                     tracing::error!(%group, %position, error = %Line(&error), "unfinished delivery left");
+                    unreadable.push((position, tries));
                 }
                 Err(error) => return Err(CheckpointError::new(group, error)),
             }
         }
-        Ok(Self { group: group.clone(), checkpoint, before, ahead, dead_ahead, types })
+        Ok(Self { group: group.clone(), checkpoint, before, unreadable, ahead, dead_ahead, types })
     }
 
     /// Lets the group go on from there; everything after `fed_from` passes through the log.
     pub(super) fn resume(self, log: &mut Log, fed_from: Option<Position>) {
+        let now = log.clock.now();
         let cursor = log.cursor(&self.group);
         cursor.load(self.checkpoint, fed_from);
         cursor.load_ahead(self.ahead, self.dead_ahead);
         cursor.types.load(self.types);
+        for (position, tries) in self.unreadable {
+            cursor.unreadable.add(position, tries, now);
+        }
         for (event, tries) in self.before {
             log.restore(&self.group, &event, tries);
         }

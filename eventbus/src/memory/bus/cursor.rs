@@ -9,6 +9,7 @@
 //! | has failed and waits, or runs again | a row | delivered when it is due, with its former tries |
 //! | is parked behind one of its aggregate that waits | a row, once the checkpoint passes it | delivered behind that one |
 //! | is a dead letter | a row | not delivered; listed, replayed or discarded |
+//! | cannot be read when it is to be delivered | a row | tried again, until an operator skips it: see `unreadable` |
 //! | has tries, and no handler here wants it or can decode it | a row | delivered; left again without a handler |
 //! | no handler here wants it, and it has no tries | in a range: see `types` | delivered when its type is announced |
 //! | has finished, and the checkpoint has passed it | no row | not delivered |
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use super::{
     letters::Buried,
     types::{Place, Types},
+    unreadable::Unreadable,
 };
 use crate::{
     domain::{
@@ -105,6 +107,7 @@ pub(super) struct Cursor {
     /// The pending entries that wait for a handler that is not here.
     left: BTreeSet<u64>,
     pub(super) types: Types,
+    pub(super) unreadable: Unreadable,
 }
 
 impl Cursor {
@@ -187,6 +190,13 @@ impl Cursor {
         }
         let is_pending = |pending: &Pending| pending.row != Row::Missing && pending.position == Some(position);
         self.ahead.contains_key(&position) || self.pending.values().any(is_pending)
+    }
+
+    /// Lets go of an event that cannot be read. Returns `true` if it is one of those.
+    pub(super) fn skip_unreadable(&mut self, position: Position) -> bool {
+        let is_one = self.unreadable.remove(position).is_some();
+        self.gone.extend(is_one.then_some(position));
+        is_one
     }
 
     /// Acknowledges an entry.
@@ -284,7 +294,7 @@ impl Cursor {
     /// How many entries are pending; dead letters are not, nor is what was left: no handler of it can come in time.
     pub(super) fn pending(&self) -> u64 {
         let is_pending = |(number, pending): &(&u64, &Pending)| pending.buried.is_none() && !self.left.contains(number);
-        self.pending.iter().filter(is_pending).count() as u64
+        self.pending.iter().filter(is_pending).count() as u64 + self.unreadable.count()
     }
 
     /// The dead letters that the store has no row of, by the numbers of their entries.
@@ -326,6 +336,7 @@ impl Cursor {
         self.is_loaded = false;
         self.misses_events = false;
         self.types.load(GroupTypes::default());
+        self.unreadable.clear();
     }
 
     /// Takes over the checkpoint that a store kept; `None` in it is before the first event.
@@ -361,6 +372,11 @@ impl Cursor {
         pending.buried.is_some()
             || self.left.contains(&number)
             || self.waiting.contains_key(pending.record.metadata().stream())
+    }
+
+    /// Whether there is something to do though no entry comes.
+    pub(super) fn is_to_be_looked_after(&self) -> bool {
+        self.is_behind() || !self.unreadable.is_empty()
     }
 
     /// Whether there is progress that is not saved.

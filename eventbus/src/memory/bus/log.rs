@@ -222,7 +222,9 @@ impl Log {
             info.dlq_messages += cursor.dead().count() as u64;
             info.active_consumers += consumers;
             info.pending_messages += pending;
-            info.consumer_groups.push(GroupInfo::new(name.to_string(), consumers, pending));
+            let mut group = GroupInfo::new(name.to_string(), consumers, pending);
+            group.unreadable = cursor.unreadable.report(name);
+            info.consumer_groups.push(group);
         }
     }
 }

@@ -12,6 +12,7 @@ mod cursor;
 mod letters;
 mod log;
 mod types;
+mod unreadable;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -52,6 +53,10 @@ static DEFAULT_GROUP: Name = Name::from_static("default");
 /// handled are delivered when one announces their type for the first time, if that is
 /// [not too long ago](InMemoryEventBusBuilder::deliver_skipped_within). One process handles a group: what is left waits for
 /// the next start, and does not count as pending. Of events that no store holds, the log gives what it still has.
+///
+/// An event that the store cannot read when the group is to be delivered it, as its row was damaged, stands still alone: the
+/// group handles all others, in order. It is tried again every minute, and it is an alert until it is mended or an operator
+/// [skips](crate::App::skip_published_event) it.
 ///
 /// # Examples
 /// ```

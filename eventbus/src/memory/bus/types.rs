@@ -8,14 +8,14 @@
 
 use std::time::Duration;
 
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::consume::checkpoint_name;
 use crate::{
     domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position},
     port::{
-        Announced, CheckpointError, DueRange, EventStore, FeedFilter, GroupTypes, ReadError, SkippedBefore,
-        Subscribers, Unhandled, UnhandledRange,
+        Announced, CheckpointError, DueRange, EventStore, FeedFilter, GroupTypes, PAGE_BYTES, ReadError, RecordStream,
+        SkippedBefore, Subscribers, Unhandled, UnhandledRange, read_around,
     },
 };
 
@@ -163,36 +163,79 @@ pub(super) async fn announce(
     }
     let mut skipped = Vec::new();
     for (event_type, range) in undecided {
-        let due = (range.first.saturating_sub(1), range.last);
-        let count = read(store, &event_type, due)?.try_fold(0, |count, _| async move { Ok(count + 1) }).await?;
+        let (after, through) = (Position::new(range.first.saturating_sub(1)), Position::new(range.last));
+        let count = store.count_events(after, through, &of_type(&event_type)?).await?;
         let age = Duration::from_millis(now.saturating_sub(range.since));
         skipped.push(SkippedBefore { group: group.clone(), event_type, count, age });
     }
     Ok(skipped)
 }
 
-/// The next events of a range, and up to where they are all there is of it.
+/// A part of a range that is to be delivered.
+#[derive(Debug)]
+pub(super) struct DuePage {
+    pub(super) events: Vec<RecordedEvent>,
+    /// Up to here this is all there is of the range.
+    pub(super) through: Position,
+    /// The event that the store cannot read; no others are on the page then.
+    pub(super) unreadable: Option<Position>,
+}
+
+/// The next events of a range, without those that are `skipped`.
 pub(super) async fn next_page(
     store: &dyn EventStore,
     due: &DueRange,
-) -> Result<(Vec<RecordedEvent>, Position), BoxError> {
-    let mut feed = read(store, &due.event_type, (due.after, due.through))?;
-    let mut page = Vec::new();
-    while page.len() < PAGE {
-        match feed.try_next().await? {
-            Some(event) => page.push(event),
-            None => return Ok((page, Position::new(due.through))),
+    skipped: &[Position],
+) -> Result<DuePage, BoxError> {
+    let (after, through, filter) = (Position::new(due.after), Position::new(due.through), of_type(&due.event_type)?);
+    let mut feed = read_around(store, after, through, &filter, skipped);
+    let (mut events, mut bytes): (Vec<RecordedEvent>, usize) = (Vec::new(), 0);
+    while events.len() < PAGE && bytes < PAGE_BYTES {
+        match feed.try_next().await {
+            Ok(Some(event)) => {
+                bytes += event.payload().len();
+                events.push(event);
+            }
+            Ok(None) => return Ok(DuePage { events, through, unreadable: None }),
+            Err(error @ ReadError::Corrupt { .. }) if events.is_empty() => {
+                drop(feed);
+                let read = |through| read_around(store, after, through, &filter, skipped);
+                let at = first_unreadable(read, after, through).await?;
+                // damage of more than one event can be passed by nobody
+                return match store.count_events(Position::new(at.get() - 1), at, &filter).await? {
+                    1 => Ok(DuePage { events, through: at, unreadable: Some(at) }),
+                    _ => Err(error.into()),
+                };
+            }
+            // it is met again behind what was read
+            Err(ReadError::Corrupt { .. }) => break,
+            Err(error) => return Err(error.into()),
         }
     }
-    let last = page.last().and_then(RecordedEvent::position);
-    Ok((page, last.unwrap_or(Position::new(due.through))))
+    let through = events.last().and_then(RecordedEvent::position).unwrap_or(through);
+    Ok(DuePage { events, through, unreadable: None })
 }
 
-fn read<'a>(
-    store: &'a dyn EventStore,
-    event_type: &str,
-    (after, through): (u64, u64),
-) -> Result<impl futures_util::Stream<Item = Result<RecordedEvent, ReadError>> + Unpin + use<'a>, BoxError> {
-    let filter = FeedFilter::all().event_types([Name::new("event type", event_type)?]);
-    Ok(store.read_feed(Position::new(after), Position::new(through), &filter))
+/// Where the first event is, of a feed whose first event cannot be read: errors say it in words only.
+async fn first_unreadable<'s>(
+    read: impl Fn(Position) -> RecordStream<'s>,
+    after: Position,
+    through: Position,
+) -> Result<Position, ReadError> {
+    let (mut before, mut at) = (after.get(), through.get());
+    while at - before > 1 {
+        let middle = before + (at - before) / 2;
+        match read(Position::new(middle)).next().await {
+            None => before = middle,
+            Some(Err(ReadError::Corrupt { .. })) => at = middle,
+            // it was mended meanwhile, and is read with the next try
+            Some(Ok(_)) => return Err(ReadError::Unavailable("the feed changes while it is searched".into())),
+            Some(Err(error)) => return Err(error),
+        }
+    }
+    Ok(Position::new(at))
+}
+
+fn of_type(event_type: &str) -> Result<FeedFilter, BoxError> {
+    Ok(FeedFilter::all().event_types([Name::new("event type", event_type)?]))
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::App;
 use crate::{
     domain::stream::Position,
+    port::relay_to,
     runtime::{
         definition::{Projection, ProjectionKind},
         projection::{ProjectionSlot, role_of},
-        skip::{self, Operator, SkipError, SkippedEvent},
+        skip::{Operator, SkipError, SkippedEvent, skipped},
     },
 };
 
@@ -74,12 +75,14 @@ impl App {
     /// Has the relay skip one event for good, which it cannot read or the bus refuses: for operators. Handlers do not get
     /// the event. Returns `false` if it was skipped before.
     ///
-    /// Whichever process relays goes on behind it, within a minute; its [status](crate::RelayStatus::skipped) counts it.
+    /// Whichever process relays goes on behind it, within a minute, and to a bus in the process within seconds; its
+    /// [status](crate::RelayStatus::skipped) counts it. A group of a bus in the process that waits for the event, as the
+    /// store cannot read it any more, lets go of it within seconds.
     ///
     /// # Errors
     /// [`SkipError`]; nothing is skipped then.
     pub async fn skip_published_event(&self, position: Position, reason: &str) -> Result<bool, SkipError> {
-        self.operator().skip(&skip::relay_to(self.0.bus.destination()), position, reason).await
+        self.operator().skip(&relay_to(self.0.bus.destination()), position, reason).await
     }
 
     /// Has the relay publish an event again that it skipped, if it is not past it; [`republish`](Self::republish) sets it
@@ -88,7 +91,7 @@ impl App {
     /// # Errors
     /// [`SkipError`]; it is skipped still then.
     pub async fn unskip_published_event(&self, position: Position) -> Result<bool, SkipError> {
-        self.operator().unskip(&skip::relay_to(self.0.bus.destination()), position).await
+        self.operator().unskip(&relay_to(self.0.bus.destination()), position).await
     }
 
     /// The events that projections of this app and the relay to its bus skip, with who said so, when and why.
@@ -98,10 +101,10 @@ impl App {
     pub async fn skipped_events(&self) -> Result<Vec<SkippedEvent>, SkipError> {
         let names =
             self.0.projections.iter().map(ProjectionSlot::definition).map(|definition| role_of(definition.name));
-        let readers = names.chain([skip::relay_to(self.0.bus.destination())]);
+        let readers = names.chain([relay_to(self.0.bus.destination())]);
         let mut events = Vec::new();
         for reader in readers {
-            events.extend(skip::skipped(&*self.0.store, &reader).await?);
+            events.extend(skipped(&*self.0.store, &reader).await?);
         }
         Ok(events)
     }

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
-    port::{FeedFilter, HandlerError},
-    runtime::{definition::Projection, skip::read_around, tenure::Tenure},
+    port::{FeedFilter, HandlerError, read_around},
+    runtime::{definition::Projection, tenure::Tenure},
 };
 
 /// A checkpoint of a projection that keeps its rows itself is saved at least this often, in events.

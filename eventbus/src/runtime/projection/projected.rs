@@ -17,11 +17,8 @@ use super::{
 };
 use crate::{
     domain::{clock::SharedClock, error::BoxError, stream::Position},
-    port::{EventStore, StateMap, activity::Activity},
-    runtime::{
-        definition::{Projection, ProjectionDefinition, ProjectionKind},
-        skip::skipped,
-    },
+    port::{EventStore, StateMap, activity::Activity, skipped_positions},
+    runtime::definition::{Projection, ProjectionDefinition, ProjectionKind},
 };
 
 /// A projection with how far it has come. Cloning shares it.
@@ -165,8 +162,7 @@ impl<P: Projection> Projected<P> {
         if let Some(known) = self.known_skips() {
             return Ok(known);
         }
-        let events = skipped(store, &role_of(P::definition().name)).await?;
-        let positions: Arc<[Position]> = events.iter().map(|event| event.position).collect();
+        let positions: Arc<[Position]> = skipped_positions(store, &role_of(P::definition().name)).await?.into();
         *self.lock_skips() = Some(Arc::clone(&positions));
         Ok(positions)
     }

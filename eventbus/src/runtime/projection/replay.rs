@@ -13,11 +13,8 @@ use super::{
 };
 use crate::{
     domain::{clock::SharedClock, stream::Position},
-    port::{EventStore, FeedFilter, StateMap, activity::Activity},
-    runtime::{
-        definition::{Projection, ProjectionKind},
-        skip::read_around,
-    },
+    port::{EventStore, FeedFilter, StateMap, activity::Activity, read_around},
+    runtime::definition::{Projection, ProjectionKind},
 };
 
 impl<P: Projection> Projected<P> {

@@ -19,12 +19,11 @@ use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
     port::{
         EventStore, FeedFilter, HandlerError, PAGE_BYTES, ReadError, RecordStream, Shadow, Transaction, Transactions,
-        activity::Activity,
+        activity::Activity, read_around,
     },
     runtime::{
         definition::{Projection, ProjectionDefinition},
         effect::judged,
-        skip::read_around,
         tenure::Tenure,
     },
 };

@@ -16,8 +16,10 @@ use crate::{
         record::RecordedEvent,
         stream::Position,
     },
-    port::{Backlogs, EventBus, EventStore, FeedFilter, Fill, Filled, Outage, ReadError},
-    runtime::skip::{read_around, relay_to, skipped},
+    port::{
+        Backlogs, EventBus, EventStore, FeedFilter, Fill, Filled, Outage, ReadError, read_around, relay_to,
+        skipped_positions,
+    },
 };
 
 /// How often is asked what is missing.
@@ -71,8 +73,7 @@ async fn fill_once(store: &dyn EventStore, backlogs: &dyn Backlogs, destination:
     if fills.is_empty() {
         return Ok(LOOK);
     }
-    let skips = skipped(store, &relay_to(destination)).await?;
-    let skips: Vec<_> = skips.into_iter().map(|event| event.position).collect();
+    let skips = skipped_positions(store, &relay_to(destination)).await?;
     let mut pause = LOOK;
     for fill in fills {
         pause = pause.min(fill_one(store, backlogs, fill, &skips).await?);

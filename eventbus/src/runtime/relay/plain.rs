@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    PACE, RelayError, checkpoint_name,
+    LOOK_AGAIN, PACE, RelayError, checkpoint_name,
     error::stopped_by,
     progress::Board,
     range::{Range, Ranges},
@@ -34,7 +34,20 @@ impl<'a> Forgetful<'a> {
         let board = self.board;
         while let Step::Stopped(error) = publish_until(cancel, &mut self, store, board).await {
             board.stopped(error);
-            cancel.run_until_cancelled(board.clock().sleep(PACE)).await;
+            self.wait_stopped(cancel).await;
+        }
+    }
+
+    /// Waits until a look is worth it: an operator has decided what is skipped, or a while has passed.
+    async fn wait_stopped(&mut self, cancel: &CancellationToken) {
+        let clock = self.board.clock();
+        let since = clock.instant();
+        while !cancel.is_cancelled() && clock.elapsed(since) < LOOK_AGAIN {
+            cancel.run_until_cancelled(clock.sleep(PACE)).await;
+            // a store that cannot say so is asked again
+            if matches!(self.ranges.has_other_skips().await, Ok(true)) {
+                return;
+            }
         }
     }
 

@@ -10,8 +10,7 @@ use tokio::time::Instant;
 
 use crate::{
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
-    port::{EventStore, FeedFilter, PublishRange, ReadError, RecordStream},
-    runtime::skip::{read_around, relay_to, skipped},
+    port::{EventStore, FeedFilter, PublishRange, ReadError, RecordStream, read_around, relay_to, skipped_positions},
 };
 
 /// At most this much is published by one call: about a millisecond of a busy Redis.
@@ -79,6 +78,18 @@ struct Skips {
 /// How often it is looked at what is to be skipped, when a feed is opened.
 const LOOK: Duration = Duration::from_secs(1);
 
+impl Skips {
+    /// Looks what is to be skipped; returns `true` if that has changed.
+    async fn look(&mut self, store: &dyn EventStore) -> Result<bool, ReadError> {
+        let positions = skipped_positions(store, &self.reader).await;
+        let positions = positions.map_err(|error| ReadError::Unavailable(error.into()))?;
+        self.looked = Some(self.clock.instant());
+        let has_changed = self.positions != positions;
+        self.positions = positions;
+        Ok(has_changed)
+    }
+}
+
 impl<'a> Ranges<'a> {
     pub(super) fn of(store: &'a dyn EventStore) -> Self {
         Self { store, feed: None, skips: None }
@@ -91,13 +102,18 @@ impl<'a> Ranges<'a> {
         self
     }
 
+    /// Returns `true` if other events are to be skipped than when it was looked last.
+    pub(super) async fn has_other_skips(&mut self) -> Result<bool, ReadError> {
+        match &mut self.skips {
+            Some(skips) => skips.look(self.store).await,
+            None => Ok(false),
+        }
+    }
+
     async fn open(&mut self, after: Position) -> Result<Feed<'a>, ReadError> {
         if let Some(skips) = &mut self.skips {
             if skips.looked.is_none_or(|looked| skips.clock.elapsed(looked) >= LOOK) {
-                let events = skipped(self.store, &skips.reader).await;
-                let events = events.map_err(|error| ReadError::Unavailable(error.into()))?;
-                skips.positions = events.into_iter().map(|event| event.position).collect();
-                skips.looked = Some(skips.clock.instant());
+                skips.look(self.store).await?;
             }
             if !skips.positions.is_empty() {
                 let head = self.store.head().await?;

@@ -7,8 +7,7 @@ use tokio::sync::watch;
 use super::{RelayProgress, RelayStatus, checkpoint_name};
 use crate::{
     domain::{clock::SharedClock, name::Name, stream::Position},
-    port::{EventBus, EventStore, Publisher},
-    runtime::skip::{relay_to, skipped},
+    port::{EventBus, EventStore, Publisher, relay_to, skipped_positions},
 };
 
 /// How often the store is asked how far another process has come, while somebody waits for it.
@@ -125,7 +124,7 @@ impl RelayView {
             trouble: self.tell(|now| now.trouble.clone()),
             stopped: self.tell(|now| now.stopped.clone()),
             since: self.tell(RelayProgress::since),
-            skipped: skipped(&*self.store, &self.reader).await.ok().map(|events| events.len() as u64),
+            skipped: skipped_positions(&*self.store, &self.reader).await.ok().map(|skips| skips.len() as u64),
         }
     }
 }

@@ -8,8 +8,7 @@ use tokio::task::JoinHandle;
 use super::subject::{Subject, events, positions_grow, stream};
 use crate::{
     ExpectedVersion, Position, RecordedEvent, StreamId, Version,
-    port::{AppendError, EventStore, FeedFilter},
-    runtime::skip::read_around,
+    port::{AppendError, EventStore, FeedFilter, read_around},
 };
 
 /// How long a reader waits for a signal before it looks again, as a poller does.
