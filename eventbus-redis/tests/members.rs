@@ -186,13 +186,21 @@ async fn an_old_and_a_new_release_share_what_both_handle() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_only_a_killed_member_handles_goes_at_once_to_the_next_one_that_handles_it() {
-    let (bus, dying) = two(60_000).await;
+    let server = test_servers::private_redis();
+    let bus =
+        connect(&RedisEventBusConfig { redis_url: server.url().into(), pending_idle_ms: 60_000, ..quick() }).await;
+    let dying = named(&bus, "other").await;
     let (created, shipped) = (Actor::willing(), Actor::willing());
     handles(&created, &bus, ONLY_CREATED);
     handles(&shipped, &dying, ONLY_SHIPPED);
     let consumer = start(&dying).await;
     until("it is announced", async || announced(&bus, "other").await.is_some()).await;
     kill(consumer).await;
+    until("it reads nothing any more", async || {
+        let clients: String = command(&bus, "CLIENT", &["LIST"]).await;
+        clients.lines().all(|client| !client.contains(" flags=b "))
+    })
+    .await;
     bus.publish(&[of_type(SHIPPED, "one")]).await.unwrap();
     start(&bus).await;
     until("it waits", async || pending(&bus).await.first().is_some_and(|(_, on)| on == "absent")).await;

@@ -1,0 +1,196 @@
+//! Two releases of a consumer group that roll over each other, in both orders and with default settings: what only the
+//! newer one handles is lost to nobody.
+
+mod killed;
+mod release;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use eventbus::{InMemoryEventStore, prelude::*};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig, Trim};
+use fastrand::Rng;
+
+use super::{Trouble, figures::Figures, kills::Program};
+
+pub use killed::run_with_kills;
+pub use release::play;
+
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// What both releases handle.
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Parcel)]
+struct ParcelSent {
+    number: u64,
+}
+
+/// What only the newer one handles.
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Parcel)]
+struct ParcelLost {
+    number: u64,
+}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(ParcelSent, ParcelLost))]
+struct Parcel;
+
+impl Apply for Parcel {
+    fn apply(&mut self, _event: &ParcelEvent) {}
+}
+
+/// How often each event was handled.
+#[derive(Debug, Clone, Default)]
+struct Seen(Arc<Mutex<BTreeMap<u64, u64>>>);
+
+impl Seen {
+    fn note(&self, number: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(number).or_default() += 1;
+    }
+
+    /// How many of the first `events` were never handled, and how many more than once.
+    fn judge(&self, events: u64) -> (u64, u64) {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = (0..events).filter(|number| !seen.contains_key(number)).count() as u64;
+        (lost, seen.values().filter(|times| **times > 1).count() as u64)
+    }
+}
+
+#[handler(manual, group = "rolling")]
+async fn sent(event: &ParcelSent, State(seen): State<Seen>) {
+    seen.note(event.number);
+}
+
+#[handler(manual, group = "rolling")]
+async fn lost(event: &ParcelLost, State(seen): State<Seen>) {
+    seen.note(event.number);
+}
+
+/// A group on a stream of its own.
+struct Round {
+    config: RedisEventBusConfig,
+    store: InMemoryEventStore,
+    seen: Seen,
+    writer: App,
+    written: u64,
+    random: Rng,
+}
+
+impl Round {
+    async fn begin(redis_url: &str, number: u64, random: Rng) -> Result<Self, Trouble> {
+        let (redis_url, stream_prefix) = (redis_url.into(), format!("rolling-{number}"));
+        let config = RedisEventBusConfig { redis_url, stream_prefix, ..RedisEventBusConfig::default() };
+        let store = InMemoryEventStore::new();
+        let bus = RedisEventBus::connect(config.clone()).await?;
+        let writer = App::builder().store(store.clone()).bus(bus).start().await?;
+        Ok(Self { config, store, seen: Seen::default(), writer, written: 0, random })
+    }
+
+    async fn release(&self, is_new: bool) -> Result<App, Trouble> {
+        let bus = RedisEventBus::connect(self.config.clone()).await?;
+        let app = App::builder().store(self.store.clone()).bus(bus).state(self.seen.clone()).without_relay();
+        let app = app.handler::<sent>();
+        Ok(if is_new { app.handler::<lost>() } else { app }.start().await?)
+    }
+
+    /// Saves some events, of the newer type too if that is out.
+    async fn write(&mut self, with_new_type: bool) -> Result<(), Trouble> {
+        let parcels = self.writer.repository::<Parcel>();
+        for _ in 0..self.random.u64(20..200) {
+            let mut parcel = parcels.create(AggregateId::new());
+            let number = self.written;
+            if with_new_type && self.random.bool() {
+                parcel.record(ParcelLost { number });
+            } else {
+                parcel.record(ParcelSent { number });
+            }
+            parcels.save(&mut parcel).await?;
+            self.written += 1;
+        }
+        Ok(())
+    }
+
+    /// The writers are rolled out first: the older consumers get what they do not know, for a while alone.
+    async fn writers_first(&mut self) -> Result<App, Trouble> {
+        let old = self.release(false).await?;
+        self.write(false).await?;
+        self.write(true).await?;
+        old.settled().await?;
+        if self.random.bool() {
+            let trim = Trim { max_length: Some(5), max_age: None };
+            RedisEventBus::connect(self.config.clone()).await?.trim(trim).await?;
+        }
+        let new = self.release(true).await?;
+        self.write(true).await?;
+        old.shutdown(DRAIN).await?;
+        self.write(true).await?;
+        Ok(new)
+    }
+
+    /// The consumers are rolled out first, and the first of them is away again when the writers follow.
+    async fn consumers_first(&mut self) -> Result<App, Trouble> {
+        let old = self.release(false).await?;
+        self.write(false).await?;
+        let first = self.release(true).await?;
+        first.settled().await?;
+        first.shutdown(DRAIN).await?;
+        self.write(true).await?;
+        let new = self.release(true).await?;
+        self.write(true).await?;
+        old.shutdown(DRAIN).await?;
+        self.write(true).await?;
+        Ok(new)
+    }
+}
+
+/// Rolls releases over each other so often, in both orders by turns.
+///
+/// # Errors
+/// What went wrong with the run itself; what it shows is in the figures.
+pub async fn run(rounds: u64, seed: u64) -> Result<Figures, Trouble> {
+    let began = Instant::now();
+    let server = test_servers::private_redis();
+    let mut figures = Figures::of("rolling");
+    let (mut lost, mut repeated) = (0, 0);
+    for number in 0..rounds {
+        let mut round = Round::begin(server.url(), number, Rng::with_seed(seed * 1_000 + number)).await?;
+        let new = match number % 2 {
+            0 => round.writers_first().await?,
+            _ => round.consumers_first().await?,
+        };
+        new.settled().await?;
+        let (lost_here, repeated_here) = round.seen.judge(round.written);
+        lost += lost_here;
+        repeated += repeated_here;
+        figures.events += round.written;
+        figures.faults += 1;
+        new.shutdown(DRAIN).await?;
+        round.writer.shutdown(DRAIN).await?;
+    }
+    if lost + repeated > 0 {
+        figures.objections.push(format!("{lost} events never reached their handler, {repeated} did twice"));
+    }
+    figures.what = "releases of a consumer group rolled over each other".into();
+    figures.took = began.elapsed();
+    Ok(figures)
+}
+
+/// Rolls releases over each other so often while nothing dies, and a fifth as often while members are killed.
+///
+/// # Errors
+/// Like [`run`] and [`run_with_kills`].
+pub async fn run_all(program: &Program, rollings: u64, seed: u64) -> Result<Figures, Trouble> {
+    let (calm, killed) = (run(rollings, seed).await?, run_with_kills(program, rollings.div_ceil(5), seed).await?);
+    Ok(Figures {
+        events: calm.events + killed.events,
+        faults: calm.faults + killed.faults,
+        what: format!("{}; {}", calm.what, killed.what),
+        took: calm.took + killed.took,
+        objections: [calm.objections, killed.objections].concat(),
+        ..killed
+    })
+}
