@@ -43,7 +43,7 @@ async fn nothing_is_acknowledged_into_a_file_that_is_gone() {
 /// What the processes play that die; does nothing in an ordinary run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_dies() {
-    if !kills::role::play().await.unwrap() {
+    if !kills::role::play().await.unwrap() && !rolling::play().await.unwrap() {
         unfinished::play().await.unwrap();
     }
 }
@@ -75,6 +75,11 @@ async fn servers_that_crash_and_forget_lose_no_effect() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn releases_that_roll_over_each_other_lose_nothing() {
     judge(&rolling::run(4, seed()).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_are_killed_while_releases_roll_over_each_other_cost_no_event_and_no_row() {
+    judge(&rolling::run_with_kills(&program(), 2, seed()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

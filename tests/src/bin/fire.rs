@@ -47,7 +47,8 @@ struct Arguments {
     /// How often a server fails, each kind of failure in turn.
     #[arg(long, default_value_t = 300)]
     server_kills: u64,
-    /// How often releases of a consumer group are rolled over each other, in both orders by turns.
+    /// How often releases of a consumer group are rolled over each other, in both orders by turns; a fifth as often once
+    /// more while members are killed.
     #[arg(long, default_value_t = 100)]
     rollings: u64,
     /// How many connections suffer.
@@ -110,7 +111,11 @@ fn main() -> Result<ExitCode, Trouble> {
     let runtime = Runtime::new()?;
     if runtime.block_on(async {
         Ok::<_, Trouble>(
-            kills::role::play().await? || ends::play().await? || unfinished::play().await? || stuck::play().await?,
+            kills::role::play().await?
+                || ends::play().await?
+                || unfinished::play().await?
+                || stuck::play().await?
+                || rolling::play().await?,
         )
     })? {
         return Ok(ExitCode::SUCCESS);
@@ -153,7 +158,7 @@ impl Part {
             Self::Partitions => runtime.block_on(kills::kill(&Program::this(&[])?, kills / 4, 4, seed)),
             Self::Pauses => runtime.block_on(kills::pause(&Program::this(&[])?, pauses, seed)),
             Self::Servers => runtime.block_on(spawned(server_kills, seed)),
-            Self::Rolling => runtime.block_on(rolling::run(rollings, seed)),
+            Self::Rolling => runtime.block_on(rolling::run_all(&Program::this(&[])?, rollings, seed)),
             Self::Unfinished => runtime.block_on(unfinished::run(&Program::this(&[])?, unfinished_kills, seed)),
             Self::Random => runtime.block_on(ends::at_random(handled, seed)),
             Self::Killer => runtime.block_on(ends::of_one_event(200)),

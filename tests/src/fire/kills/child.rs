@@ -106,7 +106,7 @@ impl Process {
 ///
 /// # Errors
 /// If it is gone.
-pub(super) async fn send(id: u32, signal: &str) -> Result<(), Trouble> {
+pub(in crate::fire) async fn send(id: u32, signal: &str) -> Result<(), Trouble> {
     let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {id}")]).status().await?;
     if sent.success() { Ok(()) } else { Err(format!("no signal {signal} for process {id}").into()) }
 }

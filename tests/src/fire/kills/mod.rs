@@ -17,6 +17,7 @@ use std::{
 use fastrand::Rng;
 use tokio::task::JoinSet;
 
+pub(super) use child::send;
 pub use child::{Process, Program};
 pub use scene::{Kind, Scene};
 pub use servers::fail_servers;

@@ -160,7 +160,7 @@ fn uuid(meta: &Metadata) -> Uuid {
 pub async fn play() -> Result<bool, Trouble> {
     let Ok(script) = std::env::var(VARIABLE) else { return Ok(false) };
     let script: Script = serde_json::from_str(&script)?;
-    log(&script)?;
+    log(&script.name)?;
     let doom = Doom::new(script.death.clone());
     let store = DoomedStore::new(connect(&script).await, doom.clone());
     let notebook = Notebook::open(&script.notes)?;
@@ -173,9 +173,9 @@ pub async fn play() -> Result<bool, Trouble> {
 }
 
 /// With `FIRE_LOG` set, a process says what it does in a file of that folder.
-fn log(script: &Script) -> Result<(), Trouble> {
+pub(in crate::fire) fn log(name: &str) -> Result<(), Trouble> {
     let Some(folder) = std::env::var_os("FIRE_LOG") else { return Ok(()) };
-    let file = PathBuf::from(folder).join(format!("{}-{}.log", script.name, std::process::id()));
+    let file = PathBuf::from(folder).join(format!("{name}-{}.log", std::process::id()));
     let file = std::fs::File::create(file)?;
     tracing_subscriber::fmt()
         .with_ansi(false)
