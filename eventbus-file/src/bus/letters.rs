@@ -120,12 +120,13 @@ impl Shared {
     /// Makes a delivery a dead letter; the one that is there already is of the same delivery.
     pub(super) fn bury(&self, id: u64, group: &Name, record: Option<&RecordedEvent>, tries: Tries) -> Result<()> {
         let event_type = record.map(|record| record.event_type().to_string());
+        let dead_letter = stem(id, group)?;
         tracing::error!(
-            %group, handler = tries.handlers(), event_type, id, error = tries.errors(),
-            attempts = tries.most_attempts(), "delivery given up: it is a dead letter now"
+            %group, id, dead_letter, handler = tries.handlers(), error = tries.errors(),
+            attempts = tries.most_attempts(), event_type, "delivery given up: it is a dead letter now"
         );
         let letter = LetterFile::new(&self.worker, id, group, record, tries, self.config.clock.now())?;
-        let path = self.letter_path(&stem(id, group)?);
+        let path = self.letter_path(&dead_letter);
         self.disk.replace(&path, &event::pretty("the dead letter", &letter)?)?;
         self.disk.sync_folder(&self.disk.root().join(names::DEAD_LETTERS))
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use eventbus::{
-    InMemoryEventBus, InMemoryEventStore, Name, Position,
-    port::{Adoption, Checkpoints, EventBus, Floors, Publisher, RelayTarget},
+    InMemoryEventBus, InMemoryEventStore, Name, Never, Position,
+    port::{Adoption, Checkpoints, DeadLetterFilter, DeadLetters as _, EventBus, Floors, Publisher, RelayTarget},
     prelude::*,
     testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock},
 };
@@ -210,6 +210,24 @@ async fn a_group_that_finishes_nothing_any_more_is_named_once_with_its_age() {
     let text = lines.text();
     assert_eq!(text.matches("a group has finished nothing for long").count(), 1, "{text}");
     assert!(text.contains("group=dead floor=0 minutes=60"), "{text}");
+}
+
+#[handler(manual)]
+async fn refuse(_event: &OrderCreated) -> Result<(), HandlerError> {
+    Err(HandlerError::permanent("no"))
+}
+
+#[tokio::test]
+async fn the_log_names_a_dead_letter_by_the_id_that_a_replay_takes() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=error");
+    let app = App::builder().handler::<refuse>().start().await.unwrap();
+    let order = AggregateId::new();
+    app.repository::<Order>().upsert(&order, |_| Ok::<_, Never>(created("ada", 1.0))).await.unwrap();
+    app.settled().await.unwrap_err();
+    let letters = app.bus().dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters;
+    let named = format!("dead_letter={} ", letters[0].id);
+    assert!(lines.text().contains(&named), "{named} in\n{}", lines.text());
 }
 
 #[tokio::test(start_paused = true)]

@@ -254,14 +254,15 @@ impl Cursor {
         }
     }
 
-    /// Makes an entry a dead letter.
-    pub(super) fn bury(&mut self, number: u64, tries: Tries, buried: Buried) {
-        if let Some(pending) = self.pending.get_mut(&number) {
-            pending.tries = tries;
-            pending.buried = Some(buried);
-            self.finished = self.finished.max(pending.position);
-            self.has_changed(number);
-        }
+    /// Makes an entry a dead letter, and returns its place in the feed, if it came from there.
+    pub(super) fn bury(&mut self, number: u64, tries: Tries, buried: Buried) -> Option<Position> {
+        let pending = self.pending.get_mut(&number)?;
+        let position = pending.position;
+        pending.tries = tries;
+        pending.buried = Some(buried);
+        self.finished = self.finished.max(position);
+        self.has_changed(number);
+        position
     }
 
     /// Has a dead letter taken again, for the handlers that have not succeeded.

@@ -65,6 +65,11 @@ impl Id {
         read().ok_or_else(|| DeadLetterError::InvalidId { destination: DESTINATION.clone(), id: id.clone() })
     }
 
+    /// The place of an entry with this number in the log, and this position if it came from the feed.
+    fn place(number: u64, position: Option<Position>) -> Place {
+        position.map_or(Place::Held(number), Place::Stored)
+    }
+
     fn of(dead: &DeadDelivery) -> Self {
         let micros = (dead.dead_since - OffsetDateTime::UNIX_EPOCH).whole_microseconds();
         let micros = u64::try_from(micros).unwrap_or_default();
@@ -124,16 +129,18 @@ struct Held {
 impl Log {
     /// Makes an entry of a group a dead letter.
     pub(super) fn bury(&mut self, group: &Name, number: u64, tries: Tries) {
+        let (handler, error, attempts) = (tries.handlers(), tries.errors(), tries.most_attempts());
+        self.last_death = self.micros().max(self.last_death + 1);
+        let buried = Buried(self.last_death);
+        let place = Id::place(number, self.cursor(group).bury(number, tries, buried));
+        let dead_letter = Id { micros: buried.0, place, group: group.clone() };
         if let Some(entry) = self.entries.get(&number) {
             let (event_type, aggregate) = (entry.record.event_type(), entry.record.metadata().stream());
             tracing::error!(
-                %group, handler = tries.handlers(), %event_type, %aggregate, id = %entry.id, error = tries.errors(),
-                attempts = tries.most_attempts(), "delivery given up: it is a dead letter now"
+                %group, id = %entry.id, %dead_letter, handler, error, attempts, %event_type, %aggregate,
+                "delivery given up: it is a dead letter now"
             );
         }
-        self.last_death = self.micros().max(self.last_death + 1);
-        let buried = Buried(self.last_death);
-        self.cursor(group).bury(number, tries, buried);
     }
 
     fn micros(&self) -> u64 {
@@ -146,8 +153,7 @@ impl Log {
         let mut found = Vec::new();
         for (group, cursor) in &self.groups {
             for (number, buried, tries, position) in cursor.dead() {
-                let place = position.map_or(Place::Held(number), Place::Stored);
-                let id = Id { micros: buried.0, place, group: group.clone() };
+                let id = Id { micros: buried.0, place: Id::place(number, position), group: group.clone() };
                 let Some(entry) = self.entries.get(&number).filter(|_| is_wanted(&id)) else {
                     continue;
                 };
