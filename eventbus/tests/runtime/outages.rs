@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Position, RelayError,
-    port::HealthThresholds,
+    port::{EventBus as _, HealthThresholds},
     prelude::*,
     testkit::{Fault, FaultyBus, FaultyStore, LossyBus, TableStore, Tables},
 };
@@ -193,4 +193,29 @@ async fn one_line_at_the_start_says_what_runs_here() {
     let expected = "app runs store=none bus=InMemoryEventBus groups=none projections=none relay=off";
     assert!(lines.text().contains(expected), "{}", lines.text());
     drop(app);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_an_app_shuts_down_is_no_outage() {
+    let (lines, bus) = (Lines::default(), InMemoryEventBus::new());
+    let _here = lines.capture("eventbus=warn");
+    let app = App::builder().store(InMemoryEventStore::new()).bus(bus.clone()).handler::<handled>();
+    let app = app.start().await.unwrap();
+    bus.shutdown(Duration::from_secs(1)).await.unwrap(); // as the app does, which then ends the relay
+    save(&app).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    app.shutdown(Duration::from_secs(1)).await.unwrap();
+    assert!(!lines.text().contains("relay cannot publish"), "{}", lines.text());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_is_shut_down_under_an_app_is_an_outage() {
+    let (lines, bus) = (Lines::default(), InMemoryEventBus::new());
+    let _here = lines.capture("eventbus=warn");
+    let app = App::builder().store(InMemoryEventStore::new()).bus(bus.clone()).handler::<handled>();
+    let app = app.start().await.unwrap();
+    bus.shutdown(Duration::from_secs(1)).await.unwrap();
+    save(&app).await;
+    until("it is told", async || lines.text().contains("relay cannot publish")).await;
+    assert!(lines.text().contains("is shut down"), "{}", lines.text());
 }

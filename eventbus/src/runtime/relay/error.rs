@@ -115,6 +115,11 @@ pub(super) fn stopped_by_damage(error: BoxError, destination: &Name, after: Posi
     }
 }
 
+/// Whether the bus takes nothing because it was shut down.
+pub(super) fn is_shut_down(error: &BoxError) -> bool {
+    matches!(error.downcast_ref(), Some(PublishError::ShutDown { .. }))
+}
+
 /// Why a relay stops that was refused these events, or what is to be tried again.
 pub(super) fn stopped_by(error: PublishError, events: &[RecordedEvent]) -> Result<RelayError, PublishError> {
     let PublishError::Refused { destination, event_id, source } = error else {

@@ -8,7 +8,11 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{PACE, RelayError, error::stopped_by_damage, progress::Board};
+use super::{
+    PACE, RelayError,
+    error::{is_shut_down, stopped_by_damage},
+    progress::Board,
+};
 use crate::{
     domain::{error::BoxError, stream::Position},
     port::{EventStore, Lease},
@@ -70,6 +74,10 @@ pub(super) async fn publish_until(
             Err(error) => match stopped_by_damage(error, board.destination(), board.position()) {
                 Ok(damaged) => return Step::Stopped(damaged),
                 Err(error) => {
+                    // an app that stops shuts its bus down first, and ends the relay right after
+                    if is_shut_down(&error) && ended.run_until_cancelled(board.clock().sleep(PACE)).await.is_none() {
+                        return Step::Done;
+                    }
                     board.trouble(&error);
                     feed.failed(ended).await;
                 }
