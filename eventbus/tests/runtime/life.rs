@@ -130,7 +130,10 @@ async fn settling_in_vain_names_the_handler_that_does_not_end() {
     let stream = saved.events[0].metadata().stream();
     assert_eq!(
         app.settled().await.unwrap_err().to_string(),
-        format!("still waiting for group `default` (busy: `never_end` with `OrderCreated` of `{stream}`) after 200ms")
+        format!(
+            "still waiting for group `default` (1 pending) (busy: `never_end` with `OrderCreated` of `{stream}`) \
+             after 200ms"
+        )
     );
 }
 
@@ -148,8 +151,8 @@ async fn settling_waits_for_retries_and_says_what_failed() {
     assert_eq!(
         app.settled().await.unwrap_err().to_string(),
         format!(
-            "still waiting for group `default` (failed: `come_back_later` with `OrderCreated` of `{stream}`: closed) \
-             after 200ms"
+            "still waiting for group `default` (1 pending) (failed: `come_back_later` with `OrderCreated` of `{stream}`: \
+             closed) after 200ms"
         )
     );
 }

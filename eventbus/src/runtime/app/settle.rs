@@ -78,13 +78,13 @@ impl App {
             slot.reached(head, self.0.wait_timeout).await?;
         }
         for group in &self.0.groups {
-            wait_for(format!("group `{group}`"));
-            self.group_settled(group).await?;
+            self.group_settled(group, wait_for).await?;
         }
         Ok(())
     }
 
-    async fn group_settled(&self, group: &Name) -> Result<(), SettleError> {
+    async fn group_settled(&self, group: &Name, wait_for: impl Fn(String)) -> Result<(), SettleError> {
+        wait_for(format!("group `{group}`"));
         loop {
             let progress = self.0.bus.progress(group).await?;
             if progress.is_settled() {
@@ -97,6 +97,9 @@ impl App {
                     }),
                 };
             }
+            let left = [(progress.unread, "unread"), (progress.pending, "pending")];
+            let left = left.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+            wait_for(format!("group `{group}` ({})", left.collect::<Vec<_>>().join(", ")));
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
