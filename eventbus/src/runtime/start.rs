@@ -74,7 +74,8 @@ pub enum StartMistake {
     },
     /// Two event types have one wire name.
     #[error(
-        "two events have the wire type `{}`: {} ({}) and {} ({}); set `#[event(type = \"..\")]` on one",
+        "two events have the wire type `{}`: {} ({}) and {} ({}); keep one of them if they mean \
+         the same event, else set `#[event(type = \"..\")]` on one",
         first.event_type, first.rust_type, first.source, second.rust_type, second.source
     )]
     DuplicateEventType {
