@@ -55,6 +55,9 @@
 //! }
 //! ```
 //!
+//! Two types are called `State`: axum's, in handlers of requests, and that of `eventbus::prelude`, in handlers of events. A
+//! file with both kinds imports axum's under another name: `use axum::extract::State as Shared;`.
+//!
 //! A signal ends requests first, then what they are answered by:
 //! ```no_run
 //! # use std::time::Duration;
@@ -66,7 +69,11 @@
 //!     let listener = tokio::net::TcpListener::bind("127.0.0.1:8000").await?;
 //!     let stop = shutdown_signal()?; // SIGTERM or Ctrl-C
 //!     axum::serve(listener, router(app.clone())).with_graceful_shutdown(stop).await?;
-//!     Ok(app.shutdown(Duration::from_secs(30)).await?)
+//!     if let Err(error) = app.shutdown(Duration::from_secs(30)).await {
+//!         eprintln!("{error}");
+//!         std::process::exit(70); // returning would wait forever for a handler that blocks its thread
+//!     }
+//!     Ok(())
 //! }
 //! ```
 //!
