@@ -95,7 +95,7 @@ impl Consumer {
             if before.get(member) != Some(sets) {
                 let (types, own) = sets;
                 tracing::warn!(
-                    group = %self.group, consumer = self.name, handles = own, member, member_handles = types,
+                    group = %self.group, consumer = self.name, handles = %own, member, member_handles = %types,
                     "members of one group handle different events; each event is left to a member that handles it"
                 );
             }
