@@ -266,6 +266,10 @@ impl App {
 
     /// Stops everything; what is in flight gets until `timeout`.
     ///
+    /// It ends no handler that blocks its thread, and a Tokio runtime waits forever for that thread when `main` returns. A
+    /// program that does not use [`run_until_signal`](Self::run_until_signal), which exits then, calls
+    /// [`std::process::exit`] after an error.
+    ///
     /// # Errors
     /// [`ShutdownError`] if something was still busy then; its events are delivered again by the next start.
     pub async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
