@@ -5,8 +5,9 @@
 
 /// Implements ports of a double by passing each call on to what it wraps, in place of writing all of them out.
 ///
-/// Named are the type, what is wrapped, and the ports. What a bus does for those who publish is written by hand; its
-/// other calls are passed on.
+/// Named are the type, what is wrapped, and the ports. What a bus does for those who publish is written by hand, all of it
+/// and in this order, so that nothing falls back to what the port provides: `publish`, `publish_feed`, `relay_target`,
+/// `backlogs`, `announce`, `is_durable`, `resume_from`. Its other calls are passed on.
 ///
 /// # Examples
 /// ```
@@ -44,6 +45,7 @@ macro_rules! __delegate {
     (@AppendEvents [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, {}) => {
         const _: () = {
             use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
             #[async_trait]
             impl $($generic)* AppendEvents for $type {
                 async fn append(
@@ -64,6 +66,7 @@ macro_rules! __delegate {
     (@ReadStream [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, {}) => {
         const _: () = {
             use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
             #[async_trait]
             impl $($generic)* ReadStream for $type {
                 fn read_stream(&$self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
@@ -79,6 +82,7 @@ macro_rules! __delegate {
     (@ReadFeed [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, {}) => {
         const _: () = {
             use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
             #[async_trait]
             impl $($generic)* ReadFeed for $type {
                 fn read_feed(&$self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
@@ -119,6 +123,7 @@ macro_rules! __delegate {
     (@Checkpoints [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, {}) => {
         const _: () = {
             use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
             #[async_trait]
             impl $($generic)* Checkpoints for $type {
                 async fn load_checkpoint(&$self, name: &Name) -> Result<Option<Position>, CheckpointError> {
@@ -134,6 +139,7 @@ macro_rules! __delegate {
     (@Leases [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, {}) => {
         const _: () = {
             use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
             #[async_trait]
             impl $($generic)* Leases for $type {
                 async fn acquire_lease(
@@ -166,6 +172,7 @@ macro_rules! __delegate {
     (@Floors [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, {}) => {
         const _: () = {
             use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
             #[async_trait]
             impl $($generic)* Floors for $type {
                 async fn floors(&$self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
@@ -192,6 +199,7 @@ macro_rules! __delegate {
     (@UnfinishedDeliveries [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, { $($save_progress:tt)+ }) => {
         const _: () = {
             use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
             #[async_trait]
             impl $($generic)* UnfinishedDeliveries for $type {
                 $($save_progress)+
@@ -238,6 +246,7 @@ macro_rules! __delegate {
     (@EventStore [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, {}) => {
         const _: () = {
             use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
             impl $($generic)* EventStore for $type {
                 fn transactions(&$self) -> Option<Arc<dyn Transactions>> {
                     $inner.transactions()
@@ -257,12 +266,33 @@ macro_rules! __delegate {
             }
         };
     };
-    (@EventBus [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, { $($own:tt)+ }) => {
+    (@EventBus [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, {
+        async fn publish($($publish:tt)*) -> $published:ty $do_publish:block
+        async fn publish_feed($($publish_feed:tt)*) -> $published_feed:ty $do_publish_feed:block
+        fn relay_target($($relay_target:tt)*) -> $target:ty $do_relay_target:block
+        fn backlogs($($backlogs:tt)*) -> $backlog:ty $do_backlogs:block
+        async fn announce($($announce:tt)*) -> $announced:ty $do_announce:block
+        fn is_durable($($is_durable:tt)*) -> $durable:ty $do_is_durable:block
+        async fn resume_from($($resume_from:tt)*) -> $resumed:ty $do_resume_from:block
+    }) => {
         const _: () = {
             use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
             #[async_trait]
             impl $($generic)* EventBus for $type {
-                $($own)+
+                async fn publish($($publish)*) -> $published $do_publish
+
+                async fn publish_feed($($publish_feed)*) -> $published_feed $do_publish_feed
+
+                fn relay_target($($relay_target)*) -> $target $do_relay_target
+
+                fn backlogs($($backlogs)*) -> $backlog $do_backlogs
+
+                async fn announce($($announce)*) -> $announced $do_announce
+
+                fn is_durable($($is_durable)*) -> $durable $do_is_durable
+
+                async fn resume_from($($resume_from)*) -> $resumed $do_resume_from
 
                 fn destination(&$self) -> &Name {
                     $inner.destination()
@@ -318,9 +348,16 @@ macro_rules! __delegate {
             }
         };
     };
+    (@EventBus $($other:tt)*) => {
+        compile_error!(
+            "what a bus does for those who publish is written by hand, in this order: `publish`, `publish_feed`, \
+             `relay_target`, `backlogs`, `announce`, `is_durable`, `resume_from`"
+        );
+    };
     (@DeadLetters [$($generic:tt)*] $type:ty, $self:ident, $inner:expr, {}) => {
         const _: () = {
             use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
             #[async_trait]
             impl $($generic)* DeadLetters for $type {
                 async fn dead_letters(

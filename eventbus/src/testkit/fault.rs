@@ -200,6 +200,23 @@ delegate!(FaultyBus, self => self.bus; DeadLetters, EventBus {
         self.with_fault(self.bus.publish_feed(events)).await
     }
 
+    fn relay_target(&self) -> Option<&dyn RelayTarget> {
+        // a relay publishes plainly, so that its calls fail
+        None
+    }
+
+    fn backlogs(&self) -> Option<&dyn Backlogs> {
+        self.bus.backlogs()
+    }
+
+    async fn announce(
+        &self,
+        announced: &[Announced],
+        store: Option<&dyn EventStore>,
+    ) -> Result<Vec<SkippedBefore>, ConsumeError> {
+        self.bus.announce(announced, store.filter(|_| !self.durable)).await
+    }
+
     fn is_durable(&self) -> bool {
         self.durable
     }

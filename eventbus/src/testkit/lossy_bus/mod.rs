@@ -197,7 +197,31 @@ delegate!(LossyBus, self => self.bus; EventBus {
         self.bus.publish(events).await
     }
 
+    async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        self.bus.publish(events).await
+    }
+
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
         Some(self)
+    }
+
+    fn backlogs(&self) -> Option<&dyn Backlogs> {
+        None
+    }
+
+    async fn announce(
+        &self,
+        announced: &[Announced],
+        _store: Option<&dyn EventStore>,
+    ) -> Result<Vec<SkippedBefore>, ConsumeError> {
+        self.bus.announce(announced, None).await
+    }
+
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    async fn resume_from(&self, _store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
+        Ok(None)
     }
 });

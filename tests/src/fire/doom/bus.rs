@@ -41,6 +41,7 @@ impl fmt::Debug for DoomedBus {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl RelayTarget for DoomedBus {
     async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use eventbus::{
     ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId,
-    port::{Append, AppendError, AppendEvents, CheckpointError, Checkpoints, EventStore, Floor, Floors, Transactions},
+    port::{
+        Append, AppendError, AppendEvents, CheckpointError, Checkpoints, EventStore, EventTypes, Floor, Floors, Notes,
+        Transactions,
+    },
     testkit::delegate,
 };
 
@@ -31,6 +34,7 @@ impl std::fmt::Debug for DoomedStore {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl AppendEvents for DoomedStore {
     async fn append(
@@ -53,6 +57,7 @@ delegate!(DoomedStore, self => self.store; ReadStream, ReadFeed, Leases, Unfinis
     }
 });
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Checkpoints for DoomedStore {
     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
@@ -64,6 +69,7 @@ impl Checkpoints for DoomedStore {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Floors for DoomedStore {
     async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
@@ -79,9 +85,22 @@ impl Floors for DoomedStore {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl EventStore for DoomedStore {
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
         let transactions = self.store.transactions()?;
         Some(Arc::new(DoomedTransactions::new(transactions, self.doom.clone())))
+    }
+
+    fn describe(&self) -> String {
+        self.store.describe()
+    }
+
+    fn notes(&self) -> Option<&dyn Notes> {
+        self.store.notes()
+    }
+
+    fn event_types(&self) -> Option<&dyn EventTypes> {
+        self.store.event_types()
     }
 }

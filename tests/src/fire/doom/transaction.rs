@@ -29,6 +29,7 @@ impl DoomedTransactions {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Transactions for DoomedTransactions {
     fn transaction_type(&self) -> TypeKey {
@@ -66,6 +67,7 @@ struct DoomedTransaction {
     is_switch: bool,
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Transaction for DoomedTransaction {
     fn as_any_mut(&mut self) -> &mut (dyn Any + Send) {
