@@ -10,6 +10,7 @@ use std::{
 
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, Position, ProjectionError, StreamId, port::EventStore, prelude::*,
+    testkit::ManualClock,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
@@ -91,6 +92,22 @@ async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
+/// A clock whose time passes as it does elsewhere, and that can be moved on.
+fn passing_time() -> ManualClock {
+    let clock = ManualClock::default();
+    let passing = clock.clone();
+    tokio::spawn(async move {
+        let mut last = Instant::now();
+        loop {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let now = Instant::now();
+            passing.advance(now - last);
+            last = now;
+        }
+    });
+    clock
+}
+
 /// Of what cannot be read the text says where it is.
 async fn stop_at(app: &App, position: u64) {
     let place = format!("position {position}");
@@ -112,8 +129,8 @@ async fn goes_on_behind_damage<P: eventbus::Projection>(
     rows: P,
     stored_rows: impl AsyncFn() -> Vec<i64>,
 ) {
-    let seen = Seen::default();
-    let builder = App::builder().store(store).projection_with(Amounts::default).projection(rows);
+    let (clock, seen) = (passing_time(), Seen::default());
+    let builder = App::builder().clock(clock.clone()).store(store).projection_with(Amounts::default).projection(rows);
     let builder = builder.handler::<note>().state(seen.clone());
     let app = match bus {
         Some(bus) => builder.bus(bus),
@@ -134,8 +151,12 @@ async fn goes_on_behind_damage<P: eventbus::Projection>(
         assert!(app.skip_event::<P>(position, "damaged, see incident 5").await.unwrap());
         assert!(app.skip_published_event(position, "damaged, see incident 5").await.unwrap());
     }
-    // a relay that stopped looks again every minute, in process every second
-    wait_until("the relay goes on", async || app.relay_status().await.unwrap().position == 6).await;
+    // a relay that stopped looks again every minute
+    wait_until("the relay goes on", async || {
+        clock.advance(Duration::from_secs(1));
+        app.relay_status().await.unwrap().position == 6
+    })
+    .await;
     app.settled().await.unwrap();
     assert_eq!(app.projected::<Amounts>(Position::new(6)).await.unwrap().0, [1, 2, 4, 5]);
     assert_eq!(stored_rows().await, [1, 2, 4, 5]);
