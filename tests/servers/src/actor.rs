@@ -5,11 +5,13 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How long a process may print nothing while it is listened to.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it may print other things than what it is listened to for.
+const LONGEST: Duration = Duration::from_secs(180);
 
 /// A process of the running test binary, in which one of its tests plays a role: one that is to die, or to sleep.
 ///
@@ -42,10 +44,12 @@ impl Actor {
     /// Reads on until each of these was printed, in whatever order; returns what follows the last one in its line.
     ///
     /// # Panics
-    /// If it ends before, or prints nothing for a minute.
+    /// If it ends before, prints nothing for a minute, or only other things for three.
     pub fn until(&self, texts: &[&str]) -> String {
         let (mut awaited, mut rest) = (texts.to_vec(), String::new());
+        let began = Instant::now();
         while !awaited.is_empty() {
+            assert!(began.elapsed() < LONGEST, "it did not print {awaited:?}");
             let line = self.next_line().unwrap_or_else(|| panic!("it ended without {awaited:?}"));
             awaited.retain(|text| line.split_once(text).map(|(_, after)| rest = after.to_owned()).is_none());
         }
@@ -103,9 +107,13 @@ impl Actor {
     /// Waits until it has ended; returns how, and what it printed, without what was read before.
     ///
     /// # Panics
-    /// If it prints nothing for a minute, and does not end.
+    /// If it prints nothing for a minute, and does not end, or prints for three.
     pub fn wait(mut self) -> (ExitStatus, Vec<String>) {
-        let printed = std::iter::from_fn(|| self.next_line()).collect();
+        let (mut printed, began) = (Vec::new(), Instant::now());
+        while let Some(line) = self.next_line() {
+            assert!(began.elapsed() < LONGEST, "it did not end, and printed: {line}");
+            printed.push(line);
+        }
         (self.child.wait().expect("it is a child of this process"), printed)
     }
 
