@@ -11,8 +11,8 @@ use common::{
     until,
 };
 use eventbus::{
-    SharedClock,
-    port::{EventBus, GroupInfo, HealthStatus, HealthThresholds},
+    EventFilter, Name, SharedClock,
+    port::{EventBus, GroupInfo, HandlerError, HealthStatus, HealthThresholds, Subscriber},
     testkit::ManualClock,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
@@ -131,6 +131,36 @@ async fn a_consumer_that_has_an_entry_and_shows_no_life_is_an_alert() {
     start(&bus).await;
     until("the entry is taken over", async || seen.all().len() == 2).await;
     until("the alert ends", async || alerts(&bus, &thresholds).await.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_waits_for_a_retry_is_no_alert_however_long_it_waits() {
+    const SILENT_AFTER_MS: i64 = 4_000;
+    let clock = ManualClock::default();
+    let pending_idle_ms = 2 * SILENT_AFTER_MS.unsigned_abs();
+    let config = RedisEventBusConfig { pending_idle_ms, clock: clock.clone().into(), ..config() };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let watcher = watcher_of(&bus).await;
+    let later = Subscriber::new(Name::from_static("later"), EventFilter::All, |_| {
+        Box::pin(async { Err(HandlerError::retry_after(Duration::from_secs(86_400), "not yet")) })
+    });
+    bus.subscribers().add(bus.default_group().clone(), later);
+    start(&bus).await;
+    let published_at = now_in_ms();
+    publish(&bus, "waits").await;
+    until("it has failed", async || bus.stats().handler_errors == 1).await;
+    // any age is too old
+    let thresholds = HealthThresholds { in_flight_age: Duration::ZERO, ..Default::default() };
+    until("it has waited for longer than a consumer may be silent", async || {
+        clock.advance(Duration::from_secs(1));
+        for bus in [&bus, &watcher] {
+            assert_eq!(alerts(bus, &thresholds).await, [""; 0]);
+        }
+        now_in_ms() > published_at + SILENT_AFTER_MS + 2_000
+    })
+    .await;
+    assert_eq!((bus.health().await.pending_messages, bus.stats().handler_errors), (1, 1), "it waits still");
+    bus.stop_consuming().await;
 }
 
 #[test]
