@@ -347,12 +347,16 @@ mod redis_store {
 
     #[handler(manual, group = "notes", retries = 1)]
     async fn note(event: &Paid, tx: &mut RedisTransaction, State(calls): State<Calls>) -> Result<(), BoxError> {
-        if calls.count() > 5 {
-            // long enough for the memory to be full before the commit
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        before_the_commit(calls.count()).await;
         tx.hincrby("notes", "cents", event.cents)?;
         Ok(())
+    }
+
+    /// Long enough for the memory to be full.
+    async fn before_the_commit(calls: u64) {
+        if calls > 5 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     #[derive(Default)]
@@ -366,7 +370,7 @@ mod redis_store {
             tx: &mut RedisTransaction,
             State(calls): State<RowCalls>,
         ) -> Result<(), BoxError> {
-            calls.0.count();
+            before_the_commit(calls.0.count()).await;
             tx.hincrby("rows", "cents", event.cents)?;
             Ok(())
         }
@@ -389,10 +393,14 @@ mod redis_store {
             set.arg("SET").arg("maxmemory").arg(memory).arg("maxmemory-policy").arg("noeviction");
             set.query_async::<()>(admin).await.unwrap();
         };
-        let notes = calls.now();
+        let (notes, rows) = (calls.now(), row_calls.0.now());
         pay(&app, 1, 5).await;
-        wait_until("the handler is in an event", async || calls.now() > notes).await;
+        wait_until("both are in an event", async || calls.now() > notes && row_calls.0.now() > rows).await;
         set(&mut admin, "1").await;
+        // five events in a batch, whose rows are written at its commit; the handler is not called again, as it waits before
+        // that for the note of its delivery
+        let rows = row_calls.0.now();
+        wait_until("the rows have failed four times", async || row_calls.0.now() >= rows + 4 * 5).await;
         wait_until("health says so", async || both_wait(&app.health().await, "OOM")).await;
         set(&mut admin, "0").await;
         app.settled().await.unwrap();
