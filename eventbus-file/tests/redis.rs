@@ -82,7 +82,7 @@ async fn heard(hears: &mut mpsc::UnboundedReceiver<Value>, kind: &str) -> Value 
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap_or_else(|_| panic!("no message `{kind}`"))
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap_or_else(|_| panic!("no message `{kind}`"))
 }
 
 /// Waits for the whole state; returns what its pages list.

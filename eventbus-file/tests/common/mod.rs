@@ -40,7 +40,7 @@ pub(crate) async fn another(queue: &FileQueue) -> FileQueue {
 
 /// The next work, which must come.
 pub(crate) async fn next_work(queue: &FileQueue) -> Work {
-    let next = tokio::time::timeout(Duration::from_secs(20), queue.next_work()).await;
+    let next = tokio::time::timeout(Duration::from_secs(60), queue.next_work()).await;
     next.expect("there is work in time").unwrap()
 }
 
@@ -51,6 +51,6 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let waited = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
     assert!(waited.is_ok(), "waited in vain until {what}");
 }

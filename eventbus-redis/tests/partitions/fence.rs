@@ -94,7 +94,7 @@ async fn an_owner_that_does_not_know_that_it_is_none_overtakes_nobody() {
     start(&bus).await;
     let mut load = Load::over(40);
     bus.publish(&load.batch(200)).await.unwrap();
-    until_finished(&bus, Duration::from_secs(20)).await;
+    until_finished(&bus, Duration::from_secs(60)).await;
     for number in 0..4 {
         let key = format!("{{{}:{number}}}:lease:{}", bus.config().stream_name(), bus.default_group());
         let _: u64 = command(&bus, "HSET", &[&key, "until", "1"]).await;
@@ -105,7 +105,7 @@ async fn an_owner_that_does_not_know_that_it_is_none_overtakes_nobody() {
         bus.publish(&load.batch(50)).await.unwrap();
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    until_finished(&bus, Duration::from_secs(20)).await;
+    until_finished(&bus, Duration::from_secs(60)).await;
     assert_eq!(account(&journal.lines().await, &load.published), Account::default());
 }
 
@@ -116,7 +116,7 @@ async fn a_read_that_arrives_late_reads_nothing() {
     actor.join(&bus);
     start(&bus).await;
     bus.publish(&[event("a")]).await.unwrap();
-    until_finished(&bus, Duration::from_secs(20)).await;
+    until_finished(&bus, Duration::from_secs(60)).await;
     let lease: BTreeMap<String, String> = command(&bus, "HGETALL", &[&lease_key(&bus, "a")]).await;
     // any other read of the same owner counts as one that was sent before
     let take = include_str!("../../src/script/take.lua");
@@ -142,7 +142,7 @@ async fn what_a_consumer_leaves_that_dies_is_handled_when_its_lease_is_over() {
     kill(consumer).await;
     bus.publish(&["a", "b"].map(event)).await.unwrap();
     start(&other).await;
-    until_finished(&other, Duration::from_secs(20)).await;
+    until_finished(&other, Duration::from_secs(60)).await;
     let mut done = willing.done();
     done.sort();
     assert_eq!(done, ["a", "a", "b", "b"]);
@@ -169,7 +169,7 @@ async fn recovery_by_hand_handles_what_nobody_owns_and_leaves_the_rest() {
     })
     .await;
     other.recover_pending_messages(recovery).await.unwrap();
-    until_finished(&other, Duration::from_secs(20)).await;
+    until_finished(&other, Duration::from_secs(60)).await;
     let mut done = willing.done();
     done.sort();
     assert_eq!(done, ["a", "b"]);
@@ -191,7 +191,7 @@ async fn what_only_another_member_handles_waits_until_the_partition_is_its() {
     one.publish(&ids.iter().map(|id| event(id)).collect::<Vec<_>>()).await.unwrap();
     until("the other has what it owns", async || of_both.done().len() + left(&one).await == 40).await;
     one.stop_consuming().await;
-    until_finished(&other, Duration::from_secs(20)).await;
+    until_finished(&other, Duration::from_secs(60)).await;
     let mut done = of_both.done();
     done.sort();
     assert_eq!((done, one.stats().events_skipped), (ids, 0), "{CREATED} is for the other");
@@ -233,7 +233,7 @@ async fn a_partition_is_not_left_while_one_of_its_events_is_being_handled() {
     never("the other gets one", Duration::from_millis(600), async || owners(&bus).await == 2).await;
     waiting.let_go(20);
     until("each owns one", async || owners(&bus).await == 2).await;
-    until_finished(&other, Duration::from_secs(20)).await;
+    until_finished(&other, Duration::from_secs(60)).await;
     let mut done = waiting.done();
     done.sort();
     ids.sort();

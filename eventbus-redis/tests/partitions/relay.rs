@@ -151,7 +151,7 @@ async fn a_group_is_as_far_as_it_is_in_the_partition_where_it_is_furthest_behind
     assert_eq!(floor(&bus).await, Some(SeenFloor::At(at(0))));
     Actor::willing().join(&bus);
     start(&bus).await;
-    until_finished(&bus, Duration::from_secs(20)).await;
+    until_finished(&bus, Duration::from_secs(60)).await;
     assert_eq!(floor(&bus).await, Some(SeenFloor::At(at(40))));
     assert_eq!(bus.rewind(PUBLISHER, at(5)).await.unwrap(), Adopted::At(at(5)));
     assert!(matches!(publish(&bus, &events, 5, 40).await, RangeOutcome::Published(_)));

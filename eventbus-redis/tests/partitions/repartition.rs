@@ -24,7 +24,7 @@ fn with(partitions: u32, config: &RedisEventBusConfig) -> RedisEventBusConfig {
     RedisEventBusConfig { partitions, consumer_name: None, ..config.clone() }
 }
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_number_changes_under_load_and_nothing_is_lost_repeated_or_out_of_order() {

@@ -61,7 +61,7 @@ async fn consumers_that_come_and_go_share_the_partitions_evenly_and_soon() {
         println!("{count} consumers: shared after {:?}", until_shared(&consumers[0].0, count).await);
     }
     let bus = &consumers[0].0;
-    until_finished(bus, Duration::from_secs(30)).await;
+    until_finished(bus, Duration::from_secs(60)).await;
     bus.stop_consuming().await;
     assert_eq!(account(&journal.lines().await, &load.published), Account::default());
     assert_eq!(bus.stream_info().await.active_consumers, 0);
@@ -76,7 +76,7 @@ async fn the_consumers_of_one_bus_share_them_and_each_aggregate_keeps_its_order(
     start(&bus).await;
     until_shared(&bus, 3).await;
     bus.publish(&load.batch(1_000)).await.unwrap();
-    until_finished(&bus, Duration::from_secs(30)).await;
+    until_finished(&bus, Duration::from_secs(60)).await;
     assert_eq!(account(&journal.lines().await, &load.published), Account::default());
     bus.stop_consuming().await;
     assert_eq!(bus.stream_info().await.active_consumers, 0);
@@ -103,12 +103,12 @@ async fn a_server_that_forgets_everything_finds_the_consumers_at_work_again() {
         // whoever keeps the events publishes again what was not finished
         let before = Instant::now();
         bus.publish(&batch).await.unwrap();
-        until_within("all was handled", Duration::from_secs(20), async || {
+        until_within("all was handled", Duration::from_secs(60), async || {
             account(&journal.lines().await, &load.published).lost == 0
         })
         .await;
         println!("all of 500 handled {:?} after the flush", before.elapsed());
-        until_finished(bus, Duration::from_secs(20)).await;
+        until_finished(bus, Duration::from_secs(60)).await;
     }
     until_shared(bus, 3).await;
     let account = account(&journal.lines().await, &load.published);
@@ -148,7 +148,7 @@ async fn leases_and_members_of_the_future_keep_nobody_from_a_partition() {
     assert_eq!(recovered.claimed, 1, "the lease of the partition is free: {recovered:?}");
     start(&bus).await;
     until_shared(&bus, 1).await;
-    until_finished(&bus, Duration::from_secs(30)).await;
+    until_finished(&bus, Duration::from_secs(60)).await;
     bus.stop_consuming().await;
     assert_eq!(account(&journal.lines().await, &load.published).lost, 0);
 }

@@ -81,7 +81,7 @@ async fn waiting(bus: &InMemoryEventBus, position: u64) -> JoinHandle<Result<Vec
 }
 
 async fn ended<T>(waiting: JoinHandle<T>) -> T {
-    tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("it waits for ever").unwrap()
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it waits for ever").unwrap()
 }
 
 #[tokio::test]
