@@ -4,9 +4,12 @@
 
 use std::{
     collections::HashSet,
+    error::Error as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+use serde::{Serialize, Serializer};
 
 use crate::{
     FileQueue,
@@ -20,26 +23,44 @@ use crate::{
 };
 
 /// A file or folder that the queue does not know what to do with, and leaves alone.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
+#[serde(tag = "problem", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Problem {
     /// No file of a queue has such a name there.
     Foreign {
         /// The file or folder.
+        #[serde(serialize_with = "path_text")]
         path: PathBuf,
     },
     /// It has the name of a file of a queue, and does not hold such a thing.
     Torn {
         /// The file.
+        #[serde(serialize_with = "path_text")]
         path: PathBuf,
         /// What is wrong with it.
+        #[serde(serialize_with = "error_text")]
         error: FileQueueError,
     },
     /// A payload that no event names; its publisher died, or is about to publish.
     UnusedPayload {
         /// The file.
+        #[serde(serialize_with = "path_text")]
         path: PathBuf,
     },
+}
+
+/// As text, also where it is not UTF-8.
+fn path_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
+/// What is wrong, and why.
+fn error_text<S: Serializer>(error: &FileQueueError, serializer: S) -> Result<S::Ok, S::Error> {
+    match error.source() {
+        Some(why) => serializer.collect_str(&format_args!("{error}: {why}")),
+        None => serializer.collect_str(error),
+    }
 }
 
 impl Problem {

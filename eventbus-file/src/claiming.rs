@@ -10,6 +10,7 @@ use crate::{
     claims::{Claim, Claimed},
     coordination::{about, kind},
     error::{FileQueueError, Result},
+    event,
     queue::{Shared, joined},
 };
 
@@ -104,7 +105,7 @@ impl FileQueue {
     /// # Errors
     /// As [`create_claim`](Self::create_claim).
     pub async fn try_claim<T: Serialize + ?Sized>(&self, claim_id: &str, data: &T) -> Result<Option<Claim>> {
-        let data = serde_json::to_value(data).map_err(FileQueueError::json("the data"))?;
+        let data = event::value("the data", data)?;
         self.shared.claim(claim_id, data).await
     }
 

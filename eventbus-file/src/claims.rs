@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use eventbus::port::from_json;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -75,7 +76,7 @@ impl Claim {
     /// [`FileQueueError::Json`] if it is not of that type.
     pub fn data<T: DeserializeOwned>(&self) -> Result<T> {
         let what = || format!("the data of claim `{}`", self.claim_id);
-        T::deserialize(&self.data).map_err(|source| FileQueueError::Json { what: what(), source })
+        from_json(self.data.to_string()).map_err(|source| FileQueueError::Json { what: what(), source })
     }
 
     fn lost(&self) -> FileQueueError {
@@ -135,7 +136,7 @@ impl Claims {
         let Some(content) = disk::read(&path)? else {
             return Ok(None);
         };
-        let claim = serde_json::from_slice(&content).map_err(|error| FileQueueError::torn("claim", &path, error));
+        let claim = from_json(&content).map_err(|error| FileQueueError::torn("claim", &path, error));
         let claim: Claim = claim?;
         match claim.epoch == epoch && claim.claim_id == claim_id {
             true => Ok(Some(claim)),

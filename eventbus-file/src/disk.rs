@@ -14,6 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use eventbus::port::from_json;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -102,7 +103,7 @@ impl Disk {
         let path = self.root.join(names::QUEUE);
         loop {
             if let Some(content) = read(&path)? {
-                let identity: serde_json::Result<Identity> = serde_json::from_slice(&content);
+                let identity: Result<Identity, _> = from_json(&content);
                 return Ok(identity.map_err(|error| FileQueueError::torn("queue", &path, error))?.queue_id);
             }
             // never the folder itself: it may be on a disk that is not there now

@@ -28,13 +28,13 @@ pub enum FileQueueError {
         /// What is wrong with it.
         source: BoxError,
     },
-    /// A value cannot be written as JSON, or is not JSON of the type that was asked for.
+    /// A value cannot be written as JSON, for example as a number is NaN, or is not JSON of the type that was asked for.
     #[error("{what} is not JSON of that type")]
     Json {
         /// The value, with the id of the event or claim that has it.
         what: String,
-        /// Why.
-        source: serde_json::Error,
+        /// The field and what is wrong with it; it quotes no value.
+        source: FieldError,
     },
     /// An event cannot be written, as its payload or its attributes are no JSON; no file was made.
     #[error("event {event_id} cannot be written as JSON")]
@@ -42,7 +42,7 @@ pub enum FileQueueError {
         /// The event.
         event_id: EventId,
         /// What is wrong with it, and where.
-        source: serde_json::Error,
+        source: FieldError,
     },
     /// A file would be larger than any that is read; it was not made. Large data has a place of its own, and its name goes
     /// into the event.
@@ -133,9 +133,9 @@ impl FileQueueError {
         move |source| Self::Io { what, path, source }
     }
 
-    pub(crate) fn json(what: impl Into<String>) -> impl FnOnce(serde_json::Error) -> Self {
+    pub(crate) fn json<E: Into<FieldError>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
         let what = what.into();
-        move |source| Self::Json { what, source }
+        move |source| Self::Json { what, source: source.into() }
     }
 
     pub(crate) fn torn(what: &'static str, path: impl Into<PathBuf>, source: impl Into<BoxError>) -> Self {

@@ -4,10 +4,10 @@
 
 use eventbus::{
     Attributes, BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{MessageId, to_json},
+    port::{MessageId, from_json, to_json},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, Value};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -58,7 +58,7 @@ impl QueueEvent {
     /// # Errors
     /// [`FileQueueError::Json`] if it is not of that type.
     pub fn payload<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_str(self.record.payload())
+        from_json(self.record.payload())
             .map_err(|source| FileQueueError::Json { what: format!("the payload of event {}", self.id), source })
     }
 
@@ -157,7 +157,8 @@ impl WrittenRecord {
         let payload = if payload_file.is_some() { "null" } else { record.payload() };
         let event_id = metadata.event_id();
         let raw = |json: &str| {
-            RawValue::from_string(json.into()).map_err(|source| FileQueueError::Unwritable { event_id, source })
+            RawValue::from_string(json.into())
+                .map_err(|source| FileQueueError::Unwritable { event_id, source: source.into() })
         };
         Ok(Self {
             event_id,
@@ -202,6 +203,11 @@ impl WrittenRecord {
         let payload = payload.unwrap_or_else(|| self.payload.get().into());
         Ok(RecordedEvent::new(metadata, payload))
     }
+}
+
+/// A value as JSON in memory: no number of it is lost.
+pub(crate) fn value<T: Serialize + ?Sized>(what: &'static str, value: &T) -> Result<Value> {
+    to_json(value).and_then(from_json).map_err(FileQueueError::json(what))
 }
 
 /// A value as a person reads it, with a line end.

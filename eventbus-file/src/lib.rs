@@ -23,6 +23,8 @@ mod relay;
 mod removal;
 mod results;
 mod search;
+#[cfg(test)]
+mod statuses;
 mod work;
 
 pub use check::Problem;

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventbus::BoxError;
+use eventbus::{BoxError, port::from_json};
 
 pub(crate) use self::link::Linked;
 use crate::{
@@ -171,7 +171,7 @@ impl EventLog {
 
     fn decode(&self, id: u64, path: &Path, content: &[u8]) -> Result<Slot> {
         let torn = |source: BoxError| FileQueueError::torn("event", path, source);
-        let file: EventFile = serde_json::from_slice(content).map_err(|error| torn(error.into()))?;
+        let file: EventFile = from_json(content).map_err(|error| torn(error.into()))?;
         let Some(event) = file.event else {
             let is_gap = file.gap.is_some();
             return if is_gap { Ok(Slot::Gap) } else { Err(torn("neither an event nor a gap".into())) };
@@ -246,7 +246,7 @@ impl EventLog {
 
 fn file_at(path: &Path) -> Result<Option<EventFile>> {
     let content = disk::read(path)?;
-    let file = content.map(|content| serde_json::from_slice(&content)).transpose();
+    let file = content.map(|content| from_json(&content)).transpose();
     file.map_err(|error| FileQueueError::torn("event", path, error))
 }
 

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use eventbus::{BoxError, RecordedEvent};
+use eventbus::{BoxError, FieldError, RecordedEvent, port::from_json};
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use serde::de::IgnoredAny;
 use uuid::Uuid;
@@ -90,6 +90,6 @@ pub(crate) fn is_name(name: &str) -> bool {
 }
 
 /// Whether a text is JSON.
-fn check(payload: &str) -> serde_json::Result<()> {
-    serde_json::from_str::<IgnoredAny>(payload).map(drop)
+fn check(payload: &str) -> Result<(), FieldError> {
+    from_json::<IgnoredAny>(payload).map(drop)
 }

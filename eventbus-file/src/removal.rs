@@ -25,7 +25,7 @@ pub enum DoneWhen {
 }
 
 /// What was removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Removed {
     /// How many events.

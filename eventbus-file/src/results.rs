@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use eventbus::port::from_json;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -44,7 +45,7 @@ impl EventResult {
     /// [`FileQueueError::Json`] if it is not of that type.
     pub fn details<T: DeserializeOwned>(&self) -> Result<T> {
         let what = || format!("the details of the result of event {}", self.event_id);
-        T::deserialize(&self.details).map_err(|source| FileQueueError::Json { what: what(), source })
+        from_json(self.details.to_string()).map_err(|source| FileQueueError::Json { what: what(), source })
     }
 }
 
@@ -62,7 +63,7 @@ impl Shared {
         let Some(content) = disk::read(&path)? else {
             return Ok(None);
         };
-        let result: Result<EventResult, _> = serde_json::from_slice(&content);
+        let result: Result<EventResult, _> = from_json(&content);
         let result = result.map_err(|error| FileQueueError::torn("result", &path, error))?;
         match result.event_id == event_id {
             true => Ok(Some(result)),

@@ -19,7 +19,7 @@ use crate::{
     FileQueue,
     claims::Claim,
     error::{FileQueueError, Result},
-    event::QueueEvent,
+    event::{self, QueueEvent},
     log::Slot,
     patience::Patience,
     queue::{Shared, joined},
@@ -120,7 +120,7 @@ impl Work {
     }
 
     async fn finish<T: Serialize + ?Sized>(mut self, success: bool, details: &T) -> Result<EventResult> {
-        let details = serde_json::to_value(details).map_err(FileQueueError::json("the details"))?;
+        let details = event::value("the details", details)?;
         let claim = self.stop_renewing().await;
         self.shared.write_result(self.event.id(), claim, success, details).await
     }

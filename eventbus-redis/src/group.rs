@@ -29,7 +29,7 @@ pub enum GroupStart {
 }
 
 /// What a retired group leaves undone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct RetiredGroup {
     /// Entries it had read and not acknowledged.

@@ -25,6 +25,8 @@ mod publish;
 mod relay;
 mod script;
 mod server;
+#[cfg(test)]
+mod statuses;
 mod store;
 mod streams;
 #[cfg(feature = "tls")]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use eventbus::port::MessageId;
 use redis::ScriptInvocation;
+use serde::{Serialize, Serializer};
 
 use crate::{RedisCommandError, RedisEventBus, bus::Shared, command::operate, entry_id::EntryId, keys, script};
 
@@ -32,7 +33,7 @@ pub struct Trim {
 }
 
 /// What came of trimming.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Trimmed {
     /// How many entries were removed.
@@ -42,7 +43,7 @@ pub struct Trimmed {
 }
 
 /// A group, or a projection over the stream, that has yet to handle entries beyond the limits of a [`Trim`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct HeldBy {
     /// The group, or the projection; of several the one that is furthest behind.
@@ -52,11 +53,13 @@ pub struct HeldBy {
     /// The id of its oldest unfinished entry.
     pub oldest: MessageId,
     /// How long ago that entry was published.
+    #[serde(serialize_with = "in_seconds")]
     pub age: Duration,
 }
 
 /// Why a group holds entries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum HeldReason {
     /// It has not read them.
@@ -69,6 +72,11 @@ pub enum HeldReason {
     /// It is a projection over the stream, and has not come so far; see
     /// [`EventProjection`](crate::EventProjection::retire).
     Projection,
+}
+
+/// How durations are written in statuses: as seconds.
+pub(crate) fn in_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
 }
 
 impl RedisEventBus {

@@ -59,6 +59,8 @@ mod domain;
 mod memory;
 pub mod port;
 mod runtime;
+#[cfg(test)]
+mod statuses;
 #[cfg(feature = "testkit")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testkit")))]
 pub mod testkit;

@@ -10,7 +10,10 @@ use std::{
 use async_trait::async_trait;
 use eventbus::{
     Name, RecordedEvent,
-    port::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, MessageId, PAGE_BYTES, Tries},
+    port::{
+        DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, MessageId, PAGE_BYTES, Tries,
+        from_json,
+    },
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -136,7 +139,7 @@ impl Shared {
         let Some(content) = disk::read(&path)? else {
             return Ok(None);
         };
-        let file: Result<LetterFile, _> = serde_json::from_slice(&content);
+        let file: Result<LetterFile, _> = from_json(&content);
         let letter = file.map_err(Into::into).and_then(|file| file.into_letter(MessageId::new(stem)));
         letter.map(Some).map_err(|error| FileQueueError::torn("dead letter", path, error))
     }
@@ -196,7 +199,7 @@ pub(crate) fn is_letter_name(name: &str) -> bool {
 /// Whether a file holds a dead letter.
 pub(crate) fn check_letter(path: &Path) -> Result<()> {
     let content = disk::read(path)?.unwrap_or_default();
-    let file: Result<LetterFile, _> = serde_json::from_slice(&content);
+    let file: Result<LetterFile, _> = from_json(&content);
     file.map(drop).map_err(|error| FileQueueError::torn("dead letter", path, error))
 }
 

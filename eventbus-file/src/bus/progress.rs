@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::{
     claims::{Claim, Claimed},
     error::{FileQueueError, Result},
+    event,
     queue::Shared,
 };
 
@@ -49,7 +50,7 @@ impl Progress {
 
     pub(super) fn to_value(&self) -> Result<Value> {
         let told = Self { finished_through: self.finished_through(), ..self.clone() };
-        serde_json::to_value(told).map_err(FileQueueError::json("the progress"))
+        event::value("the progress", &told)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use eventbus::{
     Name, RecordedEvent,
-    port::{Taken, Tries},
+    port::{Taken, Tries, from_json},
 };
 
 use super::letters::{LetterFile, parts, stem, stems};
@@ -38,7 +38,7 @@ impl Shared {
         let Some(content) = disk::read(&path)? else {
             return Ok(None);
         };
-        let file = serde_json::from_slice(&content);
+        let file = from_json(&content);
         file.map(Some).map_err(|error| FileQueueError::torn("dead letter", path, error))
     }
 

@@ -6,7 +6,10 @@
 
 use std::path::PathBuf;
 
-use eventbus::{EventId, Position, port::Mark};
+use eventbus::{
+    EventId, Position,
+    port::{Mark, from_json},
+};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -113,7 +116,7 @@ impl Shared {
         let Some(content) = disk::read(&path)? else {
             return Ok(None);
         };
-        let record: Result<Record, _> = serde_json::from_slice(&content);
+        let record: Result<Record, _> = from_json(&content);
         let record = record.map_err(|error| FileQueueError::torn("record of a relay", &path, error))?;
         match record.store == store {
             true => Ok(Some(record)),

@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(50);
 const CLOSED: Duration = Duration::from_secs(2);
 
 /// What the number of partitions cannot be changed before.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Unfinished {
     /// The stream of the partition.

@@ -8,12 +8,13 @@ use std::{
 
 use eventbus::{Position, port::ReadError};
 use redis::{RedisResult, Value};
+use serde::Serialize;
 
 use super::RedisEventStore;
 use crate::{command, connection::boxed};
 
 /// What [`RedisEventStore::durability`] has found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Durability {
     /// What may be lost, and when; nothing of it if there are none.
@@ -21,7 +22,8 @@ pub struct Durability {
 }
 
 /// A way in which acknowledged events may be lost; its text says when.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "warning", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DurabilityWarning {
     /// Events that this process was told are stored are not there any more: the server was restored from an older copy,

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use eventbus::{BoxError, port::MessageId};
+use eventbus::{
+    BoxError,
+    port::{MessageId, from_json},
+};
 use serde::de::DeserializeOwned;
 
 use crate::{command::Entry, keys::plain_field as field};
@@ -90,7 +93,7 @@ impl StreamEntry {
     /// # Errors
     /// [`EntryError`] names the entry and the field `data`.
     pub fn data<T: DeserializeOwned>(&self) -> Result<T, EntryError> {
-        serde_json::from_slice(self.bytes(field::DATA)?).map_err(|error| self.invalid(field::DATA, error))
+        from_json(self.bytes(field::DATA)?).map_err(|error| self.invalid(field::DATA, error))
     }
 
     /// A field of any name, as it is; the last one of several of that name.

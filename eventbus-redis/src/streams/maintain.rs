@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use eventbus::port::MessageId;
 use redis::{RedisError, RedisResult, Value};
+use serde::{Serialize, Serializer};
 
 use super::{RedisStreams, StreamEntry};
 use crate::{
@@ -15,15 +16,17 @@ use crate::{
     trim::{Reply, Steps, trimming},
 };
 
-/// How a stream fares, in one instant.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How a stream fares, in one instant. As JSON it names entries by their ids, without their fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct StreamHealth {
     /// How many entries there are.
     pub length: u64,
     /// The oldest entry.
+    #[serde(serialize_with = "by_id")]
     pub first_entry: Option<StreamEntry>,
     /// The newest entry.
+    #[serde(serialize_with = "by_id")]
     pub last_entry: Option<StreamEntry>,
     /// The groups, by name.
     pub consumer_groups: Vec<GroupHealth>,
@@ -34,7 +37,7 @@ pub struct StreamHealth {
 }
 
 /// How a consumer group fares.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct GroupHealth {
     /// What it is called.
@@ -48,6 +51,11 @@ pub struct GroupHealth {
     /// How many entries nobody was given. `None` where the server cannot know without counting: after entries were
     /// deleted in the middle of the stream, or where the group was begun there.
     pub lag: Option<u64>,
+}
+
+#[allow(clippy::ref_option, reason = "as serde calls it")]
+fn by_id<S: Serializer>(entry: &Option<StreamEntry>, serializer: S) -> Result<S::Ok, S::Error> {
+    entry.as_ref().map(|entry| &entry.id).serialize(serializer)
 }
 
 impl RedisStreams {

@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc};
 
 use serde_json::{Map, Value};
 
+use super::{field_error::FieldError, json::from_json};
+
 /// What an application attaches to an event beside its fields: a JSON object, kept as the text it came in.
 ///
 /// On the wire and in stores it is called `metadata`. Stores, relay and bus never decode it.
@@ -19,10 +21,10 @@ use serde_json::{Map, Value};
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Attributes(Option<Arc<str>>);
 
-/// A text that is not a JSON object.
+/// A text that is not a JSON object; it quotes nothing of the text.
 #[derive(Debug, thiserror::Error)]
 #[error("event attributes are not a JSON object")]
-pub struct InvalidAttributes(#[from] serde_json::Error);
+pub struct InvalidAttributes(#[from] FieldError);
 
 impl Attributes {
     /// Nothing attached.
@@ -36,7 +38,7 @@ impl Attributes {
         if json == "{}" {
             return Ok(Self::EMPTY);
         }
-        let map: Map<String, Value> = serde_json::from_str(json)?;
+        let map: Map<String, Value> = from_json(json)?;
         Ok(if map.is_empty() { Self::EMPTY } else { Self(Some(json.into())) })
     }
 

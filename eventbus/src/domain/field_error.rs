@@ -56,6 +56,13 @@ impl FieldError {
     }
 }
 
+/// What `serde_json` says, without values, and without the field: that can be known only beside the text.
+impl From<serde_json::Error> for FieldError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::new([], reason_of(&error))
+    }
+}
+
 /// What serde says, without the values that it quotes. Words of somebody's own `Serialize` or `Deserialize` may hold
 /// values anywhere, so they are left out.
 pub(crate) fn reason_of(error: &serde_json::Error) -> String {

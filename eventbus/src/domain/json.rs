@@ -1,4 +1,5 @@
-//! Writing a value as JSON, without losing a number: JSON has no NaN and no infinity, and `serde_json` writes `null`.
+//! Writing a value as JSON, without losing a number: JSON has no NaN and no infinity, and `serde_json` writes `null`; and
+//! reading one, with errors that quote nothing.
 //!
 //! A serializer around that of `serde_json`, in the same pass: it looks at each float, and on an error the calls on the
 //! way back note the path.
@@ -7,6 +8,7 @@ use std::{borrow::Cow, cell::RefCell, fmt::Display};
 
 use serde::{
     Serialize, Serializer,
+    de::DeserializeOwned,
     ser::{
         SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant, SerializeTuple, SerializeTupleStruct,
         SerializeTupleVariant,
@@ -37,6 +39,23 @@ pub fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, FieldError> {
         Ok(()) => String::from_utf8(json).map_err(|_| FieldError::new([], "a `RawValue` in it is not UTF-8")),
         Err(error) => Err(trace.into_error(&error)),
     }
+}
+
+/// Reads a value from JSON, as `serde_json` does, except that the error quotes nothing of the text: errors reach logs.
+///
+/// # Errors
+/// [`FieldError`] with the field at which the text is not JSON, or not of that type.
+///
+/// # Examples
+/// ```
+/// # use std::collections::BTreeMap;
+/// use eventbus::port::from_json;
+/// let error = from_json::<BTreeMap<String, u32>>(r#"{"pin":"1234"}"#).unwrap_err();
+/// assert_eq!(error.to_string(), "field `pin`: invalid type: string, expected u32");
+/// ```
+pub fn from_json<T: DeserializeOwned>(json: impl AsRef<[u8]>) -> Result<T, FieldError> {
+    let json = json.as_ref();
+    serde_json::from_slice(json).map_err(|error| FieldError::of_parsing(&String::from_utf8_lossy(json), &error))
 }
 
 /// Where a value is that cannot be written, from the inside out.

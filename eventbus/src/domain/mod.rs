@@ -12,5 +12,6 @@ pub(crate) mod json;
 pub(crate) mod metadata;
 pub(crate) mod name;
 pub(crate) mod record;
+pub(crate) mod shown;
 pub(crate) mod stream;
 pub(crate) mod validity;

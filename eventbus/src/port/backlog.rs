@@ -8,6 +8,7 @@ use crate::domain::{
     event::{EventDescriptor, EventFilter},
     name::Name,
     record::RecordedEvent,
+    shown,
     stream::Position,
 };
 
@@ -62,15 +63,17 @@ pub enum Filled {
 }
 
 /// What a group skipped of an event type before one of its members announced the type for the first time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct SkippedBefore {
     /// The group.
+    #[serde(serialize_with = "shown::display")]
     pub group: Name,
     /// The event type.
     pub event_type: String,
     /// How many events were skipped.
     pub count: u64,
     /// How long ago the first of them was skipped.
+    #[serde(serialize_with = "shown::duration")]
     pub age: std::time::Duration,
 }
 

@@ -8,6 +8,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use serde::{Serialize, Serializer};
 
 use super::{
     Announced, Backlogs, BusStats, CheckpointError, DeadLetters, EventStore, Health, RelayTarget, SkippedBefore,
@@ -38,8 +39,14 @@ impl fmt::Display for MessageId {
     }
 }
 
+impl Serialize for MessageId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
 /// How far a consumer group has come.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct GroupProgress {
     /// Entries that no consumer of the group took over yet.
     pub unread: u64,

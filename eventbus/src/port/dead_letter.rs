@@ -3,13 +3,17 @@
 //! Keep: whoever wrote a dead letter, it is listed, shown and can be replayed. What its writer left out is `None`.
 
 use async_trait::async_trait;
+use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::MessageId;
-use crate::domain::{error::BoxError, name::Name, record::RecordedEvent};
+use crate::domain::{error::BoxError, name::Name, record::RecordedEvent, shown};
 
 /// A delivery that a group gave up.
-#[derive(Debug, Clone)]
+///
+/// As JSON it holds the whole event, the fields that were delivered and the words of the handler: show it to operators, and
+/// in no health route.
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct DeadLetter {
     /// The id among the dead letters: what [`replay`](DeadLetters::replay) and [`discard`](DeadLetters::discard) take.
@@ -35,10 +39,13 @@ pub struct DeadLetter {
     /// How often it was tried again.
     pub retry_count: Option<u32>,
     /// When it failed first.
+    #[serde(serialize_with = "shown::time")]
     pub first_failed_at: Option<OffsetDateTime>,
     /// When it failed last.
+    #[serde(serialize_with = "shown::time")]
     pub last_failed_at: Option<OffsetDateTime>,
     /// When it was given up.
+    #[serde(serialize_with = "shown::time")]
     pub dead_lettered_at: Option<OffsetDateTime>,
     /// The handlers of the group that had succeeded; a replay does not run them again.
     pub done_handlers: Vec<String>,
@@ -133,7 +140,7 @@ impl DeadLetterFilter {
 }
 
 /// Some dead letters, oldest first, and where to read on.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize)]
 #[non_exhaustive]
 pub struct DeadLetterPage {
     /// The dead letters.

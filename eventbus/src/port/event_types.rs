@@ -10,14 +10,16 @@ use std::{
 };
 
 use async_trait::async_trait;
+use serde::Serialize;
 
 use super::ReadError;
-use crate::domain::{name::Name, record::NewEvent, stream::Position};
+use crate::domain::{name::Name, record::NewEvent, shown, stream::Position};
 
 /// An event type that a store holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StoredEventType {
     /// Its wire name.
+    #[serde(serialize_with = "shown::display")]
     pub event_type: Name,
     /// The highest schema version that was appended.
     pub schema_version: u32,

@@ -1,14 +1,16 @@
 //! Floors: how far the consumer groups of a bus have finished, kept where the bus cannot lose it.
 
 use async_trait::async_trait;
+use serde::Serialize;
 
 use super::CheckpointError;
-use crate::domain::{name::Name, stream::Position};
+use crate::domain::{name::Name, shown, stream::Position};
 
 /// How far a consumer group of a bus has finished.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Floor {
     /// The consumer group.
+    #[serde(serialize_with = "shown::display")]
     pub group: Name,
     /// Everything up to here is read and acknowledged by the group.
     pub position: Position,

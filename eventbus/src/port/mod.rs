@@ -77,7 +77,7 @@ pub use transaction::{FromTransaction, Shadow, Transaction, TransactionSlot, Tra
 pub use tries::{Failed, Tries};
 pub use unfinished::{DeadDelivery, ProgressUpdate, UnfinishedDeliveries, UnfinishedDelivery};
 
-pub use crate::domain::json::to_json;
+pub use crate::domain::json::{from_json, to_json};
 
 /// A boxed future that can move between threads.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

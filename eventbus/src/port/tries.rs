@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, HandlerErrorKind, RetryPolicy, retry::LONGEST};
-use crate::domain::{clock::SharedClock, error::BoxError, name::Name};
+use crate::domain::{clock::SharedClock, error::BoxError, json::from_json, name::Name};
 
 /// What the handlers of a group have made of an entry so far. It is empty until one of them has failed, or the process
 /// has died while they ran.
@@ -162,7 +162,7 @@ impl Tries {
     /// # Errors
     /// Where the text is not that.
     pub fn from_json(json: &str) -> Result<Self, BoxError> {
-        Ok(serde_json::from_str(json)?)
+        Ok(from_json(json)?)
     }
 
     /// Whether no handler ran so far, as far as is known.

@@ -10,7 +10,6 @@ pub(crate) mod projection;
 pub(crate) mod registry;
 pub(crate) mod relay;
 pub(crate) mod repository;
-mod shown;
 pub(crate) mod skip;
 pub(crate) mod start;
 pub(crate) mod subscription;

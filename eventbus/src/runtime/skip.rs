@@ -9,11 +9,10 @@ use time::OffsetDateTime;
 
 use super::{
     projection::{ProjectionError, RebuildError},
-    shown,
     tenure::Candidate,
 };
 use crate::{
-    domain::{clock::SharedClock, error::BoxError, name::Name, stream::Position},
+    domain::{clock::SharedClock, error::BoxError, name::Name, shown, stream::Position},
     port::{CheckpointError, EventStore, LeaseError, ReadError, Skip, SkipsError, note_of_skips, save_skips, skips},
 };
 

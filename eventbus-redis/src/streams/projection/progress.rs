@@ -3,10 +3,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use eventbus::{SharedClock, port::MessageId};
+use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::trim::in_seconds;
+
 /// What a run of a projection has done.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Applied {
     /// How many entries were processed, those of unknown types included. What another runner did in the meantime is not
@@ -32,13 +35,14 @@ pub struct Applied {
 /// let now = ProjectionProgress { done: 500, of: 2_000, took: Duration::from_secs(5) };
 /// assert_eq!((now.per_second(), now.left()), (100.0, Some(Duration::from_secs(15))));
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ProjectionProgress {
     /// How many entries are processed.
     pub done: u64,
     /// How many there are: those of the stream when the rebuild began, and those that came and were processed since.
     pub of: u64,
     /// How long it has taken.
+    #[serde(serialize_with = "in_seconds")]
     pub took: Duration,
 }
 

@@ -15,7 +15,7 @@ use crate::{
     domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position},
     port::{
         Announced, CheckpointError, DueRange, EventStore, FeedFilter, GroupTypes, PAGE_BYTES, ReadError, RecordStream,
-        SkippedBefore, Subscribers, Unhandled, UnhandledRange, read_around,
+        SkippedBefore, Subscribers, Unhandled, UnhandledRange, from_json, read_around,
     },
 };
 
@@ -131,7 +131,7 @@ pub(super) async fn load(
         return Ok(GroupTypes::default());
     };
     let mut types = match notes.load_note(&note_name(group)).await? {
-        Some(text) => serde_json::from_str(&text).map_err(|error| CheckpointError::new(group, error))?,
+        Some(text) => from_json(&text).map_err(|error| CheckpointError::new(group, error))?,
         None => GroupTypes::default(),
     };
     types.extend_to(checkpoint.unwrap_or(Position::START).get());

@@ -102,7 +102,7 @@ struct Running {
 }
 
 /// An event that the relay has published.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Published {
     /// Everything up to here is published.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::{error::BoxError, event::EventFilter, name::Name, stream::Position},
-    port::{FeedFilter, Outage},
+    port::{FeedFilter, Outage, from_json},
     runtime::{
         definition::{Projection, ProjectionKind},
         tenure::Tenure,
@@ -107,7 +107,7 @@ async fn load(with: &RunWith, role: &Name) -> Result<Option<Fed>, BoxError> {
     let Some(text) = notes.load_note(role).await? else {
         return Ok(None);
     };
-    Ok(Some(serde_json::from_str(&text)?))
+    Ok(Some(from_json(&text)?))
 }
 
 async fn save(with: &RunWith, role: &Name, fed: &Fed) -> Result<(), BoxError> {

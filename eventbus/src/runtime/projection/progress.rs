@@ -8,10 +8,11 @@ use crate::{
     domain::{
         error::{BoxError, Line},
         record::RecordedEvent,
+        shown::lasted,
         stream::Position,
     },
     port::{EventStore, HandlerError, ServerFault, WaitingForServer, activity::text},
-    runtime::{definition::Projection, shown::lasted},
+    runtime::definition::Projection,
 };
 
 /// How far a projection has come.

@@ -17,12 +17,9 @@ use super::{
     shadow::ShadowRebuild,
 };
 use crate::{
-    domain::stream::Position,
+    domain::{shown, stream::Position},
     port::{EventStore, FeedFilter},
-    runtime::{
-        definition::{Projection, ProjectionKind},
-        shown,
-    },
+    runtime::definition::{Projection, ProjectionKind},
 };
 
 /// How often a rebuild that another process may have to do looks who feeds the projection.

@@ -6,10 +6,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::rebuild::Report;
-use crate::{
-    domain::{clock::SharedClock, stream::Position},
-    runtime::shown,
-};
+use crate::domain::{clock::SharedClock, shown, stream::Position};
 
 /// How far a rebuild has come; `Display` shows it as a bar.
 ///
@@ -34,7 +31,7 @@ pub struct RebuildProgress {
     pub took: Duration,
     /// Events that were handled before an interruption.
     #[serde(skip)]
-    resumed: u64,
+    pub(crate) resumed: u64,
 }
 
 impl RebuildProgress {

@@ -5,11 +5,8 @@ use time::OffsetDateTime;
 
 use super::{ProjectionError, progress::Progress};
 use crate::{
-    domain::{name::Name, stream::Position},
-    runtime::{
-        definition::{ProjectionDefinition, ProjectionKind},
-        shown,
-    },
+    domain::{name::Name, shown, stream::Position},
+    runtime::definition::{ProjectionDefinition, ProjectionKind},
 };
 
 /// How a projection of an app is doing.

@@ -13,10 +13,10 @@ use crate::{
         error::{BoxError, Line},
         name::Name,
         record::RecordedEvent,
+        shown::{self, lasted},
         stream::Position,
     },
     port::MessageId,
-    runtime::shown::{self, lasted},
 };
 
 /// How many message ids of the last published events are remembered for those who wait for them.

@@ -1,15 +1,18 @@
 //! What a save reports.
 
+use serde::Serialize;
+
 use crate::{
     domain::{
         record::RecordedEvent,
+        shown,
         stream::{Position, Version},
     },
     port::{MessageId, PublishError},
 };
 
-/// What a save stored, and what became of publishing it.
-#[derive(Debug)]
+/// What a save stored, and what became of publishing it. As JSON it holds the events whole.
+#[derive(Debug, Serialize)]
 #[non_exhaustive]
 pub struct Saved {
     /// The version of the aggregate now.
@@ -23,7 +26,8 @@ pub struct Saved {
 }
 
 /// What became of publishing saved events.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Publication {
     /// The repository publishes nothing: it has no bus, or there was nothing to publish.
@@ -33,7 +37,7 @@ pub enum Publication {
     /// They are published under these ids.
     Published(Vec<MessageId>),
     /// They are saved, but not published, or nobody knows: see the error.
-    Failed(PublishError),
+    Failed(#[serde(serialize_with = "shown::display")] PublishError),
 }
 
 impl Saved {

@@ -1,0 +1,117 @@
+//! The JSON of every status of this crate: operators and dashboards read it, so each name in it is deliberate.
+//!
+//! Each is built field by field: one that is added does not compile before its JSON is said here.
+
+use std::{borrow::Borrow, collections::BTreeMap, time::Duration};
+
+use eventbus::{Position, port::MessageId};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::{
+    Applied, Durability, DurabilityWarning, GroupHealth, HeldBy, HeldReason, ProjectionProgress, RecoveryStats,
+    RetiredGroup, StreamHealth, Trimmed, Unfinished, command::Entry,
+};
+
+fn is<T: Serialize>(status: &T, expected: impl Borrow<Value>) {
+    assert_eq!(serde_json::to_value(status).unwrap(), *expected.borrow(), "{}", std::any::type_name::<T>());
+}
+
+#[test]
+fn trimming_and_groups() {
+    let held = |reason| HeldBy {
+        group: "billing".into(),
+        reason,
+        oldest: MessageId::new("1-0"),
+        age: Duration::from_millis(1_500),
+    };
+    let trimmed = Trimmed { removed: 3, held_by: Some(held(HeldReason::Unread)) };
+    let expected = json!({
+        "removed": 3, "held_by": { "group": "billing", "reason": "unread", "oldest": "1-0", "age": 1.5 },
+    });
+    is(&trimmed, expected);
+    is(&Trimmed::default(), json!({ "removed": 0, "held_by": null }));
+    is(
+        &[HeldReason::Pending, HeldReason::Missing, HeldReason::Projection],
+        json!(["pending", "missing", "projection"]),
+    );
+    is(&RetiredGroup { pending: 1, unread: 2 }, json!({ "pending": 1, "unread": 2 }));
+    let unfinished = Unfinished { stream: "s".into(), group: "billing".into(), unread: None, pending: 4 };
+    is(&unfinished, json!({ "stream": "s", "group": "billing", "unread": null, "pending": 4 }));
+    let recovery = RecoveryStats { checked: 5, claimed: 4, reprocessed: 3, dlq: 2, failed: 1 };
+    is(&recovery, json!({ "checked": 5, "claimed": 4, "reprocessed": 3, "dlq": 2, "failed": 1 }));
+}
+
+#[test]
+fn durability() {
+    use DurabilityWarning as Warning;
+    let warnings = vec![
+        Warning::Lost { told: Position::new(9), found: Position::new(5) },
+        Warning::NoAppendOnlyFile,
+        Warning::AppendOnlyFileFails,
+        Warning::SyncedEverySecond,
+        Warning::SyncedByTheSystem,
+        Warning::NotSyncedInRewrites,
+        Warning::Evicts { policy: "allkeys-lru".into() },
+        Warning::NoReplica,
+        Warning::AcknowledgedAlone,
+        Warning::NotChecked { setting: "appendonly" },
+    ];
+    let expected = json!({ "warnings": [
+        { "warning": "lost", "told": 9, "found": 5 },
+        { "warning": "no_append_only_file" },
+        { "warning": "append_only_file_fails" },
+        { "warning": "synced_every_second" },
+        { "warning": "synced_by_the_system" },
+        { "warning": "not_synced_in_rewrites" },
+        { "warning": "evicts", "policy": "allkeys-lru" },
+        { "warning": "no_replica" },
+        { "warning": "acknowledged_alone" },
+        { "warning": "not_checked", "setting": "appendonly" },
+    ] });
+    is(&Durability { warnings }, expected);
+}
+
+/// What a stream holds is in no status: it may be shown by a health route.
+#[test]
+fn the_health_of_a_stream_names_entries_by_their_ids() {
+    let entry = |id: &str| Entry { id: id.into(), fields: Some(vec![("data".into(), b"secret".to_vec())]) };
+    let group = GroupHealth {
+        name: "billing".into(),
+        consumers: 2,
+        pending: 3,
+        last_delivered_id: MessageId::new("4-0"),
+        lag: Some(5),
+    };
+    let health = StreamHealth {
+        length: 8,
+        first_entry: Some(entry("1-0").into()),
+        last_entry: Some(entry("8-0").into()),
+        consumer_groups: vec![group],
+        projections: BTreeMap::from([("events:order-stats".into(), MessageId::new("6-0"))]),
+    };
+    let expected = json!({
+        "length": 8, "first_entry": "1-0", "last_entry": "8-0",
+        "consumer_groups": [
+            { "name": "billing", "consumers": 2, "pending": 3, "last_delivered_id": "4-0", "lag": 5 },
+        ],
+        "projections": { "events:order-stats": "6-0" },
+    });
+    is(&health, expected);
+}
+
+#[test]
+fn projections_over_plain_streams() {
+    let applied = Applied {
+        processed: 5,
+        unknown: BTreeMap::from([("order.lost".into(), 1)]),
+        skipped: 2,
+        deleted: 3,
+        position: Some(MessageId::new("6-0")),
+    };
+    let expected =
+        json!({ "processed": 5, "unknown": { "order.lost": 1 }, "skipped": 2, "deleted": 3, "position": "6-0" });
+    is(&applied, expected);
+    let progress = ProjectionProgress { done: 500, of: 2_000, took: Duration::from_millis(1_500) };
+    is(&progress, json!({ "done": 500, "of": 2_000, "took": 1.5 }));
+}
