@@ -151,7 +151,12 @@ async fn keep(shared: Arc<Shared>, claim: Arc<Mutex<Claim>>, lost: CancellationT
                 }
                 third
             }
-            Err(FileQueueError::ClaimLost { .. }) => return lost.cancel(),
+            Err(FileQueueError::ClaimLost { .. }) => {
+                if let Some(lasted) = outage.ends() {
+                    tracing::warn!(claim = now.claim_id, ?lasted, "claim was lost before it could be renewed");
+                }
+                return lost.cancel();
+            }
             Err(error) => {
                 if outage.begins() {
                     tracing::warn!(claim = now.claim_id, error = error.log(), "claim not renewed, trying again");
@@ -284,6 +289,7 @@ impl FileQueue {
     pub async fn next_work(&self) -> Result<Work> {
         let mut patience = Patience::new(&self.shared);
         let mut outage = Outage::new(self.shared.config.clock.clone());
+        let folder = &*self.shared.disk.root().to_string_lossy();
         loop {
             if self.shared.consuming.is_closed() {
                 return Err(FileQueueError::ShutDown);
@@ -292,12 +298,12 @@ impl FileQueue {
                 Ok(Some(work)) => return Ok(work),
                 Ok(None) => {
                     if let Some(lasted) = outage.ends() {
-                        tracing::info!(?lasted, "the folder of the queue is there again");
+                        tracing::info!(folder, ?lasted, "the folder of the queue is there again");
                     }
                 }
                 Err(error) if error.is_folder_missing() => {
                     if outage.begins() {
-                        tracing::warn!(error = error.log(), "the folder of the queue is gone, waiting for it");
+                        tracing::warn!(folder, error = error.log(), "the folder of the queue is gone, waiting for it");
                     }
                 }
                 Err(error) => return Err(error),

@@ -5,15 +5,15 @@ mod common;
 #[path = "../../eventbus-redis/tests/common/log.rs"]
 mod log;
 
-use std::{error::Error, fs, path::Path};
+use std::{error::Error, fs, path::Path, time::Duration};
 
-use common::{another, fresh, next_work};
+use common::{another, config, folder, fresh, next_work, until};
 use eventbus::{
     EventFilter, Name,
     port::{EventBus, Subscriber},
     prelude::*,
 };
-use eventbus_file::{FileQueueError, Search};
+use eventbus_file::{FileQueue, FileQueueConfig, FileQueueError, RedisCoordination, Search};
 use serde_json::{Value, json};
 
 /// What no error and no line of a log may hold: a value that is stored.
@@ -26,7 +26,7 @@ struct Card {
 }
 
 /// Everything that an error says.
-fn told(error: &FileQueueError) -> String {
+fn said(error: &FileQueueError) -> String {
     let causes = std::iter::successors(error.source(), |cause: &&(dyn Error + 'static)| (*cause).source());
     causes.fold(format!("{error} {error:?}"), |told, cause| format!("{told} {cause} {cause:?}"))
 }
@@ -56,7 +56,7 @@ async fn an_error_about_a_value_names_its_field_and_never_the_value() {
         assert!(matches!(error, FileQueueError::Json { .. }), "{error:?}");
         assert_eq!(error.to_string(), whose);
         assert_eq!(error.source().unwrap().to_string(), "field `pin`: invalid type: string, expected u32");
-        assert!(!told(&error).contains(SECRET), "{}", told(&error));
+        assert!(!said(&error).contains(SECRET), "{}", said(&error));
     }
     for (error, reason) in [
         (queue.try_claim("other", &[Refuses]).await.unwrap_err(), "field `[0]`: the type's own"),
@@ -64,7 +64,7 @@ async fn an_error_about_a_value_names_its_field_and_never_the_value() {
         (queue.publish(&[Refuses]).await.unwrap_err(), "field `[0]`: the type's own"),
     ] {
         assert!(error.source().unwrap().to_string().starts_with(reason), "{error:?}");
-        assert!(!told(&error).contains(SECRET), "{}", told(&error));
+        assert!(!said(&error).contains(SECRET), "{}", said(&error));
     }
     assert_eq!(queue.get_claim("other").await.unwrap(), None, "nothing was claimed");
 }
@@ -101,7 +101,7 @@ async fn what_a_damaged_file_holds_is_in_no_error_and_no_log() {
     ] {
         let why = error.source().unwrap().to_string();
         assert!(why.contains(field) && why.contains("invalid type: string"), "{why}");
-        assert!(!told(&error).contains(SECRET), "{}", told(&error));
+        assert!(!said(&error).contains(SECRET), "{}", said(&error));
     }
     let problems = serde_json::to_string(&reader.check().await.unwrap()).unwrap();
     assert!(problems.matches("invalid type: string").count() == 3 && !problems.contains(SECRET), "{problems}");
@@ -112,9 +112,130 @@ async fn what_a_damaged_file_holds_is_in_no_error_and_no_log() {
     reader.subscribers().add(Name::from_static("default"), ignore);
     let consuming = reader.clone();
     let consuming = tokio::spawn(async move { consuming.start_consuming().await });
-    common::until("the damaged event is given up", async || !log::lines(&["delivery given up"]).is_empty()).await;
+    until("the damaged event is given up", async || !log::lines(&["delivery given up"]).is_empty()).await;
     reader.stop_consuming().await;
     consuming.await.unwrap().unwrap();
     assert!(!log::lines(&["passed over"]).is_empty());
     assert_eq!(log::lines(&[SECRET]), [""; 0]);
+}
+
+/// Waits until the log says something about something.
+async fn told(texts: &[&str]) {
+    until(texts[0], async || !log::lines(texts).is_empty()).await;
+}
+
+/// Red unless the log has one line that an outage of something began, and one that says how long it lasted.
+fn assert_told_once(about: &str, began: &str, over: &str) {
+    let (began, over) = (log::lines(&[began, about]), log::lines(&[over, about]));
+    assert_eq!((began.len(), over.len()), (1, 1), "{began:?} {over:?}");
+    assert!(over[0].contains("lasted="), "{over:?}");
+}
+
+/// Lets a queue's workers handle nothing for a group, under a name that no other test has.
+fn consume(queue: &FileQueue, group: &'static str) {
+    let ignore = Subscriber::new(Name::from_static("ignore"), EventFilter::All, |_| Box::pin(async { Ok(()) }));
+    queue.subscribers().add(Name::from_static(group), ignore);
+    let consuming = queue.clone();
+    tokio::spawn(async move { consuming.start_consuming().await });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_folder_that_is_away_everyone_who_needs_it_says_so_once_and_when_it_is_back() {
+    log::keep();
+    let queue = FileQueue::open(FileQueueConfig { claim_expiration: Duration::from_secs(12), ..config(folder()) });
+    let queue = queue.await.unwrap();
+    let root = queue.config().root_dir.clone();
+    let away = root.with_extension("away");
+    queue.publish_all(&[(); 77]).await.unwrap();
+    for _ in 1..77 {
+        next_work(&queue).await.succeed(&()).await.unwrap();
+    }
+    let work = next_work(&queue).await;
+    consume(&queue, "reads-on");
+    until("the group has read", async || {
+        queue.progress(&Name::from_static("reads-on")).await.is_ok_and(|progress| progress.is_settled())
+    })
+    .await;
+    let waits = another(&queue).await;
+
+    fs::rename(&root, &away).unwrap();
+    let waiting = waits.clone();
+    let waiting = tokio::spawn(async move { waiting.next_work().await.unwrap() });
+    consume(&waits, "begins-late");
+    let path = &*format!("folder=\"{}\"", root.to_str().unwrap());
+    told(&["the folder of the queue is gone", path]).await;
+    told(&["consuming was interrupted", "group=reads-on"]).await;
+    told(&["cannot consume for the group", "group=begins-late"]).await;
+    told(&["claim not renewed", "claim=\"event-77\""]).await;
+    fs::rename(&away, &root).unwrap();
+    told(&["consuming goes on", "group=reads-on"]).await;
+    told(&["can be consumed for again", "group=begins-late"]).await;
+    told(&["claim is renewed again", "claim=\"event-77\""]).await;
+    work.give_back().await.unwrap();
+    waiting.await.unwrap().succeed(&()).await.unwrap();
+    assert_told_once(path, "the folder of the queue is gone", "the folder of the queue is there again");
+    assert_told_once("group=reads-on", "consuming was interrupted", "consuming goes on");
+    assert_told_once("group=begins-late", "cannot consume for the group", "can be consumed for again");
+    assert_told_once("claim=\"event-77\"", "claim not renewed", "claim is renewed again");
+}
+
+/// Red if the outage of a consumer is forgotten where the folder that comes back is another queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_folder_that_comes_back_as_another_queue_the_end_is_told_too() {
+    log::keep();
+    let queue = fresh().await;
+    let root = queue.config().root_dir.clone();
+    consume(&queue, "finds-another");
+    queue.publish(&1).await.unwrap();
+    until("the group has read", async || {
+        queue.progress(&Name::from_static("finds-another")).await.is_ok_and(|progress| progress.is_settled())
+    })
+    .await;
+    fs::rename(&root, root.with_extension("away")).unwrap();
+    told(&["consuming was interrupted", "group=finds-another"]).await;
+    fs::create_dir(&root).unwrap();
+    told(&["can be consumed for again", "group=finds-another"]).await;
+    assert_told_once("group=finds-another", "consuming was interrupted", "can be consumed for again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_redis_that_is_away_it_is_told_once_that_it_is_and_once_that_it_is_back() {
+    log::keep();
+    let mut server = test_servers::private_redis();
+    let coordination = RedisCoordination {
+        redis_url: server.url().into(),
+        reconnect_interval: Duration::from_millis(50),
+        ..RedisCoordination::default()
+    };
+    let queue = FileQueue::open_with_redis(config(folder()), coordination).await.unwrap();
+    queue.publish(&1).await.unwrap();
+    server.stop();
+    // several who ask at once, and the connection for messages: one of them tells
+    let publishing = (0..20).map(|number| {
+        let queue = queue.clone();
+        async move { queue.publish(&number).await.unwrap() }
+    });
+    futures_util::future::join_all(publishing).await;
+    let name = &*format!("queue=\"{}\"", queue.name());
+    told(&["the files decide alone", name]).await;
+    server.start();
+    told(&["Redis is back", name]).await;
+    queue.publish(&2).await.unwrap();
+    assert_told_once(name, "the files decide alone", "Redis is back");
+}
+
+/// Red unless the server is warned of, once for all queues.
+#[tokio::test]
+async fn coordination_by_a_redis_on_another_machine_without_tls_is_warned_of_once() {
+    log::keep();
+    let urls = ["redis://:secret@plain.example:6390", "redis://:secret@plain.example:6390", "redis://localhost:1"];
+    for url in urls {
+        let response_timeout = Duration::from_millis(50);
+        let coordination =
+            RedisCoordination { redis_url: url.into(), response_timeout, ..RedisCoordination::default() };
+        FileQueue::open_with_redis(config(folder()), coordination).await.unwrap();
+    }
+    let warned = log::lines(&["the connection to Redis has no TLS"]);
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert!(warned[0].contains("plain.example:6390") && !warned[0].contains("secret"), "{warned:?}");
 }

@@ -6,8 +6,8 @@ mod common;
 use std::time::Duration;
 
 use common::{config_on, fresh_bus, log, until};
-use eventbus::{App, InMemoryEventStore, Never, prelude::*};
-use eventbus_redis::RedisEventBus;
+use eventbus::{App, InMemoryEventStore, Never, port::EventBus as _, prelude::*};
+use eventbus_redis::{RedisEventBus, RedisStreams, RedisStreamsConfig};
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Order)]
@@ -86,4 +86,62 @@ async fn of_a_server_that_is_away_it_is_told_once_that_it_is_and_once_that_it_is
         assert_eq!(told(text), 1, "{text}: {:?}", log::lines(&["relay"]));
     }
     assert!(log::lines(&["relay publishes again", &stream, "lasted="]).len() == 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_and_projections_over_plain_streams_say_once_that_a_server_is_away_and_once_that_it_is_back() {
+    log::keep();
+    let mut server = test_servers::private_redis();
+    let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
+    let stream = bus.config().stream_name();
+    let mut follow = bus.history().follow();
+    let following = tokio::spawn(async move { follow.next().await.unwrap() });
+    let config = RedisStreamsConfig { redis_url: server.url().into(), ..RedisStreamsConfig::default() };
+    let streams = RedisStreams::connect(config).await.unwrap();
+    let projection = streams.projection("sees-outages", "events:orders");
+    let running = tokio::spawn(async move { projection.run(std::future::pending()).await });
+    let checkpoint = streams.projection("sees-outages", "events:orders");
+    streams.publisher().publish("orders", "order.created", &serde_json::json!({})).await.unwrap();
+    until("the projection is live", async || checkpoint.checkpoint().await.unwrap().is_some()).await;
+
+    server.stop();
+    until("both have told", async || {
+        !log::lines(&["following interrupted", &stream]).is_empty()
+            && !log::lines(&["projection interrupted", "sees-outages"]).is_empty()
+    })
+    .await;
+    server.start();
+    until("the projection reads", async || {
+        let _ = streams.publisher().publish("orders", "order.created", &serde_json::json!({})).await;
+        !log::lines(&["projection reads again", "sees-outages"]).is_empty()
+    })
+    .await;
+    until("it is published", async || bus.publish(&[common::seen::event("1")]).await.is_ok()).await;
+    following.await.unwrap();
+    running.abort();
+    for (text, about) in [
+        ("following interrupted, trying again", &*stream),
+        ("following goes on", &stream),
+        ("projection interrupted, trying again", "sees-outages"),
+        ("projection reads again", "sees-outages"),
+    ] {
+        let lines = log::lines(&[text, about]);
+        assert_eq!(lines.len(), 1, "{text}: {lines:?}");
+        assert_eq!(lines[0].contains("lasted="), !text.ends_with("trying again"), "{lines:?}");
+    }
+}
+
+/// Red unless each server on another machine is warned of once, whichever way a program comes to it.
+#[tokio::test]
+async fn a_server_on_another_machine_without_tls_is_warned_of_once() {
+    log::keep();
+    let plain = |url: &str| eventbus_redis::RedisEventBusConfig { redis_url: url.into(), ..Default::default() };
+    for _ in 0..2 {
+        RedisEventBus::lazy(plain("redis://:secret@plain.example:6390")).unwrap();
+    }
+    RedisEventBus::lazy(plain("redis://:secret@localhost:6391")).unwrap();
+    RedisEventBus::lazy(plain("rediss://:secret@tls.example:6392")).unwrap();
+    let warned = log::lines(&["the connection to Redis has no TLS"]);
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert!(warned[0].contains("plain.example:6390") && !warned[0].contains("secret"), "{warned:?}");
 }

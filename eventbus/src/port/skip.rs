@@ -5,7 +5,7 @@
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
-use super::{CheckpointError, EventStore, FeedFilter, Notes, RecordStream};
+use super::{CheckpointError, EventStore, FeedFilter, Notes, RecordStream, from_json};
 use crate::domain::{error::BoxError, name::Name, stream::Position};
 
 /// A skipped event as the store keeps it.
@@ -30,7 +30,7 @@ pub(crate) enum SkipsError {
 }
 
 impl SkipsError {
-    fn damaged(reader: &Name) -> impl Fn(serde_json::Error) -> Self {
+    fn damaged<E: Into<BoxError>>(reader: &Name) -> impl Fn(E) -> Self {
         move |error| Self::Damaged { reader: reader.clone(), source: error.into() }
     }
 }
@@ -53,7 +53,7 @@ pub(crate) async fn skips(store: &dyn EventStore, reader: &Name) -> Result<Vec<S
     let Some(text) = notes.load_note(&note_of_skips(reader)).await? else {
         return Ok(Vec::new());
     };
-    serde_json::from_str(&text).map_err(SkipsError::damaged(reader))
+    from_json(&text).map_err(SkipsError::damaged(reader))
 }
 
 /// The positions that a reader skips, sorted.

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::{
     projection::{ProjectionError, RebuildError},
-    tenure::Candidate,
+    tenure::{Candidate, GivenUp},
 };
 use crate::{
     domain::{clock::SharedClock, error::BoxError, name::Name, shown, stream::Position},
@@ -176,6 +176,7 @@ impl Operator {
             owner: self.owner.joined("/", &format!("skip-{:08x}", fastrand::u32(..))),
             ttl: LEASE,
             clock: self.clock.clone(),
+            given_up: GivenUp::new(&self.clock),
         };
         let began = self.clock.instant();
         let tenure = loop {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{clock::SharedClock, name::Name},
-    port::{EventStore, Lease, LeaseError},
+    port::{EventStore, Lease, LeaseError, Outage},
 };
 
 /// The shortest lease: shorter ones would be lost between two renewals, and pass to and fro between busy processes.
@@ -41,6 +41,30 @@ pub(crate) struct Candidate {
     /// How long a lease lasts that is not kept; it is renewed three times in that time.
     pub(crate) ttl: Duration,
     pub(crate) clock: SharedClock,
+    /// From when the role was given up, until somebody has it again.
+    pub(crate) given_up: GivenUp,
+}
+
+/// Of a role that was given up, as its lease could not be renewed: shared by those who take it one after the other.
+#[derive(Clone)]
+pub(crate) struct GivenUp(Arc<Mutex<Outage>>);
+
+impl GivenUp {
+    pub(crate) fn new(clock: &SharedClock) -> Self {
+        Self(Arc::new(Mutex::new(Outage::new(clock.clone()))))
+    }
+
+    fn begins(&self, role: &Name) {
+        if self.0.lock().unwrap_or_else(PoisonError::into_inner).begins() {
+            tracing::warn!(%role, "lease could not be renewed in time, the role is given up");
+        }
+    }
+
+    fn ends(&self, role: &Name, how: &'static str) {
+        if let Some(lasted) = self.0.lock().unwrap_or_else(PoisonError::into_inner).ends() {
+            tracing::info!(%role, ?lasted, "{how}");
+        }
+    }
 }
 
 impl Candidate {
@@ -48,6 +72,8 @@ impl Candidate {
     pub(crate) async fn take(&self, cancel: &CancellationToken) -> Result<Option<Tenure>, LeaseError> {
         let asked = self.clock.instant();
         let lease = self.store.acquire_lease(&self.role, &self.owner, self.ttl).await?;
+        let how = if lease.is_some() { "the role is taken again" } else { "another process has the role" };
+        self.given_up.ends(&self.role, how);
         Ok(lease.map(|lease| self.begin(lease, asked, cancel)))
     }
 
@@ -55,14 +81,20 @@ impl Candidate {
     pub(crate) async fn seize(&self, cancel: &CancellationToken) -> Result<Tenure, LeaseError> {
         let asked = self.clock.instant();
         let lease = self.store.seize_lease(&self.role, &self.owner, self.ttl).await?;
+        self.given_up.ends(&self.role, "the role is taken again");
         Ok(self.begin(lease, asked, cancel))
     }
 
     fn begin(&self, lease: Lease, asked: Instant, cancel: &CancellationToken) -> Tenure {
         let over = cancel.child_token();
         let kept = Arc::new(Kept { since: Mutex::new(Some(asked)), ttl: self.ttl, clock: self.clock.clone() });
-        let keeper =
-            Keeper { store: Arc::clone(&self.store), lease: lease.clone(), ttl: self.ttl, kept: Arc::clone(&kept) };
+        let keeper = Keeper {
+            store: Arc::clone(&self.store),
+            lease: lease.clone(),
+            ttl: self.ttl,
+            kept: Arc::clone(&kept),
+            given_up: self.given_up.clone(),
+        };
         let keeping = tokio::spawn(keeper.keep(over.clone()));
         Tenure { store: Arc::clone(&self.store), lease, over, kept, keeping }
     }
@@ -118,6 +150,7 @@ struct Keeper {
     lease: Lease,
     ttl: Duration,
     kept: Arc<Kept>,
+    given_up: GivenUp,
 }
 
 /// When the request was sent that kept a lease last; `None` if it was lost.
@@ -171,7 +204,7 @@ impl Keeper {
         }
         let has_time = self.kept.is_in_time();
         if !has_time {
-            tracing::warn!(role = %self.lease.role, "lease could not be renewed in time, the role is given up");
+            self.given_up.begins(&self.lease.role);
         }
         has_time
     }
@@ -192,6 +225,7 @@ mod tests {
             owner: Name::from_static(owner),
             ttl: TTL,
             clock: SharedClock::SYSTEM,
+            given_up: GivenUp::new(&SharedClock::SYSTEM),
         }
     }
 

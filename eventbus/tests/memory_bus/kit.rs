@@ -249,7 +249,7 @@ pub async fn start(bus: &InMemoryEventBus) -> JoinHandle<()> {
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !holds().await {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;

@@ -4,6 +4,8 @@
 
 mod kit;
 mod letters;
+#[path = "../lines/mod.rs"]
+mod lines;
 mod rolling;
 mod room;
 mod unfinished;

@@ -14,6 +14,7 @@ use eventbus::{
 use tokio::task::JoinHandle;
 
 use super::kit::{Kept, NEVER, Worker, feed, start, until};
+use super::lines::Lines;
 
 const fn only(event_type: &'static str, schema_version: u32) -> EventDescriptor {
     EventDescriptor::new(event_type, "Order", schema_version, event_type, Source::new(file!(), line!()))
@@ -183,4 +184,26 @@ async fn a_new_group_whose_handlers_start_now_gets_nothing_from_before() {
     append(&kept, "OrderCreated", 1, 4..=4).await;
     feed(&new.bus, &kept.after(Position::new(3)).await).await;
     assert_eq!(new.end().await, [4]);
+}
+
+/// Red if each try to read what was skipped is worth a line, or its end none.
+#[tokio::test(start_paused = true)]
+async fn of_skipped_events_that_cannot_be_delivered_it_is_told_once_and_when_they_are() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=info");
+    let (kept, clock) = (Arc::new(Kept::default()), SharedClock::SYSTEM);
+    append(&kept, "OrderShipped", 1, 1..=20).await;
+    append(&kept, "OrderCreated", 1, 1..=1).await;
+    assert_eq!(Release::start(&kept, &clock, CREATED).await.end().await, [21]);
+    kept.broken.store(true, Ordering::SeqCst);
+    let new = Release::start(&kept, &clock, BOTH).await;
+    until("it was tried often", async || kept.refused.load(Ordering::SeqCst) > 5).await;
+    kept.broken.store(false, Ordering::SeqCst);
+    until("they are delivered", async || new.worker.got().len() == 20).await;
+    assert_eq!(new.end().await, (1..=20).collect::<Vec<_>>());
+    let log = lines.text();
+    let told = |text: &str| log.lines().filter(|line| line.contains(text)).map(Into::into).collect::<Vec<String>>();
+    let (began, over) = (told("skipped events not read, trying again"), told("skipped events are read again"));
+    assert_eq!((began.len(), over.len()), (1, 1), "{log}");
+    assert!(over[0].contains("lasted="), "{log}");
 }

@@ -15,6 +15,7 @@ use eventbus::{
 use futures_util::FutureExt;
 
 use crate::{
+    lines::Lines,
     orders::{OrderCreated, OrderShipped, OrderStatistics, created},
     rows::{Mood, OrderRows, ROLE, app, append, counted, save},
     wait::until,
@@ -285,6 +286,36 @@ async fn a_store_that_is_away_for_a_moment_does_not_end_a_rebuild() {
     });
     assert_eq!(rebuild.await.unwrap().position, 600);
     assert_eq!(dump(&store).await, before);
+}
+
+/// Red if each try is worth a line, or the end of an outage none.
+#[tokio::test(start_paused = true)]
+async fn of_a_store_that_fails_while_rows_are_rebuilt_and_replaced_it_is_told_once_and_when_it_works() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=info");
+    let (store, mood) = (TableStore::new(), Mood::default());
+    let last = save(&store, "ada", 9).await;
+    let app = app(&store, &mood).await;
+    drop(app.projected::<OrderRows>(last).await.unwrap());
+    let (mut begins, mut ends) = (true, true);
+    let rebuild = app.rebuild::<OrderRows>().on_progress(|now| {
+        if std::mem::take(&mut begins) {
+            store.begins.next(Fault::Unavailable, 3);
+        }
+        if now.events == 10 && std::mem::take(&mut ends) {
+            store.commits.next(Fault::Unavailable, 3);
+        }
+    });
+    rebuild.await.unwrap();
+    let log = lines.text();
+    for (began, over) in [
+        ("rebuild cannot go on, trying again", "rebuild goes on"),
+        ("rows could not be replaced, trying again", "rows were replaced"),
+    ] {
+        let told = |text: &str| log.lines().filter(|line| line.contains(text)).map(Into::into).collect::<Vec<String>>();
+        assert_eq!((told(began).len(), told(over).len()), (1, 1), "{log}");
+        assert!(told(over)[0].contains("lasted="), "{log}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

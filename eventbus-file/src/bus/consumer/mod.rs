@@ -48,7 +48,7 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
             Ok(Some(owned)) => {
                 tracing::debug!(%group, epoch = owned.claim.epoch, "consuming for the group");
                 let worker_id = owned.claim.worker_id.clone();
-                let was_lost = Consumer::new(&shared, &group, owned).run(&stop).await;
+                let was_lost = Consumer::new(&shared, &group, owned, &mut outage).run(&stop).await;
                 if was_lost {
                     tracing::warn!(
                         %group,
@@ -94,8 +94,8 @@ struct Consumer<'a> {
     renew_at: Instant,
     /// Not before this time, since the file system refused.
     not_before: Option<Instant>,
-    /// Of the file system.
-    outage: Outage,
+    /// Of the file system; it may outlast this consumer.
+    outage: &'a mut Outage,
     /// Whether the worker before us may have died of a replay.
     was_left: bool,
     /// What came of entries, not noted yet.
@@ -116,7 +116,7 @@ struct Consumer<'a> {
 }
 
 impl<'a> Consumer<'a> {
-    fn new(shared: &'a Arc<Shared>, group: &'a Name, owned: Owned) -> Self {
+    fn new(shared: &'a Arc<Shared>, group: &'a Name, owned: Owned, outage: &'a mut Outage) -> Self {
         Self {
             was_left: owned.was_left,
             hand: Arc::new(Hand::new(
@@ -132,7 +132,7 @@ impl<'a> Consumer<'a> {
             is_dirty: false,
             renew_at: Instant::now() + shared.config.group_expiration / 3,
             not_before: None,
-            outage: Outage::new(shared.config.clock.clone()),
+            outage,
             settled: VecDeque::new(),
             done: Vec::new(),
             begun: Vec::new(),

@@ -187,6 +187,11 @@ impl Keys {
         Self { prefix: prefix.into(), queue: queue.into() }
     }
 
+    /// The name of the queue.
+    pub(super) fn queue(&self) -> &str {
+        &self.queue
+    }
+
     pub(super) fn next_event_id(&self) -> String {
         self.named("next_event_id")
     }

@@ -126,28 +126,28 @@ impl Redis {
 
     fn failed(&self, what: &'static str, error: &RedisError) {
         self.metrics.redis_failures.add(1);
-        if is_refusal(error) {
-            tracing::warn!(what, %error, "Redis refuses, the files decide alone");
-        } else if !self.slot().outage.lasts() {
-            tracing::warn!(what, %error, "Redis does not answer, the files decide alone");
-        }
-        if error.is_connection_dropped()
+        let queue = self.keys.queue();
+        let leaves = error.is_connection_dropped()
             || error.is_io_error()
             || error.is_timeout()
-            || error.code() == Some("READONLY")
-        {
-            self.leave(error.to_string());
+            || error.code() == Some("READONLY");
+        if is_refusal(error) || !leaves {
+            tracing::warn!(queue, what, %error, "Redis refuses, the files decide alone");
+        }
+        if leaves && self.leave(error.to_string()) {
+            tracing::warn!(queue, what, %error, "Redis does not answer, the files decide alone");
         }
     }
 
-    /// Asks Redis no more until there is another connection.
-    fn leave(&self, error: String) {
+    /// Asks Redis no more until there is another connection. Returns `true` if it was asked until now.
+    fn leave(&self, error: String) -> bool {
         let mut slot = self.slot_mut();
-        if slot.connection.take().is_some() {
-            slot.outage.begins();
-            (slot.error, slot.is_refused) = (error, false);
-            slot.lost.cancel();
+        if slot.connection.take().is_none() {
+            return false;
         }
+        (slot.error, slot.is_refused) = (error, false);
+        slot.lost.cancel();
+        slot.outage.begins()
     }
 
     fn claim_value(&self, data: &Value) -> String {

@@ -46,7 +46,7 @@ async fn watch(redis: &Redis, shared: &Arc<Shared>, mut connected: Option<PubSub
         if connected.is_some() {
             redis.metrics.redis_reconnections.add(1);
             let lasted = redis.slot_mut().outage.ends().unwrap_or_default();
-            tracing::info!(?lasted, "Redis is back");
+            tracing::info!(queue = redis.keys.queue(), ?lasted, "Redis is back");
             // it may have forgotten everything, and the others may have missed what was told
             redis.resync(shared).await;
             shared.news.send_replace(());
@@ -58,10 +58,9 @@ impl Redis {
     /// The connection for messages was lost, and with it the other one.
     fn lost_messages(&self) {
         let error = "the connection for messages was lost";
-        if !self.slot().outage.lasts() {
-            tracing::warn!(error, "no connection to Redis, the files decide alone");
+        if self.leave(error.into()) {
+            tracing::warn!(queue = self.keys.queue(), error, "no connection to Redis, the files decide alone");
         }
-        self.leave(error.into());
     }
 
     /// Connects for questions and for messages.
@@ -83,11 +82,16 @@ impl Redis {
             let was_refused = std::mem::replace(&mut slot.is_refused, is_refused);
             slot.outage.begins() || is_refused && !was_refused
         };
+        let queue = self.keys.queue();
         match first {
             true if is_refused => {
-                tracing::error!(error, "Redis refuses this worker, the files decide alone: mend its user or password")
+                tracing::error!(
+                    queue,
+                    error,
+                    "Redis refuses this worker, the files decide alone: mend its user or password"
+                )
             }
-            true => tracing::warn!(error, "no connection to Redis, the files decide alone"),
+            true => tracing::warn!(queue, error, "no connection to Redis, the files decide alone"),
             false => {}
         }
         None

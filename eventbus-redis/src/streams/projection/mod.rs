@@ -19,7 +19,6 @@ use eventbus::{
     port::{MessageId, Outage},
 };
 use serde::de::DeserializeOwned;
-use time::format_description::well_known::Rfc3339;
 
 use self::step::Place;
 pub use self::{
@@ -199,14 +198,15 @@ impl EventProjection {
 
     async fn follow(&self, applied: &mut Applied) -> StreamProjectionError {
         let mut coming = self.streams.reader(&self.stream);
-        let (mut failures, mut stopped) = (0, None);
+        let (mut failures, mut told) = (0, None);
         let clock = &self.streams.config().clock;
-        let mut outage = Outage::new(clock.clone());
+        let (mut outage, mut stop) = (Outage::new(clock.clone()), Outage::new(clock.clone()));
         loop {
             let followed = async {
                 self.process(applied).await?;
-                if stopped.take().is_some() {
-                    tracing::info!(projection = self.name, stream = self.stream, "projection goes on");
+                if let Some(lasted) = stop.ends() {
+                    told = None;
+                    tracing::info!(projection = self.name, stream = self.stream, ?lasted, "projection goes on");
                 }
                 if let Some(position) = &applied.position {
                     coming = std::mem::replace(&mut coming, self.streams.reader(&self.stream)).after(position);
@@ -228,12 +228,21 @@ impl EventProjection {
                     tokio::time::sleep(RECONNECT.jittered(failures)).await;
                 }
                 Err(error) if error.is_of_entry() => {
-                    let since = stopped.get_or_insert_with(|| clock.now());
-                    let since = since.format(&Rfc3339).unwrap_or_default();
+                    stop.begins();
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::error!(
-                        projection = self.name, %error, cause, since, "projection stopped, trying again in a minute"
-                    );
+                    let now = Some((error.to_string(), cause));
+                    // another entry may be met, or fail in another way
+                    if told != now
+                        && let Some((error, cause)) = &now
+                    {
+                        tracing::error!(
+                            projection = self.name,
+                            error,
+                            cause,
+                            "projection stopped, trying again every minute"
+                        );
+                    }
+                    told = now;
                     clock.sleep(TRY_AGAIN).await;
                 }
                 Err(error) => return error,

@@ -174,7 +174,7 @@ mod tests {
             lease_ttl: TTL,
             clock: SharedClock::SYSTEM,
         };
-        let task = FeedProjection { projected: projected.clone(), with };
+        let task = FeedProjection::new(projected.clone(), with);
         let stop = CancellationToken::new();
         let tenure = task.candidate().take(&stop).await.unwrap().unwrap();
         let mut steps = OneByOne { task: &task, tenure: Some(&tenure), saved: Position::START, stop: &stop };

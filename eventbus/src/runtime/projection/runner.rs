@@ -27,7 +27,7 @@ use crate::{
     runtime::{
         definition::{Projection, ProjectionKind},
         feed::FeedWatch,
-        tenure::{Candidate, Tenure},
+        tenure::{Candidate, GivenUp, Tenure},
     },
 };
 
@@ -43,6 +43,7 @@ pub(crate) fn role_of(projection: &'static str) -> Name {
 pub(super) struct FeedProjection<P> {
     pub(super) projected: Projected<P>,
     pub(super) with: RunWith,
+    given_up: GivenUp,
 }
 
 /// What feeding a projection takes.
@@ -115,6 +116,10 @@ enum Served {
 }
 
 impl<P: Projection> FeedProjection<P> {
+    pub(super) fn new(projected: Projected<P>, with: RunWith) -> Self {
+        Self { projected, given_up: GivenUp::new(&with.clock), with }
+    }
+
     pub(super) fn candidate(&self) -> Candidate {
         Candidate {
             store: Arc::clone(&self.with.store),
@@ -122,6 +127,7 @@ impl<P: Projection> FeedProjection<P> {
             owner: self.with.owner.clone(),
             ttl: self.with.lease_ttl,
             clock: self.with.clock.clone(),
+            given_up: self.given_up.clone(),
         }
     }
 

@@ -26,7 +26,7 @@ use crate::{
     port::{EventStore, FeedFilter, Outage, ReadError, RetryPolicy, Shadow, Transactions, activity::text},
     runtime::{
         definition::{Projection, ProjectionDefinition},
-        tenure::{Candidate, Tenure},
+        tenure::{Candidate, GivenUp, Tenure},
     },
 };
 
@@ -137,6 +137,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
             owner,
             ttl: self.with.lease_ttl,
             clock: self.with.clock.clone(),
+            given_up: GivenUp::new(&self.with.clock),
         }
     }
 
@@ -265,6 +266,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     ) -> Result<Position, RebuildError> {
         let mut failures = 0;
         let mut tried = None;
+        let mut outage = Outage::new(self.with.clock.clone());
         loop {
             let checkpoint = self.live_checkpoint(live).await?;
             // whoever took over rebuilding writes to the copies
@@ -277,16 +279,26 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
             if let Some(position) = tried
                 && self.have_copies_served(position).await?
             {
+                if let Some(lasted) = outage.ends() {
+                    tracing::info!(projection = P::definition().name, ?lasted, "rows were replaced");
+                }
                 return Ok(position);
             }
             let position = self.fill(tenure, checkpoint, meter).await?;
             tried = Some(position);
             match self.try_to_switch(live, checkpoint, position).await {
-                Ok(true) => return Ok(position),
+                Ok(true) => {
+                    if let Some(lasted) = outage.ends() {
+                        tracing::info!(projection = P::definition().name, ?lasted, "rows were replaced");
+                    }
+                    return Ok(position);
+                }
                 Ok(false) => return Err(self.lost()),
                 Err(error) if RETRIES.allows(failures + 1) => {
                     failures += 1;
-                    tracing::warn!(projection = P::definition().name, %error, "rows could not be replaced, trying again");
+                    if outage.begins() {
+                        tracing::warn!(projection = P::definition().name, %error, "rows could not be replaced, trying again");
+                    }
                     live.over().run_until_cancelled(self.with.clock.sleep(RETRIES.jittered(failures))).await;
                 }
                 Err(error) => return Err(self.failed(error)),

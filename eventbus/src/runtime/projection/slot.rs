@@ -43,7 +43,7 @@ trait Erased: Any + Send + Sync {
 impl<P: Projection> Erased for Projected<P> {
     fn run(&self, with: RunWith, cancel: CancellationToken) -> BoxFuture<'static, ()> {
         self.set_clock(with.clock.clone());
-        Box::pin(runner::run(FeedProjection { projected: self.clone(), with }, cancel))
+        Box::pin(runner::run(FeedProjection::new(self.clone(), with), cancel))
     }
 
     fn reached(&self, position: Position, timeout: Duration) -> BoxFuture<'static, Result<(), ProjectionError>> {

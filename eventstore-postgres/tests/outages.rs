@@ -1,0 +1,126 @@
+//! What the log says of a server: each outage once when it begins and once when it ends, and what is not encrypted.
+
+#![allow(clippy::unwrap_used, reason = "as in any test")]
+
+mod common;
+#[path = "../../eventbus-redis/tests/common/log.rs"]
+mod log;
+
+use std::time::Duration;
+
+use common::within;
+use eventbus::{App, Never, prelude::*};
+use eventstore_postgres::{PgConnection, PgEventStoreConfig};
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Counter)]
+struct Counted {}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(Counted))]
+struct Counter;
+
+impl Apply for Counter {
+    fn apply(&mut self, _event: &CounterEvent) {}
+}
+
+#[derive(Debug, Default)]
+struct InMemory;
+
+#[projection(name = "in-memory")]
+impl InMemory {
+    fn counted(&mut self, _event: &Counted) {}
+}
+
+#[derive(Debug, Default)]
+struct InRows;
+
+#[projection(name = "in-rows", tables("rows"))]
+impl InRows {
+    async fn counted(&self, _event: &Counted, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        sqlx::query("INSERT INTO rows DEFAULT VALUES").execute(connection).await.map(drop)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Elsewhere;
+
+#[projection(name = "elsewhere")]
+impl Elsewhere {
+    async fn counted(&self, _event: &Counted) -> Result<(), Never> {
+        Ok(())
+    }
+}
+
+async fn save(app: &App) {
+    let id = AggregateId::new();
+    within(app.repository::<Counter>().upsert(&id, |_| Ok::<_, Never>(Counted {}))).await.unwrap();
+    within(app.settled()).await.unwrap();
+}
+
+/// Waits until the log says something about something.
+async fn told(texts: &[&str]) {
+    within(async {
+        while log::lines(texts).is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+/// Red unless the log has one line that something began, and one that says how long it lasted.
+fn assert_told_once(about: &str, began: &str, over: &str) {
+    let (began, over) = (log::lines(&[began, about]), log::lines(&[over, about]));
+    assert_eq!((began.len(), over.len()), (1, 1), "{began:?} {over:?}");
+    assert!(over[0].contains("lasted="), "{over:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_server_that_is_away_roles_and_projections_say_so_once_and_when_they_go_on() {
+    log::keep();
+    let mut server = test_servers::private_postgres();
+    let config = PgEventStoreConfig { database_url: server.url().into(), connect_timeout: LONG, ..Default::default() };
+    let store = common::open(config).await;
+    let mut admin = common::connect(server.url()).await;
+    common::run(&mut admin, "CREATE TABLE rows (id serial)").await;
+    let app = App::builder().store(store).projection_lease(Duration::from_secs(1)).discover();
+    let app = app.start().await.unwrap();
+    save(&app).await;
+    server.stop();
+    let roles = ["projection:in-rows", "projection:elsewhere"].map(|role| format!("role={role}"));
+    for role in &roles {
+        told(&["the role is given up", role]).await;
+    }
+    server.start();
+    for role in &roles {
+        told(&["the role is taken again", role]).await;
+    }
+    save(&app).await;
+    app.shutdown(LONG).await.unwrap();
+    for role in &roles {
+        assert_told_once(role, "the role is given up", "the role is taken again");
+    }
+    for projection in ["in-rows", "elsewhere", "in-memory"].map(|name| format!("projection=\"{name}\"")) {
+        assert_told_once(&projection, "projection cannot use its store, trying again", "projection goes on");
+    }
+}
+
+/// Red unless the server is warned of where, and only where, another machine is on the way.
+#[tokio::test]
+async fn a_server_on_another_machine_without_tls_is_warned_of() {
+    log::keep();
+    let server = test_servers::private_postgres();
+    // an address of this machine that does not pass for it
+    let (port, elsewhere) = (server.port(), format!("@0.0.0.0:{}", server.port()));
+    let url = server.url().replace(&format!("@127.0.0.1:{port}"), &elsewhere);
+    let url = url.replace(&format!("@localhost:{port}"), &elsewhere);
+    assert!(url.contains(&elsewhere), "{url}");
+    for database_url in [server.url().to_owned(), url] {
+        common::open(PgEventStoreConfig { database_url, ..Default::default() }).await.close().await;
+    }
+    let warned = log::lines(&["the connection to PostgreSQL has no TLS", &port.to_string()]);
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert!(warned[0].contains("0.0.0.0"), "{warned:?}");
+}
