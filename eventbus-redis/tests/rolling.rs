@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{
     actor::{
-        Act, Actor, BOTH, ONLY_CREATED, ONLY_SHIPPED, SHIPPED, connect, dead_letter_count, named, never, numbered,
+        Act, Actor, BOTH, ONLY_CREATED, ONLY_SHIPPED, SHIPPED, connect, dead_letter_count, give, named, never, numbered,
         pending, quick, read_as, until_finished,
     },
     seen::{command, event, start},
@@ -347,6 +347,31 @@ async fn what_a_member_handles_is_found_behind_much_that_it_does_not_handle() {
     both.join_as(&bus, "ships", ONLY_SHIPPED, HandlerOptions::default());
     until("the others are found, from the first one on", async || both.done().len() == 5_000).await;
     until_finished(&bus).await;
+    bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_new_is_not_looked_for_behind_much_that_waits_for_others() {
+    let server = test_servers::private_redis();
+    let bus = with_waiting(60_000, &server, 20_000).await;
+    let created = Actor::waiting();
+    handles(&created, &bus, ONLY_CREATED);
+    let _: String = command(&bus, "CONFIG", &["RESETSTAT"]).await;
+    start(&bus).await;
+    until("it has looked around", async || calls(&bus, "xrange").await >= 2_000).await;
+    let ids = bus.publish(&[event("new")]).await.unwrap();
+    until("it is handled", async || created.runs_of("new") == 1).await;
+    give(&bus, "absent", ids[0].as_str()).await;
+    let _: String = command(&bus, "CONFIG", &["RESETSTAT"]).await;
+    let (stream, group, id) = (bus.config().stream_name(), bus.default_group().to_string(), ids[0].to_string());
+    until("it is taken back", async || {
+        let found: Vec<redis::Value> = command(&bus, "XPENDING", &[&stream, &group, &id, &id, "1", "stable"]).await;
+        !found.is_empty()
+    })
+    .await;
+    let read = calls(&bus, "xrange").await;
+    assert!(read <= 7_500, "{read} others were looked at before");
+    created.let_go(10);
     bus.stop_consuming().await;
 }
 

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Consumer,
+    leave::Left,
     look::Differing,
     paper::{Paper, add_ids},
     read::FIRST,
@@ -41,9 +42,9 @@ pub(super) struct Keeper {
     pub(super) cursor: String,
     /// Where to go on looking for notes that nobody needs.
     pub(super) sweep: String,
-    /// Where to go on renewing what was left to absent members, and looking whether it handles any of it.
+    /// Where to go on renewing what was left, and looking whether it handles any of it.
     pub(super) renew_from: String,
-    pub(super) take_back_from: String,
+    pub(super) left: Left,
     /// Entries that were pending on this consumer and not in hand, when it looked last.
     pub(super) missing: HashSet<String>,
     pub(super) differing: Differing,
@@ -95,7 +96,7 @@ impl Consumer {
             cursor: "0-0".into(),
             sweep: "0".into(),
             renew_from: FIRST.into(),
-            take_back_from: FIRST.into(),
+            left: Left::default(),
             missing: HashSet::new(),
             differing: Differing::new(),
             has_double: false,

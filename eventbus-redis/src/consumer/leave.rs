@@ -11,11 +11,26 @@ use eventbus::{
     port::{MessageId, Tries, log_skipped_type},
 };
 
-use super::{Consumer, intake::Retaken, paper::json};
+use super::{Consumer, intake::Retaken, paper::json, read::FIRST};
 use crate::{command, connection::CommandError, keys, partition::partition_of, script};
 
-/// How many pages of entries that were left to absent members are looked at in one go without finding one to take.
+/// How many pages of entries that were left are looked at in one go without finding one to take.
 const MOST_PAGES_IN_VAIN: usize = 4;
+
+/// Where to go on among the entries that were left: they may be many, and for others.
+#[derive(Debug)]
+pub(super) struct Left {
+    /// After those that it has looked at as they were new.
+    new_from: Option<String>,
+    /// Among all.
+    from: String,
+}
+
+impl Default for Left {
+    fn default() -> Self {
+        Self { new_from: None, from: FIRST.into() }
+    }
+}
 
 /// An entry that no handler here wants.
 pub(super) struct Skip {
@@ -132,29 +147,39 @@ impl Consumer {
         Ok(true)
     }
 
-    /// Takes entries that were left to absent members and that this one handles, as far as there is room, and as long as
-    /// it finds some soon: what it has not looked at is for the next time. Goes on after `from`, which it moves.
-    pub(super) async fn take_back(&self, from: &mut String) -> Result<(), CommandError> {
+    /// Takes entries that were left and that this one handles, as far as there is room: new ones, then some of the others.
+    pub(super) async fn take_back(&self, left: &mut Left, last: &str) -> Result<(), CommandError> {
+        // what is there when it begins is not new
+        let new_from = left.new_from.get_or_insert_with(|| format!("({last}"));
+        self.take_back_after(new_from).await?;
+        if !self.take_back_after(&mut left.from).await? {
+            FIRST.clone_into(&mut left.from); // from the first one on, next time
+        }
+        Ok(())
+    }
+
+    /// Goes on after an id, which it moves, as long as it finds some soon: the rest is for the next time. Returns `true` if
+    /// there may be more.
+    async fn take_back_after(&self, from: &mut String) -> Result<bool, CommandError> {
         let mut pages_in_vain = 0;
         while pages_in_vain < MOST_PAGES_IN_VAIN {
             let room = self.hand.free().min(self.shared.config.batch_size);
             if room == 0 {
-                return Ok(());
+                break;
             }
             let mut take = self.script(&script::TAKE_BACK);
             take.key(&self.keys.retry).key(&self.keys.relay);
             take.arg(self.group.as_str()).arg(&self.name).arg(self.types()).arg(&*from);
             take.arg(command::TOGETHER).arg(room);
-            let (last, entries, noted, deleted): (String, _, _, _) = self.rerun(take).await?;
+            let (last, entries, noted, deleted, has_more): (String, _, _, _, bool) = self.rerun(take).await?;
             let retaken = Retaken::read(entries, noted, deleted)?;
             pages_in_vain += usize::from(retaken.entries.is_empty());
             self.take_again(retaken);
-            if last.is_empty() {
-                "-".clone_into(from); // from the first one on, next time
-                return Ok(());
-            }
             *from = last;
+            if !has_more {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 }

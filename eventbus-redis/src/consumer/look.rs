@@ -16,12 +16,12 @@ pub(super) type Differing = HashMap<String, (String, String)>;
 impl Consumer {
     /// Shows that it lives and what it handles; finds entries that are pending on it without being in hand.
     pub(super) async fn look(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
-        let (pending, has_double, others, absent, renew_from): (usize, bool, Vec<String>, usize, String) =
+        let (pending, has_double, others, absent, renew_from, last): (usize, bool, Vec<String>, usize, String, String) =
             self.shared.link.rerun(&self.looking(&keeper.renew_from)).await?;
         self.is_announced.store(true, Ordering::Release);
         keeper.renew_from = renew_from;
         if absent > 0 && self.has_caught_up() {
-            self.take_back(&mut keeper.take_back_from).await?;
+            self.take_back(&mut keeper.left, &last).await?;
         }
         self.tell_differing(&mut keeper.differing, &others);
         self.tell_double(has_double, &mut keeper.has_double);

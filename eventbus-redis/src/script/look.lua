@@ -4,7 +4,8 @@
 -- JSON or '', the id after which it goes on renewing what was left to absent members, how often it looks while half of
 -- what keeps that from being taken over passes
 -- Replies with {the number of entries pending on its name, whether another consumer has its name, the names and types of
--- the other live members, the number of entries left to absent members, the id after which to go on renewing}.
+-- the other live members, the number of entries left to absent members, the id after which to go on renewing, the id that
+-- the group was given last}.
 -- A server without memory refuses the notes; that harms nobody.
 -- How many entries are renewed in one command.
 local RENEWED_TOGETHER = 1000
@@ -35,7 +36,7 @@ for _ = 1, math.ceil(absent / tonumber(ARGV[9]) / RENEWED_TOGETHER) do
   renew = '(' .. found[#found][1]
 end
 
-note_floor(stream, floors, group)
+local last = note_floor(stream, floors, group)
 
 local others, known, double = {}, false, 0
 local announced = redis.call('HGETALL', members)
@@ -59,4 +60,4 @@ if not known then
   if ARGV[7] ~= '' then member.busy = ARGV[7] end
   redis.pcall('HSET', members, me, cjson.encode(member))
 end
-return { mine, double, others, absent, renew }
+return { mine, double, others, absent, renew, last }

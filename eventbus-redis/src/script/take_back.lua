@@ -1,10 +1,11 @@
 -- Takes entries that were left to absent members and that this one handles. That counts as no delivery.
 -- KEYS stream, retry, relay   ARGV group, consumer, its types as JSON, the id to begin after, how many entries to look at,
 -- how many to take
--- Replies with {the id to go on after or '', entries, their tries as JSON or false, ids of entries that were deleted}.
+-- Replies with {the id to go on after, entries, their tries as JSON or false, ids of entries that were deleted, whether
+-- there may be more}.
 local stream, retry, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local all, names, versions = announced_types(ARGV[3])
-local entries, tries, deleted, last, most = {}, {}, {}, '', tonumber(ARGV[6])
+local entries, tries, deleted, last, most = {}, {}, {}, ARGV[4], tonumber(ARGV[6])
 local pending = redis.call('XPENDING', stream, group, ARGV[4], '+', ARGV[5], ABSENT)
 for _, found in ipairs(pending) do
   if #entries == most then break end
@@ -30,5 +31,5 @@ for _, found in ipairs(pending) do
   last = '(' .. id
 end
 note_removed(stream, KEYS[3], group, deleted)
-if #pending < tonumber(ARGV[5]) and (#pending == 0 or last == '(' .. pending[#pending][1]) then last = '' end
-return { last, entries, tries, deleted }
+local is_end = #pending < tonumber(ARGV[5]) and (#pending == 0 or last == '(' .. pending[#pending][1])
+return { last, entries, tries, deleted, is_end and 0 or 1 }
