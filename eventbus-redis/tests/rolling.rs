@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use common::{
     actor::{
-        Act, Actor, BOTH, ONLY_CREATED, ONLY_SHIPPED, SHIPPED, connect, dead_letter_count, give, named, never, numbered,
-        pending, quick, read_as, until_finished,
+        Act, Actor, BOTH, ONLY_CREATED, ONLY_SHIPPED, SHIPPED, connect, dead_letter_count, give, named, never,
+        numbered, pending, quick, read_as, until_finished,
     },
     seen::{command, event, start},
     until,
