@@ -57,7 +57,8 @@ pub struct FileQueueConfig {
     /// How many deliveries a handler gets at once that does not say it itself, in the one process that consumes for its
     /// group. Default 1.
     pub concurrency: usize,
-    /// How many deliveries a group has in hand at most. Default 1,000.
+    /// How many deliveries a group has in hand at most, not counting those that wait for a retry or are parked behind one
+    /// that does: of these it keeps the ids of up to 10,000. Default 1,000.
     pub max_in_hand: usize,
     /// How many bytes of events a group has in hand at most, one event apart. Default 16 MiB.
     pub max_in_hand_bytes: usize,

@@ -14,7 +14,7 @@ use common::{
         Act, Actor, connect, consumers, dead_letter_count, give, kill, named, never, notes, numbered, pending,
         publish_all, publish_numbered, quick, read_as, retry_key, until_finished,
     },
-    seen::{command, event, start},
+    seen::{command, start},
     until,
 };
 use eventbus::port::EventBus;
@@ -110,7 +110,7 @@ async fn nothing_is_taken_over_before_everything_of_its_own_is_in_hand() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_dead_consumer_had_is_taken_over_page_by_page_as_far_as_it_fits_in_hand() {
+async fn what_a_dead_consumer_had_is_taken_over_page_by_page() {
     let config = RedisEventBusConfig { batch_size: 7, max_in_hand: Some(10), pending_idle_ms: 300, ..quick() };
     let bus = connect(&config).await;
     publish_numbered(&bus, 40).await;
@@ -119,8 +119,8 @@ async fn what_a_dead_consumer_had_is_taken_over_page_by_page_as_far_as_it_fits_i
     actor.join(&bus);
     start(&bus).await;
     let mine = async || pending(&bus).await.iter().filter(|(_, consumer)| consumer == "stable").count();
-    until("the hand is full", async || mine().await == 10).await;
-    never("more is taken than fits", Duration::from_millis(400), async || mine().await > 10).await;
+    // what may have ended its process waits, and what waits takes no place in hand
+    until("all are taken over", async || mine().await == 40).await;
     actor.let_go(40);
     until_finished(&bus).await;
     let done: BTreeSet<_> = actor.done().into_iter().collect();
@@ -589,7 +589,7 @@ async fn recovery_by_hand_leaves_alone_what_a_consumer_has_in_hand() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_entry_deleted_while_it_is_handled_is_handled_all_the_same() {
+async fn an_entry_deleted_while_it_is_handled_is_handled_all_the_same_and_not_tried_again() {
     let config = RedisEventBusConfig { pending_idle_ms: 200, max_retries: Some(1), ..quick() };
     let bus = connect(&config).await;
     let actor = Actor::new(|id, _| if id == "bad" { Act::WaitAndFail } else { Act::Wait });
@@ -601,13 +601,9 @@ async fn an_entry_deleted_while_it_is_handled_is_handled_all_the_same() {
     let _: u64 = command(&bus, "XDEL", &[&stream, &entries[0], &entries[1]]).await;
     until("the heartbeat has come by", async || pending(&bus).await.is_empty()).await;
     actor.let_go(3);
-    until("the bad one is a dead letter", async || dead_letter_count(&bus).await == 1).await;
-    assert_eq!(actor.begun(), ["good", "bad", "bad"]);
-    assert_eq!(bus.stats().messages_deleted, 0);
-    let letters: Vec<(String, Vec<(String, String)>)> =
-        command(&bus, "XRANGE", &[&bus.config().dlq_stream_name(), "-", "+"]).await;
-    let published = event("bad");
-    assert!(letters[0].1.contains(&("aggregate_id".into(), published.metadata().aggregate_id().to_string())));
+    until("the bad one is missed", async || bus.stats().messages_deleted == 1).await;
+    assert_eq!((actor.begun(), actor.done()), (vec!["good".to_owned(), "bad".into()], vec!["good".to_owned()]));
+    assert_eq!(dead_letter_count(&bus).await, 0, "nothing is left of it");
     bus.stop_consuming().await;
 }
 

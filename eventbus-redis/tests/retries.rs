@@ -227,23 +227,41 @@ async fn order_holds_over_a_retry_and_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_hand_stops_the_reading_and_it_goes_on_later() {
-    let config = RedisEventBusConfig { max_in_hand: Some(12), batch_size: 5, max_retries: Some(20), ..quick() };
-    let bus = connect(&RedisEventBusConfig { retry_max_delay_ms: 20, ..config }).await;
-    let is_well = Arc::new(AtomicBool::new(false));
-    let well = Arc::clone(&is_well);
-    let actor = Actor::new(move |_, _| match well.load(Ordering::SeqCst) {
-        true => Act::Succeed,
-        false => Act::Fail(HandlerError::retry_after(Duration::from_millis(100), "not yet")),
-    });
+    let config = RedisEventBusConfig { max_in_hand: Some(12), batch_size: 5, concurrency: 12, ..quick() };
+    let bus = connect(&config).await;
+    let actor = Actor::waiting();
     actor.join(&bus);
     publish_numbered(&bus, 60).await;
     start(&bus).await;
     until("the hand is full", async || pending(&bus).await.len() == 12).await;
     never("it reads on", Duration::from_millis(500), async || pending(&bus).await.len() > 12).await;
-    is_well.store(true, Ordering::SeqCst);
+    actor.let_go(60);
     until_finished(&bus).await;
     assert_eq!(actor.done().len(), 60);
     bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_retry_takes_no_place_in_a_full_hand() {
+    for partitions in [1, 4] {
+        let config = RedisEventBusConfig { max_in_hand: Some(2), batch_size: 2, partitions, ..quick() };
+        let bus = connect(&config).await;
+        let is_well = Arc::new(AtomicBool::new(false));
+        let well = Arc::clone(&is_well);
+        let actor = Actor::new(move |id, _| match id == "last" || well.load(Ordering::SeqCst) {
+            true => Act::Succeed,
+            false => Act::Fail(HandlerError::retry_after(Duration::from_millis(100), "not yet")),
+        });
+        actor.join(&bus);
+        publish_numbered(&bus, 60).await;
+        publish_all(&bus, &["last"]).await;
+        start(&bus).await;
+        until("the last one is handled", async || actor.done() == ["last"]).await;
+        is_well.store(true, Ordering::SeqCst);
+        until_finished(&bus).await;
+        assert_eq!(actor.done().len(), 61);
+        bus.stop_consuming().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

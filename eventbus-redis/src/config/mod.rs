@@ -104,7 +104,8 @@ pub struct RedisEventBusConfig {
     /// for 10 s lets another begin beside it, unless its handler has a `concurrency` of its own. At most
     /// [`max_in_hand`](Self::max_in_hand), and 10,000. Default 1.
     pub concurrency: usize,
-    /// How many entries a consumer holds at most, handled or waiting for a retry; then it reads no more. It reads ahead
+    /// How many entries a consumer holds at most; then it reads no more. Those that wait for a retry, or are parked behind
+    /// one that does, do not count: it keeps the ids of up to 100,000 of them. It reads ahead
     /// what its workers finish in about a tenth of a second, at the pace that it measures, so that the other consumers of
     /// the group get their share. Entries that it takes over meanwhile from a consumer that died may exceed that by one
     /// batch. Default: ten times [`batch_size`](Self::batch_size).

@@ -97,6 +97,27 @@ impl Consumer {
         if self.hand.contains(&id) || self.left().contains(&id) {
             return None;
         }
+        self.judge(id, entry.fields, noted)
+    }
+
+    /// Goes on with entries that were read again.
+    pub(super) fn resume(&self, retaken: Retaken) {
+        self.tell_deleted(&retaken.deleted);
+        let mut gone: Vec<_> = retaken.deleted.into_iter().map(MessageId::new).collect();
+        let mut taken = Vec::new();
+        for Again { entry, noted, .. } in retaken.entries {
+            let id = MessageId::new(entry.id);
+            let noted = noted.and_then(|noted| serde_json::from_str::<Tries>(&noted).ok());
+            match self.judge(id.clone(), entry.fields, noted) {
+                Some(again) => taken.push(again),
+                None => gone.push(id),
+            }
+        }
+        self.hand.let_go(&gone);
+        self.hand.resume(taken);
+    }
+
+    fn judge(&self, id: MessageId, fields: Option<Vec<(String, Vec<u8>)>>, noted: Option<Tries>) -> Option<Taken> {
         let noted = match noted {
             Some(noted) if noted.is_exhausted => {
                 self.take_exhausted(id, noted);
@@ -104,7 +125,7 @@ impl Consumer {
             }
             noted => noted,
         };
-        let Some(fields) = entry.fields else {
+        let Some(fields) = fields else {
             self.tell_deleted(&[id.to_string()]);
             self.not_ours().push(id);
             return None;

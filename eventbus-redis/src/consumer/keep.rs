@@ -56,6 +56,7 @@ pub(super) struct Keeper {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
     Write,
+    ReadAgain,
     Beat,
     Look,
     Claim,
@@ -115,6 +116,7 @@ impl Consumer {
                 () = tokio::time::sleep_until(keeper.again), if !keeper.failing.is_empty() => keeper.failing[0],
                 () = self.hand.settled(), if writes => What::Write,
                 _ = write.tick(), if writes && unwritten => What::Write,
+                () = self.hand.due(), if writes && !keeper.failing.contains(&What::ReadAgain) => What::ReadAgain,
                 () = self.joined.notified() => What::Join,
                 _ = beat.tick(), if keeper.beating.is_empty() => {
                     keeper.beating = self.hand.ids();
@@ -148,6 +150,7 @@ impl Consumer {
     async fn do_one(&self, what: What, keeper: &mut Keeper) -> Result<(), CommandError> {
         let done = match what {
             What::Write => self.write_down(keeper).await,
+            What::ReadAgain => self.read_again_after_writing(keeper).await,
             What::Beat => self.beat(&mut keeper.beating).await,
             What::Look => self.look(keeper).await,
             What::Claim => self.claim(keeper).await,
@@ -179,6 +182,12 @@ impl Consumer {
             return Ok(());
         }
         self.write(&mut keeper.paper).await.map(drop)
+    }
+
+    /// Reads entries again that have waited: what came of them before must be noted by then.
+    async fn read_again_after_writing(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
+        self.write_down(keeper).await?;
+        self.read_again(self.hand.take_due()).await
     }
 
     /// Keeps the claim on some of these entries, which it removes from the list.

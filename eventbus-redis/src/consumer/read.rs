@@ -7,7 +7,7 @@
 
 use std::{pin::pin, sync::atomic::Ordering, time::Duration};
 
-use eventbus::port::StopSignal;
+use eventbus::port::{DueAgain, MessageId, StopSignal};
 use redis::{Cmd, RedisError, RedisResult, ScriptInvocation, Value, aio::MultiplexedConnection};
 
 use super::{Consumer, intake::Retaken, trouble::Trouble};
@@ -26,6 +26,8 @@ const MARGIN: Duration = Duration::from_millis(500);
 pub(super) const POLL: Duration = Duration::from_millis(20);
 /// What begins before the first entry.
 pub(super) const FIRST: &str = "-";
+/// How long to leave an entry that waited to the reader of a group that was made anew.
+const UNREAD: Duration = Duration::from_secs(1);
 /// How long to leave a waking command to do its work before it is sent again.
 const WAKE_AGAIN: Duration = Duration::from_millis(20);
 
@@ -291,6 +293,35 @@ impl Consumer {
             !self.hand.contains(&id) && !left.contains(&id)
         };
         ids.into_iter().filter(is_missing).collect()
+    }
+
+    /// Reads entries again whose turn has come.
+    pub(super) async fn read_again(&self, due: Vec<DueAgain>) -> Result<(), CommandError> {
+        for (number, chunk) in due.chunks(command::TOGETHER).enumerate() {
+            if let Err(error) = self.read_some_again(chunk).await {
+                self.hand.not_read(due[number * command::TOGETHER..].iter().map(|due| &due.id));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_some_again(&self, due: &[DueAgain]) -> Result<(), CommandError> {
+        let mut reread = self.script(&script::REREAD);
+        reread.key(&self.keys.retry).key(&self.keys.relay).arg(self.group.as_str()).arg(&self.name);
+        for due in due {
+            reread.arg(due.id.as_str()).arg(u8::from(due.has_waited));
+        }
+        let (entries, noted, deleted, lost, unread): (_, _, _, Vec<String>, Vec<String>) = self.rerun(reread).await?;
+        let ids = |ids: Vec<String>| ids.into_iter().map(MessageId::new).collect::<Vec<_>>();
+        self.resume(Retaken::read(entries, noted, deleted)?);
+        self.lose(&ids(lost));
+        match self.hand.is_crowded() {
+            // nothing is read while they wait
+            true => self.hand.let_go(&ids(unread)),
+            false => self.hand.put_off(&ids(unread), UNREAD),
+        }
+        Ok(())
     }
 
     /// Takes entries again that are pending on this consumer; `None` if there are none.

@@ -131,6 +131,7 @@ pub(crate) static REPARTITION: LazyLock<Script> = with_backlog!("relay.lua", "re
 pub(crate) static REPLAY: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!(include_str!("one_stream.lua"), include_str!("replay.lua"))));
 pub(crate) static REPLAY_TO_PARTITION: LazyLock<Script> = partitioned!("replay.lua");
+pub(crate) static REREAD: LazyLock<OfConsumer> = of_consumer!("id.lua", "relay.lua", "reread.lua");
 pub(crate) static RETAKE: LazyLock<OfConsumer> = of_consumer!("id.lua", "relay.lua", "retake.lua");
 pub(crate) static RETIRE_GROUP: LazyLock<Script> = with_backlog!("retire_group.lua");
 pub(crate) static REWIND: LazyLock<Script> = with_relay!("rewind.lua");

@@ -1,16 +1,19 @@
--- Notes what came of entries that stay pending.
+-- Notes what came of entries that stay pending, or that the group is about to read again, as it was made anew.
 -- KEYS stream, retry   ARGV group, consumer, then id, number of tries, tries as JSON or '' for none, ...
 -- Replies with the ids that somebody else has claimed or finished: nothing is noted about them, nor about those that are
--- gone, or that the group is about to read again.
+-- gone.
 local stream, retry, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local lost = {}
+local function write(id, tries)
+  if tries == '' then redis.call('HDEL', retry, id) else redis.call('HSET', retry, id, tries) end
+end
 for i = 3, #ARGV, 3 do
   local id, tries = ARGV[i], ARGV[i + 2]
   if #redis.call('XPENDING', stream, group, id, id, 1, me) == 1 then
     redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', ARGV[i + 1], 'JUSTID')
-    if tries == '' then redis.call('HDEL', retry, id) else redis.call('HSET', retry, id, tries) end
-  elseif #redis.call('XRANGE', stream, id, id) == 1 and not is_unread(stream, group, id) then
-    lost[#lost + 1] = id
+    write(id, tries)
+  elseif #redis.call('XRANGE', stream, id, id) == 1 then
+    if is_unread(stream, group, id) then write(id, tries) else lost[#lost + 1] = id end
   end
 end
 return lost

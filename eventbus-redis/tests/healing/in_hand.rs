@@ -104,17 +104,21 @@ async fn dead_letters(rig: &Rig) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_of_it_is_handled_though_the_server_forgets_it() {
+async fn what_is_in_flight_is_handled_though_the_server_forgets_it_and_what_waits_is_given_up() {
     let (mut rig, slow, fails) = with_full_hands().await;
     let _: () = rig.command("FLUSHALL", &[]).await;
     rig.next().await;
     assert_eq!(slow.most.load(Relaxed), 1);
     slow.let_go();
-    until("both that fail are dead letters", async || dead_letters(&rig).await == 2).await;
     until("both that are slow are handled", async || slow.runs.load(Relaxed) == 2).await;
+    until("what waits is found to be gone", async || rig.bus.stats().messages_deleted == 2).await;
     rig.next().await;
     assert_eq!(settled(&rig.bus).await, 0);
-    assert_eq!((slow.runs.load(Relaxed), fails.load(Relaxed)), (2, 6), "each once, and three times");
+    assert_eq!((slow.runs.load(Relaxed), fails.load(Relaxed), dead_letters(&rig).await), (2, 1, 0));
+    // it holds up nothing that is published again
+    rig.bus.publish(&[event("fails")]).await.unwrap();
+    until("what fails again is a dead letter", async || dead_letters(&rig).await == 1).await;
+    assert_eq!(fails.load(Relaxed), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,8 +205,33 @@ async fn hands_that_are_full_are_emptied_though_the_group_is_gone() {
             false => rig.command::<()>("FLUSHALL", &[]).await,
         }
         rig.next().await;
-        until("what failed is a dead letter", async || dead_letters(&rig).await == 1).await;
-        assert_eq!(settled(&rig.bus).await, 0);
+        match destroy {
+            true => until("what failed is a dead letter", async || dead_letters(&rig).await == 1).await,
+            false => until("what failed is found to be gone", async || rig.bus.stats().messages_deleted == 1).await,
+        }
+        assert_eq!((settled(&rig.bus).await, fails.load(Relaxed)), (0, if destroy { 3 } else { 1 }));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_keeps_its_tries_however_often_its_group_is_made_anew() {
+    for partitions in [1, 2] {
+        let config =
+            RedisEventBusConfig { retry_delay_ms: 30, retry_max_delay_ms: 30, max_retries: Some(25), ..config() };
+        let mut rig = Rig::on(test_servers::private_redis(), RedisEventBusConfig { partitions, ..config }).await;
+        let fails = failing(&rig.bus, "fails");
+        rig.bus.publish(&[event("fails"), event("fails")]).await.unwrap();
+        let (stream, group) = (rig.bus.config().stream_name(), rig.bus.default_group().to_string());
+        for times in 1..=12 {
+            until("it was tried again", async || fails.load(Relaxed) >= 2 * times).await;
+            for number in 0..partitions {
+                let part = if partitions == 1 { stream.clone() } else { format!("{stream}:{number}") };
+                let _: i64 = rig.command("XGROUP", &["DESTROY", &part, &group]).await;
+            }
+        }
+        until("both are dead letters", async || dead_letters(&rig).await == 2).await;
+        rig.next().await;
+        assert_eq!((settled(&rig.bus).await, fails.load(Relaxed)), (0, 52), "{partitions} partitions");
     }
 }
 

@@ -58,6 +58,9 @@ pub struct Health {
     /// Handlers and projections of this process that wait for a database with a fault of its own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<WaitingForServer>,
+    /// Groups of which this process reads no more, as too many deliveries wait for a retry.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub crowded: Vec<CrowdedGroup>,
     /// For how many seconds the oldest event has waited that is not published (`relay`), or not included in a projection.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub lag_seconds: BTreeMap<String, u64>,
@@ -167,6 +170,25 @@ impl fmt::Display for WaitingForServer {
     }
 }
 
+/// A consumer group of which this process reads no more: too many deliveries wait for a retry, or behind one that does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct CrowdedGroup {
+    /// The group.
+    pub group: String,
+    /// How many wait.
+    pub waiting: u64,
+    /// Since when these are too many, in RFC 3339.
+    pub since: String,
+}
+
+impl fmt::Display for CrowdedGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { group, waiting, since } = self;
+        write!(f, "`{group}` reads no more events since {since}: {waiting} wait for a retry, or behind one that does")
+    }
+}
+
 /// Whether a bus does its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -225,6 +247,7 @@ impl Health {
             silent: Vec::new(),
             unreadable: Vec::new(),
             waiting: Vec::new(),
+            crowded: Vec::new(),
             lag_seconds: BTreeMap::new(),
             has_nothing_to_consume: false,
             has_store: false,
@@ -248,6 +271,7 @@ impl Health {
             silent: Vec::new(),
             unreadable: Vec::new(),
             waiting: Vec::new(),
+            crowded: Vec::new(),
             lag_seconds: BTreeMap::new(),
             has_nothing_to_consume: false,
             has_store: false,
@@ -328,6 +352,13 @@ impl Health {
         self
     }
 
+    /// With groups of which no more is read, beside those that are known: an alert each.
+    #[must_use]
+    pub fn with_crowded_groups(mut self, crowded: Vec<CrowdedGroup>) -> Self {
+        self.crowded.extend(crowded);
+        self
+    }
+
     /// Whether the bus is connected and consumes.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
@@ -362,6 +393,7 @@ impl Health {
         alerts.extend(self.projections.iter().cloned());
         alerts.extend(self.unreadable.iter().map(ToString::to_string));
         alerts.extend(self.waiting.iter().map(ToString::to_string));
+        alerts.extend(self.crowded.iter().map(ToString::to_string));
         let is_old = |seconds: u64| Duration::from_secs(seconds) > thresholds.in_flight_age;
         alerts.extend(self.in_flight.iter().filter(|run| is_old(run.seconds)).map(ToString::to_string));
         alerts.extend(self.silent.iter().filter(|silent| is_old(silent.seconds)).map(ToString::to_string));

@@ -1,13 +1,16 @@
 //! Who subscribes to a bus; shared by all buses.
 
 use std::sync::{
-    Arc, PoisonError, RwLock,
+    Arc, PoisonError, RwLock, Weak,
     atomic::{AtomicU64, Ordering},
 };
 
 use tokio::sync::watch;
 
-use super::{Announced, HandlerStart, Health, InFlight, Subscriber, activity::Activity};
+use super::{
+    Announced, CrowdedGroup, Hand, HandlerStart, Health, InFlight, Subscriber,
+    activity::{Activity, text},
+};
 use crate::domain::name::Name;
 
 /// The subscribers of a bus, by consumer group. Cloning shares them.
@@ -16,7 +19,11 @@ pub struct Subscribers {
     entries: Arc<RwLock<Vec<Entry>>>,
     next_id: Arc<AtomicU64>,
     changed: watch::Sender<()>,
+    hands: Arc<RwLock<Vec<GroupHand>>>,
 }
+
+/// What a consumer of a group has in hand.
+type GroupHand = (Name, Weak<Hand>);
 
 #[derive(Debug)]
 struct Entry {
@@ -27,7 +34,8 @@ struct Entry {
 
 impl Default for Subscribers {
     fn default() -> Self {
-        Self { entries: Arc::default(), next_id: Arc::default(), changed: watch::Sender::new(()) }
+        let (entries, next_id, hands) = Default::default();
+        Self { entries, next_id, changed: watch::Sender::new(()), hands }
     }
 }
 
@@ -125,7 +133,23 @@ impl Subscribers {
         let entries = self.read();
         let in_flight = entries.iter().filter_map(|entry| entry.subscriber.long_run()).collect();
         let waiting = entries.iter().filter_map(|entry| entry.subscriber.waiting()).collect();
-        health.with_in_flight(in_flight).with_waiting(waiting)
+        health.with_in_flight(in_flight).with_waiting(waiting).with_crowded_groups(self.crowded_groups())
+    }
+
+    /// Reports from now on whether too many entries wait in the hand of a consumer.
+    pub(super) fn add_hand(&self, group: &Name, hand: &Arc<Hand>) {
+        let mut hands = self.hands.write().unwrap_or_else(PoisonError::into_inner);
+        hands.retain(|(_, hand)| hand.strong_count() > 0);
+        hands.push((group.clone(), Arc::downgrade(hand)));
+    }
+
+    fn crowded_groups(&self) -> Vec<CrowdedGroup> {
+        let hands = self.hands.read().unwrap_or_else(PoisonError::into_inner);
+        let crowded = |(group, hand): &GroupHand| {
+            let (waiting, since) = hand.upgrade()?.crowded()?;
+            Some(CrowdedGroup { group: group.to_string(), waiting: waiting as u64, since: text(since) })
+        };
+        hands.iter().filter_map(crowded).collect()
     }
 
     /// What the handlers of a group have been busy with for longest, if that is long.

@@ -192,7 +192,7 @@ async fn a_bus_may_give_each_handler_several_deliveries_at_once() {
 
 #[tokio::test]
 async fn failed_deliveries_and_those_behind_them_are_held_up_to_a_limit() {
-    let bus = InMemoryEventBus::builder().capacity(4).max_in_hand(3).retry(LATER).build();
+    let bus = InMemoryEventBus::builder().capacity(4).max_waiting(3).retry(LATER).build();
     let worker = Worker::new().failing(&[1]);
     worker.join(&bus, "a");
     start(&bus).await;

@@ -172,6 +172,54 @@ async fn a_redis_that_is_flushed_or_comes_back_from_a_copy_gets_again_what_nobod
     consumer.shutdown(Duration::from_secs(10)).await.unwrap();
 }
 
+/// Whether the handler that fails does so.
+type Away = Arc<AtomicBool>;
+
+#[handler(manual)]
+async fn note_unless_away(
+    event: &RecordedEvent,
+    State(seen): State<Seen>,
+    State(away): State<Away>,
+    State(failed): State<Arc<Mutex<Vec<u64>>>>,
+) -> Result<(), HandlerError> {
+    let position = event.position().ok_or("no position")?.get();
+    if away.load(Ordering::SeqCst) {
+        failed.lock().map_err(|_| "poisoned")?.push(position);
+        return Err(HandlerError::retry_after(Duration::from_secs(2), "away"));
+    }
+    seen.lock().map_err(|_| "poisoned")?.insert(position);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_retry_is_published_again_when_redis_is_flushed() {
+    let mut world = World::begin().await;
+    let (seen, away, failed) = (Seen::default(), Away::default(), Arc::<Mutex<Vec<u64>>>::default());
+    let relaying = world.app().await;
+    let consumer = builder(&world.database, world.redis.url()).await.without_relay();
+    let consumer = consumer.state(Arc::clone(&seen)).state(Arc::clone(&away)).state(Arc::clone(&failed));
+    let consumer = consumer.handler::<note_unless_away>().start().await.unwrap();
+    append(&world.store, 10).await;
+    until("the first are handled", async || seen.lock().unwrap().len() == 10).await;
+    away.store(true, Ordering::SeqCst);
+    append(&world.store, 20).await;
+    until("the others wait", async || failed.lock().unwrap().len() >= 20).await;
+    let stored: BTreeSet<u64> = world.stored().await.into_iter().collect();
+    let waiting: BTreeSet<u64> = stored.difference(&seen.lock().unwrap()).copied().collect();
+    assert_eq!(waiting, failed.lock().unwrap().iter().copied().collect());
+    world.redis(&["FLUSHALL"]).await;
+    until("they are published again", async || {
+        let published: BTreeSet<u64> = world.published().await.into_iter().collect();
+        waiting.is_subset(&published)
+    })
+    .await;
+    away.store(false, Ordering::SeqCst);
+    until("all are handled", async || *seen.lock().unwrap() == stored).await;
+    consumer.settled().await.unwrap();
+    consumer.shutdown(Duration::from_secs(10)).await.unwrap();
+    relaying.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_is_flushed_at_rest_is_filled_again_from_the_lowest_floor() {
     let mut world = World::begin().await;

@@ -32,6 +32,10 @@ use crate::{
 /// How soon it is tried again after the file system refused.
 const AGAIN: Duration = Duration::from_millis(200);
 
+/// How many events of a group may wait for a retry, or be parked behind one that does: the file of the group has a note of
+/// each, and is written as a whole.
+const MOST_WAITING: usize = 10_000;
+
 /// Consumes for a group whenever nobody else does, until it is stopped.
 pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
     let mut patience = Patience::new(&shared);
@@ -105,6 +109,7 @@ struct Consumer<'a> {
     begun: Vec<MessageId>,
     taken: Vec<Taken>,
     hopeless: Vec<(MessageId, Tries)>,
+    resumed: Vec<Taken>,
     /// The events in hand that are replays.
     replays: HashSet<u64>,
     /// What was let go for a handler that is not here.
@@ -119,11 +124,10 @@ impl<'a> Consumer<'a> {
     fn new(shared: &'a Arc<Shared>, group: &'a Name, owned: Owned, outage: &'a mut Outage) -> Self {
         Self {
             was_left: owned.was_left,
-            hand: Arc::new(Hand::new(
-                shared.config.max_in_hand,
-                shared.config.max_in_hand_bytes,
-                shared.config.clock.clone(),
-            )),
+            hand: Arc::new(
+                Hand::new(shared.config.max_in_hand, shared.config.max_in_hand_bytes, shared.config.clock.clone())
+                    .with_waiting(MOST_WAITING),
+            ),
             patience: Patience::new(shared),
             shared,
             group,
@@ -138,6 +142,7 @@ impl<'a> Consumer<'a> {
             begun: Vec::new(),
             taken: Vec::new(),
             hopeless: Vec::new(),
+            resumed: Vec::new(),
             replays: HashSet::new(),
             left: BTreeSet::new(),
             subscribed: shared.subscribers.watch(),
@@ -198,6 +203,7 @@ impl<'a> Consumer<'a> {
                 biased;
                 () = &mut working => break,
                 () = hand.settled(), if self.not_before.is_none() => {}
+                () = hand.due(), if self.not_before.is_none() => {}
                 () = wanted(&hand, &mut self.patience, self.has_more), if self.not_before.is_none() => {}
                 () = tokio::time::sleep_until(again) => {}
             }
@@ -219,6 +225,7 @@ impl<'a> Consumer<'a> {
         self.check_queue().await?;
         self.announce().await?;
         self.settle().await?;
+        self.read_again().await?;
         self.take_replays().await?;
         self.take_more().await?;
         if self.is_dirty || self.renew_at <= Instant::now() {
@@ -242,6 +249,7 @@ impl<'a> Consumer<'a> {
     fn hand_over(&mut self) {
         self.hand.let_go(&std::mem::take(&mut self.done));
         self.hand.begin(&std::mem::take(&mut self.begun));
+        self.hand.resume(std::mem::take(&mut self.resumed));
         self.hand.add(std::mem::take(&mut self.taken));
         for (id, tries) in std::mem::take(&mut self.hopeless) {
             self.hand.add_hopeless(id, tries);

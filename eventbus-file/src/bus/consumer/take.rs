@@ -28,6 +28,12 @@ enum Read {
     Torn(u64, FileQueueError),
 }
 
+/// What was read again.
+enum Again {
+    Slot(Slot),
+    Replay(Option<Taken>),
+}
+
 impl Consumer<'_> {
     /// Takes what the worker before us had taken and was not done with.
     pub(super) async fn take_left(&mut self) -> Result<()> {
@@ -71,6 +77,56 @@ impl Consumer<'_> {
                 self.hopeless.push((message_id(id), tries));
             }
         }
+    }
+
+    /// Reads events again that have waited. What has, counts as in flight from now on.
+    pub(super) async fn read_again(&mut self) -> Result<()> {
+        let due = self.hand.take_due();
+        if due.is_empty() {
+            return Ok(());
+        }
+        let wanted: Vec<_> = due.iter().filter_map(|due| due.id.as_str().parse::<u64>().ok()).collect();
+        let (group, replays) = (self.group.clone(), self.replays.clone());
+        let read = self
+            .shared
+            .blocking(move |shared| {
+                let read = |id: u64| match replays.contains(&id) {
+                    true => Ok(Again::Replay(shared.take_replay(id, &group)?)),
+                    false => Ok(Again::Slot(shared.log.read(id)?)),
+                };
+                wanted.into_iter().map(read).collect::<Result<Vec<_>>>()
+            })
+            .await;
+        let read = match read {
+            Ok(read) => read,
+            Err(error) => {
+                self.hand.not_read(due.iter().map(|due| &due.id));
+                return Err(error);
+            }
+        };
+        for (due, again) in due.into_iter().zip(read) {
+            let id = due.id.as_str().parse().unwrap_or_default();
+            match again {
+                Again::Replay(Some(taken)) => self.resumed.push(taken),
+                Again::Slot(Slot::Event(event)) => {
+                    let tries = self.owned.progress.open.entry(id).or_default();
+                    self.is_dirty |= due.has_waited && tries.next_at.take().is_some();
+                    let taken = Taken::new(due.id, event.record().clone()).with_tries(tries.clone());
+                    self.resumed.push(taken);
+                }
+                Again::Slot(Slot::Torn(error)) => {
+                    self.done.push(due.id);
+                    self.take(Read::Torn(id, error), false);
+                }
+                Again::Replay(None) | Again::Slot(Slot::Gap | Slot::Missing | Slot::Removed(_)) => {
+                    self.replays.remove(&id);
+                    self.owned.progress.open.remove(&id);
+                    self.is_dirty = true;
+                    self.done.push(due.id);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Takes what was replayed since, as far as there is room.

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use eventbus::port::DueAgain;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +42,7 @@ pub(super) struct Keeper {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum What {
     Write,
+    ReadAgain,
     Share,
     Sweep,
 }
@@ -78,6 +80,7 @@ impl Partitioned {
                 () = self.lost.notified() => What::Write,
                 () = self.front.hand.settled(), if writes => What::Write,
                 _ = write.tick(), if writes && unwritten => What::Write,
+                () = self.front.hand.due(), if writes && !keeper.failing.contains(&What::ReadAgain) => What::ReadAgain,
                 () = sleep_until(keeper.share_at), if !keeper.failing.contains(&What::Share) => What::Share,
                 _ = changes.changed() => What::Share,
                 _ = sweep.tick() => What::Sweep,
@@ -105,6 +108,7 @@ impl Partitioned {
     async fn do_one(&self, what: What, keeper: &mut Keeper) -> Result<(), CommandError> {
         match what {
             What::Write => self.write_down(keeper).await,
+            What::ReadAgain => self.read_again(keeper).await,
             What::Share => self.share(keeper).await,
             What::Sweep => self.sweep(keeper).await,
         }
@@ -159,6 +163,34 @@ impl Partitioned {
         let hand = &self.front.hand;
         self.owned().tidy(hand.len(), |id| hand.contains(id));
         self.let_leave(keeper).await
+    }
+
+    /// Reads entries again that have waited: what came of them before must be noted by then.
+    async fn read_again(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
+        self.write_down(keeper).await?;
+        let hand = &self.front.hand;
+        let (parts, mut due): (_, HashMap<usize, Vec<DueAgain>>) = {
+            let (owned, mut due) = (self.owned(), HashMap::<usize, Vec<DueAgain>>::new());
+            for one in hand.take_due() {
+                match owned.place(&one.id) {
+                    Some(number) => due.entry(number).or_default().push(one),
+                    None => hand.let_go([&one.id]),
+                }
+            }
+            (owned.consumers(), due)
+        };
+        let mut outcome = Ok(());
+        for (number, part) in parts {
+            let of_part = due.remove(&number).unwrap_or_default();
+            if outcome.is_err() {
+                hand.not_read(of_part.iter().map(|due| &due.id));
+            } else if let Err(error) = part.read_again(of_part).await {
+                outcome = self.refused(&part, error).await;
+            }
+        }
+        let of_nobody: Vec<_> = due.into_values().flatten().map(|due| due.id).collect();
+        hand.let_go(&of_nobody);
+        outcome
     }
 
     /// Acknowledges what was handled at the first try, in all partitions in one step.

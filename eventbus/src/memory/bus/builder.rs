@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::InMemoryEventBus;
 use crate::{
     domain::clock::SharedClock,
-    port::{DELIVER_SKIPPED_WITHIN, Limits, RetryPolicy},
+    port::{DEFAULT_WAITING, DELIVER_SKIPPED_WITHIN, Limits, RetryPolicy},
 };
 
 /// How many events an in-process bus holds unless it is told otherwise.
@@ -19,6 +19,7 @@ pub(super) struct Settings {
     pub(super) clock: SharedClock,
     pub(super) capacity: usize,
     pub(super) max_in_hand: usize,
+    pub(super) max_waiting: usize,
     pub(super) retry: RetryPolicy,
     pub(super) limits: Limits,
     pub(super) deliver_skipped_within: Duration,
@@ -43,6 +44,7 @@ impl InMemoryEventBusBuilder {
             clock: SharedClock::SYSTEM,
             capacity: DEFAULT_CAPACITY,
             max_in_hand: DEFAULT_IN_HAND,
+            max_waiting: DEFAULT_WAITING,
             retry: RetryPolicy::default(),
             limits: Limits::default(),
             deliver_skipped_within: DELIVER_SKIPPED_WITHIN,
@@ -73,10 +75,17 @@ impl InMemoryEventBusBuilder {
         self
     }
 
-    /// How many deliveries a group has in hand at most: being handled, waiting for a retry, or parked behind one. Then it
-    /// takes no more. 1,000 if left out.
+    /// How many deliveries a group has in flight at most; 1,000 if left out. Those that wait for a retry, or are parked
+    /// behind one that does, do not count.
     pub const fn max_in_hand(mut self, deliveries: usize) -> Self {
         self.0.max_in_hand = deliveries;
+        self
+    }
+
+    /// How many deliveries of a group may wait for a retry, or be parked behind one that does: then it takes no more until a
+    /// tenth of them is gone, and health has an alert. 100,000 if left out.
+    pub const fn max_waiting(mut self, deliveries: usize) -> Self {
+        self.0.max_waiting = deliveries;
         self
     }
 

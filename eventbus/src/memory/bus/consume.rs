@@ -36,7 +36,8 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
     shared.log().begin(&group, shared.subscribers.begin_now(&group));
     let desk = shared.desk(&group);
     let clock = shared.settings.clock.clone();
-    let hand = Arc::new(Hand::new(shared.settings.max_in_hand, DEFAULT_IN_HAND_BYTES, clock.clone()));
+    let hand = Hand::new(shared.settings.max_in_hand, DEFAULT_IN_HAND_BYTES, clock.clone());
+    let hand = Arc::new(hand.with_waiting(shared.settings.max_waiting));
     let mut working = pin!(hand.work(&desk, &stop));
     let published = shared.published.subscribe();
     let outage = Outage::new(clock.clone());
@@ -60,6 +61,7 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
             biased;
             () = &mut working => break,
             () = hand.settled() => {}
+            () = hand.due() => consumer.read_again(),
             () = consumer.feed(), if has_joined => {}
             () = clock.sleep(SAVE_AGAIN), if looks_again => consumer.unsaved = BATCH,
         }
@@ -131,6 +133,9 @@ impl Consumer {
                 };
                 self.numbers.insert(taken.id.clone(), number);
                 self.hand.add([taken]);
+                if self.hand.is_crowded() {
+                    break;
+                }
             }
         }
         if self.shared.log().cursor(&self.group).types.due().is_some() {
@@ -217,6 +222,26 @@ impl Consumer {
         // the other groups pass over what was read for this one
         self.shared.published.send_replace(());
         Ok(())
+    }
+
+    /// Reads entries again that have waited, once what came of them before is written down.
+    fn read_again(&mut self) {
+        self.write_down();
+        let (mut taken, mut gone) = (Vec::new(), Vec::new());
+        let mut log = self.shared.log();
+        for due in self.hand.take_due() {
+            let number = self.numbers.get(&due.id);
+            match number.and_then(|number| log.take_again(&self.group, *number)) {
+                Some(again) => taken.push(again),
+                None => gone.push(due.id),
+            }
+        }
+        drop(log);
+        for id in &gone {
+            self.numbers.remove(id);
+        }
+        self.hand.let_go(&gone);
+        self.hand.resume(taken);
     }
 
     /// Writes down what came of entries, and lets go of those that are done with.

@@ -245,6 +245,12 @@ impl Cursor {
         }
     }
 
+    /// What came of a pending entry so far; `None` if it is not pending, or a dead letter.
+    pub(super) fn tries(&self, number: u64) -> Option<Tries> {
+        let pending = self.pending.get(&number).filter(|pending| pending.buried.is_none())?;
+        Some(pending.tries.clone())
+    }
+
     /// Keeps what came of an entry that is tried again.
     pub(super) fn keep(&mut self, number: u64, tries: Tries) {
         if let Some(pending) = self.pending.get_mut(&number) {

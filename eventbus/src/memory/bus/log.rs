@@ -13,6 +13,9 @@ use crate::{
     port::{Announced, GroupInfo, GroupProgress, MessageId, StreamInfo, Taken, Tries, UnhandledRange},
 };
 
+/// At how many entries beyond the capacity it may look for each time it is trimmed.
+const TRIM_STEP: usize = 64;
+
 /// One published event.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -35,6 +38,10 @@ pub(super) struct Log {
     pub(super) groups: BTreeMap<Name, Cursor>,
     /// The highest position of the entries that are gone.
     dropped: Option<Position>,
+    /// How many entries beyond the capacity had to stay when it was trimmed last, and how much of the work of looking at
+    /// them again is paid by the calls since.
+    kept_by_trim: usize,
+    trims_put_off: usize,
     /// When an entry became a dead letter last, in microseconds since 1970.
     pub(super) last_death: u64,
     pub(super) clock: SharedClock,
@@ -49,6 +56,8 @@ impl Log {
             last_id: (0, 0),
             groups: BTreeMap::new(),
             dropped: None,
+            kept_by_trim: 0,
+            trims_put_off: 0,
             last_death: 0,
             clock,
         }
@@ -123,6 +132,13 @@ impl Log {
         None
     }
 
+    /// Takes an entry again that waited, with what came of it so far; `None` if it is gone, or a dead letter.
+    pub(super) fn take_again(&mut self, group: &Name, number: u64) -> Option<Taken> {
+        let tries = self.cursor(group).tries(number)?;
+        let entry = self.entries.get(&number)?;
+        Some(Taken { id: entry.id.clone(), record: entry.record.clone(), tries, is_left_over: false })
+    }
+
     /// Has an event delivered to a group again that the feed does not bring any more, and of which the store has a row.
     pub(super) fn restore(&mut self, group: &Name, record: &RecordedEvent, tries: Tries) {
         let (id, number) = (self.next_id(), self.next);
@@ -154,9 +170,12 @@ impl Log {
     /// Lets go of the oldest entries beyond the capacity that none of `groups` needs any more.
     pub(super) fn trim(&mut self, groups: &[Name]) {
         let excess = self.entries.len().saturating_sub(self.capacity);
-        if excess == 0 {
+        // where very many wait, it is not looked at all of them each time
+        self.trims_put_off += TRIM_STEP;
+        if excess == 0 || self.trims_put_off < self.kept_by_trim {
             return;
         }
+        self.trims_put_off = 0;
         let cursors: Option<Vec<&Cursor>> = groups.iter().map(|group| self.groups.get(group)).collect();
         let Some(cursors) = cursors else {
             return; // a group that has not begun needs them all
@@ -173,6 +192,7 @@ impl Log {
         for number in free {
             self.drop_entry(number);
         }
+        self.kept_by_trim = self.entries.len().saturating_sub(self.capacity);
     }
 
     fn drop_entry(&mut self, number: u64) {

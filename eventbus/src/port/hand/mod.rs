@@ -1,7 +1,9 @@
 //! What a consumer has in hand: entries that were read and are not done with, and the workers that handle them.
 //!
 //! A bus takes entries in with [`Hand::add`], runs [`Hand::work`] as often as it wants entries handled at once, writes
-//! down what came of them ([`Hand::settled`]), and says so ([`Hand::let_go`]).
+//! down what came of them ([`Hand::settled`]), and says so ([`Hand::let_go`]). Of entries that wait for a retry, and of
+//! those parked behind them, only their ids, aggregates and times are kept: the bus reads them again when they are due
+//! ([`Hand::due`]).
 //!
 //! Keep: entries of one aggregate are handled one after the other, in the order they came, also over retries; the others
 //! flow meanwhile.
@@ -15,20 +17,35 @@ mod tests;
 mod work;
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
+use time::OffsetDateTime;
 use tokio::sync::Notify;
 
 use super::{MessageId, Outcome, RetryPolicy, Tries, tries::Next};
-use crate::domain::{clock::SharedClock, record::RecordedEvent};
+use crate::domain::{clock::SharedClock, name::Name, record::RecordedEvent};
 
 pub use desk::{Desk, RunLock};
-use state::{Bounds, State};
+use state::{Bounds, Crowding, State};
 
 /// How many bytes of events a consumer holds unless it is told otherwise: 16 MiB.
 pub const DEFAULT_IN_HAND_BYTES: usize = 16 * 1024 * 1024;
+
+/// How many entries may wait for a retry, or be parked behind one that does, unless a consumer is told otherwise.
+pub const DEFAULT_WAITING: usize = 100_000;
+
+/// An entry that is to be read again, as its turn has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DueAgain {
+    /// What the bus calls it.
+    pub id: MessageId,
+    /// Whether it has waited until the time in its tries. Then it is about to be handled: take that time out of what is
+    /// written down of it, so that it counts as in flight if the process ends.
+    pub has_waited: bool,
+}
 
 /// An entry that a consumer has taken.
 #[derive(Debug, Clone)]
@@ -115,7 +132,7 @@ pub enum Verdict {
     /// No handler here wants it: acknowledge it and count it as skipped, or leave it to another consumer of the group
     /// that wants it, and write down these tries for that one; then [`Hand::let_go`].
     Skip(Tries),
-    /// It is tried again later and stays in hand: write its tries down.
+    /// It is tried again later and stays in hand: write its tries down, before it is read again.
     Retry {
         /// What came of it so far.
         tries: Tries,
@@ -164,6 +181,10 @@ pub struct Hand {
     outbox: Notify,
     /// Tells the bus that there may be room again.
     room: Notify,
+    /// Tells the bus that something may be due.
+    due: Notify,
+    /// The group, once it is worked for.
+    group: OnceLock<Name>,
 }
 
 impl Hand {
@@ -173,9 +194,18 @@ impl Hand {
     /// with two entries for each worker at first.
     #[must_use]
     pub fn new(entries: usize, bytes: usize, clock: SharedClock) -> Self {
-        let (work, outbox, room) = (Notify::new(), Notify::new(), Notify::new());
-        let (state, bounds) = (Mutex::new(State::new(clock.clone())), Bounds { entries: entries.max(1), bytes });
-        Self { state, bounds, clock, work, outbox, room }
+        let (work, outbox, room, due) = (Notify::new(), Notify::new(), Notify::new(), Notify::new());
+        let state = Mutex::new(State::new(clock.clone(), DEFAULT_WAITING));
+        let bounds = Bounds { entries: entries.max(1), bytes };
+        Self { state, bounds, clock, work, outbox, room, due, group: OnceLock::new() }
+    }
+
+    /// Lets so many entries wait for a retry, or be parked behind one that does, at least one; [`DEFAULT_WAITING`] if left
+    /// out. When so many do, nothing is to be read until a tenth of them is gone, and health has an alert.
+    #[must_use]
+    pub fn with_waiting(self, entries: usize) -> Self {
+        *self.state() = State::new(self.clock.clone(), entries.max(1));
+        self
     }
 
     /// Takes entries in that are not in hand already; says how many.
@@ -188,13 +218,91 @@ impl Hand {
         for taken in taken {
             state.add(taken, now);
         }
-        let (added, has_more) = (state.len() - before, state.unwritten() > 0);
+        let added = state.len() - before;
+        self.tell(state);
+        self.work.notify_waiters();
+        added
+    }
+
+    /// Tells those who wait for it what there is to do, after the state was changed.
+    fn tell(&self, mut state: MutexGuard<'_, State>) {
+        let (has_more, has_room) = (state.unwritten() > 0, state.room(0, self.bounds) > 0);
+        let (has_due, crowding) = (state.due_room(self.bounds) > 0, state.take_crowding());
         drop(state);
         if has_more {
             self.outbox.notify_one();
         }
+        if has_room {
+            self.room.notify_one();
+        }
+        if has_due {
+            self.due.notify_one();
+        }
+        let group = self.group.get().map(tracing::field::display);
+        match crowding {
+            Some(Crowding::Begins) => tracing::error!(
+                group,
+                "too many events wait for a retry, or behind one that does: nothing is read until a tenth is gone"
+            ),
+            Some(Crowding::Ends) => tracing::info!(group, "fewer events wait for a retry: reading goes on"),
+            None => {}
+        }
+    }
+
+    /// Waits until entries are to be read again.
+    pub async fn due(&self) {
+        while self.state().due_room(self.bounds) == 0 {
+            self.due.notified().await;
+        }
+    }
+
+    /// The entries that are to be read again now; each is handed out once. What came of them before must be written down
+    /// by now. Each is to be [resumed](Self::resume), [not read](Self::not_read), [put off](Self::put_off), or
+    /// [let go](Self::let_go).
+    pub fn take_due(&self) -> Vec<DueAgain> {
+        self.state().take_due(self.clock.instant(), self.bounds)
+    }
+
+    /// Goes on with entries that were read again, with what is written down of their tries.
+    pub fn resume(&self, taken: impl IntoIterator<Item = Taken>) {
+        let now = self.clock.instant();
+        let mut state = self.state();
+        for taken in taken {
+            state.resume(taken, now);
+        }
+        self.tell(state);
         self.work.notify_waiters();
-        added
+    }
+
+    /// Says that entries could not be read again for now: they are still due.
+    pub fn not_read<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
+        let mut state = self.state();
+        for id in ids {
+            state.not_read(id);
+        }
+        self.tell(state);
+    }
+
+    /// Says that entries cannot be read again before some time has passed: they are due again then.
+    pub fn put_off<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>, time: Duration) {
+        let until = self.clock.instant() + time;
+        let mut state = self.state();
+        for id in ids {
+            state.put_off(id, until);
+        }
+        self.tell(state);
+        self.work.notify_waiters();
+    }
+
+    /// Whether so many entries wait that none is to be read.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.crowded().is_some()
+    }
+
+    /// How many wait if these are too many, and since when.
+    pub(super) fn crowded(&self) -> Option<(usize, OffsetDateTime)> {
+        self.state().crowded()
     }
 
     /// Takes in what no handler can ever handle, as it is no event.
@@ -228,10 +336,11 @@ impl Hand {
         self.len() == 0
     }
 
-    /// How many more entries it holds.
+    /// How many more entries it holds; those that wait do not count, but where too many do it holds no more.
     #[must_use]
     pub fn free(&self) -> usize {
-        self.bounds.entries.saturating_sub(self.len())
+        let state = self.state();
+        if state.crowded().is_some() { 0 } else { self.bounds.entries.saturating_sub(state.in_flight()) }
     }
 
     /// Waits until it is to be filled, and says how many entries it holds then.
@@ -282,7 +391,7 @@ impl Hand {
             state.remove(id, now);
         }
         let has_work = state.has_work();
-        drop(state);
+        self.tell(state);
         self.room.notify_one();
         if has_work {
             self.work.notify_waiters();
@@ -296,7 +405,9 @@ impl Hand {
 
     /// Does the same with some entries only.
     pub fn give_back_if(&self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
-        let given_back = self.state().remove_idle(which);
+        let mut state = self.state();
+        let given_back = state.remove_idle(which);
+        self.tell(state);
         self.room.notify_one();
         given_back
     }

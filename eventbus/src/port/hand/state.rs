@@ -2,6 +2,17 @@
 //!
 //! Keep: of one aggregate only the first entry in hand is startable; the others are parked behind it until it is done
 //! with. An entry leaves the hand when what became of it is written down, or when someone else has taken it over.
+//!
+//! What waits for a retry, and what is parked behind it, is not in flight: only its id, its aggregate and its time are
+//! kept, and the bus reads event and tries again when its turn has come.
+//!
+//! | stage | with event and tries | next stage |
+//! |---|---|---|
+//! | parked | yes, or no if one before it waited | when it is the first: ready, suspect, waiting; due if it is without |
+//! | waiting | no | when its time has come: due |
+//! | due | no | when the bus asks what is due: reading |
+//! | reading | no | when the bus has read it: ready, suspect, waiting; due again if it could not be read; waiting if put off |
+//! | ready, suspect, running | yes | when it has failed: waiting, and those behind it are without |
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry},
@@ -10,10 +21,11 @@ use std::{
     time::Duration,
 };
 
+use time::OffsetDateTime;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    Settled, Taken, Verdict,
+    DueAgain, Settled, Taken, Verdict,
     pace::Pace,
     suspect::{Due, Marked},
 };
@@ -56,24 +68,42 @@ impl Hasher for Plain {
 #[derive(Debug)]
 struct Item {
     id: MessageId,
+    lane: Lane,
+    stage: Stage,
+    /// Nothing while it waits, or is parked behind one that waits; nor when it is done with.
+    body: Option<Box<Body>>,
+}
+
+/// What is read again after a wait.
+#[derive(Debug)]
+struct Body {
     /// Nothing, if it is no event.
     record: Option<RecordedEvent>,
     tries: Tries,
-    lane: Lane,
-    stage: Stage,
     /// How many bytes of memory the event takes, about.
     bytes: usize,
 }
 
 impl Item {
     fn settled(&self, verdict: Verdict) -> Settled {
-        Settled { id: self.id.clone(), record: self.record.clone(), verdict }
+        let record = self.body.as_ref().and_then(|body| body.record.clone());
+        Settled { id: self.id.clone(), record, verdict }
     }
 
     /// Takes back that a suspect is begun.
-    fn not_begun(&mut self, is_alone: bool, clock: &SharedClock) -> Settled {
-        self.tries.not_begun(is_alone, clock);
-        self.settled(Verdict::Retry { tries: self.tries.clone(), after: Duration::ZERO })
+    fn not_begun(&mut self, is_alone: bool, clock: &SharedClock) -> Option<Settled> {
+        let body = self.body.as_mut()?;
+        body.tries.not_begun(is_alone, clock);
+        let tries = body.tries.clone();
+        Some(self.settled(Verdict::Retry { tries, after: Duration::ZERO }))
+    }
+
+    const fn can_be_read_later(&self) -> bool {
+        matches!(self.stage, Stage::Parked | Stage::Waiting { .. })
+    }
+
+    fn ended_alone(&self) -> u32 {
+        self.body.as_ref().map_or(0, |body| body.tries.ended_alone)
     }
 }
 
@@ -81,8 +111,12 @@ impl Item {
 enum Stage {
     /// Behind another entry of its aggregate.
     Parked,
-    /// To be tried again later.
-    Waiting(Instant),
+    /// To be read again then.
+    Waiting { until: Instant, has_waited: bool },
+    /// To be read again.
+    Due { has_waited: bool },
+    /// It is being read again.
+    Reading { has_waited: bool },
     /// To run alone.
     Suspect,
     /// A suspect of which it is being written down that it begins, alone or beside others.
@@ -120,6 +154,8 @@ pub(super) enum Turn {
 #[derive(Debug, Default)]
 struct Queue {
     numbers: VecDeque<u64>,
+    /// How many of them are here with their events.
+    whole: usize,
     /// Whether the first one waits for a retry, or to become a dead letter: then none of them is work for a worker.
     is_held: bool,
     /// Whether one of them was in flight when its process ended: then those behind it were not.
@@ -133,14 +169,28 @@ pub(super) struct Bounds {
     pub(super) bytes: usize,
 }
 
+/// Whether so many entries wait that no more are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Crowding {
+    Begins,
+    Ends,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct State {
     hasher: RandomState,
     items: ByNumber<Item>,
     numbers: HashMap<MessageId, u64>,
     lanes: ByNumber<Queue>,
-    /// How many entries are in queues that are not held: work for the workers.
+    /// How many entries with their events are in queues that are not held: work for the workers.
     active: usize,
+    /// How many entries are here without their events, and how many may be.
+    waiters: usize,
+    most_waiters: usize,
+    /// Since when there are too many.
+    crowded_since: Option<OffsetDateTime>,
+    /// That this has changed, and nobody was told yet.
+    crowding: Option<Crowding>,
     running: usize,
     /// How many workers there are.
     workers: usize,
@@ -153,6 +203,10 @@ pub(super) struct State {
     /// Those that may run, with how often each ran alone in vain: the likely ones last.
     suspects: BTreeSet<(u32, u64)>,
     waiting: BTreeSet<(Instant, u64)>,
+    /// Those that are to be read again.
+    due: BTreeSet<u64>,
+    /// How many of them are being read.
+    reading: usize,
     /// What is to be written down, in order.
     outbox: Vec<Settled>,
     next: u64,
@@ -160,17 +214,48 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(clock: SharedClock) -> Self {
-        Self { clock, ..Self::default() }
+    pub(super) fn new(clock: SharedClock, most_waiters: usize) -> Self {
+        Self { clock, most_waiters, ..Self::default() }
     }
 
     pub(super) fn len(&self) -> usize {
         self.items.len()
     }
 
+    /// How many of them are in flight: here with their events, or not yet written down.
+    pub(super) fn in_flight(&self) -> usize {
+        self.items.len() - self.waiters
+    }
+
+    /// How many wait, and since when that is too many.
+    pub(super) fn crowded(&self) -> Option<(usize, OffsetDateTime)> {
+        Some((self.waiters, self.crowded_since?))
+    }
+
+    /// That too many began to wait, or do so no more; handed out once.
+    pub(super) fn take_crowding(&mut self) -> Option<Crowding> {
+        self.crowding.take()
+    }
+
+    fn waits(&mut self) {
+        self.waiters += 1;
+        if self.waiters >= self.most_waiters && self.crowded_since.is_none() {
+            self.crowded_since = Some(self.clock.now());
+            self.crowding = Some(Crowding::Begins);
+        }
+    }
+
+    /// It is over when a tenth of them is gone: else it would end and begin with each.
+    fn waits_no_more(&mut self) {
+        self.waiters -= 1;
+        if self.waiters <= self.most_waiters - self.most_waiters.div_ceil(10) && self.crowded_since.take().is_some() {
+            self.crowding = Some(Crowding::Ends);
+        }
+    }
+
     /// Whether a worker may find something to do, now or when a delay has passed.
     pub(super) fn has_work(&self) -> bool {
-        self.startable() > 0 || !self.waiting.is_empty() || !self.suspects.is_empty()
+        self.startable() > 0 || !self.waiting.is_empty() || !self.suspects.is_empty() || !self.due.is_empty()
     }
 
     /// How many could be started now.
@@ -182,7 +267,21 @@ impl State {
     ///
     /// More are read when half of what the workers finish in a moment is gone, or when one of them has nothing to do:
     /// what it could do may all be parked behind what others do.
+    ///
+    /// What is due comes first, and nothing is read while too many wait.
     pub(super) fn room(&self, coming: usize, bounds: Bounds) -> usize {
+        match self.crowded_since {
+            Some(_) => 0,
+            None => self.space(coming + self.reading + self.due.len(), bounds),
+        }
+    }
+
+    /// How many of those that are due are to be read again now.
+    pub(super) fn due_room(&self, bounds: Bounds) -> usize {
+        if self.due.is_empty() { 0 } else { self.space(self.reading, bounds).min(self.due.len()) }
+    }
+
+    fn space(&self, coming: usize, bounds: Bounds) -> usize {
         let workers = self.workers.max(1);
         let window = self.pace.window(workers, bounds.entries);
         let idle = match self.startable() {
@@ -193,9 +292,9 @@ impl State {
         if active > window / 2 && idle == 0 {
             return 0;
         }
-        let free = bounds.entries.saturating_sub(self.len()).saturating_sub(coming);
+        let free = bounds.entries.saturating_sub(self.in_flight()).saturating_sub(coming);
         let wanted = window.saturating_sub(active).max(idle).min(free);
-        if self.is_empty() && coming == 0 {
+        if self.in_flight() == 0 && coming == 0 {
             return wanted.min(self.pace.fitting(bounds.bytes).max(1));
         }
         let coming_bytes = self.pace.bytes_of(coming);
@@ -238,23 +337,27 @@ impl State {
         }
         let verdict = self.examine(&mut tries, lane, is_left_over);
         let stage = if matches!(verdict, Some(Verdict::Bury(_))) { Stage::Burying } else { Stage::Parked };
-        let item = Item { id, record: Some(record), tries, lane, stage, bytes };
-        let Some(number) = self.insert(item) else {
+        let body = Some(Box::new(Body { record: Some(record), tries, bytes }));
+        let Some(number) = self.insert(Item { id, lane, stage, body }) else {
             return false;
         };
         self.pace.read(bytes);
+        if let (Some(verdict), Some(item)) = (verdict, self.items.get(&number)) {
+            self.outbox.push(item.settled(verdict));
+        }
         let queue = self.lanes.entry(lane).or_default();
+        let is_behind_waiters = queue.numbers.len() > queue.whole;
         queue.numbers.push_back(number);
+        queue.whole += 1;
         queue.has_suspect |= is_left_over;
         let is_first = queue.numbers.len() == 1;
         if !queue.is_held {
             self.active += 1;
         }
-        if let (Some(verdict), Some(item)) = (verdict, self.items.get(&number)) {
-            self.outbox.push(item.settled(verdict));
-        }
         if is_first {
             self.activate(number, now);
+        } else if is_behind_waiters {
+            self.strip_one(number);
         }
         true
     }
@@ -280,8 +383,9 @@ impl State {
 
     /// Takes in what no handler can ever handle. False: it is there already.
     pub(super) fn add_hopeless(&mut self, id: MessageId, tries: Tries) -> bool {
-        let item = Item { id, record: None, tries, lane: 0, stage: Stage::Burying, bytes: 0 };
-        let settled = item.settled(Verdict::Bury(item.tries.clone()));
+        let body = Some(Box::new(Body { record: None, tries: tries.clone(), bytes: 0 }));
+        let item = Item { id, lane: 0, stage: Stage::Burying, body };
+        let settled = item.settled(Verdict::Bury(tries));
         let is_new = self.insert(item).is_some();
         if is_new {
             self.outbox.push(settled);
@@ -296,7 +400,7 @@ impl State {
             Entry::Vacant(vacant) => vacant.insert(number),
         };
         self.next += 1;
-        self.bytes += item.bytes;
+        self.bytes += item.body.as_ref().map_or(0, |body| body.bytes);
         self.items.insert(number, item);
         Some(number)
     }
@@ -306,21 +410,67 @@ impl State {
         let Some(item) = self.items.get_mut(&number) else {
             return;
         };
-        let (lane, wait) = (item.lane, item.tries.wait(&self.clock));
-        let is_buried = matches!(item.stage, Stage::Burying);
-        if is_buried {
-            // the next of its aggregate waits until it is a dead letter
-        } else if !wait.is_zero() {
-            item.stage = Stage::Waiting(now + wait);
-            self.waiting.insert((now + wait, number));
-        } else if item.tries.is_suspect() {
+        let lane = item.lane;
+        let Some(body) = &item.body else {
+            item.stage = Stage::Due { has_waited: false };
+            self.due.insert(number);
+            return self.hold(lane, false);
+        };
+        if matches!(item.stage, Stage::Burying) {
+            return self.hold(lane, true); // the next of its aggregate waits until it is a dead letter
+        }
+        let wait = body.tries.wait(&self.clock);
+        if !wait.is_zero() {
+            return self.wait(number, now + wait);
+        }
+        if body.tries.is_suspect() {
             item.stage = Stage::Suspect;
-            self.suspects.insert((item.tries.ended_alone, number));
+            self.suspects.insert((body.tries.ended_alone, number));
         } else {
             item.stage = Stage::Ready;
             self.ready.insert(number);
         }
-        self.hold(lane, is_buried || !wait.is_zero());
+        self.hold(lane, false);
+    }
+
+    /// The first of its aggregate waits until then, and those behind it are parked for as long.
+    fn wait(&mut self, number: u64, until: Instant) {
+        let Some(item) = self.items.get_mut(&number) else {
+            return;
+        };
+        let lane = item.lane;
+        item.stage = Stage::Waiting { until, has_waited: true };
+        self.waiting.insert((until, number));
+        self.hold(lane, true);
+        self.strip(lane);
+    }
+
+    /// Drops the events of those that are parked, and of a first one that waits: they are read again.
+    fn strip(&mut self, lane: Lane) {
+        let numbers = self.lanes.get(&lane).map(|queue| queue.numbers.iter().copied());
+        // those that were stripped before come behind the others
+        let is_whole = |number: &u64| self.items.get(number).is_some_and(|item| item.body.is_some());
+        let whole: Vec<u64> = numbers.into_iter().flatten().take_while(is_whole).collect();
+        for number in whole {
+            self.strip_one(number);
+        }
+    }
+
+    fn strip_one(&mut self, number: u64) {
+        let Some(item) = self.items.get_mut(&number).filter(|item| item.can_be_read_later()) else {
+            return;
+        };
+        let Some(body) = item.body.take() else {
+            return;
+        };
+        self.bytes -= body.bytes;
+        if let Some(queue) = self.lanes.get_mut(&item.lane) {
+            queue.whole -= 1;
+            if !queue.is_held {
+                self.active -= 1;
+            }
+        }
+        self.waits();
     }
 
     /// Says whether the first of a queue waits, and with it all others.
@@ -330,8 +480,8 @@ impl State {
         {
             queue.is_held = is_held;
             match is_held {
-                true => self.active -= queue.numbers.len(),
-                false => self.active += queue.numbers.len(),
+                true => self.active -= queue.whole,
+                false => self.active += queue.whole,
             }
         }
     }
@@ -348,18 +498,20 @@ impl State {
 
     fn run(&mut self, number: u64, worker: &Arc<Notify>, now: Instant) -> Option<Job> {
         let item = self.items.get_mut(&number)?;
-        let record = item.record.clone()?;
+        let body = item.body.as_ref()?;
+        let record = body.record.clone()?;
         item.stage = Stage::Running(Arc::clone(worker), now);
         self.running += 1;
-        Some(Job { number, id: item.id.clone(), record, tries: item.tries.clone() })
+        Some(Job { number, id: item.id.clone(), record, tries: body.tries.clone() })
     }
 
     /// The suspect that is to run next: of those that may, one that ran alone in vain least often.
     pub(super) fn next_suspect(&mut self, now: Instant) -> Due {
         self.wake(now);
-        let next = self.suspects.first().and_then(|(_, number)| Some((*number, self.items.get(number)?)));
+        let body = |number| self.items.get(number)?.body.as_ref();
+        let next = self.suspects.first().and_then(|(_, number)| Some((*number, body(number)?)));
         match next {
-            Some((number, item)) => Due::Now(number, item.tries.patience()),
+            Some((number, body)) => Due::Now(number, body.tries.patience()),
             None => Due::Later(self.waiting.first().map(|(at, _)| *at)),
         }
     }
@@ -369,10 +521,14 @@ impl State {
         let Some(item) = self.items.get_mut(&number).filter(|item| matches!(item.stage, Stage::Suspect)) else {
             return false;
         };
-        self.suspects.remove(&(item.tries.ended_alone, number));
+        self.suspects.remove(&(item.ended_alone(), number));
         item.stage = Stage::Marking { is_alone };
-        item.tries.begin(is_alone);
-        self.outbox.push(item.settled(Verdict::Begin(item.tries.clone())));
+        let Some(body) = &mut item.body else {
+            return false;
+        };
+        body.tries.begin(is_alone);
+        let begins = Verdict::Begin(body.tries.clone());
+        self.outbox.push(item.settled(begins));
         true
     }
 
@@ -385,14 +541,97 @@ impl State {
         }
     }
 
-    /// Those that have waited long enough may start.
+    /// Those that have waited long enough are due.
     fn wake(&mut self, now: Instant) {
         while let Some((_, number)) = self.waiting.first().copied().filter(|(at, _)| *at <= now) {
             self.waiting.pop_first();
-            if let Some(item) = self.items.get_mut(&number) {
-                item.tries.next_at = None;
+            if let Some(item) = self.items.get_mut(&number)
+                && let Stage::Waiting { has_waited, .. } = item.stage
+            {
+                let lane = item.lane;
+                item.stage = Stage::Due { has_waited };
+                self.due.insert(number);
+                self.hold(lane, false);
             }
-            self.activate(number, now);
+        }
+    }
+
+    /// What is to be read again now, those first that came first; each is handed out once.
+    pub(super) fn take_due(&mut self, now: Instant, bounds: Bounds) -> Vec<DueAgain> {
+        self.wake(now);
+        let mut taken = Vec::new();
+        for _ in 0..self.due_room(bounds) {
+            let Some(number) = self.due.pop_first() else { break };
+            if let Some(item) = self.items.get_mut(&number)
+                && let Stage::Due { has_waited } = item.stage
+            {
+                item.stage = Stage::Reading { has_waited };
+                self.reading += 1;
+                taken.push(DueAgain { id: item.id.clone(), has_waited });
+            }
+        }
+        taken
+    }
+
+    /// An entry was read again. Returns `false` if it is not wanted any more.
+    pub(super) fn resume(&mut self, taken: Taken, now: Instant) -> bool {
+        let Some((number, has_waited)) = self.reading(&taken.id) else {
+            return false;
+        };
+        let Taken { record, mut tries, .. } = taken;
+        if has_waited {
+            tries.next_at = None; // it has waited by our clock; another one's may differ
+        }
+        let Some(item) = self.items.get_mut(&number) else {
+            return false;
+        };
+        let (bytes, lane) = (bytes_of(&record), item.lane);
+        item.stage = Stage::Parked;
+        item.body = Some(Box::new(Body { record: Some(record), tries, bytes }));
+        self.bytes += bytes;
+        self.reading -= 1;
+        self.waits_no_more();
+        self.pace.read(bytes);
+        if let Some(queue) = self.lanes.get_mut(&lane) {
+            queue.whole += 1;
+            if !queue.is_held {
+                self.active += 1;
+            }
+        }
+        self.activate(number, now);
+        true
+    }
+
+    /// An entry could not be read again: it is still due.
+    pub(super) fn not_read(&mut self, id: &MessageId) {
+        if let Some((number, has_waited)) = self.reading(id)
+            && let Some(item) = self.items.get_mut(&number)
+        {
+            item.stage = Stage::Due { has_waited };
+            self.reading -= 1;
+            self.due.insert(number);
+        }
+    }
+
+    /// An entry that is being read again is put off: it is due again later.
+    pub(super) fn put_off(&mut self, id: &MessageId, until: Instant) {
+        if let Some((number, has_waited)) = self.reading(id)
+            && let Some(item) = self.items.get_mut(&number)
+        {
+            let lane = item.lane;
+            item.stage = Stage::Waiting { until, has_waited };
+            self.reading -= 1;
+            self.waiting.insert((until, number));
+            self.hold(lane, true);
+        }
+    }
+
+    /// An entry that is being read again, and whether it has waited.
+    fn reading(&self, id: &MessageId) -> Option<(u64, bool)> {
+        let number = *self.numbers.get(id)?;
+        match self.items.get(&number)?.stage {
+            Stage::Reading { has_waited } => Some((number, has_waited)),
+            _ => None,
         }
     }
 
@@ -422,11 +661,14 @@ impl State {
         };
         self.running -= 1;
         self.last_end = Some(now);
-        let Some(verdict) = Verdict::of(outcome, &mut item.tries, policy, &self.clock) else {
-            if item.tries.is_suspect() {
-                item.tries.taken_from_living();
+        let Some(body) = &mut item.body else {
+            return false;
+        };
+        let Some(verdict) = Verdict::of(outcome, &mut body.tries, policy, &self.clock) else {
+            if body.tries.is_suspect() {
+                body.tries.taken_from_living();
                 item.stage = Stage::Suspect;
-                self.suspects.insert((item.tries.ended_alone, number));
+                self.suspects.insert((body.tries.ended_alone, number));
             } else {
                 item.stage = Stage::Ready;
                 self.ready.insert(number);
@@ -435,25 +677,26 @@ impl State {
         };
         self.pace.ended(now.saturating_duration_since(since), self.workers);
         let lane = item.lane;
-        let stage = match &verdict {
+        match verdict {
             Verdict::Retry { after, .. } => {
-                self.waiting.insert((now + *after, number));
-                Some(Stage::Waiting(now + *after))
+                self.outbox.push(Settled { id: item.id.clone(), record: None, verdict });
+                self.wait(number, now + after);
             }
-            Verdict::Bury(_) => Some(Stage::Burying),
-            _ => None,
-        };
-        if let Some(stage) = stage {
-            item.stage = stage;
-            self.outbox.push(item.settled(verdict));
-            self.hold(lane, true);
-            return true;
+            Verdict::Bury(_) => {
+                item.stage = Stage::Burying;
+                self.outbox.push(item.settled(verdict));
+                self.hold(lane, true);
+            }
+            _ => {
+                // nobody needs the record here any more, and whoever gets it drops it outside of our lock
+                let (record, bytes) = (body.record.take(), body.bytes);
+                self.outbox.push(Settled { id: item.id.clone(), record, verdict });
+                item.stage = Stage::Settled;
+                item.body = None;
+                self.bytes -= bytes;
+                self.leave_lane(lane, number, true, now);
+            }
         }
-        // nobody needs the record here any more, and whoever gets it drops it outside of our lock
-        self.outbox.push(Settled { id: item.id.clone(), record: item.record.take(), verdict });
-        item.stage = Stage::Settled;
-        self.bytes -= std::mem::take(&mut item.bytes);
-        self.leave_lane(lane, number, now);
         true
     }
 
@@ -465,19 +708,27 @@ impl State {
         let Some(item) = self.items.remove(&number) else {
             return false;
         };
-        self.bytes -= item.bytes;
+        if matches!(item.stage, Stage::Settled) {
+            return true; // it has left its lane
+        }
+        match &item.body {
+            Some(body) => self.bytes -= body.bytes,
+            None => self.waits_no_more(),
+        }
+        let (is_whole, ended_alone) = (item.body.is_some(), item.ended_alone());
         match item.stage {
-            Stage::Settled => return true, // it has left its lane
             Stage::Running(worker, _) => {
                 self.running -= 1;
                 worker.notify_one();
             }
-            Stage::Waiting(at) => drop(self.waiting.remove(&(at, number))),
+            Stage::Waiting { until, .. } => drop(self.waiting.remove(&(until, number))),
             Stage::Ready => drop(self.ready.remove(&number)),
-            Stage::Suspect => drop(self.suspects.remove(&(item.tries.ended_alone, number))),
-            Stage::Parked | Stage::Marking { .. } | Stage::Marked { .. } | Stage::Burying => {}
+            Stage::Suspect => drop(self.suspects.remove(&(ended_alone, number))),
+            Stage::Due { .. } => drop(self.due.remove(&number)),
+            Stage::Reading { .. } => self.reading -= 1,
+            Stage::Parked | Stage::Marking { .. } | Stage::Marked { .. } | Stage::Burying | Stage::Settled => {}
         }
-        self.leave_lane(item.lane, number, now);
+        self.leave_lane(item.lane, number, is_whole, now);
         true
     }
 
@@ -490,7 +741,7 @@ impl State {
         let mut not_begun = HashMap::new();
         for item in self.items.values_mut().filter(|item| which(&item.id)) {
             if let Stage::Marking { is_alone } | Stage::Marked { is_alone } = item.stage {
-                not_begun.insert(item.id.clone(), item.not_begun(is_alone, &self.clock));
+                not_begun.extend(item.not_begun(is_alone, &self.clock).map(|settled| (settled.id.clone(), settled)));
             }
         }
         let now = self.clock.instant();
@@ -506,15 +757,23 @@ impl State {
     }
 
     /// The entry does not hold up others of its aggregate any more.
-    fn leave_lane(&mut self, lane: Lane, number: u64, now: Instant) {
+    fn leave_lane(&mut self, lane: Lane, number: u64, is_whole: bool, now: Instant) {
         let Some(queue) = self.lanes.get_mut(&lane) else {
             return;
         };
         let was_first = queue.numbers.front() == Some(&number);
-        let before = queue.numbers.len();
-        queue.numbers.retain(|other| *other != number);
-        if !queue.is_held {
-            self.active -= before - queue.numbers.len();
+        if was_first {
+            queue.numbers.pop_front();
+        } else if let Some(place) = queue.numbers.iter().position(|other| *other == number) {
+            queue.numbers.remove(place);
+        } else {
+            return; // what is no event has no aggregate
+        }
+        if is_whole {
+            queue.whole -= 1;
+            if !queue.is_held {
+                self.active -= 1;
+            }
         }
         match queue.numbers.front().copied() {
             None => drop(self.lanes.remove(&lane)),

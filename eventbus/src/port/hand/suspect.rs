@@ -80,7 +80,12 @@ impl Hand {
             handlers.refresh(desk);
             let due = match handlers.now.is_empty() {
                 true => Due::Later(None),
-                false => self.state().next_suspect(self.clock.instant()),
+                false => {
+                    let mut state = self.state();
+                    let due = state.next_suspect(self.clock.instant());
+                    self.tell(state);
+                    due
+                }
             };
             let until = match due {
                 Due::Now(number, patience) => return Some((number, patience)),

@@ -18,6 +18,8 @@ use crate::port::{Delivery, Outcome, StopSignal, Subscriber, dispatch, watchdog}
 impl Hand {
     /// Handles entries until it is to stop, as many at once as the handlers allow; ends when the last is handled.
     pub async fn work(self: &Arc<Self>, desk: &Desk, stop: &StopSignal) {
+        let _ = self.group.set(desk.group.clone());
+        desk.subscribers.add_hand(&desk.group, self);
         let mut changes = desk.subscribers.watch();
         let mut free_places = watchdog::free_places().subscribe();
         let (mut workers, mut alone) = (JoinSet::new(), JoinSet::new());
@@ -117,11 +119,7 @@ impl Hand {
         }
         let mut state = self.state();
         let turn = state.take(worker, self.workers(desk), self.clock.instant());
-        let has_room = state.room(0, self.bounds) > 0;
-        drop(state);
-        if has_room {
-            self.room.notify_one();
-        }
+        self.tell(state);
         turn
     }
 
@@ -145,15 +143,8 @@ impl Hand {
 
     fn settle(&self, number: u64, outcome: Outcome, desk: &Desk) {
         let mut state = self.state();
-        let ended = state.settle(number, outcome, &desk.retry, self.clock.instant());
-        let has_room = state.room(0, self.bounds) > 0;
-        drop(state);
-        if ended {
-            self.outbox.notify_one();
-        }
-        if has_room {
-            self.room.notify_one();
-        }
+        state.settle(number, outcome, &desk.retry, self.clock.instant());
+        self.tell(state);
     }
 }
 

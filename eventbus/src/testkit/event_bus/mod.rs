@@ -113,6 +113,7 @@ macro_rules! event_bus_conformance {
                 a_handler_that_takes_too_long_is_tried_again,
                 a_panic_is_tried_again,
                 a_retry_holds_up_its_own_aggregate_only,
+                what_waits_for_a_retry_keeps_others_from_nothing,
                 a_dead_letter_holds_up_nothing,
                 concurrency_is_for_different_aggregates,
                 a_delivery_that_waits_for_its_retry_comes_again_after_a_restart,

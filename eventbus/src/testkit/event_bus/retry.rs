@@ -144,6 +144,32 @@ pub async fn a_retry_holds_up_its_own_aggregate_only(bus: Bus, _: Bus) {
     consumer.stop().await;
 }
 
+/// Deliveries that wait for a retry, and those parked behind them, keep no others from being delivered, also where far more
+/// wait than a consumer has in flight.
+pub async fn what_waits_for_a_retry_keeps_others_from_nothing(bus: Bus, _: Bus) {
+    const WAITING: u64 = 1_100;
+    let witness = Witness::new().with_retries(1).with_error(|| {
+        let hours = Duration::from_secs(3 * 3_600);
+        HandlerError::retry_after(hours, "told to fail")
+    });
+    let waiting: Vec<u64> = (1..=WAITING).collect();
+    witness.fail_times(1, &waiting);
+    let group = bus.default_group();
+    witness.join(&bus, group, EventFilter::All);
+    let consumer = consume(&bus).await;
+    let of = |aggregate: &str, number| event_of(aggregate, CREATED, number);
+    let failing: Vec<_> = waiting.iter().map(|number| of(&number.to_string(), *number)).collect();
+    publish(&bus, &failing).await;
+    let (parked, others) = (WAITING + 1..=WAITING + 20, WAITING + 21..=WAITING + 60);
+    publish(&bus, &parked.map(|number| of("7", number)).collect::<Vec<_>>()).await;
+    publish(&bus, &others.clone().map(|number| of(&number.to_string(), number)).collect::<Vec<_>>()).await;
+    until("the others are handled", async || witness.done().len() == 40).await;
+    assert_eq!(witness.done(), others.collect::<Vec<_>>(), "in their order, and none that is parked");
+    assert_eq!(witness.begun().len() as u64, WAITING + 40, "each once");
+    until("what waits is pending", async || progress(&bus, group).await.pending == WAITING + 20).await;
+    consumer.stop().await;
+}
+
 /// The events after one that was given up go on, in order.
 pub async fn a_dead_letter_holds_up_nothing(bus: Bus, _: Bus) {
     let witness = Witness::new();

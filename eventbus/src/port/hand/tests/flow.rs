@@ -7,7 +7,7 @@ use crate::domain::clock::SharedClock;
 async fn entries_of_one_aggregate_run_in_order_while_others_flow() {
     let slow = Witness::held();
     let mut bench = Bench::new([slow.subscriber("slow").with_options(options(None, None, Some(3)))]);
-    bench.hand.add([taken("a", 1), taken("a", 2), taken("b", 3), taken("c", 4), taken("d", 5), taken("a", 6)]);
+    bench.add([taken("a", 1), taken("a", 2), taken("b", 3), taken("c", 4), taken("d", 5), taken("a", 6)]);
     settle_down().await;
     assert_eq!(slow.begun_sorted(), [1, 3, 4], "three at once, one of each");
     slow.let_go(6);
@@ -28,7 +28,7 @@ async fn one_aggregate_of_two_types_is_two() {
     let bench = Bench::new([witness.subscriber("a").with_options(options(None, None, Some(2)))]);
     let other = StreamId::parse("Parcel", "a").unwrap();
     let parcel = NewEvent::new(Name::from_static("Sent"), 1, "{}").recorded_as(other, Version::new(2), None);
-    bench.hand.add([taken("a", 1), Taken::new(id(2), parcel)]);
+    bench.add([taken("a", 1), Taken::new(id(2), parcel)]);
     settle_down().await;
     assert_eq!(witness.begun_sorted(), [1, 2]);
 }
@@ -40,7 +40,7 @@ async fn handlers_that_say_nothing_never_run_more_than_the_limit_at_once() {
     let wide_one = wide.subscriber("wide").with_options(options(None, None, Some(5)));
     let mut bench =
         Bench::with(limits, Hand::new(100, usize::MAX, SharedClock::SYSTEM), [wide_one, plain.subscriber("plain")]);
-    bench.hand.add((1..=9).map(|number| taken(&number.to_string(), number)));
+    bench.add((1..=9).map(|number| taken(&number.to_string(), number)));
     settle_down().await;
     assert_eq!((wide.running(), plain.running()), (5, 0), "as many workers as the widest handler wants");
     wide.let_go(9);
@@ -55,7 +55,7 @@ async fn handlers_that_say_nothing_never_run_more_than_the_limit_at_once() {
 async fn there_are_no_more_workers_than_entries_it_holds() {
     let (wide, limits) = (Witness::held(), Limits { concurrency: usize::MAX, ..Limits::default() });
     let bench = Bench::with(limits, Hand::new(3, usize::MAX, SharedClock::SYSTEM), [wide.subscriber("wide")]);
-    bench.hand.add((1..=5).map(|number| taken(&number.to_string(), number)));
+    bench.add((1..=5).map(|number| taken(&number.to_string(), number)));
     settle_down().await;
     assert_eq!(wide.running(), 3);
 }
@@ -67,7 +67,7 @@ async fn the_bus_may_allow_more_workers_than_handlers_ask_for() {
     let other = Witness::held();
     let bench =
         Bench::with(limits, Hand::new(100, usize::MAX, SharedClock::SYSTEM), [other.subscriber("other"), subscriber]);
-    bench.hand.add((1..=4).map(|number| taken(&number.to_string(), number)));
+    bench.add((1..=4).map(|number| taken(&number.to_string(), number)));
     settle_down().await;
     assert_eq!(other.running(), 3);
     other.let_go(3);
@@ -79,7 +79,7 @@ async fn the_bus_may_allow_more_workers_than_handlers_ask_for() {
 async fn a_subscriber_that_joins_is_heard_from_the_next_delivery_on_and_one_that_leaves_no_more() {
     let (first, second) = (Witness::held(), Witness::held());
     let mut bench = Bench::new([]);
-    bench.hand.add([taken("a", 1), taken("b", 2), taken("c", 3), taken("d", 4)]);
+    bench.add([taken("a", 1), taken("b", 2), taken("c", 3), taken("d", 4)]);
     settle_down().await;
     let leaving = bench.join(first.subscriber("first"));
     settle_down().await;
@@ -99,12 +99,12 @@ async fn nothing_is_lost_while_a_group_has_no_subscribers() {
     let (first, second) = (Witness::willing(), Witness::willing());
     let mut bench = Bench::new([]);
     let leaving = bench.join(first.subscriber("first"));
-    bench.hand.add([taken("a", 1)]);
+    bench.add([taken("a", 1)]);
     bench.drain().await;
     leaving.cancel();
-    bench.hand.add([taken("a", 2), taken("b", 3)]);
+    bench.add([taken("a", 2), taken("b", 3)]);
     settle_down().await;
-    assert_eq!(bench.hand.take_settled().len(), 0);
+    assert_eq!(bench.take_settled().len(), 0);
     bench.join(second.subscriber("second"));
     bench.drain().await;
     assert_eq!((first.begun(), second.begun()), (vec![1], vec![2, 3]));
@@ -114,7 +114,7 @@ async fn nothing_is_lost_while_a_group_has_no_subscribers() {
 async fn what_no_handler_wants_is_skipped() {
     let unwilling = Subscriber::new(Name::from_static("none"), EventFilter::Only(&[]), |_| Box::pin(async { Ok(()) }));
     let mut bench = Bench::new([unwilling]);
-    bench.hand.add([taken("a", 1), taken("a", 2)]);
+    bench.add([taken("a", 1), taken("a", 2)]);
     bench.drain().await;
     assert_eq!(bench.verdicts(|verdict| matches!(verdict, Verdict::Skip(_))), [id(1), id(2)]);
     assert_eq!(bench.written[0].record.as_ref().unwrap().version(), Version::new(1));
@@ -126,11 +126,11 @@ async fn what_no_handler_wants_is_skipped() {
 async fn an_entry_in_hand_is_taken_in_once() {
     let held = Witness::held();
     let bench = Bench::new([held.subscriber("held")]);
-    assert_eq!(bench.hand.add([taken("a", 1), taken("a", 1), taken("b", 2)]), 2);
+    assert_eq!(bench.add([taken("a", 1), taken("a", 1), taken("b", 2)]), 2);
     settle_down().await;
-    assert_eq!(bench.hand.add([taken("a", 1), taken("b", 2), taken("c", 3)]), 1);
+    assert_eq!(bench.add([taken("a", 1), taken("b", 2), taken("c", 3)]), 1);
     bench.hand.add_hopeless(id(1), Tries::hopeless("x".into(), &SharedClock::SYSTEM));
-    assert!(bench.hand.take_settled().is_empty(), "it is in hand and an event");
+    assert!(bench.take_settled().is_empty(), "it is in hand and an event");
     assert!(bench.hand.contains(&id(3)) && !bench.hand.contains(&id(4)));
     let mut ids = bench.hand.ids();
     ids.sort_by_key(ToString::to_string);
@@ -144,7 +144,7 @@ async fn an_entry_in_hand_is_taken_in_once() {
 async fn parked_entries_go_on_after_success_though_it_is_not_written_down() {
     let witness = Witness::willing();
     let bench = Bench::new([witness.subscriber("a")]);
-    bench.hand.add([taken("a", 1), taken("a", 2)]);
+    bench.add([taken("a", 1), taken("a", 2)]);
     settle_down().await;
     assert_eq!((witness.begun(), bench.hand.len()), (vec![1, 2], 2));
 }
@@ -153,7 +153,7 @@ async fn parked_entries_go_on_after_success_though_it_is_not_written_down() {
 async fn stopping_ends_after_the_deliveries_in_hand() {
     let held = Witness::held();
     let mut bench = Bench::new([held.subscriber("held").with_options(options(None, None, Some(2)))]);
-    bench.hand.add([taken("a", 1), taken("b", 2), taken("c", 3), taken("a", 4)]);
+    bench.add([taken("a", 1), taken("b", 2), taken("c", 3), taken("a", 4)]);
     settle_down().await;
     bench.stop.cancel();
     settle_down().await;
@@ -164,7 +164,7 @@ async fn stopping_ends_after_the_deliveries_in_hand() {
     held.let_go(9);
     (&mut bench.working).await.unwrap();
     assert_eq!(held.begun_sorted(), [1, 2]);
-    assert_eq!(bench.hand.take_settled().len(), 2, "what came of them is to be written down");
+    assert_eq!(bench.take_settled().len(), 2, "what came of them is to be written down");
     let mut back = bench.hand.give_back();
     back.sort_by_key(ToString::to_string);
     assert_eq!((back, bench.hand.len()), (vec![id(3), id(4)], 2));
@@ -183,7 +183,7 @@ async fn a_mistake_of_ours_is_seen() {
     bench.stop.cancel();
     bench.desk.span = Arc::new(|_, _| panic!("as the test wants it"));
     bench.join(Witness::willing().subscriber("a"));
-    bench.hand.add([taken("a", 1)]);
+    bench.add([taken("a", 1)]);
     let (hand, desk) = (Arc::clone(&bench.hand), bench.desk.clone());
     let stop = StopSignal::of(CancellationToken::new());
     let working = tokio::spawn(async move { hand.work(&desk, &stop).await });

@@ -5,6 +5,7 @@ mod retry;
 mod room;
 mod state;
 mod suspects;
+mod waiting;
 
 use std::{
     collections::HashMap,
@@ -15,10 +16,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{Desk, Hand, RunLock, Settled, Taken, Verdict};
+use super::{Desk, DueAgain, Hand, RunLock, Settled, Taken, Verdict};
 use crate::{
     domain::{
         clock::SharedClock,
@@ -170,13 +174,56 @@ impl Witness {
     }
 }
 
-/// A hand at work.
+/// A hand at work, on a bus that keeps its entries and what is written down of them.
 struct Bench {
     hand: Arc<Hand>,
     desk: Desk,
     stop: CancellationToken,
     written: Vec<Settled>,
     working: JoinHandle<()>,
+    kept: Arc<Kept>,
+}
+
+/// What the bus of a hand keeps.
+#[derive(Default)]
+struct Kept {
+    entries: Mutex<HashMap<MessageId, Taken>>,
+    /// What was written down before something was read again, and the test has not seen.
+    written: Mutex<Vec<Settled>>,
+    /// How many entries were read again.
+    read_again: AtomicUsize,
+    changed: Notify,
+}
+
+impl Kept {
+    fn take_settled(&self, hand: &Hand) -> Vec<Settled> {
+        let settled = hand.take_settled();
+        for Settled { id, verdict, .. } in &settled {
+            if let Verdict::Retry { tries, .. } | Verdict::Begin(tries) = verdict
+                && let Some(kept) = self.entries.lock().unwrap().get_mut(id)
+            {
+                kept.tries = tries.clone();
+            }
+        }
+        settled
+    }
+
+    /// Reads again what is due.
+    async fn read_again(&self, hand: &Hand) {
+        loop {
+            hand.due().await;
+            self.written.lock().unwrap().extend(self.take_settled(hand));
+            self.changed.notify_one();
+            for due in hand.take_due() {
+                self.read_again.fetch_add(1, Ordering::SeqCst);
+                let kept = self.entries.lock().unwrap().get(&due.id).cloned();
+                match kept {
+                    Some(taken) => hand.resume([taken]),
+                    None => hand.let_go([&due.id]),
+                }
+            }
+        }
+    }
 }
 
 impl Bench {
@@ -198,11 +245,41 @@ impl Bench {
         for subscriber in subscribers {
             desk.subscribers.add(GROUP.clone(), subscriber);
         }
+        let kept = Arc::<Kept>::default();
         let working = tokio::spawn({
             let (hand, desk, stop) = (Arc::clone(&hand), desk.clone(), StopSignal::of(stop.clone()));
-            async move { hand.work(&desk, &stop).await }
+            let kept = Arc::clone(&kept);
+            async move {
+                tokio::select! {
+                    () = hand.work(&desk, &stop) => {}
+                    () = kept.read_again(&hand) => {}
+                }
+            }
         });
-        Self { hand, desk, stop, written: Vec::new(), working }
+        Self { hand, desk, stop, written: Vec::new(), working, kept }
+    }
+
+    fn add(&self, taken: impl IntoIterator<Item = Taken>) -> usize {
+        let taken: Vec<_> = taken.into_iter().collect();
+        let kept = taken.iter().map(|taken| (taken.id.clone(), taken.clone()));
+        self.kept.entries.lock().unwrap().extend(kept);
+        self.hand.add(taken)
+    }
+
+    /// Waits until something is to be written down.
+    async fn settled(&self) {
+        while self.kept.written.lock().unwrap().is_empty() {
+            tokio::select! {
+                () = self.hand.settled() => return,
+                () = self.kept.changed.notified() => {}
+            }
+        }
+    }
+
+    fn take_settled(&self) -> Vec<Settled> {
+        let mut settled = std::mem::take(&mut *self.kept.written.lock().unwrap());
+        settled.extend(self.kept.take_settled(&self.hand));
+        settled
     }
 
     fn join(&self, subscriber: Subscriber) -> Subscription {
@@ -211,7 +288,7 @@ impl Bench {
 
     /// Writes down what came of entries.
     fn write(&mut self) {
-        for settled in self.hand.take_settled() {
+        for settled in self.take_settled() {
             let ids = [&settled.id];
             match settled.verdict {
                 Verdict::Acknowledge { .. } | Verdict::Skip(_) | Verdict::Bury(_) => self.hand.let_go(ids),
@@ -225,7 +302,7 @@ impl Bench {
     /// Writes everything down until nothing is left to do.
     async fn drain(&mut self) {
         while !self.hand.is_empty() {
-            self.hand.settled().await;
+            self.settled().await;
             self.write();
         }
     }

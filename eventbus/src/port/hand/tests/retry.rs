@@ -11,10 +11,10 @@ fn retries(bench: &Bench) -> Vec<MessageId> {
 async fn a_retry_holds_up_its_aggregate_only() {
     let witness = Witness::failing_at_first(&[(1, 1)]);
     let mut bench = Bench::new([witness.subscriber("a")]);
-    bench.hand.add([taken("a", 1), taken("a", 2), taken("b", 3)]);
+    bench.add([taken("a", 1), taken("a", 2), taken("b", 3)]);
     settle_down().await;
     assert_eq!(witness.begun(), [1, 3], "the second of `a` is parked");
-    bench.hand.add([taken("a", 4), taken("c", 5)]);
+    bench.add([taken("a", 4), taken("c", 5)]);
     let began = tokio::time::Instant::now();
     bench.drain().await;
     assert_eq!(witness.begun(), [1, 3, 5, 1, 2, 4]);
@@ -33,16 +33,16 @@ async fn a_retry_holds_up_its_aggregate_only() {
 async fn parked_entries_go_on_when_a_burial_is_confirmed_and_not_before() {
     let witness = Witness::failing(&[1]);
     let bench = Bench::new([witness.subscriber("a").with_options(options(Some(0), None, None))]);
-    bench.hand.add([taken("a", 1), taken("a", 2)]);
+    bench.add([taken("a", 1), taken("a", 2)]);
     settle_down().await;
-    let [settled] = &bench.hand.take_settled()[..] else { panic!("not one") };
+    let [settled] = &bench.take_settled()[..] else { panic!("not one") };
     let Verdict::Bury(tries) = &settled.verdict else { panic!("{settled:?}") };
     assert_eq!((tries.attempts, tries.handlers(), tries.errors()), (1, "a".into(), "no".into()));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(witness.begun(), [1]);
     assert!(bench.hand.give_back().contains(&id(2)));
     assert!(bench.hand.contains(&id(1)), "it is still to be buried");
-    bench.hand.add([taken("a", 2)]);
+    bench.add([taken("a", 2)]);
     bench.hand.let_go([&id(1)]);
     settle_down().await;
     assert_eq!(witness.begun(), [1, 2]);
@@ -56,7 +56,7 @@ async fn only_handlers_that_have_not_succeeded_run_again_each_with_its_own_budge
         one.subscriber("one"),
         five.subscriber("five").with_options(options(Some(5), None, None)),
     ]);
-    bench.hand.add([taken("a", 1)]);
+    bench.add([taken("a", 1)]);
     bench.drain().await;
     assert_eq!((good.begun().len(), one.begun().len(), five.begun().len()), (1, 2, 5));
     let [tries] = &bench.buried()[..] else { panic!("not one") };
@@ -69,7 +69,7 @@ async fn only_handlers_that_have_not_succeeded_run_again_each_with_its_own_budge
 async fn a_permanent_error_is_not_tried_again() {
     let witness = Witness::new(|_| Err(HandlerError::permanent("never")));
     let mut bench = Bench::new([witness.subscriber("a")]);
-    bench.hand.add([taken("a", 1)]);
+    bench.add([taken("a", 1)]);
     bench.drain().await;
     assert_eq!(witness.begun(), [1]);
     assert_eq!(bench.buried()[0].errors(), "never");
@@ -83,7 +83,7 @@ async fn panics_and_timeouts_are_tried_again() {
         panics.subscriber("panics"),
         hangs.subscriber("hangs").with_options(options(None, Some(2_000), None)),
     ]);
-    bench.hand.add([taken("a", 1), taken("b", 2)]);
+    bench.add([taken("a", 1), taken("b", 2)]);
     bench.drain().await;
     assert_eq!((panics.begun().len(), hangs.begun().len(), hangs.running()), (4, 4, 0));
     let errors = bench.buried()[0].errors();
@@ -102,7 +102,7 @@ async fn the_wait_for_a_turn_is_no_part_of_a_timeout() {
     let sleeps = sleeps.with_options(options(None, Some(3_000), Some(1)));
     let wide = slow.subscriber("wide").with_options(options(None, None, Some(4)));
     let mut bench = Bench::new([wide, sleeps]);
-    bench.hand.add((1..=4).map(|number| taken(&number.to_string(), number)));
+    bench.add((1..=4).map(|number| taken(&number.to_string(), number)));
     bench.drain().await;
     assert_eq!(bench.desk.counters.snapshot().events_processed_failed, 0);
 }
@@ -116,7 +116,7 @@ async fn a_handler_that_asks_for_a_delay_gets_it() {
         true => Ok(()),
     });
     let mut bench = Bench::new([witness.subscriber("a")]);
-    bench.hand.add([taken("a", 1)]);
+    bench.add([taken("a", 1)]);
     let began = tokio::time::Instant::now();
     bench.drain().await;
     assert!(began.elapsed() >= hour && began.elapsed() < hour * 2);
@@ -130,7 +130,7 @@ async fn an_entry_that_was_to_wait_still_waits_when_another_consumer_has_it() {
     let now = SharedClock::SYSTEM.unix_millis();
     let tries = |ms| Tries { attempts: 2, last_failed_at: Some(now), next_at: Some(now + ms), ..Tries::default() };
     let waiting = |number: u64, ms| Taken { tries: tries(ms), ..taken(&number.to_string(), number) };
-    bench.hand.add([waiting(1, 60_000), waiting(2, 30_000), taken("1", 3), taken("4", 4)]);
+    bench.add([waiting(1, 60_000), waiting(2, 30_000), taken("1", 3), taken("4", 4)]);
     tokio::time::sleep(Duration::from_secs(25)).await;
     bench.write();
     assert_eq!(witness.begun(), [4]);
@@ -146,12 +146,12 @@ async fn a_delay_ends_though_the_worker_that_failed_is_busy_since() {
     let (failing, busy) = (Witness::failing_at_first(&[(1, 1)]), Witness::held());
     let both = failing.or_if(2, &busy);
     let bench = Bench::new([both.with_options(options(None, None, Some(2)))]);
-    bench.hand.add([taken("a", 1), taken("b", 2)]);
+    bench.add([taken("a", 1), taken("b", 2)]);
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!((failing.begun(), busy.begun()), (vec![1, 1], vec![2]));
-    bench.hand.add([taken("c", 3), taken("d", 4)]);
+    bench.add([taken("c", 3), taken("d", 4)]);
     settle_down().await;
-    assert_eq!(bench.hand.take_settled().len(), 4, "all but the busy one, and a retry");
+    assert_eq!(bench.take_settled().len(), 4, "all but the busy one, and a retry");
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,10 +160,10 @@ async fn a_parked_entry_that_is_to_wait_does_so_when_the_one_before_is_let_go() 
     let bench = Bench::new([held.subscriber("held").with_options(options(None, None, Some(2)))]);
     let now = SharedClock::SYSTEM.unix_millis();
     let tries = Tries { attempts: 1, last_failed_at: Some(now), next_at: Some(now + 30_000), ..Tries::default() };
-    bench.hand.add([taken("a", 1), taken("b", 2), Taken { tries, ..taken("c", 4) }]);
+    bench.add([taken("a", 1), taken("b", 2), Taken { tries, ..taken("c", 4) }]);
     let mut third = taken("a", 3);
     third.tries = Tries { next_at: Some(now + 20_000), last_failed_at: Some(now), ..Tries::default() };
-    bench.hand.add([third]);
+    bench.add([third]);
     settle_down().await;
     bench.hand.let_go([&id(1), &id(4)]);
     tokio::time::sleep(Duration::from_secs(25)).await;
@@ -175,12 +175,12 @@ async fn a_parked_entry_that_is_to_wait_does_so_when_the_one_before_is_let_go() 
 async fn what_waits_is_given_back_and_its_tries_are_still_written_down() {
     let witness = Witness::failing(&[1]);
     let bench = Bench::new([witness.subscriber("a")]);
-    bench.hand.add([taken("a", 1), taken("a", 2)]);
+    bench.add([taken("a", 1), taken("a", 2)]);
     settle_down().await;
     let mut back = bench.hand.give_back();
     back.sort_by_key(ToString::to_string);
     assert_eq!(back, [id(1), id(2)]);
-    let settled = bench.hand.take_settled();
+    let settled = bench.take_settled();
     assert!(matches!(&settled[0].verdict, Verdict::Retry { tries, .. } if tries.attempts == 1), "{settled:?}");
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!((witness.begun(), bench.hand.is_empty()), (vec![1], true));
@@ -190,7 +190,7 @@ async fn what_waits_is_given_back_and_its_tries_are_still_written_down() {
 async fn letting_go_of_what_waits_ends_it_and_frees_its_aggregate() {
     let witness = Witness::failing(&[1]);
     let bench = Bench::new([witness.subscriber("a")]);
-    bench.hand.add([taken("a", 1), taken("a", 2)]);
+    bench.add([taken("a", 1), taken("a", 2)]);
     settle_down().await;
     bench.hand.let_go([&id(1)]);
     settle_down().await;

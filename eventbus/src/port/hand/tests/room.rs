@@ -29,15 +29,15 @@ async fn what_is_read_ahead_is_what_the_workers_finish_in_a_tenth_of_a_second() 
     let mut next = 1;
     for _ in 0..50 {
         let room = bench.hand.room().await as u64;
-        bench.hand.add(several(next..next + room));
+        bench.add(several(next..next + room));
         next += room;
-        bench.hand.settled().await;
+        bench.settled().await;
         bench.write();
     }
     bench.drain().await;
     assert_eq!(bench.hand.room().await, 20, "10 ms each, by two workers");
     ms.store(1_000, Ordering::SeqCst);
-    bench.hand.add(several(next..next + 4));
+    bench.add(several(next..next + 4));
     bench.drain().await;
     assert_eq!(bench.hand.room().await, 2, "a second each");
 }
@@ -46,11 +46,11 @@ async fn what_is_read_ahead_is_what_the_workers_finish_in_a_tenth_of_a_second() 
 async fn it_begins_anew_after_the_workers_had_nothing_to_do() {
     let ms = Arc::new(std::sync::atomic::AtomicU64::new(0));
     let mut bench = Bench::new([taking(ms)]);
-    bench.hand.add(several(1..21));
+    bench.add(several(1..21));
     bench.drain().await;
     assert_eq!(bench.hand.room().await, 21);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    bench.hand.add(several(21..22));
+    bench.add(several(21..22));
     bench.drain().await;
     assert_eq!(bench.hand.room().await, 2);
 }
@@ -59,10 +59,10 @@ async fn it_begins_anew_after_the_workers_had_nothing_to_do() {
 async fn an_idle_worker_makes_room_though_all_that_is_there_is_parked() {
     let held = Witness::held();
     let bench = Bench::new([held.subscriber("held").with_options(options(None, None, Some(3)))]);
-    bench.hand.add([taken("a", 1), taken("a", 2), taken("a", 3), taken("a", 4)]);
+    bench.add([taken("a", 1), taken("a", 2), taken("a", 3), taken("a", 4)]);
     settle_down().await;
     assert_eq!(bench.hand.room().await, 2, "two workers have nothing to do");
-    bench.hand.add([taken("b", 5), taken("c", 6)]);
+    bench.add([taken("b", 5), taken("c", 6)]);
     settle_down().await;
     assert_eq!((bench.hand.room_beside(0), held.running()), (0, 3));
 }
@@ -71,7 +71,7 @@ async fn an_idle_worker_makes_room_though_all_that_is_there_is_parked() {
 async fn what_waits_for_a_retry_holds_up_no_reading() {
     let witness = Witness::failing(&[1]);
     let bench = Bench::new([witness.subscriber("a")]);
-    bench.hand.add([taken("a", 1), taken("a", 2), taken("a", 3)]);
+    bench.add([taken("a", 1), taken("a", 2), taken("a", 3)]);
     settle_down().await;
     assert_eq!(bench.hand.room_beside(0), 2);
 }
@@ -86,7 +86,7 @@ async fn no_more_is_held_than_fits_in_number_and_in_bytes() {
     );
     settle_down().await;
     assert_eq!(bench.hand.room().await, 4);
-    bench.hand.add(several(1..4));
+    bench.add(several(1..4));
     settle_down().await;
     assert_eq!((bench.hand.free(), bench.hand.room().await), (1, 1));
 
@@ -98,17 +98,17 @@ async fn no_more_is_held_than_fits_in_number_and_in_bytes() {
     };
     let limits = Limits { concurrency: 9, ..Limits::default() };
     let bench = Bench::with(limits, Hand::new(1_000, 40_000, SharedClock::SYSTEM), [held.subscriber("b")]);
-    bench.hand.add([large(1)]);
+    bench.add([large(1)]);
     settle_down().await;
     assert_eq!(bench.hand.room().await, 2, "as large as the first");
-    bench.hand.add([large(2), large(3)]);
+    bench.add([large(2), large(3)]);
     settle_down().await;
     assert_eq!(bench.hand.room_beside(0), 0);
     bench.hand.let_go([&id(1), &id(2), &id(3)]);
     assert_eq!(bench.hand.room_beside(0), 3);
     let narrow = Bench::with(Limits::default(), Hand::new(1_000, 1, SharedClock::SYSTEM), [held.subscriber("c")]);
     assert_eq!(narrow.hand.room().await, 1, "one event, however large");
-    narrow.hand.add([large(1)]);
+    narrow.add([large(1)]);
     assert_eq!(narrow.hand.room_beside(0), 0);
 }
 
@@ -116,7 +116,7 @@ async fn no_more_is_held_than_fits_in_number_and_in_bytes() {
 async fn a_worker_that_takes_or_ends_an_entry_makes_room() {
     let held = Witness::held();
     let bench = Bench::new([held.subscriber("held")]);
-    bench.hand.add([taken("a", 1), taken("b", 2)]);
+    bench.add([taken("a", 1), taken("b", 2)]);
     settle_down().await;
     let hand = Arc::clone(&bench.hand);
     let waiting = tokio::spawn(async move { hand.room().await });
@@ -150,7 +150,7 @@ async fn letting_go_and_giving_back_make_room() {
 async fn letting_go_of_a_delivery_cancels_its_handler_and_ignores_what_comes_of_it() {
     let held = Witness::held();
     let mut bench = Bench::new([held.subscriber("held")]);
-    bench.hand.add([taken("a", 1), taken("a", 2)]);
+    bench.add([taken("a", 1), taken("a", 2)]);
     settle_down().await;
     bench.hand.let_go([&id(1)]);
     settle_down().await;
@@ -158,7 +158,7 @@ async fn letting_go_of_a_delivery_cancels_its_handler_and_ignores_what_comes_of_
     assert!(!bench.hand.contains(&id(1)));
 
     // it comes back while another one runs: it is another delivery
-    bench.hand.add([taken("a", 1)]);
+    bench.add([taken("a", 1)]);
     settle_down().await;
     assert_eq!(held.running(), 1);
     held.let_go(2);
@@ -172,7 +172,7 @@ async fn letting_go_of_a_delivery_cancels_its_handler_and_ignores_what_comes_of_
 async fn letting_go_of_a_delivery_disturbs_no_later_one_of_the_same_worker() {
     let held = Witness::held();
     let mut bench = Bench::new([held.subscriber("held")]);
-    bench.hand.add([taken("a", 1), taken("b", 2)]);
+    bench.add([taken("a", 1), taken("b", 2)]);
     settle_down().await;
     // the worker is told, and before it hears of it the delivery has ended
     held.let_go(1);
@@ -188,16 +188,16 @@ async fn letting_go_of_a_delivery_disturbs_no_later_one_of_the_same_worker() {
 async fn what_came_of_an_entry_is_told_at_once_while_the_next_is_handled() {
     let held = Witness::held();
     let bench = Bench::new([held.subscriber("held")]);
-    let told = async || tokio::time::timeout(Duration::from_millis(1), bench.hand.settled()).await.is_ok();
-    bench.hand.add(several(1..10));
+    let told = async || tokio::time::timeout(Duration::from_millis(1), bench.settled()).await.is_ok();
+    bench.add(several(1..10));
     settle_down().await;
     assert!(!told().await, "nothing came of any");
     held.let_go(1);
     settle_down().await;
     assert!(told().await && told().await, "as long as it is not written down");
-    assert_eq!((bench.hand.take_settled().len(), held.running()), (1, 1));
+    assert_eq!((bench.take_settled().len(), held.running()), (1, 1));
     assert!(!told().await);
     held.let_go(3);
     settle_down().await;
-    assert_eq!(bench.hand.take_settled().len(), 3, "what came meanwhile is written down together");
+    assert_eq!(bench.take_settled().len(), 3, "what came meanwhile is written down together");
 }

@@ -15,7 +15,7 @@ struct Table {
 
 impl Table {
     fn with(taken: impl IntoIterator<Item = Taken>) -> Self {
-        let (mut state, now) = (State::default(), Instant::now());
+        let (mut state, now) = (State::new(SharedClock::SYSTEM, 100), Instant::now());
         for taken in taken {
             assert!(state.add(taken, now));
         }
@@ -77,6 +77,12 @@ fn an_idle_worker_knows_how_long() {
     assert!(table.state.has_work() && table.state.startable() == 0);
     assert!(matches!(table.turn(), Turn::Idle(Some(at)) if at == table.now + Duration::from_secs(5)));
     table.now += Duration::from_secs(5);
+    assert!(matches!(table.turn(), Turn::Idle(None)), "it is to be read again");
+    let [due] = &table.state.take_due(table.now, Bounds { entries: 9, bytes: 9_999 })[..] else {
+        panic!("none is due")
+    };
+    assert_eq!(*due, DueAgain { id: job.id.clone(), has_waited: true });
+    assert!(table.state.resume(Taken { tries: Tries { attempts: 1, ..Tries::default() }, ..taken("a", 1) }, table.now));
     assert_eq!(table.job().tries.attempts, 1);
     assert!(matches!(table.turn(), Turn::Idle(None)));
 }

@@ -43,10 +43,10 @@ async fn what_was_in_flight_waits_and_the_delay_doubles_up_to_a_minute() {
     let bench = Bench::new([]);
     let after = |ends| Tries { process_ends: ends, ..Tries::default() };
     let ends = [0, 1, 2, 5, 6, 60];
-    bench.hand.add(ends.iter().zip(1..).map(|(ends, number)| left_over(&number.to_string(), number, after(*ends))));
-    let told = tokio::time::timeout(Duration::from_millis(1), bench.hand.settled()).await;
+    bench.add(ends.iter().zip(1..).map(|(ends, number)| left_over(&number.to_string(), number, after(*ends))));
+    let told = tokio::time::timeout(Duration::from_millis(1), bench.settled()).await;
     assert!(told.is_ok(), "it is to be written down");
-    let waits: Vec<_> = waits(&bench.hand.take_settled()).into_iter().map(|(_, wait)| wait).collect();
+    let waits: Vec<_> = waits(&bench.take_settled()).into_iter().map(|(_, wait)| wait).collect();
     assert_eq!(waits, [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (61, 60)]);
 }
 
@@ -54,16 +54,16 @@ async fn what_was_in_flight_waits_and_the_delay_doubles_up_to_a_minute() {
 async fn others_run_while_a_suspect_waits_and_nothing_beside_it() {
     let held = Witness::held();
     let mut bench = several_at_once(&held);
-    bench.hand.add([left_over("a", 1, Tries::default()), taken("b", 2), taken("c", 3)]);
+    bench.add([left_over("a", 1, Tries::default()), taken("b", 2), taken("c", 3)]);
     settle_down().await;
-    assert_eq!((held.begun_sorted(), waits(&bench.hand.take_settled())), (vec![2, 3], vec![(id(1), (1, 1))]));
+    assert_eq!((held.begun_sorted(), waits(&bench.take_settled())), (vec![2, 3], vec![(id(1), (1, 1))]));
     tokio::time::sleep(Duration::from_millis(1_500)).await;
-    bench.hand.add([taken("d", 4)]);
+    bench.add([taken("d", 4)]);
     settle_down().await;
     assert_eq!(held.begun_sorted(), [2, 3], "nothing begins: the suspect waits for those that run");
     held.let_go(2);
     settle_down().await;
-    let settled = bench.hand.take_settled();
+    let settled = bench.take_settled();
     assert_eq!(
         (held.begun_sorted(), begins(&settled)),
         (vec![2, 3], vec![(id(1), 1)]),
@@ -87,24 +87,24 @@ async fn suspects_run_one_at_a_time_the_likely_ones_last() {
     let held = Witness::held();
     let bench = several_at_once(&held);
     let left = |number: u64, alone| left_over(&number.to_string(), number, waiting(alone));
-    bench.hand.add([left(1, 2), left(2, 0), left(3, 4), left(4, 0)]);
+    bench.add([left(1, 2), left(2, 0), left(3, 4), left(4, 0)]);
     for (number, alone) in [(2, 1), (4, 1), (1, 3), (3, 5)] {
         settle_down().await;
-        assert_eq!(begins(&bench.hand.take_settled()), [(id(number), alone)]);
+        assert_eq!(begins(&bench.take_settled()), [(id(number), alone)]);
         bench.hand.begin([&id(number)]);
         settle_down().await;
         assert_eq!((held.begun().last(), held.running()), (Some(&number), 1));
         held.let_go(1);
     }
     settle_down().await;
-    assert!(begins(&bench.hand.take_settled()).is_empty());
+    assert!(begins(&bench.take_settled()).is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_ends_its_process_five_times_alone_becomes_a_dead_letter() {
     let witness = Witness::willing();
     let mut bench = Bench::new([witness.subscriber("a")]);
-    bench.hand.add([left_over("a", 1, ended(5)), taken("a", 2), left_over("b", 3, ended(4))]);
+    bench.add([left_over("a", 1, ended(5)), taken("a", 2), left_over("b", 3, ended(4))]);
     settle_down().await;
     assert!(witness.begun().is_empty(), "the next of its aggregate waits until it is one");
     bench.drain().await;
@@ -119,7 +119,7 @@ async fn what_waited_when_its_process_ended_is_no_more_suspect_than_before() {
     let mut bench = Bench::new([witness.subscriber("a")]);
     let now = SharedClock::SYSTEM.unix_millis();
     let retry = Tries { attempts: 1, last_failed_at: Some(now), next_at: Some(now + 9_000), ..Tries::default() };
-    bench.hand.add([left_over("a", 1, retry), left_over("b", 2, waiting(0))]);
+    bench.add([left_over("a", 1, retry), left_over("b", 2, waiting(0))]);
     bench.drain().await;
     assert_eq!(witness.begun(), [2, 1]);
     assert_eq!((waits(&bench.written), begins(&bench.written)), (vec![], vec![(id(2), 1)]));
@@ -129,7 +129,7 @@ async fn what_waited_when_its_process_ended_is_no_more_suspect_than_before() {
 async fn only_the_first_of_an_aggregate_was_in_flight() {
     let witness = Witness::willing();
     let mut bench = Bench::new([witness.subscriber("a")]);
-    bench.hand.add((1..=5).map(|number| left_over("a", number, Tries::default())));
+    bench.add((1..=5).map(|number| left_over("a", number, Tries::default())));
     bench.drain().await;
     assert_eq!(witness.begun(), [1, 2, 3, 4, 5]);
     assert_eq!((waits(&bench.written).len(), begins(&bench.written).len()), (1, 1));
@@ -139,7 +139,7 @@ async fn only_the_first_of_an_aggregate_was_in_flight() {
 async fn a_takeover_from_a_living_consumer_is_no_end_of_a_process() {
     let witness = Witness::willing();
     let mut bench = Bench::new([witness.subscriber("a")]);
-    bench.hand.add([taken("a", 1), taken("b", 2).with_tries(ended(3))]);
+    bench.add([taken("a", 1), taken("b", 2).with_tries(ended(3))]);
     bench.drain().await;
     assert_eq!((waits(&bench.written), begins(&bench.written)), (vec![], vec![(id(2), 3)]), "not the fourth");
 }
@@ -148,13 +148,13 @@ async fn a_takeover_from_a_living_consumer_is_no_end_of_a_process() {
 async fn a_suspect_that_others_outlast_runs_beside_them_and_that_is_not_counted() {
     let held = Witness::held();
     let bench = several_at_once(&held);
-    bench.hand.add([taken("a", 1)]);
+    bench.add([taken("a", 1)]);
     settle_down().await;
-    bench.hand.add([left_over("b", 2, waiting(0))]);
+    bench.add([left_over("b", 2, waiting(0))]);
     settle_down().await;
-    assert_eq!((held.begun(), bench.hand.take_settled().len()), (vec![1], 0));
+    assert_eq!((held.begun(), bench.take_settled().len()), (vec![1], 0));
     tokio::time::sleep(Duration::from_millis(1_100)).await;
-    assert_eq!(begins(&bench.hand.take_settled()), [(id(2), 0)]);
+    assert_eq!(begins(&bench.take_settled()), [(id(2), 0)]);
     bench.hand.begin([&id(2)]);
     settle_down().await;
     assert_eq!((held.begun(), held.running()), (vec![1, 2], 2));
@@ -164,7 +164,7 @@ async fn a_suspect_that_others_outlast_runs_beside_them_and_that_is_not_counted(
 async fn what_fails_or_is_skipped_has_not_ended_its_process() {
     let witness = Witness::failing_at_first(&[(1, 1)]);
     let mut bench = Bench::new([witness.subscriber("a")]);
-    bench.hand.add([left_over("a", 1, ended(1))]);
+    bench.add([left_over("a", 1, ended(1))]);
     bench.drain().await;
     let failed = |settled: &Settled| match &settled.verdict {
         Verdict::Retry { tries, .. } if tries.attempts > 0 => Some((tries.process_ends, tries.ended_alone)),
@@ -175,7 +175,7 @@ async fn what_fails_or_is_skipped_has_not_ended_its_process() {
     let other = witness.subscriber("other");
     let shipped = Subscriber::new(other.name().clone(), EventFilter::Only(&[]), |_| Box::pin(async { Ok(()) }));
     let mut bench = Bench::new([shipped]);
-    bench.hand.add([left_over("a", 1, ended(1))]);
+    bench.add([left_over("a", 1, ended(1))]);
     bench.drain().await;
     let has_ended =
         |verdict: &Verdict| matches!(verdict, Verdict::Skip(tries) if tries.process_ends + tries.ended_alone == 0);
@@ -186,16 +186,16 @@ async fn what_fails_or_is_skipped_has_not_ended_its_process() {
 async fn a_suspect_that_is_given_back_before_it_ran_has_not_begun() {
     let witness = Witness::willing();
     let bench = Bench::new([witness.subscriber("a")]);
-    bench.hand.add([left_over("a", 1, waiting(2))]);
+    bench.add([left_over("a", 1, waiting(2))]);
     settle_down().await;
     assert_eq!(bench.hand.give_back(), [id(1)]);
-    assert!(begins(&bench.hand.take_settled()).is_empty(), "the worker did not know yet");
+    assert!(begins(&bench.take_settled()).is_empty(), "the worker did not know yet");
 
-    bench.hand.add([left_over("a", 1, waiting(2))]);
+    bench.add([left_over("a", 1, waiting(2))]);
     settle_down().await;
-    assert_eq!(begins(&bench.hand.take_settled()), [(id(1), 3)]);
+    assert_eq!(begins(&bench.take_settled()), [(id(1), 3)]);
     assert_eq!(bench.hand.give_back(), [id(1)]);
-    let settled = bench.hand.take_settled();
+    let settled = bench.take_settled();
     let Verdict::Retry { tries, .. } = &settled[0].verdict else { panic!("{settled:?}") };
     assert_eq!(tries.ended_alone, 2);
     assert!(tries.is_waiting(&SharedClock::SYSTEM), "nor was it in flight");
@@ -206,12 +206,12 @@ async fn a_suspect_that_is_given_back_before_it_ran_has_not_begun() {
 async fn letting_go_of_a_suspect_lets_the_next_begin() {
     let witness = Witness::willing();
     let bench = Bench::new([witness.subscriber("a")]);
-    bench.hand.add((1..=3).map(|number| left_over(&number.to_string(), number, waiting(0))));
+    bench.add((1..=3).map(|number| left_over(&number.to_string(), number, waiting(0))));
     settle_down().await;
-    assert_eq!(begins(&bench.hand.take_settled()), [(id(1), 1)]);
+    assert_eq!(begins(&bench.take_settled()), [(id(1), 1)]);
     bench.hand.let_go([&id(1), &id(2)]);
     settle_down().await;
-    assert_eq!(begins(&bench.hand.take_settled()), [(id(3), 1)]);
+    assert_eq!(begins(&bench.take_settled()), [(id(3), 1)]);
 }
 
 #[tokio::test(start_paused = true)]
