@@ -54,7 +54,9 @@ pub use event_types::{EventTypes, ListedEventTypes, StoredEventType};
 pub use filter::FeedFilter;
 pub use floor::{Floor, Floors};
 pub use group_types::{DELIVER_SKIPPED_WITHIN, DueRange, GroupTypes, Unhandled, UnhandledRange, log_skipped_type};
-pub use hand::{DEFAULT_IN_HAND_BYTES, DEFAULT_WAITING, Desk, DueAgain, Hand, RunLock, Settled, Taken, Verdict};
+pub use hand::{
+    DEFAULT_IN_HAND_BYTES, DEFAULT_WAITING, Desk, DueAgain, Hand, Places, RunLock, Settled, Taken, Verdict,
+};
 pub use health::{
     CrowdedGroup, Health, HealthStatus, HealthThresholds, InFlight, SilentConsumer, UnreadableEvents, WaitingForServer,
 };

@@ -10,6 +10,7 @@
 
 mod desk;
 mod pace;
+mod places;
 mod state;
 mod suspect;
 #[cfg(test)]
@@ -25,9 +26,10 @@ use time::OffsetDateTime;
 use tokio::sync::Notify;
 
 use super::{MessageId, Outcome, RetryPolicy, Tries, tries::Next};
-use crate::domain::{clock::SharedClock, name::Name, record::RecordedEvent};
+use crate::domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::StreamId};
 
 pub use desk::{Desk, RunLock};
+pub use places::Places;
 use state::{Bounds, Crowding, State};
 
 /// How many bytes of events a consumer holds unless it is told otherwise: 16 MiB.
@@ -185,6 +187,7 @@ pub struct Hand {
     due: Notify,
     /// The group, once it is worked for.
     group: OnceLock<Name>,
+    places: Places,
 }
 
 impl Hand {
@@ -197,7 +200,7 @@ impl Hand {
         let (work, outbox, room, due) = (Notify::new(), Notify::new(), Notify::new(), Notify::new());
         let state = Mutex::new(State::new(clock.clone(), DEFAULT_WAITING));
         let bounds = Bounds { entries: entries.max(1), bytes };
-        Self { state, bounds, clock, work, outbox, room, due, group: OnceLock::new() }
+        Self { state, bounds, clock, work, outbox, room, due, group: OnceLock::new(), places: Places::default() }
     }
 
     /// Lets so many entries wait for a retry, or be parked behind one that does, at least one; [`DEFAULT_WAITING`] if left
@@ -206,6 +209,41 @@ impl Hand {
     pub fn with_waiting(self, entries: usize) -> Self {
         *self.state() = State::new(self.clock.clone(), entries.max(1));
         self
+    }
+
+    /// Shares its places with other hands of the same consumer and group: together they handle as many entries at once as
+    /// one of them would alone.
+    #[must_use]
+    pub fn sharing(self, places: &Places) -> Self {
+        Self { places: places.clone(), ..self }
+    }
+
+    /// Holds aggregates back of which earlier events wait elsewhere: what comes of them is parked until each was
+    /// [released](Self::release) as often. What a worker has already is not.
+    pub fn hold_back<'a>(&self, streams: impl IntoIterator<Item = &'a StreamId>) {
+        let now = self.clock.instant();
+        let mut state = self.state();
+        for stream in streams {
+            state.hold_back(stream, now);
+        }
+        self.tell(state);
+    }
+
+    /// Lets the events of aggregates go on that were [held back](Self::hold_back).
+    pub fn release<'a>(&self, streams: impl IntoIterator<Item = &'a StreamId>) {
+        let now = self.clock.instant();
+        let mut state = self.state();
+        for stream in streams {
+            state.release(stream, now);
+        }
+        self.tell(state);
+        self.work.notify_waiters();
+    }
+
+    /// How many entries have failed and are tried again, or are parked behind one of those.
+    #[must_use]
+    pub fn retried(&self) -> usize {
+        self.state().retried()
     }
 
     /// Takes entries in that are not in hand already; says how many.

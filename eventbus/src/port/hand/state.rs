@@ -8,7 +8,7 @@
 //!
 //! | stage | with event and tries | next stage |
 //! |---|---|---|
-//! | parked | yes, or no if one before it waited | when it is the first: ready, suspect, waiting; due if it is without |
+//! | parked | yes, or no if one before it waited | when it is the first: ready, suspect, waiting; due if it is without; parked, and without, if its aggregate is held back |
 //! | waiting | no | when its time has come: due |
 //! | due | no | when the bus asks what is due: reading |
 //! | reading | no | when the bus has read it: ready, suspect, waiting; due again if it could not be read; waiting if put off |
@@ -27,10 +27,11 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     DueAgain, Settled, Taken, Verdict,
     pace::Pace,
+    places::Place,
     suspect::{Due, Marked},
 };
 use crate::{
-    domain::{clock::SharedClock, record::RecordedEvent},
+    domain::{clock::SharedClock, record::RecordedEvent, stream::StreamId},
     port::{MessageId, Outcome, RetryPolicy, Tries},
 };
 
@@ -145,9 +146,11 @@ pub(super) struct Job {
 /// What a worker may do next.
 #[derive(Debug)]
 pub(super) enum Turn {
-    Work(Job),
+    Work(Job, Place),
     /// Nothing to do, until this time at most.
     Idle(Option<Instant>),
+    /// Nothing it has a place for, until one is freed or something else is due.
+    NoPlace(Option<Instant>),
 }
 
 /// The entries of one aggregate, in the order they came.
@@ -203,6 +206,8 @@ pub(super) struct State {
     /// Those that may run, with how often each ran alone in vain: the likely ones last.
     suspects: BTreeSet<(u32, u64)>,
     waiting: BTreeSet<(Instant, u64)>,
+    /// The aggregates that are held back, and how often.
+    held_back: ByNumber<usize>,
     /// Those that are to be read again.
     due: BTreeSet<u64>,
     /// How many of them are being read.
@@ -411,6 +416,11 @@ impl State {
             return;
         };
         let lane = item.lane;
+        if self.held_back.contains_key(&lane) && !matches!(item.stage, Stage::Burying) {
+            item.stage = Stage::Parked;
+            self.hold(lane, true);
+            return self.strip(lane);
+        }
         let Some(body) = &item.body else {
             item.stage = Stage::Due { has_waited: false };
             self.due.insert(number);
@@ -431,6 +441,48 @@ impl State {
             self.ready.insert(number);
         }
         self.hold(lane, false);
+    }
+
+    /// Parks what comes of an aggregate until it is released.
+    pub(super) fn hold_back(&mut self, stream: &StreamId, now: Instant) {
+        let lane = self.hasher.hash_one(stream);
+        *self.held_back.entry(lane).or_default() += 1;
+        if let Some(first) = self.first_of(lane)
+            && self.ready.remove(&first)
+        {
+            self.activate(first, now);
+        }
+    }
+
+    /// Lets the first of an aggregate start.
+    pub(super) fn release(&mut self, stream: &StreamId, now: Instant) {
+        let lane = self.hasher.hash_one(stream);
+        match self.held_back.get_mut(&lane) {
+            Some(times) if *times > 1 => return *times -= 1,
+            Some(_) => drop(self.held_back.remove(&lane)),
+            None => return,
+        }
+        if let Some(first) = self.first_of(lane)
+            && self.items.get(&first).is_some_and(|item| matches!(item.stage, Stage::Parked))
+        {
+            self.activate(first, now);
+        }
+    }
+
+    fn first_of(&self, lane: Lane) -> Option<u64> {
+        self.lanes.get(&lane)?.numbers.front().copied()
+    }
+
+    /// How many have failed and are tried again, or are parked behind one of those.
+    pub(super) fn retried(&self) -> usize {
+        let is_retried = |number: &u64| {
+            self.items.get(number).is_some_and(|item| match &item.stage {
+                Stage::Waiting { .. } | Stage::Due { has_waited: true } | Stage::Reading { has_waited: true } => true,
+                _ => item.body.as_ref().is_some_and(|body| body.tries.attempts > 0),
+            })
+        };
+        let retried = self.lanes.values().filter(|queue| queue.numbers.front().is_some_and(is_retried));
+        retried.map(|queue| queue.numbers.len()).sum()
     }
 
     /// The first of its aggregate waits until then, and those behind it are parked for as long.
@@ -487,12 +539,16 @@ impl State {
     }
 
     /// What a worker is to do: the first that came of those that may start, suspects apart.
-    pub(super) fn take(&mut self, worker: &Arc<Notify>, workers: usize, now: Instant) -> Turn {
+    pub(super) fn take(&mut self, worker: &Arc<Notify>, place: Option<Place>, workers: usize, now: Instant) -> Turn {
         self.workers = workers;
         self.wake(now);
+        let next_due = self.waiting.first().map(|(at, _)| *at);
+        let Some(place) = place else {
+            return if self.ready.is_empty() { Turn::Idle(next_due) } else { Turn::NoPlace(next_due) };
+        };
         match self.ready.pop_first().and_then(|number| self.run(number, worker, now)) {
-            Some(job) => Turn::Work(job),
-            None => Turn::Idle(self.waiting.first().map(|(at, _)| *at)),
+            Some(job) => Turn::Work(job, place),
+            None => Turn::Idle(next_due),
         }
     }
 

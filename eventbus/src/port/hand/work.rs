@@ -11,6 +11,7 @@ use tokio::{
 use super::{
     Desk, Hand,
     desk::RunGuard,
+    places::Place,
     state::{Job, Turn},
 };
 use crate::port::{Delivery, Outcome, StopSignal, Subscriber, dispatch, watchdog};
@@ -35,7 +36,7 @@ impl Hand {
             }
             tokio::select! {
                 _ = changes.changed() => {}
-                _ = free_places.changed() => {}
+                _ = free_places.changed() => self.work.notify_waiters(), // those that had no place
                 ended = workers.join_next() => match ended {
                     Some(ended) => propagate(ended),
                     None => break,
@@ -57,7 +58,7 @@ impl Hand {
     async fn work_alone(&self, desk: &Desk, stop: &StopSignal) {
         let taken_over = Arc::new(Notify::new());
         let mut handlers = Handlers::new(desk);
-        while let Some((job, _beside)) = self.next_job(desk, &taken_over, &mut handlers, stop).await {
+        while let Some((job, _running)) = self.next_job(desk, &taken_over, &mut handlers, stop).await {
             // whoever was woken by taking it waits behind this task, and would wait for a handler that blocks its thread
             tokio::task::yield_now().await;
             self.handle(job, desk, &handlers, &taken_over).await;
@@ -86,26 +87,37 @@ impl Hand {
         worker: &Arc<Notify>,
         handlers: &mut Handlers,
         stop: &StopSignal,
-    ) -> Option<(Job, RunGuard)> {
+    ) -> Option<(Job, (RunGuard, Place))> {
+        let mut lacks_place = false;
         loop {
             if stop.is_stopped() {
                 return None;
             }
             let mut changed = pin!(self.work.notified());
             changed.as_mut().enable();
+            let mut freed = pin!(self.places.freed());
+            if lacks_place {
+                freed.as_mut().enable();
+            }
             handlers.refresh(desk);
             // before it is taken: what waits for something that runs alone may still be given back
             let beside = tokio::select! {
                 beside = desk.run_lock.beside() => beside,
                 () = stop.stopped() => return None,
             };
-            let due = match self.take(desk, worker, handlers) {
-                Turn::Work(job) => return Some((job, beside)),
-                Turn::Idle(due) => due,
+            let (due, no_place) = match self.take(desk, worker, handlers) {
+                Turn::Work(job, place) => return Some((job, (beside, place))),
+                Turn::Idle(due) => (due, false),
+                Turn::NoPlace(due) => (due, true),
             };
             drop(beside);
+            let was_told = std::mem::replace(&mut lacks_place, no_place);
+            if lacks_place && !was_told {
+                continue; // one may have been freed meanwhile
+            }
             tokio::select! {
                 () = changed => {}
+                () = freed, if lacks_place => {}
                 () = self.until(due) => {}
                 _ = handlers.changes.changed() => handlers.is_stale = true,
                 () = stop.stopped() => {}
@@ -117,8 +129,10 @@ impl Hand {
         if handlers.now.is_empty() {
             return Turn::Idle(None);
         }
+        let workers = self.workers(desk);
         let mut state = self.state();
-        let turn = state.take(worker, self.workers(desk), self.clock.instant());
+        let place = if state.startable() > 0 { self.places.take(workers) } else { None };
+        let turn = state.take(worker, place, workers, self.clock.instant());
         self.tell(state);
         turn
     }

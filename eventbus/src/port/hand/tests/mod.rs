@@ -1,5 +1,6 @@
 //! A hand whose entries are written down by the test, and handlers that do as they are told.
 
+mod beside;
 mod flow;
 mod retry;
 mod room;
@@ -22,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Desk, DueAgain, Hand, RunLock, Settled, Taken, Verdict};
+use super::{Desk, DueAgain, Hand, Places, RunLock, Settled, Taken, Verdict};
 use crate::{
     domain::{
         clock::SharedClock,

@@ -10,6 +10,7 @@ use crate::port::{Failure, Outcome};
 struct Table {
     state: State,
     worker: Arc<Notify>,
+    places: Places,
     now: Instant,
 }
 
@@ -19,17 +20,17 @@ impl Table {
         for taken in taken {
             assert!(state.add(taken, now));
         }
-        Self { state, worker: Arc::default(), now }
+        Self { state, worker: Arc::default(), places: Places::default(), now }
     }
 
     fn turn(&mut self) -> Turn {
-        self.state.take(&self.worker, 2, self.now)
+        self.state.take(&self.worker, self.places.take(100), 2, self.now)
     }
 
     fn job(&mut self) -> Job {
         match self.turn() {
-            Turn::Work(job) => job,
-            idle @ Turn::Idle(_) => panic!("{idle:?}"),
+            Turn::Work(job, _) => job,
+            idle => panic!("{idle:?}"),
         }
     }
 
@@ -92,7 +93,7 @@ fn what_was_let_go_wakes_nobody_and_leaves_nothing() {
     let mut table = Table::with([left_over("a", 1, Tries::default()), taken("b", 2)]);
     let later = Tries { next_at: Some(u64::MAX), last_failed_at: Some(0), ..Tries::default() };
     assert!(table.state.add(Taken { tries: later, ..taken("c", 3) }, table.now));
-    assert!(matches!(table.turn(), Turn::Work(Job { number: 1, .. })));
+    assert!(matches!(table.turn(), Turn::Work(Job { number: 1, .. }, _)));
     table.state.begin(&id(1));
     assert!(table.state.remove(&id(1), table.now) && table.state.remove(&id(3), table.now));
     assert!(table.state.add(taken("d", 4), table.now));
