@@ -41,10 +41,12 @@ pub(crate) enum Backlog {
     None,
     /// It is being filled, or not everything in it is finished.
     More {
-        /// Whether the group is new, so that nothing else comes before it.
+        /// Whether the group is new, so that nothing else comes before what it has to do there.
         is_first: bool,
         /// Whether whoever has the events shows no life.
         is_forsaken: bool,
+        /// How many entries of it are left, without those that are not filled in yet.
+        left: u64,
         /// What is to be copied into it: the number of a stream, and an event type.
         copies: Vec<(usize, String)>,
     },
@@ -148,23 +150,38 @@ impl Shared {
 
     /// Looks how the backlog of a group is.
     pub(crate) async fn look_at_backlog(&self, group: &Name) -> Result<Backlog, CommandError> {
+        self.look_at_backlog_as(group, None).await
+    }
+
+    /// The same as a consumer of the backlog, of which so many entries in hand are tried again, or parked behind such.
+    pub(crate) async fn look_at_backlog_as(
+        &self,
+        group: &Name,
+        consumer: Option<(&str, usize)>,
+    ) -> Result<Backlog, CommandError> {
         let backlog = keys::backlog(&self.home, group);
         let mut look = script::LOOK_AT_BACKLOG.key(&backlog);
         look.key(keys::retry(&backlog, &self.config.retry_key_prefix, group)).key(keys::members(&backlog, group));
         look.key(keys::floors(&backlog)).key(keys::lease(&backlog, group)).key(keys::relay(&backlog));
+        look.key(keys::retried(&backlog));
         for part in self.parts() {
             look.key(keys::fills(&part.stream));
         }
-        let mut said: Vec<String> = self.link.rerun(look.arg(group.as_str())).await?;
-        let copies = said.split_off(3.min(said.len()));
+        look.arg(group.as_str());
+        if let Some((name, retried)) = consumer {
+            look.arg(name).arg(retried);
+        }
+        let mut said: Vec<String> = self.link.rerun(&look).await?;
+        let copies = said.split_off(4.min(said.len()));
         let copy = |text: String| {
             let (number, event_type) = text.split_once(' ')?;
             Some((number.parse().ok()?, event_type.to_owned()))
         };
         let copies = copies.into_iter().filter_map(copy).collect();
         let is = |place: usize| said.get(place).is_some_and(|said| said == "1");
+        let left = said.get(3).and_then(|left| left.parse().ok()).unwrap_or_default();
         Ok(match said.first().map(String::as_str) {
-            Some("more") => Backlog::More { is_first: is(1), is_forsaken: is(2), copies },
+            Some("more") => Backlog::More { is_first: is(1), is_forsaken: is(2), left, copies },
             Some("finished") => Backlog::Finished,
             _ => Backlog::None,
         })

@@ -211,6 +211,7 @@ impl Shared {
         let backlog = keys::backlog(&self.home, group);
         retire.key(&backlog).key(keys::members(&backlog, group)).key(keys::retry(&backlog, prefix, group));
         retire.key(keys::floors(&backlog)).key(keys::lease(&backlog, group)).key(keys::relay(&backlog));
+        retire.key(keys::retried(&backlog));
         retire.arg(group.as_str());
         let (what, count, last, unread): (String, u64, String, i64) = self.run(&retire).await?;
         let (stream, group) = (stream.clone(), group.clone());

@@ -59,6 +59,11 @@ pub(crate) fn backlog(stream: &str, group: &str) -> String {
     beside(stream, &format!("backlog:{group}"))
 }
 
+/// How much of a backlog its consumers try again, a hash.
+pub(crate) fn retried(backlog: &str) -> String {
+    beside(backlog, "retried")
+}
+
 /// The entries that each group begins with; what is below all of them is done with.
 pub(crate) fn floors(stream: &str) -> String {
     beside(stream, "floors")

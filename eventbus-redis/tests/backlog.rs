@@ -5,12 +5,16 @@
 mod common;
 
 use std::{
-    sync::{Arc, Mutex},
+    collections::HashSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use common::{
-    actor::{Actor, BOTH, ONLY_CREATED, SHIPPED, connect, named, quick, until_finished},
+    actor::{Actor, BOTH, ONLY_CREATED, SHIPPED, connect, give, members_key, named, quick, read_as, until_finished},
     seen::{command, event, start},
     until,
 };
@@ -20,6 +24,7 @@ use eventbus::{
     prelude::*,
 };
 use eventbus_redis::{GroupError, RedisEventBus, RedisEventBusConfig, Trim};
+use tokio::sync::Semaphore;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Meter)]
@@ -230,6 +235,37 @@ async fn what_was_skipped_is_delivered_when_its_type_is_announced_for_the_first_
     done.sort();
     assert_eq!(done, ids);
     assert_eq!(created.done().len(), 500, "nothing else is delivered again");
+    old.stop_consuming().await;
+    new.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_member_has_of_a_type_is_not_delivered_twice_when_it_is_announced() {
+    let old = connect(&RedisEventBusConfig { pending_idle_ms: 60_000, ..quick() }).await;
+    let (created, both) = (Actor::willing(), Actor::willing());
+    created.join_as(&old, "act", ONLY_CREATED, HandlerOptions::default());
+    let consumer = start(&old).await;
+    old.publish(&[shipped("a")]).await.unwrap();
+    until("it is skipped", async || old.stats().events_skipped == 1).await;
+    old.stop_consuming().await;
+    consumer.await.unwrap();
+    let had = old.publish(&[shipped("b")]).await.unwrap();
+    read_as(&old, "gone", 1).await;
+    let said = r#"{"at":1,"live_ms":1,"types":"\"*\"","instance":"x"}"#;
+    let _: u64 = command(&old, "HSET", &[&members_key(&old), "gone", said]).await;
+    start(&old).await;
+    old.publish(&[shipped("c")]).await.unwrap();
+    until("the last is skipped", async || old.stats().events_skipped == 2).await;
+
+    let new = named(&old, "new").await;
+    both.join_as(&new, "act", BOTH, HandlerOptions::default());
+    start(&new).await;
+    until("they are handled", async || both.done().len() >= 2).await;
+    give(&old, "new", had[0].as_str()).await;
+    until_finished(&new).await;
+    let mut done = both.done();
+    done.sort();
+    assert_eq!(done, ["a", "b", "c"]);
     old.stop_consuming().await;
     new.stop_consuming().await;
 }
@@ -465,6 +501,228 @@ async fn a_new_group_reads_the_stream_while_an_event_of_its_backlog_stays_pendin
         new.shutdown(Duration::from_secs(10)).await.unwrap();
         app.shutdown(Duration::from_secs(10)).await.unwrap();
     }
+}
+
+/// What a handler is told to do.
+#[derive(Clone, Default)]
+struct Told {
+    seen: Second,
+    failed: Arc<Mutex<HashSet<u64>>>,
+    is_let: Arc<AtomicBool>,
+}
+
+/// Fails with the first event of some meters, until it is let.
+#[handler(manual, group = "second", name = "second")]
+async fn second_fails(event: &Counted, State(told): State<Told>) -> Result<(), HandlerError> {
+    if event.number < 3 && !told.is_let.load(Ordering::SeqCst) {
+        told.failed.lock().unwrap().insert(event.number);
+        return Err("not yet".into());
+    }
+    told.seen.0.lock().unwrap().push(event.number);
+    Ok(())
+}
+
+/// What of these numbers is of meters of which no event fails.
+fn without_failing(numbers: std::ops::Range<u64>) -> usize {
+    numbers.filter(|number| number % 7 > 2).count()
+}
+
+/// Saves events of seven meters, which a stream has lost when a group of so many members comes and fails with the first of
+/// three meters; then more of all of them.
+async fn an_event_of_a_backlog_fails(partitions: u32, members: usize) {
+    let config = RedisEventBusConfig { partitions, consumer_name: None, ..quick() };
+    let (bus, store) = (connect(&config).await, InMemoryEventStore::new());
+    let (app, _seen) = app_with(&bus, &store).await;
+    save(&app, 0..100).await;
+    app.settled().await.unwrap();
+    bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
+
+    let (told, mut group) = (Told::default(), Vec::new());
+    for _ in 0..members {
+        let builder = App::builder().store(store.clone()).bus(connect(&config).await).state(told.clone());
+        group.push(builder.handler::<second_fails>().start().await.unwrap());
+    }
+    until("they fail", async || told.failed.lock().unwrap().len() == 3).await;
+    save(&app, 101..200).await;
+    let others = without_failing(0..100) + without_failing(101..200);
+    until("others are read from the stream", async || numbers(&told.seen.0).len() >= others).await;
+    save(&app, 201..300).await;
+    let others = others + without_failing(201..300);
+    until("and go on", async || numbers(&told.seen.0).len() >= others).await;
+    let seen = numbers(&told.seen.0);
+    assert!(seen.iter().all(|number| number % 7 > 2), "those behind the failed ones wait: {seen:?}");
+    told.is_let.store(true, Ordering::SeqCst);
+    until("all are handled", async || numbers(&told.seen.0).len() >= 298).await;
+    group[0].settled().await.unwrap();
+    assert_all_in_order(&numbers(&told.seen.0), (0..100).chain(101..200).chain(201..300));
+    let left = async || command::<Vec<String>>(&bus, "KEYS", &[&format!("*{}*backlog*", config.stream_prefix)]).await;
+    until("the backlog is removed", async || left().await.is_empty()).await;
+    for app in group.into_iter().chain([app]) {
+        app.shutdown(Duration::from_secs(10)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_group_reads_the_stream_while_an_event_of_its_backlog_fails() {
+    an_event_of_a_backlog_fails(1, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_group_reads_partitions_while_an_event_of_its_backlog_fails() {
+    an_event_of_a_backlog_fails(4, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_owner_of_the_backlog_has_is_not_overtaken_in_the_partitions() {
+    an_event_of_a_backlog_fails(4, 2).await;
+}
+
+/// Saves 400 events of each of the seven meters.
+async fn save_much(app: &App) {
+    let meters = app.repository::<Meter>();
+    for first in 0..7 {
+        let mut meter = meters.create(format!("m{first}").parse().unwrap());
+        for n in 0..400 {
+            meter.record(Counted { number: first + 7 * n });
+        }
+        meters.save(&mut meter).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_fails_holds_up_no_filling_and_what_is_finished_behind_it_is_removed() {
+    let config = RedisEventBusConfig { consumer_name: None, ..quick() };
+    let (bus, store) = (connect(&config).await, InMemoryEventStore::new());
+    let (app, _seen) = app_with(&bus, &store).await;
+    save_much(&app).await;
+    app.settled().await.unwrap();
+    bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
+    let told = Told::default();
+    let builder = App::builder().store(store.clone()).bus(connect(&config).await).state(told.clone());
+    let new = builder.handler::<second_fails>().start().await.unwrap();
+    save(&app, 2_800..2_900).await;
+    let others = without_failing(0..2_900);
+    until("the stream is read", async || numbers(&told.seen.0).len() >= others).await;
+    let backlog = format!("{{{}}}:backlog:second", config.stream_name());
+    let left = async || command::<u64>(&bus, "XLEN", &[&backlog]).await;
+    until("only what waits is left", async || left().await == 3 * 400).await;
+    told.is_let.store(true, Ordering::SeqCst);
+    until("all are handled", async || numbers(&told.seen.0).len() >= 2_900).await;
+    assert_all_in_order(&numbers(&told.seen.0), 0..2_900);
+    new.shutdown(Duration::from_secs(10)).await.unwrap();
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_comes_back_keeps_its_order_behind_its_backlog() {
+    for partitions in [1, 4] {
+        let config = RedisEventBusConfig { partitions, ..quick() };
+        let (bus, store) = (named(&connect(&config).await, "other").await, InMemoryEventStore::new());
+        let (app, _seen) = app_with(&bus, &store).await;
+        save(&app, 0..20).await;
+        app.settled().await.unwrap();
+        bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
+        let told = Told::default();
+        let start = async || {
+            let builder = App::builder().store(store.clone()).bus(connect(&config).await).state(told.clone());
+            builder.handler::<second_fails>().start().await.unwrap()
+        };
+        let group = start().await;
+        save(&app, 21..40).await;
+        let others = without_failing(0..20) + without_failing(21..40);
+        until("the stream is read", async || numbers(&told.seen.0).len() >= others).await;
+        group.shutdown(Duration::from_secs(10)).await.unwrap();
+        let group = start().await;
+        save(&app, 41..60).await;
+        let others = others + without_failing(41..60);
+        until("it goes on", async || numbers(&told.seen.0).len() >= others).await;
+        assert!(numbers(&told.seen.0).iter().all(|number| number % 7 > 2));
+        told.is_let.store(true, Ordering::SeqCst);
+        until("all are handled", async || numbers(&told.seen.0).len() >= 58).await;
+        assert_all_in_order(&numbers(&told.seen.0), (0..20).chain(21..40).chain(41..60));
+        group.shutdown(Duration::from_secs(10)).await.unwrap();
+        app.shutdown(Duration::from_secs(10)).await.unwrap();
+    }
+}
+
+/// How many deliveries run, and may end.
+#[derive(Clone)]
+struct Running {
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    of_stream: Arc<AtomicUsize>,
+    gate: Arc<Semaphore>,
+}
+
+impl Running {
+    async fn until_let(&self) {
+        self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        self.gate.acquire().await.unwrap().forget();
+        self.now.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[handler(manual, group = "second", name = "counts")]
+async fn second_counts(event: &Counted, State(running): State<Running>, attempt: Attempt) -> Result<(), HandlerError> {
+    if event.number >= 7 {
+        return Ok(());
+    }
+    if attempt.0 == 1 {
+        return Err("not yet".into());
+    }
+    running.until_let().await;
+    Ok(())
+}
+
+#[handler(manual, group = "second", name = "checks")]
+async fn second_checks_slowly(event: &Checked, State(running): State<Running>) {
+    if event.number >= 100 {
+        running.of_stream.fetch_add(1, Ordering::SeqCst);
+        running.until_let().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_and_the_stream_share_the_concurrency_of_a_consumer() {
+    let config = RedisEventBusConfig { consumer_name: None, concurrency: 2, ..quick() };
+    let (bus, store) = (connect(&config).await, InMemoryEventStore::new());
+    let (app, _seen) = app_with(&bus, &store).await;
+    save(&app, 0..50).await;
+    app.settled().await.unwrap();
+    bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
+    let running = Running {
+        now: Arc::default(),
+        most: Arc::default(),
+        of_stream: Arc::default(),
+        gate: Arc::new(Semaphore::new(0)),
+    };
+    let builder = App::builder().store(store.clone()).bus(connect(&config).await).state(running.clone());
+    let new = builder.handler::<second_counts>().handler::<second_checks_slowly>().start().await.unwrap();
+    // meters of which nothing waits
+    let meters = app.repository::<Meter>();
+    for number in 100..120 {
+        let mut meter = meters.create(format!("n{number}").parse().unwrap());
+        meter.record(Checked { number });
+        meters.save(&mut meter).await.unwrap();
+    }
+    until("as many run as may", async || running.now.load(Ordering::SeqCst) == 2).await;
+    until("the stream is read beside them", async || {
+        let pending: (u64, redis::Value, redis::Value, redis::Value) =
+            command(&bus, "XPENDING", &[&config.stream_name(), "second"]).await;
+        pending.0 >= 4
+    })
+    .await;
+    let mut most_of_stream = 0;
+    while most_of_stream < 20 {
+        running.gate.add_permits(1);
+        until("another one ends", async || running.gate.available_permits() == 0).await;
+        most_of_stream = running.of_stream.load(Ordering::SeqCst);
+    }
+    running.gate.add_permits(100);
+    new.settled().await.unwrap();
+    assert_eq!(running.most.load(Ordering::SeqCst), 2);
+    new.shutdown(Duration::from_secs(10)).await.unwrap();
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
-//! A group's consumer and the backlog of the group: it comes before everything else where the group is new, and is read
-//! beside the stream otherwise.
+//! A group's consumer and the backlog of the group: it comes before everything else where the group is new, until all that
+//! is left of it is tried again or waits for others; then, and otherwise, it is read beside the stream.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -8,10 +8,11 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{SkippedBefore, StopSignal, Subscribers},
+    port::{Hand, Places, SkippedBefore, StopSignal, Subscribers},
 };
+use tokio_util::sync::CancellationToken;
 
-use super::{Consumer, consume_stream, trouble::Trouble};
+use super::{Consumer, OWNER, consume_stream, trouble::Trouble};
 use crate::{
     backlog::{Backlog, noted},
     bus::Shared,
@@ -20,13 +21,17 @@ use crate::{
 
 /// How often is looked for a backlog.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often is looked whether one is finished.
+/// How often is looked whether one is finished, at most; while nothing changes it is looked less often.
 const LOOK_SOON: Duration = Duration::from_millis(50);
 
 /// The backlog of one group, as one consumer of it sees it.
 pub(super) struct GroupBacklog {
     shared: Arc<Shared>,
     group: Name,
+    /// Those that it shares with the stream.
+    places: Places,
+    /// Whether the stream may be read: nothing comes before it any more that need not wait.
+    is_past: CancellationToken,
     /// What was announced last, so that it is announced again when it changed.
     announced: Vec<eventbus::port::Announced>,
     /// What the server noted of that, so that it is announced again when the server lost it.
@@ -42,6 +47,9 @@ impl Consumer {
             return Ok(false);
         }
         let is_behind = self.shared.is_backlog_first(&self.group).await?;
+        if !is_behind {
+            self.hold_back().await?;
+        }
         self.is_past_backlog.store(!is_behind, Ordering::Release);
         Ok(is_behind)
     }
@@ -59,47 +67,32 @@ impl Consumer {
 }
 
 impl GroupBacklog {
-    pub(super) fn new(shared: &Arc<Shared>, group: &Name) -> Self {
-        let (shared, group) = (Arc::clone(shared), group.clone());
-        Self { shared, group, announced: Vec::new(), noted: Vec::new(), told_forsaken: false }
+    pub(super) fn new(shared: &Arc<Shared>, group: &Name, places: Places) -> Self {
+        let (shared, group, is_past) = (Arc::clone(shared), group.clone(), CancellationToken::new());
+        let (announced, noted) = (Vec::new(), Vec::new());
+        Self { shared, group, places, is_past, announced, noted, told_forsaken: false }
     }
 
-    /// Announces what the group handles, makes it, and handles the backlog that a new group begins with.
-    pub(super) async fn before(&mut self, stop: &StopSignal) {
+    /// Says when the stream may be read.
+    pub(super) const fn is_past(&self) -> &CancellationToken {
+        &self.is_past
+    }
+
+    /// Announces what the group handles, makes it, and handles its backlogs until it is to stop: that with which a new
+    /// group begins, and what it skipped of types that it handles now.
+    pub(super) async fn consume(&mut self, stop: &StopSignal) {
         let mut trouble = Trouble::new("reading", self.group.clone());
-        while !stop.is_stopped() {
-            match self.try_before(stop).await {
-                Ok(()) => return trouble.is_over(),
+        while !stop.is_stopped() && !self.is_past.is_cancelled() {
+            match self.begin(stop).await {
+                Ok(()) => trouble.is_over(),
                 Err(error) => self.wait(trouble.happened(&error), stop).await,
             }
         }
-    }
-
-    async fn try_before(&mut self, stop: &StopSignal) -> Result<(), CommandError> {
-        // a server without memory refuses it, and is told later
-        if let Err(error) = self.announce().await {
-            tracing::debug!(group = %self.group, %error, "what the group handles is announced later");
-        }
-        for part in self.shared.parts() {
-            let is_new: bool = self.shared.link.rerun(&part.create_listed_group(&self.group)).await?;
-            if is_new {
-                tracing::info!(group = %self.group, stream = part.stream, "group created");
-            }
-        }
-        if let Backlog::More { is_first: true, .. } = self.shared.look_at_backlog(&self.group).await? {
-            tracing::info!(group = %self.group, "the group is new: it begins with what the stores hold, then reads the stream");
-            self.handle(stop, true).await?;
-        }
-        Ok(())
-    }
-
-    /// Looks again and again for a backlog, and handles it.
-    pub(super) async fn beside(&mut self, stop: &StopSignal) {
         let subscribers: Subscribers = self.shared.subscribers.clone();
         let mut changes = subscribers.watch();
         while !stop.is_stopped() {
             // whoever reads the stream tells of it
-            if let Err(error) = self.try_beside(stop).await {
+            if let Err(error) = self.look(stop).await {
                 tracing::debug!(group = %self.group, %error, "no backlog could be looked for, trying again");
             }
             tokio::select! {
@@ -109,10 +102,26 @@ impl GroupBacklog {
         }
     }
 
-    async fn try_beside(&mut self, stop: &StopSignal) -> Result<(), CommandError> {
+    async fn begin(&mut self, stop: &StopSignal) -> Result<(), CommandError> {
+        self.announce_soon().await;
+        for part in self.shared.parts() {
+            let is_new: bool = self.shared.link.rerun(&part.create_listed_group(&self.group)).await?;
+            if is_new {
+                tracing::info!(group = %self.group, stream = part.stream, "group created");
+            }
+        }
+        if let Backlog::More { is_first: true, .. } = self.shared.look_at_backlog(&self.group).await? {
+            tracing::info!(group = %self.group, "the group is new: it begins with what the stores hold, then reads the stream");
+            self.handle(stop).await?;
+        }
+        self.is_past.cancel();
+        Ok(())
+    }
+
+    async fn look(&mut self, stop: &StopSignal) -> Result<(), CommandError> {
         self.announce().await?;
         if let Backlog::More { .. } = self.shared.look_at_backlog(&self.group).await? {
-            self.handle(stop, false).await?;
+            self.handle(stop).await?;
         }
         Ok(())
     }
@@ -121,6 +130,13 @@ impl GroupBacklog {
         tokio::select! {
             () = self.shared.config.clock.sleep(time) => {}
             () = stop.stopped() => {}
+        }
+    }
+
+    /// Announces what the group handles, now or later: a server without memory refuses it.
+    async fn announce_soon(&mut self) {
+        if let Err(error) = self.announce().await {
+            tracing::debug!(group = %self.group, %error, "what the group handles is announced later");
         }
     }
 
@@ -136,13 +152,14 @@ impl GroupBacklog {
         Ok(())
     }
 
-    /// Handles the backlog to its end, or as long as it is to come first.
-    async fn handle(&mut self, stop: &StopSignal, is_first: bool) -> Result<(), CommandError> {
+    /// Handles the backlog to its end.
+    async fn handle(&mut self, stop: &StopSignal) -> Result<(), CommandError> {
         let (until, finished) = stop.or_earlier();
         let backlog = Arc::new(self.shared.backlog_of(&self.group));
-        let consume = Box::pin(consume_stream(backlog, self.group.clone(), until.clone()));
+        let hand = backlog.hand(&self.places);
+        let consume = Box::pin(consume_stream(backlog, self.group.clone(), Arc::clone(&hand), until.clone()));
         let watch = async {
-            let ended = self.watch(&until, is_first).await;
+            let ended = self.watch(&hand, &until).await;
             finished.cancel();
             ended
         };
@@ -152,31 +169,42 @@ impl GroupBacklog {
         ended
     }
 
-    async fn watch(&mut self, stop: &StopSignal, is_first: bool) -> Result<(), CommandError> {
+    async fn watch(&mut self, hand: &Hand, stop: &StopSignal) -> Result<(), CommandError> {
+        let (mut before, mut pause) = (Backlog::None, LOOK_SOON);
         while !stop.is_stopped() {
-            match self.shared.look_at_backlog(&self.group).await? {
+            self.announce_soon().await;
+            let found = self.shared.look_at_backlog_as(&self.group, self.retried(hand)).await?;
+            pause = if found == before { (pause * 2).min(LOOK) } else { LOOK_SOON };
+            match &found {
                 Backlog::None | Backlog::Finished => {
                     tracing::info!(group = %self.group, "the backlog of the group is finished");
                     return Ok(());
                 }
-                Backlog::More { is_first: still_first, is_forsaken, copies } => {
-                    for copy in &copies {
+                Backlog::More { is_first, is_forsaken, copies, .. } => {
+                    for copy in copies {
                         self.shared.copy_to_backlog(&self.group, copy, stop).await?;
                     }
-                    if is_forsaken && !std::mem::replace(&mut self.told_forsaken, true) {
+                    if *is_forsaken && !std::mem::replace(&mut self.told_forsaken, true) {
                         tracing::error!(
                             group = %self.group,
                             "the group misses events that only a store has, and no process with that store is here"
                         );
                     }
-                    // the rest is handled beside the stream
-                    if is_first && (is_forsaken || !still_first) {
-                        return Ok(());
+                    if *is_forsaken || !is_first {
+                        self.is_past.cancel(); // the rest is handled beside the stream
                     }
                 }
             }
-            self.wait(LOOK_SOON, stop).await;
+            before = found;
+            self.wait(pause, stop).await;
         }
         Ok(())
+    }
+
+    /// What is pending on its name there, and how much of it is tried again; nothing where it has nothing in hand, as then
+    /// the backlog may be another one's.
+    fn retried(&self, hand: &Hand) -> Option<(&str, usize)> {
+        let name = if self.shared.partitions.is_empty() { &self.shared.consumer } else { OWNER };
+        (!hand.is_empty()).then(|| (name, hand.retried()))
     }
 }

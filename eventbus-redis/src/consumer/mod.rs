@@ -5,6 +5,7 @@
 //! is the only one who works on it, and shows life often enough. Everything else may be lost at any time.
 
 mod backlog;
+mod held;
 mod intake;
 mod keep;
 mod leave;
@@ -28,7 +29,7 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{Desk, Hand, Limits, MessageId, RetryPolicy, StopSignal, Subscriber},
+    port::{Desk, Hand, Limits, MessageId, Places, RetryPolicy, StopSignal, Subscriber},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use redis::{FromRedisValue, ScriptInvocation};
 
 use backlog::GroupBacklog;
+use held::Held;
 
 use crate::{bus::Shared, connection::CommandError, keys, script::OfConsumer, trace};
 
@@ -73,6 +75,8 @@ pub(crate) struct Consumer {
     is_announced: AtomicBool,
     /// Whether it has read entries of this group since this was made, and no backlog came before them.
     is_past_backlog: AtomicBool,
+    /// What waits for the group's backlog.
+    held: Mutex<Held>,
     keys: Keys,
 }
 
@@ -97,23 +101,40 @@ struct Keys {
 
 /// Hands the group its events until it is stopped: those of its backlog, and those of the stream.
 async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
-    let mut backlog = GroupBacklog::new(&shared, &group);
-    backlog.before(&stop).await;
-    tokio::join!(consume_stream(shared, group, stop.clone()), backlog.beside(&stop));
+    let places = Places::default();
+    let hand = shared.hand(&places);
+    let mut backlog = GroupBacklog::new(&shared, &group, places);
+    let is_past = backlog.is_past().clone();
+    let stream = async {
+        tokio::select! {
+            () = is_past.cancelled() => consume_stream(shared, group, hand, stop.clone()).await,
+            () = stop.stopped() => {}
+        }
+    };
+    tokio::join!(stream, backlog.consume(&stop));
+}
+
+impl Shared {
+    /// What a consumer of it has in hand. It shares its places with others of the same consumer and group.
+    fn hand(&self, places: &Places) -> Arc<Hand> {
+        let config = &self.config;
+        Arc::new(Hand::new(config.in_hand(), config.max_in_hand_bytes, config.clock.clone()).sharing(places))
+    }
 }
 
 /// Hands the group the events of a stream until it is stopped; connects anew as often as it must.
-async fn consume_stream(shared: Arc<Shared>, group: Name, stop: StopSignal) {
+async fn consume_stream(shared: Arc<Shared>, group: Name, hand: Arc<Hand>, stop: StopSignal) {
     if !shared.partitions.is_empty() {
-        return partitioned::consume(shared, group, stop).await;
+        return partitioned::consume(shared, group, hand, stop).await;
     }
-    let consumer = Consumer::new(shared, group);
+    let consumer = Consumer::new(shared, group, hand);
     let desk = consumer.desk();
     let ended = CancellationToken::new();
     let work = async {
         tokio::join!(
             consumer.hand.work(&desk, &stop),
             consumer.read(&stop),
+            consumer.release(&stop),
             consumer.trim(&stop, || vec![Arc::clone(&consumer.shared)])
         );
         ended.cancel();
@@ -123,9 +144,7 @@ async fn consume_stream(shared: Arc<Shared>, group: Name, stop: StopSignal) {
 
 impl Consumer {
     /// That of a whole stream, under the name of the bus.
-    fn new(shared: Arc<Shared>, group: Name) -> Self {
-        let config = &shared.config;
-        let hand = Arc::new(Hand::new(config.in_hand(), config.max_in_hand_bytes, config.clock.clone()));
+    fn new(shared: Arc<Shared>, group: Name, hand: Arc<Hand>) -> Self {
         let name = shared.consumer.clone();
         Self::with(shared, group, name, hand, None)
     }
@@ -155,6 +174,7 @@ impl Consumer {
             has_ended_before: AtomicBool::new(true),
             is_announced: AtomicBool::new(false),
             is_past_backlog: AtomicBool::new(false),
+            held: Mutex::default(),
             keys,
         }
     }

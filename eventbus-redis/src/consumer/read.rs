@@ -99,6 +99,7 @@ impl Consumer {
         let _: Value = self.looking(FIRST).invoke_async(&mut connected.connection).await?;
         self.is_announced.store(true, Ordering::Release);
         self.has_caught_up.store(false, Ordering::Release);
+        self.hold_back().await.map_err(sent)?;
         self.take_pending(&mut connected.connection, stop).await?;
         self.has_caught_up.store(true, Ordering::Release);
         self.has_ended_before.store(false, Ordering::Release);

@@ -5,7 +5,7 @@ local stream, fills, backlog, group, name = KEYS[1], KEYS[2], KEYS[3], ARGV[1], 
 local field = 'copy ' .. group .. '\n' .. name
 local next_one, last = string.match(redis.call('HGET', fills, field) or '', '^(%S+) (%S+)$')
 if not next_one then return 0 end
-if tidy_backlog(backlog, group) >= MOST_AHEAD then return 0 end
+if is_full(backlog, group) then return 0 end
 local entries = redis.call('XRANGE', stream, next_one, last, 'COUNT', ARGV[3])
 for _, entry in ipairs(entries) do
   local fields = by_name(entry[2])

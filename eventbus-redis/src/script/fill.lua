@@ -6,7 +6,7 @@
 local fills, backlog, field, group = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local at, through = string.match(redis.call('HGET', fills, field) or '', '^(%S+) (%S+)$')
 if at ~= ARGV[3] then return { 'moved', at or '' } end
-if #ARGV > 4 and tidy_backlog(backlog, group) >= MOST_AHEAD then return { 'full' } end
+if #ARGV > 4 and is_full(backlog, group) then return { 'full' } end
 local i = 5
 while i <= #ARGV do
   local count = tonumber(ARGV[i])

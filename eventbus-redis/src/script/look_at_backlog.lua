@@ -1,17 +1,24 @@
 -- Looks at the backlog of a group: whether something is to be copied into it, and whether it is finished. A finished
 -- backlog is removed with all that its consumers kept beside it.
--- KEYS backlog, its retry records, its members, its floors, its lease, its relay notes, then for each stream of events its fills
--- ARGV group
+-- KEYS backlog, its retry records, its members, its floors, its lease, its relay notes, how much of it its consumers try
+--      again, by their names, then for each stream of events its fills
+-- ARGV group, then if it is a consumer of the backlog its name, and how many entries in its hand have failed and are tried
+--      again, or are parked behind such
 -- Replies {'none', 'more' or 'finished', '1' if it comes before everything else and there is something to do that need
--- not wait for an absent member or an operator, '1' if no process shows life that has
--- what is missing, then for each type that is to be copied the number of the stream and its name ...}.
+-- not wait for a retry, an absent member or an operator, '1' if no process shows life that has
+-- what is missing, how many entries are left, then for each type that is to be copied the number of the stream and its
+-- name ...}.
 
 -- How long a process with a store may take to come, and to show life (ms).
 local PATIENCE, LIVELY = 10000, 30000
+-- How long what a consumer counted says something (ms): it looks every second.
+local COUNTED = 5000
+-- Where to go on taking out what is finished; no name of a consumer.
+local TIDIED_TO = '\n'
 
 local backlog, group, now = KEYS[1], ARGV[1], now_in_ms()
 local is_first, is_forsaken, is_open, waits, copies = '0', '0', false, false, {}
-for p = 7, #KEYS do
+for p = 8, #KEYS do
   local notes = by_name(redis.call('HGETALL', KEYS[p]))
   if notes['open ' .. group] then is_open = true end
   local first = notes['first ' .. group]
@@ -20,7 +27,7 @@ for p = 7, #KEYS do
     local of, event_type = string.match(name, '^copy ([^\n]*)\n(.*)$')
     if of == group then
       waits = true
-      copies[#copies + 1] = string.format('%d %s', p - 7, event_type)
+      copies[#copies + 1] = string.format('%d %s', p - 8, event_type)
     end
     local store, other = string.match(name, '^fill (%S+) ([^\n]*)\n')
     if other == group then
@@ -31,27 +38,35 @@ for p = 7, #KEYS do
   end
 end
 local found = groups_of(backlog)[group]
-if not is_open and not found then return { 'none', '0', '0' } end
+if not is_open and not found then return { 'none', '0', '0', '0' } end
+-- refused by a server without memory
+if found and ARGV[2] then redis.pcall('HSET', KEYS[7], ARGV[2], string.format('%s %.0f', ARGV[3], now)) end
 local left = tidy_backlog(backlog, group)
+if left > 0 and found then
+  redis.pcall('HSET', KEYS[7], TIDIED_TO, tidy_behind(backlog, group, redis.call('HGET', KEYS[7], TIDIED_TO) or '-'))
+end
 
--- Whether all that is left waits for an absent member, or stays pending as it used up its attempts.
+-- Whether all that is left is tried again, waits for an absent member, or stays pending as it used up its attempts.
 local function is_put_off()
   if not found or is_before(found['last-delivered-id'], newest_of(backlog)) then return false end
-  local in_work = found.pending
+  local in_work, counted = found.pending, by_name(redis.call('HGETALL', KEYS[7]))
   for _, entry in ipairs(redis.call('XINFO', 'CONSUMERS', backlog, group)) do
     local consumer = by_name(entry)
-    if consumer.name == 'absent' then in_work = in_work - consumer.pending end
-  end
-  if in_work == 0 then return true end
-  for _, tries in ipairs(redis.call('HVALS', KEYS[2])) do
-    if string.find(tries, '"stays":true', 1, true) or string.find(tries, '"is_exhausted":true', 1, true) then
-      in_work = in_work - 1
+    local count, at = string.match(counted[consumer.name] or '', '^(%d+) (%d+)$')
+    if consumer.name == 'absent' then
+      in_work = in_work - consumer.pending
+    elseif count and now - tonumber(at) < COUNTED then
+      in_work = in_work - math.min(consumer.pending, tonumber(count))
     end
+  end
+  if in_work <= 0 then return true end
+  for _, tries in ipairs(redis.call('HVALS', KEYS[2])) do
+    if stays(tries) then in_work = in_work - 1 end
   end
   return in_work <= 0
 end
 if is_first == '1' and not waits and left > 0 and is_put_off() then is_first = '0' end
-if waits or left > 0 then return { 'more', is_first, is_forsaken, unpack(copies) } end
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
-for p = 7, #KEYS do redis.call('HDEL', KEYS[p], 'open ' .. group, 'first ' .. group) end
-return { 'finished', '0', '0' }
+if waits or left > 0 then return { 'more', is_first, is_forsaken, tostring(left), unpack(copies) } end
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7])
+for p = 8, #KEYS do redis.call('HDEL', KEYS[p], 'open ' .. group, 'first ' .. group) end
+return { 'finished', '0', '0', '0' }

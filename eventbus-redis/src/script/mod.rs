@@ -106,6 +106,7 @@ pub(crate) static LOOK: LazyLock<Script> = with_members!("look.lua");
 pub(crate) static LOOK_AT_BACKLOG: LazyLock<Script> = with_backlog!("look_at_backlog.lua");
 pub(crate) static MARK: LazyLock<Script> = with_relay!("mark.lua");
 pub(crate) static NOTE: LazyLock<OfConsumer> = of_consumer!("id.lua", "note.lua");
+pub(crate) static PAST_BACKLOG: LazyLock<Script> = with_backlog!("past_backlog.lua");
 pub(crate) static PUBLISH: LazyLock<Script> = partitioned!("publish.lua");
 pub(crate) static PUBLISH_RANGE: LazyLock<Script> = LazyLock::new(|| {
     let text = concat!(
@@ -142,6 +143,7 @@ pub(crate) static SWEEP: LazyLock<Script> = with_ids!("sweep.lua");
 pub(crate) static TAKE_BACK: LazyLock<OfConsumer> = of_consumer!("id.lua", "members.lua", "relay.lua", "take_back.lua");
 pub(crate) static TAKE: LazyLock<Script> = plain!("take.lua");
 pub(crate) static TRIM: LazyLock<Script> = with_backlog!("relay.lua", "trim.lua");
+pub(crate) static WAITING_IN_BACKLOG: LazyLock<Script> = with_backlog!("waiting_in_backlog.lua");
 
 /// A script that is refused where a consumer has lost the partition that it works on.
 pub(crate) struct OfConsumer {

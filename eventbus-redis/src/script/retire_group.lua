@@ -1,7 +1,7 @@
 -- Removes a group with all that is kept for it, unless one of its members shows life.
 --
 -- KEYS  stream, floors, retry records, members, lease, known types, skipped, then what its backlog has: stream, members,
---       retry records, floors, lease, relay notes
+--       retry records, floors, lease, relay notes, counts of what is tried again
 -- ARGV  group
 -- Replies 'unknown'; or 'live' and how many members are; or 'retired', how many entries were pending, after which id the
 -- unread ones begin, and how many they are or -1.

@@ -50,6 +50,7 @@ impl Partitioned {
             () = stop.stopped() => return Ok(()),
         };
         self.make_groups().await.map_err(sent)?;
+        self.front.hold_back().await.map_err(sent)?;
         loop {
             let room = tokio::select! {
                 room = self.front.hand.room() => room,

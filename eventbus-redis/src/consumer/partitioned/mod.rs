@@ -15,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use eventbus::{Name, port::StopSignal};
+use eventbus::{
+    Name,
+    port::{Hand, StopSignal},
+};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -35,9 +38,9 @@ struct Partitioned {
 }
 
 /// Hands the group its events until it is stopped; connects anew as often as it must.
-pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
+pub(super) async fn consume(shared: Arc<Shared>, group: Name, hand: Arc<Hand>, stop: StopSignal) {
     let consumer = Partitioned {
-        front: Consumer::new(shared, group),
+        front: Consumer::new(shared, group, hand),
         owned: Mutex::default(),
         changed: Notify::new(),
         lost: Notify::new(),
@@ -46,7 +49,8 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
     let ended = CancellationToken::new();
     let work = async {
         let trim = consumer.front.trim(&stop, || consumer.owned().streams());
-        tokio::join!(consumer.front.hand.work(&desk, &stop), consumer.fetch(&stop), trim);
+        let release = consumer.front.release(&stop);
+        tokio::join!(consumer.front.hand.work(&desk, &stop), consumer.fetch(&stop), release, trim);
         ended.cancel();
     };
     tokio::join!(work, consumer.keep(&ended));

@@ -1,0 +1,17 @@
+-- Lists what is pending on a consumer in the backlog of its group, without what stays pending as it used up its attempts
+-- or is for others.
+-- KEYS backlog, its retry records   ARGV group, consumer, the id to begin with, how many entries to look at
+-- Replies {the id to go on after or '', {id, aggregate type, aggregate id} ...}.
+local backlog, retry, group = KEYS[1], KEYS[2], ARGV[1]
+if not groups_of(backlog)[group] then return { '' } end
+local pending = redis.call('XPENDING', backlog, group, ARGV[3], '+', ARGV[4], ARGV[2])
+local reply = { #pending == tonumber(ARGV[4]) and '(' .. pending[#pending][1] or '' }
+for _, found in ipairs(pending) do
+  local id = found[1]
+  local entry = not stays(redis.call('HGET', retry, id)) and redis.call('XRANGE', backlog, id, id)[1]
+  local fields = entry and by_name(entry[2])
+  if fields and fields.aggregate_type and fields.aggregate_id then
+    reply[#reply + 1] = { id, fields.aggregate_type, fields.aggregate_id }
+  end
+end
+return reply
