@@ -43,8 +43,8 @@ pub(crate) enum Backlog {
     More {
         /// Whether the group is new, so that nothing else comes before what it has to do there.
         is_first: bool,
-        /// Whether whoever has the events shows no life.
-        is_forsaken: bool,
+        /// The stores of which events are missing while no process with them shows life, separated by spaces.
+        forsaken: String,
         /// How many entries of it are left, without those that are not filled in yet.
         left: u64,
         /// What is to be copied into it: the number of a stream, and an event type.
@@ -178,10 +178,11 @@ impl Shared {
             Some((number.parse().ok()?, event_type.to_owned()))
         };
         let copies = copies.into_iter().filter_map(copy).collect();
-        let is = |place: usize| said.get(place).is_some_and(|said| said == "1");
+        let is_first = said.get(1).is_some_and(|said| said == "1");
+        let forsaken = said.get(2).cloned().unwrap_or_default();
         let left = said.get(3).and_then(|left| left.parse().ok()).unwrap_or_default();
         Ok(match said.first().map(String::as_str) {
-            Some("more") => Backlog::More { is_first: is(1), is_forsaken: is(2), left, copies },
+            Some("more") => Backlog::More { is_first, forsaken, left, copies },
             Some("finished") => Backlog::Finished,
             _ => Backlog::None,
         })
@@ -190,7 +191,7 @@ impl Shared {
     /// Whether a group has a backlog that comes before everything else.
     pub(crate) async fn is_backlog_first(&self, group: &Name) -> Result<bool, CommandError> {
         let backlog = self.look_at_backlog(group).await?;
-        Ok(matches!(backlog, Backlog::More { is_first: true, is_forsaken: false, .. }))
+        Ok(matches!(backlog, Backlog::More { is_first: true, forsaken, .. } if forsaken.is_empty()))
     }
 
     /// Copies what a group skipped of a type from a stream into its backlog.

@@ -3,6 +3,7 @@
 use eventbus::{Name, Position, port::MessageId};
 use redis::ScriptInvocation;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::{RedisCommandError, RedisEventBus, bus::Shared, entry_id::EntryId, keys, script};
 
@@ -73,6 +74,23 @@ pub enum GroupError {
     Command(#[from] RedisCommandError),
 }
 
+/// Why a store was not forgotten.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RetireStoreError {
+    /// A process with the store was here within 30 s, to bring a group its events. Stop it first.
+    #[error("store {store} is in use: a process with it brings events to `{stream}`")]
+    InUse {
+        /// The stream.
+        stream: String,
+        /// The store.
+        store: Uuid,
+    },
+    /// The server did not do it.
+    #[error(transparent)]
+    Command(#[from] RedisCommandError),
+}
+
 impl RedisEventBus {
     /// Makes a consumer group that begins where it is told, and returns whether it did: a group that is there goes on
     /// where it is. From then on [`trim`](Self::trim) keeps what the group has yet to handle.
@@ -120,8 +138,8 @@ impl RedisEventBus {
 
     /// Forgets that a group ever announced an event type, in all its versions, and returns whether it had: for operators,
     /// when the group's last handler of that type was removed for good; `"*"` where that was a handler of all types. What
-    /// was left pending for a member that handles it is skipped by the consumers that run; in a partition, when its owner
-    /// or the members of the group change next. A consumer that handles the type announces it again.
+    /// was left pending for a member that handles it is skipped by the consumers that run, in a partition when its owner shows
+    /// life next. A consumer that handles the type announces it again.
     ///
     /// # Errors
     /// [`RedisCommandError`].
@@ -164,6 +182,34 @@ impl RedisEventBus {
             }
         }
         all.ok_or_else(|| GroupError::NotFound { stream: self.shared.stream.clone(), group: group.clone() })
+    }
+
+    /// Forgets a store that is gone for good and published here, and returns whether it was known: new groups do not wait
+    /// for its events any more. What the stream has of it stays there. If a process with the store comes after all, its
+    /// relay publishes again what groups had not finished.
+    ///
+    /// # Errors
+    /// [`RetireStoreError`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(bus: &eventbus_redis::RedisEventBus, old: uuid::Uuid) -> eventbus::Result<()> {
+    /// bus.retire_store(old).await?; // the id is in the log line of a group that waits for it
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn retire_store(&self, store: Uuid) -> Result<bool, RetireStoreError> {
+        let mut was_known = false;
+        for part in self.shared.parts() {
+            let mut retire = script::RETIRE_STORE.key(keys::relay(&part.stream));
+            retire.key(keys::fills(&part.stream)).arg(store.to_string());
+            let said: String = self.shared.rerun(&retire).await?;
+            if said == "live" {
+                return Err(RetireStoreError::InUse { stream: part.stream.clone(), store });
+            }
+            was_known |= said == "known";
+        }
+        Ok(was_known)
     }
 }
 

@@ -43,7 +43,7 @@ pub use bus::RedisEventBus;
 pub use config::RedisEventBusConfig;
 pub use consumer::{Recovery, RecoveryStats};
 pub use error::{ConfigMistake, InvalidConfig, RedisCommandError, RedisConnectError};
-pub use group::{GroupError, GroupStart, RetiredGroup};
+pub use group::{GroupError, GroupStart, RetireStoreError, RetiredGroup};
 pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};
 pub use partition::{OtherLayout, RepartitionError, Unfinished};
 /// The driver, in the version this crate uses.

@@ -817,3 +817,55 @@ async fn a_group_is_not_retired_while_it_is_at_its_backlog() {
     let left: Vec<String> = command(&late, "KEYS", &[&format!("*{}*late*", config.stream_prefix)]).await;
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_group_waits_for_no_store_that_was_retired() {
+    for partitions in [1, 4] {
+        let config = RedisEventBusConfig { partitions, consumer_name: None, ..quick() };
+        let stores = [InMemoryEventStore::new(), InMemoryEventStore::new()];
+        let app = async |store: &InMemoryEventStore| {
+            let app = App::builder().store(store.clone()).bus(connect(&config).await).share_stream();
+            app.state(First::default()).handler::<first>().start().await.unwrap()
+        };
+        let [here, gone] = [app(&stores[0]).await, app(&stores[1]).await];
+        save(&here, 0..50).await;
+        save(&gone, 50..100).await;
+        here.settled().await.unwrap();
+        gone.settled().await.unwrap();
+        gone.shutdown(Duration::from_secs(10)).await.unwrap();
+        let bus = connect(&config).await;
+        bus.trim(Trim { max_length: Some(0), max_age: None }).await.unwrap();
+
+        let seen = Second::default();
+        let builder = App::builder().store(stores[0].clone()).bus(connect(&config).await).share_stream();
+        let new = builder.state(seen.clone()).handler::<second>().start().await.unwrap();
+        // of the other store there is what trimming leaves of each stream
+        let of_here = || {
+            let mut seen = numbers(&seen.0);
+            seen.retain(|number| !(50..100).contains(number));
+            seen
+        };
+        until("it has what is here", async || of_here().len() >= 50).await;
+        let left = async || command::<Vec<String>>(&bus, "KEYS", &[&format!("*{}*fills", config.stream_prefix)]).await;
+        let fields = async || {
+            let mut fields = Vec::new();
+            for key in left().await {
+                fields.extend(command::<Vec<String>>(&bus, "HKEYS", &[&key]).await);
+            }
+            fields
+        };
+        let id = async |store: &InMemoryEventStore| eventbus::port::ReadFeed::store_id(store).await.unwrap();
+        let is_open = async || fields().await.iter().any(|field| field == "open second");
+        assert!(is_open().await, "it waits for the other store");
+        let refused = bus.retire_store(id(&stores[0]).await).await.unwrap_err().to_string();
+        assert!(refused.contains(&id(&stores[0]).await.to_string()), "{refused}");
+        assert!(bus.retire_store(id(&stores[1]).await).await.unwrap());
+        until("the backlog is finished", async || !is_open().await).await;
+        save(&here, 100..110).await;
+        new.settled().await.unwrap();
+        assert_all_in_order(&of_here(), (0..50).chain(100..110));
+        assert!(!bus.retire_store(id(&stores[1]).await).await.unwrap(), "it is not known any more");
+        new.shutdown(Duration::from_secs(10)).await.unwrap();
+        here.shutdown(Duration::from_secs(10)).await.unwrap();
+    }
+}

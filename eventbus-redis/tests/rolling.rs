@@ -279,6 +279,22 @@ async fn a_handler_that_has_succeeded_does_not_run_again_where_another_one_left_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_a_partition_is_skipped_when_its_type_is_forgotten() {
+    let bus = connect(&RedisEventBusConfig { partitions: 4, partition_lease_ms: 1_000, ..quick() }).await;
+    let created = Actor::willing();
+    handles(&created, &bus, ONLY_CREATED);
+    let _: u64 = command(&bus, "HSET", &[&key(&bus, "types"), "OrderShipped@1", "1"]).await;
+    start(&bus).await;
+    bus.publish(&[shipped("a", 1), event("b")]).await.unwrap();
+    until("it waits", async || bus.stats().events_consumed == 2 && created.done() == ["b"]).await;
+    assert_eq!(bus.stats().events_skipped, 0);
+    assert!(bus.forget_event_type(bus.default_group(), SHIPPED).await.unwrap());
+    until_finished(&bus).await;
+    until("it is counted", async || bus.stats().events_skipped == 1).await;
+    bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_a_member_is_skipped_at_once_when_its_type_is_forgotten() {
     for forgotten in [SHIPPED, "*"] {
         let bus = old().await;

@@ -180,17 +180,18 @@ impl GroupBacklog {
                     tracing::info!(group = %self.group, "the backlog of the group is finished");
                     return Ok(());
                 }
-                Backlog::More { is_first, is_forsaken, copies, .. } => {
+                Backlog::More { is_first, forsaken, copies, .. } => {
                     for copy in copies {
                         self.shared.copy_to_backlog(&self.group, copy, stop).await?;
                     }
-                    if *is_forsaken && !std::mem::replace(&mut self.told_forsaken, true) {
+                    if !forsaken.is_empty() && !std::mem::replace(&mut self.told_forsaken, true) {
                         tracing::error!(
-                            group = %self.group,
-                            "the group misses events that only a store has, and no process with that store is here"
+                            group = %self.group, stores = forsaken,
+                            "the group misses events that only these stores have, and no process with one of them is here: \
+                             start one, or forget a store that is gone for good with `RedisEventBus::retire_store`"
                         );
                     }
-                    if *is_forsaken || !is_first {
+                    if !forsaken.is_empty() || !is_first {
                         self.is_past.cancel(); // the rest is handled beside the stream
                     }
                 }

@@ -5,8 +5,8 @@
 -- ARGV group, then if it is a consumer of the backlog its name, and how many entries in its hand have failed and are tried
 --      again, or are parked behind such
 -- Replies {'none', 'more' or 'finished', '1' if it comes before everything else and there is something to do that need
--- not wait for a retry, an absent member or an operator, '1' if no process shows life that has
--- what is missing, how many entries are left, then for each type that is to be copied the number of the stream and its
+-- not wait for a retry, an absent member or an operator, the stores of which something is missing and no process shows
+-- life, how many entries are left, then for each type that is to be copied the number of the stream and its
 -- name ...}.
 
 -- How long a process with a store may take to come, and to show life (ms).
@@ -17,7 +17,7 @@ local COUNTED = 5000
 local TIDIED_TO = '\n'
 
 local backlog, group, now = KEYS[1], ARGV[1], now_in_ms()
-local is_first, is_forsaken, is_open, waits, copies = '0', '0', false, false, {}
+local is_first, forsaken, is_open, waits, copies = '0', {}, false, false, {}
 for p = 8, #KEYS do
   local notes = by_name(redis.call('HGETALL', KEYS[p]))
   if notes['open ' .. group] then is_open = true end
@@ -33,12 +33,12 @@ for p = 8, #KEYS do
     if other == group then
       waits = true
       local seen = tonumber(notes['filler ' .. store] or '0')
-      if now - seen > LIVELY and now - tonumber(first or '0') > PATIENCE then is_forsaken = '1' end
+      if now - seen > LIVELY and now - tonumber(first or '0') > PATIENCE then forsaken[store] = true end
     end
   end
 end
 local found = groups_of(backlog)[group]
-if not is_open and not found then return { 'none', '0', '0', '0' } end
+if not is_open and not found then return { 'none', '0', '', '0' } end
 -- refused by a server without memory
 if found and ARGV[2] then redis.pcall('HSET', KEYS[7], ARGV[2], string.format('%s %.0f', ARGV[3], now)) end
 local left = tidy_backlog(backlog, group)
@@ -66,7 +66,10 @@ local function is_put_off()
   return in_work <= 0
 end
 if is_first == '1' and not waits and left > 0 and is_put_off() then is_first = '0' end
-if waits or left > 0 then return { 'more', is_first, is_forsaken, tostring(left), unpack(copies) } end
+if waits or left > 0 then local stores = {}
+for store in pairs(forsaken) do stores[#stores + 1] = store end
+table.sort(stores)
+return { 'more', is_first, table.concat(stores, ' '), tostring(left), unpack(copies) } end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7])
 for p = 8, #KEYS do redis.call('HDEL', KEYS[p], 'open ' .. group, 'first ' .. group) end
-return { 'finished', '0', '0', '0' }
+return { 'finished', '0', '', '0' }

@@ -135,6 +135,7 @@ pub(crate) static REPLAY_TO_PARTITION: LazyLock<Script> = partitioned!("replay.l
 pub(crate) static REREAD: LazyLock<OfConsumer> = of_consumer!("id.lua", "relay.lua", "reread.lua");
 pub(crate) static RETAKE: LazyLock<OfConsumer> = of_consumer!("id.lua", "relay.lua", "retake.lua");
 pub(crate) static RETIRE_GROUP: LazyLock<Script> = with_backlog!("retire_group.lua");
+pub(crate) static RETIRE_STORE: LazyLock<Script> = with_ids!("retire_store.lua");
 pub(crate) static REWIND: LazyLock<Script> = with_relay!("rewind.lua");
 pub(crate) static SETTLE: LazyLock<OfConsumer> = of_consumer!("settle.lua");
 pub(crate) static SHARE: LazyLock<Script> = with_members!("live.lua", "share.lua");

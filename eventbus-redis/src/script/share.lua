@@ -1,17 +1,17 @@
 -- A consumer shows that it lives and which types it handles, keeps the partitions it owns, and takes free ones up to its
 -- share: the partitions divided by the live members that know of them. It notes how far its group is in each of them.
 --
--- KEYS  members, layout, then for each partition: lease, stream, floors
+-- KEYS  members, layout, then for each partition: lease, stream, floors; then known types
 -- ARGV  group, consumer, its types as JSON, how long it counts as alive (ms), what tells it from another one of its name,
 --       how long a lease lasts (ms), the generation of the layout, '1' if it may take partitions, what it has
 --       been busy with for long as JSON or '', then for each partition the epoch under which it owns it or '', then the numbers of the partitions in the order in which to take them
 -- Replies with {how many partitions there are by a newer layout or 0, its share, for each partition {epoch or '', the id that the group
 -- was given last, '1' if it was taken from a consumer that shows no life} ..., whether another consumer has its name, the
--- names and types of the other live members}.
+-- names and types of the other live members, how many types the group knows}.
 
 local members, layout = KEYS[1], KEYS[2]
 local group, me, types, live, instance = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local ttl, count = tonumber(ARGV[6]), (#KEYS - 2) / 3
+local ttl, count = tonumber(ARGV[6]), (#KEYS - 3) / 3
 local now = now_in_ms()
 
 local recorded = redis.call('HMGET', layout, 'generation', 'partitions')
@@ -68,4 +68,4 @@ for p = 1, count do
   if epochs[p] ~= '' then last = note_floor(KEYS[3 * p + 1], KEYS[3 * p + 2], group) end
   parts[p] = { epochs[p], last, taken[p] or 0 }
 end
-return { other_layout, share, parts, double, others }
+return { other_layout, share, parts, double, others, redis.call('HLEN', KEYS[#KEYS]) }

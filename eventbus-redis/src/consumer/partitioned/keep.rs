@@ -35,6 +35,8 @@ pub(super) struct Keeper {
     sweep: HashMap<usize, String>,
     pub(super) differing: Differing,
     pub(super) others: Vec<String>,
+    /// How many types the group knew.
+    pub(super) known_types: usize,
     pub(super) has_double: bool,
     pub(super) has_other_layout: bool,
 }
@@ -60,6 +62,7 @@ impl Partitioned {
             sweep: HashMap::new(),
             differing: Differing::new(),
             others: Vec::new(),
+            known_types: 0,
             has_double: false,
             has_other_layout: false,
         };

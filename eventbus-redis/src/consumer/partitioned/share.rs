@@ -24,13 +24,13 @@ use crate::{
 /// How often a consumer that has less than its share looks for free partitions, at least.
 const WANTING: Duration = Duration::from_millis(250);
 /// What the server replies to a consumer that shows life.
-type Shared = (usize, usize, Vec<(String, String, bool)>, bool, Vec<String>);
+type Shared = (usize, usize, Vec<(String, String, bool)>, bool, Vec<String>, usize);
 
 impl Partitioned {
     /// Shows that it lives, keeps its partitions, and takes or leaves some to have its share.
     pub(super) async fn share(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
         keeper.share_at = Instant::now() + self.lease() / 3;
-        let (other_layout, share, parts, has_double, others): Shared =
+        let (other_layout, share, parts, has_double, others, known_types): Shared =
             self.shared().link.rerun(&self.sharing(keeper)).await?;
         self.front.tell_double(has_double, &mut keeper.has_double);
         self.front.tell_differing(&mut keeper.differing, &others);
@@ -57,7 +57,8 @@ impl Partitioned {
         if owned < keeps {
             keeper.share_at = keeper.share_at.min(Instant::now() + WANTING);
         }
-        if keeper.others != others {
+        let knows_less = known_types < std::mem::replace(&mut keeper.known_types, known_types);
+        if keeper.others != others || knows_less {
             keeper.others = others;
             self.look_again_at_what_was_left();
         }
@@ -75,6 +76,7 @@ impl Partitioned {
             let stream = &part.stream;
             share.key(keys::lease(stream, &self.front.group)).key(stream).key(keys::floors(stream));
         }
+        share.key(&self.front.keys.known_types);
         share.arg(self.front.group.as_str()).arg(&self.front.name).arg(self.front.types());
         share.arg(lease_ms.saturating_mul(2)).arg(&shared.instance).arg(lease_ms).arg(shared.generation());
         share.arg(u8::from(!keeper.has_other_layout)).arg(self.front.busy());
@@ -109,7 +111,8 @@ impl Partitioned {
         }
     }
 
-    /// What only others handled may be for nobody now, or for one who comes next.
+    /// What only others handled, or was of a type that an operator has forgotten since, may be for nobody now, or for one
+    /// who comes next.
     fn look_again_at_what_was_left(&self) {
         let mut owned = self.owned();
         for (_, part) in owned.consumers() {
