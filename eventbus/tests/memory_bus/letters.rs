@@ -7,7 +7,10 @@ use std::{
 
 use eventbus::{
     InMemoryEventBus, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{DeadLetterError, DeadLetterFilter, DeadLetters, EventBus, MessageId, Tries, UnfinishedDelivery},
+    port::{
+        DeadLetterError, DeadLetterFilter, DeadLetters, EventBus, MessageId, Tries, UnfinishedDeliveries as _,
+        UnfinishedDelivery,
+    },
 };
 use time::OffsetDateTime;
 
@@ -237,4 +240,60 @@ async fn ids_of_others_are_refused_and_a_closed_bus_says_so() {
     bus.shutdown(Duration::from_secs(10)).await.unwrap();
     let closed = bus.discard(&id).await;
     assert!(matches!(closed, Err(DeadLetterError::ShutDown { .. })), "{closed:?}");
+}
+
+#[tokio::test]
+async fn what_is_replayed_is_read_back_part_by_part() {
+    const LETTERS: u64 = 300;
+    let names: Vec<_> = (1..=LETTERS).map(|name| name.to_string()).collect();
+    let kept = Kept::with(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    kept.save_checkpoint_of("a", LETTERS).await;
+    kept.put(&Name::from_static("a"), (1..=LETTERS).map(|position| dead_since(position, position)).collect()).await;
+    let (bus, worker) = (InMemoryEventBus::builder().retry(NEVER).capacity(20).max_in_hand(10).build(), Worker::held());
+    worker.join(&bus, "a");
+    bus.resume_from(kept.clone()).await.unwrap();
+    start(&bus).await;
+    assert_eq!(bus.replay_all(&DeadLetterFilter::default()).await.unwrap(), LETTERS);
+    assert_eq!(pending(&bus, "a").await, LETTERS);
+    for handled in 1..=LETTERS {
+        worker.let_one();
+        until("one more is handled", async || worker.got().len() as u64 == handled).await;
+        let held = bus.stream_info().await.stream.length;
+        assert!(held < 150, "{held} events are held in memory");
+    }
+    settled(&bus).await;
+    let mut got = worker.got();
+    got.sort_unstable();
+    assert_eq!(got, (1..=LETTERS).collect::<Vec<_>>());
+    assert_eq!(kept.rows("a").await, (vec![], vec![]));
+}
+
+/// A dead letter that was given up so many seconds after 1970.
+fn dead_since(position: u64, seconds: u64) -> UnfinishedDelivery {
+    let dead_since = Some(OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds));
+    UnfinishedDelivery { position: Position::new(position), tries: Tries::default(), dead_since }
+}
+
+#[tokio::test]
+async fn dead_letters_of_the_future_are_ended_once_where_the_clock_was_set_back() {
+    for is_again in [true, false] {
+        let kept = three().await;
+        kept.save_checkpoint_of("a", 3).await;
+        let next_century = 150 * 365 * 86_400;
+        kept.put(&Name::from_static("a"), vec![dead_since(1, 1), dead_since(2, next_century)]).await;
+        let (bus, worker) = (bus(NEVER), Worker::new().failing(&[2]));
+        worker.join(&bus, "a");
+        bus.resume_from(kept.clone()).await.unwrap();
+        start(&bus).await;
+        let all = DeadLetterFilter::default();
+        let ended = if is_again { bus.replay_all(&all).await } else { bus.discard_all(&all).await };
+        assert_eq!(ended.unwrap(), 2);
+        settled(&bus).await;
+        if is_again {
+            until("it is a dead letter again", async || kept.rows("a").await == (vec![], vec![2])).await;
+            let again = kept.dead_delivery(&Name::from_static("a"), Position::new(2)).await.unwrap().unwrap();
+            let first = dead_since(2, next_century).dead_since.unwrap();
+            assert!(again.dead_since > first, "it is listed behind those that were there");
+        }
+    }
 }

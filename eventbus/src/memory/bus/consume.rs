@@ -21,7 +21,7 @@ use crate::{
     },
     port::{
         Announced, CheckpointError, DEFAULT_IN_HAND_BYTES, Desk, DueRange, EventStore, FeedFilter, GroupTypes, Hand,
-        MessageId, Outage, ProgressUpdate, ReadError, RunLock, Settled, StopSignal, Subscribers, Tries,
+        MessageId, Outage, PAGE_BYTES, ProgressUpdate, ReadError, RunLock, Settled, StopSignal, Subscribers, Tries,
         UnfinishedDelivery, Unhandled, Verdict, handler_span, log_skipped_type,
     },
 };
@@ -119,7 +119,54 @@ impl Consumer {
             return true;
         };
         self.rounds.look(&self.shared, &*store, &self.group).await;
-        self.bring(&*store).await
+        self.bring_revived(&*store).await && self.bring(&*store).await
+    }
+
+    /// Has the next dead letters taken that are delivered again. Returns `true` if the group may go on.
+    async fn bring_revived(&mut self, store: &dyn EventStore) -> bool {
+        let (mut brought, mut bytes) = (0, 0);
+        while brought < BATCH && bytes < PAGE_BYTES {
+            let next = {
+                let mut log = self.shared.log();
+                let cursor = log.cursor(&self.group);
+                cursor.revived.front().filter(|_| brought > 0 || cursor.again.is_empty()).map(|(position, _)| *position)
+            };
+            let Some(position) = next else {
+                break;
+            };
+            let event = match event_at(store, position).await {
+                Ok(event) => event,
+                Err(ReadError::Corrupt { .. }) => None,
+                Err(error) => {
+                    if self.bringing.begins() {
+                        tracing::warn!(group = %self.group, %error, "dead letters not read, trying again");
+                    }
+                    return false;
+                }
+            };
+            brought += 1;
+            let mut log = self.shared.log();
+            let now = log.clock.now();
+            let cursor = log.cursor(&self.group);
+            let Some((_, tries)) = cursor.revived.pop_front_if(|(front, _)| *front == position) else {
+                continue; // the group left the store meanwhile
+            };
+            match event {
+                Some(event) => {
+                    bytes += event.payload().len();
+                    log.restore(&self.group, &event, tries);
+                }
+                None => cursor.unreadable.add(position, tries, now),
+            }
+        }
+        if brought > 0 {
+            if let Some(lasted) = self.bringing.ends() {
+                tracing::info!(group = %self.group, ?lasted, "dead letters are read again");
+            }
+            // the other groups pass over what was read for this one
+            self.shared.published.send_replace(());
+        }
+        true
     }
 
     /// Takes entries while there is room, until there are others.
@@ -138,7 +185,7 @@ impl Consumer {
                 }
             }
         }
-        if self.shared.log().cursor(&self.group).types.due().is_some() {
+        if self.shared.log().cursor(&self.group).is_to_be_brought() {
             return;
         }
         // the bus lives as long as its consumers

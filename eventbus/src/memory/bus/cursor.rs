@@ -108,6 +108,8 @@ pub(super) struct Cursor {
     left: BTreeSet<u64>,
     pub(super) types: Types,
     pub(super) unreadable: Unreadable,
+    /// Events before the checkpoint that are to be delivered again, in this order: they are read back part by part.
+    pub(super) revived: VecDeque<(Position, Tries)>,
 }
 
 impl Cursor {
@@ -178,7 +180,9 @@ impl Cursor {
 
     /// Whether an event is pending that has a row.
     pub(super) fn has_row(&self, position: Position) -> bool {
-        self.pending.values().any(|pending| pending.row == Row::Stored && pending.position == Some(position))
+        let is_revived = self.revived.iter().any(|(revived, _)| *revived == position);
+        is_revived
+            || self.pending.values().any(|pending| pending.row == Row::Stored && pending.position == Some(position))
     }
 
     /// The row of a dead letter waits from now on, with these tries. Returns `true` if it is delivered without being
@@ -190,6 +194,11 @@ impl Cursor {
         }
         let is_pending = |pending: &Pending| pending.row != Row::Missing && pending.position == Some(position);
         self.ahead.contains_key(&position) || self.pending.values().any(is_pending)
+    }
+
+    /// Whether there are events to be read back for the group.
+    pub(super) fn is_to_be_brought(&self) -> bool {
+        !self.revived.is_empty() || self.types.due().is_some()
     }
 
     /// Lets go of an event that cannot be read. Returns `true` if it is one of those.
@@ -301,7 +310,7 @@ impl Cursor {
     /// How many entries are pending; dead letters are not, nor is what was left: no handler of it can come in time.
     pub(super) fn pending(&self) -> u64 {
         let is_pending = |(number, pending): &(&u64, &Pending)| pending.buried.is_none() && !self.left.contains(number);
-        self.pending.iter().filter(is_pending).count() as u64 + self.unreadable.count()
+        self.pending.iter().filter(is_pending).count() as u64 + self.unreadable.count() + self.revived.len() as u64
     }
 
     /// The dead letters that the store has no row of, by the numbers of their entries.
@@ -316,8 +325,13 @@ impl Cursor {
         self.pending.get(&number).is_some_and(|pending| pending.buried.is_some())
     }
 
+    /// Whether the group has not acknowledged an entry that it has read.
+    pub(super) fn is_pending(&self, number: u64) -> bool {
+        self.pending.contains_key(&number)
+    }
+
     /// Whether the group has not read, or not acknowledged, an entry.
-    pub(super) fn needs(&self, number: u64) -> bool {
+    fn needs(&self, number: u64) -> bool {
         number >= self.next || self.pending.contains_key(&number)
     }
 
@@ -344,6 +358,7 @@ impl Cursor {
         self.misses_events = false;
         self.types.load(GroupTypes::default());
         self.unreadable.clear();
+        self.revived.clear();
     }
 
     /// Takes over the checkpoint that a store kept; `None` in it is before the first event.

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use time::OffsetDateTime;
 
-use super::{DESTINATION, InMemoryEventBus, Shared, consume::event_at, cursor::Cursor, log::Log};
+use super::{DEFAULT_GROUP, DESTINATION, InMemoryEventBus, Shared, consume::event_at, cursor::Cursor, log::Log};
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     port::{
@@ -119,13 +119,6 @@ impl fmt::Display for Id {
     }
 }
 
-/// A dead letter in the log.
-struct Held {
-    id: Id,
-    number: u64,
-    letter: DeadLetter,
-}
-
 impl Log {
     /// Makes an entry of a group a dead letter.
     pub(super) fn bury(&mut self, group: &Name, number: u64, tries: Tries) {
@@ -148,23 +141,29 @@ impl Log {
         u64::try_from(micros).unwrap_or_default()
     }
 
-    /// The dead letters in the log that match, oldest first.
-    fn held(&self, is_wanted: impl Fn(&Id) -> bool, filter: &DeadLetterFilter) -> Vec<Held> {
-        let mut found = Vec::new();
-        for (group, cursor) in &self.groups {
-            for (number, buried, tries, position) in cursor.dead() {
-                let id = Id { micros: buried.0, place: Id::place(number, position), group: group.clone() };
-                let Some(entry) = self.entries.get(&number).filter(|_| is_wanted(&id)) else {
-                    continue;
-                };
-                let letter = id.letter(Some(&entry.record), Some(&entry.id), tries);
-                if filter.matches(&letter) {
-                    found.push(Held { id, number, letter });
-                }
-            }
-        }
-        found.sort_unstable_by(|one, two| one.id.cmp(&two.id));
-        found
+    /// Up to `limit` dead letters in the log after this one that match, oldest first.
+    fn held_after(&self, after: Option<&Id>, filter: &DeadLetterFilter, limit: usize) -> Vec<(Id, DeadLetter)> {
+        let ids = self.groups.iter().flat_map(|(group, cursor)| {
+            cursor.dead().map(|(number, buried, tries, position)| {
+                (Id { micros: buried.0, place: Id::place(number, position), group: group.clone() }, number, tries)
+            })
+        });
+        let mut ids: Vec<_> = ids.filter(|(id, ..)| after.is_none_or(|after| id > after)).collect();
+        ids.sort_unstable_by(|(one, ..), (two, ..)| one.cmp(two));
+        let letters = ids.into_iter().filter_map(|(id, number, tries)| {
+            let entry = self.entries.get(&number)?;
+            let letter = id.letter(Some(&entry.record), Some(&entry.id), tries);
+            Some((id, letter))
+        });
+        letters.filter(|(_, letter)| filter.matches(letter)).take(limit).collect()
+    }
+
+    /// The number of a dead letter in the log, and what its handlers made of it.
+    fn held(&self, id: &Id) -> Option<(u64, &Tries)> {
+        let mut dead = self.groups.get(&id.group)?.dead();
+        dead.find_map(|(number, buried, tries, position)| {
+            (buried.0 == id.micros && Id::place(number, position) == id.place).then_some((number, tries))
+        })
     }
 }
 
@@ -239,8 +238,7 @@ impl InMemoryEventBus {
         limit: usize,
     ) -> Result<(Vec<(Id, DeadLetter)>, bool), DeadLetterError> {
         // the log first: what is moved to the store meanwhile is seen twice, and not missed
-        let held = self.open_log()?.held(|id| after.is_none_or(|after| id > after), filter);
-        let mut letters: Vec<_> = held.into_iter().map(|held| (held.id, held.letter)).collect();
+        let mut letters = self.open_log()?.held_after(after, filter, limit.saturating_add(1));
         if let Some(store) = self.store() {
             let (mut room, mut last) = (Room::new(limit), after.map(Id::as_delivery));
             'pages: loop {
@@ -285,10 +283,10 @@ impl InMemoryEventBus {
         if !is_again {
             return store.end_dead_delivery(group, position, None).await.map_err(unavailable);
         }
-        let Some(record) = readable(event_at(&*store, position).await)? else {
+        if readable(event_at(&*store, position).await)?.is_none() {
             let id = MessageId::new(id.to_string());
             return Err(DeadLetterError::Empty { destination: DESTINATION.clone(), id });
-        };
+        }
         let tries = Tries::anew(dead.tries.done);
         if !store.end_dead_delivery(group, position, Some(&tries)).await.map_err(unavailable)? {
             return Ok(false);
@@ -297,7 +295,7 @@ impl InMemoryEventBus {
         let cursor = log.cursor(group);
         // a group that is loaded later finds the row
         if cursor.is_loaded && !cursor.is_delivered_again(position, &tries) {
-            log.restore(group, &record, tries);
+            cursor.revived.push_back((position, tries));
         }
         drop(log);
         self.shared.published.send_replace(());
@@ -307,22 +305,41 @@ impl InMemoryEventBus {
     /// Does away with a dead letter that is in the log.
     fn end_held(&self, id: &Id, end: fn(&mut Cursor, u64)) -> Result<bool, DeadLetterError> {
         let mut log = self.open_log()?;
-        let held = log.held(|held| held == id, &DeadLetterFilter::default());
-        let found = !held.is_empty();
-        for held in held {
-            end(log.cursor(&held.id.group), held.number);
-        }
+        let Some((number, _)) = log.held(id) else {
+            return Ok(false);
+        };
+        end(log.cursor(&id.group), number);
         drop(log);
-        if found {
-            // there is something to take, or progress to save
-            self.shared.published.send_replace(());
+        // there is something to take, or progress to save
+        self.shared.published.send_replace(());
+        Ok(true)
+    }
+
+    /// When the newest dead letter was given up; whatever is given up from now on is newer, also after the clock was set
+    /// back.
+    async fn newest(&self) -> Result<u64, DeadLetterError> {
+        let mut newest = {
+            let mut log = self.open_log()?;
+            log.last_death = log.micros().max(log.last_death);
+            log.last_death
+        };
+        let Some(store) = self.store() else {
+            return Ok(newest);
+        };
+        let first = Id { micros: newest, place: Place::Stored(Position::START), group: DEFAULT_GROUP.clone() };
+        let mut after = first.as_delivery();
+        while let Some(last) = store.dead_deliveries(Some(&after), PAGE).await.map_err(unavailable)?.pop() {
+            newest = newest.max(Id::of(&last).micros);
+            after = last;
         }
-        Ok(found)
+        let mut log = self.open_log()?;
+        log.last_death = log.last_death.max(newest);
+        Ok(newest)
     }
 
     /// Does away with the dead letters that are there now; returns how many.
     async fn end_all(&self, filter: &DeadLetterFilter, is_again: bool) -> Result<u64, DeadLetterError> {
-        let last = self.open_log().map(|log| log.micros().max(log.last_death))?;
+        let last = self.newest().await?;
         let (mut after, mut ended) = (None, 0);
         loop {
             let (page, has_more) = self.list(filter, after.as_ref(), PAGE).await?;
@@ -357,9 +374,12 @@ impl DeadLetters for InMemoryEventBus {
 
     async fn dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
         let id = Id::parse(id)?;
-        let held = self.open_log()?.held(|held| *held == id, &DeadLetterFilter::default()).pop();
-        if let Some(held) = held {
-            return Ok(Some(held.letter));
+        {
+            let log = self.open_log()?;
+            let entry = |(number, tries)| log.entries.get(&number).map(|entry| (entry, tries));
+            if let Some((entry, tries)) = log.held(&id).and_then(entry) {
+                return Ok(Some(id.letter(Some(&entry.record), Some(&entry.id), tries)));
+            }
         }
         let (Some(store), Place::Stored(position)) = (self.store(), id.place) else {
             return Ok(None);

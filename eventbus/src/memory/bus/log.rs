@@ -5,7 +5,10 @@
 //! A dead letter's entry stays until the store has a row of it; without a store until it is discarded, or replayed with
 //! success.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::cursor::Cursor;
 use crate::{
@@ -33,6 +36,8 @@ pub(super) struct Log {
     /// How many entries are kept for groups that come later, and how far a group may lag.
     capacity: usize,
     pub(super) entries: BTreeMap<u64, Entry>,
+    /// Those of them that were read back for one group.
+    restored: BTreeSet<u64>,
     next: u64,
     last_id: (u64, u64),
     pub(super) groups: BTreeMap<Name, Cursor>,
@@ -52,6 +57,7 @@ impl Log {
         Self {
             capacity,
             entries: BTreeMap::new(),
+            restored: BTreeSet::new(),
             next: 0,
             last_id: (0, 0),
             groups: BTreeMap::new(),
@@ -119,8 +125,8 @@ impl Log {
     /// Entries that the group's checkpoint covers are passed over.
     pub(super) fn take(&mut self, group: &Name) -> Option<(u64, Taken)> {
         let cursor = self.groups.entry(group.clone()).or_default();
-        if cursor.again.is_empty() && cursor.types.due().is_some() {
-            return None; // what the group skipped comes first
+        if cursor.again.is_empty() && cursor.is_to_be_brought() {
+            return None; // what the group skipped or gave up comes first
         }
         while let Some(number) = cursor.next_number(&self.entries) {
             let entry = self.entries.get(&number)?;
@@ -143,6 +149,7 @@ impl Log {
     pub(super) fn restore(&mut self, group: &Name, record: &RecordedEvent, tries: Tries) {
         let (id, number) = (self.next_id(), self.next);
         self.entries.insert(number, Entry { id, record: record.clone(), position: None, is_restored: true });
+        self.restored.insert(number);
         self.next += 1;
         self.cursor(group).restore(number, record, tries);
     }
@@ -180,12 +187,14 @@ impl Log {
         let Some(cursors) = cursors else {
             return; // a group that has not begun needs them all
         };
-        let read = cursors.iter().map(|cursor| cursor.next).min();
+        let read = cursors.iter().map(|cursor| cursor.next).min().unwrap_or(self.next);
         let free: Vec<u64> = self
             .entries
-            .range(..read.unwrap_or(self.next))
+            .range(..read)
             .map(|(number, _)| *number)
-            .filter(|number| !cursors.iter().any(|cursor| cursor.needs(*number)))
+            // nobody has to read these but the group that they were read back for
+            .chain(self.restored.range(read..).copied())
+            .filter(|number| !cursors.iter().any(|cursor| cursor.is_pending(*number)))
             .filter(|number| !self.groups.values().any(|cursor| cursor.has_buried(*number)))
             .take(excess)
             .collect();
@@ -199,6 +208,7 @@ impl Log {
         let Some(entry) = self.entries.remove(&number) else {
             return;
         };
+        self.restored.remove(&number);
         let position = entry.position;
         self.dropped = self.dropped.max(position);
         for cursor in self.groups.values_mut() {
