@@ -39,6 +39,7 @@ const REAL: &[(&str, &str)] = &[
     ("eventbus/src/port/activity.rs", "a thread that a handler blocks"),
     ("eventbus/src/port/consuming.rs", "the last word of a store that may be gone"),
     ("eventbus/src/port/watchdog.rs", "threads that handlers block"),
+    ("eventbus/src/runtime/app/builder.rs", "the reply of a bus"),
     ("eventbus/src/runtime/app/exit.rs", "the end of a process whose threads are blocked"),
     ("eventbus/src/runtime/app/mod.rs", "the reply of a store"),
     ("eventbus/src/runtime/app/publishing.rs", "the replies of store and bus to a health check"),

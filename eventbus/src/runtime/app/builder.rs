@@ -232,7 +232,7 @@ impl AppBuilder {
             relay::introduce(&*store, &*bus, &plan.groups()).await.map_err(unavailable)?;
         }
         if is_connected {
-            announce(&plan, &*bus, (!consumes_only).then_some(&*store), &clock).await?;
+            announce(&plan, &*bus, (!consumes_only).then_some(&*store)).await?;
         }
         let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
         let environment = Environment { store: &store, bus: &bus, is_connected, state: &self.state, clock: &clock };
@@ -242,23 +242,18 @@ impl AppBuilder {
     }
 }
 
-/// How long starting waits for a bus that may be away.
+/// How long starting waits for a bus that may be away. Real time: it is the reply of a server.
 const ANSWERS_SOON: Duration = Duration::from_secs(2);
 
 /// Tells the bus what the groups of the app handle; what they skipped long ago is to be decided first.
 ///
 /// A bus that is away is told when the app consumes.
-async fn announce(
-    plan: &Checked,
-    bus: &dyn EventBus,
-    store: Option<&dyn EventStore>,
-    clock: &SharedClock,
-) -> Result<(), StartError> {
+async fn announce(plan: &Checked, bus: &dyn EventBus, store: Option<&dyn EventStore>) -> Result<(), StartError> {
     let groups: Vec<_> = plan.handlers.iter().map(|handler| group_of(handler, bus.default_group())).collect();
     let handled =
         plan.handlers.iter().zip(&groups).map(|(handler, group)| (group, handler.events, handler.options.start));
     let announced = Announced::all(handled);
-    let skipped = match clock.timeout(ANSWERS_SOON, bus.announce(&announced, store)).await {
+    let skipped = match tokio::time::timeout(ANSWERS_SOON, bus.announce(&announced, store)).await {
         Ok(Ok(skipped)) => skipped,
         Ok(Err(error)) => {
             tracing::debug!(destination = %bus.destination(), %error, "what the app handles is announced later");
