@@ -93,7 +93,8 @@ async fn waiting_in_vain_says_what_keeps_the_projection() {
     assert!(error.starts_with(expected) && error.ends_with("away"), "{error}");
 
     store.is_away.store(false, Ordering::SeqCst);
-    drop(app.projected::<OrderStatistics>(position).await.unwrap());
+    // how soon it tries again grows with every failure, and may be longer than one wait
+    until("it goes on", async || app.projected::<OrderStatistics>(position).await.is_ok()).await;
     let beyond = app.projected::<OrderStatistics>(Position::new(9)).await;
     let error = beyond.map(drop).unwrap_err().to_string();
     assert!(error.ends_with("200ms: the store ends at position 1"), "{error}");
