@@ -48,6 +48,26 @@ mod nameless {
         }
     }
 
+    pub mod named {
+        use eventbus::{prelude::*, testkit::Tables};
+
+        use crate::orders::{OrderCreated, OrderShipped};
+
+        #[derive(Default)]
+        pub struct Rows;
+
+        #[projection(name = "nameless", tables("customers", "parcels"))]
+        impl Rows {
+            fn created(&self, event: &OrderCreated, tables: &mut Tables) {
+                tables.row("customers", &event.customer_id);
+            }
+
+            fn shipped(&self, event: &OrderShipped, tables: &mut Tables) {
+                tables.row("parcels", &event.tracking_number);
+            }
+        }
+    }
+
     pub mod new {
         use eventbus::{prelude::*, testkit::Tables};
 
@@ -67,6 +87,29 @@ mod nameless {
             }
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_an_operator_accepts_go_on_without_what_was_passed_by() {
+    let store = TableStore::new();
+    let old = run(&store, nameless::old::Rows).await;
+    let position = save(&store, 5).await;
+    old.projected::<nameless::old::Rows>(position).await.unwrap();
+    assert!(!old.accept_passed_by::<nameless::old::Rows>("nothing is missing").await.unwrap());
+    stop(old).await;
+    let new = run(&store, nameless::new::Rows).await;
+    let last = save(&store, 1).await;
+    let stopped = new.projected::<nameless::new::Rows>(last).await.map(drop).unwrap_err();
+    assert!(stopped.to_string().contains("app.accept_passed_by"), "{stopped}");
+    assert!(new.accept_passed_by::<nameless::new::Rows>("made up for by hand").await.unwrap());
+    new.projected::<nameless::new::Rows>(last).await.unwrap();
+    assert_eq!(store.tables().await.rows("parcels").len(), 1, "what came since then");
+    assert!(!new.accept_passed_by::<nameless::new::Rows>("again").await.unwrap());
+    stop(new).await;
+    // the next start does not stop either
+    let next = run(&store, nameless::new::Rows).await;
+    next.projected::<nameless::new::Rows>(save(&store, 1).await).await.unwrap();
+    stop(next).await;
 }
 
 async fn run<P: eventbus::Projection>(store: &TableStore, projection: P) -> App {
@@ -176,6 +219,11 @@ async fn a_projection_that_nothing_can_rebuild_stops_and_says_what_it_misses() {
     }
     assert!(store.tables().await.rows("parcels").is_empty());
     stop(new).await;
+    // one that names its tables is rebuilt by itself
+    let named = run(&store, nameless::named::Rows).await;
+    named.projected::<nameless::named::Rows>(save(&store, 1).await).await.map(drop).unwrap();
+    until("nothing is missing", async || store.tables().await.rows("parcels").len() == 1).await;
+    stop(named).await;
     // a release that knows as little goes on
     let old = run(&store, nameless::old::Rows).await;
     let stream = eventbus::StreamId::new(Name::from_static("Order"), AggregateId::new());

@@ -7,9 +7,9 @@ use std::{
 
 use eventbus::{
     ExpectedVersion, Name, NewEvent, Position, RebuildError, RebuildProgress, StreamId,
-    port::{AppendEvents, Checkpoints, Leases, ReadFeed, Transactions},
+    port::{AppendEvents, CheckpointError, Checkpoints, EventStore, Leases, Notes, ReadFeed, Transactions},
     prelude::*,
-    testkit::{Fault, Row, TableStore, Tables},
+    testkit::{Fault, Row, TableStore, Tables, delegate},
 };
 
 use futures_util::FutureExt;
@@ -465,6 +465,58 @@ async fn the_rows_of_one_aggregate_are_made_anew() {
     let next = append(&store, &stream, news("ada", 0)).await;
     app.projected::<OrderRows>(next).await.unwrap();
     assert_eq!(row(&dump(&store).await, "one").unwrap()["events"], "7");
+    // what an operator has skipped is left out, and counted
+    app.skip_event::<OrderRows>(Position::new(2), "a test").await.unwrap();
+    let rebuilt = app.rebuild_aggregate::<OrderRows>(&stream).await.unwrap();
+    assert_eq!((rebuilt.events, rebuilt.skipped), (6, 1));
+}
+
+/// A store that says who had the role of a projection when its note was saved.
+struct Witness {
+    store: TableStore,
+    owners: Arc<Mutex<Vec<Option<Name>>>>,
+}
+
+delegate!(Witness, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);
+
+impl EventStore for Witness {
+    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
+        self.store.transactions()
+    }
+
+    fn notes(&self) -> Option<&dyn Notes> {
+        Some(self)
+    }
+}
+
+#[async_trait::async_trait]
+impl Notes for Witness {
+    async fn load_note(&self, name: &Name) -> Result<Option<String>, CheckpointError> {
+        self.store.notes().unwrap().load_note(name).await
+    }
+
+    async fn save_note(&self, name: &Name, text: &str) -> Result<(), CheckpointError> {
+        if *name == ROLE {
+            let lease = self.store.lease_of(&ROLE).await.unwrap();
+            self.owners.lock().unwrap().push(lease.map(|lease| lease.owner));
+        }
+        self.store.notes().unwrap().save_note(name, text).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_rows_were_rebuilt_is_noted_under_the_lease() {
+    let (store, owners) = (TableStore::new(), Arc::<Mutex<Vec<Option<Name>>>>::default());
+    let last = save(&store, "ada", 3).await;
+    let witness = Witness { store: store.clone(), owners: Arc::clone(&owners) };
+    let app = App::builder().store(witness).state(Mood::default()).projection(OrderRows).without_relay();
+    let app = app.start().await.unwrap();
+    app.projected::<OrderRows>(last).await.unwrap();
+    owners.lock().unwrap().clear();
+    app.rebuild::<OrderRows>().await.unwrap();
+    let owners = owners.lock().unwrap().clone();
+    let by_the_rebuild = |owner: &Option<Name>| owner.as_ref().is_some_and(|owner| owner.contains("/rebuild-"));
+    assert!(owners.first().is_some_and(by_the_rebuild), "{owners:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -91,6 +91,27 @@ impl App {
         Ok(projected.resume())
     }
 
+    /// Has a projection go on that stopped with [`ProjectionError::PassedBy`], as its rows are right: nothing in them comes
+    /// from the events that were passed by, or somebody made up for them by hand. For operators; `reason` is logged. Returns
+    /// `false` if nothing is noted as passed by.
+    ///
+    /// The store keeps it: no process stops for these events any more, and none rebuilds the rows for them.
+    ///
+    /// # Errors
+    /// [`RebuildError::NotRunning`] if the app has no such projection, [`RebuildError::Store`] if the store cannot be asked.
+    pub async fn accept_passed_by<P: Projection>(&self, reason: &str) -> Result<bool, RebuildError> {
+        let tasks = &self.0.tasks;
+        let is_news = self.projected_of::<P>()?.accept_passed_by(&tasks.feeding, tasks.stop()).await?;
+        if is_news {
+            tracing::warn!(
+                projection = P::definition().name,
+                reason,
+                "the rows are accepted without the events that an older release passed by"
+            );
+        }
+        Ok(is_news)
+    }
+
     fn projected_of<P: Projection>(&self) -> Result<&Projected<P>, RebuildError> {
         let slot: Result<&ProjectionSlot, _> = self.slot::<P>();
         let projected = slot.and_then(|slot| slot.downcast::<P>().ok_or_else(|| self.not_running::<P>()));

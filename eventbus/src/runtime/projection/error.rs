@@ -46,9 +46,19 @@ pub enum ProjectionError {
         error: String,
     },
     /// An older release fed the projection and did not know these types: their events up to here are missing in it.
+    ///
+    /// Rows elsewhere are brought up to date by [`App::rebuild`](crate::App::rebuild). Rows in the store are rebuilt as soon
+    /// as the attribute names their tables; until then nothing could replace them. Rows that are right all the same, or
+    /// were made right by hand, are accepted with [`App::accept_passed_by`](crate::App::accept_passed_by).
     #[error(
-        "projection `{name}` was fed up to position {position} by a release that passed events of type `{types}` by: \
-         rebuild it with `app.rebuild`; one whose attribute names its tables, as in `tables(\"orders\")`, is rebuilt by itself"
+        "projection `{name}` was fed up to position {position} by a release that passed events of type `{types}` by: {}; \
+         if its rows are right all the same, say so with `app.accept_passed_by`",
+        if *is_elsewhere {
+            "rebuild it with `app.rebuild`"
+        } else {
+            "name its tables in the attribute, as in `tables(\"orders\")`, and it is rebuilt by itself (`app.rebuild` needs \
+             them, too)"
+        }
     )]
     PassedBy {
         /// The projection.
@@ -57,6 +67,8 @@ pub enum ProjectionError {
         position: Position,
         /// The types.
         types: String,
+        /// Whether its rows are elsewhere than in the store's transaction.
+        is_elsewhere: bool,
     },
     /// The store has no table of a name that the attribute gives, so nothing could rebuild its rows. Nothing is committed.
     #[error(

@@ -7,13 +7,14 @@
 //! Keep: a type counts as fed up to the checkpoint only if every owner since its first event knew it; the note is changed
 //! under the lease, and says what was passed by until a rebuild has brought it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ProjectionError,
+    ProjectionError, RebuildError,
+    projected::Projected,
     runner::{FeedProjection, RunWith, role_of},
 };
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     port::{FeedFilter, Outage, from_json},
     runtime::{
         definition::{Projection, ProjectionKind},
-        tenure::Tenure,
+        tenure::{Candidate, Tenure},
     },
 };
 
@@ -92,6 +93,13 @@ impl Fed {
         Self { types: own.types.clone(), unfed }
     }
 
+    /// What is noted when an operator says that the rows are right as they are.
+    fn accepted_by(&self, own: &Self, checkpoint: Position) -> Self {
+        let mut fed = self.followed_by(own, checkpoint);
+        fed.unfed.retain(|name, _| !own.knows(name));
+        fed
+    }
+
     /// What is noted after a rebuild from the first event by a process that knows `own`: what it does not know is missing
     /// from the first event on.
     fn rebuilt_by(&self, own: &Self) -> Self {
@@ -117,13 +125,61 @@ async fn save(with: &RunWith, role: &Name, fed: &Fed) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Notes that a projection was rebuilt from the first event with all types that this process knows.
-pub(super) async fn rebuilt<P: Projection>(with: &RunWith) -> Result<(), BoxError> {
+/// Notes that a projection was, or is from now on, rebuilt from the first event with all types that this process knows,
+/// which has the role.
+///
+/// # Errors
+/// If the role has passed to another process, or the store cannot be asked; the former note stands then, perhaps.
+pub(super) async fn rebuilt<P: Projection>(with: &RunWith, tenure: &Tenure) -> Result<(), BoxError> {
+    if tenure.has_passed() {
+        return Err("the role has passed to another process".into());
+    }
     let (role, mut fed) = (role_of(P::definition().name), Fed::of(P::definition().events));
     if let Some(former) = load(with, &role).await? {
         fed = former.rebuilt_by(&fed);
     }
     save(with, &role, &fed).await
+}
+
+impl<P: Projection> Projected<P> {
+    /// Notes that the rows are right though events were passed by; lets the projection go on. Returns `true` if something
+    /// was noted as passed by.
+    pub(crate) async fn accept_passed_by(
+        &self,
+        with: &RunWith,
+        stop: &CancellationToken,
+    ) -> Result<bool, RebuildError> {
+        let definition = P::definition();
+        let name = definition.name;
+        if definition.kind == ProjectionKind::InMemory {
+            return Ok(false); // it is folded from the first event at each start
+        }
+        let candidate = Candidate {
+            store: Arc::clone(&with.store),
+            role: role_of(name),
+            owner: with.owner.joined("/", &format!("accept-{:08x}", fastrand::u32(..))),
+            ttl: with.lease_ttl,
+            clock: with.clock.clone(),
+        };
+        let tenure = candidate.seize(stop).await.map_err(|error| RebuildError::store(name, error))?;
+        let accepted = async {
+            let Some(former) = load(with, &tenure.lease().role).await? else {
+                return Ok(false);
+            };
+            let checkpoint = with.store.load_checkpoint(&tenure.lease().role).await?.unwrap_or(Position::START);
+            let fed = former.accepted_by(&Fed::of(definition.events), checkpoint);
+            let is_news = fed != former;
+            if is_news {
+                save(with, &tenure.lease().role, &fed).await?;
+            }
+            Ok::<_, BoxError>(is_news)
+        };
+        let accepted = accepted.await;
+        tenure.give_back().await;
+        let accepted = accepted.map_err(|error| RebuildError::store(name, error))?;
+        self.free_if(|stopped| matches!(stopped, ProjectionError::PassedBy { .. }));
+        Ok(accepted)
+    }
 }
 
 /// Whether this process may take the role, and whether it is to take it from its owner.
@@ -170,7 +226,7 @@ impl<P: Projection> FeedProjection<P> {
         if self.projected.progress().borrow().is_set_back {
             // everything is fed again
             self.with.store.save_checkpoint(role, Position::START).await?;
-            rebuilt::<P>(&self.with).await?;
+            rebuilt::<P>(&self.with, tenure).await?;
             return Ok(Examined::Complete);
         }
         let Some(former) = load(&self.with, role).await? else {
@@ -205,7 +261,8 @@ impl<P: Projection> FeedProjection<P> {
             );
             return Ok(Examined::ToRebuild);
         }
-        let error = ProjectionError::PassedBy { name: definition.name, position: checkpoint, types };
+        let is_elsewhere = definition.kind != ProjectionKind::Transactional;
+        let error = ProjectionError::PassedBy { name: definition.name, position: checkpoint, types, is_elsewhere };
         tracing::error!(%error, "projection stopped");
         let generation = self.projected.progress().borrow().generation;
         self.projected.stop(error, generation);

@@ -4,6 +4,7 @@ use futures_util::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    fed,
     feeding::feed_delivery,
     runner::{FeedProjection, Step},
     trial::Trial,
@@ -33,12 +34,17 @@ impl<P: Projection> OneByOne<'_, P> {
     /// Keep: only the runner writes the checkpoint, so a rebuild cannot be overtaken by a checkpoint from before it.
     pub(super) async fn feed_next(&mut self) -> Result<Step, BoxError> {
         let task = self.task;
-        let (after, generation) = {
+        let (after, generation, is_set_back) = {
             let progress = task.projected.progress().borrow();
-            (progress.position, progress.generation)
+            (progress.position, progress.generation, progress.is_set_back)
         };
         if after < self.saved && !self.save().await? {
             return Ok(Step::Over);
+        }
+        if let Some(tenure) = self.tenure
+            && is_set_back
+        {
+            fed::rebuilt::<P>(&task.with, tenure).await?;
         }
         task.projected.is_saved(generation);
         let head = task.with.store.head().await?;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ProjectionError, RebuildError, RebuildProgress, fed,
+    ProjectionError, RebuildError, RebuildProgress,
     projected::Projected,
     rebuild_progress::Meter,
     runner::{RunWith, role_of},
@@ -105,22 +105,6 @@ impl<P: Projection> Projected<P> {
 
     /// Rebuilds as its kind demands, while an app feeds it; waits for guards to be let go no longer than `patience`.
     pub(crate) async fn rebuild_in_app(
-        &self,
-        with: &RunWith,
-        stop: &CancellationToken,
-        report: Report<'_>,
-        patience: Duration,
-    ) -> Result<Rebuilt, RebuildError> {
-        let rebuilt = self.rebuild_by_kind(with, stop, report, patience).await?;
-        if self.definition().kind != ProjectionKind::InMemory
-            && let Err(error) = fed::rebuilt::<P>(with).await
-        {
-            tracing::warn!(projection = self.definition().name, %error, "that it was rebuilt is not noted");
-        }
-        Ok(rebuilt)
-    }
-
-    async fn rebuild_by_kind(
         &self,
         with: &RunWith,
         stop: &CancellationToken,

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     RebuildError,
     error::ProjectionError,
+    fed,
     projected::{Projected, State},
     rebuild::{Rebuilt, Report},
     rebuild_progress::Meter,
@@ -158,6 +159,11 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         }
         let live = self.seize().await?;
         let switched = self.switch(tenure, any, &live, &mut meter).await;
+        if switched.is_ok()
+            && let Err(error) = fed::rebuilt::<P>(self.with, &live).await
+        {
+            tracing::warn!(projection = P::definition().name, %error, "that it was rebuilt is not noted");
+        }
         live.give_back().await;
         let position = switched?;
         self.projected.free_before(position);

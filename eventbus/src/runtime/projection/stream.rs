@@ -51,36 +51,40 @@ impl<P: Projection> ShadowRebuild<'_, P> {
             let deleted = transaction.delete_rows(table, key, stream.aggregate_id().as_str()).await;
             deleted.map_err(|error| self.failed(error))?;
         }
-        let events = self.replay(stream, position, &mut *transaction).await?;
+        let (events, skipped) = self.replay(stream, position, &mut *transaction).await?;
         let advanced = transaction.advance(live.lease(), position, position).await;
         if !advanced.map_err(|error| self.failed(error))? {
             return Err(self.lost());
         }
         transaction.commit().await.map_err(|error| self.failed(error))?;
-        Ok(Rebuilt { events, skipped: 0, position, took: self.with.clock.elapsed(began) })
+        Ok(Rebuilt { events, skipped, position, took: self.with.clock.elapsed(began) })
     }
 
-    /// Handles the events of the stream that the live rows include, and counts them.
+    /// Handles the events of the stream that the live rows include. Returns how many it handled, and how many it skipped.
     async fn replay(
         &self,
         stream: &StreamId,
         through: Position,
         transaction: &mut dyn Transaction,
-    ) -> Result<u64, RebuildError> {
+    ) -> Result<(u64, u64), RebuildError> {
         let definition = P::definition();
         let State::Free(projection) = self.projected.state() else {
-            return Ok(0);
+            return Ok((0, 0));
         };
         let filter = FeedFilter::from(definition.events);
         let skips = self.projected.skips(&*self.with.store).await.map_err(|error| self.failed(error))?;
         let mut records = self.with.store.read_stream(stream, Version::FIRST, Direction::Forward);
-        let mut events = 0;
+        let (mut events, mut skipped) = (0, 0);
         while let Some(record) = records.try_next().await? {
             let position = record.position().unwrap_or(Position::START);
             if position > through {
                 break;
             }
-            if !filter.matches(&record) || skips.contains(&position) {
+            if !filter.matches(&record) {
+                continue;
+            }
+            if skips.contains(&position) {
+                skipped += 1;
                 continue;
             }
             let delivery = feed_delivery(&definition, record, &self.with.state);
@@ -94,6 +98,6 @@ impl<P: Projection> ShadowRebuild<'_, P> {
             })?;
             events += 1;
         }
-        Ok(events)
+        Ok((events, skipped))
     }
 }
