@@ -219,7 +219,11 @@ impl GroupTypes {
     }
 
     /// Forgets a type: its events are skipped from now on, as if it had never been announced. Returns `true` if it was.
+    /// With `*` it forgets that all types were announced, and no type that was announced by name.
     pub fn forget(&mut self, event_type: &str) -> bool {
+        if event_type == ALL {
+            return self.announced.remove(ALL).is_some();
+        }
         let before = self.announced.len();
         self.announced.retain(|name, _| {
             let version = name.strip_prefix(event_type).and_then(|rest| rest.strip_prefix('@'));
@@ -329,6 +333,10 @@ mod tests {
                 assert_eq!(!undecided.is_empty(), is_undecided, "{case}");
                 assert_eq!(types.has_announced("A"), !is_undecided, "{case}");
                 assert_eq!(due(&types), is_due.then_some(("A", 4, 9)), "{case}");
+                if start == now {
+                    types.announce(&announced(name, 1, start), DAY, at);
+                    assert_eq!(due(&types), None, "{case}, announced again");
+                }
                 if is_undecided {
                     let range = UnhandledRange { first: 5, last: 9, count: 3, since: 1_007 };
                     assert_eq!(undecided, [("A".to_owned(), range)], "{case}");
@@ -373,5 +381,8 @@ mod tests {
         assert!(types.forget("A") && !types.forget("A"));
         assert_eq!((due(&types), types.oldest()), (None, None));
         assert_eq!(types.pass("A", 12, 4_000), Unhandled::Skipped { is_first: true });
+        types.announce(&announced(None, 0, None), DAY, 5_000);
+        assert!(types.forget("*") && !types.forget("*"));
+        assert_eq!(types.pass("B", 13, 6_000), Unhandled::Skipped { is_first: true });
     }
 }

@@ -8,12 +8,12 @@ use std::{
 use eventbus::{
     EventDescriptor, EventFilter, ExpectedVersion, HandlerStart, InMemoryEventBus, Name, NewEvent, Position,
     SharedClock, Source, StreamId,
-    port::{AppendEvents, EventBus, HandlerOptions, SkippedBefore},
+    port::{AppendEvents, EventBus, HandlerOptions, RetryPolicy, SkippedBefore},
     testkit::ManualClock,
 };
 use tokio::task::JoinHandle;
 
-use super::kit::{Kept, NEVER, Worker, feed, start, until};
+use super::kit::{Kept, LATER, NEVER, Worker, feed, start, until};
 use super::lines::Lines;
 
 const fn only(event_type: &'static str, schema_version: u32) -> EventDescriptor {
@@ -43,8 +43,8 @@ struct Release {
 }
 
 impl Release {
-    fn bus(clock: &SharedClock) -> InMemoryEventBus {
-        InMemoryEventBus::builder().clock(clock.clone()).retry(NEVER).build()
+    fn bus(clock: &SharedClock, retry: RetryPolicy) -> InMemoryEventBus {
+        InMemoryEventBus::builder().clock(clock.clone()).retry(retry).build()
     }
 
     /// Starts as an app does, or says what it cannot decide.
@@ -55,7 +55,16 @@ impl Release {
         start_at: Option<HandlerStart>,
         worker: Worker,
     ) -> Result<Self, Vec<SkippedBefore>> {
-        let bus = Self::bus(clock);
+        Self::start_on(Self::bus(clock, NEVER), kept, events, start_at, worker).await
+    }
+
+    async fn start_on(
+        bus: InMemoryEventBus,
+        kept: &Arc<Kept>,
+        events: EventFilter,
+        start_at: Option<HandlerStart>,
+        worker: Worker,
+    ) -> Result<Self, Vec<SkippedBefore>> {
         let mut options = HandlerOptions::default();
         options.start = start_at;
         worker.join_for(&bus, "a", events, options);
@@ -72,6 +81,12 @@ impl Release {
 
     async fn start(kept: &Arc<Kept>, clock: &SharedClock, events: EventFilter) -> Self {
         Self::try_start(kept, clock, events, None, Worker::new()).await.unwrap()
+    }
+
+    /// Ends as a process that is killed.
+    async fn kill(self) {
+        self.consumer.abort();
+        assert!(self.consumer.await.is_err(), "it was consuming");
     }
 
     /// Has everything handled, and ends.
@@ -206,4 +221,106 @@ async fn of_skipped_events_that_cannot_be_delivered_it_is_told_once_and_when_the
     let (began, over) = (told("skipped events not read, trying again"), told("skipped events are read again"));
     assert_eq!((began.len(), over.len()), (1, 1), "{log}");
     assert!(over[0].contains("lasted="), "{log}");
+}
+
+#[tokio::test]
+async fn a_new_group_that_starts_now_and_ends_before_its_first_event_begins_where_it_started() {
+    let (kept, (_, clock)) = (Arc::new(Kept::default()), clock());
+    append(&kept, "OrderCreated", 1, 1..=3).await;
+    for (handled, appended) in [(vec![], 4..=5), (vec![4, 5], 6..=6), (vec![6], 7..=7)] {
+        let new =
+            Release::try_start(&kept, &clock, CREATED, Some(HandlerStart::Now), Worker::new()).await.ok().unwrap();
+        assert_eq!(new.end().await, handled);
+        append(&kept, "OrderCreated", 1, appended).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_brought_comes_once_though_its_process_was_killed_before_it_was_handled() {
+    for answers in [true, false] {
+        let (kept, (_, clock)) = (Arc::new(Kept::default()), clock());
+        append(&kept, "OrderShipped", 1, 1..=3).await;
+        append(&kept, "OrderCreated", 1, 1..=1).await;
+        assert_eq!(Release::start(&kept, &clock, CREATED).await.end().await, [4]);
+        // without an answer the rows are there, and the range is still to be brought
+        kept.mute.store(!answers, Ordering::SeqCst);
+        let new = Release::try_start(&kept, &clock, BOTH, None, Worker::held()).await.ok().unwrap();
+        until("the rows are there", async || kept.rows("a").await.0 == [1, 2, 3]).await;
+        new.kill().await;
+        kept.mute.store(false, Ordering::SeqCst);
+        assert_eq!(Release::start(&kept, &clock, BOTH).await.end().await, [1, 2, 3], "{answers}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_handler_announces_that_comes_while_the_bus_consumes_outlives_the_process() {
+    let (kept, (_, clock)) = (Arc::new(Kept::default()), clock());
+    append(&kept, "OrderCreated", 1, 1..=1).await;
+    let old = Release::start(&kept, &clock, CREATED).await;
+    until("it is handled", async || old.worker.got() == [1]).await;
+    Worker::new().join_for(&old.bus, "a", SHIPPED, HandlerOptions::default());
+    append(&kept, "OrderCreated", 1, 2..=2).await;
+    feed(&old.bus, &kept.after(Position::new(1)).await).await;
+    assert_eq!(old.end().await, [1, 2]);
+    append(&kept, "OrderShipped", 1, 1..=1).await;
+    let old = Release::start(&kept, &clock, CREATED).await;
+    let bus = old.bus.clone();
+    assert!(old.end().await.is_empty());
+    assert_eq!(bus.stats().events_skipped, 0);
+    assert_eq!(Release::start(&kept, &clock, BOTH).await.end().await, [3]);
+}
+
+/// Has an event fail that waits for its retry, and the group come without a handler of its type when that is due.
+async fn with_a_failed_event_left(kept: &Arc<Kept>, (manual, clock): (&ManualClock, &SharedClock)) -> Release {
+    append(kept, "OrderShipped", 1, 1..=1).await;
+    let failing = Worker::new().failing(&[1]);
+    let bus = Release::bus(clock, LATER);
+    let new = Release::start_on(bus, kept, BOTH, None, failing).await.ok().unwrap();
+    until("it waits for its retry", async || kept.rows("a").await == (vec![1], vec![])).await;
+    new.bus.stop_consuming().await;
+    manual.advance(Duration::from_secs(7_200));
+    let bus = Release::bus(clock, LATER);
+    let old = Release::start_on(bus, kept, CREATED, None, Worker::new()).await.ok().unwrap();
+    let group = Name::from_static("a");
+    until("it is left", async || old.bus.progress(&group).await.unwrap().is_settled()).await;
+    old
+}
+
+#[tokio::test]
+async fn what_failed_keeps_its_tries_while_it_waits_for_a_handler() {
+    let (kept, (manual, clock)) = (Arc::new(Kept::default()), clock());
+    let old = with_a_failed_event_left(&kept, (&manual, &clock)).await;
+    assert_eq!(kept.rows("a").await, (vec![1], vec![]));
+    let late = Worker::new();
+    late.join_for(&old.bus, "a", SHIPPED, HandlerOptions::default());
+    until("it is delivered", async || late.got() == [1]).await;
+    assert_eq!(late.tries.load(Ordering::SeqCst), 2);
+    assert!(old.end().await.is_empty());
+    assert_eq!(kept.rows("a").await, (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn a_type_that_is_never_handled_again_is_forgotten_and_what_waits_is_skipped() {
+    let group = Name::from_static("a");
+    let (kept, (manual, clock)) = (Arc::new(Kept::default()), clock());
+    let old = with_a_failed_event_left(&kept, (&manual, &clock)).await;
+    append(&kept, "OrderShipped", 1, 2..=2).await;
+    feed(&old.bus, &kept.after(Position::new(1)).await).await;
+    until("it has read both", async || kept.get("group:a") == Some(Position::new(2))).await;
+    assert_eq!((old.bus.stats().events_skipped, kept.rows("a").await.0), (0, vec![1]));
+    assert!(old.bus.forget_event_type(&group, "OrderShipped").await.unwrap());
+    assert!(!old.bus.forget_event_type(&group, "OrderShipped").await.unwrap());
+    until("what failed is skipped", async || kept.rows("a").await.0.is_empty()).await;
+    assert!(old.end().await.is_empty());
+
+    // also while nobody consumes, by a bus that does not know the group
+    assert_eq!(Release::start(&kept, &clock, BOTH).await.end().await, [1, 2], "the range of what was skipped");
+    let bus = Release::bus(&clock, NEVER);
+    bus.resume_from(kept.clone()).await.unwrap();
+    assert!(bus.forget_event_type(&group, "OrderShipped").await.unwrap());
+    append(&kept, "OrderShipped", 1, 3..=3).await;
+    let old = Release::start(&kept, &clock, CREATED).await;
+    let bus = old.bus.clone();
+    assert!(old.end().await.is_empty());
+    assert_eq!(bus.stats().events_skipped, 1);
 }

@@ -226,6 +226,8 @@ impl Consumer {
                 if let Some(lasted) = self.bringing.ends() {
                     tracing::info!(%group, event_type, ?lasted, "skipped events are read again");
                 }
+                // their rows are written: what is not noted now is brought once more by the next process
+                self.save().await;
                 true
             }
             Err(error) => {
@@ -351,7 +353,8 @@ impl Consumer {
             }
             Unhandled::Left { is_first: true } => tracing::warn!(
                 group = %self.group, %event_type,
-                "events are left: the group announced their type before, and no handler of it is here now"
+                "events are left: the group announced their type before, and no handler of it is here now; \
+                 `forget_event_type` lets the group skip it"
             ),
             Unhandled::Left { is_first: false } => {}
         }
@@ -435,7 +438,7 @@ impl Consumer {
 }
 
 /// Saves what the group announced and left unhandled, if that changed: before the checkpoint passes it.
-async fn save_types(shared: &Shared, store: &dyn EventStore, group: &Name) -> Result<(), CheckpointError> {
+pub(super) async fn save_types(shared: &Shared, store: &dyn EventStore, group: &Name) -> Result<(), CheckpointError> {
     let unsaved = {
         let mut log = shared.log();
         let cursor = log.cursor(group);
@@ -514,6 +517,9 @@ impl Progress {
         cursor.load(self.checkpoint, fed_from);
         cursor.load_ahead(self.ahead, self.dead_ahead);
         cursor.types.load(self.types);
+        if cursor.types.due().is_some() {
+            cursor.had_row = self.before.iter().filter_map(|(event, _)| event.position()).collect();
+        }
         for (position, tries) in self.unreadable {
             cursor.unreadable.add(position, tries, now);
         }

@@ -104,6 +104,9 @@ pub(super) struct Cursor {
     pub(super) is_loaded: bool,
     /// Whether events were withheld from it, so that its checkpoint must not pass them.
     misses_events: bool,
+    /// The events of which the store had a row when the progress was loaded: a range that is delivered may name them once
+    /// more, if the process ended between writing their rows and noting that.
+    pub(super) had_row: BTreeSet<Position>,
     /// The pending entries that wait for a handler that is not here.
     left: BTreeSet<u64>,
     pub(super) types: Types,
@@ -178,10 +181,11 @@ impl Cursor {
         self.again.push_back(number);
     }
 
-    /// Whether an event is pending that has a row.
+    /// Whether an event is delivered by a row, or was since the progress was loaded.
     pub(super) fn has_row(&self, position: Position) -> bool {
         let is_revived = self.revived.iter().any(|(revived, _)| *revived == position);
         is_revived
+            || self.had_row.contains(&position)
             || self.pending.values().any(|pending| pending.row == Row::Stored && pending.position == Some(position))
     }
 
@@ -239,6 +243,12 @@ impl Cursor {
                 self.has_changed(number);
             }
         }
+    }
+
+    /// Forgets that a type was announced, and has what was left taken again; returns `true` if it was.
+    pub(super) fn forget(&mut self, event_type: &str) -> bool {
+        self.take_left();
+        self.types.forget(event_type)
     }
 
     /// Has the entries taken again that were left, as there are other handlers now.

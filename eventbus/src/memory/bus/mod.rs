@@ -128,6 +128,42 @@ impl InMemoryEventBus {
         Self::builder().capacity(capacity).build()
     }
 
+    /// Has a group forget that it ever announced an event type, in any version, and returns whether it had: for operators,
+    /// when the group's last handler of that type was removed for good; `"*"` where that was a handler of all types. What
+    /// waits for a handler of the type is skipped. A handler of the type announces it again when it starts.
+    ///
+    /// Call it on the bus that the app was given, or on one that [resumed](EventBus::resume_from) from its store.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] if the store does not answer. While the group is consumed the bus goes on trying to save it.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::{InMemoryEventBus, port::EventBus};
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// let bus = InMemoryEventBus::new();
+    /// let was_announced = bus.forget_event_type(bus.default_group(), "OrderArchived").await.unwrap();
+    /// assert!(!was_announced);
+    /// # });
+    /// ```
+    pub async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool, CheckpointError> {
+        let (shared, resume) = (&self.shared, self.shared.resume().clone());
+        let was_announced = {
+            let mut log = shared.log();
+            let cursor = log.cursor(group);
+            (resume.is_none() || cursor.is_loaded).then(|| cursor.forget(event_type))
+        };
+        shared.published.send_replace(());
+        match (was_announced, resume) {
+            (Some(was_announced), Some(Resume { store, .. })) => {
+                consume::save_types(shared, &*store, group).await?;
+                Ok(was_announced)
+            }
+            (None, Some(Resume { store, .. })) => types::forget(&*store, group, event_type).await,
+            (was_announced, None) => Ok(was_announced.unwrap_or_default()),
+        }
+    }
+
     fn with(settings: Settings) -> Self {
         let clock = settings.clock.clone();
         let mut log = Log::new(settings.capacity.max(1), clock.clone());

@@ -84,6 +84,13 @@ impl Types {
         undecided
     }
 
+    /// Forgets that a type was announced; returns `true` if it was.
+    pub(super) fn forget(&mut self, event_type: &str) -> bool {
+        self.changes += 1;
+        let was_held = self.held.forget(event_type);
+        self.stored.forget(event_type) || was_held
+    }
+
     /// The events of the store that are to be delivered next.
     pub(super) fn due(&self) -> Option<&DueRange> {
         self.stored.due()
@@ -179,6 +186,15 @@ pub(super) struct DuePage {
     pub(super) through: Position,
     /// The event that the store cannot read; no others are on the page then.
     pub(super) unreadable: Option<Position>,
+}
+
+/// Forgets in the store that a group which does not run here announced a type; returns `true` if it had.
+pub(super) async fn forget(store: &dyn EventStore, group: &Name, event_type: &str) -> Result<bool, CheckpointError> {
+    let checkpoint = store.load_checkpoint(&checkpoint_name(group)).await?;
+    let mut types = load(store, group, checkpoint).await?;
+    let was_announced = types.forget(event_type);
+    save(store, group, &types).await?;
+    Ok(was_announced)
 }
 
 /// The next events of a range, without those that are `skipped`.
