@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
+    os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     process::Stdio,
     sync::{
@@ -46,6 +47,7 @@ const AT_ONCE: usize = 4;
 /// How long everything may take to be done after the last kill: a claim of a killed member lasts a minute by default, and
 /// a projection tries again every minute.
 const PATIENCE: Duration = Duration::from_secs(240);
+const SIGTERM: i32 = 15;
 const LOOK: Duration = Duration::from_millis(20);
 
 /// What is special about a rolling.
@@ -125,7 +127,8 @@ impl Rolling<'_> {
         };
         send(member.id().ok_or("the process is gone")?, "TERM").await?;
         let said = tokio::time::timeout(2 * DRAIN, member.wait_with_output()).await??;
-        match said.status.success() {
+        // one that is only starting does not listen to it yet
+        match said.status.success() || said.status.signal() == Some(SIGTERM) {
             true => Ok(()),
             false => Err(format!("a member did not end: {}", String::from_utf8_lossy(&said.stderr)).into()),
         }
