@@ -10,7 +10,7 @@ mod writers;
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -34,11 +34,15 @@ use super::{
 pub struct Plan {
     /// It ends when so many events are acknowledged,
     pub events: u64,
-    /// or when it took so long.
+    /// or when writers took so long, unless they have stored few by then.
     pub time: Duration,
     /// What everything random follows from; what the scheduler does does not.
     pub seed: u64,
 }
+
+/// Fewer events may not tell right from wrong: a slow machine takes longer for them, up to `PATIENCE`.
+const FEW: u64 = 10_000;
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What the tables of the wrong readers need.
 const EXTRAS: &str = "
@@ -54,7 +58,8 @@ struct Race(Arc<Shared>);
 struct Shared {
     database: Database,
     plan: Plan,
-    begin: Instant,
+    /// When the first writer began.
+    begin: OnceLock<Instant>,
     stored: AtomicU64,
     is_over: AtomicBool,
 }
@@ -63,7 +68,9 @@ impl Race {
     /// Whether writers are to stop.
     fn is_full(&self) -> bool {
         let Shared { plan, begin, stored, .. } = &*self.0;
-        stored.load(Ordering::Relaxed) >= plan.events || begin.elapsed() >= plan.time
+        let (stored, took) = (stored.load(Ordering::Relaxed), begin.get_or_init(Instant::now).elapsed());
+        let enough = plan.events.min(FEW);
+        stored >= plan.events || took >= plan.time && stored >= enough || took >= plan.time + PATIENCE
     }
 
     /// Whether all writers have stopped.
@@ -94,7 +101,7 @@ pub async fn run(plan: Plan) -> Result<Figures, Trouble> {
     let sound = database.store("reader", 4).await?;
     execute(&mut database.connection("extras").await?, EXTRAS).await?;
     let (stored, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
-    let race = Race(Arc::new(Shared { database, plan, begin, stored, is_over }));
+    let race = Race(Arc::new(Shared { database, plan, begin: OnceLock::new(), stored, is_over }));
 
     let watch = race.clone();
     let ours = tokio::spawn(follow(sound, move || watch.is_over()));
