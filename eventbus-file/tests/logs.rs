@@ -131,6 +131,27 @@ fn assert_told_once(about: &str, began: &str, over: &str) {
     assert!(over[0].contains("lasted="), "{over:?}");
 }
 
+/// A consumer whose folder goes may find its claim gone with it, and begin anew: then it cannot take the group.
+const INTERRUPTED: [&str; 2] = ["consuming was interrupted", "cannot consume for the group"];
+const CONSUMES_AGAIN: [&str; 2] = ["consuming goes on", "can be consumed for again"];
+
+/// The lines about a group that hold one of some texts.
+fn of_group(group: &str, texts: [&str; 2]) -> Vec<String> {
+    texts.iter().flat_map(|text| log::lines(&[text, &format!("group={group}")])).collect()
+}
+
+/// Waits until the log has one of some texts about a group.
+async fn told_of_group(group: &str, texts: [&str; 2]) {
+    until(texts[0], async || !of_group(group, texts).is_empty()).await;
+}
+
+/// Red unless the log has one line that consuming for a group was interrupted, and one that says how long.
+fn assert_group_told_once(group: &str) {
+    let (began, over) = (of_group(group, INTERRUPTED), of_group(group, CONSUMES_AGAIN));
+    assert_eq!((began.len(), over.len()), (1, 1), "{began:?} {over:?}");
+    assert!(over[0].contains("lasted="), "{over:?}");
+}
+
 /// Lets a queue's workers handle nothing for a group, under a name that no other test has.
 fn consume(queue: &FileQueue, group: &'static str) {
     let ignore = Subscriber::new(Name::from_static("ignore"), EventFilter::All, |_| Box::pin(async { Ok(()) }));
@@ -164,18 +185,18 @@ async fn of_a_folder_that_is_away_everyone_who_needs_it_says_so_once_and_when_it
     consume(&waits, "begins-late");
     let path = &*format!("folder=\"{}\"", root.to_str().unwrap());
     told(&["the folder of the queue is gone", path]).await;
-    told(&["consuming was interrupted", "group=reads-on"]).await;
-    told(&["cannot consume for the group", "group=begins-late"]).await;
+    told_of_group("reads-on", INTERRUPTED).await;
+    told_of_group("begins-late", INTERRUPTED).await;
     told(&["claim not renewed", "claim=\"event-77\""]).await;
     fs::rename(&away, &root).unwrap();
-    told(&["consuming goes on", "group=reads-on"]).await;
-    told(&["can be consumed for again", "group=begins-late"]).await;
+    told_of_group("reads-on", CONSUMES_AGAIN).await;
+    told_of_group("begins-late", CONSUMES_AGAIN).await;
     told(&["claim is renewed again", "claim=\"event-77\""]).await;
     work.give_back().await.unwrap();
     waiting.await.unwrap().succeed(&()).await.unwrap();
     assert_told_once(path, "the folder of the queue is gone", "the folder of the queue is there again");
-    assert_told_once("group=reads-on", "consuming was interrupted", "consuming goes on");
-    assert_told_once("group=begins-late", "cannot consume for the group", "can be consumed for again");
+    assert_group_told_once("reads-on");
+    assert_group_told_once("begins-late");
     assert_told_once("claim=\"event-77\"", "claim not renewed", "claim is renewed again");
 }
 
@@ -192,10 +213,10 @@ async fn of_a_folder_that_comes_back_as_another_queue_the_end_is_told_too() {
     })
     .await;
     fs::rename(&root, root.with_extension("away")).unwrap();
-    told(&["consuming was interrupted", "group=finds-another"]).await;
+    told_of_group("finds-another", INTERRUPTED).await;
     fs::create_dir(&root).unwrap();
-    told(&["can be consumed for again", "group=finds-another"]).await;
-    assert_told_once("group=finds-another", "consuming was interrupted", "can be consumed for again");
+    told_of_group("finds-another", CONSUMES_AGAIN).await;
+    assert_group_told_once("finds-another");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,11 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use eventbus::{
-    Clock, HandlerError, InMemoryEventBus, Position, RecordedEvent,
-    port::{
-        Announced, Backlogs, CheckpointError, ConsumeError, EventBus, EventStore, MessageId, PublishError, RelayTarget,
-        SkippedBefore,
-    },
+    Clock, HandlerError, InMemoryEventBus,
     prelude::*,
     testkit::{ManualClock, delegate},
 };

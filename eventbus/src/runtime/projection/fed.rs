@@ -22,7 +22,7 @@ use crate::{
     port::{FeedFilter, Outage, from_json},
     runtime::{
         definition::{Projection, ProjectionKind},
-        tenure::{Candidate, Tenure},
+        tenure::{Candidate, GivenUp, Tenure},
     },
 };
 
@@ -160,6 +160,7 @@ impl<P: Projection> Projected<P> {
             owner: with.owner.joined("/", &format!("accept-{:08x}", fastrand::u32(..))),
             ttl: with.lease_ttl,
             clock: with.clock.clone(),
+            given_up: GivenUp::new(&with.clock),
         };
         let tenure = candidate.seize(stop).await.map_err(|error| RebuildError::store(name, error))?;
         let accepted = async {
