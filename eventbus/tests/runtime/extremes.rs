@@ -67,6 +67,7 @@ fn bus_options() -> Vec<(&'static str, InMemoryEventBus)> {
         options.push(("capacity", builder().capacity(number).build()));
         options.push(("concurrency", builder().concurrency(number).build()));
         options.push(("max_in_hand", builder().max_in_hand(number).build()));
+        options.push(("max_waiting", builder().max_waiting(number).build()));
     }
     for time in [NONE, LEAST, MOST] {
         options.push(("slow_after", builder().slow_after(time).build()));

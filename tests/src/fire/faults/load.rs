@@ -22,16 +22,24 @@ const PAUSE: Duration = Duration::from_millis(40);
 /// Those who append.
 pub(super) struct Load {
     is_over: Arc<AtomicBool>,
+    is_paused: Arc<AtomicBool>,
     writers: JoinSet<Result<(), Trouble>>,
 }
 
 impl Load {
     pub(super) fn start(app: &App, seed: u64) -> Self {
-        let (is_over, mut writers) = (Arc::new(AtomicBool::new(false)), JoinSet::new());
+        let (is_over, is_paused) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let mut writers = JoinSet::new();
         for number in 0..WRITERS {
-            writers.spawn(write(app.clone(), Arc::clone(&is_over), Rng::with_seed(seed * WRITERS + number)));
+            let random = Rng::with_seed(seed * WRITERS + number);
+            writers.spawn(write(app.clone(), Arc::clone(&is_over), Arc::clone(&is_paused), random));
         }
-        Self { is_over, writers }
+        Self { is_over, is_paused, writers }
+    }
+
+    /// Lets nothing be appended for a while, or again.
+    pub(super) fn pause(&self, is_paused: bool) {
+        self.is_paused.store(is_paused, SeqCst);
     }
 
     /// Lets them end; returns what no fault excuses.
@@ -45,8 +53,12 @@ impl Load {
     }
 }
 
-async fn write(app: App, is_over: Arc<AtomicBool>, mut random: Rng) -> Result<(), Trouble> {
+async fn write(app: App, is_over: Arc<AtomicBool>, is_paused: Arc<AtomicBool>, mut random: Rng) -> Result<(), Trouble> {
     while !is_over.load(SeqCst) {
+        if is_paused.load(SeqCst) {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        }
         let stream = workload::stream(random.u64(..STREAMS))?;
         let events = workload::events(&mut random, 1..=3);
         match app.store().append(&stream, ExpectedVersion::Any, events).await {

@@ -25,6 +25,8 @@ use super::{Trouble, figures::Figures};
 
 /// How long it may take from the end of a fault until everything is caught up, and until nothing is alarming any more.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// After which time nothing more is appended until everything is caught up: a machine may be slower than its load.
+const RECOVERY: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(50);
 const DRAIN: Duration = Duration::from_secs(30);
 
@@ -163,9 +165,14 @@ async fn endure(scene: &mut impl Scene, lasting: Lasting, seed: u64, figures: &m
         let silent = fault.silent(&alerts);
         figures.objections.extend(silent.map(|who| format!("{fault:?}: no alert of `{who}` says so in {alerts:?}")));
         let (healed, stored) = (Instant::now(), scene.stored().await?);
-        if !reaches(async || Ok(scene.written().await? >= stored)).await? {
+        let caught_up = async || {
+            load.pause(healed.elapsed() > RECOVERY);
+            Ok(scene.written().await? >= stored)
+        };
+        if !reaches(caught_up).await? {
             figures.objections.push(format!("{fault:?}: {} of {stored} rows are written", scene.written().await?));
         }
+        load.pause(false);
         figures.slowest_recovery = figures.slowest_recovery.max(Some(healed.elapsed()));
         figures.faults += 1;
         // an alert may show this fault until its part of the app has tried again: the next fault would be mistaken for it
