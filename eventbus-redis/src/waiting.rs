@@ -113,7 +113,7 @@ pub(crate) struct PageAfter {
 }
 
 impl WaitingForPages {
-    /// Reads a page of the entries after an id; waits for the first one if `block` is given. No caller is told of a page that
+    /// Reads a page of the entries after an id; waits for the first one if `block` is given. No caller gets a page that
     /// was read for another call.
     pub(crate) async fn page<S: AsRef<str>>(
         &mut self,

@@ -503,7 +503,7 @@ async fn a_new_group_reads_the_stream_while_an_event_of_its_backlog_stays_pendin
     }
 }
 
-/// What a handler is told to do.
+/// What the test has its handler do.
 #[derive(Clone, Default)]
 struct Told {
     seen: Second,

@@ -313,7 +313,7 @@ async fn what_waits_for_a_member_is_skipped_at_once_when_its_type_is_forgotten()
     }
 }
 
-/// Entries of a type that nobody here handles, left to a member that is away.
+/// Entries of a type that no member here handles, left to a member that is away.
 async fn with_waiting(pending_idle_ms: u64, server: &test_servers::PrivateRedis, count: usize) -> RedisEventBus {
     let stream_prefix = test_servers::unique_name("bus");
     let redis_url = server.url().to_owned();

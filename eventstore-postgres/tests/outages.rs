@@ -3,56 +3,19 @@
 #![allow(clippy::unwrap_used, reason = "as in any test")]
 
 mod common;
+#[path = "common/counter.rs"]
+mod counter;
 #[path = "../../eventbus-redis/tests/common/log.rs"]
 mod log;
 
 use std::time::Duration;
 
 use common::within;
+use counter::{Counted, Counter};
 use eventbus::{App, Never, prelude::*};
-use eventstore_postgres::{PgConnection, PgEventStoreConfig};
+use eventstore_postgres::PgEventStoreConfig;
 
 const LONG: Duration = Duration::from_secs(60);
-
-#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
-#[event(aggregate = Counter)]
-struct Counted {}
-
-#[derive(Debug, Default, Aggregate)]
-#[aggregate(events(Counted))]
-struct Counter;
-
-impl Apply for Counter {
-    fn apply(&mut self, _event: &CounterEvent) {}
-}
-
-#[derive(Debug, Default)]
-struct InMemory;
-
-#[projection(name = "in-memory")]
-impl InMemory {
-    fn counted(&mut self, _event: &Counted) {}
-}
-
-#[derive(Debug, Default)]
-struct InRows;
-
-#[projection(name = "in-rows", tables("rows"))]
-impl InRows {
-    async fn counted(&self, _event: &Counted, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        sqlx::query("INSERT INTO rows DEFAULT VALUES").execute(connection).await.map(drop)
-    }
-}
-
-#[derive(Debug, Default)]
-struct Elsewhere;
-
-#[projection(name = "elsewhere")]
-impl Elsewhere {
-    async fn counted(&self, _event: &Counted) -> Result<(), Never> {
-        Ok(())
-    }
-}
 
 async fn save(app: &App) {
     let id = AggregateId::new();

@@ -91,7 +91,7 @@ impl GroupBacklog {
         let subscribers: Subscribers = self.shared.subscribers.clone();
         let mut changes = subscribers.watch();
         while !stop.is_stopped() {
-            // whoever reads the stream tells of it
+            // the reader of the stream logs the outage
             if let Err(error) = self.look(stop).await {
                 tracing::debug!(group = %self.group, %error, "no backlog could be looked for, trying again");
             }

@@ -3,9 +3,9 @@
 //! A group reads its stream as soon as all that its backlog still has was tried and failed, or is parked behind such.
 //! What the stream has of those aggregates follows when the backlog has no more of them.
 //!
-//! Keep: what is pending in the backlog on this consumer is known before anything of the stream is taken in. With
-//! partitions that is what is pending there on whoever owns the backlog: so the order holds also where the partition of the
-//! aggregate is another one's. Without partitions consumers do not wait for each other, here as in the stream.
+//! Keep: the consumer knows what is pending on it in the backlog before it takes in anything of the stream. With partitions
+//! it asks for what is pending on the owner of the backlog, so that the order holds also where another process owns the
+//! partition of the aggregate. Without partitions consumers do not wait for each other, here as in the stream.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -184,7 +184,7 @@ impl Consumer {
         self.write(&mut keeper.paper).await.map(drop)
     }
 
-    /// Reads entries again that have waited: what came of them before must be noted by then.
+    /// Reads entries again that have waited, after the keeper has noted their last tries: the server returns these with them.
     async fn read_again_after_writing(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
         self.write_down(keeper).await?;
         self.read_again(self.hand.take_due()).await

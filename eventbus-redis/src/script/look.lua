@@ -21,7 +21,7 @@ for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
   if info.name == ABSENT then absent = info.pending end
   pending[info.name] = info.pending
 end
--- Nobody is to take them over from an absent member who does not handle them. Members go round, each fast enough alone.
+-- No member takes over from `absent` what it does not handle. Each member renews all of them in turn, fast enough alone.
 local renew = ARGV[8]
 for _ = 1, math.ceil(absent / tonumber(ARGV[9]) / RENEWED_TOGETHER) do
   local found = redis.call('XPENDING', stream, group, renew, '+', RENEWED_TOGETHER, ABSENT)

@@ -1,6 +1,6 @@
--- Notes what came of entries that stay pending, or that the group is about to read again, as it was made anew.
+-- Notes the tries of entries that stay pending, or that a group that was made anew is about to read again.
 -- KEYS stream, retry   ARGV group, consumer, then id, number of tries, tries as JSON or '' for none, ...
--- Replies with the ids that somebody else has claimed or finished: nothing is noted about them, nor about those that are
+-- Replies with the ids that another consumer has claimed or finished: nothing is noted about them, nor about those that are
 -- gone.
 local stream, retry, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local lost = {}

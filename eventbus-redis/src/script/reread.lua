@@ -1,8 +1,8 @@
 -- Reads entries again that wait on the consumer's own name, and whose turn has come. What has waited is about to be
 -- handled: the time of its retry is taken out of its tries, so that it counts as in flight if the process ends.
 -- KEYS stream, retry, relay   ARGV group, consumer, then id, '1' if it has waited, ...
--- Replies with {entries, their tries as JSON or false, ids of entries that were deleted, ids that somebody else has claimed or
--- finished, ids that the group is about to read again, as it was made anew}.
+-- Replies with {entries, their tries as JSON or false, ids of entries that were deleted, ids that another consumer has
+-- claimed or finished, ids that the group is about to read again, as it was made anew}.
 local stream, retry, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local entries, tries, deleted, lost, unread = {}, {}, {}, {}, {}
 for i = 3, #ARGV, 2 do

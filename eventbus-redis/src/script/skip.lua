@@ -2,7 +2,7 @@
 -- those of a type that the group announced to the consumer `absent`, from which the first member takes them that handles
 -- them, so that they wait for no member that was killed; those of other types to a live member that handles them, or to
 -- one that announces nothing, which may handle them. In a partition an entry stays until its owner changes. Entries that
--- are somebody else's by now are left alone.
+-- another consumer has by now are left alone.
 -- KEYS stream, members, retry, known types, skipped
 -- ARGV group, consumer, its name as a member (another one in a partition), how long members count as alive (ms), '1' if
 --      this is the backlog of the group, of which only positions mean something later, then id, event type, schema

@@ -1,12 +1,12 @@
 //! What is said while all that happens: little.
 
 use std::{
-    io,
-    sync::{Arc, LazyLock, Mutex, atomic::Ordering::Relaxed},
+    sync::{LazyLock, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use eventbus_redis::RedisEventBusConfig;
+use lines::Lines;
 use tracing::{Dispatch, subscriber::DefaultGuard};
 
 use crate::{
@@ -18,49 +18,27 @@ use crate::{
     rig::{Rig, failing, outage},
 };
 
-/// What is logged on the thread of a test.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+#[path = "../../../eventbus/tests/lines/mod.rs"]
+mod lines;
 
 impl Lines {
     /// Takes what is logged until the guard is dropped, but for what is said of handlers.
-    fn capture(&self) -> DefaultGuard {
+    fn capture_but_handlers(&self) -> DefaultGuard {
         // while there is only one subscriber, threads without one may switch a log line off for it, too
         static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subscriber::fmt().finish()));
         LazyLock::force(&ANOTHER);
-        let writer = self.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_env_filter("info,eventbus::port=off")
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    fn all(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        self.capture("info,eventbus::port=off")
     }
 
     fn count(&self, level: &str) -> usize {
-        self.all().lines().filter(|line| line.contains(level)).count()
+        self.text().lines().filter(|line| line.contains(level)).count()
     }
 
     /// The reader and the keeper have said once that something is wrong, and then that it is over.
     async fn told_once(&self, what: &str) {
         let waiting = until("it is over", async || self.count("goes on") >= self.count("was interrupted"));
         let in_time = tokio::time::timeout(Duration::from_secs(10), waiting).await;
-        let all = self.all();
+        let all = self.text();
         assert!(in_time.is_ok(), "{what} is not over: {all}");
         for of in ["reading", "acknowledging"] {
             for text in ["was interrupted", "goes on"] {
@@ -99,11 +77,11 @@ async fn busy(proxied: bool, max_retries: u32) -> Rig {
 
 async fn says_little(what: &str, mut rig: Rig, fault: impl AsyncFnOnce(&mut Rig)) {
     let lines = Lines::default();
-    let _here = lines.capture();
+    let _here = lines.capture_but_handlers();
     fault(&mut rig).await;
     rig.next().await;
     lines.told_once(what).await;
-    eprintln!("{what}:\n{}", lines.all());
+    eprintln!("{what}:\n{}", lines.text());
 }
 
 #[tokio::test]
@@ -150,7 +128,7 @@ async fn a_server_that_refuses_is_told_once() {
 async fn an_idle_consumer_says_nothing_and_asks_little() {
     let rigs = [Rig::new().await, Rig::single().await];
     let lines = Lines::default();
-    let _here = lines.capture();
+    let _here = lines.capture_but_handlers();
     for rig in &rigs {
         settled(&rig.bus).await;
         let _: () = rig.command("CONFIG", &["RESETSTAT"]).await;
@@ -166,7 +144,7 @@ async fn an_idle_consumer_says_nothing_and_asks_little() {
         assert!(count("xreadgroup") <= reads && count("evalsha") <= 20, "{calls:?}");
         assert_eq!(rig.reconnections(), 0);
     }
-    assert_eq!(lines.all(), "");
+    assert_eq!(lines.text(), "");
 }
 
 /// How often commands were called, from `INFO commandstats`; those of scripts count too.

@@ -168,7 +168,7 @@ impl Partitioned {
         self.let_leave(keeper).await
     }
 
-    /// Reads entries again that have waited: what came of them before must be noted by then.
+    /// Reads entries again that have waited, after the keeper has noted their last tries: the server returns these with them.
     async fn read_again(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
         self.write_down(keeper).await?;
         let hand = &self.front.hand;

@@ -111,8 +111,8 @@ impl Partitioned {
         }
     }
 
-    /// What only others handled, or was of a type that an operator has forgotten since, may be for nobody now, or for one
-    /// who comes next.
+    /// Reads entries again that were left to other members: their handlers may have gone, or an operator may have had the
+    /// group forget their type.
     fn look_again_at_what_was_left(&self) {
         let mut owned = self.owned();
         for (_, part) in owned.consumers() {
