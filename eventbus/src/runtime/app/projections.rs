@@ -11,7 +11,8 @@ use crate::{
 };
 
 impl App {
-    /// How each projection of the app is doing, and who rebuilds it in whichever process, sorted by name.
+    /// How each projection of the app is doing, sorted by name; of one with tables also who rebuilds it, in whichever
+    /// process. Other rebuilds are known to their callers only.
     ///
     /// # Errors
     /// [`ReadError`] if the store cannot be asked.
