@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Process, Stream, printed, run};
+use common::{File, Process, Stream, printed, run};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 fn publish(stream: &Stream, count: u64) -> String {
     let count = count.to_string();
@@ -104,6 +105,44 @@ fn a_mistyped_variable_is_told_once_with_the_nearest_name() {
     let told: Vec<_> = worker.stderr().into_iter().filter(|line| line.contains("EVENTBUS_BATCHSIZE")).collect();
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].contains("EVENTBUS_BATCH_SIZE") && !told[0].contains("sEcReT"), "{told:?}");
+}
+
+/// `--bus rediss://…`, and the authority from the environment: red if the examples cannot speak TLS, or if a variable is
+/// judged before the URL is known.
+#[test]
+fn a_worker_and_a_publisher_speak_tls_with_the_authority_that_a_variable_names() {
+    let (authority, certificate, key) = (File::new("ca.pem"), File::new("server.pem"), File::new("server.key"));
+    let mut issuer = CertificateParams::default();
+    issuer.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let issuer = CertifiedIssuer::self_signed(issuer, KeyPair::generate().unwrap()).unwrap();
+    let server_key = KeyPair::generate().unwrap();
+    let shown = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&server_key, &issuer).unwrap();
+    for (file, text) in [(&authority, issuer.pem()), (&certificate, shown.pem()), (&key, server_key.serialize_pem())] {
+        std::fs::write(file.path(), text).unwrap();
+    }
+    let port = test_servers::closed_port().to_string();
+    let listen = ["--tls-port", &port, "--tls-auth-clients", "no", "--tls-ca-cert-file", authority.path()];
+    let show = ["--tls-cert-file", certificate.path(), "--tls-key-file", key.path()];
+    let server = test_servers::private_redis_with(&[&listen[..], &show].concat());
+    let mut stream = Stream::on(server.url());
+    let (url, environment) = (format!("rediss://127.0.0.1:{port}"), [("EVENTBUS_TLS_CA_FILE", authority.path())]);
+    let bus = ["--bus", &url, "--prefix", &stream.prefix];
+
+    let worker_of = |environment: &[(&str, &str)]| {
+        let more = ["--group", "workers", "--consumer", "tls", "--exit-after", "2"];
+        Process::start(env!("CARGO_BIN_EXE_worker"), &[&bus[..], &more].concat(), environment)
+    };
+    let mut stranger = worker_of(&[]);
+    assert!(!stranger.end().success(), "nobody on this machine trusts that authority");
+    stranger.until(&["certificate"]);
+    let mut worker = worker_of(&environment);
+    worker.until(&[&format!("tls joined workers of {}:stream", stream.prefix)]);
+    let publish = [&bus[..], &["--count", "2", "--event", "TaskAssigned"]].concat();
+    let mut publisher = Process::start(env!("CARGO_BIN_EXE_publisher"), &publish, &environment);
+    assert!(publisher.end().success(), "{:#?}", publisher.stderr());
+    assert!(worker.end().success());
+    assert_eq!(sorted(worker.stdout()), sorted(stream.payloads()));
+    assert_eq!((stream.payloads().len(), stream.pending("workers")), (2, 0));
 }
 
 #[test]
