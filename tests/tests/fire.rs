@@ -10,7 +10,7 @@ use workspace_tests::fire::{
     faults::{self, Lasting},
     figures::Figures,
     files,
-    kills::{self, Program},
+    kills::{self, Program, role::Settings},
     race, rolling, stuck, unfinished,
 };
 
@@ -54,22 +54,22 @@ fn program() -> Program {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_that_die_anywhere_lose_and_repeat_nothing() {
-    judge(&kills::kill(&program(), 24, 1, seed()).await.unwrap());
+    judge(&kills::kill(&program(), Settings::Short, 24, 1, seed()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_that_die_anywhere_keep_the_order_within_each_aggregate() {
-    judge(&kills::kill(&program(), 12, 4, seed()).await.unwrap());
+    judge(&kills::kill(&program(), Settings::Short, 12, 4, seed()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_that_were_paused_write_nothing_any_more() {
-    judge(&kills::pause(&program(), 4, seed()).await.unwrap());
+    judge(&kills::pause(&program(), Settings::Short, 4, seed()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_that_crash_and_forget_lose_no_effect() {
-    judge(&kills::fail_servers(&program(), 6, seed()).await.unwrap());
+    judge(&kills::fail_servers(&program(), Settings::Short, 6, seed()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

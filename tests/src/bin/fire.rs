@@ -25,7 +25,7 @@ use workspace_tests::fire::{
     faults::{self, Lasting},
     figures::Figures,
     files,
-    kills::{self, Program},
+    kills::{self, Program, role::Settings},
     model, race, rolling, stuck, unfinished,
 };
 
@@ -154,9 +154,11 @@ impl Part {
             Self::Model => model_on_all(runtime, cases, seed),
             Self::Cuts => runtime.block_on(cuts::run(cuts, seed)),
             Self::Files => runtime.block_on(files::run(file_faults, seed)),
-            Self::Kills => runtime.block_on(kills::kill(&Program::this(&[])?, kills, 1, seed)),
-            Self::Partitions => runtime.block_on(kills::kill(&Program::this(&[])?, kills / 4, 4, seed)),
-            Self::Pauses => runtime.block_on(kills::pause(&Program::this(&[])?, pauses, seed)),
+            Self::Kills => runtime.block_on(kills::kill(&Program::this(&[])?, Settings::Default, kills, 1, seed)),
+            Self::Partitions => {
+                runtime.block_on(kills::kill(&Program::this(&[])?, Settings::Default, kills / 4, 4, seed))
+            }
+            Self::Pauses => runtime.block_on(kills::pause(&Program::this(&[])?, Settings::Default, pauses, seed)),
             Self::Servers => runtime.block_on(spawned(server_kills, seed)),
             Self::Rolling => runtime.block_on(rolling::run_all(&Program::this(&[])?, rollings, seed)),
             Self::Unfinished => runtime.block_on(unfinished::run(&Program::this(&[])?, unfinished_kills, seed)),
@@ -171,7 +173,7 @@ impl Part {
 /// On a thread of the runtime, which may block.
 async fn spawned(server_kills: u64, seed: u64) -> Result<Figures, Trouble> {
     let program = Program::this(&[])?;
-    tokio::spawn(async move { kills::fail_servers(&program, server_kills, seed).await }).await?
+    tokio::spawn(async move { kills::fail_servers(&program, Settings::Default, server_kills, seed).await }).await?
 }
 
 fn model_on_all(runtime: &Runtime, cases: u32, seed: u64) -> Result<Figures, Trouble> {

@@ -25,7 +25,7 @@ pub use servers::fail_servers;
 use self::{
     child::End,
     gauge::Gauge,
-    role::LEASE,
+    role::Settings,
     slot::{LEADER, Slot, WORKERS, WRITERS},
     tally::Tally,
 };
@@ -37,14 +37,24 @@ use super::{
     figures::Figures,
 };
 
+/// How long a process may take to become the relay and to reach the point where it dies.
+const LEADER_DEADLINE: Duration = Duration::from_secs(60);
+
 /// Kills processes, again and again, and looks what has become of everything. With several partitions the order within
 /// each aggregate is looked at too.
 ///
 /// # Errors
 /// What went wrong with the run itself; what it shows is in the figures.
-pub async fn kill(program: &Program, kills: u64, partitions: u32, seed: u64) -> Result<Figures, Trouble> {
+pub async fn kill(
+    program: &Program,
+    settings: Settings,
+    kills: u64,
+    partitions: u32,
+    seed: u64,
+) -> Result<Figures, Trouble> {
     let database = Database::create().await?;
-    let figures = kill_in(&database, program, kills, partitions, seed).await;
+    let kind = Kind { servers_fail: false, partitions, settings };
+    let figures = kill_in(&database, program, kind, kills, seed).await;
     database.remove().await?;
     figures
 }
@@ -52,12 +62,11 @@ pub async fn kill(program: &Program, kills: u64, partitions: u32, seed: u64) -> 
 async fn kill_in(
     database: &Database,
     program: &Program,
+    kind: Kind,
     kills: u64,
-    partitions: u32,
     seed: u64,
 ) -> Result<Figures, Trouble> {
     let begin = Instant::now();
-    let kind = Kind { servers_fail: false, partitions };
     let scene = Arc::new(Scene::prepare(database.url(), test_servers::redis_url(), kind).await?);
     let tally = Arc::new(Tally::default());
     let mut random = Rng::with_seed(seed);
@@ -71,7 +80,7 @@ async fn kill_in(
     while let Some(slot) = slots.join_next().await {
         slot??;
     }
-    let mut figures = Figures::of(if partitions > 1 { "partitions" } else { "kills" });
+    let mut figures = Figures::of(if kind.partitions > 1 { "partitions" } else { "kills" });
     tally.tell(kills, &mut figures);
     conclude(self::workers(program, &scene)?, &scene, &mut figures).await?;
     gauge.tell(&mut figures);
@@ -85,7 +94,7 @@ async fn die_adopting(program: &Program, scene: &Scene, tally: &Tally) -> Result
         let mut script = scene.script("worker-0", 0, false);
         let death = Death { point: "adopt".into(), after, nth: 1 };
         script.death = Some(death.clone());
-        let end = program.spawn(&script)?.live(Duration::from_secs(20)).await?;
+        let end = program.spawn(&script)?.live(LEADER_DEADLINE).await?;
         tally.add(LEADER, (end == End::AtPoint).then_some(&death));
     }
     writer.kill().await?;
@@ -96,16 +105,22 @@ async fn die_adopting(program: &Program, scene: &Scene, tally: &Tally) -> Result
 ///
 /// # Errors
 /// What went wrong with the run itself; what it shows is in the figures.
-pub async fn pause(program: &Program, pauses: u64, seed: u64) -> Result<Figures, Trouble> {
+pub async fn pause(program: &Program, settings: Settings, pauses: u64, seed: u64) -> Result<Figures, Trouble> {
     let database = Database::create().await?;
-    let figures = pause_in(&database, program, pauses, seed).await;
+    let figures = pause_in(&database, program, settings, pauses, seed).await;
     database.remove().await?;
     figures
 }
 
-async fn pause_in(database: &Database, program: &Program, pauses: u64, seed: u64) -> Result<Figures, Trouble> {
-    let begin = Instant::now();
-    let kind = Kind { servers_fail: false, partitions: 1 };
+async fn pause_in(
+    database: &Database,
+    program: &Program,
+    settings: Settings,
+    pauses: u64,
+    seed: u64,
+) -> Result<Figures, Trouble> {
+    let (begin, lease) = (Instant::now(), settings.lease());
+    let kind = Kind { servers_fail: false, partitions: 1, settings };
     let scene = Scene::prepare(database.url(), test_servers::redis_url(), kind).await?;
     let mut random = Rng::with_seed(seed);
     let writer = program.spawn(&scene.script("writer-0", seed, true))?;
@@ -116,13 +131,13 @@ async fn pause_in(database: &Database, program: &Program, pauses: u64, seed: u64
         tokio::time::sleep(Duration::from_millis(random.u64(50..300))).await;
         worker.signal("STOP").await?;
         gauge.fault();
-        tokio::time::sleep(LEASE + Duration::from_millis(random.u64(100..600))).await;
+        tokio::time::sleep(lease + Duration::from_millis(random.u64(100..600))).await;
         worker.signal("CONT").await?;
     }
     writer.kill().await?;
     let mut figures = Figures::of("pauses");
     figures.faults = pauses;
-    figures.what = format!("paused for longer than {LEASE:?}");
+    figures.what = format!("paused for longer than {lease:?}");
     let owners = conclude(workers, &scene, &mut figures).await?;
     if owners < 2 {
         figures.objections.push("nobody took over from a process that was paused".into());

@@ -21,8 +21,25 @@ use crate::fire::{
 /// The variable that tells a process what to play.
 pub const VARIABLE: &str = "FIRE_SCRIPT";
 
-/// The lease of relay and projection: whoever is silent for so long is no owner any more.
-pub const LEASE: Duration = Duration::from_secs(1);
+/// How a process of the play is configured, beside addresses and names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Settings {
+    /// As every app that sets nothing.
+    Default,
+    /// With leases and timeouts of seconds and four workers per consumer: a run of seconds meets many takeovers.
+    Short,
+}
+
+impl Settings {
+    /// How long the leases of relay and projection last after the last sign of life of their owner.
+    #[must_use]
+    pub const fn lease(self) -> Duration {
+        match self {
+            Self::Default => Duration::from_secs(10),
+            Self::Short => Duration::from_secs(1),
+        }
+    }
+}
 
 /// What a process plays.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -49,6 +66,8 @@ pub struct Script {
     pub partitions: u32,
     /// Whether servers fail, or processes.
     pub servers_fail: bool,
+    /// How it is configured.
+    pub settings: Settings,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -187,13 +206,15 @@ pub(in crate::fire) fn log(name: &str) -> Result<(), Trouble> {
 
 /// Servers may be down: that is part of the play.
 async fn connect(script: &Script) -> PgEventStore {
-    let config = PgEventStoreConfig {
-        database_url: script.store.clone(),
-        max_connections: 8,
-        migrate: false,
-        connect_timeout: Duration::from_secs(2),
-        statement_timeout: Duration::from_secs(5),
-        ..Default::default()
+    let default = PgEventStoreConfig { database_url: script.store.clone(), migrate: false, ..Default::default() };
+    let config = match script.settings {
+        Settings::Default => default,
+        Settings::Short => PgEventStoreConfig {
+            max_connections: 8,
+            connect_timeout: Duration::from_secs(2),
+            statement_timeout: Duration::from_secs(5),
+            ..default
+        },
     };
     loop {
         match PgEventStore::connect_with(config.clone()).await {
@@ -248,23 +269,36 @@ async fn rebuild(app: &App) {
 
 async fn start(script: &Script, store: DoomedStore, desk: Desk) -> Result<App, Trouble> {
     let bus = DoomedBus::new(RedisEventBus::connect(bus_config(script)).await?, desk.doom.clone());
-    let builder = App::builder().store(store).bus(bus).state(desk).relay_lease(LEASE).projection_lease(LEASE);
+    let builder = App::builder().store(store).bus(bus).state(desk);
+    let builder = match script.settings {
+        Settings::Default => builder,
+        Settings::Short => {
+            let lease = script.settings.lease();
+            builder.relay_lease(lease).projection_lease(lease)
+        }
+    };
     Ok(builder.handler::<mail>().handler::<inbox>().projection(Ledger).projection(Balances).start().await?)
 }
 
 /// How a process of the play reaches the bus.
 #[must_use]
 pub fn bus_config(script: &Script) -> RedisEventBusConfig {
-    RedisEventBusConfig {
+    let default = RedisEventBusConfig {
         redis_url: script.redis.clone(),
         stream_prefix: script.prefix.clone(),
         consumer_name: Some(script.name.clone()),
-        block_ms: 100,
-        pending_idle_ms: 2_000,
-        concurrency: 4,
         partitions: script.partitions,
-        partition_lease_ms: 1_000,
         ..RedisEventBusConfig::default()
+    };
+    match script.settings {
+        Settings::Default => default,
+        Settings::Short => RedisEventBusConfig {
+            block_ms: 100,
+            pending_idle_ms: 2_000,
+            concurrency: 4,
+            partition_lease_ms: 1_000,
+            ..default
+        },
     }
 }
 

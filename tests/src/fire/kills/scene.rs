@@ -7,7 +7,7 @@ use eventbus_redis::RedisEventBus;
 use eventstore_postgres::PgEventStore;
 use sqlx::{Connection as _, PgConnection};
 
-use super::role::{Script, bus_config, groups};
+use super::role::{Script, Settings, bus_config, groups};
 use crate::fire::{
     Trouble,
     database::{is_kept, run},
@@ -40,7 +40,7 @@ const UNBALANCED: &str = "
     SELECT count(*) FROM eventbus.events e WHERE NOT EXISTS (SELECT FROM public.balanced b WHERE b.event = e.event_id)";
 
 const LOOK: Duration = Duration::from_millis(20);
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What is special about a scene.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub struct Kind {
     pub servers_fail: bool,
     /// Into how many streams the bus splits the events.
     pub partitions: u32,
+    /// How its processes are configured.
+    pub settings: Settings,
 }
 
 /// Where processes play.
@@ -79,6 +81,7 @@ impl Scene {
             rebuilds: false,
             partitions: kind.partitions,
             servers_fail: kind.servers_fail,
+            settings: kind.settings,
         };
         Ok(Self { script })
     }

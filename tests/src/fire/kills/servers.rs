@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use test_servers::{PrivatePostgres, PrivateRedis};
 use tokio::task::block_in_place;
 
-use super::{Kind, Program, Scene, child::send, conclude, scene::connect, workers};
+use super::{Kind, Program, Scene, child::send, conclude, role::Settings, scene::connect, workers};
 use crate::fire::{Trouble, figures::Figures, workload};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,10 +39,11 @@ const FAULTS: [Fault; 6] =
 ///
 /// # Errors
 /// What went wrong with the run itself; what it shows is in the figures.
-pub async fn fail_servers(program: &Program, faults: u64, seed: u64) -> Result<Figures, Trouble> {
+pub async fn fail_servers(program: &Program, settings: Settings, faults: u64, seed: u64) -> Result<Figures, Trouble> {
     let begin = Instant::now();
     let (postgres, redis) = block_in_place(|| (test_servers::private_postgres(), test_servers::private_redis()));
-    let scene = Scene::prepare(postgres.url(), redis.url(), Kind { servers_fail: true, partitions: 1 }).await?;
+    let kind = Kind { servers_fail: true, partitions: 1, settings };
+    let scene = Scene::prepare(postgres.url(), redis.url(), kind).await?;
     let store = PgEventStore::connect(postgres.url()).await?;
     let mut stage = Stage { postgres, redis, copy: block_in_place(test_servers::private_redis), scene, store };
     let mut random = Rng::with_seed(seed);

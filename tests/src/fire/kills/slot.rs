@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use fastrand::Rng;
 
-use super::{Program, Scene, child::End, gauge::Gauge, tally::Tally};
+use super::{Program, Scene, child::End, gauge::Gauge, role::Settings, tally::Tally};
 use crate::fire::{
     Trouble,
     doom::{Death, POINTS},
@@ -78,13 +78,15 @@ impl Slot {
             let mut script = self.scene.script(&name, self.random.u64(..), writes);
             script.death = self.some_death();
             script.rebuilds = script.death.as_ref().is_some_and(|death| death.point.starts_with("switch"));
+            // the owner of a lease dies at a point only after the lease of the owner before it has run out
+            let takeover = script.settings.lease() - Settings::Short.lease();
             let time = match (writes, &script.death) {
-                (true, _) => self.random.u64(1_000..6_000),
-                (false, None) => self.random.u64(300..2_000),
-                (false, Some(_)) if leads => 10_000,
-                (false, Some(_)) => 3_000,
+                (true, _) => Duration::from_millis(self.random.u64(1_000..6_000)),
+                (false, None) => Duration::from_millis(self.random.u64(300..2_000)),
+                (false, Some(_)) if leads => Duration::from_secs(10) + 2 * takeover,
+                (false, Some(_)) => Duration::from_secs(3) + 2 * takeover,
             };
-            let end = self.program.spawn(&script)?.live(Duration::from_millis(time)).await?;
+            let end = self.program.spawn(&script)?.live(time).await?;
             let death = script.death.filter(|_| end == End::AtPoint);
             self.tally.add(self.number, death.as_ref());
             if !writes {
