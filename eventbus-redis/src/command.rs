@@ -9,10 +9,11 @@ use std::{collections::HashMap, time::Duration};
 
 use eventbus::port::MessageId;
 use redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, cmd, from_redis_value,
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation, ServerErrorKind, Value, cmd,
+    from_redis_value,
 };
 
-use crate::{connection::CommandError, wire::Fields};
+use crate::{connection::CommandError, script, wire::Fields};
 
 /// How many entries a script is given at once: the server does nothing else meanwhile.
 pub(crate) const TOGETHER: usize = 500;
@@ -22,6 +23,16 @@ pub(crate) const TOGETHER: usize = 500;
 pub(crate) struct Entry {
     pub(crate) id: String,
     pub(crate) fields: Option<Vec<(String, Vec<u8>)>>,
+}
+
+impl Entry {
+    /// The bytes of its id, names and values.
+    pub(crate) fn bytes(&self) -> usize {
+        let of_fields = |fields: &Vec<(String, Vec<u8>)>| {
+            fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+        };
+        self.id.len() + self.fields.as_ref().map_or(0, of_fields)
+    }
 }
 
 /// Where a consumer reads.
@@ -34,6 +45,14 @@ pub(crate) struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// Entries that nobody of the group has read, without waiting: at most so many, and none after the one with which they
+    /// have as many bytes as the last argument says, which is to be added. Replies with [a list](range_entries).
+    pub(crate) fn new_page(&self) -> ScriptInvocation<'static> {
+        let mut script = script::READ_NEW.key(self.stream);
+        script.arg(self.group).arg(self.consumer).arg(self.count);
+        script
+    }
+
     /// Entries that nobody of the group has read; waits for them if `block` is given.
     pub(crate) fn new_entries(&self, block: Option<Duration>) -> Cmd {
         let mut command = cmd("XREADGROUP");

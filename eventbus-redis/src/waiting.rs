@@ -11,12 +11,15 @@ use std::{
     time::Duration,
 };
 
-use eventbus::port::RetryPolicy;
-use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
+use eventbus::port::{PAGE_BYTES, RetryPolicy};
+use redis::{RedisResult, Value, aio::MultiplexedConnection};
 use tokio::time::Instant;
 
 use crate::{
-    command::history::{self, Page},
+    command::{
+        self, Entry, Reader,
+        history::{self, Page},
+    },
     connection::{Link, is_lost},
 };
 
@@ -53,7 +56,7 @@ impl Until {
 type Reading<T> = Pin<Box<dyn Future<Output = RedisResult<T>> + Send>>;
 
 /// A connection for reads that wait, made with the first one, and the read that waits on it.
-pub(crate) struct Waiting<T = Value> {
+pub(crate) struct Waiting<T> {
     connection: Option<MultiplexedConnection>,
     /// Never locked: it makes what holds it shareable.
     reading: Mutex<Option<Reading<T>>>,
@@ -96,10 +99,36 @@ impl<T: Send + 'static> Waiting<T> {
     }
 }
 
-impl Waiting {
-    /// Sends a command, or goes on with the one before.
-    pub(crate) async fn read(&mut self, link: &Link, timeout: Duration, command: Cmd) -> RedisResult<Value> {
-        self.keep(link, timeout, |mut connection| async move { command.query_async(&mut connection).await }).await
+/// New entries of a group that are waited for.
+pub(crate) type WaitingForEntries = Waiting<Vec<Entry>>;
+
+impl WaitingForEntries {
+    /// Reads a page of new entries, or goes on with the read before; waits for the first entry if `block` is given.
+    pub(crate) async fn new_entries(
+        &mut self,
+        link: &Link,
+        timeout: Duration,
+        reader: Reader<'_>,
+        block: Option<Duration>,
+    ) -> RedisResult<Vec<Entry>> {
+        let mut page = reader.new_page();
+        page.arg(PAGE_BYTES);
+        let wait = block.map(|block| Reader { count: 1, ..reader }.new_entries(Some(block)));
+        let mut rest = (reader.count > 1).then(|| Reader { count: reader.count - 1, ..reader }.new_page());
+        self.keep(link, timeout, |mut connection| async move {
+            let mut entries = command::range_entries(page.invoke_async(&mut connection).await?)?;
+            if let Some(wait) = wait.filter(|_| entries.is_empty()) {
+                entries = command::entries(wait.query_async(&mut connection).await?)?;
+                let left = entries.first().map_or(0, |first| PAGE_BYTES.saturating_sub(first.bytes()));
+                if let Some(rest) = rest.as_mut().filter(|_| left > 0) {
+                    // what came before an error is this consumer's already
+                    let more = rest.arg(left).invoke_async(&mut connection).await.and_then(command::range_entries);
+                    entries.extend(more.unwrap_or_default());
+                }
+            }
+            Ok(entries)
+        })
+        .await
     }
 }
 

@@ -2,53 +2,37 @@
 
 use std::time::Duration;
 
-use eventbus::port::MessageId;
-use redis::{Cmd, Pipeline, RedisResult, Value, cmd};
+use redis::{Cmd, Pipeline, RedisResult, ScriptInvocation, Value, cmd};
 
-use super::{Entry, entry, read};
+use super::{Entry, Reader, TOGETHER, entry, read};
+use crate::script;
 
-/// Takes over entries that are pending for long, from an id on.
-pub(crate) fn claim(stream: &str, group: &str, consumer: &str, idle: Duration, from: &str, count: usize) -> Cmd {
-    let mut command = cmd("XAUTOCLAIM");
+/// Takes over entries that are pending for long, of some that are pending: at most so many as the reader is given at once,
+/// and none after the one with which they have so many bytes.
+pub(crate) fn claim(reader: Reader<'_>, idle: Duration, from: &str, bytes: usize) -> ScriptInvocation<'static> {
+    let Reader { stream, group, consumer, count } = reader;
+    let mut script = script::CLAIM_PAGE.key(stream);
     let idle = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
-    command.arg(stream).arg(group).arg(consumer).arg(idle).arg(from).arg("COUNT").arg(count);
-    command
+    script.arg(group).arg(consumer).arg(idle).arg(from).arg(TOGETHER).arg(count).arg(bytes);
+    script
 }
 
 /// What [`claim`] replies.
 pub(crate) struct ClaimedEntries {
-    /// Where to go on; `0-0` at the end.
-    pub(crate) cursor: String,
-    pub(crate) entries: Vec<Entry>,
+    /// Where to go on; `-` at the end.
+    pub(crate) next: String,
+    /// With how often each was delivered.
+    pub(crate) entries: Vec<(Entry, u64)>,
     /// Entries that were pending and are not there any more.
     pub(crate) deleted: Vec<String>,
+    pub(crate) bytes: usize,
 }
 
 /// Reads the reply of [`claim`].
 pub(crate) fn claimed(reply: Value) -> RedisResult<ClaimedEntries> {
-    let parts: Vec<Value> = read(reply)?;
-    let mut parts = parts.into_iter();
-    let mut next = || parts.next().unwrap_or(Value::Nil);
-    let (cursor, entries): (String, Vec<Value>) = (read(next())?, read(next())?);
-    let deleted = read::<Option<Vec<String>>>(next())?.unwrap_or_default();
-    // older servers leave a nil for an entry that is gone
-    let entries = entries.into_iter().filter(|entry| !matches!(entry, Value::Nil));
-    Ok(ClaimedEntries { cursor, entries: entries.map(entry).collect::<RedisResult<_>>()?, deleted })
-}
-
-/// How often each of some entries was delivered.
-pub(crate) fn deliveries<'a>(stream: &str, group: &str, ids: impl IntoIterator<Item = &'a str>) -> Pipeline {
-    let mut pipeline = redis::pipe();
-    for id in ids {
-        pipeline.cmd("XPENDING").arg(stream).arg(group).arg(id).arg(id).arg(1);
-    }
-    pipeline
-}
-
-/// Reads the number in a reply to [`deliveries`]; none if the entry is pending no more.
-pub(crate) fn delivered(reply: Value) -> RedisResult<Option<u64>> {
-    let pending: Vec<(String, Value, Value, u64)> = read(reply)?;
-    Ok(pending.into_iter().next().map(|(.., deliveries)| deliveries))
+    let (next, entries, deliveries, deleted, bytes): (_, Vec<Value>, Vec<u64>, _, _) = read(reply)?;
+    let entries = entries.into_iter().zip(deliveries).map(|(value, deliveries)| Ok((entry(value)?, deliveries)));
+    Ok(ClaimedEntries { next, entries: entries.collect::<RedisResult<_>>()?, deleted, bytes })
 }
 
 /// The length, first and last entry, groups of a stream, and its projections, in one instant.
@@ -93,9 +77,4 @@ pub(crate) fn forget(key: &str, fields: &[&str]) -> Cmd {
     let mut command = cmd("HDEL");
     command.arg(key).arg(fields);
     command
-}
-
-/// The texts of ids.
-pub(crate) fn texts<'a>(ids: impl IntoIterator<Item = &'a MessageId>) -> impl Iterator<Item = &'a str> {
-    ids.into_iter().map(MessageId::as_str)
 }

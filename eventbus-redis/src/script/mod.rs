@@ -60,7 +60,14 @@ macro_rules! partitioned {
 /// A script that reads pages.
 macro_rules! with_pages {
     ($file:literal) => {
-        LazyLock::new(|| Script::new(concat!(include_str!("id.lua"), include_str!("page.lua"), include_str!($file))))
+        LazyLock::new(|| {
+            Script::new(concat!(
+                include_str!("id.lua"),
+                include_str!("bytes.lua"),
+                include_str!("page.lua"),
+                include_str!($file)
+            ))
+        })
     };
 }
 
@@ -87,7 +94,10 @@ pub(crate) static ANNOUNCE: LazyLock<Script> = with_backlog!("members.lua", "rel
 pub(crate) static BEAT: LazyLock<Script> = with_ids!("beat.lua");
 pub(crate) static BEGIN_READING: LazyLock<OfConsumer> = of_consumer!("begin_reading.lua");
 pub(crate) static BURY: LazyLock<OfConsumer> = of_consumer!("bury.lua");
-pub(crate) static CLAIM: LazyLock<OfConsumer> = of_consumer!("id.lua", "members.lua", "relay.lua", "claim.lua");
+pub(crate) static CLAIM: LazyLock<OfConsumer> =
+    of_consumer!("id.lua", "bytes.lua", "members.lua", "relay.lua", "claim.lua");
+pub(crate) static CLAIM_PAGE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("bytes.lua"), include_str!("claim_page.lua"))));
 pub(crate) static COPY: LazyLock<Script> = with_backlog!("copy.lua");
 pub(crate) static CREATE_GROUP: LazyLock<Script> = with_backlog!("relay.lua", "create_group.lua");
 pub(crate) static DONE: LazyLock<Script> = plain!("done.lua");
@@ -127,6 +137,7 @@ pub(crate) static PUBLISH_RANGE_TO_PARTITION: LazyLock<Script> = LazyLock::new(|
     Script::new(text)
 });
 pub(crate) static RANGE: LazyLock<Script> = with_pages!("range.lua");
+pub(crate) static READ_NEW: LazyLock<Script> = with_pages!("read_new.lua");
 pub(crate) static RELEASE: LazyLock<Script> = plain!("release.lua");
 pub(crate) static REPARTITION: LazyLock<Script> = with_backlog!("relay.lua", "repartition.lua");
 pub(crate) static REPLAY: LazyLock<Script> =

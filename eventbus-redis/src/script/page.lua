@@ -6,12 +6,6 @@
 
 local STEP = 16
 
-local function bytes_of(entry)
-  local bytes = #entry[1]
-  for _, text in ipairs(entry[2]) do bytes = bytes + #text end
-  return bytes
-end
-
 -- Reads entries in the order of their ids with `command`, XRANGE or XREVRANGE: at most `count`, and none after the one with
 -- which they have `most` bytes of ids, names and values. Returns them, and 1 if there are more.
 local function read_page(command, streams, from, to, count, most)

@@ -5,7 +5,7 @@
 
 use std::{fmt, time::Duration};
 
-use eventbus::port::MessageId;
+use eventbus::port::{MessageId, PAGE_BYTES};
 use redis::Value;
 
 use super::{RedisStreams, StreamEntry};
@@ -14,7 +14,7 @@ use crate::{
     command::{self, Reader, streams},
     connection::CommandError,
     keys, script,
-    waiting::{Until, Waiting},
+    waiting::{Until, WaitingForEntries},
 };
 
 /// How entries are taken.
@@ -27,7 +27,7 @@ use crate::{
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Consume {
-    /// How many at most; at least one. Default 10.
+    /// How many at most; at least one. Default 10. Fewer come where they reach [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
     pub count: usize,
     /// How long to wait if there are none; 0 does not wait. Default 5,000 ms.
     pub block: Duration,
@@ -52,7 +52,7 @@ pub struct Claim {
     /// For how long nobody must have been given them. Default 60,000 ms. With 0 a consumer takes back what it had when
     /// it died, and whatever others have in hand.
     pub min_idle: Duration,
-    /// How many at most. Default 10.
+    /// How many at most. Default 10. Fewer come where they reach [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
     pub count: usize,
 }
 
@@ -79,9 +79,8 @@ pub struct Claimed {
 pub struct ClaimedEntry {
     /// The entry.
     pub entry: StreamEntry,
-    /// How often it was delivered, this time included; by it poison is known. `None` if somebody has acknowledged it
-    /// meanwhile.
-    pub deliveries: Option<u64>,
+    /// How often it was delivered, this time included; by it poison is known.
+    pub deliveries: u64,
 }
 
 /// A consumer of a group; made by [`RedisStreams::consumer`].
@@ -103,7 +102,7 @@ pub struct ClaimedEntry {
 ///         }
 ///     }
 ///     for claimed in consumer.claim_pending(Claim::default()).await?.entries {
-///         println!("{} is delivered for the {:?}. time", claimed.entry.id, claimed.deliveries);
+///         println!("{} is delivered for the {}. time", claimed.entry.id, claimed.deliveries);
 ///     }
 /// }
 /// # }
@@ -113,7 +112,7 @@ pub struct EventConsumer {
     key: String,
     group: String,
     consumer: String,
-    waiting: Waiting,
+    waiting: WaitingForEntries,
 }
 
 impl EventConsumer {
@@ -123,13 +122,14 @@ impl EventConsumer {
         group: &str,
         consumer: &str,
     ) -> Result<Self, RedisCommandError> {
-        let (streams, waiting) = (streams.clone(), Waiting::default());
+        let (streams, waiting) = (streams.clone(), WaitingForEntries::default());
         let made = Self { streams, key: key.into(), group: group.into(), consumer: consumer.into(), waiting };
         made.ensure_group().await?;
         Ok(made)
     }
 
-    /// Takes entries that nobody of the group was given, and waits for them if there are none; none if none came.
+    /// Takes entries that nobody of the group was given, and waits for them if there are none; none if none came. They end
+    /// with the entry with which they reach [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
     ///
     /// An entry that somebody else wrote, or that is damaged, comes like all others: only what is asked of it
     /// [fails](crate::EntryError), and it can be acknowledged.
@@ -147,9 +147,9 @@ impl EventConsumer {
         loop {
             let (stream, group, consumer) = (&*self.key, &*self.group, &*self.consumer);
             let reader = Reader { stream, group, consumer, count: how.count.clamp(1, i32::MAX as usize) };
-            let take = reader.new_entries(Some(until.slice()).filter(|left| !left.is_zero()));
-            let reply = self.waiting.read(self.streams.link(), self.streams.patience(), take).await;
-            match reply.and_then(command::entries).map_err(CommandError::Sent) {
+            let block = Some(until.slice()).filter(|left| !left.is_zero());
+            let (link, patience) = (self.streams.link(), self.streams.patience());
+            match self.waiting.new_entries(link, patience, reader, block).await.map_err(CommandError::Sent) {
                 Ok(entries) if entries.is_empty() && !until.is_over() => {}
                 Ok(entries) => return Ok(entries.into_iter().map(StreamEntry::from).collect()),
                 Err(error) if command::is_unblocked(&error) || command::is_no_group(&error) => {
@@ -177,46 +177,35 @@ impl EventConsumer {
     }
 
     /// Takes entries over that are pending for long, whoever was given them, also this consumer. It looks at all that
-    /// is pending, until it has as many as it was told.
+    /// is pending, until it has as many as it was told, or [`PAGE_BYTES`](eventbus::port::PAGE_BYTES) of them.
     ///
     /// # Errors
     /// [`RedisCommandError`]. What was taken over by then is pending on this consumer.
     #[doc(alias = "xautoclaim")]
     pub async fn claim_pending(&self, what: Claim) -> Result<Claimed, RedisCommandError> {
-        let (mut entries, mut deleted, mut cursor) = (Vec::new(), Vec::new(), "0-0".to_owned());
-        while entries.len() < what.count {
-            let left = (what.count - entries.len()).min(i32::MAX as usize);
-            let claim = streams::claim(&self.key, &self.group, &self.consumer, what.min_idle, &cursor, left);
-            let reply = self.streams.link().query_once::<Value>(&claim).await;
-            let claimed = match reply {
+        let (mut all, mut bytes, mut from) = (Claimed::default(), 0, "-".to_owned());
+        while all.entries.len() < what.count && bytes < PAGE_BYTES {
+            let count = (what.count - all.entries.len()).min(i32::MAX as usize);
+            let reader = Reader { stream: &self.key, group: &self.group, consumer: &self.consumer, count };
+            let claim = streams::claim(reader, what.min_idle, &from, PAGE_BYTES - bytes);
+            // once: what a lost reply had would be idle no more
+            let claimed = match self.streams.link().run::<Value>(&claim).await {
                 Err(error) if command::is_no_group(&error) => {
                     self.ensure_group().await?;
                     break;
                 }
                 reply => reply.and_then(|reply| Ok(streams::claimed(reply)?)).map_err(|error| self.failed(error))?,
             };
-            deleted.extend(claimed.deleted.into_iter().map(MessageId::new));
-            entries.extend(claimed.entries.into_iter().map(StreamEntry::from));
-            cursor = claimed.cursor;
-            if cursor == "0-0" {
+            let entries = claimed.entries.into_iter();
+            all.entries.extend(entries.map(|(entry, deliveries)| ClaimedEntry { entry: entry.into(), deliveries }));
+            all.deleted.extend(claimed.deleted.into_iter().map(MessageId::new));
+            bytes += claimed.bytes;
+            from = claimed.next;
+            if from == "-" {
                 break;
             }
         }
-        Ok(Claimed { entries: self.with_deliveries(entries).await?, deleted })
-    }
-
-    async fn with_deliveries(&self, entries: Vec<StreamEntry>) -> Result<Vec<ClaimedEntry>, RedisCommandError> {
-        if entries.is_empty() {
-            return Ok(Vec::new());
-        }
-        let ids = streams::texts(entries.iter().map(|entry| &entry.id));
-        let asked = self.streams.link().query_all(&streams::deliveries(&self.key, &self.group, ids)).await;
-        let replies: Vec<Value> = asked.map_err(|error| self.failed(error))?;
-        let counted = entries.into_iter().zip(replies).map(|(entry, reply)| {
-            let deliveries = streams::delivered(reply).map_err(|error| self.failed(error.into()))?;
-            Ok(ClaimedEntry { entry, deliveries })
-        });
-        counted.collect()
+        Ok(all)
     }
 
     /// Makes the group if it is missing, listed among those that trimming waits for.

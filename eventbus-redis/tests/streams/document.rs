@@ -94,7 +94,7 @@ async fn publisher_and_consumer() {
     let claimed = again.claim_pending(Claim { min_idle: Duration::ZERO, ..Claim::default() }).await.unwrap();
     assert_eq!(claimed.entries.len(), 4);
     let paid: Value = claimed.entries[0].entry.data().unwrap();
-    assert_eq!((&paid["payment_id"], claimed.entries[0].deliveries), (&json!("pay_abc123"), Some(2)));
+    assert_eq!((&paid["payment_id"], claimed.entries[0].deliveries), (&json!("pay_abc123"), 2));
 }
 
 #[tokio::test]

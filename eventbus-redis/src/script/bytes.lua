@@ -1,0 +1,7 @@
+-- The bytes of an entry: its id, names and values.
+local function bytes_of(entry)
+  local bytes = #entry[1]
+  for _, text in ipairs(entry[2]) do bytes = bytes + #text end
+  return bytes
+end
+

@@ -1,0 +1,14 @@
+-- Gives a consumer entries that nobody of its group has read: at most so many, and none after the one with which they have
+-- so many bytes.
+-- KEYS stream   ARGV group, consumer, how many entries at most, how many bytes
+-- Replies with the entries.
+local stream, group = KEYS[1], ARGV[1]
+local info = groups_of(stream)[group]
+if not info then return redis.error_reply('NOGROUP the group is not there') end
+local last = info['last-delivered-id']
+if last == SEALED then return {} end
+-- what is given to a consumer cannot be given back: how many fit is found out before
+local fitting = read_page('XRANGE', { stream }, '(' .. last, '+', tonumber(ARGV[3]), tonumber(ARGV[4]))
+if #fitting == 0 then return {} end
+local read = redis.call('XREADGROUP', 'GROUP', group, ARGV[2], 'COUNT', #fitting, 'STREAMS', stream, '>')
+return read and read[1][2] or {}
