@@ -17,7 +17,7 @@ use common::{
     seen::{command, start},
     until,
 };
-use eventbus::port::EventBus;
+use eventbus::{Name, NewEvent, StreamId, Version, port::EventBus};
 use eventbus_redis::{Recovery, RecoveryStats, RedisEventBus, RedisEventBusConfig};
 use redis::Value;
 
@@ -624,4 +624,37 @@ async fn what_a_killed_consumer_had_is_taken_over_by_the_others() {
     assert_eq!(other.stats().messages_recovered, 2);
     assert_eq!(notes(&bus).await.len(), 0);
     other.stop_consuming().await;
+}
+
+/// Red if what others had is taken over by its number only.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_bytes_are_taken_over_than_the_configuration_says() {
+    let server = test_servers::private_redis();
+    let config = RedisEventBusConfig { redis_url: server.url().into(), max_in_hand_bytes: 1 << 20, ..quick() };
+    let bus = connect(&config).await;
+    let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(1 << 18));
+    for id in numbered(60) {
+        let event = NewEvent::new(Name::from_static("OrderCreated"), 1, payload.clone());
+        let event = event.recorded_as(StreamId::parse("Order", &id).unwrap(), Version::FIRST, None);
+        bus.publish(&[event]).await.unwrap();
+    }
+    read_as(&bus, "left", 60).await;
+    has_left(&bus, "left").await;
+    let actor = Actor::waiting();
+    actor.join(&bus);
+    start(&bus).await;
+    until("some are taken over", async || bus.stats().messages_recovered > 0).await;
+    let looks = async || -> usize {
+        let stats: String = command(&bus, "INFO", &["commandstats"]).await;
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_xinfo|groups:calls=")?.split(',').next());
+        calls.map_or(0, |calls| calls.parse().unwrap())
+    };
+    let before = looks().await;
+    until("it has looked around while they are handled", async || looks().await >= before + 3).await;
+    let taken = bus.stats().messages_recovered;
+    assert!(taken <= 12, "{taken} of 256 KiB were taken over");
+    actor.let_go(60);
+    until_finished(&bus).await;
+    assert_eq!(actor.done().len(), 60);
+    bus.stop_consuming().await;
 }

@@ -349,6 +349,30 @@ async fn a_look_at_what_waits_for_members_goes_through_a_part_of_it() {
     bus.stop_consuming().await;
 }
 
+/// Red if each round goes through all that is pending, or through the same part.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_dead_members_had_is_looked_for_part_by_part_among_much_that_waits() {
+    let server = test_servers::private_redis();
+    let bus = with_waiting(6_000, &server, 30_000).await;
+    let ids = bus.publish(&[event("left")]).await.unwrap();
+    read_as(&bus, "dead", 1).await;
+    let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
+    let long_ago = [&*stream, &*group, "dead", "0", ids[0].as_str(), "IDLE", "60000", "JUSTID"];
+    let _: redis::Value = command(&bus, "XCLAIM", &long_ago).await;
+    let created = Actor::willing();
+    handles(&created, &bus, ONLY_CREATED);
+    start(&bus).await;
+    until("it is taken over from the dead one", async || created.runs_of("left") == 1).await;
+    // as many rounds as looks; a look asks for the groups and their consumers, what looks for the dead ones for the consumers
+    let _: String = command(&bus, "CONFIG", &["RESETSTAT"]).await;
+    let looks = async || calls(&bus, "xinfo|groups").await;
+    until("it has looked around", async || looks().await >= 6).await;
+    let (asked, looks) = (calls(&bus, "xinfo|consumers").await, looks().await);
+    let pages = asked - looks;
+    assert!((looks..=looks * 18).contains(&pages), "{pages} pages of what is pending in {looks} rounds");
+    bus.stop_consuming().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_member_handles_is_found_behind_much_that_it_does_not_handle() {
     let server = test_servers::private_redis();

@@ -94,7 +94,7 @@ impl Consumer {
             failing: Vec::new(),
             again: Instant::now(),
             beating: Vec::new(),
-            cursor: "0-0".into(),
+            cursor: FIRST.into(),
             sweep: "0".into(),
             renew_from: FIRST.into(),
             left: Left::default(),

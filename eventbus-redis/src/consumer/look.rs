@@ -5,10 +5,16 @@
 
 use std::{collections::HashMap, sync::atomic::Ordering};
 
+use eventbus::port::PAGE_BYTES;
 use redis::ScriptInvocation;
 
-use super::{Consumer, intake::Retaken, keep::Keeper};
+use super::{Consumer, intake::Retaken, keep::Keeper, read::FIRST};
 use crate::{command, connection::CommandError, script};
+
+/// How many pending entries are looked at in one go for those of consumers that show no life.
+const PENDING_TOGETHER: usize = 1_000;
+/// How many times so many are looked at without finding one, until the next time.
+const MOST_PAGES_IN_VAIN: usize = 10;
 
 /// Members that handle other types than this one: theirs, and its own.
 pub(super) type Differing = HashMap<String, (String, String)>;
@@ -103,9 +109,11 @@ impl Consumer {
         *before = differing;
     }
 
-    /// Takes entries over from consumers that show no life, as far as there is room.
+    /// Takes entries over from consumers that show no life, as far as there is room. It goes through what is pending as
+    /// long as it finds some soon: the rest is for the next time.
     pub(super) async fn claim(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
-        while self.has_caught_up() {
+        let mut pages_in_vain = 0;
+        while pages_in_vain < MOST_PAGES_IN_VAIN && self.has_caught_up() {
             let count = self.hand.free().min(self.shared.config.batch_size).min(command::TOGETHER);
             if count == 0 {
                 return Ok(());
@@ -113,15 +121,17 @@ impl Consumer {
             let idle = self.shared.config.pending_idle_ms;
             let (cursor, retaken) = self.claim_some(&keeper.cursor, idle, count).await?;
             keeper.cursor = cursor;
+            pages_in_vain += usize::from(retaken.entries.is_empty());
             let recovered = self.take_again(retaken);
             self.tell_recovered(recovered);
-            if keeper.cursor == "0-0" {
+            if keeper.cursor == FIRST {
                 break;
             }
         }
         Ok(())
     }
 
+    /// Takes over so many entries at most, of a page of what is pending; says from where to go on, [`FIRST`] at the end.
     pub(super) async fn claim_some(
         &self,
         cursor: &str,
@@ -130,8 +140,8 @@ impl Consumer {
     ) -> Result<(String, Retaken), CommandError> {
         let mut claim = self.script(&script::CLAIM);
         claim.key(&self.keys.retry).key(&self.keys.relay).key(&self.keys.members);
-        claim.arg(self.group.as_str()).arg(&self.name).arg(idle_ms).arg(cursor).arg(count);
-        claim.arg(u8::from(self.fence.is_some()));
+        claim.arg(self.group.as_str()).arg(&self.name).arg(idle_ms).arg(cursor).arg(PENDING_TOGETHER).arg(count);
+        claim.arg(PAGE_BYTES).arg(u8::from(self.fence.is_some()));
         let (cursor, entries, noted, deleted, ended): (_, _, _, _, Vec<bool>) = self.rerun(claim).await?;
         Ok((cursor, Retaken::read(entries, noted, deleted)?.of_processes(ended)))
     }

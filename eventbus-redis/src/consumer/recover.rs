@@ -19,6 +19,7 @@ use super::{
     Consumer, Fence,
     intake::Retaken,
     paper::{Paper, Written},
+    read::FIRST,
 };
 use crate::{
     bus::Shared,
@@ -141,7 +142,7 @@ impl Consumer {
         if self.shared.subscribers.of_group(&self.group).is_empty() {
             return Ok(()); // nobody here to handle anything
         }
-        let mut cursor = "0-0".to_owned();
+        let mut cursor = FIRST.to_owned();
         while left > 0 {
             let count = left.min(config.batch_size).min(command::TOGETHER);
             let (next, retaken) = self.claim_some(&cursor, idle_ms, count).await?;
@@ -151,7 +152,7 @@ impl Consumer {
             self.tell_recovered(claimed);
             self.handle_now(retaken, &retry, stats).await?;
             cursor = next;
-            if cursor == "0-0" {
+            if cursor == FIRST {
                 break;
             }
         }

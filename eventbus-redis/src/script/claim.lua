@@ -1,31 +1,27 @@
--- Takes entries over from consumers that show no life. That counts as no delivery: by their number others of the group
--- decide what is to be a dead letter. What was left to a member that announces nothing stays its own while that one lives.
+-- Takes entries over from consumers that show no life, of some of those that are pending. That counts as no delivery: by
+-- their number others of the group decide what is to be a dead letter. What was left to a member that announces nothing
+-- stays its own while that one lives.
 -- An entry that such a member was given begins with as many attempts, less one, as it was delivered; only the server has
 -- counted them.
--- KEYS stream, retry, relay, members   ARGV group, consumer, idle time (ms), cursor, count, '1' if the stream is a partition
--- Replies with {cursor, entries, their tries as JSON or false, ids of entries that were deleted, for each entry 1 if the
--- process that had it has ended, as far as is known: its consumer is no member any more, or has shown no life for long
--- without having left}.
+-- KEYS stream, retry, relay, members   ARGV group, consumer, idle time (ms), where to begin, how many pending entries to look
+-- at, how many to take, and of how many bytes, '1' if the stream is a partition
+-- Replies with {where to go on, '-' at the end, entries, their tries as JSON or false, ids of entries that were deleted, for
+-- each entry 1 if the process that had it has ended, as far as is known: its consumer is no member any more, or has shown no
+-- life for long without having left}.
 local stream, retry, group, me, idle = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3])
-local is_live, silent, delivered = {}, {}, {}
-if ARGV[6] ~= '1' then
-  local announced = by_name(redis.call('HGETALL', KEYS[4]))
+local look_at, most, most_bytes = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local is_live, announced = {}, nil
+if ARGV[8] ~= '1' then
+  announced = by_name(redis.call('HGETALL', KEYS[4]))
   for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
     local info = by_name(consumer)
     is_live[info.name] = info.idle < idle
-    if info.pending > 0 and info.name ~= me and is_silent(info.name, announced) then silent[#silent + 1] = info.name end
-  end
-  for _, name in ipairs(silent) do
-    for _, entry in ipairs(redis.call('XPENDING', stream, group, 'IDLE', idle, '-', '+', 1000, name)) do
-      delivered[entry[1]] = entry[4]
-    end
   end
 end
 
 -- Showing life takes a sixth of the time that a member counts as alive: half of it without is not slow.
 local now, members = now_in_ms(), {}
 local function has_ended(name)
-  if not name then return 1 end
   if string.sub(name, 1, #ABSENT) == ABSENT then return 0 end
   if members[name] == nil then
     local is_json, member = pcall(cjson.decode, redis.call('HGET', KEYS[4], name) or '')
@@ -36,30 +32,49 @@ local function has_ended(name)
   return members[name]
 end
 
--- the server looks at ten times as many entries as it claims
-local holder = {}
-for _, pending in ipairs(redis.call('XPENDING', stream, group, ARGV[4], '+', ARGV[5] * 10)) do
-  holder[pending[1]] = pending[2]
-end
-local claimed = redis.call('XAUTOCLAIM', stream, group, me, idle, ARGV[4], 'COUNT', ARGV[5], 'JUSTID')
-local entries, tries, deleted, ended = {}, {}, claimed[3], {}
+-- What is gone need not wait for its time: nothing is idle for so long, so this only removes it. It looks at ten times its count.
+local NEVER = '9007199254740991'
+local gone = redis.call('XAUTOCLAIM', stream, group, me, NEVER, ARGV[4], 'COUNT', math.ceil(look_at / 10), 'JUSTID')
+local deleted = gone[3] or {}
 for _, id in ipairs(deleted) do redis.call('HDEL', retry, id) end
-note_removed(stream, KEYS[3], group, deleted)
-for _, id in ipairs(claimed[2]) do
-  local noted = redis.call('HGET', retry, id)
-  local is_json, read = pcall(cjson.decode, noted or '')
-  local left_to = is_json and type(read) == 'table' and read.left_to
-  if left_to and is_live[left_to] then
-    redis.call('XCLAIM', stream, group, left_to, 0, id, 'IDLE', idle * 2, 'JUSTID')
-  else
-    local before = (delivered[id] or 1) - 1
-    if before > 0 and (left_to or not noted) then
-      noted = string.format('{"attempts":%d,"elsewhere":%d}', before, before)
-      redis.pcall('HSET', retry, id, noted)
+
+local entries, tries, ended, bytes, next = {}, {}, {}, 0, ARGV[4]
+local pending = redis.call('XPENDING', stream, group, ARGV[4], '+', look_at)
+local is_end = #pending < look_at
+for _, found in ipairs(pending) do
+  if #entries >= most or bytes >= most_bytes then
+    is_end = false
+    break
+  end
+  local id, holder, delivered = found[1], found[2], found[4]
+  next = '(' .. id
+  if found[3] >= idle then
+    local entry = redis.call('XRANGE', stream, id, id)[1]
+    local noted = redis.call('HGET', retry, id)
+    local is_json, read = pcall(cjson.decode, noted or '')
+    local left_to = is_json and type(read) == 'table' and read.left_to
+    if not entry then
+      redis.call('XACK', stream, group, id)
+      redis.call('HDEL', retry, id)
+      deleted[#deleted + 1] = id
+    elseif left_to and is_live[left_to] then
+      if holder ~= left_to then
+        redis.call('XCLAIM', stream, group, left_to, 0, id, 'IDLE', idle * 2, 'JUSTID')
+      end
+    else
+      redis.call('XCLAIM', stream, group, me, 0, id, 'JUSTID')
+      local of_silent = announced and holder ~= me and is_silent(holder, announced)
+      local before = of_silent and delivered - 1 or 0
+      if before > 0 and (left_to or not noted) then
+        noted = string.format('{"attempts":%d,"elsewhere":%d}', before, before)
+        redis.pcall('HSET', retry, id, noted)
+      end
+      entries[#entries + 1] = entry
+      tries[#tries + 1] = noted
+      ended[#ended + 1] = has_ended(holder)
+      bytes = bytes + bytes_of(entry)
     end
-    entries[#entries + 1] = redis.call('XRANGE', stream, id, id)[1]
-    tries[#tries + 1] = noted
-    ended[#ended + 1] = has_ended(holder[id])
   end
 end
-return { claimed[1], entries, tries, deleted, ended }
+note_removed(stream, KEYS[3], group, deleted)
+return { is_end and '-' or next, entries, tries, deleted, ended }

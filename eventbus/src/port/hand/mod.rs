@@ -378,7 +378,7 @@ impl Hand {
     #[must_use]
     pub fn free(&self) -> usize {
         let state = self.state();
-        if state.crowded().is_some() { 0 } else { self.bounds.entries.saturating_sub(state.in_flight()) }
+        if state.crowded().is_some() { 0 } else { state.free(self.bounds) }
     }
 
     /// Waits until it is to be filled, and says how many entries it holds then.

@@ -286,6 +286,13 @@ impl State {
         if self.due.is_empty() { 0 } else { self.space(self.reading, bounds).min(self.due.len()) }
     }
 
+    /// How many fit beside what is in flight, which is never none if that is nothing.
+    pub(super) fn free(&self, bounds: Bounds) -> usize {
+        let in_flight = self.in_flight();
+        let fitting = self.pace.fitting(bounds.bytes.saturating_sub(self.bytes));
+        bounds.entries.saturating_sub(in_flight).min(fitting.max(usize::from(in_flight == 0)))
+    }
+
     fn space(&self, coming: usize, bounds: Bounds) -> usize {
         let workers = self.workers.max(1);
         let window = self.pace.window(workers, bounds.entries);
