@@ -6,10 +6,10 @@ mod common;
 
 use std::{fs, path::Path, time::Duration};
 
-use common::{events, feed, fresh_path, fresh_stream, open};
+use common::{events, feed, fresh_path, fresh_stream, open, within};
 use eventbus::{
     ExpectedVersion, Position,
-    port::{AppendEvents as _, ReadFeed as _},
+    port::{AppendEvents as _, ReadFeed as _, Transactions as _},
 };
 use eventstore_sqlite::{SqliteConnectError, SqliteEventStore, SqliteEventStoreConfig};
 use rusqlite::Connection;
@@ -172,6 +172,44 @@ async fn configurations_without_sense_are_refused() {
         let error = SqliteEventStore::connect_with("sqlite::memory:", config).await.unwrap_err();
         assert!(matches!(error, SqliteConnectError::InvalidConfig { .. }));
         assert!(error.to_string().contains(field), "{error}");
+    }
+}
+
+/// Red if one of them panics, as limits of the runtime and instants are smaller.
+#[tokio::test]
+async fn the_highest_numbers_and_times_work() {
+    for config in [
+        SqliteEventStoreConfig { readers: usize::MAX, ..Default::default() },
+        SqliteEventStoreConfig { queued_appends: usize::MAX, ..Default::default() },
+        SqliteEventStoreConfig { transaction_timeout: Duration::MAX, ..Default::default() },
+    ] {
+        for is_file in [true, false] {
+            let store = match is_file {
+                true => SqliteEventStore::open_with(fresh_path(), config.clone()).await,
+                false => SqliteEventStore::connect_with("sqlite::memory:", config.clone()).await,
+            };
+            let store = store.unwrap();
+            let appends = (0..20).map(|_| {
+                let store = store.clone();
+                tokio::spawn(async move { store.append(&fresh_stream(), ExpectedVersion::Any, events(2)).await })
+            });
+            for append in appends.collect::<Vec<_>>() {
+                append.await.unwrap().unwrap();
+            }
+            let transaction = store.begin().await.unwrap();
+            let waiting = store.clone();
+            let waits = async move { waiting.append(&fresh_stream(), ExpectedVersion::Any, events(1)).await };
+            let waits = tokio::spawn(waits);
+            transaction.commit().await.unwrap();
+            within(waits).await.unwrap().unwrap();
+            let read = (0..20).map(|_| {
+                let store = store.clone();
+                tokio::spawn(async move { feed(&store).await.len() })
+            });
+            for read in read.collect::<Vec<_>>() {
+                assert_eq!(read.await.unwrap(), 41, "{config:?}");
+            }
+        }
     }
 }
 
