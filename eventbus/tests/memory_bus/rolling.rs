@@ -324,3 +324,42 @@ async fn a_type_that_is_never_handled_again_is_forgotten_and_what_waits_is_skipp
     assert!(old.end().await.is_empty());
     assert_eq!(bus.stats().events_skipped, 1);
 }
+
+/// Red if a type that is skipped, or left to a release that handles it, is worth no line, or one for each event.
+#[tokio::test]
+async fn of_each_type_that_is_skipped_or_left_it_is_told_once() {
+    let (kept, (_, clock)) = (Arc::new(Kept::default()), clock());
+    append(&kept, "OrderShipped", 2, 1..=1).await;
+    assert_eq!(Release::start(&kept, &clock, SHIPPED_2).await.end().await, [1]);
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=info");
+    append(&kept, "OrderPaid", 1, 2..=4).await;
+    append(&kept, "OrderSent", 1, 5..=6).await;
+    append(&kept, "OrderShipped", 2, 7..=9).await;
+    append(&kept, "OrderCreated", 1, 10..=10).await;
+    let old = Release::start(&kept, &clock, CREATED).await;
+    let bus = old.bus.clone();
+    assert_eq!(old.end().await, [10]);
+    assert_eq!(bus.stats().events_skipped, 5);
+    // a release that has a handler, which does not know the version
+    append(&kept, "OrderPaid", 1, 11..=11).await;
+    let cannot = Worker::new();
+    cannot.cannot_decode.store(true, Ordering::SeqCst);
+    assert_eq!(Release::try_start(&kept, &clock, SHIPPED, None, cannot).await.ok().unwrap().end().await, [7, 8, 9]);
+    let log = lines.text();
+    let told = |level: &str, text: &str, event_type: &str| {
+        let is_one = |line: &&str| line.contains(level) && line.contains(text) && line.contains(event_type);
+        log.lines().filter(is_one).count()
+    };
+    let skipped = "the group has no handler for this event type";
+    for event_type in ["OrderPaid", "OrderSent"] {
+        assert_eq!(told("INFO", skipped, event_type), 1, "{event_type}: {log}");
+    }
+    assert_eq!(told("INFO", skipped, "OrderShipped"), 0, "{log}");
+    assert_eq!(told("WARN", "events are left: the group announced their type before", "OrderShipped"), 1, "{log}");
+    assert_eq!(
+        told("WARN", "event cannot be decoded here and is left", "OrderShipped"),
+        3,
+        "one for each event: {log}"
+    );
+}
