@@ -9,15 +9,15 @@ use std::{
 };
 
 use eventbus::{
-    ExpectedVersion, Name, NewEvent, Position, Projection, ProjectionError, ProjectionOwner, StreamId,
+    Clock as _, ExpectedVersion, Name, NewEvent, Position, Projection, ProjectionError, ProjectionOwner, StreamId,
     port::{AppendEvents, Checkpoints, HealthThresholds, Leases, ReadFeed},
     prelude::*,
-    testkit::{Fault, TableStore, Tables},
+    testkit::{Fault, ManualClock, TableStore, Tables},
 };
 use tokio::sync::Semaphore;
 
 use crate::{
-    orders::{OrderCreated, OrderShipped, created},
+    orders::{OrderCreated, OrderShipped, OrderStatistics, created},
     wait::until,
 };
 
@@ -439,4 +439,45 @@ async fn state_in_memory_is_not_resumed_but_rebuilt() {
     assert!(matches!(refused, ProjectionError::InMemory { name: "order-statistics" }), "{refused}");
     let status = app.projections().await.unwrap().remove(0);
     assert_eq!((status.owner, status.lag), (ProjectionOwner::Here, 0));
+}
+
+/// Red if a method may take for ever, or another time than it says.
+#[tokio::test]
+async fn a_method_that_hangs_is_shown_then_ended_after_a_minute_and_tried_again_and_others_go_on() {
+    let (store, mood, clock) = (TableStore::new(), Mood::default(), ManualClock::default());
+    let app = App::builder().clock(clock.clone()).store(store.clone()).state(mood.clone()).projection(OrderRows);
+    // so that it does not lose its role while the clock is moved
+    let app = app.projection_with(OrderStatistics::default).projection_lease(Duration::from_secs(86_400));
+    let app = app.without_relay().start().await.unwrap();
+    save(&store, "slow", 0).await;
+    mood.until_waiting().await;
+    let began = clock.instant();
+    let last = save(&store, "ada", 1).await;
+    until("another projection goes on", async || {
+        clock.advance(Duration::from_millis(10));
+        let statuses = app.projections().await.unwrap();
+        statuses.iter().any(|status| status.name == "order-statistics" && status.position == last)
+    })
+    .await;
+    until("an alert names what hangs", async || {
+        clock.advance(Duration::from_millis(200));
+        let alerts = app.health().await.alerts(&HealthThresholds::default());
+        alerts.iter().any(|alert| alert.contains("`order-rows`") && alert.contains("is busy with `OrderCreated`"))
+    })
+    .await;
+    assert_eq!(mood.waiting.load(Ordering::SeqCst), 1, "it hangs still");
+    until("it is tried again", async || {
+        clock.advance(Duration::from_millis(200));
+        mood.waiting.load(Ordering::SeqCst) == 2
+    })
+    .await;
+    let took = clock.instant() - began;
+    assert!((60..75).contains(&took.as_secs()), "tried again after {took:?}");
+    mood.gate.add_permits(1);
+    until("it goes on", async || {
+        clock.advance(Duration::from_millis(10));
+        app.projections().await.unwrap().iter().all(|status| status.position == last)
+    })
+    .await;
+    assert_eq!(counted(&store).await, (2, 3), "what the first try wrote is rolled back");
 }
