@@ -14,8 +14,8 @@ use crate::{
     ProjectionStatus, Publication, Published, RebuildOwner, RebuildProgress, Rebuilt, RecordedEvent, RelayError,
     RelayStatus, Saved, SkippedEvent, StreamId, Version,
     port::{
-        BusStats, DeadLetter, DeadLetterPage, Floor, GroupInfo, GroupProgress, Health, HealthStatus, InFlight,
-        MessageId, PublishError, SilentConsumer, SkippedBefore, StoredEventType, StreamInfo, StreamSummary,
+        BusStats, CrowdedGroup, DeadLetter, DeadLetterPage, Floor, GroupInfo, GroupProgress, Health, HealthStatus,
+        InFlight, MessageId, PublishError, SilentConsumer, SkippedBefore, StoredEventType, StreamInfo, StreamSummary,
         UnreadableEvents, WaitingForServer,
     },
 };
@@ -126,13 +126,19 @@ fn health_of_an_app() {
         .with_in_flight(vec![in_flight()])
         .with_silent(vec![silent()])
         .with_unreadable(vec![unreadable()])
-        .with_waiting(vec![waiting]);
+        .with_waiting(vec![waiting])
+        .with_crowded_groups(vec![CrowdedGroup {
+            group: "billing".into(),
+            waiting: 100_000,
+            since: "2026-11-21T09:30:00Z".into(),
+        }]);
     let expected = json!({
         "status": "unhealthy", "connected": false, "consuming": false, "pending_messages": 0, "dlq_messages": 0,
         "error": "cannot connect", "store": "no connection", "relay": "no connection", "projections": ["stopped"],
         "in_flight": [in_flight_json()], "silent": [silent_json()], "unreadable": [unreadable_json()],
         "waiting": [{ "name": "book", "fault": "SQLSTATE 53100", "since": "2026-11-21T09:30:00Z" }],
         "lag_seconds": { "relay": 40 },
+        "crowded": [{ "group": "billing", "waiting": 100_000, "since": "2026-11-21T09:30:00Z" }],
     });
     is(&health, expected);
     is(&HealthStatus::Healthy, json!("healthy"));
