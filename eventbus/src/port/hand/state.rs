@@ -40,6 +40,9 @@ type Lane = u64;
 
 /// What an event takes beside its texts, about.
 const OVERHEAD: usize = 500;
+/// Of what was never delivered here before, so many entries are handled for one that was read again, as long as there are
+/// both: retries, which may be many times as many as events, take little from those that do not fail.
+const NEW_BEFORE_ONE_AGAIN: usize = 20;
 /// After how long without a delivery what comes next is shared anew.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -83,6 +86,8 @@ struct Body {
     tries: Tries,
     /// How many bytes of memory the event takes, about.
     bytes: usize,
+    /// Whether it was read again.
+    is_again: bool,
 }
 
 impl Item {
@@ -114,10 +119,10 @@ enum Stage {
     Parked,
     /// To be read again then.
     Waiting { until: Instant, has_waited: bool },
-    /// To be read again.
-    Due { has_waited: bool },
+    /// To be read again, since this time.
+    Due { since: Instant, has_waited: bool },
     /// It is being read again.
-    Reading { has_waited: bool },
+    Reading { since: Instant, has_waited: bool },
     /// To run alone.
     Suspect,
     /// A suspect of which it is being written down that it begins, alone or beside others.
@@ -203,13 +208,18 @@ pub(super) struct State {
     /// When the last delivery ended.
     last_end: Option<Instant>,
     ready: BTreeSet<u64>,
+    /// The same of those that were read again, how many of these are running, and how many others are started before the
+    /// next of these is.
+    ready_again: BTreeSet<u64>,
+    running_again: usize,
+    new_before_again: usize,
     /// Those that may run, with how often each ran alone in vain: the likely ones last.
     suspects: BTreeSet<(u32, u64)>,
     waiting: BTreeSet<(Instant, u64)>,
     /// The aggregates that are held back, and how often.
     held_back: ByNumber<usize>,
-    /// Those that are to be read again.
-    due: BTreeSet<u64>,
+    /// Those that are to be read again, with since when: so none waits for ever for others that are due again and again.
+    due: BTreeSet<(Instant, u64)>,
     /// How many of them are being read.
     reading: usize,
     /// What is to be written down, in order.
@@ -265,7 +275,7 @@ impl State {
 
     /// How many could be started now.
     pub(super) fn startable(&self) -> usize {
-        self.ready.len()
+        self.ready.len() + self.ready_again.len()
     }
 
     /// How many more entries are to be read, beside some that are about to come.
@@ -273,17 +283,50 @@ impl State {
     /// More are read when half of what the workers finish in a moment is gone, or when one of them has nothing to do:
     /// what it could do may all be parked behind what others do.
     ///
-    /// What is due comes first, and nothing is read while too many wait.
+    /// Nothing is read while too many wait.
     pub(super) fn room(&self, coming: usize, bounds: Bounds) -> usize {
-        match self.crowded_since {
-            Some(_) => 0,
-            None => self.space(coming + self.reading + self.due.len(), bounds),
+        if self.crowded_since.is_some() {
+            return 0;
         }
+        let (workers, window) = self.reach(bounds);
+        // else those that are tried again one after the other would leave no room for new ones
+        let are_more_again = self.reading + self.ready_again.len() + self.due.len() > 0;
+        let running_again = if are_more_again { self.running_again } else { 0 };
+        let idle = match self.ready.len() {
+            0 => (workers + running_again).saturating_sub(self.running + coming),
+            _ => 0,
+        };
+        let active = self.active.saturating_sub(self.ready_again.len() + running_again) + coming;
+        if active > window / 2 && idle == 0 {
+            return 0;
+        }
+        let free = bounds.entries.saturating_sub(self.in_flight() + self.reading + coming);
+        self.fitting(window.saturating_sub(active).max(idle).min(free), self.reading + coming, bounds)
     }
 
-    /// How many of those that are due are to be read again now.
+    /// How many of those that are due are to be read again now: a share of what is read ahead, a larger one where nothing
+    /// else is to be started, as soon as half of it is gone.
     pub(super) fn due_room(&self, bounds: Bounds) -> usize {
-        if self.due.is_empty() { 0 } else { self.space(self.reading, bounds).min(self.due.len()) }
+        if self.due.is_empty() {
+            return 0;
+        }
+        let (workers, window) = self.reach(bounds);
+        let share = match self.ready.len() {
+            0 => window / 4,
+            _ => window / NEW_BEFORE_ONE_AGAIN,
+        };
+        let (share, ahead) = (share.max(workers), self.reading + self.ready_again.len());
+        if ahead > share / 2 {
+            return 0;
+        }
+        let idle = match self.startable() {
+            0 => workers.saturating_sub(self.running + self.reading),
+            _ => 0,
+        };
+        // suspects, which run one at a time, are not to take all the room
+        let room = (window + share).saturating_sub(self.suspects.len() + ahead).max(idle);
+        let free = bounds.entries.saturating_sub(self.in_flight() + self.reading);
+        self.fitting((share - ahead).min(self.due.len()).min(room).min(free), self.reading, bounds)
     }
 
     /// How many fit beside what is in flight, which is never none if that is nothing.
@@ -293,19 +336,14 @@ impl State {
         bounds.entries.saturating_sub(in_flight).min(fitting.max(usize::from(in_flight == 0)))
     }
 
-    fn space(&self, coming: usize, bounds: Bounds) -> usize {
+    /// How many workers there are, and how many entries they finish in a moment.
+    fn reach(&self, bounds: Bounds) -> (usize, usize) {
         let workers = self.workers.max(1);
-        let window = self.pace.window(workers, bounds.entries);
-        let idle = match self.startable() {
-            0 => workers.saturating_sub(self.running).saturating_sub(coming),
-            _ => 0,
-        };
-        let active = self.active + coming;
-        if active > window / 2 && idle == 0 {
-            return 0;
-        }
-        let free = bounds.entries.saturating_sub(self.in_flight()).saturating_sub(coming);
-        let wanted = window.saturating_sub(active).max(idle).min(free);
+        (workers, self.pace.window(workers, bounds.entries))
+    }
+
+    /// How many of those that are wanted fit in beside some that are about to come: at least one if there is nothing else.
+    fn fitting(&self, wanted: usize, coming: usize, bounds: Bounds) -> usize {
         if self.in_flight() == 0 && coming == 0 {
             return wanted.min(self.pace.fitting(bounds.bytes).max(1));
         }
@@ -349,7 +387,7 @@ impl State {
         }
         let verdict = self.examine(&mut tries, lane, is_left_over);
         let stage = if matches!(verdict, Some(Verdict::Bury(_))) { Stage::Burying } else { Stage::Parked };
-        let body = Some(Box::new(Body { record: Some(record), tries, bytes }));
+        let body = Some(Box::new(Body { record: Some(record), tries, bytes, is_again: false }));
         let Some(number) = self.insert(Item { id, lane, stage, body }) else {
             return false;
         };
@@ -395,7 +433,7 @@ impl State {
 
     /// Takes in what no handler can ever handle. False: it is there already.
     pub(super) fn add_hopeless(&mut self, id: MessageId, tries: Tries) -> bool {
-        let body = Some(Box::new(Body { record: None, tries: tries.clone(), bytes: 0 }));
+        let body = Some(Box::new(Body { record: None, tries: tries.clone(), bytes: 0, is_again: false }));
         let item = Item { id, lane: 0, stage: Stage::Burying, body };
         let settled = item.settled(Verdict::Bury(tries));
         let is_new = self.insert(item).is_some();
@@ -429,8 +467,8 @@ impl State {
             return self.strip(lane);
         }
         let Some(body) = &item.body else {
-            item.stage = Stage::Due { has_waited: false };
-            self.due.insert(number);
+            item.stage = Stage::Due { since: now, has_waited: false };
+            self.due.insert((now, number));
             return self.hold(lane, false);
         };
         if matches!(item.stage, Stage::Burying) {
@@ -445,7 +483,8 @@ impl State {
             self.suspects.insert((body.tries.ended_alone, number));
         } else {
             item.stage = Stage::Ready;
-            self.ready.insert(number);
+            let ready = if body.is_again { &mut self.ready_again } else { &mut self.ready };
+            ready.insert(number);
         }
         self.hold(lane, false);
     }
@@ -455,7 +494,7 @@ impl State {
         let lane = self.hasher.hash_one(stream);
         *self.held_back.entry(lane).or_default() += 1;
         if let Some(first) = self.first_of(lane)
-            && self.ready.remove(&first)
+            && (self.ready.remove(&first) || self.ready_again.remove(&first))
         {
             self.activate(first, now);
         }
@@ -484,7 +523,9 @@ impl State {
     pub(super) fn retried(&self) -> usize {
         let is_retried = |number: &u64| {
             self.items.get(number).is_some_and(|item| match &item.stage {
-                Stage::Waiting { .. } | Stage::Due { has_waited: true } | Stage::Reading { has_waited: true } => true,
+                Stage::Waiting { .. }
+                | Stage::Due { has_waited: true, .. }
+                | Stage::Reading { has_waited: true, .. } => true,
                 _ => item.body.as_ref().is_some_and(|body| body.tries.attempts > 0),
             })
         };
@@ -545,18 +586,31 @@ impl State {
         }
     }
 
-    /// What a worker is to do: the first that came of those that may start, suspects apart.
+    /// What a worker is to do: the first that came of those that may start, suspects apart, and now and then one that was
+    /// read again.
     pub(super) fn take(&mut self, worker: &Arc<Notify>, place: Option<Place>, workers: usize, now: Instant) -> Turn {
         self.workers = workers;
         self.wake(now);
         let next_due = self.waiting.first().map(|(at, _)| *at);
         let Some(place) = place else {
-            return if self.ready.is_empty() { Turn::Idle(next_due) } else { Turn::NoPlace(next_due) };
+            return if self.startable() == 0 { Turn::Idle(next_due) } else { Turn::NoPlace(next_due) };
         };
-        match self.ready.pop_first().and_then(|number| self.run(number, worker, now)) {
+        match self.next_ready().and_then(|number| self.run(number, worker, now)) {
             Some(job) => Turn::Work(job, place),
             None => Turn::Idle(next_due),
         }
+    }
+
+    /// The entry that is to start next, which is ready no more.
+    fn next_ready(&mut self) -> Option<u64> {
+        if (self.new_before_again == 0 || self.ready.is_empty())
+            && let Some(again) = self.ready_again.pop_first()
+        {
+            self.new_before_again = NEW_BEFORE_ONE_AGAIN;
+            return Some(again);
+        }
+        self.new_before_again = self.new_before_again.saturating_sub(1);
+        self.ready.pop_first()
     }
 
     fn run(&mut self, number: u64, worker: &Arc<Notify>, now: Instant) -> Option<Job> {
@@ -565,6 +619,7 @@ impl State {
         let record = body.record.clone()?;
         item.stage = Stage::Running(Arc::clone(worker), now);
         self.running += 1;
+        self.running_again += usize::from(body.is_again);
         Some(Job { number, id: item.id.clone(), record, tries: body.tries.clone() })
     }
 
@@ -606,29 +661,29 @@ impl State {
 
     /// Those that have waited long enough are due.
     fn wake(&mut self, now: Instant) {
-        while let Some((_, number)) = self.waiting.first().copied().filter(|(at, _)| *at <= now) {
+        while let Some((since, number)) = self.waiting.first().copied().filter(|(at, _)| *at <= now) {
             self.waiting.pop_first();
             if let Some(item) = self.items.get_mut(&number)
                 && let Stage::Waiting { has_waited, .. } = item.stage
             {
                 let lane = item.lane;
-                item.stage = Stage::Due { has_waited };
-                self.due.insert(number);
+                item.stage = Stage::Due { since, has_waited };
+                self.due.insert((since, number));
                 self.hold(lane, false);
             }
         }
     }
 
-    /// What is to be read again now, those first that came first; each is handed out once.
+    /// What is to be read again now, those first that are due for longest; each is handed out once.
     pub(super) fn take_due(&mut self, now: Instant, bounds: Bounds) -> Vec<DueAgain> {
         self.wake(now);
         let mut taken = Vec::new();
         for _ in 0..self.due_room(bounds) {
-            let Some(number) = self.due.pop_first() else { break };
+            let Some((_, number)) = self.due.pop_first() else { break };
             if let Some(item) = self.items.get_mut(&number)
-                && let Stage::Due { has_waited } = item.stage
+                && let Stage::Due { since, has_waited } = item.stage
             {
-                item.stage = Stage::Reading { has_waited };
+                item.stage = Stage::Reading { since, has_waited };
                 self.reading += 1;
                 taken.push(DueAgain { id: item.id.clone(), has_waited });
             }
@@ -638,7 +693,7 @@ impl State {
 
     /// An entry was read again. Returns `false` if it is not wanted any more.
     pub(super) fn resume(&mut self, taken: Taken, now: Instant) -> bool {
-        let Some((number, has_waited)) = self.reading(&taken.id) else {
+        let Some((number, _, has_waited)) = self.reading(&taken.id) else {
             return false;
         };
         let Taken { record, mut tries, .. } = taken;
@@ -650,7 +705,7 @@ impl State {
         };
         let (bytes, lane) = (bytes_of(&record), item.lane);
         item.stage = Stage::Parked;
-        item.body = Some(Box::new(Body { record: Some(record), tries, bytes }));
+        item.body = Some(Box::new(Body { record: Some(record), tries, bytes, is_again: true }));
         self.bytes += bytes;
         self.reading -= 1;
         self.waits_no_more();
@@ -667,18 +722,18 @@ impl State {
 
     /// An entry could not be read again: it is still due.
     pub(super) fn not_read(&mut self, id: &MessageId) {
-        if let Some((number, has_waited)) = self.reading(id)
+        if let Some((number, since, has_waited)) = self.reading(id)
             && let Some(item) = self.items.get_mut(&number)
         {
-            item.stage = Stage::Due { has_waited };
+            item.stage = Stage::Due { since, has_waited };
             self.reading -= 1;
-            self.due.insert(number);
+            self.due.insert((since, number));
         }
     }
 
     /// An entry that is being read again is put off: it is due again later.
     pub(super) fn put_off(&mut self, id: &MessageId, until: Instant) {
-        if let Some((number, has_waited)) = self.reading(id)
+        if let Some((number, _, has_waited)) = self.reading(id)
             && let Some(item) = self.items.get_mut(&number)
         {
             let lane = item.lane;
@@ -689,11 +744,11 @@ impl State {
         }
     }
 
-    /// An entry that is being read again, and whether it has waited.
-    fn reading(&self, id: &MessageId) -> Option<(u64, bool)> {
+    /// An entry that is being read again, since when it was due, and whether it has waited.
+    fn reading(&self, id: &MessageId) -> Option<(u64, Instant, bool)> {
         let number = *self.numbers.get(id)?;
         match self.items.get(&number)?.stage {
-            Stage::Reading { has_waited } => Some((number, has_waited)),
+            Stage::Reading { since, has_waited } => Some((number, since, has_waited)),
             _ => None,
         }
     }
@@ -727,6 +782,7 @@ impl State {
         let Some(body) = &mut item.body else {
             return false;
         };
+        self.running_again -= usize::from(body.is_again);
         let Some(verdict) = Verdict::of(outcome, &mut body.tries, policy, &self.clock) else {
             if body.tries.is_suspect() {
                 body.tries.taken_from_living();
@@ -734,7 +790,8 @@ impl State {
                 self.suspects.insert((body.tries.ended_alone, number));
             } else {
                 item.stage = Stage::Ready;
-                self.ready.insert(number);
+                let ready = if body.is_again { &mut self.ready_again } else { &mut self.ready };
+                ready.insert(number);
             }
             return false;
         };
@@ -779,15 +836,18 @@ impl State {
             None => self.waits_no_more(),
         }
         let (is_whole, ended_alone) = (item.body.is_some(), item.ended_alone());
+        let is_again = item.body.as_ref().is_some_and(|body| body.is_again);
         match item.stage {
             Stage::Running(worker, _) => {
                 self.running -= 1;
+                self.running_again -= usize::from(is_again);
                 worker.notify_one();
             }
             Stage::Waiting { until, .. } => drop(self.waiting.remove(&(until, number))),
+            Stage::Ready if is_again => drop(self.ready_again.remove(&number)),
             Stage::Ready => drop(self.ready.remove(&number)),
             Stage::Suspect => drop(self.suspects.remove(&(ended_alone, number))),
-            Stage::Due { .. } => drop(self.due.remove(&number)),
+            Stage::Due { since, .. } => drop(self.due.remove(&(since, number))),
             Stage::Reading { .. } => self.reading -= 1,
             Stage::Parked | Stage::Marking { .. } | Stage::Marked { .. } | Stage::Burying | Stage::Settled => {}
         }

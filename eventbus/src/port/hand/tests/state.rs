@@ -12,6 +12,7 @@ struct Table {
     worker: Arc<Notify>,
     places: Places,
     now: Instant,
+    bounds: Bounds,
 }
 
 impl Table {
@@ -20,7 +21,7 @@ impl Table {
         for taken in taken {
             assert!(state.add(taken, now));
         }
-        Self { state, worker: Arc::default(), places: Places::default(), now }
+        Self { state, worker: Arc::default(), places: Places::default(), now, bounds: BOUNDS }
     }
 
     fn turn(&mut self) -> Turn {
@@ -37,6 +38,40 @@ impl Table {
     fn settle(&mut self, number: u64, outcome: Outcome) -> bool {
         self.state.settle(number, outcome, &RETRY, self.now)
     }
+
+    fn due(&mut self) -> Vec<DueAgain> {
+        self.state.take_due(self.now, self.bounds)
+    }
+
+    /// Entries that have failed, each of an aggregate of its own, and are to be read again now.
+    fn with_due(numbers: std::ops::RangeInclusive<u64>) -> Self {
+        let mut table = Self::with(numbers.clone().map(|number| taken(&number.to_string(), number)));
+        for _ in numbers {
+            let job = table.job();
+            assert!(table.settle(job.number, later()));
+        }
+        table.now += Duration::from_secs(5);
+        table
+    }
+
+    /// Reads entries again, and says how many.
+    fn resume(&mut self) -> usize {
+        let due = self.due();
+        for DueAgain { id, .. } in &due {
+            let number = id.as_str().trim_end_matches("-0");
+            let again = taken(number, number.parse().unwrap());
+            assert!(self.state.resume(again, self.now));
+        }
+        due.len()
+    }
+}
+
+const BOUNDS: Bounds = Bounds { entries: 100, bytes: 1_000_000 };
+
+fn later() -> Outcome {
+    let later = HandlerError::retry_after(Duration::from_secs(5), "later");
+    let failure = Failure { handler: Name::from_static("a"), retries: None, error: later };
+    Outcome::Failed { failures: vec![failure], succeeded: Vec::new() }
 }
 
 fn handled() -> Outcome {
@@ -71,18 +106,12 @@ fn an_idle_worker_knows_how_long() {
     assert!(table.state.has_work() && table.state.startable() == 1);
     let job = table.job();
     assert!(!table.state.has_work());
-    let later = HandlerError::retry_after(Duration::from_secs(5), "later");
-    let failure = Failure { handler: Name::from_static("a"), retries: None, error: later };
-    let outcome = Outcome::Failed { failures: vec![failure], succeeded: Vec::new() };
-    assert!(table.settle(job.number, outcome));
+    assert!(table.settle(job.number, later()));
     assert!(table.state.has_work() && table.state.startable() == 0);
     assert!(matches!(table.turn(), Turn::Idle(Some(at)) if at == table.now + Duration::from_secs(5)));
     table.now += Duration::from_secs(5);
     assert!(matches!(table.turn(), Turn::Idle(None)), "it is to be read again");
-    let [due] = &table.state.take_due(table.now, Bounds { entries: 9, bytes: 9_999 })[..] else {
-        panic!("none is due")
-    };
-    assert_eq!(*due, DueAgain { id: job.id.clone(), has_waited: true });
+    assert_eq!(table.due(), [DueAgain { id: job.id.clone(), has_waited: true }]);
     assert!(table.state.resume(Taken { tries: Tries { attempts: 1, ..Tries::default() }, ..taken("a", 1) }, table.now));
     assert_eq!(table.job().tries.attempts, 1);
     assert!(matches!(table.turn(), Turn::Idle(None)));
@@ -113,4 +142,66 @@ fn letting_go_says_whether_it_was_there() {
     assert!(!table.state.remove(&id(1), table.now));
     assert_eq!(table.job().id, id(3));
     assert_eq!(table.state.len(), 1);
+}
+
+#[test]
+fn one_that_was_read_again_runs_for_twenty_that_are_new_as_long_as_there_are_both() {
+    let mut table = Table::with_due(1..=4);
+    for number in 101..=150 {
+        assert!(table.state.add(taken(&number.to_string(), number), table.now));
+    }
+    assert_eq!((table.resume(), table.resume()), (2, 0), "as many as there are workers are read ahead");
+    let mut order = Vec::new();
+    for _ in 0..54 {
+        let job = table.job();
+        order.push(job.id.as_str().trim_end_matches("-0").parse::<u64>().unwrap());
+        assert!(table.settle(job.number, handled()));
+        table.resume();
+    }
+    let again: Vec<usize> = (0..54).filter(|place| order[*place] <= 4).collect();
+    assert_eq!(again, [0, 21, 42, 53], "{order:?}");
+    assert!(order.iter().filter(|number| **number > 100).is_sorted());
+}
+
+#[test]
+fn what_is_tried_again_all_the_time_leaves_room_for_what_is_new() {
+    let mut table = Table { bounds: Bounds { entries: 3, ..BOUNDS }, ..Table::with_due(1..=20) };
+    for _ in 0..9 {
+        assert_eq!(table.resume(), 2);
+        let jobs = [table.job(), table.job()];
+        assert_eq!(table.state.room(0, table.bounds), 1, "both workers are busy with what is tried again");
+        for job in jobs {
+            assert!(table.settle(job.number, handled()) && table.state.remove(&job.id, table.now));
+        }
+    }
+}
+
+#[test]
+fn what_is_due_for_longest_is_read_again_first() {
+    let mut table = Table::with([taken("a", 1), taken("b", 2)]);
+    let (first, second) = (table.job(), table.job());
+    assert!(table.settle(second.number, later()));
+    table.now += Duration::from_secs(1);
+    assert!(table.settle(first.number, later()));
+    table.now += Duration::from_secs(9);
+    let ids: Vec<_> = table.due().into_iter().map(|due| due.id).collect();
+    assert_eq!(ids, [id(2), id(1)]);
+}
+
+#[test]
+fn what_is_put_off_is_due_again_then_and_holds_up_its_aggregate() {
+    let mut table = Table::with_due(1..=1);
+    assert!(table.state.add(taken("1", 2), table.now), "of the same aggregate");
+    assert_eq!(table.due().len(), 1);
+    table.state.put_off(&id(1), table.now + Duration::from_secs(1));
+    assert!(!table.state.resume(taken("1", 1), table.now), "it is being read no more");
+    assert!(table.due().is_empty() && table.state.has_work());
+    assert!(matches!(table.turn(), Turn::Idle(Some(at)) if at == table.now + Duration::from_secs(1)));
+    table.now += Duration::from_secs(1);
+    assert_eq!(table.due(), [DueAgain { id: id(1), has_waited: true }]);
+    assert!(table.state.resume(taken("1", 1), table.now));
+    let job = table.job();
+    assert_eq!(job.id, id(1));
+    assert!(table.settle(job.number, handled()));
+    assert_eq!(table.due(), [DueAgain { id: id(2), has_waited: false }], "it was parked");
 }
