@@ -24,6 +24,7 @@ const REAL: &[(&str, &str)] = &[
     ("eventbus-file/src/work.rs", "claims that other workers read in files"),
     ("eventbus-redis/src/connection.rs", "connecting, and the replies of Redis"),
     ("eventbus-redis/src/consumer/keep.rs", "claims, by the clock of Redis, and its replies"),
+    ("eventbus-redis/src/consumer/paper.rs", "how long notes of failures gather, so that one script writes many"),
     ("eventbus-redis/src/consumer/partitioned/fetch.rs", "the replies of Redis"),
     ("eventbus-redis/src/consumer/partitioned/keep.rs", "leases, by the clock of Redis, and its replies"),
     ("eventbus-redis/src/consumer/partitioned/share.rs", "leases, by the clock of Redis"),

@@ -5,7 +5,7 @@
 use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
 
 use eventbus::port::MessageId;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -111,11 +111,13 @@ impl Consumer {
             let writes = !keeper.failing.contains(&What::Write);
             let beats_in_vain = keeper.failing.contains(&What::Beat);
             let unwritten = !keeper.paper.is_empty() || !self.not_ours().is_empty();
+            let gathers_until = keeper.paper.gathers_until();
             let what = tokio::select! {
                 () = ended.cancelled() => break,
                 () = tokio::time::sleep_until(keeper.again), if !keeper.failing.is_empty() => keeper.failing[0],
                 () = self.hand.settled(), if writes => What::Write,
                 _ = write.tick(), if writes && unwritten => What::Write,
+                () = sleep_until(gathers_until.unwrap_or(keeper.again)), if writes && gathers_until.is_some() => What::Write,
                 () = self.hand.due(), if writes && !keeper.failing.contains(&What::ReadAgain) => What::ReadAgain,
                 () = self.joined.notified() => What::Join,
                 _ = beat.tick(), if keeper.beating.is_empty() => {
@@ -181,11 +183,12 @@ impl Consumer {
         if keeper.paper.is_empty() && self.not_ours().is_empty() {
             return Ok(());
         }
-        self.write(&mut keeper.paper).await.map(drop)
+        self.write_most(&mut keeper.paper).await.map(drop)
     }
 
     /// Reads entries again that have waited, after the keeper has noted their last tries: the server returns these with them.
     async fn read_again_after_writing(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
+        keeper.paper.gather_no_more();
         self.write_down(keeper).await?;
         self.read_again(self.hand.take_due()).await
     }

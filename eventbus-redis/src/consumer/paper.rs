@@ -3,8 +3,10 @@
 //! Keep: an entry leaves the hand only after what came of it is written down; what could not be written is kept and
 //! written later. Whatever is written about a failure is refused by the server if the entry is somebody else's by now;
 //! an acknowledgement never is, as the handlers have succeeded.
+//!
+//! Real time, not the given clock: how long notes of failures gather, so that one script writes many.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use eventbus::{
     RecordedEvent,
@@ -12,6 +14,7 @@ use eventbus::{
 };
 use redis::ScriptInvocation;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use super::{Consumer, leave::Skip};
 use crate::{
@@ -25,6 +28,10 @@ use crate::{
 /// How many entries one command acknowledges; the server takes no command with more than a million arguments.
 const ACKNOWLEDGED_TOGETHER: usize = 10_000;
 
+/// How long after the last notes of failures the next ones are written, so that they gather where many events fail; one
+/// that fails alone is noted at once. If the process ends before, what failed counts as in flight.
+const GATHER: Duration = Duration::from_millis(20);
+
 /// What came of entries and is not written down yet, by the way in which it is written.
 #[derive(Default)]
 pub(super) struct Paper {
@@ -35,6 +42,8 @@ pub(super) struct Paper {
     /// Those that are none of this group's business.
     not_ours: Vec<MessageId>,
     noted: Vec<Note>,
+    /// When the next notes are written at the earliest; nothing if at once.
+    notes_at: Option<Instant>,
     buried: VecDeque<Burial>,
 }
 
@@ -71,6 +80,20 @@ impl Paper {
             && self.buried.is_empty()
     }
 
+    /// When what gathers is to be written; nothing if nothing gathers.
+    pub(super) fn gathers_until(&self) -> Option<Instant> {
+        if self.noted.is_empty() { None } else { self.notes_at }
+    }
+
+    /// Has the notes written next time, with what is written then.
+    pub(super) const fn gather_no_more(&mut self) {
+        self.notes_at = None;
+    }
+
+    fn gathers(&self) -> bool {
+        self.notes_at.is_some_and(|at| at > Instant::now()) && self.noted.len() < command::TOGETHER
+    }
+
     pub(super) fn add(&mut self, settled: impl IntoIterator<Item = Settled>) {
         for settled in settled {
             let Settled { id, record, verdict, .. } = settled;
@@ -79,7 +102,10 @@ impl Paper {
                 Verdict::Acknowledge { has_tries: true } => self.settled.push(id),
                 Verdict::Skip(tries) => self.skipped.extend(record.map(|record| Skip { id, record, tries })),
                 Verdict::Retry { tries, .. } => self.noted.push(Note { id, tries, begins: false }),
-                Verdict::Begin(tries) => self.noted.push(Note { id, tries, begins: true }),
+                Verdict::Begin(tries) => {
+                    self.noted.push(Note { id, tries, begins: true });
+                    self.gather_no_more(); // a worker waits for it
+                }
                 Verdict::Bury(tries) => self.buried.push_back(Burial { id, record, tries }),
             }
         }
@@ -89,6 +115,12 @@ impl Paper {
 impl Consumer {
     /// Writes down everything there is to write; what fails stays on the paper.
     pub(super) async fn write(&self, paper: &mut Paper) -> Result<Written, CommandError> {
+        paper.gather_no_more();
+        self.write_most(paper).await
+    }
+
+    /// The same, except for notes that gather.
+    pub(super) async fn write_most(&self, paper: &mut Paper) -> Result<Written, CommandError> {
         let mut written = Written::default();
         paper.not_ours.append(&mut self.not_ours());
         if !paper.not_ours.is_empty() {
@@ -99,13 +131,14 @@ impl Consumer {
             self.acknowledge(&paper.acknowledged).await?;
             written.acknowledged += self.done(&mut paper.acknowledged);
         }
-        // what failed may have been tried again and settled since
-        if !paper.noted.is_empty() {
+        // what is tried again is noted before it is read, so nothing below is of an entry whose note gathers
+        if !paper.noted.is_empty() && !paper.gathers() {
             written.lost = self.note(&paper.noted).await?;
             let (begun, failed): (Vec<&Note>, Vec<_>) = paper.noted.iter().partition(|note| note.begins);
             self.hand.begin(begun.into_iter().map(|note| &note.id));
             written.failed += failed.into_iter().filter(|note| !written.lost.contains(&note.id)).count() as u64;
             paper.noted.clear();
+            paper.notes_at = Some(Instant::now() + GATHER);
         }
         if !paper.settled.is_empty() {
             self.settle(&paper.settled).await?;

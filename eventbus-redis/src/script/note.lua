@@ -3,17 +3,23 @@
 -- Replies with the ids that another consumer has claimed or finished: nothing is noted about them, nor about those that are
 -- gone.
 local stream, retry, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
-local lost = {}
+local lost, set = {}, { 'HSET', retry }
 local function write(id, tries)
-  if tries == '' then redis.call('HDEL', retry, id) else redis.call('HSET', retry, id, tries) end
+  if tries == '' then
+    redis.call('HDEL', retry, id)
+  else
+    set[#set + 1], set[#set + 2] = id, tries
+  end
 end
 for i = 3, #ARGV, 3 do
   local id, tries = ARGV[i], ARGV[i + 2]
   if #redis.call('XPENDING', stream, group, id, id, 1, me) == 1 then
+    -- the first write: a server without memory would refuse the note as that, and lets a script go on that has written
     redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', ARGV[i + 1], 'JUSTID')
     write(id, tries)
   elseif #redis.call('XRANGE', stream, id, id) == 1 then
     if is_unread(stream, group, id) then write(id, tries) else lost[#lost + 1] = id end
   end
 end
+if #set > 2 then redis.call(unpack(set)) end
 return lost

@@ -75,6 +75,7 @@ impl Partitioned {
         loop {
             let writes = !keeper.failing.contains(&What::Write);
             let unwritten = self.has_unwritten(&keeper);
+            let gathers_until = keeper.papers.values().filter_map(Paper::gathers_until).min();
             let what = tokio::select! {
                 () = ended.cancelled() => break,
                 () = sleep_until(keeper.again), if !keeper.failing.is_empty() => {
@@ -83,6 +84,7 @@ impl Partitioned {
                 () = self.lost.notified() => What::Write,
                 () = self.front.hand.settled(), if writes => What::Write,
                 _ = write.tick(), if writes && unwritten => What::Write,
+                () = sleep_until(gathers_until.unwrap_or(keeper.again)), if writes && gathers_until.is_some() => What::Write,
                 () = self.front.hand.due(), if writes && !keeper.failing.contains(&What::ReadAgain) => What::ReadAgain,
                 () = sleep_until(keeper.share_at), if !keeper.failing.contains(&What::Share) => What::Share,
                 _ = changes.changed() => What::Share,
@@ -158,7 +160,7 @@ impl Partitioned {
             if paper.is_empty() && part.not_ours().is_empty() {
                 continue;
             }
-            if let Err(error) = part.write(paper).await {
+            if let Err(error) = part.write_most(paper).await {
                 self.refused(&part, error).await?;
             }
         }
@@ -170,6 +172,7 @@ impl Partitioned {
 
     /// Reads entries again that have waited, after the keeper has noted their last tries: the server returns these with them.
     async fn read_again(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
+        keeper.papers.values_mut().for_each(Paper::gather_no_more);
         self.write_down(keeper).await?;
         let hand = &self.front.hand;
         let (parts, mut due): (_, HashMap<usize, Vec<DueAgain>>) = {
@@ -266,6 +269,7 @@ impl Partitioned {
     }
 
     async fn finish(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
+        keeper.papers.values_mut().for_each(Paper::gather_no_more);
         self.write_down(keeper).await?;
         self.front.leave(&[], false).await
     }
