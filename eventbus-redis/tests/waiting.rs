@@ -12,12 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{
-    config,
-    seen::{event, start},
-};
+use common::{config, seen::event};
 use eventbus::{
-    Clock, EventFilter, HandlerError, Name, SharedClock,
+    Clock, EventFilter, HandlerError, InMemoryEventBus, RecordedEvent, SharedClock,
     port::{EventBus, Subscriber},
     testkit::ManualClock,
 };
@@ -26,28 +23,66 @@ use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 /// For how long events fail, by the clock of the bus.
 const OUTAGE: Duration = Duration::from_secs(600);
 
+/// How the clock of the bus goes while those are handled that do not fail; the rest of the outage passes afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Clockwork {
+    /// It stands: nothing is tried again.
+    Stands,
+    /// As fast as that of the machine.
+    Goes,
+    /// The whole outage passes meanwhile, with all retries that fall into it.
+    Races,
+}
+
+/// What a bus is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Load {
+    /// Only the nine tenths that never fail.
+    NineTenths,
+    /// All, and none fails.
+    All,
+    /// All, and a tenth fails until the outage is over.
+    AndATenthFails,
+}
+
+/// What was measured.
+struct Measured {
+    /// How long the nine tenths took.
+    took: Duration,
+    /// How often an event failed meanwhile.
+    failures: usize,
+}
+
 /// What a handler has seen.
 #[derive(Default)]
 struct Seen {
-    handled: AtomicUsize,
+    /// How many of those were handled that never fail.
+    others: AtomicUsize,
+    failures: AtomicUsize,
     /// How often each event was handled with success.
     times: Mutex<HashMap<String, u32>>,
 }
 
-/// Handles events; one in ten aggregates fails until the outage is over.
-fn handler(bus: &RedisEventBus, clock: &ManualClock, fails: bool) -> Arc<Seen> {
+/// Whether it is one of the tenth that may fail.
+fn may_fail(aggregate: &str) -> bool {
+    aggregate.ends_with('7')
+}
+
+fn handler(bus: &impl EventBus, clock: &ManualClock, load: Load) -> Arc<Seen> {
     let (seen, clock) = (Arc::new(Seen::default()), clock.clone());
     let (noted, ends) = (Arc::clone(&seen), clock.now() + OUTAGE);
-    let handle = Subscriber::new(Name::from_static("handler"), EventFilter::All, move |delivery| {
+    let handle = Subscriber::new(eventbus::Name::from_static("handler"), EventFilter::All, move |delivery| {
         let aggregate = delivery.metadata().aggregate_id().to_string();
-        let is_away = fails && aggregate.ends_with('7') && clock.now() < ends;
+        let may_fail = may_fail(&aggregate);
+        let fails = may_fail && load == Load::AndATenthFails && clock.now() < ends;
         let noted = Arc::clone(&noted);
         Box::pin(async move {
-            if is_away {
+            if fails {
+                noted.failures.fetch_add(1, Ordering::SeqCst);
                 return Err(HandlerError::from("away"));
             }
             *noted.times.lock().unwrap().entry(aggregate).or_default() += 1;
-            noted.handled.fetch_add(1, Ordering::SeqCst);
+            noted.others.fetch_add(usize::from(!may_fail), Ordering::SeqCst);
             Ok(())
         })
     });
@@ -55,62 +90,107 @@ fn handler(bus: &RedisEventBus, clock: &ManualClock, fails: bool) -> Arc<Seen> {
     seen
 }
 
-/// Handles so many events, each of an aggregate of its own, and returns how long those took that do not fail.
-async fn run(events: usize, fails: bool, config: RedisEventBusConfig, patience: Duration) -> Duration {
-    let clock = ManualClock::new();
-    let bus = RedisEventBus::connect(RedisEventBusConfig { clock: SharedClock::new(clock.clone()), ..config });
-    let bus = bus.await.unwrap();
-    let seen = handler(&bus, &clock, fails);
-    let all: Vec<_> = (0..events).map(|number| event(&number.to_string())).collect();
+/// Has so many events handled, each of an aggregate of its own, and checks that each was handled once, those that failed
+/// after the outage.
+async fn run<B: EventBus + Clone>(bus: B, clock: &ManualClock, events: usize, load: Load, time: Clockwork) -> Measured {
+    let seen = handler(&bus, clock, load);
+    let ids = (0..events).map(|number| number.to_string()).filter(|id| load != Load::NineTenths || !may_fail(id));
+    let all: Vec<RecordedEvent> = ids.map(|id| event(&id)).collect();
     for some in all.chunks(5_000) {
         bus.publish(some).await.unwrap();
     }
-    let (wanted, began) = (if fails { events - events / 10 } else { events }, Instant::now());
-    start(&bus).await;
-    let until = async |count, time_passes: bool| {
-        let waiting = async {
-            while seen.handled.load(Ordering::SeqCst) < count {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                if time_passes {
-                    clock.advance(Duration::from_secs(30));
-                }
-            }
-        };
-        let handled = tokio::time::timeout(patience, waiting).await;
-        assert!(handled.is_ok(), "{} of {count} were handled", seen.handled.load(Ordering::SeqCst));
+    let others = events - events / 10;
+    let handled = || seen.others.load(Ordering::SeqCst);
+    let (began, mut passed) = (Instant::now(), Duration::ZERO);
+    let consuming = bus.clone();
+    let consumer = tokio::spawn(async move { consuming.start_consuming().await.unwrap() });
+    let patience = Duration::from_secs(60 + events as u64 / 100);
+    let waiting = async {
+        while handled() < others {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            let time = match time {
+                Clockwork::Stands => Duration::ZERO,
+                Clockwork::Goes => began.elapsed(),
+                Clockwork::Races => OUTAGE.mul_f64(handled() as f64 / others as f64),
+            };
+            clock.advance(time.saturating_sub(passed));
+            passed = passed.max(time);
+        }
     };
-    until(wanted, false).await; // the clock stands still: nothing is tried again
-    let took = began.elapsed();
-    until(events, true).await;
-    let times = seen.times.lock().unwrap().values().copied().collect::<Vec<_>>();
-    assert!(times.len() == events && times.iter().all(|times| *times == 1), "each once");
+    let waited = tokio::time::timeout(patience, waiting).await;
+    assert!(waited.is_ok(), "{} of {others} were handled", handled());
+    let measured = Measured { took: began.elapsed(), failures: seen.failures.load(Ordering::SeqCst) };
+    if load == Load::AndATenthFails && time != Clockwork::Races {
+        let succeeded = seen.times.lock().unwrap().len();
+        assert_eq!(succeeded, others, "none of those that fail has succeeded before the outage is over");
+    }
+    let waiting = async {
+        while seen.times.lock().unwrap().len() < all.len() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            clock.advance(Duration::from_secs(30));
+        }
+    };
+    let waited = tokio::time::timeout(patience, waiting).await;
+    assert!(waited.is_ok(), "{} of {} were handled", seen.times.lock().unwrap().len(), all.len());
     bus.stop_consuming().await;
+    consumer.await.unwrap();
+    assert!(seen.times.lock().unwrap().values().all(|times| *times == 1), "each once");
     assert_eq!(bus.stats().messages_sent_to_dlq, 0);
-    took
+    measured
+}
+
+async fn on_redis(config: RedisEventBusConfig, events: usize, load: Load, time: Clockwork) -> Measured {
+    let clock = ManualClock::new();
+    let config = RedisEventBusConfig { clock: SharedClock::new(clock.clone()), ..config };
+    run(RedisEventBus::connect(config).await.unwrap(), &clock, events, load, time).await
+}
+
+async fn in_process(events: usize, load: Load, time: Clockwork) -> Measured {
+    let clock = ManualClock::new();
+    let bus = InMemoryEventBus::builder().capacity(events * 2).clock(SharedClock::new(clock.clone())).build();
+    run(bus, &clock, events, load, time).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn others_are_handled_while_far_more_wait_than_a_consumer_has_in_flight() {
-    for partitions in [1, 4] {
+    for (partitions, time) in [(1, Clockwork::Stands), (4, Clockwork::Goes), (1, Clockwork::Races)] {
         let config = RedisEventBusConfig { max_in_hand: Some(50), batch_size: 50, partitions, ..config() };
-        run(4_000, true, config, Duration::from_secs(60)).await;
+        on_redis(config, 2_000, Load::AndATenthFails, time).await;
     }
 }
 
-/// `cargo test --release -p eventbus-redis --test waiting -- --ignored --nocapture`; `EVENTS` says how many.
+/// `cargo test --release -p eventbus-redis --test waiting -- --ignored --nocapture`; `EVENTS` says how many, `ROUNDS` how
+/// often, `ON` on which buses.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it measures"]
 async fn a_tenth_that_fails_for_ten_minutes_leaves_the_others_their_throughput() {
-    let events = std::env::var("EVENTS").ok().and_then(|events| events.parse().ok()).unwrap_or(200_000);
-    let patience = Duration::from_secs(1_800);
-    for _ in 0..3 {
-        let alone = run(events, false, config(), patience).await.as_secs_f64() / events as f64;
-        let beside = run(events, true, config(), patience).await.as_secs_f64() / (events - events / 10) as f64;
-        println!(
-            "{events} events: {:.0}/s, {:.0}/s beside a tenth that fails: {:.2}",
-            1.0 / alone,
-            1.0 / beside,
-            alone / beside
-        );
+    let number = |name, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (events, rounds) = (number("EVENTS", 200_000), number("ROUNDS", 1));
+    let on = std::env::var("ON").unwrap_or_default();
+    for _ in 0..rounds {
+        for (name, partitions) in [("Redis", 1), ("Redis, 4 partitions", 4), ("in-process", 0)] {
+            if !name.starts_with(&on) {
+                continue;
+            }
+            let measure = async |load, time| match partitions {
+                0 => in_process(events, load, time).await,
+                _ => on_redis(RedisEventBusConfig { partitions, ..config() }, events, load, time).await,
+            };
+            let others = (events - events / 10) as f64;
+            let rate = |measured: &Measured| others / measured.took.as_secs_f64();
+            for time in [Clockwork::Stands, Clockwork::Goes, Clockwork::Races] {
+                let alone = rate(&measure(Load::NineTenths, time).await);
+                let among = rate(&measure(Load::All, time).await);
+                let failing = measure(Load::AndATenthFails, time).await;
+                println!(
+                    "{name}, the clock {time:?}: nine tenths of {events} events at {alone:.0}/s alone, {among:.0}/s among \
+                     all, {:.0}/s where a tenth fails ({} times meanwhile): {:.2} of alone, {:.2} of among all",
+                    rate(&failing),
+                    failing.failures,
+                    rate(&failing) / alone,
+                    rate(&failing) / among
+                );
+            }
+        }
     }
 }
