@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use common::{config, config_on, said, seen::event, until};
+use common::{config, config_on, log, said, seen::event, until};
 use eventbus::{
     App, InMemoryEventStore, Never, StartError,
     port::{EventBus, HealthThresholds, PublishError},
@@ -43,9 +43,12 @@ async fn start(config: RedisEventBusConfig, opened: &Arc<AtomicU32>) -> Result<A
 
 #[tokio::test]
 async fn an_app_starts_and_saves_while_the_server_is_away_and_goes_on_when_it_comes() {
+    log::keep();
     for partitions in [1, 4] {
         let mut redis = test_servers::private_redis();
         let config = RedisEventBusConfig { partitions, ..config_on(redis.url()) };
+        let stream = config.stream_name();
+        let told = |text: &str| log::lines(&[text, &stream]).len();
         redis.stop();
         let opened = Arc::default();
         let app = start(config, &opened).await.unwrap();
@@ -54,11 +57,14 @@ async fn an_app_starts_and_saves_while_the_server_is_away_and_goes_on_when_it_co
         let alerts = health.alerts(&HealthThresholds::default());
         assert!(health.is_ready() && !health.connected, "{health:?}");
         assert!(alerts.iter().any(|alert| alert.contains("not connected: cannot connect to Redis")), "{alerts:?}");
+        let (away, connected) = ("bus is away, the app starts without it", "bus is connected");
+        assert_eq!((told(away), told(connected)), (1, 0));
         redis.start();
         until("the event is handled", async || opened.load(Ordering::SeqCst) == 1).await;
         let health = app.health().await;
         assert!(health.connected && health.consuming, "{health:?}");
         app.shutdown(Duration::from_secs(10)).await.unwrap();
+        assert_eq!((told(away), told(connected)), (1, 1), "{:?}", log::lines(&[&stream]));
     }
 }
 

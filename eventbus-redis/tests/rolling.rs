@@ -10,6 +10,7 @@ use common::{
         Act, Actor, BOTH, ONLY_CREATED, ONLY_SHIPPED, SHIPPED, connect, dead_letter_count, give, named, never,
         numbered, pending, quick, read_as, until_finished,
     },
+    log,
     seen::{command, event, start},
     until,
 };
@@ -476,4 +477,70 @@ async fn what_a_group_handles_is_announced_again_after_the_server_lost_it() {
         assert_eq!((both.runs_of("a"), old.stats().events_skipped), (1, 0), "{partitions} partitions");
         again.stop_consuming().await;
     }
+}
+
+const LOGGED: &str = "OrderLogged";
+const LOGGED_1: EventFilter =
+    EventFilter::Only(&[EventDescriptor::new(LOGGED, "Order", 1, LOGGED, Source::new(file!(), line!()))]);
+const LOGGED_2: EventFilter =
+    EventFilter::Only(&[EventDescriptor::new(LOGGED, "Order", 2, LOGGED, Source::new(file!(), line!()))]);
+
+fn of_type(event_type: &'static str, schema_version: u32, id: &str) -> RecordedEvent {
+    let event = NewEvent::new(Name::from_static(event_type), schema_version, "{}");
+    event.recorded_as(StreamId::parse("Order", id).unwrap(), Version::FIRST, None)
+}
+
+/// Red if a type that is skipped, or left to a member that handles it, is worth no line, or one for each event; or if an
+/// event that is left to who can decode it is worth none.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_each_type_that_is_skipped_or_left_it_is_told_once() {
+    log::keep();
+    let old = old().await;
+    handles(&Actor::willing(), &old, ONLY_CREATED);
+    start(&old).await;
+    // a release that knows one more type runs for a moment
+    let new = named(&old, "new").await;
+    handles(&Actor::willing(), &new, LOGGED_2);
+    start(&new).await;
+    let known = async || command::<bool>(&old, "HEXISTS", &[&key(&old, "types"), "OrderLogged@2"]).await;
+    until("the new type is announced", known).await;
+    new.disconnect().await;
+    let _: u64 = command(&old, "HDEL", &[&key(&old, "members"), "new"]).await; // as when its time has passed
+
+    let events = ["a", "b", "c"].map(|id| [of_type("OrderRefunded", 1, id), of_type("OrderReturned", 1, id)]);
+    old.publish(&events.concat()).await.unwrap();
+    until("they are skipped", async || old.stats().events_skipped == 6).await;
+    old.publish(&["d", "e", "f"].map(|id| of_type(LOGGED, 2, id))).await.unwrap();
+    until("they wait", async || pending(&old).await.iter().filter(|(_, on)| on == "absent").count() == 3).await;
+    old.publish(&[of_type("OrderRefunded", 1, "g")]).await.unwrap();
+    until("it is skipped", async || old.stats().events_skipped == 7).await;
+    // the first of a type may come in a page with others
+    old.publish(&[of_type(LOGGED, 2, "h")]).await.unwrap();
+    until("it waits", async || pending(&old).await.iter().filter(|(_, on)| on == "absent").count() == 4).await;
+    let skipped = "the group has no handler for this event type";
+    let left = "events are left pending: the group announced their type before";
+    for (level, text, event_type, lines) in [
+        ("INFO", skipped, "OrderRefunded", 1),
+        ("INFO", skipped, "OrderReturned", 1),
+        ("INFO", skipped, LOGGED, 0),
+        ("WARN", left, LOGGED, 1),
+    ] {
+        let told = log::lines(&[level, text, event_type]);
+        assert_eq!(told.len(), lines, "{text}, {event_type}: {told:?}");
+    }
+    old.stop_consuming().await;
+
+    // a member that handles the type, and not the version
+    let cannot = Actor::new(|_, _| Act::Fail(HandlerError::permanent("unknown field")));
+    let fails = named(&old, "fails").await;
+    handles(&cannot, &fails, LOGGED_1);
+    start(&fails).await;
+    until("each has failed", async || fails.stats().handler_errors == 4).await;
+    until("each is left", async || {
+        log::lines(&["WARN", "event cannot be decoded here and is left to members", LOGGED, "schema_version=2"]).len()
+            == 4
+    })
+    .await;
+    fails.stop_consuming().await;
+    assert_eq!(dead_letter_count(&old).await, 0);
 }

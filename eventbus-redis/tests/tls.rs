@@ -10,7 +10,10 @@ use common::{
     seen::{Seen, publish, settled, start},
     until,
 };
-use eventbus::port::EventBus;
+use eventbus::{
+    App, InMemoryEventStore,
+    port::{ConnectError, EventBus},
+};
 use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
@@ -103,6 +106,23 @@ async fn a_server_of_an_unknown_authority_is_not_trusted() {
     assert!(matches!(error, RedisConnectError::Untrusted { .. }), "{error:?}");
     assert!(!error.is_retryable());
     assert!(!said(&error).contains("secret"), "{}", said(&error));
+}
+
+/// Red if an app starts without a bus that it can never connect to.
+#[tokio::test]
+async fn a_fault_of_tls_is_an_error_of_the_start_of_an_app_that_connects_its_bus() {
+    let (unknown, other_host) = (TlsServer::start("127.0.0.1"), TlsServer::start("redis.example"));
+    for config in [config_on(&unknown.url()), other_host.config()] {
+        let bus = RedisEventBus::lazy(config).unwrap();
+        let refused = bus.ensure_connected().await.unwrap_err();
+        assert!(matches!(refused, ConnectError::Refused { .. }), "{refused:?}");
+        let error = said(&App::builder().store(InMemoryEventStore::new()).bus(bus).start().await.unwrap_err());
+        assert!(error.contains("is not to be trusted") && !error.contains("secret"), "{error}");
+    }
+    let bus = RedisEventBus::lazy(unknown.config()).unwrap();
+    let app = App::builder().store(InMemoryEventStore::new()).bus(bus).start().await.unwrap();
+    assert!(app.health().await.connected);
+    app.shutdown(std::time::Duration::from_secs(10)).await.unwrap();
 }
 
 #[tokio::test]

@@ -12,7 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{config, seen::event};
+use common::{
+    another, config,
+    seen::{event, start},
+    until,
+};
 use eventbus::{
     Clock, EventFilter, HandlerError, InMemoryEventBus, RecordedEvent, SharedClock,
     port::{EventBus, Subscriber},
@@ -157,6 +161,43 @@ async fn others_are_handled_while_far_more_wait_than_a_consumer_has_in_flight() 
         let config = RedisEventBusConfig { max_in_hand: Some(50), batch_size: 50, partitions, ..config() };
         on_redis(config, 2_000, Load::AndATenthFails, time).await;
     }
+}
+
+/// Red unless the claims of all that waits are renewed, however many wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_longer_than_a_claim_lasts_is_not_taken_over() {
+    const WAITING: usize = 1_100;
+    let claim = Duration::from_secs(6);
+    let clock = SharedClock::new(ManualClock::new()); // it stands still: nothing is tried again
+    let config = RedisEventBusConfig { pending_idle_ms: 6_000, clock, ..config() };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let fail = |bus: &RedisEventBus| {
+        let handler = Subscriber::new(eventbus::Name::from_static("handler"), EventFilter::All, |_| {
+            Box::pin(async { Err(HandlerError::from("away")) })
+        });
+        bus.subscribers().add(bus.default_group().clone(), handler);
+    };
+    fail(&bus);
+    let all: Vec<_> = (0..WAITING).map(|number| event(&number.to_string())).collect();
+    bus.publish(&all).await.unwrap();
+    start(&bus).await;
+    until("all wait", async || bus.stats().handler_errors == WAITING as u64).await;
+
+    let second = another(&bus).await;
+    fail(&second);
+    start(&second).await;
+    let began = Instant::now();
+    until("their claims would have passed", async || {
+        assert_eq!(second.stats().messages_recovered, 0, "after {:?}", began.elapsed());
+        // it looks for them at least once in a sixth of the time
+        began.elapsed() > claim + claim / 3
+    })
+    .await;
+    assert_eq!(bus.stats().handler_errors, WAITING as u64, "they wait still");
+    assert_eq!(second.stats().handler_errors, 0);
+    assert_eq!(bus.health().await.pending_messages, WAITING as u64);
+    second.stop_consuming().await;
+    bus.stop_consuming().await;
 }
 
 /// `cargo test --release -p eventbus-redis --test waiting -- --ignored --nocapture`; `EVENTS` says how many, `ROUNDS` how
