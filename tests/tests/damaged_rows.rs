@@ -9,7 +9,9 @@ use std::{
 };
 
 use eventbus::{
-    BoxError, ExpectedVersion, NewEvent, Position, ProjectionError, StreamId, port::EventStore, prelude::*,
+    BoxError, ExpectedVersion, NewEvent, Position, ProjectionError, StreamId,
+    port::{EventStore, HealthThresholds},
+    prelude::*,
     testkit::ManualClock,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
@@ -108,7 +110,7 @@ fn passing_time() -> ManualClock {
     clock
 }
 
-/// Of what cannot be read the text says where it is.
+/// Of what cannot be read the text says where it is, and alerts say since when.
 async fn stop_at(app: &App, position: u64) {
     let place = format!("position {position}");
     wait_until(&format!("both projections stop at {place}"), async || {
@@ -117,6 +119,14 @@ async fn stop_at(app: &App, position: u64) {
                 at.get() <= position && error.contains(&place)
             }
             _ => false,
+        })
+    })
+    .await;
+    wait_until("an alert names each of them", async || {
+        let alerts = app.health().await.alerts(&HealthThresholds::default());
+        ["amounts", "rows"].iter().all(|name| {
+            let stopped = format!("projection `{name}` stopped before position ");
+            alerts.iter().any(|alert| alert.starts_with(&stopped) && alert.contains("(since "))
         })
     })
     .await;

@@ -17,12 +17,13 @@ use std::{
 };
 
 use eventbus::{
-    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, StreamId,
+    Clock as _, ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, StreamId,
     port::{Checkpoints as _, EventStore, HealthThresholds},
     prelude::*,
     testkit::ManualClock,
 };
 use test_servers::Actor;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate_type = "Lamp")]
@@ -78,11 +79,22 @@ async fn a_handler_that_awaits_for_ever_is_shown_then_ended_after_a_minute_and_o
     })
     .await;
     assert_eq!(app.bus().stats().handler_errors, 0, "it still awaits");
-    wait_until("the time limit ends it", async || {
+    let since = &app.health().await.in_flight[0].since;
+    let began = OffsetDateTime::parse(since, &Rfc3339).unwrap();
+    wait_until("a minute is almost over", async || {
         clock.advance(Duration::from_secs(1));
+        clock.now() - began >= Duration::from_secs(59)
+    })
+    .await;
+    assert_eq!(app.bus().stats().handler_errors, 0, "it still awaits");
+    wait_until("the time limit ends it", async || {
+        // slowly: it may be noticed late
+        clock.advance(Duration::from_millis(10));
         app.bus().stats().handler_errors > 0
     })
     .await;
+    let took = clock.now() - began;
+    assert!((60..75).contains(&took.whole_seconds()), "it is ended after {took}");
 }
 
 /// Like the other, one at a time.
@@ -186,7 +198,10 @@ fn a_handler_that_blocks_its_thread_is_named_others_go_on_and_the_process_ends_w
     let alert = stuck.until(&["alert: "]);
     assert!(alert.contains("`blocks` of `lamps`") && alert.contains("`Lit`"), "{alert}");
     stuck.signal("TERM");
-    let last = stuck.until(&["the process exits with status 70"]);
+    // five seconds after the deadline, which is one second
+    let last = stuck.until(&["not stopped 6s after the signal, "]);
+    assert!(last.contains("`blocks` with `Lit` of `Lamp/hangs`"), "{last}");
+    assert!(last.ends_with("the process exits with status 70"), "{last}");
     let (status, printed) = stuck.wait();
     assert_eq!(status.code(), Some(70), "{last} {printed:?}");
 }
@@ -196,7 +211,7 @@ fn a_process_whose_only_thread_is_blocked_ends_with_70() {
     let stuck = Actor::play("the_process_with_a_blocked_thread", &[("STUCK_ROLE", "one thread")]);
     stuck.until(&["hangs"]);
     stuck.signal("TERM");
-    stuck.until(&["`blocks` with `Lit` of `Lamp/hangs`"]);
+    stuck.until(&["not stopped 6s after the signal, ", "`blocks` with `Lit` of `Lamp/hangs`"]);
     let (status, printed) = stuck.wait();
     assert_eq!(status.code(), Some(70), "{printed:?}");
 }
