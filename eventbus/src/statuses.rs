@@ -16,7 +16,7 @@ use crate::{
     port::{
         BusStats, CrowdedGroup, DeadLetter, DeadLetterPage, Floor, GroupInfo, GroupProgress, Health, HealthStatus,
         InFlight, MessageId, PublishError, SilentConsumer, SkippedBefore, StoredEventType, StreamInfo, StreamSummary,
-        UnreadableEvents, WaitingForServer,
+        UnfilledGroup, UnreadableEvents, WaitingForServer,
     },
 };
 
@@ -118,6 +118,12 @@ fn unreadable_json() -> Value {
 fn health_of_an_app() {
     let waiting =
         WaitingForServer { name: "book".into(), fault: "SQLSTATE 53100".into(), since: "2026-11-21T09:30:00Z".into() };
+    let unfilled = UnfilledGroup {
+        group: "billing".into(),
+        after: Position::new(3),
+        error: "damaged".into(),
+        since: "2026-11-21T09:30:00Z".into(),
+    };
     let health = Health::disconnected(false, "cannot connect")
         .with_store_trouble("no connection".into())
         .with_relay_trouble("no connection".into())
@@ -126,6 +132,7 @@ fn health_of_an_app() {
         .with_in_flight(vec![in_flight()])
         .with_silent(vec![silent()])
         .with_unreadable(vec![unreadable()])
+        .with_unfilled(vec![unfilled])
         .with_waiting(vec![waiting])
         .with_crowded_groups(vec![CrowdedGroup {
             group: "billing".into(),
@@ -136,6 +143,7 @@ fn health_of_an_app() {
         "status": "unhealthy", "connected": false, "consuming": false, "pending_messages": 0, "dlq_messages": 0,
         "error": "cannot connect", "store": "no connection", "relay": "no connection", "projections": ["stopped"],
         "in_flight": [in_flight_json()], "silent": [silent_json()], "unreadable": [unreadable_json()],
+        "unfilled": [{ "group": "billing", "after": 3, "error": "damaged", "since": "2026-11-21T09:30:00Z" }],
         "waiting": [{ "name": "book", "fault": "SQLSTATE 53100", "since": "2026-11-21T09:30:00Z" }],
         "lag_seconds": { "relay": 40 },
         "crowded": [{ "group": "billing", "waiting": 100_000, "since": "2026-11-21T09:30:00Z" }],

@@ -10,11 +10,11 @@ use std::{
 
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, Position, ProjectionError, StreamId,
-    port::{EventStore, HealthThresholds},
+    port::{AppendEvents as _, EventBus as _, EventStore, HealthThresholds},
     prelude::*,
     testkit::ManualClock,
 };
-use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig, Trim};
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
 use eventstore_sqlite::{SqliteEventStore, SqliteTransaction, rusqlite};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
@@ -23,6 +23,18 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 #[event(aggregate_type = "Order")]
 struct Paid {
     cents: i64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Order")]
+struct Refunded {
+    cents: i64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Order")]
+struct Sent {
+    number: i64,
 }
 
 /// Which events were seen, by their amounts.
@@ -227,6 +239,73 @@ async fn with_redis_everything_goes_on_behind_damage_that_an_operator_skips() {
         ..RedisEventBusConfig::default()
     };
     on_sqlite(Some(RedisEventBus::connect(config).await.unwrap())).await;
+}
+
+#[handler(manual, group = "billing")]
+async fn bill(_event: &Paid) {}
+
+#[handler(manual, group = "shipping")]
+async fn ship(_event: &Paid) {}
+
+#[handler(manual, group = "billing")]
+async fn pay_back(event: &Refunded, State(seen): State<Seen>) {
+    seen.0.lock().unwrap().push(event.cents);
+}
+
+#[handler(manual, group = "shipping")]
+async fn follow(event: &Sent, State(seen): State<Seen>) {
+    seen.0.lock().unwrap().push(event.number);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_row_that_one_group_misses_keeps_nothing_from_the_groups_behind_it() {
+    let config = RedisEventBusConfig {
+        redis_url: test_servers::redis_url().into(),
+        stream_prefix: test_servers::unique_name("damaged"),
+        ..RedisEventBusConfig::default()
+    };
+    let connect = async || RedisEventBus::connect(config.clone()).await.unwrap();
+    let path = path();
+    let store = SqliteEventStore::open(&path).await.unwrap();
+    let (bus, wait) = (connect().await, Duration::from_secs(60));
+    let older = App::builder().store(store.clone()).bus(bus.clone()).handler::<bill>().handler::<ship>();
+    let older = older.start().await.unwrap();
+    for number in 1..=3 {
+        let stream = StreamId::parse("Order", &format!("order-{number}")).unwrap();
+        let events = [NewEvent::of(&Refunded { cents: number }), NewEvent::of(&Sent { number })];
+        let events = events.map(Result::unwrap).to_vec();
+        store.append(&stream, ExpectedVersion::NoStream, events).await.unwrap();
+    }
+    fill(&store).await;
+    older.settled().await.unwrap();
+    older.shutdown(wait).await.unwrap();
+    let bus = connect().await;
+    wait_until("the bus holds nothing that was skipped", async || {
+        bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
+        bus.stream_info().await.stream.length <= 1
+    })
+    .await;
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    raw.execute_batch("UPDATE eventbus_events SET schema_version = -1 WHERE position = 3").unwrap();
+
+    let (refunds, sent) = (Seen::default(), Seen::default());
+    let billing = App::builder().store(store.clone()).bus(bus).handler::<pay_back>().state(refunds.clone());
+    let billing = billing.start().await.unwrap();
+    let alert = async |app: &App| {
+        let alerts = app.health().await.alerts(&HealthThresholds::default());
+        alerts.iter().any(|alert| alert.contains("`billing` is not given") && alert.contains("position 3"))
+    };
+    wait_until("the damage is an alert", async || alert(&billing).await).await;
+    wait_until("what stands before it is given", async || refunds.sorted() == [1]).await;
+    let shipping = App::builder().store(store.clone()).bus(connect().await).handler::<follow>().state(sent.clone());
+    let shipping = shipping.start().await.unwrap();
+    wait_until("the other group has all", async || sent.sorted() == [1, 2, 3]).await;
+    assert!(alert(&billing).await, "{:?}", billing.health().await);
+    assert!(billing.skip_published_event(Position::new(3), "damaged").await.unwrap());
+    wait_until("the group goes on", async || refunds.sorted() == [1, 3] && !alert(&billing).await).await;
+    billing.shutdown(wait).await.unwrap();
+    shipping.shutdown(wait).await.unwrap();
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,6 +55,9 @@ pub struct Health {
     /// The events that groups are not delivered as the store cannot read them, where the bus reads them from there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<UnreadableEvents>,
+    /// Groups that are not given what they miss and only the store holds, as this process cannot bring it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unfilled: Vec<UnfilledGroup>,
     /// Handlers and projections of this process that wait for a database with a fault of its own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<WaitingForServer>,
@@ -147,6 +150,32 @@ impl fmt::Display for UnreadableEvents {
             f,
             "`{group}` waits for {count} {events} that the store cannot read since {since}, at position {first} first: mend \
              what is there, or skip it with `app.skip_published_event`"
+        )
+    }
+}
+
+/// A group that is not given what it misses and only the store holds: the store cannot read it, or the bus does not take it.
+/// It is tried again twice a second; the group is given nothing behind it, and the other groups are not kept by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct UnfilledGroup {
+    /// The group.
+    pub group: String,
+    /// It was given everything that it misses up to here.
+    pub after: Position,
+    /// What keeps it from the rest, without the words of store and bus: the log has these.
+    pub error: String,
+    /// Since when, in RFC 3339.
+    pub since: String,
+}
+
+impl fmt::Display for UnfilledGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { group, after, error, since } = self;
+        write!(
+            f,
+            "`{group}` is not given what it misses after position {after} since {since}: {error}; the log says why. An event \
+             that cannot be read or published is to be mended, or skipped with `app.skip_published_event`"
         )
     }
 }
@@ -246,6 +275,7 @@ impl Health {
             in_flight: Vec::new(),
             silent: Vec::new(),
             unreadable: Vec::new(),
+            unfilled: Vec::new(),
             waiting: Vec::new(),
             crowded: Vec::new(),
             lag_seconds: BTreeMap::new(),
@@ -270,6 +300,7 @@ impl Health {
             in_flight: Vec::new(),
             silent: Vec::new(),
             unreadable: Vec::new(),
+            unfilled: Vec::new(),
             waiting: Vec::new(),
             crowded: Vec::new(),
             lag_seconds: BTreeMap::new(),
@@ -345,6 +376,13 @@ impl Health {
         self
     }
 
+    /// With the groups that are not given what they miss: an alert each.
+    #[must_use]
+    pub fn with_unfilled(mut self, unfilled: Vec<UnfilledGroup>) -> Self {
+        self.unfilled = unfilled;
+        self
+    }
+
     /// With handlers and projections that wait for a database, beside those that are known: an alert each.
     #[must_use]
     pub fn with_waiting(mut self, waiting: Vec<WaitingForServer>) -> Self {
@@ -392,6 +430,7 @@ impl Health {
         alerts.extend(self.relay.iter().map(|why| format!("the relay does not publish: {why}")));
         alerts.extend(self.projections.iter().cloned());
         alerts.extend(self.unreadable.iter().map(ToString::to_string));
+        alerts.extend(self.unfilled.iter().map(ToString::to_string));
         alerts.extend(self.waiting.iter().map(ToString::to_string));
         alerts.extend(self.crowded.iter().map(ToString::to_string));
         let is_old = |seconds: u64| Duration::from_secs(seconds) > thresholds.in_flight_age;

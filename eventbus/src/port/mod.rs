@@ -58,7 +58,8 @@ pub use hand::{
     DEFAULT_IN_HAND_BYTES, DEFAULT_WAITING, Desk, DueAgain, Hand, Places, RunLock, Settled, Taken, Verdict,
 };
 pub use health::{
-    CrowdedGroup, Health, HealthStatus, HealthThresholds, InFlight, SilentConsumer, UnreadableEvents, WaitingForServer,
+    CrowdedGroup, Health, HealthStatus, HealthThresholds, InFlight, SilentConsumer, UnfilledGroup, UnreadableEvents,
+    WaitingForServer,
 };
 pub use lease::{Lease, LeaseError, Leases};
 pub use note::Notes;

@@ -72,7 +72,7 @@ impl App {
         let (health, store_trouble, lags) = tokio::join!(self.bus_health(), self.store_trouble(), self.lags());
         let health = self.with_bus_since(health).with_lags(lags);
         let health = if self.0.groups.is_empty() { health.with_nothing_to_consume() } else { health };
-        let health = health.with_stopped_projections(stopped);
+        let health = health.with_stopped_projections(stopped).with_unfilled(self.0.tasks.unfilled.groups());
         let health = if self.0.has_store { health.with_store() } else { health };
         let health = self.0.projections.iter().fold(health, |health, slot| slot.report(health));
         let health = match store_trouble {

@@ -18,7 +18,7 @@ use crate::{
         definition::HandlerDefinition,
         effect,
         projection::RunWith,
-        relay::{self, Relay, RelayOptions, RelayProgress},
+        relay::{self, Relay, RelayOptions, RelayProgress, Unfilled},
         subscription::{Surroundings, group_of, handler_subscriber},
         tenure::new_owner,
     },
@@ -39,6 +39,8 @@ pub(super) struct Tasks {
     /// What projections are fed with.
     pub(super) feeding: RunWith,
     pub(super) relay: Option<watch::Receiver<RelayProgress>>,
+    /// The groups that are not given what they miss.
+    pub(super) unfilled: Unfilled,
 }
 
 /// What the tasks of an app work with.
@@ -76,6 +78,7 @@ impl Tasks {
                 clock: clock.clone(),
             },
             relay: None,
+            unfilled: Unfilled::default(),
         };
         let connected = watch::Sender::new(is_connected);
         let is_connected = connected.subscribe();
@@ -89,7 +92,7 @@ impl Tasks {
         }
         if bus.backlogs().is_some() {
             let (store, bus) = (Arc::clone(store), Arc::clone(bus));
-            tasks.spawn_stored(relay::fill(store, bus, clock.clone(), tasks.cancel.clone()));
+            tasks.spawn_stored(relay::fill(store, bus, clock.clone(), tasks.unfilled.clone(), tasks.cancel.clone()));
         }
         if !plan.handlers.is_empty() {
             let consumer = consume(Arc::clone(bus), subscriptions, clock.clone(), tasks.cancel.clone());

@@ -1,9 +1,14 @@
 //! Bringing groups of a bus what only the store has any more: all of it to a new group, or the events of one type to a
 //! group that skipped them.
 //!
-//! Keep: every process with the store does it; the bus takes each range once. What the relay skips no group is given.
+//! Keep: every process with the store does it; the bus takes each range once. What the relay skips no group is given. What
+//! cannot be brought to one group, such as a damaged row, keeps nothing from the others.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures_util::TryStreamExt;
 use tokio_util::sync::CancellationToken;
@@ -17,8 +22,8 @@ use crate::{
         stream::Position,
     },
     port::{
-        Backlogs, EventBus, EventStore, FeedFilter, Fill, Filled, Outage, ReadError, read_around, relay_to,
-        skipped_positions,
+        Backlogs, EventBus, EventStore, FeedFilter, Fill, Filled, Outage, ReadError, UnfilledGroup, activity::text,
+        read_around, relay_to, skipped_positions,
     },
 };
 
@@ -30,11 +35,54 @@ const FULL: Duration = Duration::from_millis(50);
 const MAX_EVENTS: usize = 200;
 const MAX_BYTES: usize = 1024 * 1024;
 
+/// The groups of a bus that are not given what they miss, with why and since when. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Unfilled(Arc<Mutex<BTreeMap<Name, (Outage, UnfilledGroup)>>>);
+
+impl Unfilled {
+    /// What an operator is shown.
+    pub(crate) fn groups(&self) -> Vec<UnfilledGroup> {
+        self.lock().values().map(|(_, group)| group.clone()).collect()
+    }
+
+    /// Notes what a round failed at; the groups that are not among it are given again what they miss.
+    fn note(&self, failed: BTreeMap<Name, (Fill, BoxError)>, clock: &SharedClock) {
+        let mut known = self.lock();
+        known.retain(|group, (outage, _)| {
+            let lasts = failed.contains_key(group);
+            if !lasts && let Some(lasted) = outage.ends() {
+                tracing::info!(%group, ?lasted, "the group is given again what it misses");
+            }
+            lasts
+        });
+        for (group, (fill, error)) in failed {
+            let (outage, unfilled) = known.entry(group).or_insert_with(|| {
+                let (group, error, since) = (fill.group.to_string(), String::new(), text(clock.now()));
+                (Outage::new(clock.clone()), UnfilledGroup { group, after: fill.after, error, since })
+            });
+            // the words of store and bus may hold values of events
+            (unfilled.after, unfilled.error) = (fill.after, error.to_string());
+            if outage.begins() {
+                let error = Line(&*error).to_string();
+                tracing::warn!(
+                    group = %fill.group, event_type = fill.event_type.as_ref().map(tracing::field::display),
+                    after = %fill.after, error, "the group is not given what it misses, trying again"
+                );
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, (Outage, UnfilledGroup)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Brings what is missing until cancelled.
 pub(crate) async fn fill(
     store: Arc<dyn EventStore>,
     bus: Arc<dyn EventBus>,
     clock: SharedClock,
+    unfilled: Unfilled,
     cancel: CancellationToken,
 ) {
     let Some(backlogs) = bus.backlogs() else {
@@ -48,10 +96,11 @@ pub(crate) async fn fill(
         let filled = cancel.run_until_cancelled(fill_once(&*store, backlogs, bus.destination())).await;
         let pause = match filled {
             None => return,
-            Some(Ok(pause)) => {
+            Some(Ok(Round { pause, failed })) => {
                 if let Some(lasted) = outage.ends() {
                     tracing::info!(destination = %bus.destination(), ?lasted, "groups are given again what they miss");
                 }
+                unfilled.note(failed, &clock);
                 pause
             }
             Some(Err(error)) => {
@@ -66,26 +115,39 @@ pub(crate) async fn fill(
     }
 }
 
-/// Brings each group some of what it misses; returns when there may be more to do.
-async fn fill_once(store: &dyn EventStore, backlogs: &dyn Backlogs, destination: &Name) -> Result<Duration, BoxError> {
+/// What came of bringing each group some of what it misses.
+struct Round {
+    /// When there may be more to do.
+    pause: Duration,
+    /// What could not be brought first to a group, and why: that keeps nothing from the others.
+    failed: BTreeMap<Name, (Fill, BoxError)>,
+}
+
+/// Brings each group some of what it misses.
+async fn fill_once(store: &dyn EventStore, backlogs: &dyn Backlogs, destination: &Name) -> Result<Round, BoxError> {
     let id = store.store_id().await?;
     let fills = backlogs.fills(id).await?;
+    let mut round = Round { pause: LOOK, failed: BTreeMap::new() };
     if fills.is_empty() {
-        return Ok(LOOK);
+        return Ok(round);
     }
     let skips = skipped_positions(store, &relay_to(destination)).await?;
-    let mut pause = LOOK;
-    for fill in fills {
-        pause = pause.min(fill_one(store, backlogs, fill, &skips).await?);
+    for mut fill in fills {
+        match fill_one(store, backlogs, &mut fill, &skips).await {
+            Ok(pause) => round.pause = round.pause.min(pause),
+            Err(error) => {
+                round.failed.entry(fill.group.clone()).or_insert((fill, error));
+            }
+        }
     }
-    Ok(pause)
+    Ok(round)
 }
 
 /// Brings a group what it misses until it has enough to do.
 async fn fill_one(
     store: &dyn EventStore,
     backlogs: &dyn Backlogs,
-    mut fill: Fill,
+    fill: &mut Fill,
     skips: &[Position],
 ) -> Result<Duration, BoxError> {
     let filter = match &fill.event_type {
@@ -95,8 +157,19 @@ async fn fill_one(
     let mut feed = read_around(store, fill.after, fill.through, &filter, skips);
     loop {
         let (mut events, mut bytes): (Vec<RecordedEvent>, usize) = (Vec::new(), 0);
-        let mut through = fill.through;
-        while let Some(record) = feed.try_next().await? {
+        let (mut through, mut unread) = (fill.through, None);
+        loop {
+            let record = match feed.try_next().await {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(error) if events.is_empty() => return Err(error.into()),
+                Err(error) => {
+                    // what was read before it is brought first
+                    through = events.last().and_then(RecordedEvent::position).unwrap_or(fill.after);
+                    unread = Some(error);
+                    break;
+                }
+            };
             bytes += record.payload().len();
             let position = record.position().unwrap_or(fill.after);
             events.push(record);
@@ -105,7 +178,7 @@ async fn fill_one(
                 break;
             }
         }
-        let filled = backlogs.fill(&fill, through, &events).await?;
+        let filled = backlogs.fill(fill, through, &events).await?;
         if filled == Filled::Done && fill.after == Position::START {
             tracing::info!(
                 group = %fill.group, event_type = fill.event_type.as_ref().map(tracing::field::display),
@@ -113,16 +186,21 @@ async fn fill_one(
             );
         }
         match filled {
-            Filled::Done if through == fill.through => return Ok(Duration::ZERO),
-            Filled::Done => fill.after = through,
             Filled::Full | Filled::Moved => return Ok(FULL),
+            Filled::Done => fill.after = through,
+        }
+        if let Some(error) = unread {
+            return Err(error.into());
+        }
+        if through == fill.through {
+            return Ok(Duration::ZERO);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use async_trait::async_trait;
     use uuid::Uuid;
@@ -138,37 +216,83 @@ mod tests {
         runtime::skip::Operator,
     };
 
-    /// One group that misses the first positions of a store, and what it was given.
+    /// Groups that miss the first positions of a store, and what they were given.
     struct Missing {
+        groups: &'static [&'static str],
         through: Position,
-        given: Mutex<Vec<Position>>,
+        /// Whether the first group is given nothing.
+        is_refused: AtomicBool,
+        given: Mutex<Vec<(String, u64)>>,
     }
 
     #[async_trait]
     impl Backlogs for Missing {
         async fn fills(&self, store: Uuid) -> Result<Vec<Fill>, PublishError> {
-            let (group, after) = (Name::from_static("new"), Position::START);
-            Ok(vec![Fill { store, group, event_type: None, after, through: self.through, part: 0 }])
+            let fill = |group: &&'static str| Fill {
+                store,
+                group: Name::from_static(group),
+                event_type: None,
+                after: Position::START,
+                through: self.through,
+                part: 0,
+            };
+            Ok(self.groups.iter().map(fill).collect())
         }
 
-        async fn fill(&self, _: &Fill, _: Position, events: &[RecordedEvent]) -> Result<Filled, PublishError> {
-            let mut given = self.given.lock().unwrap();
-            given.extend(events.iter().filter_map(RecordedEvent::position));
+        async fn fill(&self, fill: &Fill, _: Position, events: &[RecordedEvent]) -> Result<Filled, PublishError> {
+            if fill.group.as_str() == self.groups[0] && self.is_refused.load(Ordering::SeqCst) {
+                let (destination, source) = (Name::from_static("bus"), "a secret value".into());
+                return Err(PublishError::Refused { destination, event_id: None, source });
+            }
+            let positions = events.iter().filter_map(RecordedEvent::position).map(Position::get);
+            self.given.lock().unwrap().extend(positions.map(|position| (fill.group.to_string(), position)));
             Ok(Filled::Done)
         }
     }
 
-    #[tokio::test]
-    async fn a_group_is_not_given_what_an_operator_has_the_relay_skip() {
+    async fn store_of(events: usize) -> Arc<dyn EventStore> {
         let store: Arc<dyn EventStore> = Arc::new(InMemoryEventStore::new());
         let stream = StreamId::parse("Order", "1").unwrap();
-        let events = (0..4).map(|_| NewEvent::new(Name::from_static("Noted"), 1, "{}")).collect();
+        let events = (0..events).map(|_| NewEvent::new(Name::from_static("Noted"), 1, "{}")).collect();
         store.append(&stream, ExpectedVersion::Any, events).await.unwrap();
+        store
+    }
+
+    #[tokio::test]
+    async fn what_one_group_cannot_be_given_keeps_nothing_from_the_others() {
+        let (store, bus, clock) = (store_of(2).await, Name::from_static("bus"), SharedClock::SYSTEM);
+        let missing = Missing {
+            groups: &["billing", "shipping"],
+            through: Position::new(2),
+            is_refused: true.into(),
+            given: Mutex::default(),
+        };
+        let unfilled = Unfilled::default();
+        for _ in 0..2 {
+            let round = fill_once(&*store, &missing, &bus).await.unwrap();
+            assert_eq!(round.pause, Duration::ZERO, "there may be more for the other");
+            unfilled.note(round.failed, &clock);
+        }
+        let of_shipping = |position| ("shipping".to_owned(), position);
+        assert_eq!(*missing.given.lock().unwrap(), [1, 2, 1, 2].map(of_shipping));
+        let groups = unfilled.groups();
+        assert_eq!(groups.len(), 1, "{groups:?}");
+        assert_eq!((&*groups[0].group, groups[0].after), ("billing", Position::START));
+        assert!(!groups[0].to_string().contains("secret"), "{}", groups[0]);
+        missing.is_refused.store(false, Ordering::SeqCst);
+        unfilled.note(fill_once(&*store, &missing, &bus).await.unwrap().failed, &clock);
+        assert!(unfilled.groups().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_group_is_not_given_what_an_operator_has_the_relay_skip() {
+        let store = store_of(4).await;
         let (bus, owner) = (Name::from_static("bus"), Name::from_static("operator"));
         let operator = Operator { store: Arc::clone(&store), owner, clock: SharedClock::SYSTEM };
         operator.skip(&relay_to(&bus), Position::new(2), "too large for the bus").await.unwrap();
-        let missing = Missing { through: Position::new(3), given: Mutex::default() };
+        let missing =
+            Missing { groups: &["new"], through: Position::new(3), is_refused: false.into(), given: Mutex::default() };
         fill_once(&*store, &missing, &bus).await.unwrap();
-        assert_eq!(*missing.given.lock().unwrap(), [1, 3]);
+        assert_eq!(*missing.given.lock().unwrap(), [1, 3].map(|position| ("new".to_owned(), position)));
     }
 }

@@ -28,7 +28,7 @@ pub use self::{
     progress::RelayStatus,
 };
 pub(crate) use self::{
-    fill::fill,
+    fill::{Unfilled, fill},
     groups::introduce,
     progress::RelayProgress,
     republish::republish,
