@@ -8,12 +8,18 @@ mod counter;
 #[path = "../../eventbus-redis/tests/common/log.rs"]
 mod log;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use common::within;
 use counter::{Counted, Counter};
-use eventbus::{App, Never, prelude::*};
-use eventstore_postgres::PgEventStoreConfig;
+use eventbus::{App, ExpectedVersion, Never, NewEvent, Position, port::AppendEvents as _, prelude::*};
+use eventstore_postgres::{PgConnection, PgEventStoreConfig};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -68,6 +74,61 @@ async fn of_a_server_that_is_away_roles_and_projections_say_so_once_and_when_the
     for projection in ["in-rows", "elsewhere", "in-memory"].map(|name| format!("projection=\"{name}\"")) {
         assert_told_once(&projection, "projection cannot use its store, trying again", "projection goes on");
     }
+}
+
+#[derive(Debug, Default)]
+struct Rebuilt;
+
+#[projection(name = "rebuilt", tables("rebuilt_rows"), manual)]
+impl Rebuilt {
+    async fn counted(&self, _event: &Counted, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        sqlx::query("INSERT INTO rebuilt_rows DEFAULT VALUES").execute(connection).await.map(drop)
+    }
+}
+
+/// Stops the server between two rounds of a rebuild, when all events are in the copies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_waits_for_a_server_that_is_away_between_two_rounds() {
+    log::keep();
+    let server = Arc::new(Mutex::new(test_servers::private_postgres()));
+    let url = server.lock().unwrap().url().to_owned();
+    let config =
+        PgEventStoreConfig { database_url: url.clone(), connect_timeout: Duration::from_secs(3), ..Default::default() };
+    let store = common::open(config).await;
+    let mut admin = common::connect(&url).await;
+    common::run(&mut admin, "CREATE TABLE rebuilt_rows (id serial)").await;
+    // more than a short round, so that another one follows
+    let stream = common::stream();
+    let counted = || NewEvent::of(&Counted {}).unwrap();
+    let append = store.append(&stream, ExpectedVersion::NoStream, (0..300).map(|_| counted()).collect());
+    within(append).await.unwrap();
+    let app = App::builder().store(store).projection_lease(LONG).projection(Rebuilt).start().await.unwrap();
+    drop(within(app.projected::<Rebuilt>(Position::new(300))).await.unwrap());
+    let (stopped, is_stopped) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let back = tokio::spawn({
+        let (server, is_stopped) = (Arc::clone(&server), Arc::clone(&is_stopped));
+        async move {
+            within(async {
+                while !is_stopped.load(Ordering::SeqCst) {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            })
+            .await;
+            told(&["rebuild cannot go on, trying again", "projection=\"rebuilt\""]).await;
+            tokio::task::spawn_blocking(move || server.lock().unwrap().start()).await.unwrap();
+        }
+    });
+    let rebuild = app.rebuild::<Rebuilt>().on_progress(|now| {
+        if now.events == 300 && !stopped.swap(true, Ordering::SeqCst) {
+            server.lock().unwrap().stop();
+            is_stopped.store(true, Ordering::SeqCst);
+        }
+    });
+    let rebuilt = within(rebuild.into_future()).await.unwrap();
+    assert_eq!((rebuilt.events, rebuilt.position), (300, Position::new(300)));
+    back.await.unwrap();
+    assert_told_once("projection=\"rebuilt\"", "rebuild cannot go on, trying again", "rebuild goes on");
+    within(app.shutdown(LONG)).await.unwrap();
 }
 
 /// Red unless the server is warned of where, and only where, another machine is on the way.

@@ -149,16 +149,18 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         report: Report<'_>,
     ) -> Result<Rebuilt, RebuildError> {
         let mut meter = self.begin(report).await?;
+        let mut outage = Outage::new(self.with.clock.clone());
         for _ in 0..ROUNDS {
             let before = meter.now.events;
-            let head = self.with.store.head().await?;
-            self.fill(tenure, head, &mut meter).await?;
+            let head = self.ask(tenure.over(), &mut outage, || self.with.store.head()).await?;
+            self.fill(tenure, head, &mut meter, &mut outage).await?;
             if meter.now.events - before <= SHORT_ROUND {
                 break;
             }
         }
-        let live = self.seize().await?;
-        let switched = self.switch(tenure, any, &live, &mut meter).await;
+        let candidate = self.live_candidate();
+        let live = self.ask(tenure.over(), &mut outage, || candidate.seize(self.stop)).await?;
+        let switched = self.switch(tenure, any, &live, &mut meter, outage).await;
         if switched.is_ok()
             && let Err(error) = fed::rebuilt::<P>(self.with, &live).await
         {
@@ -199,8 +201,14 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     }
 
     /// Fills the copies with everything up to `target`, over outages of the store, and returns how far they got.
-    async fn fill(&self, tenure: &Tenure, target: Position, meter: &mut Meter<'_>) -> Result<Position, RebuildError> {
-        let (mut failures, mut outage) = (0, Outage::new(self.with.clock.clone()));
+    async fn fill(
+        &self,
+        tenure: &Tenure,
+        target: Position,
+        meter: &mut Meter<'_>,
+        outage: &mut Outage,
+    ) -> Result<Position, RebuildError> {
+        let mut failures = 0;
         loop {
             let before = meter.now.position;
             let tried = self.try_to_fill(tenure, target, meter).await;
@@ -256,10 +264,38 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         Ok((writer.position(), if kept { written } else { Written::Lost }))
     }
 
+    /// Asks the store, over its outages, while the work is not `over`. The outage ends with the work that follows: one
+    /// connection that works says nothing of the others.
+    async fn ask<T, E: Into<BoxError>, A: Future<Output = Result<T, E>>>(
+        &self,
+        over: &CancellationToken,
+        outage: &mut Outage,
+        ask: impl Fn() -> A,
+    ) -> Result<T, RebuildError> {
+        let mut failures = 0;
+        loop {
+            let error = match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error.into(),
+            };
+            failures += 1;
+            if over.is_cancelled() || !RETRIES.allows(failures) {
+                return Err(self.failed(error));
+            }
+            if outage.begins() {
+                tracing::warn!(projection = P::definition().name, %error, "rebuild cannot go on, trying again");
+            }
+            over.run_until_cancelled(self.with.clock.sleep(RETRIES.jittered(failures))).await;
+        }
+    }
+
+    fn live_candidate(&self) -> Candidate {
+        self.candidate(role_of(P::definition().name))
+    }
+
     /// Makes the live rows stand still: whoever wrote them cannot any more.
     pub(super) async fn seize(&self) -> Result<Tenure, RebuildError> {
-        let candidate = self.candidate(role_of(P::definition().name));
-        candidate.seize(self.stop).await.map_err(|error| self.failed(error))
+        self.live_candidate().seize(self.stop).await.map_err(|error| self.failed(error))
     }
 
     /// Catches up with the live rows, then replaces them.
@@ -269,28 +305,30 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         any: Option<&Tenure>,
         live: &Tenure,
         meter: &mut Meter<'_>,
+        mut outage: Outage,
     ) -> Result<Position, RebuildError> {
         let mut failures = 0;
         let mut tried = None;
-        let mut outage = Outage::new(self.with.clock.clone());
         loop {
-            let checkpoint = self.live_checkpoint(live).await?;
+            let load = || self.with.store.load_checkpoint(&live.lease().role);
+            let checkpoint = self.ask(live.over(), &mut outage, load).await?.unwrap_or(Position::START);
             // whoever took over rebuilding writes to the copies
             for tenure in [Some(tenure), any].into_iter().flatten() {
-                let renewed = self.with.store.renew_lease(tenure.lease(), self.with.lease_ttl).await;
-                if !renewed.map_err(|error| self.failed(error))? {
+                let renew = || self.with.store.renew_lease(tenure.lease(), self.with.lease_ttl);
+                if !self.ask(live.over(), &mut outage, renew).await? {
                     return Err(self.lost());
                 }
             }
+            // a switch whose outcome is unknown was made, if the copies have served: those are made anew
             if let Some(position) = tried
-                && self.have_copies_served(position).await?
+                && self.ask(live.over(), &mut outage, || self.transactions.make_shadow(&self.shadow)).await? < position
             {
                 if let Some(lasted) = outage.ends() {
                     tracing::info!(projection = P::definition().name, ?lasted, "rows were replaced");
                 }
                 return Ok(position);
             }
-            let position = self.fill(tenure, checkpoint, meter).await?;
+            let position = self.fill(tenure, checkpoint, meter, &mut Outage::new(self.with.clock.clone())).await?;
             tried = Some(position);
             match self.try_to_switch(live, checkpoint, position).await {
                 Ok(true) => {
@@ -321,13 +359,6 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         }
         transaction.commit().await?;
         Ok(true)
-    }
-
-    /// Whether a switch whose outcome was unknown was made. The copies were filled up to `position` then; those that have
-    /// served are made anew.
-    async fn have_copies_served(&self, position: Position) -> Result<bool, RebuildError> {
-        let filled = self.transactions.make_shadow(&self.shadow).await.map_err(|error| self.failed(error))?;
-        Ok(filled < position)
     }
 
     /// Copies that stay take room, and no more: the next rebuild makes new ones.
