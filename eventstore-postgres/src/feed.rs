@@ -58,7 +58,11 @@ impl ReadFeed for PgEventStore {
         };
         let place = || format!("the first event after position {after}");
         let recorded_at = time_of(row.try_get_unchecked(0).map_err(unreadable)?);
-        recorded_at.map(Some).map_err(|error| ReadError::Corrupt { place: place(), source: error.into() })
+        recorded_at.map(Some).map_err(|error| ReadError::Corrupt {
+            place: place(),
+            position: None,
+            source: error.into(),
+        })
     }
 
     async fn store_id(&self) -> Result<Uuid, ReadError> {

@@ -24,12 +24,13 @@ pub(crate) fn position(row: &PgRow, first: usize) -> Result<Option<i64>, sqlx::E
 /// Reads the event in the columns of `record.sql`, the first of which is column `first`.
 pub(crate) fn decode(row: &PgRow, first: usize) -> Result<RecordedEvent, ReadError> {
     let mut columns = Columns { row, next: first };
-    columns.event().map_err(|source| ReadError::Corrupt {
-        place: match position(row, first) {
-            Ok(Some(position)) => format!("position {position}"),
-            _ => "an unknown position".into(),
-        },
-        source,
+    columns.event().map_err(|source| {
+        let position = position(row, first).ok().flatten();
+        ReadError::Corrupt {
+            place: position.map_or_else(|| "an unknown position".into(), |position| format!("position {position}")),
+            position: position.and_then(|position| u64::try_from(position).ok()).map(Position::new),
+            source,
+        }
     })
 }
 

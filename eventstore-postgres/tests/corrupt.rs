@@ -35,7 +35,7 @@ async fn broken_off(mut records: RecordStream<'_>) -> (Vec<RecordedEvent>, Strin
     while let Some(record) = records.next().await {
         match record {
             Ok(record) => sound.push(record),
-            Err(ReadError::Corrupt { place, source }) => {
+            Err(ReadError::Corrupt { place, source, .. }) => {
                 assert!(!source.to_string().is_empty());
                 assert!(records.next().await.is_none(), "the stream goes on after the error");
                 return (sound, place);

@@ -218,7 +218,7 @@ pub(crate) fn is_refusal(error: &rusqlite::Error) -> bool {
 pub(crate) fn read_error(error: rusqlite::Error) -> ReadError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            ReadError::Corrupt { place: "the database file".into(), source: error.into() }
+            ReadError::Corrupt { place: "the database file".into(), position: None, source: error.into() }
         }
         _ => ReadError::Unavailable(error.into()),
     }

@@ -120,6 +120,7 @@ fn first_recorded_after(connection: &Connection, after: Position) -> Result<Opti
         .map_err(read_error)?;
     let corrupt = |error: time::error::ComponentRange| ReadError::Corrupt {
         place: format!("the first event after position {after}"),
+        position: None,
         source: error.into(),
     };
     micros.map(time_of).transpose().map_err(corrupt)
@@ -128,7 +129,11 @@ fn first_recorded_after(connection: &Connection, after: Position) -> Result<Opti
 fn store_id(connection: &Connection) -> Result<Uuid, ReadError> {
     let id: Vec<u8> =
         connection.query_row(include_str!("sql/store_id.sql"), [], |row| row.get(0)).map_err(read_error)?;
-    let corrupt = |error: uuid::Error| ReadError::Corrupt { place: "the store's id".into(), source: error.into() };
+    let corrupt = |error: uuid::Error| ReadError::Corrupt {
+        place: "the store's id".into(),
+        position: None,
+        source: error.into(),
+    };
     Uuid::from_slice(&id).map_err(corrupt)
 }
 

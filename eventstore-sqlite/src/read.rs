@@ -87,5 +87,9 @@ impl Cursor {
 }
 
 fn missing(stream: &StreamId, version: Version) -> ReadError {
-    ReadError::Corrupt { place: format!("stream `{stream}`, version {version}"), source: "the event is missing".into() }
+    ReadError::Corrupt {
+        place: format!("stream `{stream}`, version {version}"),
+        position: None,
+        source: "the event is missing".into(),
+    }
 }

@@ -51,7 +51,11 @@ pub(crate) fn time_of(micros: i64) -> Result<OffsetDateTime, time::error::Compon
 /// Reads the event of a row that has the columns of `sql/read_feed.sql`, in that order.
 pub(crate) fn read(row: &Row<'_>) -> Result<RecordedEvent, ReadError> {
     let position: i64 = row.get(0).map_err(crate::error::read_error)?;
-    decode(row, position).map_err(|source| ReadError::Corrupt { place: format!("position {position}"), source })
+    decode(row, position).map_err(|source| ReadError::Corrupt {
+        place: format!("position {position}"),
+        position: u64::try_from(position).ok().map(Position::new),
+        source,
+    })
 }
 
 fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {

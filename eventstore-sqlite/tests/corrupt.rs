@@ -15,7 +15,7 @@ use std::{
 
 use common::{events, fresh_path, fresh_stream, open, read};
 use eventbus::{
-    ExpectedVersion, Name, NewEvent, Position, ProjectionError, RecordedEvent, StreamId, Version,
+    BoxError, ExpectedVersion, Name, NewEvent, Position, ProjectionError, RecordedEvent, StreamId, Version,
     port::{
         AppendError, AppendEvents as _, Checkpoints as _, Direction, HealthThresholds, ReadError, ReadFeed as _,
         ReadStream as _, UnfinishedDeliveries as _,
@@ -23,7 +23,7 @@ use eventbus::{
     prelude::*,
     testkit::ManualClock,
 };
-use eventstore_sqlite::SqliteEventStore;
+use eventstore_sqlite::{SqliteEventStore, SqliteTransaction};
 use futures_util::TryStreamExt as _;
 
 /// A store with three events, changed by raw SQL before it is opened again.
@@ -42,7 +42,7 @@ async fn feed_fault(store: &SqliteEventStore) -> (String, String) {
 
 fn place(error: ReadError) -> (String, String) {
     match error {
-        ReadError::Corrupt { place, source } => (place, source.to_string()),
+        ReadError::Corrupt { place, source, .. } => (place, source.to_string()),
         other => panic!("{other:?}"),
     }
 }
@@ -115,6 +115,74 @@ async fn projections_stop_before_a_damaged_row_and_go_on_behind_it_when_an_opera
     assert!(app.skip_event::<Elsewhere>(damaged, "damaged").await.unwrap());
     assert_eq!(app.projected::<InMemory>(last).await.unwrap().0, 2);
     assert_eq!(app.projected::<Elsewhere>(last).await.unwrap().0.load(Ordering::SeqCst), 2);
+}
+
+struct Rows;
+
+#[projection(name = "rows", manual, tables("seen"), key = "id")]
+impl Rows {
+    async fn any(&self, event: &RecordedEvent, tx: &mut SqliteTransaction) -> Result<(), BoxError> {
+        let id = event.metadata().aggregate_id().as_str();
+        tx.execute("INSERT INTO seen VALUES (?1, ?2)", (id, event.version().get().cast_signed()))?;
+        Ok(())
+    }
+}
+
+/// Damage that was skipped is left out of the rows of its aggregate, and damage that was not is not.
+#[tokio::test]
+async fn the_rows_of_an_aggregate_are_made_anew_without_the_damaged_event_that_was_skipped() {
+    let (path, stream) = (fresh_path(), fresh_stream());
+    let store = open(path.clone()).await;
+    // its versions 1 to 5 are at 1, 2, 3, 5 and 6
+    for (stream, count) in [(&stream, 3), (&fresh_stream(), 1), (&stream, 2)] {
+        store.append(stream, ExpectedVersion::Any, events(count)).await.unwrap();
+    }
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    raw.execute_batch("CREATE TABLE seen (id TEXT, version INTEGER)").unwrap();
+    let damage = |place: &str| {
+        raw.execute_batch(&format!("UPDATE eventbus_events SET schema_version = -1 WHERE {place}")).unwrap();
+    };
+    damage("position = 2");
+    let app = App::builder().store(store).projection(Rows).start().await.unwrap();
+    app.skip_event::<Rows>(Position::new(2), "a torn page").await.unwrap();
+    // until the skip is noticed it stands before the damage
+    let passed = async {
+        while app.projected::<Rows>(Position::new(6)).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), passed).await.expect("it goes on behind the damage");
+    let seen = || -> Vec<i64> {
+        let mut statement = raw.prepare("SELECT version FROM seen WHERE id = ?1 ORDER BY version").unwrap();
+        let id = stream.aggregate_id().as_str();
+        statement.query_map([id], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    raw.execute_batch("UPDATE seen SET version = 9").unwrap();
+    let rebuilt = app.rebuild_aggregate::<Rows>(&stream).await.unwrap();
+    assert_eq!((rebuilt.events, rebuilt.skipped, rebuilt.position), (4, 1, Position::new(6)));
+    assert_eq!(seen(), [1, 3, 4, 5]);
+
+    // later damage: nobody said that it may be left out, though another event may
+    damage("position = 5");
+    let refused = app.rebuild_aggregate::<Rows>(&stream).await.unwrap_err();
+    let said = format!("{refused} {:?}", std::error::Error::source(&refused).map(ToString::to_string));
+    assert!(said.contains("position 5"), "{said}");
+    assert_eq!(seen(), [1, 3, 4, 5], "the rows stay as they were");
+    app.skip_event::<Rows>(Position::new(4), "a row of another aggregate").await.unwrap();
+    app.rebuild_aggregate::<Rows>(&stream).await.unwrap_err();
+    damage("position = 4");
+    app.rebuild_aggregate::<Rows>(&stream).await.unwrap_err();
+    app.skip_event::<Rows>(Position::new(5), "a torn page").await.unwrap();
+    let rebuilt = app.rebuild_aggregate::<Rows>(&stream).await.unwrap();
+    assert_eq!((rebuilt.events, rebuilt.skipped), (3, 2));
+    assert_eq!(seen(), [1, 3, 5]);
+
+    // a row that is gone was skipped by nobody, though as many rows beside it were
+    raw.execute_batch("DELETE FROM eventbus_events WHERE position = 3").unwrap();
+    let refused = app.rebuild_aggregate::<Rows>(&stream).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!(seen(), [1, 3, 5]);
+    app.shutdown(Duration::from_secs(30)).await.unwrap();
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]

@@ -15,7 +15,7 @@ impl EventTypes for RedisEventStore {
         let key = self.keys().event_types();
         let rows: Result<Vec<(String, String)>, _> = self.link().query(&commands::hash(&key)).await;
         let rows = rows.map_err(|error| ReadError::Unavailable(boxed(error)))?;
-        let corrupt = |source| ReadError::Corrupt { place: format!("key `{key}`"), source };
+        let corrupt = |source| ReadError::Corrupt { place: format!("key `{key}`"), position: None, source };
         let types: Result<Vec<_>, BoxError> = rows.iter().map(stored).collect();
         let mut types = types.map_err(corrupt)?;
         types.sort_unstable_by(|one, two| one.event_type.cmp(&two.event_type));

@@ -284,6 +284,8 @@ pub enum ReadError {
     Corrupt {
         /// Where: a stream and version, or a position.
         place: String,
+        /// The position of the event, where it is known.
+        position: Option<Position>,
         /// What is wrong with it.
         source: BoxError,
     },

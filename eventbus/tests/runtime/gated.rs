@@ -110,7 +110,7 @@ impl ReadFeed for GatedStore {
     fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
         if self.is_damaged.load(Ordering::SeqCst) {
             let (place, source) = ("position 3".into(), "no payload".into());
-            return Box::pin(futures_util::stream::iter([Err(ReadError::Corrupt { place, source })]));
+            return Box::pin(futures_util::stream::iter([Err(ReadError::Corrupt { place, position: None, source })]));
         }
         let damaged_at = self.damaged_at.load(Ordering::SeqCst);
         let damage_met = Arc::clone(&self.damage_met);
@@ -119,7 +119,7 @@ impl ReadFeed for GatedStore {
                 damage_met.fetch_add(1, Ordering::SeqCst);
                 let (place, source) =
                     (format!("position {damaged_at}"), format!("what is {}?", event.payload()).into());
-                Err(ReadError::Corrupt { place, source })
+                Err(ReadError::Corrupt { place, position: None, source })
             }
             event => event,
         });
@@ -133,7 +133,7 @@ impl ReadFeed for GatedStore {
     async fn head(&self) -> Result<Position, ReadError> {
         if self.is_damaged.load(Ordering::SeqCst) {
             let (place, source) = ("position 3".into(), "no payload".into());
-            return Err(ReadError::Corrupt { place, source });
+            return Err(ReadError::Corrupt { place, position: None, source });
         }
         if self.is_away.load(Ordering::SeqCst) {
             return Err(ReadError::Unavailable("away".into()));

@@ -65,7 +65,8 @@ impl App {
     /// Writes the rows of one aggregate anew, for projections whose attribute has `tables(..)` and `key = ".."`.
     ///
     /// In one transaction its rows are deleted from every table, and its events are handled again up to where the
-    /// projection is; nobody sees it without rows. The projection stands still meanwhile.
+    /// projection is; nobody sees it without rows. The projection stands still meanwhile. Events that an operator had
+    /// skipped are left out and counted, also those that cannot be read.
     ///
     /// The rows are found by the id alone: where the tables hold aggregates of several types, no two of them may have the
     /// same id, or the rows of the other one are deleted and not written again.

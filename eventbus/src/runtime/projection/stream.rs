@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     domain::stream::{Position, StreamId, Version},
-    port::{Direction, FeedFilter, Transaction},
+    port::{Direction, FeedFilter, ReadError, Transaction},
     runtime::{
         definition::{Projection, ProjectionKind},
         tenure::Tenure,
@@ -75,11 +75,27 @@ impl<P: Projection> ShadowRebuild<'_, P> {
         let skips = self.projected.skips(&*self.with.store).await.map_err(|error| self.failed(error))?;
         let mut records = self.with.store.read_stream(stream, Version::FIRST, Direction::Forward);
         let (mut events, mut skipped) = (0, 0);
-        while let Some(record) = records.try_next().await? {
+        let (mut version, mut last) = (Version::FIRST, Position::START);
+        loop {
+            let record = match records.try_next().await {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(ReadError::Corrupt { position: Some(position), .. }) if position > through => break,
+                Err(ReadError::Corrupt { position: Some(position), .. })
+                    if position > last && skips.contains(&position) =>
+                {
+                    skipped += 1;
+                    (version, last) = (version.next(), position);
+                    records = self.with.store.read_stream(stream, version, Direction::Forward);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             let position = record.position().unwrap_or(Position::START);
             if position > through {
                 break;
             }
+            (version, last) = (record.version().next(), position);
             if !filter.matches(&record) {
                 continue;
             }

@@ -342,7 +342,13 @@ mod tests {
             let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
             Ok(event.recorded_as(stream, number.into(), Some(number.into())))
         };
-        let damaged = || Err(ReadError::Corrupt { place: "position 3".into(), source: "damaged".into() });
+        let damaged = || {
+            Err(ReadError::Corrupt {
+                place: "position 3".into(),
+                position: Some(Position::new(3)),
+                source: "damaged".into(),
+            })
+        };
         let mut feed: RecordStream<'_> =
             Box::pin(futures_util::stream::iter([event(1), event(2), damaged(), damaged()]));
         let batch = next_batch(&mut feed, Position::new(9)).await.unwrap();

@@ -214,7 +214,11 @@ mod tests {
     async fn a_range_ends_before_an_event_that_cannot_be_read() {
         let store = InMemoryEventStore::new();
         append(&store, small(3)).await;
-        let damaged = ReadError::Corrupt { place: "position 3".into(), source: "damaged".into() };
+        let damaged = ReadError::Corrupt {
+            place: "position 3".into(),
+            position: Some(Position::new(3)),
+            source: "damaged".into(),
+        };
         let feed = store.read_all(0.into()).take(2).chain(futures_util::stream::iter([Err(damaged)]));
         let feed = Feed { records: feed.boxed(), last_skipped: None };
         let mut ranges = Ranges { store: &store, feed: Some((feed, 0.into())), skips: None };
