@@ -1,7 +1,8 @@
-//! How much memory reading large events takes: `cargo run -p workspace-tests --bin memory -- --events 300 --mebibytes 2`.
+//! How much memory reading large events takes: `cargo run --release -p workspace-tests --bin memory`.
 //!
 //! Each way to read runs in a process of its own, and tells how high its resident memory rose above what it was before the
-//! first event (Linux: `VmHWM`). Stores and servers are brought along.
+//! first event (Linux: `VmHWM`). The program fails if one takes more than `--at-most` says, or does not read every event.
+//! Stores and servers are brought along.
 #![allow(clippy::print_stdout, reason = "the table")]
 
 use std::{
@@ -32,6 +33,9 @@ struct Arguments {
     /// How large each is.
     #[arg(long, default_value_t = 2)]
     mebibytes: usize,
+    /// How much memory each way to read may take, in MiB.
+    #[arg(long, default_value_t = 100)]
+    at_most: u64,
 }
 
 const WAYS: [&str; 5] = ["postgres-feed", "redis-consumer", "redis-history", "redis-follow", "redis-reader"];
@@ -41,10 +45,11 @@ async fn main() -> Result<(), BoxError> {
     if let Ok(way) = env::var("MEMORY_WAY") {
         return read(&way, env::var("MEMORY_EVENTS")?.parse()?, env::var("MEMORY_PREFIX")?).await;
     }
-    let Arguments { events, mebibytes } = Arguments::parse();
+    let Arguments { events, mebibytes, at_most } = Arguments::parse();
     let prefix = test_servers::unique_name("memory");
     fill(&prefix, events, mebibytes << 20).await?;
     println!("{events} events of {mebibytes} MiB, resident memory above the start of the process at most:");
+    let mut wrong = Vec::new();
     for way in WAYS {
         let said = Command::new(env::current_exe()?)
             .env("MEMORY_WAY", way)
@@ -55,11 +60,18 @@ async fn main() -> Result<(), BoxError> {
             .output()?;
         let (out, err) = (String::from_utf8(said.stdout)?, String::from_utf8(said.stderr)?);
         println!("{way:>15} {}{err}", out.trim());
+        let taken = out.trim().split(" MiB").next().and_then(|taken| taken.parse::<u64>().ok());
+        if !said.status.success() || taken.is_none_or(|taken| taken > at_most) {
+            wrong.push(way);
+        }
     }
     let mut redis = test_servers::redis_connection(test_servers::redis_url()).await;
     let keys: [String; 2] = [format!("{prefix}:stream"), format!("{prefix}-plain:large")];
     redis::cmd("DEL").arg(&keys[..]).exec_async(&mut redis).await?;
-    Ok(())
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(format!("these failed or took more than {at_most} MiB: {}", wrong.join(", ")).into())
 }
 
 fn bus_config(prefix: &str) -> RedisEventBusConfig {
@@ -163,8 +175,8 @@ async fn read(way: &str, events: u64, prefix: String) -> Result<(), BoxError> {
         }
     }
     let peak = resident("VmHWM:")?;
-    println!("{:>6} MiB ({count} events)", (peak - before) / 1_024);
-    Ok(())
+    println!("{:>6} MiB ({count} events)", (peak - before).div_ceil(1_024));
+    if count == events { Ok(()) } else { Err(format!("{count} of {events} events were read").into()) }
 }
 
 /// A line of what the kernel says of this process, in KiB.
