@@ -322,3 +322,39 @@ async fn event_types_are_listed_with_the_transaction_that_stores_them_and_hold_n
         assert_eq!(listed(&app.store).await.len(), wanted);
     }
 }
+
+#[tokio::test]
+async fn a_process_that_only_appends_in_transactions_lists_each_type_once() {
+    let mut app = Application::new().await;
+    let mut other = app.schema.connection().await;
+    let new = |version| NewEvent::new(Name::from_static("New"), version, "{}");
+    // (versions of the appends of one transaction, whether it commits, the rows afterwards)
+    for (versions, commits, rows) in [
+        (&[3, 3][..], false, 0), // its second append finds the row of its first
+        (&[3, 3], true, 1),
+        (&[3], true, 1),
+        (&[4], true, 2),
+        (&[3, 4], true, 2),
+    ] {
+        let mut transaction = app.connection.begin().await.unwrap();
+        for version in versions {
+            app.store.append_in(&mut transaction, &stream(), Any, vec![new(*version)]).await.unwrap();
+        }
+        if commits {
+            transaction.commit().await.unwrap();
+        } else {
+            transaction.rollback().await.unwrap();
+        }
+        assert_eq!(listed_rows(&mut other).await, rows, "{versions:?}, committed: {commits}");
+    }
+    sqlx::query("DELETE FROM event_types").execute(&mut other).await.unwrap();
+    let mut transaction = app.connection.begin().await.unwrap();
+    app.store.append_in(&mut transaction, &stream(), Any, vec![new(3), new(4)]).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(listed_rows(&mut other).await, 0, "it knows that these are listed, and looks no more");
+}
+
+/// How many rows say that a type was stored.
+async fn listed_rows(connection: &mut PgConnection) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM event_types").fetch_one(connection).await.unwrap()
+}

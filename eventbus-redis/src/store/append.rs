@@ -125,7 +125,7 @@ impl RedisEventStore {
     async fn run(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
         let told = self.told().position();
         let recorded_at = self.config().clock.now();
-        let reply = self.link().rerun_or_unknown::<Vec<Value>>(&self.script(&appends, recorded_at)).await;
+        let reply = self.link().rerun_or_unknown::<Vec<Value>>(&self.script(&appends, told, recorded_at)).await;
         let placed: Vec<_> = match reply {
             Ok(replies) => replies.into_iter().map(placed).collect(),
             Err(error) => {
@@ -152,10 +152,10 @@ impl RedisEventStore {
         results
     }
 
-    fn script(&self, appends: &[Append], recorded_at: OffsetDateTime) -> ScriptInvocation<'static> {
+    fn script(&self, appends: &[Append], told: Position, recorded_at: OffsetDateTime) -> ScriptInvocation<'static> {
         let keys = self.keys();
         let mut script = APPEND.prepare_invoke();
-        script.key(keys.feed()).key(keys.ids()).key(keys.event_types());
+        script.key(keys.feed()).key(keys.ids()).key(keys.event_types()).arg(told.get());
         for Append { stream, expected, events } in appends {
             script.key(keys.stream(stream.aggregate_type(), stream.aggregate_id().as_str()));
             match expected {
@@ -223,8 +223,8 @@ pub(super) fn write_events(
         let tenant = event.context().tenant_id.map(|id| id.to_string()).unwrap_or_default();
         add(event.event_id().as_uuid().as_bytes());
         add(event.event_type().as_bytes());
-        let lists = if listed.has(event) { String::new() } else { event.schema_version().to_string() };
-        add(lists.as_bytes());
+        let is_known = if listed.has(event) { "(" } else { "" };
+        add(format!("{is_known}{}", event.schema_version()).as_bytes());
         add(tenant.as_bytes());
         add(size(event).to_string().as_bytes());
         let mut fields = Vec::with_capacity(24);

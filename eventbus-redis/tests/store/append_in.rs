@@ -310,17 +310,24 @@ async fn event_types_are_listed_with_the_transaction_that_stores_them() {
 }
 
 #[tokio::test]
-async fn event_types_are_listed_anew_in_a_store_that_was_emptied() {
-    let (store, mut connection) = fresh().await;
-    store.append(&order("1"), NoStream, events(3)).await.unwrap();
-    let before = store.stored_event_types().await.unwrap();
-    let gone = ["aggregate:feed", "aggregate:Order:1", "eventstore:ids", "eventstore:event-types"];
-    let gone = gone.map(|name| key(&store, name));
-    let removed: u64 = tell(&mut connection, &["DEL", &gone[0], &gone[1], &gone[2], &gone[3]]).await;
-    assert_eq!(removed, 4);
-    // it is seen by this append that events are lost
-    store.append(&order("2"), NoStream, events(1)).await.unwrap();
-    store.append(&order("2"), Any, events(1)).await.unwrap();
-    let after = store.stored_event_types().await.unwrap();
-    assert_eq!(after.len(), before.len(), "{after:?}");
+async fn the_first_append_to_a_store_that_was_emptied_lists_its_types_anew() {
+    for is_transaction in [false, true] {
+        let (store, mut connection) = fresh().await;
+        store.append(&order("1"), NoStream, events(3)).await.unwrap();
+        let before = store.stored_event_types().await.unwrap();
+        let gone = ["aggregate:feed", "aggregate:Order:1", "eventstore:ids", "eventstore:event-types"];
+        let gone = gone.map(|name| key(&store, name));
+        let removed: u64 = tell(&mut connection, &["DEL", &gone[0], &gone[1], &gone[2], &gone[3]]).await;
+        assert_eq!(removed, 4);
+        // it is seen by this append that events are lost
+        if is_transaction {
+            let mut transaction = store.begin_transaction();
+            store.append_in(&mut transaction, &order("2"), NoStream, events(1)).await.unwrap();
+            transaction.commit().await.unwrap();
+        } else {
+            store.append(&order("2"), NoStream, events(1)).await.unwrap();
+        }
+        let after = store.stored_event_types().await.unwrap();
+        assert_eq!(after, before, "in a transaction: {is_transaction}");
+    }
 }

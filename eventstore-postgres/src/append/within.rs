@@ -129,12 +129,18 @@ impl Within<'_> {
 
     /// Appends, and tells whether it did or had been done before.
     async fn settle(&mut self) -> Result<(bool, Vec<RecordedEvent>), AppendError> {
-        // its transaction may be rolled back, so nothing is known to be listed afterwards
-        let statements = self.store.statements.appends(!self.store.listed.has_all(&self.append.events));
+        let lists = !self.store.listed.has_all(&self.append.events);
+        let statements = self.store.statements.appends(lists);
         for _ in 0..TRIES {
             let query = plan::alone(&self.append, statements);
             match self.connection.fetch_all(query).await.map_err(Fault::of_statement) {
-                Ok(rows) if !rows.is_empty() => return Ok((true, self.recorded(&rows)?)),
+                Ok(rows) if !rows.is_empty() => {
+                    let records = self.recorded(&rows)?;
+                    if lists {
+                        self.note_listed(&rows)?;
+                    }
+                    return Ok((true, records));
+                }
                 Ok(_) => {}
                 Err(Fault::EventIdStored(_)) => self.run(UNDO_AND_STAY).await?,
                 Err(fault) => return Err(self.failed(fault)),
@@ -146,6 +152,16 @@ impl Within<'_> {
             }
         }
         Err(AppendError::Unavailable(StillRefused.into()))
+    }
+
+    /// Remembers the types that others have listed before. What this transaction lists may be rolled back.
+    fn note_listed(&self, rows: &[PgRow]) -> Result<(), AppendError> {
+        for (row, event) in rows.iter().zip(&self.append.events) {
+            if row.try_get("is_listed").map_err(|error| AppendError::Unavailable(error.into()))? {
+                self.store.listed.add(event.event_type(), event.schema_version());
+            }
+        }
+        Ok(())
     }
 
     fn recorded(&self, rows: &[PgRow]) -> AppendResult {

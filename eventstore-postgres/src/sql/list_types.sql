@@ -1,4 +1,7 @@
 -- What follows the insert of an append that may store a type, or a schema version, for the first time.
+--
+-- Each row says whether its type is listed for good: by a transaction that began before this one and is committed. What
+-- this one listed itself, in savepoints too, has no smaller id than it, and goes if it is rolled back.
 ),
 listed AS (
     INSERT INTO {schema}.event_types (event_type, schema_version, position)
@@ -12,6 +15,9 @@ listed AS (
         SELECT FROM {schema}.event_types t
         WHERE t.event_type = found.event_type AND t.schema_version >= found.schema_version)
 )
-SELECT s.event_id, s.version, s.position, s.recorded_at
+SELECT s.event_id, s.version, s.position, s.recorded_at,
+    EXISTS (
+        SELECT FROM {schema}.event_types t
+        WHERE t.event_type = s.event_type AND t.schema_version >= s.schema_version AND age(t.xmin) > 0) AS is_listed
 FROM stored s
 ORDER BY s.position

@@ -105,12 +105,14 @@ end
 -- Events can be appended: nobody has appended to their stream meanwhile, nor them.
 function steps.events()
   local feed, ids, key, before, own = take_key(), take_key(), take_key(), tonumber(take()), tonumber(take())
+  local told = take()
   local append = { key = key, version = before + own, type = take(), id = take() }
   local by_id, damage
   append.events, by_id = take_events()
   appends[#appends + 1] = append
   head, damage = head_of(feed, ids)
   if not head then return damage end
+  compare(head, told)
   local version, refusal = version_of(key)
   if refusal then return { 'failed', key, 'XADD', refusal[2] } end
   if version ~= before or known_places(ids, by_id) then return { 'changed', key } end

@@ -95,15 +95,24 @@ local function remove_events(key, version, events)
   for _, entry in ipairs(entries) do redis.call('XADD', key, entry[1], unpack(entry[2])) end
 end
 
--- Notes that an event of this type and schema version is at a position, unless that is known.
-local function list_type(types, event, position)
-  local listed = redis.call('HGET', types, event.type)
-  local highest, first = string.match(listed or '', '^(%d+) (%d+)$')
-  if highest and tonumber(highest) >= tonumber(event.lists) then return end
-  redis.call('HSET', types, event.type, event.lists .. ' ' .. (first or position))
+-- Whether the store has lost events, and perhaps the list of types: it ends before where it is known to have ended.
+local has_lost = false
+
+local function compare(head, told)
+  if head and head < tonumber(told) then has_lost = true end
 end
 
--- Adds where the events are to the feed and to the index, and lists their types where that is asked for; returns what the
+-- Notes that an event of this type and schema version is at a position, unless that is known.
+local function list_type(types, event, position)
+  local is_known, version = string.match(event.lists, '^(%(?)(%d+)$')
+  if is_known == '(' and not has_lost then return end
+  local listed = redis.call('HGET', types, event.type)
+  local highest, first = string.match(listed or '', '^(%d+) (%d+)$')
+  if highest and tonumber(highest) >= tonumber(version) then return end
+  redis.call('HSET', types, event.type, version .. ' ' .. (first or position))
+end
+
+-- Adds where the events are to the feed and to the index, and lists their types where these may be missing; returns what the
 -- server said if it refuses the first.
 local function add_places(feed, ids, types, aggregate_type, aggregate_id, version, head, events)
   for i, event in ipairs(events) do
@@ -111,7 +120,7 @@ local function add_places(feed, ids, types, aggregate_type, aggregate_id, versio
       'id', aggregate_id, 'version', version + i, 'tenant', event.tenant, 'bytes', event.bytes)
     if is_error(added) then return added.err end
     redis.call('HSET', ids, event.id, head + i)
-    if event.lists ~= '' then list_type(types, event, head + i) end
+    list_type(types, event, head + i)
   end
 end
 

@@ -129,6 +129,7 @@ impl RedisTransaction {
             let key = keys.stream(stream.aggregate_type(), stream.aggregate_id().as_str());
             program.word("events").key(&keys.feed()).key(&keys.ids()).key(&key);
             program.word(before.to_string()).word(own.to_string());
+            program.word(self.store.told().position().to_string());
             program.word(stream.aggregate_type().as_str()).word(stream.aggregate_id().as_str());
             write_events(events, *recorded_at, &self.store.shared.listed, |word| program.push(word));
         }
