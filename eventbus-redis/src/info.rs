@@ -4,7 +4,9 @@ use std::{collections::HashMap, time::Duration};
 
 use eventbus::{
     Name,
-    port::{ConsumeError, GroupInfo, GroupProgress, Health, InFlight, SilentConsumer, StreamInfo},
+    port::{
+        ConsumeError, GroupInfo, GroupProgress, Health, InFlight, OldestUnfinished, SilentConsumer, StreamInfo, Tries,
+    },
 };
 use redis::{RedisError, RedisResult, Value};
 use serde::Deserialize;
@@ -91,6 +93,13 @@ fn add(all: &mut StreamInfo, part: StreamInfo) {
         // each partition knows the same members
         group.in_flight = other.in_flight;
         group.silent = group.silent.take().or(other.silent);
+        let age = |oldest: &Option<OldestUnfinished>| oldest.as_ref().map(|oldest| oldest.seconds);
+        if age(&other.oldest_unfinished) > age(&group.oldest_unfinished) {
+            group.oldest_unfinished = other.oldest_unfinished;
+        }
+        if let Some(oldest) = &mut group.oldest_unfinished {
+            oldest.unfinished = group.pending;
+        }
     }
 }
 
@@ -114,11 +123,16 @@ impl Shared {
         let consuming = self.consuming.is_running();
         self.subscribers.report(match self.ask_open().await {
             Ok(info) => {
-                let (runs, silent): (Vec<_>, Vec<_>) =
-                    info.consumer_groups.into_iter().map(|group| (group.in_flight, group.silent)).unzip();
+                let (mut runs, mut silent, mut oldest) = (Vec::new(), Vec::new(), Vec::new());
+                for group in info.consumer_groups {
+                    runs.extend(group.in_flight);
+                    silent.extend(group.silent);
+                    oldest.extend(group.oldest_unfinished);
+                }
                 Health::connected(consuming, info.pending_messages, info.dlq_messages)
-                    .with_in_flight(runs.concat())
-                    .with_silent(silent.into_iter().flatten().collect())
+                    .with_in_flight(runs)
+                    .with_silent(silent)
+                    .with_oldest_unfinished(oldest)
             }
             Err(error) => Health::disconnected(consuming, error.to_string()),
         })
@@ -178,7 +192,7 @@ impl Shared {
                 .into_iter()
                 .filter_map(|(name, text)| Some((name, serde_json::from_str(&text).ok()?)))
                 .collect();
-            let oldest = operate::first_pending(next())?;
+            let pending = operate::pending(next())?;
             let silent = operate::pending(next())?;
             let mut info = GroupInfo::new(group.name, group.consumers, group.pending);
             if self.is_partition() {
@@ -188,8 +202,10 @@ impl Shared {
             info.active_consumers = active(&consumers, &members, now, idle);
             info.last_delivered_id = Some(group.last_delivered);
             info.lag = group.lag;
+            let oldest: Option<EntryId> = pending.first().and_then(|(id, ..)| id.parse().ok());
             info.oldest_pending_id = oldest.map(|id| id.to_string());
             info.oldest_pending_age_ms = oldest.map(|id| now.saturating_sub(id.ms));
+            info.oldest_unfinished = self.oldest_unfinished(&info, pending, &members, now).await?;
             let others =
                 members.iter().filter(|(_, member)| member.is_live(now) && !self.is_instance(&member.instance));
             info.in_flight = others.filter_map(|(name, member)| member.in_flight(name, now)).collect();
@@ -206,6 +222,42 @@ impl Shared {
             described.push(info);
         }
         Ok(described)
+    }
+
+    /// Of the oldest pending entries of a group, the one that has been unfinished for longest since a handler failed. What
+    /// has not failed counts since it was published, unless a live consumer of ours has it: it is about to be handled.
+    async fn oldest_unfinished(
+        &self,
+        group: &GroupInfo,
+        pending: Vec<(String, String, u64)>,
+        members: &HashMap<String, Member>,
+        now: u64,
+    ) -> Result<Option<OldestUnfinished>, CommandError> {
+        if pending.is_empty() {
+            return Ok(None);
+        }
+        let retry = keys::retry(&self.stream, &self.config.retry_key_prefix, &group.name);
+        let noted = operate::noted(&retry, pending.iter().map(|(id, ..)| id.as_str()));
+        let noted: Vec<Option<String>> = self.link.query(&noted).await?;
+        let by_our_clock = self.config.clock.unix_millis();
+        let has_owner = |consumer: &str| match self.is_partition() {
+            true => members.values().any(|member| member.is_live(now)),
+            false => members.get(consumer).is_some_and(|member| member.is_live(now)),
+        };
+        let since = |((id, consumer, _), noted): (&(String, String, u64), Option<String>)| {
+            let tries = noted.and_then(|noted| Tries::from_json(&noted).ok());
+            if tries.is_none() && has_owner(consumer) {
+                return None;
+            }
+            let id: EntryId = id.parse().ok()?;
+            let published = by_our_clock.saturating_sub(now.saturating_sub(id.ms));
+            let tries = tries.unwrap_or_default();
+            Some((tries.first_failed_at.unwrap_or(published), tries.handlers()))
+        };
+        let oldest = pending.iter().zip(noted).filter_map(since).min();
+        Ok(oldest.map(|(since, handlers)| {
+            OldestUnfinished::new(&group.name, &handlers, since, group.pending, &self.config.clock)
+        }))
     }
 
     pub(crate) async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {

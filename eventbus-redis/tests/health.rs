@@ -3,7 +3,13 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use common::{
     config, config_on, fresh_bus,
@@ -17,7 +23,7 @@ use eventbus::{
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use serde_json::json;
-use time::OffsetDateTime;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 async fn groups(bus: &RedisEventBus) -> Vec<GroupInfo> {
     bus.stream_info().await.consumer_groups
@@ -133,8 +139,72 @@ async fn a_consumer_that_has_an_entry_and_shows_no_life_is_an_alert() {
     until("the alert ends", async || alerts(&bus, &thresholds).await.is_empty()).await;
 }
 
+/// A handler that fails until it is told not to.
+fn failing(bus: &RedisEventBus) -> Arc<AtomicBool> {
+    let is_mended = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&is_mended);
+    let fail = Subscriber::new(Name::from_static("fail"), EventFilter::All, move |_| {
+        let is_mended = told.load(Ordering::SeqCst);
+        Box::pin(async move { if is_mended { Ok(()) } else { Err("told to fail".into()) } })
+    });
+    bus.subscribers().add(bus.default_group().clone(), fail);
+    is_mended
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_waits_for_a_retry_is_no_alert_however_long_it_waits() {
+async fn an_event_that_fails_for_five_minutes_is_an_alert_in_each_process_until_it_is_handled() {
+    for partitions in [1, 2] {
+        let clock = ManualClock::default();
+        let config = RedisEventBusConfig { partitions, clock: clock.clone().into(), ..config() };
+        let bus = RedisEventBus::connect(config).await.unwrap();
+        let watcher = RedisEventBusConfig { consumer_name: None, ..bus.config().clone() };
+        let watcher = RedisEventBus::connect(watcher).await.unwrap();
+        let is_mended = failing(&bus);
+        start(&bus).await;
+        bus.publish(&[event("a"), event("a"), event("b")]).await.unwrap();
+        until("they are pending, and it is noted that one failed", async || {
+            bus.health().await.pending_messages == 3 && !watcher.health().await.unfinished.is_empty()
+        })
+        .await;
+        let since = shown(&clock);
+        // at default delays it fails a dozen times
+        for _ in 0..299 {
+            clock.advance(Duration::from_secs(1));
+        }
+        for bus in [&bus, &watcher] {
+            assert_eq!(alerts(bus, &HealthThresholds::default()).await, [""; 0], "not yet five minutes");
+        }
+        clock.advance(Duration::from_secs(2));
+        until("it has failed anew", async || bus.stats().handler_errors > 2).await;
+        let (group, failures) = (bus.default_group(), bus.stats().handler_errors);
+        let expected =
+            format!("`fail` of `{group}` fails with an event since {since}, for 301 s; unfinished in the group: 3");
+        for bus in [&bus, &watcher] {
+            assert_eq!(alerts(bus, &HealthThresholds::default()).await, [expected.as_str()], "{failures} failures");
+        }
+        assert!(bus.health().await.is_healthy(), "others are handled");
+
+        is_mended.store(true, Ordering::SeqCst);
+        until("it is handled", async || {
+            clock.advance(Duration::from_secs(1));
+            bus.health().await.pending_messages == 0
+        })
+        .await;
+        for bus in [&bus, &watcher] {
+            until("the alert ends", async || bus.health().await.unfinished.is_empty()).await;
+        }
+        bus.stop_consuming().await;
+    }
+}
+
+/// A time as reports show it.
+fn shown(clock: &ManualClock) -> String {
+    let now = SharedClock::from(clock.clone()).now().replace_nanosecond(0).unwrap();
+    now.format(&Rfc3339).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_waits_for_its_retry_is_neither_silent_nor_in_flight() {
     const SILENT_AFTER_MS: i64 = 4_000;
     let clock = ManualClock::default();
     let pending_idle_ms = 2 * SILENT_AFTER_MS.unsigned_abs();
@@ -154,13 +224,37 @@ async fn an_event_that_waits_for_a_retry_is_no_alert_however_long_it_waits() {
     until("it has waited for longer than a consumer may be silent", async || {
         clock.advance(Duration::from_secs(1));
         for bus in [&bus, &watcher] {
-            assert_eq!(alerts(bus, &thresholds).await, [""; 0]);
+            let health = bus.health().await;
+            assert_eq!((&health.silent[..], &health.in_flight[..]), (&[][..], &[][..]));
+            let alerts = health.with_nothing_to_consume().alerts(&thresholds);
+            assert!(alerts.iter().all(|alert| alert.starts_with("`later` of ")), "{alerts:?}");
         }
         now_in_ms() > published_at + SILENT_AFTER_MS + 2_000
     })
     .await;
     assert_eq!((bus.health().await.pending_messages, bus.stats().handler_errors), (1, 1), "it waits still");
     bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_no_consumer_of_ours_has_in_hand_counts_as_unfinished_since_it_was_published() {
+    let bus = fresh_bus().await;
+    bus.publish(&[event("a")]).await.unwrap();
+    read(&bus, "python").await;
+    let published_at = groups(&bus).await.remove(0).oldest_pending_id.unwrap();
+    let published_at: i64 = published_at.split_once('-').unwrap().0.parse().unwrap();
+    let is_old = HealthThresholds { unfinished_age: Duration::ZERO, ..Default::default() };
+    until("it is an alert", async || {
+        let text = format!("`{}` has not finished an event since ", bus.default_group());
+        alerts(&bus, &is_old).await.iter().any(|alert| alert.starts_with(&text))
+    })
+    .await;
+    let oldest = bus.health().await.unfinished.remove(0);
+    let since = OffsetDateTime::parse(&oldest.since, &Rfc3339).unwrap().unix_timestamp();
+    assert!((since - published_at / 1_000).abs() <= 1, "{oldest:?} was published at {published_at}");
+    // what a live member of ours has, and no handler failed with, is about to be handled
+    announce(&bus, "python", &format!(r#"{{"at":{},"live_ms":600000}}"#, now_in_ms())).await;
+    assert_eq!(bus.health().await.unfinished, []);
 }
 
 #[test]
@@ -170,7 +264,8 @@ fn the_thresholds_are_those_of_the_tutorial() {
         HealthThresholds {
             pending_messages: 1_000,
             dlq_messages: 10,
-            in_flight_age: std::time::Duration::from_secs(30),
+            in_flight_age: Duration::from_secs(30),
+            unfinished_age: Duration::from_secs(300),
             lag_seconds: 60,
         }
     );

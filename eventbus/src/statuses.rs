@@ -15,8 +15,8 @@ use crate::{
     RelayStatus, Saved, SkippedEvent, StreamId, Version,
     port::{
         BusStats, CrowdedGroup, DeadLetter, DeadLetterPage, Floor, GroupInfo, GroupProgress, Health, HealthStatus,
-        InFlight, MessageId, PublishError, SilentConsumer, SkippedBefore, StoredEventType, StreamInfo, StreamSummary,
-        UnfilledGroup, UnreadableEvents, WaitingForServer,
+        InFlight, MessageId, OldestUnfinished, PublishError, SilentConsumer, SkippedBefore, StoredEventType,
+        StreamInfo, StreamSummary, UnfilledGroup, UnreadableEvents, WaitingForServer,
     },
 };
 
@@ -114,6 +114,20 @@ fn unreadable_json() -> Value {
     json!({ "group": "billing", "count": 2, "first": 4, "since": "2026-11-21T09:30:00Z" })
 }
 
+fn unfinished() -> OldestUnfinished {
+    OldestUnfinished {
+        group: "billing".into(),
+        handler: Some("book".into()),
+        since: "2026-11-21T09:30:00Z".into(),
+        seconds: 400,
+        unfinished: 3,
+    }
+}
+
+fn unfinished_json() -> Value {
+    json!({ "group": "billing", "handler": "book", "since": "2026-11-21T09:30:00Z", "seconds": 400, "unfinished": 3 })
+}
+
 #[test]
 fn health_of_an_app() {
     let waiting =
@@ -138,13 +152,15 @@ fn health_of_an_app() {
             group: "billing".into(),
             waiting: 100_000,
             since: "2026-11-21T09:30:00Z".into(),
-        }]);
+        }])
+        .with_oldest_unfinished(vec![unfinished()]);
     let expected = json!({
         "status": "unhealthy", "connected": false, "consuming": false, "pending_messages": 0, "dlq_messages": 0,
         "error": "cannot connect", "store": "no connection", "relay": "no connection", "projections": ["stopped"],
         "in_flight": [in_flight_json()], "silent": [silent_json()], "unreadable": [unreadable_json()],
         "unfilled": [{ "group": "billing", "after": 3, "error": "damaged", "since": "2026-11-21T09:30:00Z" }],
         "waiting": [{ "name": "book", "fault": "SQLSTATE 53100", "since": "2026-11-21T09:30:00Z" }],
+        "unfinished": [unfinished_json()],
         "lag_seconds": { "relay": 40 },
         "crowded": [{ "group": "billing", "waiting": 100_000, "since": "2026-11-21T09:30:00Z" }],
     });
@@ -176,6 +192,7 @@ fn what_a_bus_counts_and_knows() {
         oldest_pending_age_ms: Some(5),
         in_flight: vec![in_flight()],
         silent: Some(silent()),
+        oldest_unfinished: Some(unfinished()),
         unreadable: Some(unreadable()),
     };
     let stream = StreamSummary {
@@ -204,7 +221,7 @@ fn what_a_bus_counts_and_knows() {
         "consumer_groups": [{
             "name": "billing", "consumers": 2, "pending": 3, "active_consumers": 1, "last_delivered_id": "3-0",
             "lag": 4, "oldest_pending_id": "2-0", "oldest_pending_age_ms": 5, "in_flight": [in_flight_json()],
-            "silent": silent_json(), "unreadable": unreadable_json(),
+            "silent": silent_json(), "oldest_unfinished": unfinished_json(), "unreadable": unreadable_json(),
         }],
         "pending_messages": 3, "dlq_messages": 1, "active_consumers": 1, "stats": stats,
     });

@@ -19,7 +19,7 @@ use eventbus::{
     axum::{Mistake, Problem, health_routes, status_routes},
     port::{AppendError, AppendEvents as _, DeadLetterFilter, DeadLetters as _, ReadError},
     prelude::*,
-    testkit::{Fault, FaultyStore},
+    testkit::{Fault, FaultyStore, ManualClock},
 };
 use lines::Lines;
 use serde_json::{Value, json};
@@ -179,6 +179,36 @@ async fn the_words_of_handlers_are_told_to_operators_only() {
     assert!(told[0]["failures"][0].as_str().unwrap().ends_with("`Mallory` is on the list"), "{told}");
     let (_, ready) = ask(&app, "GET", "/health/ready", "").await;
     assert!(!ready.to_string().contains("Mallory"), "{ready}");
+}
+
+#[handler(manual, name = "refuse-for-long")]
+async fn refuse_for_long(_: &Opened) -> Result<(), String> {
+    Err("not yet".into())
+}
+
+#[tokio::test]
+async fn an_event_that_fails_for_five_minutes_is_an_alert_and_the_app_stays_ready() {
+    let clock = ManualClock::default();
+    let app = App::builder().clock(clock.clone()).handler::<refuse_for_long>().start().await.unwrap();
+    assert_eq!(ask(&app, "PUT", "/accounts/1", "\"Ada\"").await.0, 201);
+    until(async || !app.health().await.unfinished.is_empty()).await;
+    clock.advance(Duration::from_secs(299));
+    let ready = json!({ "status": "ready", "alerts": [] });
+    assert_eq!(ask(&app, "GET", "/health/ready", "").await, (200, ready), "not yet five minutes");
+    clock.advance(Duration::from_secs(2));
+    let (status, ready) = ask(&app, "GET", "/health/ready", "").await;
+    assert_eq!((status, &ready["status"]), (200, &json!("ready")), "{ready}");
+    let alerts = ready["alerts"].to_string();
+    assert!(alerts.contains("`refuse-for-long` of `") && alerts.contains("fails with an event since "), "{ready}");
+}
+
+async fn until(holds: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap();
 }
 
 /// What no report and no log may hold: a value that is stored.

@@ -132,6 +132,12 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 "eventbus-redis/tests/partitions",
                 &["nothing_is_lost_and_each_aggregate_keeps_its_order_whoever_dies_or_sleeps"],
             ),
+            ("eventbus/src/testkit/event_bus", &["an_event_that_fails_for_long_is_an_alert_until_it_is_finished"]),
+            (
+                "eventbus-redis/tests/health.rs",
+                &["an_event_that_fails_for_five_minutes_is_an_alert_in_each_process_until_it_is_handled"],
+            ),
+            ("eventbus/tests/axum.rs", &["an_event_that_fails_for_five_minutes_is_an_alert_and_the_app_stays_ready"]),
         ],
     ),
     (

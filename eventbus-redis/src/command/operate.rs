@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use redis::{Cmd, Pipeline, RedisResult, Value, cmd, from_redis_value};
 
 use super::{no_such_key, take};
-use crate::{entry_id::EntryId, keys};
+use crate::keys;
 
 /// Entries from an id, or after one that begins with `(`, up to an id.
 pub(crate) fn range(stream: &str, from: &str, to: &str, count: usize) -> Cmd {
@@ -47,14 +47,17 @@ pub(crate) fn time() -> Pipeline {
     pipeline
 }
 
-/// Adds what asks for the consumers of a group, its members, its oldest pending entry, and the oldest of those on which no
+/// Adds what asks for the consumers of a group, its members, its oldest pending entries, and the oldest of those on which no
 /// claim was renewed for `silent_ms`.
 pub(crate) fn inspect_group(pipeline: &mut Pipeline, stream: &str, home: &str, group: &str, silent_ms: u64) {
     pipeline.cmd("XINFO").arg("CONSUMERS").arg(stream).arg(group);
     pipeline.cmd("HGETALL").arg(keys::members(home, group));
-    pipeline.cmd("XPENDING").arg(stream).arg(group).arg("-").arg("+").arg(1);
+    pipeline.cmd("XPENDING").arg(stream).arg(group).arg("-").arg("+").arg(OLDEST);
     pipeline.cmd("XPENDING").arg(stream).arg(group).arg("IDLE").arg(silent_ms).arg("-").arg("+").arg(SILENT);
 }
+
+/// Of how many of the oldest pending entries it is looked at what came of them. Most that are old have failed.
+const OLDEST: usize = 10;
 
 /// How many entries without a sign of life are looked at: those that wait for absent members are among them.
 const SILENT: usize = 100;
@@ -80,16 +83,14 @@ pub(crate) fn consumers(reply: RedisResult<Value>) -> RedisResult<Vec<Consumer>>
     consumers.into_iter().map(read).collect()
 }
 
-/// Reads the reply of `XPENDING` with a range, as far as its first id.
-pub(crate) fn first_pending(reply: RedisResult<Value>) -> RedisResult<Option<EntryId>> {
-    let reply = match reply {
-        Err(error) if is_gone(&error) => return Ok(None),
-        reply => reply?,
-    };
-    let pending: Vec<Vec<Value>> = from_redis_value(reply)?;
-    let first = pending.into_iter().next().and_then(|entry| entry.into_iter().next());
-    let id: Option<String> = first.map(from_redis_value).transpose()?;
-    Ok(id.and_then(|id| id.parse().ok()))
+/// What came of entries so far, as it is noted.
+pub(crate) fn noted<'a>(retry: &str, ids: impl Iterator<Item = &'a str>) -> Cmd {
+    let mut command = cmd("HMGET");
+    command.arg(retry);
+    for id in ids {
+        command.arg(id);
+    }
+    command
 }
 
 /// Reads the reply of `XPENDING` with a range: the entries, their consumers, and for how many milliseconds these have shown

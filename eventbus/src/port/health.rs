@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::stream::Position;
+use super::activity::text;
+use crate::domain::{clock::SharedClock, stream::Position};
 
 /// Whether a bus is well. As JSON it is what a health endpoint answers.
 ///
@@ -64,6 +65,10 @@ pub struct Health {
     /// Groups of which this process reads no more, as too many deliveries wait for a retry.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub crowded: Vec<CrowdedGroup>,
+    /// Of each group the delivery that has been unfinished for longest since a handler failed; on Redis also what no live
+    /// consumer has in hand.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unfinished: Vec<OldestUnfinished>,
     /// For how many seconds the oldest event has waited that is not published (`relay`), or not included in a projection.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub lag_seconds: BTreeMap<String, u64>,
@@ -218,6 +223,59 @@ impl fmt::Display for CrowdedGroup {
     }
 }
 
+/// The delivery of a group that has been unfinished for longest: it fails again and again, or nobody handles it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct OldestUnfinished {
+    /// The group.
+    pub group: String,
+    /// The handler that fails; several are separated by commas. `None` if none has failed, or that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handler: Option<String>,
+    /// Since when, in RFC 3339: when a handler failed first, or when the event was published if that is not known.
+    pub since: String,
+    /// How long that is ago, in whole seconds.
+    pub seconds: u64,
+    /// How many deliveries of the group are unfinished, this one included, as far as is known.
+    pub unfinished: u64,
+}
+
+impl OldestUnfinished {
+    /// Describes the oldest of `unfinished` deliveries of a group: `since` is in milliseconds since 1970 by `clock`, and
+    /// `handlers` may be empty.
+    #[must_use]
+    pub fn new(group: impl Into<String>, handlers: &str, since: u64, unfinished: u64, clock: &SharedClock) -> Self {
+        let age = Duration::from_millis(clock.unix_millis().saturating_sub(since));
+        Self {
+            group: group.into(),
+            handler: Some(handlers).filter(|handlers| !handlers.is_empty()).map(Into::into),
+            since: text(clock.now() - age),
+            seconds: age.as_secs(),
+            unfinished,
+        }
+    }
+
+    /// Puts what is known of one group from two sides together: the older one counts.
+    fn merge(&mut self, other: Self) {
+        let unfinished = self.unfinished.max(other.unfinished);
+        if other.seconds > self.seconds || (other.seconds == self.seconds && self.handler.is_none()) {
+            *self = other;
+        }
+        self.unfinished = unfinished;
+    }
+}
+
+impl fmt::Display for OldestUnfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { group, handler, since, seconds, unfinished } = self;
+        match handler {
+            Some(handler) => write!(f, "`{handler}` of `{group}` fails with an event since {since}, for {seconds} s")?,
+            None => write!(f, "`{group}` has not finished an event since {since}, for {seconds} s")?,
+        }
+        write!(f, "; unfinished in the group: {unfinished}")
+    }
+}
+
 /// Whether a bus does its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -247,13 +305,22 @@ pub struct HealthThresholds {
     /// A handler that is busy with one event for longer than this takes too long, and a consumer that has an entry must not
     /// be silent for longer. What takes less than 10 s is not known here. Default 30 s.
     pub in_flight_age: Duration,
+    /// A delivery that has been unfinished for longer than this since a handler failed is an alert, however often it is
+    /// to be tried again. Default 5 min.
+    pub unfinished_age: Duration,
     /// An event that waits longer than this to be published or projected waits too long, in seconds. Default 60.
     pub lag_seconds: u64,
 }
 
 impl Default for HealthThresholds {
     fn default() -> Self {
-        Self { pending_messages: 1_000, dlq_messages: 10, in_flight_age: Duration::from_secs(30), lag_seconds: 60 }
+        Self {
+            pending_messages: 1_000,
+            dlq_messages: 10,
+            in_flight_age: Duration::from_secs(30),
+            unfinished_age: Duration::from_secs(300),
+            lag_seconds: 60,
+        }
     }
 }
 
@@ -278,6 +345,7 @@ impl Health {
             unfilled: Vec::new(),
             waiting: Vec::new(),
             crowded: Vec::new(),
+            unfinished: Vec::new(),
             lag_seconds: BTreeMap::new(),
             has_nothing_to_consume: false,
             has_store: false,
@@ -303,6 +371,7 @@ impl Health {
             unfilled: Vec::new(),
             waiting: Vec::new(),
             crowded: Vec::new(),
+            unfinished: Vec::new(),
             lag_seconds: BTreeMap::new(),
             has_nothing_to_consume: false,
             has_store: false,
@@ -397,6 +466,19 @@ impl Health {
         self
     }
 
+    /// With the oldest unfinished deliveries of groups, beside those that are known: of each group the oldest one counts,
+    /// and is an alert if it is old.
+    #[must_use]
+    pub fn with_oldest_unfinished(mut self, oldest: Vec<OldestUnfinished>) -> Self {
+        for other in oldest {
+            match self.unfinished.iter_mut().find(|known| known.group == other.group) {
+                Some(known) => known.merge(other),
+                None => self.unfinished.push(other),
+            }
+        }
+        self
+    }
+
     /// Whether the bus is connected and consumes.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
@@ -436,6 +518,8 @@ impl Health {
         let is_old = |seconds: u64| Duration::from_secs(seconds) > thresholds.in_flight_age;
         alerts.extend(self.in_flight.iter().filter(|run| is_old(run.seconds)).map(ToString::to_string));
         alerts.extend(self.silent.iter().filter(|silent| is_old(silent.seconds)).map(ToString::to_string));
+        let is_old = |oldest: &&OldestUnfinished| Duration::from_secs(oldest.seconds) > thresholds.unfinished_age;
+        alerts.extend(self.unfinished.iter().filter(is_old).map(ToString::to_string));
         for (what, lag) in self.lag_seconds.iter().filter(|(_, lag)| **lag > thresholds.lag_seconds) {
             alerts.push(format!(
                 "{what} lags: its next event has waited for {lag} s, longer than {} s",

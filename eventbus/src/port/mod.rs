@@ -58,8 +58,8 @@ pub use hand::{
     DEFAULT_IN_HAND_BYTES, DEFAULT_WAITING, Desk, DueAgain, Hand, Places, RunLock, Settled, Taken, Verdict,
 };
 pub use health::{
-    CrowdedGroup, Health, HealthStatus, HealthThresholds, InFlight, SilentConsumer, UnfilledGroup, UnreadableEvents,
-    WaitingForServer,
+    CrowdedGroup, Health, HealthStatus, HealthThresholds, InFlight, OldestUnfinished, SilentConsumer, UnfilledGroup,
+    UnreadableEvents, WaitingForServer,
 };
 pub use lease::{Lease, LeaseError, Leases};
 pub use note::Notes;

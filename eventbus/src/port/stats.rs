@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
-use super::{InFlight, Outcome, SilentConsumer, UnreadableEvents};
+use super::{InFlight, OldestUnfinished, Outcome, SilentConsumer, UnreadableEvents};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $field:ident),+ $(,)?) => {
@@ -139,6 +139,10 @@ pub struct GroupInfo {
     pub in_flight: Vec<InFlight>,
     /// The consumer with the oldest entry of those that show no life, where the bus knows.
     pub silent: Option<SilentConsumer>,
+    /// The delivery that has been unfinished for longest since a handler failed, or that no live consumer has in hand,
+    /// where the bus knows of other processes; what a process knows of itself is in its [health](super::Health).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_unfinished: Option<OldestUnfinished>,
     /// The events that the group is not delivered as their store cannot read them, where the bus reads them from there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<UnreadableEvents>,
@@ -158,6 +162,7 @@ impl GroupInfo {
             oldest_pending_age_ms: None,
             in_flight: Vec::new(),
             silent: None,
+            oldest_unfinished: None,
             unreadable: None,
         }
     }

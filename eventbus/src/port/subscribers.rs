@@ -8,7 +8,7 @@ use std::sync::{
 use tokio::sync::watch;
 
 use super::{
-    Announced, CrowdedGroup, Hand, HandlerStart, Health, InFlight, Subscriber,
+    Announced, CrowdedGroup, Hand, HandlerStart, Health, InFlight, OldestUnfinished, Subscriber,
     activity::{Activity, text},
 };
 use crate::domain::name::Name;
@@ -127,13 +127,20 @@ impl Subscribers {
         most.unwrap_or_default() as usize
     }
 
-    /// Adds to a report what the handlers run for long, and which databases they wait for.
+    /// Adds to a report what the handlers run for long, which databases they wait for, and what consumers have not finished.
     #[must_use]
     pub fn report(&self, health: Health) -> Health {
         let entries = self.read();
         let in_flight = entries.iter().filter_map(|entry| entry.subscriber.long_run()).collect();
         let waiting = entries.iter().filter_map(|entry| entry.subscriber.waiting()).collect();
-        health.with_in_flight(in_flight).with_waiting(waiting).with_crowded_groups(self.crowded_groups())
+        let health = health.with_in_flight(in_flight).with_waiting(waiting).with_crowded_groups(self.crowded_groups());
+        health.with_oldest_unfinished(self.oldest_unfinished())
+    }
+
+    /// Of each group the delivery of this process that has been unfinished for longest since it failed.
+    fn oldest_unfinished(&self) -> Vec<OldestUnfinished> {
+        let hands = self.hands.read().unwrap_or_else(PoisonError::into_inner);
+        hands.iter().filter_map(|(group, hand)| hand.upgrade()?.oldest_unfinished(group)).collect()
     }
 
     /// Reports from now on whether too many entries wait in the hand of a consumer.

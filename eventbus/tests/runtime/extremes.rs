@@ -107,6 +107,7 @@ async fn works(builder: AppBuilder, can_wait: bool, deadline: Duration) {
                 pending_messages: number,
                 dlq_messages: number,
                 in_flight_age: time,
+                unfinished_age: time,
                 lag_seconds: number,
             };
             let _ = health.alerts(&thresholds);

@@ -25,7 +25,7 @@ use std::{
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
-use super::{MessageId, Outcome, RetryPolicy, Tries, tries::Next};
+use super::{MessageId, OldestUnfinished, Outcome, RetryPolicy, Tries, tries::Next};
 use crate::domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::StreamId};
 
 pub use desk::{Desk, RunLock};
@@ -341,6 +341,16 @@ impl Hand {
     /// How many wait if these are too many, and since when.
     pub(super) fn crowded(&self) -> Option<(usize, OffsetDateTime)> {
         self.state().crowded()
+    }
+
+    /// The delivery that failed first of those that are unfinished, and how many are unfinished.
+    pub(super) fn oldest_unfinished(&self, group: &Name) -> Option<OldestUnfinished> {
+        let (oldest, unfinished) = {
+            let state = self.state();
+            (state.oldest_failing(), state.len() as u64)
+        };
+        let (since, handlers) = oldest?;
+        Some(OldestUnfinished::new(group.as_str(), &handlers, since, unfinished, &self.clock))
     }
 
     /// Takes in what no handler can ever handle, as it is no event.

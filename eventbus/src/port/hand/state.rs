@@ -15,7 +15,7 @@
 //! | ready, suspect, running | yes | when it has failed: waiting, and those behind it are without |
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque, hash_map::Entry},
     hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState},
     sync::Arc,
     time::Duration,
@@ -76,6 +76,8 @@ struct Item {
     stage: Stage,
     /// Nothing while it waits, or is parked behind one that waits; nor when it is done with.
     body: Option<Box<Body>>,
+    /// When a handler failed first, in milliseconds since 1970.
+    failing_since: Option<u64>,
 }
 
 /// What is read again after a wait.
@@ -218,6 +220,8 @@ pub(super) struct State {
     waiting: BTreeSet<(Instant, u64)>,
     /// The aggregates that are held back, and how often.
     held_back: ByNumber<usize>,
+    /// The handlers of those that have failed, by when they failed first and by their numbers.
+    failing: BTreeMap<(u64, u64), Arc<str>>,
     /// Those that are to be read again, with since when: so none waits for ever for others that are due again and again.
     due: BTreeSet<(Instant, u64)>,
     /// How many of them are being read.
@@ -245,6 +249,26 @@ impl State {
     /// How many wait, and since when that is too many.
     pub(super) fn crowded(&self) -> Option<(usize, OffsetDateTime)> {
         Some((self.waiters, self.crowded_since?))
+    }
+
+    /// Since when the one that failed first of all does so, in milliseconds since 1970, and which handlers.
+    pub(super) fn oldest_failing(&self) -> Option<(u64, Arc<str>)> {
+        self.failing.first_key_value().map(|((since, _), handlers)| (*since, Arc::clone(handlers)))
+    }
+
+    /// Notes that an entry has failed and is unfinished.
+    fn fails(&mut self, number: u64) {
+        let Some(item) = self.items.get_mut(&number) else {
+            return;
+        };
+        let tries = item.body.as_ref().map(|body| &body.tries);
+        let Some((since, tries)) = tries.and_then(|tries| Some((tries.first_failed_at?, tries))) else {
+            return;
+        };
+        if let Some(before) = item.failing_since.replace(since) {
+            self.failing.remove(&(before, number));
+        }
+        self.failing.insert((since, number), tries.handlers().into());
     }
 
     /// That too many began to wait, or do so no more; handed out once.
@@ -388,9 +412,10 @@ impl State {
         let verdict = self.examine(&mut tries, lane, is_left_over);
         let stage = if matches!(verdict, Some(Verdict::Bury(_))) { Stage::Burying } else { Stage::Parked };
         let body = Some(Box::new(Body { record: Some(record), tries, bytes, is_again: false }));
-        let Some(number) = self.insert(Item { id, lane, stage, body }) else {
+        let Some(number) = self.insert(Item { id, lane, stage, body, failing_since: None }) else {
             return false;
         };
+        self.fails(number);
         self.pace.read(bytes);
         if let (Some(verdict), Some(item)) = (verdict, self.items.get(&number)) {
             self.outbox.push(item.settled(verdict));
@@ -434,7 +459,7 @@ impl State {
     /// Takes in what no handler can ever handle. False: it is there already.
     pub(super) fn add_hopeless(&mut self, id: MessageId, tries: Tries) -> bool {
         let body = Some(Box::new(Body { record: None, tries: tries.clone(), bytes: 0, is_again: false }));
-        let item = Item { id, lane: 0, stage: Stage::Burying, body };
+        let item = Item { id, lane: 0, stage: Stage::Burying, body, failing_since: None };
         let settled = item.settled(Verdict::Bury(tries));
         let is_new = self.insert(item).is_some();
         if is_new {
@@ -709,6 +734,7 @@ impl State {
         self.bytes += bytes;
         self.reading -= 1;
         self.waits_no_more();
+        self.fails(number);
         self.pace.read(bytes);
         if let Some(queue) = self.lanes.get_mut(&lane) {
             queue.whole += 1;
@@ -800,6 +826,7 @@ impl State {
         match verdict {
             Verdict::Retry { after, .. } => {
                 self.outbox.push(Settled { id: item.id.clone(), record: None, verdict });
+                self.fails(number);
                 self.wait(number, now + after);
             }
             Verdict::Bury(_) => {
@@ -828,6 +855,9 @@ impl State {
         let Some(item) = self.items.remove(&number) else {
             return false;
         };
+        if let Some(since) = item.failing_since {
+            self.failing.remove(&(since, number));
+        }
         if matches!(item.stage, Stage::Settled) {
             return true; // it has left its lane
         }

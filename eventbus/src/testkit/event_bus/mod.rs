@@ -115,6 +115,7 @@ macro_rules! event_bus_conformance {
                 a_retry_holds_up_its_own_aggregate_only,
                 what_waits_for_a_retry_keeps_others_from_nothing,
                 a_dead_letter_holds_up_nothing,
+                an_event_that_fails_for_long_is_an_alert_until_it_is_finished,
                 concurrency_is_for_different_aggregates,
                 a_delivery_that_waits_for_its_retry_comes_again_after_a_restart,
                 a_dead_letter_tells_what_happened,

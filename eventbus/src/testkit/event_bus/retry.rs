@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
 use super::{
     Bus,
     witness::{CREATED, Witness, consume, event_of, events, progress, publish, until, until_begun, until_settled},
 };
-use crate::{domain::event::EventFilter, port::HandlerError};
+use crate::{
+    domain::event::EventFilter,
+    port::{HandlerError, HealthThresholds},
+};
 
 const LATER: Duration = Duration::from_millis(400);
 
@@ -181,6 +186,47 @@ pub async fn a_dead_letter_holds_up_nothing(bus: Bus, _: Bus) {
     publish(&bus, &all).await;
     until_settled(&bus, group).await;
     assert_eq!(witness.begun(), [1, 2, 3, 4], "deliveries");
+    consumer.stop().await;
+}
+
+/// An event that fails again and again is an alert once it is old, which names group and handler and says since when it
+/// fails and how many deliveries are unfinished; the bus stays healthy. The alert ends when it is finished; one that is
+/// given up is in none.
+pub async fn an_event_that_fails_for_long_is_an_alert_until_it_is_finished(bus: Bus, _: Bus) {
+    let soon = || HandlerError::retry_after(Duration::from_millis(100), "told to fail");
+    let witness = Witness::new().with_retries(u32::MAX).with_error(soon);
+    let bad = Witness::noting("bad", &std::sync::Arc::default()).with_retries(1);
+    witness.fail_on(&[1]);
+    bad.fail_on(&[2]);
+    let group = bus.default_group();
+    witness.join(&bus, group, EventFilter::All);
+    bad.join(&bus, group, EventFilter::All);
+    let consumer = consume(&bus).await;
+    let published_at = OffsetDateTime::now_utc().unix_timestamp();
+    publish(&bus, &events(1..=3)).await;
+    until_begun(&witness, 4).await;
+    let failed_by = OffsetDateTime::now_utc().unix_timestamp();
+    until("the others are done with", async || progress(&bus, group).await.pending == 1).await;
+    let is_old = HealthThresholds { unfinished_age: Duration::from_secs(1), ..HealthThresholds::default() };
+    until("it is an alert", async || !bus.health().await.alerts(&is_old).is_empty()).await;
+    let health = bus.health().await;
+    let [oldest] = &health.unfinished[..] else { panic!("not one that is unfinished: {health:?}") };
+    assert_eq!(
+        (oldest.group.as_str(), oldest.unfinished),
+        (group.as_str(), 1),
+        "its group, and how many are unfinished"
+    );
+    assert_eq!(oldest.handler.as_deref(), Some("witness"), "the handler");
+    let since = OffsetDateTime::parse(&oldest.since, &Rfc3339).expect("a time").unix_timestamp();
+    assert!((published_at..=failed_by).contains(&since), "since its first failure, not since {since}");
+    assert!(oldest.seconds > 1, "seconds: {}", oldest.seconds);
+    assert_eq!(health.alerts(&is_old), [oldest.to_string()], "alerts");
+    assert!(health.is_healthy() && health.is_ready(), "the bus does its work: {health:?}");
+    assert!(health.alerts(&HealthThresholds::default()).is_empty(), "seconds are not long");
+    witness.fail_on(&[]);
+    until_settled(&bus, group).await;
+    until("the alert ends", async || bus.health().await.unfinished.is_empty()).await;
+    assert_eq!(bus.stream_info().await.dlq_messages, 1, "dead letters");
     consumer.stop().await;
 }
 
