@@ -5,9 +5,11 @@
 //! line, what the queue answered; what the queue answered must be true for ever.
 //!
 //! Twenty kills in an ordinary run; `FILE_QUEUE_KILLS=100` asks for more.
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test; the processes that die report by printing")]
 
 mod common;
+#[path = "common/fast_clock.rs"]
+mod fast_clock;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,10 +21,11 @@ use std::{
 
 use common::{folder, until};
 use eventbus::{
-    EventFilter, Name,
-    port::{EventBus, Subscriber},
+    EventFilter, Name, NewEvent, RecordedEvent, SharedClock, StreamId, Version,
+    port::{DeadLetterFilter, DeadLetters as _, EventBus, Subscriber},
 };
 use eventbus_file::{FileQueue, FileQueueConfig, Problem, RedisCoordination, Search};
+use fast_clock::FastClock;
 use test_servers::Actor;
 
 /// What a worker that dies is told: the folder, its log, and the Redis it has, if any.
@@ -268,4 +271,65 @@ async fn subscribe_and_settle(queue: &FileQueue) -> BTreeSet<u64> {
     queue.stop_consuming().await;
     task.await.unwrap().unwrap();
     seen.lock().unwrap().clone()
+}
+
+/// The aggregate whose event ends the process that handles it.
+const KILLER: &str = "killer";
+/// What a worker that such an event ends is told: the folder.
+const ENDED_ROOT: &str = "FILE_QUEUE_ENDED_ROOT";
+
+fn event(id: &str) -> RecordedEvent {
+    let event = NewEvent::new(Name::from_static("Deposited"), 1, "{}");
+    event.recorded_as(StreamId::parse("Account", id).unwrap(), Version::FIRST, None)
+}
+
+/// What a process plays that an event ends; does nothing in an ordinary run.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worker_that_an_event_ends() {
+    let Ok(root) = env::var(ENDED_ROOT) else {
+        return;
+    };
+    Actor::end_with_parent();
+    let clock = SharedClock::new(FastClock::new(20)); // the delays of suspects are half a minute together
+    let config = FileQueueConfig { concurrency: 4, clock, ..config(Path::new(&root)) };
+    let queue = FileQueue::open(config).await.unwrap();
+    let handler = Subscriber::new(Name::from_static("work"), EventFilter::All, |delivery| {
+        let id = delivery.metadata().aggregate_id().to_string();
+        Box::pin(async move {
+            if id == KILLER {
+                std::process::abort();
+            }
+            println!("handled {id}");
+            Ok(())
+        })
+    });
+    queue.subscribers().add(queue.default_group().clone(), handler);
+    queue.start_consuming().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_ends_its_process_five_times_alone_becomes_a_dead_letter_and_no_other_does() {
+    let root = folder();
+    let queue = FileQueue::open(config(&root)).await.unwrap();
+    let mut ids: Vec<_> = (0..40).map(|number| number.to_string()).collect();
+    ids.insert(17, KILLER.into());
+    EventBus::publish(&queue, &ids.iter().map(|id| event(id)).collect::<Vec<_>>()).await.unwrap();
+    let is_settled = async || queue.progress(queue.default_group()).await.unwrap().is_settled();
+    let (mut ends, mut printed) = (0, Vec::new());
+    while !is_settled().await {
+        let variables = [(ENDED_ROOT, root.to_str().unwrap())];
+        let mut worker = Actor::play("the_worker_that_an_event_ends", &variables);
+        until("it has ended, or all is done", async || worker.has_ended() || is_settled().await).await;
+        ends += u64::from(worker.has_ended());
+        assert!(ends <= 6, "it ended {ends} processes");
+        printed.extend(if worker.has_ended() { worker.wait().1 } else { worker.kill() });
+    }
+    assert_eq!(ends, 6, "once beside others, five times alone");
+    let letters = queue.dead_letters(&DeadLetterFilter::default(), None, 100).await.unwrap().letters;
+    let [letter] = &letters[..] else { panic!("{letters:?}") };
+    assert_eq!(letter.record.as_ref().unwrap().metadata().aggregate_id().as_str(), KILLER);
+    let handled: BTreeSet<_> =
+        printed.iter().filter_map(|line| Some(line.split_once("handled ")?.1.to_owned())).collect();
+    ids.remove(17);
+    assert_eq!(handled, ids.into_iter().collect::<BTreeSet<_>>(), "the others are all handled");
 }

@@ -7,6 +7,9 @@
     reason = "helpers of tests; the processes that die report by printing"
 )]
 
+#[path = "../../eventbus-file/tests/common/fast_clock.rs"]
+mod fast_clock;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     env,
@@ -14,10 +17,11 @@ use std::{
 };
 
 use eventbus::{
-    EventFilter, Name, NewEvent, RecordedEvent, StreamId, Version,
+    EventFilter, Name, NewEvent, RecordedEvent, SharedClock, StreamId, Version,
     port::{DeadLetterFilter, DeadLetters, EventBus, Subscriber},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use fast_clock::FastClock;
 use test_servers::Actor;
 
 const KILLER: &str = "killer";
@@ -48,8 +52,14 @@ async fn the_consumer_that_dies() {
         return;
     };
     Actor::end_with_parent();
-    let concurrency = env::var("KILL_CONCURRENCY").unwrap().parse().unwrap();
-    let bus = RedisEventBus::connect(config(&prefix, env::var("KILL_NAME").ok(), concurrency)).await.unwrap();
+    let number = |name: &str| env::var(name).unwrap().parse().unwrap();
+    let config = RedisEventBusConfig {
+        partitions: number("KILL_PARTITIONS"),
+        partition_lease_ms: 1_000,
+        clock: SharedClock::new(FastClock::new(number("KILL_FASTER"))),
+        ..config(&prefix, env::var("KILL_NAME").ok(), number("KILL_CONCURRENCY") as usize)
+    };
+    let bus = RedisEventBus::connect(config).await.unwrap();
     let handler = Subscriber::new(Name::from_static("report"), EventFilter::All, |delivery| {
         let id = delivery.metadata().aggregate_id().to_string();
         Box::pin(async move {
@@ -73,8 +83,15 @@ struct Consumer {
 
 impl Consumer {
     fn spawn(prefix: &str, name: Option<&str>, concurrency: usize) -> Self {
-        let concurrency = concurrency.to_string();
+        Self::spawn_with(prefix, name, concurrency, 1, 1)
+    }
+
+    /// The same with partitions, and with a clock that runs so many times as fast.
+    fn spawn_with(prefix: &str, name: Option<&str>, concurrency: usize, partitions: u32, faster: u32) -> Self {
+        let [concurrency, partitions, faster] =
+            [concurrency as u32, partitions, faster].map(|number| number.to_string());
         let mut variables = vec![("KILL_PREFIX", prefix), ("KILL_CONCURRENCY", &concurrency)];
+        variables.extend([("KILL_PARTITIONS", &*partitions), ("KILL_FASTER", &faster)]);
         variables.push(("REDIS_URL", test_servers::redis_url()));
         variables.extend(name.map(|name| ("KILL_NAME", name)));
         Self { actor: Actor::play("the_consumer_that_dies", &variables), handled: Vec::new() }
@@ -190,6 +207,8 @@ async fn what_a_killed_consumer_had_in_hand_is_handled_by_the_other_and_nothing_
         assert!(times.values().all(|times| *times <= 2), "round {round}: {times:?}");
         let dead = bus.dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters;
         assert!(dead.is_empty(), "round {round}: {dead:?}");
+        // it is read ahead for a moment, and each success is acknowledged within milliseconds
+        assert!(twice.len() <= 16, "round {round}: {} were handled twice", twice.len());
         println!(
             "round {round}: victim handled {} before it was killed and had {} in hand, {} of them were handled twice",
             by_victim.len(),
@@ -249,6 +268,37 @@ async fn an_event_that_ends_its_process_is_found_out_and_takes_no_other_with_it(
         found_out((None, 1)),
         found_out((None, 4))
     );
+}
+
+/// As above, up to the dead letter: the delays are half a minute together, of which a quarter is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_partitions_an_event_that_ends_its_process_five_times_alone_becomes_a_dead_letter_and_no_other_does() {
+    const PARTITIONS: u32 = 4;
+    let found_out = async |(name, concurrency): (Option<&'static str>, usize)| {
+        let prefix = test_servers::unique_name("killer");
+        let watcher = config(&prefix, Some("watcher".into()), 1);
+        let bus = RedisEventBus::connect(RedisEventBusConfig { partitions: PARTITIONS, ..watcher }).await.unwrap();
+        let mut ids: Vec<_> = (0..40).map(|number| number.to_string()).collect();
+        ids.insert(17, KILLER.into());
+        bus.publish(&ids.iter().map(|id| event(id)).collect::<Vec<_>>()).await.unwrap();
+        let (what, mut ends, mut handled) = (format!("{name:?}, {concurrency} at once"), 0, BTreeSet::new());
+        while !is_finished(&bus).await {
+            let mut consumer = Consumer::spawn_with(&prefix, name, concurrency, PARTITIONS, 4);
+            let ended = async || consumer.actor.has_ended() || is_finished(&bus).await;
+            until("it has ended, or all is done", ended).await;
+            ends += u64::from(consumer.actor.has_ended());
+            assert!(ends <= 6, "{what}: it ended {ends} processes");
+            handled.extend(consumer.kill());
+        }
+        assert_eq!(ends, 6, "{what}: once beside others, five times alone");
+        let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 100).await.unwrap().letters;
+        let dead: Vec<_> = letters.iter().flat_map(|letter| &letter.record).collect();
+        let dead: Vec<_> = dead.iter().map(|event| event.metadata().aggregate_id().as_str()).collect();
+        assert_eq!(dead, [KILLER], "{what}");
+        ids.remove(17);
+        assert_eq!(handled, ids.into_iter().collect::<BTreeSet<_>>(), "{what}: the others are all handled");
+    };
+    tokio::join!(found_out((Some("stable"), 4)), found_out((None, 4)), found_out((None, 1)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
