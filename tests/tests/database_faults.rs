@@ -18,7 +18,7 @@ use eventbus::{
 };
 use eventbus_redis::{RedisEventStore, RedisEventStoreConfig, RedisTransaction};
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
-use eventstore_sqlite::{SqliteEventStore, SqliteTransaction};
+use eventstore_sqlite::{SqliteEventStore, SqliteEventStoreConfig, SqliteTransaction};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use workspace_tests::fire::faults::SmallDisk;
 
@@ -336,6 +336,54 @@ mod sqlite {
         nothing_was_given_up(&app).await;
         for table in ["notes", "order_rows"] {
             assert_eq!(ask(&store, &format!("SELECT count(*) FROM {table}")).await, 10, "{table}");
+        }
+        app.shutdown(Duration::from_secs(30)).await.unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_file_that_another_connection_has_locked_for_longer_than_every_limit_is_waited_for() {
+        const LOCKED: Duration = Duration::from_secs(15); // three times what a connection waits by default
+        let folder = std::env::temp_dir().join(test_servers::unique_name("faults"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("orders.db");
+        let store = SqliteEventStore::open(&file).await.unwrap();
+        for table in ["notes", "order_rows"] {
+            tell(&store, &format!("CREATE TABLE {table} (id TEXT PRIMARY KEY, cents INTEGER, filling BLOB)")).await;
+        }
+        let (calls, row_calls) = (Calls::default(), RowCalls::default());
+        let builder = App::builder().store(store.clone()).state(calls.clone()).state(row_calls.clone());
+        let builder = builder.handler::<note>().projection(Rows).wait_timeout(Duration::from_secs(120));
+        let app = builder.start().await.unwrap();
+        let config = SqliteEventStoreConfig { transaction_timeout: Duration::from_secs(300), ..Default::default() };
+        let other = SqliteEventStore::open_with(&file, config).await.unwrap();
+
+        // locked while both have something to do
+        let (mut events, mut orders) = (0, 0);
+        let lock = loop {
+            pay(&app, orders, 40).await;
+            (events, orders) = (events + 40, orders + 1);
+            let mut lock = other.begin_transaction().await.unwrap();
+            let mut count = |table: &str| -> i64 {
+                let sql = format!("SELECT count(*) FROM {table}");
+                lock.connection().unwrap().query_row(&sql, (), |row| row.get(0)).unwrap()
+            };
+            if count("notes") < events && count("order_rows") < events {
+                break lock;
+            }
+            drop(lock);
+            assert!(orders < 100, "they are faster than the lock");
+        };
+        let began = Instant::now();
+        wait_until("health says so", async || {
+            began.elapsed() >= LOCKED && both_wait(&app.health().await, "SQLITE_BUSY")
+        })
+        .await;
+        drop(lock);
+        app.settled().await.unwrap();
+        nothing_was_given_up(&app).await;
+        for table in ["notes", "order_rows"] {
+            assert_eq!(ask(&store, &format!("SELECT count(*) FROM {table}")).await, events, "{table}");
         }
         app.shutdown(Duration::from_secs(30)).await.unwrap();
         std::fs::remove_dir_all(&folder).unwrap();

@@ -218,4 +218,27 @@ mod for_a_time {
         manual.advance(HOUR);
         assert_eq!(tries.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock), Next::GiveUp);
     }
+
+    #[test]
+    fn faults_of_the_database_are_tried_again_after_100_ms_and_after_5_minutes_at_most() {
+        let (manual, clock) = clock();
+        let (mut tries, mut delays) = (Tries::default(), Vec::new());
+        for fault in 0..40 {
+            let error = HandlerError::from("no").with_server_fault(crate::port::ServerFault::new("SQLSTATE 53100"));
+            let next = tries.fail(&[failure("a", Some(0), error)], &[], &POLICY, &clock);
+            let Next::RetryAfter(delay) = next else { panic!("{next:?} after {fault} faults") };
+            let longest = Duration::from_millis(100 << fault.min(20)).min(Duration::from_secs(300));
+            assert!((longest / 2..=longest).contains(&delay), "{delay:?} after {fault} faults");
+            let wait = tries.wait(&clock); // in whole milliseconds
+            assert!(wait <= delay && delay - wait < Duration::from_millis(1), "{wait:?} of {delay:?}");
+            manual.advance(delay);
+            assert!(!tries.is_waiting(&clock));
+            delays.push(delay);
+        }
+        delays.sort();
+        delays.dedup();
+        assert!(delays.len() > 30, "they differ: {delays:?}");
+        assert_eq!(tries.attempts, 40);
+        assert_eq!(tries.failed["a"].attempts, 0, "none of them is an attempt of the handler");
+    }
 }
