@@ -28,6 +28,8 @@ pub(super) const POLL: Duration = Duration::from_millis(20);
 pub(super) const FIRST: &str = "-";
 /// How long to leave an entry that waited to the reader of a group that was made anew.
 const UNREAD: Duration = Duration::from_secs(1);
+/// After how long without a reply a read is taken to wait for what is published next.
+const SOON: Duration = Duration::from_millis(20);
 /// How long to leave a waking command to do its work before it is sent again.
 const WAKE_AGAIN: Duration = Duration::from_millis(20);
 
@@ -60,7 +62,9 @@ impl Consumer {
     pub(super) async fn read(&self, stop: &StopSignal) {
         let mut reading = self.reading(stop);
         while !stop.is_stopped() {
-            if let Err(error) = self.session(&mut reading).await {
+            let ended = self.session(&mut reading).await;
+            self.hand.more_follows(false);
+            if let Err(error) = ended {
                 self.interrupted(&mut reading, &error).await;
             }
         }
@@ -124,6 +128,7 @@ impl Consumer {
                 if room == 0 {
                     break;
                 }
+                self.hand.more_follows(true);
                 asked = room.min(self.shared.config.batch_size);
                 let take_in = async {
                     tokio::task::yield_now().await; // until the read is sent
@@ -132,6 +137,7 @@ impl Consumer {
                 let (next, ()) = tokio::join!(self.read_new(&mut connected, asked, stop), take_in);
                 entries = next?;
             }
+            self.hand.more_follows(entries.len() >= asked);
             self.take_new(entries);
         }
     }
@@ -245,7 +251,16 @@ impl Consumer {
             return Ok(entries);
         }
         let read = reader.new_entries(Some(block.min(SLICE)));
-        command::entries(self.read_to_the_end(connected, &read, stop.stopped()).await?)
+        let mut reading = pin!(self.read_to_the_end(connected, &read, stop.stopped()));
+        let reply = tokio::select! {
+            biased;
+            reply = &mut reading => reply,
+            () = tokio::time::sleep(SOON) => {
+                self.hand.more_follows(false);
+                reading.await
+            }
+        };
+        command::entries(reply?)
     }
 
     /// Waits for a read; when it is to end, the server is asked to end the read, which loses no entry.

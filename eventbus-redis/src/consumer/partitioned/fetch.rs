@@ -34,7 +34,9 @@ impl Partitioned {
     pub(super) async fn fetch(&self, stop: &StopSignal) {
         let mut reading = self.front.reading(stop);
         while !stop.is_stopped() {
-            let Err(error) = self.session(&mut reading).await else {
+            let ended = self.session(&mut reading).await;
+            self.front.hand.more_follows(false);
+            let Err(error) = ended else {
                 break;
             };
             self.owned().read_all_again();
@@ -66,7 +68,9 @@ impl Partitioned {
                 self.front.wait_for_backlog(stop).await.map_err(sent)?;
                 continue;
             }
-            if self.pour(room) == 0 && self.owned().behind().is_empty() {
+            let poured = self.pour(room);
+            self.front.hand.more_follows(poured > 0);
+            if poured == 0 && self.owned().behind().is_empty() {
                 self.wait(&mut connected, stop).await?;
             }
             if stop.is_stopped() {

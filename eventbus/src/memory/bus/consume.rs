@@ -56,6 +56,9 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
     };
     loop {
         let has_joined = stop.soon(consumer.prepare()).await.unwrap_or(false);
+        if !has_joined {
+            hand.more_follows(false);
+        }
         let looks_again = !has_joined || consumer.shared.log().cursor(&consumer.group).is_to_be_looked_after();
         tokio::select! {
             biased;
@@ -171,10 +174,15 @@ impl Consumer {
 
     /// Takes entries while there is room, until there are others.
     async fn feed(&mut self) {
+        let mut follows = false;
         'feed: loop {
             for _ in 0..self.hand.room().await {
                 let taken = self.shared.log().take(&self.group);
                 self.shared.room.send_replace(());
+                if taken.is_none() || !follows {
+                    follows = taken.is_some();
+                    self.hand.more_follows(follows);
+                }
                 let Some((number, taken)) = taken else {
                     break 'feed;
                 };

@@ -278,12 +278,26 @@ impl Hand {
         }
         let group = self.group.get().map(tracing::field::display);
         match crowding {
-            Some(Crowding::Begins) => tracing::error!(
-                group,
-                "too many events wait for a retry, or behind one that does: nothing is read until a tenth is gone"
-            ),
+            Some(Crowding::Begins) => {
+                self.work.notify_waiters(); // what is new is waited for no more
+                tracing::error!(
+                    group,
+                    "too many events wait for a retry, or behind one that does: nothing is read until a tenth is gone"
+                );
+            }
             Some(Crowding::Ends) => tracing::info!(group, "fewer events wait for a retry: reading goes on"),
             None => {}
+        }
+    }
+
+    /// Says whether there is more to be read that is new, and soon: as long as there is, what was read again is handled
+    /// only now and then, and a worker rather waits. A bus that does not say so has it handled whenever a worker has
+    /// nothing else to do.
+    pub fn more_follows(&self, follows: bool) {
+        let mut state = self.state();
+        if state.more_follows(follows) {
+            self.tell(state);
+            self.work.notify_waiters();
         }
     }
 

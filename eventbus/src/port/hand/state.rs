@@ -215,6 +215,8 @@ pub(super) struct State {
     ready_again: BTreeSet<u64>,
     running_again: usize,
     new_before_again: usize,
+    /// Whether there is more to be read that is new.
+    more_follows: bool,
     /// Those that may run, with how often each ran alone in vain: the likely ones last.
     suspects: BTreeSet<(u32, u64)>,
     waiting: BTreeSet<(Instant, u64)>,
@@ -226,6 +228,8 @@ pub(super) struct State {
     due: BTreeSet<(Instant, u64)>,
     /// How many of them are being read.
     reading: usize,
+    /// How many are done with, once that is written down.
+    settled: usize,
     /// What is to be written down, in order.
     outbox: Vec<Settled>,
     next: u64,
@@ -328,6 +332,20 @@ impl State {
         self.fitting(window.saturating_sub(active).max(idle).min(free), self.reading + coming, bounds)
     }
 
+    /// Whether there is something new to be started, or about to be read: at once, or as soon as it is written down that
+    /// others are done with.
+    fn has_new(&self, bounds: Bounds) -> bool {
+        let is_read = || self.settled > 0 || self.room(0, bounds) > 0;
+        !self.ready.is_empty() || (self.more_follows && self.crowded_since.is_none() && is_read())
+    }
+
+    /// Says whether there is more to be read that is new. Returns `true` if that has changed.
+    pub(super) const fn more_follows(&mut self, follows: bool) -> bool {
+        let has_changed = self.more_follows != follows;
+        self.more_follows = follows;
+        has_changed
+    }
+
     /// How many of those that are due are to be read again now: a share of what is read ahead, a larger one where nothing
     /// else is to be started, as soon as half of it is gone.
     pub(super) fn due_room(&self, bounds: Bounds) -> usize {
@@ -335,9 +353,9 @@ impl State {
             return 0;
         }
         let (workers, window) = self.reach(bounds);
-        let share = match self.ready.len() {
-            0 => window / 4,
-            _ => window / NEW_BEFORE_ONE_AGAIN,
+        let share = match self.has_new(bounds) {
+            false => window / 4,
+            true => window / NEW_BEFORE_ONE_AGAIN,
         };
         let (share, ahead) = (share.max(workers), self.reading + self.ready_again.len());
         if ahead > share / 2 {
@@ -613,29 +631,37 @@ impl State {
 
     /// What a worker is to do: the first that came of those that may start, suspects apart, and now and then one that was
     /// read again.
-    pub(super) fn take(&mut self, worker: &Arc<Notify>, place: Option<Place>, workers: usize, now: Instant) -> Turn {
+    pub(super) fn take(
+        &mut self,
+        worker: &Arc<Notify>,
+        place: Option<Place>,
+        workers: usize,
+        now: Instant,
+        bounds: Bounds,
+    ) -> Turn {
         self.workers = workers;
         self.wake(now);
         let next_due = self.waiting.first().map(|(at, _)| *at);
         let Some(place) = place else {
             return if self.startable() == 0 { Turn::Idle(next_due) } else { Turn::NoPlace(next_due) };
         };
-        match self.next_ready().and_then(|number| self.run(number, worker, now)) {
+        match self.next_ready(bounds).and_then(|number| self.run(number, worker, now)) {
             Some(job) => Turn::Work(job, place),
             None => Turn::Idle(next_due),
         }
     }
 
-    /// The entry that is to start next, which is ready no more.
-    fn next_ready(&mut self) -> Option<u64> {
-        if (self.new_before_again == 0 || self.ready.is_empty())
+    /// The entry that is to start next, which is ready no more; none if a new one is about to be read, whose turn it is.
+    fn next_ready(&mut self, bounds: Bounds) -> Option<u64> {
+        if (self.new_before_again == 0 || !self.has_new(bounds))
             && let Some(again) = self.ready_again.pop_first()
         {
             self.new_before_again = NEW_BEFORE_ONE_AGAIN;
             return Some(again);
         }
+        let new = self.ready.pop_first()?;
         self.new_before_again = self.new_before_again.saturating_sub(1);
-        self.ready.pop_first()
+        Some(new)
     }
 
     fn run(&mut self, number: u64, worker: &Arc<Notify>, now: Instant) -> Option<Job> {
@@ -839,6 +865,7 @@ impl State {
                 let (record, bytes) = (body.record.take(), body.bytes);
                 self.outbox.push(Settled { id: item.id.clone(), record, verdict });
                 item.stage = Stage::Settled;
+                self.settled += 1;
                 item.body = None;
                 self.bytes -= bytes;
                 self.leave_lane(lane, number, true, now);
@@ -859,6 +886,7 @@ impl State {
             self.failing.remove(&(since, number));
         }
         if matches!(item.stage, Stage::Settled) {
+            self.settled -= 1;
             return true; // it has left its lane
         }
         match &item.body {

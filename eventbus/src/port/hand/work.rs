@@ -132,7 +132,7 @@ impl Hand {
         let workers = self.workers(desk);
         let mut state = self.state();
         let place = if state.startable() > 0 { self.places.take(workers) } else { None };
-        let turn = state.take(worker, place, workers, self.clock.instant());
+        let turn = state.take(worker, place, workers, self.clock.instant(), self.bounds);
         self.tell(state);
         turn
     }

@@ -25,7 +25,7 @@ impl Table {
     }
 
     fn turn(&mut self) -> Turn {
-        self.state.take(&self.worker, self.places.take(100), 2, self.now)
+        self.state.take(&self.worker, self.places.take(100), 2, self.now, self.bounds)
     }
 
     fn job(&mut self) -> Job {
@@ -204,4 +204,35 @@ fn what_is_put_off_is_due_again_then_and_holds_up_its_aggregate() {
     assert_eq!(job.id, id(1));
     assert!(table.settle(job.number, handled()));
     assert_eq!(table.due(), [DueAgain { id: id(2), has_waited: false }], "it was parked");
+}
+
+#[test]
+fn a_worker_waits_for_what_is_new_as_long_as_it_follows_and_there_is_room_for_it() {
+    let mut table = Table::with_due(1..=60);
+    assert!(table.resume() > 3);
+    assert!(table.state.more_follows(true) && !table.state.more_follows(true));
+    let first = table.job();
+    assert_eq!(first.id, id(1), "its turn has come");
+    assert!(table.settle(first.number, handled()));
+    for number in 101..=120 {
+        assert!(matches!(table.turn(), Turn::Idle(_)), "a new one is about to be read");
+        assert!(table.state.add(taken(&number.to_string(), number), table.now));
+        let job = table.job();
+        assert_eq!(job.id, id(number));
+        assert!(table.settle(job.number, handled()));
+    }
+    let again = table.job();
+    assert_eq!(again.id, id(2));
+    assert!(table.settle(again.number, handled()));
+    table.bounds.entries = 1;
+    assert!(matches!(table.turn(), Turn::Idle(_)), "there is room once it is written down what is done with");
+    for number in (1..=2).chain(101..=120) {
+        assert!(table.state.remove(&id(number), table.now));
+    }
+    let third = table.job();
+    assert_eq!(third.id, id(3), "nothing is read, as there is no room");
+    table.bounds = BOUNDS;
+    assert!(matches!(table.turn(), Turn::Idle(_)));
+    assert!(table.state.more_follows(false));
+    assert_eq!(table.job().id, id(4));
 }
