@@ -14,12 +14,12 @@ use std::{
 
 use common::{
     another, config,
-    seen::{event, start},
+    seen::{Seen as AllSeen, event, start},
     until,
 };
 use eventbus::{
-    Clock, EventFilter, HandlerError, InMemoryEventBus, RecordedEvent, SharedClock,
-    port::{EventBus, Subscriber},
+    Clock, EventFilter, HandlerError, InMemoryEventBus, Name, RecordedEvent, SharedClock,
+    port::{EventBus, HealthThresholds, Subscriber},
     testkit::ManualClock,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
@@ -49,6 +49,21 @@ enum Load {
     AndATenthFails,
 }
 
+/// What a bus is given, and when.
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    events: usize,
+    load: Load,
+    time: Clockwork,
+    /// How long a handler takes, at least.
+    takes: Duration,
+}
+
+/// The buses that are measured, with their partitions.
+const BUSES: [(&str, u32); 3] = [("Redis", 1), ("Redis, 4 partitions", 4), ("in-process", 0)];
+/// How many handlers run at once that take some time.
+const AT_ONCE: usize = 16;
+
 /// What was measured.
 struct Measured {
     /// How long the nine tenths took.
@@ -67,20 +82,29 @@ struct Seen {
     times: Mutex<HashMap<String, u32>>,
 }
 
+impl Seen {
+    fn times(&self) -> HashMap<String, u32> {
+        self.times.lock().unwrap().clone()
+    }
+}
+
 /// Whether it is one of the tenth that may fail.
 fn may_fail(aggregate: &str) -> bool {
     aggregate.ends_with('7')
 }
 
-fn handler(bus: &impl EventBus, clock: &ManualClock, load: Load) -> Arc<Seen> {
+fn handler(bus: &impl EventBus, clock: &ManualClock, load: Load, takes: Duration) -> Arc<Seen> {
     let (seen, clock) = (Arc::new(Seen::default()), clock.clone());
     let (noted, ends) = (Arc::clone(&seen), clock.now() + OUTAGE);
-    let handle = Subscriber::new(eventbus::Name::from_static("handler"), EventFilter::All, move |delivery| {
+    let handle = Subscriber::new(Name::from_static("handler"), EventFilter::All, move |delivery| {
         let aggregate = delivery.metadata().aggregate_id().to_string();
         let may_fail = may_fail(&aggregate);
         let fails = may_fail && load == Load::AndATenthFails && clock.now() < ends;
         let noted = Arc::clone(&noted);
         Box::pin(async move {
+            if !takes.is_zero() {
+                tokio::time::sleep(takes).await;
+            }
             if fails {
                 noted.failures.fetch_add(1, Ordering::SeqCst);
                 return Err(HandlerError::from("away"));
@@ -96,8 +120,9 @@ fn handler(bus: &impl EventBus, clock: &ManualClock, load: Load) -> Arc<Seen> {
 
 /// Has so many events handled, each of an aggregate of its own, and checks that each was handled once, those that failed
 /// after the outage.
-async fn run<B: EventBus + Clone>(bus: B, clock: &ManualClock, events: usize, load: Load, time: Clockwork) -> Measured {
-    let seen = handler(&bus, clock, load);
+async fn run<B: EventBus + Clone>(bus: B, clock: &ManualClock, given: Given) -> Measured {
+    let Given { events, load, time, takes } = given;
+    let seen = handler(&bus, clock, load, takes);
     let ids = (0..events).map(|number| number.to_string()).filter(|id| load != Load::NineTenths || !may_fail(id));
     let all: Vec<RecordedEvent> = ids.map(|id| event(&id)).collect();
     for some in all.chunks(5_000) {
@@ -143,23 +168,24 @@ async fn run<B: EventBus + Clone>(bus: B, clock: &ManualClock, events: usize, lo
     measured
 }
 
-async fn on_redis(config: RedisEventBusConfig, events: usize, load: Load, time: Clockwork) -> Measured {
+async fn on_redis(config: RedisEventBusConfig, given: Given) -> Measured {
     let clock = ManualClock::new();
     let config = RedisEventBusConfig { clock: SharedClock::new(clock.clone()), ..config };
-    run(RedisEventBus::connect(config).await.unwrap(), &clock, events, load, time).await
+    run(RedisEventBus::connect(config).await.unwrap(), &clock, given).await
 }
 
-async fn in_process(events: usize, load: Load, time: Clockwork) -> Measured {
+async fn in_process(concurrency: usize, given: Given) -> Measured {
     let clock = ManualClock::new();
-    let bus = InMemoryEventBus::builder().capacity(events * 2).clock(SharedClock::new(clock.clone())).build();
-    run(bus, &clock, events, load, time).await
+    let builder = InMemoryEventBus::builder().capacity(given.events * 2).concurrency(concurrency);
+    run(builder.clock(SharedClock::new(clock.clone())).build(), &clock, given).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn others_are_handled_while_far_more_wait_than_a_consumer_has_in_flight() {
     for (partitions, time) in [(1, Clockwork::Stands), (4, Clockwork::Goes), (1, Clockwork::Races)] {
         let config = RedisEventBusConfig { max_in_hand: Some(50), batch_size: 50, partitions, ..config() };
-        on_redis(config, 2_000, Load::AndATenthFails, time).await;
+        let given = Given { events: 2_000, load: Load::AndATenthFails, time, takes: Duration::ZERO };
+        on_redis(config, given).await;
     }
 }
 
@@ -172,7 +198,7 @@ async fn what_waits_for_longer_than_a_claim_lasts_is_not_taken_over() {
     let config = RedisEventBusConfig { pending_idle_ms: 6_000, clock, ..config() };
     let bus = RedisEventBus::connect(config).await.unwrap();
     let fail = |bus: &RedisEventBus| {
-        let handler = Subscriber::new(eventbus::Name::from_static("handler"), EventFilter::All, |_| {
+        let handler = Subscriber::new(Name::from_static("handler"), EventFilter::All, |_| {
             Box::pin(async { Err(HandlerError::from("away")) })
         });
         bus.subscribers().add(bus.default_group().clone(), handler);
@@ -200,38 +226,92 @@ async fn what_waits_for_longer_than_a_claim_lasts_is_not_taken_over() {
     bus.stop_consuming().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_read_while_too_many_wait_until_a_tenth_of_them_is_gone() {
+    const BOUND: usize = 200;
+    for partitions in [1, 4] {
+        let clock = ManualClock::new();
+        let shared = SharedClock::new(clock.clone());
+        let config = RedisEventBusConfig { max_waiting: BOUND, partitions, clock: shared, ..config() };
+        let bus = RedisEventBus::connect(config).await.unwrap();
+        let (seen, of_others) = (handler(&bus, &clock, Load::AndATenthFails, Duration::ZERO), AllSeen::default());
+        of_others.join_as(&bus, Name::from_static("others"));
+        let publish = async |count: usize, last: char| {
+            let all: Vec<_> = (0..count).map(|number| event(&format!("{number}{last}"))).collect();
+            bus.publish(&all).await.unwrap();
+        };
+        publish(BOUND, '7').await;
+        let consumer = start(&bus).await;
+        until("too many wait", async || bus.health().await.crowded.iter().any(|group| group.waiting == BOUND as u64))
+            .await;
+        let health = bus.health().await;
+        let [crowded] = &health.crowded[..] else { panic!("{:?}", health.crowded) };
+        assert_eq!(crowded.group, bus.default_group().as_str());
+        assert!(health.alerts(&HealthThresholds::default()).contains(&crowded.to_string()));
+        publish(500, '0').await;
+        until("another group has them", async || of_others.all().len() == BOUND + 500).await;
+        // those of a read that waited already
+        assert!(seen.times().len() <= bus.config().batch_size, "{}", seen.times().len());
+
+        clock.advance(OUTAGE);
+        until("all are handled", async || {
+            clock.advance(Duration::from_secs(1));
+            seen.times().len() == BOUND + 500
+        })
+        .await;
+        assert!(seen.times().values().all(|times| *times == 1), "each once");
+        assert_eq!(bus.health().await.crowded, []);
+        bus.stop_consuming().await;
+        consumer.await.unwrap();
+    }
+}
+
+/// The middle one.
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
+}
+
 /// `cargo test --release -p eventbus-redis --test waiting -- --ignored --nocapture`; `EVENTS` says how many, `ROUNDS` how
-/// often, `ON` on which buses.
+/// often, `ON` on which buses, `MS` how long handlers take.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it measures"]
 async fn a_tenth_that_fails_for_ten_minutes_leaves_the_others_their_throughput() {
     let number = |name, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
-    let (events, rounds) = (number("EVENTS", 200_000), number("ROUNDS", 1));
+    let (events, rounds) = (number("EVENTS", 200_000), number("ROUNDS", 3));
+    let takes = std::env::var("MS").map_or(vec![0, 1], |ms| vec![ms.parse().unwrap()]);
     let on = std::env::var("ON").unwrap_or_default();
-    for _ in 0..rounds {
-        for (name, partitions) in [("Redis", 1), ("Redis, 4 partitions", 4), ("in-process", 0)] {
-            if !name.starts_with(&on) {
-                continue;
+    for ((name, partitions), ms) in BUSES.iter().flat_map(|bus| takes.iter().map(move |ms| (*bus, *ms))) {
+        if !name.starts_with(&on) {
+            continue;
+        }
+        let takes = Duration::from_millis(ms);
+        let concurrency = if ms == 0 { 1 } else { AT_ONCE };
+        let measure = async |load, time| {
+            let given = Given { events, load, time, takes };
+            match partitions {
+                0 => in_process(concurrency, given).await,
+                _ => on_redis(RedisEventBusConfig { partitions, concurrency, ..config() }, given).await,
             }
-            let measure = async |load, time| match partitions {
-                0 => in_process(events, load, time).await,
-                _ => on_redis(RedisEventBusConfig { partitions, ..config() }, events, load, time).await,
-            };
-            let others = (events - events / 10) as f64;
-            let rate = |measured: &Measured| others / measured.took.as_secs_f64();
-            for time in [Clockwork::Stands, Clockwork::Goes, Clockwork::Races] {
+        };
+        let others = (events - events / 10) as f64;
+        let rate = |measured: &Measured| others / measured.took.as_secs_f64();
+        for time in [Clockwork::Stands, Clockwork::Goes, Clockwork::Races] {
+            let (mut of_alone, mut of_all) = (Vec::new(), Vec::new());
+            for _ in 0..rounds {
                 let alone = rate(&measure(Load::NineTenths, time).await);
                 let among = rate(&measure(Load::All, time).await);
                 let failing = measure(Load::AndATenthFails, time).await;
                 println!(
-                    "{name}, the clock {time:?}: nine tenths of {events} events at {alone:.0}/s alone, {among:.0}/s among \
-                     all, {:.0}/s where a tenth fails ({} times meanwhile): {:.2} of alone, {:.2} of among all",
+                    "{name}, {ms} ms each, the clock {time:?}: nine tenths of {events} events at {alone:.0}/s alone, \
+                     {among:.0}/s among all, {:.0}/s where a tenth fails ({} times meanwhile)",
                     rate(&failing),
                     failing.failures,
-                    rate(&failing) / alone,
-                    rate(&failing) / among
                 );
+                of_alone.push(rate(&failing) / alone);
+                of_all.push(rate(&failing) / among);
             }
+            println!("= {:.2} of among all, {:.2} of alone", median(of_all), median(of_alone));
         }
     }
 }

@@ -59,6 +59,7 @@ impl RedisEventBusConfig {
         vars.parsed("EVENTBUS_SINGLE_CONNECTION_CLIENT", &mut config.single_connection_client);
         vars.parsed("EVENTBUS_CONCURRENCY", &mut config.concurrency);
         vars.number("EVENTBUS_MAX_IN_HAND", &mut config.max_in_hand);
+        vars.parsed("EVENTBUS_MAX_WAITING", &mut config.max_waiting);
         vars.parsed("EVENTBUS_MAX_IN_HAND_BYTES", &mut config.max_in_hand_bytes);
         vars.parsed("EVENTBUS_RETRY_DELAY_MS", &mut config.retry_delay_ms);
         vars.parsed("EVENTBUS_RETRY_MAX_DELAY_MS", &mut config.retry_max_delay_ms);
@@ -125,6 +126,7 @@ mod tests {
             ("EVENTBUS_SINGLE_CONNECTION_CLIENT", "true"),
             ("EVENTBUS_CONCURRENCY", "4"),
             ("EVENTBUS_MAX_IN_HAND", "60"),
+            ("EVENTBUS_MAX_WAITING", "600"),
             ("EVENTBUS_MAX_IN_HAND_BYTES", "6000"),
             ("EVENTBUS_RETRY_DELAY_MS", "12"),
             ("EVENTBUS_RETRY_MAX_DELAY_MS", "13"),
@@ -160,6 +162,7 @@ mod tests {
             single_connection_client: true,
             concurrency: 4,
             max_in_hand: Some(60),
+            max_waiting: 600,
             max_in_hand_bytes: 6_000,
             retry_delay_ms: 12,
             retry_max_delay_ms: 13,

@@ -10,7 +10,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use eventbus::{
     SharedClock,
-    port::{DEFAULT_IN_HAND_BYTES, DELIVER_SKIPPED_WITHIN},
+    port::{DEFAULT_IN_HAND_BYTES, DEFAULT_WAITING, DELIVER_SKIPPED_WITHIN},
 };
 use serde::{Deserialize, Deserializer, de};
 
@@ -105,11 +105,13 @@ pub struct RedisEventBusConfig {
     /// [`max_in_hand`](Self::max_in_hand), and 10,000. Default 1.
     pub concurrency: usize,
     /// How many entries a consumer holds at most; then it reads no more. Those that wait for a retry, or are parked behind
-    /// one that does, do not count: it keeps the ids of up to 100,000 of them. It reads ahead
-    /// what its workers finish in about a tenth of a second, at the pace that it measures, so that the other consumers of
-    /// the group get their share. Entries that it takes over meanwhile from a consumer that died may exceed that by one
+    /// one that does, do not count, but are [bounded](Self::max_waiting) too. It reads ahead what its workers finish in about
+    /// a tenth of a second, at the pace that it measures, so that the other consumers of the group get their share. Entries that it takes over meanwhile from a consumer that died may exceed that by one
     /// batch. Default: ten times [`batch_size`](Self::batch_size).
     pub max_in_hand: Option<usize>,
+    /// How many entries of a consumer may wait for a retry, or be parked behind one that does: then it reads no more until
+    /// a tenth of them is gone, and health has an alert. It keeps their ids. Default 100000.
+    pub max_waiting: usize,
     /// How many bytes of events a consumer holds at most, as for [`max_in_hand`](Self::max_in_hand); one event may be
     /// larger. The size of what is read next is taken from what was read before. Default 16 MiB.
     pub max_in_hand_bytes: usize,
@@ -180,6 +182,7 @@ impl Default for RedisEventBusConfig {
             single_connection_client: false,
             concurrency: 1,
             max_in_hand: None,
+            max_waiting: DEFAULT_WAITING,
             max_in_hand_bytes: DEFAULT_IN_HAND_BYTES,
             retry_delay_ms: 100,
             retry_max_delay_ms: 300_000,
@@ -277,6 +280,7 @@ impl fmt::Debug for RedisEventBusConfig {
             .field("single_connection_client", &self.single_connection_client)
             .field("concurrency", &self.concurrency)
             .field("max_in_hand", &self.max_in_hand)
+            .field("max_waiting", &self.max_waiting)
             .field("max_in_hand_bytes", &self.max_in_hand_bytes)
             .field("retry_delay_ms", &self.retry_delay_ms)
             .field("retry_max_delay_ms", &self.retry_max_delay_ms)

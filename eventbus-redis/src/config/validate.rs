@@ -71,6 +71,7 @@ impl RedisEventBusConfig {
         found_in("retry_key_expiry_seconds", out_of_range(expiry, MAX_SECONDS));
         found_in("concurrency", self.concurrency_problem());
         found_in("max_in_hand", is_zero(self.max_in_hand == Some(0)));
+        found_in("max_waiting", is_zero(self.max_waiting == 0));
         found_in("max_in_hand_bytes", is_zero(self.max_in_hand_bytes == 0));
         found_in("retry_delay_ms", ms_problem(self.retry_delay_ms));
         found_in("retry_max_delay_ms", self.max_delay_problem());

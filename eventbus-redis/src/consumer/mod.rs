@@ -118,7 +118,8 @@ impl Shared {
     /// What a consumer of it has in hand. It shares its places with others of the same consumer and group.
     fn hand(&self, places: &Places) -> Arc<Hand> {
         let config = &self.config;
-        Arc::new(Hand::new(config.in_hand(), config.max_in_hand_bytes, config.clock.clone()).sharing(places))
+        let hand = Hand::new(config.in_hand(), config.max_in_hand_bytes, config.clock.clone());
+        Arc::new(hand.with_waiting(config.max_waiting).sharing(places))
     }
 }
 

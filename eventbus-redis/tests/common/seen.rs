@@ -21,13 +21,17 @@ impl Seen {
     }
 
     pub(crate) fn join(&self, bus: &RedisEventBus) {
+        self.join_as(bus, bus.default_group().clone());
+    }
+
+    pub(crate) fn join_as(&self, bus: &RedisEventBus, group: Name) {
         let seen = self.clone();
         let note = Subscriber::new(Name::from_static("note"), EventFilter::All, move |delivery| {
             let id = delivery.metadata().aggregate_id().to_string();
             seen.0.lock().unwrap().push(id);
             Box::pin(async { Ok(()) })
         });
-        bus.subscribers().add(bus.default_group().clone(), note);
+        bus.subscribers().add(group, note);
     }
 }
 
