@@ -29,7 +29,7 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventbus-redis/src/consumer/partitioned/fetch.rs", 1, "the replies of Redis"),
     ("eventbus-redis/src/consumer/partitioned/keep.rs", 10, "leases, by the clock of Redis, and its replies"),
     ("eventbus-redis/src/consumer/partitioned/share.rs", 2, "leases, by the clock of Redis"),
-    ("eventbus-redis/src/consumer/read.rs", 4, "the replies of Redis"),
+    ("eventbus-redis/src/consumer/read.rs", 5, "the replies of Redis"),
     ("eventbus-redis/src/consumer/recover.rs", 1, "claims, by the clock of Redis"),
     ("eventbus-redis/src/consumer/trim.rs", 2, "other consumers, and the ages of entries by the clock of Redis"),
     ("eventbus-redis/src/consumer/trouble.rs", 3, "connecting to Redis again"),
