@@ -5,7 +5,11 @@ mod common;
 
 use std::time::Duration;
 
-use common::{config_on, fresh_bus, log, until};
+use common::{
+    config_on, fresh_bus, log,
+    proxy::{Network, Proxy},
+    until,
+};
 use eventbus::{App, InMemoryEventStore, Never, port::EventBus as _, prelude::*};
 use eventbus_redis::{RedisEventBus, RedisStreams, RedisStreamsConfig};
 
@@ -91,12 +95,13 @@ async fn of_a_server_that_is_away_it_is_told_once_that_it_is_and_once_that_it_is
 #[tokio::test(flavor = "multi_thread")]
 async fn who_follows_and_projections_over_plain_streams_say_once_that_a_server_is_away_and_once_that_it_is_back() {
     log::keep();
-    let mut server = test_servers::private_redis();
-    let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
+    let server = test_servers::private_redis();
+    let (to_bus, to_streams) = (Proxy::before(server.port()).await, Proxy::before(server.port()).await);
+    let bus = RedisEventBus::connect(config_on(&to_bus.url())).await.unwrap();
     let stream = bus.config().stream_name();
     let mut follow = bus.history().follow();
     let following = tokio::spawn(async move { follow.next().await.unwrap() });
-    let config = RedisStreamsConfig { redis_url: server.url().into(), ..RedisStreamsConfig::default() };
+    let config = RedisStreamsConfig { redis_url: to_streams.url(), ..RedisStreamsConfig::default() };
     let streams = RedisStreams::connect(config).await.unwrap();
     let projection = streams.projection("sees-outages", "events:orders");
     let running = tokio::spawn(async move { projection.run(std::future::pending()).await });
@@ -104,13 +109,18 @@ async fn who_follows_and_projections_over_plain_streams_say_once_that_a_server_i
     streams.publisher().publish("orders", "order.created", &serde_json::json!({})).await.unwrap();
     until("the projection is live", async || checkpoint.checkpoint().await.unwrap().is_some()).await;
 
-    server.stop();
+    let before = [&to_bus, &to_streams].map(|proxy| proxy.connections());
+    [&to_bus, &to_streams].into_iter().for_each(|proxy| proxy.set(Network::Cut));
     until("both have told", async || {
         !log::lines(&["following interrupted", &stream]).is_empty()
             && !log::lines(&["projection interrupted", "sees-outages"]).is_empty()
     })
     .await;
-    server.start();
+    until("both have tried often", async || {
+        to_bus.connections() >= before[0] + 6 && to_streams.connections() >= before[1] + 6
+    })
+    .await;
+    [&to_bus, &to_streams].into_iter().for_each(|proxy| proxy.set(Network::Works));
     until("the projection reads", async || {
         let _ = streams.publisher().publish("orders", "order.created", &serde_json::json!({})).await;
         !log::lines(&["projection reads again", "sees-outages"]).is_empty()
