@@ -13,7 +13,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -278,4 +278,161 @@ async fn on_sqlite_a_killed_process_leaves_its_rows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn on_postgres_a_killed_process_leaves_its_rows() {
     a_killed_process_leaves_its_rows(&format!("schema {}", test_servers::unique_name("killed"))).await;
+}
+
+/// The aggregate whose event ends its process.
+const KILLER: &str = "killer";
+
+#[handler(manual, group = "default", concurrency = 4)]
+async fn work(_: &Deposited, meta: &Metadata) {
+    let position = meta.position().map_or(0, Position::get);
+    println!("began {position}");
+    if meta.aggregate_id().as_str() == KILLER {
+        std::process::abort();
+    }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    println!("handled {position}");
+}
+
+/// A default app in a process that ends, by itself or killed; does nothing in an ordinary run.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_process_that_ends() {
+    let Ok(place) = env::var("ENDING_STORE") else {
+        return;
+    };
+    Actor::end_with_parent();
+    let app = App::builder().store(opened(&place).await).handler::<work>();
+    if env::var("ENDING_CLOCK").unwrap() == "machine" {
+        let _app = app.start().await.unwrap();
+        return std::future::pending().await;
+    }
+    // about twenty times as fast
+    let clock = ManualClock::new();
+    let _app = app.clock(clock.clone()).start().await.unwrap();
+    loop {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        clock.advance(Duration::from_millis(20));
+    }
+}
+
+fn ending(place: &str, clock: &str) -> Actor {
+    let variables = [("ENDING_STORE", place), ("ENDING_CLOCK", clock), ("DATABASE_URL", test_servers::postgres_url())];
+    Actor::play("the_process_that_ends", &variables)
+}
+
+async fn deposit(store: &dyn EventStore, aggregates: impl IntoIterator<Item = String>) {
+    for aggregate in aggregates {
+        let stream = StreamId::parse("Account", &aggregate).unwrap();
+        let event = NewEvent::new(Name::from_static("Deposited"), 1, "{}");
+        store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
+    }
+}
+
+/// An event that ends its process: first beside others, then five times alone, while there is always something else to do.
+async fn an_event_that_ends_its_process_becomes_a_dead_letter(place: &str) {
+    let store = opened(place).await;
+    deposit(&*store, (0..20).map(|number| format!("a{number}"))).await;
+    deposit(&*store, [KILLER.to_owned()]).await;
+    let killer = 21;
+    deposit(&*store, (20..40).map(|number| format!("a{number}"))).await;
+    let (mut handled, mut ends, mut alone) = (BTreeSet::new(), 0, 0);
+    // there is always something else to do
+    let (others, is_over) = (Arc::new(AtomicUsize::new(40)), Arc::new(AtomicBool::new(false)));
+    let depositing = tokio::spawn({
+        let (store, others, is_over) = (Arc::clone(&store), Arc::clone(&others), Arc::clone(&is_over));
+        async move {
+            while !is_over.load(Ordering::SeqCst) {
+                let number = others.fetch_add(1, Ordering::SeqCst);
+                deposit(&*store, [format!("a{number}")]).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    });
+    let dead = async || store.dead_positions(&GROUP, Position::START).await.unwrap();
+    loop {
+        let mut actor = ending(place, "fast");
+        until("it has ended, or the event is a dead letter", async || actor.has_ended() || !dead().await.is_empty())
+            .await;
+        if !actor.has_ended() {
+            is_over.store(true, Ordering::SeqCst);
+            depositing.await.unwrap();
+            let printed = std::cell::RefCell::new(Vec::new());
+            until("the others are handled", async || {
+                printed.borrow_mut().extend(actor.printed());
+                let last: BTreeSet<_> = positions(&printed.borrow(), "handled ").into_iter().collect();
+                last.union(&handled).count() == others.load(Ordering::SeqCst)
+            })
+            .await;
+            printed.borrow_mut().extend(actor.kill());
+            println!("{ends} ends");
+            handled.extend(positions(&printed.borrow(), "handled "));
+            break;
+        }
+        let printed = actor.wait().1;
+        let by_this: BTreeSet<_> = positions(&printed, "handled ").into_iter().collect();
+        let in_flight: BTreeSet<_> = positions(&printed, "began ").into_iter().collect();
+        let in_flight: Vec<_> = in_flight.difference(&by_this).copied().collect();
+        handled.extend(by_this);
+        ends += 1;
+        assert!(in_flight.contains(&killer), "{printed:#?}");
+        let rows = store.waiting_deliveries(&GROUP).await.unwrap();
+        let counted: Vec<_> = rows.iter().filter(|row| row.tries.ended_alone > 0).collect();
+        assert!(counted.iter().all(|row| row.position.get() == killer), "others are blamed: {counted:?}");
+        let before = std::mem::replace(&mut alone, counted.first().map_or(0, |row| row.tries.ended_alone));
+        // it does not wait for the others for ever
+        assert!(alone == before || in_flight == [killer], "end {ends} counts, and it ran beside {in_flight:?}");
+        assert!((before..=before + 1).contains(&alone), "{before} ends alone before end {ends}, {alone} after it");
+        assert!(ends < 20, "after {ends} ends, {alone} of them alone, it is no dead letter");
+    }
+    assert_eq!(alone, 5);
+    assert_eq!(dead().await, [Position::new(killer)]);
+    let letter = store.dead_delivery(&GROUP, Position::new(killer)).await.unwrap().unwrap();
+    assert!(letter.tries.errors().contains("the process ended 5 times while this event alone was handled"));
+    assert_eq!(handled.len(), others.load(Ordering::SeqCst), "all others are handled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sqlite_an_event_that_ends_its_process_becomes_a_dead_letter() {
+    let folder = folder();
+    an_event_that_ends_its_process_becomes_a_dead_letter(folder.join("ends.db").to_str().unwrap()).await;
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgres_an_event_that_ends_its_process_becomes_a_dead_letter() {
+    let place = format!("schema {}", test_servers::unique_name("ends"));
+    an_event_that_ends_its_process_becomes_a_dead_letter(&place).await;
+}
+
+/// Processes that are killed at any moment lose nothing, and make nothing a dead letter.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sqlite_processes_that_are_killed_at_random_make_no_dead_letters() {
+    const EVENTS: usize = 600;
+    let folder = folder();
+    let path = folder.join("random.db");
+    let place = path.to_str().unwrap();
+    let store = opened(place).await;
+    deposit(&*store, (0..EVENTS).map(|number| format!("a{number}"))).await;
+    let mut handled = BTreeSet::new();
+    for kill in 1..=10 {
+        let (actor, mut printed, enough) = (ending(place, "fast"), Vec::new(), kill * 17 % 40);
+        until("it has worked for a while", async || {
+            printed.extend(actor.printed());
+            positions(&printed, "handled ").len() > enough
+        })
+        .await;
+        printed.extend(actor.kill());
+        handled.extend(positions(&printed, "handled "));
+    }
+    let last = ending(place, "fast");
+    let mut printed = Vec::new();
+    until("all are handled", async || {
+        printed.extend(last.printed());
+        handled.extend(positions(&printed, "handled "));
+        handled.len() == EVENTS && store.waiting_deliveries(&GROUP).await.unwrap().is_empty()
+    })
+    .await;
+    last.kill();
+    assert_eq!(store.count_dead_deliveries().await.unwrap(), 0);
+    std::fs::remove_dir_all(folder).unwrap();
 }

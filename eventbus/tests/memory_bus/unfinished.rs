@@ -125,56 +125,59 @@ async fn what_is_read_back_for_a_group_that_comes_late_is_not_unread_for_the_oth
 /// none again once that was saved.
 #[tokio::test]
 async fn killed_processes_lose_nothing_and_repeat_nothing_that_was_saved() {
-    let mut random = oorandom(7);
-    for round in 0..40 {
-        let aggregates: Vec<String> = (0..60).map(|_| format!("a{}", random() % 12)).collect();
-        let names: Vec<&str> = aggregates.iter().map(String::as_str).collect();
-        let kept = Kept::with(&names).await;
-        let mut all = Vec::new();
-        loop {
-            let worker = Worker::new();
-            let is_last = all.len() > 4;
-            if !is_last {
-                worker.failing.lock().unwrap().extend((1..=60).filter(|_| random().is_multiple_of(4)));
-            }
-            let checkpoint = kept.get("group:a").map_or(0, Position::get);
-            let (waiting, _) = kept.rows("a").await;
-            let (bus, consumer) = process(&kept, SOON, &worker).await;
-            if is_last {
-                settled(&bus).await;
-            } else {
-                let enough = random() % 40;
-                until("it has worked for a while", async || {
-                    worker.got().len() as u64 >= enough || {
-                        bus.progress(&Name::from_static("a")).await.unwrap().is_settled()
-                    }
-                })
-                .await;
-            }
-            kept.broken.store(random().is_multiple_of(3) && !is_last, Ordering::SeqCst);
-            kill(&kept, bus, consumer).await;
-            for at in worker.got() {
-                let is_open = at > checkpoint || waiting.contains(&at);
-                assert!(is_open, "round {round}: {at} came again, after {checkpoint}, with {waiting:?}");
-            }
-            let failing = worker.failing.lock().unwrap().clone();
-            all.push(worker.got().into_iter().filter(|at| !failing.contains(at)).collect::<Vec<_>>());
-            if is_last {
-                break;
-            }
+    // at once, as what was in flight waits a second
+    futures_util::future::join_all((0..40).map(kill_processes)).await;
+}
+
+async fn kill_processes(round: u64) {
+    let mut random = oorandom(7 + round);
+    let aggregates: Vec<String> = (0..60).map(|_| format!("a{}", random() % 12)).collect();
+    let names: Vec<&str> = aggregates.iter().map(String::as_str).collect();
+    let kept = Kept::with(&names).await;
+    let mut all = Vec::new();
+    loop {
+        let worker = Worker::new();
+        let is_last = all.len() > 4;
+        if !is_last {
+            worker.failing.lock().unwrap().extend((1..=60).filter(|_| random().is_multiple_of(4)));
         }
-        let mut first = BTreeMap::new();
-        for (nth, at) in all.iter().flatten().enumerate() {
-            first.entry(*at).or_insert(nth);
+        let checkpoint = kept.get("group:a").map_or(0, Position::get);
+        let (waiting, _) = kept.rows("a").await;
+        let (bus, consumer) = process(&kept, SOON, &worker).await;
+        if is_last {
+            settled(&bus).await;
+        } else {
+            let enough = random() % 40;
+            until("it has worked for a while", async || {
+                worker.got().len() as u64 >= enough || {
+                    bus.progress(&Name::from_static("a")).await.unwrap().is_settled()
+                }
+            })
+            .await;
         }
-        assert_eq!(first.len(), 60, "round {round}: all are handled");
-        for aggregate in &aggregates {
-            let own: Vec<_> = (1..=60).filter(|at| aggregates[*at as usize - 1] == *aggregate).collect();
-            let order: Vec<_> = own.iter().map(|at| first[at]).collect();
-            assert!(order.is_sorted(), "round {round}: {own:?} were handled in the order {order:?}");
+        kept.broken.store(random().is_multiple_of(3) && !is_last, Ordering::SeqCst);
+        kill(&kept, bus, consumer).await;
+        for at in worker.got() {
+            let is_open = at > checkpoint || waiting.contains(&at);
+            assert!(is_open, "round {round}: {at} came again, after {checkpoint}, with {waiting:?}");
         }
-        assert_eq!(kept.rows("a").await, (vec![], vec![]));
+        let failing = worker.failing.lock().unwrap().clone();
+        all.push(worker.got().into_iter().filter(|at| !failing.contains(at)).collect::<Vec<_>>());
+        if is_last {
+            break;
+        }
     }
+    let mut first = BTreeMap::new();
+    for (nth, at) in all.iter().flatten().enumerate() {
+        first.entry(*at).or_insert(nth);
+    }
+    assert_eq!(first.len(), 60, "round {round}: all are handled");
+    for aggregate in &aggregates {
+        let own: Vec<_> = (1..=60).filter(|at| aggregates[*at as usize - 1] == *aggregate).collect();
+        let order: Vec<_> = own.iter().map(|at| first[at]).collect();
+        assert!(order.is_sorted(), "round {round}: {own:?} were handled in the order {order:?}");
+    }
+    assert_eq!(kept.rows("a").await, (vec![], vec![]));
 }
 
 /// Numbers that look random, the same in each run.

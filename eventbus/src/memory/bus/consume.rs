@@ -21,13 +21,15 @@ use crate::{
     },
     port::{
         Announced, CheckpointError, DEFAULT_IN_HAND_BYTES, Desk, DueRange, EventStore, FeedFilter, GroupTypes, Hand,
-        MessageId, Outage, PAGE_BYTES, ProgressUpdate, ReadError, RunLock, Settled, StopSignal, Subscribers, Tries,
+        MessageId, Outage, PAGE_BYTES, ProgressUpdate, ReadError, Settled, StopSignal, Subscribers, Tries,
         UnfinishedDelivery, Unhandled, Verdict, handler_span, log_skipped_type,
     },
 };
 
 /// How many events are handled between two checkpoints, at most.
 const BATCH: usize = 64;
+/// How far ahead it is noted what a group may read, at least: as many events as make the notes few.
+const LEAST_AHEAD: usize = 8;
 /// How long progress waits to be saved where little happens, or after it could not be saved.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -49,6 +51,7 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
         published,
         numbers: HashMap::new(),
         announced: Vec::new(),
+        beginning: Vec::new(),
         unsaved: 0,
         outage,
         bringing: Outage::new(clock.clone()),
@@ -64,15 +67,20 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
             biased;
             () = &mut working => break,
             () = hand.settled() => {}
-            () = hand.due() => consumer.read_again(),
+            () = hand.due() => drop(stop.soon(consumer.read_again()).await),
             () = consumer.feed(), if has_joined => {}
             () = clock.sleep(SAVE_AGAIN), if looks_again => consumer.unsaved = BATCH,
         }
         consumer.write_down();
         stop.soon(consumer.save_now_and_then()).await;
     }
+    hand.give_back();
     consumer.write_down();
-    if stop.soon(consumer.save()).await.is_none() {
+    let last = async {
+        consumer.save().await;
+        consumer.note_stopped().await;
+    };
+    if stop.soon(last).await.is_none() {
         tracing::warn!(group = %consumer.group, "progress not saved: the store does not answer");
     }
 }
@@ -86,7 +94,7 @@ impl Shared {
             counters: Arc::clone(&self.counters),
             retry: self.settings.retry,
             limits: self.settings.limits,
-            run_lock: RunLock::default(), // no process that has ended leaves anything here
+            run_lock: self.run_lock.clone(),
             span: Arc::new(handler_span),
         }
     }
@@ -102,6 +110,8 @@ struct Consumer {
     numbers: HashMap<MessageId, u64>,
     /// What the group's handlers announced last.
     announced: Vec<Announced>,
+    /// The suspects that may run once it is saved that they begin.
+    beginning: Vec<MessageId>,
     /// What came of how many entries since the progress was saved.
     unsaved: usize,
     /// Of the store, for the progress.
@@ -121,6 +131,7 @@ impl Consumer {
         let Some(Resume { store, .. }) = self.shared.resume().clone() else {
             return true;
         };
+        self.note_reach(&*store).await;
         self.rounds.look(&self.shared, &*store, &self.group).await;
         self.bring_revived(&*store).await && self.bring(&*store).await
     }
@@ -183,9 +194,12 @@ impl Consumer {
                     follows = taken.is_some();
                     self.hand.more_follows(follows);
                 }
-                let Some((number, taken)) = taken else {
+                let Some((number, mut taken)) = taken else {
                     break 'feed;
                 };
+                if taken.is_left_over {
+                    taken.is_left_over = self.is_wanted(&taken.record);
+                }
                 self.numbers.insert(taken.id.clone(), number);
                 self.hand.add([taken]);
                 if self.hand.is_crowded() {
@@ -193,13 +207,50 @@ impl Consumer {
                 }
             }
         }
-        if self.shared.log().cursor(&self.group).is_to_be_brought() {
-            return;
+        {
+            let mut log = self.shared.log();
+            if log.cursor(&self.group).is_to_be_brought() || log.is_at_its_reach(&self.group) {
+                return;
+            }
         }
         // the bus lives as long as its consumers
         tokio::select! {
             _ = self.published.changed() => {}
             _ = self.subscribed.changed() => {}
+        }
+    }
+
+    /// Whether a handler of the group gets this event.
+    fn is_wanted(&self, record: &RecordedEvent) -> bool {
+        let handlers = self.shared.subscribers.of_group(&self.group);
+        handlers.iter().any(|handler| handler.events().matches(record.event_type()))
+    }
+
+    /// Notes how far the group may read from now on, where it has come near to that. What cannot be noted holds nothing up:
+    /// should the process end, an event that it had in flight is not known for one.
+    async fn note_reach(&mut self, store: &dyn EventStore) {
+        let ahead = self.hand.read_ahead().max(LEAST_AHEAD).saturating_mul(2) as u64;
+        let Some(reach) = self.shared.log().next_reach(&self.group, ahead) else {
+            return;
+        };
+        if let Err(error) = store.save_checkpoint(&reach_name(&self.group), reach).await
+            && self.outage.begins()
+        {
+            tracing::warn!(group = %self.group, %error, "how far the group reads is not saved, trying again");
+        }
+        self.shared.log().cursor(&self.group).extend(reach);
+    }
+
+    /// Notes that nothing of the group is in flight any more.
+    async fn note_stopped(&self) {
+        let Some(Resume { store, .. }) = self.shared.resume().clone() else {
+            return;
+        };
+        if !self.shared.log().cursor(&self.group).ends_reach() {
+            return;
+        }
+        if let Err(error) = store.save_checkpoint(&reach_name(&self.group), Position::START).await {
+            tracing::warn!(group = %self.group, %error, "that the group is stopped is not saved");
         }
     }
 
@@ -281,12 +332,23 @@ impl Consumer {
         Ok(())
     }
 
-    /// Reads entries again that have waited, once what came of them before is written down.
-    fn read_again(&mut self) {
+    /// Reads entries again that have waited, once what came of them before is written down, and saved that they do not wait
+    /// any more.
+    async fn read_again(&mut self) {
         self.write_down();
+        let all_due = self.hand.take_due();
+        let ends_waiting = {
+            let mut log = self.shared.log();
+            let cursor = log.cursor(&self.group);
+            let numbers = all_due.iter().filter_map(|due| self.numbers.get(&due.id));
+            numbers.filter(|number| cursor.ends_waiting(**number)).count() > 0
+        };
+        if ends_waiting {
+            self.save().await;
+        }
         let (mut taken, mut gone) = (Vec::new(), Vec::new());
         let mut log = self.shared.log();
-        for due in self.hand.take_due() {
+        for due in all_due {
             let number = self.numbers.get(&due.id);
             match number.and_then(|number| log.take_again(&self.group, *number)) {
                 Some(again) => taken.push(again),
@@ -319,6 +381,9 @@ impl Consumer {
         let Settled { id, record, verdict } = settled;
         let number = self.numbers.get(&id).copied()?;
         let mut log = self.shared.log();
+        if log.cursor(&self.group).is_suspect(number) {
+            self.unsaved = BATCH; // else it would count as in flight if the process ended now
+        }
         match verdict {
             Verdict::Acknowledge { .. } => log.cursor(&self.group).finish(number),
             Verdict::Skip(tries) => {
@@ -341,8 +406,9 @@ impl Consumer {
                 log.cursor(&self.group).keep(number, tries);
                 return None;
             }
-            Verdict::Begin(_) => {
-                self.hand.begin([&id]);
+            Verdict::Begin(tries) => {
+                log.cursor(&self.group).keep(number, tries);
+                self.beginning.push(id);
                 return None;
             }
         }
@@ -405,6 +471,11 @@ impl Consumer {
         }
     }
 
+    /// It is saved that these begin.
+    fn begin_suspects(&mut self) {
+        self.hand.begin(&std::mem::take(&mut self.beginning));
+    }
+
     /// Saves the group's progress when there is much of it, or no entry is left to be read.
     async fn save_now_and_then(&mut self) {
         if self.unsaved >= BATCH || self.shared.log().unread(&self.group) == 0 {
@@ -417,6 +488,7 @@ impl Consumer {
         self.unsaved = 0;
         let (shared, group) = (&self.shared, &self.group);
         let Some(Resume { store, .. }) = shared.resume().clone() else {
+            self.begin_suspects();
             return;
         };
         if let Err(error) = save_types(shared, &*store, group).await {
@@ -425,7 +497,9 @@ impl Consumer {
             }
             return;
         }
-        let Some(unsaved) = shared.log().cursor(group).unsaved() else {
+        let unsaved = shared.log().cursor(group).unsaved();
+        let Some(unsaved) = unsaved else {
+            self.begin_suspects();
             return;
         };
         match save_progress(shared, &*store, group, &unsaved).await {
@@ -438,11 +512,17 @@ impl Consumer {
                 if let Some(lasted) = self.outage.ends() {
                     tracing::info!(%group, ?lasted, "progress is saved again");
                 }
+                self.begin_suspects();
             }
             Err(error) if self.outage.begins() => tracing::warn!(%group, %error, "progress not saved, trying again"),
             Err(error) => tracing::debug!(%group, %error, "progress still not saved"),
         }
     }
+}
+
+/// How far a group may read, while it is consumed: it may have everything up to there in flight that is not finished.
+fn reach_name(group: &Name) -> Name {
+    Name::prefixed("reading:", group)
 }
 
 /// Saves what the group announced and left unhandled, if that changed: before the checkpoint passes it.
@@ -476,6 +556,8 @@ pub(super) struct Progress {
     /// What is a dead letter after it.
     dead_ahead: Vec<Position>,
     types: GroupTypes,
+    /// Set if it was not stopped by the process before: what that may have had in flight is up to there.
+    left_over: Option<Position>,
 }
 
 impl Progress {
@@ -496,6 +578,12 @@ impl Progress {
             tracing::info!(%group, "no checkpoint yet: the group begins with the oldest event");
         }
         let types = types::load(store, group, checkpoint).await?;
+        let reach = store.load_checkpoint(&reach_name(group)).await?.filter(|reach| *reach > Position::START);
+        let left_over = match reach {
+            // what came later was in flight nowhere
+            Some(reach) => Some(reach.min(store.head().await.map_err(|error| CheckpointError::new(group, error))?)),
+            None => None,
+        };
         let end = checkpoint.unwrap_or(Position::START);
         let dead_ahead = store.dead_positions(group, end).await?;
         let waiting = store.waiting_deliveries(group).await?;
@@ -515,14 +603,14 @@ impl Progress {
                 Err(error) => return Err(CheckpointError::new(group, error)),
             }
         }
-        Ok(Self { group: group.clone(), checkpoint, before, unreadable, ahead, dead_ahead, types })
+        Ok(Self { group: group.clone(), checkpoint, before, unreadable, ahead, dead_ahead, types, left_over })
     }
 
     /// Lets the group go on from there; everything after `fed_from` passes through the log.
     pub(super) fn resume(self, log: &mut Log, fed_from: Option<Position>) {
         let now = log.clock.now();
         let cursor = log.cursor(&self.group);
-        cursor.load(self.checkpoint, fed_from);
+        cursor.load(self.checkpoint, fed_from, self.left_over);
         cursor.load_ahead(self.ahead, self.dead_ahead);
         cursor.types.load(self.types);
         if cursor.types.due().is_some() {
@@ -532,7 +620,7 @@ impl Progress {
             cursor.unreadable.add(position, tries, now);
         }
         for (event, tries) in self.before {
-            log.restore(&self.group, &event, tries);
+            log.resume(&self.group, &event, tries);
         }
     }
 }

@@ -4,15 +4,20 @@
 //!
 //! | the delivery | in the store | after a restart |
 //! |---|---|---|
-//! | is not read, runs for the first time, or is ready to | after the checkpoint | delivered from the feed |
+//! | is not read, runs for the first time, or is ready to | after the checkpoint | delivered from the feed: see below |
 //! | has finished, and the checkpoint has not passed it | after the checkpoint | delivered once more |
-//! | has failed and waits, or runs again | a row | delivered when it is due, with its former tries |
+//! | has failed and waits, or runs again | a row | delivered when it is due, with its former tries: see below |
 //! | is parked behind one of its aggregate that waits | a row, once the checkpoint passes it | delivered behind that one |
 //! | is a dead letter | a row | not delivered; listed, replayed or discarded |
 //! | cannot be read when it is to be delivered | a row | tried again, until an operator skips it: see `unreadable` |
 //! | has tries, and no handler here wants it or can decode it | a row | delivered; left again without a handler |
 //! | no handler here wants it, and it has no tries | in a range: see `types` | delivered when its type is announced |
 //! | has finished, and the checkpoint has passed it | no row | not delivered |
+//!
+//! A process that ends without stopping the group may have ended of what it had in flight. Up to where it read is noted
+//! before it reads, a bit ahead, and taken back when the group is stopped. What is up to there and not finished is left
+//! over, the first of each aggregate only, unless its row has the time of a retry, which is taken out before it runs. It gets
+//! a row, and runs alone: see `port::hand`.
 //!
 //! Invariant: the checkpoint passes an event in the step that removes or writes its row.
 
@@ -41,6 +46,8 @@ struct Pending {
     /// Set if it is a dead letter.
     buried: Option<Buried>,
     row: Row,
+    /// Whether it may have been in flight when the process before ended, and was not taken since.
+    is_left_over: bool,
     /// Whether the entries of its aggregate that come after it are parked behind it for longer.
     is_waiting: bool,
     /// Grows with every change: a change during a save is not saved by it.
@@ -102,6 +109,12 @@ pub(super) struct Cursor {
     has_rival: bool,
     /// Whether `saved` was loaded.
     pub(super) is_loaded: bool,
+    /// Set if the process before did not stop the group: what it may have had in flight is up to there.
+    left_over_through: Option<Position>,
+    /// Up to where it may take events of the feed: a process that ends without stopping the group leaves it in the store.
+    reach: Option<Position>,
+    /// The highest position that it has taken.
+    taken: Option<Position>,
     /// Whether events were withheld from it, so that its checkpoint must not pass them.
     misses_events: bool,
     /// The events of which the store had a row when the progress was loaded: a range that is delivered may name them once
@@ -116,12 +129,20 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    /// Takes an entry, and returns its former tries; `None` if the group is done with its event.
-    pub(super) fn take(&mut self, number: u64, record: &RecordedEvent, position: Option<Position>) -> Option<Tries> {
-        if let Some(pending) = self.pending.get(&number)
-            && (pending.row == Row::Stored || position.is_none() || position > self.saved)
+    /// Takes an entry, and returns its former tries, and whether it may have been in flight when the process before ended;
+    /// `None` if the group is done with its event.
+    pub(super) fn take(
+        &mut self,
+        number: u64,
+        record: &RecordedEvent,
+        position: Option<Position>,
+    ) -> Option<(Tries, bool)> {
+        self.taken = self.taken.max(position);
+        let saved = self.saved;
+        if let Some(pending) = self.pending.get_mut(&number)
+            && (pending.row == Row::Stored || position.is_none() || position > saved)
         {
-            return Some(pending.tries.clone());
+            return Some((pending.tries.clone(), std::mem::take(&mut pending.is_left_over)));
         }
         if position.is_some() && position <= self.saved {
             self.remove(number);
@@ -134,13 +155,24 @@ impl Cursor {
         let tries = position.and_then(|position| self.ahead.remove(&position));
         let row = if tries.is_some() { Row::Stored } else { Row::Missing };
         let tries = tries.unwrap_or_default();
+        let is_left_over = self.is_left_over(record, position, &tries);
         self.insert(number, record, position, tries.clone(), row);
-        Some(tries)
+        Some((tries, is_left_over))
+    }
+
+    /// Whether an event may have been in flight when the process before ended: one that waited was not, nor was one behind
+    /// another of its aggregate that has a row.
+    fn is_left_over(&self, record: &RecordedEvent, position: Option<Position>, tries: &Tries) -> bool {
+        position.is_some()
+            && position <= self.left_over_through
+            && tries.next_at.is_none()
+            && !self.waiting.contains_key(record.metadata().stream())
     }
 
     fn insert(&mut self, number: u64, record: &RecordedEvent, position: Option<Position>, tries: Tries, row: Row) {
         let record = record.clone();
-        let pending = Pending { record, position, tries, buried: None, row, is_waiting: false, changes: 0 };
+        let pending =
+            Pending { record, position, tries, buried: None, row, is_left_over: false, is_waiting: false, changes: 0 };
         self.pending.insert(number, pending);
         if row == Row::Stored {
             self.waits(number);
@@ -173,6 +205,15 @@ impl Cursor {
             }
         }
         Some(pending)
+    }
+
+    /// Delivers an event of which the store had a row when the progress was loaded.
+    pub(super) fn resume(&mut self, number: u64, record: &RecordedEvent, tries: Tries) {
+        let is_left_over = self.is_left_over(record, record.position(), &tries);
+        self.restore(number, record, tries);
+        if let Some(pending) = self.pending.get_mut(&number) {
+            pending.is_left_over = is_left_over;
+        }
     }
 
     /// Delivers an event of which the store has a row, and which the feed does not bring any more.
@@ -279,6 +320,46 @@ impl Cursor {
         }
     }
 
+    /// Has it written down that an entry waits no more: it is in flight from now on. Returns `true` if that is new; of a
+    /// suspect it is written down when it begins.
+    pub(super) fn ends_waiting(&mut self, number: u64) -> bool {
+        let waited = |pending: &&mut Pending| pending.tries.next_at.is_some() && !pending.tries.is_suspect();
+        let Some(pending) = self.pending.get_mut(&number).filter(waited) else {
+            return false;
+        };
+        pending.tries.next_at = None;
+        self.has_changed(number);
+        self.is_loaded
+    }
+
+    /// Whether an entry was in flight when its process ended, and has not been handled since.
+    pub(super) fn is_suspect(&self, number: u64) -> bool {
+        self.pending.get(&number).is_some_and(|pending| pending.tries.is_suspect())
+    }
+
+    /// Up to where the group may take events from now on, if that is to be noted: about `ahead` more than it has taken.
+    /// `next` is the next one it would take.
+    pub(super) fn next_reach(&self, next: Option<Position>, ahead: u64) -> Option<Position> {
+        let from = self.taken.max(self.saved).max(next).unwrap_or(Position::START).get();
+        let is_near = self.reach.is_none_or(|reach| reach.get() < from.saturating_add(ahead / 2));
+        (self.is_loaded && is_near).then(|| Position::new(from.saturating_add(ahead)))
+    }
+
+    /// The group may take events up to there.
+    pub(super) const fn extend(&mut self, reach: Position) {
+        self.reach = Some(reach);
+    }
+
+    /// Whether an event is beyond what the group may take.
+    pub(super) fn is_beyond_reach(&self, position: Option<Position>) -> bool {
+        self.is_loaded && position > self.reach
+    }
+
+    /// Nothing is in flight any more. Returns `true` if the store was to know that something is.
+    pub(super) const fn ends_reach(&mut self) -> bool {
+        self.reach.take().is_some()
+    }
+
     /// Makes an entry a dead letter, and returns its place in the feed, if it came from there.
     pub(super) fn bury(&mut self, number: u64, tries: Tries, buried: Buried) -> Option<Position> {
         let pending = self.pending.get_mut(&number)?;
@@ -365,6 +446,7 @@ impl Cursor {
         self.finished = None;
         self.saved = None;
         self.is_loaded = false;
+        (self.left_over_through, self.reach, self.taken) = (None, None, None);
         self.misses_events = false;
         self.types.load(GroupTypes::default());
         self.unreadable.clear();
@@ -375,7 +457,10 @@ impl Cursor {
     ///
     /// Everything after `fed_from` passes through the log, `None` if that is not known. A group that was further
     /// behind misses events until the next start.
-    pub(super) fn load(&mut self, saved: Option<Position>, fed_from: Option<Position>) {
+    ///
+    /// Events up to `left_over` may have been in flight when the process before ended.
+    pub(super) fn load(&mut self, saved: Option<Position>, fed_from: Option<Position>, left_over: Option<Position>) {
+        (self.left_over_through, self.reach, self.taken) = (left_over, None, None);
         let from = saved.unwrap_or(Position::START);
         self.misses_events |= fed_from.is_none_or(|fed_from| from < fed_from);
         self.saved = saved;

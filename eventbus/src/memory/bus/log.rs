@@ -125,14 +125,14 @@ impl Log {
     /// Entries that the group's checkpoint covers are passed over.
     pub(super) fn take(&mut self, group: &Name) -> Option<(u64, Taken)> {
         let cursor = self.groups.entry(group.clone()).or_default();
-        if cursor.again.is_empty() && cursor.is_to_be_brought() {
-            return None; // what the group skipped or gave up comes first
+        if cursor.again.is_empty() && (cursor.is_to_be_brought() || cursor.is_at_its_reach(&self.entries)) {
+            return None; // what the group skipped or gave up comes first, or it is to be noted how far it reads
         }
         while let Some(number) = cursor.next_number(&self.entries) {
             let entry = self.entries.get(&number)?;
-            if let Some(tries) = cursor.take(number, &entry.record, entry.position) {
+            if let Some((tries, is_left_over)) = cursor.take(number, &entry.record, entry.position) {
                 let (id, record) = (entry.id.clone(), entry.record.clone());
-                return Some((number, Taken { id, record, tries, is_left_over: false }));
+                return Some((number, Taken { id, record, tries, is_left_over }));
             }
         }
         None
@@ -147,11 +147,33 @@ impl Log {
 
     /// Has an event delivered to a group again that the feed does not bring any more, and of which the store has a row.
     pub(super) fn restore(&mut self, group: &Name, record: &RecordedEvent, tries: Tries) {
+        let number = self.read_back(record);
+        self.cursor(group).restore(number, record, tries);
+    }
+
+    /// Does the same when the progress of a group is loaded.
+    pub(super) fn resume(&mut self, group: &Name, record: &RecordedEvent, tries: Tries) {
+        let number = self.read_back(record);
+        self.cursor(group).resume(number, record, tries);
+    }
+
+    fn read_back(&mut self, record: &RecordedEvent) -> u64 {
         let (id, number) = (self.next_id(), self.next);
         self.entries.insert(number, Entry { id, record: record.clone(), position: None, is_restored: true });
         self.restored.insert(number);
         self.next += 1;
-        self.cursor(group).restore(number, record, tries);
+        number
+    }
+
+    /// Up to where a group may take events, if that is to be noted now: see [`Cursor::next_reach`].
+    pub(super) fn next_reach(&self, group: &Name, ahead: u64) -> Option<Position> {
+        let cursor = self.groups.get(group)?;
+        cursor.next_reach(cursor.next_in_feed(&self.entries), ahead)
+    }
+
+    /// Whether a group may take no more before it is noted how far it reads.
+    pub(super) fn is_at_its_reach(&self, group: &Name) -> bool {
+        self.groups.get(group).is_some_and(|cursor| cursor.again.is_empty() && cursor.is_at_its_reach(&self.entries))
     }
 
     /// Announces what a group handles; returns what is undecided. What it left of the log is taken again.
@@ -260,6 +282,16 @@ impl Log {
 }
 
 impl Cursor {
+    /// The position of the next entry that it has not read.
+    fn next_in_feed(&self, entries: &BTreeMap<u64, Entry>) -> Option<Position> {
+        let mut unread = entries.range(self.next..);
+        unread.find(|(_, entry)| !entry.is_restored).and_then(|(_, entry)| entry.position)
+    }
+
+    fn is_at_its_reach(&self, entries: &BTreeMap<u64, Entry>) -> bool {
+        self.is_beyond_reach(self.next_in_feed(entries))
+    }
+
     /// The number of the next entry for the group; those that were read back come by their group's `again` only.
     fn next_number(&mut self, entries: &BTreeMap<u64, Entry>) -> Option<u64> {
         if let Some(number) = self.again.pop_front() {

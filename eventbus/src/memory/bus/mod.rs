@@ -28,7 +28,8 @@ use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     port::{
         Announced, BusCounters, BusStats, CheckpointError, ConsumeError, Consuming, EventBus, EventStore,
-        GroupProgress, MessageId, PublishError, ShutdownError, SkippedBefore, StreamInfo, Subscribers, check_records,
+        GroupProgress, MessageId, PublishError, RunLock, ShutdownError, SkippedBefore, StreamInfo, Subscribers,
+        check_records,
     },
 };
 
@@ -47,6 +48,11 @@ static DEFAULT_GROUP: Name = Name::from_static("default");
 /// after a restart where each group was: the store's feed has the events, and the store keeps which of them wait for a
 /// retry, with their attempts, and which are dead letters. A restart delivers what is not finished, and of what is
 /// finished at most the last 64 events that it had no time to note.
+///
+/// A process that ends without stopping the bus may have ended of what it had in flight. So after such an end, what may have
+/// been in flight runs one at a time, alone, each after a delay that doubles from a second to a minute with each end; an
+/// event that ended its process five times in a row while nothing else ran is a dead letter. Without a store nothing of that
+/// is known after a restart.
 ///
 /// The store keeps, too, which event types a group ever announced, and from where on it skipped a type. So a release
 /// without a handler of a type that an earlier one handled leaves its events to a later one, and events that no release
@@ -86,6 +92,8 @@ struct Shared {
     /// Tells publishers that there may be room.
     room: watch::Sender<()>,
     resume: Mutex<Option<Resume>>,
+    /// What may have ended the process before runs alone, whatever its group.
+    run_lock: RunLock,
     subscribers: Subscribers,
     counters: Arc<BusCounters>,
     consuming: Consuming,
@@ -175,6 +183,7 @@ impl InMemoryEventBus {
                 published: watch::Sender::new(()),
                 room: watch::Sender::new(()),
                 resume: Mutex::default(),
+                run_lock: RunLock::default(),
                 subscribers: Subscribers::default(),
                 counters: Arc::default(),
                 consuming: Consuming::by(clock),

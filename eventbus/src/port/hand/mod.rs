@@ -435,6 +435,12 @@ impl Hand {
         self.state().drain()
     }
 
+    /// How many entries it reads ahead at the pace of its workers, those that run among them.
+    #[must_use]
+    pub fn read_ahead(&self) -> usize {
+        self.state().reach(self.bounds).1
+    }
+
     /// It is written down that these are begun.
     pub fn begin<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
         let mut state = self.state();

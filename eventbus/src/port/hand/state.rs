@@ -379,7 +379,7 @@ impl State {
     }
 
     /// How many workers there are, and how many entries they finish in a moment.
-    fn reach(&self, bounds: Bounds) -> (usize, usize) {
+    pub(super) fn reach(&self, bounds: Bounds) -> (usize, usize) {
         let workers = self.workers.max(1);
         (workers, self.pace.window(workers, bounds.entries))
     }
