@@ -6,7 +6,7 @@ mod common;
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -17,7 +17,7 @@ use eventbus::{
     port::{DeadLetterFilter, DeadLetters as _, EventBus, HandlerOptions, Subscriber},
 };
 use eventbus_file::{DoneWhen, FileQueue, FileQueueConfig, FileQueueError};
-use tokio::task::JoinHandle;
+use tokio::{sync::Semaphore, task::JoinHandle};
 
 const fn only(event_type: &'static str, schema_version: u32) -> EventDescriptor {
     EventDescriptor::new(event_type, "Order", schema_version, event_type, Source::new(file!(), line!()))
@@ -192,4 +192,108 @@ async fn a_new_group_whose_handlers_start_now_gets_nothing_from_before() {
     until("it is there", async || queue.stream_info().await.active_consumers == 1).await;
     publish(&queue, "OrderCreated", 1, 1).await;
     assert_eq!(new.end(0).await, [4]);
+}
+
+/// Adds a handler of a type that notes the ids it is given, and the attempts.
+fn add_late(queue: &FileQueue, events: EventFilter) -> Arc<Mutex<Vec<(u64, u32)>>> {
+    let seen = Arc::<Mutex<Vec<_>>>::default();
+    let sees = Arc::clone(&seen);
+    let subscriber = Subscriber::new(Name::from_static("late"), events, move |delivery| {
+        let id = delivery.message_id().unwrap().as_str().parse().unwrap();
+        sees.lock().unwrap().push((id, delivery.attempt()));
+        Box::pin(async { Ok(()) })
+    });
+    queue.subscribers().add(queue.default_group().clone(), subscriber);
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_waits_with_its_attempts_for_a_handler_that_comes_while_the_worker_consumes() {
+    let queue = fresh().await;
+    let (failing, failed) = (another(&queue).await, Arc::new(AtomicUsize::new(0)));
+    let counts = Arc::clone(&failed);
+    let subscriber = Subscriber::new(Name::from_static("late"), SHIPPED, move |_| {
+        counts.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async { Err("not yet".into()) })
+    });
+    failing.subscribers().add(queue.default_group().clone(), subscriber);
+    let consuming = failing.clone();
+    let consumer = tokio::spawn(async move { consuming.start_consuming().await.unwrap() });
+    publish(&queue, "OrderShipped", 1, 1).await;
+    until("it has failed", async || failed.load(Ordering::SeqCst) > 0).await;
+    failing.stop_consuming().await;
+    consumer.await.unwrap();
+
+    let old = Release::start(&queue, CREATED, None, true).await;
+    until("it is left", async || old.queue.stats().events_consumed > 0).await;
+    let seen = add_late(&old.queue, SHIPPED);
+    until("it is handled", async || !seen.lock().unwrap().is_empty()).await;
+    assert!(old.end(0).await.is_empty());
+    let (seen, failed) = (seen.lock().unwrap().clone(), failed.load(Ordering::SeqCst));
+    assert_eq!(seen, [(1, u32::try_from(failed).unwrap() + 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_handler_announces_that_comes_while_the_worker_consumes_is_written_at_once() {
+    // the claim, with which it would be written otherwise, is not renewed for as long as the test takes
+    let config = FileQueueConfig { group_expiration: Duration::from_secs(3_600), ..config(folder()) };
+    let queue = FileQueue::open(config).await.unwrap();
+    let old = Release::start(&queue, CREATED, None, true).await;
+    publish(&queue, "OrderCreated", 1, 1).await;
+    until("it is handled", async || old.seen.lock().unwrap().len() == 1).await;
+    let group = queue.config().root_dir.join("subscriptions/default");
+    let written = || {
+        let newest = std::fs::read_dir(&group).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+        std::fs::read_to_string(newest).unwrap_or_default() // it is replaced meanwhile
+    };
+    until("that is written", async || written().contains("\"open\": {}")).await;
+    add_late(&old.queue, SHIPPED);
+    until("it is announced", async || written().contains("OrderShipped")).await;
+    old.end(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_of_a_type_that_is_not_handled_any_more_is_skipped_and_never_delivered() {
+    let queue = fresh().await;
+    publish(&queue, "OrderShipped", 1, 1).await;
+    let failing = Release::start(&queue, SHIPPED, None, false).await;
+    let letters = async || queue.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    until("it is a dead letter", async || letters().await.len() == 1).await;
+    failing.end(0).await;
+    assert!(queue.forget_event_type(queue.default_group(), "OrderShipped").await.unwrap());
+    queue.replay(&letters().await[0].id).await.unwrap();
+    let old = Release::start(&queue, CREATED, None, true).await;
+    until("it is skipped", async || old.queue.stats().events_skipped == 1).await;
+    assert!(old.end(0).await.is_empty());
+    publish(&queue, "OrderShipped", 1, 1).await;
+    let new = Release::start(&queue, BOTH, None, true).await;
+    assert_eq!(new.end_after(1, 0).await, [2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_skipped_and_is_to_be_delivered_counts_as_unread() {
+    let queue = fresh().await;
+    publish(&queue, "OrderShipped", 1, 500).await;
+    publish(&queue, "OrderCreated", 1, 1).await;
+    assert_eq!(Release::start(&queue, CREATED, None, true).await.end(0).await, [501]);
+    let (new, gate) = (another(&queue).await, Arc::new(Semaphore::new(0)));
+    let waits = Arc::clone(&gate);
+    let subscriber = Subscriber::new(Name::from_static("watch"), BOTH, move |_| {
+        let gate = Arc::clone(&waits);
+        Box::pin(async move {
+            gate.acquire().await.unwrap().forget();
+            Ok(())
+        })
+    });
+    new.subscribers().add(queue.default_group().clone(), subscriber);
+    let consuming = new.clone();
+    let consumer = tokio::spawn(async move { consuming.start_consuming().await.unwrap() });
+    let progress = async || queue.progress(queue.default_group()).await.unwrap();
+    until("the first are taken", async || progress().await.pending > 0).await;
+    assert_eq!(progress().await.unread, 1, "a range of which most is not taken yet");
+    gate.add_permits(500);
+    until("all are handled", async || progress().await.is_settled()).await;
+    assert_eq!(new.stats().events_consumed, 500);
+    new.stop_consuming().await;
+    consumer.await.unwrap();
 }
