@@ -190,23 +190,35 @@ async fn a_new_group_gets_everything_after_the_server_lost_all_and_others_nothin
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_group_whose_handlers_start_now_gets_what_comes() {
-    let config = RedisEventBusConfig { consumer_name: None, ..quick() };
-    let (bus, store) = (connect(&config).await, InMemoryEventStore::new());
-    let (app, _seen) = app_with(&bus, &store).await;
-    save(&app, 0..50).await;
-    app.settled().await.unwrap();
-    let seen = Second::default();
-    let new = App::builder().store(store.clone()).bus(connect(&config).await).state(seen.clone());
-    let new = new.handler::<second_from_now_on>().start().await.unwrap();
-    until("it has joined", async || {
-        new.bus().stream_info().await.consumer_groups.iter().any(|group| group.name == "second")
-    })
-    .await;
-    save(&new, 50..60).await;
-    new.settled().await.unwrap();
-    assert_all_in_order(&numbers(&seen.0), 50..60);
-    new.shutdown(Duration::from_secs(10)).await.unwrap();
-    app.shutdown(Duration::from_secs(10)).await.unwrap();
+    for (is_trimmed, is_there) in [(false, false), (true, false), (false, true)] {
+        let config = RedisEventBusConfig { consumer_name: None, ..quick() };
+        let (bus, store) = (connect(&config).await, InMemoryEventStore::new());
+        let (app, _seen) = app_with(&bus, &store).await;
+        save(&app, 0..50).await;
+        app.settled().await.unwrap();
+        if is_trimmed {
+            bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
+        }
+        if is_there {
+            // made by a bus that only connected: nobody has read for it
+            connect(&RedisEventBusConfig { consumer_group: "second".into(), ..config.clone() }).await;
+        }
+        let seen = Second::default();
+        let new = App::builder().store(store.clone()).bus(connect(&config).await).state(seen.clone());
+        let new = new.handler::<second_from_now_on>().start().await.unwrap();
+        until("it begins after what is there", async || {
+            let groups = new.bus().stream_info().await.consumer_groups;
+            let last =
+                groups.into_iter().find(|group| group.name == "second").and_then(|group| group.last_delivered_id);
+            last.is_some_and(|id| id != "0-0")
+        })
+        .await;
+        save(&new, 50..60).await;
+        new.settled().await.unwrap();
+        assert_all_in_order(&numbers(&seen.0), 50..60);
+        new.shutdown(Duration::from_secs(10)).await.unwrap();
+        app.shutdown(Duration::from_secs(10)).await.unwrap();
+    }
 }
 
 fn shipped(id: &str) -> RecordedEvent {
