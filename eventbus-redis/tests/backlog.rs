@@ -830,6 +830,8 @@ async fn a_group_is_not_retired_while_it_is_at_its_backlog() {
     late.retire_group(group).await.unwrap();
     let left: Vec<String> = command(&late, "KEYS", &[&format!("*{}*late*", config.stream_prefix)]).await;
     assert!(left.is_empty(), "{left:?}");
+    let fills: Vec<String> = command(&late, "HKEYS", &[&format!("{{{}}}:fills", late.config().stream_name())]).await;
+    assert!(fills.iter().all(|note| !note.contains("late")), "nothing is filled for it: {fills:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -253,6 +253,33 @@ async fn an_event_of_an_older_version_that_fails_for_good_is_a_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_an_older_version_is_left_to_a_live_member_of_that_version() {
+    let old = old().await;
+    let (can, cannot) =
+        (Actor::willing(), Actor::new(|_, _| Act::Fail(HandlerError::permanent("no field has that name"))));
+    handles(&can, &old, SHIPPED_1);
+    start(&old).await;
+    let new = named(&old, "new").await;
+    handles(&cannot, &new, SHIPPED_2);
+    start(&new).await;
+    let known = async |what: &str| command::<bool>(&old, "HEXISTS", &[&key(&old, "types"), what]).await;
+    until("both are announced", async || known("OrderShipped@1").await && known("OrderShipped@2").await).await;
+    until("both are here", async || command::<u64>(&old, "HLEN", &[&key(&old, "members")]).await == 2).await;
+    let mut published = 0;
+    until("the newer one was given some", async || {
+        let events: Vec<_> = (0..20).map(|n| shipped(&format!("{published}-{n}"), 1)).collect();
+        old.publish(&events).await.unwrap();
+        published += 20;
+        until_finished(&old).await;
+        !cannot.runs().is_empty()
+    })
+    .await;
+    assert_eq!((can.done().len(), dead_letter_count(&old).await), (published, 0));
+    old.stop_consuming().await;
+    new.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_has_succeeded_does_not_run_again_where_another_one_left_the_event_to_a_newer_member() {
     let old = old().await;
     let (every, cannot, can) =
