@@ -19,7 +19,7 @@ use eventbus::{
     axum::{Mistake, Problem, health_routes, status_routes},
     port::{AppendError, AppendEvents as _, DeadLetterFilter, DeadLetters as _, ReadError},
     prelude::*,
-    testkit::{Fault, FaultyStore, ManualClock},
+    testkit::{Fault, FaultyBus, FaultyStore, ManualClock},
 };
 use lines::Lines;
 use serde_json::{Value, json};
@@ -179,6 +179,26 @@ async fn the_words_of_handlers_are_told_to_operators_only() {
     assert!(told[0]["failures"][0].as_str().unwrap().ends_with("`Mallory` is on the list"), "{told}");
     let (_, ready) = ask(&app, "GET", "/health/ready", "").await;
     assert!(!ready.to_string().contains("Mallory"), "{ready}");
+}
+
+#[tokio::test]
+async fn the_words_of_a_bus_that_refuses_events_are_told_to_operators_only() {
+    const WORDS: &str = "fault made by the test";
+    for (refused, told) in [
+        (Position::START, "refuses all events: the log says why"),
+        (Position::new(1), "of type `Opened` at position 1: the log says why"),
+    ] {
+        let bus = FaultyBus::new(InMemoryEventBus::new());
+        bus.refused.set(Some(refused));
+        let app = App::builder().store(InMemoryEventStore::new()).bus(bus).start().await.unwrap();
+        let opened = |_: &Account| Ok::<_, Never>(Opened { owner: "Ada".into() });
+        app.repository::<Account>().upsert(&"1".parse().unwrap(), opened).await.unwrap();
+        until(async || app.relay_status().await.is_some_and(|relay| relay.stopped.is_some())).await;
+        let (_, ready) = ask(&app, "GET", "/health/ready", "").await;
+        assert!(ready.to_string().contains(told) && !ready.to_string().contains(WORDS), "{ready}");
+        let (_, status) = ask(&app, "GET", "/status", "").await;
+        assert!(status.to_string().contains(WORDS), "{status}");
+    }
 }
 
 #[handler(manual, name = "refuse-for-long")]

@@ -182,3 +182,25 @@ impl RepublishError {
         move |source| Self::Unavailable { destination: destination.clone(), source: source.into() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_that_anybody_may_read_has_no_words_of_bus_or_store() {
+        let (destination, position) = (Name::from_static("orders"), Position::new(7));
+        let reason = || "`Mallory` is no number".to_owned();
+        let event_type = Name::from_static("Opened");
+        let event_id = EventId::parse("8f14e45f-ceea-467f-ab6e-ff0d6b0d5c1a").unwrap();
+        for (error, place) in [
+            (RelayError::Refused { destination: destination.clone(), reason: reason() }, "`orders`"),
+            (RelayError::Damaged { destination: destination.clone(), after: position, reason: reason() }, "position 7"),
+            (RelayError::EventRefused { destination, position, event_type, event_id, reason: reason() }, "position 7"),
+        ] {
+            let told = error.without_words();
+            assert!(told.contains(place) && told.ends_with("the log says why"), "{told}");
+            assert!(!told.contains("Mallory") && error.to_string().contains("Mallory"), "{told}");
+        }
+    }
+}
