@@ -16,7 +16,7 @@ use eventbus::{
         Subscribers,
     },
 };
-use tokio::sync::{Mutex, RwLock};
+use tokio::sync::{Mutex, Notify, RwLock};
 
 use crate::{
     History, RedisConnectError, RedisEventBusConfig,
@@ -25,6 +25,7 @@ use crate::{
     config::consumer_name,
     connection::{Link, boxed},
     consumer::{self, Recovery, RecoveryStats},
+    dead_letter_copies,
     error::{ConfigMistake, InvalidConfig},
     group::Joining,
     keys,
@@ -101,6 +102,8 @@ pub(crate) struct Shared {
     pub(crate) run_lock: RunLock,
     /// Held by those who write a dead letter, until it is counted.
     pub(crate) burying: Arc<RwLock<()>>,
+    /// Signals a new dead letter to the one who copies them.
+    pub(crate) buried: Arc<Notify>,
     /// Held by a recovery by hand: all of them have one name, so nothing else tells whose an entry is.
     pub(crate) recovering: Arc<Mutex<()>>,
 }
@@ -179,6 +182,7 @@ impl RedisEventBus {
             consuming: Arc::new(Consuming::by(clock)),
             run_lock: RunLock::default(),
             burying: Arc::default(),
+            buried: Arc::default(),
             recovering: Arc::default(),
         };
         shared.link.bar("it is not connected yet");
@@ -342,6 +346,12 @@ impl EventBus for RedisEventBus {
         _store: Option<&dyn EventStore>,
     ) -> Result<Vec<SkippedBefore>, ConsumeError> {
         self.shared.announce(announced).await.map_err(|error| consume_error(&self.shared, error))
+    }
+
+    async fn copy_dead_letters(&self, store: Arc<dyn EventStore>) {
+        if self.shared.config.enable_dlq && store.notes().is_some() {
+            dead_letter_copies::keep(Arc::clone(&self.shared), store).await;
+        }
     }
 
     async fn ensure_connected(&self) -> Result<(), ConnectError> {

@@ -225,10 +225,10 @@ impl Shared {
 }
 
 /// The fields of an entry.
-type Fields = Vec<(String, Vec<u8>)>;
+pub(crate) type Fields = Vec<(String, Vec<u8>)>;
 
 /// What was delivered, and what is about the dead letter: the same rule as in the script that replays.
-fn split(mut fields: Fields) -> (Fields, Fields) {
+pub(crate) fn split(mut fields: Fields) -> (Fields, Fields) {
     match fields.iter().rposition(|(name, _)| name == field::ORIGINAL_MESSAGE_ID) {
         Some(first) => {
             let about = fields.split_off(first);
@@ -268,7 +268,7 @@ fn letter(entry: Entry) -> DeadLetter {
     letter
 }
 
-fn text(fields: &[(String, Vec<u8>)], name: &str) -> Option<String> {
+pub(crate) fn text(fields: &[(String, Vec<u8>)], name: &str) -> Option<String> {
     fields.iter().find(|(field, _)| field == name).map(|(_, value)| lossy(value))
 }
 

@@ -209,6 +209,9 @@ impl RedisEventBus {
             }
             was_known |= said == "known";
         }
+        let mut forget = redis::cmd("HDEL");
+        forget.arg(keys::copies(&self.shared.config.dlq_stream_name())).arg(store.to_string());
+        was_known |= self.shared.tell::<u64>(&forget).await? > 0;
         Ok(was_known)
     }
 }

@@ -14,6 +14,11 @@ pub(crate) fn dead_letters(prefix: &str, suffix: &str) -> String {
     format!("{prefix}:stream{suffix}")
 }
 
+/// What is known of the copies that stores have of dead letters, a hash by store.
+pub(crate) fn copies(dead_letters: &str) -> String {
+    beside(dead_letters, "copies")
+}
+
 /// The stream of one partition.
 pub(crate) fn partition(stream: &str, number: u32) -> String {
     format!("{stream}:{number}")

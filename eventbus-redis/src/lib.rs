@@ -7,6 +7,7 @@ mod command;
 mod config;
 mod connection;
 mod consumer;
+mod dead_letter_copies;
 mod dead_letters;
 mod entry_id;
 mod error;

@@ -2,10 +2,10 @@
 
 use async_trait::async_trait;
 use eventbus::{
-    Name, Position,
+    BoxError, Name, Position,
     port::{CheckpointError, Checkpoints, Notes},
 };
-use sqlx::Row;
+use sqlx::{Row, postgres::PgRow};
 
 use crate::store::PgEventStore;
 
@@ -45,5 +45,26 @@ impl Notes for PgEventStore {
         let query = sqlx::query(self.statements.save_note.clone()).bind(name.as_str()).bind(text.to_owned());
         let saved = self.connections.fetch_all(query).await;
         saved.map(drop).map_err(|fault| fault.of_checkpoint(name))
+    }
+
+    async fn forget_note(&self, name: &Name) -> Result<(), CheckpointError> {
+        let query = sqlx::query(self.statements.forget_note.clone()).bind(name.as_str());
+        let forgotten = self.connections.fetch_all(query).await;
+        forgotten.map(drop).map_err(|fault| fault.of_checkpoint(name))
+    }
+
+    async fn note_names(
+        &self,
+        prefix: &Name,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<Vec<Name>, CheckpointError> {
+        let query = sqlx::query(self.statements.note_names.clone())
+            .bind(prefix.as_str())
+            .bind(after.map_or("", Name::as_str))
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+        let rows = self.connections.fetch_all(query).await.map_err(|fault| fault.of_checkpoint(prefix))?;
+        let name = |row: &PgRow| Ok::<_, BoxError>(Name::new("note", row.try_get::<&str, _>(0)?)?);
+        rows.iter().map(|row| name(row).map_err(|error| CheckpointError::new(prefix, error))).collect()
     }
 }

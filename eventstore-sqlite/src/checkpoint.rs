@@ -48,6 +48,33 @@ impl Notes for SqliteEventStore {
         };
         self.writer().write(save).await.map_err(|error| CheckpointError::new(name, error))
     }
+
+    async fn forget_note(&self, name: &Name) -> Result<(), CheckpointError> {
+        let key = name.clone();
+        let forget = move |connection: &Connection| {
+            let mut forget = connection.prepare_cached(include_str!("sql/forget_note.sql"))?;
+            forget.execute([key.as_str()]).map(drop)
+        };
+        self.writer().write(forget).await.map_err(|error| CheckpointError::new(name, error))
+    }
+
+    async fn note_names(
+        &self,
+        prefix: &Name,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<Vec<Name>, CheckpointError> {
+        let (stem, after) = (prefix.clone(), after.map_or_else(String::new, Name::to_string));
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let load = move |connection: &Connection| {
+            let mut load = connection.prepare_cached(include_str!("sql/note_names.sql")).map_err(read_error)?;
+            let names = load.query_map((stem.as_str(), &after, limit), |row| row.get(0)).map_err(read_error)?;
+            names.collect::<rusqlite::Result<Vec<String>>>().map_err(read_error)
+        };
+        let names = self.readers().read(load).await.map_err(|error| CheckpointError::new(prefix, error))?;
+        let names = names.into_iter().map(|name| Name::new("note", name));
+        names.collect::<Result<_, _>>().map_err(|error| CheckpointError::new(prefix, error))
+    }
 }
 
 fn load(connection: &Connection, name: &Name) -> Result<Option<Position>, ReadError> {

@@ -210,6 +210,10 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 ],
             ),
             ("eventbus-redis/tests/healing", &["a_restart_loses_and_repeats_nothing", "a_group_that_was_destroyed"]),
+            (
+                "tests/tests/dead_letter_copies.rs",
+                &["a_flush_loses_no_dead_letter", "what_an_older_copy_of_redis_lacks_is_put_back"],
+            ),
             ("tests/tests/fire.rs", &["servers_that_crash_and_forget_lose_no_effect"]),
         ],
     ),

@@ -232,6 +232,7 @@ impl Consumer {
         match &written {
             Some(dead_letter) => {
                 self.shared.counters.messages_sent_to_dlq(1);
+                self.shared.buried.notify_one();
                 tracing::error!(
                     group = %self.group, %id, dead_letter, handler = tries.handlers(), error = tries.errors(),
                     attempts = tries.most_attempts(), event_type = event.map(|event| event.event_type().as_str()),

@@ -114,6 +114,7 @@ pub(crate) static LEAVE_TO_NEWER: LazyLock<OfConsumer> = of_consumer!("id.lua", 
 pub(crate) static LIST_FILLS: LazyLock<Script> = with_ids!("list_fills.lua");
 pub(crate) static LOOK: LazyLock<Script> = with_members!("look.lua");
 pub(crate) static LOOK_AT_BACKLOG: LazyLock<Script> = with_backlog!("look_at_backlog.lua");
+pub(crate) static LOOK_AT_DEAD_LETTERS: LazyLock<Script> = plain!("look_at_dead_letters.lua");
 pub(crate) static MARK: LazyLock<Script> = with_relay!("mark.lua");
 pub(crate) static NOTE: LazyLock<OfConsumer> = of_consumer!("id.lua", "note.lua");
 pub(crate) static PAST_BACKLOG: LazyLock<Script> = with_backlog!("past_backlog.lua");
@@ -136,6 +137,7 @@ pub(crate) static PUBLISH_RANGE_TO_PARTITION: LazyLock<Script> = LazyLock::new(|
     );
     Script::new(text)
 });
+pub(crate) static PUT_BACK: LazyLock<Script> = plain!("put_back.lua");
 pub(crate) static RANGE: LazyLock<Script> = with_pages!("range.lua");
 pub(crate) static READ_NEW: LazyLock<Script> = with_pages!("read_new.lua");
 pub(crate) static RELEASE: LazyLock<Script> = plain!("release.lua");

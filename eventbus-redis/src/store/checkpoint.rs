@@ -8,7 +8,11 @@ use eventbus::{
 use redis::{Cmd, FromRedisValue};
 
 use super::RedisEventStore;
-use crate::{command::store as commands, connection::boxed};
+use crate::{
+    command::store as commands,
+    connection::boxed,
+    script::store::{FORGET_NOTE, SAVE_NOTE},
+};
 
 #[async_trait]
 impl Checkpoints for RedisEventStore {
@@ -31,7 +35,34 @@ impl Notes for RedisEventStore {
     }
 
     async fn save_note(&self, name: &Name, text: &str) -> Result<(), CheckpointError> {
-        self.asked_of(name, redis::cmd("SET").arg(self.keys().note(name)).arg(text)).await
+        let mut save = SAVE_NOTE.prepare_invoke();
+        save.key(self.keys().note(name)).key(self.keys().note_names()).arg(name.as_str()).arg(text);
+        self.asked_by::<()>(name, &save).await
+    }
+
+    async fn forget_note(&self, name: &Name) -> Result<(), CheckpointError> {
+        let mut forget = FORGET_NOTE.prepare_invoke();
+        forget.key(self.keys().note(name)).key(self.keys().note_names()).arg(name.as_str());
+        self.asked_by::<()>(name, &forget).await
+    }
+
+    async fn note_names(
+        &self,
+        prefix: &Name,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<Vec<Name>, CheckpointError> {
+        let from = match after {
+            Some(after) if after >= prefix => format!("({after}"),
+            _ => format!("[{prefix}"),
+        };
+        // no name has a byte that UTF-8 has not
+        let to = [b"(", prefix.as_bytes(), b"\xff"].concat();
+        let mut range = redis::cmd("ZRANGEBYLEX");
+        range.arg(self.keys().note_names()).arg(from).arg(to).arg("LIMIT").arg(0).arg(limit);
+        let names: Vec<String> = self.asked_of(prefix, &range).await?;
+        let names = names.into_iter().map(|name| Name::new("note", name));
+        names.collect::<Result<_, _>>().map_err(|error| CheckpointError::new(prefix, error))
     }
 }
 

@@ -52,6 +52,11 @@ impl Keys {
         format!("{}note:{name}", self.prefix)
     }
 
+    /// The names of the notes, a sorted set.
+    pub(crate) fn note_names(&self) -> String {
+        self.own("notes")
+    }
+
     /// How far a reader has come. The role of a projection is called `projection:` and its name.
     pub(crate) fn checkpoint(&self, name: &Name) -> String {
         match name.strip_prefix(PROJECTION).filter(|name| !name.is_empty()) {
@@ -165,7 +170,7 @@ mod tests {
         let keys = Keys::new("");
         let texts = ["a", "b", "a:b", "b:c", "a%3Ab", "feed", "ids", ":", "a:", ":a", "projection:a", "projection:"];
         let (mut made, mut all) = (0, BTreeSet::from([keys.feed(), keys.ids(), keys.meta(), keys.deliveries()]));
-        all.extend([keys.dead(), keys.dead_tries()]);
+        all.extend([keys.dead(), keys.dead_tries(), keys.note_names()]);
         for one in texts {
             let name = Name::from_static(one);
             for key in [keys.checkpoint(&name), keys.lease(&name), keys.floors(&name), keys.shadow(&name)] {
@@ -181,6 +186,6 @@ mod tests {
                 made += 2;
             }
         }
-        assert_eq!(all.len(), made + 6);
+        assert_eq!(all.len(), made + 7);
     }
 }

@@ -133,7 +133,7 @@ impl UnfinishedDeliveries for RedisEventStore {
 }
 
 impl RedisEventStore {
-    async fn asked_by<T: FromRedisValue>(
+    pub(super) async fn asked_by<T: FromRedisValue>(
         &self,
         name: &Name,
         script: &ScriptInvocation<'_>,

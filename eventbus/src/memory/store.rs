@@ -413,6 +413,25 @@ impl Notes for InMemoryEventStore {
         write(&self.0.notes).insert(name.clone(), text.to_owned());
         Ok(())
     }
+
+    async fn forget_note(&self, name: &Name) -> Result<(), CheckpointError> {
+        write(&self.0.notes).remove(name);
+        Ok(())
+    }
+
+    async fn note_names(
+        &self,
+        prefix: &Name,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<Vec<Name>, CheckpointError> {
+        let notes = read(&self.0.notes);
+        let is_meant = |name: &&Name| name.starts_with(prefix.as_str()) && after.is_none_or(|after| *name > after);
+        let mut names: Vec<Name> = notes.keys().filter(is_meant).cloned().collect();
+        names.sort_unstable();
+        names.truncate(limit);
+        Ok(names)
+    }
 }
 
 #[async_trait]

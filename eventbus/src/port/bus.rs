@@ -142,6 +142,14 @@ pub trait EventBus: DeadLetters + 'static {
         Ok(None)
     }
 
+    /// Keeps a copy of the bus's dead letters in the store whose events they are, and puts back what the bus has lost of
+    /// them. Never ends on a bus that does so; an app runs it, and drops it when it stops.
+    ///
+    /// A bus that keeps its dead letters nowhere but in the store, or in files, has nothing to copy.
+    async fn copy_dead_letters(&self, store: Arc<dyn EventStore>) {
+        drop(store);
+    }
+
     /// Connects a bus that was made without connecting, and does nothing if it is connected already or was once. An app
     /// asks for it when it starts, and again until it succeeds.
     ///

@@ -294,6 +294,10 @@ macro_rules! __delegate {
 
                 async fn resume_from($($resume_from)*) -> $resumed $do_resume_from
 
+                async fn copy_dead_letters(&$self, store: Arc<dyn EventStore>) {
+                    $inner.copy_dead_letters(store).await;
+                }
+
                 fn destination(&$self) -> &Name {
                     $inner.destination()
                 }

@@ -502,6 +502,19 @@ impl Notes for Witness {
         }
         self.store.notes().unwrap().save_note(name, text).await
     }
+
+    async fn forget_note(&self, name: &Name) -> Result<(), CheckpointError> {
+        self.store.notes().unwrap().forget_note(name).await
+    }
+
+    async fn note_names(
+        &self,
+        prefix: &Name,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<Vec<Name>, CheckpointError> {
+        self.store.notes().unwrap().note_names(prefix, after, limit).await
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -94,6 +94,12 @@ impl Tasks {
             let (store, bus) = (Arc::clone(store), Arc::clone(bus));
             tasks.spawn_stored(relay::fill(store, bus, clock.clone(), tasks.unfilled.clone(), tasks.cancel.clone()));
         }
+        if store.notes().is_some() {
+            let (store, bus, cancel) = (Arc::clone(store), Arc::clone(bus), tasks.cancel.clone());
+            let copying = async move { bus.copy_dead_letters(store).await };
+            let copying = async move { cancel.run_until_cancelled(copying).await.unwrap_or_default() };
+            tasks.spawn_stored(once(is_connected.clone(), copying, tasks.cancel.clone()));
+        }
         if !plan.handlers.is_empty() {
             let consumer = consume(Arc::clone(bus), subscriptions, clock.clone(), tasks.cancel.clone());
             let consumer = once(is_connected, consumer, tasks.cancel.clone());

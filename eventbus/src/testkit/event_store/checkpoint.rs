@@ -95,3 +95,40 @@ pub async fn a_note_is_what_was_saved_last<S: EventStore>(store: S) {
     }
     expect(&store, &names[0], None).await;
 }
+
+/// The names of notes are listed by what they begin with, in the order of their bytes, until they are removed.
+pub async fn notes_are_listed_by_prefix_until_they_are_removed<S: EventStore>(store: S) {
+    let store = Subject::new("notes_are_listed_by_prefix_until_they_are_removed", store);
+    let Some(notes) = store.notes() else {
+        return store.same(true, false, "the store keeps notes");
+    };
+    let named = |text: &str| store.ok(Name::new("note", text), "naming a note");
+    let meant = ["letter:%_/", "letter:%_/a", "letter:%_/aa", "letter:%_/b", "letter:%_/ü", "letter:%_/\u{10ffff}z"];
+    let others = ["letter:%", "letter:%_.", "letter:%_0", "letter:xy/a", "Letter:%_/a", "ü"];
+    for name in meant.iter().rev().chain(&others) {
+        store.ok(notes.save_note(&named(name), name).await, "saving a note");
+    }
+    let prefix = named(meant[0]);
+    for limit in [1, 2, 5, 6, 100] {
+        let mut listed: Vec<Name> = Vec::new();
+        loop {
+            let page = notes.note_names(&prefix, listed.last(), limit).await;
+            let page = store.ok(page, format_args!("asking for {limit} names after {:?}", listed.last()));
+            store.check(page.len() <= limit, format_args!("{} names where {limit} were asked for", page.len()));
+            if page.is_empty() {
+                break;
+            }
+            listed.extend(page);
+            store.check(listed.len() <= meant.len(), format_args!("pages of {limit}: {listed:?}"));
+        }
+        store.same(listed, meant.map(named).to_vec(), format_args!("names in pages of {limit}"));
+    }
+    for again in [false, true] {
+        store.ok(notes.forget_note(&named(meant[2])).await, format_args!("removing a note, again: {again}"));
+        let left = store.ok(notes.note_names(&prefix, Some(&named(meant[1])), 2).await, "asking for names");
+        store.same(left, vec![named(meant[3]), named(meant[4])], "what is left after one");
+        store.same(store.ok(notes.load_note(&named(meant[2])).await, "loading a note"), None, "a removed note");
+    }
+    let other = store.ok(notes.load_note(&named(meant[1])).await, "loading a note");
+    store.same(other.as_deref(), Some(meant[1]), "a note whose name begins the one that was removed");
+}

@@ -128,6 +128,7 @@ macro_rules! event_store_conformance {
                 checkpoint_names_are_independent,
                 checkpoints_are_saved_beside_appends,
                 a_note_is_what_was_saved_last,
+                notes_are_listed_by_prefix_until_they_are_removed,
                 filters_ask_for_types_and_tenant,
                 long_filtered_feeds_are_read_whole,
                 feeds_end_at_a_position,
@@ -281,6 +282,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 101);
+        assert_eq!(rules, 102);
     }
 }

@@ -1,0 +1,1 @@
+DELETE FROM eventbus_notes WHERE name = ?1
