@@ -123,7 +123,12 @@ async fn only_what_is_not_finished_runs_again(open: impl AsyncFn() -> Arc<dyn Ev
     let running = app(Arc::clone(&store), &bus, &seen).await;
     until("the others are handled", async || seen.count() == OTHERS + 1).await;
     for quarter in 1..=4 {
-        until("it waits", async || bus.progress(&GROUP).await.unwrap().pending == 2).await;
+        until("it waits", async || {
+            let rows = store.waiting_deliveries(&GROUP).await.unwrap();
+            let has_failed = rows.first().is_some_and(|row| row.tries.attempts as usize == quarter);
+            has_failed && rows[0].tries.next_at.is_some() && bus.progress(&GROUP).await.unwrap().pending == 2
+        })
+        .await;
         clock.advance(QUARTER * 2); // more than the delay with its jitter
         until("it has failed again", async || seen.count() == OTHERS + 1 + quarter).await;
     }

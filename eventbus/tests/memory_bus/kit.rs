@@ -33,6 +33,8 @@ pub struct Kept {
     pub unreadable: AtomicBool,
     pub refused: AtomicUsize,
     pub saved: AtomicUsize,
+    /// How often it was noted how far a group reads.
+    pub reaches: AtomicUsize,
 }
 
 delegate!(Kept, self => self.store; AppendEvents, ReadStream, ReadFeed, Leases, Floors, EventStore, UnfinishedDeliveries {
@@ -64,6 +66,9 @@ impl Checkpoints for Kept {
     }
 
     async fn save_checkpoint(&self, name: &Name, p: Position) -> Result<(), CheckpointError> {
+        if name.as_str().starts_with("reading:") {
+            self.reaches.fetch_add(1, Ordering::SeqCst);
+        }
         self.positions.lock().unwrap().insert(name.to_string(), p);
         Ok(())
     }

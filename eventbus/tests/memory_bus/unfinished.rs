@@ -121,6 +121,55 @@ async fn what_is_read_back_for_a_group_that_comes_late_is_not_unread_for_the_oth
     assert_eq!(worker.got().len(), 2, "it gets nothing of that");
 }
 
+/// Only what was handled when the process ended may have ended it.
+#[tokio::test]
+async fn what_waited_for_its_retry_is_no_suspect_and_what_ran_again_is() {
+    let group = Name::from_static("a");
+    let kept = Kept::with(&["1"]).await;
+    let worker = Worker::held().failing(&[1]);
+    worker.let_one();
+    let (bus, consumer) = process(&kept, LATER, &worker).await;
+    until("it waits", async || kept.rows("a").await == (vec![1], vec![])).await;
+    kill(&kept, bus, consumer).await;
+
+    // an hour later
+    let mut rows = kept.waiting(&group).await;
+    rows[0].tries.next_at = Some(0);
+    kept.put(&group, rows).await;
+    let runs = async || {
+        let rows = kept.waiting(&group).await;
+        rows.first().filter(|row| row.tries.next_at.is_none()).map(|row| row.tries.clone())
+    };
+    let (bus, consumer) = process(&kept, LATER, &Worker::held()).await;
+    until("it runs again", async || runs().await.is_some()).await;
+    let tries = runs().await.unwrap();
+    assert_eq!((tries.attempts, tries.process_ends, tries.ended_alone), (1, 0, 0));
+    kill(&kept, bus, consumer).await;
+
+    let (bus, consumer) = process(&kept, LATER, &Worker::held()).await;
+    until("it runs alone", async || runs().await.is_some_and(|tries| tries.ended_alone == 1)).await;
+    let tries = runs().await.unwrap();
+    assert_eq!((tries.attempts, tries.process_ends), (1, 1));
+    kill(&kept, bus, consumer).await;
+}
+
+/// How far a group reads is noted for many events at once, and taken back when it is stopped.
+#[tokio::test]
+async fn a_group_that_was_stopped_leaves_nothing_that_may_have_ended_its_process() {
+    let names: Vec<String> = (0..1_000).map(|number| number.to_string()).collect();
+    let kept = Kept::with(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let worker = Worker::new();
+    let (bus, consumer) = process(&kept, NEVER, &worker).await;
+    settled(&bus).await;
+    let reach = kept.get("reading:a").map(Position::get);
+    assert!(reach.is_some_and(|reach| reach >= 1_000), "{reach:?}");
+    let reaches = kept.reaches.load(Ordering::SeqCst);
+    assert!(reaches <= 1_000 / 8 + 1, "{reaches} notes for 1,000 events");
+    bus.stop_consuming().await;
+    consumer.await.unwrap();
+    assert_eq!(kept.get("reading:a"), Some(Position::START));
+}
+
 /// Whenever a process is killed, and whatever cannot be saved: all events are handled in the order of their aggregate, and
 /// none again once that was saved.
 #[tokio::test]

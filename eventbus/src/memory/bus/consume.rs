@@ -21,7 +21,7 @@ use crate::{
     },
     port::{
         Announced, CheckpointError, DEFAULT_IN_HAND_BYTES, Desk, DueRange, EventStore, FeedFilter, GroupTypes, Hand,
-        MessageId, Outage, PAGE_BYTES, ProgressUpdate, ReadError, Settled, StopSignal, Subscribers, Tries,
+        MessageId, Outage, PAGE_BYTES, ProgressUpdate, ReadError, Settled, StopSignal, Subscribers, Taken, Tries,
         UnfinishedDelivery, Unhandled, Verdict, handler_span, log_skipped_type,
     },
 };
@@ -51,6 +51,7 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
         published,
         numbers: HashMap::new(),
         announced: Vec::new(),
+        due: Vec::new(),
         beginning: Vec::new(),
         unsaved: 0,
         outage,
@@ -73,6 +74,7 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
         }
         consumer.write_down();
         stop.soon(consumer.save_now_and_then()).await;
+        hand.add(std::mem::take(&mut consumer.due));
     }
     hand.give_back();
     consumer.write_down();
@@ -110,6 +112,8 @@ struct Consumer {
     numbers: HashMap<MessageId, u64>,
     /// What the group's handlers announced last.
     announced: Vec<Announced>,
+    /// What was due when it was taken, and what was taken after it.
+    due: Vec<Taken>,
     /// The suspects that may run once it is saved that they begin.
     beginning: Vec<MessageId>,
     /// What came of how many entries since the progress was saved.
@@ -201,11 +205,23 @@ impl Consumer {
                     taken.is_left_over = self.is_wanted(&taken.record);
                 }
                 self.numbers.insert(taken.id.clone(), number);
+                // those behind it may be of its aggregate
+                if self.has_waited(number, &taken.tries) || !self.due.is_empty() {
+                    self.due.push(taken);
+                    continue;
+                }
                 self.hand.add([taken]);
                 if self.hand.is_crowded() {
                     break;
                 }
             }
+            if !self.due.is_empty() {
+                break;
+            }
+        }
+        if !self.due.is_empty() {
+            self.unsaved = BATCH;
+            return;
         }
         {
             let mut log = self.shared.log();
@@ -218,6 +234,12 @@ impl Consumer {
             _ = self.published.changed() => {}
             _ = self.subscribed.changed() => {}
         }
+    }
+
+    /// Whether an entry was due when it was taken: that it does not wait any more is to be saved before it runs.
+    fn has_waited(&self, number: u64, tries: &Tries) -> bool {
+        let mut log = self.shared.log();
+        tries.next_at.is_some() && !tries.is_waiting(&log.clock) && log.cursor(&self.group).ends_waiting(number)
     }
 
     /// Whether a handler of the group gets this event.
