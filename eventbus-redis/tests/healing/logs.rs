@@ -1,13 +1,10 @@
 //! What is said while all that happens: little.
 
-use std::{
-    sync::{LazyLock, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use eventbus_redis::RedisEventBusConfig;
 use lines::Lines;
-use tracing::{Dispatch, subscriber::DefaultGuard};
+use tracing::subscriber::DefaultGuard;
 
 use crate::{
     common::{
@@ -24,9 +21,6 @@ mod lines;
 impl Lines {
     /// Takes what is logged until the guard is dropped, but for what is said of handlers.
     fn capture_but_handlers(&self) -> DefaultGuard {
-        // while there is only one subscriber, threads without one may switch a log line off for it, too
-        static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subscriber::fmt().finish()));
-        LazyLock::force(&ANOTHER);
         self.capture("info,eventbus::port=off")
     }
 

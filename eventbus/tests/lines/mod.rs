@@ -3,8 +3,10 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
 };
+
+use tracing::Dispatch;
 
 /// The lines of a log.
 #[derive(Clone, Default)]
@@ -24,6 +26,10 @@ impl io::Write for Lines {
 impl Lines {
     /// Takes what is logged on this thread until the result is dropped.
     pub(crate) fn capture(&self, filter: &str) -> tracing::subscriber::DefaultGuard {
+        // while there is only one subscriber, threads without one may switch a log line off for it, too
+        static ANOTHER: LazyLock<Dispatch> =
+            LazyLock::new(|| Dispatch::new(tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).finish()));
+        LazyLock::force(&ANOTHER);
         let writer = self.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
