@@ -90,7 +90,7 @@ fn alerts_are_those_of_the_tutorial() {
     // a consumer of a group of its own gets nothing of that
     let _: String = stream.run("XGROUP CREATE {}:stream default $");
     let mut service = production(&stream.arguments(), &["--check-every-ms", "50"]);
-    service.until(&[r#""pending_messages":1000,"dlq_messages":10}"#]);
+    service.until(&[r#""pending_messages":1000,"dlq_messages":10,"unfinished":[{"group":"slow","#]);
     letters(&mut stream, 1);
     service.until(&["ALERT: 11 dead letters, more than 10"]);
     let _: String = stream.run("XADD {}:stream * event_type Unread");
