@@ -75,6 +75,13 @@ impl Subscribers {
         self.read().iter().filter(|entry| entry.group == *group).map(|entry| entry.subscriber.clone()).collect()
     }
 
+    /// Returns `true` if a subscriber of a group handles this event type.
+    #[must_use]
+    pub fn want(&self, group: &Name, event_type: &Name) -> bool {
+        let of_group = |entry: &&Entry| entry.group == *group;
+        self.read().iter().filter(of_group).any(|entry| entry.subscriber.events().matches(event_type))
+    }
+
     /// How many there are, counted as the tutorial does: a projection of two types is two.
     #[must_use]
     pub fn count(&self) -> usize {

@@ -223,8 +223,8 @@ impl<'a> Consumer<'a> {
     /// Writes down what came of events, takes more, and renews the claim.
     async fn turn(&mut self) -> Result<()> {
         self.check_queue().await?;
-        self.announce().await?;
         self.settle().await?;
+        self.announce().await?; // what is settled after it would not be taken again for a handler that it announces
         self.read_again().await?;
         self.take_replays().await?;
         self.take_more().await?;

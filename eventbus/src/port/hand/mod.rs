@@ -25,7 +25,7 @@ use std::{
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
-use super::{MessageId, OldestUnfinished, Outcome, RetryPolicy, Tries, tries::Next};
+use super::{MessageId, OldestUnfinished, Outcome, RetryPolicy, Subscribers, Tries, tries::Next};
 use crate::domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::StreamId};
 
 pub use desk::{Desk, RunLock};
@@ -185,8 +185,8 @@ pub struct Hand {
     room: Notify,
     /// Tells the bus that something may be due.
     due: Notify,
-    /// The group, once it is worked for.
-    group: OnceLock<Name>,
+    /// The group and who subscribes, once it is worked for.
+    group: OnceLock<(Name, Subscribers)>,
     places: Places,
 }
 
@@ -276,7 +276,7 @@ impl Hand {
         if has_due {
             self.due.notify_one();
         }
-        let group = self.group.get().map(tracing::field::display);
+        let group = self.group.get().map(|(group, _)| tracing::field::display(group));
         match crowding {
             Some(Crowding::Begins) => {
                 self.work.notify_waiters(); // what is new is waited for no more
@@ -431,8 +431,32 @@ impl Hand {
     }
 
     /// What came of entries, in order; each is handed out once.
+    ///
+    /// An entry that no handler wanted, and that a handler wants which came meanwhile, is handled instead: it would be
+    /// left behind, as the bus may have looked for what was left when that handler came.
     pub fn take_settled(&self) -> Vec<Settled> {
-        self.state().drain()
+        let mut settled = self.state().drain();
+        settled.retain(|settled| !self.handle_skipped(settled));
+        settled
+    }
+
+    /// Has an entry handled that was skipped before a handler of it came. Returns `true` if it is one of those.
+    fn handle_skipped(&self, settled: &Settled) -> bool {
+        let Settled { id, record: Some(record), verdict: Verdict::Skip(tries) } = settled else {
+            return false;
+        };
+        if !self.group.get().is_some_and(|(group, subscribers)| subscribers.want(group, record.event_type())) {
+            return false;
+        }
+        let now = self.clock.instant();
+        let mut state = self.state();
+        // somebody else may have it by now
+        if state.remove(id, now) {
+            state.add(Taken::new(id.clone(), record.clone()).with_tries(tries.clone()), now);
+        }
+        self.tell(state);
+        self.work.notify_waiters();
+        true
     }
 
     /// How many entries it reads ahead at the pace of its workers, those that run among them.

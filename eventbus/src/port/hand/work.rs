@@ -19,7 +19,7 @@ use crate::port::{Delivery, Outcome, StopSignal, Subscriber, dispatch, watchdog}
 impl Hand {
     /// Handles entries until it is to stop, as many at once as the handlers allow; ends when the last is handled.
     pub async fn work(self: &Arc<Self>, desk: &Desk, stop: &StopSignal) {
-        let _ = self.group.set(desk.group.clone());
+        let _ = self.group.set((desk.group.clone(), desk.subscribers.clone()));
         desk.subscribers.add_hand(&desk.group, self);
         let mut changes = desk.subscribers.watch();
         let mut free_places = watchdog::free_places().subscribe();

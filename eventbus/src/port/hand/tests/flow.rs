@@ -123,6 +123,23 @@ async fn what_no_handler_wants_is_skipped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_skipped_is_handled_by_a_handler_that_came_before_that_was_written_down() {
+    let unwilling = Subscriber::new(Name::from_static("none"), EventFilter::Only(&[]), |_| Box::pin(async { Ok(()) }));
+    let (mut bench, late) = (Bench::new([unwilling]), Witness::willing());
+    let tries = Tries { attempts: 2, ..Tries::default() };
+    bench.add([taken("a", 1).with_tries(tries), taken("b", 2)]);
+    bench.settled().await;
+    settle_down().await;
+    bench.join(late.subscriber("late"));
+    bench.drain().await;
+    assert_eq!(
+        (late.begun_sorted(), bench.verdicts(|verdict| matches!(verdict, Verdict::Skip(_)))),
+        (vec![1, 2], vec![])
+    );
+    assert_eq!(late.attempts.lock().unwrap().iter().max(), Some(&3), "with what came of it before");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_entry_in_hand_is_taken_in_once() {
     let held = Witness::held();
     let bench = Bench::new([held.subscriber("held")]);
