@@ -275,7 +275,7 @@ async fn subscribe_and_settle(queue: &FileQueue) -> BTreeSet<u64> {
 
 /// The aggregate whose event ends the process that handles it.
 const KILLER: &str = "killer";
-/// What a worker that such an event ends is told: the folder.
+/// The environment variable that tells a worker, which such an event ends, the folder.
 const ENDED_ROOT: &str = "FILE_QUEUE_ENDED_ROOT";
 
 fn event(id: &str) -> RecordedEvent {

@@ -45,8 +45,8 @@ pub(crate) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Entries that nobody of the group has read, without waiting: at most so many, and none after the one with which they
-    /// have as many bytes as the last argument says, which is to be added. Replies with [a list](range_entries).
+    /// Reads entries that are new to the group, without waiting: at most `count`, up to the entry that reaches the bytes in
+    /// the last argument, which the caller adds. Replies with [a list](range_entries).
     pub(crate) fn new_page(&self) -> ScriptInvocation<'static> {
         let mut script = script::READ_NEW.key(self.stream);
         script.arg(self.group).arg(self.consumer).arg(self.count);

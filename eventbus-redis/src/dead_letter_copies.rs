@@ -1,8 +1,8 @@
 //! Copies of the dead letters in a store, from which they are put back when Redis has lost them.
 //!
-//! Redis is where dead letters are listed, replayed and discarded, by anybody and with any tool; nobody asks for the copies
-//! as long as it has them. A store keeps a note for each dead letter of an event that it holds. What is in Redis and has no
-//! note is noted; a note of what Redis has no more is removed, as that was replayed or discarded.
+//! Applications and tools list, replay and discard dead letters in Redis. The store keeps a note with a copy of each dead
+//! letter of its own events; this loop alone reads the notes. The loop notes a dead letter that has no note, and removes the
+//! note of one that Redis has no more, as an application or a tool has replayed or discarded it.
 //!
 //! Unless Redis was emptied, or is an older copy of itself. A record in Redis, one for each store, tells: a generation, and a
 //! number that grows before notes change. The store notes both after its notes have changed.
@@ -21,8 +21,8 @@
 use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use eventbus::{
-    BoxError, Name,
-    port::{EventStore, Lease, Outage, PAGE_BYTES},
+    BoxError, InvalidName, Name,
+    port::{CheckpointError, EventStore, Lease, LeaseError, Notes, Outage, PAGE_BYTES},
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use xxhash_rust::xxh3::xxh3_128;
@@ -54,7 +54,12 @@ const LONGEST_SHOWN: usize = 180;
 pub(crate) async fn keep(shared: Arc<Shared>, store: Arc<dyn EventStore>) {
     let (clock, dead_letters) = (shared.config.clock.clone(), shared.config.dlq_stream_name());
     let mut outage = Outage::new(clock.clone());
-    let names = Names::of(&dead_letters);
+    let names = match Names::new(&dead_letters) {
+        Ok(names) => names,
+        Err(error) => {
+            return tracing::error!(%dead_letters, %error, "dead letters cannot be copied to the store");
+        }
+    };
     let mut copies = Copies { shared: Arc::clone(&shared), store, names, id: String::new(), settled: None };
     loop {
         let pause = match copies.look().await {
@@ -94,6 +99,24 @@ enum CopyError {
 impl CopyError {
     fn failed(error: impl Into<BoxError>) -> Self {
         Self::Failed(error.into())
+    }
+}
+
+impl From<CheckpointError> for CopyError {
+    fn from(error: CheckpointError) -> Self {
+        Self::failed(error)
+    }
+}
+
+impl From<InvalidName> for CopyError {
+    fn from(error: InvalidName) -> Self {
+        Self::failed(error)
+    }
+}
+
+impl From<LeaseError> for CopyError {
+    fn from(error: LeaseError) -> Self {
+        Self::failed(error)
     }
 }
 
@@ -183,18 +206,18 @@ struct Names {
 }
 
 impl Names {
-    fn of(dead_letters: &str) -> Self {
+    /// The names for a stream of dead letters: with the stream's name, or with its hash where that is too long for a name.
+    fn new(dead_letters: &str) -> Result<Self, InvalidName> {
         let named = |text: &str| {
             let stem = Name::new("note", format!("dead-letter:{text}/"))?;
-            Ok::<_, eventbus::InvalidName>(Self { stem, role: Name::new("note", format!("dead-letters:{text}"))? })
+            Ok(Self { stem, role: Name::new("note", format!("dead-letters:{text}"))? })
         };
         let shown = Some(dead_letters).filter(|text| text.len() <= LONGEST_SHOWN).and_then(|text| named(text).ok());
-        let hashed = || named(&format!("{:032x}", xxh3_128(dead_letters.as_bytes())));
-        shown.unwrap_or_else(|| hashed().unwrap_or_else(|_| unreachable!("letters and digits are a name")))
+        shown.map_or_else(|| named(&format!("{:032x}", xxh3_128(dead_letters.as_bytes()))), Ok)
     }
 
-    fn note(&self, (died_at, hash): Key) -> Result<Name, CopyError> {
-        Name::new("note", format!("{}{died_at:014}-{hash:032x}", self.stem)).map_err(CopyError::failed)
+    fn note(&self, (died_at, hash): Key) -> Result<Name, InvalidName> {
+        Name::new("note", format!("{}{died_at:014}-{hash:032x}", self.stem))
     }
 
     /// The dead letter that a note is about; `None` for one of a stream whose name is longer.
@@ -253,7 +276,7 @@ impl Copies {
         if is_compared && self.settled == text {
             return Ok(());
         }
-        let noted = self.load_note(&self.names.role).await?;
+        let noted = self.notes()?.load_note(&self.names.role).await?;
         let noted = noted.as_deref().and_then(|noted| noted.split_once(' '));
         let noted: Option<(&str, u64)> =
             noted.and_then(|(generation, changes)| Some((generation, changes.parse().ok()?)));
@@ -269,12 +292,11 @@ impl Copies {
             self.settled = text;
             return Ok(());
         }
-        if text.is_none() && seen.length == 0 && self.some_names(None, 1).await?.is_empty() {
+        if text.is_none() && seen.length == 0 && self.notes()?.note_names(&self.names.stem, None, 1).await?.is_empty() {
             return Ok(()); // there is nothing yet
         }
-        let lease =
-            self.store.acquire_lease(&self.names.role, &self.owner()?, LEASE).await.map_err(CopyError::failed)?;
-        let lease = lease.ok_or(CopyError::Busy)?;
+        let owner = Name::new("owner", &self.shared.instance)?;
+        let lease = self.store.acquire_lease(&self.names.role, &owner, LEASE).await?.ok_or(CopyError::Busy)?;
         let before = record.as_ref().map(|record| record.seen).unwrap_or_default();
         let after = (is_known && seen.has_only_grown(&before)).then_some(before.last);
         let generation = match record.as_ref().filter(|_| !is_lost) {
@@ -286,7 +308,7 @@ impl Copies {
         let compared = self.compare(text, mine, seen, after, &lease).await;
         let released = self.store.release_lease(&lease).await;
         self.settled = Some(compared?);
-        released.map_err(CopyError::failed)
+        Ok(released?)
     }
 
     /// Compares dead letters with copies, those after an id or all; returns the record in the end.
@@ -310,7 +332,7 @@ impl Copies {
                 continue;
             }
             for key in keys {
-                self.forget_note(&self.names.note(*key)?).await?;
+                self.notes()?.forget_note(&self.names.note(*key)?).await?;
             }
         }
         if mine.is_restoring && !only_noted.is_empty() {
@@ -318,7 +340,7 @@ impl Copies {
             tracing::warn!(%dead_letters, count, "dead letters that Redis had lost were put back from the store");
         }
         let noted = format!("{} {}", mine.generation, mine.changes);
-        self.save_note(&self.names.role, &noted).await?;
+        self.notes()?.save_note(&self.names.role, &noted).await?;
         let done = Record { is_restoring: false, seen, ..mine.clone() };
         self.replace(&mine.to_string(), &done, &[]).await?;
         Ok(done.to_string())
@@ -348,7 +370,7 @@ impl Copies {
             for (key, letter) in letters {
                 if !copies.contains(&key) {
                     let text = serde_json::to_string(&letter).map_err(CopyError::failed)?;
-                    self.save_note(&self.names.note(key)?, &text).await?;
+                    self.notes()?.save_note(&self.names.note(key)?, &text).await?;
                 }
             }
             if !page.has_more {
@@ -362,7 +384,7 @@ impl Copies {
         let (mut letters, mut bytes) = (Vec::new(), 0);
         for (number, key) in keys.iter().enumerate() {
             let note = self.names.note(*key)?;
-            if let Some(text) = self.load_note(&note).await? {
+            if let Some(text) = self.notes()?.load_note(&note).await? {
                 bytes += text.len();
                 letters.push(serde_json::from_str::<Letter>(&text).map_err(CopyError::failed)?);
             }
@@ -395,7 +417,7 @@ impl Copies {
 
     /// Fails if another process copies by now, or Redis has lost the record.
     async fn ensure_mine(&self, mine: &Record, lease: &Lease) -> Result<(), CopyError> {
-        let is_kept = self.store.renew_lease(lease, LEASE).await.map_err(CopyError::failed)?;
+        let is_kept = self.store.renew_lease(lease, LEASE).await?;
         let (text, _) = self.ask().await?;
         if is_kept && text.as_deref() == Some(&mine.to_string()) { Ok(()) } else { Err(CopyError::Busy) }
     }
@@ -417,7 +439,7 @@ impl Copies {
     async fn all_names(&self) -> Result<BTreeSet<Key>, CopyError> {
         let (mut all, mut last) = (BTreeSet::new(), None);
         loop {
-            let names = self.some_names(last.as_ref(), NAMES).await?;
+            let names = self.notes()?.note_names(&self.names.stem, last.as_ref(), NAMES).await?;
             all.extend(names.iter().filter_map(|name| self.names.key(name)));
             if names.len() < NAMES {
                 return Ok(all);
@@ -426,35 +448,7 @@ impl Copies {
         }
     }
 
-    async fn some_names(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Name>, CopyError> {
-        match self.store.notes() {
-            Some(notes) => notes.note_names(&self.names.stem, after, limit).await.map_err(CopyError::failed),
-            None => Ok(Vec::new()),
-        }
-    }
-
-    async fn load_note(&self, name: &Name) -> Result<Option<String>, CopyError> {
-        match self.store.notes() {
-            Some(notes) => notes.load_note(name).await.map_err(CopyError::failed),
-            None => Ok(None),
-        }
-    }
-
-    async fn save_note(&self, name: &Name, text: &str) -> Result<(), CopyError> {
-        match self.store.notes() {
-            Some(notes) => notes.save_note(name, text).await.map_err(CopyError::failed),
-            None => Ok(()),
-        }
-    }
-
-    async fn forget_note(&self, name: &Name) -> Result<(), CopyError> {
-        match self.store.notes() {
-            Some(notes) => notes.forget_note(name).await.map_err(CopyError::failed),
-            None => Ok(()),
-        }
-    }
-
-    fn owner(&self) -> Result<Name, CopyError> {
-        Name::new("owner", &self.shared.instance).map_err(CopyError::failed)
+    fn notes(&self) -> Result<&dyn Notes, CopyError> {
+        self.store.notes().ok_or_else(|| CopyError::failed("the store keeps no notes"))
     }
 }

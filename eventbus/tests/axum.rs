@@ -95,7 +95,7 @@ async fn what_passes_is_to_be_tried_again_and_says_nothing_of_the_inside() {
         assert!(status == 503 && !body.to_string().contains("secret"), "{body}");
     }
     for problem in [
-        Problem::from(ReadError::Corrupt { place: "secret".into(), position: None, source: "secret".into() }),
+        Problem::from(ReadError::corrupt("secret", "secret")),
         Problem::from(ProjectionError::Stopped { name: "secret", position, error: "secret".into() }),
         Problem::from(PublishedError::NoRelay),
     ] {

@@ -16,11 +16,7 @@ impl EventTypes for PgEventStore {
         let rows =
             self.connections.fetch_all(query).await.map_err(|fault| ReadError::Unavailable(fault.into_source()))?;
         let types: Result<Vec<_>, BoxError> = rows.iter().map(stored).collect();
-        let types = types.map_err(|source| ReadError::Corrupt {
-            place: "the table of event types".into(),
-            position: None,
-            source,
-        })?;
+        let types = types.map_err(|source| ReadError::corrupt("the table of event types", source))?;
         types.iter().for_each(|stored| self.listed.add(&stored.event_type, stored.schema_version));
         Ok(types)
     }

@@ -56,13 +56,9 @@ impl ReadFeed for PgEventStore {
         let Some(row) = rows.first() else {
             return Ok(None);
         };
-        let place = || format!("the first event after position {after}");
         let recorded_at = time_of(row.try_get_unchecked(0).map_err(unreadable)?);
-        recorded_at.map(Some).map_err(|error| ReadError::Corrupt {
-            place: place(),
-            position: None,
-            source: error.into(),
-        })
+        let corrupt = |error| ReadError::corrupt(format!("the first event after position {after}"), error);
+        recorded_at.map(Some).map_err(corrupt)
     }
 
     async fn store_id(&self) -> Result<Uuid, ReadError> {

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use eventbus::{
-    RecordedEvent, StreamId, Version,
+    BoxError, RecordedEvent, StreamId, Version,
     port::{Direction, Page, ReadError, ReadStream, RecordStream, paged},
 };
 use sqlx::Row;
@@ -29,7 +29,7 @@ impl ReadStream for PgEventStore {
         let Some(row) = self.connections.fetch_all(query).await?.pop() else {
             return Ok(Version::NONE);
         };
-        let corrupt = |source| ReadError::Corrupt { place: format!("stream `{stream}`"), position: None, source };
+        let corrupt = |source: BoxError| ReadError::corrupt(format!("stream `{stream}`"), source);
         let version: i64 = row.try_get(0).map_err(|error| corrupt(error.into()))?;
         u64::try_from(version).map(Version::new).map_err(|_| corrupt(format!("its version is {version}").into()))
     }

@@ -91,5 +91,5 @@ fn load(connection: &Connection, name: &Name) -> Result<Option<Position>, ReadEr
 /// A position as it is stored; `place` says where.
 pub(crate) fn to_position(stored: i64, place: impl FnOnce() -> String) -> Result<Position, ReadError> {
     let position = u64::try_from(stored).map(Position::new);
-    position.map_err(|source| ReadError::Corrupt { place: place(), position: None, source: source.into() })
+    position.map_err(|source| ReadError::corrupt(place(), source))
 }

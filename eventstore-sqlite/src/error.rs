@@ -217,9 +217,7 @@ pub(crate) fn is_refusal(error: &rusqlite::Error) -> bool {
 /// What a reader is told.
 pub(crate) fn read_error(error: rusqlite::Error) -> ReadError {
     match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            ReadError::Corrupt { place: "the database file".into(), position: None, source: error.into() }
-        }
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ReadError::corrupt("the database file", error),
         _ => ReadError::Unavailable(error.into()),
     }
 }

@@ -30,7 +30,7 @@ fn load(connection: &Connection) -> Result<Vec<StoredEventType>, ReadError> {
     let stored = |row: rusqlite::Result<(String, i64, i64)>| {
         let (event_type, schema_version, first_position) = row.map_err(read_error)?;
         let place = || format!("the row of event type `{event_type}`");
-        let corrupt = |source: BoxError| ReadError::Corrupt { place: place(), position: None, source };
+        let corrupt = |source: BoxError| ReadError::corrupt(place(), source);
         Ok(StoredEventType {
             schema_version: u32::try_from(schema_version).map_err(|error| corrupt(error.into()))?,
             first_position: to_position(first_position, place)?,

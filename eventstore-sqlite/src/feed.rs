@@ -118,10 +118,8 @@ fn first_recorded_after(connection: &Connection, after: Position) -> Result<Opti
         .prepare_cached(include_str!("sql/first_recorded_after.sql"))
         .and_then(|mut statement| statement.query_row([after.as_i64()], |row| row.get(0)).optional())
         .map_err(read_error)?;
-    let corrupt = |error: time::error::ComponentRange| ReadError::Corrupt {
-        place: format!("the first event after position {after}"),
-        position: None,
-        source: error.into(),
+    let corrupt = |error: time::error::ComponentRange| {
+        ReadError::corrupt(format!("the first event after position {after}"), error)
     };
     micros.map(time_of).transpose().map_err(corrupt)
 }
@@ -129,11 +127,7 @@ fn first_recorded_after(connection: &Connection, after: Position) -> Result<Opti
 fn store_id(connection: &Connection) -> Result<Uuid, ReadError> {
     let id: Vec<u8> =
         connection.query_row(include_str!("sql/store_id.sql"), [], |row| row.get(0)).map_err(read_error)?;
-    let corrupt = |error: uuid::Error| ReadError::Corrupt {
-        place: "the store's id".into(),
-        position: None,
-        source: error.into(),
-    };
+    let corrupt = |error: uuid::Error| ReadError::corrupt("the store's id", error);
     Uuid::from_slice(&id).map_err(corrupt)
 }
 

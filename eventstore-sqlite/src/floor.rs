@@ -50,8 +50,7 @@ fn load(connection: &Connection, destination: &Name) -> Result<Vec<Floor>, ReadE
     let place = || format!("a floor of `{destination}`");
     let floor = |(group, position): (String, i64)| {
         let group = Name::new("consumer group", group);
-        let group =
-            group.map_err(|error| ReadError::Corrupt { place: place(), position: None, source: error.into() })?;
+        let group = group.map_err(|error| ReadError::corrupt(place(), error))?;
         Ok(Floor { group, position: to_position(position, place)? })
     };
     rows.into_iter().map(floor).collect()

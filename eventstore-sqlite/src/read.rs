@@ -87,9 +87,5 @@ impl Cursor {
 }
 
 fn missing(stream: &StreamId, version: Version) -> ReadError {
-    ReadError::Corrupt {
-        place: format!("stream `{stream}`, version {version}"),
-        position: None,
-        source: "the event is missing".into(),
-    }
+    ReadError::corrupt(format!("stream `{stream}`, version {version}"), "the event is missing")
 }

@@ -159,5 +159,5 @@ fn place(group: &Name) -> String {
 }
 
 fn corrupt(group: &Name, source: impl Into<BoxError>) -> ReadError {
-    ReadError::Corrupt { place: place(group), position: None, source: source.into() }
+    ReadError::corrupt(place(group), source)
 }

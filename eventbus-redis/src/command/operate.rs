@@ -56,7 +56,7 @@ pub(crate) fn inspect_group(pipeline: &mut Pipeline, stream: &str, home: &str, g
     pipeline.cmd("XPENDING").arg(stream).arg(group).arg("IDLE").arg(silent_ms).arg("-").arg("+").arg(SILENT);
 }
 
-/// Of how many of the oldest pending entries it is looked at what came of them. Most that are old have failed.
+/// How many of the oldest pending entries health reads the delivery attempts of. Most old ones have failed.
 const OLDEST: usize = 10;
 
 /// How many entries without a sign of life are looked at: those that wait for absent members are among them.
@@ -83,7 +83,7 @@ pub(crate) fn consumers(reply: RedisResult<Value>) -> RedisResult<Vec<Consumer>>
     consumers.into_iter().map(read).collect()
 }
 
-/// What came of entries so far, as it is noted.
+/// Reads the delivery attempts that consumers noted of entries.
 pub(crate) fn noted<'a>(retry: &str, ids: impl Iterator<Item = &'a str>) -> Cmd {
     let mut command = cmd("HMGET");
     command.arg(retry);

@@ -106,8 +106,9 @@ pub struct RedisEventBusConfig {
     pub concurrency: usize,
     /// How many entries a consumer holds at most; then it reads no more. Those that wait for a retry, or are parked behind
     /// one that does, do not count, but are [bounded](Self::max_waiting) too. It reads ahead what its workers finish in about
-    /// a tenth of a second, at the pace that it measures, so that the other consumers of the group get their share. Entries that it takes over meanwhile from a consumer that died may exceed that by one
-    /// batch. Default: ten times [`batch_size`](Self::batch_size).
+    /// a tenth of a second, at the pace that it measures, so that the other consumers of the group get their share. Entries
+    /// that it takes over meanwhile from a consumer that died may exceed that by one batch. Default: ten times
+    /// [`batch_size`](Self::batch_size).
     pub max_in_hand: Option<usize>,
     /// How many entries of a consumer may wait for a retry, or be parked behind one that does: then it reads no more until
     /// a tenth of them is gone, and health has an alert. It keeps their ids. Default 100000.

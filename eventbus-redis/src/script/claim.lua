@@ -32,10 +32,8 @@ local function has_ended(name)
   return members[name]
 end
 
--- What is gone need not wait for its time: nothing is idle for so long, so this only removes it. It looks at ten times its count.
-local NEVER = '9007199254740991'
-local gone = redis.call('XAUTOCLAIM', stream, group, me, NEVER, ARGV[4], 'COUNT', math.ceil(look_at / 10), 'JUSTID')
-local deleted = gone[3] or {}
+local deleted, refused = remove_gone(stream, group, me, ARGV[4], look_at)
+if refused then return refused end
 for _, id in ipairs(deleted) do redis.call('HDEL', retry, id) end
 
 local entries, tries, ended, bytes, next = {}, {}, {}, 0, ARGV[4]

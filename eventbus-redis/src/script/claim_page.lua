@@ -1,16 +1,14 @@
--- Gives a consumer entries of its group that are pending for long, whoever was given them: at most so many, and none after
--- the one with which they have so many bytes.
+-- Gives a consumer pending entries of its group that no consumer was given for long: at most a number of entries, up to the
+-- entry that reaches a number of bytes.
 -- KEYS stream   ARGV group, consumer, idle time (ms), where to begin, how many pending entries to look at, how many to claim,
 -- how many bytes
 -- Replies with {where to go on, '-' at the end, entries, how often each was delivered, ids of entries that were deleted, the
 -- bytes of the entries}.
 local stream, group, me, idle = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local look_at, most, most_bytes = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
--- What is gone need not wait for its time: nothing is idle for so long, so this only removes it. It looks at ten times its count.
-local NEVER = '9007199254740991'
-local gone = redis.pcall('XAUTOCLAIM', stream, group, me, NEVER, ARGV[4], 'COUNT', math.ceil(look_at / 10), 'JUSTID')
-if gone.err then return gone end
-local entries, deliveries, deleted, bytes, next = {}, {}, gone[3] or {}, 0, ARGV[4]
+local deleted, refused = remove_gone(stream, group, me, ARGV[4], look_at)
+if refused then return refused end
+local entries, deliveries, bytes, next = {}, {}, 0, ARGV[4]
 local pending = redis.call('XPENDING', stream, group, ARGV[4], '+', look_at)
 local is_end = #pending < look_at
 for _, found in ipairs(pending) do

@@ -95,9 +95,10 @@ pub(crate) static BEAT: LazyLock<Script> = with_ids!("beat.lua");
 pub(crate) static BEGIN_READING: LazyLock<OfConsumer> = of_consumer!("begin_reading.lua");
 pub(crate) static BURY: LazyLock<OfConsumer> = of_consumer!("bury.lua");
 pub(crate) static CLAIM: LazyLock<OfConsumer> =
-    of_consumer!("id.lua", "bytes.lua", "members.lua", "relay.lua", "claim.lua");
-pub(crate) static CLAIM_PAGE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(concat!(include_str!("bytes.lua"), include_str!("claim_page.lua"))));
+    of_consumer!("id.lua", "bytes.lua", "members.lua", "relay.lua", "gone.lua", "claim.lua");
+pub(crate) static CLAIM_PAGE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(include_str!("bytes.lua"), include_str!("gone.lua"), include_str!("claim_page.lua")))
+});
 pub(crate) static COPY: LazyLock<Script> = with_backlog!("copy.lua");
 pub(crate) static CREATE_GROUP: LazyLock<Script> = with_backlog!("relay.lua", "create_group.lua");
 pub(crate) static DONE: LazyLock<Script> = plain!("done.lua");

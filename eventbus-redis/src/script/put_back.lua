@@ -3,7 +3,7 @@
 -- KEYS  the record of copies, dead letters
 -- ARGV  store, its record as it was read or '', its record from now on, for each dead letter how many names and values it has,
 --       and these
--- Replies 1, or 0 if somebody else has replaced the record.
+-- Replies 1, or 0 if another process has replaced the record.
 if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
 local at = 4
 while ARGV[at] do

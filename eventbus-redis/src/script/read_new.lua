@@ -1,5 +1,5 @@
--- Gives a consumer entries that nobody of its group has read: at most so many, and none after the one with which they have
--- so many bytes.
+-- Gives a consumer entries that are new to its group: at most a number of entries, up to the entry that reaches a number of
+-- bytes.
 -- KEYS stream   ARGV group, consumer, how many entries at most, how many bytes
 -- Replies with the entries.
 local stream, group = KEYS[1], ARGV[1]

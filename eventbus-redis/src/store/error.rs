@@ -25,13 +25,13 @@ impl Damage {
 
 impl From<Damage> for ReadError {
     fn from(damage: Damage) -> Self {
-        Self::Corrupt { place: damage.to_string(), position: None, source: damage.source }
+        Self::corrupt(damage.to_string(), damage.source)
     }
 }
 
 /// A key that holds something else than the store would keep there.
 pub(crate) fn corrupt(key: &str, source: impl Into<BoxError>) -> ReadError {
-    ReadError::Corrupt { place: format!("key `{key}`"), position: None, source: source.into() }
+    ReadError::corrupt(format!("key `{key}`"), source)
 }
 
 /// A read that failed; `key` is what was asked for.

@@ -6,7 +6,7 @@ use eventbus::{
     port::{EventTypes, ReadError, StoredEventType},
 };
 
-use super::RedisEventStore;
+use super::{RedisEventStore, error::corrupt};
 use crate::{command::store as commands, connection::boxed};
 
 #[async_trait]
@@ -15,9 +15,8 @@ impl EventTypes for RedisEventStore {
         let key = self.keys().event_types();
         let rows: Result<Vec<(String, String)>, _> = self.link().query(&commands::hash(&key)).await;
         let rows = rows.map_err(|error| ReadError::Unavailable(boxed(error)))?;
-        let corrupt = |source| ReadError::Corrupt { place: format!("key `{key}`"), position: None, source };
         let types: Result<Vec<_>, BoxError> = rows.iter().map(stored).collect();
-        let mut types = types.map_err(corrupt)?;
+        let mut types = types.map_err(|source| corrupt(&key, source))?;
         types.sort_unstable_by(|one, two| one.event_type.cmp(&two.event_type));
         types.iter().for_each(|stored| self.shared.listed.add(&stored.event_type, stored.schema_version));
         Ok(types)

@@ -291,6 +291,21 @@ pub enum ReadError {
     },
 }
 
+impl ReadError {
+    /// Something at `place` is damaged that is no event, or an event whose position is not known.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::port::ReadError;
+    /// let error = ReadError::corrupt("the store's id", "it has 3 bytes");
+    /// assert_eq!(error.to_string(), "event store holds a corrupt event at the store's id");
+    /// ```
+    #[must_use]
+    pub fn corrupt(place: impl Into<String>, source: impl Into<BoxError>) -> Self {
+        Self::Corrupt { place: place.into(), position: None, source: source.into() }
+    }
+}
+
 __delegate!(<S> Arc<S>, self => (**self); AppendEvents);
 __delegate!(<S> Arc<S>, self => (**self); ReadStream);
 __delegate!(<S> Arc<S>, self => (**self); ReadFeed);

@@ -1,8 +1,9 @@
 -- Appends events to streams: each append all or nothing, each by itself.
 --
 -- KEYS  the feed; where the event of an id is; the stored event types; then the stream of each append
--- ARGV  up to where the store is known to have held events; for each append: what it expects (any, none, exists or a version), the aggregate's type and id, the number of
---       events; for each of these: id, type, its schema version (behind a `(` if its type is known to be listed), tenant, how many bytes it has, the number of arguments that follow, names
+-- ARGV  up to where the store is known to have held events; for each append: what it expects (any, none, exists or a
+--       version), the aggregate's type and id, the number of events; for each of these: id, type, its schema version (behind
+--       a `(` if its type is known to be listed), tenant, how many bytes it has, the number of arguments that follow, names
 --       and values of its fields
 -- Reply for each append: `new`, the version before, the first position; `known` and the position of each id that is
 --       known, or ''; `conflict` and the version; `damaged`, key and entry; `failed` and what the server said.

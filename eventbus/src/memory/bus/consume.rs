@@ -206,7 +206,7 @@ impl Consumer {
                 }
                 self.numbers.insert(taken.id.clone(), number);
                 // those behind it may be of its aggregate
-                if self.has_waited(number, &taken.tries) || !self.due.is_empty() {
+                if self.ends_wait(number, &taken.tries) || !self.due.is_empty() {
                     self.due.push(taken);
                     continue;
                 }
@@ -237,15 +237,14 @@ impl Consumer {
     }
 
     /// Whether an entry was due when it was taken: that it does not wait any more is to be saved before it runs.
-    fn has_waited(&self, number: u64, tries: &Tries) -> bool {
+    fn ends_wait(&self, number: u64, tries: &Tries) -> bool {
         let mut log = self.shared.log();
         tries.next_at.is_some() && !tries.is_waiting(&log.clock) && log.cursor(&self.group).ends_waiting(number)
     }
 
     /// Whether a handler of the group gets this event.
     fn is_wanted(&self, record: &RecordedEvent) -> bool {
-        let handlers = self.shared.subscribers.of_group(&self.group);
-        handlers.iter().any(|handler| handler.events().matches(record.event_type()))
+        self.shared.subscribers.want(&self.group, record.event_type())
     }
 
     /// Notes how far the group may read from now on, where it has come near to that. What cannot be noted holds nothing up:

@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures_util::TryStreamExt;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -37,7 +38,7 @@ const MAX_BYTES: usize = 1024 * 1024;
 
 /// The groups of a bus that are not given what they miss, with why and since when. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Unfilled(Arc<Mutex<BTreeMap<Name, (Outage, UnfilledGroup)>>>);
+pub(crate) struct Unfilled(Arc<Mutex<BTreeMap<Name, (Instant, UnfilledGroup)>>>);
 
 impl Unfilled {
     /// What an operator is shown.
@@ -48,31 +49,29 @@ impl Unfilled {
     /// Notes what a round failed at; the groups that are not among it are given again what they miss.
     fn note(&self, failed: BTreeMap<Name, (Fill, BoxError)>, clock: &SharedClock) {
         let mut known = self.lock();
-        known.retain(|group, (outage, _)| {
+        known.retain(|group, (began, _)| {
             let lasts = failed.contains_key(group);
-            if !lasts && let Some(lasted) = outage.ends() {
-                tracing::info!(%group, ?lasted, "the group is given again what it misses");
+            if !lasts {
+                tracing::info!(%group, lasted = ?clock.elapsed(*began), "the group is given again what it misses");
             }
             lasts
         });
         for (group, (fill, error)) in failed {
-            let (outage, unfilled) = known.entry(group).or_insert_with(|| {
+            let (_, unfilled) = known.entry(group).or_insert_with(|| {
+                tracing::warn!(
+                    group = %fill.group, event_type = fill.event_type.as_ref().map(tracing::field::display),
+                    after = %fill.after, error = Line(&*error).to_string(),
+                    "the group is not given what it misses, trying again"
+                );
                 let (group, error, since) = (fill.group.to_string(), String::new(), text(clock.now()));
-                (Outage::new(clock.clone()), UnfilledGroup { group, after: fill.after, error, since })
+                (clock.instant(), UnfilledGroup { group, after: fill.after, error, since })
             });
             // the words of store and bus may hold values of events
             (unfilled.after, unfilled.error) = (fill.after, error.to_string());
-            if outage.begins() {
-                let error = Line(&*error).to_string();
-                tracing::warn!(
-                    group = %fill.group, event_type = fill.event_type.as_ref().map(tracing::field::display),
-                    after = %fill.after, error, "the group is not given what it misses, trying again"
-                );
-            }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, (Outage, UnfilledGroup)>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, (Instant, UnfilledGroup)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
