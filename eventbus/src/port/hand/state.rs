@@ -674,12 +674,15 @@ impl State {
         Some(Job { number, id: item.id.clone(), record, tries: body.tries.clone() })
     }
 
-    /// The suspect that is to run next: of those that may, one that ran alone in vain least often.
-    pub(super) fn next_suspect(&mut self, now: Instant) -> Due {
+    /// The suspect that is to run next: of those that may, one that ran alone in vain least often. One that did before
+    /// waits until what is due is read, as a less likely one may be among that: else it would end the process first, each
+    /// time again.
+    pub(super) fn next_suspect(&mut self, now: Instant, bounds: Bounds) -> Due {
         self.wake(now);
+        let is_read = self.reading == 0 && self.due_room(bounds) == 0;
         let body = |number| self.items.get(number)?.body.as_ref();
-        let next = self.suspects.first().and_then(|(_, number)| Some((*number, body(number)?)));
-        match next {
+        let next = self.suspects.first().filter(|(ended_alone, _)| *ended_alone == 0 || is_read);
+        match next.and_then(|(_, number)| Some((*number, body(number)?))) {
             Some((number, body)) => Due::Now(number, body.tries.patience()),
             None => Due::Later(self.waiting.first().map(|(at, _)| *at)),
         }

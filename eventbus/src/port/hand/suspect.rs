@@ -9,7 +9,7 @@
 //! | – | taken in, in flight when its process ended | waiting | one more end; a delay: 1 s, 2 s … 1 min |
 //! | – | the same, after the fifth end alone | burying | it becomes a dead letter |
 //! | – | taken in, its process lives and was slow | suspect, if it was one | – |
-//! | waiting | its delay has passed | suspect | – |
+//! | waiting | its delay has passed, and it is read again | suspect | – |
 //! | suspect | nothing else runs | marking | one more end alone, as if it had ended already; no delay |
 //! | suspect | others run on for as long as its delay was | marking | no delay |
 //! | marking | that is written down | running | – |
@@ -82,7 +82,7 @@ impl Hand {
                 true => Due::Later(None),
                 false => {
                     let mut state = self.state();
-                    let due = state.next_suspect(self.clock.instant());
+                    let due = state.next_suspect(self.clock.instant(), self.bounds);
                     self.tell(state);
                     due
                 }

@@ -1,6 +1,12 @@
 //! Entries that were in flight when their process ended.
 
-use super::*;
+use super::{
+    super::{
+        state::{Bounds, State},
+        suspect::Due,
+    },
+    *,
+};
 use crate::domain::clock::SharedClock;
 
 /// One that ran alone so often in vain, and was to begin.
@@ -98,6 +104,28 @@ async fn suspects_run_one_at_a_time_the_likely_ones_last() {
     }
     settle_down().await;
     assert!(begins(&bench.take_settled()).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_likely_suspect_does_not_run_before_a_less_likely_one_that_is_due_is_read() {
+    let waiting = |alone| Tries { next_at: Some(SharedClock::SYSTEM.unix_millis() + 60_000), ..waiting(alone) };
+    for (likely, expected) in [(1, 2), (0, 1)] {
+        let (mut state, bounds) = (State::new(SharedClock::SYSTEM, 100), Bounds { entries: 100, bytes: usize::MAX });
+        let mut now = tokio::time::Instant::now();
+        for (number, alone) in [(1, likely), (2, 0)] {
+            state.add(left_over(&number.to_string(), number, waiting(alone)), now);
+        }
+        now += Duration::from_secs(120);
+        let mut next = Vec::new();
+        for (number, alone) in [(1, likely), (2, 0)] {
+            assert_eq!(state.take_due(now, bounds).into_iter().map(|due| due.id).collect::<Vec<_>>(), [id(number)]);
+            state.resume(left_over(&number.to_string(), number, ended(alone)), now);
+            if let Due::Now(number, _) = state.next_suspect(now, bounds) {
+                next.push(number + 1);
+            }
+        }
+        assert_eq!(next.first(), Some(&expected), "{likely} ends alone");
+    }
 }
 
 #[tokio::test(start_paused = true)]
