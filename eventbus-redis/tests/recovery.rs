@@ -14,6 +14,7 @@ use common::{
         Act, Actor, connect, consumers, dead_letter_count, give, kill, named, never, notes, numbered, pending,
         publish_all, publish_numbered, quick, read_as, retry_key, until_finished,
     },
+    proxy::{Network, Proxy},
     seen::{command, start},
     until,
 };
@@ -380,6 +381,29 @@ async fn a_passing_name_disappears_at_a_clean_stop_and_a_stable_one_recovers() {
     until_finished(&stable).await;
     assert_eq!(slow.done(), numbered(2));
     stable.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_of_a_process_counts_though_the_next_one_takes_long_to_read() {
+    let server = test_servers::private_redis();
+    let proxy = Proxy::before(server.port()).await;
+    let config = RedisEventBusConfig { redis_url: proxy.url(), pending_idle_ms: 60, ..quick() };
+    let bus = connect(&config).await;
+    let watcher = connect(&RedisEventBusConfig { redis_url: server.url().into(), ..config }).await;
+    publish_numbered(&watcher, 1).await;
+    read_as(&watcher, "stable", 1).await;
+    proxy.set(Network::Waits);
+    let actor = Actor::willing();
+    actor.join(&bus);
+    start(&bus).await;
+    let members = format!("{{{}}}:members:{}", bus.config().stream_name(), bus.default_group());
+    let shows_itself = async || command::<u64>(&watcher, "HEXISTS", &[&members, "stable"]).await == 1;
+    never("it shows itself before it knows what became of the former", Duration::from_millis(500), shows_itself).await;
+    proxy.set(Network::Works);
+    until("the end is noted", async || notes(&watcher).await.values().any(|note| note.contains(r#""process_ends":1"#)))
+        .await;
+    until_finished(&watcher).await;
+    bus.stop_consuming().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,10 +21,14 @@ pub(super) type Differing = HashMap<String, (String, String)>;
 
 impl Consumer {
     /// Shows that it lives and what it handles; finds entries that are pending on it without being in hand.
+    ///
+    /// The reader shows it first: it must find out before what became of the consumer that had the name before.
     pub(super) async fn look(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
+        if !self.is_announced.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let (pending, has_double, others, absent, renew_from, last): (usize, bool, Vec<String>, usize, String, String) =
             self.shared.link.rerun(&self.looking(&keeper.renew_from)).await?;
-        self.is_announced.store(true, Ordering::Release);
         keeper.renew_from = renew_from;
         if absent > 0 && self.has_caught_up() {
             self.take_back(&mut keeper.left, &last).await?;

@@ -41,6 +41,8 @@ pub(super) struct Reading<'a> {
     has_lost: bool,
     /// Which of the shared connections it uses, if it has none of its own.
     link_number: Option<u64>,
+    /// Whether it knows what became of the consumer that had the name before.
+    knows_former: bool,
 }
 
 /// What went wrong, as the reader tells it.
@@ -72,7 +74,7 @@ impl Consumer {
 
     pub(super) fn reading<'a>(&self, stop: &'a StopSignal) -> Reading<'a> {
         let trouble = Trouble::new("reading", self.group.clone());
-        Reading { stop, trouble, has_lost: false, link_number: None }
+        Reading { stop, trouble, has_lost: false, link_number: None, knows_former: false }
     }
 
     /// Leaves a connection that was lost, and waits until it is time to try again.
@@ -98,7 +100,7 @@ impl Consumer {
         };
         let is_new = self.create_group().invoke_async(&mut connected.connection).await?;
         self.tell_created(is_new);
-        self.look_at_former(&mut connected.connection).await?;
+        self.look_at_former(reading, &mut connected.connection).await?;
         // before it reads anything: others leave to it what only it handles
         let _: Value = self.looking(FIRST).invoke_async(&mut connected.connection).await?;
         self.is_announced.store(true, Ordering::Release);
@@ -163,8 +165,12 @@ impl Consumer {
 
     /// Finds out, before it shows itself, whether the consumer before it of its name left when it ended. One that
     /// the group does not know any more counts as ended.
-    async fn look_at_former(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-        if self.is_announced.load(Ordering::Acquire) {
+    async fn look_at_former(
+        &self,
+        reading: &mut Reading<'_>,
+        connection: &mut MultiplexedConnection,
+    ) -> RedisResult<()> {
+        if reading.knows_former {
             return Ok(());
         }
         let former: Option<String> =
@@ -173,6 +179,7 @@ impl Consumer {
         let has_left =
             former.is_some_and(|former| former["left"] == true || former["instance"] == *self.shared.instance);
         self.has_ended_before.store(!has_left, Ordering::Release);
+        reading.knows_former = true;
         Ok(())
     }
 

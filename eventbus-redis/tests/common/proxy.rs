@@ -19,6 +19,8 @@ use tokio::{
 pub(crate) enum Network {
     /// They work.
     Works,
+    /// Those that are open work; new ones wait until this changes.
+    Waits,
     /// They are closed, new ones at once.
     Cut,
     /// They are reset, new ones at once.
@@ -68,17 +70,18 @@ impl Proxy {
 
 async fn forward(mut client: TcpStream, port: u16, mut state: watch::Receiver<Network>) {
     let mut server = None;
+    let _ = state.wait_for(|network| *network != Network::Waits).await;
     if *state.borrow_and_update() == Network::Works {
         let server = server.insert(TcpStream::connect(("127.0.0.1", port)).await);
         let Ok(server) = server else { return };
         tokio::select! {
             _ = copy_bidirectional(&mut client, server) => return,
-            _ = state.changed() => {}
+            _ = state.wait_for(|network| !matches!(network, Network::Works | Network::Waits)) => {}
         }
     }
     let now = *state.borrow();
     match now {
-        Network::Works | Network::Cut => {}
+        Network::Works | Network::Waits | Network::Cut => {}
         Network::Reset => client.set_zero_linger().unwrap(),
         Network::HalfOpen => {
             // until the proxy is dropped
