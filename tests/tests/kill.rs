@@ -229,20 +229,18 @@ async fn note_of_killer(bus: &RedisEventBus) -> String {
     notes.into_values().find(|note| note.contains("ended_alone")).unwrap_or_default()
 }
 
-/// Starts a consumer again whenever it has ended by itself, until that has happened so often and all others are handled;
-/// returns what was handled.
-async fn restart_until_ended(bus: &RedisEventBus, name: Option<&str>, concurrency: usize, times: usize) -> Vec<String> {
-    let mut handled = Vec::new();
-    for _ in 0..times {
-        let mut consumer = Consumer::spawn(&bus.config().stream_prefix, name, concurrency);
-        until("it has ended", async || consumer.actor.has_ended()).await;
-        handled.extend(consumer.kill());
-    }
-    handled
+/// Starts a consumer and waits until it has ended by itself; returns what it handled.
+async fn run_until_ended(bus: &RedisEventBus, name: Option<&str>, concurrency: usize) -> Vec<String> {
+    let mut consumer = Consumer::spawn(&bus.config().stream_prefix, name, concurrency);
+    until("it has ended", async || consumer.actor.has_ended()).await;
+    consumer.kill()
 }
 
 /// The first end is that of a consumer that handled others too, then the event ends one alone after 1 s, 2 s and 4 s. It
 /// becomes a dead letter after the fifth: `cargo run -p workspace-tests --bin fire -- --only killer`.
+///
+/// An event that was read ahead at each end waits for as long as the killer does, and may be due after it: on a busy machine
+/// a fifth consumer handles it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_ends_its_process_is_found_out_and_takes_no_other_with_it() {
     let found_out = async |(name, concurrency): (Option<&'static str>, usize)| {
@@ -251,16 +249,22 @@ async fn an_event_that_ends_its_process_is_found_out_and_takes_no_other_with_it(
         let mut ids: Vec<_> = (0..40).map(|number| number.to_string()).collect();
         ids.insert(17, KILLER.into());
         bus.publish(&ids.iter().map(|id| event(id)).collect::<Vec<_>>()).await.unwrap();
-        let handled = restart_until_ended(&bus, name, concurrency, 4).await;
+        let (mut ends, mut count, mut handled) = (0, 0, BTreeSet::new());
+        while ends < 4 || (ends < 5 && handled.len() < 40) {
+            let by_this = run_until_ended(&bus, name, concurrency).await;
+            ends += 1;
+            count += by_this.len();
+            handled.extend(by_this);
+        }
         let what = format!("{name:?}, {concurrency} at once");
-        println!("{what}: {} of 40 were handled twice", handled.len().saturating_sub(40));
-        let handled: BTreeSet<_> = handled.into_iter().collect();
+        println!("{what}: {ends} ends, {} of 40 were handled twice", count.saturating_sub(40));
         ids.remove(17);
         assert_eq!(handled, ids.into_iter().collect::<BTreeSet<_>>(), "{what}: the others are all handled");
-        let note = note_of_killer(&bus).await;
-        assert!(note.contains(r#""process_ends":3,"ended_alone":3"#), "{what}: {note}");
+        let (note, alone) = (note_of_killer(&bus).await, ends - 1);
+        let expected = format!(r#""process_ends":{alone},"ended_alone":{alone}"#);
+        assert!(note.contains(&expected), "{what}: {note}");
         let dead = bus.dead_letters(&DeadLetterFilter::default(), None, 100).await.unwrap().letters;
-        assert_eq!(dead.len(), 0, "{what}: not after the third");
+        assert_eq!(dead.len(), 0, "{what}: not before the fifth");
     };
     tokio::join!(
         found_out((Some("stable"), 1)),
