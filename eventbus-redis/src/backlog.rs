@@ -100,7 +100,7 @@ impl Backlogs for RedisEventBus {
                 add.arg(*name).arg(&**value);
             }
         }
-        let (said,): (String,) = self.shared.link.run(&add).await.map_err(|error| part.not_published(error))?;
+        let said: String = self.shared.link.run(&add).await.map_err(|error| part.not_published(error))?;
         Ok(match said.as_str() {
             "filled" => Filled::Done,
             "full" => Filled::Full,

@@ -19,11 +19,12 @@ use common::{
     until,
 };
 use eventbus::{
-    App, HandlerStart, InMemoryEventStore, Name, NewEvent, RecordedEvent, StreamId, Version,
-    port::{Announced, EventBus, HandlerOptions},
+    App, HandlerStart, InMemoryEventStore, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    port::{Announced, EventBus, FeedFilter, Fill, Filled, HandlerOptions, ReadFeed},
     prelude::*,
 };
 use eventbus_redis::{GroupError, RedisEventBus, RedisEventBusConfig, Trim};
+use futures_util::TryStreamExt;
 use tokio::sync::Semaphore;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -832,6 +833,45 @@ async fn a_group_is_not_retired_while_it_is_at_its_backlog() {
     assert!(left.is_empty(), "{left:?}");
     let fills: Vec<String> = command(&late, "HKEYS", &[&format!("{{{}}}:fills", late.config().stream_name())]).await;
     assert!(fills.iter().all(|note| !note.contains("late")), "nothing is filled for it: {fills:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_process_has_filled_in_is_not_filled_in_again() {
+    let config = RedisEventBusConfig { consumer_name: None, ..quick() };
+    let (bus, store) = (connect(&config).await, InMemoryEventStore::new());
+    let (app, _seen) = app_with(&bus, &store).await;
+    save(&app, 1..10).await;
+    app.settled().await.unwrap();
+    bus.trim(Trim { max_length: Some(0), max_age: None }).await.unwrap();
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+
+    let late = connect(&RedisEventBusConfig { consumer_group: "late".into(), ..config }).await;
+    let actor = Actor::willing();
+    actor.join(&late);
+    start(&late).await;
+    let (backlogs, id) = (late.backlogs().unwrap(), store.store_id().await.unwrap());
+    let mut fills = Vec::new();
+    until("it misses events", async || {
+        fills = backlogs.fills(id).await.unwrap();
+        !fills.is_empty()
+    })
+    .await;
+    let events: Vec<RecordedEvent> =
+        store.read_feed(Position::START, fills[0].through, &FeedFilter::all()).try_collect().await.unwrap();
+    let (some, others) = events.split_at(3);
+    let (first, at) = (fills.remove(0), some[2].position().unwrap());
+    let next = Fill { after: at, ..first.clone() };
+    for (fill, through, events, filled) in [
+        (&first, at, some, Filled::Done),
+        (&first, at, some, Filled::Moved),
+        (&next, first.through, others, Filled::Done),
+        (&next, first.through, others, Filled::Moved),
+    ] {
+        assert_eq!(backlogs.fill(fill, through, events).await.unwrap(), filled);
+    }
+    until_finished(&late).await;
+    assert_eq!(actor.done().len(), 9);
+    late.stop_consuming().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

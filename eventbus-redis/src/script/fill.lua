@@ -2,11 +2,11 @@
 -- KEYS fills, backlog
 -- ARGV the name of the fill, group, the position before them, that of the last, then for each event the number of its
 --      names and values, and these
--- Replies {'filled'}, {'full'}, or {'moved', position or '' if it is finished}.
+-- Replies 'filled', 'full', or 'moved' if another process has filled in more, or all of it.
 local fills, backlog, field, group = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local at, through = string.match(redis.call('HGET', fills, field) or '', '^(%S+) (%S+)$')
-if at ~= ARGV[3] then return { 'moved', at or '' } end
-if #ARGV > 4 and is_full(backlog, group) then return { 'full' } end
+if at ~= ARGV[3] then return 'moved' end
+if #ARGV > 4 and is_full(backlog, group) then return 'full' end
 local i = 5
 while i <= #ARGV do
   local count = tonumber(ARGV[i])
@@ -18,4 +18,4 @@ if is_smaller(ARGV[4], through) then
 else
   redis.call('HDEL', fills, field)
 end
-return { 'filled' }
+return 'filled'
