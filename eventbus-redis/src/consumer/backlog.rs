@@ -36,7 +36,8 @@ pub(super) struct GroupBacklog {
     announced: Vec<eventbus::port::Announced>,
     /// What the server noted of that, so that it is announced again when the server lost it.
     noted: Vec<String>,
-    told_forsaken: bool,
+    /// The stores of which was told last that no process with them is here, separated by spaces.
+    told_forsaken: String,
 }
 
 impl Consumer {
@@ -70,7 +71,7 @@ impl GroupBacklog {
     pub(super) fn new(shared: &Arc<Shared>, group: &Name, places: Places) -> Self {
         let (shared, group, is_past) = (Arc::clone(shared), group.clone(), CancellationToken::new());
         let (announced, noted) = (Vec::new(), Vec::new());
-        Self { shared, group, places, is_past, announced, noted, told_forsaken: false }
+        Self { shared, group, places, is_past, announced, noted, told_forsaken: String::new() }
     }
 
     /// Says when the stream may be read.
@@ -177,6 +178,7 @@ impl GroupBacklog {
             pause = if found == before { (pause * 2).min(LOOK) } else { LOOK_SOON };
             match &found {
                 Backlog::None | Backlog::Finished => {
+                    self.told_forsaken.clear();
                     tracing::info!(group = %self.group, "the backlog of the group is finished");
                     return Ok(());
                 }
@@ -184,13 +186,7 @@ impl GroupBacklog {
                     for copy in copies {
                         self.shared.copy_to_backlog(&self.group, copy, stop).await?;
                     }
-                    if !forsaken.is_empty() && !std::mem::replace(&mut self.told_forsaken, true) {
-                        tracing::error!(
-                            group = %self.group, stores = forsaken,
-                            "the group misses events that only these stores have, and no process with one of them is here: \
-                             start one, or forget a store that is gone for good with `RedisEventBus::retire_store`"
-                        );
-                    }
+                    self.tell_forsaken(forsaken);
                     if !forsaken.is_empty() || !is_first {
                         self.is_past.cancel(); // the rest is handled beside the stream
                     }
@@ -200,6 +196,24 @@ impl GroupBacklog {
             self.wait(pause, stop).await;
         }
         Ok(())
+    }
+
+    /// Says when stores of which the group misses events are away, that is all processes with them, and when no more.
+    fn tell_forsaken(&mut self, forsaken: &str) {
+        if self.told_forsaken == forsaken {
+            return;
+        }
+        if forsaken.is_empty() {
+            let stores = &self.told_forsaken;
+            tracing::info!(group = %self.group, stores, "a process with each of these stores is here again, or the store was forgotten");
+        } else {
+            tracing::error!(
+                group = %self.group, stores = forsaken,
+                "the group misses events that only these stores have, and no process with one of them is here: \
+                 start one, or forget a store that is gone for good with `RedisEventBus::retire_store`"
+            );
+        }
+        forsaken.clone_into(&mut self.told_forsaken);
     }
 
     /// What is pending on its name there, and how much of it is tried again; nothing where it has nothing in hand, as then

@@ -19,6 +19,7 @@ local function deliver(p, name, range)
   if not first then return end
   local stores, oldest = records_of(by_name(redis.call('HGETALL', KEYS[3 + 4 * p]))), first_of(stream)
   local is_trimmed = not oldest or is_before(first, oldest)
+  open_backlog(fills, group, now)
   if is_trimmed and next(stores) and from ~= '-' then
     -- whose positions these are is not known: each store brings what it had published by then
     local at = from == '0' and from or minus_one(from)
@@ -31,7 +32,6 @@ local function deliver(p, name, range)
   else
     redis.call('HSET', fills, 'copy ' .. group .. '\n' .. name, first .. ' ' .. last)
   end
-  redis.call('HSET', fills, 'open ' .. group, 1)
 end
 
 -- Returns nothing, or what is undecided.

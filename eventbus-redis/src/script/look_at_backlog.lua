@@ -23,6 +23,7 @@ for p = 8, #KEYS do
   if notes['open ' .. group] then is_open = true end
   local first = notes['first ' .. group]
   if first then is_first = '1' end
+  local since = math.max(tonumber(first or '0'), tonumber(notes['open ' .. group] or '0'))
   for name in pairs(notes) do
     local of, event_type = string.match(name, '^copy ([^\n]*)\n(.*)$')
     if of == group then
@@ -33,7 +34,7 @@ for p = 8, #KEYS do
     if other == group then
       waits = true
       local seen = tonumber(notes['filler ' .. store] or '0')
-      if now - seen > LIVELY and now - tonumber(first or '0') > PATIENCE then forsaken[store] = true end
+      if now - seen > LIVELY and now - since > PATIENCE then forsaken[store] = true end
     end
   end
 end

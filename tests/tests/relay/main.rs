@@ -1,4 +1,5 @@
-//! Relays from PostgreSQL to Redis that are killed and paused, and servers that lose data or come back from a copy.
+//! Relays from PostgreSQL to Redis that are killed and paused, and servers that lose data or come back from a copy; groups
+//! that are filled from PostgreSQL.
 //!
 //! The processes that die are this test binary again, told by their environment what to play.
 #![allow(
@@ -8,6 +9,9 @@
     reason = "helpers of tests, which print what they measured"
 )]
 
+mod fill;
+#[path = "../../../eventbus-redis/tests/common/log.rs"]
+mod log;
 mod world;
 
 use std::{

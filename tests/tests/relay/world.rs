@@ -25,8 +25,13 @@ pub async fn builder(database: &str, redis_url: &str) -> eventbus::AppBuilder {
 }
 
 pub async fn bus(redis_url: &str) -> RedisEventBus {
+    bus_with(redis_url, 1).await
+}
+
+pub async fn bus_with(redis_url: &str, partitions: u32) -> RedisEventBus {
     let config = RedisEventBusConfig {
         redis_url: redis_url.into(),
+        partitions,
         stream_prefix: "relay".into(),
         block_ms: 100,
         ..RedisEventBusConfig::default()
@@ -125,7 +130,7 @@ pub fn relay(world: &World) -> Actor {
 }
 
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(180);
     while !holds().await {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
