@@ -163,6 +163,22 @@ async fn a_run_is_not_interrupted_by_a_group_that_has_yet_to_read_its_entry_agai
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_pays_with_an_attempt_for_a_server_that_loads_its_data() {
+    let (mut rig, slow, fails) = with_full_hands().await;
+    rig.server.restart_loading();
+    // it ends while nothing can be written down, and what has failed is due again meanwhile
+    slow.let_go();
+    until("it was handled", async || slow.running.load(Relaxed) == 0).await;
+    until("the consumer was refused again and again", async || rig.refused().await >= 5).await;
+    outage().await;
+    rig.server.finish_loading();
+    until("both that fail are dead letters", async || dead_letters(&rig).await == 2).await;
+    rig.next().await;
+    assert_eq!(settled(&rig.bus).await, 0);
+    assert_eq!((slow.runs.load(Relaxed), fails.load(Relaxed)), (2, 6), "each once, and three times each");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_else_claims_is_let_go() {
     let (mut rig, slow, fails) = with_full_hands().await;
     let (stream, group) = (rig.bus.config().stream_name(), rig.bus.default_group().to_string());

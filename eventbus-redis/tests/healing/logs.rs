@@ -86,6 +86,13 @@ async fn an_outage_is_told_once() {
         rig.server.start();
     })
     .await;
+    says_little("loading", busy(false, 1_000).await, async |rig: &mut Rig| {
+        rig.server.restart_loading();
+        until("the consumer was refused again and again", async || rig.refused().await >= 5).await;
+        outage().await;
+        rig.server.finish_loading();
+    })
+    .await;
     says_little("half open", busy(true, 1_000).await, async |rig: &mut Rig| {
         rig.proxy.as_ref().unwrap().set(Network::HalfOpen);
         outage().await;

@@ -132,6 +132,15 @@ impl Rig {
         self.bus.stats().reconnections
     }
 
+    /// How many commands the server has refused since it was started, as one that loads its data does; those that only ask
+    /// how it is do not count.
+    pub(crate) async fn refused(&self) -> u64 {
+        let stats: String = self.command("INFO", &["commandstats"]).await;
+        let refused = |line: &str| line.trim().split_once("rejected_calls=")?.1.split(',').next()?.parse::<u64>().ok();
+        let asks = |line: &str| line.starts_with("cmdstat_ping") || line.starts_with("cmdstat_client");
+        stats.lines().filter(|line| !asks(line)).filter_map(refused).sum()
+    }
+
     pub(crate) async fn command<T: redis::FromRedisValue>(&self, name: &str, arguments: &[&str]) -> T {
         let mut connection = test_servers::redis_connection(self.server.url()).await;
         redis::cmd(name).arg(arguments).query_async(&mut connection).await.unwrap()

@@ -44,6 +44,14 @@ impl PrivateRedis {
         match self.0 {}
     }
 
+    pub fn restart_loading(&mut self) {
+        match self.0 {}
+    }
+
+    pub fn finish_loading(&mut self) {
+        match self.0 {}
+    }
+
     pub fn pause(&self) {
         match self.0 {}
     }
@@ -79,6 +87,10 @@ impl PrivatePostgres {
     }
 
     pub fn start(&mut self) {
+        match self.0 {}
+    }
+
+    pub fn restart_refusing(&mut self) {
         match self.0 {}
     }
 }

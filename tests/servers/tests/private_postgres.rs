@@ -39,3 +39,14 @@ fn a_crashed_server_is_gone_and_comes_back_at_the_same_place() {
     drop(postgres);
     assert!(refuses(port));
 }
+
+#[test]
+fn a_server_in_recovery_refuses_until_it_is_started_anew() {
+    let mut postgres = test_servers::private_postgres();
+    postgres.restart_refusing();
+    // an error
+    assert_eq!(greeting(&postgres).unwrap()[..1], *b"E");
+    postgres.stop();
+    postgres.start();
+    assert_eq!(greeting(&postgres).unwrap(), [b'R', 0, 0, 0, 8, 0, 0, 0, 0]);
+}

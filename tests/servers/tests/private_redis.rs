@@ -50,6 +50,18 @@ fn further_arguments_reach_the_server_also_when_it_is_started_anew() {
 }
 
 #[test]
+fn a_server_that_loads_says_so_until_it_is_let_finish() {
+    let mut redis = test_servers::private_redis();
+    for _ in 0..2 {
+        assert_eq!(ask(&redis, "SET key value").unwrap(), "+OK\r\n");
+        redis.restart_loading();
+        assert!(ask(&redis, "GET key").unwrap().starts_with("-LOADING"));
+        redis.finish_loading();
+        assert_eq!(ask(&redis, "GET key").unwrap(), "$5\r\nvalue\r\n");
+    }
+}
+
+#[test]
 fn stop_and_start_can_be_repeated() {
     let mut redis = test_servers::private_redis();
     redis.start();
@@ -89,7 +101,7 @@ fn a_closed_port_refuses() {
 
 fn ask(redis: &PrivateRedis, command: &str) -> Result<String, Error> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, redis.port()))?;
-    stream.set_read_timeout(Some(Duration::from_millis(300)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
     stream.write_all(format!("{command}\r\n").as_bytes())?;
     let mut answer = [0; 64];
     let length = stream.read(&mut answer)?;

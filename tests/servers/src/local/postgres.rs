@@ -44,12 +44,34 @@ impl<'a> Postgres<'a> {
 
     /// Starts the server and waits until it takes connections.
     pub(crate) fn start(&self, port: u16) -> Result<Child, Error> {
+        self.set_standby(false)?;
+        self.start_as(port, "ready", &[])
+    }
+
+    /// Starts the server as a standby that lets nobody read, and waits until it refuses connections.
+    pub(crate) fn start_refusing(&self, port: u16) -> Result<Child, Error> {
+        self.set_standby(true)?;
+        self.start_as(port, "standby", &["-c", "hot_standby=off"])
+    }
+
+    fn start_as(&self, port: u16, state: &str, mode: &[&str]) -> Result<Child, Error> {
         self.run.note_port(port)?;
         let program = self.programs.join("postgres");
         let mut command = self.in_data_folder(self.run.server_command(&program));
         command.args(["-h", "127.0.0.1", "-k", "", "-p", &port.to_string()]);
-        command.args(self.settings.iter().flat_map(|setting| ["-c", setting])).args(self.further);
-        process::start(Server::Postgres, &mut command, &self.run.log(), |pid| self.is_ready(pid))
+        command.args(self.settings.iter().flat_map(|setting| ["-c", setting])).args(self.further).args(mode);
+        process::start(Server::Postgres, &mut command, &self.run.log(), |pid| self.is_in(state, pid))
+    }
+
+    /// Makes or removes the file that makes a standby of a server when it starts.
+    fn set_standby(&self, is_standby: bool) -> Result<(), Error> {
+        let file = self.run.data().join("standby.signal");
+        let result = match is_standby {
+            true => fs::write(&file, ""),
+            false if file.exists() => fs::remove_file(&file),
+            false => Ok(()),
+        };
+        result.map_err(Error::io("make or end a standby"))
     }
 
     fn init(&self) -> Result<(), Error> {
@@ -64,10 +86,10 @@ impl<'a> Postgres<'a> {
     }
 
     /// The server writes its process id into the first line of this file, and its state into the eighth.
-    fn is_ready(&self, pid: u32) -> bool {
+    fn is_in(&self, state: &str, pid: u32) -> bool {
         let text = fs::read_to_string(self.run.data().join("postmaster.pid")).unwrap_or_default();
         let line = |number: usize| text.lines().nth(number - 1).unwrap_or_default().trim();
-        line(1) == pid.to_string() && line(8) == "ready"
+        line(1) == pid.to_string() && line(8) == state
     }
 
     fn in_data_folder(&self, mut command: Command) -> Command {

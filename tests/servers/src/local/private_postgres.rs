@@ -71,6 +71,17 @@ impl PrivatePostgres {
         }
     }
 
+    /// Crashes the server and starts it anew as one that refuses every connection with SQLSTATE 57P03, until it is
+    /// [stopped](Self::stop) and [started](Self::start); waits until it does.
+    ///
+    /// It is in recovery for ever, without a hot standby.
+    pub fn restart_refusing(&mut self) {
+        self.stop();
+        let postgres = Postgres::durable(&self.programs, &self.run, &self.arguments);
+        let server = postgres.and_then(|postgres| postgres.start_refusing(self.port()));
+        self.server = Some(server.unwrap_or_else(|error| refuse(&error)));
+    }
+
     fn spawn(&mut self) -> Result<(), Error> {
         let postgres = Postgres::durable(&self.programs, &self.run, &self.arguments)?;
         self.server = Some(postgres.start(self.port())?);

@@ -4,11 +4,19 @@
 
 use std::{fs, io, path::PathBuf, process::Child, time::Duration};
 
-use super::{binaries, checkout, process, redis::Redis, run_folder::RunFolder};
+use super::{
+    binaries, checkout, process,
+    redis::{Redis, answers},
+    run_folder::RunFolder,
+};
 use crate::{error::Error, port::Reservation, refuse, server::Server};
 
 /// Its owner never comes back; the supervisor need not wait for another.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// Loading these takes minutes at 50 ms each, and is interrupted after each to answer clients.
+const FILL: &str = "for n = 1, 5000 do redis.call('SET', 'filler:' .. n, string.rep('x', 1100)) end";
+const LOAD_SLOWLY: [&str; 4] = ["--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024"];
 
 /// A Redis server of the caller's own, to kill, pause and empty at will; gone when dropped.
 ///
@@ -77,6 +85,55 @@ impl PrivateRedis {
         let emptied = absent_is_fine(fs::remove_dir_all(&data)).and_then(|()| fs::create_dir(&data));
         expect(emptied.map_err(Error::io("empty a private Redis")));
         expect(self.spawn());
+    }
+
+    /// Kills the server and starts it anew, with so much to load that it answers every command with `LOADING` until
+    /// [`finish_loading`](Self::finish_loading); waits until it does.
+    ///
+    /// It has all data that it acknowledged before, and 5,000 keys `filler:<n>`.
+    ///
+    /// # Panics
+    /// If the server is stopped.
+    pub fn restart_loading(&mut self) {
+        expect(self.fill());
+        self.stop();
+        let slowly = LOAD_SLOWLY.map(str::to_owned);
+        let arguments = [self.arguments.as_slice(), &slowly].concat();
+        self.server = Some(expect(Redis::durable(&self.program, &self.run, &arguments).start_loading(self.port())));
+    }
+
+    /// Lets a server load the rest of its data at once, and waits until it takes commands.
+    ///
+    /// # Panics
+    /// If the server is stopped.
+    pub fn finish_loading(&mut self) {
+        expect(self.run_commands(&[&["CONFIG", "SET", "key-load-delay", "0"]]));
+        assert!(process::wait_until(|| answers(self.port(), b"+PONG\r\n")), "Redis did not load its data");
+    }
+
+    /// Adds keys and has all data written in the form whose loading can be slowed down.
+    fn fill(&self) -> Result<(), Error> {
+        self.run_commands(&[&["CONFIG", "SET", "rdbcompression", "no"], &["EVAL", FILL, "0"], &["BGREWRITEAOF"]])?;
+        let is_written = || {
+            let info: ::redis::RedisResult<String> =
+                self.connect().and_then(|mut server| ::redis::cmd("INFO").arg("persistence").query(&mut server));
+            let lines = ["aof_rewrite_in_progress:0", "aof_rewrite_scheduled:0", "aof_last_bgrewrite_status:ok"];
+            info.is_ok_and(|info| lines.iter().all(|line| info.contains(line)))
+        };
+        assert!(process::wait_until(is_written), "Redis did not write its data anew");
+        Ok(())
+    }
+
+    fn run_commands(&self, commands: &[&[&str]]) -> Result<(), Error> {
+        let run = |command: &[&str]| {
+            ::redis::cmd(command[0]).arg(&command[1..]).query::<::redis::Value>(&mut self.connect()?).map(drop)
+        };
+        let failed = |error: ::redis::RedisError| Error::Failed { program: "redis".into(), output: error.to_string() };
+        commands.iter().try_for_each(|command| run(command)).map_err(failed)
+    }
+
+    fn connect(&self) -> ::redis::RedisResult<::redis::Connection> {
+        ::redis::Client::open(self.url())?.get_connection()
     }
 
     /// Suspends the server (SIGSTOP) and waits until it stands still: connections stay, nothing is answered.

@@ -37,16 +37,27 @@ impl<'a> Redis<'a> {
 
     /// Starts the server and waits until it answers.
     pub(crate) fn start(&self, port: u16) -> Result<Child, Error> {
+        self.start_until(port, b"+PONG\r\n")
+    }
+
+    /// Starts the server and waits until it answers that it loads its data.
+    pub(crate) fn start_loading(&self, port: u16) -> Result<Child, Error> {
+        self.start_until(port, b"-LOADIN")
+    }
+
+    /// Starts the server and waits until its answer to a `PING` begins with `answer`.
+    fn start_until(&self, port: u16, answer: &[u8; 7]) -> Result<Child, Error> {
         self.run.note_port(port)?;
         let mut command = self.run.server_command(self.program);
         command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]);
         command.args(self.arguments).arg("--dir").arg(self.run.data()).args(self.further);
-        process::start(Server::Redis, &mut command, &self.run.log(), |_| answers(port))
+        process::start(Server::Redis, &mut command, &self.run.log(), |_| answers(port, answer))
     }
 }
 
-/// Whether the server takes commands; while it loads its data it accepts connections, but answers with an error.
-fn answers(port: u16) -> bool {
+/// Whether the server's answer to a `PING` begins with `expected`; while it loads its data it accepts connections, but
+/// answers with an error.
+pub(crate) fn answers(port: u16, expected: &[u8; 7]) -> bool {
     let ping = || {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         stream.set_read_timeout(Some(ANSWER_WITHIN))?;
@@ -54,5 +65,5 @@ fn answers(port: u16) -> bool {
         let mut answer = [0; 7];
         stream.read_exact(&mut answer).map(|()| answer)
     };
-    ping().is_ok_and(|answer| answer == *b"+PONG\r\n")
+    ping().is_ok_and(|answer| answer == *expected)
 }
