@@ -13,13 +13,16 @@ use std::{
 
 use eventbus::{
     App, BoxError, ExpectedVersion, NewEvent, StreamId,
-    port::{DeadLetterFilter, Health, HealthThresholds},
+    port::{DeadLetterFilter, Health, HealthThresholds, source_chain},
     prelude::*,
 };
-use eventbus_redis::{RedisEventStore, RedisEventStoreConfig, RedisTransaction};
+use eventbus_redis::{
+    RedisEventBus, RedisEventBusConfig, RedisEventStore, RedisEventStoreConfig, RedisTransaction, RedisTransactionError,
+};
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
 use eventstore_sqlite::{SqliteEventStore, SqliteEventStoreConfig, SqliteTransaction};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+use tokio::sync::watch;
 use workspace_tests::fire::faults::SmallDisk;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -81,6 +84,15 @@ async fn nothing_was_given_up(app: &App) {
     assert!(health.waiting.is_empty(), "{health:?}");
 }
 
+/// A bus that is on another server than the store, and works whatever befalls that.
+fn bus_elsewhere() -> RedisEventBusConfig {
+    RedisEventBusConfig {
+        redis_url: test_servers::redis_url().into(),
+        stream_prefix: test_servers::unique_name("faults"),
+        ..RedisEventBusConfig::default()
+    }
+}
+
 mod postgres {
     use super::*;
 
@@ -136,16 +148,37 @@ mod postgres {
             let name = test_servers::unique_name("faults");
             let mut admin = PgConnection::connect(test_servers::postgres_url()).await.unwrap();
             run(&mut admin, &format!("CREATE DATABASE {name}")).await.unwrap();
-            let url = test_servers::database_url_for(&name);
-            let mut admin = PgConnection::connect(&url).await.unwrap();
+            let database_url = test_servers::database_url_for(&name);
+            let config = PgEventStoreConfig { database_url, transaction_timeout, ..Default::default() };
+            Self::with(tables, config, None).await
+        }
+
+        /// Without a bus of its own the app has the one in process.
+        async fn with(tables: &str, config: PgEventStoreConfig, bus: Option<RedisEventBusConfig>) -> Self {
+            let mut admin = PgConnection::connect(&config.database_url).await.unwrap();
             run(&mut admin, tables).await.unwrap();
-            let config = PgEventStoreConfig { database_url: url, transaction_timeout, ..Default::default() };
             let store = PgEventStore::connect_with(config).await.unwrap();
             let (calls, row_calls) = (Calls::default(), RowCalls::default());
             let builder = App::builder().store(store).state(calls.clone()).state(row_calls.clone());
-            let builder = builder.handler::<note>().handler::<sleeps>().projection(Rows);
+            let mut builder = builder.handler::<note>().handler::<sleeps>().projection(Rows);
+            if let Some(config) = bus {
+                builder = builder.bus(RedisEventBus::connect(config).await.unwrap());
+            }
             let app = builder.wait_timeout(Duration::from_secs(120)).start().await.unwrap();
             Self { app, admin, calls, row_calls }
+        }
+
+        /// Has both write five more events, and waits until they have failed so often and say why.
+        async fn both_fail(&mut self, times: u64, fault: &str) {
+            let (notes, rows) = (self.calls.now() + times, self.row_calls.0.now() + times);
+            pay(&self.app, 1, 5).await;
+            let have_failed = async || self.calls.now() >= notes && self.row_calls.0.now() >= rows;
+            wait_until(&format!("both have failed {times} times"), have_failed).await;
+            self.both_wait_for(fault).await;
+        }
+
+        async fn both_wait_for(&self, fault: &str) {
+            wait_until("health says so", async || both_wait(&self.app.health().await, fault)).await;
         }
 
         async fn count(&mut self, table: &str) -> i64 {
@@ -172,14 +205,8 @@ mod postgres {
         let mut place = Place::new(TABLES, Duration::from_millis(400)).await;
         pay(&place.app, 0, 5).await;
         place.everything_is_written_once(5).await;
-        let (notes, rows) = (place.calls.now(), place.row_calls.0.now());
         run(&mut place.admin, "BEGIN; LOCK TABLE notes, order_rows IN ACCESS EXCLUSIVE MODE").await.unwrap();
-        pay(&place.app, 1, 5).await;
-        wait_until("both have failed six times", async || {
-            place.calls.now() >= notes + 6 && place.row_calls.0.now() >= rows + 6
-        })
-        .await;
-        wait_until("health says so", async || both_wait(&place.app.health().await, "SQLSTATE 55P03")).await;
+        place.both_fail(6, "SQLSTATE 55P03").await;
         let status = place.app.projections().await.unwrap().remove(0);
         assert!(status.stopped.is_none() && status.trouble.is_some() && status.trouble_since.is_some(), "{status:?}");
         run(&mut place.admin, "COMMIT").await.unwrap();
@@ -237,6 +264,108 @@ mod postgres {
             run(&mut place.admin, "DROP TABLE notes, order_rows").await.unwrap();
             run(&mut place.admin, &format!("DROP TABLESPACE {tablespace}")).await.unwrap();
         }
+    }
+
+    /// The SQLSTATE with which a server refuses connections; `None` if it takes them.
+    async fn refusal(url: &str) -> Option<String> {
+        let error = PgConnection::connect(url).await.err()?;
+        Some(error.as_database_error()?.code()?.into_owned())
+    }
+
+    /// The server crashes while both are in a statement, and then refuses connections.
+    async fn a_server_that_takes_no_connections_yet_is_waited_for(bus: Option<RedisEventBusConfig>) {
+        let mut server = test_servers::private_postgres();
+        let url = server.url().to_owned();
+        let connect_timeout = Duration::from_millis(500);
+        let config = PgEventStoreConfig { database_url: url.clone(), connect_timeout, ..Default::default() };
+        let has_bus = bus.is_some();
+        let mut place = Place::with(TABLES, config, bus).await;
+        pay(&place.app, 0, 5).await;
+        place.everything_is_written_once(5).await;
+        run(&mut place.admin, "BEGIN; LOCK TABLE notes, order_rows IN ACCESS EXCLUSIVE MODE").await.unwrap();
+        pay(&place.app, 1, 5).await;
+        wait_until("both wait in a statement", async || {
+            let waiting = "SELECT count(DISTINCT relation) FROM pg_locks WHERE NOT granted AND locktype = 'relation'";
+            sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut place.admin).await.unwrap() == 2
+        })
+        .await;
+        server.restart_refusing();
+        // the bus in process is in this database too: it starts no handler again, whose alert stays that of its broken connection
+        let fault = if has_bus { "no connection" } else { "connection" };
+        place.both_wait_for(fault).await;
+        assert_eq!(refusal(&url).await.as_deref(), Some("57P03"));
+        server.stop();
+        server.start();
+        place.admin = PgConnection::connect(&url).await.unwrap();
+        place.everything_is_written_once(10).await;
+        place.app.shutdown(Duration::from_secs(30)).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn with_the_bus_in_process_a_server_that_takes_no_connections_yet_is_waited_for() {
+        a_server_that_takes_no_connections_yet_is_waited_for(None).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn with_the_bus_elsewhere_a_server_that_takes_no_connections_yet_is_waited_for() {
+        a_server_that_takes_no_connections_yet_is_waited_for(Some(bus_elsewhere())).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn tables_whose_files_cannot_be_opened_are_waited_for() {
+        let server = test_servers::private_postgres();
+        let config = PgEventStoreConfig { database_url: server.url().into(), ..Default::default() };
+        let mut place = Place::with(TABLES, config, None).await;
+        pay(&place.app, 0, 5).await;
+        place.everything_is_written_once(5).await;
+        let files = "SELECT current_setting('data_directory') || '/' || pg_relation_filepath(name)
+             FROM (VALUES ('public.notes'), ('public.order_rows')) tables (name)";
+        let files: Vec<String> = sqlx::query_scalar(files).fetch_all(&mut place.admin).await.unwrap();
+        // all that they hold is written
+        run(&mut place.admin, "CHECKPOINT").await.unwrap();
+        for file in &files {
+            std::fs::rename(file, format!("{file}.away")).unwrap();
+        }
+        // sessions that have them open would go on
+        let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        run(&mut place.admin, others).await.unwrap();
+        place.both_fail(4, "SQLSTATE 58P01").await;
+        for file in &files {
+            std::fs::rename(format!("{file}.away"), file).unwrap();
+        }
+        place.everything_is_written_once(10).await;
+        place.app.shutdown(Duration::from_secs(30)).await.unwrap();
+    }
+
+    /// The tables are on another server, of which the app's is a client: it reports what that answers in class 08.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn tables_on_another_server_that_takes_no_connections_are_waited_for() {
+        let mut other = test_servers::private_postgres();
+        let mut admin = PgConnection::connect(other.url()).await.unwrap();
+        run(&mut admin, TABLES).await.unwrap();
+        let columns = "(id text, cents bigint, filling text) SERVER other";
+        let tables = format!(
+            "CREATE EXTENSION postgres_fdw;
+             CREATE SERVER other FOREIGN DATA WRAPPER postgres_fdw
+                 OPTIONS (host '127.0.0.1', port '{}', dbname 'postgres');
+             CREATE USER MAPPING FOR CURRENT_USER SERVER other OPTIONS (user 'postgres');
+             CREATE FOREIGN TABLE notes {columns}; CREATE FOREIGN TABLE order_rows {columns}",
+            other.port()
+        );
+        // of its own as well: it must reach the other
+        let server = test_servers::private_postgres();
+        let config = PgEventStoreConfig { database_url: server.url().into(), ..Default::default() };
+        let mut place = Place::with(&tables, config, None).await;
+        pay(&place.app, 0, 5).await;
+        place.everything_is_written_once(5).await;
+        other.restart_refusing();
+        assert_eq!(refusal(other.url()).await.as_deref(), Some("57P03"));
+        place.both_fail(4, "SQLSTATE 08001").await;
+        other.stop();
+        other.start();
+        place.everything_is_written_once(10).await;
+        place.app.shutdown(Duration::from_secs(30)).await.unwrap();
     }
 
     #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -393,17 +522,50 @@ mod sqlite {
 mod redis_store {
     use super::*;
 
-    #[handler(manual, group = "notes", retries = 1)]
-    async fn note(event: &Paid, tx: &mut RedisTransaction, State(calls): State<Calls>) -> Result<(), BoxError> {
-        before_the_commit(calls.count()).await;
-        tx.hincrby("notes", "cents", event.cents)?;
-        Ok(())
+    /// Is not called while its store is away, so that it fails once in such a fault: one failure is too much.
+    #[handler(manual, group = "notes", retries = 0)]
+    async fn note(
+        event: &Paid,
+        tx: &mut RedisTransaction,
+        State(calls): State<Calls>,
+        State(gate): State<Gate>,
+    ) -> Result<(), BoxError> {
+        calls.count();
+        gate.pass().await;
+        add("notes", event, tx).await
     }
 
-    /// Long enough for the memory to be full.
-    async fn before_the_commit(calls: u64) {
-        if calls > 5 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+    /// Adds the cents of an event to those of a table.
+    async fn add(table: &str, event: &Paid, tx: &mut RedisTransaction) -> Result<(), BoxError> {
+        // so that the server answers in the middle of an event; a connection that broke is no answer
+        let is_answer = |error: &RedisTransactionError| {
+            source_chain(error).any(|error| error.to_string().contains("is loading the dataset"))
+        };
+        let mut read = tx.hget::<i64>(table, "cents").await;
+        while read.as_ref().is_err_and(|error| !is_answer(error)) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            read = tx.hget(table, "cents").await;
+        }
+        let cents = read?.unwrap_or_default() + event.cents;
+        Ok(tx.hset(table, "cents", cents)?)
+    }
+
+    /// What handler and projection wait for in the middle of an event.
+    #[derive(Clone)]
+    struct Gate(Arc<watch::Sender<bool>>);
+
+    impl Gate {
+        fn open() -> Self {
+            Self(Arc::new(watch::Sender::new(true)))
+        }
+
+        fn set(&self, is_open: bool) {
+            self.0.send_replace(is_open);
+        }
+
+        async fn pass(&self) {
+            // fails only where the sender is gone, which is here
+            let _ = self.0.subscribe().wait_for(|is_open| *is_open).await;
         }
     }
 
@@ -417,45 +579,111 @@ mod redis_store {
             event: &Paid,
             tx: &mut RedisTransaction,
             State(calls): State<RowCalls>,
+            State(gate): State<Gate>,
         ) -> Result<(), BoxError> {
-            before_the_commit(calls.0.count()).await;
-            tx.hincrby("rows", "cents", event.cents)?;
-            Ok(())
+            calls.0.count();
+            gate.pass().await;
+            add("rows", event, tx).await
+        }
+    }
+
+    struct Place {
+        server: test_servers::PrivateRedis,
+        store: RedisEventStore,
+        app: App,
+        gate: Gate,
+        calls: Calls,
+        row_calls: RowCalls,
+    }
+
+    impl Place {
+        /// Where both have handled five events; without a bus of its own the app has the one in process.
+        async fn new(server: test_servers::PrivateRedis, bus: Option<RedisEventBusConfig>) -> Self {
+            let config = RedisEventStoreConfig { redis_url: server.url().into(), ..Default::default() };
+            let store = RedisEventStore::connect(config).await.unwrap();
+            let (calls, row_calls, gate) = (Calls::default(), RowCalls::default(), Gate::open());
+            let builder = App::builder().store(store.clone()).state(calls.clone()).state(row_calls.clone());
+            let mut builder = builder.state(gate.clone()).handler::<note>().projection(Rows);
+            if let Some(config) = bus {
+                builder = builder.bus(RedisEventBus::connect(config).await.unwrap());
+            }
+            let app = builder.wait_timeout(Duration::from_secs(120)).start().await.unwrap();
+            pay(&app, 0, 5).await;
+            app.settled().await.unwrap();
+            Self { server, store, app, gate, calls, row_calls }
+        }
+
+        /// Has both wait in the middle of the first of five more events.
+        async fn begin(&self) {
+            let (notes, rows) = (self.calls.now(), self.row_calls.0.now());
+            self.gate.set(false);
+            pay(&self.app, 1, 5).await;
+            wait_until("both are in an event", async || self.calls.now() > notes && self.row_calls.0.now() > rows)
+                .await;
+        }
+
+        async fn both_wait_for(&self, fault: &str) {
+            wait_until("health says so", async || both_wait(&self.app.health().await, fault)).await;
+        }
+
+        async fn everything_is_written_once(self) {
+            self.app.settled().await.unwrap();
+            nothing_was_given_up(&self.app).await;
+            let mut transaction = self.store.begin_transaction();
+            for table in ["notes", "rows"] {
+                assert_eq!(transaction.hget::<i64>(table, "cents").await.unwrap(), Some(1_200), "{table}");
+            }
+            self.app.shutdown(Duration::from_secs(30)).await.unwrap();
         }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_server_without_memory_is_waited_for() {
-        let server = test_servers::private_redis();
-        let config = RedisEventStoreConfig { redis_url: server.url().into(), ..Default::default() };
-        let store = RedisEventStore::connect(config).await.unwrap();
-        let (calls, row_calls) = (Calls::default(), RowCalls::default());
-        let builder = App::builder().store(store.clone()).state(calls.clone()).state(row_calls.clone());
-        let builder = builder.handler::<note>().projection(Rows).wait_timeout(Duration::from_secs(120));
-        let app = builder.start().await.unwrap();
-        pay(&app, 0, 5).await;
-        app.settled().await.unwrap();
-        let mut admin = test_servers::redis_connection(server.url()).await;
+        let place = Place::new(test_servers::private_redis(), None).await;
+        let mut admin = test_servers::redis_connection(place.server.url()).await;
         let set = async |admin: &mut redis::aio::MultiplexedConnection, memory: &str| {
             let mut set = redis::cmd("CONFIG");
             set.arg("SET").arg("maxmemory").arg(memory).arg("maxmemory-policy").arg("noeviction");
             set.query_async::<()>(admin).await.unwrap();
         };
-        let (notes, rows) = (calls.now(), row_calls.0.now());
-        pay(&app, 1, 5).await;
-        wait_until("both are in an event", async || calls.now() > notes && row_calls.0.now() > rows).await;
+        place.begin().await;
         set(&mut admin, "1").await;
+        place.gate.set(true);
         // five events in a batch, whose rows are written at its commit; the handler is not called again, as it waits before
         // that for the note of its delivery
-        let rows = row_calls.0.now();
-        wait_until("the rows have failed four times", async || row_calls.0.now() >= rows + 4 * 5).await;
-        wait_until("health says so", async || both_wait(&app.health().await, "OOM")).await;
+        let rows = place.row_calls.0.now();
+        wait_until("the rows have failed four times", async || place.row_calls.0.now() >= rows + 4 * 5).await;
+        place.both_wait_for("OOM").await;
         set(&mut admin, "0").await;
-        app.settled().await.unwrap();
-        nothing_was_given_up(&app).await;
-        let mut transaction = store.begin_transaction();
-        for table in ["notes", "rows"] {
-            assert_eq!(transaction.hget::<i64>(table, "cents").await.unwrap(), Some(1_200), "{table}");
-        }
+        place.everything_is_written_once().await;
+    }
+
+    /// The server is restarted and loads its data while both are in an event.
+    async fn a_server_that_loads_its_data_is_waited_for(bus: impl FnOnce(&str) -> Option<RedisEventBusConfig>) {
+        let server = test_servers::private_redis();
+        let bus = bus(server.url());
+        let mut place = Place::new(server, bus).await;
+        place.begin().await;
+        place.server.restart_loading();
+        place.gate.set(true);
+        place.both_wait_for("LOADING").await;
+        place.server.finish_loading();
+        place.everything_is_written_once().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn with_the_bus_in_process_a_server_that_loads_its_data_is_waited_for() {
+        a_server_that_loads_its_data_is_waited_for(|_| None).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn with_the_bus_there_too_a_server_that_loads_its_data_is_waited_for() {
+        let bus = |url: &str| Some(RedisEventBusConfig { redis_url: url.into(), ..RedisEventBusConfig::default() });
+        a_server_that_loads_its_data_is_waited_for(bus).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn with_the_bus_elsewhere_a_server_that_loads_its_data_is_waited_for() {
+        a_server_that_loads_its_data_is_waited_for(|_| Some(bus_elsewhere())).await;
     }
 }
