@@ -89,7 +89,7 @@ async fn faults_of_databases_cost_no_event_anything() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_that_are_killed_while_events_wait_lose_nothing_and_repeat_nothing_that_was_finished() {
-    judge(&unfinished::run(&program(), 20, seed()).await.unwrap());
+    judge(&unfinished::run(&program(), unfinished::Kills::WhileEventsWait, 20, seed()).await.unwrap());
 }
 
 /// What the process plays whose handlers never return; does nothing in an ordinary run.

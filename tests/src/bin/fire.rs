@@ -26,7 +26,8 @@ use workspace_tests::fire::{
     figures::Figures,
     files,
     kills::{self, Program, role::Settings},
-    model, race, rolling, stuck, unfinished,
+    model, race, rolling, stuck,
+    unfinished::{self, Kills},
 };
 
 /// Checks what is promised while servers, processes and connections die.
@@ -63,6 +64,9 @@ struct Arguments {
     /// How many processes with the in-process bus are killed while events wait.
     #[arg(long, default_value_t = 300)]
     unfinished_kills: u64,
+    /// How many processes with the in-process bus are killed every second or two.
+    #[arg(long, default_value_t = 100)]
+    in_process_kills: u64,
     /// What everything random follows from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -94,6 +98,8 @@ enum Part {
     Rolling,
     /// Processes with the in-process bus that are killed while events wait for a retry.
     Unfinished,
+    /// Processes with the in-process bus that are killed every second or two: no event becomes a dead letter.
+    InProcess,
     /// Consumers that are killed every second or two: no event becomes a dead letter.
     Random,
     /// An event that ends its process: it becomes a dead letter within ten minutes.
@@ -146,6 +152,7 @@ impl Part {
             file_faults,
             handled,
             unfinished_kills,
+            in_process_kills,
             seed,
             ..
         } = *arguments;
@@ -161,7 +168,13 @@ impl Part {
             Self::Pauses => runtime.block_on(kills::pause(&Program::this(&[])?, Settings::Default, pauses, seed)),
             Self::Servers => runtime.block_on(spawned(server_kills, seed)),
             Self::Rolling => runtime.block_on(rolling::run_all(&Program::this(&[])?, rollings, seed)),
-            Self::Unfinished => runtime.block_on(unfinished::run(&Program::this(&[])?, unfinished_kills, seed)),
+            Self::Unfinished => {
+                let kills = unfinished_kills;
+                runtime.block_on(unfinished::run(&Program::this(&[])?, Kills::WhileEventsWait, kills, seed))
+            }
+            Self::InProcess => {
+                runtime.block_on(unfinished::run(&Program::this(&[])?, Kills::AtRandom, in_process_kills, seed))
+            }
             Self::Random => runtime.block_on(ends::at_random(handled, seed)),
             Self::Killer => runtime.block_on(ends::of_one_event(200)),
             Self::Stuck => runtime.block_on(stuck::run(&[], true)),

@@ -1,6 +1,6 @@
 //! Processes with the in-process bus on a SQLite store, with the settings that both have by default, are killed while events
-//! wait for a retry: nothing is lost, nothing runs again that was saved as finished, and of what was finished only what the
-//! process had no time to note.
+//! wait for a retry, or every second or two: nothing is lost, nothing becomes a dead letter, nothing runs again that was saved
+//! as finished, and of what was finished only what the process had no time to note.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -23,21 +23,40 @@ use fastrand::Rng;
 
 use super::{Trouble, figures::Figures, kills::Program};
 
-/// The variable that tells a process where its store and its journal are.
+/// The variables that tell a process where its store and its journal are, and that it is killed every second or two.
 const FOLDER: &str = "FIRE_UNFINISHED_FOLDER";
+const AT_RANDOM: &str = "FIRE_UNFINISHED_AT_RANDOM";
 const GROUP: Name = Name::from_static("default");
 const CHECKPOINT: Name = Name::from_static("group:default");
 const AGGREGATES: u64 = 200;
 /// What is saved together, and as much again that is settled while that is saved.
 const MOST_REPEATED: usize = 2 * 64;
-/// For how long a process may handle nothing while events are left.
-const STANDSTILL: Duration = Duration::from_secs(60);
+/// For how long a process may handle nothing while events are left: twice as long as a suspect waits at most.
+const STANDSTILL: Duration = Duration::from_secs(120);
+/// How long an event takes at most where processes are killed every second or two, in milliseconds.
+const LONGEST_MS: u64 = 100;
+
+/// What processes handle, and when they are killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kills {
+    /// Short events, one after the other, some of which fail: killed after some of them.
+    WhileEventsWait,
+    /// Events of up to 100 ms, sixteen at once: killed every second or two.
+    AtRandom,
+}
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate_type = "Account")]
 struct Deposited {
     /// How often it fails before it is handled, less than a delivery may fail by default.
     fails: u32,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Account")]
+struct Audited {
+    /// How long that takes.
+    milliseconds: u64,
 }
 
 /// What a process writes down, one line at a time, which outlives it: `begun`, `failed` or `handled`, and the position.
@@ -92,6 +111,15 @@ async fn deposit(event: &Deposited, meta: &Metadata, State(journal): State<Journ
     Ok(())
 }
 
+#[handler(manual, group = "default", concurrency = 16)]
+async fn audit(event: &Audited, meta: &Metadata, State(journal): State<Journal>) -> Result<(), HandlerError> {
+    let position = meta.position().map_or(0, Position::get);
+    journal.note("begun", position)?;
+    tokio::time::sleep(Duration::from_millis(event.milliseconds)).await;
+    journal.note("handled", position)?;
+    Ok(())
+}
+
 /// Handles events until it is killed, if the environment says so; returns `false` if it does not.
 ///
 /// # Errors
@@ -103,7 +131,9 @@ pub async fn play() -> Result<bool, Trouble> {
     let folder = Path::new(&folder);
     let journal = Journal::open(&folder.join("journal"))?;
     let store = SqliteEventStore::open(folder.join("events.db")).await?;
-    let _app = App::builder().store(store).state(journal).handler::<deposit>().start().await?;
+    let app = App::builder().store(store).state(journal);
+    let app = if env::var_os(AT_RANDOM).is_some() { app.handler::<audit>() } else { app.handler::<deposit>() };
+    let _app = app.start().await?;
     std::future::pending().await
 }
 
@@ -168,26 +198,36 @@ impl Audit {
 ///
 /// # Errors
 /// What went wrong with the run itself; what it shows is in the figures.
-pub async fn run(program: &Program, kills: u64, seed: u64) -> Result<Figures, Trouble> {
+pub async fn run(program: &Program, when: Kills, kills: u64, seed: u64) -> Result<Figures, Trouble> {
     const EVENTS_PER_KILL: u64 = 120;
     let (began, mut random) = (Instant::now(), Rng::with_seed(seed));
     let folder = env::temp_dir().join(test_servers::unique_name("fire-unfinished"));
     fs::create_dir_all(&folder)?;
     let store = SqliteEventStore::open(folder.join("events.db")).await?;
     let events = kills.max(1) * EVENTS_PER_KILL;
-    let streams = fill(&store, events, &mut random).await?;
+    let streams = fill(&store, when, events, &mut random).await?;
     File::create(folder.join("journal"))?;
     let mut journal = File::open(folder.join("journal"))?;
-    let (mut audit, mut read) = (Audit::default(), 0);
+    let (mut audit, mut read, mut killed) = (Audit::default(), 0, 0);
     for number in 0..=kills {
         let is_last = number == kills;
-        let start = || program.command().env(FOLDER, &folder).stderr(Stdio::null()).spawn();
-        let (mut process, mut progress) = (start()?, (0, Instant::now()));
+        let mut command = program.command();
+        if when == Kills::AtRandom {
+            command.env(AT_RANDOM, "1");
+        }
+        let mut process = command.env(FOLDER, &folder).stderr(Stdio::null()).spawn()?;
+        let (started, mut progress) = (Instant::now(), (0, Instant::now()));
         let enough = audit.handled.len() as u64 + random.u64(0..2 * EVENTS_PER_KILL);
+        let life = Duration::from_millis(random.u64(1_000..=2_000));
         // killed while it works, or as soon as it has nothing left to do
         loop {
             let handled = count(&mut journal, read, &audit.handled)?;
-            if handled == events || !is_last && handled >= enough {
+            let is_due = match when {
+                Kills::WhileEventsWait => handled >= enough,
+                Kills::AtRandom => started.elapsed() >= life,
+            };
+            if handled == events || !is_last && is_due {
+                killed += u64::from(!is_last && handled < events);
                 break;
             }
             if let Some(ended) = process.try_wait()? {
@@ -214,9 +254,13 @@ pub async fn run(program: &Program, kills: u64, seed: u64) -> Result<Figures, Tr
             break;
         }
     }
-    let mut figures = Figures { events, faults: kills, took: began.elapsed(), ..Figures::of("unfinished") };
+    let (name, how) = match when {
+        Kills::WhileEventsWait => ("unfinished", "killed"),
+        Kills::AtRandom => ("in-process", "killed every 1-2 s"),
+    };
+    let mut figures = Figures { events, faults: killed, took: began.elapsed(), ..Figures::of(name) };
     figures.what = format!(
-        "in-process consumers killed, {} while events waited; at most {} repeated by one",
+        "in-process consumers {how}, {} while events waited; at most {} repeated by one",
         audit.waiting, audit.repeated
     );
     figures.objections = audit.objections;
@@ -230,6 +274,9 @@ pub async fn run(program: &Program, kills: u64, seed: u64) -> Result<Figures, Tr
     let letters = store.count_dead_deliveries().await?;
     if letters > 0 {
         figures.objections.push(format!("{letters} dead letters"));
+    }
+    if is_whole && kills > 0 && killed == 0 {
+        figures.objections.push("no process was killed while it worked".into());
     }
     if is_whole && kills > 0 && audit.waiting == 0 {
         figures.objections.push("no process was killed while events waited".into());
@@ -254,12 +301,21 @@ async fn settle(store: &SqliteEventStore, events: u64) -> Result<(), Trouble> {
 }
 
 /// Stores the events; returns the aggregate of each position.
-async fn fill(store: &SqliteEventStore, events: u64, random: &mut Rng) -> Result<BTreeMap<u64, u64>, Trouble> {
+async fn fill(
+    store: &SqliteEventStore,
+    when: Kills,
+    events: u64,
+    random: &mut Rng,
+) -> Result<BTreeMap<u64, u64>, Trouble> {
     let mut appends = Vec::new();
     for _ in 0..events {
         let aggregate = random.u64(..AGGREGATES);
-        let fails = if random.u32(..8) == 0 { random.u32(1..=3) } else { 0 };
-        let events = vec![NewEvent::of(&Deposited { fails })?];
+        let event = match when {
+            Kills::WhileEventsWait if random.u32(..8) == 0 => NewEvent::of(&Deposited { fails: random.u32(1..=3) }),
+            Kills::WhileEventsWait => NewEvent::of(&Deposited { fails: 0 }),
+            Kills::AtRandom => NewEvent::of(&Audited { milliseconds: random.u64(..=LONGEST_MS) }),
+        };
+        let events = vec![event?];
         let stream = StreamId::parse("Account", &aggregate.to_string())?;
         appends.push((aggregate, Append { stream, expected: ExpectedVersion::Any, events }));
     }
