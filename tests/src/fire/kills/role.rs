@@ -1,6 +1,10 @@
 //! What the processes play that die: writers, and workers which relay, consume and project.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use eventbus::{
     App, DomainEvent, EventId, ExpectedVersion, HandlerError, Metadata, Name, State, Uuid, handler, port::Append,
@@ -224,6 +228,9 @@ async fn connect(script: &Script) -> PgEventStore {
     }
 }
 
+/// How long a writer pauses at most.
+const MOST_PAUSE: Duration = Duration::from_millis(500);
+
 async fn write(script: &Script, store: &DoomedStore, notebook: &Notebook) -> Result<(), Trouble> {
     let mut random = Rng::with_seed(script.seed);
     loop {
@@ -234,12 +241,15 @@ async fn write(script: &Script, store: &DoomedStore, notebook: &Notebook) -> Res
         };
         let mut notes = workload::Notes::default();
         notebook.note(&Note::Told(Told::Sent(ids(&append.events))))?;
+        let begin = Instant::now();
         notes.append(store, &append).await?;
+        // where an append takes long, so does handling it: the readers are to keep up on a busy machine too
+        let pause = (begin.elapsed() * 4).min(MOST_PAUSE).max(Duration::from_millis(random.u64(10..40)));
         // the first was noted before; each further one was sent too
         for told in notes.told.into_iter().skip(1) {
             notebook.note(&Note::Told(told))?;
         }
-        tokio::time::sleep(Duration::from_millis(random.u64(10..40))).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
