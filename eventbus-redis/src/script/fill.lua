@@ -1,4 +1,5 @@
--- Adds events of a store to the backlog of a group, if all before them were added and none after.
+-- Adds events of a store to the backlog of a group, if all before them were added and none after. Without events it says
+-- whether there is room.
 -- KEYS fills, backlog
 -- ARGV the name of the fill, group, the position before them, that of the last, then for each event the number of its
 --      names and values, and these
@@ -6,7 +7,7 @@
 local fills, backlog, field, group = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local at, through = string.match(redis.call('HGET', fills, field) or '', '^(%S+) (%S+)$')
 if at ~= ARGV[3] then return 'moved' end
-if #ARGV > 4 and is_full(backlog, group) then return 'full' end
+if is_full(backlog, group) then return 'full' end
 local i = 5
 while i <= #ARGV do
   local count = tonumber(ARGV[i])

@@ -26,7 +26,7 @@ pub trait Backlogs: Send + Sync {
     async fn fills(&self, store: Uuid) -> Result<Vec<Fill>, PublishError>;
 
     /// Gives the group of `fill` everything that it misses after [`Fill::after`] up to `through`, which is what `events`
-    /// are, in position order.
+    /// are, in position order. Without events up to [`Fill::after`] it only says whether there is room.
     ///
     /// # Errors
     /// [`PublishError`]; after an unknown outcome what is missing is asked for again.

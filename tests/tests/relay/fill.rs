@@ -260,7 +260,6 @@ async fn three_thousand_events_come_from_the_store(partitions: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "beside busy loops it does not end within minutes; the form with partitions does"]
 async fn three_thousand_events_that_redis_has_trimmed_come_from_postgres_once_and_in_order() {
     three_thousand_events_come_from_the_store(1).await;
 }

@@ -153,6 +153,10 @@ async fn fill_one(
         Some(event_type) => FeedFilter::all().event_types([event_type.clone()]),
         None => FeedFilter::all(),
     };
+    // a group may take long: until then nothing is read for it
+    if backlogs.fill(fill, fill.after, &[]).await? != Filled::Done {
+        return Ok(FULL);
+    }
     let mut feed = read_around(store, fill.after, fill.through, &filter, skips);
     loop {
         let (mut events, mut bytes): (Vec<RecordedEvent>, usize) = (Vec::new(), 0);
@@ -219,8 +223,10 @@ mod tests {
     struct Missing {
         groups: &'static [&'static str],
         through: Position,
-        /// Whether the first group is given nothing.
+        /// Whether the first group is given nothing, as the bus refuses it.
         is_refused: AtomicBool,
+        /// Whether each group has enough to do.
+        is_full: AtomicBool,
         given: Mutex<Vec<(String, u64)>>,
     }
 
@@ -245,7 +251,7 @@ mod tests {
             }
             let positions = events.iter().filter_map(RecordedEvent::position).map(Position::get);
             self.given.lock().unwrap().extend(positions.map(|position| (fill.group.to_string(), position)));
-            Ok(Filled::Done)
+            Ok(if self.is_full.load(Ordering::SeqCst) { Filled::Full } else { Filled::Done })
         }
     }
 
@@ -264,6 +270,7 @@ mod tests {
             groups: &["billing", "shipping"],
             through: Position::new(2),
             is_refused: true.into(),
+            is_full: false.into(),
             given: Mutex::default(),
         };
         let unfilled = Unfilled::default();
@@ -289,9 +296,31 @@ mod tests {
         let (bus, owner) = (Name::from_static("bus"), Name::from_static("operator"));
         let operator = Operator { store: Arc::clone(&store), owner, clock: SharedClock::SYSTEM };
         operator.skip(&relay_to(&bus), Position::new(2), "too large for the bus").await.unwrap();
-        let missing =
-            Missing { groups: &["new"], through: Position::new(3), is_refused: false.into(), given: Mutex::default() };
+        let missing = Missing {
+            groups: &["new"],
+            through: Position::new(3),
+            is_refused: false.into(),
+            is_full: false.into(),
+            given: Mutex::default(),
+        };
         fill_once(&*store, &missing, &bus).await.unwrap();
         assert_eq!(*missing.given.lock().unwrap(), [1, 3].map(|position| ("new".to_owned(), position)));
+    }
+
+    #[tokio::test]
+    async fn a_group_that_has_enough_to_do_is_sent_nothing() {
+        let (store, bus) = (store_of(2).await, Name::from_static("bus"));
+        let missing = Missing {
+            groups: &["slow"],
+            through: Position::new(2),
+            is_refused: false.into(),
+            is_full: true.into(),
+            given: Mutex::default(),
+        };
+        assert_eq!(fill_once(&*store, &missing, &bus).await.unwrap().pause, FULL);
+        assert!(missing.given.lock().unwrap().is_empty());
+        missing.is_full.store(false, Ordering::SeqCst);
+        assert_eq!(fill_once(&*store, &missing, &bus).await.unwrap().pause, Duration::ZERO);
+        assert_eq!(missing.given.lock().unwrap().len(), 2);
     }
 }
