@@ -77,7 +77,7 @@ impl Subscribers {
 
     /// Returns `true` if a subscriber of a group handles this event type.
     #[must_use]
-    pub fn want(&self, group: &Name, event_type: &Name) -> bool {
+    pub fn handle(&self, group: &Name, event_type: &Name) -> bool {
         let of_group = |entry: &&Entry| entry.group == *group;
         self.read().iter().filter(of_group).any(|entry| entry.subscriber.events().matches(event_type))
     }

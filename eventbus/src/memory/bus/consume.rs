@@ -244,7 +244,7 @@ impl Consumer {
 
     /// Whether a handler of the group gets this event.
     fn is_wanted(&self, record: &RecordedEvent) -> bool {
-        self.shared.subscribers.want(&self.group, record.event_type())
+        self.shared.subscribers.handle(&self.group, record.event_type())
     }
 
     /// Notes how far the group may read from now on, where it has come near to that. What cannot be noted holds nothing up:

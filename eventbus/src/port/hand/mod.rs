@@ -18,7 +18,10 @@ mod tests;
 mod work;
 
 use std::{
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -187,6 +190,8 @@ pub struct Hand {
     due: Notify,
     /// The group and who subscribes, once it is worked for.
     group: OnceLock<(Name, Subscribers)>,
+    /// Whether workers handle entries.
+    is_worked: AtomicBool,
     places: Places,
 }
 
@@ -200,7 +205,8 @@ impl Hand {
         let (work, outbox, room, due) = (Notify::new(), Notify::new(), Notify::new(), Notify::new());
         let state = Mutex::new(State::new(clock.clone(), DEFAULT_WAITING));
         let bounds = Bounds { entries: entries.max(1), bytes };
-        Self { state, bounds, clock, work, outbox, room, due, group: OnceLock::new(), places: Places::default() }
+        let (group, is_worked, places) = (OnceLock::new(), AtomicBool::new(false), Places::default());
+        Self { state, bounds, clock, work, outbox, room, due, group, is_worked, places }
     }
 
     /// Lets so many entries wait for a retry, or be parked behind one that does, at least one; [`DEFAULT_WAITING`] if left
@@ -333,6 +339,7 @@ impl Hand {
             state.not_read(id);
         }
         self.tell(state);
+        self.work.notify_waiters();
     }
 
     /// Says that entries cannot be read again before some time has passed: they are due again then.
@@ -432,31 +439,35 @@ impl Hand {
 
     /// What came of entries, in order; each is handed out once.
     ///
-    /// An entry that no handler wanted, and that a handler wants which came meanwhile, is handled instead: it would be
-    /// left behind, as the bus may have looked for what was left when that handler came.
+    /// An entry that was skipped is handled instead if a handler of it has come meanwhile: the bus may have announced that
+    /// handler already, and would not look again for what was left before. Only an event of its aggregate that has
+    /// been started by then runs before it.
     pub fn take_settled(&self) -> Vec<Settled> {
-        let mut settled = self.state().drain();
-        settled.retain(|settled| !self.handle_skipped(settled));
+        let settled = self.state().drain();
+        if !settled.iter().any(|settled| matches!(settled.verdict, Verdict::Skip(_))) {
+            return settled;
+        }
+        let (skipped, settled): (Vec<_>, Vec<_>) = settled.into_iter().partition(|settled| self.has_handler(settled));
+        if !skipped.is_empty() {
+            let now = self.clock.instant();
+            let mut state = self.state();
+            // the last first, as each comes before the others of its aggregate
+            for skipped in skipped.into_iter().rev() {
+                state.handle_skipped(skipped, now);
+            }
+            self.tell(state);
+            self.work.notify_waiters();
+        }
         settled
     }
 
-    /// Has an entry handled that was skipped before a handler of it came. Returns `true` if it is one of those.
-    fn handle_skipped(&self, settled: &Settled) -> bool {
-        let Settled { id, record: Some(record), verdict: Verdict::Skip(tries) } = settled else {
+    /// Whether a handler has come of an entry that was skipped, and workers are there to handle it.
+    fn has_handler(&self, settled: &Settled) -> bool {
+        let Settled { record: Some(record), verdict: Verdict::Skip(_), .. } = settled else {
             return false;
         };
-        if !self.group.get().is_some_and(|(group, subscribers)| subscribers.want(group, record.event_type())) {
-            return false;
-        }
-        let now = self.clock.instant();
-        let mut state = self.state();
-        // somebody else may have it by now
-        if state.remove(id, now) {
-            state.add(Taken::new(id.clone(), record.clone()).with_tries(tries.clone()), now);
-        }
-        self.tell(state);
-        self.work.notify_waiters();
-        true
+        let handle = |(group, subscribers): &(Name, Subscribers)| subscribers.handle(group, record.event_type());
+        self.is_worked.load(Ordering::Acquire) && self.group.get().is_some_and(handle)
     }
 
     /// How many entries it reads ahead at the pace of its workers, those that run among them.
@@ -501,6 +512,7 @@ impl Hand {
         let given_back = state.remove_idle(which);
         self.tell(state);
         self.room.notify_one();
+        self.work.notify_waiters();
         given_back
     }
 

@@ -675,8 +675,8 @@ impl State {
     }
 
     /// The suspect that is to run next: of those that may, one that ran alone in vain least often. One that did before
-    /// waits until what is due is read, as a less likely one may be among that: else it would end the process first, each
-    /// time again.
+    /// waits until all is read that is due and that there is room for, as a less likely one may be among that: else it
+    /// would end the process first, each time again.
     pub(super) fn next_suspect(&mut self, now: Instant, bounds: Bounds) -> Due {
         self.wake(now);
         let is_read = self.reading == 0 && self.due_room(bounds) == 0;
@@ -875,6 +875,43 @@ impl State {
             }
         }
         true
+    }
+
+    /// Has an entry handled that was skipped, unless it was let go since: before the others of its aggregate of which none
+    /// was started.
+    pub(super) fn handle_skipped(&mut self, skipped: Settled, now: Instant) {
+        let Settled { id, record: Some(record), verdict: Verdict::Skip(tries) } = skipped else {
+            return;
+        };
+        let number = self.numbers.get(&id).copied();
+        let Some((number, item)) = number.and_then(|number| Some((number, self.items.get_mut(&number)?))) else {
+            return;
+        };
+        if !matches!(item.stage, Stage::Settled) {
+            return;
+        }
+        let (lane, bytes) = (item.lane, bytes_of(&record));
+        item.stage = Stage::Parked;
+        item.body = Some(Box::new(Body { record: Some(record), tries, bytes, is_again: false }));
+        self.bytes += bytes;
+        self.settled -= 1;
+        let first = self.first_of(lane);
+        let is_before = first.is_none_or(|first| self.ready.remove(&first) || self.ready_again.remove(&first));
+        if is_before && let Some(first) = first.and_then(|first| self.items.get_mut(&first)) {
+            first.stage = Stage::Parked;
+        }
+        let queue = self.lanes.entry(lane).or_default();
+        let is_behind_waiters = queue.numbers.len() > queue.whole;
+        queue.numbers.insert(usize::from(!is_before), number);
+        queue.whole += 1;
+        if !queue.is_held {
+            self.active += 1;
+        }
+        if is_before {
+            self.activate(number, now);
+        } else if is_behind_waiters {
+            self.strip_one(number);
+        }
     }
 
     /// Lets an entry go, whatever its stage; a worker that has it is told. False: it was not there.

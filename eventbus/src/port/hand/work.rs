@@ -1,6 +1,9 @@
 //! The workers that handle what is in hand.
 
-use std::{pin::pin, sync::Arc};
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+};
 
 use tokio::{
     sync::{Notify, watch},
@@ -20,6 +23,7 @@ impl Hand {
     /// Handles entries until it is to stop, as many at once as the handlers allow; ends when the last is handled.
     pub async fn work(self: &Arc<Self>, desk: &Desk, stop: &StopSignal) {
         let _ = self.group.set((desk.group.clone(), desk.subscribers.clone()));
+        self.is_worked.store(true, Ordering::Release);
         desk.subscribers.add_hand(&desk.group, self);
         let mut changes = desk.subscribers.watch();
         let mut free_places = watchdog::free_places().subscribe();
@@ -47,6 +51,7 @@ impl Hand {
         while let Some(ended) = alone.join_next().await {
             propagate(ended);
         }
+        self.is_worked.store(false, Ordering::Release);
     }
 
     /// How many workers it takes; more than it holds entries would have nothing to do. One whose handler takes long, or
