@@ -323,6 +323,30 @@ async fn what_waits_in_a_partition_is_skipped_when_its_type_is_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_a_partition_is_given_to_a_handler_that_comes_to_its_owner() {
+    let bus = connect(&RedisEventBusConfig { partitions: 4, partition_lease_ms: 1_000, ..quick() }).await;
+    let (created, late) = (Actor::willing(), Actor::willing());
+    handles(&created, &bus, ONLY_CREATED);
+    let _: u64 = command(&bus, "HSET", &[&key(&bus, "types"), "OrderShipped@1", "1"]).await;
+    start(&bus).await;
+    let waits = async |others: usize| {
+        until("it waits, and nothing else does", async || {
+            let progress = bus.progress(bus.default_group()).await.unwrap();
+            created.done().len() == others && (progress.unread, progress.pending) == (0, 1)
+        })
+        .await;
+    };
+    bus.publish(&[shipped("a", 1), event("b")]).await.unwrap();
+    waits(1).await;
+    bus.publish(&[event("c")]).await.unwrap();
+    waits(2).await; // what came of the first was written down before
+    late.join_as(&bus, "late", ONLY_SHIPPED, HandlerOptions::default());
+    until_finished(&bus).await;
+    assert_eq!((late.done(), bus.stats().events_skipped), (vec!["a".to_owned()], 0));
+    bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_a_member_is_skipped_at_once_when_its_type_is_forgotten() {
     for forgotten in [SHIPPED, "*"] {
         let bus = old().await;

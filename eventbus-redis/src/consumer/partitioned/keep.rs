@@ -35,7 +35,8 @@ pub(super) struct Keeper {
     sweep: HashMap<usize, String>,
     pub(super) differing: Differing,
     pub(super) others: Vec<String>,
-    /// How many types the group knew.
+    /// What it handled, as JSON, and how many types the group knew.
+    pub(super) types: String,
     pub(super) known_types: usize,
     pub(super) has_double: bool,
     pub(super) has_other_layout: bool,
@@ -62,6 +63,7 @@ impl Partitioned {
             sweep: HashMap::new(),
             differing: Differing::new(),
             others: Vec::new(),
+            types: self.front.types(),
             known_types: 0,
             has_double: false,
             has_other_layout: false,

@@ -30,6 +30,7 @@ impl Partitioned {
     /// Shows that it lives, keeps its partitions, and takes or leaves some to have its share.
     pub(super) async fn share(&self, keeper: &mut Keeper) -> Result<(), CommandError> {
         keeper.share_at = Instant::now() + self.lease() / 3;
+        let types = self.front.types();
         let (other_layout, share, parts, has_double, others, known_types): Shared =
             self.shared().link.rerun(&self.sharing(keeper)).await?;
         self.front.tell_double(has_double, &mut keeper.has_double);
@@ -58,8 +59,8 @@ impl Partitioned {
             keeper.share_at = keeper.share_at.min(Instant::now() + WANTING);
         }
         let knows_less = known_types < std::mem::replace(&mut keeper.known_types, known_types);
-        if keeper.others != others || knows_less {
-            keeper.others = others;
+        if keeper.others != others || knows_less || keeper.types != types {
+            (keeper.others, keeper.types) = (others, types);
             self.look_again_at_what_was_left();
         }
         self.changed.notify_one();
@@ -111,8 +112,8 @@ impl Partitioned {
         }
     }
 
-    /// Reads entries again that were left to other members: their handlers may have gone, or an operator may have had the
-    /// group forget their type.
+    /// Reads entries again that were left to other members: their handlers may have gone, a handler of them may have come
+    /// here, or an operator may have had the group forget their type.
     fn look_again_at_what_was_left(&self) {
         let mut owned = self.owned();
         for (_, part) in owned.consumers() {
