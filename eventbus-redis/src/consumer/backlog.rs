@@ -36,8 +36,8 @@ pub(super) struct GroupBacklog {
     announced: Vec<eventbus::port::Announced>,
     /// What the server noted of that, so that it is announced again when the server lost it.
     noted: Vec<String>,
-    /// The stores of which was told last that no process with them is here, separated by spaces.
-    told_forsaken: String,
+    /// The stores, separated by spaces, of which the log said last that no process with them is here.
+    absent_stores: String,
 }
 
 impl Consumer {
@@ -71,7 +71,7 @@ impl GroupBacklog {
     pub(super) fn new(shared: &Arc<Shared>, group: &Name, places: Places) -> Self {
         let (shared, group, is_past) = (Arc::clone(shared), group.clone(), CancellationToken::new());
         let (announced, noted) = (Vec::new(), Vec::new());
-        Self { shared, group, places, is_past, announced, noted, told_forsaken: String::new() }
+        Self { shared, group, places, is_past, announced, noted, absent_stores: String::new() }
     }
 
     /// Says when the stream may be read.
@@ -178,7 +178,7 @@ impl GroupBacklog {
             pause = if found == before { (pause * 2).min(LOOK) } else { LOOK_SOON };
             match &found {
                 Backlog::None | Backlog::Finished => {
-                    self.told_forsaken.clear();
+                    self.absent_stores.clear();
                     tracing::info!(group = %self.group, "the backlog of the group is finished");
                     return Ok(());
                 }
@@ -186,7 +186,7 @@ impl GroupBacklog {
                     for copy in copies {
                         self.shared.copy_to_backlog(&self.group, copy, stop).await?;
                     }
-                    self.tell_forsaken(forsaken);
+                    self.log_absent_stores(forsaken);
                     if !forsaken.is_empty() || !is_first {
                         self.is_past.cancel(); // the rest is handled beside the stream
                     }
@@ -199,12 +199,12 @@ impl GroupBacklog {
     }
 
     /// Says when stores of which the group misses events are away, that is all processes with them, and when no more.
-    fn tell_forsaken(&mut self, forsaken: &str) {
-        if self.told_forsaken == forsaken {
+    fn log_absent_stores(&mut self, forsaken: &str) {
+        if self.absent_stores == forsaken {
             return;
         }
         if forsaken.is_empty() {
-            let stores = &self.told_forsaken;
+            let stores = &self.absent_stores;
             tracing::info!(group = %self.group, stores, "a process with each of these stores is here again, or the store was forgotten");
         } else {
             tracing::error!(
@@ -213,7 +213,7 @@ impl GroupBacklog {
                  start one, or forget a store that is gone for good with `RedisEventBus::retire_store`"
             );
         }
-        forsaken.clone_into(&mut self.told_forsaken);
+        forsaken.clone_into(&mut self.absent_stores);
     }
 
     /// What is pending on its name there, and how much of it is tried again; nothing where it has nothing in hand, as then

@@ -19,8 +19,9 @@ local function deliver(p, name, range)
   if not first then return end
   local stores, oldest = records_of(by_name(redis.call('HGETALL', KEYS[3 + 4 * p]))), first_of(stream)
   local is_trimmed = not oldest or is_before(first, oldest)
-  open_backlog(fills, group, now)
-  if is_trimmed and next(stores) and from ~= '-' then
+  local comes_from_stores = is_trimmed and next(stores) and from ~= '-'
+  open_backlog(fills, group, comes_from_stores and stores or {}, now)
+  if comes_from_stores then
     -- whose positions these are is not known: each store brings what it had published by then
     local at = from == '0' and from or minus_one(from)
     for store, record in pairs(stores) do

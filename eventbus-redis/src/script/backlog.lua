@@ -6,7 +6,7 @@
 --   copy <group>\n<type>  `next last`: the entries of that type from one id to another
 --   first <group>         since when (ms) the backlog comes before everything else: the group is new
 --   open <group>          the backlog is not finished, so that how far the group is cannot be told by the stream alone;
---                         since when (ms) it waits for stores
+--                         since when (ms) it waits for stores, or is to be copied; 1 if an older release noted it
 --   filler <store>        when a process with that store asked last (ms)
 
 -- How many entries of a backlog may be unread; then filling waits for its consumers.
@@ -56,21 +56,24 @@ local function add_to_backlog(backlog, group, ...)
   return redis.call('XADD', backlog, '*', ...)
 end
 
--- Notes that the backlog of a group is not finished, before it is noted what is to be put there. A store of which it waits
--- for something already gets no more time to come.
-local function open_backlog(fills, group, now)
+-- Notes that the backlog of a group is not finished, before it is noted what is to be put there. If it waits already for
+-- each of these stores, none of them gets more time to come; else all do.
+local function open_backlog(fills, group, stores, now)
+  local waits_for = {}
   for _, name in ipairs(redis.call('HKEYS', fills)) do
-    if string.match(name, '^fill %S+ ([^\n]*)\n') == group then
-      return redis.call('HSETNX', fills, 'open ' .. group, string.format('%.0f', now))
-    end
+    local store, other = string.match(name, '^fill (%S+) ([^\n]*)\n')
+    if other == group then waits_for[store] = true end
   end
-  return redis.call('HSET', fills, 'open ' .. group, string.format('%.0f', now))
+  for store in pairs(stores) do
+    if not waits_for[store] then return redis.call('HSET', fills, 'open ' .. group, string.format('%.0f', now)) end
+  end
+  return redis.call('HSETNX', fills, 'open ' .. group, string.format('%.0f', now))
 end
 
 -- Has a new group be given what a store published up to a position.
 local function begin_backlog(fills, store, group, through, now)
   if through == '0' then return end
-  open_backlog(fills, group, now)
+  open_backlog(fills, group, { [store] = true }, now)
   redis.call('HSET', fills, 'fill ' .. store .. ' ' .. group .. '\n', '0 ' .. through,
     'first ' .. group, string.format('%.0f', now))
 end

@@ -1,5 +1,6 @@
--- Adds events of a store to the backlog of a group, if all before them were added and none after. Without events it says
--- whether there is room.
+-- Adds events of a store to the backlog of a group, if all before them were added and none after, and notes that a process
+-- with the store is here. If it is given no events and the position before them as that of the last, it adds nothing: the
+-- reply says whether there is room.
 -- KEYS fills, backlog
 -- ARGV the name of the fill, group, the position before them, that of the last, then for each event the number of its
 --      names and values, and these
@@ -7,6 +8,7 @@
 local fills, backlog, field, group = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local at, through = string.match(redis.call('HGET', fills, field) or '', '^(%S+) (%S+)$')
 if at ~= ARGV[3] then return 'moved' end
+redis.call('HSET', fills, 'filler ' .. string.match(field, '^fill (%S+) '), string.format('%.0f', now_in_ms()))
 if is_full(backlog, group) then return 'full' end
 local i = 5
 while i <= #ARGV do

@@ -1,5 +1,6 @@
--- Removes pending entries from a group whose entries were deleted, whatever their idle time: no entry is idle for as long as
--- NEVER, so that XAUTOCLAIM claims none. It looks at ten times its COUNT. Returns their ids, or what the server refused.
+-- Removes from what is pending in a group the ids of entries that were deleted from the stream, however long they were idle:
+-- no entry is idle for as long as NEVER, so that XAUTOCLAIM claims none. It looks at ten times its COUNT. Returns these ids,
+-- or what the server refused.
 local NEVER = '9007199254740991'
 local function remove_gone(stream, group, me, from, look_at)
   local count = math.ceil(look_at / 10)

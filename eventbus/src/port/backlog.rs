@@ -26,7 +26,8 @@ pub trait Backlogs: Send + Sync {
     async fn fills(&self, store: Uuid) -> Result<Vec<Fill>, PublishError>;
 
     /// Gives the group of `fill` everything that it misses after [`Fill::after`] up to `through`, which is what `events`
-    /// are, in position order. Without events up to [`Fill::after`] it only says whether there is room.
+    /// are, in position order. With no events and `through` equal to [`Fill::after`] nothing is added: the answer says
+    /// whether there is room.
     ///
     /// # Errors
     /// [`PublishError`]; after an unknown outcome what is missing is asked for again.

@@ -35,6 +35,8 @@ const FULL: Duration = Duration::from_millis(50);
 /// How much is brought at once.
 const MAX_EVENTS: usize = 200;
 const MAX_BYTES: usize = 1024 * 1024;
+/// How often in a row a group is brought as much, while others wait.
+const MAX_IN_A_ROW: usize = 50;
 
 /// The groups of a bus that are not given what they miss, with why and since when. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -130,9 +132,9 @@ async fn fill_once(store: &dyn EventStore, backlogs: &dyn Backlogs, destination:
     if fills.is_empty() {
         return Ok(round);
     }
-    let skips = skipped_positions(store, &relay_to(destination)).await?;
+    let mut skips = None;
     for mut fill in fills {
-        match fill_one(store, backlogs, &mut fill, &skips).await {
+        match fill_one(store, backlogs, destination, &mut fill, &mut skips).await {
             Ok(pause) => round.pause = round.pause.min(pause),
             Err(error) => {
                 round.failed.entry(fill.group.clone()).or_insert((fill, error));
@@ -142,23 +144,28 @@ async fn fill_once(store: &dyn EventStore, backlogs: &dyn Backlogs, destination:
     Ok(round)
 }
 
-/// Brings a group what it misses until it has enough to do.
+/// Brings a group what it misses until it has enough to do, or others have waited for long.
 async fn fill_one(
     store: &dyn EventStore,
     backlogs: &dyn Backlogs,
+    destination: &Name,
     fill: &mut Fill,
-    skips: &[Position],
+    skips: &mut Option<Vec<Position>>,
 ) -> Result<Duration, BoxError> {
     let filter = match &fill.event_type {
         Some(event_type) => FeedFilter::all().event_types([event_type.clone()]),
         None => FeedFilter::all(),
     };
-    // a group may take long: until then nothing is read for it
+    // a group may take long: until then no event is read for it
     if backlogs.fill(fill, fill.after, &[]).await? != Filled::Done {
         return Ok(FULL);
     }
+    let skips = match skips {
+        Some(skips) => skips,
+        None => skips.insert(skipped_positions(store, &relay_to(destination)).await?),
+    };
     let mut feed = read_around(store, fill.after, fill.through, &filter, skips);
-    loop {
+    for _ in 0..MAX_IN_A_ROW {
         let (mut events, mut bytes): (Vec<RecordedEvent>, usize) = (Vec::new(), 0);
         let (mut through, mut unread) = (fill.through, None);
         loop {
@@ -196,9 +203,10 @@ async fn fill_one(
             return Err(error.into());
         }
         if through == fill.through {
-            return Ok(Duration::ZERO);
+            break;
         }
     }
+    Ok(Duration::ZERO)
 }
 
 #[cfg(test)]
