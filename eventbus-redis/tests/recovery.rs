@@ -11,8 +11,8 @@ use std::{
 
 use common::{
     actor::{
-        Act, Actor, connect, consumers, dead_letter_count, give, kill, named, never, notes, numbered, pending,
-        publish_all, publish_numbered, quick, read_as, retry_key, until_finished,
+        Act, Actor, connect, consumers, dead_letter_count, give, kill, members_key, named, never, notes, numbered,
+        pending, publish_all, publish_numbered, quick, read_as, retry_key, until_finished,
     },
     proxy::{Network, Proxy},
     seen::{command, start},
@@ -38,10 +38,9 @@ async fn left_by(consumer: &str, left: usize, config: &RedisEventBusConfig) -> (
 
 /// Has a consumer have left its group when it ended.
 async fn has_left(bus: &RedisEventBus, consumer: &str) {
-    let members = format!("{{{}}}:members:{}", bus.config().stream_name(), bus.default_group());
     let at = time::OffsetDateTime::now_utc().unix_timestamp() * 1_000;
     let member = format!(r#"{{"at":{at},"live_ms":60000,"types":"\"*\"","instance":"before","left":true}}"#);
-    let _: u64 = command(bus, "HSET", &[&members, consumer, &member]).await;
+    let _: u64 = command(bus, "HSET", &[&members_key(bus), consumer, &member]).await;
 }
 
 async fn stats_of(bus: &RedisEventBus, recovery: Recovery) -> [u64; 5] {
@@ -393,15 +392,15 @@ async fn an_end_of_a_process_counts_though_the_next_one_takes_long_to_read() {
     publish_numbered(&watcher, 1).await;
     read_as(&watcher, "stable", 1).await;
     proxy.set(Network::Waits);
-    let actor = Actor::willing();
+    let actor = Actor::waiting();
     actor.join(&bus);
     start(&bus).await;
-    let members = format!("{{{}}}:members:{}", bus.config().stream_name(), bus.default_group());
-    let shows_itself = async || command::<u64>(&watcher, "HEXISTS", &[&members, "stable"]).await == 1;
+    let shows_itself = async || command::<u64>(&watcher, "HEXISTS", &[&members_key(&bus), "stable"]).await == 1;
     never("it shows itself before it knows what became of the former", Duration::from_millis(500), shows_itself).await;
     proxy.set(Network::Works);
     until("the end is noted", async || notes(&watcher).await.values().any(|note| note.contains(r#""process_ends":1"#)))
         .await;
+    actor.let_go(1);
     until_finished(&watcher).await;
     bus.stop_consuming().await;
 }

@@ -280,7 +280,7 @@ pub enum ReadError {
     #[error("this app only consumes: its builder has a bus and no `.store(..)`")]
     NoStore,
     /// What the store holds is not an event: someone else wrote or damaged it.
-    #[error("event store holds a corrupt event at {place}")]
+    #[error("event store holds corrupt data at {place}")]
     Corrupt {
         /// Where: a stream and version, or a position.
         place: String,
@@ -292,13 +292,14 @@ pub enum ReadError {
 }
 
 impl ReadError {
-    /// Something at `place` is damaged that is no event, or an event whose position is not known.
+    /// Returns a [`Corrupt`](Self::Corrupt) without a position: of data that is no event, or of an event whose position is not
+    /// known.
     ///
     /// # Examples
     /// ```
     /// use eventbus::port::ReadError;
     /// let error = ReadError::corrupt("the store's id", "it has 3 bytes");
-    /// assert_eq!(error.to_string(), "event store holds a corrupt event at the store's id");
+    /// assert_eq!(error.to_string(), "event store holds corrupt data at the store's id");
     /// ```
     #[must_use]
     pub fn corrupt(place: impl Into<String>, source: impl Into<BoxError>) -> Self {

@@ -25,7 +25,7 @@ async fn a_damaged_event_ends_it_and_says_where() {
     store.is_damaged.store(true, Ordering::SeqCst);
     append(&store, 1).await;
     let error = following.try_next().await.unwrap_err();
-    assert_eq!(error.to_string(), "event store holds a corrupt event at position 3");
+    assert_eq!(error.to_string(), "event store holds corrupt data at position 3");
     assert_eq!(following.try_next().await.unwrap(), None);
 }
 

@@ -33,7 +33,7 @@ fn start_empty_forgets() {
 fn a_paused_server_is_silent_until_it_is_resumed() {
     let redis = test_servers::private_redis();
     redis.pause();
-    let silent = ask(&redis, "PING").unwrap_err().kind();
+    let silent = ask_for(Duration::from_secs(1), &redis, "PING").unwrap_err().kind();
     assert!(matches!(silent, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{silent}");
     redis.resume();
     assert_eq!(ask(&redis, "PING").unwrap(), "+PONG\r\n");
@@ -100,8 +100,12 @@ fn a_closed_port_refuses() {
 }
 
 fn ask(redis: &PrivateRedis, command: &str) -> Result<String, Error> {
+    ask_for(Duration::from_secs(60), redis, command)
+}
+
+fn ask_for(time: Duration, redis: &PrivateRedis, command: &str) -> Result<String, Error> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, redis.port()))?;
-    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.set_read_timeout(Some(time))?;
     stream.write_all(format!("{command}\r\n").as_bytes())?;
     let mut answer = [0; 64];
     let length = stream.read(&mut answer)?;
