@@ -861,13 +861,18 @@ async fn what_another_process_has_filled_in_is_not_filled_in_again() {
     let (some, others) = events.split_at(3);
     let (first, at) = (fills.remove(0), some[2].position().unwrap());
     let next = Fill { after: at, ..first.clone() };
+    let (key, filler) = (format!("{{{}}}:fills", late.config().stream_name()), format!("filler {id}"));
     for (fill, through, events, filled) in [
+        (&first, first.after, &[][..], Filled::Done),
         (&first, at, some, Filled::Done),
         (&first, at, some, Filled::Moved),
         (&next, first.through, others, Filled::Done),
         (&next, first.through, others, Filled::Moved),
     ] {
+        let _: u64 = command(&late, "HDEL", &[&key, &filler]).await;
         assert_eq!(backlogs.fill(fill, through, events).await.unwrap(), filled);
+        let is_here: bool = command(&late, "HEXISTS", &[&key, &filler]).await;
+        assert_eq!(is_here, filled == Filled::Done, "a process that fills has the store");
     }
     until_finished(&late).await;
     assert_eq!(actor.done().len(), 9);

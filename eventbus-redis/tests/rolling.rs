@@ -339,7 +339,7 @@ async fn what_waits_in_a_partition_is_given_to_a_handler_that_comes_to_its_owner
     bus.publish(&[shipped("a", 1), event("b")]).await.unwrap();
     waits(1).await;
     bus.publish(&[event("c")]).await.unwrap();
-    waits(2).await; // what came of the first was written down before
+    waits(2).await; // the consumer writes down that it skipped the first before it acknowledges this one
     late.join_as(&bus, "late", ONLY_SHIPPED, HandlerOptions::default());
     until_finished(&bus).await;
     assert_eq!((late.done(), bus.stats().events_skipped), (vec!["a".to_owned()], 0));

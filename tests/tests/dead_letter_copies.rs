@@ -194,7 +194,7 @@ async fn postgres() -> Arc<dyn EventStore> {
     postgres_at(test_servers::postgres_url()).await
 }
 
-/// Each dead letter has a copy until it is replayed or discarded, whoever does it.
+/// The store has a copy of each dead letter until an application or another tool replays or discards it.
 async fn copies_follow_the_dead_letters(store: Arc<dyn EventStore>) {
     let place = Place::new();
     let app = place.app(&store).await;

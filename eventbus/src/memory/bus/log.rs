@@ -247,7 +247,7 @@ impl Log {
     pub(super) fn unread(&self, group: &Name) -> usize {
         let next = self.groups.get(group).map_or(0, |cursor| cursor.next);
         let at_most = usize::try_from(self.next.saturating_sub(next)).unwrap_or(usize::MAX);
-        // nobody has to read what was read back for one group
+        // the bus read these back for one group: no other group has to read them
         let at_most = at_most.saturating_sub(self.restored.range(next..).count());
         if at_most < self.capacity {
             // nothing a group that matters has not read is gone, so the numbers are without gaps

@@ -316,6 +316,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_group_that_misses_much_lets_others_have_their_turn() {
+        let most = MAX_IN_A_ROW * MAX_EVENTS;
+        let (store, bus) = (store_of(most + 1).await, Name::from_static("bus"));
+        let missing = Missing {
+            groups: &["new"],
+            through: Position::new(most as u64 + 1),
+            is_refused: false.into(),
+            is_full: false.into(),
+            given: Mutex::default(),
+        };
+        assert_eq!(fill_once(&*store, &missing, &bus).await.unwrap().pause, Duration::ZERO);
+        assert_eq!(missing.given.lock().unwrap().len(), most);
+    }
+
+    #[tokio::test]
     async fn a_group_that_has_enough_to_do_is_sent_nothing() {
         let (store, bus) = (store_of(2).await, Name::from_static("bus"));
         let missing = Missing {

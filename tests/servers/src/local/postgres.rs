@@ -48,7 +48,7 @@ impl<'a> Postgres<'a> {
         self.start_as(port, "ready", &[])
     }
 
-    /// Starts the server as a standby that lets nobody read, and waits until it refuses connections.
+    /// Starts the server as a standby that answers no queries, and waits until it refuses connections.
     pub(crate) fn start_refusing(&self, port: u16) -> Result<Child, Error> {
         self.set_standby(true)?;
         self.start_as(port, "standby", &["-c", "hot_standby=off"])

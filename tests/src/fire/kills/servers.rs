@@ -12,7 +12,7 @@ use tokio::task::block_in_place;
 use super::{Kind, Program, Scene, child::send, conclude, role::Settings, scene::connect, workers};
 use crate::fire::{Trouble, figures::Figures, workload};
 
-/// How long what was told to go on may stand still.
+/// How long servers and readers may stand still before the run fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(10);
 /// How often it is looked at how far the readers are.

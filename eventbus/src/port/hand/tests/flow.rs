@@ -136,7 +136,7 @@ async fn what_was_skipped_is_handled_by_a_handler_that_came_before_that_was_writ
     let skipped = bench.verdicts(|verdict| matches!(verdict, Verdict::Skip(_)));
     let of_a: Vec<_> = late.begun().into_iter().filter(|number| *number != 4).collect();
     assert_eq!((of_a, late.begun().len(), skipped), (vec![1, 2, 3, 5], 5, vec![]));
-    assert_eq!(late.attempts.lock().unwrap().iter().max(), Some(&3), "with what came of it before");
+    assert_eq!(late.attempts.lock().unwrap().iter().max(), Some(&3), "it keeps its attempts");
 }
 
 #[tokio::test(start_paused = true)]

@@ -129,6 +129,28 @@ async fn a_likely_suspect_does_not_run_before_a_less_likely_one_that_is_due_is_r
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_likely_suspect_runs_when_the_one_that_it_waits_for_is_given_back() {
+    let desk = Bench::new([Witness::willing().subscriber("a")]).desk.clone();
+    let hand = Arc::new(Hand::new(100, usize::MAX, SharedClock::SYSTEM));
+    let working = Arc::clone(&hand);
+    tokio::spawn(async move { working.work(&desk, &StopSignal::of(CancellationToken::new())).await });
+    for (number, alone) in [(1, 1), (2, 0)] {
+        let waits = Tries { next_at: Some(SharedClock::SYSTEM.unix_millis() + 60_000), ..waiting(alone) };
+        hand.add([left_over(&number.to_string(), number, waits)]);
+    }
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    let due = || hand.take_due().into_iter().map(|due| due.id).collect::<Vec<_>>();
+    assert_eq!(due(), [id(1)]);
+    hand.resume([left_over("1", 1, ended(1))]);
+    assert_eq!(due(), [id(2)]);
+    settle_down().await;
+    assert!(begins(&hand.take_settled()).is_empty(), "the other one is being read");
+    assert_eq!(hand.give_back_if(|given| *given == id(2)), [id(2)]);
+    settle_down().await;
+    assert_eq!(begins(&hand.take_settled()), [(id(1), 2)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_ends_its_process_five_times_alone_becomes_a_dead_letter() {
     let witness = Witness::willing();
     let mut bench = Bench::new([witness.subscriber("a")]);
